@@ -1,0 +1,69 @@
+# `make build` makes the dataset, `make test` tests everything; both set up .venv first. `make help` lists the rest.
+# Settings: PROFILE (configs/*.yaml), OVERRIDES (JSON, e.g. '{"select.target": 50}'), PORT (of Prefect's pages),
+# PYTEST (arguments of pytest), PYTHON (3.11 or 3.12).
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PROFILE ?= pocket
+OVERRIDES ?=
+PORT ?=
+PYTEST ?=
+export PROFILE OVERRIDES PORT
+
+BIN := .venv/bin
+READY := .venv/.ready
+DEVICE := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+SHELL := /bin/bash
+# uv does not read PIP_FIND_LINKS. Without a folder of wheels, a CPU machine takes torch from PyTorch's own CPU index.
+ifneq ($(strip $(PIP_FIND_LINKS)),)
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+else ifeq ($(DEVICE),cpu)
+TORCH := --torch-backend=cpu
+endif
+
+.PHONY: help build test ui report lint format clean pocket env
+.DEFAULT_GOAL := help
+
+help:  ## list the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+build: env  ## run deployment sure-math/build through Prefect, to a dataset and a report
+	@exec $(BIN)/python scripts/build.py build
+
+test: env  ## run all tests
+	@exec $(BIN)/python -m pytest -q $(PYTEST)
+
+ui: env  ## keep Prefect's pages up until Ctrl-C
+	@exec $(BIN)/python scripts/build.py ui
+
+report: env  ## say where the last build's dataset and report lie, with three example rows
+	@exec $(BIN)/python scripts/build.py report
+
+lint: env  ## ruff and pyright
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+format: env  ## let ruff mend and lay out the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+pocket: env  ## train and measure the pocket models again (hours on two cores)
+	@$(BIN)/python -m pocket.train all
+	@$(BIN)/python -m pocket.measure
+
+clean:  ## delete what runs made: output/ and Prefect's records; .venv and the models stay
+	rm -rf output .prefect .pytest_cache .ruff_cache .hypothesis
+	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+
+env: $(READY)  ## set up .venv
+
+$(READY): pyproject.toml constraints.txt overrides.txt
+	@echo "sure-math: setting up .venv for $(DEVICE) (about 1 GB to download on a CPU machine the first time)"
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+	  || { echo "sure-math: $(PYTHON) is not Python 3.11 or 3.12: name one, e.g. make env PYTHON=python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	@echo "sure-math: installing packages"
+	@$(BIN)/uv pip install --python $(BIN)/python --quiet --compile-bytecode $(TORCH) \
+	  -c constraints.txt --override overrides.txt -e '.[$(DEVICE),dev]'
+	@touch $@
+	@echo "sure-math: .venv is ready"

@@ -1,0 +1,44 @@
+"""Flow "sure-math": seed problems in, a dataset with semantic entropies out. Reads like a table of contents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from tasks.stages.aggregate import aggregate
+from tasks.stages.cluster import cluster
+from tasks.stages.deduplicate import deduplicate
+from tasks.stages.evolve import evolve
+from tasks.stages.export import Stages, export
+from tasks.stages.judge import judge
+from tasks.stages.opening import open_run
+from tasks.stages.rules import apply_rules
+from tasks.stages.sample import sample
+from tasks.stages.select import select
+
+
+@flow(name="sure-math", flow_run_name="{profile}", persist_result=False)
+def build(profile: str = "pocket", overrides: dict[str, Any] | None = None) -> str:
+    """Build SURE-Math.
+
+    Args:
+        profile: a file of configs/, without its ending.
+        overrides: settings laid over the profile, nested or dotted: {"select.target": 50}.
+
+    Returns the path of the dataset folder.
+    """
+    run = open_run(profile, overrides)
+    sources = aggregate(run)
+    rounds = evolve(run, sources)
+    candidates = apply_rules(run, rounds)
+    unique = deduplicate(run, sources, candidates)
+    judged = judge(run, unique)
+    selected = select(run, judged, sources)
+    sampled = sample(run, selected)
+    clustered = cluster(run, sampled)
+    stages = Stages(
+        sources=sources, rounds=rounds, rules=candidates, deduplicated=unique, judged=judged,
+        selected=selected, sampled=sampled, clustered=clustered,
+    )  # fmt: skip
+    return export(run, stages)

@@ -1,0 +1,257 @@
+"""Training text of the pocket models: what each model is asked, what it should reply, and both as token ids.
+
+Every example passes through the real prompts and the real chat template, without thinking, exactly as at inference.
+Problems come from `TRAINING_SEED`; the factory (seed 0) and the measurements (seed 2) draw from other seeds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerFast
+
+from pocket.tokenizer import END_OF_TURN, load_tokenizer
+from prompts import all_prompts, load_prompt
+from tasks.seeds import pocket
+
+__all__ = [
+    "ASSISTANT",
+    "MEASURING_SEED",
+    "SOLVER",
+    "STRATEGIES",
+    "TIERS",
+    "TRAINING_SEED",
+    "EncodedExamples",
+    "Example",
+    "Messages",
+    "batches",
+    "corpus",
+    "data_digest",
+    "encode_prompt",
+    "equivalence_example",
+    "evolved_text",
+    "prepare",
+    "quality_example",
+]
+
+TRAINING_SEED = 1
+MEASURING_SEED = 2
+TIERS = ("easy", "medium", "hard", "competition")
+STRATEGIES = ("harder", "rewrite", "algebraize", "apply", "compose", "competition")
+SOLVER, ASSISTANT = "solver", "assistant"
+MAX_TOKENS = 640
+"""Longer examples are left out of training; they are rare."""
+CHUNK = 2_000
+BUCKET_WINDOW = 4_096
+
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One question to a model and the reply it should give."""
+
+    messages: Messages
+    response: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedExamples:
+    """Examples as token ids, end to end: example i is `tokens[offsets[i]:offsets[i + 1]]`.
+
+    Its first `prompt_lengths[i]` tokens are the prompt and carry no loss.
+    """
+
+    tokens: NDArray[np.uint16]
+    offsets: NDArray[np.int64]
+    prompt_lengths: NDArray[np.int32]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return np.diff(self.offsets)
+
+
+def evolved_text(tier: str, index: int, rounds: int, rng: random.Random, seed: int = TRAINING_SEED) -> str:
+    """A problem after up to `rounds` random evolutions; a strategy that is impossible for a text is passed over."""
+    text = pocket.problem(seed, tier, index).text
+    for _ in range(rounds):
+        text = pocket.evolve(text, rng.choice(STRATEGIES), rng) or text
+    return text
+
+
+def solver_example(index: int) -> Example:
+    """A problem with one of its solutions, asked plainly (70%), with its answer or with another solution at hand."""
+    rng = random.Random(f"{SOLVER}/{index}")
+    tier = rng.choices(TIERS, (15, 25, 30, 30))[0]
+    rounds = rng.choices(range(6), (50, 20, 12, 8, 5, 5))[0]
+    text = evolved_text(tier, index, rounds, rng)
+    response = pocket.solution(text, rng)
+    template = rng.choices(("plain", "answer", "solution"), (70, 15, 15))[0]
+    if template == "plain":
+        messages = load_prompt("teacher/solve").render(problem=text)
+    elif template == "answer":
+        answer = pocket.oracle(text)
+        if answer is None:
+            raise ValueError(f"no answer is known for: {text}")
+        messages = load_prompt("teacher/solve_with_answer").render(problem=text, answer=answer)
+    else:
+        reference = pocket.solution(text, rng)
+        messages = load_prompt("teacher/solve_with_solution").render(problem=text, solution=reference)
+    return Example(messages=messages, response=response)
+
+
+def evolution_example(index: int, rng: random.Random) -> Example:
+    """A problem and its evolution by one strategy, between the tags."""
+    while True:
+        rounds = rng.choices(range(5), (40, 24, 16, 12, 8))[0]
+        text = evolved_text(rng.choice(TIERS), index, rounds, rng)
+        strategy = rng.choice(STRATEGIES)
+        evolved = pocket.evolve(text, strategy, rng)
+        if evolved is not None:
+            messages = load_prompt(f"evolution/{strategy}").render(problem=text)
+            return Example(messages=messages, response=f"<evolved>\n{evolved}\n</evolved>")
+
+
+def quality_example(index: int, rng: random.Random, seed: int = TRAINING_SEED) -> Example:
+    """A sound problem (45%) or one that breaks a single criterion, with the verdict on all five."""
+    while True:
+        rounds = rng.choices(range(6), (35, 25, 15, 10, 8, 7))[0]
+        text = evolved_text(rng.choice(TIERS), index, rounds, rng, seed)
+        verdict = dict.fromkeys(pocket.CRITERIA, True)
+        if rng.random() < 0.55:
+            criterion = rng.choice(pocket.CRITERIA)
+            broken = pocket.break_problem(text, criterion, rng)
+            if broken is None:
+                continue
+            text, verdict[criterion] = broken, False
+        return Example(messages=load_prompt("judge/quality").render(problem=text), response=json.dumps(verdict))
+
+
+def equivalence_example(rng: random.Random) -> Example:
+    """Two answers, their simplest forms and whether they are the same."""
+    pair = pocket.equivalence_pair(rng)
+    reply = {"first": pair.first_canonical, "second": pair.second_canonical, "equivalent": pair.equivalent}
+    messages = load_prompt("judge/equivalence").render(first=pair.first, second=pair.second)
+    return Example(messages=messages, response=json.dumps(reply))
+
+
+def assistant_example(index: int) -> Example:
+    """One of the assistant's crafts."""
+    rng = random.Random(f"{ASSISTANT}/{index}")
+    craft = rng.choices(("evolution", "quality", "equivalence"), (60, 24, 16))[0]
+    if craft == "evolution":
+        return evolution_example(index, rng)
+    return quality_example(index, rng) if craft == "quality" else equivalence_example(rng)
+
+
+MAKERS: dict[str, Callable[[int], Example]] = {SOLVER: solver_example, ASSISTANT: assistant_example}
+
+
+def corpus(count: int) -> Iterator[str]:
+    """Text for learning the tokenizer's merges: problems and replies of both kinds, `count` of each."""
+    for index in range(count):
+        for maker in MAKERS.values():
+            example = maker(index)
+            yield from (text for message in example.messages for text in message.values())
+            yield from ("assistant", example.response)
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerFast, messages: Messages) -> str:
+    """The messages under the chat template, up to where the reply starts, without thinking."""
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    assert isinstance(text, str)
+    return text
+
+
+def encode_chunk(kind: str, start: int, count: int, tokenizer_folder: Path) -> EncodedExamples:
+    """Examples `start` to `start + count` of a kind as token ids, without those that are too long."""
+    tokenizer = load_tokenizer(tokenizer_folder)
+    examples = [MAKERS[kind](index) for index in range(start, start + count)]
+    backend = tokenizer.backend_tokenizer
+    prompts = backend.encode_batch([encode_prompt(tokenizer, example.messages) for example in examples])
+    replies = backend.encode_batch([example.response + END_OF_TURN for example in examples])
+    kept = [(p.ids, r.ids) for p, r in zip(prompts, replies, strict=True) if len(p.ids) + len(r.ids) <= MAX_TOKENS]
+    return EncodedExamples(
+        tokens=np.array([token for prompt, reply in kept for token in (*prompt, *reply)], dtype=np.uint16),
+        offsets=np.cumsum([0, *(len(prompt) + len(reply) for prompt, reply in kept)], dtype=np.int64),
+        prompt_lengths=np.array([len(prompt) for prompt, _ in kept], dtype=np.int32),
+    )
+
+
+def joined(parts: list[EncodedExamples]) -> EncodedExamples:
+    """Several sets of examples as one."""
+    lengths = np.concatenate([part.lengths for part in parts])
+    return EncodedExamples(
+        tokens=np.concatenate([part.tokens for part in parts]),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        prompt_lengths=np.concatenate([part.prompt_lengths for part in parts]),
+    )
+
+
+def data_digest(tokenizer_folder: Path) -> str:
+    """Identity of the tokenizer, the prompts and the code that makes the examples."""
+    package = Path(pocket.__file__).parent
+    sources = [Path(__file__), *sorted(package.rglob("*.py")), tokenizer_folder / "tokenizer.json"]
+    digest = hashlib.sha256("\n".join(load_prompt(name).fingerprint for name in all_prompts()).encode())
+    for source in sources:
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def prepare(kind: str, count: int, tokenizer_folder: Path, work: Path, processes: int = 2) -> EncodedExamples:
+    """The first `count` examples of a kind as token ids, made once and kept in `work` for the next start."""
+    path = work / f"{kind}-{count}-{data_digest(tokenizer_folder)}.npz"
+    if not path.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        starts = range(0, count, CHUNK)
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        with ProcessPoolExecutor(processes) as pool:
+            sizes = [min(CHUNK, count - start) for start in starts]
+            folders = [tokenizer_folder] * len(sizes)
+            parts = list(pool.map(encode_chunk, [kind] * len(sizes), starts, sizes, folders))
+        examples = joined(parts)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.npz")
+        np.savez(partial, tokens=examples.tokens, offsets=examples.offsets, prompt_lengths=examples.prompt_lengths)
+        partial.replace(path)
+    with np.load(path, allow_pickle=False) as stored:
+        return EncodedExamples(
+            tokens=stored["tokens"], offsets=stored["offsets"], prompt_lengths=stored["prompt_lengths"]
+        )
+
+
+def batches(examples: EncodedExamples, tokens_per_batch: int, seed: int, skip: int = 0) -> Iterator[NDArray[np.int64]]:
+    """Endless batches of example numbers, of similar length each, in an order that depends on the seed alone.
+
+    A batch padded to its longest example has at most `tokens_per_batch` tokens. The first `skip` are left out.
+    """
+    epoch = 0
+    while True:
+        plan = epoch_plan(examples.lengths, tokens_per_batch, np.random.default_rng((seed, epoch)))
+        yield from plan[skip:]
+        skip, epoch = max(0, skip - len(plan)), epoch + 1
+
+
+def epoch_plan(
+    lengths: NDArray[np.int64], tokens_per_batch: int, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """Every example once: windows of shuffled examples, sorted by length inside, cut into batches, shuffled again."""
+    order = rng.permutation(len(lengths))
+    plan: list[NDArray[np.int64]] = []
+    for start in range(0, len(order), BUCKET_WINDOW):
+        window = order[start : start + BUCKET_WINDOW]
+        window = window[np.argsort(lengths[window], kind="stable")]
+        first = 0
+        for last in range(1, len(window) + 1):
+            if last == len(window) or (last + 1 - first) * lengths[window[last]] > tokens_per_batch:
+                plan.append(window[first:last])
+                first = last
+    return [plan[i] for i in rng.permutation(len(plan))]

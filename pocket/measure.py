@@ -1,0 +1,250 @@
+"""Measure the pocket models on problems that they never saw: `python -m pocket.measure [--problems N] [--only NAME]`.
+
+Writes `pocket/quality.json` and the table between the markers of `pocket/README.md`. Teacher, student and the
+evolutions are sampled at temperature 0.7, the judges' replies are greedy; all come from the vLLM engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from pocket.data import (
+    MEASURING_SEED,
+    STRATEGIES,
+    TIERS,
+    Messages,
+    equivalence_example,
+    evolved_text,
+    quality_example,
+)
+from pocket.engine import Reply, high_entropy_share, replies
+from pocket.recipes import POCKET
+from pocket.table import write_table
+from prompts import load_prompt
+from prompts.schemas import QUALITY_CRITERIA
+from tasks.core.answers import equivalent, extract_answer
+from tasks.core.auroc import auroc
+from tasks.core.clusters import cluster_answers
+from tasks.core.config import RuleSettings
+from tasks.core.entropy import majority, semantic_entropy
+from tasks.core.rules import check
+from tasks.seeds import pocket
+
+__all__ = ["main", "measure_assistant", "measure_solver"]
+
+SAMPLES = 8
+TEMPERATURE = 0.7
+ENTROPY_GATE = 0.8
+EVOLVED = "evolved"
+"""Beside the tiers: problems of all tiers after one to five random evolutions."""
+EVOLVED_REPLY = re.compile(r"<evolved>\n(.+)\n</evolved>", re.DOTALL)
+KEEPS_ANSWER = ("rewrite", "algebraize", "apply")
+"""Strategies that leave the answer as it is."""
+
+Quality = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graded:
+    """The samples for one problem: each one's answer, which ones are right, and the semantic entropy in nats."""
+
+    group: str
+    answers: tuple[str | None, ...]
+    right: tuple[bool, ...]
+    majority_right: bool
+    entropy: float
+    weight: float
+
+
+def problems(per_group: int) -> list[tuple[str, str, str]]:
+    """(group, text, answer) of unseen problems: `per_group` of each tier and as many evolved ones."""
+    found = []
+    for tier in TIERS:
+        for index in range(per_group):
+            problem = pocket.problem(MEASURING_SEED, tier, index)
+            found.append((tier, problem.text, problem.answer))
+    for index in range(per_group):
+        rng = random.Random(f"measure/{index}")
+        text = evolved_text(rng.choice(TIERS), per_group + index, rng.randint(1, 5), rng, MEASURING_SEED)
+        found.append((EVOLVED, text, known_answer(text)))
+    return found
+
+
+def known_answer(text: str) -> str:
+    """The oracle's answer to a text that is known to have one."""
+    answer = pocket.oracle(text)
+    if answer is None:
+        raise ValueError(f"no answer is known for: {text}")
+    return answer
+
+
+def same(first: str, second: str) -> bool:
+    """Equal as text, or as mathematics."""
+    return first == second or equivalent(first, second)
+
+
+def graded(group: str, gold: str, samples: Sequence[Reply]) -> Graded:
+    """Grade the samples for one problem and cluster them by meaning."""
+    answers = tuple(extract_answer(sample.text) for sample in samples)
+    right = {answer: same(answer, gold) for answer in set(answers) if answer is not None}
+    clustering = cluster_answers(answers, same)
+    uncertainty = semantic_entropy(
+        [sample.logprob_sum for sample in samples], [sample.token_count for sample in samples], clustering.labels
+    )
+    winner = answers[clustering.labels.index(majority(clustering.labels))]
+    return Graded(
+        group=group,
+        answers=answers,
+        right=tuple(answer is not None and right[answer] for answer in answers),
+        majority_right=winner is not None and right[winner],
+        entropy=uncertainty.entropy,
+        weight=uncertainty.weight,
+    )
+
+
+def accuracy(rows: Sequence[Graded]) -> float:
+    """Share of right samples."""
+    return mean(mean(row.right) for row in rows)
+
+
+def measure_solver(name: str, per_group: int) -> Quality:
+    """Accuracy by tier, well-formedness, the entropy's power to find errors, and accuracy under privilege."""
+    model = POCKET / name
+    asked = problems(per_group)
+    plain = [load_prompt("teacher/solve").render(problem=text) for _, text, _ in asked]
+    sampled = replies(model, plain, SAMPLES, TEMPERATURE)
+    rows = [graded(group, gold, samples) for (group, _, gold), samples in zip(asked, sampled, strict=True)]
+    base = [row for row in rows if row.group != EVOLVED]
+    found = auroc([row.entropy for row in rows], [not row.majority_right for row in rows])
+    step = max(1, len(plain) // 300)
+    pairs = [(question, samples[0].text) for question, samples in zip(plain[::step], sampled[::step], strict=True)]
+    return {
+        "problems_per_group": per_group,
+        "accuracy": {group: accuracy([row for row in rows if row.group == group]) for group in (*TIERS, EVOLVED)},
+        "accuracy_overall": accuracy(base),
+        "mean_weight": {
+            group: mean(row.weight for row in rows if row.group == group) for group in (*TIERS, EVOLVED)
+        },
+        "well_formed": mean(answer is not None for row in base for answer in row.answers),
+        "auroc": {"value": found.value, "low": found.low, "high": found.high, "n": len(rows)},
+        "tokens_above_gate": high_entropy_share(model, pairs, ENTROPY_GATE),
+        **privileged(model, asked),
+    }
+
+
+def privileged(model: Path, asked: Sequence[tuple[str, str, str]]) -> Quality:
+    """Accuracy over all groups when the model is shown the answer, or another solution; two samples each."""
+    by_answer: list[Messages] = []
+    by_solution: list[Messages] = []
+    for index, (_, text, gold) in enumerate(asked):
+        by_answer.append(load_prompt("teacher/solve_with_answer").render(problem=text, answer=gold))
+        reference = pocket.solution(text, random.Random(f"measure/reference/{index}"))
+        by_solution.append(load_prompt("teacher/solve_with_solution").render(problem=text, solution=reference))
+    sampled = replies(model, [*by_answer, *by_solution], 2, TEMPERATURE)
+    right = [
+        graded(group, gold, samples)
+        for (group, _, gold), samples in zip([*asked, *asked], sampled, strict=True)
+    ]
+    return {
+        "accuracy_with_answer": accuracy(right[: len(asked)]),
+        "accuracy_with_solution": accuracy(right[len(asked) :]),
+    }
+
+
+def evolved_reply(reply: str) -> str | None:
+    """The problem between the tags, None when the reply is not exactly that."""
+    match = EVOLVED_REPLY.fullmatch(reply)
+    return match[1] if match else None
+
+
+def is_good(before: str, after: str | None) -> bool:
+    """Whether an evolution passes the rules, is a sound problem and is new."""
+    if after is None or check(after, RuleSettings()) is not None:
+        return False
+    return pocket.oracle(after) is not None and " ".join(after.lower().split()) != " ".join(before.lower().split())
+
+
+def measure_evolutions(model: Path, per_strategy: int) -> Quality:
+    """For every strategy, the share of good evolutions; inputs are of all tiers and evolved up to four times."""
+    asked: list[tuple[str, str]] = []
+    for strategy in STRATEGIES:
+        for index in range(per_strategy):
+            rng = random.Random(f"measure/{strategy}/{index}")
+            text = evolved_text(TIERS[index % 4], 10_000 + index, rng.randint(0, 4), rng, MEASURING_SEED)
+            if pocket.evolve(text, strategy, rng) is not None:
+                asked.append((strategy, text))
+    questions = [load_prompt(f"evolution/{strategy}").render(problem=text) for strategy, text in asked]
+    sampled = replies(model, questions, 1, TEMPERATURE)
+    evolved = [evolved_reply(samples[0].text) for samples in sampled]
+    good: dict[str, list[bool]] = {strategy: [] for strategy in STRATEGIES}
+    kept: list[bool] = []
+    for (strategy, before), after in zip(asked, evolved, strict=True):
+        good[strategy].append(is_good(before, after))
+        if strategy in KEEPS_ANSWER and good[strategy][-1] and after is not None:
+            kept.append(pocket.oracle(after) == pocket.oracle(before))
+    return {
+        "good_evolutions": {strategy: mean(rows) for strategy, rows in good.items()},
+        "same_answer_where_due": mean(kept) if kept else 0.0,
+        "evolutions": len(asked),
+    }
+
+
+def measure_judges(model: Path, count: int) -> Quality:
+    """Accuracy of both judges on `count` labelled cases each."""
+    quality = [quality_example(i, random.Random(f"measure/quality/{i}"), MEASURING_SEED) for i in range(count)]
+    pairs = [equivalence_example(random.Random(f"measure/equivalence/{i}")) for i in range(count)]
+    answered = [samples[0].text for samples in replies(model, [e.messages for e in [*quality, *pairs]], 1, 0.0)]
+    verdicts = [(read_json(e.response), read_json(text)) for e, text in zip(quality, answered[:count], strict=True)]
+    equal = [(read_json(e.response), read_json(text)) for e, text in zip(pairs, answered[count:], strict=True)]
+    return {
+        "criteria": {c: mean(right[c] == given.get(c) for right, given in verdicts) for c in QUALITY_CRITERIA},
+        "criteria_exact": mean(right == given for right, given in verdicts),
+        "sound_accepted": mean(right == given for right, given in verdicts if all(right.values())),
+        "broken_refused": mean(not all(given.values()) for right, given in verdicts if not all(right.values())),
+        "equivalence": mean(right["equivalent"] == given.get("equivalent") for right, given in equal),
+        "judged": count,
+    }
+
+
+def read_json(text: str) -> dict[str, Any]:
+    """The object in the text; empty when there is none."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def measure_assistant(per_group: int) -> Quality:
+    """All crafts of the assistant."""
+    model = POCKET / "assistant"
+    return {**measure_evolutions(model, per_group), **measure_judges(model, 4 * per_group)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m pocket.measure", description=__doc__)
+    parser.add_argument("--problems", type=int, default=100, help="problems per tier and per strategy")
+    parser.add_argument("--only", choices=("teacher", "student", "assistant"), help="measure a single model")
+    arguments = parser.parse_args()
+    path = POCKET / "quality.json"
+    quality: Quality = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for name in [arguments.only] if arguments.only else ["teacher", "student", "assistant"]:
+        n = arguments.problems
+        quality[name] = measure_assistant(n) if name == "assistant" else measure_solver(name, n)
+        print(name, json.dumps(quality[name], indent=2), flush=True)
+    path.write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
+    write_table(quality, POCKET / "README.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""The three recipes: size, data and schedule of each pocket model."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from pocket.data import ASSISTANT, SOLVER
+
+__all__ = ["POCKET", "RECIPES", "TOKENIZER", "WORK", "Recipe"]
+
+POCKET: Final = Path(__file__).parent
+"""The finished models lie here, one folder each."""
+WORK: Final = POCKET / ".work"
+"""Prepared data, the tokenizer and the state of unfinished trainings; not part of the repository."""
+TOKENIZER: Final = WORK / "tokenizer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How one model is made.
+
+    `examples` different examples are prepared and repeated as often as `steps` needs; a step sees at most
+    `tokens_per_step` tokens. Rates rise over the first `warm_up` of the run, stay, and fall linearly to zero over
+    the last `decay` of it (both shares of the whole). `muon_rate` is for the hidden matrices, `adam_rate` for the rest.
+    """
+
+    name: str
+    kind: str
+    hidden: int
+    mlp: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    examples: int
+    steps: int
+    tokens_per_step: int = 8_192
+    muon_rate: float = 0.02
+    adam_rate: float = 3e-3
+    weight_decay: float = 0.01
+    warm_up: float = 0.01
+    decay: float = 0.6
+    seed: int = 1
+
+    @property
+    def digest(self) -> str:
+        """Identity of the recipe: an unfinished training is continued only under the recipe it began with."""
+        return hashlib.sha256(repr(sorted(asdict(self).items())).encode()).hexdigest()[:12]
+
+    def rate(self, progress: float) -> float:
+        """Share of the full learning rate at `progress` in [0, 1]."""
+        return max(0.0, min(1.0, progress / self.warm_up + 0.01, (1.0 - progress) / self.decay))
+
+
+RECIPES: Final[dict[str, Recipe]] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="teacher", kind=SOLVER, hidden=256, mlp=768, layers=4, heads=4, key_value_heads=2,
+            examples=160_000, steps=4_000,
+        ),
+        Recipe(
+            name="assistant", kind=ASSISTANT, hidden=256, mlp=768, layers=4, heads=4, key_value_heads=2,
+            examples=160_000, steps=4_000,
+        ),
+        Recipe(
+            name="student", kind=SOLVER, hidden=192, mlp=512, layers=3, heads=3, key_value_heads=3,
+            examples=160_000, steps=1_000,
+        ),
+    )
+}  # fmt: skip
+"""In the order in which `all` starts them, two at a time."""

@@ -1,0 +1,89 @@
+"""The quality table of `pocket/README.md`, written from the measured numbers alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pocket.data import STRATEGIES, TIERS
+from prompts.schemas import QUALITY_CRITERIA
+
+__all__ = ["END", "START", "quality_table", "write_table"]
+
+START = "<!-- quality: written by python -m pocket.measure -->"
+END = "<!-- end of quality -->"
+
+
+def percent(share: float) -> str:
+    """A share as a percentage with one decimal."""
+    return f"{100 * share:.1f}%"
+
+
+def solver_rows(quality: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row for each property of teacher and student: name, target, teacher, student."""
+    models = [quality.get(name) for name in ("teacher", "student")]
+
+    def row(name: str, target: str, *path: str) -> tuple[str, ...]:
+        cells = []
+        for value in models:
+            for key in path:
+                value = value and value.get(key)
+            cells.append("-" if value is None else percent(value))
+        return (name, target, *cells)
+
+    targets = {"easy": "teacher >= 95%", "competition": "teacher <= 60%"}
+    return [
+        *(row(f"right, {group}", targets.get(group, ""), "accuracy", group) for group in (*TIERS, "evolved")),
+        row("right, all four tiers", "teacher 60-85%, student 20 points less", "accuracy_overall"),
+        row("well-formed (has a box)", "student >= 80%", "well_formed"),
+        row("right, shown the answer", "teacher >= 95%", "accuracy_with_answer"),
+        row("right, shown another solution", "teacher >= 95%", "accuracy_with_solution"),
+        row("tokens with entropy above 0.8 nats", "teacher about 5%", "tokens_above_gate"),
+        row("AUROC of semantic entropy for a wrong majority", "", "auroc", "value"),
+    ]
+
+
+def assistant_rows(assistant: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row for each craft of the assistant: name, target, measured."""
+    return [
+        *((f"good evolutions, {s}", ">= 70%", percent(assistant["good_evolutions"][s])) for s in STRATEGIES),
+        ("same answer after rewrite, algebraize, apply", "", percent(assistant["same_answer_where_due"])),
+        *((f"criterion judged right, {c}", ">= 85%", percent(assistant["criteria"][c])) for c in QUALITY_CRITERIA),
+        ("all five criteria judged right", ">= 85%", percent(assistant["criteria_exact"])),
+        ("sound problems accepted", "", percent(assistant["sound_accepted"])),
+        ("broken problems refused", "", percent(assistant["broken_refused"])),
+        ("equivalence judged right", ">= 95%", percent(assistant["equivalence"])),
+    ]
+
+
+def markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    rule = ("---", *("---:" if "target" not in name else "---" for name in head[1:]))
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+
+
+def quality_table(quality: dict[str, Any]) -> str:
+    """The tables of all measured models, with the numbers of problems behind them."""
+    parts = []
+    if "teacher" in quality or "student" in quality:
+        count = (quality.get("teacher") or quality["student"])["problems_per_group"]
+        parts.append(markdown(("", "target", "teacher", "student"), solver_rows(quality)))
+        parts.append(f"{count} unseen problems a row for the tiers and for evolved texts, 8 samples each at T=0.7.")
+    if "assistant" in quality:
+        assistant = quality["assistant"]
+        parts.append(markdown(("", "target", "assistant"), assistant_rows(assistant)))
+        parts.append(
+            f"{assistant['evolutions']} evolutions of unseen problems (evolved up to four times before) at T=0.7; "
+            f"{assistant['judged']} cases for each judge, greedy."
+        )
+    return "\n\n".join(parts)
+
+
+def write_table(quality: dict[str, Any], readme: Path) -> None:
+    """Replace what stands between the markers of `readme`. Raises ValueError when a marker is missing."""
+    text = readme.read_text(encoding="utf-8")
+    if START not in text or END not in text:
+        raise ValueError(f"{readme} lacks the markers {START} and {END}")
+    before, rest = text.split(START, 1)
+    after = rest.split(END, 1)[1]
+    readme.write_text(f"{before}{START}\n\n{quality_table(quality)}\n\n{END}{after}", encoding="utf-8")

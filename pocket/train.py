@@ -1,0 +1,306 @@
+"""Train the pocket models from scratch: `python -m pocket.train {tokenizer,teacher,student,assistant,all} [--minutes M]`.
+
+Qwen3 architecture, bf16 arithmetic on fp32 weights, Muon for the hidden matrices and AdamW for the rest, loss on the
+replies only. A killed training continues where its last state was saved. Without `--minutes` the result depends on
+the recipe alone (one thread); with it the schedule is fitted into that time on whatever machine it runs on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+
+from pocket.data import EncodedExamples, batches, corpus, data_digest, prepare
+from pocket.recipes import POCKET, RECIPES, TOKENIZER, WORK, Recipe
+from pocket.tokenizer import END_OF_TURN, PAD, VOCAB_SIZE, build_tokenizer, load_tokenizer, save_tokenizer
+from prompts import fixed_sentences
+
+__all__ = ["build_model", "main", "train", "train_tokenizer"]
+
+CORPUS_EXAMPLES = 12_000
+SAVE_EVERY_SECONDS = 120.0
+REPORT_EVERY_SECONDS = 20.0
+LENGTH_MULTIPLE = 16
+"""Batches are padded to a multiple of this many tokens."""
+
+Optimizers = tuple[torch.optim.Optimizer, torch.optim.Optimizer]
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """How far a training is: finished steps, seconds spent and tokens seen."""
+
+    step: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+
+    def share(self, recipe: Recipe, minutes: float | None) -> float:
+        """Finished share of the run, by steps, or by the clock when that is further on."""
+        by_clock = self.seconds / (60 * minutes) if minutes else 0.0
+        return max(self.step / recipe.steps, by_clock)
+
+
+def train_tokenizer(folder: Path = TOKENIZER) -> None:
+    """Learn the tokenizer of all models from training text and the fixed sentences of the prompts."""
+    save_tokenizer(build_tokenizer(corpus(CORPUS_EXAMPLES), fixed_sentences()), folder)
+
+
+def build_model(recipe: Recipe) -> Qwen3ForCausalLM:
+    """A fresh model with fp32 weights that depend on the recipe's seed alone."""
+    torch.manual_seed(recipe.seed)
+    tokenizer = load_tokenizer(TOKENIZER)
+    config = Qwen3Config(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.mlp,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.key_value_heads,
+        head_dim=64,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.convert_tokens_to_ids(END_OF_TURN),
+        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
+        attn_implementation="eager",
+    )
+    return Qwen3ForCausalLM(config)
+
+
+def build_optimizers(model: Qwen3ForCausalLM, recipe: Recipe) -> Optimizers:
+    """Muon for the matrices inside the layers, AdamW for the embedding and the norms."""
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    muon = torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=recipe.weight_decay)
+    adam = torch.optim.AdamW(others, lr=recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    return muon, adam
+
+
+def build_loss(model: Qwen3ForCausalLM) -> Loss:
+    """Mean cross-entropy over the reply positions alone, compiled once for batches of every shape."""
+
+    def loss(tokens: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            hidden = model.model(input_ids=tokens, use_cache=False).last_hidden_state
+            chosen = hidden.reshape(-1, hidden.shape[-1])[positions]
+            logits = torch.nn.functional.linear(chosen, model.lm_head.weight)
+        return torch.nn.functional.cross_entropy(logits.float(), targets)
+
+    return torch.compile(loss, dynamic=True)
+
+
+def collate(examples: EncodedExamples, chosen: NDArray[np.int64], pad: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Padded tokens [batch, length], the flat positions that predict a reply token, and those reply tokens.
+
+    Padding stands on the right, where causal attention keeps it from being seen.
+    """
+    lengths = examples.lengths[chosen]
+    width = -(-int(lengths.max()) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    tokens = np.full((len(chosen), width), pad, dtype=np.int64)
+    positions, targets = [], []
+    for row, (number, length) in enumerate(zip(chosen, lengths, strict=True)):
+        ids = examples.tokens[examples.offsets[number] : examples.offsets[number + 1]]
+        tokens[row, :length] = ids
+        prompt = examples.prompt_lengths[number]
+        positions.append(np.arange(prompt - 1, length - 1) + row * width)
+        targets.append(ids[prompt:].astype(np.int64))
+    return torch.from_numpy(tokens), torch.from_numpy(np.concatenate(positions)), torch.from_numpy(np.concatenate(targets))
+
+
+def state_tensors(model: Qwen3ForCausalLM, optimizers: Optimizers) -> dict[str, Tensor]:
+    """Weights and optimizer moments under flat names; the tensors are the live ones."""
+    tensors: dict[str, Tensor] = {f"model/{name}": p.detach() for name, p in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        for optimizer in optimizers:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"moments/{name}/{key}"] = value
+    return tensors
+
+
+def save_state(path: Path, model: Qwen3ForCausalLM, optimizers: Optimizers, progress: Progress, identity: str) -> None:
+    """Write everything that a killed training needs to go on, whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    metadata = {"progress": json.dumps(asdict(progress)), "identity": identity}
+    save_file({name: tensor.contiguous() for name, tensor in state_tensors(model, optimizers).items()}, partial, metadata)
+    partial.replace(path)
+
+
+def load_state(path: Path, model: Qwen3ForCausalLM, optimizers: Optimizers, identity: str) -> Progress:
+    """Continue from `path` when it holds the state of this very training; otherwise a fresh start."""
+    if not path.exists():
+        return Progress()
+    with safe_open(path, framework="pt") as stored:
+        metadata = stored.metadata()
+        if metadata["identity"] != identity:
+            return Progress()
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    muon, adam = optimizers
+    for name, parameter in model.named_parameters():
+        parameter.data.copy_(tensors[f"model/{name}"])
+        prefix = f"moments/{name}/"
+        moments = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        if moments:
+            (adam if "exp_avg" in moments else muon).state[parameter] = moments
+    return Progress(**json.loads(metadata["progress"]))
+
+
+def update(loss: Tensor, model: Qwen3ForCausalLM, optimizers: Optimizers, recipe: Recipe, rate: float) -> None:
+    """One step of both optimizers at `rate` times their full learning rates, gradients clipped to norm 1."""
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer, full in zip(optimizers, (recipe.muon_rate, recipe.adam_rate), strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = full * rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def warm_compiler(loss_of: Loss, examples: EncodedExamples, recipe: Recipe, pad: int) -> None:
+    """Compile forward and backward (about a minute) on two shapes, before the clock starts."""
+    plan = batches(examples, recipe.tokens_per_step, recipe.seed)
+    for _ in range(2):
+        loss_of(*collate(examples, next(plan), pad)).backward()
+
+
+def run(recipe: Recipe, minutes: float | None, examples: EncodedExamples) -> tuple[Qwen3ForCausalLM, Progress, float]:
+    """Train to the end of the schedule. Returns the model, how long it took and the last mean loss."""
+    model = build_model(recipe)
+    optimizers = build_optimizers(model, recipe)
+    state = WORK / f"{recipe.name}.state.safetensors"
+    identity = f"{recipe.digest}/{data_digest(TOKENIZER)}/{minutes}"
+    progress = load_state(state, model, optimizers, identity)
+    if progress.step:
+        print(f"{recipe.name}: continues at step {progress.step}", flush=True)
+    loss_of = build_loss(model)
+    pad = model.config.pad_token_id
+    recent: deque[float] = deque(maxlen=50)
+    warm_compiler(loss_of, examples, recipe, pad)
+    model.zero_grad(set_to_none=True)
+    last = saved = reported = time.monotonic()
+    plan: Iterator[NDArray[np.int64]] = batches(examples, recipe.tokens_per_step, recipe.seed, skip=progress.step)
+    while (share := progress.share(recipe, minutes)) < 1:
+        tokens, positions, targets = collate(examples, next(plan), pad)
+        loss = loss_of(tokens, positions, targets)
+        update(loss, model, optimizers, recipe, recipe.rate(share))
+        now = time.monotonic()
+        progress = Progress(
+            step=progress.step + 1, seconds=progress.seconds + now - last, tokens=progress.tokens + tokens.numel()
+        )
+        last = now
+        recent.append(loss.item())
+        if now - reported > REPORT_EVERY_SECONDS:
+            report(recipe, progress, minutes, float(np.mean(recent)))
+            reported = now
+        if now - saved > SAVE_EVERY_SECONDS:
+            save_state(state, model, optimizers, progress, identity)
+            saved = now
+    report(recipe, progress, minutes, float(np.mean(recent)))
+    return model, progress, float(np.mean(recent))
+
+
+def report(recipe: Recipe, progress: Progress, minutes: float | None, loss: float) -> None:
+    """One line: steps, loss, tokens a second and the minutes left."""
+    share = progress.share(recipe, minutes)
+    left = progress.seconds * (1 - share) / share / 60
+    speed = progress.tokens / progress.seconds
+    print(
+        f"{recipe.name}: {share:6.1%}  step {progress.step:,}  loss {loss:.4f}  {speed:,.0f} tokens/s  "
+        f"{max(0.0, left):.1f} min left",
+        flush=True,
+    )
+
+
+def export(model: Qwen3ForCausalLM, recipe: Recipe, progress: Progress, loss: float) -> Path:
+    """Write the finished model as a Hugging Face folder, in place of an older one, whole or not at all."""
+    target = POCKET / recipe.name
+    partial, old = WORK / f"{recipe.name}.new", WORK / f"{recipe.name}.old"
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    model = model.to(torch.bfloat16).eval()
+    config = model.config
+    model.generation_config = GenerationConfig(
+        eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id, do_sample=True, temperature=0.7
+    )
+    model.save_pretrained(partial)
+    for file in TOKENIZER.iterdir():
+        shutil.copy2(file, partial / file.name)
+    facts = {"recipe": asdict(recipe), "steps": progress.step, "tokens": progress.tokens, "loss": round(loss, 4),
+             "minutes": round(progress.seconds / 60, 1), "parameters": model.num_parameters()}  # fmt: skip
+    (partial / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    if target.exists():
+        target.rename(old)
+    partial.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def train(recipe: Recipe, minutes: float | None = None) -> Path:
+    """Make one model by its recipe (or go on with an unfinished training) and return its folder.
+
+    `minutes` fits the schedule into that much time; data is prepared before the clock starts.
+    """
+    if not (TOKENIZER / "tokenizer.json").exists():
+        train_tokenizer()
+    began = time.monotonic()
+    examples = prepare(recipe.kind, recipe.examples, TOKENIZER, WORK)
+    tokens = int(examples.offsets[-1])
+    print(f"{recipe.name}: {len(examples.prompt_lengths):,} examples, {tokens:,} tokens, "
+          f"ready after {time.monotonic() - began:.0f} s", flush=True)  # fmt: skip
+    model, progress, loss = run(recipe, minutes, examples)
+    folder = export(model, recipe, progress, loss)
+    (WORK / f"{recipe.name}.state.safetensors").unlink(missing_ok=True)
+    return folder
+
+
+def train_all(minutes: float | None) -> int:
+    """Every recipe in a process of its own with one thread, two at a time. Returns 0 when all ended well."""
+    if not (TOKENIZER / "tokenizer.json").exists():
+        train_tokenizer()
+    for kind, count in {recipe.kind: recipe.examples for recipe in RECIPES.values()}.items():
+        prepare(kind, count, TOKENIZER, WORK)
+    waiting, running, failed = deque(RECIPES), [], 0
+    while waiting or running:
+        while waiting and len(running) < 2:
+            command = [sys.executable, "-m", "pocket.train", waiting.popleft()]
+            command += ["--minutes", str(minutes)] if minutes else []
+            running.append(subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}))
+        time.sleep(1)
+        failed += sum(process.poll() not in (None, 0) for process in running)
+        running = [process for process in running if process.poll() is None]
+    return int(failed > 0)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m pocket.train", description=__doc__)
+    parser.add_argument("what", choices=("tokenizer", *RECIPES, "all"))
+    parser.add_argument("--minutes", type=float, help="fit the schedule of each model into this many minutes")
+    arguments = parser.parse_args()
+    if arguments.what == "tokenizer":
+        train_tokenizer()
+    elif arguments.what == "all":
+        return train_all(arguments.minutes)
+    else:
+        print(f"wrote {train(RECIPES[arguments.what], arguments.minutes)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""The prompts, one Markdown file each: YAML front matter (version, variables, system), then the message.
+
+A prompt is named by its path inside this package without the ending, such as `evolution/harder`. A variable
+stands in the text as `{{variable}}`. `system` may be left out. Comments in the front matter are for readers
+and never reach a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from tasks.core.errors import UserError
+
+__all__ = [
+    "DELIMITERS",
+    "MAX_VALUE_CHARS",
+    "Prompt",
+    "all_prompts",
+    "fixed_sentences",
+    "load_prompt",
+    "parse_prompt",
+]
+
+MAX_VALUE_CHARS = 8_000
+"""Longest value that `Prompt.render` accepts, in characters."""
+
+DELIMITERS = ("problem", "first", "second", "reference", "evolved")
+"""Names of the tags that mark off data in the prompts and in their replies."""
+
+_PLACEHOLDER = re.compile(r"\{\{([a-z][a-z0-9_]*)\}\}")
+_FRONT_MATTER = re.compile(r"---\n(.*?\n)---\n(.*)", re.DOTALL)
+_DELIMITER_OPENING = re.compile(rf"<(?=\s*+/?+\s*+(?:{'|'.join(DELIMITERS)})\s*+>)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One prompt: its templates for the system message (may be empty) and the user message."""
+
+    name: str
+    version: int
+    variables: tuple[str, ...]
+    system: str
+    user: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the prompt in artifacts: `name@version:` and 12 hex digits of both texts' SHA-256."""
+        digest = hashlib.sha256(f"{self.system}\0{self.user}".encode()).hexdigest()
+        return f"{self.name}@{self.version}:{digest[:12]}"
+
+    def render(self, **values: str) -> list[dict[str, str]]:
+        """Chat messages with every placeholder replaced; the system message is left out when it is empty.
+
+        Values are data. They are substituted in one pass, so a `{{variable}}` inside a value stays as it is,
+        and the `<` of a delimiter tag inside a value becomes `&lt;`, so no value can close its delimiter.
+
+        Raises ValueError when a variable is missing or unknown, or a value is longer than `MAX_VALUE_CHARS`.
+        """
+        if values.keys() != set(self.variables):
+            expected, given = ", ".join(self.variables), ", ".join(sorted(values)) or "none"
+            raise ValueError(f"prompt {self.name} takes the variables {expected}; given: {given}")
+        for variable, value in values.items():
+            if len(value) > MAX_VALUE_CHARS:
+                limit = f"{len(value):,} characters, at most {MAX_VALUE_CHARS:,} are allowed"
+                raise ValueError(f"prompt {self.name}: {variable} has {limit}")
+        data = {variable: _DELIMITER_OPENING.sub("&lt;", value) for variable, value in values.items()}
+        templates = {"system": self.system, "user": self.user}
+        return [
+            {"role": role, "content": _PLACEHOLDER.sub(lambda match: data[match[1]], template)}
+            for role, template in templates.items()
+            if template
+        ]
+
+
+def parse_prompt(name: str, text: str) -> Prompt:
+    """Read the text of a prompt file. Raises UserError when front matter and text do not fit together."""
+    match = _FRONT_MATTER.fullmatch(text)
+    if match is None:
+        raise _invalid(name, "has no front matter; start it with YAML between two lines of ---")
+    meta = _front_matter(name, match[1])
+    system, user = meta.get("system", "").strip(), match[2].strip()
+    if not user:
+        raise _invalid(name, "has no text after its front matter; write the user message there")
+    variables, template = tuple(meta["variables"]), f"{system}\n{user}"
+    used = set(_PLACEHOLDER.findall(template))
+    if used != set(variables):
+        declared, found = ", ".join(variables) or "none", ", ".join(sorted(used)) or "none"
+        raise _invalid(name, f"declares the variables {declared} but uses {found}; make both agree")
+    if "{{" in _PLACEHOLDER.sub("", template):
+        raise _invalid(name, "has a malformed placeholder; write {{variable}} in lower case, without spaces")
+    return Prompt(name=name, version=meta["version"], variables=variables, system=system, user=user)
+
+
+def _front_matter(name: str, text: str) -> dict[str, Any]:
+    """The front matter with its keys and types checked."""
+    try:
+        meta = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise _invalid(name, f"has front matter that is no valid YAML ({reason})") from error
+    if not isinstance(meta, dict):
+        raise _invalid(name, "has front matter without keys; give version and variables")
+    if missing := [key for key in ("version", "variables") if key not in meta]:
+        raise _invalid(name, f"lacks {' and '.join(missing)} in its front matter; add it")
+    if unknown := sorted(str(key) for key in meta.keys() - {"version", "variables", "system"}):
+        raise _invalid(
+            name, f"has unknown front matter ({', '.join(unknown)}); use version, variables, system"
+        )
+    version, variables = meta["version"], meta["variables"]
+    if type(version) is not int or version < 1:
+        raise _invalid(name, f"has version {version!r}; give a whole number from 1 on")
+    if not isinstance(variables, list) or not all(isinstance(variable, str) for variable in variables):
+        raise _invalid(name, f"has variables {variables!r}; give a list of names")
+    if len(set(variables)) < len(variables):
+        raise _invalid(name, f"names a variable twice in {variables!r}; name each once")
+    if not isinstance(meta.get("system", ""), str):
+        raise _invalid(name, "has a system entry that is no text; put it in quotes")
+    return meta
+
+
+def _invalid(name: str, problem: str) -> UserError:
+    return UserError(f"prompts/{name}.md {problem}.")
+
+
+@cache
+def all_prompts() -> tuple[str, ...]:
+    """Names of all prompts of the package, sorted."""
+    folders = [entry for entry in files(__name__).iterdir() if entry.is_dir()]
+    return tuple(
+        sorted(
+            f"{folder.name}/{entry.name.removesuffix('.md')}"
+            for folder in folders
+            for entry in folder.iterdir()
+            if entry.name.endswith(".md")
+        )
+    )
+
+
+@cache
+def load_prompt(name: str) -> Prompt:
+    """The prompt of that name. Raises UserError, which lists the known names, when there is none."""
+    if name not in all_prompts():
+        raise UserError(f"There is no prompt {name!r}; use one of {', '.join(all_prompts())}.")
+    return parse_prompt(name, files(__name__).joinpath(f"{name}.md").read_text(encoding="utf-8"))
+
+
+@cache
+def fixed_sentences() -> tuple[str, ...]:
+    """Every distinct piece of fixed text in the prompts: lines, cut at placeholders, stripped, never empty.
+
+    In order of first appearance, prompts sorted by name. The pocket tokenizer makes each piece one token.
+    """
+    prompts = [load_prompt(name) for name in all_prompts()]
+    texts = [text for prompt in prompts for text in (prompt.system, prompt.user)]
+    pieces = [piece.strip() for text in texts for piece in _PLACEHOLDER.sub("\n", text).splitlines()]
+    return tuple(dict.fromkeys(piece for piece in pieces if piece))

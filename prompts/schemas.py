@@ -1,0 +1,28 @@
+"""JSON schemas of the judges' replies. Every key is required, no other is allowed, order matters."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+QUALITY_CRITERIA: Final = ("clear", "complete", "consistent", "single_answer", "nontrivial")
+"""The five criteria of `judge/quality`, in the order of the prompt and of the reply."""
+
+QUALITY_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {criterion: {"type": "boolean"} for criterion in QUALITY_CRITERIA},
+    "required": list(QUALITY_CRITERIA),
+    "additionalProperties": False,
+}
+"""Reply of `judge/quality`: one boolean for each criterion."""
+
+EQUIVALENCE_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "first": {"type": "string", "maxLength": 200},
+        "second": {"type": "string", "maxLength": 200},
+        "equivalent": {"type": "boolean"},
+    },
+    "required": ["first", "second", "equivalent"],
+    "additionalProperties": False,
+}
+"""Reply of `judge/equivalence`: both simplest forms (at most 200 characters each), then the verdict."""

@@ -1,0 +1,329 @@
+"""`make build`, `make ui` and `make report`: one deployment run through a real Prefect server and worker.
+
+`build` uses the server at PREFECT_API_URL, or starts one of its own; deploys prefect.yaml, starts a worker, runs
+`prefect deployment run sure-math/build --watch` and shows what came out. The exit status is the run's. Whatever ends it
+(Ctrl-C, a failed stage, `kill -9`), server, worker, flow, engines and model servers end with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+import local_prefect as local
+import pyarrow.parquet as pq
+
+from tasks.core.config import PROJECT_ROOT, load_config
+from tasks.core.errors import UserError
+
+DEPLOYMENT = "sure-math/build"
+LOCK = PROJECT_ROOT / "output" / ".lock"
+WATCH_LOG = local.LOGS / "watch.log"
+WORKER_LOG = local.LOGS / "worker.log"
+LOOK_S = 2.0
+SERVER_SILENCE_S = 30.0
+INTERRUPTED = 130
+PR_SET_PDEATHSIG = 1
+
+
+def say(text: str) -> None:
+    """One line in plain words."""
+    print(f"sure-math: {text}", flush=True)
+
+
+def build(profile: str, overrides: Mapping[str, Any], port: int | None) -> int:
+    """Run the deployment to its end; 0 when the run completed, 1 when it failed, crashed or was cancelled."""
+    config = load_config(profile, overrides)  # a bad profile or override ends here, before anything starts
+    tag = f"{profile}-{datetime.now():%Y%m%d-%H%M%S}"
+    with ExitStack() as stack:
+        lock = stack.enter_context(build_lock())
+        say("starting Prefect" if "PREFECT_API_URL" not in os.environ else "asking the Prefect server")
+        api = stack.enter_context(local.prefect_api(port))
+        say(f"Prefect answers at {api.page}")
+        heal(api, local.read_note(LOCK).get("tag"))
+        local.write_note(lock, {"pid": os.getpid(), "tag": tag})
+        deploy(api)
+        stack.enter_context(settled(api, tag))
+        worker = stack.enter_context(started_worker(api))
+        stack.enter_context(shown(WORKER_LOG))
+        say(f"running {DEPLOYMENT} with profile {profile}; follow it here or at {api.page}")
+        command = run_command(tag, profile, overrides)
+        watch = stack.enter_context(local.supervised(command, environment=api.environment(), log=WATCH_LOG))
+        completed = follow(api, tag, worker, watch)
+    if completed:
+        show(PROJECT_ROOT / config.run.output)
+    return 0 if completed else 1
+
+
+@contextmanager
+def build_lock() -> Iterator[IO[str]]:
+    """Held by at most one build of this project; `UserError` names the other one."""
+    lock = local.take_lock(LOCK)
+    if lock is None:
+        raise UserError(
+            f"another build runs (pid {local.read_note(LOCK).get('pid', 'unknown')}): wait for it or end it"
+        )
+    with lock:
+        yield lock
+
+
+def heal(api: local.Api, previous: str | None) -> None:
+    """Mark as Crashed what earlier builds left unfinished. We hold the lock, so none of their processes can be alive.
+
+    On a server that is not ours, only the run that the last build of this project started is touched.
+    """
+    if not api.own and previous is None:
+        return
+    with local.client_of(api) as client:
+        for run in local.abandoned_runs(client, tag=None if api.own else previous):
+            local.end_run(
+                client,
+                run,
+                cancelled=False,
+                message="Its worker and process are gone; found at the next build.",
+            )
+            say(f"run {run.name} was left unfinished by an earlier build: marked Crashed")
+
+
+def deploy(api: local.Api) -> None:
+    """Create the work pool and every deployment of prefect.yaml; `UserError` shows Prefect's own words on failure."""
+    with local.client_of(api) as client:
+        local.ensure_pool(client)
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        cwd=PROJECT_ROOT, env=api.environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise UserError(f"prefect.yaml could not be deployed; Prefect says:\n{done.stdout}{done.stderr}")
+    say("deployed prefect.yaml")
+
+
+@contextmanager
+def shown(log: Path) -> Iterator[None]:
+    """Copies what is written to `log` to our output, line ends as they come, until the block ends."""
+    ended = threading.Event()
+
+    def copy() -> None:
+        with log.open("rb") as lines:
+            last = False
+            while not last:
+                last = ended.wait(0.5)
+                sys.stdout.buffer.write(lines.read())
+                sys.stdout.buffer.flush()
+
+    thread = threading.Thread(target=copy, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
+def started_worker(api: local.Api) -> Iterator[subprocess.Popen[bytes]]:
+    """A process worker on our pool; its output goes to output/logs/worker.log."""
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "worker",
+        "start",
+        "--type",
+        "process",
+        "--pool",
+        local.POOL,
+    ]
+    with local.supervised(command, environment=api.environment(), log=WORKER_LOG) as process:
+        yield process
+
+
+def run_command(tag: str, profile: str, overrides: Mapping[str, Any]) -> list[str]:
+    """The command a person would type."""
+    parameters = ["-p", f"profile={json.dumps(profile)}", "-p", f"overrides={json.dumps(overrides)}"]
+    return [
+        sys.executable,
+        "-m",
+        "prefect",
+        "deployment",
+        "run",
+        DEPLOYMENT,
+        "--watch",
+        "--tag",
+        tag,
+        *parameters,
+    ]
+
+
+@contextmanager
+def settled(api: local.Api, tag: str) -> Iterator[None]:
+    """Leaves the run that carries `tag` in a final state. Entered before the worker starts: when it ends, that is gone."""
+    interrupted = False
+    try:
+        yield
+    except KeyboardInterrupt:
+        interrupted = True
+        raise
+    finally:
+        try:
+            with local.client_of(api) as client:
+                for run in local.abandoned_runs(client, tag=tag):
+                    why = (
+                        "Interrupted by the person who started it."
+                        if interrupted
+                        else "Its worker ended before it did."
+                    )
+                    local.end_run(client, run, cancelled=interrupted, message=why)
+        except httpx.HTTPError as error:
+            say(
+                f"the last state of run {tag} could not be written ({type(error).__name__}): the next build will do it"
+            )
+
+
+def follow(api: local.Api, tag: str, worker: subprocess.Popen[bytes], watch: subprocess.Popen[bytes]) -> bool:
+    """Wait until the run is in a final state; True when that is Completed.
+
+    The watching command only says when to look: the run's own state decides, so a hiccup of the former costs nothing.
+    Raises `UserError` when worker or server end before the run, or the run was never created.
+    """
+    heard = time.monotonic()
+    while not _ended(watch):
+        _expect_alive(worker)
+        heard = time.monotonic() if api.healthy() else heard
+        if time.monotonic() - heard > SERVER_SILENCE_S:
+            raise UserError(
+                f"the Prefect server at {api.page} no longer answers: see {local.LOGS / 'server.log'}"
+            )
+    with local.client_of(api) as client:
+        while (run := local.tagged_run(client, tag)) and run.state and not run.state.is_final():
+            _expect_alive(worker)
+            time.sleep(LOOK_S)
+    if run is None or run.state is None:
+        raise UserError(f"{DEPLOYMENT} could not be started: Prefect's own words are in {WATCH_LOG}")
+    if not run.state.is_completed():
+        say(f"run {tag} ended as {run.state.name}: {run.state.message or 'no message'}")
+    return run.state.is_completed()
+
+
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(timeout=LOOK_S)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _expect_alive(worker: subprocess.Popen[bytes]) -> None:
+    if worker.poll() is not None:
+        raise UserError(f"the worker ended before the run did: its last words are in {WORKER_LOG}")
+
+
+def show(output: Path) -> None:
+    """Print where the last build's dataset and report lie, its counts, and three rows of little, middle and much entropy."""
+    path = output / "latest.json"
+    if not path.exists():
+        raise UserError(f"no finished build in {output}: run `make build` first")
+    latest = json.loads(path.read_text(encoding="utf-8"))
+    dataset = PROJECT_ROOT / latest["dataset"]
+    say(f"dataset  {dataset}")
+    say(f"report   {PROJECT_ROOT / latest['report']}")
+    say(", ".join(f"{key} {value:,}" for key, value in latest["counts"].items() if isinstance(value, int)))
+    for row in example_rows(dataset):
+        print(f"\n  {row['problem']}\n  {describe(row)}")
+
+
+def example_rows(dataset: Path) -> list[dict[str, Any]]:
+    """The training rows with the smallest, the middle and the largest semantic entropy (fewer when there are fewer)."""
+    columns = ["problem", "tier", "majority_answer", "answer", "semantic_entropy", "weight"]
+    files = sorted((dataset / "data").glob("train-*.parquet"))
+    rows = [row for file in files for row in pq.read_table(file, columns=columns).to_pylist()]
+    rows.sort(key=lambda row: (row["semantic_entropy"], row["problem"]))
+    return [rows[place] for place in sorted({0, len(rows) // 2, len(rows) - 1})] if rows else []
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    """'easy, majority answer 12, truth 12, semantic entropy 0.00 nats, weight 1.00'."""
+    truth = "" if row["answer"] is None else f", truth {row['answer']}"
+    entropy = f"semantic entropy {row['semantic_entropy']:.2f} nats, weight {row['weight']:.2f}"
+    return f"{row['tier']}, majority answer {row['majority_answer'] or 'none'}{truth}, {entropy}"
+
+
+def ui(port: int | None) -> int:
+    """Keep a Prefect server up (our own, or wait beside a build's) until Ctrl-C."""
+    while True:
+        with local.prefect_api(port) as api:
+            say(f"Prefect's pages are at {api.page} (Ctrl-C ends)")
+            while api.healthy():
+                time.sleep(2.0)
+        say("the server ended")
+
+
+def read_overrides(text: str) -> dict[str, Any]:
+    """A JSON object such as {"select.target": 50}; `UserError` when it is none."""
+    try:
+        value = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"OVERRIDES is no JSON ({error}): write e.g. OVERRIDES='{{\"select.target\": 50}}'"
+        ) from error
+    if not isinstance(value, dict):
+        raise UserError(
+            f"OVERRIDES is {text!r}: write a JSON object, e.g. OVERRIDES='{{\"select.target\": 50}}'"
+        )
+    return value
+
+
+def read_port(text: str) -> int | None:
+    """A TCP port, or None for any; `UserError` when it is neither."""
+    if text and not (text.isdecimal() and 0 < int(text) < 65536):
+        raise UserError(f"PORT is {text!r}: give a number from 1 to 65535, or leave it unset")
+    return int(text) if text else None
+
+
+def end_with_parent() -> None:
+    """Let the end of `make` (also by `kill -9`), SIGTERM and a closed terminal act as Ctrl-C does."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Command line; the settings come from the environment (PROFILE, OVERRIDES, PORT), as `make` passes them."""
+    parser = argparse.ArgumentParser(prog="scripts/build.py", description=__doc__)
+    parser.add_argument("what", choices=("build", "ui", "report"))
+    what = parser.parse_args(arguments).what
+    end_with_parent()
+    try:
+        profile = os.environ.get("PROFILE") or "pocket"
+        overrides = read_overrides(os.environ.get("OVERRIDES", ""))
+        port = read_port(os.environ.get("PORT", ""))
+        if what == "build":
+            return build(profile, overrides, port)
+        if what == "ui":
+            return ui(port)
+        show(PROJECT_ROOT / load_config(profile, overrides).run.output)
+        return 0
+    except UserError as error:
+        say(str(error))
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted; everything that was started has ended")
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

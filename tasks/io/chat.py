@@ -1,0 +1,460 @@
+"""Chat completions from any OpenAI-compatible server: as many at once as it bears, each answered exactly once.
+
+Concurrency follows TCP: it doubles every round until the first sign of congestion (429, 5xx, timeout, broken
+connection), then grows by one per round of successes and halves at congestion, at most once per round trip (additive
+increase, multiplicative decrease; Chiu and Jain 1989). Waiting times between attempts have full jitter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import random
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Final
+
+import openai
+from openai.types.chat import ChatCompletion
+
+from tasks.core.config import ModelRole, Sampling
+from tasks.core.errors import UserError
+from tasks.io.ledger import Ledger, request_key
+from tasks.io.servers import is_loopback
+
+MAX_ATTEMPTS: Final = 6
+MAX_REPLY_CHARS: Final = 100_000
+MAX_PAUSE_S: Final = 60.0
+MAX_RETRY_AFTER_S: Final = 300.0
+FIRST_CONCURRENCY: Final = 8
+LOOKUP: Final = 256
+"""Requests looked up in the ledger at once, and the most that are ever read ahead of the iterator."""
+SERVER_GONE_AFTER: Final = 8
+"""So many requests in a row that used up all their attempts mean that the server is gone, not that the rows are bad."""
+TOO_LONG: Final = "too_long"
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total), at most once a second and once at the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """One request. `key` is the caller's row id; `prompt` the fingerprint of the prompt that made `messages`."""
+
+    key: str
+    messages: Sequence[Mapping[str, str]]
+    sampling: Sampling
+    prompt: str
+    seed: int | None = None
+    schema: Mapping[str, Any] | None = None
+    schema_name: str = "reply"
+    logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """An answered request. `finish_reason` is the server's, or `too_long` when the text was cut at 100,000 characters.
+
+    `logprob_sum` (nats) and `logprob_count` cover the returned tokens; None and 0 unless asked for. A sum that is not
+    finite is None.
+    """
+
+    key: str
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached: bool = False
+    logprob_sum: float | None = None
+    logprob_count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A request that was given up, with the server's own sentence."""
+
+    key: str
+    reason: str
+    attempts: int
+
+
+Outcome = Completion | Failure
+
+
+@dataclass(slots=True, kw_only=True)
+class Usage:
+    """What a `ChatModel` has used since it was made. Ledger hits cost nothing and count as `cached` only."""
+
+    attempts: int = 0
+    completions: int = 0
+    failures: int = 0
+    cached: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Throttle:
+    """The adaptive limit on requests in flight (see the module's docstring)."""
+
+    def __init__(self, cap: int) -> None:
+        self.cap = cap
+        self.limit = float(min(FIRST_CONCURRENCY, cap))
+        self.active = 0
+        self._slow_start = True
+        self._cut_at = -1.0
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    async def enter(self) -> None:
+        """Wait for a free place."""
+        while self.active >= int(self.limit):
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                self._wake()  # hand on a wake-up that came in the same moment
+                raise
+        self.active += 1
+
+    def leave(self) -> None:
+        """Give the place back."""
+        self.active -= 1
+        self._wake()
+
+    def succeeded(self) -> None:
+        """One success: a whole round of them adds one (doubles the limit before the first congestion)."""
+        self.limit = min(float(self.cap), self.limit + (1.0 if self._slow_start else 1.0 / self.limit))
+        self._wake()
+
+    def congested(self, sent_at: float) -> None:
+        """Congestion met by an attempt sent at `sent_at` (monotonic seconds): halve, unless already halved since then."""
+        if sent_at > self._cut_at:
+            self._slow_start = False
+            self.limit = max(1.0, self.limit / 2)
+            self._cut_at = time.monotonic()
+
+    def _wake(self) -> None:
+        free = int(self.limit) - self.active
+        while self._waiters and free > 0:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                free -= 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A request on its way: its place in the input, and its ledger key."""
+
+    index: int
+    request: ChatRequest
+    ledger_key: str
+
+
+class ChatModel:
+    """A role's model behind an OpenAI-compatible address.
+
+    `identity` names the model in the ledger; the API key is read from `role.api_key_env` and kept by the client only.
+    `is_vllm` (default: whether the role is served here) decides whether the thinking switch of the chat template is sent.
+    One thread at a time.
+    """
+
+    def __init__(
+        self,
+        role: ModelRole,
+        base_url: str,
+        model_name: str,
+        identity: str,
+        ledger: Ledger | None = None,
+        *,
+        is_vllm: bool | None = None,
+        max_reply_chars: int = MAX_REPLY_CHARS,
+    ) -> None:
+        self.role = role
+        self.base_url = base_url
+        self.model_name = model_name
+        self.identity = identity
+        self.usage = Usage()
+        self.throttle = Throttle(role.concurrency)
+        self._ledger = ledger
+        self._is_vllm = role.serve is not None if is_vllm is None else is_vllm
+        self._max_reply_chars = max_reply_chars
+        self._given_up_in_a_row = 0
+
+    async def complete(
+        self, requests: Iterable[ChatRequest], *, on_progress: Progress | None = None
+    ) -> AsyncGenerator[Outcome]:
+        """Answer every request exactly once, in order of completion; what the ledger knows is not sent.
+
+        Requests are pulled from the iterator as places become free. Raises `UserError` when the server refuses the key
+        or is gone (eight requests in a row used up their attempts). Closing the iterator cancels what is in flight.
+        """
+        async with aclosing(self._run(requests, on_progress)) as outcomes:
+            async for _, outcome in outcomes:
+                yield outcome
+
+    def complete_all(self, requests: Iterable[ChatRequest], *, on_progress: Progress | None = None) -> list[Outcome]:
+        """`complete`, from code without an event loop, with the outcomes in the order of the requests."""
+
+        async def collect() -> list[Outcome]:
+            numbered = [pair async for pair in self._run(requests, on_progress)]
+            return [outcome for _, outcome in sorted(numbered, key=lambda pair: pair[0])]
+
+        return asyncio.run(collect())
+
+    async def _run(
+        self, requests: Iterable[ChatRequest], on_progress: Progress | None
+    ) -> AsyncGenerator[tuple[int, Outcome]]:
+        meter = _Meter(on_progress, len(requests) if isinstance(requests, Sized) else None)
+        source = enumerate(requests)
+        ready: deque[_Pending] = deque()
+        running: dict[asyncio.Task[Outcome], _Pending] = {}
+        followers: dict[str, list[_Pending]] = {}  # same content as a request in flight
+        client = self._client()
+        try:
+            while True:
+                while len(running) < self.role.concurrency:
+                    if not ready:
+                        for index, outcome in self._read_ahead(source, ready):
+                            meter.count()
+                            yield index, outcome
+                    if not ready:
+                        break
+                    pending = ready.popleft()
+                    if pending.ledger_key in followers:
+                        followers[pending.ledger_key].append(pending)
+                        continue
+                    followers[pending.ledger_key] = []
+                    running[asyncio.create_task(self._answer(client, pending))] = pending
+                if not running:
+                    break
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    pending = running.pop(task)
+                    for item, outcome in self._deliver(pending, followers.pop(pending.ledger_key), task.result()):
+                        meter.count()
+                        yield item, outcome
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            await client.close()
+            meter.finish()
+
+    def _read_ahead(
+        self, source: Iterator[tuple[int, ChatRequest]], ready: deque[_Pending]
+    ) -> Iterator[tuple[int, Completion]]:
+        """Pull up to `LOOKUP` requests: known ones are answered here, the others go to `ready`; until one did or all is read."""
+        while not ready:
+            chunk = [_Pending(index, request, self._ledger_key(request)) for index, request in islice(source, LOOKUP)]
+            if not chunk:
+                return
+            known = self._ledger.get_many([item.ledger_key for item in chunk]) if self._ledger is not None else {}
+            ready.extend(item for item in chunk if item.ledger_key not in known)
+            for item in chunk:
+                if item.ledger_key in known:
+                    self.usage.cached += 1
+                    yield item.index, Completion(key=item.request.key, cached=True, **known[item.ledger_key])
+
+    def _deliver(
+        self, leader: _Pending, followers: Sequence[_Pending], outcome: Outcome
+    ) -> Iterator[tuple[int, Outcome]]:
+        """The outcome for the request that was sent and for those of the same content that waited for it."""
+        yield leader.index, outcome
+        for item in followers:
+            if isinstance(outcome, Completion):
+                self.usage.cached += 1
+                yield item.index, replace(outcome, key=item.request.key, cached=True)
+            else:
+                self.usage.failures += 1
+                yield item.index, replace(outcome, key=item.request.key)
+
+    async def _answer(self, client: openai.AsyncOpenAI, pending: _Pending) -> Outcome:
+        """Send one request until it is answered, refused, or out of attempts."""
+        request, reason = pending.request, ""
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                completion = await self._attempt(client, request)
+            except _Refused as refusal:
+                self._given_up_in_a_row = 0
+                return self._failed(request, str(refusal), attempt)
+            except _Retryable as trouble:
+                reason = str(trouble)
+                if attempt < MAX_ATTEMPTS:
+                    await asyncio.sleep(pause_before(attempt + 1, trouble.retry_after))
+            else:
+                self._given_up_in_a_row = 0
+                self._record(pending.ledger_key, completion)
+                return completion
+        self._given_up_in_a_row += 1
+        if self._given_up_in_a_row >= SERVER_GONE_AFTER:
+            raise UserError(
+                f"model server {self.base_url} failed {SERVER_GONE_AFTER} requests in a row, {MAX_ATTEMPTS} attempts each "
+                f"(last: {reason}): check that it runs and read its log, then start again (answered requests are kept)"
+            )
+        return self._failed(request, reason, MAX_ATTEMPTS)
+
+    async def _attempt(self, client: openai.AsyncOpenAI, request: ChatRequest) -> Completion:
+        """One attempt in its place of the throttle. Raises `_Retryable` or `_Refused` with a sentence."""
+        await self.throttle.enter()
+        sent_at = time.monotonic()
+        self.usage.attempts += 1
+        try:
+            async with asyncio.timeout(self.role.request_timeout_s):  # a slow drip resets the client's own read timeout
+                reply = await client.chat.completions.create(**self._arguments(request))
+            completion = self._completion(request, reply)
+        except (openai.APIError, TimeoutError, ValueError) as error:
+            raise self._sorted_error(error, sent_at) from error
+        finally:
+            self.throttle.leave()
+        self.throttle.succeeded()
+        return completion
+
+    def _sorted_error(self, error: Exception, sent_at: float) -> Exception:
+        """The exception to raise for an attempt's error; tells the throttle about congestion."""
+        if isinstance(error, openai.AuthenticationError):
+            return UserError(f"model server {self.base_url} refuses the key: set {self.role.api_key_env} in the environment")
+        if isinstance(error, openai.APIStatusError):
+            status, sentence = error.status_code, f"status {error.status_code}: {_sentence(error)}"
+            if status < 500 and status not in (408, 409, 429):
+                return _Refused(sentence)
+            self.throttle.congested(sent_at)
+            return _Retryable(sentence, _retry_after(error))
+        if isinstance(error, openai.APITimeoutError | TimeoutError):
+            self.throttle.congested(sent_at)
+            return _Retryable(f"no answer within {self.role.request_timeout_s:g} s")
+        if isinstance(error, openai.APIConnectionError):
+            self.throttle.congested(sent_at)
+            return _Retryable(f"connection failed: {error.__cause__ or error}")
+        return _Retryable(f"unreadable answer: {error}"[:500])
+
+    def _arguments(self, request: ChatRequest) -> dict[str, Any]:
+        arguments: dict[str, Any] = {
+            "model": self.model_name,
+            "messages": [dict(message) for message in request.messages],
+            "temperature": request.sampling.temperature,
+            "top_p": request.sampling.top_p,
+            "max_tokens": request.sampling.max_tokens,
+        }
+        if request.seed is not None:
+            arguments["seed"] = request.seed
+        if request.logprobs:
+            arguments["logprobs"] = True
+        if request.schema is not None:
+            schema = {"name": request.schema_name, "schema": dict(request.schema), "strict": True}
+            arguments["response_format"] = {"type": "json_schema", "json_schema": schema}
+        if self._is_vllm:
+            arguments["extra_body"] = {"chat_template_kwargs": {"enable_thinking": self.role.thinking}}
+        return arguments
+
+    def _completion(self, request: ChatRequest, reply: object) -> Completion:
+        """Read a reply. Raises ValueError when it is no chat completion."""
+        if not isinstance(reply, ChatCompletion) or not reply.choices or reply.choices[0].message is None:
+            raise ValueError(f"no chat completion: {str(reply)[:200]!r}")
+        choice, usage = reply.choices[0], reply.usage
+        text = (choice.message.content or "").encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no text
+        cut = len(text) > self._max_reply_chars
+        tokens = (choice.logprobs.content or []) if choice.logprobs is not None else []
+        if request.logprobs and not tokens:
+            raise ValueError("log-probabilities were asked for and none came")
+        total = sum(token.logprob for token in tokens)
+        return Completion(
+            key=request.key,
+            text=text[: self._max_reply_chars],
+            finish_reason=TOO_LONG if cut else str(choice.finish_reason or "stop"),
+            prompt_tokens=usage.prompt_tokens if usage is not None else 0,
+            completion_tokens=usage.completion_tokens if usage is not None else 0,
+            logprob_sum=total if request.logprobs and math.isfinite(total) else None,
+            logprob_count=len(tokens) if request.logprobs else 0,
+        )
+
+    def _ledger_key(self, request: ChatRequest) -> str:
+        """Hash of all that decides the reply; the address and the concurrency do not."""
+        settings = request.sampling.model_dump() | {
+            "thinking": self.role.thinking,
+            "dtype": self.role.dtype,
+            "max_model_len": self.role.max_model_len,
+            "logprobs": request.logprobs,
+        }
+        schema = None if request.schema is None else dict(request.schema)
+        messages = [dict(message) for message in request.messages]
+        return request_key(self.identity, messages, settings, schema, request.prompt, request.seed)
+
+    def _record(self, ledger_key: str, completion: Completion) -> None:
+        self.usage.completions += 1
+        self.usage.prompt_tokens += completion.prompt_tokens
+        self.usage.completion_tokens += completion.completion_tokens
+        if self._ledger is not None:
+            kept = ("text", "finish_reason", "prompt_tokens", "completion_tokens", "logprob_sum", "logprob_count")
+            self._ledger.put(ledger_key, {name: getattr(completion, name) for name in kept})
+
+    def _failed(self, request: ChatRequest, reason: str, attempts: int) -> Failure:
+        self.usage.failures += 1
+        return Failure(key=request.key, reason=reason, attempts=attempts)
+
+    def _client(self) -> openai.AsyncOpenAI:
+        """A client with one connection pool, of the running event loop. Proxies are not used towards this machine."""
+        pool = openai.DefaultAsyncHttpxClient(
+            timeout=self.role.request_timeout_s, trust_env=not is_loopback(self.base_url), follow_redirects=True
+        )
+        key = os.environ.get(self.role.api_key_env) or "EMPTY"
+        return openai.AsyncOpenAI(base_url=self.base_url, api_key=key, max_retries=0, http_client=pool)
+
+
+class _Refused(Exception):
+    """The server will never accept this request."""
+
+
+class _Retryable(Exception):
+    """Trouble that may pass. `retry_after`: seconds the server asked for."""
+
+    def __init__(self, sentence: str, retry_after: float | None = None) -> None:
+        super().__init__(sentence)
+        self.retry_after = retry_after
+
+
+class _Meter:
+    """Passes (done, total) on, at most once a second. Without a known total, total = done."""
+
+    def __init__(self, on_progress: Progress | None, total: int | None) -> None:
+        self._on_progress = on_progress
+        self._total = total
+        self._done = 0
+        self._shown_at = time.monotonic()
+
+    def count(self) -> None:
+        self._done += 1
+        if time.monotonic() - self._shown_at >= 1.0:
+            self.finish()
+
+    def finish(self) -> None:
+        if self._on_progress is not None:
+            self._shown_at = time.monotonic()
+            self._on_progress(self._done, self._done if self._total is None else self._total)
+
+
+def pause_before(attempt: int, retry_after: float | None = None) -> float:
+    """Seconds to wait before `attempt` (2, 3, ...): uniform on [0, 0.5 * 2**(attempt - 1)], capped at a minute, and never
+    less than what the server asked for (capped at five minutes)."""
+    jittered = random.uniform(0.0, min(MAX_PAUSE_S, 0.5 * 2 ** (attempt - 1)))
+    return max(jittered, min(retry_after or 0.0, MAX_RETRY_AFTER_S))
+
+
+def _retry_after(error: openai.APIStatusError) -> float | None:
+    """Retry-After in seconds; a date is ignored, the jittered pause serves as well."""
+    try:
+        return max(0.0, float(error.response.headers.get("retry-after", "")))
+    except ValueError:
+        return None
+
+
+def _sentence(error: openai.APIStatusError) -> str:
+    """The server's own words."""
+    body = error.body
+    message = body.get("message") if isinstance(body, Mapping) else None
+    return str(message or error.message)[:500]

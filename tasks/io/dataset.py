@@ -1,0 +1,403 @@
+"""The exported dataset: Parquet files that `datasets.load_dataset` opens, a manifest, and a card rendered from the manifest."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jinja2
+import pyarrow as pa
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from tasks.core.config import PROJECT_ROOT
+from tasks.core.errors import UserError
+from tasks.core.rows import Example, Response, Role, Tier
+from tasks.io.disk import whole_folder
+from tasks.io.tables import schema, write_rows
+
+CARDS = PROJECT_ROOT / "data_cards"
+MANIFEST = "manifest.json"
+ROWS_PER_FILE = 20_000
+MAX_CELL = 300  # characters of one value on the card
+FOLDERS = {"default": "data", "responses": "responses"}  # config -> folder
+
+Row = TypeVar("Row", Example, Response)
+_STRICT = ConfigDict(extra="forbid")
+
+
+# --- manifest ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCount:
+    """What one stage did with its rows. Raises ValueError unless rows_in = kept + rejected."""
+
+    __pydantic_config__ = _STRICT
+    stage: str
+    rows_in: int
+    kept: int
+    rejected: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.rows_in != self.kept + self.dropped:
+            raise ValueError(
+                f"stage {self.stage}: {self.rows_in} in, but {self.kept} kept + {self.dropped} rejected"
+            )
+
+    @property
+    def dropped(self) -> int:
+        return sum(self.rejected.values())
+
+    @property
+    def reasons(self) -> list[tuple[str, int]]:
+        """Reasons with their counts, the most frequent first, then by name."""
+        return sorted(self.rejected.items(), key=lambda item: (-item[1], item[0]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Teacher:
+    """Who was sampled and how: what a training run compares with its own teacher."""
+
+    __pydantic_config__ = _STRICT
+    model: str  # identity, as in the rows
+    prompt: str  # fingerprint
+    tokenizer: str  # hash of tokenizer.json
+    chat_template: str  # hash of the chat template
+    num_samples: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+    thinking: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitCount:
+    __pydantic_config__ = _STRICT
+    split: str
+    problems: int
+    responses: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierCount:
+    __pydantic_config__ = _STRICT
+    tier: str
+    problems: Mapping[str, int]  # by split
+    mean_weight: float
+    mean_entropy: float  # nats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceCount:
+    __pydantic_config__ = _STRICT
+    source: str
+    licence: str
+    role: str
+    problems: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """Numbers counted from the exported rows themselves."""
+
+    __pydantic_config__ = _STRICT
+    splits: tuple[SplitCount, ...]
+    tiers: tuple[TierCount, ...]
+    sources: tuple[SourceCount, ...]
+    strategies: Mapping[str, int]  # by last strategy; "none" for curated problems
+    with_answer: int
+    judged: int
+    benchmark_roots: int
+    responses: int
+    valid_responses: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything the card says about a dataset, and what a training run checks before it uses one.
+
+    `settings` is `Config.identity()`; `models` maps each role to an identity, `prompts` each prompt to its fingerprint.
+    `timings` (seconds) may differ between two runs that give the same data; they appear nowhere else in the folder.
+    `contents` is counted by `write_dataset`; what the caller puts there is overwritten.
+    """
+
+    __pydantic_config__ = _STRICT
+    name: str
+    licence: str
+    profile: str
+    fingerprint: str
+    stages: tuple[StageCount, ...]
+    models: Mapping[str, str]
+    prompts: Mapping[str, str]
+    settings: Mapping[str, Any]
+    teacher: Teacher
+    seeds: Mapping[str, int]
+    versions: Mapping[str, str] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
+    contents: Contents | None = None
+
+    def to_json(self) -> str:
+        """Indented JSON, ending in a newline; `from_json` gives an equal manifest."""
+        return TypeAdapter(Manifest).dump_json(self, indent=2).decode("utf-8") + "\n"
+
+    @staticmethod
+    def from_json(text: str | bytes, where: str = MANIFEST) -> Manifest:
+        """Raises `UserError` naming `where` and the first thing wrong: no JSON, a missing or unknown key, a wrong type."""
+        try:
+            return TypeAdapter(Manifest).validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"]) or "the whole file"
+            raise UserError(
+                f"{where} is no dataset manifest: {place}: {first['msg']}; export the dataset again"
+            ) from error
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an exported dataset. `UserError` when `folder` holds none or a broken one."""
+    path = folder / MANIFEST
+    try:
+        return Manifest.from_json(path.read_bytes(), str(path))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{folder} is no exported dataset: it has no {MANIFEST}; run the flow sure-math first"
+        ) from error
+
+
+def describe(
+    examples: Mapping[str, Sequence[Example]], responses: Mapping[str, Sequence[Response]]
+) -> Contents:
+    """Count what is exported: by split, tier, source and last strategy."""
+    rows = list(chain.from_iterable(examples.values()))
+    samples = list(chain.from_iterable(responses.values()))
+    sources = Counter((row.source, row.licence, row.role.value) for row in rows)
+    return Contents(
+        splits=tuple(
+            SplitCount(split=split, problems=len(found), responses=len(responses.get(split, ())))
+            for split, found in examples.items()
+        ),
+        tiers=tuple(_tier_count(tier, examples) for tier in Tier if any(row.tier == tier for row in rows)),
+        sources=tuple(
+            SourceCount(source=source, licence=licence, role=role, problems=count)
+            for (source, licence, role), count in sorted(sources.items())
+        ),
+        strategies=dict(sorted(Counter(last_strategy(row) for row in rows).items())),
+        with_answer=sum(row.answer is not None for row in rows),
+        judged=sum(row.quality_judge_model is not None for row in rows),
+        benchmark_roots=sum(row.benchmark_root for row in rows),
+        responses=len(samples),
+        valid_responses=sum(row.num_valid for row in rows),
+    )
+
+
+def last_strategy(row: Example) -> str:
+    """The strategy that wrote this row; "none" for a curated problem."""
+    return str(row.strategies[-1]) if row.strategies else "none"
+
+
+def _tier_count(tier: Tier, examples: Mapping[str, Sequence[Example]]) -> TierCount:
+    by_split = {split: [row for row in rows if row.tier == tier] for split, rows in examples.items()}
+    rows = list(chain.from_iterable(by_split.values()))
+    return TierCount(
+        tier=tier.value,
+        problems={split: len(found) for split, found in by_split.items()},
+        mean_weight=sum(row.weight for row in rows) / len(rows),
+        mean_entropy=sum(row.semantic_entropy for row in rows) / len(rows),
+    )
+
+
+# --- the folder --------------------------------------------------------------------------------------------------
+
+
+def write_dataset(
+    folder: Path,
+    examples: Mapping[str, Sequence[Example]],
+    responses: Mapping[str, Sequence[Response]],
+    manifest: Manifest,
+) -> None:
+    """Write the dataset folder, whole or not at all; an older one in its place is replaced.
+
+    `examples` and `responses` map a split to its rows. Rows are written in the order of their ids, so the same rows give
+    the same bytes however they were cut into shards. A split without problems is left out.
+
+    Raises `UserError` when there is nothing to export, ValueError when the tables do not belong together (an id twice, a
+    seed among the examples, a response without its problem in the same split, a problem without responses).
+    """
+    problems = {split: sorted(rows, key=lambda row: row.id) for split, rows in examples.items() if rows}
+    samples = {
+        split: sorted(responses.get(split, ()), key=lambda row: (row.problem_id, row.index))
+        for split in problems
+    }
+    if not problems:
+        raise UserError(
+            f"nothing to export to {folder}: no problem reached the last stage; the funnel tells where they stopped"
+        )
+    _check_ids(problems)
+    _check_responses(problems, samples, responses)
+    manifest = replace(manifest, contents=describe(problems, samples))
+    card = render_card(manifest)
+    with whole_folder(Path(folder), replace=True) as place:
+        for split in problems:
+            _write_split(place / FOLDERS["default"], split, Example, problems[split])
+            _write_split(place / FOLDERS["responses"], split, Response, samples[split])
+        (place / MANIFEST).write_text(manifest.to_json(), encoding="utf-8", newline="\n")
+        (place / "README.md").write_text(card, encoding="utf-8", newline="\n")
+
+
+def _write_split(folder: Path, split: str, row_type: type[Row], rows: Sequence[Row]) -> None:
+    folder.mkdir(exist_ok=True)
+    pieces = [rows[start : start + ROWS_PER_FILE] for start in range(0, len(rows), ROWS_PER_FILE)]
+    for number, piece in enumerate(pieces):
+        write_rows(folder / f"{split}-{number:05d}-of-{len(pieces):05d}.parquet", row_type, piece)
+
+
+def _check_ids(problems: Mapping[str, Sequence[Example]]) -> None:
+    seen: dict[str, str] = {}
+    for split, rows in problems.items():
+        for row in rows:
+            if row.id in seen:
+                raise ValueError(
+                    f"problem {row.id} is exported twice: in split {seen[row.id]} and in split {split}"
+                )
+            if row.role is Role.SEED:
+                raise ValueError(
+                    f"problem {row.id} in split {split} is a public seed: seeds are never exported"
+                )
+            seen[row.id] = split
+
+
+def _check_responses(
+    problems: Mapping[str, Sequence[Example]],
+    samples: Mapping[str, Sequence[Response]],
+    given: Mapping[str, Sequence[Response]],
+) -> None:
+    for split in given:
+        if given[split] and split not in problems:
+            raise ValueError(f"split {split} has {len(given[split])} responses and no problem")
+    for split, rows in samples.items():
+        ids = {row.id for row in problems[split]}
+        keys = Counter((row.problem_id, row.index) for row in rows)
+        stray = next((problem for problem, _ in keys if problem not in ids), None)
+        if stray is not None:
+            raise ValueError(
+                f"a response in split {split} belongs to problem {stray}, which is not in that split"
+            )
+        twice = next((key for key, count in keys.items() if count > 1), None)
+        if twice is not None:
+            raise ValueError(f"response {twice[1]} of problem {twice[0]} is exported twice")
+        silent = sorted(ids - {problem for problem, _ in keys})
+        if silent:
+            raise ValueError(f"problem {silent[0]} in split {split} has no responses")
+
+
+# --- the card ----------------------------------------------------------------------------------------------------
+
+
+class _Markdown(str):
+    """Text that is Markdown already. Everything else that a card template prints is data, and is escaped."""
+
+
+def render_card(manifest: Manifest) -> str:
+    """The dataset card (README.md) of a manifest with `contents`. The same manifest gives the same text; timings play no part."""
+    if manifest.contents is None:
+        raise ValueError("the manifest has no contents: count them with describe() first")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(CARDS),
+        undefined=jinja2.StrictUndefined,
+        finalize=_printed,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown: `_printed` escapes instead
+    )
+    environment.filters.update(
+        number="{:,}".format, decimals="{:.3f}".format, code=_only_names, plain=_only_words
+    )
+    return environment.get_template("dataset.md.j2").render(
+        front_matter=_Markdown(_front_matter(manifest, manifest.contents)),
+        manifest=manifest,
+        contents=manifest.contents,
+        teacher=manifest.teacher,
+        settings=manifest.settings,
+        total=sum(row.problems for row in manifest.contents.splits),
+        columns=_columns(),
+    )
+
+
+def escape_markdown(text: str) -> str:
+    """One line of `text` that shows as it is in a Markdown table: no markup, HTML, maths or cell border; cut at `MAX_CELL`."""
+    line = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+    if len(line) > MAX_CELL:
+        line = line[:MAX_CELL] + " ..."
+    line = re.sub(r"[\x00-\x1f\x7f-\x9f]", "\ufffd", line)
+    line = re.sub(r"[\\`*_\[\]|~$]", r"\\\g<0>", line)
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _printed(value: object) -> str:
+    if isinstance(value, _Markdown):
+        return value
+    return escape_markdown(str(value))
+
+
+def _only_names(text: str) -> _Markdown:
+    """For code spans, where nothing can be escaped: letters, digits, dots, dashes and underscores."""
+    return _Markdown(re.sub(r"[^A-Za-z0-9._-]", "", text)[:MAX_CELL])
+
+
+def _only_words(text: str) -> _Markdown:
+    """For code blocks: the same, and spaces."""
+    return _Markdown(re.sub(r"[^A-Za-z0-9._ -]", "", text)[:MAX_CELL])
+
+
+def _columns() -> dict[str, list[dict[str, str]]]:
+    meanings = yaml.safe_load((CARDS / "columns.yaml").read_text(encoding="utf-8"))
+    return {
+        table: [
+            {"name": column.name, "type": _type_name(column.type), "meaning": meanings[table][column.name]}
+            for column in schema(row_type)
+        ]
+        for table, row_type in (("examples", Example), ("responses", Response))
+    }
+
+
+def _type_name(kind: pa.DataType) -> str:
+    return f"list of {kind.value_type}" if isinstance(kind, pa.ListType) else str(kind)
+
+
+def _front_matter(manifest: Manifest, contents: Contents) -> str:
+    """The YAML head of the card: what `load_dataset` and the Hub read."""
+    known = re.fullmatch(r"[a-z0-9][a-z0-9.-]*", manifest.licence) is not None
+    licence = (
+        {"license": manifest.licence} if known else {"license": "other", "license_name": manifest.licence}
+    )
+    splits = [row.split for row in contents.splits]
+    head = {
+        **licence,
+        "language": ["en"],
+        "pretty_name": manifest.name,
+        "task_categories": ["text-generation"],
+        "tags": ["mathematics", "semantic-entropy", "distillation", "synthetic"],
+        "size_categories": [_size_category(sum(row.problems for row in contents.splits))],
+        "configs": [
+            {"config_name": config, "data_files": _data_files(folder, splits)}
+            | ({"default": True} if config == "default" else {})
+            for config, folder in FOLDERS.items()
+        ],
+    }
+    return yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
+
+
+def _data_files(folder: str, splits: Iterable[str]) -> list[dict[str, str]]:
+    return [{"split": split, "path": f"{folder}/{split}-*.parquet"} for split in splits]
+
+
+def _size_category(rows: int) -> str:
+    limits = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+    return next((name for limit, name in limits if rows < limit), "n>1M")

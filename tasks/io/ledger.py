@@ -1,0 +1,258 @@
+"""The ledger: every completed model request, kept by content, so that none is ever sent twice.
+
+One SQLite file in WAL mode, shared by any number of threads and processes on one machine. What was committed
+survives `kill -9` at any moment; what was put less than half a second before may be lost. The first answer to
+a request stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from tasks.core.errors import UserError
+from tasks.core.identity import canonical_json
+from tasks.io.disk import make_folder
+
+Result = TypeVar("Result")
+
+BATCH = 200  # entries that trigger a commit
+IDLE_SECONDS = 0.5  # longest wait of an entry for its commit
+BUSY_SECONDS = 60.0  # patience with another process that is writing
+_LAYOUT = 1
+_KEYS_PER_QUERY = 500
+
+
+def request_key(
+    model: str,
+    messages: Sequence[Mapping[str, str]],
+    sampling: Mapping[str, Any],
+    schema: Mapping[str, Any] | None,
+    prompt: str,
+    seed: int | None,
+) -> str:
+    """SHA-256 (hex) of all that decides a reply: model identity, messages, sampling settings, JSON schema of
+    the reply, prompt fingerprint and seed. Raises as `canonical_json` does for what has no stable written
+    form.
+    """
+    parts = {
+        "model": model,
+        "messages": list(messages),
+        "sampling": sampling,
+        "schema": schema,
+        "prompt": prompt,
+        "seed": seed,
+    }
+    return hashlib.sha256(canonical_json(parts, "request").encode("ascii")).hexdigest()
+
+
+class Ledger:
+    """Replies by request key. Use as a context manager, from any thread; open one per process (not across a
+    fork).
+
+    `put` never waits for the disk: a thread of its own commits after `BATCH` entries or `IDLE_SECONDS`. A
+    failure there (full disk, damaged file) is raised as `UserError` by the next call. `hits` and `misses`
+    count the keys asked for.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.hits = self.misses = 0
+        self._pending: dict[str, str] = {}  # not yet committed: key -> JSON text
+        self._failure: BaseException | None = None
+        self._closing = False
+        self._hurry = False  # someone waits for a flush
+        self._changed = threading.Condition()
+        self._reading = threading.Lock()
+        make_folder(self.path.parent)
+        self._reader = self._guarded(self._open)
+        self._writer = self._guarded(self._open)
+        self._thread = threading.Thread(target=self._commit_loop, name="ledger", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """The values of those keys that are known, in the order asked; other processes' commits are seen
+        too.
+        """
+        asked = list(dict.fromkeys(keys))
+        with self._changed:
+            self._raise_failure()
+            texts = {key: self._pending[key] for key in asked if key in self._pending}
+        missing = [key for key in asked if key not in texts]
+        with self._reading:
+            for start in range(0, len(missing), _KEYS_PER_QUERY):
+                texts.update(
+                    self._guarded(lambda part=missing[start : start + _KEYS_PER_QUERY]: self._select(part))
+                )
+        with self._changed:
+            self.hits += len(texts)
+            self.misses += len(asked) - len(texts)
+        return {key: json.loads(texts[key]) for key in asked if key in texts}
+
+    def get(self, key: str) -> Any | None:
+        """The value of one key, or None."""
+        return self.get_many([key]).get(key)
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep a JSON value under `key`; a value that is known already stays. Raises `TypeError` or
+        `ValueError` for a value that is no JSON.
+        """
+        text = json.dumps(
+            value, allow_nan=False, separators=(",", ":")
+        )  # ASCII: replies may hold lone surrogates
+        with self._changed:
+            self._raise_failure()
+            if self._closing:
+                raise ValueError(f"the ledger {self.path} is closed")
+            self._pending.setdefault(key, text)
+            if len(self._pending) == 1 or len(self._pending) >= BATCH:
+                self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Return when everything put so far is committed."""
+        with self._changed:
+            keys = set(self._pending)
+            self._hurry = self._hurry or bool(keys)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._failure is not None or keys.isdisjoint(self._pending))
+            self._raise_failure()
+
+    def close(self) -> None:
+        """Commit what is left and close the file. Closing twice is allowed."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._reader.close()
+        self._writer.close()
+        self._raise_failure()
+
+    def __len__(self) -> int:
+        """Number of committed entries."""
+        with self._reading:
+            return self._guarded(lambda: self._reader.execute("SELECT count(*) FROM entries").fetchone()[0])
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _guarded(self, work: Callable[[], Result]) -> Result:
+        """Run `work`, with what SQLite says turned into a `UserError`."""
+        try:
+            return work()
+        except (sqlite3.DatabaseError, zlib.error, UnicodeDecodeError) as error:
+            raise UserError(_explain(self.path, error)) from error
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            _prepare(connection, self.path)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _select(self, keys: Sequence[str]) -> dict[str, str]:
+        marks = ",".join("?" * len(keys))
+        rows = self._reader.execute(f"SELECT key, value FROM entries WHERE key IN ({marks})", keys).fetchall()
+        return {key: zlib.decompress(value).decode("ascii") for key, value in rows}
+
+    def _commit_loop(self) -> None:
+        try:
+            while batch := self._next_batch():
+                self._guarded(lambda batch=batch: self._insert(batch))
+                with self._changed:
+                    for key in batch:
+                        del self._pending[key]
+                    self._changed.notify_all()
+        except BaseException as error:  # whatever ends this thread must reach whoever calls next
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+
+    def _next_batch(self) -> dict[str, str]:
+        """Wait for entries and then, for a while, for more of them; empty when the ledger is closed and all
+        is written.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._pending or self._closing)
+            self._changed.wait_for(
+                lambda: len(self._pending) >= BATCH or self._hurry or self._closing, timeout=IDLE_SECONDS
+            )
+            self._hurry = False
+            return dict(self._pending)
+
+    def _insert(self, batch: Mapping[str, str]) -> None:
+        rows = [(key, zlib.compress(text.encode("ascii"))) for key, text in batch.items()]
+        with self._writer:  # commits, or rolls back
+            self._writer.execute("BEGIN IMMEDIATE")
+            self._writer.executemany("INSERT OR IGNORE INTO entries (key, value) VALUES (?, ?)", rows)
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Switch to WAL and create the table; refuse, untouched, a database that is none of ours."""
+    if _tables(connection) and _layout(connection) != _LAYOUT:
+        raise UserError(f"{path} is a database, but no ledger of this version: move it away and start again.")
+    _switch_to_wal(connection)
+    connection.execute(
+        "PRAGMA synchronous = NORMAL"
+    )  # commits survive a kill; a power cut may cost the last ones
+    with connection:
+        if _layout(connection) != _LAYOUT:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, value BLOB NOT NULL)"
+            )
+            connection.execute(f"PRAGMA user_version = {_LAYOUT}")
+
+
+def _tables(connection: sqlite3.Connection) -> int:
+    return connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+
+
+def _layout(connection: sqlite3.Connection) -> int:
+    return connection.execute("PRAGMA user_version").fetchone()[0]
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """SQLite does not wait by itself when several processes switch a new file at once."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _explain(path: Path, error: Exception) -> str:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        remedy = "is damaged: move it away and start again (the requests it held are then sent once more)"
+    elif code == sqlite3.SQLITE_BUSY:
+        remedy = f"was locked by another process for {BUSY_SECONDS:.0f} s: end that process and start again"
+    elif code == sqlite3.SQLITE_FULL:
+        remedy = "cannot grow because its disk is full: free some space and start again"
+    else:
+        remedy = "cannot be used: put it in a folder on a local disk that can be written, then start again"
+    return f"The ledger {path} {remedy}; SQLite says: {error}."

@@ -1,0 +1,355 @@
+"""The report: one self-contained page about a dataset, readable offline, without scripts."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from tasks.core.auroc import Auroc, auroc
+from tasks.core.rows import Example, Problem, Response, Strategy, Tier
+from tasks.io import report_figures as figures
+from tasks.io.dataset import CARDS, StageCount, last_strategy
+from tasks.io.disk import atomic_write
+
+MAX_FAMILY = 40  # members of the drawn family
+CLUSTER_COLOURS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportData:
+    """What the report shows. `responses` need only hold those of `pick_problems(examples, num_problems)`."""
+
+    name: str
+    profile: str
+    fingerprint: str
+    examples: Sequence[Example]
+    responses: Sequence[Response]
+    stages: Sequence[StageCount]
+    timings: Mapping[str, float] = field(default_factory=dict)  # stage -> seconds
+    models: Mapping[str, str] = field(default_factory=dict)  # role -> identity
+    truths: Mapping[str, bool] | None = (
+        None  # problem id -> is the majority answer right, where the truth is known
+    )
+    family: Sequence[Problem] = ()  # a seed and what was evolved from it
+    num_responses: int | None = None  # of the whole dataset; None: as many as the examples say
+    num_problems: int = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """How well the entropy finds wrong majorities among the problems with a known truth."""
+
+    scores: list[float]
+    wrong: list[bool]
+    result: Auroc | None  # None when all majorities are right, or all wrong
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    style: str
+    answer: str | None
+    probability: float
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    response: Response
+    style: str
+    mean_logprob: float | None  # nats per token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """One of the problems shown with its samples."""
+
+    example: Example
+    clusters: list[Cluster]
+    samples: list[Sample]
+    bar: Markup
+    right: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A member of the drawn family."""
+
+    problem: Problem
+    example: Example | None
+    children: list[Node]
+
+
+def write_report(path: Path, data: ReportData) -> None:
+    """Write the page, whole or not at all, in place of an older one. The same data give the same bytes."""
+    atomic_write(Path(path), render_report(data))
+
+
+def render_report(data: ReportData) -> str:
+    """The page as HTML. Every text of a model or a source is escaped, and cut at 4,000 characters with a note."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(CARDS),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        finalize=_printed,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        number="{:,}".format, decimals="{:.3f}".format, duration=duration, brief=_brief
+    )
+    return environment.get_template("report.html.j2").render(
+        data=data,
+        css=Markup((CARDS / "report.css").read_text(encoding="utf-8")),
+        headline=_headline(data),
+        evidence=evidence(data),
+        figures=figures,
+        entropies=_entropies(data.examples),
+        tiers=_tiers(data),
+        funnel=_funnel(data.stages),
+        heat=_heat(data.examples),
+        problems=_problems(data),
+        family=family_tree(data.family[:MAX_FAMILY], data.examples),
+        max_family=MAX_FAMILY,
+        longest=max(data.timings.values(), default=0.0),
+    )
+
+
+# --- what to show ------------------------------------------------------------------------------------------------
+
+
+def pick_problems(examples: Sequence[Example], count: int) -> list[Example]:
+    """`count` problems, shared out over the tiers, each tier's spread evenly from its lowest to its highest entropy."""
+    by_tier = {tier: _by_entropy(examples, tier) for tier in Tier}
+    shares = dict.fromkeys(Tier, 0)
+    while sum(shares.values()) < min(count, len(examples)):
+        open_tiers = [tier for tier in Tier if shares[tier] < len(by_tier[tier])]
+        shares[min(open_tiers, key=lambda tier: shares[tier])] += 1
+    return [row for tier in Tier for row in _evenly(by_tier[tier], shares[tier])]
+
+
+def _by_entropy(examples: Sequence[Example], tier: Tier) -> list[Example]:
+    return sorted(
+        (row for row in examples if row.tier == tier), key=lambda row: (row.semantic_entropy, row.id)
+    )
+
+
+def _evenly(rows: list[Example], count: int) -> list[Example]:
+    if count <= 1:
+        return rows[len(rows) // 2 :][:count]
+    return [rows[round(place * (len(rows) - 1) / (count - 1))] for place in range(count)]
+
+
+def pick_family(problems: Iterable[Problem]) -> list[Problem]:
+    """The family worth drawing: the one with the most rounds, then strategies, then members (at most `MAX_FAMILY`)."""
+    families: dict[str, list[Problem]] = defaultdict(list)
+    for problem in problems:
+        families[problem.root_id].append(problem)
+
+    def worth(members: list[Problem]) -> tuple[bool, int, int, int, str]:
+        strategies = {member.strategy for member in members if member.strategy}
+        rounds = max(member.round for member in members)
+        return len(members) <= MAX_FAMILY, rounds, len(strategies), len(members), members[0].root_id
+
+    best = max(families.values(), key=worth, default=[])
+    return sorted(best, key=lambda problem: (problem.round, problem.id))
+
+
+def family_tree(family: Sequence[Problem], examples: Sequence[Example]) -> list[Node]:
+    """Roots of the family's tree. A member whose parent is not in the family stands beside the roots."""
+    wanted = {problem.id for problem in family}
+    exported = {row.id: row for row in examples if row.id in wanted}
+    nodes = {
+        problem.id: Node(problem=problem, example=exported.get(problem.id), children=[]) for problem in family
+    }
+    roots = []
+    for node in sorted(nodes.values(), key=lambda node: (node.problem.round, node.problem.id)):
+        parent = nodes.get(node.problem.parent_id or "")
+        older = parent is not None and parent.problem.round < node.problem.round
+        (parent.children if parent is not None and older else roots).append(node)
+    return roots
+
+
+def evidence(data: ReportData) -> Evidence | None:
+    """AUROC of semantic entropy against "the majority answer is wrong"; None when no truth is known."""
+    if not data.truths:
+        return None
+    known = [row for row in data.examples if row.id in data.truths]
+    scores = [row.semantic_entropy for row in known]
+    wrong = [not data.truths[row.id] for row in known]
+    result = auroc(scores, wrong) if any(wrong) and not all(wrong) else None
+    return Evidence(scores=scores, wrong=wrong, result=result) if known else None
+
+
+# --- tables ------------------------------------------------------------------------------------------------------
+
+
+def _headline(data: ReportData) -> dict[str, Any]:
+    rows = data.examples
+    samples = sum(row.num_samples for row in rows)
+    return {
+        "problems": len(rows),
+        "responses": samples if data.num_responses is None else data.num_responses,
+        "weight": sum(row.weight for row in rows) / len(rows) if rows else None,
+        "rejected": sum(stage.dropped for stage in data.stages),
+        "readable": sum(row.num_valid for row in rows) / samples if samples else None,
+        "seconds": sum(data.timings.values()) if data.timings else None,
+    }
+
+
+def _funnel(stages: Sequence[StageCount]) -> list[tuple[StageCount, Markup]]:
+    widest = max((stage.rows_in for stage in stages), default=0)
+    return [
+        (
+            stage,
+            figures.stacked_bar(
+                [("kept", f"kept: {stage.kept:,}", stage.kept)]
+                + [
+                    (f"rejected r{rank % 4}", f"{why}: {count:,}", count)
+                    for rank, (why, count) in enumerate(stage.reasons)
+                ],
+                widest,
+            ),
+        )
+        for stage in stages
+    ]
+
+
+def _entropies(examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """One histogram per tier, all to the same scale."""
+    by_tier = {tier: [row.semantic_entropy for row in examples if row.tier == tier] for tier in Tier}
+    top = entropy_ceiling(examples)
+    tallest = max(max(figures.bin_shares(values, top)) for values in by_tier.values())
+    return [
+        {
+            "tier": tier.value,
+            "n": len(values),
+            "mean": sum(values) / len(values),
+            "figure": figures.histogram(
+                values,
+                top=top,
+                tallest=tallest,
+                style=f"tier-{tier.value}",
+                title=f"Semantic entropy, tier {tier.value}",
+            ),
+        }
+        for tier, values in by_tier.items()
+        if values
+    ]
+
+
+def entropy_ceiling(examples: Sequence[Example]) -> float:
+    """ln N for the largest N of the dataset: no entropy is above it."""
+    return math.log(max((row.num_samples for row in examples), default=2))
+
+
+def _tiers(data: ReportData) -> dict[str, Any]:
+    truths = data.truths or {}
+    rows = []
+    for tier in Tier:
+        found = [row for row in data.examples if row.tier == tier]
+        if not found:
+            continue
+        mean, low, high = figures.mean_interval([row.weight for row in found])
+        known = [truths[row.id] for row in found if row.id in truths]
+        right = (sum(known), len(known)) if known else None
+        rows.append(
+            {"tier": tier.value, "n": len(found), "mean": mean, "low": low, "high": high, "right": right}
+        )
+    picture = figures.interval_rows(
+        [(f"tier-{r['tier']}", r["tier"], r["mean"], r["low"], r["high"]) for r in rows]
+    )
+    return {"rows": rows, "figure": picture, "ceiling": entropy_ceiling(data.examples)}
+
+
+def _heat(examples: Sequence[Example]) -> dict[str, Any]:
+    """Tiers x last strategies: the number of problems, their mean weight, and a shade from 0 to 60 (percent)."""
+    counts: Counter[tuple[str, str]] = Counter()
+    weights: defaultdict[tuple[str, str], float] = defaultdict(float)
+    for row in examples:
+        place = (row.tier.value, last_strategy(row))
+        counts[place] += 1
+        weights[place] += row.weight
+    used = {strategy for _, strategy in counts}
+    columns = [name for name in [*(strategy.value for strategy in Strategy), "none"] if name in used]
+    most = max(counts.values(), default=1)
+
+    def cell(tier: str, strategy: str) -> dict[str, Any] | None:
+        n = counts[tier, strategy]
+        return {"n": n, "weight": weights[tier, strategy] / n, "shade": round(60 * n / most)} if n else None
+
+    tiers = [tier.value for tier in Tier if any(counts[tier.value, column] for column in columns)]
+    return {
+        "columns": columns,
+        "rows": [(tier, [cell(tier, column) for column in columns]) for tier in tiers],
+    }
+
+
+def _problems(data: ReportData) -> list[Shown]:
+    picked = pick_problems(data.examples, data.num_problems)
+    samples: dict[str, list[Response]] = {row.id: [] for row in picked}
+    for response in data.responses:
+        if response.problem_id in samples:
+            samples[response.problem_id].append(response)
+    return [_shown(row, samples[row.id], (data.truths or {}).get(row.id)) for row in picked]
+
+
+def _shown(row: Example, responses: list[Response], right: bool | None) -> Shown:
+    sizes = Counter(row.cluster_labels)
+    order = sorted(range(len(row.cluster_probs)), key=lambda label: (-row.cluster_probs[label], label))
+    answered = [label for label in order if row.cluster_answers[label] is not None]
+    styles = {label: f"k{rank % CLUSTER_COLOURS}" for rank, label in enumerate(answered)}
+    clusters = [
+        Cluster(
+            style=styles.get(label, "unread"),
+            answer=row.cluster_answers[label],
+            probability=row.cluster_probs[label],
+            size=sizes[label],
+        )
+        for label in order
+    ]
+    segments = [
+        (c.style, f"{c.answer or 'no readable answer'}: {c.probability:.3f}", c.probability) for c in clusters
+    ]
+    samples = [
+        Sample(
+            response=response,
+            style=styles.get(row.cluster_labels[response.index], "unread"),
+            mean_logprob=response.logprob_sum / response.token_count if response.token_count else None,
+        )
+        for response in sorted(responses, key=lambda response: response.index)
+    ]
+    return Shown(
+        example=row, clusters=clusters, samples=samples, bar=figures.stacked_bar(segments, 1.0), right=right
+    )
+
+
+# --- words -------------------------------------------------------------------------------------------------------
+
+
+def duration(seconds: float) -> str:
+    """A wall time in words: "0.4 s", "12 s", "3 min 05 s", "2 h 07 min"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _brief(text: str) -> str:
+    line = " ".join(text[:400].split())
+    return line if len(line) <= 140 and len(text) <= 400 else line[:140].rsplit(" ", 1)[0] + " ..."
+
+
+def _printed(value: object) -> object:
+    """Applied to whatever the template prints: text is cleaned and cut here, and escaped by Jinja afterwards."""
+    return figures.shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value

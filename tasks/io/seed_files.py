@@ -1,0 +1,215 @@
+"""Problems from a local .jsonl or .parquet file, with every fault of the file told in one sentence."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.core.errors import UserError
+from tasks.core.rows import Tier
+
+MAX_BYTES = 1_000_000
+"""Longest line of a .jsonl file, and longest text of a .parquet file, in bytes."""
+
+_BATCH = 1000  # Parquet rows read at once
+_NUMBERS = ("answer", "id")  # columns that may also hold numbers
+_TIERS = ", ".join(Tier)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawProblem:
+    """One problem as its file has it. `line` counts from 1 (lines of a .jsonl, rows of a .parquet file)."""
+
+    line: int
+    source_id: str  # the id column, or the line number
+    text: str
+    answer: str | None
+    solution: str | None
+    tier: Tier
+
+
+def read_problem_file(
+    path: Path,
+    columns: Mapping[str, str],
+    *,
+    tier: Tier | None = None,
+    limit: int | None = None,
+    answers_required: bool = False,
+) -> Iterator[RawProblem]:
+    """The problems of a file in its order, at most `limit` of them, read as they are asked for.
+
+    `columns` maps `text` (needed), `answer`, `solution`, `id` and `tier` to the file's column names; `tier`
+    is for rows that name none. Blank lines are passed over; `answer` and `solution` may be null unless
+    `answers_required`.
+
+    Raises `UserError`, naming file, line or row and remedy, for a file that is missing, empty, of another
+    kind or damaged, and for a row with a missing column, an empty or non-string text, a bad tier, or an id
+    seen before.
+    """
+    path = Path(path)
+    kinds = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
+    if path.suffix.lower() not in kinds:
+        raise UserError(f"{path} is neither a .jsonl nor a .parquet file: convert it to one of the two.")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): correct the path of this source."
+        ) from error
+    seen: dict[str, str] = {}
+    for where, line, row in islice(kinds[path.suffix.lower()](path, columns), limit):
+        problem = _problem(where, line, row, columns, tier, answers_required)
+        if problem.source_id in seen:
+            raise UserError(
+                f"{where} repeats the id {problem.source_id!r} of {seen[problem.source_id]}: give every"
+                " problem its own id."
+            )
+        seen[problem.source_id] = where.removeprefix(f"{path}, ")
+        yield problem
+    if not seen and limit != 0:
+        raise UserError(f"{path} holds no problems: put at least one row there or remove this source.")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file's content, the identity of a file source. `UserError` if it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): correct the path of this source."
+        ) from error
+
+
+Located = tuple[str, int, Mapping[str, Any]]  # "file, line 7", 7, the row
+
+
+def _jsonl_rows(path: Path, columns: Mapping[str, str]) -> Iterator[Located]:
+    offset = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_BYTES + 1), b""), start=1):
+            where = f"{path}, line {number}"
+            if len(line) > MAX_BYTES:
+                raise UserError(f"{where} is longer than {MAX_BYTES:,} bytes: shorten or remove it.")
+            if line.strip():
+                yield where, number, _parse(where, line, offset)
+            offset += len(line)
+
+
+def _parse(where: str, line: bytes, offset: int) -> Mapping[str, Any]:
+    try:
+        text = line.decode("utf-8-sig" if offset == 0 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where} is not UTF-8 (byte {offset + error.start:,} of the file is 0x{line[error.start]:02x}):"
+            " save the file as UTF-8."
+        ) from error
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg}, character {error.pos + 1}"
+        raise UserError(f"{where} is no valid JSON ({reason}): write one JSON object per line.") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise UserError(f"{where} cannot be read as JSON ({error}): correct or remove it.") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where} is no JSON object: write one object with named values per line.")
+    return row
+
+
+def _parquet_rows(path: Path, columns: Mapping[str, str]) -> Iterator[Located]:
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_columns(str(path), columns, file.schema_arrow.names)
+            wanted, number = list(dict.fromkeys(columns.values())), 0
+            for batch in file.iter_batches(batch_size=_BATCH, columns=wanted, use_threads=False):
+                for index in range(batch.num_rows):
+                    number += 1
+                    where = f"{path}, row {number}"
+                    row = {name: _cell(where, name, batch.column(name)[index]) for name in wanted}
+                    yield where, number, row
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is no readable Parquet file ({reason}): write it again.") from error
+
+
+def _cell(where: str, name: str, value: pa.Scalar) -> Any:
+    try:
+        cell = value.as_py()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where}: column {name!r} is not UTF-8: write the file again with valid text."
+        ) from error
+    if isinstance(cell, str) and len(cell.encode("utf-8")) > MAX_BYTES:
+        raise UserError(f"{where}: column {name!r} is longer than {MAX_BYTES:,} bytes: shorten or remove it.")
+    return cell
+
+
+def _check_columns(where: str, columns: Mapping[str, str], there: Iterable[str]) -> None:
+    for ours, theirs in columns.items():
+        if theirs not in there:
+            raise UserError(
+                f"{where} has no column {theirs!r} for the {ours}; it has {', '.join(there) or 'none'}:"
+                " correct the columns of this source."
+            )
+
+
+def _problem(
+    where: str,
+    line: int,
+    row: Mapping[str, Any],
+    columns: Mapping[str, str],
+    tier: Tier | None,
+    answers_required: bool,
+) -> RawProblem:
+    _check_columns(where, columns, row)
+    values = {ours: _text(where, ours, theirs, row[theirs]) for ours, theirs in columns.items()}
+    required = ["text", *(["id"] if "id" in columns else []), *(["answer"] if answers_required else [])]
+    for ours in required:
+        if not (values.get(ours) or "").strip():
+            raise UserError(
+                f"{where} has an empty {ours} (column {columns.get(ours)!r}): fill it in or remove the row."
+            )
+    return RawProblem(
+        line=line,
+        source_id=values.get("id") or str(line),
+        text=values["text"] or "",
+        answer=values.get("answer"),
+        solution=values.get("solution"),
+        tier=_tier(where, values.get("tier"), tier),
+    )
+
+
+def _text(where: str, ours: str, theirs: str, value: Any) -> str | None:
+    if isinstance(value, float) and math.isnan(value):  # how pandas writes a missing value
+        return None
+    if ours in _NUMBERS and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if value is not None and not isinstance(value, str):
+        kind = type(value).__name__
+        raise UserError(
+            f"{where}: the {ours} (column {theirs!r}) is of type {kind}, not a string: put it in quotes."
+        )
+    try:
+        (value or "").encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where}: the {ours} (column {theirs!r}) holds half a character (a lone surrogate): correct it."
+        ) from error
+    return value
+
+
+def _tier(where: str, value: str | None, default: Tier | None) -> Tier:
+    if value is None and default is not None:
+        return default
+    if value not in list(Tier):
+        raise UserError(f"{where} has the tier {value!r}: use one of {_TIERS}.")
+    return Tier(value)

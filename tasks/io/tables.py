@@ -1,0 +1,217 @@
+"""Rows to Parquet and back: one pyarrow schema per row dataclass, the same rows always giving the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
+from enum import StrEnum
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.core.errors import UserError
+from tasks.io.disk import named_full_disk
+
+Row = TypeVar("Row")
+
+ROW_GROUP = 1000  # rows
+_SCALARS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+@cache
+def schema(row_type: type) -> pa.Schema:
+    """The Arrow schema of a row dataclass: fields of type str, int, float, bool, a string enum, `tuple[T,
+    ...]` of these, and `X | None` (nullable). Raises `TypeError` naming the field for any other type.
+    """
+    hints = get_type_hints(row_type)
+    return pa.schema(
+        [_field(f"{row_type.__name__}.{f.name}", f.name, hints[f.name]) for f in fields(row_type)]
+    )
+
+
+def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row]) -> int:
+    """Write rows to a Parquet file, fsynced; return their number. The bytes depend on the rows alone.
+
+    Raises `ValueError` naming column and row for a value that does not fit its type, `UserError` on a full
+    disk; the file is then removed.
+    """
+    numbered, written, needed = iter(rows), 0, 0
+    try:
+        with named_full_disk(path, lambda: needed), path.open("wb") as file:
+            with pq.ParquetWriter(
+                file,
+                schema(row_type),
+                version="2.6",
+                data_page_version="1.0",
+                compression="zstd",
+                compression_level=3,
+            ) as writer:
+                while chunk := list(islice(numbered, ROW_GROUP)):
+                    table = _table(path, row_type, chunk, written)
+                    written, needed = written + len(chunk), needed + table.nbytes
+                    writer.write_table(table, row_group_size=ROW_GROUP)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return written
+
+
+def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
+    """All rows of a file that `write_rows` wrote; errors as in `iter_rows`."""
+    return list(iter_rows(path, row_type))
+
+
+def iter_rows(path: Path, row_type: type[Row], batch: int = ROW_GROUP) -> Iterator[Row]:
+    """The rows of a file, in order, with `batch` of them in memory at a time.
+
+    Raises `UserError` naming the file for one that is missing, damaged, of another schema (naming the
+    column), or holds a value that its enum does not know (naming column and row).
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_schema(path, row_type, file.schema_arrow)
+            done = 0
+            for part in file.iter_batches(batch_size=batch, use_threads=False):
+                yield from _rows(path, row_type, part, done)
+                done += part.num_rows
+    except FileNotFoundError as error:
+        raise UserError(f"There is no file {path}: run the stage that writes it again.") from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} cannot be read ({reason}): delete its folder and run the stage again."
+        ) from error
+
+
+def _field(where: str, name: str, annotation: Any) -> pa.Field:
+    kind, nullable = _without_none(annotation)
+    if get_origin(kind) is tuple:
+        args = get_args(kind)
+        if len(args) == 2 and args[1] is Ellipsis:
+            return pa.field(name, pa.list_(_field(where, "element", args[0])), nullable=nullable)
+    elif isinstance(kind, type) and issubclass(kind, StrEnum):
+        return pa.field(name, pa.string(), nullable=nullable)
+    elif kind in _SCALARS:
+        return pa.field(name, _SCALARS[kind], nullable=nullable)
+    raise TypeError(f"{where} is annotated {annotation}, which has no column type")
+
+
+def _without_none(annotation: Any) -> tuple[Any, bool]:
+    """(X, True) for `X | None`, (X, False) for X."""
+    if get_origin(annotation) not in (Union, UnionType):
+        return annotation, False
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+    return (kinds[0], True) if len(kinds) == 1 else (annotation, True)
+
+
+def _table(path: Path, row_type: type, chunk: Sequence[Any], before: int) -> pa.Table:
+    wanted = schema(row_type)
+    columns = [_column(path, field, [getattr(row, field.name) for row in chunk], before) for field in wanted]
+    return pa.Table.from_arrays(columns, schema=wanted)
+
+
+def _column(path: Path, field: pa.Field, values: list[Any], before: int) -> pa.Array:
+    try:
+        return _checked_array(field, values)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        for index, value in enumerate(values):
+            try:
+                _checked_array(field, [value])
+            except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+                where = f"{path.name}: column {field.name}, row {before + index}"
+                raise ValueError(f"{where}: {repr(value)[:100]} is no {field.type} ({error})") from error
+        raise
+
+
+def _checked_array(field: pa.Field, values: list[Any]) -> pa.Array:
+    array = pa.array(values, type=field.type)
+    inner = field.type.value_field if pa.types.is_list(field.type) else None
+    if array.null_count and not field.nullable:
+        raise ValueError("a value is missing")
+    if inner is not None and not inner.nullable and array.flatten().null_count:
+        raise ValueError("an element is missing")
+    return array
+
+
+def _check_schema(path: Path, row_type: type, found: pa.Schema) -> None:
+    wanted = schema(row_type)
+    if found.remove_metadata().equals(wanted):
+        return
+    name = row_type.__name__
+    for field in wanted:
+        if field.name not in found.names:
+            problem = f"lacks the column {field.name!r} of {name}"
+        elif not found.field(field.name).equals(field):
+            problem = (
+                f"has the column {_described(found.field(field.name))}, but {name} has {_described(field)}"
+            )
+        else:
+            continue
+        break
+    else:
+        extra = [column for column in found.names if column not in wanted.names]
+        problem = (
+            f"has the column {extra[0]!r}, unknown to {name}"
+            if extra
+            else f"has its columns in another order than {name}"
+        )
+    raise UserError(
+        f"{path} {problem}: it was written by another version; delete its folder and run the stage again."
+    )
+
+
+def _described(field: pa.Field) -> str:
+    return f"{field.name!r} as {field.type}{'' if field.nullable else ' not null'}"
+
+
+@cache
+def _converters(row_type: type) -> tuple[Callable[[Any], Any] | None, ...]:
+    """Per field, what turns Arrow's plain value into ours; None where they are the same."""
+    hints = get_type_hints(row_type)
+    return tuple(_converter(hints[f.name]) for f in fields(row_type))
+
+
+def _converter(annotation: Any) -> Callable[[Any], Any] | None:
+    kind, nullable = _without_none(annotation)
+    if get_origin(kind) is tuple:
+        inner = _converter(get_args(kind)[0])
+        convert: Callable[[Any], Any] = tuple if inner is None else lambda values: tuple(map(inner, values))
+    elif issubclass(kind, StrEnum):
+        convert = kind
+    else:
+        return None
+    return (lambda value: None if value is None else convert(value)) if nullable else convert
+
+
+def _rows(path: Path, row_type: type[Row], part: pa.RecordBatch, before: int) -> Iterator[Row]:
+    names, columns = part.schema.names, []
+    for name, column, convert in zip(names, part.columns, _converters(row_type), strict=True):
+        values = column.to_pylist()
+        columns.append(values if convert is None else _converted(path, name, values, convert, before))
+    for values in zip(*columns, strict=True):
+        yield row_type(**dict(zip(names, values, strict=True)))
+
+
+def _converted(
+    path: Path, name: str, values: list[Any], convert: Callable[[Any], Any], before: int
+) -> list[Any]:
+    converted = []
+    for index, value in enumerate(values):
+        try:
+            converted.append(convert(value))
+        except ValueError as error:
+            raise UserError(
+                f"{path}: column {name}, row {before + index}: {error}; it was written by another"
+                " version: delete its folder and run the stage again."
+            ) from error
+    return converted

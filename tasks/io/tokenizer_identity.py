@@ -1,0 +1,40 @@
+"""What a training run must find again: the teacher's tokenizer and chat template."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.core.errors import UserError
+from tasks.io.servers import model_folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerIdentity:
+    """16 hex digits each of the SHA-256 of the tokenizer's rules and of the chat template."""
+
+    tokenizer: str
+    chat_template: str
+
+
+def tokenizer_identity(model: str, revision: str | None, root: Path) -> TokenizerIdentity:
+    """Hashes of the tokenizer as `transformers` loads it (no remote code), from a local folder or the hub.
+
+    Raises `UserError` when the tokenizer cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    folder = model_folder(model, root)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder or model), revision=revision)
+    except (OSError, ValueError) as error:
+        raise UserError(f"the tokenizer of {model} cannot be loaded ({error}): correct `model` in the profile") from error
+    return TokenizerIdentity(
+        tokenizer=_short_hash(tokenizer.backend_tokenizer.to_str()),
+        chat_template=_short_hash(str(tokenizer.chat_template)),
+    )
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Seed sources: one file (or package) each; `registry` finds them."""

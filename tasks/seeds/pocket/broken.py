@@ -1,0 +1,350 @@
+"""Faulty versions of sound pocket texts: each violates one quality criterion, visibly, and keeps the others."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+from .evolve import fresh_branch, subject_of
+from .families import BY_NAME, EASY, FAMILIES
+from .language import CODES, LETTERS, Ending, is_context
+from .parse import oracle, parse
+from .tree import Branch, Letter, Node, Solved, Unsound, branch_numbers, evaluate, item_text, render
+from .values import canonical
+
+CRITERIA = ("clear", "complete", "consistent", "single_answer", "nontrivial")
+ATTEMPTS = 40
+NONSENSE = ("blorp", "zintle", "frumb", "quavo", "snerd", "plim", "grotch", "wub", "tazzle", "vorn")
+VAGUE = ("some", "a few", "several", "many", "a certain number of")
+DANGLING = (
+    "the thing",
+    "the other one of those",
+    "that value from before",
+    "the same as in the figure below",
+    "the quantity mentioned earlier",
+    "what was meant above",
+)
+OPEN_TASKS = (
+    "Find a number greater than {k}.",
+    "Name a number that is smaller than {k}.",
+    "Give any multiple of {k}.",
+    "Find some pair of numbers whose sum is more than {k}.",
+    "Write down a fraction between 0 and {k}.",
+    "Which numbers do you like best between 1 and {k}?",
+)
+GIVEAWAYS = (
+    "The answer is {v}.",
+    "Hint: the answer is {v}.",
+    "It is known that the result is {v}.",
+    "By the way, this comes out as {v}.",
+    "The solution, which is {v}, is already known.",
+)
+TRIVIAL_TASKS = (
+    "What is {k}?",
+    "Find {k} + 0.",
+    "Write down the number {k}.",
+    "What is 1 * {k}?",
+    "Let Z = {k}. Find Z.",
+    "Repeat the number {k}.",
+)
+SECOND_TASKS = ("Also, {q}", "In addition, {q}", "And as a second question: {q}", "{Q}")
+
+Damage = Callable[[Node, Solved, random.Random], str | None]
+
+
+def break_problem(text: str, criterion: str, rng: random.Random) -> str | None:
+    """A version of a sound text that violates ``criterion``; None when no way was found or the text is not sound.
+
+    Raises ValueError for a criterion outside CRITERIA. The oracle rejects every result.
+    """
+    if criterion not in CRITERIA:
+        raise ValueError(f"unknown criterion {criterion!r}: choose one of {', '.join(CRITERIA)}")
+    node = parse(text)
+    if node is None:
+        return None
+    try:
+        solved = evaluate(node)
+    except Unsound:
+        return None
+    for _ in range(ATTEMPTS):
+        broken = rng.choice(DAMAGES[criterion])(node, solved, rng)
+        if broken is not None and broken != text and oracle(broken) is None:
+            return broken
+    return None
+
+
+def sentences(text: str) -> list[str]:
+    return re.split(r"(?<=[.?]) ", text)
+
+
+def body_and_task(node: Node) -> tuple[str, str]:
+    """Everything before the question (may be empty), and the question itself."""
+    parts = sentences(render(node))
+    return " ".join(parts[:-1]), parts[-1]
+
+
+def given_numbers(node: Node) -> list[int]:
+    """The numbers that are written in the facts."""
+    return [
+        int(token)
+        for item in node.items
+        if isinstance(item, Branch)
+        for slot, token in item.slots.items()
+        if not is_context(slot) and token.isdigit()
+    ]
+
+
+def some_number(node: Node, rng: random.Random) -> int:
+    return rng.choice(given_numbers(node) or [rng.randint(3, 20)])
+
+
+def pick_branch(node: Node, rng: random.Random) -> tuple[int, Branch]:
+    return rng.choice([(i, item) for i, item in enumerate(node.items) if isinstance(item, Branch)])
+
+
+def with_branch(node: Node, index: int, branch: Branch) -> Node:
+    return replace(node, items=(*node.items[:index], branch, *node.items[index + 1 :]))
+
+
+def shuffled_words(node: Node, solved: Solved, rng: random.Random) -> str | None:
+    """One long sentence with its words in a random order."""
+    parts = sentences(render(node))
+    long = [i for i, part in enumerate(parts) if len(part.split()) >= 5]
+    if not long:
+        return None
+    i = rng.choice(long)
+    words = parts[i][:-1].split()
+    rng.shuffle(words)
+    parts[i] = " ".join(words) + parts[i][-1]
+    return " ".join(parts)
+
+
+def nonsense_words(node: Node, solved: Solved, rng: random.Random) -> str | None:
+    """About a third of the longer words of the text replaced by words that do not exist."""
+    words = render(node).split(" ")
+    plain = [i for i, word in enumerate(words) if word.isalpha() and len(word) > 3]
+    if len(plain) < 3:
+        return None
+    for i in rng.sample(plain, max(2, len(plain) // 3)):
+        words[i] = rng.choice(NONSENSE)
+    return " ".join(words)
+
+
+def dangling_reference(node: Node, solved: Solved, rng: random.Random) -> str:
+    """A question about something that was never introduced."""
+    body, _ = body_and_task(node)
+    thing = rng.choice(DANGLING)
+    task = rng.choice(
+        (
+            f"What is {thing}?",
+            f"Find {thing}.",
+            f"Let R be {thing}. Find R + {rng.randint(2, 9)}.",
+            f"How large is {thing}?",
+            f"Compute {rng.randint(2, 5)} times {thing}.",
+        )
+    )
+    return f"{body} {task}".strip()
+
+
+def vague_number(node: Node, solved: Solved, rng: random.Random) -> str | None:
+    """A needed number becomes "some", or a letter that nothing defines."""
+    i, branch = pick_branch(node, rng)
+    template = BY_NAME[branch.family].templates[branch.template]
+    slots = [slot for slot, token in branch.slots.items() if not is_context(slot) and token not in CODES]
+    slot = rng.choice(slots)
+    facts = template.facts_text(branch.slots)
+    token = branch.slots[slot]
+    spoken = template.kind == "story" and re.search(
+        rf"(?<![\w/^*]){token}(?= [a-z])(?! [a-z]? ?percent)", facts
+    )
+    free = [letter for letter in (*LETTERS, "w", "z") if letter not in solved.letters]
+    word = rng.choice(VAGUE) if spoken else rng.choice(free)
+    return render_without_unused(
+        with_branch(node, i, replace(branch, slots={**branch.slots, slot: word})), token
+    )
+
+
+def render_without_unused(node: Node, token: str) -> str:
+    """The text, without the definition of a letter that was just taken out of the facts."""
+    return render(replace(node, letters=tuple(letter for letter in node.letters if letter.letter != token)))
+
+
+def removed_fact(node: Node, solved: Solved, rng: random.Random) -> str | None:
+    """A sentence with a needed number is gone: a definition of a letter, or one of the facts."""
+    if node.letters and rng.random() < 0.5:
+        gone = rng.randrange(len(node.letters))
+        return render(replace(node, letters=node.letters[:gone] + node.letters[gone + 1 :]))
+    _, branch = pick_branch(node, rng)
+    facts = sentences(BY_NAME[branch.family].templates[branch.template].facts_text(branch.slots))
+    numbered = [part for part in facts if re.search(r"\d", part)]
+    if not numbered:
+        return None
+    gone_fact = numbered[0] if branch.family == "chain" else rng.choice(numbered)
+    return render(node).replace(gone_fact + " ", "", 1)
+
+
+def repeated_fact(node: Node, solved: Solved, rng: random.Random) -> str | None:
+    """A fact is said again with another number."""
+    _, branch = pick_branch(node, rng)
+    facts = sentences(BY_NAME[branch.family].templates[branch.template].facts_text(branch.slots))
+    numbered = [part for part in facts if re.search(r"\d", part)]
+    if not numbered:
+        return None
+    fact = numbered[0] if branch.family == "chain" else rng.choice(numbered)
+    place = rng.choice(list(re.finditer(r"\d+", fact)))
+    other = f"{fact[: place.start()]}{int(place[0]) + rng.randint(1, 9)}{fact[place.end() :]}"
+    opening = rng.choice(
+        ("At the same time, ", "But also: ", "On the other hand, ", "It is equally true that ")
+    )
+    lowered = (
+        other
+        if branch.slots.get("N") and other.startswith(branch.slots["N"])
+        else other[0].lower() + other[1:]
+    )
+    return render(node).replace(fact, f"{fact} {opening}{lowered}", 1)
+
+
+def contradicted_name(node: Node, solved: Solved, rng: random.Random) -> str | None:
+    """A name or letter gets a second value."""
+    k = rng.randint(1, 9)
+    numbers = {
+        name: value
+        for name, value in (*solved.names.items(), *solved.letters.items())
+        if isinstance(value, int)
+    }
+    body, task = body_and_task(node)
+    if not numbers or not body:
+        return None
+    name, value = rng.choice(sorted(numbers.items()))
+    claim = rng.choice(
+        (
+            f"It is also known that {name} = {name} + {k}.",
+            f"Moreover, {name} is smaller than {name} - {k}.",
+            f"However, {name} is both {value + k} and {value + 2 * k}.",
+        )
+    )
+    return f"{body} {claim} {task}"
+
+
+def contradicted_result(node: Node, solved: Solved, rng: random.Random) -> str | None:
+    """What is asked gets a name, and with it a property that it cannot have."""
+    if not isinstance(solved.answer, int):
+        return None
+    subject = subject_of(node, solved, rng)
+    named = render(replace(node, items=subject.items, question=None))
+    k, name = rng.randint(2, 9), subject.name
+    claim = rng.choice(
+        (
+            f"It is also known that {name} = {name} + {k}.",
+            f"Moreover, {name} is larger than {k}{name} + {k}.",
+            f"In addition, {name} is both even and odd.",
+            f"However, {name} = {k} and {name} = {k + 3}.",
+        )
+    )
+    return f"{named} {claim} Find {name}."
+
+
+def impossible_numbers(node: Node, solved: Solved, rng: random.Random) -> str | None:
+    """Numbers that cannot belong together, such as more taken away than there is."""
+    i, branch = pick_branch(node, rng)
+    numbers = branch_numbers(branch, solved.letters)
+    change = impossible_change(branch.family, numbers, rng)
+    if change is None:
+        return None
+    slot, number = change
+    token = branch.slots[slot]
+    changed = with_branch(node, i, replace(branch, slots={**branch.slots, slot: str(number)}))
+    return render_without_unused(changed, token)
+
+
+def impossible_change(family: str, v: dict[str, int], rng: random.Random) -> tuple[str, int] | None:
+    """The slot and the number that make the facts of a family contradict each other; None where there is no such way."""
+    extra = rng.randint(2, 30)
+    if family == "chain":
+        losses = [slot for slot, code in v.items() if slot[0] == "o" and code == CODES["-"]]
+        most = v["n"] + sum(number for slot, number in v.items() if slot[0] == "k")
+        growing = any(code == CODES["*"] for slot, code in v.items() if slot[0] == "o")
+        return (rng.choice(losses).replace("o", "k"), most + extra) if losses and not growing else None
+    if family in ("percent_of", "percent_change", "percent_twice"):
+        lowered = family == "percent_twice"
+        return None if v.get("O") == 1 else ("j" if lowered else "k", 10 * rng.randint(11, 25))
+    changes = {
+        "sum_and_difference": ("d", v.get("s", 0) + extra),
+        "rectangle_area": ("w", v.get("p", 0) + extra),
+        "fraction_of": ("a", v.get("b", 0) + extra),
+        "arrangements": ("k", v.get("n", 0) + extra),
+        "double_inequality": ("l", v.get("u", 0) + extra),
+        "system": ("t", v.get("b", 0) * v.get("s", 0) + extra),
+        "one_step_equation": ("b", v.get("c", 0) + extra) if v.get("O") == 1 else None,
+        "missing_number": ("a", 4 * v.get("m", 0) + extra),
+    }
+    return changes.get(family)
+
+
+def no_question(node: Node, solved: Solved, rng: random.Random) -> str | None:
+    body, _ = body_and_task(node)
+    return body or None
+
+
+def second_question(node: Node, solved: Solved, rng: random.Random) -> str:
+    """Two unrelated questions in one text."""
+    while True:
+        family = rng.choice([f for f in FAMILIES if EASY in f.levels])
+        branch = fresh_branch(rng, family, EASY)
+        template = family.templates[branch.template]
+        if template.kind == "abstract" and not template.facts_text(branch.slots):
+            break
+    verb = rng.choice(("Find", "Compute", "Determine"))
+    question = item_text(
+        replace(branch, ending=Ending(verb=verb), slots=template.complete(branch.slots, rng))
+    )
+    lowered = question[0].lower() + question[1:]
+    return f"{render(node)} {rng.choice(SECOND_TASKS).format(q=lowered, Q=question)}"
+
+
+def open_question(node: Node, solved: Solved, rng: random.Random) -> str:
+    """A task that many numbers fulfil."""
+    body, _ = body_and_task(node)
+    scalars = sorted(
+        name for name, value in solved.names.items() if isinstance(value, int) and len(name) == 1
+    )
+    bound = rng.choice(scalars) if scalars and rng.random() < 0.5 else str(some_number(node, rng))
+    return f"{body} {rng.choice(OPEN_TASKS).format(k=bound)}".strip()
+
+
+def given_away(node: Node, solved: Solved, rng: random.Random) -> str:
+    """The answer stands in the text."""
+    body, task = body_and_task(node)
+    claim = rng.choice(GIVEAWAYS).format(v=canonical(solved.answer))
+    return f"{body} {claim} {task}".strip() if rng.random() < 0.5 else f"{body} {task} {claim}".strip()
+
+
+def trivial_question(node: Node, solved: Solved, rng: random.Random) -> str:
+    """The question asks for a number that is given."""
+    body, _ = body_and_task(node)
+    return f"{body} {rng.choice(TRIVIAL_TASKS).format(k=some_number(node, rng))}".strip()
+
+
+def letter_question(node: Node, solved: Solved, rng: random.Random) -> str | None:
+    """The question asks for a letter whose value is written down."""
+    plain = [letter for letter in node.letters if isinstance(letter, Letter) and letter.form == 0]
+    if not plain:
+        return None
+    return f"{body_and_task(node)[0]} {rng.choice(('Find', 'Determine'))} {rng.choice(plain).letter}."
+
+
+DAMAGES: dict[str, tuple[Damage, ...]] = {
+    "clear": (shuffled_words, nonsense_words, dangling_reference),
+    "complete": (vague_number, removed_fact),
+    "consistent": (
+        repeated_fact,
+        contradicted_name,
+        contradicted_result,
+        impossible_numbers,
+        impossible_numbers,
+    ),
+    "single_answer": (no_question, second_question, open_question),
+    "nontrivial": (given_away, trivial_question, letter_question),
+}

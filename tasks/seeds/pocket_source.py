@@ -1,0 +1,39 @@
+"""The pocket world as a seed source: procedural problems with answers known by construction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tasks.core.config import PocketSource
+from tasks.core.rows import Problem, Role, Tier, problem_id
+from tasks.seeds import pocket
+
+LICENCE = "cc0-1.0"
+GENERATOR = "pocket-1"  # raise when the generator draws other problems for the same seed
+
+
+def problems(source: PocketSource) -> Iterator[Problem]:
+    """`counts[tier]` problems of each tier, easiest first. Only curated ones carry their answer: a seed's truth is
+    left to the oracle, as a public seed's answer would be lost in evolution anyway."""
+    curated = source.role == "curated"
+    for tier in Tier:
+        for index in range(source.counts.get(tier, 0)):
+            drawn = pocket.problem(source.seed, tier.value, index)
+            source_id = f"{source.seed}/{tier.value}/{index}"
+            row_id = problem_id(source=source.name, origin=source_id, strategy="", text=drawn.text)
+            yield Problem(
+                id=row_id,
+                text=drawn.text,
+                tier=tier,
+                source=source.name,
+                source_id=source_id,
+                licence=LICENCE,
+                role=Role(source.role),
+                root_id=row_id,
+                answer=drawn.answer if curated else None,
+            )
+
+
+def digest(source: PocketSource) -> str:
+    """Version of the generator; seed and counts are settings already."""
+    return f"{GENERATOR}/{source.seed}"

@@ -1,0 +1,197 @@
+"""What every stage shares: find the artifact, run the missing shards as one Prefect task each, finish it.
+
+A stage is a `Stage` (what identifies it) and a function from a shard number to a `Shard` (what it wrote). The shard's
+own record on disk decides whether it is finished; Prefect's result persistence stays off.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.states import Completed, State
+
+from tasks.core.config import Config
+from tasks.core.identity import fingerprint
+from tasks.core.rows import Reject
+from tasks.io.artifacts import Artifact, Store
+from tasks.stages.progress import Progress
+
+T = TypeVar("T")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """The handle that every stage takes: settings, where artifacts lie, and what each model role is."""
+
+    config: Config
+    store: Store
+    identities: Mapping[str, str]  # role -> identity of its model
+
+    @property
+    def ledger_path(self) -> Path:
+        """The request ledger, shared by every run into this output folder."""
+        return self.store.root / "ledger.sqlite"
+
+    def server_log(self, stage: str) -> Path:
+        """Where the server of a stage writes its log."""
+        return self.store.root / "logs" / f"{stage}.log"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """What identifies a stage's output. Raise `version` when its code changes what comes out."""
+
+    name: str
+    version: int
+    settings: Mapping[str, Any]
+    inputs: tuple[Artifact, ...] = ()
+    prompts: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    primary: str = "problems"
+    unit: str = "problems"
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the artifact: code version, settings, prompts, models, inputs."""
+        return self._hash(tuple(artifact.fingerprint for artifact in self.inputs))
+
+    @property
+    def recipe(self) -> str:
+        """The same without the inputs: what a request's seed hangs on, so that one changed seed row does not
+        change the requests of all the others."""
+        return self._hash(())
+
+    def _hash(self, inputs: tuple[str, ...]) -> str:
+        return fingerprint(
+            stage=self.name.split("-")[0], version=self.version, settings=self.settings,
+            prompts=self.prompts, models=self.models, inputs=inputs,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """What one shard writes: tables by name, and the number of rows that came in."""
+
+    incoming: int
+    tables: Mapping[str, tuple[type, Sequence[Any]]]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def counts(self, primary: str) -> dict[str, Any]:
+        """in = kept + rejected, by reason; the store refuses a shard where this does not hold."""
+        rejects: Sequence[Reject] = self.tables.get("rejects", (Reject, ()))[1]
+        reasons = Counter(str(reject.reason) for reject in rejects)
+        return {"in": self.incoming, "kept": len(self.tables[primary][1]), "rejected": dict(sorted(reasons.items()))}
+
+
+class Lazy(Generic[T]):
+    """A context that is entered at its first use, and left with the `with` block: a stage whose shards are all
+    finished never starts its server."""
+
+    def __init__(self, open_it: Callable[[], AbstractContextManager[T]]) -> None:
+        self._open, self._stack = open_it, ExitStack()
+        self._value: T | None = None
+
+    def get(self) -> T:
+        """The value; the first call enters the context."""
+        if self._value is None:
+            self._value = self._stack.enter_context(self._open())
+        return self._value
+
+    def __enter__(self) -> Lazy[T]:
+        return self
+
+    def __exit__(self, *exc: object) -> bool | None:
+        self._value = None
+        return self._stack.__exit__(*exc)  # type: ignore[arg-type]
+
+
+def run_shards(
+    run: Run, stage: Stage, plan: Callable[[], Sequence[int]], work: Callable[[int, Callable[[int], None]], Shard]
+) -> Artifact:
+    """Run the shards of a stage that are not finished yet, and return its artifact.
+
+    `plan()` gives the incoming rows of each shard, and is asked only when something is left to do;
+    `work(index, at)` computes one shard and reports progress through `at(done)`.
+    """
+    logger = get_run_logger()
+    found = find(run.store, stage)
+    if found is not None:
+        _named(stage, f"{stage.name}: found")(run, stage, None, None, None)
+        logger.info("%s: found, %s %s", stage.name, f"{found.num_rows:,}", stage.unit)
+        return found
+    folder = run.store.folder(stage.name, stage.fingerprint)
+    drop_if_stale(run.store, stage)
+    sizes = plan()
+    progress = Progress(stage.name, sum(sizes), logger.info)
+    for index, size in enumerate(sizes):
+        _named(stage, f"{stage.name}: shard {index + 1} of {len(sizes)}")(run, stage, index, work, progress)
+        progress.shard_done(size)
+    progress.finish()
+    record = {
+        "build": uuid.uuid4().hex, "input_builds": _builds(run.store, stage),
+        "settings": stage.settings, "prompts": stage.prompts, "models": stage.models,
+    }  # fmt: skip
+    artifact = run.store.finish(
+        stage.name, stage.fingerprint, len(sizes), record, primary=stage.primary, inputs=stage.inputs
+    )
+    logger.info("%s: wrote %s", stage.name, folder.name)
+    return artifact
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def run_shard(run: Run, stage: Stage, index: int | None, work: Any, progress: Progress | None) -> State | None:
+    """One Prefect task run: one shard, written whole or not at all. A finished one is Cached, and the UI says so."""
+    if index is None or work is None or progress is None:
+        return Completed(name="Cached", message="every shard is on disk")
+    folder = run.store.folder(stage.name, stage.fingerprint)
+    if run.store.finished_shard(folder, index) is not None:
+        return Completed(name="Cached", message="this shard is on disk")
+    started = time.time()
+    shard = work(index, progress.at)
+    record = {
+        "counts": shard.counts(stage.primary), "seconds": round(time.time() - started, 3), "started_at": started,
+        "notes": dict(shard.notes), "input_builds": _builds(run.store, stage),
+    }  # fmt: skip
+    run.store.write_shard(folder, index, shard.tables, record)
+    counts = record["counts"]
+    rejected = ", ".join(f"{n} {reason}" for reason, n in counts["rejected"].items()) or "none"
+    get_run_logger().info(
+        "%s shard %d: %d in, %d kept, rejected: %s (%.1f s)",
+        stage.name, index + 1, counts["in"], counts["kept"], rejected, record["seconds"],
+    )  # fmt: skip
+    return None
+
+
+def _named(stage: Stage, run_name: str) -> Any:
+    return run_shard.with_options(name=stage.name, task_run_name=run_name)
+
+
+def find(store: Store, stage: Stage) -> Artifact | None:
+    """The stage's finished artifact, when it was made from the very builds of its inputs that lie there now."""
+    found = store.find(stage.name, stage.fingerprint)
+    if found is None or store.record(found)["input_builds"] != _builds(store, stage):
+        return None
+    return found
+
+
+def drop_if_stale(store: Store, stage: Stage) -> None:
+    """Remove what was made from an earlier build of an input: that stage runs again from the start."""
+    folder = store.folder(stage.name, stage.fingerprint)
+    found = store.find(stage.name, stage.fingerprint)
+    seen = store.record(found) if found is not None else store.finished_shard(folder, 0)
+    if seen is not None and seen["input_builds"] != _builds(store, stage):
+        store.discard(Artifact(name=stage.name, fingerprint=stage.fingerprint, path=folder, num_rows=0))
+
+
+def _builds(store: Store, stage: Stage) -> dict[str, str]:
+    """The random name that each input was given when it was finished; a rebuilt one has another."""
+    return {artifact.name: store.record(artifact)["build"] for artifact in stage.inputs}

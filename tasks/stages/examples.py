@@ -1,0 +1,84 @@
+"""Joining the attribute tables into the rows that are exported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tasks.core.rows import Example, Problem, Response, Uncertainty, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Annotated:
+    """Everything known about the exported problems, by id. `ancestors` holds every problem of every round."""
+
+    problems: Sequence[Problem]
+    splits: Mapping[str, str]
+    ancestors: Mapping[str, Problem]
+    verdicts: Mapping[str, Verdict]
+    responses: Mapping[str, Sequence[Response]]
+    uncertainties: Mapping[str, Uncertainty]
+
+
+def lineage(problem: Problem, ancestors: Mapping[str, Problem]) -> tuple[Problem, ...]:
+    """The chain from the root to this problem, both included."""
+    chain = [problem]
+    while chain[-1].parent_id is not None:
+        chain.append(ancestors[chain[-1].parent_id])
+    return tuple(reversed(chain))
+
+
+def example(problem: Problem, rows: Annotated) -> Example:
+    """The exported row of one annotated problem."""
+    found = rows.uncertainties[problem.id]
+    verdict = rows.verdicts.get(problem.id)
+    teacher = rows.responses[problem.id][0]
+    steps = lineage(problem, rows.ancestors)
+    return Example(
+        id=problem.id,
+        problem=problem.text,
+        tier=problem.tier,
+        role=problem.role,
+        source=problem.source,
+        source_id=problem.source_id,
+        licence=problem.licence,
+        root_id=problem.root_id,
+        parent_id=problem.parent_id,
+        round=problem.round,
+        strategies=tuple(str(step.strategy) for step in steps if step.strategy is not None),
+        answer=problem.answer,
+        majority_answer=found.majority_answer,
+        semantic_entropy=found.semantic_entropy,
+        weight=found.weight,
+        discrete_entropy=found.discrete_entropy,
+        valid_entropy=found.valid_entropy,
+        cluster_labels=found.labels,
+        cluster_probs=found.cluster_probs,
+        cluster_answers=found.cluster_answers,
+        num_samples=found.num_samples,
+        num_valid=found.num_valid,
+        judge_calls=found.judge_calls,
+        order_flips=found.order_flips,
+        transitivity_violations=found.transitivity_violations,
+        benchmark_root=problem.benchmark_root,
+        evolver_model=problem.model,
+        evolver_prompt=problem.prompt,
+        quality_judge_model=verdict.model if verdict else None,
+        quality_judge_prompt=verdict.prompt if verdict else None,
+        teacher_model=teacher.model,
+        teacher_prompt=teacher.prompt,
+        equivalence_judge_model=found.judge_model,
+        equivalence_judge_prompt=found.judge_prompt,
+    )
+
+
+def examples_by_split(rows: Annotated) -> tuple[dict[str, list[Example]], dict[str, list[Response]]]:
+    """Examples and responses of every split, for the problems that have an uncertainty."""
+    examples: dict[str, list[Example]] = {"train": [], "test": []}
+    responses: dict[str, list[Response]] = {"train": [], "test": []}
+    for problem in rows.problems:
+        if problem.id in rows.uncertainties:
+            split = rows.splits[problem.id]
+            examples[split].append(example(problem, rows))
+            responses[split].extend(rows.responses[problem.id])
+    return examples, responses

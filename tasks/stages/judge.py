@@ -1,0 +1,95 @@
+"""Stage judge: the five-criteria verdict of every candidate. All five must hold."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from prefect.logging import get_run_logger
+
+from prompts import load_prompt
+from prompts.schemas import QUALITY_CRITERIA, QUALITY_SCHEMA
+from tasks.core.identity import request_seed
+from tasks.core.rows import Problem, Reason, Reject, Verdict
+from tasks.core.verdicts import BadReply, parse_quality
+from tasks.io.artifacts import Artifact
+from tasks.io.chat import ChatRequest, Completion, Failure
+from tasks.stages.chunks import shard_rows, shard_sizes
+from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
+from tasks.stages.models import ask, chat_model
+
+VERSION = 1
+PROMPT = "judge/quality"
+
+
+def judge(run: Run, candidates: Artifact) -> Artifact:
+    """Problems whose five criteria all hold, with every verdict (of the rejected, too) in table `verdicts`."""
+    log = get_run_logger().info
+    prompt = load_prompt(PROMPT)
+    stage = Stage(
+        name="judge", version=VERSION, unit="candidates", inputs=(candidates,),
+        settings={"judge": run.config.judge.identity(), "model": run.config.models.quality_judge.identity()},
+        prompts=(prompt.fingerprint,), models=(run.identities["quality_judge"],),
+    )  # fmt: skip
+    sizes = cache(lambda: shard_sizes(run.store, candidates))
+
+    with Lazy(lambda: chat_model(run, "quality_judge", "judge", log)) as model:
+
+        def work(index: int, at: object) -> Shard:
+            rows = shard_rows(run.store, candidates, index, "problems", Problem)
+            requests = [request(row, run) for row in rows]
+            replies = ask(model.get(), requests, at) if rows else []  # type: ignore[arg-type]
+            return collect([judged(row, reply, run) for row, reply in zip(rows, replies, strict=True)])
+
+        return run_shards(run, stage, sizes, work)
+
+
+def request(row: Problem, run: Run) -> ChatRequest:
+    """The request for one verdict, bound to the JSON schema."""
+    prompt = load_prompt(PROMPT)
+    return ChatRequest(
+        key=row.id,
+        messages=tuple(prompt.render(problem=row.text)),
+        sampling=run.config.judge.sampling,
+        seed=request_seed(row.id, "quality_judge", prompt.fingerprint),
+        schema=QUALITY_SCHEMA,
+        schema_name="quality",
+        prompt=prompt.fingerprint,
+    )
+
+
+def judged(row: Problem, reply: Completion | Failure, run: Run) -> tuple[Problem, Verdict | None, Reject | None]:
+    """The row with its verdict, and the reject where it leaves."""
+
+    def reject(reason: Reason, detail: str) -> Reject:
+        return Reject(problem_id=row.id, stage="judge", reason=reason, detail=detail, text=row.text[:2000])
+
+    if isinstance(reply, Failure):
+        return row, None, reject(Reason.MODEL_ERROR, reply.reason)
+    quality = parse_quality(reply.text, reply.finish_reason)
+    if isinstance(quality, BadReply):
+        return row, None, reject(quality.reason, quality.detail)
+    marks = {criterion: getattr(quality, criterion) for criterion in QUALITY_CRITERIA}
+    verdict = Verdict(
+        problem_id=row.id,
+        **marks,
+        passed=all(marks.values()),
+        reply=reply.text,
+        model=run.identities["quality_judge"],
+        prompt=load_prompt(PROMPT).fingerprint,
+    )
+    if verdict.passed:
+        return row, verdict, None
+    failed = ", ".join(criterion for criterion, holds in marks.items() if not holds)
+    return row, verdict, reject(Reason.JUDGED_UNFIT, f"not {failed}")
+
+
+def collect(results: list[tuple[Problem, Verdict | None, Reject | None]]) -> Shard:
+    """Tables of one shard."""
+    return Shard(
+        incoming=len(results),
+        tables={
+            "problems": (Problem, [row for row, _, reject in results if reject is None]),
+            "verdicts": (Verdict, [verdict for _, verdict, _ in results if verdict is not None]),
+            "rejects": (Reject, [reject for _, _, reject in results if reject is not None]),
+        },
+    )

@@ -1,0 +1,54 @@
+"""How stages reach a chat model: reached or served, with the run's ledger, and gone when the stage is over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from tasks.core.config import PROJECT_ROOT, ModelRole
+from tasks.io.chat import ChatModel, ChatRequest, Completion, Failure
+from tasks.io.ledger import Ledger
+from tasks.io.servers import serving
+from tasks.stages.driver import Run
+
+
+@contextmanager
+def chat_model(run: Run, role_name: str, stage: str, log: Callable[[str], None]) -> Iterator[ChatModel]:
+    """The role's model with the run's ledger; a server started for it ends with the block."""
+    role: ModelRole = getattr(run.config.models, role_name)
+    identity = run.identities[role_name]
+    log(f"{stage}: reaching {role_name} {identity}")
+
+    waiting = now_and_then(lambda seconds, line: log(f"{stage}: {role_name} is starting, {seconds:.0f} s: {line[:120]}"))
+    with (
+        serving(role, root=PROJECT_ROOT, log=run.server_log(stage), on_wait=waiting) as server,
+        Ledger(run.ledger_path) as ledger,
+    ):
+        log(f"{stage}: {role_name} answers at {server.base_url}")
+        model = ChatModel(role, server.base_url, server.model_name, identity, ledger, is_vllm=server.is_vllm)
+        yield model
+        used = model.usage
+        log(
+            f"{stage}: {used.completions} requests sent, {used.cached} from the ledger, {used.failures} failed; "
+            f"{used.prompt_tokens:,} prompt and {used.completion_tokens:,} completion tokens"
+        )
+
+
+def now_and_then(say: Callable[[float, str], None], every_s: float = 15.0) -> Callable[[float, str], None]:
+    """`say`, called for the first time after `every_s` seconds of waiting and then at most that often."""
+    said = 0.0
+
+    def sparse(seconds: float, line: str) -> None:
+        nonlocal said
+        if seconds - said >= every_s:
+            said = seconds
+            say(seconds, line)
+
+    return sparse
+
+
+def ask(
+    model: ChatModel, requests: Sequence[ChatRequest], at: Callable[[int], None]
+) -> list[Completion | Failure]:
+    """Every request's outcome, in request order. A server that is gone raises; a request that it refuses is a `Failure`."""
+    return model.complete_all(requests, on_progress=lambda done, _total: at(done))

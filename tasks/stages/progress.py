@@ -1,0 +1,70 @@
+"""Progress that a person can follow: a log line now and then, and a progress artifact in the Prefect UI."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+UI_SECONDS = 1.0  # a progress update costs about 13 ms: at most one a second
+LOG_SECONDS = 10.0
+
+
+class Progress:
+    """Done, total, rate and time left of one stage.
+
+    `at(done)` may be called as often as one likes: the UI hears of it at most once a second, the log every ten. The
+    rate counts from the first `at`, so that neither finished shards nor the start of a model count.
+    """
+
+    def __init__(
+        self, stage: str, total: int, log: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.stage, self.total, self.log, self.clock = stage, total, log, clock
+        self.base = 0
+        self.first: tuple[float, int] | None = None  # time and count of the first `at`
+        self.said_ui = self.said_log = clock()
+        key = "".join(c if c.isalnum() else "-" for c in stage.lower()) + "-progress"
+        created = create_progress_artifact(progress=self._percent(0), key=key, description=self.line(0))
+        self.artifact = created if isinstance(created, UUID) else UUID(str(created))
+
+    def line(self, done: int) -> str:
+        """'evolve-1: 120 of 500 rows, 14.2/s, 27 s left'."""
+        text = f"{self.stage}: {done:,} of {self.total:,} rows"
+        if self.first is None or done <= self.first[1]:
+            return text
+        rate = (done - self.first[1]) / max(self.clock() - self.first[0], 1e-9)
+        return f"{text}, {rate:,.1f}/s" + (f", {(self.total - done) / rate:,.0f} s left" if done < self.total else "")
+
+    def at(self, done: int) -> None:
+        """`done` rows of the current shard are done; `base` holds the earlier shards'."""
+        total_done, now = self.base + done, self.clock()
+        self.first = self.first or (now, total_done)
+        if now - self.said_ui >= UI_SECONDS:
+            self.said_ui = now
+            self._show(total_done)
+        if now - self.said_log >= LOG_SECONDS:
+            self.said_log = now
+            self.log(self.line(total_done))
+
+    def shard_done(self, items: int) -> None:
+        """A whole shard of `items` is written."""
+        self.base += items
+        self._show(self.base)
+
+    def finish(self) -> None:
+        """All shards are written: the last word."""
+        self._show(self.base, percent=100.0)
+        self.log(self.line(self.base))
+
+    def _percent(self, done: int) -> float:
+        return 100.0 if self.total == 0 else min(100.0, 100.0 * done / self.total)
+
+    def _show(self, done: int, percent: float | None = None) -> None:
+        update_progress_artifact(
+            artifact_id=self.artifact,
+            progress=self._percent(done) if percent is None else percent,
+            description=self.line(done),
+        )

@@ -1,0 +1,31 @@
+"""Every test runs offline, on one thread per process, and never touches the user's own Prefect home."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+_PREFECT_HOME = tempfile.TemporaryDirectory(prefix="sure-math-prefect-")
+
+# Set at import: Prefect, vLLM and Hugging Face read these when they are first imported.
+os.environ.update(
+    DO_NOT_TRACK="1",
+    HF_HUB_OFFLINE="1",
+    OMP_NUM_THREADS="1",
+    PREFECT_HOME=_PREFECT_HOME.name,
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
+    TOKENIZERS_PARALLELISM="false",
+    VLLM_NO_USAGE_STATS="1",
+)
+for _name in ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE", "RAY_ADDRESS"):
+    os.environ.pop(_name, None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _prefect_home_is_removed_at_the_end() -> Iterator[None]:
+    yield
+    _PREFECT_HOME.cleanup()

@@ -1,0 +1,105 @@
+"""Clusters: exact spellings, verdicts of `same`, union-find, and the pairs that are left to a judge."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+from tasks.core.answers import symbolic_decision
+from tasks.core.clusters import PairVerdict, cluster_answers, undecided_pairs
+from tasks.core.entropy import semantic_entropy
+
+
+class Oracle:
+    """A `same` that knows which pairs are equal and remembers what it was asked."""
+
+    def __init__(self, *equal: tuple[str, str]) -> None:
+        self.equal = {frozenset(pair) for pair in equal}
+        self.asked: list[tuple[str, str]] = []
+
+    def __call__(self, a: str, b: str) -> bool:
+        self.asked.append((a, b))
+        return frozenset((a, b)) in self.equal
+
+
+def test_equal_spellings_merge_without_a_question() -> None:
+    same = Oracle()
+    result = cluster_answers(["5", " 5. ", "$5$", r"\text{5}"], same)
+    assert result.labels == (0, 0, 0, 0)
+    assert result.judge_calls == 0
+    assert same.asked == []
+    assert result.representatives == ("5",)
+
+
+def test_every_pair_of_different_answers_is_asked_once_in_sorted_order() -> None:
+    same = Oracle(("a", "c"))
+    result = cluster_answers(["c", "b", "c", "a", "b"], same)
+    assert sorted(same.asked) == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert result.labels == (0, 1, 0, 0, 1)
+    assert result.judge_calls == 3
+    assert result.representatives == ("c", "b")
+    assert PairVerdict(first="a", second="c", same=True) in result.verdicts
+
+
+def test_labels_are_numbered_by_first_appearance() -> None:
+    assert cluster_answers(["z", "y", "z", "x", "y"], Oracle()).labels == (0, 1, 0, 2, 1)
+
+
+def test_a_chain_closes_transitively_and_its_broken_link_is_counted() -> None:
+    result = cluster_answers(["a", "b", "c", "d"], Oracle(("a", "b"), ("b", "c")))
+    assert result.labels == (0, 0, 0, 1)
+    assert result.transitivity_violations == 1  # a and c were called different
+    assert cluster_answers(["a", "b", "c"], Oracle(("a", "b"), ("b", "c"), ("a", "c"))).transitivity_violations == 0
+
+
+@pytest.mark.parametrize(
+    ("unparsed", "labels", "representatives"),
+    [
+        ("own", (0, 1, 2, 3), (None, "5", None, None)),
+        ("one", (0, 1, 0, 0), (None, "5")),
+        ("drop", (-1, 0, -1, -1), ("5",)),
+    ],
+)
+def test_unparsed_responses_follow_the_setting(
+    unparsed: Literal["own", "one", "drop"], labels: tuple[int, ...], representatives: tuple[str | None, ...]
+) -> None:
+    result = cluster_answers([None, "5", None, None], Oracle(), unparsed=unparsed)
+    assert result.labels == labels
+    assert result.representatives == representatives
+
+
+def test_eight_unparsed_responses_look_uncertain() -> None:
+    labels = cluster_answers([None] * 8, Oracle()).labels
+    assert semantic_entropy([-4.0] * 8, [8] * 8, labels).weight == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_result_does_not_depend_on_the_order_of_the_answers() -> None:
+    same = Oracle(("a", "b"), ("c", "d"), ("b", "e"))
+    first = cluster_answers(["a", "b", "c", "d", "e"], same)
+    second = cluster_answers(["e", "d", "c", "b", "a"], same)
+    assert first.labels == (0, 0, 1, 1, 0)
+    assert second.labels[::-1] == (0, 0, 1, 1, 0)
+    assert first.transitivity_violations == second.transitivity_violations == 1
+
+
+def test_only_pairs_that_symbols_leave_open_reach_the_judge() -> None:
+    answers = ["1/2", "0.5", "x+1", None, "3", " x + 1", "yes"]
+    pairs = undecided_pairs(answers, symbolic_decision)
+    assert pairs == (
+        ("1/2", "x+1"), ("1/2", "yes"), ("0.5", "x+1"), ("0.5", "yes"), ("3", "x+1"), ("x+1", "yes"), ("3", "yes"),
+    )  # fmt: skip
+
+
+def test_judging_everything_asks_about_every_pair_that_clustering_asks_about() -> None:
+    answers = ["1/2", "0.5", "x+1", None, "3", " x + 1", "yes"]
+    same = Oracle()
+    cluster_answers(answers, same)
+    assert list(undecided_pairs(answers, lambda a, b: None)) == same.asked
+    assert len(same.asked) == 10
+
+
+def test_numbers_never_reach_the_judge() -> None:
+    answers = ["1", "2/3", r"\sqrt{2}", "10%", "(1, 2)", "(2, 1)", "x = 4"]
+    assert all("(" in a or "(" in b for a, b in undecided_pairs(answers, symbolic_decision))
+    assert undecided_pairs(["(1, 2)", "(2, 1)"], symbolic_decision) == ()

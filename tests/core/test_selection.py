@@ -1,0 +1,121 @@
+"""Selection: even over tiers and strategies, capped per root, and the same whatever the order of the input."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from tasks.core.config import SelectSettings
+from tasks.core.errors import UserError
+from tasks.core.rows import Strategy, Tier
+from tasks.core.selection import Candidate, select, split_curated
+
+
+def pool(counts: dict[tuple[Tier, Strategy], int], roots: int | None = None) -> list[Candidate]:
+    """So many candidates of each stratum; `roots` shared roots per tier, or one root each."""
+    return [
+        Candidate(
+            id=f"{tier}-{strategy}-{index}",
+            tier=tier,
+            strategy=strategy,
+            root_id=f"{tier}-{index % roots}" if roots else f"{tier}-{strategy}-{index}",
+        )
+        for (tier, strategy), count in counts.items()
+        for index in range(count)
+    ]
+
+
+def tally(ids: tuple[str, ...]) -> Counter[str]:
+    return Counter(identity.rsplit("-", 1)[0] for identity in ids)
+
+
+PLENTY = pool(
+    {
+        (Tier.EASY, Strategy.HARDER): 500,
+        (Tier.EASY, Strategy.APPLY): 10,
+        (Tier.MEDIUM, Strategy.HARDER): 300,
+        (Tier.HARD, Strategy.COMPOSE): 20,
+        (Tier.COMPETITION, Strategy.REWRITE): 5,
+    }
+)
+
+
+def test_shares_are_as_equal_as_the_supply_allows() -> None:
+    chosen = select(PLENTY, SelectSettings(target=105))
+    # 105 over four tiers: competition has 5, hard 20, and the other two share the remaining 80
+    assert tally(chosen) == {
+        "easy-harder": 30, "easy-apply": 10, "medium-harder": 40, "hard-compose": 20, "competition-rewrite": 5,
+    }  # fmt: skip
+
+
+def test_the_order_of_the_input_does_not_matter() -> None:
+    settings = SelectSettings(target=60, per_root=2)
+    candidates = pool({(tier, strategy): 9 for tier in Tier for strategy in Strategy}, roots=7)
+    expected = select(candidates, settings)
+    for seed in range(5):
+        random.Random(seed).shuffle(candidates)
+        assert select(candidates, settings) == expected
+
+
+def test_a_smaller_target_is_the_beginning_of_a_larger_one() -> None:
+    larger = select(PLENTY, SelectSettings(target=200))
+    assert select(PLENTY, SelectSettings(target=50)) == larger[:50]
+
+
+def test_another_seed_chooses_others_in_the_same_numbers() -> None:
+    first, second = (select(PLENTY, SelectSettings(target=105, seed=seed)) for seed in (0, 1))
+    assert set(first) != set(second) and tally(first) == tally(second)
+
+
+def test_no_root_has_more_than_its_share() -> None:
+    candidates = pool({(tier, strategy): 30 for tier in Tier for strategy in Strategy}, roots=10)
+    chosen = select(candidates, SelectSettings(target=None, per_root=3))
+    roots = {candidate.id: candidate.root_id for candidate in candidates}
+    assert Counter(roots[identity] for identity in chosen) == {
+        f"{tier}-{root}": 3 for tier in Tier for root in range(10)
+    }
+
+
+def test_without_a_target_everything_is_kept() -> None:
+    assert set(select(PLENTY, SelectSettings(target=None))) == {candidate.id for candidate in PLENTY}
+    assert len(select(PLENTY, SelectSettings(target=100_000))) == len(PLENTY)
+    assert select([], SelectSettings()) == ()
+
+
+def test_an_id_that_occurs_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="easy-harder-0"):
+        select([*PLENTY, PLENTY[0]], SelectSettings())
+
+
+STRATA = {
+    f"p{index}": tier
+    for index, tier in enumerate([Tier.EASY] * 50 + [Tier.HARD] * 30 + [Tier.COMPETITION] * 21)
+}
+
+
+def test_the_test_split_has_exactly_its_size_and_every_tier_its_share() -> None:
+    split = split_curated(list(STRATA), 20, 0, STRATA)
+    held_out = Counter(STRATA[identity] for identity, name in split.items() if name == "test")
+    # 20 x 50/101 = 9.90, 20 x 30/101 = 5.94, 20 x 21/101 = 4.16
+    assert held_out == {Tier.EASY: 10, Tier.HARD: 6, Tier.COMPETITION: 4}
+    assert list(split) == list(STRATA) and set(split.values()) == {"train", "test"}
+
+
+def test_the_split_depends_on_ids_and_seed_alone() -> None:
+    shuffled = random.Random(1).sample(list(STRATA), len(STRATA))
+    assert split_curated(shuffled, 20, 0, STRATA) == split_curated(list(STRATA), 20, 0, STRATA)
+    assert split_curated(list(STRATA), 20, 1, STRATA) != split_curated(list(STRATA), 20, 0, STRATA)
+
+
+@pytest.mark.parametrize("test_problems", [0, 1, 50, 100, 101])
+def test_any_size_up_to_all_is_met_exactly(test_problems: int) -> None:
+    split = split_curated(list(STRATA), test_problems, 0, STRATA)
+    assert Counter(split.values())["test"] == test_problems
+
+
+def test_holding_out_more_than_there_are_is_a_user_error() -> None:
+    with pytest.raises(UserError, match="only 101 curated problems"):
+        split_curated(list(STRATA), 102, 0, STRATA)
+    assert split_curated([], 0, 0, {}) == {}

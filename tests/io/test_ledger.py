@@ -1,0 +1,250 @@
+"""The ledger keeps the first answer to every request, through threads, processes and kills."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.core.errors import UserError
+from tasks.io.ledger import BATCH, Ledger, request_key
+
+REQUEST: dict[str, Any] = {
+    "model": "teacher:0123456789abcdef",
+    "messages": [{"role": "system", "content": "Solve."}, {"role": "user", "content": "1 + 1?"}],
+    "sampling": {"temperature": 0.7, "top_p": 0.95, "max_tokens": 64},
+    "schema": None,
+    "prompt": "teacher/solve@1:0123456789ab",
+    "seed": 7,
+}
+
+
+def stored(path: Path) -> dict[str, Any]:
+    """What another reader sees on disk now."""
+    with Ledger(path) as ledger:
+        connection = sqlite3.connect(path)
+        keys = [key for (key,) in connection.execute("SELECT key FROM entries")]
+        connection.close()
+        return ledger.get_many(keys)
+
+
+def test_values_come_back_in_this_run_and_the_next_and_hits_and_misses_are_counted(tmp_path: Path) -> None:
+    values = {"a": {"text": "½ \ud800 \\frac{1}{2}", "tokens": 3, "logprob": -0.1}, "b": [], "c": None}
+    with Ledger(tmp_path / "deep" / "ledger.db") as ledger:
+        for key, value in values.items():
+            ledger.put(key, value)
+        assert ledger.get_many(["a", "b", "c", "a", "missing"]) == values
+        assert (ledger.hits, ledger.misses) == (3, 1)
+    with Ledger(tmp_path / "deep" / "ledger.db") as ledger:
+        assert ledger.get_many(["c", "missing", "a"]) == {"c": None, "a": values["a"]}
+        assert ledger.get("b") == [] and ledger.get("other") is None
+        assert (ledger.hits, ledger.misses) == (3, 2)
+        assert len(ledger) == 3
+
+
+def test_the_first_answer_stays_within_a_batch_and_across_batches(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.db") as ledger:
+        ledger.put("k", "first")
+        ledger.put("k", "second")
+        ledger.flush()
+        ledger.put("k", "third")
+        ledger.flush()
+        assert ledger.get("k") == "first"
+
+
+def test_a_value_that_changes_after_it_was_put_changes_nothing_in_the_ledger(tmp_path: Path) -> None:
+    value = {"text": "before"}
+    with Ledger(tmp_path / "l.db") as ledger:
+        ledger.put("k", value)
+        value["text"] = "after"
+        ledger.get_many(["k"])["k"]["text"] = "elsewhere"
+        assert ledger.get("k") == {"text": "before"}
+
+
+def test_an_idle_entry_and_a_full_batch_are_committed_without_being_asked(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.db") as ledger, Ledger(tmp_path / "l.db") as other:
+        ledger.put("alone", 1)
+        deadline = time.monotonic() + 10
+        while other.get("alone") is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        started = time.monotonic()
+        for number in range(BATCH):
+            ledger.put(f"k{number}", number)
+        while other.get("k0") is None:
+            assert time.monotonic() < started + 10
+            time.sleep(0.005)
+
+
+def test_many_keys_are_looked_up_at_once(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.db") as ledger:
+        for number in range(0, 3000, 2):
+            ledger.put(str(number), number)
+        ledger.flush()
+        found = ledger.get_many(str(number) for number in range(3000))
+        assert found == {str(number): number for number in range(0, 3000, 2)}
+        assert (ledger.hits, ledger.misses) == (1500, 1500)
+
+
+def test_threads_share_one_ledger(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.db") as ledger:
+
+        def work(name: int) -> None:
+            for number in range(300):
+                ledger.put(f"{name}-{number}", [name, number])
+                assert ledger.get(f"{name}-{number}") == [name, number]
+
+        threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        ledger.flush()
+        assert len(ledger) == ledger.hits == 1200
+
+
+def test_processes_share_one_file_from_its_very_creation_and_the_first_write_wins(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tasks.io.ledger import Ledger\n"
+        "with Ledger(Path(sys.argv[1])) as ledger:\n"
+        "    for n in range(1000):\n"
+        "        ledger.put(f'k{n}', sys.argv[2])\n"
+        "        if n % 100 == 0: ledger.flush(); print(ledger.get(f'k{n}'))\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "l.db")]
+    writers = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in "abc"]
+    seen = [writer.communicate(timeout=60)[0].split() for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0, 0]
+    final = stored(tmp_path / "l.db")
+    assert len(final) == 1000 and set(final.values()) <= set("abc")
+    assert seen == [[final[f"k{n}"] for n in range(0, 1000, 100)]] * 3
+
+
+def test_a_killed_process_loses_nothing_that_was_flushed(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tasks.io.ledger import Ledger\n"
+        "ledger = Ledger(Path(sys.argv[1]))\n"
+        "for n in range(10**9):\n"
+        "    ledger.put(f'k{n}', {'n': n, 'text': 'x' * 500})\n"
+        "    if n % 50 == 49: ledger.flush(); print(n, flush=True)\n"
+    )
+    path = tmp_path / "l.db"
+    promised = -1
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) > promised + 500:
+                process.send_signal(signal.SIGKILL)
+                break
+        promised = max(promised, int(line), *(int(line) for line in process.stdout))
+        process.wait()
+        process.stdout.close()
+        final = stored(path)
+        assert all(final[f"k{n}"] == {"n": n, "text": "x" * 500} for n in range(promised + 1))
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    connection.close()
+
+
+def test_thousands_of_writes_a_second_go_through(tmp_path: Path) -> None:
+    value = {"text": "Let x be a number. " * 60, "finish_reason": "stop", "tokens": 300}
+    with Ledger(tmp_path / "l.db") as ledger:
+        started = time.process_time()
+        for number in range(5000):
+            ledger.put(f"k{number}", value)
+        ledger.flush()
+        assert time.process_time() - started < 2.0  # of our own processor time; 0.3 s when measured alone
+        assert len(ledger) == 5000
+
+
+@pytest.mark.parametrize(
+    "content", [b"this is no database, but it is long enough to be looked at" * 40, None]
+)
+def test_a_file_that_is_no_ledger_is_told_with_a_remedy(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "l.db"
+    if content is None:
+        connection = sqlite3.connect(path)
+        connection.execute("CREATE TABLE theirs (x)")
+        connection.close()
+    else:
+        path.write_bytes(content)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"l\.db is .*move it away and start again"):
+        Ledger(path)
+    assert path.read_bytes() == before
+
+
+def test_a_ledger_damaged_in_its_middle_is_told_when_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "l.db"
+    with Ledger(path) as ledger:
+        for number in range(2000):
+            ledger.put(f"k{number}", os.urandom(200).hex())
+    content = path.read_bytes()
+    path.write_bytes(content[:8192] + b"\xff" * (len(content) - 8192))
+    with Ledger(path) as ledger, pytest.raises(UserError, match=r"ledger .*l\.db is damaged: move it away"):
+        ledger.get_many(f"k{number}" for number in range(2000))
+
+
+def test_a_failure_of_the_writing_thread_reaches_whoever_calls_next(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.db")
+    connection = sqlite3.connect(tmp_path / "l.db")
+    connection.execute("DROP TABLE entries")
+    connection.close()
+    ledger.put("k", 1)
+    with pytest.raises(UserError, match=r"l\.db cannot be used: .* no such table"):
+        ledger.flush()
+    with pytest.raises(UserError):
+        ledger.put("l", 2)
+    with pytest.raises(UserError):
+        ledger.close()
+
+
+def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.db")
+    ledger._writer.execute("PRAGMA max_page_count = 5")  # SQLite's own way to be full
+    ledger.put("k", os.urandom(100_000).hex())
+    with pytest.raises(UserError, match="disk is full: free some space"):
+        ledger.close()
+
+
+def test_a_value_that_is_no_json_is_refused_at_once_and_a_closed_ledger_takes_no_more(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.db") as ledger:
+        with pytest.raises(TypeError):
+            ledger.put("k", {1, 2})
+        with pytest.raises(ValueError):
+            ledger.put("k", float("nan"))
+    ledger.close()
+    with pytest.raises(ValueError, match="closed"):
+        ledger.put("k", 1)
+    assert stored(tmp_path / "l.db") == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "teacher:fedcba9876543210"},
+        {"messages": [{"role": "user", "content": "Solve."}, {"role": "user", "content": "1 + 1?"}]},
+        {"messages": list(reversed(REQUEST["messages"]))},
+        {"sampling": {**REQUEST["sampling"], "top_p": 0.9}},
+        {"schema": {"type": "object"}},
+        {"prompt": "teacher/solve@2:0123456789ab"},
+        {"seed": 8},
+        {"seed": None},
+    ],
+)
+def test_every_part_of_a_request_changes_its_key_and_the_order_of_names_does_not(
+    change: dict[str, Any],
+) -> None:
+    key = request_key(**REQUEST)
+    shuffled = {**REQUEST, "sampling": dict(reversed(REQUEST["sampling"].items()))}
+    assert request_key(**shuffled) == key and len(key) == 64
+    assert request_key(**{**REQUEST, **change}) != key

@@ -1,0 +1,209 @@
+"""A problem file is read faithfully, or refused in one sentence that names file, line and remedy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tasks.core.errors import UserError
+from tasks.core.rows import Tier
+from tasks.io.seed_files import MAX_BYTES, RawProblem, file_digest, read_problem_file
+
+COLUMNS = {"text": "question", "answer": "final", "solution": "steps", "id": "name", "tier": "level"}
+ROW = {
+    "question": "What is 1 + 1?",
+    "final": "2",
+    "steps": "1 + 1 = 2",
+    "name": "a",
+    "level": "easy",
+    "unused": [1],
+}
+
+
+def jsonl(path: Path, *rows: dict[str, Any] | bytes) -> Path:
+    path.write_bytes(
+        b"".join((row if isinstance(row, bytes) else json.dumps(row).encode()) + b"\n" for row in rows)
+    )
+    return path
+
+
+def parquet(path: Path, *rows: dict[str, Any]) -> Path:
+    pq.write_table(pa.Table.from_pylist(list(rows)), path)
+    return path
+
+
+def read(path: Path, columns: dict[str, str] = COLUMNS, **more: Any) -> list[RawProblem]:
+    return list(read_problem_file(path, columns, **more))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "JSONL"])
+def test_every_column_is_read_from_both_kinds_of_file(tmp_path: Path, kind: str) -> None:
+    write = parquet if kind == "parquet" else jsonl
+    other = {
+        **ROW,
+        "name": "b",
+        "question": "Sei x = ½ ∑?",
+        "final": None,
+        "steps": None,
+        "level": "competition",
+    }
+    problems = read(write(tmp_path / f"a.{kind}", ROW, other))
+    assert problems == [
+        RawProblem(
+            line=1, source_id="a", text="What is 1 + 1?", answer="2", solution="1 + 1 = 2", tier=Tier.EASY
+        ),
+        RawProblem(
+            line=2, source_id="b", text="Sei x = ½ ∑?", answer=None, solution=None, tier=Tier.COMPETITION
+        ),
+    ]
+    assert type(problems[0].tier) is Tier
+
+
+def test_without_an_id_column_the_line_is_the_id_and_blank_lines_count_but_give_no_row(
+    tmp_path: Path,
+) -> None:
+    path = jsonl(tmp_path / "a.jsonl", b"\xef\xbb\xbf" + json.dumps(ROW).encode(), b"  ", ROW, b"")
+    problems = read(path, {"text": "question"}, tier=Tier.HARD)
+    assert [(p.line, p.source_id, p.tier, p.answer) for p in problems] == [
+        (1, "1", "hard", None),
+        (3, "3", "hard", None),
+    ]
+
+
+def test_a_tier_in_the_file_wins_over_the_given_one_which_fills_gaps(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", ROW, {**ROW, "name": "b", "level": None})
+    assert [problem.tier for problem in read(path, tier=Tier.HARD)] == ["easy", "hard"]
+
+
+@pytest.mark.parametrize(("value", "text"), [(33, "33"), (0.5, "0.5"), (float("nan"), None)])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_numbers_are_taken_as_answers(tmp_path: Path, kind: str, value: float, text: str | None) -> None:
+    path = (parquet if kind == "parquet" else jsonl)(tmp_path / f"a.{kind}", {**ROW, "final": value})
+    assert read(path)[0].answer == text
+
+
+def test_the_limit_stops_reading_before_later_faults(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", ROW, {**ROW, "name": "b"}, b"{")
+    assert len(read(path, limit=2)) == 2
+    with pytest.raises(UserError):
+        read(path, limit=3)
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({**ROW, "question": ""}, r"a\.jsonl, line 2 has an empty text \(column 'question'\): fill it in"),
+        ({**ROW, "question": " \n\t"}, "line 2 has an empty text"),
+        ({**ROW, "question": None}, "line 2 has an empty text"),
+        ({**ROW, "name": ""}, "line 2 has an empty id"),
+        ({**ROW, "question": 7}, r"line 2: the text \(column 'question'\) is of type int, not a string: put it in quotes"),
+        ({**ROW, "question": ["x"]}, "of type list, not a string"),
+        ({**ROW, "final": True}, "the answer .* is of type bool"),
+        ({**ROW, "question": "x \ud800"}, "line 2: the text .* holds half a character"),
+        ({**ROW, "name": "z", "level": "brutal"}, "line 2 has the tier 'brutal': use one of easy, medium, hard, competition"),
+        ({**ROW, "level": None}, "line 2 has the tier None"),
+        (ROW, r"line 2 repeats the id 'a' of line 1: give every problem its own id"),
+        ({"question": "x", "name": "b"}, "line 2 has no column 'final' for the answer; it has question, name: correct"),
+        (b"{'a': 1}", r"line 2 is no valid JSON \(Expecting property name.*, character 2\): write one JSON object per line"),
+        (b"[1, 2]", "line 2 is no JSON object"),
+        (b'{"question": ' + b"[" * 200_000, "line 2 (cannot be read as|is no valid) JSON"),
+        (b'{"question": ' + b"9" * 5000 + b"}", "line 2 cannot be read as JSON"),
+        (b'{"question": "' + b"x" * MAX_BYTES, "line 2 is longer than 1,000,000 bytes: shorten or remove it"),
+    ],
+)  # fmt: skip
+def test_a_faulty_line_is_told_with_file_line_and_remedy(tmp_path: Path, row: Any, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence) as raised:
+        read(jsonl(tmp_path / "a.jsonl", ROW, row))
+    assert str(tmp_path / "a.jsonl") in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_bytes_that_are_not_utf8_are_told_by_their_place_in_the_file(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", ROW, b'{"question": "caf\xe9"}')
+    place = path.read_bytes().index(b"\xe9")
+    with pytest.raises(
+        UserError, match=rf"a\.jsonl, line 2 is not UTF-8 \(byte {place} of the file is 0xe9\): save"
+    ):
+        read(path)
+
+
+def test_the_longest_line_allowed_is_read_whole(tmp_path: Path) -> None:
+    frame = len(json.dumps({"question": ""})) + 1
+    text = "x" * (MAX_BYTES - frame)
+    assert (
+        read(jsonl(tmp_path / "a.jsonl", {"question": text}), {"text": "question"}, tier=Tier.EASY)[0].text
+        == text
+    )
+    with pytest.raises(UserError, match="line 1 is longer"):
+        read(jsonl(tmp_path / "a.jsonl", {"question": text + "x"}), {"text": "question"}, tier=Tier.EASY)
+
+
+def test_a_needed_answer_that_is_missing_is_told(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {**ROW, "final": None})
+    assert read(path)[0].answer is None
+    with pytest.raises(UserError, match=r"line 1 has an empty answer \(column 'final'\)"):
+        read(path, answers_required=True)
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({**ROW, "question": ""}, r"a\.parquet, row 2 has an empty text"),
+        ({**ROW, "question": None}, "row 2 has an empty text"),
+        (ROW, "row 2 repeats the id 'a' of row 1"),
+        ({**ROW, "name": "b", "level": "x"}, "row 2 has the tier 'x'"),
+        (
+            {**ROW, "question": "x" * (MAX_BYTES + 1)},
+            "row 2: column 'question' is longer than 1,000,000 bytes",
+        ),
+    ],
+)
+def test_a_faulty_row_of_a_parquet_file_is_told_in_the_same_way(
+    tmp_path: Path, row: Any, sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        read(parquet(tmp_path / "a.parquet", ROW, row))
+
+
+def test_a_parquet_column_that_is_missing_of_another_type_or_not_utf8_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    with pytest.raises(
+        UserError, match=r"a\.parquet has no column 'question' for the text; it has q: correct the columns"
+    ):
+        read(parquet(path, {"q": "x"}), {"text": "question"}, tier=Tier.EASY)
+    with pytest.raises(UserError, match=r"row 1: the text \(column 'question'\) is of type int"):
+        read(parquet(path, {"question": 3}), {"text": "question"}, tier=Tier.EASY)
+    broken = pa.array([b"fine", b"caf\xe9"]).view(pa.string())
+    pq.write_table(pa.table({"question": broken}), path)
+    with pytest.raises(UserError, match="row 2: column 'question' is not UTF-8"):
+        read(path, {"text": "question"}, tier=Tier.EASY)
+
+
+def test_a_file_that_cannot_be_read_at_all_is_told(tmp_path: Path) -> None:
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 nonsense")
+    (tmp_path / "empty.jsonl").write_bytes(b"\n \n")
+    parquet(tmp_path / "empty.parquet", ROW)
+    pq.write_table(pq.read_table(tmp_path / "empty.parquet").slice(0, 0), tmp_path / "empty.parquet")
+    for name, sentence in [
+        ("missing.jsonl", r"missing\.jsonl cannot be read \(No such file or directory\): correct the path"),
+        ("folder.jsonl", r"folder\.jsonl cannot be read \(Is a directory\)"),
+        ("a.csv", r"a\.csv is neither a \.jsonl nor a \.parquet file: convert it"),
+        ("broken.parquet", r"broken\.parquet is no readable Parquet file"),
+        ("empty.jsonl", r"empty\.jsonl holds no problems"),
+        ("empty.parquet", r"empty\.parquet holds no problems"),
+    ]:
+        with pytest.raises(UserError, match=sentence):
+            read(tmp_path / name)
+
+
+def test_the_digest_of_a_file_is_the_sha256_of_its_bytes(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", ROW)
+    assert file_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(UserError, match=r"missing\.jsonl cannot be read"):
+        file_digest(tmp_path / "missing.jsonl")

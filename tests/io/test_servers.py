@@ -1,0 +1,306 @@
+"""A server answers or there is a sentence; nothing of it outlives its owner. The last test runs a real vLLM server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tasks.core.config import ModelRole, Sampling, Serve
+from tasks.core.errors import UserError
+from tasks.io import servers
+from tasks.io.chat import ChatModel, ChatRequest, Completion
+from tasks.io.servers import available_cores, engine_environment, last_complaint, model_folder, server_command, serving
+from tests.scripted_server import running
+from tests.tiny_model import write_tiny_model
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+STUBBORN_FAMILY = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+loner = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"
+middle = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {loner!r}], start_new_session=True)"
+subprocess.run([sys.executable, "-c", middle])  # leaves an orphan in a session of its own
+print("ready", flush=True)
+time.sleep(300)
+"""
+
+HEALTHY = """
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.send_header("content-length", "0"); self.end_headers()
+    def log_message(self, *_): pass
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def served(**serve: object) -> ModelRole:
+    return ModelRole(model="tiny", serve=Serve(**{"kv_cache_gib": 1, "max_num_seqs": 8, "health_timeout_s": 150.0} | serve))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A project folder with a model folder `tiny` that is only good for finding."""
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "config.json").write_text("{}")
+    return tmp_path
+
+
+def in_place_of_vllm(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    monkeypatch.setattr(
+        servers, "server_command", lambda *_, port, **__: [sys.executable, "-c", script, str(port)]
+    )
+
+
+def gone_within(processes: Sequence[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Those of `processes` that still live after at most `seconds`."""
+    deadline = time.monotonic() + seconds
+    alive = list(processes)
+    while alive and time.monotonic() < deadline:
+        time.sleep(0.1)
+        alive = [process for process in alive if _lives(process)]
+    return alive
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+# --- the supervisor ----------------------------------------------------------------------------------------------
+
+
+def supervise(script: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tasks.io.supervisor", "--", sys.executable, "-c", script]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=PROJECT)
+
+
+def descendants_when_ready(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    assert process.stdout is not None and process.stdout.readline().strip() == b"ready"
+    deadline = time.monotonic() + 5
+    while len(found := psutil.Process(process.pid).children(recursive=True)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.parametrize("end", ["close the pipe", "SIGTERM"])
+def test_the_supervisor_ends_even_orphans_in_other_sessions_that_ignore_sigterm(end: str) -> None:
+    with supervise(STUBBORN_FAMILY) as process:
+        family = descendants_when_ready(process)
+        assert len(family) == 2
+        if end == "SIGTERM":
+            process.send_signal(signal.SIGTERM)
+        else:
+            assert process.stdin is not None
+            process.stdin.close()
+        assert gone_within(family, 10.0) == []
+        assert process.wait(5) == 128 + signal.SIGKILL
+
+
+def test_the_supervisor_passes_the_exit_status_on() -> None:
+    with supervise("import sys; sys.exit(7)") as process:
+        assert process.wait(10) == 7
+
+
+def test_the_supervisor_survives_ctrl_c_which_is_its_owners_business() -> None:
+    with supervise("print('ready', flush=True); import time; time.sleep(2)") as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+
+
+# --- a server that already runs ----------------------------------------------------------------------------------
+
+
+def test_an_endpoint_that_answers_is_used_as_it_is(tmp_path: Path) -> None:
+    with running(models=["other", "big"], owner="vllm") as server:
+        role = ModelRole(model="big", base_url=server.base_url + "/")
+        with serving(role, root=tmp_path, log=tmp_path / "log") as handle:
+            assert (handle.base_url, handle.model_name, handle.is_vllm) == (server.base_url, "big", True)
+
+
+def test_an_endpoint_without_the_model_names_those_it_has(tmp_path: Path) -> None:
+    with running(models=["other", "big"]) as server:
+        role = ModelRole(model="small", base_url=server.base_url)
+        with pytest.raises(UserError, match="does not offer 'small': set `model` to one of big, other"):
+            with serving(role, root=tmp_path, log=tmp_path / "log"):
+                pass
+
+
+def test_a_silent_endpoint_is_named_with_the_remedy(tmp_path: Path) -> None:
+    with running() as server:
+        url = server.base_url
+    with pytest.raises(UserError, match=rf"{url}/models does not answer .* correct `base_url`"):
+        with serving(ModelRole(model="m", base_url=url), root=tmp_path, log=tmp_path / "log"):
+            pass
+
+
+# --- a server of our own, vLLM replaced by small scripts ---------------------------------------------------------
+
+
+def test_a_missing_model_folder_is_named_before_anything_starts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_place_of_vllm(monkeypatch, "raise SystemExit('must not start')")
+    for model in ("tiny/teacher", str(root / "nowhere"), "./nowhere"):
+        role = served().model_copy(update={"model": model})
+        with pytest.raises(UserError, match=r"model folder .* does not exist: correct `model`"):
+            with serving(role, root=root, log=root / "log"):
+                pass
+    assert not (root / "log").exists()
+
+
+def test_hub_ids_are_told_from_folders(root: Path) -> None:
+    assert model_folder("Qwen/Qwen3-1.7B", root) is None
+    assert model_folder("tiny", root) == root / "tiny"
+    (root / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no config.json"):
+        model_folder("empty", root)
+
+
+def test_a_port_in_use_is_named_before_anything_starts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_place_of_vllm(monkeypatch, "raise SystemExit('must not start')")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=rf"port {port} of 127.0.0.1 cannot be used .* set `serve.port`"):
+            with serving(served(port=port), root=root, log=root / "log"):
+                pass
+    assert not (root / "log").exists()
+
+
+def test_a_server_that_dies_early_gives_its_last_error_and_the_log(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_place_of_vllm(monkeypatch, "raise ValueError('the weights are cursed')")
+    with pytest.raises(UserError, match=r"ended while starting: ValueError: the weights are cursed \(log: .*log\)"):
+        with serving(served(), root=root, log=root / "log"):
+            pass
+
+
+def test_a_server_that_never_becomes_healthy_is_ended(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_place_of_vllm(monkeypatch, "import time; print('loading for ever', flush=True); time.sleep(300)")
+    before = set(psutil.Process().children(recursive=True))
+    with pytest.raises(UserError, match=r"was not healthy after 1 s \(last: loading for ever\): read .*log"):
+        with serving(served(health_timeout_s=1.0), root=root, log=root / "log"):
+            pass
+    assert set(psutil.Process().children(recursive=True)) <= before
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, None])
+def test_a_server_ends_with_its_block(root: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException] | None) -> None:
+    in_place_of_vllm(monkeypatch, HEALTHY)
+    before = set(psutil.Process().children(recursive=True))
+    try:
+        with serving(served(), root=root, log=root / "log") as handle:
+            assert handle.base_url.startswith("http://127.0.0.1:")
+            assert len(set(psutil.Process().children(recursive=True)) - before) == 2
+            if error is not None:
+                raise error
+    except (RuntimeError, KeyboardInterrupt):
+        pass
+    assert set(psutil.Process().children(recursive=True)) <= before
+
+
+def test_waiting_is_reported(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "WAIT_NOTICE_S", 0.2)
+    in_place_of_vllm(monkeypatch, "import time; print('reading weights', flush=True); time.sleep(1.5)\n" + HEALTHY)
+    seen: list[str] = []
+    with serving(served(), root=root, log=root / "log", on_wait=lambda _waited, line: seen.append(line)):
+        pass
+    assert "reading weights" in seen
+
+
+def test_the_log_line_that_matters_is_found(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(
+        "(EngineCore pid=7) ERROR 11-21 09:00:00 [core.py:12] Traceback (most recent call last):\n"
+        "(EngineCore pid=7) ERROR 11-21 09:00:00 [core.py:12] ValueError: no room for the cache\n"
+        "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above.\n"
+    )
+    assert last_complaint(log) == "ValueError: no room for the cache"
+
+
+def test_the_command_and_environment_hold_what_a_cpu_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    role = served()
+    assert role.serve is not None
+    command = server_command(role, role.serve, model="/m", port=5, on_cpu=True)
+    assert {"--enforce-eager", "--no-enable-chunked-prefill"} <= set(command)
+    assert int(command[command.index("--max-num-batched-tokens") + 1]) >= role.max_model_len
+    assert "--gpu-memory-utilization" in server_command(role, role.serve, model="/m", port=5, on_cpu=False)
+    environment = engine_environment(role.serve, local=True, on_cpu=True, engines=available_cores())
+    assert (environment["OMP_NUM_THREADS"], environment["VLLM_CPU_KVCACHE_SPACE"]) == ("1", "1")
+    assert environment["HF_HUB_OFFLINE"] == "1"
+    assert "HF_HUB_OFFLINE" not in engine_environment(role.serve, local=False, on_cpu=False)
+
+
+# --- the real thing ----------------------------------------------------------------------------------------------
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from tasks.core.config import ModelRole, Serve
+from tasks.io.servers import serving
+folder = Path(sys.argv[1])
+role = ModelRole(
+    model="tiny", max_model_len=256, serve=Serve(kv_cache_gib=1, max_num_seqs=8, health_timeout_s=200.0)
+)
+with serving(role, root=folder, log=folder / "server.log") as handle:
+    print(handle.base_url, flush=True)
+    time.sleep(300)
+"""
+SCHEMA = {
+    "type": "object",
+    "properties": {"sound": {"type": "boolean"}, "tier": {"enum": ["easy", "hard"]}},
+    "required": ["sound", "tier"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.slow
+def test_a_real_server_follows_a_schema_and_dies_with_its_owner(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path / "tiny")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE, cwd=PROJECT, env=environment
+    )
+    with owner:
+        try:
+            assert owner.stdout is not None
+            base_url = owner.stdout.readline().decode().strip()
+            model = ChatModel(served().model_copy(update={"max_model_len": 256}), base_url, "tiny", "tiny@0")
+            sampling = Sampling(temperature=1.0, max_tokens=40)
+            outcomes = model.complete_all(
+                ChatRequest(
+                    key=str(seed),
+                    messages=[{"role": "user", "content": "Judge: 3 plus 4"}],
+                    sampling=sampling,
+                    prompt="p",
+                    seed=seed % 4,
+                    schema=SCHEMA if seed < 8 else None,
+                    logprobs=True,
+                )
+                for seed in (0, 1, 2, 3, 10, 11)
+            )
+            for outcome in outcomes[:4]:
+                assert isinstance(outcome, Completion) and outcome.finish_reason == "stop", outcome
+                assert set(json.loads(outcome.text)) == {"sound", "tier"}
+                assert " " not in outcome.text and "\n" not in outcome.text
+            for outcome in outcomes:
+                assert isinstance(outcome, Completion) and outcome.logprob_count == outcome.completion_tokens
+            family = psutil.Process(owner.pid).children(recursive=True)
+            assert len(family) >= 3
+        finally:
+            owner.kill()
+        assert gone_within(family, 10.0) == []

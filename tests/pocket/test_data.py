@@ -1,0 +1,118 @@
+"""Training examples and the batches that are made of them."""
+
+from __future__ import annotations
+
+import json
+import random
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from pocket.data import (
+    ASSISTANT,
+    SOLVER,
+    EncodedExamples,
+    assistant_example,
+    batches,
+    encode_chunk,
+    epoch_plan,
+    prepare,
+    quality_example,
+    solver_example,
+)
+from pocket.recipes import POCKET
+from pocket.train import collate
+from tasks.core.answers import extract_answer
+from tasks.seeds import pocket
+
+TEACHER = POCKET / "teacher"
+
+
+def lengths_only(lengths: list[int]) -> EncodedExamples:
+    offsets = np.cumsum([0, *lengths])
+    tokens = np.arange(offsets[-1], dtype=np.uint16)
+    return EncodedExamples(tokens=tokens, offsets=offsets, prompt_lengths=np.ones(len(lengths), dtype=np.int32))
+
+
+def test_solver_examples_end_in_the_answer_that_the_oracle_gives() -> None:
+    for index in range(60):
+        example = solver_example(index)
+        problem = example.messages[-1]["content"].split("\n\n")[0]
+        assert extract_answer(example.response) == pocket.oracle(problem)
+
+
+def test_a_tenth_to_a_fifth_of_the_solver_examples_show_the_answer_and_as_many_a_solution() -> None:
+    prompts = [solver_example(index).messages[-1]["content"] for index in range(400)]
+    assert 0.1 < np.mean(["correct final answer" in prompt for prompt in prompts]) < 0.2
+    assert 0.1 < np.mean(["reference solution" in prompt for prompt in prompts]) < 0.2
+
+
+def test_evolved_replies_stand_between_the_tags_and_are_sound() -> None:
+    replies = [assistant_example(index).response for index in range(60)]
+    evolved = [reply for reply in replies if reply.startswith("<evolved>\n")]
+    assert len(evolved) > 20
+    for reply in evolved:
+        assert pocket.oracle(reply.removeprefix("<evolved>\n").removesuffix("\n</evolved>")) is not None
+
+
+def test_quality_verdicts_blame_exactly_the_broken_criterion() -> None:
+    for index in range(40):
+        verdict = json.loads(quality_example(index, random.Random(index)).response)
+        assert tuple(verdict) == pocket.CRITERIA
+        assert list(verdict.values()).count(False) <= 1
+
+
+def test_examples_depend_on_their_number_alone() -> None:
+    assert solver_example(7) == solver_example(7)
+    assert assistant_example(7) != assistant_example(8)
+
+
+@pytest.mark.parametrize(("kind", "make"), [(SOLVER, solver_example), (ASSISTANT, assistant_example)])
+def test_encoded_examples_are_prompt_then_reply_then_end(kind: str, make: type[solver_example]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(TEACHER)
+    encoded = encode_chunk(kind, 0, 3, TEACHER)
+    for number in range(3):
+        ids = encoded.tokens[encoded.offsets[number] : encoded.offsets[number + 1]]
+        head, reply = np.split(ids, [encoded.prompt_lengths[number]])
+        assert tokenizer.decode(head).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+        assert tokenizer.decode(reply) == make(number).response + "<|im_end|>"
+
+
+def test_prepared_examples_are_stored_and_found_again(tmp_path: Path) -> None:
+    first = prepare(SOLVER, 5, TEACHER, tmp_path, processes=1)
+    (stored,) = tmp_path.iterdir()
+    changed = stored.stat().st_mtime_ns
+    second = prepare(SOLVER, 5, TEACHER, tmp_path, processes=1)
+    assert stored.stat().st_mtime_ns == changed
+    assert np.array_equal(first.tokens, second.tokens)
+    assert np.array_equal(first.offsets, second.offsets)
+
+
+def test_an_epoch_uses_every_example_once_within_the_token_budget() -> None:
+    lengths = np.random.default_rng(0).integers(5, 60, size=500)
+    plan = epoch_plan(lengths, 200, np.random.default_rng(1))
+    assert sorted(np.concatenate(plan).tolist()) == list(range(500))
+    assert all(len(batch) * lengths[batch].max() <= 200 for batch in plan)
+
+
+def test_batches_continue_where_a_killed_training_stopped() -> None:
+    examples = lengths_only([3, 5, 4, 6, 2, 7, 5, 3, 4, 6])
+    whole = [batch.tolist() for batch in islice(batches(examples, 12, seed=3), 23)]
+    rest = [batch.tolist() for batch in islice(batches(examples, 12, seed=3, skip=9), 14)]
+    assert rest == whole[9:]
+
+
+def test_collating_pads_on_the_right_and_predicts_the_reply_alone() -> None:
+    examples = EncodedExamples(
+        tokens=np.array([10, 11, 12, 13, 20, 21, 22], dtype=np.uint16),
+        offsets=np.array([0, 4, 7]),
+        prompt_lengths=np.array([2, 1], dtype=np.int32),
+    )
+    tokens, positions, targets = collate(examples, np.array([0, 1]), pad=0)
+    assert tokens.shape == (2, 16)
+    assert tokens[0, :5].tolist() == [10, 11, 12, 13, 0]
+    assert positions.tolist() == [1, 2, 16, 17]
+    assert targets.tolist() == [12, 13, 21, 22]

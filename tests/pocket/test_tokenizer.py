@@ -1,0 +1,97 @@
+"""The tokenizer of the pocket models, built from a small corpus and as it is shipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from pocket.recipes import POCKET
+from pocket.tokenizer import VOCAB_SIZE, build_tokenizer, load_tokenizer, save_tokenizer
+from prompts import all_prompts, fixed_sentences, load_prompt
+from tasks.seeds import pocket
+
+TEXTS = (
+    "Mia has 17 shells. How many shells does Mia have now?",
+    "Hence 3 * 69 = 180 + 27 = 207, so \\boxed{207}.",
+    "(-\\infty, 4) and [3, \\infty)\n\n  x^2 + 7x + 10\t<problem> naïve ∑ 🙂",
+)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> PreTrainedTokenizerFast:
+    return AutoTokenizer.from_pretrained(POCKET / "teacher")
+
+
+def ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_text_comes_back_unchanged(shipped: PreTrainedTokenizerFast, text: str) -> None:
+    assert shipped.decode(ids(shipped, text)) == text
+
+
+def test_every_digit_is_a_token_of_its_own(shipped: PreTrainedTokenizerFast) -> None:
+    assert [shipped.decode(token) for token in ids(shipped, "207 + 1849")] == ["2", "0", "7", " +", " 1", "8", "4", "9"]
+    words = [token for token in shipped.get_vocab() if sum(character.isdigit() for character in token) > 1]
+    assert set(words) <= set(fixed_sentences())
+
+
+def test_every_fixed_sentence_of_the_prompts_is_one_token(shipped: PreTrainedTokenizerFast) -> None:
+    for sentence in fixed_sentences():
+        assert len(ids(shipped, sentence)) == 1, sentence
+
+
+def test_a_rendered_prompt_costs_few_tokens_more_than_its_problem(shipped: PreTrainedTokenizerFast) -> None:
+    text = pocket.problem(2, "medium", 0).text
+    for name in all_prompts():
+        if load_prompt(name).variables == ("problem",):
+            messages = load_prompt(name).render(problem=text)
+            rendered = shipped.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            assert len(ids(shipped, rendered)) <= len(ids(shipped, text)) + 45, name
+
+
+def test_an_edited_prompt_still_survives_the_round_trip(shipped: PreTrainedTokenizerFast) -> None:
+    edited = fixed_sentences()[0].replace("a", "o")
+    assert len(ids(shipped, edited)) > 1
+    assert shipped.decode(ids(shipped, edited)) == edited
+
+
+def test_the_template_closes_the_thinking_block_only_when_thinking_is_off(shipped: PreTrainedTokenizerFast) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"}]
+    head = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n"
+
+    def render(**options: bool) -> str:
+        return shipped.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+
+    assert render() == head
+    assert render(enable_thinking=True) == head
+    assert render(enable_thinking=False) == head + "<think>\n\n</think>\n\n"
+
+
+def test_the_template_drops_the_reasoning_of_earlier_turns(shipped: PreTrainedTokenizerFast) -> None:
+    messages = [{"role": "assistant", "content": "<think>\nwell\n</think>\n\nFour."}, {"role": "user", "content": "Sure?"}]
+    rendered = shipped.apply_chat_template(messages, tokenize=False)
+    assert rendered == "<|im_start|>assistant\nFour.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n"
+
+
+def test_all_models_share_one_tokenizer_that_ends_with_the_turn(shipped: PreTrainedTokenizerFast) -> None:
+    files = {(POCKET / name / "tokenizer.json").read_bytes() for name in ("teacher", "student", "assistant")}
+    assert len(files) == 1
+    assert (shipped.eos_token, shipped.pad_token, len(shipped)) == ("<|im_end|>", "<|endoftext|>", VOCAB_SIZE)
+
+
+def test_a_new_tokenizer_has_the_promised_size_and_loads(tmp_path: Path) -> None:
+    texts = [pocket.problem(1, "hard", index).text for index in range(300)]
+    save_tokenizer(build_tokenizer(texts, ["One fixed sentence."], vocab_size=400), tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    assert len(tokenizer) == 400
+    assert len(ids(tokenizer, "One fixed sentence.")) == 1
+    assert tokenizer.decode(ids(tokenizer, texts[0])) == texts[0]
+
+
+def test_too_small_a_corpus_is_refused() -> None:
+    with pytest.raises(ValueError, match="give more text"):
+        build_tokenizer(["two words"], [], vocab_size=2000)

@@ -1,0 +1,158 @@
+"""An OpenAI-compatible server that misbehaves as told: raw HTTP over asyncio in a thread of its own.
+
+A script maps the last message's content to the behaviours of its successive requests; the last one repeats. Behaviours:
+`ok` (echoes the content), `ok:TEXT`, `empty`, `huge` (100,000 characters and one), `length`, `429` or `429:SECONDS`, any
+other status (`500`, `400`), `slow` (one byte at a time, for ever), `silent`, `reset`, `truncated`, `malformed`, `no_choices`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+HUGE = "x" * 100_001
+LOGPROBS = (-0.25, -0.5, -1.0)
+"""Log-probability of each token of a reply when asked for."""
+
+
+class ScriptedServer:
+    """Use `running(...)`. `counts` holds the requests per content, `most_at_once` the peak of requests in progress."""
+
+    def __init__(self, script: Mapping[str, Sequence[str]], *, delay_s: float, models: Sequence[str], owner: str) -> None:
+        self.script = {content: list(behaviours) for content, behaviours in script.items()}
+        self.counts: Counter[str] = Counter()
+        self.bodies: list[dict[str, Any]] = []
+        self.headers: list[str] = []
+        self.most_at_once = 0
+        self.port = 0
+        self._now = 0
+        self._delay_s = delay_s
+        self._models = models
+        self._owner = owner
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while not writer.is_closing():
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                await self._one_request(head, reader, writer)
+        writer.close()
+
+    async def _one_request(self, head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.headers.append(head)
+        if head.startswith("GET"):
+            data = [{"id": name, "object": "model", "owned_by": self._owner} for name in self._models]
+            await _send(writer, 200, {"object": "list", "data": data})
+            return
+        lines = (line.split(":", 1) for line in head.lower().splitlines() if line.startswith("content-length:"))
+        body = json.loads(await reader.readexactly(int(next(lines)[1])))
+        content = body["messages"][-1]["content"]
+        behaviours = self.script.get(content, ["ok"])
+        behaviour = behaviours[min(self.counts[content], len(behaviours) - 1)]
+        self.counts[content] += 1
+        self.bodies.append(body)
+        self._now += 1
+        self.most_at_once = max(self.most_at_once, self._now)
+        try:
+            await asyncio.sleep(self._delay_s)
+            await self._behave(behaviour, body, writer)
+        finally:
+            self._now -= 1
+
+    async def _behave(self, behaviour: str, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        kind, _, detail = behaviour.partition(":")
+        content = body["messages"][-1]["content"]
+        good = json.dumps(_completion(body, detail or f"echo {content}")).encode()
+        if kind == "ok":
+            await _send(writer, 200, good)
+        elif kind in ("empty", "huge", "length"):
+            text = {"empty": "", "huge": HUGE, "length": "cut off"}[kind]
+            await _send(writer, 200, _completion(body, text, "length" if kind == "length" else "stop"))
+        elif kind == "slow":
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n\r\n")
+            while not writer.is_closing():
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+        elif kind == "silent":
+            await asyncio.sleep(60)
+        elif kind == "reset":
+            writer.transport.abort()
+        elif kind == "truncated":
+            await _send(writer, 200, good, length=len(good) + 50)
+            writer.close()
+        elif kind == "malformed":
+            await _send(writer, 200, good[: len(good) // 2])
+        elif kind == "no_choices":
+            await _send(writer, 200, _completion(body, "") | {"choices": []})
+        else:
+            extra = f"retry-after: {detail}\r\n" if detail else ""
+            await _send(writer, int(kind), {"error": {"message": f"scripted {kind}", "type": "x"}}, extra=extra)
+
+
+def _completion(body: dict[str, Any], text: str, finish_reason: str = "stop") -> dict[str, Any]:
+    tokens = [{"token": "t", "logprob": value, "bytes": None, "top_logprobs": []} for value in LOGPROBS]
+    choice: dict[str, Any] = {
+        "index": 0,
+        "finish_reason": finish_reason,
+        "message": {"role": "assistant", "content": text},
+        "logprobs": {"content": tokens} if body.get("logprobs") else None,
+    }
+    usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": body["model"],
+        "choices": [choice],
+        "usage": usage,
+    }
+
+
+async def _send(
+    writer: asyncio.StreamWriter, status: int, body: object, *, extra: str = "", length: int | None = None
+) -> None:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {length or len(data)}\r\n{extra}\r\n"
+    writer.write(head.encode() + data)
+    await writer.drain()
+
+
+@contextlib.contextmanager
+def running(
+    script: Mapping[str, Sequence[str]] | None = None,
+    *,
+    delay_s: float = 0.0,
+    models: Sequence[str] = ("scripted",),
+    owner: str = "someone",
+) -> Iterator[ScriptedServer]:
+    """A scripted server on a free port, for the length of the `with` block."""
+    server = ScriptedServer(script or {}, delay_s=delay_s, models=models, owner=owner)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    listener = asyncio.run_coroutine_threadsafe(asyncio.start_server(server.handle, "127.0.0.1", 0), loop).result()
+    server.port = listener.sockets[0].getsockname()[1]
+    try:
+        yield server
+    finally:
+        asyncio.run_coroutine_threadsafe(_shut_down(listener), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _shut_down(listener: asyncio.Server) -> None:
+    listener.close()
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,184 @@
+"""The driver finds what is there, repeats what was rebuilt, and runs nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+from tasks.core.config import load_config
+from tasks.core.rows import Problem, Reason, Reject, Role, Tier
+from tasks.io.artifacts import Artifact, CountMismatch, Store, digest
+from tasks.stages.chunks import chunk, chunk_sizes, shard_rows, shard_sizes
+from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
+
+
+def problem(text: str) -> Problem:
+    return Problem(
+        id=f"id-{text}", text=text, tier=Tier.EASY, source="s", source_id=text, licence="l", role=Role.SEED, root_id="r"
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(config=load_config("pocket"), store=Store(tmp_path), identities={})
+
+
+class Counting:
+    """Two stages of two shards each: letters, then capitals of the letters. Counts the shards that were computed."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.computed = run, []
+
+    def letters(self, settings: str = "v1") -> Artifact:
+        stage = Stage(name="letters", version=1, settings={"kind": settings})
+
+        def work(index: int, at: Callable[[int], None]) -> Shard:
+            self.computed.append(f"letters {index}")
+            rows = [problem(letter) for letter in chunk("abcd", 2, index)]
+            at(2)
+            return Shard(incoming=2, tables={"problems": (Problem, rows)})
+
+        return run_shards(self.run, stage, lambda: chunk_sizes(4, 2), work)
+
+    def capitals(self, letters: Artifact) -> Artifact:
+        stage = Stage(name="capitals", version=1, settings={}, inputs=(letters,))
+
+        def work(index: int, _at: object) -> Shard:
+            self.computed.append(f"capitals {index}")
+            rows = shard_rows(self.run.store, letters, index, "problems", Problem)
+            kept = [problem(row.text.upper()) for row in rows if row.text != "c"]
+            rejects = [
+                Reject(problem_id=row.id, stage="capitals", reason=Reason.ECHO) for row in rows if row.text == "c"
+            ]
+            return Shard(incoming=len(rows), tables={"problems": (Problem, kept), "rejects": (Reject, rejects)})
+
+        return run_shards(self.run, stage, lambda: shard_sizes(self.run.store, letters), work)
+
+    def both(self) -> Artifact:
+        @flow
+        def two_stages() -> Artifact:
+            return self.capitals(self.letters())
+
+        return two_stages()
+
+
+def test_a_second_run_computes_nothing_and_its_task_runs_are_called_cached(run: Run) -> None:
+    counting = Counting(run)
+    first = counting.both()
+    assert counting.computed == ["letters 0", "letters 1", "capitals 0", "capitals 1"]
+    assert [row.text for row in run.store.rows(first, "problems", Problem)] == ["A", "B", "D"]
+    assert run.store.record(first)["counts"] == {"in": 4, "kept": 3, "rejected": {"echo": 1}}
+    second = counting.both()
+    assert second == first and len(counting.computed) == 4
+
+
+def test_deleting_a_stage_repeats_it_and_what_follows_and_nothing_before(run: Run) -> None:
+    counting = Counting(run)
+    last = counting.both()
+    before = digest(last.path)
+    run.store.discard(last)
+    counting.computed.clear()
+    counting.both()
+    assert counting.computed == ["capitals 0", "capitals 1"]
+    letters = next((run.store.root / "artifacts").glob("letters-*"))
+    run.store.discard(Artifact(name="letters", fingerprint="", path=letters, num_rows=0))
+    counting.computed.clear()
+    again = counting.both()
+    assert counting.computed == ["letters 0", "letters 1", "capitals 0", "capitals 1"]
+    assert digest(again.path) == before
+
+
+def test_a_run_that_died_between_two_shards_continues_with_the_second(run: Run) -> None:
+    counting = Counting(run)
+
+    @flow
+    def dies_in_shard_1() -> None:
+        stage = Stage(name="letters", version=1, settings={"kind": "v1"})
+
+        def work(index: int, _at: object) -> Shard:
+            if index == 1:
+                raise RuntimeError("killed")
+            rows = [problem(letter) for letter in "ab"]
+            return Shard(incoming=2, tables={"problems": (Problem, rows)})
+
+        run_shards(run, stage, lambda: (2, 2), work)
+
+    with pytest.raises(RuntimeError, match="killed"):
+        dies_in_shard_1()
+    counting.both()
+    assert counting.computed == ["letters 1", "capitals 0", "capitals 1"]
+
+
+def test_rows_that_get_lost_stop_the_stage(run: Run) -> None:
+    @flow
+    def loses_a_row() -> None:
+        stage = Stage(name="lossy", version=1, settings={})
+        run_shards(run, stage, lambda: (2,), lambda _i, _at: Shard(incoming=2, tables={"problems": (Problem, [])}))
+
+    with pytest.raises(CountMismatch, match="2 in, but 0 kept"):
+        loses_a_row()
+
+
+def test_the_fingerprint_follows_settings_and_inputs_and_the_recipe_only_settings() -> None:
+    one = Artifact(name="a", fingerprint="1" * 64, path=Path("x"), num_rows=1)
+    two = Artifact(name="a", fingerprint="2" * 64, path=Path("x"), num_rows=1)
+    stage = Stage(name="s", version=1, settings={"k": 1}, inputs=(one,))
+    other_input = Stage(name="s", version=1, settings={"k": 1}, inputs=(two,))
+    other_setting = Stage(name="s", version=1, settings={"k": 2}, inputs=(one,))
+    assert len({stage.fingerprint, other_input.fingerprint, other_setting.fingerprint}) == 3
+    assert stage.recipe == other_input.recipe != other_setting.recipe
+
+
+def test_task_runs_are_one_a_shard_and_named_after_it(run: Run) -> None:
+    counting = Counting(run)
+
+    @flow
+    def named() -> str:
+        from prefect.runtime import flow_run
+
+        counting.both()
+        return str(flow_run.id)
+
+    flow_run_id = named()
+    with get_client(sync_client=True) as client:
+        parents = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))  # type: ignore[list-item]
+        )
+        runs = [task.name for task in client.read_task_runs() if "letters" in task.name]
+    assert parents and {"letters: shard 1 of 2", "letters: shard 2 of 2"} <= set(runs)
+
+
+def test_a_lazy_context_is_entered_once_and_left_only_when_it_was_used() -> None:
+    from contextlib import contextmanager
+
+    events: list[str] = []
+
+    @contextmanager
+    def server():  # noqa: ANN202
+        events.append("start")
+        try:
+            yield 7
+        finally:
+            events.append("stop")
+
+    with Lazy(server):
+        pass
+    assert events == []
+    with pytest.raises(ValueError, match="x"), Lazy(server) as lazy:
+        assert (lazy.get(), lazy.get()) == (7, 7)
+        raise ValueError("x")
+    assert events == ["start", "stop"]
+
+
+@pytest.mark.parametrize(
+    ("total", "size", "sizes"), [(0, 5, (0,)), (5, 5, (5,)), (11, 5, (5, 5, 1)), (1, 1000, (1,))]
+)
+def test_chunks_cover_every_row_once(total: int, size: int, sizes: Sequence[int]) -> None:
+    assert chunk_sizes(total, size) == sizes
+    rows = list(range(total))
+    assert [row for index in range(len(sizes)) for row in chunk(rows, size, index)] == rows
