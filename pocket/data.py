@@ -133,7 +133,9 @@ def quality_example(index: int, rng: random.Random, seed: int = TRAINING_SEED) -
             if broken is None:
                 continue
             text, verdict[criterion] = broken, False
-        return Example(messages=load_prompt("judge/quality").render(problem=text), response=json.dumps(verdict))
+        return Example(
+            messages=load_prompt("judge/quality").render(problem=text), response=json.dumps(verdict)
+        )
 
 
 def equivalence_example(rng: random.Random) -> Example:
@@ -167,7 +169,9 @@ def corpus(count: int) -> Iterator[str]:
 
 def encode_prompt(tokenizer: PreTrainedTokenizerFast, messages: Messages) -> str:
     """The messages under the chat template, up to where the reply starts, without thinking."""
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    text = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
     assert isinstance(text, str)
     return text
 
@@ -179,7 +183,9 @@ def encode_chunk(kind: str, start: int, count: int, tokenizer_folder: Path) -> E
     backend = tokenizer.backend_tokenizer
     prompts = backend.encode_batch([encode_prompt(tokenizer, example.messages) for example in examples])
     replies = backend.encode_batch([example.response + END_OF_TURN for example in examples])
-    kept = [(p.ids, r.ids) for p, r in zip(prompts, replies, strict=True) if len(p.ids) + len(r.ids) <= MAX_TOKENS]
+    kept = [
+        (p.ids, r.ids) for p, r in zip(prompts, replies, strict=True) if len(p.ids) + len(r.ids) <= MAX_TOKENS
+    ]
     return EncodedExamples(
         tokens=np.array([token for prompt, reply in kept for token in (*prompt, *reply)], dtype=np.uint16),
         offsets=np.cumsum([0, *(len(prompt) + len(reply) for prompt, reply in kept)], dtype=np.int64),
@@ -220,7 +226,9 @@ def prepare(kind: str, count: int, tokenizer_folder: Path, work: Path, processes
             parts = list(pool.map(encode_chunk, [kind] * len(sizes), starts, sizes, folders))
         examples = joined(parts)
         partial = path.with_name(f".{path.name}.{os.getpid()}.npz")
-        np.savez(partial, tokens=examples.tokens, offsets=examples.offsets, prompt_lengths=examples.prompt_lengths)
+        np.savez(
+            partial, tokens=examples.tokens, offsets=examples.offsets, prompt_lengths=examples.prompt_lengths
+        )
         partial.replace(path)
     with np.load(path, allow_pickle=False) as stored:
         return EncodedExamples(
@@ -228,7 +236,9 @@ def prepare(kind: str, count: int, tokenizer_folder: Path, work: Path, processes
         )
 
 
-def batches(examples: EncodedExamples, tokens_per_batch: int, seed: int, skip: int = 0) -> Iterator[NDArray[np.int64]]:
+def batches(
+    examples: EncodedExamples, tokens_per_batch: int, seed: int, skip: int = 0
+) -> Iterator[NDArray[np.int64]]:
     """Endless batches of example numbers, of similar length each, in an order that depends on the seed alone.
 
     A batch padded to its longest example has at most `tokens_per_batch` tokens. The first `skip` are left out.

@@ -67,7 +67,11 @@ def _generate(model: Path, questions: list[Messages], n: int, temperature: float
     )
     return [
         [
-            Reply(text=sample.text, logprob_sum=sample.cumulative_logprob or 0.0, token_count=len(sample.token_ids))
+            Reply(
+                text=sample.text,
+                logprob_sum=sample.cumulative_logprob or 0.0,
+                token_count=len(sample.token_ids),
+            )
             for sample in output.outputs
         ]
         for output in outputs

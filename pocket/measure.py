@@ -98,7 +98,9 @@ def graded(group: str, gold: str, samples: Sequence[Reply]) -> Graded:
     right = {answer: same(answer, gold) for answer in set(answers) if answer is not None}
     clustering = cluster_answers(answers, same)
     uncertainty = semantic_entropy(
-        [sample.logprob_sum for sample in samples], [sample.token_count for sample in samples], clustering.labels
+        [sample.logprob_sum for sample in samples],
+        [sample.token_count for sample in samples],
+        clustering.labels,
     )
     winner = answers[clustering.labels.index(majority(clustering.labels))]
     return Graded(
@@ -126,10 +128,14 @@ def measure_solver(name: str, per_group: int) -> Quality:
     base = [row for row in rows if row.group != EVOLVED]
     found = auroc([row.entropy for row in rows], [not row.majority_right for row in rows])
     step = max(1, len(plain) // 300)
-    pairs = [(question, samples[0].text) for question, samples in zip(plain[::step], sampled[::step], strict=True)]
+    pairs = [
+        (question, samples[0].text) for question, samples in zip(plain[::step], sampled[::step], strict=True)
+    ]
     return {
         "problems_per_group": per_group,
-        "accuracy": {group: accuracy([row for row in rows if row.group == group]) for group in (*TIERS, EVOLVED)},
+        "accuracy": {
+            group: accuracy([row for row in rows if row.group == group]) for group in (*TIERS, EVOLVED)
+        },
         "accuracy_overall": accuracy(base),
         "mean_weight": {
             group: mean(row.weight for row in rows if row.group == group) for group in (*TIERS, EVOLVED)
@@ -148,7 +154,9 @@ def privileged(model: Path, asked: Sequence[tuple[str, str, str]]) -> Quality:
     for index, (_, text, gold) in enumerate(asked):
         by_answer.append(load_prompt("teacher/solve_with_answer").render(problem=text, answer=gold))
         reference = pocket.solution(text, random.Random(f"measure/reference/{index}"))
-        by_solution.append(load_prompt("teacher/solve_with_solution").render(problem=text, solution=reference))
+        by_solution.append(
+            load_prompt("teacher/solve_with_solution").render(problem=text, solution=reference)
+        )
     sampled = replies(model, [*by_answer, *by_solution], 2, TEMPERATURE)
     right = [
         graded(group, gold, samples)
@@ -170,7 +178,9 @@ def is_good(before: str, after: str | None) -> bool:
     """Whether an evolution passes the rules, is a sound problem and is new."""
     if after is None or check(after, RuleSettings()) is not None:
         return False
-    return pocket.oracle(after) is not None and " ".join(after.lower().split()) != " ".join(before.lower().split())
+    return pocket.oracle(after) is not None and " ".join(after.lower().split()) != " ".join(
+        before.lower().split()
+    )
 
 
 def measure_evolutions(model: Path, per_strategy: int) -> Quality:
@@ -200,16 +210,28 @@ def measure_evolutions(model: Path, per_strategy: int) -> Quality:
 
 def measure_judges(model: Path, count: int) -> Quality:
     """Accuracy of both judges on `count` labelled cases each."""
-    quality = [quality_example(i, random.Random(f"measure/quality/{i}"), MEASURING_SEED) for i in range(count)]
+    quality = [
+        quality_example(i, random.Random(f"measure/quality/{i}"), MEASURING_SEED) for i in range(count)
+    ]
     pairs = [equivalence_example(random.Random(f"measure/equivalence/{i}")) for i in range(count)]
-    answered = [samples[0].text for samples in replies(model, [e.messages for e in [*quality, *pairs]], 1, 0.0)]
-    verdicts = [(read_json(e.response), read_json(text)) for e, text in zip(quality, answered[:count], strict=True)]
-    equal = [(read_json(e.response), read_json(text)) for e, text in zip(pairs, answered[count:], strict=True)]
+    answered = [
+        samples[0].text for samples in replies(model, [e.messages for e in [*quality, *pairs]], 1, 0.0)
+    ]
+    verdicts = [
+        (read_json(e.response), read_json(text)) for e, text in zip(quality, answered[:count], strict=True)
+    ]
+    equal = [
+        (read_json(e.response), read_json(text)) for e, text in zip(pairs, answered[count:], strict=True)
+    ]
     return {
-        "criteria": {c: mean(right[c] == given.get(c) for right, given in verdicts) for c in QUALITY_CRITERIA},
+        "criteria": {
+            c: mean(right[c] == given.get(c) for right, given in verdicts) for c in QUALITY_CRITERIA
+        },
         "criteria_exact": mean(right == given for right, given in verdicts),
         "sound_accepted": mean(right == given for right, given in verdicts if all(right.values())),
-        "broken_refused": mean(not all(given.values()) for right, given in verdicts if not all(right.values())),
+        "broken_refused": mean(
+            not all(given.values()) for right, given in verdicts if not all(right.values())
+        ),
         "equivalence": mean(right["equivalent"] == given.get("equivalent") for right, given in equal),
         "judged": count,
     }

@@ -48,7 +48,10 @@ def assistant_rows(assistant: dict[str, Any]) -> list[tuple[str, ...]]:
     return [
         *((f"good evolutions, {s}", ">= 70%", percent(assistant["good_evolutions"][s])) for s in STRATEGIES),
         ("same answer after rewrite, algebraize, apply", "", percent(assistant["same_answer_where_due"])),
-        *((f"criterion judged right, {c}", ">= 85%", percent(assistant["criteria"][c])) for c in QUALITY_CRITERIA),
+        *(
+            (f"criterion judged right, {c}", ">= 85%", percent(assistant["criteria"][c]))
+            for c in QUALITY_CRITERIA
+        ),
         ("all five criteria judged right", ">= 85%", percent(assistant["criteria_exact"])),
         ("sound problems accepted", "", percent(assistant["sound_accepted"])),
         ("broken problems refused", "", percent(assistant["broken_refused"])),
@@ -68,7 +71,9 @@ def quality_table(quality: dict[str, Any]) -> str:
     if "teacher" in quality or "student" in quality:
         count = (quality.get("teacher") or quality["student"])["problems_per_group"]
         parts.append(markdown(("", "target", "teacher", "student"), solver_rows(quality)))
-        parts.append(f"{count} unseen problems a row for the tiers and for evolved texts, 8 samples each at T=0.7.")
+        parts.append(
+            f"{count} unseen problems a row for the tiers and for evolved texts, 8 samples each at T=0.7."
+        )
     if "assistant" in quality:
         assistant = quality["assistant"]
         parts.append(markdown(("", "target", "assistant"), assistant_rows(assistant)))

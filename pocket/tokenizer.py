@@ -25,9 +25,7 @@ PAD, START_OF_TURN, END_OF_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = (PAD, START_OF_TURN, END_OF_TURN)
 THINK_TOKENS = ("<think>", "</think>")
 
-QWEN_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+QWEN_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """Pre-tokenizer of Qwen2 and Qwen3 (words with their leading space, single digits, runs of signs), but for one thing:
 the first digit of a number takes its leading space with it, which makes the texts of this world a fifth shorter."""
 
@@ -49,7 +47,9 @@ CHAT_TEMPLATE = """\
 """Qwen3's chat template without tools. Reasoning of earlier turns is left out, as there."""
 
 
-def build_tokenizer(corpus: Iterable[str], sentences: Sequence[str], vocab_size: int = VOCAB_SIZE) -> Tokenizer:
+def build_tokenizer(
+    corpus: Iterable[str], sentences: Sequence[str], vocab_size: int = VOCAB_SIZE
+) -> Tokenizer:
     """Learn the merges from `corpus`; `sentences` become one added token each.
 
     The vocabulary has exactly `vocab_size` entries. Raises ValueError when the corpus is too small to fill it.
@@ -75,7 +75,9 @@ def build_tokenizer(corpus: Iterable[str], sentences: Sequence[str], vocab_size:
     tokenizer.train_from_iterator(corpus, trainer)
     tokenizer.add_tokens(added)
     if tokenizer.get_vocab_size() != vocab_size:
-        raise ValueError(f"the vocabulary has {tokenizer.get_vocab_size()} entries, not {vocab_size}; give more text")
+        raise ValueError(
+            f"the vocabulary has {tokenizer.get_vocab_size()} entries, not {vocab_size}; give more text"
+        )
     return tokenizer
 
 

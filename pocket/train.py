@@ -122,7 +122,11 @@ def collate(examples: EncodedExamples, chosen: NDArray[np.int64], pad: int) -> t
         prompt = examples.prompt_lengths[number]
         positions.append(np.arange(prompt - 1, length - 1) + row * width)
         targets.append(ids[prompt:].astype(np.int64))
-    return torch.from_numpy(tokens), torch.from_numpy(np.concatenate(positions)), torch.from_numpy(np.concatenate(targets))
+    return (
+        torch.from_numpy(tokens),
+        torch.from_numpy(np.concatenate(positions)),
+        torch.from_numpy(np.concatenate(targets)),
+    )
 
 
 def state_tensors(model: Qwen3ForCausalLM, optimizers: Optimizers) -> dict[str, Tensor]:
@@ -135,11 +139,17 @@ def state_tensors(model: Qwen3ForCausalLM, optimizers: Optimizers) -> dict[str, 
     return tensors
 
 
-def save_state(path: Path, model: Qwen3ForCausalLM, optimizers: Optimizers, progress: Progress, identity: str) -> None:
+def save_state(
+    path: Path, model: Qwen3ForCausalLM, optimizers: Optimizers, progress: Progress, identity: str
+) -> None:
     """Write everything that a killed training needs to go on, whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     metadata = {"progress": json.dumps(asdict(progress)), "identity": identity}
-    save_file({name: tensor.contiguous() for name, tensor in state_tensors(model, optimizers).items()}, partial, metadata)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in state_tensors(model, optimizers).items()},
+        partial,
+        metadata,
+    )
     partial.replace(path)
 
 
@@ -156,13 +166,17 @@ def load_state(path: Path, model: Qwen3ForCausalLM, optimizers: Optimizers, iden
     for name, parameter in model.named_parameters():
         parameter.data.copy_(tensors[f"model/{name}"])
         prefix = f"moments/{name}/"
-        moments = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        moments = {
+            key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+        }
         if moments:
             (adam if "exp_avg" in moments else muon).state[parameter] = moments
     return Progress(**json.loads(metadata["progress"]))
 
 
-def update(loss: Tensor, model: Qwen3ForCausalLM, optimizers: Optimizers, recipe: Recipe, rate: float) -> None:
+def update(
+    loss: Tensor, model: Qwen3ForCausalLM, optimizers: Optimizers, recipe: Recipe, rate: float
+) -> None:
     """One step of both optimizers at `rate` times their full learning rates, gradients clipped to norm 1."""
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -180,7 +194,9 @@ def warm_compiler(loss_of: Loss, examples: EncodedExamples, recipe: Recipe, pad:
         loss_of(*collate(examples, next(plan), pad)).backward()
 
 
-def run(recipe: Recipe, minutes: float | None, examples: EncodedExamples) -> tuple[Qwen3ForCausalLM, Progress, float]:
+def run(
+    recipe: Recipe, minutes: float | None, examples: EncodedExamples
+) -> tuple[Qwen3ForCausalLM, Progress, float]:
     """Train to the end of the schedule. Returns the model, how long it took and the last mean loss."""
     model = build_model(recipe)
     optimizers = build_optimizers(model, recipe)
@@ -195,14 +211,18 @@ def run(recipe: Recipe, minutes: float | None, examples: EncodedExamples) -> tup
     warm_compiler(loss_of, examples, recipe, pad)
     model.zero_grad(set_to_none=True)
     last = saved = reported = time.monotonic()
-    plan: Iterator[NDArray[np.int64]] = batches(examples, recipe.tokens_per_step, recipe.seed, skip=progress.step)
+    plan: Iterator[NDArray[np.int64]] = batches(
+        examples, recipe.tokens_per_step, recipe.seed, skip=progress.step
+    )
     while (share := progress.share(recipe, minutes)) < 1:
         tokens, positions, targets = collate(examples, next(plan), pad)
         loss = loss_of(tokens, positions, targets)
         update(loss, model, optimizers, recipe, recipe.rate(share))
         now = time.monotonic()
         progress = Progress(
-            step=progress.step + 1, seconds=progress.seconds + now - last, tokens=progress.tokens + tokens.numel()
+            step=progress.step + 1,
+            seconds=progress.seconds + now - last,
+            tokens=progress.tokens + tokens.numel(),
         )
         last = now
         recent.append(loss.item())

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import httpx
 import local_prefect as local
@@ -29,12 +29,16 @@ import pyarrow.parquet as pq
 from tasks.core.config import PROJECT_ROOT, load_config
 from tasks.core.errors import UserError
 
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
 DEPLOYMENT = "sure-math/build"
 LOCK = PROJECT_ROOT / "output" / ".lock"
 WATCH_LOG = local.LOGS / "watch.log"
 WORKER_LOG = local.LOGS / "worker.log"
-LOOK_S = 2.0
-SERVER_SILENCE_S = 30.0
+LOOK_S = 1.0
+SERVER_SILENCE_S = 60.0
+FLOW_SILENCE_S = 6.0
 INTERRUPTED = 130
 PR_SET_PDEATHSIG = 1
 
@@ -194,41 +198,47 @@ def settled(api: local.Api, tag: str) -> Iterator[None]:
 
 
 def follow(api: local.Api, tag: str, worker: subprocess.Popen[bytes], watch: subprocess.Popen[bytes]) -> bool:
-    """Wait until the run is in a final state; True when that is Completed.
+    """Wait until the run that carries `tag` is in a final state; True when that is Completed.
 
-    The watching command only says when to look: the run's own state decides, so a hiccup of the former costs nothing.
-    Raises `UserError` when worker or server end before the run, or the run was never created.
+    The run's own state decides, so a hiccup of the watching command costs nothing. Raises `UserError` when worker,
+    server or the flow's process end before the run is over, or when the run was never created.
     """
-    heard = time.monotonic()
-    while not _ended(watch):
-        _expect_alive(worker)
-        heard = time.monotonic() if api.healthy() else heard
-        if time.monotonic() - heard > SERVER_SILENCE_S:
-            raise UserError(
-                f"the Prefect server at {api.page} no longer answers: see {local.LOGS / 'server.log'}"
-            )
+    heard = alive = time.monotonic()
+    seen = False
     with local.client_of(api) as client:
-        while (run := local.tagged_run(client, tag)) and run.state and not run.state.is_final():
-            _expect_alive(worker)
-            time.sleep(LOOK_S)
-    if run is None or run.state is None:
-        raise UserError(f"{DEPLOYMENT} could not be started: Prefect's own words are in {WATCH_LOG}")
-    if not run.state.is_completed():
-        say(f"run {tag} ended as {run.state.name}: {run.state.message or 'no message'}")
-    return run.state.is_completed()
+        while True:
+            ended, now = _ended(watch), time.monotonic()
+            if worker.poll() is not None:
+                raise UserError(f"the worker ended before the run did: its last words are in {WORKER_LOG}")
+            if not api.healthy():
+                _expect_recent(heard, SERVER_SILENCE_S, f"the Prefect server at {api.page} no longer answers")
+                continue
+            run, heard = local.tagged_run(client, tag), now
+            if run is None and ended:
+                raise UserError(f"{DEPLOYMENT} could not be started: Prefect's own words are in {WATCH_LOG}")
+            if run and run.state and run.state.is_final():
+                return _completed(run.state, tag)
+            here = run is not None and local.runs_under(worker.pid, run)
+            seen = seen or here
+            alive = now if here or not seen else alive
+            _expect_recent(alive, FLOW_SILENCE_S, "the flow's process ended without a last word")
 
 
 def _ended(process: subprocess.Popen[bytes]) -> bool:
-    try:
-        process.wait(timeout=LOOK_S)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
+    """Whether it has ended; takes LOOK_S either way."""
+    time.sleep(LOOK_S)
+    return process.poll() is not None
 
 
-def _expect_alive(worker: subprocess.Popen[bytes]) -> None:
-    if worker.poll() is not None:
-        raise UserError(f"the worker ended before the run did: its last words are in {WORKER_LOG}")
+def _expect_recent(moment: float, patience: float, otherwise: str) -> None:
+    if time.monotonic() - moment > patience:
+        raise UserError(f"{otherwise}: look into {local.LOGS}")
+
+
+def _completed(state: State, tag: str) -> bool:
+    if not state.is_completed():
+        say(f"run {tag} ended as {state.name}: {state.message or 'no message'}")
+    return state.is_completed()
 
 
 def show(output: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import httpx
+import psutil
 
 from tasks.core.config import PROJECT_ROOT
 from tasks.core.errors import UserError
@@ -243,6 +244,16 @@ def tagged_run(client: SyncPrefectClient, tag: str) -> FlowRun | None:
 
     wanted = filters.FlowRunFilter(tags=filters.FlowRunFilterTags(all_=[tag]))
     return next(iter(client.read_flow_runs(flow_run_filter=wanted, limit=1)), None)
+
+
+def runs_under(owner: int, run: FlowRun) -> bool:
+    """Whether the process of `run` is alive among the descendants of process `owner`."""
+    try:
+        family = psutil.Process(owner).children(recursive=True)
+        living = {str(process.pid) for process in family if process.status() != psutil.STATUS_ZOMBIE}
+    except psutil.NoSuchProcess:
+        return False
+    return (run.infrastructure_pid or "").rpartition(":")[2] in living
 
 
 def end_run(client: SyncPrefectClient, run: FlowRun, *, cancelled: bool, message: str) -> None:

@@ -23,7 +23,9 @@ LOGPROBS = (-0.25, -0.5, -1.0)
 class ScriptedServer:
     """Use `running(...)`. `counts` holds the requests per content, `most_at_once` the peak of requests in progress."""
 
-    def __init__(self, script: Mapping[str, Sequence[str]], *, delay_s: float, models: Sequence[str], owner: str) -> None:
+    def __init__(
+        self, script: Mapping[str, Sequence[str]], *, delay_s: float, models: Sequence[str], owner: str
+    ) -> None:
         self.script = {content: list(behaviours) for content, behaviours in script.items()}
         self.counts: Counter[str] = Counter()
         self.bodies: list[dict[str, Any]] = []
@@ -46,13 +48,17 @@ class ScriptedServer:
                 await self._one_request(head, reader, writer)
         writer.close()
 
-    async def _one_request(self, head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _one_request(
+        self, head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self.headers.append(head)
         if head.startswith("GET"):
             data = [{"id": name, "object": "model", "owned_by": self._owner} for name in self._models]
             await _send(writer, 200, {"object": "list", "data": data})
             return
-        lines = (line.split(":", 1) for line in head.lower().splitlines() if line.startswith("content-length:"))
+        lines = (
+            line.split(":", 1) for line in head.lower().splitlines() if line.startswith("content-length:")
+        )
         body = json.loads(await reader.readexactly(int(next(lines)[1])))
         content = body["messages"][-1]["content"]
         behaviours = self.script.get(content, ["ok"])
@@ -77,7 +83,9 @@ class ScriptedServer:
             text = {"empty": "", "huge": HUGE, "length": "cut off"}[kind]
             await _send(writer, 200, _completion(body, text, "length" if kind == "length" else "stop"))
         elif kind == "slow":
-            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n\r\n")
+            writer.write(
+                b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n\r\n"
+            )
             while not writer.is_closing():
                 writer.write(b" ")
                 await writer.drain()
@@ -95,7 +103,9 @@ class ScriptedServer:
             await _send(writer, 200, _completion(body, "") | {"choices": []})
         else:
             extra = f"retry-after: {detail}\r\n" if detail else ""
-            await _send(writer, int(kind), {"error": {"message": f"scripted {kind}", "type": "x"}}, extra=extra)
+            await _send(
+                writer, int(kind), {"error": {"message": f"scripted {kind}", "type": "x"}}, extra=extra
+            )
 
 
 def _completion(body: dict[str, Any], text: str, finish_reason: str = "stop") -> dict[str, Any]:
@@ -139,7 +149,9 @@ def running(
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    listener = asyncio.run_coroutine_threadsafe(asyncio.start_server(server.handle, "127.0.0.1", 0), loop).result()
+    listener = asyncio.run_coroutine_threadsafe(
+        asyncio.start_server(server.handle, "127.0.0.1", 0), loop
+    ).result()
     server.port = listener.sockets[0].getsockname()[1]
     try:
         yield server

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 CHAT_TEMPLATE = """\
 {%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{% endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}
 {%- if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}{% endif %}
 """
-CORPUS = [f"Solve {a} plus {b} and box the answer: \\boxed{{{a + b}}}. It is true, false or 'none'." for a in range(20) for b in range(20)]
+CORPUS = [
+    f"Solve {a} plus {b} and box the answer: \\boxed{{{a + b}}}. It is true, false or 'none'."
+    for a in range(20)
+    for b in range(20)
+]
 
 
 def write_tiny_model(folder: Path, *, uniform: bool = False) -> Path:
@@ -39,7 +44,8 @@ def write_tiny_model(folder: Path, *, uniform: bool = False) -> Path:
         pad_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
         initializer_range=0.15,
     )
-    model = Qwen3ForCausalLM(config).to(torch.bfloat16)
+    model: Any = Qwen3ForCausalLM(config)
+    model.to(torch.bfloat16)
     if uniform:
         model.get_input_embeddings().weight.data.zero_()
     model.save_pretrained(folder)
@@ -47,7 +53,7 @@ def write_tiny_model(folder: Path, *, uniform: bool = False) -> Path:
     return folder
 
 
-def _tokenizer():
+def _tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -62,5 +68,8 @@ def _tokenizer():
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHAT_TEMPLATE,
     )

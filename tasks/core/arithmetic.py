@@ -155,7 +155,9 @@ def _integer_root(number: int, degree: int) -> int | None:
     if degree == 2:
         found = isqrt(number)
     else:
-        found = 1 << -(-number.bit_length() // degree)  # at least the root; Newton's method comes down to its floor
+        found = 1 << -(
+            -number.bit_length() // degree
+        )  # at least the root; Newton's method comes down to its floor
         while found > 1:
             lower = ((degree - 1) * found + number // found ** (degree - 1)) // degree
             if lower >= found:

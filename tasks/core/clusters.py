@@ -63,18 +63,21 @@ def cluster_answers(
     for verdict in verdicts:
         if verdict.same:
             roots[_root(roots, verdict.first)] = _root(roots, verdict.second)
-    keys = [
-        _unparsed_key(index, unparsed) if answer is None else ("answer", _root(roots, representatives[normalise(answer)]))
+    labels = _numbered(
+        _unparsed_key(index, unparsed)
+        if answer is None
+        else ("answer", _root(roots, representatives[normalise(answer)]))
         for index, answer in enumerate(answers)
-    ]
-    numbers: dict[tuple[str, str | int], int] = {}
-    labels = tuple(DROPPED if key is None else numbers.setdefault(key, len(numbers)) for key in keys)
+    )
     return Clustering(
         labels=labels,
-        representatives=tuple(answers[labels.index(number)] for number in range(len(numbers))),
+        representatives=tuple(
+            answers[labels.index(label)] for label in range(max(labels, default=DROPPED) + 1)
+        ),
         judge_calls=len(verdicts),
         transitivity_violations=sum(
-            not verdict.same and _root(roots, verdict.first) == _root(roots, verdict.second) for verdict in verdicts
+            not verdict.same and _root(roots, verdict.first) == _root(roots, verdict.second)
+            for verdict in verdicts
         ),
         verdicts=verdicts,
     )
@@ -101,6 +104,12 @@ def _representatives(answers: Sequence[str | None]) -> dict[str, str]:
 
 def _pairs(representatives: Iterable[str]) -> list[tuple[str, str]]:
     return [(min(a, b), max(a, b)) for a, b in combinations(representatives, 2)]
+
+
+def _numbered(keys: Iterable[tuple[str, str | int] | None]) -> tuple[int, ...]:
+    """Keys as numbers in order of first appearance; None as `DROPPED`."""
+    numbers: dict[tuple[str, str | int], int] = {}
+    return tuple(DROPPED if key is None else numbers.setdefault(key, len(numbers)) for key in keys)
 
 
 def _root(roots: dict[str, str], answer: str) -> str:

@@ -34,8 +34,13 @@ def semantic_entropy(
     for lists of different length and for fewer than two samples that take part.
     """
     if not len(logprob_sums) == len(token_counts) == len(labels):
-        raise ValueError(f"{len(logprob_sums)} sums, {len(token_counts)} token counts and {len(labels)} labels: need as many")
-    means = [_mean(index, *sample) for index, sample in enumerate(zip(logprob_sums, token_counts, labels, strict=True))]
+        raise ValueError(
+            f"{len(logprob_sums)} sums, {len(token_counts)} token counts and {len(labels)} labels: need as many"
+        )
+    means = [
+        _mean(index, *sample)
+        for index, sample in enumerate(zip(logprob_sums, token_counts, labels, strict=True))
+    ]
     used = [(label, mean) for label, mean in zip(labels, means, strict=True) if label >= 0]
     if len(used) < 2:
         raise ValueError(f"entropy needs at least 2 samples that take part, got {len(used)} of {len(labels)}")
@@ -50,7 +55,9 @@ def semantic_entropy(
         entropy=entropy,
         weight=min(1.0, max(0.0, 1.0 - entropy / log(len(used)))),
         discrete_entropy=max(0.0, -fsum(size * log(size) for size in sizes)),
-        cluster_probs=tuple(exp(log_probs[label]) if label in log_probs else 0.0 for label in range(max(clusters) + 1)),
+        cluster_probs=tuple(
+            exp(log_probs[label]) if label in log_probs else 0.0 for label in range(max(clusters) + 1)
+        ),
     )
 
 
@@ -67,7 +74,9 @@ def _mean(index: int, logprob_sum: float, token_count: int, label: int) -> float
     if token_count < 1:
         raise ValueError(f"sample {index} is empty (token count {token_count})")
     if not isfinite(logprob_sum) or logprob_sum > 0:
-        raise ValueError(f"sample {index} has log-probability {logprob_sum}: need a finite number of at most 0")
+        raise ValueError(
+            f"sample {index} has log-probability {logprob_sum}: need a finite number of at most 0"
+        )
     if label < -1:
         raise ValueError(f"sample {index} has label {label}: need -1 (left out), 0, 1, ...")
     return logprob_sum / token_count

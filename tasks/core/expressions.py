@@ -342,7 +342,11 @@ class _Parser:
         if self.peek() in ("(", "{"):
             return self.atom()
         nodes = [self.raised()]
-        while self.starts_factor() and self.peek() not in _FUNCTIONS and self.peek() not in ("(", "{", "[", "\\log", "\\cdot"):
+        while (
+            self.starts_factor()
+            and self.peek() not in _FUNCTIONS
+            and self.peek() not in ("(", "{", "[", "\\log", "\\cdot")
+        ):
             nodes.append(self.raised())
         return reduce(lambda left, right: _binary(multiply, left, right), nodes)
 

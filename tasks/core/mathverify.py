@@ -28,7 +28,10 @@ class _Worker:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-P", str(_SCRIPT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            [sys.executable, "-P", str(_SCRIPT)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
         self.alive = self._line(_START_S) == b"ready\n"
 
@@ -83,7 +86,9 @@ class _Pool:
             worker = worker or _Worker()
             try:
                 verdict = worker.ask(first, second, timeout_s)
-            except BaseException:  # an interrupt in the middle leaves an answer in the pipe: never reuse this worker
+            except (
+                BaseException
+            ):  # an interrupt in the middle leaves an answer in the pipe: never reuse this worker
                 worker.stop()
                 raise
             if worker.alive:

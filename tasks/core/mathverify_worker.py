@@ -33,7 +33,9 @@ def _parsed(answer: str) -> tuple[Any, ...]:
     from math_verify import LatexExtractionConfig, parse
 
     config = (LatexExtractionConfig(),)
-    return tuple(parse(f"${answer}$", config, fallback_mode="no_fallback", parsing_timeout=0, raise_on_error=True))
+    return tuple(
+        parse(f"${answer}$", config, fallback_mode="no_fallback", parsing_timeout=0, raise_on_error=True)
+    )
 
 
 def _same(first: str, second: str) -> bool:
@@ -44,7 +46,9 @@ def _same(first: str, second: str) -> bool:
         if not a or not b:
             return False
         return all(verify(gold, target, timeout_seconds=0) for gold, target in ((a, b), (b, a)))
-    except Exception:  # the parser and sympy raise anything on strange input, and all of it means: not shown equal
+    except (
+        Exception
+    ):  # the parser and sympy raise anything on strange input, and all of it means: not shown equal
         return False
 
 

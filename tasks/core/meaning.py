@@ -2,8 +2,9 @@ r"""What a normalised answer says, and whether two answers say the same. Pure an
 
 The rules, each of them symmetric:
 - Numbers and expressions compare by value; `10%` is 0.1; a rounded number differs from the exact one.
-- A unit in only one of two answers is ignored; two units must agree after exact conversion (100 cm is 1 m).
-- `x = 10` denotes 10; in a list with several names (`x = 1, y = 2`) the names count.
+- A unit in only one of two answers is ignored; two units must agree after exact conversion (100 cm is 1 m). This is
+  the one rule that is not transitive: 5 cm, 5 and 5 m.
+- `x = 10` denotes 10; in a list with several names (`x = 1, y = 2`) the names count, and no bare list equals it.
 - Equations are the same when one is a multiple of the other (`y = 2x + 1` and `2x - y + 1 = 0`).
 - Pairs, tuples and intervals compare in order and with their brackets; sets, bare lists and unions without order;
   a bare list is a set, and a set of one thing is that thing; `3 < x \le 5` is `(3, 5]`; `\pm a` is a list of two.
@@ -61,7 +62,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
-    """`kind` is the pair of brackets, `set` (also of bare lists) or `union`."""
+    """`kind` is the pair of brackets, or without order: `set` (also of bare lists), `union`, `names` (`x = 1, y = 2`)."""
 
     kind: str
     items: tuple[Reading, ...]
@@ -82,6 +83,7 @@ class Opaque:
 Reading = Quantity | Equation | Assignment | Collection | Verbatim | Opaque
 
 _MAX_ITEMS: Final = 40
+_UNORDERED: Final = ("set", "union", "names")
 _MAX_NESTING: Final = 6
 _MAX_DEPTH: Final = 30
 _SYMBOLS: Final = ("\\infty", "-\\infty", "\\emptyset", "\\mathbb{R}", "\\{\\}")
@@ -90,7 +92,9 @@ _OPENING: Final = frozenset(("(", "[", "{", "\\{"))
 _CLOSING: Final = frozenset((")", "]", "}", "\\}"))
 _NAME: Final = re.compile(r"(?:\\?[A-Za-z]+|[A-Za-z][A-Za-z ]*)(?:_(?:\w|\{\w+\}))?(?:\([A-Za-z]\))?'*")
 _MEMBER: Final = re.compile(r"[A-Za-z]\\in(?![A-Za-z])")
-_BUILDER: Final = re.compile(r"\\\{[A-Za-z](?:\\in ?\\mathbb\{R\})?(?:\||:|\\mid(?![A-Za-z]))(?P<condition>.+)\\\}")
+_BUILDER: Final = re.compile(
+    r"\\\{[A-Za-z](?:\\in ?\\mathbb\{R\})?(?:\||:|\\mid(?![A-Za-z]))(?P<condition>.+)\\\}"
+)
 _RELATION: Final = re.compile(r"\\le(?![A-Za-z])|\\ge(?![A-Za-z])|<|>")
 _LESS: Final = {"\\le": True, "<": False}
 _GREATER: Final = {"\\ge": True, ">": False}
@@ -104,7 +108,14 @@ def read(text: str, nesting: int = 0) -> Reading:
         return Opaque()
     if text in _SYMBOLS or _depth(text) > _MAX_DEPTH:
         return Verbatim(text=text)
-    for attempt in (_read_list, _read_membership, _read_equation, _read_inequality, _read_signs, _read_brackets):
+    for attempt in (
+        _read_list,
+        _read_membership,
+        _read_equation,
+        _read_inequality,
+        _read_signs,
+        _read_brackets,
+    ):
         reading = attempt(text, nesting + 1)
         if reading is not None:
             return reading
@@ -128,12 +139,13 @@ def _collection(kind: str, parts: Sequence[str], nesting: int) -> Reading:
     if len(parts) > _MAX_ITEMS:
         return Opaque()
     items = tuple(read(part, nesting) for part in parts)
-    if kind in ("set", "union"):
+    if kind in _UNORDERED:
         items = tuple(member for item in items for member in _members(item, kind))
     named = [item for item in items if isinstance(item, Assignment)]
     if len(named) == len(items) > 0:
         several = len({item.name for item in named}) > 1
         items = tuple(replace(item, strict=True) if several else item.value for item in named)
+        kind = "names" if several else kind
     return Collection(kind=kind, items=items)
 
 
@@ -272,7 +284,12 @@ def same_meaning(a: Reading, b: Reading) -> bool | None:
     a, b = _unwrapped(a), _unwrapped(b)
     if isinstance(a, Opaque) or isinstance(b, Opaque):
         return None
-    if isinstance(a, Assignment) or isinstance(b, Assignment) or isinstance(a, Equation) or isinstance(b, Equation):
+    if (
+        isinstance(a, Assignment)
+        or isinstance(b, Assignment)
+        or isinstance(a, Equation)
+        or isinstance(b, Equation)
+    ):
         return _same_equations(a, b)
     if isinstance(a, Quantity) and isinstance(b, Quantity):
         return _same_quantities(a, b)
@@ -318,7 +335,7 @@ def _end(item: Reading) -> tuple[object, ...] | None:
 
 def _unwrapped(reading: Reading) -> Reading:
     """A set or union of one thing is that thing."""
-    while isinstance(reading, Collection) and reading.kind in ("set", "union") and len(reading.items) == 1:
+    while isinstance(reading, Collection) and reading.kind in _UNORDERED and len(reading.items) == 1:
         reading = reading.items[0]
     return reading
 
@@ -360,7 +377,7 @@ def _same_lines(a: Equation, b: Equation) -> bool | None:
 def _same_collections(a: Collection, b: Collection) -> bool | None:
     if a.kind != b.kind:
         return False
-    if a.kind in ("set", "union"):
+    if a.kind in _UNORDERED:
         return _all([_any(same_meaning(x, y) for y in b.items) for x in a.items]
                     + [_any(same_meaning(x, y) for x in a.items) for y in b.items])  # fmt: skip
     if len(a.items) != len(b.items):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Final
 
 MAX_LENGTH: Final = 1000
@@ -58,7 +59,7 @@ _REWRITES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         (r"!=", r"\\ne "),
         (r"(?<![\d.])\.(?=\d)", "0."),
         (r"(?:^|(?<=[(\[,;=]))\+ *(?=\d|\\infty)", ""),
-        (r"(?<=[^0-9A-Za-z]) +| +(?=[^0-9A-Za-z])", ""),
+        (r"(?<=[^0-9A-Za-z ]) +| +(?=[^0-9A-Za-z ])", ""),
         (r"(?<![.\\])[.,;:]+$", ""),
     )
 )
@@ -74,8 +75,11 @@ def normalise(answer: str) -> str:
     characters only has its white space collapsed.
     """
     text = " ".join(answer.split())
-    if len(text) > MAX_LENGTH:
-        return text
+    return text if len(text) > MAX_LENGTH else _normalised(text)
+
+
+@lru_cache(maxsize=65536)
+def _normalised(text: str) -> str:
     for _ in range(MAX_LENGTH):
         changed = _one_pass(text)
         if changed == text or not changed or len(changed) > MAX_LENGTH:

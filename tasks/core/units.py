@@ -68,9 +68,8 @@ _NO_LABEL: Final = frozenset(  # words that change the number, or are letters of
     "tenth percent more less least most fewer over under plus minus times squared cubed factorial mod modulo base and "
     "not the alpha beta gamma delta theta lambda sigma omega phi".split()
 )
-_KNOWN: Final = (
-    r"\^\\circ(?:[CF])?|\\\$|(?:(?:square|sq|cubic|cu)\.? ?)?[A-Za-z]{2,}(?:\^[23])?(?:(?:/| per )[A-Za-z]+(?:\^[23])?)?"
-)
+_PREFIX: Final = r"(?:(?:square|sq|cubic|cu)\.? ?)?"
+_KNOWN: Final = rf"\^\\circ|\\\$|{_PREFIX}[A-Za-z]{{2,}}(?:\^[23])?(?:(?:/| per )[A-Za-z]+(?:\^[23])?)?"
 # A single letter is only a unit behind a space (from \text{ m} or typed), and never one that is mostly a variable.
 _TRAILING: Final = re.compile(
     rf"(?P<value>.*(?:[\d)}}!]|\\pi)) ?(?P<unit>{_KNOWN})"
@@ -93,7 +92,9 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
     value = match["value"] or match["labelled"] or match["spaced"]
     written = match["unit"] or match["label"] or match["letter"]
     unit = parse_unit(written)
-    if unit is None or (unit.dimension.startswith("label") and text[len(value)] != " " and value[-1] not in ")}"):
+    if unit is None or (
+        unit.dimension.startswith("label") and text[len(value)] != " " and value[-1] not in ")}"
+    ):
         return text, None
     return value, unit
 

@@ -77,7 +77,9 @@ class _Malformed(ValueError):
     """The text is JSON, but not such as we take."""
 
 
-def parse_quality(reply: str, finish_reason: str, *, max_chars: int = MAX_REPLY_CHARS) -> QualityVerdict | BadReply:
+def parse_quality(
+    reply: str, finish_reason: str, *, max_chars: int = MAX_REPLY_CHARS
+) -> QualityVerdict | BadReply:
     """The quality judge's reply: a JSON object of exactly the five criteria, each true or false.
 
     White space and a code fence around it, and thinking before it, are tolerated; nothing else is.
@@ -110,7 +112,10 @@ def parse_evolution(
     if refusal:
         return _bad(Reason.REFUSAL, refusal[0])
     if block is None:
-        return _bad(Reason.MALFORMED_REPLY, f"{text.count('<evolved>')} <evolved> and {text.count('</evolved>')} </evolved> tags")
+        return _bad(
+            Reason.MALFORMED_REPLY,
+            f"{text.count('<evolved>')} <evolved> and {text.count('</evolved>')} </evolved> tags",
+        )
     return _checked_problem(_tidy(block["problem"]), parent)
 
 
@@ -149,7 +154,9 @@ def _json_fields(
         return text
     fenced = _FENCE.fullmatch(text)
     try:
-        data = json.loads(fenced[1] if fenced else text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        data = json.loads(
+            fenced[1] if fenced else text, object_pairs_hook=_unique, parse_constant=_no_constant
+        )
     except _Malformed as error:
         return _bad(Reason.MALFORMED_REPLY, str(error))
     except ValueError as error:  # JSONDecodeError, and integers of absurd length

@@ -198,7 +198,9 @@ class ChatModel:
             async for _, outcome in outcomes:
                 yield outcome
 
-    def complete_all(self, requests: Iterable[ChatRequest], *, on_progress: Progress | None = None) -> list[Outcome]:
+    def complete_all(
+        self, requests: Iterable[ChatRequest], *, on_progress: Progress | None = None
+    ) -> list[Outcome]:
         """`complete`, from code without an event loop, with the outcomes in the order of the requests."""
 
         async def collect() -> list[Outcome]:
@@ -236,7 +238,9 @@ class ChatModel:
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     pending = running.pop(task)
-                    for item, outcome in self._deliver(pending, followers.pop(pending.ledger_key), task.result()):
+                    for item, outcome in self._deliver(
+                        pending, followers.pop(pending.ledger_key), task.result()
+                    ):
                         meter.count()
                         yield item, outcome
         finally:
@@ -251,10 +255,15 @@ class ChatModel:
     ) -> Iterator[tuple[int, Completion]]:
         """Pull up to `LOOKUP` requests: known ones are answered here, the others go to `ready`; until one did or all is read."""
         while not ready:
-            chunk = [_Pending(index, request, self._ledger_key(request)) for index, request in islice(source, LOOKUP)]
+            chunk = [
+                _Pending(index, request, self._ledger_key(request))
+                for index, request in islice(source, LOOKUP)
+            ]
             if not chunk:
                 return
-            known = self._ledger.get_many([item.ledger_key for item in chunk]) if self._ledger is not None else {}
+            known = (
+                self._ledger.get_many([item.ledger_key for item in chunk]) if self._ledger is not None else {}
+            )
             ready.extend(item for item in chunk if item.ledger_key not in known)
             for item in chunk:
                 if item.ledger_key in known:
@@ -305,7 +314,9 @@ class ChatModel:
         sent_at = time.monotonic()
         self.usage.attempts += 1
         try:
-            async with asyncio.timeout(self.role.request_timeout_s):  # a slow drip resets the client's own read timeout
+            async with asyncio.timeout(
+                self.role.request_timeout_s
+            ):  # a slow drip resets the client's own read timeout
                 reply = await client.chat.completions.create(**self._arguments(request))
             completion = self._completion(request, reply)
         except (openai.APIError, TimeoutError, ValueError) as error:
@@ -318,7 +329,9 @@ class ChatModel:
     def _sorted_error(self, error: Exception, sent_at: float) -> Exception:
         """The exception to raise for an attempt's error; tells the throttle about congestion."""
         if isinstance(error, openai.AuthenticationError):
-            return UserError(f"model server {self.base_url} refuses the key: set {self.role.api_key_env} in the environment")
+            return UserError(
+                f"model server {self.base_url} refuses the key: set {self.role.api_key_env} in the environment"
+            )
         if isinstance(error, openai.APIStatusError):
             status, sentence = error.status_code, f"status {error.status_code}: {_sentence(error)}"
             if status < 500 and status not in (408, 409, 429):
@@ -357,7 +370,9 @@ class ChatModel:
         if not isinstance(reply, ChatCompletion) or not reply.choices or reply.choices[0].message is None:
             raise ValueError(f"no chat completion: {str(reply)[:200]!r}")
         choice, usage = reply.choices[0], reply.usage
-        text = (choice.message.content or "").encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no text
+        text = (
+            (choice.message.content or "").encode("utf-8", "replace").decode("utf-8")
+        )  # half a surrogate pair is no text
         cut = len(text) > self._max_reply_chars
         tokens = (choice.logprobs.content or []) if choice.logprobs is not None else []
         if request.logprobs and not tokens:
@@ -390,7 +405,14 @@ class ChatModel:
         self.usage.prompt_tokens += completion.prompt_tokens
         self.usage.completion_tokens += completion.completion_tokens
         if self._ledger is not None:
-            kept = ("text", "finish_reason", "prompt_tokens", "completion_tokens", "logprob_sum", "logprob_count")
+            kept = (
+                "text",
+                "finish_reason",
+                "prompt_tokens",
+                "completion_tokens",
+                "logprob_sum",
+                "logprob_count",
+            )
             self._ledger.put(ledger_key, {name: getattr(completion, name) for name in kept})
 
     def _failed(self, request: ChatRequest, reason: str, attempts: int) -> Failure:
@@ -400,7 +422,9 @@ class ChatModel:
     def _client(self) -> openai.AsyncOpenAI:
         """A client with one connection pool, of the running event loop. Proxies are not used towards this machine."""
         pool = openai.DefaultAsyncHttpxClient(
-            timeout=self.role.request_timeout_s, trust_env=not is_loopback(self.base_url), follow_redirects=True
+            timeout=self.role.request_timeout_s,
+            trust_env=not is_loopback(self.base_url),
+            follow_redirects=True,
         )
         key = os.environ.get(self.role.api_key_env) or "EMPTY"
         return openai.AsyncOpenAI(base_url=self.base_url, api_key=key, max_retries=0, http_client=pool)

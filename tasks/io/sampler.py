@@ -1,73 +1,21 @@
-"""The teacher's N samples with their log-probabilities: offline vLLM engines in Ray actors, or a remote endpoint.
-
-Offline, a whole shard goes into the engine at once (continuous batching) and only the sampled token's log-probability
-comes back. Every prompt has its own seed, so its samples do not depend on order, batch, or the number of engines.
-"""
+"""The teacher's N samples with their log-probabilities: from engines of our own, or from a remote endpoint."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
-
-import psutil
 
 from tasks.core.answers import extract_answer
-from tasks.core.config import ModelRole, Sampling, Serve
+from tasks.core.config import ModelRole, Sampling
 from tasks.core.errors import UserError
 from tasks.core.rows import Reason, Response
 from tasks.io.chat import ChatModel, ChatRequest, Failure, Outcome, Progress
+from tasks.io.engines import Draw, Engines, LogprobsMode, Result, SampleFailure, SamplePrompt
 from tasks.io.ledger import Ledger
-from tasks.io.servers import (
-    MIN_BATCHED_TOKENS,
-    WAIT_NOTICE_S,
-    OnWait,
-    available_cores,
-    check_endpoint,
-    device_is_cpu,
-    engine_environment,
-    model_folder,
-)
-from tasks.io.supervisor import Guard
+from tasks.io.servers import OnWait, check_endpoint
 
-OBJECT_STORE_BYTES = 256 * 1024**2
-LogprobsMode = Literal["raw", "tempered"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplePrompt:
-    """A problem to sample. The i-th of n samples is drawn with `seed` + i."""
-
-    problem_id: str
-    messages: Sequence[Mapping[str, str]]
-    seed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampleFailure:
-    """A problem without samples: `prompt_too_long`, `invalid_logprob`, or `model_error` (remote teachers only)."""
-
-    problem_id: str
-    reason: Reason
-    detail: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Draw:
-    """One sample as the engine gives it."""
-
-    text: str
-    token_count: int
-    logprob_sum: float
-    finish_reason: str
-
-
-_Result = list[_Draw] | SampleFailure
+__all__ = ["SampleFailure", "SamplePrompt", "TeacherSampler"]
 
 
 class TeacherSampler:
@@ -97,19 +45,21 @@ class TeacherSampler:
         self._logprobs: LogprobsMode = logprobs
         self._ledger = ledger
         self._on_wait = on_wait
-        self._backend: _Engines | _Remote | None = None
+        self._backend: Engines | _Remote | None = None
 
     def __enter__(self) -> TeacherSampler:
         if self.role.serve is not None:
-            self._backend = _Engines(self.role, self.role.serve, self._root, self._logprobs, self._on_wait)
+            self._backend = Engines(self.role, self.role.serve, self._root, self._logprobs, self._on_wait)
         elif self._logprobs == "tempered":
-            raise UserError("sample.logprobs is 'tempered', which only an engine served here can give: set it to 'raw'")
+            raise UserError(
+                "sample.logprobs is 'tempered', which only an engine served here can give: set it to 'raw'"
+            )
         else:
             self._backend = _Remote(self.role, self.identity, self._ledger)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if isinstance(self._backend, _Engines):
+        if isinstance(self._backend, Engines):
             self._backend.close()
         self._backend = None
 
@@ -131,7 +81,9 @@ class TeacherSampler:
         if self._backend is None:
             raise RuntimeError("TeacherSampler.sample works inside its `with` block only")
         if n > 1 and sampling.temperature == 0.0:
-            raise UserError(f"{n} samples at temperature 0 are all the same: set sample.sampling.temperature above 0")
+            raise UserError(
+                f"{n} samples at temperature 0 are all the same: set sample.sampling.temperature above 0"
+            )
         results = self._backend.draw(prompts, n, sampling, prompt_fingerprint, on_progress)
         return [
             row
@@ -139,13 +91,15 @@ class TeacherSampler:
             for row in self._rows(prompt, result, prompt_fingerprint)
         ]
 
-    def _rows(self, prompt: SamplePrompt, result: _Result, fingerprint: str) -> list[Response | SampleFailure]:
+    def _rows(self, prompt: SamplePrompt, result: Result, fingerprint: str) -> list[Response | SampleFailure]:
         if isinstance(result, SampleFailure):
             return [result]
         for index, draw in enumerate(result):
             if not (math.isfinite(draw.logprob_sum) and draw.logprob_sum <= 0.0 and draw.token_count > 0):
                 detail = f"sample {index}: log-probability {draw.logprob_sum} over {draw.token_count} tokens"
-                return [SampleFailure(problem_id=prompt.problem_id, reason=Reason.INVALID_LOGPROB, detail=detail)]
+                return [
+                    SampleFailure(problem_id=prompt.problem_id, reason=Reason.INVALID_LOGPROB, detail=detail)
+                ]
         return [
             Response(
                 problem_id=prompt.problem_id,
@@ -171,7 +125,9 @@ class _Remote:
 
     def __init__(self, role: ModelRole, identity: str, ledger: Ledger | None) -> None:
         handle = check_endpoint(role)
-        self._chat = ChatModel(role, handle.base_url, handle.model_name, identity, ledger, is_vllm=handle.is_vllm)
+        self._chat = ChatModel(
+            role, handle.base_url, handle.model_name, identity, ledger, is_vllm=handle.is_vllm
+        )
 
     def draw(
         self,
@@ -180,7 +136,7 @@ class _Remote:
         sampling: Sampling,
         fingerprint: str,
         on_progress: Progress | None,
-    ) -> list[_Result]:
+    ) -> list[Result]:
         requests = [
             ChatRequest(
                 key=prompt.problem_id,
@@ -197,9 +153,9 @@ class _Remote:
         return [_gathered(outcomes[start : start + n]) for start in range(0, len(outcomes), n)]
 
 
-def _gathered(outcomes: Sequence[Outcome]) -> _Result:
+def _gathered(outcomes: Sequence[Outcome]) -> Result:
     """The samples of one problem; the first failure among them fails the problem."""
-    draws: list[_Draw] = []
+    draws: list[Draw] = []
     for outcome in outcomes:
         if isinstance(outcome, Failure):
             too_long = "maximum context length" in outcome.reason or "context_length" in outcome.reason
@@ -207,7 +163,7 @@ def _gathered(outcomes: Sequence[Outcome]) -> _Result:
             return SampleFailure(problem_id=outcome.key, reason=reason, detail=outcome.reason)
         total = math.nan if outcome.logprob_sum is None else outcome.logprob_sum
         draws.append(
-            _Draw(
+            Draw(
                 text=outcome.text,
                 token_count=outcome.logprob_count,
                 logprob_sum=total,
@@ -215,292 +171,3 @@ def _gathered(outcomes: Sequence[Outcome]) -> _Result:
             )
         )
     return draws
-
-
-# --- engines of our own ------------------------------------------------------------------------------------------
-
-
-class _Engines:
-    """Offline engines, one Ray actor each."""
-
-    def __init__(
-        self, role: ModelRole, serve: Serve, root: Path, logprobs: LogprobsMode, on_wait: OnWait | None
-    ) -> None:
-        folder = model_folder(role.model, root)
-        on_cpu = device_is_cpu()
-        environment = engine_environment(serve, local=folder is not None, on_cpu=on_cpu, engines=serve.engines)
-        options = engine_options(role, serve, str(folder or role.model), logprobs, on_cpu=on_cpu)
-        self._model = role.model
-        self._actors: list[Any] = []
-        self._ray = _Ray(serve.engines)
-        try:
-            self._start(role, serve, environment, options, 0 if on_cpu else serve.tensor_parallel_size, on_wait)
-        except BaseException:
-            self.close()
-            raise
-
-    def _start(
-        self,
-        role: ModelRole,
-        serve: Serve,
-        environment: dict[str, str],
-        options: dict[str, Any],
-        gpus: int,
-        on_wait: OnWait | None,
-    ) -> None:
-        import ray
-
-        actor = ray.remote(num_cpus=1, num_gpus=gpus, max_concurrency=2, max_restarts=0)(_EngineActor)
-        self._actors = [cast(Any, actor).remote(environment, options, role.thinking) for _ in range(serve.engines)]
-        self._wait(
-            [actor.ready.remote() for actor in self._actors],
-            lambda waited: on_wait(waited, f"engine of {role.model} is starting") if on_wait is not None else None,
-            every=WAIT_NOTICE_S,
-            limit=serve.health_timeout_s,
-        )
-        self._ray.guard_workers()
-
-    def draw(
-        self,
-        prompts: Sequence[SamplePrompt],
-        n: int,
-        sampling: Sampling,
-        fingerprint: str,
-        on_progress: Progress | None,
-    ) -> list[_Result]:
-        import ray
-
-        count, total = len(self._actors), len(prompts) * n
-        settings = sampling.model_dump()
-
-        def notice(_waited: float) -> None:
-            if on_progress is not None:
-                on_progress(sum(ray.get([actor.progress.remote() for actor in self._actors])), total)
-
-        parts = self._wait(
-            [actor.draw.remote(list(prompts[i::count]), n, settings) for i, actor in enumerate(self._actors)], notice
-        )
-        results: list[_Result] = [[]] * len(prompts)
-        for i, part in enumerate(parts):
-            results[i::count] = part
-        if on_progress is not None:
-            on_progress(total, total)
-        return results
-
-    def close(self) -> None:
-        import ray
-
-        for actor in self._actors:
-            with contextlib.suppress(ValueError):  # Ray was shut down meanwhile
-                ray.kill(actor)
-        self._actors = []
-        self._ray.close()
-
-    def _wait(
-        self, calls: list[Any], notice: Callable[[float], None], *, every: float = 1.0, limit: float = math.inf
-    ) -> list[Any]:
-        """Results of the calls, calling `notice(seconds)` meanwhile. A dead or late engine is a `UserError`."""
-        import ray
-
-        started = time.monotonic()
-        try:
-            while ray.wait(calls, num_returns=len(calls), timeout=every)[1]:
-                ended = ray.wait(calls, num_returns=len(calls), timeout=0)[0]
-                ray.get(ended)  # raises at once what an engine died of
-                waited = time.monotonic() - started
-                if waited > limit:
-                    raise UserError(
-                        f"the engine of {self._model} did not start within {limit:.0f} s: raise `serve.health_timeout_s`"
-                    )
-                notice(waited)
-            return ray.get(calls)
-        except ray.exceptions.RayError as error:
-            cause = _last_error_line(str(error))
-            raise UserError(f"the engine of {self._model} failed: {cause}; check `serve` and the model folder") from error
-
-
-def engine_options(
-    role: ModelRole, serve: Serve, model: str, logprobs: LogprobsMode, *, on_cpu: bool
-) -> dict[str, Any]:
-    """Arguments of `vllm.LLM`. On CPU a seeded prompt must not be split over two steps, hence no chunked prefill there."""
-    options: dict[str, Any] = {
-        "model": model,
-        "revision": role.revision,
-        "dtype": role.dtype,
-        "max_model_len": role.max_model_len,
-        "max_num_batched_tokens": max(role.max_model_len, MIN_BATCHED_TOKENS),
-        "max_num_seqs": serve.max_num_seqs,
-        "tensor_parallel_size": serve.tensor_parallel_size,
-        "generation_config": "vllm",
-        "logprobs_mode": "processed_logprobs" if logprobs == "tempered" else "raw_logprobs",
-        "seed": 0,
-    }
-    if on_cpu:
-        return options | {"enforce_eager": True, "enable_chunked_prefill": False}
-    return options | {"gpu_memory_utilization": serve.gpu_memory_fraction}
-
-
-class _Ray:
-    """A connection to the Ray that runs (this process's, or the one at RAY_ADDRESS), else a Ray of our own.
-
-    Some of Ray's helpers outlive a killed owner by minutes, so a Ray of our own is put under a guard.
-    """
-
-    def __init__(self, engines: int) -> None:
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # read when ray is imported
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        import ray
-
-        self._guard: Guard | None = None
-        self._ours = not ray.is_initialized()
-        if not self._ours:
-            return
-        address = os.environ.get("RAY_ADDRESS")
-        if address:
-            ray.init(address=address, logging_level="ERROR", log_to_driver=False)
-            return
-        self._before = set(psutil.Process().children(recursive=True))
-        self._guard = Guard()
-        try:
-            _start_ray(engines)
-        except BaseException:
-            self.close()
-            raise
-        self.guard_workers()
-
-    def guard_workers(self) -> None:
-        """Put what runs by now under the guard too."""
-        if self._guard is not None:
-            self._guard.watch(set(psutil.Process().children(recursive=True)) - self._before)
-
-    def close(self) -> None:
-        """Leave Ray as it was found."""
-        import ray
-
-        if self._ours:
-            self.guard_workers()
-            ray.shutdown()
-        if self._guard is not None:
-            self._guard.close()
-
-
-def _start_ray(engines: int) -> None:
-    """Start Ray on this machine. It gives itself 30 seconds, too few on a busy machine, hence a second try."""
-    import ray
-
-    for last_try in (False, True):
-        try:
-            ray.init(
-                address="local",
-                num_cpus=max(available_cores(), engines),
-                include_dashboard=False,
-                logging_level="ERROR",
-                log_to_driver=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-            )
-            return
-        except Exception as error:  # Ray raises a bare Exception when its node is late
-            ray.shutdown()
-            if last_try:
-                raise UserError(f"Ray did not start on this machine ({error}): end what keeps it busy and try again") from error
-
-
-def _last_error_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if "Error:" in line and "ray::" not in line]
-    return (errors or lines or ["no message"])[-1][:400]
-
-
-class _EngineActor:
-    """A vLLM engine in its own process (a Ray actor with two threads: one draws, one answers `progress`)."""
-
-    def __init__(self, environment: dict[str, str], options: dict[str, Any], thinking: bool) -> None:
-        os.environ.update(environment, VLLM_ENABLE_V1_MULTIPROCESSING="0")
-        from vllm import LLM
-
-        self._thinking = thinking
-        self._room: int = options["max_model_len"]
-        self._counter: _Counter | None = None
-        self._engine = LLM(**options)
-        self._tokenizer: Any = self._engine.get_tokenizer()
-
-    def ready(self) -> bool:
-        return True
-
-    def progress(self) -> int:
-        """Samples finished by the running (or last) `draw`."""
-        return 0 if self._counter is None else self._counter.n
-
-    def draw(self, prompts: list[SamplePrompt], n: int, sampling: dict[str, Any]) -> list[_Result]:
-        from vllm import SamplingParams
-
-        self._counter = None
-        results: list[_Result] = []
-        tokens: list[Any] = []
-        params: list[Any] = []
-        for prompt in prompts:
-            ids = self._encode(prompt)
-            room = self._room - len(ids)
-            if room < 1:
-                detail = f"{len(ids)} tokens, the context holds {self._room}"
-                results.append(
-                    SampleFailure(problem_id=prompt.problem_id, reason=Reason.PROMPT_TOO_LONG, detail=detail)
-                )
-                continue
-            limits = sampling | {"max_tokens": min(sampling["max_tokens"], room)}
-            results.append([])
-            tokens.append({"prompt_token_ids": ids})
-            params.append(SamplingParams(n=n, seed=prompt.seed, logprobs=0, **limits))
-        if tokens:
-            self._engine.enqueue(tokens, params, use_tqdm=False)
-        outputs = iter(self._engine.wait_for_completion(use_tqdm=cast(Any, self._count)))
-        return [result if isinstance(result, SampleFailure) else _draws(next(outputs)) for result in results]
-
-    def _encode(self, prompt: SamplePrompt) -> list[int]:
-        text = self._tokenizer.apply_chat_template(
-            [dict(message) for message in prompt.messages],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=self._thinking,
-        )
-        return self._tokenizer.encode(text, add_special_tokens=False)
-
-    def _count(self, **_: object) -> _Counter:
-        """A progress bar for vLLM to move."""
-        self._counter = _Counter()
-        return self._counter
-
-
-def _draws(output: Any) -> list[_Draw]:
-    """The samples of one vLLM output, by index."""
-    return [
-        _Draw(
-            text=sample.text,
-            token_count=len(sample.token_ids),
-            logprob_sum=math.nan if sample.cumulative_logprob is None else float(sample.cumulative_logprob),
-            finish_reason=str(sample.finish_reason),
-        )
-        for sample in sorted(output.outputs, key=lambda sample: sample.index)
-    ]
-
-
-class _Counter:
-    """The part of a tqdm bar that vLLM's offline loop uses."""
-
-    def __init__(self) -> None:
-        self.n = 0
-        self.postfix = ""
-        self._started = time.monotonic()
-
-    @property
-    def format_dict(self) -> dict[str, float]:
-        return {"elapsed": max(time.monotonic() - self._started, 1e-6)}
-
-    def update(self, count: int = 1) -> None:
-        self.n += count
-
-    def refresh(self) -> None:
-        """Nothing is drawn."""
-
-    def close(self) -> None:
-        """Nothing is drawn."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +19,9 @@ from tasks.core.rows import Tier
 
 MAX_BYTES = 1_000_000
 """Longest line of a .jsonl file, and longest text of a .parquet file, in bytes."""
+
+Column = Literal["text", "answer", "solution", "id", "tier"]
+"""Our names of a file's columns."""
 
 _BATCH = 1000  # Parquet rows read at once
 _NUMBERS = ("answer", "id")  # columns that may also hold numbers
@@ -39,7 +42,7 @@ class RawProblem:
 
 def read_problem_file(
     path: Path,
-    columns: Mapping[str, str],
+    columns: Mapping[Column, str],
     *,
     tier: Tier | None = None,
     limit: int | None = None,
@@ -93,7 +96,7 @@ def file_digest(path: Path) -> str:
 Located = tuple[str, int, Mapping[str, Any]]  # "file, line 7", 7, the row
 
 
-def _jsonl_rows(path: Path, columns: Mapping[str, str]) -> Iterator[Located]:
+def _jsonl_rows(path: Path, columns: Mapping[Column, str]) -> Iterator[Located]:
     offset = 0
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_BYTES + 1), b""), start=1):
@@ -125,7 +128,7 @@ def _parse(where: str, line: bytes, offset: int) -> Mapping[str, Any]:
     return row
 
 
-def _parquet_rows(path: Path, columns: Mapping[str, str]) -> Iterator[Located]:
+def _parquet_rows(path: Path, columns: Mapping[Column, str]) -> Iterator[Located]:
     try:
         with pq.ParquetFile(path) as file:
             _check_columns(str(path), columns, file.schema_arrow.names)
@@ -153,7 +156,7 @@ def _cell(where: str, name: str, value: pa.Scalar) -> Any:
     return cell
 
 
-def _check_columns(where: str, columns: Mapping[str, str], there: Iterable[str]) -> None:
+def _check_columns(where: str, columns: Mapping[Column, str], there: Iterable[str]) -> None:
     for ours, theirs in columns.items():
         if theirs not in there:
             raise UserError(
@@ -166,13 +169,17 @@ def _problem(
     where: str,
     line: int,
     row: Mapping[str, Any],
-    columns: Mapping[str, str],
+    columns: Mapping[Column, str],
     tier: Tier | None,
     answers_required: bool,
 ) -> RawProblem:
     _check_columns(where, columns, row)
     values = {ours: _text(where, ours, theirs, row[theirs]) for ours, theirs in columns.items()}
-    required = ["text", *(["id"] if "id" in columns else []), *(["answer"] if answers_required else [])]
+    required: list[Column] = [
+        "text",
+        *(["id"] if "id" in columns else []),
+        *(["answer"] if answers_required else []),
+    ]
     for ours in required:
         if not (values.get(ours) or "").strip():
             raise UserError(

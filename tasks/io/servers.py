@@ -67,15 +67,21 @@ def model_folder(model: str, root: Path) -> Path | None:
     if (folder / "config.json").is_file():
         return folder
     if folder.is_dir():
-        raise UserError(f"model folder {folder} holds no config.json: point `model` at a whole Hugging Face checkpoint")
+        raise UserError(
+            f"model folder {folder} holds no config.json: point `model` at a whole Hugging Face checkpoint"
+        )
     means_folder = path.is_absolute() or model.startswith((".", "~")) or (root / path.parts[0]).is_dir()
     if means_folder or not HUB_ID.fullmatch(model):
-        raise UserError(f"model folder {folder} does not exist: correct `model` in the profile, or put the checkpoint there")
+        raise UserError(
+            f"model folder {folder} does not exist: correct `model` in the profile, or put the checkpoint there"
+        )
     return None
 
 
 @contextlib.contextmanager
-def serving(role: ModelRole, *, root: Path, log: Path, on_wait: OnWait | None = None) -> Iterator[ServerHandle]:
+def serving(
+    role: ModelRole, *, root: Path, log: Path, on_wait: OnWait | None = None
+) -> Iterator[ServerHandle]:
     """A server for `role`, ready to answer, for the length of the `with` block.
 
     `root` is the project's folder (local models are relative to it); a server started here writes to `log`.
@@ -87,8 +93,12 @@ def serving(role: ModelRole, *, root: Path, log: Path, on_wait: OnWait | None = 
         return
     folder = model_folder(role.model, root)
     port = _port(role.serve)
-    command = server_command(role, role.serve, model=str(folder or role.model), port=port, on_cpu=device_is_cpu())
-    environment = os.environ | engine_environment(role.serve, local=folder is not None, on_cpu=device_is_cpu())
+    command = server_command(
+        role, role.serve, model=str(folder or role.model), port=port, on_cpu=device_is_cpu()
+    )
+    environment = os.environ | engine_environment(
+        role.serve, local=folder is not None, on_cpu=device_is_cpu()
+    )
     process = _start(command, environment, log)
     try:
         _wait_until_healthy(process, role, port, log, on_wait)
@@ -111,11 +121,17 @@ def check_endpoint(role: ModelRole) -> ServerHandle:
     headers = {"Authorization": f"Bearer {os.environ.get(role.api_key_env) or 'EMPTY'}"}
     where = f"model server {base_url}/models"
     try:
-        answer = httpx.get(f"{base_url}/models", headers=headers, timeout=15.0, trust_env=not is_loopback(base_url))
+        answer = httpx.get(
+            f"{base_url}/models", headers=headers, timeout=15.0, trust_env=not is_loopback(base_url)
+        )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise UserError(f"{where} does not answer ({error}): start it, or correct `base_url` in the profile") from error
+        raise UserError(
+            f"{where} does not answer ({error}): start it, or correct `base_url` in the profile"
+        ) from error
     if answer.status_code in (401, 403):
-        raise UserError(f"{where} refuses the key (status {answer.status_code}): set {role.api_key_env} in the environment")
+        raise UserError(
+            f"{where} refuses the key (status {answer.status_code}): set {role.api_key_env} in the environment"
+        )
     try:
         models = {str(entry["id"]): entry for entry in answer.raise_for_status().json()["data"]}
     except (httpx.HTTPStatusError, json.JSONDecodeError, KeyError, TypeError) as error:
@@ -124,8 +140,12 @@ def check_endpoint(role: ModelRole) -> ServerHandle:
             "`base_url` must be an OpenAI-compatible address, usually ending in /v1"
         ) from error
     if role.model not in models:
-        raise UserError(f"{where} does not offer {role.model!r}: set `model` to one of {', '.join(sorted(models)[:20])}")
-    return ServerHandle(base_url=base_url, model_name=role.model, is_vllm=models[role.model].get("owned_by") == "vllm")
+        raise UserError(
+            f"{where} does not offer {role.model!r}: set `model` to one of {', '.join(sorted(models)[:20])}"
+        )
+    return ServerHandle(
+        base_url=base_url, model_name=role.model, is_vllm=models[role.model].get("owned_by") == "vllm"
+    )
 
 
 # --- a server of our own -----------------------------------------------------------------------------------------
@@ -192,7 +212,9 @@ def last_complaint(log: Path) -> str:
     """The line of `log` that says best what went wrong: the last error that is not about another error, else the last line."""
     lines = [LOG_PREFIX.sub("", line).strip() for line in _tail(log).splitlines()]
     lines = [line for line in lines if line]
-    errors = [line for line in lines if COMPLAINT.search(line) and not any(phrase in line for phrase in HEARSAY)]
+    errors = [
+        line for line in lines if COMPLAINT.search(line) and not any(phrase in line for phrase in HEARSAY)
+    ]
     return (errors or lines or ["the log is empty"])[-1][:400]
 
 
@@ -252,7 +274,9 @@ def _wait_until_healthy(
     with httpx.Client(timeout=5.0, trust_env=False) as client:
         while True:
             if process.poll() is not None:
-                raise UserError(f"the server of {role.model} ended while starting: {last_complaint(log)} (log: {log})")
+                raise UserError(
+                    f"the server of {role.model} ended while starting: {last_complaint(log)} (log: {log})"
+                )
             if _healthy(client, port):
                 return
             now = time.monotonic()

@@ -87,7 +87,7 @@ class Guard:
     def watch(self, processes: Iterable[psutil.Process]) -> None:
         """Add processes to those that must not outlive this one."""
         assert self._process.stdin is not None
-        for process in set(processes) - self._known - {psutil.Process(self._process.pid)}:
+        for process in set(processes) - self._known:
             with contextlib.suppress(psutil.NoSuchProcess):
                 self._process.stdin.write(f"{process.pid} {process.create_time()!r}\n".encode())
                 self._known.add(process)

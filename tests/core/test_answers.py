@@ -107,6 +107,7 @@ DIFFERENT = [
     ("1010_2", "1010_3"),
     ("x=10", "x=11"),
     ("x=1, y=2", "x=2, y=1"),
+    ("x=1, y=2", "1, 2"),
     ("x^2+y^2=4", "4"),
     ("(1,2)", "(2,1)"),
     ("(1,2)", "[1,2]"),
@@ -185,6 +186,8 @@ def test_normalising_gives_one_spelling() -> None:
     assert normalise("+.5") == "0.5"
     assert normalise("{1,234,567}") == "1234567"
     assert normalise("x = 5") == "x=5"
+    assert normalise("x + 5") == "x+5"
+    assert normalise(r"5\text{ cm}") == "5 cm"
     assert normalise("\u202e12\u202c") == "12"
     assert normalise(r"a \geq b") == r"a\ge b"
 
@@ -227,9 +230,9 @@ def test_the_answer_is_the_last_balanced_box_after_the_thinking(response: str, a
     ],
 )
 def test_poisoned_boxes_take_linear_time(response: str, answer: str | None) -> None:
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert extract_answer(response) == answer
-    assert time.perf_counter() - begin < 3.0
+    assert time.process_time() - begin < 3.0
 
 
 def test_grading_takes_the_box_and_lets_a_percent_sign_be_left_out() -> None:
@@ -245,12 +248,16 @@ def test_grading_takes_the_box_and_lets_a_percent_sign_be_left_out() -> None:
 # --- decisions ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["5", "-3.2", "1/2", r"\frac{\sqrt3}{2}", r"2\pi", "10%", "2^{10}", r"\ln 2", "1,000", "e"])
+@pytest.mark.parametrize(
+    "text", ["5", "-3.2", "1/2", r"\frac{\sqrt3}{2}", r"2\pi", "10%", "2^{10}", r"\ln 2", "1,000", "e"]
+)
 def test_closed_form_numbers(text: str) -> None:
     assert is_closed_form_number(text)
 
 
-@pytest.mark.parametrize("text", ["x", "2x", "5 cm", "(1,2)", "yes", r"\infty", "1/0", "9^{9^{9^9}}", "", r"\sum_{k=1}^3 k"])
+@pytest.mark.parametrize(
+    "text", ["x", "2x", "5 cm", "(1,2)", "yes", r"\infty", "1/0", "9^{9^{9^9}}", "", r"\sum_{k=1}^3 k"]
+)
 def test_what_is_no_closed_form_number(text: str) -> None:
     assert not is_closed_form_number(text)
 
@@ -285,7 +292,7 @@ def test_unfamiliar_notation_goes_to_math_verify_in_both_directions(a: str, b: s
 
 
 def test_sixteen_threads_get_the_right_verdicts() -> None:
-    pairs = [(rf"\sum_{{k=1}}^{{{n}}} k", str(n * (n + 1) // 2 + n % 2), n % 2 == 0) for n in range(2, 34)]
+    pairs = [(rf"\sum_{{k=1}}^{{{n}}} k", str(n * (n + 1) // 2 + n % 2), n % 2 == 0) for n in range(2, 18)]
     with ThreadPoolExecutor(16) as threads:
         found = list(threads.map(lambda pair: equivalent(pair[0], pair[1], timeout_s=30), pairs))
     assert found == [same for _, _, same in pairs]
@@ -326,7 +333,9 @@ time.sleep(60)
 
 
 def test_a_busy_worker_does_not_outlive_a_killed_owner() -> None:
-    with subprocess.Popen([sys.executable, "-c", OWNER], cwd=ROOT, stdout=subprocess.PIPE, text=True) as owner:
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as owner:
         assert owner.stdout is not None
         worker = int(owner.stdout.readline())
         assert _runs(worker)

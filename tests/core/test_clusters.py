@@ -50,7 +50,10 @@ def test_a_chain_closes_transitively_and_its_broken_link_is_counted() -> None:
     result = cluster_answers(["a", "b", "c", "d"], Oracle(("a", "b"), ("b", "c")))
     assert result.labels == (0, 0, 0, 1)
     assert result.transitivity_violations == 1  # a and c were called different
-    assert cluster_answers(["a", "b", "c"], Oracle(("a", "b"), ("b", "c"), ("a", "c"))).transitivity_violations == 0
+    assert (
+        cluster_answers(["a", "b", "c"], Oracle(("a", "b"), ("b", "c"), ("a", "c"))).transitivity_violations
+        == 0
+    )
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,9 @@ def test_the_criteria_are_those_of_the_prompt() -> None:
 
 def test_a_problem_passes_when_all_five_criteria_hold() -> None:
     verdict = parse_quality(json.dumps(GOOD), "stop")
-    assert verdict == QualityVerdict(clear=True, complete=True, consistent=True, single_answer=True, nontrivial=True)
+    assert verdict == QualityVerdict(
+        clear=True, complete=True, consistent=True, single_answer=True, nontrivial=True
+    )
     assert isinstance(verdict, QualityVerdict)
     assert verdict.passed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ TEXT = frozenset({"", ".cfg", ".in", ".j2", ".json", ".md", ".py", ".toml", ".tx
 LOCK_FILES = frozenset(
     {"uv.lock", "poetry.lock", "Pipfile.lock", "pdm.lock", "pylock.toml", "package-lock.json"}
 )
-MACHINE_PATH = re.compile(r"(?<![\w.~$}/:-])/(?:home|root|Users|work|opt|mnt|workspace)/\w")
+MACHINE_PATH = re.compile(r"(?<![\w.~$}/:-])/(?:home|root|Users|work|opt|mnt|workspace)/[\w.]")
 INDEX_HOST = re.compile(
     r"https?://(?:pypi\.org|files\.pythonhosted\.org|download\.pytorch\.org|[\w.-]*/simple\b)"
 )
@@ -33,6 +34,7 @@ def repository_files() -> list[Path]:
     return [ROOT / name for name in sorted(listed.split("\0")) if name and (ROOT / name).is_file()]
 
 
+@cache
 def text_lines() -> list[tuple[str, str]]:
     """(where, line) for every line of every text file, models' folders and this file left out."""
     return [

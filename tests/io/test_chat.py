@@ -33,14 +33,18 @@ def model_at(server: ScriptedServer, ledger: Ledger | None = None, **settings: A
 
 def request(content: str, key: str = "", **settings: Any) -> ChatRequest:
     messages = [{"role": "user", "content": content}]
-    return ChatRequest(key=key or content, messages=messages, sampling=Sampling(max_tokens=9), prompt="p1", **settings)
+    return ChatRequest(
+        key=key or content, messages=messages, sampling=Sampling(max_tokens=9), prompt="p1", **settings
+    )
 
 
 def test_a_reply_becomes_a_completion_with_its_tokens_counted() -> None:
     with running() as server:
         model = model_at(server)
         (outcome,) = model.complete_all([request("hello")])
-    assert outcome == Completion(key="hello", text="echo hello", finish_reason="stop", prompt_tokens=7, completion_tokens=3)
+    assert outcome == Completion(
+        key="hello", text="echo hello", finish_reason="stop", prompt_tokens=7, completion_tokens=3
+    )
     assert (model.usage.prompt_tokens, model.usage.completion_tokens, model.usage.attempts) == (7, 3, 1)
 
 
@@ -61,7 +65,9 @@ RECOVERED = {
 
 def test_passing_trouble_is_retried_until_every_request_is_answered_once() -> None:
     with running(RECOVERED) as server:
-        outcomes = model_at(server, request_timeout_s=0.4).complete_all([request(content) for content in RECOVERED])
+        outcomes = model_at(server, request_timeout_s=0.4).complete_all(
+            [request(content) for content in RECOVERED]
+        )
     assert [(outcome.key, getattr(outcome, "text", outcome)) for outcome in outcomes] == [
         (content, f"echo {content}") for content in RECOVERED
     ]
@@ -85,7 +91,9 @@ def test_passing_trouble_is_retried_until_every_request_is_answered_once() -> No
         ("slow", 6, "no answer within 0.1 s"),
     ],
 )
-def test_lasting_trouble_is_a_failure_with_the_servers_sentence(behaviour: str, attempts: int, sentence: str) -> None:
+def test_lasting_trouble_is_a_failure_with_the_servers_sentence(
+    behaviour: str, attempts: int, sentence: str
+) -> None:
     with running({"bad": [behaviour]}) as server:
         outcomes = model_at(server, request_timeout_s=0.1).complete_all([request("good"), request("bad")])
     assert isinstance(outcomes[0], Completion)
@@ -108,7 +116,9 @@ def test_retry_after_is_honoured() -> None:
     assert time.monotonic() - started >= 0.5
 
 
-def test_pauses_are_fully_jittered_and_grow_and_never_undercut_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pauses_are_fully_jittered_and_grow_and_never_undercut_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     drawn: list[tuple[float, float]] = []
     monkeypatch.setattr(chat.random, "uniform", lambda low, high: drawn.append((low, high)) or high)
     assert [pause_before(attempt) for attempt in (2, 3, 4)] == [1.0, 2.0, 4.0]
@@ -140,7 +150,11 @@ def test_the_ledger_answers_what_was_answered_before(tmp_path: Path) -> None:
 def test_what_changes_the_reply_changes_the_ledger_key(tmp_path: Path) -> None:
     with running() as server, Ledger(tmp_path / "ledger.sqlite") as ledger:
         model_at(server, ledger).complete_all([request("a", seed=1)])
-        variants = [request("a", seed=2), request("a", seed=1, schema={"type": "object"}), request("a", logprobs=True)]
+        variants = [
+            request("a", seed=2),
+            request("a", seed=1, schema={"type": "object"}),
+            request("a", logprobs=True),
+        ]
         model_at(server, ledger).complete_all(variants)
         model_at(server, ledger, thinking=True).complete_all([request("a", seed=1)])
         assert server.counts["a"] == 5
@@ -151,9 +165,13 @@ def test_what_changes_the_reply_changes_the_ledger_key(tmp_path: Path) -> None:
 def test_equal_requests_at_the_same_time_are_sent_once() -> None:
     with running({"bad": ["400"]}, delay_s=0.02) as server:
         model = model_at(server)
-        outcomes = model.complete_all([request(text, key=f"{text}{i}") for text in ("same", "bad") for i in range(5)])
+        outcomes = model.complete_all(
+            [request(text, key=f"{text}{i}") for text in ("same", "bad") for i in range(5)]
+        )
     assert server.counts == {"same": 1, "bad": 1}
-    assert [outcome.key for outcome in outcomes] == [f"{text}{i}" for text in ("same", "bad") for i in range(5)]
+    assert [outcome.key for outcome in outcomes] == [
+        f"{text}{i}" for text in ("same", "bad") for i in range(5)
+    ]
     assert all(isinstance(outcome, Completion) for outcome in outcomes[:5])
     assert all(isinstance(outcome, Failure) for outcome in outcomes[5:])
     assert model.usage.prompt_tokens == 7
@@ -181,7 +199,9 @@ def test_a_429_halves_the_limit_and_retries_queue_for_a_place() -> None:
         outcomes = model.complete_all([request(f"q{i}") for i in range(40)])
     assert all(isinstance(outcome, Completion) for outcome in outcomes)
     assert limits[0] == 4.0, "halved from the first eight"
-    assert server.most_at_once == 8, "never more than the first limit, though forty requests wait to be retried"
+    assert server.most_at_once == 8, (
+        "never more than the first limit, though forty requests wait to be retried"
+    )
 
 
 def test_the_throttle_doubles_then_halves_once_per_round_trip_then_adds_one_per_round() -> None:

@@ -19,8 +19,9 @@ import pytest
 from tasks.core.config import ModelRole, Sampling, Serve
 from tasks.core.errors import UserError
 from tasks.core.rows import Reason, Response
+from tasks.io.engines import Draw, last_error_line
 from tasks.io.ledger import Ledger
-from tasks.io.sampler import SampleFailure, SamplePrompt, TeacherSampler, _Draw, _last_error_line
+from tasks.io.sampler import SampleFailure, SamplePrompt, TeacherSampler
 from tests.io.test_servers import gone_within
 from tests.scripted_server import LOGPROBS, running
 from tests.tiny_model import write_tiny_model
@@ -85,9 +86,9 @@ def test_a_refused_remote_prompt_fails_its_problem_only() -> None:
 
 def test_tempered_log_probabilities_need_an_engine_of_our_own() -> None:
     role = ModelRole(model="m", base_url="http://127.0.0.1:9/v1")
-    with pytest.raises(UserError, match="set it to 'raw'"):
-        with TeacherSampler(role, root=PROJECT, identity="m", logprobs="tempered"):
-            pass
+    sampler = TeacherSampler(role, root=PROJECT, identity="m", logprobs="tempered")
+    with pytest.raises(UserError, match="set it to 'raw'"), sampler:
+        pass
 
 
 # --- rules of a row ----------------------------------------------------------------------------------------------
@@ -96,8 +97,8 @@ def test_tempered_log_probabilities_need_an_engine_of_our_own() -> None:
 @pytest.mark.parametrize(("total", "count"), [(math.nan, 3), (0.5, 3), (-math.inf, 3), (-1.0, 0)])
 def test_one_impossible_log_probability_fails_the_problem(total: float, count: int) -> None:
     sampler = TeacherSampler(ModelRole(model="m", serve=Serve()), root=PROJECT, identity="m")
-    good = _Draw(text="a", token_count=2, logprob_sum=-1.0, finish_reason="stop")
-    bad = _Draw(text="b", token_count=count, logprob_sum=total, finish_reason="stop")
+    good = Draw(text="a", token_count=2, logprob_sum=-1.0, finish_reason="stop")
+    bad = Draw(text="b", token_count=count, logprob_sum=total, finish_reason="stop")
     (row,) = sampler._rows(prompt(4), [good, bad], "f")
     assert isinstance(row, SampleFailure)
     assert (row.problem_id, row.reason) == ("p4", Reason.INVALID_LOGPROB)
@@ -105,22 +106,21 @@ def test_one_impossible_log_probability_fails_the_problem(total: float, count: i
 
 
 def test_many_samples_at_temperature_zero_are_refused() -> None:
-    with running() as server, remote(server.base_url) as sampler:
-        with pytest.raises(UserError, match="8 samples at temperature 0 are all the same"):
-            sampler.sample([prompt(1)], 8, Sampling(temperature=0.0), "f")
+    refused = pytest.raises(UserError, match="8 samples at temperature 0 are all the same")
+    with running() as server, remote(server.base_url) as sampler, refused:
+        sampler.sample([prompt(1)], 8, Sampling(temperature=0.0), "f")
     assert server.counts.total() == 0
 
 
 def test_a_missing_model_is_named_before_an_engine_starts(tmp_path: Path) -> None:
     role = ModelRole(model="./nowhere", serve=Serve())
-    with pytest.raises(UserError, match="does not exist"):
-        with TeacherSampler(role, root=tmp_path, identity="m"):
-            pass
+    with pytest.raises(UserError, match="does not exist"), TeacherSampler(role, root=tmp_path, identity="m"):
+        pass
 
 
 def test_the_cause_of_an_engines_death_is_found_in_rays_report() -> None:
     report = "ray::_EngineActor.__init__() ValueError: x\n  File 'a'\nValueError: no room for the cache\n"
-    assert _last_error_line(report) == "ValueError: no room for the cache"
+    assert last_error_line(report) == "ValueError: no room for the cache"
 
 
 # --- the real engine ---------------------------------------------------------------------------------------------
@@ -143,7 +143,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TeacherSampler]
 def test_the_same_seeds_give_identical_rows_in_any_order_and_company(engine: TeacherSampler) -> None:
     prompts = [prompt(number, words=number) for number in range(1, 13)]
     seen: list[tuple[int, int]] = []
-    rows = engine.sample(prompts, 4, SAMPLING, "f", on_progress=lambda done, total: seen.append((done, total)))
+    rows = engine.sample(
+        prompts, 4, SAMPLING, "f", on_progress=lambda done, total: seen.append((done, total))
+    )
     assert [(row.problem_id, getattr(row, "index", None)) for row in rows] == [
         (one.problem_id, index) for one in prompts for index in range(4)
     ]
@@ -186,7 +188,10 @@ with TeacherSampler(role, root=Path(sys.argv[1]), identity="u") as sampler:
 def test_log_probabilities_are_the_models_own_and_a_killed_owner_leaves_nothing(tmp_path: Path) -> None:
     write_tiny_model(tmp_path / "uniform", uniform=True)
     owner = subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE, cwd=PROJECT, env=dict(os.environ)
+        [sys.executable, "-c", OWNER, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        cwd=PROJECT,
+        env=dict(os.environ),
     )
     with owner:
         try:
@@ -203,5 +208,7 @@ def test_log_probabilities_are_the_models_own_and_a_killed_owner_leaves_nothing(
             "each of 512 tokens is equally likely, whatever temperature and truncation did to the sampling"
         )
     ended = [row for row in rows[: 8 * 256] if row["finish_reason"] == "stop"]
-    assert ended and all((row["token_count"], row["text"]) == (1, "") for row in ended), "the end token counts"
+    assert ended and all((row["token_count"], row["text"]) == (1, "") for row in ended), (
+        "the end token counts"
+    )
     assert {row["token_count"] for row in rows[8 * 256 :] if row["finish_reason"] == "length"} == {20}

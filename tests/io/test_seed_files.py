@@ -13,9 +13,15 @@ import pytest
 
 from tasks.core.errors import UserError
 from tasks.core.rows import Tier
-from tasks.io.seed_files import MAX_BYTES, RawProblem, file_digest, read_problem_file
+from tasks.io.seed_files import MAX_BYTES, Column, RawProblem, file_digest, read_problem_file
 
-COLUMNS = {"text": "question", "answer": "final", "solution": "steps", "id": "name", "tier": "level"}
+COLUMNS: dict[Column, str] = {
+    "text": "question",
+    "answer": "final",
+    "solution": "steps",
+    "id": "name",
+    "tier": "level",
+}
 ROW = {
     "question": "What is 1 + 1?",
     "final": "2",
@@ -38,7 +44,7 @@ def parquet(path: Path, *rows: dict[str, Any]) -> Path:
     return path
 
 
-def read(path: Path, columns: dict[str, str] = COLUMNS, **more: Any) -> list[RawProblem]:
+def read(path: Path, columns: dict[Column, str] = COLUMNS, **more: Any) -> list[RawProblem]:
     return list(read_problem_file(path, columns, **more))
 
 

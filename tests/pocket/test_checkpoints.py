@@ -32,7 +32,9 @@ def test_all_weights_together_stay_below_forty_megabytes() -> None:
 def test_no_checkpoint_needs_remote_code_or_pickles() -> None:
     for name in RECIPES:
         assert "auto_map" not in json.loads((POCKET / name / "config.json").read_text())
-        assert not [path for path in (POCKET / name).iterdir() if path.suffix in {".bin", ".pt", ".pkl", ".py"}]
+        assert not [
+            path for path in (POCKET / name).iterdir() if path.suffix in {".bin", ".pt", ".pkl", ".py"}
+        ]
 
 
 def test_the_teacher_solves_seventeen_of_twenty_easy_problems_greedily() -> None:
@@ -51,5 +53,7 @@ def test_the_teacher_solves_seventeen_of_twenty_easy_problems_greedily() -> None
     with torch.inference_mode():
         output = model.generate(**batch, max_new_tokens=160, do_sample=False, temperature=None)
     replies = tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-    right = [extract_answer(reply) == problem.answer for reply, problem in zip(replies, problems, strict=True)]
+    right = [
+        extract_answer(reply) == problem.answer for reply, problem in zip(replies, problems, strict=True)
+    ]
     assert sum(right) >= 17, [reply for reply, good in zip(replies, right, strict=True) if not good]

@@ -34,7 +34,9 @@ TEACHER = POCKET / "teacher"
 def lengths_only(lengths: list[int]) -> EncodedExamples:
     offsets = np.cumsum([0, *lengths])
     tokens = np.arange(offsets[-1], dtype=np.uint16)
-    return EncodedExamples(tokens=tokens, offsets=offsets, prompt_lengths=np.ones(len(lengths), dtype=np.int32))
+    return EncodedExamples(
+        tokens=tokens, offsets=offsets, prompt_lengths=np.ones(len(lengths), dtype=np.int32)
+    )
 
 
 def test_solver_examples_end_in_the_answer_that_the_oracle_gives() -> None:

@@ -34,7 +34,16 @@ def test_every_text_comes_back_unchanged(shipped: PreTrainedTokenizerFast, text:
 
 
 def test_every_digit_is_a_token_of_its_own(shipped: PreTrainedTokenizerFast) -> None:
-    assert [shipped.decode(token) for token in ids(shipped, "207 + 1849")] == ["2", "0", "7", " +", " 1", "8", "4", "9"]
+    assert [shipped.decode(token) for token in ids(shipped, "207 + 1849")] == [
+        "2",
+        "0",
+        "7",
+        " +",
+        " 1",
+        "8",
+        "4",
+        "9",
+    ]
     words = [token for token in shipped.get_vocab() if sum(character.isdigit() for character in token) > 1]
     assert set(words) <= set(fixed_sentences())
 
@@ -59,9 +68,13 @@ def test_an_edited_prompt_still_survives_the_round_trip(shipped: PreTrainedToken
     assert shipped.decode(ids(shipped, edited)) == edited
 
 
-def test_the_template_closes_the_thinking_block_only_when_thinking_is_off(shipped: PreTrainedTokenizerFast) -> None:
+def test_the_template_closes_the_thinking_block_only_when_thinking_is_off(
+    shipped: PreTrainedTokenizerFast,
+) -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"}]
-    head = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n"
+    head = (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n"
+    )
 
     def render(**options: bool) -> str:
         return shipped.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
@@ -72,7 +85,10 @@ def test_the_template_closes_the_thinking_block_only_when_thinking_is_off(shippe
 
 
 def test_the_template_drops_the_reasoning_of_earlier_turns(shipped: PreTrainedTokenizerFast) -> None:
-    messages = [{"role": "assistant", "content": "<think>\nwell\n</think>\n\nFour."}, {"role": "user", "content": "Sure?"}]
+    messages = [
+        {"role": "assistant", "content": "<think>\nwell\n</think>\n\nFour."},
+        {"role": "user", "content": "Sure?"},
+    ]
     rendered = shipped.apply_chat_template(messages, tokenize=False)
     assert rendered == "<|im_start|>assistant\nFour.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n"
 

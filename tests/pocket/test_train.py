@@ -102,7 +102,9 @@ def test_a_state_of_another_recipe_is_not_continued(work: Path) -> None:
     optimizers = training.build_optimizers(model, TINY)
     path = work / "state.safetensors"
     training.save_state(path, model, optimizers, training.Progress(step=3, seconds=1.0, tokens=9), "one")
-    assert training.load_state(path, model, optimizers, "one") == training.Progress(step=3, seconds=1.0, tokens=9)
+    assert training.load_state(path, model, optimizers, "one") == training.Progress(
+        step=3, seconds=1.0, tokens=9
+    )
     assert training.load_state(path, model, optimizers, "two") == training.Progress()
 
 

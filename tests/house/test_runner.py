@@ -1,0 +1,227 @@
+"""The runner behind `make build`: one build at a time, sentences for bad settings, healing, and nothing left behind."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tasks.core.errors import UserError
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+@pytest.fixture()
+def local(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    return importlib.import_module("local_prefect")
+
+
+@pytest.fixture()
+def runner(local: Any) -> Any:
+    spec = importlib.util.spec_from_file_location(
+        "make_build", SCRIPTS / "build.py"
+    )  # flows/ has a build.py too
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_lock_is_held_once_and_falls_with_its_holder(local: Any, tmp_path: Path) -> None:
+    first = local.take_lock(tmp_path / "lock")
+    local.write_note(first, {"pid": 7, "tag": "pocket-1"})
+    assert local.take_lock(tmp_path / "lock") is None
+    assert local.read_note(tmp_path / "lock") == {"pid": "7", "tag": "pocket-1"}
+    first.close()
+    assert local.take_lock(tmp_path / "lock") is not None
+
+
+def test_a_torn_or_missing_note_reads_as_empty(local: Any, tmp_path: Path) -> None:
+    (tmp_path / "torn").write_text('{"pid": 7')
+    assert local.read_note(tmp_path / "torn") == local.read_note(tmp_path / "absent") == {}
+
+
+def test_a_second_build_is_refused_with_the_first_ones_pid(
+    local: Any, runner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "LOCK", tmp_path / "lock")
+    with runner.build_lock() as lock:
+        local.write_note(lock, {"pid": 4711})
+        with pytest.raises(UserError, match="another build runs \\(pid 4711\\)"), runner.build_lock():
+            pass
+
+
+def test_a_port_in_use_is_named_when_asked_for_and_avoided_when_not(
+    local: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} is in use"):
+            local.choose_port(port)
+        monkeypatch.setattr(local, "USUAL_PORT", port)
+        assert local.choose_port(None) != port
+
+
+def test_a_server_of_the_user_that_does_not_answer_is_a_sentence(
+    local: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    with (
+        pytest.raises(UserError, match="no Prefect server answers at http://127"),
+        local.prefect_api(),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "3"])
+def test_overrides_that_are_no_json_object_are_a_sentence(runner: Any, text: str) -> None:
+    with pytest.raises(UserError, match=r"OVERRIDES='\{\"select.target\": 50\}'"):
+        runner.read_overrides(text)
+
+
+def test_overrides_and_port_are_read(runner: Any) -> None:
+    assert runner.read_overrides('{"select.target": 50}') == {"select.target": 50}
+    assert (
+        runner.read_overrides("") == {} and runner.read_port("") is None and runner.read_port("4300") == 4300
+    )
+    for bad in ("0", "65536", "http"):
+        with pytest.raises(UserError, match="from 1 to 65535"):
+            runner.read_port(bad)
+
+
+@pytest.mark.parametrize(("variable", "value", "words"), [
+    ("PROFILE", "nowhere", "unknown profile 'nowhere'"),
+    ("OVERRIDES", '{"select.aim": 5}', "select.aim: unknown key"),
+])  # fmt: skip
+def test_a_bad_setting_ends_the_build_before_anything_starts(
+    runner: Any, variable: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(runner, "end_with_parent", lambda: None)
+    monkeypatch.setattr(runner, "build_lock", lambda: pytest.fail("the build went on"))
+    assert runner.main(["build"]) == 1
+    assert words in capsys.readouterr().out
+
+
+def test_the_last_build_is_shown_with_three_rows(runner: Any, tmp_path: Path, capsys: Any) -> None:
+    rows = [
+        {
+            "problem": f"p{i}", "tier": "easy", "majority_answer": str(i), "answer": None if i else "0",
+            "semantic_entropy": i / 2, "weight": 1 - i / 10,
+        }
+        for i in range(5)
+    ]  # fmt: skip
+    (tmp_path / "dataset" / "data").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "dataset" / "data" / "train-00000.parquet")
+    latest = {
+        "dataset": str(tmp_path / "dataset"),
+        "report": str(tmp_path / "report.html"),
+        "counts": {"kept": 1234},
+    }
+    (tmp_path / "latest.json").write_text(json.dumps(latest))
+    runner.show(tmp_path)
+    printed = capsys.readouterr().out
+    assert str(tmp_path / "report.html") in printed and "kept 1,234" in printed
+    assert [line.strip() for line in printed.splitlines() if line.startswith("  p")] == ["p0", "p2", "p4"]
+    assert "easy, majority answer 0, truth 0, semantic entropy 0.00 nats, weight 1.00" in printed
+    assert "easy, majority answer 4, semantic entropy 2.00 nats, weight 0.60" in printed
+
+
+def test_report_before_any_build_says_what_to_do(runner: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run `make build` first"):
+        runner.show(tmp_path)
+
+
+def test_what_the_runner_started_is_gone_after_its_kill_nine(tmp_path: Path) -> None:
+    program = f"""
+import os, sys, time
+sys.path.insert(0, {str(SCRIPTS)!r})
+import local_prefect
+from pathlib import Path
+command = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"]
+with local_prefect.supervised(command, environment=dict(os.environ), log=Path({str(tmp_path / "log")!r})):
+    time.sleep(600)
+"""
+    owner = subprocess.Popen([sys.executable, "-c", program])
+    child = _first_number(tmp_path / "log")
+    assert psutil.pid_exists(child)
+    os.kill(owner.pid, signal.SIGKILL)
+    owner.wait()
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(child)
+
+
+def _first_number(log: Path) -> int:
+    deadline = time.monotonic() + 30
+    while not (log.exists() and log.read_text().endswith("\n")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return int(log.read_text())
+
+
+@pytest.mark.slow
+def test_runs_left_by_a_dead_worker_are_healed_on_a_real_server(tmp_path: Path) -> None:
+    """A run left Running and one that came due are marked Crashed; one planned for tomorrow stays as it is."""
+    server = subprocess.run(
+        [sys.executable, "-c", HEALING, str(SCRIPTS), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert server.returncode == 0, server.stderr
+    assert json.loads(server.stdout.splitlines()[-1]) == {
+        "running": "Crashed", "due": "Crashed", "tomorrow": "Scheduled", "done": "Completed", "mine": "Cancelled",
+    }  # fmt: skip
+
+
+# In a process of its own: Prefect reads the server's address when it is first imported.
+HEALING = """
+import json, sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import local_prefect as local, build
+local.HOME, local.LOGS = Path(sys.argv[2]) / "prefect", Path(sys.argv[2]) / "logs"
+with local.prefect_api() as api:
+    with local.client_of(api) as client:
+        from prefect import flow
+        from prefect.states import Completed, Running, Scheduled
+        local.ensure_pool(client)
+        local.ensure_pool(client)
+        empty = flow(lambda: None, name="empty")
+        now = datetime.now(UTC)
+        states = {
+            "running": Running(), "due": Scheduled(scheduled_time=now - timedelta(minutes=1)), "done": Completed(),
+            "tomorrow": Scheduled(scheduled_time=now + timedelta(days=1)), "mine": Running(),
+        }
+        def start(name):
+            return client.create_flow_run(empty, name=name, tags=[name], state=states[name], work_pool_name=local.POOL).id
+        ids = {name: start(name) for name in states if name != "mine"}
+    build.heal(api, None)
+    try:
+        with build.settled(api, "mine"):
+            with local.client_of(api) as client:
+                ids["mine"] = start("mine")
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    with local.client_of(api) as client:
+        print(json.dumps({name: client.read_flow_run(id).state.name for name, id in ids.items()}))
+"""
