@@ -39,7 +39,10 @@ def main() -> None:
     known = wrong_majorities(rows)
     wrong = [mark for _, mark in known]
     print(f"{len(rows)} rows, truth known for {len(known)}, majority wrong in {sum(wrong)}")
-    shares = [max(row["cluster_labels"].count(c) for c in set(row["cluster_labels"])) / row["num_samples"] for row, _ in known]
+    shares = [
+        max(row["cluster_labels"].count(c) for c in set(row["cluster_labels"])) / row["num_samples"]
+        for row, _ in known
+    ]
     rivals = {
         "semantic_entropy": [row["semantic_entropy"] for row, _ in known],
         "discrete_entropy": [row["discrete_entropy"] for row, _ in known],
@@ -53,7 +56,9 @@ def main() -> None:
         part = [(row, mark) for row, mark in known if row["tier"] == tier]
         if part:
             weight = sum(row["weight"] for row, _ in part) / len(part)
-            print(f"{tier:12s} {len(part):5d} {weight:12.3f} {1 - sum(mark for _, mark in part) / len(part):15.3f}")
+            print(
+                f"{tier:12s} {len(part):5d} {weight:12.3f} {1 - sum(mark for _, mark in part) / len(part):15.3f}"
+            )
 
 
 if __name__ == "__main__":

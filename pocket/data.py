@@ -91,8 +91,8 @@ def evolved_text(tier: str, index: int, rounds: int, rng: random.Random, seed: i
 def solver_example(index: int) -> Example:
     """A problem with one of its solutions, asked plainly (70%), with its answer or with another solution at hand."""
     rng = random.Random(f"{SOLVER}/{index}")
-    tier = rng.choices(TIERS, (15, 25, 30, 30))[0]
-    rounds = rng.choices(range(6), (50, 20, 12, 8, 5, 5))[0]
+    tier = rng.choices(TIERS, (35, 25, 20, 20))[0]
+    rounds = rng.choices(range(6), (60, 16, 10, 6, 4, 4))[0]
     text = evolved_text(tier, index, rounds, rng)
     response = pocket.solution(text, rng)
     template = rng.choices(("plain", "answer", "solution"), (70, 15, 15))[0]

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from tasks.core.errors import UserError
 from tasks.core.rows import Strategy, Tier
@@ -35,7 +43,11 @@ class Settings(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """The values that change the result, as plain JSON data (fields marked `resource()` left out, at any depth)."""
-        return {name: _plain(getattr(self, name)) for name, info in type(self).model_fields.items() if not _is_resource(info)}
+        return {
+            name: _plain(getattr(self, name))
+            for name, info in type(self).model_fields.items()
+            if not _is_resource(info)
+        }
 
 
 def _is_resource(info: Any) -> bool:
@@ -72,7 +84,9 @@ class FileSource(Settings):
     name: str
     role: Literal["seed", "curated"] = "seed"
     path: Path = resource()  # the content's hash takes part in the fingerprint instead
-    columns: dict[Literal["text", "answer", "solution", "id", "tier"], str] = Field(default_factory=lambda: {"text": "text"})
+    columns: dict[Literal["text", "answer", "solution", "id", "tier"], str] = Field(
+        default_factory=lambda: {"text": "text"}
+    )
     tier: Tier | None = None  # for files without a tier column
     licence: str = "unknown"
     benchmark: bool = False
@@ -174,8 +188,10 @@ class EvolveSettings(Settings):
     rounds: dict[Tier, int] = Field(
         default_factory=lambda: {Tier.EASY: 1, Tier.MEDIUM: 2, Tier.HARD: 3, Tier.COMPETITION: 5}
     )
-    branches: dict[Tier, int] = Field(default_factory=lambda: {tier: 1 for tier in Tier})
-    strategy_weights: dict[Tier, dict[Strategy, Weight]] = Field(default_factory=lambda: _default_strategy_weights())
+    branches: dict[Tier, int] = Field(default_factory=lambda: dict.fromkeys(Tier, 1))
+    strategy_weights: dict[Tier, dict[Strategy, Weight]] = Field(
+        default_factory=lambda: _default_strategy_weights()
+    )
     follow_ups: tuple[Strategy, ...] = FOLLOW_UPS
     sampling: Sampling = Sampling(temperature=0.7, top_p=0.95, max_tokens=2048)
     max_reply_chars: PositiveInt = 20_000
@@ -190,7 +206,9 @@ class EvolveSettings(Settings):
             if self.rounds.get(tier, 0) < 0 or self.branches.get(tier, 0) < 1:
                 raise ValueError(f"tier {tier} needs rounds >= 0 and branches >= 1")
         if len(set(self.follow_ups)) < 2:
-            raise ValueError("follow_ups needs two different strategies, since a follow-up never repeats its parent's")
+            raise ValueError(
+                "follow_ups needs two different strategies, since a follow-up never repeats its parent's"
+            )
         return self
 
 
@@ -290,7 +308,9 @@ def load_config(profile: str = "pocket", overrides: Mapping[str, Any] | None = N
     """
     path = PROFILES / f"{profile}.yaml"
     if profile not in profiles():
-        raise UserError(f"unknown profile {profile!r}: choose one of {', '.join(profiles())} (files in configs/)")
+        raise UserError(
+            f"unknown profile {profile!r}: choose one of {', '.join(profiles())} (files in configs/)"
+        )
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:

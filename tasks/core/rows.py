@@ -148,7 +148,7 @@ class Response:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairVerdict:
+class JudgedPair:
     """One pair of answers that the equivalence judge saw, in both orders; equivalent only when both say so."""
 
     first: str
@@ -241,4 +241,6 @@ class Example:
 
 def problem_id(*, source: str, origin: str, strategy: str, text: str) -> str:
     """Hash of (source, source_id or parent_id, strategy, text): 128 bits as 32 hex digits."""
-    return xxhash.xxh3_128_hexdigest("\x1f".join((source, origin, strategy, text)).encode("utf-8", "surrogatepass"))
+    return xxhash.xxh3_128_hexdigest(
+        "\x1f".join((source, origin, strategy, text)).encode("utf-8", "surrogatepass")
+    )

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -219,6 +221,7 @@ class _Ray:
         import ray
 
         self._guard: Guard | None = None
+        self._ended = threading.Event()
         self._ours = not ray.is_initialized()
         if not self._ours:
             return
@@ -229,7 +232,7 @@ class _Ray:
         self._guard = Guard()
         self._before = set(psutil.Process().children(recursive=True))
         try:
-            _start_ray(engines, self._new_processes)
+            self._in_lasting_thread(lambda: _start_ray(engines, self._new_processes, self._ended.is_set))
         except BaseException:
             self.close()
             raise
@@ -239,6 +242,21 @@ class _Ray:
         """Put what runs by now under the guard too."""
         if self._guard is not None:
             self._guard.watch(self._new_processes())
+
+    def _in_lasting_thread(self, call: Callable[[], None]) -> None:
+        """Make `call` in a thread that lives as long as this object: Ray's processes die with the thread that started them
+        (PR_SET_PDEATHSIG), and the caller's may be a pool's. Also keeps Ray from replacing the SIGTERM handler."""
+        outcome: Future[None] = Future()
+
+        def live() -> None:
+            try:
+                outcome.set_result(call())
+            except BaseException as error:  # handed to the caller whatever it is
+                outcome.set_exception(error)
+            self._ended.wait()
+
+        threading.Thread(target=live, name="ray", daemon=True).start()
+        outcome.result()
 
     def _new_processes(self) -> set[psutil.Process]:
         return set(psutil.Process().children(recursive=True)) - self._before
@@ -252,12 +270,16 @@ class _Ray:
             ray.shutdown()
         if self._guard is not None:
             self._guard.close()
+        self._ended.set()
 
 
-def _start_ray(engines: int, started: Callable[[], set[psutil.Process]]) -> None:
+def _start_ray(
+    engines: int, started: Callable[[], set[psutil.Process]], unwanted: Callable[[], bool]
+) -> None:
     """Start Ray on this machine. Its parts give each other 15 seconds, too few on a busy machine, hence several tries.
 
-    `started` gives the processes that a failed try left behind; they are ended before the next one.
+    `started` gives the processes that a failed try left behind; they are ended before the next one. `unwanted` says that
+    the caller has left meanwhile.
     """
     import ray
 
@@ -277,7 +299,7 @@ def _start_ray(engines: int, started: Callable[[], set[psutil.Process]]) -> None
             for process in started():
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-            if not left:
+            if not left or unwanted():
                 raise UserError(
                     f"Ray did not start on this machine ({error}): end what keeps it busy and try again"
                 ) from error

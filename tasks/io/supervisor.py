@@ -27,7 +27,7 @@ import psutil
 
 GRACE_S = 5.0
 """Between SIGTERM and SIGKILL."""
-NOTICE_S = 3.0
+NOTICE_S = 2.0
 """How long guarded processes may take to notice that their owner is gone, and again to obey SIGTERM."""
 KILL_S = 3.0
 """How long SIGKILL may take before the supervisor gives up waiting."""
@@ -75,7 +75,7 @@ def end_descendants(leader: int) -> int | None:
 class Guard:
     """The owner's side of `--guard`: ends processes that the owner started by other means, when the owner is gone.
 
-    They get three seconds to notice for themselves, then SIGTERM, then SIGKILL. `close` does the same at once.
+    They get two seconds to notice for themselves, then SIGTERM, then SIGKILL. `close` does the same at once.
     """
 
     def __init__(self) -> None:

@@ -29,7 +29,9 @@ def tokenizer_identity(model: str, revision: str | None, root: Path) -> Tokenize
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder or model), revision=revision)
     except (OSError, ValueError) as error:
-        raise UserError(f"the tokenizer of {model} cannot be loaded ({error}): correct `model` in the profile") from error
+        raise UserError(
+            f"the tokenizer of {model} cannot be loaded ({error}): correct `model` in the profile"
+        ) from error
     return TokenizerIdentity(
         tokenizer=_short_hash(tokenizer.backend_tokenizer.to_str()),
         chat_template=_short_hash(str(tokenizer.chat_template)),

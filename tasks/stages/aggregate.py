@@ -47,9 +47,12 @@ def too_long(rows: Sequence[Problem]) -> dict[int, Reject]:
     """Position -> reject for every row that no prompt takes."""
     return {
         position: Reject(
-            problem_id=row.id, stage="aggregate", reason=Reason.TOO_LONG, text=row.text[:2000],
+            problem_id=row.id,
+            stage="aggregate",
+            reason=Reason.TOO_LONG,
+            text=row.text[:2000],
             detail=f"{len(row.text):,} characters, a prompt takes {MAX_VALUE_CHARS:,}",
-        )  # fmt: skip
+        )
         for position, row in enumerate(rows)
         if len(row.text) > MAX_VALUE_CHARS
     }

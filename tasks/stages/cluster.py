@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 from prefect.logging import get_run_logger
@@ -10,11 +10,11 @@ from prefect.logging import get_run_logger
 from prompts import load_prompt
 from prompts.schemas import EQUIVALENCE_SCHEMA
 from tasks.core.answers import symbolic_decision
-from tasks.core.clusters import Clustering, cluster_answers, undecided_pairs
+from tasks.core.clusters import cluster_answers, undecided_pairs
 from tasks.core.config import ClusterSettings
-from tasks.core.entropy import semantic_entropy
+from tasks.core.entropy import SemanticEntropy, majority, semantic_entropy
 from tasks.core.identity import request_seed
-from tasks.core.rows import PairVerdict, Problem, Reason, Reject, Response, Uncertainty
+from tasks.core.rows import JudgedPair, Problem, Reason, Reject, Response, Uncertainty
 from tasks.core.verdicts import BadReply, parse_equivalence
 from tasks.io.artifacts import Artifact
 from tasks.io.chat import ChatModel, ChatRequest, Completion, Failure
@@ -24,12 +24,13 @@ from tasks.stages.models import ask, chat_model
 
 VERSION = 1
 PROMPT = "judge/equivalence"
+MAX_ANSWER_CHARS = 1_000
 
 Pair = tuple[str, str]
 
 
 def cluster(run: Run, sampled: Artifact) -> Artifact:
-    """One `Uncertainty` a problem, and every verdict of the equivalence judge in table `pair_verdicts`."""
+    """One `Uncertainty` a problem, and every verdict of the equivalence judge in table `judged_pairs`."""
     settings, prompt = run.config.cluster, load_prompt(PROMPT)
     stage = Stage(
         name="cluster", version=VERSION, unit="problems", inputs=(sampled,), primary="uncertainties",
@@ -46,14 +47,15 @@ def cluster(run: Run, sampled: Artifact) -> Artifact:
             groups: dict[str, list[Response]] = {row.id: [] for row in problems}
             for response in shard_rows(run.store, sampled, index, "responses", Response):
                 groups[response.problem_id].append(response)
-            verdicts = judge_pairs(open_pairs(groups, settings), model, run)
+            pairs = {row_id: open_pairs(group, settings) for row_id, group in groups.items()}
+            verdicts = judge_pairs(sorted({pair for found in pairs.values() for pair in found}), model, run)
             rows: list[Uncertainty | Reject] = []
             for row_id, group in groups.items():
-                rows.append(uncertainty(row_id, group, verdicts, run))
+                rows.append(uncertainty(row_id, group, [verdicts[pair] for pair in pairs[row_id]], run))
                 at(len(rows))
             tables = {
                 "uncertainties": (Uncertainty, [row for row in rows if isinstance(row, Uncertainty)]),
-                "pair_verdicts": (PairVerdict, list(verdicts.values())),
+                "judged_pairs": (JudgedPair, list(verdicts.values())),
                 "rejects": (Reject, [row for row in rows if isinstance(row, Reject)]),
             }
             return Shard(incoming=len(problems), tables=tables, notes={"judged_pairs": len(verdicts)})
@@ -62,24 +64,24 @@ def cluster(run: Run, sampled: Artifact) -> Artifact:
 
 
 def decide(first: str, second: str, settings: ClusterSettings) -> bool | None:
-    """Symbolic yes or no, or None for the judge to decide; `never` takes an open question for a no."""
+    """Symbolic yes or no, or None for the judge to decide; `never` takes an open question for a no.
+
+    An answer over `MAX_ANSWER_CHARS` is compared as a string only, and these are two strings.
+    """
+    if max(len(first), len(second)) > MAX_ANSWER_CHARS:
+        return False
     if settings.judge == "judge_all":
         return None
     decision = symbolic_decision(first, second, timeout_s=settings.symbolic_timeout_s)
     return False if decision is None and settings.judge == "never" else decision
 
 
-def open_pairs(groups: Mapping[str, Sequence[Response]], settings: ClusterSettings) -> list[Pair]:
-    """The distinct pairs of the shard that only the judge can decide, in a fixed order."""
-    pairs: dict[Pair, None] = {}
-    for group in groups.values():
-        answers = [response.answer for response in group]
-        for first, second in undecided_pairs(answers, lambda a, b: decide(a, b, settings)):
-            pairs.setdefault((min(first, second), max(first, second)))
-    return list(pairs)
+def open_pairs(group: Sequence[Response], settings: ClusterSettings) -> tuple[Pair, ...]:
+    """The pairs of one problem's answers that only the judge can decide."""
+    return undecided_pairs([response.answer for response in group], lambda a, b: decide(a, b, settings))
 
 
-def judge_pairs(pairs: Sequence[Pair], model: Lazy[ChatModel], run: Run) -> dict[Pair, PairVerdict]:
+def judge_pairs(pairs: Sequence[Pair], model: Lazy[ChatModel], run: Run) -> dict[Pair, JudgedPair]:
     """Both orders of every pair; a reply that is no verdict counts as a no."""
     if not pairs:
         return {}
@@ -103,11 +105,14 @@ def request(first: str, second: str, run: Run) -> ChatRequest:
     )
 
 
-def verdict(pair: Pair, forward: Completion | Failure, backward: Completion | Failure) -> PairVerdict:
+def verdict(pair: Pair, forward: Completion | Failure, backward: Completion | Failure) -> JudgedPair:
     """Merge only when both orders agree on yes."""
-    texts = [reply.text if isinstance(reply, Completion) else f"failed: {reply.reason}" for reply in (forward, backward)]
+    texts = [
+        reply.text if isinstance(reply, Completion) else f"failed: {reply.reason}"
+        for reply in (forward, backward)
+    ]
     marks = [_says_yes(reply) for reply in (forward, backward)]
-    return PairVerdict(
+    return JudgedPair(
         first=pair[0], second=pair[1], equivalent=all(marks), flipped=marks[0] != marks[1],
         forward=texts[0][:2000], backward=texts[1][:2000],
     )  # fmt: skip
@@ -121,79 +126,56 @@ def _says_yes(reply: Completion | Failure) -> bool:
 
 
 def uncertainty(
-    row_id: str, group: Sequence[Response], verdicts: Mapping[Pair, PairVerdict], run: Run
+    row_id: str, group: Sequence[Response], judged: Sequence[JudgedPair], run: Run
 ) -> Uncertainty | Reject:
-    """Clusters and entropies of one problem's responses."""
+    """Clusters and entropies of one problem's responses; `judged` are the verdicts on its open pairs."""
     settings = run.config.cluster
     answers = [response.answer for response in group]
+    verdicts = {(pair.first, pair.second): pair.equivalent for pair in judged}
 
     def same(first: str, second: str) -> bool:
-        judged = verdicts.get((min(first, second), max(first, second)))
-        if judged is not None:
-            return judged.equivalent
+        if (first, second) in verdicts:
+            return verdicts[first, second]
         return bool(decide(first, second, settings))
 
     clustering = cluster_answers(answers, same, unparsed=settings.unparsed)
     if sum(label >= 0 for label in clustering.labels) < 2:
         detail = f"fewer than two of {len(group)} responses have an answer, and unparsed ones are dropped"
         return Reject(problem_id=row_id, stage="cluster", reason=Reason.TOO_FEW_ANSWERS, detail=detail)
-    entropy = semantic_entropy(
-        [response.logprob_sum for response in group],
-        [response.token_count for response in group],
-        clustering.labels,
-    )
-    representatives = cluster_answers_of(answers, clustering)
-    asked = {
-        pair
-        for pair in ((min(a, b), max(a, b)) for a in answers if a for b in answers if b and a != b)
-        if pair in verdicts
-    }
-    used_judge = bool(asked)
+    entropy = entropy_of(group, clustering.labels)
     return Uncertainty(
         problem_id=row_id,
         semantic_entropy=entropy.entropy,
         weight=entropy.weight,
         discrete_entropy=entropy.discrete_entropy,
-        valid_entropy=valid_entropy(group, clustering),
+        valid_entropy=valid_entropy(group, clustering.labels),
         labels=clustering.labels,
         cluster_probs=entropy.cluster_probs,
-        cluster_answers=representatives,
-        majority_answer=majority_answer(clustering, representatives),
+        cluster_answers=clustering.representatives,
+        majority_answer=clustering.representatives[majority(clustering.labels)],
         num_samples=len(group),
         num_valid=sum(answer is not None for answer in answers),
-        judge_calls=2 * len(asked),
-        order_flips=sum(verdicts[pair].flipped for pair in asked),
+        judge_calls=2 * len(judged),
+        order_flips=sum(pair.flipped for pair in judged),
         transitivity_violations=clustering.transitivity_violations,
-        judge_model=run.identities["equivalence_judge"] if used_judge else None,
-        judge_prompt=load_prompt(PROMPT).fingerprint if used_judge else None,
+        judge_model=run.identities["equivalence_judge"] if judged else None,
+        judge_prompt=load_prompt(PROMPT).fingerprint if judged else None,
     )
 
 
-def cluster_answers_of(answers: Sequence[str | None], clustering: Clustering) -> tuple[str | None, ...]:
-    """The first answer of every cluster, by label."""
-    first: dict[int, str | None] = {}
-    for answer, label in zip(answers, clustering.labels, strict=True):
-        if label >= 0:
-            first.setdefault(label, answer)
-    return tuple(first[label] for label in sorted(first))
-
-
-def majority_answer(clustering: Clustering, representatives: Sequence[str | None]) -> str | None:
-    """Answer of the cluster with most responses; ties go to the first sample. Unparsed responses vote for no answer."""
-    votes = [label for label in clustering.labels if label >= 0]
-    if not votes:
-        return None
-    best = max(dict.fromkeys(votes), key=lambda label: (votes.count(label), -votes.index(label)))
-    return representatives[best]
-
-
-def valid_entropy(group: Sequence[Response], clustering: Clustering) -> float | None:
-    """The entropy over responses with an answer; None when fewer than two have one."""
-    valid = [position for position, response in enumerate(group) if response.answer is not None]
-    if len(valid) < 2:
-        return None
+def entropy_of(group: Sequence[Response], labels: Sequence[int]) -> SemanticEntropy:
+    """Semantic entropy of responses under the given labels (-1: left out)."""
     return semantic_entropy(
-        [group[position].logprob_sum for position in valid],
-        [group[position].token_count for position in valid],
-        [clustering.labels[position] for position in valid],
-    ).entropy
+        [response.logprob_sum for response in group], [response.token_count for response in group], labels
+    )
+
+
+def valid_entropy(group: Sequence[Response], labels: Sequence[int]) -> float | None:
+    """The entropy over responses with an answer; None when fewer than two have one."""
+    valid = [-1 if response.answer is None else label for response, label in zip(group, labels, strict=True)]
+    compact = {
+        label: rank for rank, label in enumerate(dict.fromkeys(label for label in valid if label >= 0))
+    }
+    if sum(label >= 0 for label in valid) < 2:
+        return None
+    return entropy_of(group, [compact.get(label, -1) for label in valid]).entropy

@@ -17,8 +17,9 @@ from typing import Any, Generic, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.states import Completed, State
+from prefect.states import Completed
 
 from tasks.core.config import Config
 from tasks.core.identity import fingerprint
@@ -27,6 +28,7 @@ from tasks.io.artifacts import Artifact, Store
 from tasks.stages.progress import Progress
 
 T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
@@ -89,7 +91,11 @@ class Shard:
         """in = kept + rejected, by reason; the store refuses a shard where this does not hold."""
         rejects: Sequence[Reject] = self.tables.get("rejects", (Reject, ()))[1]
         reasons = Counter(str(reject.reason) for reject in rejects)
-        return {"in": self.incoming, "kept": len(self.tables[primary][1]), "rejected": dict(sorted(reasons.items()))}
+        return {
+            "in": self.incoming,
+            "kept": len(self.tables[primary][1]),
+            "rejected": dict(sorted(reasons.items())),
+        }
 
 
 class Lazy(Generic[T]):
@@ -115,7 +121,10 @@ class Lazy(Generic[T]):
 
 
 def run_shards(
-    run: Run, stage: Stage, plan: Callable[[], Sequence[int]], work: Callable[[int, Callable[[int], None]], Shard]
+    run: Run,
+    stage: Stage,
+    plan: Callable[[], Sequence[int]],
+    work: Callable[[int, Callable[[int], None]], Shard],
 ) -> Artifact:
     """Run the shards of a stage that are not finished yet, and return its artifact.
 
@@ -148,7 +157,9 @@ def run_shards(
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def run_shard(run: Run, stage: Stage, index: int | None, work: Any, progress: Progress | None) -> State | None:
+def run_shard(
+    run: Run, stage: Stage, index: int | None, work: Any, progress: Progress | None
+) -> State | None:
     """One Prefect task run: one shard, written whole or not at all. A finished one is Cached, and the UI says so."""
     if index is None or work is None or progress is None:
         return Completed(name="Cached", message="every shard is on disk")

@@ -94,7 +94,9 @@ def evolved(parent: Problem, child: Planned, reply: Completion | Failure, run: R
     stage = f"evolve-{parent.round + 1}"
 
     def reject(reason: Reason, detail: str, text: str) -> Reject:
-        return Reject(problem_id=parent.id, stage=stage, reason=reason, detail=f"{child.strategy}: {detail}", text=text)
+        return Reject(
+            problem_id=parent.id, stage=stage, reason=reason, detail=f"{child.strategy}: {detail}", text=text
+        )
 
     if isinstance(reply, Failure):
         return reject(Reason.MODEL_ERROR, reply.reason, "")
@@ -129,9 +131,12 @@ def collect(results: Sequence[Problem | Reject]) -> Shard:
         elif result.id in problems:
             rejects.append(
                 Reject(
-                    problem_id=result.id, stage=f"evolve-{result.round}", reason=Reason.DUPLICATE_ID,
-                    detail=f"a sibling by {result.strategy} has the same text", text=result.text[:2000],
-                )  # fmt: skip
+                    problem_id=result.id,
+                    stage=f"evolve-{result.round}",
+                    reason=Reason.DUPLICATE_ID,
+                    detail=f"a sibling by {result.strategy} has the same text",
+                    text=result.text[:2000],
+                )
             )
         else:
             problems[result.id] = result

@@ -12,8 +12,9 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.states import Completed, State
+from prefect.states import Completed
 
 from prompts import all_prompts, load_prompt
 from tasks.core.answers import equivalent
@@ -61,9 +62,13 @@ def export(run: Run, stages: Stages) -> str:
     )  # fmt: skip
     write_all.with_options(name="export", task_run_name="export: dataset and report")(run, stages, identity)
     counts = stage_counts(run.store, artifacts)
-    create_table_artifact(table=funnel_table(counts), key="funnel", description="Rows through the stages: in = kept + rejected")
+    create_table_artifact(
+        table=funnel_table(counts), key="funnel", description="Rows through the stages: in = kept + rejected"
+    )
     dataset, report = run.store.root / "dataset", run.store.root / "report.html"
-    create_markdown_artifact(f"- dataset: `{dataset}`\n- report: `{report}`\n", key="dataset", description="What was built")
+    create_markdown_artifact(
+        f"- dataset: `{dataset}`\n- report: `{report}`\n", key="dataset", description="What was built"
+    )
     get_run_logger().info("dataset: %s", dataset)
     get_run_logger().info("report: %s", report)
     return str(dataset)
@@ -106,7 +111,9 @@ def gather(store: Store, stages: Stages) -> Annotated:
     """All tables, by problem id."""
     selected = list(store.rows(stages.selected, "problems", Problem))
     ancestors = {
-        row.id: row for artifact in (stages.sources, *stages.rounds) for row in store.rows(artifact, "problems", Problem)
+        row.id: row
+        for artifact in (stages.sources, *stages.rounds)
+        for row in store.rows(artifact, "problems", Problem)
     }
     responses: dict[str, list[Response]] = defaultdict(list)
     for response in store.rows(stages.sampled, "responses", Response):
@@ -117,7 +124,9 @@ def gather(store: Store, stages: Stages) -> Annotated:
         ancestors=ancestors,
         verdicts={row.problem_id: row for row in store.rows(stages.judged, "verdicts", Verdict)},
         responses=responses,
-        uncertainties={row.problem_id: row for row in store.rows(stages.clustered, "uncertainties", Uncertainty)},
+        uncertainties={
+            row.problem_id: row for row in store.rows(stages.clustered, "uncertainties", Uncertainty)
+        },
     )
 
 

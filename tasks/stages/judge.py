@@ -57,7 +57,9 @@ def request(row: Problem, run: Run) -> ChatRequest:
     )
 
 
-def judged(row: Problem, reply: Completion | Failure, run: Run) -> tuple[Problem, Verdict | None, Reject | None]:
+def judged(
+    row: Problem, reply: Completion | Failure, run: Run
+) -> tuple[Problem, Verdict | None, Reject | None]:
     """The row with its verdict, and the reject where it leaves."""
 
     def reject(reason: Reason, detail: str) -> Reject:

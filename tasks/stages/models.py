@@ -19,7 +19,9 @@ def chat_model(run: Run, role_name: str, stage: str, log: Callable[[str], None])
     identity = run.identities[role_name]
     log(f"{stage}: reaching {role_name} {identity}")
 
-    waiting = now_and_then(lambda seconds, line: log(f"{stage}: {role_name} is starting, {seconds:.0f} s: {line[:120]}"))
+    waiting = now_and_then(
+        lambda seconds, line: log(f"{stage}: {role_name} is starting, {seconds:.0f} s: {line[:120]}")
+    )
     with (
         serving(role, root=PROJECT_ROOT, log=run.server_log(stage), on_wait=waiting) as server,
         Ledger(run.ledger_path) as ledger,

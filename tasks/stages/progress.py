@@ -36,7 +36,9 @@ class Progress:
         if self.first is None or done <= self.first[1]:
             return text
         rate = (done - self.first[1]) / max(self.clock() - self.first[0], 1e-9)
-        return f"{text}, {rate:,.1f}/s" + (f", {(self.total - done) / rate:,.0f} s left" if done < self.total else "")
+        return f"{text}, {rate:,.1f}/s" + (
+            f", {(self.total - done) / rate:,.0f} s left" if done < self.total else ""
+        )
 
     def at(self, done: int) -> None:
         """`done` rows of the current shard are done; `base` holds the earlier shards'."""

@@ -33,7 +33,13 @@ def apply_rules(run: Run, rounds: Sequence[Artifact]) -> Artifact:
         failures = [(row, check(row.text, settings)) for row in rows]
         kept = [row for row, failure in failures if failure is None]
         rejects = [
-            Reject(problem_id=row.id, stage="rules", reason=failure.reason, detail=failure.detail, text=row.text[:2000])
+            Reject(
+                problem_id=row.id,
+                stage="rules",
+                reason=failure.reason,
+                detail=failure.detail,
+                text=row.text[:2000],
+            )
             for row, failure in failures
             if failure is not None
         ]

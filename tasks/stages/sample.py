@@ -53,7 +53,11 @@ def sample(run: Run, selected: Artifact) -> Artifact:
 
         def work(index: int, at: Callable[[int], None]) -> Shard:
             rows = shard_rows(run.store, selected, index, "problems", Problem)
-            return collect(rows, sampled(rows, run, stage.recipe, sampler, ledger, at))
+            known = ledger.hits
+            samples = sampled(rows, run, stage.recipe, sampler, ledger, at)
+            known = ledger.hits - known
+            log(f"sample: {len(rows) - known} problems sampled, {known} from the ledger")
+            return collect(rows, samples)
 
         return run_shards(run, stage, sizes, work)
 
@@ -95,7 +99,12 @@ def ledger_key(prompt: SamplePrompt, run: Run) -> str:
     """Content of the request, the number of samples included."""
     sampling = run.config.sample.identity() | {"model": run.config.models.teacher.identity()}
     return request_key(
-        run.identities["teacher"], prompt.messages, sampling, None, load_prompt(PROMPT).fingerprint, prompt.seed
+        run.identities["teacher"],
+        prompt.messages,
+        sampling,
+        None,
+        load_prompt(PROMPT).fingerprint,
+        prompt.seed,
     )
 
 
@@ -104,7 +113,9 @@ def pack(group: Sampled) -> dict[str, Any]:
     return {
         "responses": [asdict(item) for item in group if isinstance(item, Response)],
         "failures": [
-            {"reason": str(item.reason), "detail": item.detail} for item in group if isinstance(item, SampleFailure)
+            {"reason": str(item.reason), "detail": item.detail}
+            for item in group
+            if isinstance(item, SampleFailure)
         ],
     }
 
@@ -125,7 +136,9 @@ def collect(rows: Sequence[Problem], samples: dict[str, Sampled]) -> Shard:
         failures = [item for item in samples[row.id] if isinstance(item, SampleFailure)]
         if failures:
             rejects.append(
-                Reject(problem_id=row.id, stage="sample", reason=failures[0].reason, detail=failures[0].detail)
+                Reject(
+                    problem_id=row.id, stage="sample", reason=failures[0].reason, detail=failures[0].detail
+                )
             )
         else:
             kept.append(row)

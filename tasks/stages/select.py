@@ -41,9 +41,12 @@ def select(run: Run, judged: Artifact, sources: Artifact) -> Artifact:
         kept = [row for row in part if row.id in splits()]
         rejects = [
             Reject(
-                problem_id=row.id, stage="select", reason=Reason.NOT_SELECTED, text=row.text[:2000],
+                problem_id=row.id,
+                stage="select",
+                reason=Reason.NOT_SELECTED,
+                text=row.text[:2000],
                 detail=f"over the share of {row.tier}/{row.strategy} in a target of {settings.target}",
-            )  # fmt: skip
+            )
             for row in part
             if row.id not in splits()
         ]
@@ -63,7 +66,7 @@ def split_of(rows: Sequence[Problem], config: Config) -> dict[str, str]:
         for row in evolved
         if row.strategy is not None
     ]
-    chosen = {row_id: "train" for row_id in select_candidates(candidates, config.select)}
+    chosen = dict.fromkeys(select_candidates(candidates, config.select), "train")
     tiers = {row.id: row.tier for row in curated}
     held_out = split_curated(
         [row.id for row in curated], config.aggregate.test_problems, config.aggregate.split_seed, tiers

@@ -132,6 +132,35 @@ def test_the_supervisor_survives_ctrl_c_which_is_its_owners_business() -> None:
         assert process.wait(10) == 0
 
 
+GUARDED = """
+import subprocess, sys, time
+import psutil
+from tasks.io.supervisor import Guard
+guard = Guard()
+stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(300)"
+stray = subprocess.Popen([sys.executable, "-c", stubborn], start_new_session=True, stdout=subprocess.PIPE)
+stray.stdout.readline()
+guard.watch([psutil.Process(stray.pid)])
+print(stray.pid, flush=True)
+{then}
+"""
+
+
+@pytest.mark.parametrize("then", ["time.sleep(300)", "guard.close()"])
+def test_a_guard_ends_what_its_owner_started_by_other_means(then: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", GUARDED.format(then=then)], stdout=subprocess.PIPE, cwd=PROJECT
+    ) as owner:
+        assert owner.stdout is not None
+        stray = psutil.Process(int(owner.stdout.readline()))
+        helpers = psutil.Process(owner.pid).children()
+        if then == "guard.close()":
+            assert owner.wait(12) == 0
+        else:
+            owner.kill()
+        assert gone_within([stray, *helpers], 10.0) == []
+
+
 # --- a server that already runs ----------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -76,7 +77,7 @@ def test_the_template_closes_the_thinking_block_only_when_thinking_is_off(
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n"
     )
 
-    def render(**options: bool) -> str:
+    def render(**options: Any) -> str:
         return shipped.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
 
     assert render() == head

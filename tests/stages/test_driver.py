@@ -16,10 +16,19 @@ from tasks.io.artifacts import Artifact, CountMismatch, Store, digest
 from tasks.stages.chunks import chunk, chunk_sizes, shard_rows, shard_sizes
 from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+
 
 def problem(text: str) -> Problem:
     return Problem(
-        id=f"id-{text}", text=text, tier=Tier.EASY, source="s", source_id=text, licence="l", role=Role.SEED, root_id="r"
+        id=f"id-{text}",
+        text=text,
+        tier=Tier.EASY,
+        source="s",
+        source_id=text,
+        licence="l",
+        role=Role.SEED,
+        root_id="r",
     )
 
 
@@ -53,9 +62,13 @@ class Counting:
             rows = shard_rows(self.run.store, letters, index, "problems", Problem)
             kept = [problem(row.text.upper()) for row in rows if row.text != "c"]
             rejects = [
-                Reject(problem_id=row.id, stage="capitals", reason=Reason.ECHO) for row in rows if row.text == "c"
+                Reject(problem_id=row.id, stage="capitals", reason=Reason.ECHO)
+                for row in rows
+                if row.text == "c"
             ]
-            return Shard(incoming=len(rows), tables={"problems": (Problem, kept), "rejects": (Reject, rejects)})
+            return Shard(
+                incoming=len(rows), tables={"problems": (Problem, kept), "rejects": (Reject, rejects)}
+            )
 
         return run_shards(self.run, stage, lambda: shard_sizes(self.run.store, letters), work)
 
@@ -118,7 +131,9 @@ def test_rows_that_get_lost_stop_the_stage(run: Run) -> None:
     @flow
     def loses_a_row() -> None:
         stage = Stage(name="lossy", version=1, settings={})
-        run_shards(run, stage, lambda: (2,), lambda _i, _at: Shard(incoming=2, tables={"problems": (Problem, [])}))
+        run_shards(
+            run, stage, lambda: (2,), lambda _i, _at: Shard(incoming=2, tables={"problems": (Problem, [])})
+        )
 
     with pytest.raises(CountMismatch, match="2 in, but 0 kept"):
         loses_a_row()
@@ -159,7 +174,7 @@ def test_a_lazy_context_is_entered_once_and_left_only_when_it_was_used() -> None
     events: list[str] = []
 
     @contextmanager
-    def server():  # noqa: ANN202
+    def server():
         events.append("start")
         try:
             yield 7

@@ -1,0 +1,186 @@
+"""The whole flow on the pocket world with real vLLM: undisturbed, killed in three stages, and repeated."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from datasets import load_dataset
+
+from tasks.core.config import PROJECT_ROOT
+from tasks.core.rows import Example, Tier
+from tasks.io.artifacts import digest
+from tasks.io.dataset import read_manifest
+from tasks.io.ledger import Ledger
+
+pytestmark = pytest.mark.slow
+
+SMALL = {
+    "run.shard_rows": 12,
+    "aggregate.test_problems": 4,
+    "aggregate.sources": [
+        {"kind": "pocket", "name": "pocket", "seed": 0, "counts": {tier: 6 for tier in Tier}},
+        {"kind": "pocket", "name": "curated", "role": "curated", "seed": 3, "counts": {tier: 2 for tier in Tier}},
+    ],
+    "evolve.branches": {tier: 1 for tier in Tier},
+    "evolve.rounds": {"easy": 1, "medium": 1, "hard": 2, "competition": 2},
+    "select.target": 16,
+    "sample.sampling": {"max_tokens": 256},
+}
+STAGES = ("aggregate", "evolve-1", "evolve-2", "rules", "deduplicate", "judge", "select", "sample", "cluster")
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Runs the flow in a process of its own, as a worker would."""
+
+    api: str
+    output: Path
+
+    def start(self, **overrides: object) -> subprocess.Popen[str]:
+        settings = json.dumps({**SMALL, "run.output": str(self.output), **overrides})
+        code = f"import json; from flows.build import build; build('pocket', json.loads({settings!r}))"
+        return subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=PROJECT_ROOT,
+            env=os.environ | {"PREFECT_API_URL": self.api},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, **overrides: object) -> str:
+        process = self.start(**overrides)
+        log, _ = process.communicate(timeout=550)
+        assert process.returncode == 0, log[-5000:]
+        return log
+
+    def kill_at(self, pattern: str) -> None:
+        """`kill -9` of the flow's process when a log line matches; after ten seconds nothing of it may be left."""
+        process = self.start()
+        assert process.stdout is not None
+        for line in process.stdout:
+            if re.search(pattern, line):
+                break
+        else:
+            pytest.fail(f"the run ended before {pattern!r}")
+        family = psutil.Process(process.pid).children(recursive=True)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        _, alive = psutil.wait_procs(family, timeout=10)
+        assert not [child for child in alive if child.status() != psutil.STATUS_ZOMBIE]
+
+    def entries(self) -> int:
+        with Ledger(self.output / "ledger.sqlite") as ledger:
+            return len(ledger)
+
+    def shard_files(self) -> dict[str, tuple[int, int]]:
+        files = (self.output / "artifacts").rglob("shard-*/*.parquet")
+        return {str(file): (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
+
+
+def sent_requests(log: str) -> int:
+    """Chat requests sent plus problems sampled, as the log tells."""
+    chats = re.findall(r"(\d+) requests sent", log)
+    samples = re.findall(r"(\d+) problems sampled", log)
+    return sum(map(int, [*chats, *samples]))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Builder, str]:
+    builder = Builder(prefect_server, tmp_path_factory.mktemp("undisturbed"))
+    return builder, builder.run()
+
+
+def test_every_stage_reconciles_and_the_dataset_opens(undisturbed: tuple[Builder, str]) -> None:
+    builder, _ = undisturbed
+    manifest = read_manifest(builder.output / "dataset")
+    assert tuple(stage.stage for stage in manifest.stages) == STAGES
+    by_name = {stage.stage: stage for stage in manifest.stages}
+    assert by_name["evolve-1"].rows_in == 24 and by_name["evolve-2"].rows_in <= 12
+    evolved = by_name["evolve-1"].kept + by_name["evolve-2"].kept
+    assert by_name["rules"].rows_in == evolved >= 18
+    assert by_name["deduplicate"].rows_in == by_name["rules"].kept
+    assert by_name["judge"].rows_in == by_name["deduplicate"].kept
+    assert by_name["select"].rows_in == by_name["judge"].kept + 8
+    assert by_name["sample"].rows_in == by_name["select"].kept
+
+    dataset = load_dataset(str(builder.output / "dataset"))
+    responses = load_dataset(str(builder.output / "dataset"), "responses")
+    assert len(dataset["test"]) == 4 and all(row["role"] == "curated" and row["answer"] for row in dataset["test"])
+    assert len(dataset["train"]) == by_name["cluster"].kept - 4
+    assert len(responses["train"]) == 8 * len(dataset["train"])
+    assert set(dataset["train"].column_names) == {field for field in Example.__dataclass_fields__}
+    assert all(0.0 <= row["weight"] <= 1.0 for row in dataset["train"])
+    assert "<script" not in (builder.output / "report.html").read_text()
+
+
+def test_a_second_run_starts_no_model_and_writes_nothing(undisturbed: tuple[Builder, str]) -> None:
+    builder, _ = undisturbed
+    before = builder.shard_files(), digest(builder.output / "dataset")
+    log = builder.run()
+    assert "reaching" not in log and "starting the teacher" not in log
+    assert (builder.shard_files(), digest(builder.output / "dataset")) == before
+
+
+def test_deleting_one_stage_repeats_it_and_what_follows(undisturbed: tuple[Builder, str]) -> None:
+    builder, _ = undisturbed
+    before, bytes_before = builder.shard_files(), digest(builder.output / "dataset")
+    folder = next((builder.output / "artifacts").glob("judge-*"))
+    for file in sorted(folder.rglob("*"), reverse=True):
+        file.rmdir() if file.is_dir() else file.unlink()
+    folder.rmdir()
+    log = builder.run()
+    after = builder.shard_files()
+    repeated = {Path(file).parents[1].name.rsplit("-", 1)[0] for file in after if after[file] != before.get(file)}
+    assert repeated == {"judge", "select", "sample", "cluster"}
+    assert digest(builder.output / "dataset") == bytes_before
+    assert sent_requests(log) == 0
+
+
+def test_killed_in_three_stages_it_ends_in_the_same_bytes_and_pays_for_nothing_twice(
+    undisturbed: tuple[Builder, str], tmp_path: Path
+) -> None:
+    whole, _ = undisturbed
+    builder = Builder(whole.api, tmp_path / "killed")
+    for pattern in (r"evolve-1 shard 1:", r"judge shard 1:", r"sample shard 1:"):
+        builder.kill_at(pattern)
+    time.sleep(1)
+    flushed, known = builder.shard_files(), builder.entries()
+    log = builder.run()
+    assert digest(builder.output / "dataset") == digest(whole.output / "dataset")
+    after = builder.shard_files()
+    assert all(after[file] == flushed[file] for file in flushed)
+    assert sent_requests(log) == builder.entries() - known > 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"models.teacher.model": "pocket/nobody"}, r"pocket/nobody does not exist"),
+        ({"models.evolver.serve": {"port": 0, "gpus": 1}}, r"models.evolver.serve.gpus: unknown key"),
+        (
+            {"aggregate.sources": [{"kind": "file", "name": "x", "path": "none.jsonl", "tier": "easy"}]},
+            r"none\.jsonl",
+        ),
+        ({"aggregate.test_problems": 9}, r"curated sources hold 8"),
+    ],
+)
+def test_bad_settings_are_told_before_any_model_starts(
+    undisturbed: tuple[Builder, str], tmp_path: Path, overrides: dict[str, object], sentence: str
+) -> None:
+    builder = Builder(undisturbed[0].api, tmp_path / "bad")
+    process = builder.start(**overrides)
+    log, _ = process.communicate(timeout=120)
+    assert process.returncode != 0 and re.search(sentence, log), log[-3000:]
+    assert "reaching" not in log and not (builder.output / "artifacts").exists()
