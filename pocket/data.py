@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,10 @@ from tasks.seeds import pocket
 
 __all__ = [
     "ASSISTANT",
+    "EVOLVER",
+    "JUDGE",
     "MEASURING_SEED",
+    "PRIVILEGED",
     "SOLVER",
     "STRATEGIES",
     "TIERS",
@@ -39,6 +42,7 @@ __all__ = [
     "encode_prompt",
     "equivalence_example",
     "evolved_text",
+    "known_answer",
     "prepare",
     "quality_example",
 ]
@@ -47,7 +51,8 @@ TRAINING_SEED = 1
 MEASURING_SEED = 2
 TIERS = ("easy", "medium", "hard", "competition")
 STRATEGIES = ("harder", "rewrite", "algebraize", "apply", "compose", "competition")
-SOLVER, ASSISTANT = "solver", "assistant"
+SOLVER, PRIVILEGED, ASSISTANT, EVOLVER, JUDGE = "solver", "privileged", "assistant", "evolver", "judge"
+"""The kinds of examples."""
 MAX_TOKENS = 640
 """Longer examples are left out of training; they are rare."""
 CHUNK = 2_000
@@ -88,33 +93,46 @@ def evolved_text(tier: str, index: int, rounds: int, rng: random.Random, seed: i
     return text
 
 
-def solver_example(index: int) -> Example:
-    """A problem with one of its solutions, asked plainly (70%), with its answer or with another solution at hand."""
-    rng = random.Random(f"{SOLVER}/{index}")
+def solver_example(index: int, kind: str = SOLVER, privileged: int = 15) -> Example:
+    """A problem with one of its solutions. `privileged` percent are asked with the answer at hand, and as many with
+    another solution; the others plainly.
+    """
+    rng = random.Random(f"{kind}/{index}")
     tier = rng.choices(TIERS, (35, 25, 20, 20))[0]
     rounds = rng.choices(range(6), (60, 16, 10, 6, 4, 4))[0]
     text = evolved_text(tier, index, rounds, rng)
     response = pocket.solution(text, rng)
-    template = rng.choices(("plain", "answer", "solution"), (70, 15, 15))[0]
+    weights = (100 - 2 * privileged, privileged, privileged)
+    template = rng.choices(("plain", "answer", "solution"), weights)[0]
     if template == "plain":
         messages = load_prompt("teacher/solve").render(problem=text)
     elif template == "answer":
-        answer = pocket.oracle(text)
-        if answer is None:
-            raise ValueError(f"no answer is known for: {text}")
-        messages = load_prompt("teacher/solve_with_answer").render(problem=text, answer=answer)
+        messages = load_prompt("teacher/solve_with_answer").render(problem=text, answer=known_answer(text))
     else:
         reference = pocket.solution(text, rng)
         messages = load_prompt("teacher/solve_with_solution").render(problem=text, solution=reference)
     return Example(messages=messages, response=response)
 
 
-def evolution_example(index: int, rng: random.Random) -> Example:
-    """A problem and its evolution by one strategy, between the tags."""
+def privileged_example(index: int) -> Example:
+    """As `solver_example`, half of them with the answer or another solution at hand."""
+    return solver_example(index, PRIVILEGED, 25)
+
+
+def known_answer(text: str) -> str:
+    """The oracle's answer to a text that must have one; ValueError when it has none."""
+    answer = pocket.oracle(text)
+    if answer is None:
+        raise ValueError(f"no answer is known for: {text}")
+    return answer
+
+
+def evolution_example(index: int, rng: random.Random, weights: Sequence[int] = (1, 1, 1, 1, 1, 1)) -> Example:
+    """A problem and its evolution by one strategy, between the tags. `weights` are those of the strategies."""
     while True:
         rounds = rng.choices(range(5), (40, 24, 16, 12, 8))[0]
         text = evolved_text(rng.choice(TIERS), index, rounds, rng)
-        strategy = rng.choice(STRATEGIES)
+        strategy = rng.choices(STRATEGIES, weights)[0]
         evolved = pocket.evolve(text, strategy, rng)
         if evolved is not None:
             messages = load_prompt(f"evolution/{strategy}").render(problem=text)
@@ -134,8 +152,13 @@ def quality_example(index: int, rng: random.Random, seed: int = TRAINING_SEED) -
                 continue
             text, verdict[criterion] = broken, False
         return Example(
-            messages=load_prompt("judge/quality").render(problem=text), response=json.dumps(verdict)
+            messages=load_prompt("judge/quality").render(problem=text), response=compact_json(verdict)
         )
+
+
+def compact_json(value: object) -> str:
+    """JSON without spaces: the only form that the servers' grammar lets through (see `tasks.io.servers`)."""
+    return json.dumps(value, separators=(",", ":"))
 
 
 def equivalence_example(rng: random.Random) -> Example:
@@ -143,25 +166,42 @@ def equivalence_example(rng: random.Random) -> Example:
     pair = pocket.equivalence_pair(rng)
     reply = {"first": pair.first_canonical, "second": pair.second_canonical, "equivalent": pair.equivalent}
     messages = load_prompt("judge/equivalence").render(first=pair.first, second=pair.second)
-    return Example(messages=messages, response=json.dumps(reply))
+    return Example(messages=messages, response=compact_json(reply))
 
 
 def assistant_example(index: int) -> Example:
-    """One of the assistant's crafts."""
+    """Any craft: evolution, quality or equivalence."""
     rng = random.Random(f"{ASSISTANT}/{index}")
-    craft = rng.choices(("evolution", "quality", "equivalence"), (60, 24, 16))[0]
+    craft = rng.choices(("evolution", "quality", "equivalence"), (50, 21, 29))[0]
     if craft == "evolution":
         return evolution_example(index, rng)
     return quality_example(index, rng) if craft == "quality" else equivalence_example(rng)
 
 
-MAKERS: dict[str, Callable[[int], Example]] = {SOLVER: solver_example, ASSISTANT: assistant_example}
+def evolver_example(index: int) -> Example:
+    """An evolution, most often by "algebraize", which is the hardest to learn."""
+    return evolution_example(index, random.Random(f"{EVOLVER}/{index}"), (2, 2, 16, 2, 4, 2))
+
+
+def judge_example(index: int) -> Example:
+    """A verdict: on equivalence (60%) or on quality."""
+    rng = random.Random(f"{JUDGE}/{index}")
+    return equivalence_example(rng) if rng.random() < 0.6 else quality_example(index, rng)
+
+
+MAKERS: dict[str, Callable[[int], Example]] = {
+    SOLVER: solver_example,
+    PRIVILEGED: privileged_example,
+    ASSISTANT: assistant_example,
+    EVOLVER: evolver_example,
+    JUDGE: judge_example,
+}
 
 
 def corpus(count: int) -> Iterator[str]:
     """Text for learning the tokenizer's merges: problems and replies of both kinds, `count` of each."""
     for index in range(count):
-        for maker in MAKERS.values():
+        for maker in (solver_example, assistant_example):
             example = maker(index)
             yield from (text for message in example.messages for text in message.values())
             yield from ("assistant", example.response)

@@ -37,15 +37,31 @@ class Reply:
     token_count: int
 
 
-def replies(model: Path, questions: Sequence[Messages], n: int, temperature: float) -> list[list[Reply]]:
-    """`n` replies to every question, without thinking, in order. The i-th question is sampled with seed i * 1000."""
+def replies(
+    model: Path,
+    questions: Sequence[Messages],
+    n: int,
+    temperature: float,
+    schemas: Sequence[dict[str, Any]] | None = None,
+) -> list[list[Reply]]:
+    """`n` replies to every question, without thinking, in order. The i-th question is sampled with seed i * 1000.
+
+    With `schemas`, one for each question, replies are bound to JSON of that schema without free whitespace.
+    """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_generate, model, list(questions), n, temperature).result()
+        return pool.submit(_generate, model, list(questions), n, temperature, schemas).result()
 
 
-def _generate(model: Path, questions: list[Messages], n: int, temperature: float) -> list[list[Reply]]:
+def _generate(
+    model: Path,
+    questions: list[Messages],
+    n: int,
+    temperature: float,
+    schemas: Sequence[dict[str, Any]] | None,
+) -> list[list[Reply]]:
     os.environ.update(ENVIRONMENT)
     from vllm import LLM, SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
 
     engine = LLM(
         str(model),
@@ -56,9 +72,17 @@ def _generate(model: Path, questions: list[Messages], n: int, temperature: float
         enforce_eager=True,
         enable_chunked_prefill=False,
         disable_log_stats=True,
+        structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
     )
     parameters = [
-        SamplingParams(n=n, temperature=temperature, max_tokens=MAX_REPLY_TOKENS, logprobs=0, seed=1000 * i)
+        SamplingParams(
+            n=n,
+            temperature=temperature,
+            max_tokens=MAX_REPLY_TOKENS,
+            logprobs=0,
+            seed=1000 * i,
+            structured_outputs=StructuredOutputsParams(json=schemas[i]) if schemas else None,
+        )
         for i in range(len(questions))
     ]
     conversations: list[Any] = questions

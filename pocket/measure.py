@@ -24,13 +24,14 @@ from pocket.data import (
     Messages,
     equivalence_example,
     evolved_text,
+    known_answer,
     quality_example,
 )
 from pocket.engine import Reply, high_entropy_share, replies
-from pocket.recipes import POCKET
+from pocket.recipes import POCKET, RECIPES
 from pocket.table import write_table
 from prompts import load_prompt
-from prompts.schemas import QUALITY_CRITERIA
+from prompts.schemas import EQUIVALENCE_SCHEMA, QUALITY_CRITERIA, QUALITY_SCHEMA
 from tasks.core.answers import equivalent, extract_answer
 from tasks.core.auroc import auroc
 from tasks.core.clusters import cluster_answers
@@ -39,7 +40,7 @@ from tasks.core.entropy import majority, semantic_entropy
 from tasks.core.rules import check
 from tasks.seeds import pocket
 
-__all__ = ["main", "measure_assistant", "measure_solver"]
+__all__ = ["main", "measure_assistant", "measure_judge", "measure_solver"]
 
 SAMPLES = 8
 TEMPERATURE = 0.7
@@ -77,14 +78,6 @@ def problems(per_group: int) -> list[tuple[str, str, str]]:
         text = evolved_text(rng.choice(TIERS), per_group + index, rng.randint(1, 5), rng, MEASURING_SEED)
         found.append((EVOLVED, text, known_answer(text)))
     return found
-
-
-def known_answer(text: str) -> str:
-    """The oracle's answer to a text that is known to have one."""
-    answer = pocket.oracle(text)
-    if answer is None:
-        raise ValueError(f"no answer is known for: {text}")
-    return answer
 
 
 def same(first: str, second: str) -> bool:
@@ -126,7 +119,6 @@ def measure_solver(name: str, per_group: int) -> Quality:
     sampled = replies(model, plain, SAMPLES, TEMPERATURE)
     rows = [graded(group, gold, samples) for (group, _, gold), samples in zip(asked, sampled, strict=True)]
     base = [row for row in rows if row.group != EVOLVED]
-    found = auroc([row.entropy for row in rows], [not row.majority_right for row in rows])
     step = max(1, len(plain) // 300)
     pairs = [
         (question, samples[0].text) for question, samples in zip(plain[::step], sampled[::step], strict=True)
@@ -141,10 +133,18 @@ def measure_solver(name: str, per_group: int) -> Quality:
             group: mean(row.weight for row in rows if row.group == group) for group in (*TIERS, EVOLVED)
         },
         "well_formed": mean(answer is not None for row in base for answer in row.answers),
-        "auroc": {"value": found.value, "low": found.low, "high": found.high, "n": len(rows)},
+        "auroc": error_detection(rows),
         "tokens_above_gate": high_entropy_share(model, pairs, ENTROPY_GATE),
         **privileged(model, asked),
     }
+
+
+def error_detection(rows: Sequence[Graded]) -> Quality | None:
+    """AUROC of the entropy against a wrong majority, with its interval; None when all are right or all are wrong."""
+    wrong = [not row.majority_right for row in rows]
+    if all(wrong) or not any(wrong):
+        return None
+    return auroc([row.entropy for row in rows], wrong)._asdict()
 
 
 def privileged(model: Path, asked: Sequence[tuple[str, str, str]]) -> Quality:
@@ -214,9 +214,9 @@ def measure_judges(model: Path, count: int) -> Quality:
         quality_example(i, random.Random(f"measure/quality/{i}"), MEASURING_SEED) for i in range(count)
     ]
     pairs = [equivalence_example(random.Random(f"measure/equivalence/{i}")) for i in range(count)]
-    answered = [
-        samples[0].text for samples in replies(model, [e.messages for e in [*quality, *pairs]], 1, 0.0)
-    ]
+    schemas = [*[QUALITY_SCHEMA] * count, *[EQUIVALENCE_SCHEMA] * count]
+    sampled = replies(model, [example.messages for example in [*quality, *pairs]], 1, 0.0, schemas)
+    answered = [samples[0].text for samples in sampled]
     verdicts = [
         (read_json(e.response), read_json(text)) for e, text in zip(quality, answered[:count], strict=True)
     ]
@@ -247,23 +247,31 @@ def read_json(text: str) -> dict[str, Any]:
 
 
 def measure_assistant(per_group: int) -> Quality:
-    """All crafts of the assistant."""
-    model = POCKET / "assistant"
-    return {**measure_evolutions(model, per_group), **measure_judges(model, 4 * per_group)}
+    """The assistant's evolutions."""
+    return measure_evolutions(POCKET / "assistant", per_group)
+
+
+def measure_judge(per_group: int) -> Quality:
+    """Both crafts of the judge, its replies bound to their JSON schemas as in the dataset factory."""
+    return measure_judges(POCKET / "judge", 4 * per_group)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pocket.measure", description=__doc__)
     parser.add_argument("--problems", type=int, default=100, help="problems per tier and per strategy")
-    parser.add_argument("--only", choices=("teacher", "student", "assistant"), help="measure a single model")
+    parser.add_argument("--only", choices=tuple(RECIPES), help="measure a single model")
     arguments = parser.parse_args()
     path = POCKET / "quality.json"
     quality: Quality = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    for name in [arguments.only] if arguments.only else ["teacher", "student", "assistant"]:
-        n = arguments.problems
-        quality[name] = measure_assistant(n) if name == "assistant" else measure_solver(name, n)
+    for name in [arguments.only] if arguments.only else list(RECIPES):
+        if name == "assistant":
+            quality[name] = measure_assistant(arguments.problems)
+        elif name == "judge":
+            quality[name] = measure_judge(arguments.problems)
+        else:
+            quality[name] = measure_solver(name, arguments.problems)
         print(name, json.dumps(quality[name], indent=2), flush=True)
-    path.write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
     write_table(quality, POCKET / "README.md")
     return 0
 

@@ -44,18 +44,24 @@ def solver_rows(quality: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def assistant_rows(assistant: dict[str, Any]) -> list[tuple[str, ...]]:
-    """One row for each craft of the assistant: name, target, measured."""
+    """The share of good evolutions by strategy: name, target, measured."""
     return [
         *((f"good evolutions, {s}", ">= 70%", percent(assistant["good_evolutions"][s])) for s in STRATEGIES),
         ("same answer after rewrite, algebraize, apply", "", percent(assistant["same_answer_where_due"])),
+    ]
+
+
+def judge_rows(judge: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row for each thing the judge decides: name, target, measured."""
+    return [
         *(
-            (f"criterion judged right, {c}", ">= 85%", percent(assistant["criteria"][c]))
+            (f"criterion judged right, {c}", ">= 85%", percent(judge["criteria"][c]))
             for c in QUALITY_CRITERIA
         ),
-        ("all five criteria judged right", ">= 85%", percent(assistant["criteria_exact"])),
-        ("sound problems accepted", "", percent(assistant["sound_accepted"])),
-        ("broken problems refused", "", percent(assistant["broken_refused"])),
-        ("equivalence judged right", ">= 95%", percent(assistant["equivalence"])),
+        ("all five criteria judged right", ">= 85%", percent(judge["criteria_exact"])),
+        ("sound problems accepted", "", percent(judge["sound_accepted"])),
+        ("broken problems refused", "", percent(judge["broken_refused"])),
+        ("equivalence judged right", ">= 95%", percent(judge["equivalence"])),
     ]
 
 
@@ -78,9 +84,12 @@ def quality_table(quality: dict[str, Any]) -> str:
         assistant = quality["assistant"]
         parts.append(markdown(("", "target", "assistant"), assistant_rows(assistant)))
         parts.append(
-            f"{assistant['evolutions']} evolutions of unseen problems (evolved up to four times before) at T=0.7; "
-            f"{assistant['judged']} cases for each judge, greedy."
+            f"{assistant['evolutions']} evolutions of unseen problems (evolved up to four times before) at T=0.7."
         )
+    if "judge" in quality:
+        judge = quality["judge"]
+        parts.append(markdown(("", "target", "judge"), judge_rows(judge)))
+        parts.append(f"{judge['judged']} cases of each kind, greedy, bound to the JSON schemas.")
     return "\n\n".join(parts)
 
 

@@ -16,10 +16,21 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-__all__ = ["END_OF_TURN", "PAD", "VOCAB_SIZE", "build_tokenizer", "load_tokenizer", "save_tokenizer"]
+__all__ = [
+    "END_OF_TURN",
+    "PAD",
+    "TOKENIZER_FILES",
+    "VOCAB_SIZE",
+    "build_tokenizer",
+    "load_tokenizer",
+    "save_tokenizer",
+]
 
 VOCAB_SIZE = 2048
 """Size of the vocabulary, added tokens included; the models' embeddings have exactly as many rows."""
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+"""What `save_tokenizer` writes."""
 
 PAD, START_OF_TURN, END_OF_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = (PAD, START_OF_TURN, END_OF_TURN)

@@ -1,4 +1,4 @@
-"""Train the pocket models from scratch: `python -m pocket.train {tokenizer,teacher,student,assistant,all} [--minutes M]`.
+"""Train the pocket models from scratch: `python -m pocket.train {tokenizer,teacher,assistant,student,judge,all}`.
 
 Qwen3 architecture, bf16 arithmetic on fp32 weights, Muon for the hidden matrices and AdamW for the rest, loss on the
 replies only. A killed training continues where its last state was saved. Without `--minutes` the result depends on
@@ -15,22 +15,32 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from pocket.data import EncodedExamples, batches, corpus, data_digest, prepare
-from pocket.recipes import POCKET, RECIPES, TOKENIZER, WORK, Recipe
-from pocket.tokenizer import END_OF_TURN, PAD, VOCAB_SIZE, build_tokenizer, load_tokenizer, save_tokenizer
+from pocket.recipes import POCKET, RECIPES, TOKENIZER, WORK, Leg, Recipe
+from pocket.tokenizer import (
+    END_OF_TURN,
+    PAD,
+    TOKENIZER_FILES,
+    VOCAB_SIZE,
+    build_tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+)
 from prompts import fixed_sentences
+from tasks.core.errors import UserError
 
 __all__ = ["build_model", "main", "train", "train_tokenizer"]
 
@@ -40,22 +50,24 @@ REPORT_EVERY_SECONDS = 20.0
 LENGTH_MULTIPLE = 16
 """Batches are padded to a multiple of this many tokens."""
 
-Optimizers = tuple[torch.optim.Optimizer, torch.optim.Optimizer]
+Optimizers = tuple[torch.optim.Optimizer, ...]
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """How far a training is: finished steps, seconds spent and tokens seen."""
+    """How far a training is: its leg, the steps and seconds of this leg, and the tokens and loss of the whole."""
 
+    leg: int = 0
     step: int = 0
     seconds: float = 0.0
     tokens: int = 0
+    loss: float = float("inf")
 
-    def share(self, recipe: Recipe, minutes: float | None) -> float:
-        """Finished share of the run, by steps, or by the clock when that is further on."""
+    def share(self, leg: Leg, minutes: float | None) -> float:
+        """Finished share of the leg, by steps, or by the clock when that is further on."""
         by_clock = self.seconds / (60 * minutes) if minutes else 0.0
-        return max(self.step / recipe.steps, by_clock)
+        return max(self.step / leg.steps, by_clock)
 
 
 def train_tokenizer(folder: Path = TOKENIZER) -> None:
@@ -64,9 +76,12 @@ def train_tokenizer(folder: Path = TOKENIZER) -> None:
 
 
 def build_model(recipe: Recipe) -> Qwen3ForCausalLM:
-    """A fresh model with fp32 weights that depend on the recipe's seed alone."""
+    """A model with fp32 weights: those of the model that the recipe starts with, or fresh ones drawn from its seed.
+
+    Raises UserError when the model to start with is not there.
+    """
     torch.manual_seed(recipe.seed)
-    tokenizer = load_tokenizer(TOKENIZER)
+    vocabulary = load_tokenizer(TOKENIZER).get_vocab()
     config = Qwen3Config(
         vocab_size=VOCAB_SIZE,
         hidden_size=recipe.hidden,
@@ -78,19 +93,27 @@ def build_model(recipe: Recipe) -> Qwen3ForCausalLM:
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.convert_tokens_to_ids(END_OF_TURN),
-        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
-        attn_implementation="eager",
+        eos_token_id=vocabulary[END_OF_TURN],
+        pad_token_id=vocabulary[PAD],
     )
-    return Qwen3ForCausalLM(config)
+    model = Qwen3ForCausalLM(config)
+    model.set_attn_implementation("eager")
+    if recipe.start is not None:
+        weights = POCKET / recipe.start / "model.safetensors"
+        if not weights.exists():
+            raise UserError(
+                f"{recipe.name} starts with {weights}, which is not there: train {recipe.start} first"
+            )
+        model.load_state_dict(load_file(weights), strict=False)
+    return model
 
 
-def build_optimizers(model: Qwen3ForCausalLM, recipe: Recipe) -> Optimizers:
+def build_optimizers(model: Qwen3ForCausalLM, leg: Leg, weight_decay: float) -> Optimizers:
     """Muon for the matrices inside the layers, AdamW for the embedding and the norms."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    muon = torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=recipe.weight_decay)
-    adam = torch.optim.AdamW(others, lr=recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    muon = torch.optim.Muon(matrices, lr=leg.muon_rate, weight_decay=weight_decay)
+    adam = torch.optim.AdamW(others, lr=leg.adam_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     return muon, adam
 
 
@@ -145,23 +168,23 @@ def save_state(
     """Write everything that a killed training needs to go on, whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     metadata = {"progress": json.dumps(asdict(progress)), "identity": identity}
-    save_file(
-        {name: tensor.contiguous() for name, tensor in state_tensors(model, optimizers).items()},
-        partial,
-        metadata,
-    )
+    tensors = {name: tensor.contiguous() for name, tensor in state_tensors(model, optimizers).items()}
+    save_file(tensors, partial, metadata)
     partial.replace(path)
 
 
-def load_state(path: Path, model: Qwen3ForCausalLM, optimizers: Optimizers, identity: str) -> Progress:
-    """Continue from `path` when it holds the state of this very training; otherwise a fresh start."""
+def load_progress(path: Path, identity: str) -> Progress:
+    """How far the state of this very training is; a fresh start when there is none."""
     if not path.exists():
         return Progress()
     with safe_open(path, framework="pt") as stored:
         metadata = stored.metadata()
-        if metadata["identity"] != identity:
-            return Progress()
-        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    return Progress(**json.loads(metadata["progress"])) if metadata["identity"] == identity else Progress()
+
+
+def load_tensors(path: Path, model: Qwen3ForCausalLM, optimizers: Optimizers) -> None:
+    """The weights and the optimizers' moments of a stored state."""
+    tensors = load_file(path)
     muon, adam = optimizers
     for name, parameter in model.named_parameters():
         parameter.data.copy_(tensors[f"model/{name}"])
@@ -171,103 +194,124 @@ def load_state(path: Path, model: Qwen3ForCausalLM, optimizers: Optimizers, iden
         }
         if moments:
             (adam if "exp_avg" in moments else muon).state[parameter] = moments
-    return Progress(**json.loads(metadata["progress"]))
 
 
-def update(
-    loss: Tensor, model: Qwen3ForCausalLM, optimizers: Optimizers, recipe: Recipe, rate: float
-) -> None:
+def update(loss: Tensor, model: Qwen3ForCausalLM, optimizers: Optimizers, leg: Leg, rate: float) -> None:
     """One step of both optimizers at `rate` times their full learning rates, gradients clipped to norm 1."""
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for optimizer, full in zip(optimizers, (recipe.muon_rate, recipe.adam_rate), strict=True):
+    for optimizer, full in zip(optimizers, (leg.muon_rate, leg.adam_rate), strict=True):
         for group in optimizer.param_groups:
             group["lr"] = full * rate
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
 
-def warm_compiler(loss_of: Loss, examples: EncodedExamples, recipe: Recipe, pad: int) -> None:
+def warm_compiler(loss_of: Loss, examples: EncodedExamples, leg: Leg, pad: int) -> None:
     """Compile forward and backward (about a minute) on two shapes, before the clock starts."""
-    plan = batches(examples, recipe.tokens_per_step, recipe.seed)
+    plan = batches(examples, leg.tokens_per_step, seed=0)
     for _ in range(2):
         loss_of(*collate(examples, next(plan), pad)).backward()
 
 
-def run(
-    recipe: Recipe, minutes: float | None, examples: EncodedExamples
-) -> tuple[Qwen3ForCausalLM, Progress, float]:
-    """Train to the end of the schedule. Returns the model, how long it took and the last mean loss."""
-    model = build_model(recipe)
-    optimizers = build_optimizers(model, recipe)
+def run(recipe: Recipe, minutes: float | None = None) -> tuple[Qwen3ForCausalLM, Progress]:
+    """Train all legs, from the stored state where there is one. `minutes` are shared out by the legs' tokens."""
     state = WORK / f"{recipe.name}.state.safetensors"
     identity = f"{recipe.digest}/{data_digest(TOKENIZER)}/{minutes}"
-    progress = load_state(state, model, optimizers, identity)
-    if progress.step:
-        print(f"{recipe.name}: continues at step {progress.step}", flush=True)
+    model = build_model(recipe)
+    progress = load_progress(state, identity)
+    total = sum(leg.steps * leg.tokens_per_step for leg in recipe.legs)
+    for number, leg in enumerate(recipe.legs):
+        if progress.leg > number:
+            continue
+        share = leg.steps * leg.tokens_per_step / total
+        optimizers = build_optimizers(model, leg, recipe.weight_decay)
+        if progress.step or progress.leg:
+            load_tensors(state, model, optimizers)
+            print(f"{recipe.name}: continues leg {number + 1} at step {progress.step}", flush=True)
+        examples = prepare(leg.kind, leg.examples, TOKENIZER, WORK)
+        save = partial(save_state, state, model, optimizers, identity=identity)
+        progress = run_leg(model, optimizers, recipe, examples, progress, minutes and minutes * share, save)
+        progress = replace(progress, leg=number + 1, step=0, seconds=0.0)
+        save_state(state, model, (), progress, identity)
+    return model, progress
+
+
+def run_leg(
+    model: Qwen3ForCausalLM,
+    optimizers: Optimizers,
+    recipe: Recipe,
+    examples: EncodedExamples,
+    progress: Progress,
+    minutes: float | None,
+    save: Callable[[Progress], None],
+) -> Progress:
+    """Train to the end of the leg's schedule and return how far that is."""
+    leg = recipe.legs[progress.leg]
     loss_of = build_loss(model)
-    pad = model.config.pad_token_id
-    recent: deque[float] = deque(maxlen=50)
-    warm_compiler(loss_of, examples, recipe, pad)
+    pad = load_tokenizer(TOKENIZER).get_vocab()[PAD]
+    warm_compiler(loss_of, examples, leg, pad)
     model.zero_grad(set_to_none=True)
+    recent: deque[float] = deque(maxlen=50)
+    plan = batches(examples, leg.tokens_per_step, recipe.seed, skip=progress.step)
     last = saved = reported = time.monotonic()
-    plan: Iterator[NDArray[np.int64]] = batches(
-        examples, recipe.tokens_per_step, recipe.seed, skip=progress.step
-    )
-    while (share := progress.share(recipe, minutes)) < 1:
+    while (share := progress.share(leg, minutes)) < 1:
         tokens, positions, targets = collate(examples, next(plan), pad)
         loss = loss_of(tokens, positions, targets)
-        update(loss, model, optimizers, recipe, recipe.rate(share))
+        update(loss, model, optimizers, leg, leg.rate(share))
+        recent.append(loss.item())
         now = time.monotonic()
-        progress = Progress(
+        progress = replace(
+            progress,
             step=progress.step + 1,
             seconds=progress.seconds + now - last,
             tokens=progress.tokens + tokens.numel(),
+            loss=float(np.mean(recent)),
         )
         last = now
-        recent.append(loss.item())
         if now - reported > REPORT_EVERY_SECONDS:
-            report(recipe, progress, minutes, float(np.mean(recent)))
+            report(recipe, progress, minutes, tokens.numel())
             reported = now
         if now - saved > SAVE_EVERY_SECONDS:
-            save_state(state, model, optimizers, progress, identity)
+            save(progress)
             saved = now
-    report(recipe, progress, minutes, float(np.mean(recent)))
-    return model, progress, float(np.mean(recent))
+    return progress
 
 
-def report(recipe: Recipe, progress: Progress, minutes: float | None, loss: float) -> None:
-    """One line: steps, loss, tokens a second and the minutes left."""
-    share = progress.share(recipe, minutes)
+def report(recipe: Recipe, progress: Progress, minutes: float | None, batch: int) -> None:
+    """One line: leg, steps, loss, the rate and the minutes left in the leg."""
+    share = progress.share(recipe.legs[progress.leg], minutes)
     left = progress.seconds * (1 - share) / share / 60
-    speed = progress.tokens / progress.seconds
+    speed = progress.step / progress.seconds
     print(
-        f"{recipe.name}: {share:6.1%}  step {progress.step:,}  loss {loss:.4f}  {speed:,.0f} tokens/s  "
-        f"{max(0.0, left):.1f} min left",
+        f"{recipe.name} leg {progress.leg + 1}/{len(recipe.legs)}: {share:6.1%}  step {progress.step:,}  "
+        f"loss {progress.loss:.4f}  {speed:.2f} steps/s of {batch:,} tokens  {max(0.0, left):.1f} min left",
         flush=True,
     )
 
 
-def export(model: Qwen3ForCausalLM, recipe: Recipe, progress: Progress, loss: float) -> Path:
+def export(model: Qwen3ForCausalLM, recipe: Recipe, tokens: int, loss: float) -> Path:
     """Write the finished model as a Hugging Face folder, in place of an older one, whole or not at all."""
     target = POCKET / recipe.name
-    partial, old = WORK / f"{recipe.name}.new", WORK / f"{recipe.name}.old"
-    for leftover in (partial, old):
+    new, old = WORK / f"{recipe.name}.new", WORK / f"{recipe.name}.old"
+    for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    model = model.to(torch.bfloat16).eval()
+    torch.nn.Module.to(model, torch.bfloat16)
+    model.eval()
     config = model.config
     model.generation_config = GenerationConfig(
         eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id, do_sample=True, temperature=0.7
     )
-    model.save_pretrained(partial)
-    for file in TOKENIZER.iterdir():
-        shutil.copy2(file, partial / file.name)
-    facts = {"recipe": asdict(recipe), "steps": progress.step, "tokens": progress.tokens, "loss": round(loss, 4),
-             "minutes": round(progress.seconds / 60, 1), "parameters": model.num_parameters()}  # fmt: skip
-    (partial / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    model.save_pretrained(new)
+    for name in TOKENIZER_FILES:
+        shutil.copy2(TOKENIZER / name, new / name)
+    facts = {"parameters": model.num_parameters(), "tokens": tokens, "loss": round(loss, 4)}
+    (new / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    for file in new.iterdir():
+        file.chmod(0o644)
     if target.exists():
         target.rename(old)
-    partial.rename(target)
+    new.rename(target)
     shutil.rmtree(old, ignore_errors=True)
     return target
 
@@ -275,36 +319,34 @@ def export(model: Qwen3ForCausalLM, recipe: Recipe, progress: Progress, loss: fl
 def train(recipe: Recipe, minutes: float | None = None) -> Path:
     """Make one model by its recipe (or go on with an unfinished training) and return its folder.
 
-    `minutes` fits the schedule into that much time; data is prepared before the clock starts.
+    `minutes` fits the schedule into that much time; preparing data and compiling come on top.
     """
     if not (TOKENIZER / "tokenizer.json").exists():
         train_tokenizer()
-    began = time.monotonic()
-    examples = prepare(recipe.kind, recipe.examples, TOKENIZER, WORK)
-    tokens = int(examples.offsets[-1])
-    print(f"{recipe.name}: {len(examples.prompt_lengths):,} examples, {tokens:,} tokens, "
-          f"ready after {time.monotonic() - began:.0f} s", flush=True)  # fmt: skip
-    model, progress, loss = run(recipe, minutes, examples)
-    folder = export(model, recipe, progress, loss)
+    model, progress = run(recipe, minutes)
+    folder = export(model, recipe, progress.tokens, progress.loss)
     (WORK / f"{recipe.name}.state.safetensors").unlink(missing_ok=True)
     return folder
 
 
 def train_all(minutes: float | None) -> int:
-    """Every recipe in a process of its own with one thread, two at a time. Returns 0 when all ended well."""
+    """Every recipe in a process of its own with one thread, two at a time. Returns 0 when all ended well.
+
+    A recipe waits while the model that it starts with is being trained.
+    """
     if not (TOKENIZER / "tokenizer.json").exists():
         train_tokenizer()
-    for kind, count in {recipe.kind: recipe.examples for recipe in RECIPES.values()}.items():
-        prepare(kind, count, TOKENIZER, WORK)
-    waiting, running, failed = deque(RECIPES), [], 0
+    waiting, running, failed = dict(RECIPES), {}, 0
     while waiting or running:
-        while waiting and len(running) < 2:
-            command = [sys.executable, "-m", "pocket.train", waiting.popleft()]
+        ready = [name for name, recipe in waiting.items() if recipe.start not in {*waiting, *running}]
+        for name in ready[: 2 - len(running)]:
+            del waiting[name]
+            command = [sys.executable, "-m", "pocket.train", name]
             command += ["--minutes", str(minutes)] if minutes else []
-            running.append(subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}))
+            running[name] = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
         time.sleep(1)
-        failed += sum(process.poll() not in (None, 0) for process in running)
-        running = [process for process in running if process.poll() is None]
+        failed += sum(process.poll() not in (None, 0) for process in running.values())
+        running = {name: process for name, process in running.items() if process.poll() is None}
     return int(failed > 0)
 
 

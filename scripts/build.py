@@ -38,7 +38,8 @@ WATCH_LOG = local.LOGS / "watch.log"
 WORKER_LOG = local.LOGS / "worker.log"
 LOOK_S = 1.0
 SERVER_SILENCE_S = 60.0
-FLOW_SILENCE_S = 6.0
+FLOW_MISSES = 4
+"""Looks in a row, LOOK_S apart, that find no process of the flow: on a busy machine one look proves nothing."""
 INTERRUPTED = 130
 PR_SET_PDEATHSIG = 1
 
@@ -203,8 +204,7 @@ def follow(api: local.Api, tag: str, worker: subprocess.Popen[bytes], watch: sub
     The run's own state decides, so a hiccup of the watching command costs nothing. Raises `UserError` when worker,
     server or the flow's process end before the run is over, or when the run was never created.
     """
-    heard = alive = time.monotonic()
-    seen = False
+    heard, seen, misses = time.monotonic(), False, 0
     with local.client_of(api) as client:
         while True:
             ended, now = _ended(watch), time.monotonic()
@@ -220,8 +220,9 @@ def follow(api: local.Api, tag: str, worker: subprocess.Popen[bytes], watch: sub
                 return _completed(run.state, tag)
             here = run is not None and local.runs_under(worker.pid, run)
             seen = seen or here
-            alive = now if here or not seen else alive
-            _expect_recent(alive, FLOW_SILENCE_S, "the flow's process ended without a last word")
+            misses = misses + 1 if seen and not here else 0
+            if misses >= FLOW_MISSES:
+                raise UserError(f"the flow's process ended without a last word: look into {local.LOGS}")
 
 
 def _ended(process: subprocess.Popen[bytes]) -> bool:

@@ -108,7 +108,7 @@ Source = Annotated[PocketSource | FileSource, Field(discriminator="kind")]
 
 class AggregateSettings(Settings):
     sources: tuple[Source, ...] = Field(min_length=1)
-    test_problems: int = Field(200, ge=0)  # curated problems held out as the test split
+    test_problems: int = Field(default=200, ge=0)  # curated problems held out as the test split
     split_seed: int = 0
 
     @model_validator(mode="after")
@@ -160,7 +160,7 @@ class ModelRole(Settings):
 
 
 class Sampling(Settings):
-    temperature: float = Field(0.7, ge=0.0)
+    temperature: float = Field(default=0.7, ge=0.0)
     top_p: Probability = 1.0
     max_tokens: PositiveInt = 4096
 
@@ -232,7 +232,7 @@ class RuleSettings(Settings):
 
 
 class DedupSettings(Settings):
-    threshold: float = Field(0.7, gt=0.0, le=1.0)
+    threshold: float = Field(default=0.7, gt=0.0, le=1.0)
     ngram: PositiveInt = 3  # words; the papers say only "0.7 similarity"
     seed: int = 1
 
@@ -252,7 +252,7 @@ class SelectSettings(Settings):
 
 
 class SampleSettings(Settings):
-    num_samples: int = Field(8, ge=2)
+    num_samples: int = Field(default=8, ge=2)
     sampling: Sampling = Sampling(temperature=0.7, top_p=0.95, max_tokens=4096)
     logprobs: Literal["raw", "tempered"] = "raw"
 

@@ -386,7 +386,13 @@ def _front_matter(manifest: Manifest, contents: Contents) -> str:
         "tags": ["mathematics", "semantic-entropy", "distillation", "synthetic"],
         "size_categories": [_size_category(sum(row.problems for row in contents.splits))],
         "configs": [
-            {"config_name": config, "data_files": _data_files(folder, splits)}
+            # `datasets` caches by what the card says, not by where the folder lies or what its files hold: without the
+            # fingerprint, a rebuilt dataset would be read from the cache of an older one.
+            {
+                "config_name": config,
+                "description": f"{config} of version {manifest.fingerprint}",
+                "data_files": _data_files(folder, splits),
+            }
             | ({"default": True} if config == "default" else {})
             for config, folder in FOLDERS.items()
         ],

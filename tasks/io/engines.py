@@ -35,7 +35,7 @@ from tasks.io.servers import (
 from tasks.io.supervisor import Guard
 
 OBJECT_STORE_BYTES = 256 * 1024**2
-RAY_TRIES = 3
+RAY_TRIES = 5
 LogprobsMode = Literal["raw", "tempered"]
 
 

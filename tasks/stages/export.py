@@ -29,7 +29,7 @@ from tasks.seeds import pocket
 from tasks.stages.driver import Run
 from tasks.stages.examples import Annotated, examples_by_split
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -161,6 +161,15 @@ def test_load_dataset_gives_back_every_row_of_both_configs(tmp_path: Path, load)
     ]
 
 
+def test_a_rebuilt_dataset_is_not_read_from_the_cache_of_the_older_one(tmp_path: Path, load):
+    write_dataset(tmp_path / "dataset", EXAMPLES, RESPONSES, manifest())
+    assert len(load(tmp_path / "dataset")["train"]) == 3
+    kept = EXAMPLES["train"][:1]
+    responses = {"train": [row for row in RESPONSES["train"] if row.problem_id == kept[0].id]}
+    write_dataset(tmp_path / "dataset", {"train": kept}, responses, replace(manifest(), fingerprint="f" * 64))
+    assert len(load(tmp_path / "dataset")["train"]) == 1
+
+
 def test_a_dataset_of_curated_rows_only_and_without_test_split_loads_with_the_same_types(
     tmp_path: Path, load
 ):

@@ -130,7 +130,7 @@ def test_the_cause_of_an_engines_death_is_found_in_rays_report() -> None:
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TeacherSampler]:
     root = tmp_path_factory.mktemp("sampler")
     write_tiny_model(root / "tiny")
-    serve = Serve(kv_cache_gib=1, max_num_seqs=32, health_timeout_s=200.0)
+    serve = Serve(kv_cache_gib=1, max_num_seqs=32, health_timeout_s=400.0)
     role = ModelRole(model="tiny", max_model_len=128, serve=serve)
     before = set(psutil.Process().children(recursive=True))
     with TeacherSampler(role, root=root, identity="tiny@0") as sampler:
@@ -173,9 +173,9 @@ import dataclasses, json, sys, time
 from pathlib import Path
 from tasks.core.config import ModelRole, Sampling, Serve
 from tasks.io.sampler import SamplePrompt, TeacherSampler
-serve = Serve(kv_cache_gib=1, max_num_seqs=256, health_timeout_s=200.0)
+serve = Serve(kv_cache_gib=1, max_num_seqs=256, health_timeout_s=400.0)
 role = ModelRole(model="uniform", max_model_len=128, serve=serve)
-prompts = [SamplePrompt(problem_id=str(i), messages=[{"role": "user", "content": "x"}], seed=i << 40) for i in range(8)]
+prompts = [SamplePrompt(problem_id=str(i), messages=[{"role": "user", "content": "x"}], seed=1000 * i) for i in range(8)]
 with TeacherSampler(role, root=Path(sys.argv[1]), identity="u") as sampler:
     rows = sampler.sample(prompts, 256, Sampling(temperature=0.7, top_p=1.0, max_tokens=1), "f")
     rows += sampler.sample(prompts, 2, Sampling(temperature=0.5, top_p=0.5, max_tokens=20), "f")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pocket.data import (
     ASSISTANT,
     SOLVER,
     EncodedExamples,
+    Example,
     assistant_example,
     batches,
     encode_chunk,
@@ -55,7 +57,7 @@ def test_a_tenth_to_a_fifth_of_the_solver_examples_show_the_answer_and_as_many_a
 def test_evolved_replies_stand_between_the_tags_and_are_sound() -> None:
     replies = [assistant_example(index).response for index in range(60)]
     evolved = [reply for reply in replies if reply.startswith("<evolved>\n")]
-    assert len(evolved) > 20
+    assert len(evolved) > 12
     for reply in evolved:
         assert pocket.oracle(reply.removeprefix("<evolved>\n").removesuffix("\n</evolved>")) is not None
 
@@ -73,7 +75,7 @@ def test_examples_depend_on_their_number_alone() -> None:
 
 
 @pytest.mark.parametrize(("kind", "make"), [(SOLVER, solver_example), (ASSISTANT, assistant_example)])
-def test_encoded_examples_are_prompt_then_reply_then_end(kind: str, make: type[solver_example]) -> None:
+def test_encoded_examples_are_prompt_then_reply_then_end(kind: str, make: Callable[[int], Example]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(TEACHER)
     encoded = encode_chunk(kind, 0, 3, TEACHER)
     for number in range(3):

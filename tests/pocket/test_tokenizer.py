@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
 from pocket.recipes import POCKET
 from pocket.tokenizer import VOCAB_SIZE, build_tokenizer, load_tokenizer, save_tokenizer
@@ -21,20 +21,20 @@ TEXTS = (
 
 
 @pytest.fixture(scope="module")
-def shipped() -> PreTrainedTokenizerFast:
+def shipped() -> Any:
     return AutoTokenizer.from_pretrained(POCKET / "teacher")
 
 
-def ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+def ids(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_every_text_comes_back_unchanged(shipped: PreTrainedTokenizerFast, text: str) -> None:
+def test_every_text_comes_back_unchanged(shipped: Any, text: str) -> None:
     assert shipped.decode(ids(shipped, text)) == text
 
 
-def test_every_digit_is_a_token_of_its_own(shipped: PreTrainedTokenizerFast) -> None:
+def test_every_digit_is_a_token_of_its_own(shipped: Any) -> None:
     assert [shipped.decode(token) for token in ids(shipped, "207 + 1849")] == [
         "2",
         "0",
@@ -49,12 +49,12 @@ def test_every_digit_is_a_token_of_its_own(shipped: PreTrainedTokenizerFast) -> 
     assert set(words) <= set(fixed_sentences())
 
 
-def test_every_fixed_sentence_of_the_prompts_is_one_token(shipped: PreTrainedTokenizerFast) -> None:
+def test_every_fixed_sentence_of_the_prompts_is_one_token(shipped: Any) -> None:
     for sentence in fixed_sentences():
         assert len(ids(shipped, sentence)) == 1, sentence
 
 
-def test_a_rendered_prompt_costs_few_tokens_more_than_its_problem(shipped: PreTrainedTokenizerFast) -> None:
+def test_a_rendered_prompt_costs_few_tokens_more_than_its_problem(shipped: Any) -> None:
     text = pocket.problem(2, "medium", 0).text
     for name in all_prompts():
         if load_prompt(name).variables == ("problem",):
@@ -63,14 +63,14 @@ def test_a_rendered_prompt_costs_few_tokens_more_than_its_problem(shipped: PreTr
             assert len(ids(shipped, rendered)) <= len(ids(shipped, text)) + 45, name
 
 
-def test_an_edited_prompt_still_survives_the_round_trip(shipped: PreTrainedTokenizerFast) -> None:
+def test_an_edited_prompt_still_survives_the_round_trip(shipped: Any) -> None:
     edited = fixed_sentences()[0].replace("a", "o")
     assert len(ids(shipped, edited)) > 1
     assert shipped.decode(ids(shipped, edited)) == edited
 
 
 def test_the_template_closes_the_thinking_block_only_when_thinking_is_off(
-    shipped: PreTrainedTokenizerFast,
+    shipped: Any,
 ) -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"}]
     head = (
@@ -85,7 +85,7 @@ def test_the_template_closes_the_thinking_block_only_when_thinking_is_off(
     assert render(enable_thinking=False) == head + "<think>\n\n</think>\n\n"
 
 
-def test_the_template_drops_the_reasoning_of_earlier_turns(shipped: PreTrainedTokenizerFast) -> None:
+def test_the_template_drops_the_reasoning_of_earlier_turns(shipped: Any) -> None:
     messages = [
         {"role": "assistant", "content": "<think>\nwell\n</think>\n\nFour."},
         {"role": "user", "content": "Sure?"},
@@ -94,7 +94,7 @@ def test_the_template_drops_the_reasoning_of_earlier_turns(shipped: PreTrainedTo
     assert rendered == "<|im_start|>assistant\nFour.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n"
 
 
-def test_all_models_share_one_tokenizer_that_ends_with_the_turn(shipped: PreTrainedTokenizerFast) -> None:
+def test_all_models_share_one_tokenizer_that_ends_with_the_turn(shipped: Any) -> None:
     files = {(POCKET / name / "tokenizer.json").read_bytes() for name in ("teacher", "student", "assistant")}
     assert len(files) == 1
     assert (shipped.eos_token, shipped.pad_token, len(shipped)) == ("<|im_end|>", "<|endoftext|>", VOCAB_SIZE)
