@@ -7,6 +7,7 @@ back. Every prompt has its own seed, so its samples do not depend on order, batc
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import threading
@@ -104,10 +105,10 @@ class Engines:
     ) -> None:
         import ray
 
-        actor = ray.remote(num_cpus=1, num_gpus=gpus, max_concurrency=2, max_restarts=0)(EngineActor)
-        self._actors = [
-            cast(Any, actor).remote(environment, options, role.thinking) for _ in range(serve.engines)
-        ]
+        actor = cast(Any, ray.remote)(num_cpus=1, num_gpus=gpus, max_concurrency=2, max_restarts=0)(
+            EngineActor
+        )
+        self._actors = [actor.remote(environment, options, role.thinking) for _ in range(serve.engines)]
         self._wait(
             [actor.ready.remote() for actor in self._actors],
             lambda waited: (
@@ -165,6 +166,7 @@ class Engines:
     ) -> list[Any]:
         """Results of the calls, calling `notice(seconds)` meanwhile. A dead or late engine is a `UserError`."""
         import ray
+        from ray.exceptions import RayError
 
         started = time.monotonic()
         try:
@@ -178,7 +180,7 @@ class Engines:
                     )
                 notice(waited)
             return ray.get(calls)
-        except ray.exceptions.RayError as error:
+        except RayError as error:
             cause = last_error_line(str(error))
             raise UserError(
                 f"the engine of {self._model} failed: {cause}; check `serve` and the model folder"
@@ -227,7 +229,7 @@ class _Ray:
             return
         address = os.environ.get("RAY_ADDRESS")
         if address:
-            ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
             return
         self._guard = Guard()
         self._before = set(psutil.Process().children(recursive=True))
@@ -289,7 +291,7 @@ def _start_ray(
                 address="local",
                 num_cpus=max(available_cores(), engines),
                 include_dashboard=False,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
                 log_to_driver=False,
                 object_store_memory=OBJECT_STORE_BYTES,
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def model_at(server: ScriptedServer, ledger: Ledger | None = None, **settings: Any) -> ChatModel:
-    role = ModelRole(model="scripted", base_url=server.base_url, **({"request_timeout_s": 60.0} | settings))
+    role = ModelRole.model_validate(
+        {"model": "scripted", "base_url": server.base_url, "request_timeout_s": 60.0} | settings
+    )
     return ChatModel(role, server.base_url, "scripted", "scripted@1", ledger)
 
 
@@ -294,7 +296,7 @@ def test_requests_are_pulled_only_as_places_become_free() -> None:
     assert server.counts.total() <= 5 + 2 * 64
 
 
-async def _zip(outcomes: Any, numbers: range) -> Any:
+async def _zip(outcomes: AsyncIterator[Any], numbers: range) -> AsyncIterator[tuple[int, Any]]:
     for number in numbers:
         yield number, await anext(outcomes)
 

@@ -21,7 +21,10 @@ from pocket.data import (
     batches,
     encode_chunk,
     epoch_plan,
+    evolver_example,
+    judge_example,
     prepare,
+    privileged_example,
     quality_example,
     solver_example,
 )
@@ -48,10 +51,13 @@ def test_solver_examples_end_in_the_answer_that_the_oracle_gives() -> None:
         assert extract_answer(example.response) == pocket.oracle(problem)
 
 
-def test_a_tenth_to_a_fifth_of_the_solver_examples_show_the_answer_and_as_many_a_solution() -> None:
-    prompts = [solver_example(index).messages[-1]["content"] for index in range(400)]
-    assert 0.1 < np.mean(["correct final answer" in prompt for prompt in prompts]) < 0.2
-    assert 0.1 < np.mean(["reference solution" in prompt for prompt in prompts]) < 0.2
+@pytest.mark.parametrize(("make", "share"), [(solver_example, 0.15), (privileged_example, 0.25)])
+def test_the_promised_shares_are_shown_the_answer_or_a_solution(
+    make: Callable[[int], Example], share: float
+) -> None:
+    prompts = [make(index).messages[-1]["content"] for index in range(400)]
+    assert np.mean(["correct final answer" in prompt for prompt in prompts]) == pytest.approx(share, abs=0.06)
+    assert np.mean(["reference solution" in prompt for prompt in prompts]) == pytest.approx(share, abs=0.06)
 
 
 def test_evolved_replies_stand_between_the_tags_and_are_sound() -> None:
@@ -64,9 +70,18 @@ def test_evolved_replies_stand_between_the_tags_and_are_sound() -> None:
 
 def test_quality_verdicts_blame_exactly_the_broken_criterion() -> None:
     for index in range(40):
-        verdict = json.loads(quality_example(index, random.Random(index)).response)
+        reply = quality_example(index, random.Random(index)).response
+        assert " " not in reply
+        verdict = json.loads(reply)
         assert tuple(verdict) == pocket.CRITERIA
         assert list(verdict.values()).count(False) <= 1
+
+
+def test_the_judge_sees_both_kinds_of_cases_and_the_evolver_mostly_algebraize() -> None:
+    verdicts = [json.loads(judge_example(index).response) for index in range(200)]
+    assert np.mean(["equivalent" in verdict for verdict in verdicts]) == pytest.approx(0.6, abs=0.1)
+    prompts = [evolver_example(index).messages[-1]["content"] for index in range(100)]
+    assert np.mean(["algebraic" in prompt.split("\n")[0] for prompt in prompts]) > 0.4
 
 
 def test_examples_depend_on_their_number_alone() -> None:

@@ -95,7 +95,10 @@ def test_the_template_drops_the_reasoning_of_earlier_turns(shipped: Any) -> None
 
 
 def test_all_models_share_one_tokenizer_that_ends_with_the_turn(shipped: Any) -> None:
-    files = {(POCKET / name / "tokenizer.json").read_bytes() for name in ("teacher", "student", "assistant")}
+    files = {
+        (POCKET / name / "tokenizer.json").read_bytes()
+        for name in ("teacher", "student", "assistant", "judge")
+    }
     assert len(files) == 1
     assert (shipped.eos_token, shipped.pad_token, len(shipped)) == ("<|im_end|>", "<|endoftext|>", VOCAB_SIZE)
 

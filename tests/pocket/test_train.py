@@ -1,22 +1,24 @@
-"""The training loop on a model of a few thousand parameters, and the schedule."""
+"""The training loop on a model of a few thousand parameters, the schedule, and the recipes."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from pocket import train as training
-from pocket.data import SOLVER, prepare
-from pocket.recipes import POCKET, RECIPES, Recipe
+from pocket.data import ASSISTANT, PRIVILEGED, SOLVER
+from pocket.recipes import POCKET, RECIPES, Leg, Recipe
 from pocket.tokenizer import load_tokenizer
+from tasks.core.errors import UserError
 
-TINY = Recipe(
-    name="tiny", kind=SOLVER, hidden=64, mlp=64, layers=1, heads=1, key_value_heads=1, examples=60, steps=6,
-    tokens_per_step=1_024,
-)  # fmt: skip
+LEG = Leg(kind=SOLVER, examples=60, steps=6, tokens_per_step=1_024)
+TINY = Recipe(name="tiny", hidden=64, mlp=64, layers=1, heads=1, key_value_heads=1, legs=(LEG,))
 
 
 @pytest.fixture
@@ -34,18 +36,24 @@ def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
+def assert_same_weights(first: torch.nn.Module, second: torch.nn.Module) -> None:
+    others = weights(second)
+    for name, value in weights(first).items():
+        assert torch.equal(value, others[name]), name
+
+
 def test_the_rate_rises_stays_and_falls_to_zero() -> None:
-    recipe = replace(TINY, warm_up=0.1, decay=0.5)
-    assert recipe.rate(0.0) == pytest.approx(0.01)
-    assert recipe.rate(0.05) == pytest.approx(0.51)
-    assert recipe.rate(0.3) == 1.0
-    assert recipe.rate(0.75) == pytest.approx(0.5)
-    assert recipe.rate(1.0) == 0.0
+    leg = replace(LEG, warm_up=0.1, decay=0.5)
+    assert leg.rate(0.0) == pytest.approx(0.01)
+    assert leg.rate(0.05) == pytest.approx(0.51)
+    assert leg.rate(0.3) == 1.0
+    assert leg.rate(0.75) == pytest.approx(0.5)
+    assert leg.rate(1.0) == 0.0
 
 
 def test_every_matrix_inside_the_layers_goes_to_muon_and_the_rest_to_adam(work: Path) -> None:
     model = training.build_model(TINY)
-    muon, adam = training.build_optimizers(model, TINY)
+    muon, adam = training.build_optimizers(model, LEG, TINY.weight_decay)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     to_muon = {names[id(p)] for p in muon.param_groups[0]["params"]}
     to_adam = {names[id(p)] for p in adam.param_groups[0]["params"]}
@@ -65,65 +73,82 @@ def test_the_loss_is_the_cross_entropy_of_the_reply_alone(work: Path) -> None:
 
 
 def test_training_is_deterministic_and_lowers_the_loss(work: Path) -> None:
-    recipe = replace(TINY, steps=12)
-    examples = prepare(recipe.kind, recipe.examples, training.TOKENIZER, work, processes=1)
-    first, progress, loss = training.run(recipe, None, examples)
-    second, _, again = training.run(recipe, None, examples)
-    assert progress.step == 12
-    assert loss == again < 7.5
-    for name, value in weights(first).items():
-        assert torch.equal(value, weights(second)[name]), name
+    recipe = replace(TINY, legs=(replace(LEG, steps=12),))
+    first, progress = training.run(recipe)
+    (work / "tiny.state.safetensors").unlink()
+    second, again = training.run(recipe)
+    assert progress.loss == again.loss < 7.5
+    assert_same_weights(first, second)
 
 
-def test_a_killed_training_continues_exactly(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    examples = prepare(TINY.kind, TINY.examples, training.TOKENIZER, work, processes=1)
-    whole, _, _ = training.run(TINY, None, examples)
+def test_a_killed_training_continues_exactly_in_the_middle_of_its_second_leg(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(TINY, legs=(replace(LEG, steps=3), replace(LEG, kind=PRIVILEGED)))
+    whole, _ = training.run(recipe)
+    (work / "tiny.state.safetensors").unlink()
     monkeypatch.setattr(training, "SAVE_EVERY_SECONDS", 0.0)
-    real_update, done = training.update, []
+    real_update = training.update
+    done: list[int] = []
 
-    def killed_after_four(*arguments: object) -> None:
-        if len(done) == 4:
+    def killed_after_seven(*arguments: Any) -> None:
+        if len(done) == 7:
             raise KeyboardInterrupt
         done.append(1)
-        real_update(*arguments)  # type: ignore[arg-type]
+        real_update(*arguments)
 
-    monkeypatch.setattr(training, "update", killed_after_four)
+    monkeypatch.setattr(training, "update", killed_after_seven)
     with pytest.raises(KeyboardInterrupt):
-        training.run(TINY, None, examples)
+        training.run(recipe)
     monkeypatch.setattr(training, "update", real_update)
-    continued, progress, _ = training.run(TINY, None, examples)
-    assert progress.step == TINY.steps
-    for name, value in weights(whole).items():
-        assert torch.equal(value, weights(continued)[name]), name
+    continued, progress = training.run(recipe)
+    assert progress.leg == 2
+    assert_same_weights(whole, continued)
 
 
 def test_a_state_of_another_recipe_is_not_continued(work: Path) -> None:
     model = training.build_model(TINY)
-    optimizers = training.build_optimizers(model, TINY)
     path = work / "state.safetensors"
-    training.save_state(path, model, optimizers, training.Progress(step=3, seconds=1.0, tokens=9), "one")
-    assert training.load_state(path, model, optimizers, "one") == training.Progress(
-        step=3, seconds=1.0, tokens=9
-    )
-    assert training.load_state(path, model, optimizers, "two") == training.Progress()
+    progress = training.Progress(leg=1, step=3, seconds=1.0, tokens=9, loss=2.0)
+    training.save_state(path, model, training.build_optimizers(model, LEG, 0.0), progress, "one")
+    assert training.load_progress(path, "one") == progress
+    assert training.load_progress(path, "two") == training.Progress()
 
 
 def test_the_clock_ends_a_run_that_steps_would_not() -> None:
-    progress = training.Progress(step=1, seconds=90.0, tokens=1)
-    assert progress.share(replace(TINY, steps=100), None) == pytest.approx(0.01)
-    assert progress.share(replace(TINY, steps=100), 3.0) == pytest.approx(0.5)
+    progress = training.Progress(step=1, seconds=90.0)
+    assert progress.share(replace(LEG, steps=100), None) == pytest.approx(0.01)
+    assert progress.share(replace(LEG, steps=100), 3.0) == pytest.approx(0.5)
 
 
 def test_a_finished_training_leaves_a_folder_that_loads_and_no_state(work: Path) -> None:
     folder = training.train(TINY)
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
     assert next(model.parameters()).dtype == torch.bfloat16
+    assert (
+        model.num_parameters() == json.loads((folder / "training.json").read_text())["parameters"] < 200_000
+    )
     assert load_tokenizer(folder).eos_token_id == model.generation_config.eos_token_id
     assert sorted(path.name for path in (work / "models").iterdir()) == ["tiny"]
     assert not list(work.glob("*.state.safetensors"))
 
 
-def test_the_recipes_are_for_the_three_models_in_order_of_their_start() -> None:
-    assert list(RECIPES) == ["teacher", "assistant", "student"]
+def test_a_recipe_may_start_with_the_weights_of_a_finished_model(work: Path) -> None:
+    training.train(TINY)
+    started = training.build_model(replace(TINY, name="next", start="tiny"))
+    finished: Any = AutoModelForCausalLM.from_pretrained(work / "models" / "tiny", dtype=torch.float32)
+    assert_same_weights(started, finished)
+
+
+def test_a_missing_model_to_start_with_is_named(work: Path) -> None:
+    with pytest.raises(UserError, match="train tiny first"):
+        training.build_model(replace(TINY, name="next", start="tiny"))
+
+
+def test_every_recipe_starts_fresh_or_with_a_model_made_before_it() -> None:
+    names = list(RECIPES)
+    assert names == ["teacher", "assistant", "student", "judge"]
+    assert [(name, recipe.start) for name, recipe in RECIPES.items() if recipe.start] == [
+        ("judge", "assistant")
+    ]
+    assert RECIPES["assistant"].legs[0].kind == ASSISTANT
