@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,6 @@ from tasks.seeds import pocket
 
 __all__ = [
     "ASSISTANT",
-    "EVOLVER",
     "JUDGE",
     "MEASURING_SEED",
     "PRIVILEGED",
@@ -51,7 +50,7 @@ TRAINING_SEED = 1
 MEASURING_SEED = 2
 TIERS = ("easy", "medium", "hard", "competition")
 STRATEGIES = ("harder", "rewrite", "algebraize", "apply", "compose", "competition")
-SOLVER, PRIVILEGED, ASSISTANT, EVOLVER, JUDGE = "solver", "privileged", "assistant", "evolver", "judge"
+SOLVER, PRIVILEGED, ASSISTANT, JUDGE = "solver", "privileged", "assistant", "judge"
 """The kinds of examples."""
 MAX_TOKENS = 640
 """Longer examples are left out of training; they are rare."""
@@ -127,12 +126,12 @@ def known_answer(text: str) -> str:
     return answer
 
 
-def evolution_example(index: int, rng: random.Random, weights: Sequence[int] = (1, 1, 1, 1, 1, 1)) -> Example:
-    """A problem and its evolution by one strategy, between the tags. `weights` are those of the strategies."""
+def evolution_example(index: int, rng: random.Random) -> Example:
+    """A problem and its evolution by one strategy, between the tags."""
     while True:
         rounds = rng.choices(range(5), (40, 24, 16, 12, 8))[0]
         text = evolved_text(rng.choice(TIERS), index, rounds, rng)
-        strategy = rng.choices(STRATEGIES, weights)[0]
+        strategy = rng.choice(STRATEGIES)
         evolved = pocket.evolve(text, strategy, rng)
         if evolved is not None:
             messages = load_prompt(f"evolution/{strategy}").render(problem=text)
@@ -178,11 +177,6 @@ def assistant_example(index: int) -> Example:
     return quality_example(index, rng) if craft == "quality" else equivalence_example(rng)
 
 
-def evolver_example(index: int) -> Example:
-    """An evolution, most often by "algebraize", which is the hardest to learn."""
-    return evolution_example(index, random.Random(f"{EVOLVER}/{index}"), (2, 2, 16, 2, 4, 2))
-
-
 def judge_example(index: int) -> Example:
     """A verdict: on equivalence (60%) or on quality."""
     rng = random.Random(f"{JUDGE}/{index}")
@@ -193,7 +187,6 @@ MAKERS: dict[str, Callable[[int], Example]] = {
     SOLVER: solver_example,
     PRIVILEGED: privileged_example,
     ASSISTANT: assistant_example,
-    EVOLVER: evolver_example,
     JUDGE: judge_example,
 }
 

@@ -233,6 +233,9 @@ def measure_judges(model: Path, count: int) -> Quality:
             not all(given.values()) for right, given in verdicts if not all(right.values())
         ),
         "equivalence": mean(right["equivalent"] == given.get("equivalent") for right, given in equal),
+        "equivalence_by_forms": mean(
+            right["equivalent"] == (given.get("first") == given.get("second")) for right, given in equal
+        ),
         "judged": count,
     }
 

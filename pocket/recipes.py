@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from pocket.data import ASSISTANT, EVOLVER, JUDGE, PRIVILEGED, SOLVER
+from pocket.data import ASSISTANT, JUDGE, PRIVILEGED, SOLVER
 
 __all__ = ["POCKET", "RECIPES", "TOKENIZER", "WORK", "Leg", "Recipe"]
 
@@ -75,11 +75,7 @@ RECIPES: Final[dict[str, Recipe]] = {
         ),
         Recipe(
             name="assistant", hidden=256, mlp=768, layers=4, heads=4, key_value_heads=2,
-            legs=(
-                Leg(kind=ASSISTANT, examples=160_000, steps=3_000),
-                Leg(kind=EVOLVER, examples=28_000, steps=600, muon_rate=0.01, adam_rate=1.5e-3,
-                    warm_up=0.04, decay=0.96),
-            ),
+            legs=(Leg(kind=ASSISTANT, examples=160_000, steps=3_000),),
         ),
         Recipe(
             name="student", hidden=192, mlp=512, layers=3, heads=3, key_value_heads=3,

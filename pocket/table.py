@@ -12,23 +12,24 @@ __all__ = ["END", "START", "quality_table", "write_table"]
 
 START = "<!-- quality: written by python -m pocket.measure -->"
 END = "<!-- end of quality -->"
+SOLVERS = ("teacher", "student")
 
 
-def percent(share: float) -> str:
-    """A share as a percentage with one decimal."""
-    return f"{100 * share:.1f}%"
+def percent(share: float | None) -> str:
+    """A share as a percentage with one decimal, a dash when it was not measured."""
+    return "-" if share is None else f"{100 * share:.1f}%"
 
 
 def solver_rows(quality: dict[str, Any]) -> list[tuple[str, ...]]:
     """One row for each property of teacher and student: name, target, teacher, student."""
-    models = [quality.get(name) for name in ("teacher", "student")]
+    models = [quality.get(name) for name in SOLVERS]
 
     def row(name: str, target: str, *path: str) -> tuple[str, ...]:
         cells = []
         for value in models:
             for key in path:
                 value = value and value.get(key)
-            cells.append("-" if value is None else percent(value))
+            cells.append(percent(value))
         return (name, target, *cells)
 
     targets = {"easy": "teacher >= 95%", "competition": "teacher <= 60%"}
@@ -62,6 +63,11 @@ def judge_rows(judge: dict[str, Any]) -> list[tuple[str, ...]]:
         ("sound problems accepted", "", percent(judge["sound_accepted"])),
         ("broken problems refused", "", percent(judge["broken_refused"])),
         ("equivalence judged right", ">= 95%", percent(judge["equivalence"])),
+        (
+            "its two simplest forms agree when they should, and only then",
+            "",
+            percent(judge.get("equivalence_by_forms")),
+        ),
     ]
 
 
@@ -75,10 +81,10 @@ def quality_table(quality: dict[str, Any]) -> str:
     """The tables of all measured models, with the numbers of problems behind them."""
     parts = []
     if "teacher" in quality or "student" in quality:
-        count = (quality.get("teacher") or quality["student"])["problems_per_group"]
+        counts = [f"{name} {quality[name]['problems_per_group']}" for name in SOLVERS if name in quality]
         parts.append(markdown(("", "target", "teacher", "student"), solver_rows(quality)))
         parts.append(
-            f"{count} unseen problems a row for the tiers and for evolved texts, 8 samples each at T=0.7."
+            f"Unseen problems for each tier and for evolved texts: {', '.join(counts)}; 8 samples each at T=0.7."
         )
     if "assistant" in quality:
         assistant = quality["assistant"]

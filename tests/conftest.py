@@ -19,6 +19,7 @@ os.environ.update(
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
     TOKENIZERS_PARALLELISM="false",
+    TORCHDYNAMO_DISABLE="1",  # the tests train for a few steps: compiling would take longer than all of them
     VLLM_NO_USAGE_STATS="1",
 )
 for _name in ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE", "RAY_ADDRESS"):

@@ -28,10 +28,10 @@ SMALL = {
     "run.shard_rows": 12,
     "aggregate.test_problems": 4,
     "aggregate.sources": [
-        {"kind": "pocket", "name": "pocket", "seed": 0, "counts": {tier: 6 for tier in Tier}},
-        {"kind": "pocket", "name": "curated", "role": "curated", "seed": 3, "counts": {tier: 2 for tier in Tier}},
+        {"kind": "pocket", "name": "pocket", "seed": 0, "counts": dict.fromkeys(Tier, 6)},
+        {"kind": "pocket", "name": "curated", "role": "curated", "seed": 3, "counts": dict.fromkeys(Tier, 2)},
     ],
-    "evolve.branches": {tier: 1 for tier in Tier},
+    "evolve.branches": dict.fromkeys(Tier, 1),
     "evolve.rounds": {"easy": 1, "medium": 1, "hard": 2, "competition": 2},
     "select.target": 16,
     "sample.sampling": {"max_tokens": 256},
@@ -117,10 +117,12 @@ def test_every_stage_reconciles_and_the_dataset_opens(undisturbed: tuple[Builder
 
     dataset = load_dataset(str(builder.output / "dataset"))
     responses = load_dataset(str(builder.output / "dataset"), "responses")
-    assert len(dataset["test"]) == 4 and all(row["role"] == "curated" and row["answer"] for row in dataset["test"])
+    assert len(dataset["test"]) == 4 and all(
+        row["role"] == "curated" and row["answer"] for row in dataset["test"]
+    )
     assert len(dataset["train"]) == by_name["cluster"].kept - 4
     assert len(responses["train"]) == 8 * len(dataset["train"])
-    assert set(dataset["train"].column_names) == {field for field in Example.__dataclass_fields__}
+    assert set(dataset["train"].column_names) == set(Example.__dataclass_fields__)
     assert all(0.0 <= row["weight"] <= 1.0 for row in dataset["train"])
     assert "<script" not in (builder.output / "report.html").read_text()
 
@@ -142,7 +144,9 @@ def test_deleting_one_stage_repeats_it_and_what_follows(undisturbed: tuple[Build
     folder.rmdir()
     log = builder.run()
     after = builder.shard_files()
-    repeated = {Path(file).parents[1].name.rsplit("-", 1)[0] for file in after if after[file] != before.get(file)}
+    repeated = {
+        Path(file).parents[1].name.rsplit("-", 1)[0] for file in after if after[file] != before.get(file)
+    }
     assert repeated == {"judge", "select", "sample", "cluster"}
     assert digest(builder.output / "dataset") == bytes_before
     assert sent_requests(log) == 0

@@ -147,7 +147,7 @@ def test_every_equation_that_a_solution_writes_is_true() -> None:
     checked = 0
     for index in range(400):
         worked = solution(problem(2, TIERS[index % 4], index).text, rng).replace("...", "to")
-        for sentence in worked.replace(", ", ". ").replace(" and ", ". ").split(". "):
+        for sentence in worked.replace(", ", ". ").replace("; ", ". ").replace(" and ", ". ").split(". "):
             sides = [side.split(":")[-1].strip(" .") for side in sentence.split(" = ")]
             numeric = [side for side in sides if side and not set(side) - set("0123456789+-*/ ")]
             values = [arithmetic(side) for side in numeric]
