@@ -22,7 +22,7 @@ from tasks.stages.chunks import shard_rows, shard_sizes
 from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
 from tasks.stages.models import ask, chat_model
 
-VERSION = 1
+VERSION = 2
 PROMPT = "judge/equivalence"
 MAX_ANSWER_CHARS = 1_000
 
@@ -119,10 +119,15 @@ def verdict(pair: Pair, forward: Completion | Failure, backward: Completion | Fa
 
 
 def _says_yes(reply: Completion | Failure) -> bool:
+    """The judge's simplest forms decide where they can be compared, its own conclusion only where they cannot: small
+    judges reduce well (95% on pocket answers) and conclude badly (75%)."""
     if isinstance(reply, Failure):
         return False
     parsed = parse_equivalence(reply.text, reply.finish_reason)
-    return not isinstance(parsed, BadReply) and parsed.equivalent
+    if isinstance(parsed, BadReply):
+        return False
+    decided = symbolic_decision(parsed.first, parsed.second)
+    return parsed.equivalent if decided is None else decided
 
 
 def uncertainty(

@@ -22,7 +22,7 @@ from tasks.io.artifacts import digest
 from tasks.io.dataset import read_manifest
 from tasks.io.ledger import Ledger
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SMALL = {
     "run.shard_rows": 12,
@@ -61,7 +61,7 @@ class Builder:
 
     def run(self, **overrides: object) -> str:
         process = self.start(**overrides)
-        log, _ = process.communicate(timeout=550)
+        log, _ = process.communicate(timeout=900)
         assert process.returncode == 0, log[-5000:]
         return log
 
