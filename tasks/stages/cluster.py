@@ -120,7 +120,7 @@ def verdict(pair: Pair, forward: Completion | Failure, backward: Completion | Fa
 
 def _says_yes(reply: Completion | Failure) -> bool:
     """The judge's simplest forms decide where they can be compared, its own conclusion only where they cannot: small
-    judges reduce well (95% on pocket answers) and conclude badly (75%)."""
+    judges conclude worse (75% of the pocket pairs) than they reduce (89%)."""
     if isinstance(reply, Failure):
         return False
     parsed = parse_equivalence(reply.text, reply.finish_reason)
