@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import load_dataset
 
@@ -34,7 +35,7 @@ def wrong_majorities(rows: Sequence[dict]) -> list[tuple[dict, bool]]:
 
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "output/pocket/dataset")
-    splits = load_dataset(str(folder))
+    splits: Any = load_dataset(str(folder))
     rows = [row for split in splits.values() for row in split]
     known = wrong_majorities(rows)
     wrong = [mark for _, mark in known]

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -115,8 +116,8 @@ def test_every_stage_reconciles_and_the_dataset_opens(undisturbed: tuple[Builder
     assert by_name["select"].rows_in == by_name["judge"].kept + 8
     assert by_name["sample"].rows_in == by_name["select"].kept
 
-    dataset = load_dataset(str(builder.output / "dataset"))
-    responses = load_dataset(str(builder.output / "dataset"), "responses")
+    dataset: Any = load_dataset(str(builder.output / "dataset"))
+    responses: Any = load_dataset(str(builder.output / "dataset"), "responses")
     assert len(dataset["test"]) == 4 and all(
         row["role"] == "curated" and row["answer"] for row in dataset["test"]
     )
