@@ -92,7 +92,7 @@ def serving(
         yield check_endpoint(role)
         return
     folder = model_folder(role.model, root)
-    port = _port(role.serve)
+    port = free_port(role.serve)
     command = server_command(
         role, role.serve, model=str(folder or role.model), port=port, on_cpu=device_is_cpu()
     )
@@ -226,7 +226,7 @@ def _tail(log: Path, size: int = 100_000) -> str:
         return file.read().decode("utf-8", "replace")
 
 
-def _port(serve: Serve) -> int:
+def free_port(serve: Serve) -> int:
     """The fixed port, checked to be free, or any free one."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from tasks.core.config import PROJECT_ROOT, Config, FileSource, load_config
 from tasks.core.errors import UserError
 from tasks.io.artifacts import Store, atomic_write
 from tasks.io.identity import model_identity
+from tasks.io.servers import free_port
 from tasks.seeds.registry import source_problems
 from tasks.stages.driver import Run
 
@@ -34,21 +34,8 @@ def check_models(config: Config) -> dict[str, str]:
         role = getattr(config.models, name)
         identities[name] = model_identity(role.model, role.revision, PROJECT_ROOT)
         if role.serve is not None and role.serve.port is not None:
-            check_port(role.serve.port, name)
+            free_port(role.serve)
     return identities
-
-
-def check_port(port: int, role: str) -> None:
-    """Raise when something listens on a port that a role's server is to take."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise UserError(
-                f"models.{role}.serve.port: port {port} is in use; stop what listens there, choose another port, "
-                "or leave port out to take any free one"
-            ) from error
 
 
 def check_sources(config: Config) -> None:
