@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import random
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -27,7 +28,6 @@ __all__ = [
     "ASSISTANT",
     "JUDGE",
     "MEASURING_SEED",
-    "PRIVILEGED",
     "SOLVER",
     "STRATEGIES",
     "TIERS",
@@ -50,22 +50,24 @@ TRAINING_SEED = 1
 MEASURING_SEED = 2
 TIERS = ("easy", "medium", "hard", "competition")
 STRATEGIES = ("harder", "rewrite", "algebraize", "apply", "compose", "competition")
-SOLVER, PRIVILEGED, ASSISTANT, JUDGE = "solver", "privileged", "assistant", "judge"
+SOLVER, ASSISTANT, JUDGE = "solver", "assistant", "judge"
 """The kinds of examples."""
 MAX_TOKENS = 640
 """Longer examples are left out of training; they are rare."""
 CHUNK = 2_000
 BUCKET_WINDOW = 4_096
+NUMBER = re.compile(r"\d+")
 
 Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One question to a model and the reply it should give."""
+    """One question to a model and the reply it should give. Text `given` before the reply carries no loss."""
 
     messages: Messages
     response: str
+    given: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,30 +94,61 @@ def evolved_text(tier: str, index: int, rounds: int, rng: random.Random, seed: i
     return text
 
 
-def solver_example(index: int, kind: str = SOLVER, privileged: int = 15) -> Example:
-    """A problem with one of its solutions. `privileged` percent are asked with the answer at hand, and as many with
-    another solution; the others plainly.
-    """
-    rng = random.Random(f"{kind}/{index}")
+def solver_example(index: int) -> Example:
+    """A problem with one of its solutions: three quarters are asked plainly, the others with a reference at hand."""
+    rng = random.Random(f"{SOLVER}/{index}")
     tier = rng.choices(TIERS, (35, 25, 20, 20))[0]
     rounds = rng.choices(range(6), (60, 16, 10, 6, 4, 4))[0]
     text = evolved_text(tier, index, rounds, rng)
     response = pocket.solution(text, rng)
-    weights = (100 - 2 * privileged, privileged, privileged)
-    template = rng.choices(("plain", "answer", "solution"), weights)[0]
+    template = rng.choices(("plain", "answer", "solution"), (76, 12, 12))[0]
     if template == "plain":
-        messages = load_prompt("teacher/solve").render(problem=text)
-    elif template == "answer":
+        return Example(messages=load_prompt("teacher/solve").render(problem=text), response=response)
+    if template == "answer":
         messages = load_prompt("teacher/solve_with_answer").render(problem=text, answer=known_answer(text))
     else:
         reference = pocket.solution(text, rng)
         messages = load_prompt("teacher/solve_with_solution").render(problem=text, solution=reference)
-    return Example(messages=messages, response=response)
+    if rng.random() < 0.5:
+        return Example(messages=messages, response=response)
+    return corrected(messages, text, response, rng)
 
 
-def privileged_example(index: int) -> Example:
-    """As `solver_example`, half of them with the answer or another solution at hand."""
-    return solver_example(index, PRIVILEGED, 25)
+def corrected(messages: Messages, text: str, response: str, rng: random.Random) -> Example:
+    """Steps that went wrong are given; the reply is the last sentence alone, with the right answer.
+
+    Only from such examples a model can learn to trust the reference more than its own steps: everywhere else both
+    say the same.
+    """
+    right, last = split_solution(response)
+    misread = changed_number(text, rng) if rng.random() < 0.5 else None
+    wrong = split_solution(pocket.solution(misread, rng))[0] if misread else slipped(right, rng)
+    return Example(messages=messages, response=f" {last}", given=wrong)
+
+
+def split_solution(solution: str) -> tuple[str, str]:
+    """The steps of a solution, and its last sentence."""
+    end = solution.rindex(". ", 0, solution.rindex("\\boxed")) + 1
+    return solution[:end], solution[end + 1 :]
+
+
+def changed_number(text: str, rng: random.Random) -> str | None:
+    """The problem with another number in one place, sound and with another answer; None when ten tries find none."""
+    answer, numbers = known_answer(text), list(NUMBER.finditer(text))
+    for _ in range(10):
+        place = rng.choice(numbers)
+        other = rng.randint(1, 10 ** len(place[0]))
+        changed = f"{text[: place.start()]}{other}{text[place.end() :]}"
+        if pocket.oracle(changed) not in (None, answer):
+            return changed
+    return None
+
+
+def slipped(steps: str, rng: random.Random) -> str:
+    """The steps with a wrong number from one of the last three numbers on, wherever that number comes again."""
+    place = rng.choice(list(NUMBER.finditer(steps))[-3:])
+    other = rng.choice([n for n in range(1, 10 ** len(place[0]) + 1) if n != int(place[0])])
+    return steps[: place.start()] + re.sub(rf"(?<!\d){place[0]}(?!\d)", str(other), steps[place.start() :])
 
 
 def known_answer(text: str) -> str:
@@ -126,8 +159,9 @@ def known_answer(text: str) -> str:
     return answer
 
 
-def evolution_example(index: int, rng: random.Random) -> Example:
+def evolution_example(index: int) -> Example:
     """A problem and its evolution by one strategy, between the tags."""
+    rng = random.Random(f"{ASSISTANT}/{index}")
     while True:
         rounds = rng.choices(range(5), (40, 24, 16, 12, 8))[0]
         text = evolved_text(rng.choice(TIERS), index, rounds, rng)
@@ -168,15 +202,6 @@ def equivalence_example(rng: random.Random) -> Example:
     return Example(messages=messages, response=compact_json(reply))
 
 
-def assistant_example(index: int) -> Example:
-    """Any craft: evolution, quality or equivalence."""
-    rng = random.Random(f"{ASSISTANT}/{index}")
-    craft = rng.choices(("evolution", "quality", "equivalence"), (50, 21, 29))[0]
-    if craft == "evolution":
-        return evolution_example(index, rng)
-    return quality_example(index, rng) if craft == "quality" else equivalence_example(rng)
-
-
 def judge_example(index: int) -> Example:
     """A verdict: on equivalence (60%) or on quality."""
     rng = random.Random(f"{JUDGE}/{index}")
@@ -185,16 +210,15 @@ def judge_example(index: int) -> Example:
 
 MAKERS: dict[str, Callable[[int], Example]] = {
     SOLVER: solver_example,
-    PRIVILEGED: privileged_example,
-    ASSISTANT: assistant_example,
+    ASSISTANT: evolution_example,
     JUDGE: judge_example,
 }
 
 
 def corpus(count: int) -> Iterator[str]:
-    """Text for learning the tokenizer's merges: problems and replies of both kinds, `count` of each."""
+    """Text for learning the tokenizer's merges: problems and replies of every kind, `count` of each."""
     for index in range(count):
-        for maker in (solver_example, assistant_example):
+        for maker in MAKERS.values():
             example = maker(index)
             yield from (text for message in example.messages for text in message.values())
             yield from ("assistant", example.response)
@@ -215,10 +239,10 @@ def encode_chunk(kind: str, start: int, count: int, tokenizer_folder: Path) -> E
     examples = [MAKERS[kind](index) for index in range(start, start + count)]
     backend = tokenizer.backend_tokenizer
     prompts = backend.encode_batch([encode_prompt(tokenizer, example.messages) for example in examples])
+    given = backend.encode_batch([example.given for example in examples])
     replies = backend.encode_batch([example.response + END_OF_TURN for example in examples])
-    kept = [
-        (p.ids, r.ids) for p, r in zip(prompts, replies, strict=True) if len(p.ids) + len(r.ids) <= MAX_TOKENS
-    ]
+    both = [([*p.ids, *g.ids], r.ids) for p, g, r in zip(prompts, given, replies, strict=True)]
+    kept = [(prompt, reply) for prompt, reply in both if len(prompt) + len(reply) <= MAX_TOKENS]
     return EncodedExamples(
         tokens=np.array([token for prompt, reply in kept for token in (*prompt, *reply)], dtype=np.uint16),
         offsets=np.cumsum([0, *(len(prompt) + len(reply) for prompt, reply in kept)], dtype=np.int64),

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from pocket.data import ASSISTANT, JUDGE, PRIVILEGED, SOLVER
+from pocket.data import ASSISTANT, JUDGE, SOLVER
 
-__all__ = ["POCKET", "RECIPES", "TOKENIZER", "WORK", "Leg", "Recipe"]
+__all__ = ["POCKET", "RECIPES", "TOKENIZER", "WORK", "Recipe"]
 
 POCKET: Final = Path(__file__).parent
 """The finished models lie here, one folder each."""
@@ -19,40 +19,28 @@ TOKENIZER: Final = WORK / "tokenizer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Leg:
-    """One stretch of a training, with data and a schedule of its own.
+class Recipe:
+    """How one model is made: its size, its data and its schedule.
 
-    `examples` different examples are prepared and repeated as often as `steps` needs; a step sees at most
-    `tokens_per_step` tokens. Rates rise over the first `warm_up` of the leg, stay, and fall linearly to zero over
-    its last `decay` (both shares of the leg). `muon_rate` is for the hidden matrices, `adam_rate` for the rest.
+    `examples` different examples of `kind` are prepared and repeated as often as `steps` needs; a step sees at most
+    `tokens_per_step` tokens. Rates rise over the first `warm_up` of the steps, stay, and fall linearly to zero over
+    the last `decay` (both shares of the steps). `muon_rate` is for the hidden matrices, `adam_rate` for the rest.
     """
 
+    name: str
     kind: str
     examples: int
     steps: int
+    hidden: int = 256
+    mlp: int = 768
+    layers: int = 4
+    heads: int = 4
+    key_value_heads: int = 2
     tokens_per_step: int = 8_192
     muon_rate: float = 0.02
     adam_rate: float = 3e-3
     warm_up: float = 0.01
     decay: float = 0.6
-
-    def rate(self, progress: float) -> float:
-        """Share of the full learning rate at `progress` in [0, 1]."""
-        return max(0.0, min(1.0, progress / self.warm_up + 0.01, (1.0 - progress) / self.decay))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """How one model is made: its size, the finished model whose weights it starts with (if any), and its legs."""
-
-    name: str
-    hidden: int
-    mlp: int
-    layers: int
-    heads: int
-    key_value_heads: int
-    legs: tuple[Leg, ...]
-    start: str | None = None
     weight_decay: float = 0.01
     seed: int = 1
 
@@ -61,33 +49,21 @@ class Recipe:
         """Identity of the recipe: an unfinished training is continued only under the recipe it began with."""
         return hashlib.sha256(repr(sorted(asdict(self).items())).encode()).hexdigest()[:12]
 
+    def rate(self, progress: float) -> float:
+        """Share of the full learning rate at `progress` in [0, 1]."""
+        return max(0.0, min(1.0, progress / self.warm_up + 0.01, (1.0 - progress) / self.decay))
+
 
 RECIPES: Final[dict[str, Recipe]] = {
     recipe.name: recipe
     for recipe in (
+        Recipe(name="teacher", kind=SOLVER, examples=160_000, steps=3_200),
+        Recipe(name="assistant", kind=ASSISTANT, examples=110_000, steps=2_000),
+        Recipe(name="judge", kind=JUDGE, examples=200_000, steps=2_400),
         Recipe(
-            name="teacher", hidden=256, mlp=768, layers=4, heads=4, key_value_heads=2,
-            legs=(
-                Leg(kind=SOLVER, examples=144_000, steps=2_800),
-                Leg(kind=PRIVILEGED, examples=44_000, steps=700, muon_rate=0.01, adam_rate=1.5e-3,
-                    warm_up=0.04, decay=0.96),
-            ),
-        ),
-        Recipe(
-            name="assistant", hidden=256, mlp=768, layers=4, heads=4, key_value_heads=2,
-            legs=(Leg(kind=ASSISTANT, examples=160_000, steps=3_000),),
-        ),
-        Recipe(
-            name="student", hidden=192, mlp=512, layers=3, heads=3, key_value_heads=3,
-            legs=(Leg(kind=SOLVER, examples=144_000, steps=800),),
-        ),
-        Recipe(
-            name="judge", hidden=256, mlp=768, layers=4, heads=4, key_value_heads=2, start="assistant",
-            legs=(
-                Leg(kind=JUDGE, examples=50_000, steps=1_200, tokens_per_step=4_096, muon_rate=0.015,
-                    adam_rate=2e-3, warm_up=0.04, decay=0.96),
-            ),
+            name="student", kind=SOLVER, examples=160_000, steps=1_200,
+            hidden=192, mlp=512, layers=3, heads=3, key_value_heads=3,
         ),
     )
 }  # fmt: skip
-"""In the order in which `all` starts them, two at a time; the judge waits for the assistant."""
+"""In the order in which `all` starts them, two at a time."""

@@ -29,7 +29,7 @@ from torch import Tensor
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from pocket.data import EncodedExamples, batches, corpus, data_digest, prepare
-from pocket.recipes import POCKET, RECIPES, TOKENIZER, WORK, Leg, Recipe
+from pocket.recipes import POCKET, RECIPES, TOKENIZER, WORK, Recipe
 from pocket.tokenizer import (
     END_OF_TURN,
     PAD,
@@ -40,7 +40,6 @@ from pocket.tokenizer import (
     save_tokenizer,
 )
 from prompts import fixed_sentences
-from tasks.core.errors import UserError
 
 __all__ = ["build_model", "main", "train", "train_tokenizer"]
 
@@ -56,18 +55,17 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """How far a training is: its leg, the steps and seconds of this leg, and the tokens and loss of the whole."""
+    """How far a training is. `loss` is the mean of the last steps."""
 
-    leg: int = 0
     step: int = 0
     seconds: float = 0.0
     tokens: int = 0
     loss: float = float("inf")
 
-    def share(self, leg: Leg, minutes: float | None) -> float:
-        """Finished share of the leg, by steps, or by the clock when that is further on."""
+    def share(self, recipe: Recipe, minutes: float | None) -> float:
+        """Finished share of the training, by steps, or by the clock when that is further on."""
         by_clock = self.seconds / (60 * minutes) if minutes else 0.0
-        return max(self.step / leg.steps, by_clock)
+        return max(self.step / recipe.steps, by_clock)
 
 
 def train_tokenizer(folder: Path = TOKENIZER) -> None:
@@ -76,10 +74,7 @@ def train_tokenizer(folder: Path = TOKENIZER) -> None:
 
 
 def build_model(recipe: Recipe) -> Qwen3ForCausalLM:
-    """A model with fp32 weights: those of the model that the recipe starts with, or fresh ones drawn from its seed.
-
-    Raises UserError when the model to start with is not there.
-    """
+    """A model with fresh fp32 weights, drawn from the recipe's seed."""
     torch.manual_seed(recipe.seed)
     vocabulary = load_tokenizer(TOKENIZER).get_vocab()
     config = Qwen3Config(
@@ -98,22 +93,15 @@ def build_model(recipe: Recipe) -> Qwen3ForCausalLM:
     )
     model = Qwen3ForCausalLM(config)
     model.set_attn_implementation("eager")
-    if recipe.start is not None:
-        weights = POCKET / recipe.start / "model.safetensors"
-        if not weights.exists():
-            raise UserError(
-                f"{recipe.name} starts with {weights}, which is not there: train {recipe.start} first"
-            )
-        model.load_state_dict(load_file(weights), strict=False)
     return model
 
 
-def build_optimizers(model: Qwen3ForCausalLM, leg: Leg, weight_decay: float) -> Optimizers:
+def build_optimizers(model: Qwen3ForCausalLM, recipe: Recipe) -> Optimizers:
     """Muon for the matrices inside the layers, AdamW for the embedding and the norms."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    muon = torch.optim.Muon(matrices, lr=leg.muon_rate, weight_decay=weight_decay)
-    adam = torch.optim.AdamW(others, lr=leg.adam_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    muon = torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=recipe.weight_decay)
+    adam = torch.optim.AdamW(others, lr=recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     return muon, adam
 
 
@@ -196,48 +184,44 @@ def load_tensors(path: Path, model: Qwen3ForCausalLM, optimizers: Optimizers) ->
             (adam if "exp_avg" in moments else muon).state[parameter] = moments
 
 
-def update(loss: Tensor, model: Qwen3ForCausalLM, optimizers: Optimizers, leg: Leg, rate: float) -> None:
+def update(
+    loss: Tensor, model: Qwen3ForCausalLM, optimizers: Optimizers, recipe: Recipe, rate: float
+) -> None:
     """One step of both optimizers at `rate` times their full learning rates, gradients clipped to norm 1."""
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for optimizer, full in zip(optimizers, (leg.muon_rate, leg.adam_rate), strict=True):
+    for optimizer, full in zip(optimizers, (recipe.muon_rate, recipe.adam_rate), strict=True):
         for group in optimizer.param_groups:
             group["lr"] = full * rate
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
 
-def warm_compiler(loss_of: Loss, examples: EncodedExamples, leg: Leg, pad: int) -> None:
+def warm_compiler(loss_of: Loss, examples: EncodedExamples, recipe: Recipe, pad: int) -> None:
     """Compile forward and backward (about a minute) on two shapes, before the clock starts."""
-    plan = batches(examples, leg.tokens_per_step, seed=0)
+    plan = batches(examples, recipe.tokens_per_step, seed=0)
     for _ in range(2):
         loss_of(*collate(examples, next(plan), pad)).backward()
 
 
 def run(recipe: Recipe, minutes: float | None = None) -> tuple[Qwen3ForCausalLM, Progress]:
-    """Train all legs, from the stored state where there is one. `minutes` are shared out by the legs' tokens."""
+    """Train to the end of the schedule, from the stored state where there is one."""
     state = WORK / f"{recipe.name}.state.safetensors"
     identity = f"{recipe.digest}/{data_digest(TOKENIZER)}/{minutes}"
+    examples = prepare(recipe.kind, recipe.examples, TOKENIZER, WORK)
     model = build_model(recipe)
+    optimizers = build_optimizers(model, recipe)
     progress = load_progress(state, identity)
-    total = sum(leg.steps * leg.tokens_per_step for leg in recipe.legs)
-    for number, leg in enumerate(recipe.legs):
-        if progress.leg > number:
-            continue
-        share = leg.steps * leg.tokens_per_step / total
-        optimizers = build_optimizers(model, leg, recipe.weight_decay)
-        if progress.step or progress.leg:
-            load_tensors(state, model, optimizers)
-            print(f"{recipe.name}: continues leg {number + 1} at step {progress.step}", flush=True)
-        examples = prepare(leg.kind, leg.examples, TOKENIZER, WORK)
-        save = partial(save_state, state, model, optimizers, identity=identity)
-        progress = run_leg(model, optimizers, recipe, examples, progress, minutes and minutes * share, save)
-        progress = replace(progress, leg=number + 1, step=0, seconds=0.0)
-        save_state(state, model, (), progress, identity)
+    if progress.step:
+        load_tensors(state, model, optimizers)
+        print(f"{recipe.name}: continues at step {progress.step}", flush=True)
+    save = partial(save_state, state, model, optimizers, identity=identity)
+    progress = run_steps(model, optimizers, recipe, examples, progress, minutes, save)
+    save(progress)
     return model, progress
 
 
-def run_leg(
+def run_steps(
     model: Qwen3ForCausalLM,
     optimizers: Optimizers,
     recipe: Recipe,
@@ -246,19 +230,18 @@ def run_leg(
     minutes: float | None,
     save: Callable[[Progress], None],
 ) -> Progress:
-    """Train to the end of the leg's schedule and return how far that is."""
-    leg = recipe.legs[progress.leg]
+    """Train to the end of the schedule and return how far that is."""
     loss_of = build_loss(model)
     pad = load_tokenizer(TOKENIZER).get_vocab()[PAD]
-    warm_compiler(loss_of, examples, leg, pad)
+    warm_compiler(loss_of, examples, recipe, pad)
     model.zero_grad(set_to_none=True)
     recent: deque[float] = deque(maxlen=50)
-    plan = batches(examples, leg.tokens_per_step, recipe.seed, skip=progress.step)
+    plan = batches(examples, recipe.tokens_per_step, recipe.seed, skip=progress.step)
     last = saved = reported = time.monotonic()
-    while (share := progress.share(leg, minutes)) < 1:
+    while (share := progress.share(recipe, minutes)) < 1:
         tokens, positions, targets = collate(examples, next(plan), pad)
         loss = loss_of(tokens, positions, targets)
-        update(loss, model, optimizers, leg, leg.rate(share))
+        update(loss, model, optimizers, recipe, recipe.rate(share))
         recent.append(loss.item())
         now = time.monotonic()
         progress = replace(
@@ -279,12 +262,12 @@ def run_leg(
 
 
 def report(recipe: Recipe, progress: Progress, minutes: float | None, batch: int) -> None:
-    """One line: leg, steps, loss, the rate and the minutes left in the leg."""
-    share = progress.share(recipe.legs[progress.leg], minutes)
+    """One line: steps, loss, the rate and the minutes left."""
+    share = progress.share(recipe, minutes)
     left = progress.seconds * (1 - share) / share / 60
     speed = progress.step / progress.seconds
     print(
-        f"{recipe.name} leg {progress.leg + 1}/{len(recipe.legs)}: {share:6.1%}  step {progress.step:,}  "
+        f"{recipe.name}: {share:6.1%}  step {progress.step:,}  "
         f"loss {progress.loss:.4f}  {speed:.2f} steps/s of {batch:,} tokens  {max(0.0, left):.1f} min left",
         flush=True,
     )
@@ -330,17 +313,13 @@ def train(recipe: Recipe, minutes: float | None = None) -> Path:
 
 
 def train_all(minutes: float | None) -> int:
-    """Every recipe in a process of its own with one thread, two at a time. Returns 0 when all ended well.
-
-    A recipe waits while the model that it starts with is being trained.
-    """
+    """Every recipe in a process of its own with one thread, two at a time. Returns 0 when all ended well."""
     if not (TOKENIZER / "tokenizer.json").exists():
         train_tokenizer()
-    waiting, running, failed = dict(RECIPES), {}, 0
+    waiting, running, failed = list(RECIPES), {}, 0
     while waiting or running:
-        ready = [name for name, recipe in waiting.items() if recipe.start not in {*waiting, *running}]
-        for name in ready[: 2 - len(running)]:
-            del waiting[name]
+        while waiting and len(running) < 2:
+            name = waiting.pop(0)
             command = [sys.executable, "-m", "pocket.train", name]
             command += ["--minutes", str(minutes)] if minutes else []
             running[name] = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -9,7 +9,7 @@ from tasks.core.rows import Problem, Role, Tier, problem_id
 from tasks.seeds import pocket
 
 LICENCE = "cc0-1.0"
-GENERATOR = "pocket-1"  # raise when the generator draws other problems for the same seed
+GENERATOR = "pocket-2"  # raise when the generator draws other problems for the same seed
 
 
 def problems(source: PocketSource) -> Iterator[Problem]:

@@ -17,14 +17,15 @@ from pocket.data import (
     SOLVER,
     EncodedExamples,
     Example,
-    assistant_example,
     batches,
+    changed_number,
     encode_chunk,
     epoch_plan,
+    evolution_example,
     judge_example,
     prepare,
-    privileged_example,
     quality_example,
+    slipped,
     solver_example,
 )
 from pocket.recipes import POCKET
@@ -50,20 +51,42 @@ def test_solver_examples_end_in_the_answer_that_the_oracle_gives() -> None:
         assert extract_answer(example.response) == pocket.oracle(problem)
 
 
-@pytest.mark.parametrize(("make", "share"), [(solver_example, 0.15), (privileged_example, 0.25)])
-def test_the_promised_shares_are_shown_the_answer_or_a_solution(
-    make: Callable[[int], Example], share: float
-) -> None:
-    prompts = [make(index).messages[-1]["content"] for index in range(400)]
-    assert np.mean(["correct final answer" in prompt for prompt in prompts]) == pytest.approx(share, abs=0.06)
-    assert np.mean(["reference solution" in prompt for prompt in prompts]) == pytest.approx(share, abs=0.06)
+@pytest.mark.parametrize("reference", ["correct final answer", "reference solution"])
+def test_the_promised_shares_are_shown_the_answer_or_a_solution(reference: str) -> None:
+    shown = [reference in solver_example(index).messages[-1]["content"] for index in range(400)]
+    assert np.mean(shown) == pytest.approx(0.12, abs=0.05)
+
+
+def test_only_beside_a_reference_wrong_steps_are_given_and_the_reply_is_the_right_last_sentence() -> None:
+    examples = [solver_example(index) for index in range(300)]
+    corrected = [example for example in examples if example.given]
+    assert len(corrected) > 15
+    for example in corrected:
+        prompt = example.messages[-1]["content"]
+        assert "<reference>" in prompt
+        assert extract_answer(example.response) == pocket.oracle(prompt.split("\n\n")[0])
+        assert example.response.startswith(" ") and example.response.count(".") == 1
+        assert example.given.endswith(".") and "boxed" not in example.given
+
+
+def test_a_slip_changes_a_number_wherever_it_comes_again() -> None:
+    steps = "First, a = 4; 4 + 3 = 7; 7 * 17 = 119."
+    seen = {slipped(steps, random.Random(seed)) for seed in range(40)}
+    assert steps not in seen
+    assert all(text.startswith("First, a = 4; 4 + 3 = 7; ") or "7 * 17" not in text for text in seen)
+
+
+def test_a_changed_number_gives_a_sound_problem_with_another_answer() -> None:
+    text = pocket.problem(1, "medium", 3).text
+    changed = [changed_number(text, random.Random(seed)) for seed in range(20)]
+    assert any(changed)
+    for other in filter(None, changed):
+        assert pocket.oracle(other) not in (None, pocket.oracle(text))
 
 
 def test_evolved_replies_stand_between_the_tags_and_are_sound() -> None:
-    replies = [assistant_example(index).response for index in range(60)]
-    evolved = [reply for reply in replies if reply.startswith("<evolved>\n")]
-    assert len(evolved) > 12
-    for reply in evolved:
+    for reply in (evolution_example(index).response for index in range(40)):
+        assert reply.startswith("<evolved>\n")
         assert pocket.oracle(reply.removeprefix("<evolved>\n").removesuffix("\n</evolved>")) is not None
 
 
@@ -83,10 +106,10 @@ def test_the_judge_sees_both_kinds_of_cases() -> None:
 
 def test_examples_depend_on_their_number_alone() -> None:
     assert solver_example(7) == solver_example(7)
-    assert assistant_example(7) != assistant_example(8)
+    assert evolution_example(7) == evolution_example(7) != evolution_example(8)
 
 
-@pytest.mark.parametrize(("kind", "make"), [(SOLVER, solver_example), (ASSISTANT, assistant_example)])
+@pytest.mark.parametrize(("kind", "make"), [(SOLVER, solver_example), (ASSISTANT, evolution_example)])
 def test_encoded_examples_are_prompt_then_reply_then_end(kind: str, make: Callable[[int], Example]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(TEACHER)
     encoded = encode_chunk(kind, 0, 3, TEACHER)

@@ -12,13 +12,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pocket import train as training
-from pocket.data import ASSISTANT, PRIVILEGED, SOLVER
-from pocket.recipes import POCKET, RECIPES, Leg, Recipe
+from pocket.data import SOLVER
+from pocket.recipes import POCKET, Recipe
 from pocket.tokenizer import load_tokenizer
-from tasks.core.errors import UserError
 
-LEG = Leg(kind=SOLVER, examples=60, steps=6, tokens_per_step=1_024)
-TINY = Recipe(name="tiny", hidden=64, mlp=64, layers=1, heads=1, key_value_heads=1, legs=(LEG,))
+TINY = Recipe(
+    name="tiny", kind=SOLVER, examples=60, steps=6, tokens_per_step=1_024,
+    hidden=64, mlp=64, layers=1, heads=1, key_value_heads=1,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -43,17 +44,17 @@ def assert_same_weights(first: torch.nn.Module, second: torch.nn.Module) -> None
 
 
 def test_the_rate_rises_stays_and_falls_to_zero() -> None:
-    leg = replace(LEG, warm_up=0.1, decay=0.5)
-    assert leg.rate(0.0) == pytest.approx(0.01)
-    assert leg.rate(0.05) == pytest.approx(0.51)
-    assert leg.rate(0.3) == 1.0
-    assert leg.rate(0.75) == pytest.approx(0.5)
-    assert leg.rate(1.0) == 0.0
+    recipe = replace(TINY, warm_up=0.1, decay=0.5)
+    assert recipe.rate(0.0) == pytest.approx(0.01)
+    assert recipe.rate(0.05) == pytest.approx(0.51)
+    assert recipe.rate(0.3) == 1.0
+    assert recipe.rate(0.75) == pytest.approx(0.5)
+    assert recipe.rate(1.0) == 0.0
 
 
 def test_every_matrix_inside_the_layers_goes_to_muon_and_the_rest_to_adam(work: Path) -> None:
     model = training.build_model(TINY)
-    muon, adam = training.build_optimizers(model, LEG, TINY.weight_decay)
+    muon, adam = training.build_optimizers(model, TINY)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     to_muon = {names[id(p)] for p in muon.param_groups[0]["params"]}
     to_adam = {names[id(p)] for p in adam.param_groups[0]["params"]}
@@ -73,7 +74,7 @@ def test_the_loss_is_the_cross_entropy_of_the_reply_alone(work: Path) -> None:
 
 
 def test_training_is_deterministic_and_lowers_the_loss(work: Path) -> None:
-    recipe = replace(TINY, legs=(replace(LEG, steps=12),))
+    recipe = replace(TINY, steps=12)
     first, progress = training.run(recipe)
     (work / "tiny.state.safetensors").unlink()
     second, again = training.run(recipe)
@@ -81,10 +82,8 @@ def test_training_is_deterministic_and_lowers_the_loss(work: Path) -> None:
     assert_same_weights(first, second)
 
 
-def test_a_killed_training_continues_exactly_in_the_middle_of_its_second_leg(
-    work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = replace(TINY, legs=(replace(LEG, steps=3), replace(LEG, kind=PRIVILEGED)))
+def test_a_killed_training_continues_exactly(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(TINY, steps=9)
     whole, _ = training.run(recipe)
     (work / "tiny.state.safetensors").unlink()
     monkeypatch.setattr(training, "SAVE_EVERY_SECONDS", 0.0)
@@ -102,23 +101,23 @@ def test_a_killed_training_continues_exactly_in_the_middle_of_its_second_leg(
         training.run(recipe)
     monkeypatch.setattr(training, "update", real_update)
     continued, progress = training.run(recipe)
-    assert progress.leg == 2
+    assert progress.step == 9
     assert_same_weights(whole, continued)
 
 
 def test_a_state_of_another_recipe_is_not_continued(work: Path) -> None:
     model = training.build_model(TINY)
     path = work / "state.safetensors"
-    progress = training.Progress(leg=1, step=3, seconds=1.0, tokens=9, loss=2.0)
-    training.save_state(path, model, training.build_optimizers(model, LEG, 0.0), progress, "one")
+    progress = training.Progress(step=3, seconds=1.0, tokens=9, loss=2.0)
+    training.save_state(path, model, training.build_optimizers(model, TINY), progress, "one")
     assert training.load_progress(path, "one") == progress
     assert training.load_progress(path, "two") == training.Progress()
 
 
 def test_the_clock_ends_a_run_that_steps_would_not() -> None:
     progress = training.Progress(step=1, seconds=90.0)
-    assert progress.share(replace(LEG, steps=100), None) == pytest.approx(0.01)
-    assert progress.share(replace(LEG, steps=100), 3.0) == pytest.approx(0.5)
+    assert progress.share(replace(TINY, steps=100), None) == pytest.approx(0.01)
+    assert progress.share(replace(TINY, steps=100), 3.0) == pytest.approx(0.5)
 
 
 def test_a_finished_training_leaves_a_folder_that_loads_and_no_state(work: Path) -> None:
@@ -131,24 +130,3 @@ def test_a_finished_training_leaves_a_folder_that_loads_and_no_state(work: Path)
     assert load_tokenizer(folder).eos_token_id == model.generation_config.eos_token_id
     assert sorted(path.name for path in (work / "models").iterdir()) == ["tiny"]
     assert not list(work.glob("*.state.safetensors"))
-
-
-def test_a_recipe_may_start_with_the_weights_of_a_finished_model(work: Path) -> None:
-    training.train(TINY)
-    started = training.build_model(replace(TINY, name="next", start="tiny"))
-    finished: Any = AutoModelForCausalLM.from_pretrained(work / "models" / "tiny", dtype=torch.float32)
-    assert_same_weights(started, finished)
-
-
-def test_a_missing_model_to_start_with_is_named(work: Path) -> None:
-    with pytest.raises(UserError, match="train tiny first"):
-        training.build_model(replace(TINY, name="next", start="tiny"))
-
-
-def test_every_recipe_starts_fresh_or_with_a_model_made_before_it() -> None:
-    names = list(RECIPES)
-    assert names == ["teacher", "assistant", "student", "judge"]
-    assert [(name, recipe.start) for name, recipe in RECIPES.items() if recipe.start] == [
-        ("judge", "assistant")
-    ]
-    assert RECIPES["assistant"].legs[0].kind == ASSISTANT

@@ -44,6 +44,10 @@ SPLIT_NAMES = (("m", "n"), ("r", "s"), ("k", "l"))
 TASK_VERBS = ("Find", "Compute", "Determine", "Calculate", "What is the value of")
 CONTEST_VERBS = ("Determine", "Find", "Compute")
 ATTEMPTS = 60
+PRODUCT_FORMS = (3, 6, 7)
+"""The forms of LETTER_FORMS in which the letter is multiplied or is a quotient."""
+TABLE = 12
+"""The largest value of a letter in these forms."""
 
 Change = Callable[[Node, Solved, random.Random], Node | None]
 
@@ -350,8 +354,11 @@ def algebraize(node: Node, solved: Solved, rng: random.Random) -> Node | None:
 
 
 def letter_for(value: int, letter: str, rng: random.Random) -> Letter:
-    """An equation of a random form whose solution is the value."""
-    form = rng.randrange(len(LETTER_FORMS))
+    """An equation of a random form whose solution is the value.
+
+    Products stay within the multiplication table, so that whoever writes the equation can do it in the head.
+    """
+    form = rng.choice([f for f in range(len(LETTER_FORMS)) if value <= TABLE or f not in PRODUCT_FORMS])
     k = rng.randint(2, 9)
     if form in (2, 4):
         k = rng.randint(1, max(1, min(9, value - 1)))

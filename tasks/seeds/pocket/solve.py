@@ -106,10 +106,10 @@ def solve(node: Node, rng: random.Random) -> str:
 
 
 def connect(statements: list[str], answer: str, rng: random.Random) -> str:
-    """Sentences of two statements each, with freely chosen connecting words."""
-    pairs = ["; ".join(statements[start : start + 2]) for start in range(0, len(statements), 2)]
-    sentences = [rng.choice(PLANS), f"{rng.choice(OPENERS)}{pairs[0]}."]
-    sentences += [f"{rng.choice(LINKS)}{pair}." for pair in pairs[1:]]
+    """Sentences of three statements each, with freely chosen connecting words."""
+    groups = ["; ".join(statements[start : start + 3]) for start in range(0, len(statements), 3)]
+    sentences = [rng.choice(PLANS), f"{rng.choice(OPENERS)}{groups[0]}."]
+    sentences += [f"{rng.choice(LINKS)}{group}." for group in groups[1:]]
     return " ".join([*sentences, f"{rng.choice(CLOSERS)}\\boxed{{{answer}}}."])
 
 
