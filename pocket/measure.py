@@ -38,6 +38,7 @@ from tasks.core.clusters import cluster_answers
 from tasks.core.config import RuleSettings
 from tasks.core.entropy import majority, semantic_entropy
 from tasks.core.rules import check
+from tasks.core.verdicts import BadReply, parse_equivalence
 from tasks.seeds import pocket
 
 __all__ = ["main", "measure_assistant", "measure_judge", "measure_solver"]
@@ -221,8 +222,10 @@ def measure_judges(model: Path, count: int) -> Quality:
         (read_json(e.response), read_json(text)) for e, text in zip(quality, answered[:count], strict=True)
     ]
     equal = [
-        (read_json(e.response), read_json(text)) for e, text in zip(pairs, answered[count:], strict=True)
+        (json.loads(e.response)["equivalent"], parse_equivalence(text, "stop"))
+        for e, text in zip(pairs, answered[count:], strict=True)
     ]
+    readable = [(right, given) for right, given in equal if not isinstance(given, BadReply)]
     return {
         "criteria": {
             c: mean(right[c] == given.get(c) for right, given in verdicts) for c in QUALITY_CRITERIA
@@ -232,10 +235,8 @@ def measure_judges(model: Path, count: int) -> Quality:
         "broken_refused": mean(
             not all(given.values()) for right, given in verdicts if not all(right.values())
         ),
-        "equivalence": mean(right["equivalent"] == given.get("equivalent") for right, given in equal),
-        "equivalence_by_forms": mean(
-            right["equivalent"] == (given.get("first") == given.get("second")) for right, given in equal
-        ),
+        "equivalence": sum(right == given.same for right, given in readable) / count,
+        "equivalence_by_flag": sum(right == given.equivalent for right, given in readable) / count,
         "judged": count,
     }
 

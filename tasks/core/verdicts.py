@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
+from tasks.core.answers import symbolic_decision
 from tasks.core.rows import Reason
 
 MAX_REPLY_CHARS: Final = 20_000
@@ -54,6 +55,13 @@ class EquivalenceVerdict:
     first: str
     second: str
     equivalent: bool
+
+    @property
+    def same(self) -> bool:
+        """The simplest forms decide where they can be compared, the judge's own conclusion only where they cannot:
+        small judges conclude worse than they reduce (measured in `pocket/README.md`)."""
+        decided = symbolic_decision(self.first, self.second)
+        return self.equivalent if decided is None else decided
 
 
 QUALITY_CRITERIA: Final = tuple(field.name for field in fields(QualityVerdict))

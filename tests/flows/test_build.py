@@ -2,92 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from datasets import load_dataset
 
-from tasks.core.config import PROJECT_ROOT
-from tasks.core.rows import Example, Tier
+from tasks.core.rows import Example
 from tasks.io.artifacts import digest
 from tasks.io.dataset import read_manifest
-from tasks.io.ledger import Ledger
+from tests.small_build import Builder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-SMALL = {
-    "run.shard_rows": 12,
-    "aggregate.test_problems": 4,
-    "aggregate.sources": [
-        {"kind": "pocket", "name": "pocket", "seed": 0, "counts": dict.fromkeys(Tier, 6)},
-        {"kind": "pocket", "name": "curated", "role": "curated", "seed": 3, "counts": dict.fromkeys(Tier, 2)},
-    ],
-    "evolve.branches": dict.fromkeys(Tier, 1),
-    "evolve.rounds": {"easy": 1, "medium": 1, "hard": 2, "competition": 2},
-    "select.target": 16,
-    "sample.sampling": {"max_tokens": 256},
-}
 STAGES = ("aggregate", "evolve-1", "evolve-2", "rules", "deduplicate", "judge", "select", "sample", "cluster")
-
-
-@dataclass(frozen=True)
-class Builder:
-    """Runs the flow in a process of its own, as a worker would."""
-
-    api: str
-    output: Path
-
-    def start(self, **overrides: object) -> subprocess.Popen[str]:
-        settings = json.dumps({**SMALL, "run.output": str(self.output), **overrides})
-        code = f"import json; from flows.build import build; build('pocket', json.loads({settings!r}))"
-        return subprocess.Popen(
-            [sys.executable, "-c", code],
-            cwd=PROJECT_ROOT,
-            env=os.environ | {"PREFECT_API_URL": self.api},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def run(self, **overrides: object) -> str:
-        process = self.start(**overrides)
-        log, _ = process.communicate(timeout=900)
-        assert process.returncode == 0, log[-5000:]
-        return log
-
-    def kill_at(self, pattern: str) -> None:
-        """`kill -9` of the flow's process when a log line matches; after ten seconds nothing of it may be left."""
-        process = self.start()
-        assert process.stdout is not None
-        for line in process.stdout:
-            if re.search(pattern, line):
-                break
-        else:
-            pytest.fail(f"the run ended before {pattern!r}")
-        family = psutil.Process(process.pid).children(recursive=True)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        _, alive = psutil.wait_procs(family, timeout=10)
-        assert not [child for child in alive if child.status() != psutil.STATUS_ZOMBIE]
-
-    def entries(self) -> int:
-        with Ledger(self.output / "ledger.sqlite") as ledger:
-            return len(ledger)
-
-    def shard_files(self) -> dict[str, tuple[int, int]]:
-        files = (self.output / "artifacts").rglob("shard-*/*.parquet")
-        return {str(file): (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
 
 
 def sent_requests(log: str) -> int:
@@ -95,12 +25,6 @@ def sent_requests(log: str) -> int:
     chats = re.findall(r"(\d+) requests sent", log)
     samples = re.findall(r"(\d+) problems sampled", log)
     return sum(map(int, [*chats, *samples]))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Builder, str]:
-    builder = Builder(prefect_server, tmp_path_factory.mktemp("undisturbed"))
-    return builder, builder.run()
 
 
 def test_every_stage_reconciles_and_the_dataset_opens(undisturbed: tuple[Builder, str]) -> None:

@@ -1,0 +1,133 @@
+"""`make build` with its own server and worker, ended in every way that a person or a machine ends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelling
+
+from tasks.core.config import PROJECT_ROOT
+from tasks.io.artifacts import digest
+from tests.small_build import SMALL, Builder, left_after
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+HOUSE = (
+    "benchmarks",
+    "configs",
+    "data_cards",
+    "flows",
+    "pocket",
+    "prefect.yaml",
+    "prompts",
+    "scripts",
+    "tasks",
+    "training",
+)
+PATIENCE_S = 10.0
+
+
+@dataclass(frozen=True)
+class House:
+    """A copy of the project, so that locks, Prefect's home and outputs are those of this test alone."""
+
+    root: Path
+
+    def start(self) -> subprocess.Popen[str]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        environment |= {"PYTHONPATH": str(self.root), "OVERRIDES": json.dumps(SMALL)}
+        return subprocess.Popen(
+            [sys.executable, "scripts/build.py", "build"], cwd=self.root, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    @contextmanager
+    def stopped_at(self, pattern: str) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process], str]]:
+        """A build that has just logged `pattern`, all its processes, and its server's address; after the block all of
+        them must be gone within ten seconds."""
+        build, said = self.start(), []
+        assert build.stdout is not None
+        for line in build.stdout:
+            said.append(line)
+            if re.search(pattern, line):
+                break
+        else:
+            pytest.fail(f"the build ended before {pattern!r}: {''.join(said)[-4000:]}")
+        family = psutil.Process(build.pid).children(recursive=True)
+        address = re.search(r"Prefect answers at (\S+)", "".join(said))
+        assert address is not None and len(family) > 4
+        yield build, family, f"{address[1]}/api"
+        left = left_after(
+            [psutil.Process(build.pid), *family] if build.poll() is None else family, PATIENCE_S
+        )
+        assert not left, left
+
+    def finish(self) -> str:
+        build = self.start()
+        log, _ = build.communicate(timeout=900)
+        assert build.returncode == 0, log[-5000:]
+        return log
+
+
+def worker_and_flow(family: list[psutil.Process]) -> list[psutil.Process]:
+    """The process worker and the process of the flow run that it started."""
+    found = []
+    for process in family:
+        command = process.cmdline()
+        if "supervisor" not in " ".join(command) and (
+            "worker" in command or "prefect.flow_engine" in " ".join(command)
+        ):
+            found.append(process)
+    assert len(found) >= 2, [process.cmdline() for process in family]
+    return found
+
+
+def only_run(api: str) -> FlowRun:
+    """The flow run that is going on."""
+    with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
+        return next(run for run in client.read_flow_runs() if run.state and run.state.is_running())
+
+
+def test_ctrl_c_cancel_and_kills_leave_nothing_behind_and_the_next_build_ends_in_the_same_bytes(
+    undisturbed: tuple[Builder, str], tmp_path: Path
+) -> None:
+    house = House(tmp_path / "house")
+    house.root.mkdir()
+    for name in HOUSE:
+        source = PROJECT_ROOT / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy2
+        copy(source, house.root / name)
+    with house.stopped_at(r"evolve-1 shard 1:") as (build, _, _):
+        build.send_signal(signal.SIGINT)
+        assert build.wait(60) == 130
+    with house.stopped_at(r"judge shard 1:") as (build, family, _):
+        for process in worker_and_flow(family):
+            process.kill()
+        assert build.wait(60) == 1
+    with house.stopped_at(r"sample shard 1:") as (build, _, api):
+        run = only_run(api)
+        with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
+            client.set_flow_run_state(run.id, Cancelling())
+        assert build.wait(60) == 1
+        assert build.stdout is not None and "ended as Cancelled" in build.stdout.read()
+    with house.stopped_at(r"starting the teacher|sample shard") as (build, _, _):
+        build.kill()
+        build.wait()
+    log = house.finish()
+    assert "was left unfinished by an earlier build: marked Crashed" in log
+    assert digest(house.root / "output/pocket/dataset") == digest(undisturbed[0].output / "dataset")

@@ -1,0 +1,88 @@
+"""A small pocket build, started as a worker would start it, for the tests of the whole flow."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tasks.core.config import PROJECT_ROOT
+from tasks.core.rows import Tier
+from tasks.io.ledger import Ledger
+
+SMALL = {
+    "run.shard_rows": 12,
+    "aggregate.test_problems": 4,
+    "aggregate.sources": [
+        {"kind": "pocket", "name": "pocket", "seed": 0, "counts": dict.fromkeys(Tier, 6)},
+        {"kind": "pocket", "name": "curated", "role": "curated", "seed": 3, "counts": dict.fromkeys(Tier, 2)},
+    ],
+    "evolve.branches": dict.fromkeys(Tier, 1),
+    "evolve.rounds": {"easy": 1, "medium": 1, "hard": 2, "competition": 2},
+    "select.target": 16,
+    "sample.sampling": {"max_tokens": 256},
+}
+STAGES = ("aggregate", "evolve-1", "evolve-2", "rules", "deduplicate", "judge", "select", "sample", "cluster")
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Runs the flow in a process of its own, as a worker would."""
+
+    api: str
+    output: Path
+
+    def start(self, **overrides: object) -> subprocess.Popen[str]:
+        settings = json.dumps({**SMALL, "run.output": str(self.output), **overrides})
+        code = f"import json; from flows.build import build; build('pocket', json.loads({settings!r}))"
+        return subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=PROJECT_ROOT,
+            env=os.environ | {"PREFECT_API_URL": self.api},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, **overrides: object) -> str:
+        process = self.start(**overrides)
+        log, _ = process.communicate(timeout=900)
+        assert process.returncode == 0, log[-5000:]
+        return log
+
+    def kill_at(self, pattern: str) -> None:
+        """`kill -9` of the flow's process when a log line matches; after ten seconds nothing of it may be left."""
+        process = self.start()
+        assert process.stdout is not None
+        for line in process.stdout:
+            if re.search(pattern, line):
+                break
+        else:
+            pytest.fail(f"the run ended before {pattern!r}")
+        family = psutil.Process(process.pid).children(recursive=True)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not left_after(family, 10.0)
+
+    def entries(self) -> int:
+        with Ledger(self.output / "ledger.sqlite") as ledger:
+            return len(ledger)
+
+    def shard_files(self) -> dict[str, tuple[int, int]]:
+        files = (self.output / "artifacts").rglob("shard-*/*.parquet")
+        return {str(file): (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
+
+
+def left_after(family: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Those that are still alive after so long."""
+    _, alive = psutil.wait_procs(family, timeout=seconds)
+    return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
