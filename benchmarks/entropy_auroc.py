@@ -15,22 +15,16 @@ from typing import Any
 
 from datasets import load_dataset
 
-from tasks.core.answers import equivalent
 from tasks.core.auroc import auroc
-from tasks.seeds import pocket
+from tasks.seeds.truth import majority_is_right
 
 TIERS = ("easy", "medium", "hard", "competition")
 
 
 def wrong_majorities(rows: Sequence[dict]) -> list[tuple[dict, bool]]:
     """Every row whose truth is known, and whether its majority answer is wrong."""
-    known = []
-    for row in rows:
-        truth = row["answer"] if row["answer"] is not None else pocket.oracle(row["problem"])
-        if truth is not None:
-            majority = row["majority_answer"]
-            known.append((row, majority is None or not equivalent(majority, truth)))
-    return known
+    marked = [(row, majority_is_right(row["problem"], row["answer"], row["majority_answer"])) for row in rows]
+    return [(row, not right) for row, right in marked if right is not None]
 
 
 def main() -> None:

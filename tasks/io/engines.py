@@ -1,4 +1,4 @@
-"""Offline vLLM engines in Ray actors, and the Ray they live in.
+"""Offline vLLM engines in Ray actors.
 
 A whole shard goes into the engines at once (continuous batching) and only the sampled token's log-probability comes
 back. Every prompt has its own seed, so its samples do not depend on order, batch, or the number of engines.
@@ -7,36 +7,28 @@ back. Every prompt has its own seed, so its samples do not depend on order, batc
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
-
-import psutil
 
 from tasks.core.config import ModelRole, Sampling, Serve
 from tasks.core.errors import UserError
 from tasks.core.rows import Reason
 from tasks.io.chat import Progress
+from tasks.io.ray_session import RaySession, last_error_line
 from tasks.io.servers import (
     MIN_BATCHED_TOKENS,
     WAIT_NOTICE_S,
     OnWait,
-    available_cores,
     device_is_cpu,
     engine_environment,
     model_folder,
 )
-from tasks.io.supervisor import Guard
 
-OBJECT_STORE_BYTES = 256 * 1024**2
-RAY_TRIES = 5
 LogprobsMode = Literal["raw", "tempered"]
 
 
@@ -85,7 +77,7 @@ class Engines:
         options = engine_options(role, serve, str(folder or role.model), logprobs, on_cpu=on_cpu)
         self._model = role.model
         self._actors: list[Any] = []
-        self._ray = _Ray(serve.engines)
+        self._ray = RaySession(serve.engines)
         try:
             self._start(
                 role, serve, environment, options, 0 if on_cpu else serve.tensor_parallel_size, on_wait
@@ -206,111 +198,6 @@ def engine_options(
     if on_cpu:
         return options | {"enforce_eager": True, "enable_chunked_prefill": False}
     return options | {"gpu_memory_utilization": serve.gpu_memory_fraction}
-
-
-class _Ray:
-    """A connection to the Ray that runs (this process's, or the one at RAY_ADDRESS), else a Ray of our own.
-
-    Some of Ray's helpers outlive a killed owner by minutes, so a Ray of our own is put under a guard.
-    """
-
-    def __init__(self, engines: int) -> None:
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # read when ray is imported
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault(
-            "RAY_worker_niceness", "0"
-        )  # Ray's own 15 would starve an engine on a busy machine
-        import ray
-
-        self._guard: Guard | None = None
-        self._ended = threading.Event()
-        self._ours = not ray.is_initialized()
-        if not self._ours:
-            return
-        address = os.environ.get("RAY_ADDRESS")
-        if address:
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-            return
-        self._guard = Guard()
-        self._before = set(psutil.Process().children(recursive=True))
-        try:
-            self._in_lasting_thread(lambda: _start_ray(engines, self._new_processes, self._ended.is_set))
-        except BaseException:
-            self.close()
-            raise
-        self.guard_workers()
-
-    def guard_workers(self) -> None:
-        """Put what runs by now under the guard too."""
-        if self._guard is not None:
-            self._guard.watch(self._new_processes())
-
-    def _in_lasting_thread(self, call: Callable[[], None]) -> None:
-        """Make `call` in a thread that lives as long as this object: Ray's processes die with the thread that started them
-        (PR_SET_PDEATHSIG), and the caller's may be a pool's. Also keeps Ray from replacing the SIGTERM handler."""
-        outcome: Future[None] = Future()
-
-        def live() -> None:
-            try:
-                outcome.set_result(call())
-            except BaseException as error:  # handed to the caller whatever it is
-                outcome.set_exception(error)
-            self._ended.wait()
-
-        threading.Thread(target=live, name="ray", daemon=True).start()
-        outcome.result()
-
-    def _new_processes(self) -> set[psutil.Process]:
-        return set(psutil.Process().children(recursive=True)) - self._before
-
-    def close(self) -> None:
-        """Leave Ray as it was found."""
-        import ray
-
-        if self._ours:
-            self.guard_workers()
-            ray.shutdown()
-        if self._guard is not None:
-            self._guard.close()
-        self._ended.set()
-
-
-def _start_ray(
-    engines: int, started: Callable[[], set[psutil.Process]], unwanted: Callable[[], bool]
-) -> None:
-    """Start Ray on this machine. Its parts give each other 15 seconds, too few on a busy machine, hence several tries.
-
-    `started` gives the processes that a failed try left behind; they are ended before the next one. `unwanted` says that
-    the caller has left meanwhile.
-    """
-    import ray
-
-    for left in reversed(range(RAY_TRIES)):
-        try:
-            ray.init(
-                address="local",
-                num_cpus=max(available_cores(), engines),
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-            )
-            return
-        except Exception as error:  # Ray raises a bare Exception when its node is late
-            ray.shutdown()
-            for process in started():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-            if not left or unwanted():
-                raise UserError(
-                    f"Ray did not start on this machine ({error}): end what keeps it busy and try again"
-                ) from error
-
-
-def last_error_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if "Error:" in line and "ray::" not in line]
-    return (errors or lines or ["no message"])[-1][:400]
 
 
 class EngineActor:

@@ -17,7 +17,6 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from prompts import all_prompts, load_prompt
-from tasks.core.answers import equivalent
 from tasks.core.config import PROJECT_ROOT
 from tasks.core.identity import fingerprint
 from tasks.core.rows import Example, Problem, Response, Selected, Uncertainty, Verdict
@@ -25,7 +24,7 @@ from tasks.io.artifacts import Artifact, Store, atomic_write, versions
 from tasks.io.dataset import Manifest, StageCount, Teacher, read_manifest, write_dataset
 from tasks.io.report import ReportData, pick_family, write_report
 from tasks.io.tokenizer_identity import tokenizer_identity
-from tasks.seeds import pocket
+from tasks.seeds.truth import majority_is_right
 from tasks.stages.driver import Run
 from tasks.stages.examples import Annotated, examples_by_split
 
@@ -216,10 +215,6 @@ def report_data(
 
 
 def majority_truths(examples: Sequence[Example]) -> dict[str, bool] | None:
-    """id -> is the majority answer right, where the truth is known: a ground truth, or the pocket world's oracle."""
-    truths = {}
-    for row in examples:
-        truth = row.answer if row.answer is not None else pocket.oracle(row.problem)
-        if truth is not None:
-            truths[row.id] = row.majority_answer is not None and equivalent(row.majority_answer, truth)
-    return truths or None
+    """id -> is the majority answer right, for the rows whose truth is known; None when there is none."""
+    known = {row.id: majority_is_right(row.problem, row.answer, row.majority_answer) for row in examples}
+    return {row_id: right for row_id, right in known.items() if right is not None} or None

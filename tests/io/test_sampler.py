@@ -19,8 +19,9 @@ import pytest
 from tasks.core.config import ModelRole, Sampling, Serve
 from tasks.core.errors import UserError
 from tasks.core.rows import Reason, Response
-from tasks.io.engines import Draw, last_error_line
+from tasks.io.engines import Draw
 from tasks.io.ledger import Ledger
+from tasks.io.ray_session import last_error_line
 from tasks.io.sampler import SampleFailure, SamplePrompt, TeacherSampler
 from tests.io.test_servers import gone_within
 from tests.scripted_server import LOGPROBS, running

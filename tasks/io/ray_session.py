@@ -1,0 +1,128 @@
+"""The Ray that actors live in: the one that runs, or one of our own that ends with its owner by whatever cause."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import psutil
+
+from tasks.core.errors import UserError
+from tasks.io.servers import available_cores
+from tasks.io.supervisor import Guard
+
+OBJECT_STORE_BYTES = 256 * 1024**2
+RAY_TRIES = 5
+
+
+class RaySession:
+    """A connection to the Ray that runs (this process's, or the one at RAY_ADDRESS), else a Ray of our own.
+
+    `actors` is how many processes will want a core; a Ray that runs already is taken as it is. Some of Ray's helpers outlive a killed owner by minutes, so a Ray of our own is put under a guard.
+    """
+
+    def __init__(self, actors: int, object_store_bytes: int = OBJECT_STORE_BYTES) -> None:
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # read when ray is imported
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault(
+            "RAY_worker_niceness", "0"
+        )  # Ray's own 15 would starve an engine on a busy machine
+        import ray
+
+        self._guard: Guard | None = None
+        self._ended = threading.Event()
+        self._ours = not ray.is_initialized()
+        if not self._ours:
+            return
+        address = os.environ.get("RAY_ADDRESS")
+        if address:
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+            return
+        self._guard = Guard()
+        self._before = set(psutil.Process().children(recursive=True))
+        try:
+            self._in_lasting_thread(lambda: _start_ray(actors, object_store_bytes, self._new_processes, self._ended.is_set))
+        except BaseException:
+            self.close()
+            raise
+        self.guard_workers()
+
+    def guard_workers(self) -> None:
+        """Put what runs by now under the guard too."""
+        if self._guard is not None:
+            self._guard.watch(self._new_processes())
+
+    def _in_lasting_thread(self, call: Callable[[], None]) -> None:
+        """Make `call` in a thread that lives as long as this object: Ray's processes die with the thread that started them
+        (PR_SET_PDEATHSIG), and the caller's may be a pool's. Also keeps Ray from replacing the SIGTERM handler."""
+        outcome: Future[None] = Future()
+
+        def live() -> None:
+            try:
+                outcome.set_result(call())
+            except BaseException as error:  # handed to the caller whatever it is
+                outcome.set_exception(error)
+            self._ended.wait()
+
+        threading.Thread(target=live, name="ray", daemon=True).start()
+        outcome.result()
+
+    def _new_processes(self) -> set[psutil.Process]:
+        return set(psutil.Process().children(recursive=True)) - self._before
+
+    def close(self) -> None:
+        """Leave Ray as it was found."""
+        import ray
+
+        if self._ours:
+            self.guard_workers()
+            ray.shutdown()
+        if self._guard is not None:
+            self._guard.close()
+        self._ended.set()
+
+
+def _start_ray(
+    actors: int,
+    object_store_bytes: int,
+    started: Callable[[], set[psutil.Process]],
+    unwanted: Callable[[], bool],
+) -> None:
+    """Start Ray on this machine. Its parts give each other 15 seconds, too few on a busy machine, hence several tries.
+
+    `started` gives the processes that a failed try left behind; they are ended before the next one. `unwanted` says that
+    the caller has left meanwhile.
+    """
+    import ray
+
+    for left in reversed(range(RAY_TRIES)):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(available_cores(), actors),
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                object_store_memory=object_store_bytes,
+            )
+            return
+        except Exception as error:  # Ray raises a bare Exception when its node is late
+            ray.shutdown()
+            for process in started():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            if not left or unwanted():
+                raise UserError(
+                    f"Ray did not start on this machine ({error}): end what keeps it busy and try again"
+                ) from error
+
+
+def last_error_line(text: str) -> str:
+    """What Ray's report of a failed call says it failed of."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if "Error:" in line and "ray::" not in line]
+    return (errors or lines or ["no message"])[-1][:400]
