@@ -156,7 +156,7 @@ def shingle_matrix(texts: Sequence[str], ngram: int) -> csr_array:
     columns = np.concatenate([part[0] for part in parts]) if parts else np.empty(0, dtype=np.int64)
     counts = np.concatenate([part[1] for part in parts]) if parts else np.empty(0, dtype=np.int64)
     ones = np.ones(len(columns), dtype=np.int8)
-    matrix = csr_array((ones, columns, _offsets(counts)), shape=(len(texts), np.iinfo(np.int64).max))
+    matrix = csr_array((ones, columns, offsets_of(counts)), shape=(len(texts), np.iinfo(np.int64).max))
     matrix.sum_duplicates()
     matrix.data[:] = 1  # a set, not a bag
     return matrix
@@ -170,17 +170,19 @@ def _chunk_shingles(texts: Sequence[str], ngram: int) -> tuple[Indices, Indices]
         map(_WordHashes().__getitem__, chain.from_iterable(words)), dtype=np.uint64, count=int(lengths.sum())
     )
     counts = np.maximum(lengths - ngram + 1, 1)
-    offsets = _offsets(counts)
-    starts = np.arange(offsets[-1]) + np.repeat(_offsets(lengths)[:-1] - offsets[:-1], counts)
+    offsets = offsets_of(counts)
+    starts = np.arange(offsets[-1]) + np.repeat(offsets_of(lengths)[:-1] - offsets[:-1], counts)
     sizes = np.repeat(np.minimum(lengths, ngram), counts)
     values = np.empty(len(starts), dtype=np.uint64)
     for size in np.unique(sizes).tolist():
         of_size = np.flatnonzero(sizes == size)
-        values[of_size] = _combine([hashes[starts[of_size] + place] for place in range(size)], len(of_size))
+        values[of_size] = combine_hashes(
+            [hashes[starts[of_size] + place] for place in range(size)], len(of_size)
+        )
     return (values >> np.uint64(1)).astype(np.int64), counts
 
 
-def _combine(columns: Sequence[NDArray[Any]], count: int) -> NDArray[np.uint64]:
+def combine_hashes(columns: Sequence[NDArray[Any]], count: int) -> NDArray[np.uint64]:
     """One hash of each row of `columns`, in which order and number matter (the finaliser is splitmix64's)."""
     value = np.full(count, len(columns), dtype=np.uint64)
     for column in columns:
@@ -191,7 +193,7 @@ def _combine(columns: Sequence[NDArray[Any]], count: int) -> NDArray[np.uint64]:
     return value
 
 
-def _offsets(counts: Indices) -> Indices:
+def offsets_of(counts: Indices) -> Indices:
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)])
 
 
@@ -236,7 +238,7 @@ def band_keys(shingles: csr_array, banding: Banding, seed: int) -> NDArray[np.ui
             columns[offsets[0] : offsets[-1]], offsets - offsets[0], banding.bands * banding.rows, seed
         )
         signatures = np.array(digests.to_rows(), dtype=np.uint32).reshape(-1, banding.rows)
-        combined = _combine(list(signatures.T), len(signatures)) >> np.uint64(32)
+        combined = combine_hashes(list(signatures.T), len(signatures)) >> np.uint64(32)
         keys[low : low + _TEXTS_AT_ONCE] = combined.reshape(-1, banding.bands)
     return keys
 
@@ -260,12 +262,12 @@ def _pairs_in_runs(ordered: NDArray[np.uint32]) -> Iterator[tuple[Indices, Indic
     if len(positions) == 0:
         return
     partners = partners[positions]
-    total = _offsets(partners)
+    total = offsets_of(partners)
     cuts = np.searchsorted(total, np.arange(0, total[-1], _PAIRS_AT_ONCE)).tolist()
     for low, high in zip(cuts, [*cuts[1:], len(positions)], strict=True):
         count = partners[low:high]
         left = np.repeat(positions[low:high], count)
-        yield left, left + 1 + np.arange(len(left)) - np.repeat(_offsets(count)[:-1], count)
+        yield left, left + 1 + np.arange(len(left)) - np.repeat(offsets_of(count)[:-1], count)
 
 
 def jaccards(shingles: csr_array, first: Indices, second: Indices) -> NDArray[np.float64]:

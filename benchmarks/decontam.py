@@ -1,0 +1,205 @@
+"""Hits, false alarms and speed of the overlap checks against benchmarks, on real problems with stated mutations.
+
+    python benchmarks/decontam.py --benchmark aime24=aime24.jsonl:problem --benchmark amc23=amc23.jsonl:problem \\
+        --rows gsm8k_train.jsonl:question
+
+Files are JSON Lines, given as path:column. Hits: every benchmark problem is mutated (see `MUTATIONS`; the code shares
+nothing with `tasks.core.wording`) and must be found as itself. Alarms: the rows, and every benchmark against the others.
+Speed: the rows with a tenth of their words exchanged, over and over, in one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import resource
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from tasks.core.decontam import BenchmarkIndex, Finding, Kind
+from tasks.core.rows import Problem, Role, Tier
+
+OVERLAPS = (Kind.NGRAM, Kind.JACCARD, Kind.TEMPLATE)
+CARDINALS = "two three four five six seven eight nine ten eleven twelve".split()
+ORDINALS = "third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
+NUMBER = re.compile(rf"\d+(?:,\d{{3}})+|\d+(?:\.\d+)?|\b(?:{'|'.join(CARDINALS + ORDINALS)})\b")
+
+
+# --- mutations ---------------------------------------------------------------------------------------------------
+
+
+def renumbered(text: str, rng: random.Random, vocabulary: list[str]) -> str:
+    """Every number (digits, or a word from two or third to twelve or twelfth) becomes another of its kind."""
+
+    def another(match: re.Match[str]) -> str:
+        old = match.group()
+        for names in (CARDINALS, ORDINALS):
+            if old in names:
+                return rng.choice([name for name in names if name != old])
+        whole, _, decimals = old.replace(",", "").partition(".")
+        new = str(rng.randint(2, max(20, 2 * int(whole))))
+        return f"{new}.{rng.randint(1, 9)}" if decimals else new
+
+    return NUMBER.sub(another, text)
+
+
+def rewritten(text: str, rng: random.Random, vocabulary: list[str]) -> str:
+    r"""Renumbered, in another notation: no dollar signs, \frac{a}{b} as a/b, numbers from 2 to 12 alone in words, 1,000."""
+    text = re.sub(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}", r"\1/\2", renumbered(text, rng, vocabulary))
+    text = re.sub(r"(?<!\\)\$", "", text)
+    text = re.sub(
+        r"(?<=\s)([2-9]|1[0-2])(?=\s[a-z]{3})", lambda match: CARDINALS[int(match.group()) - 2], text
+    )
+    return re.sub(r"(?<![\d.])\d{4,}(?![\d.])", lambda match: f"{int(match.group()):,}", text)
+
+
+def reworded(share: float) -> Callable[[str, random.Random, list[str]], str]:
+    """Renumbered, and so many of the words without a digit or a backslash exchanged for words of the rows."""
+
+    def mutate(text: str, rng: random.Random, vocabulary: list[str]) -> str:
+        return exchanged(renumbered(text, rng, vocabulary), share, rng, vocabulary)
+
+    return mutate
+
+
+def exchanged(text: str, share: float, rng: random.Random, vocabulary: list[str]) -> str:
+    words = text.split()
+    plain = [place for place, word in enumerate(words) if not re.search(r"[\d\\]", word)]
+    for place in rng.sample(plain, round(len(plain) * share)):
+        words[place] = rng.choice(vocabulary)
+    return " ".join(words)
+
+
+def embedded(share: float) -> Callable[[str, random.Random, list[str]], str]:
+    """So much of the text, unchanged, between thirty words of the rows on either side."""
+
+    def mutate(text: str, rng: random.Random, vocabulary: list[str]) -> str:
+        words = text.split()
+        around = rng.choices(vocabulary, k=60)
+        return " ".join([*around[:30], *words[: round(len(words) * share)], *around[30:]])
+
+    return mutate
+
+
+MUTATIONS: dict[str, Callable[[str, random.Random, list[str]], str]] = {
+    "copied": lambda text, rng, vocabulary: text,
+    "renumbered": renumbered,
+    "renumbered, other notation": rewritten,
+    "renumbered, 5% of words": reworded(0.05),
+    "renumbered, 10% of words": reworded(0.10),
+    "10% of words only": lambda text, rng, vocabulary: exchanged(text, 0.10, rng, vocabulary),
+    "inside another text": embedded(1.0),
+    "its first half inside": embedded(0.5),
+}
+
+
+# --- measurements ------------------------------------------------------------------------------------------------
+
+
+def read_problems(name: str, where: str) -> list[Problem]:
+    path, column = where.rsplit(":", 1)
+    with Path(path).open(encoding="utf-8") as lines:
+        texts = [json.loads(line)[column] for line in lines]
+    return [
+        Problem(
+            id=f"{name}/{number}",
+            text=text,
+            tier=Tier.HARD,
+            source=name,
+            source_id=str(number),
+            licence="unknown",
+            role=Role.SEED,
+            root_id=f"{name}/{number}",
+        )
+        for number, text in enumerate(texts)
+    ]
+
+
+def hits(index: BenchmarkIndex, name: str, mutation: str, seed: int, vocabulary: list[str]) -> str:
+    rng = random.Random(f"{seed}/{name}/{mutation}")
+    own = [problem for problem in index.problems if problem.source == name]
+    mutated = [(problem.id, MUTATIONS[mutation](problem.text, rng, vocabulary)) for problem in own]
+    found = {
+        (finding.problem_id, finding.kind)
+        for finding in index.findings(mutated)
+        if finding.problem_id == finding.benchmark_problem_id
+    }
+    by_kind = [sum((identity, kind) in found for identity, _ in mutated) for kind in OVERLAPS]
+    anyhow = len({identity for identity, _ in found})
+    shares = "".join(f"{count / len(own):>10.3f}" for count in [anyhow, *by_kind])
+    return f"{name:<15}{mutation:<28}{len(own):>6}{shares}"
+
+
+def print_alarms(index: BenchmarkIndex, name: str, rows: list[Problem], show: int) -> None:
+    """Rows of one file that any benchmark but their own claims."""
+    alarms = [
+        finding for finding in index.findings((row.id, row.text) for row in rows) if finding.benchmark != name
+    ]
+    benchmarks = dict.fromkeys(problem.source for problem in index.problems if problem.source != name)
+    counts = Counter(benchmark for benchmark, _ in {(f.benchmark, f.problem_id) for f in alarms})
+    kinds = Counter(finding.kind.value for finding in alarms)
+    flagged = ", ".join(f"{counts[benchmark]} by {benchmark}" for benchmark in benchmarks)
+    print(f"{name}: of {len(rows):,} rows flagged {flagged}; findings {dict(kinds)}")
+    texts = {row.id: row.text for row in rows} | {problem.id: problem.text for problem in index.problems}
+    for finding in alarms[:show]:
+        print_finding(finding, texts)
+
+
+def print_finding(finding: Finding, texts: dict[str, str]) -> None:
+    print(f"  {finding.kind} {finding.score:.2f} {finding.detail}")
+    for identity in (finding.problem_id, finding.benchmark_problem_id):
+        print(f"    {identity}: {' '.join(texts[identity].split())[:200]}")
+
+
+def print_speed(
+    index: BenchmarkIndex, texts: list[str], count: int, seed: int, vocabulary: list[str]
+) -> None:
+    rng = random.Random(seed)
+    rows = [
+        (str(number), exchanged(texts[number % len(texts)], 0.1, rng, vocabulary)) for number in range(count)
+    ]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    wall, cpu = time.perf_counter(), time.process_time()
+    found = sum(1 for _ in index.findings(rows))
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    print(
+        f"{count:,} rows, {found} findings: {count / cpu:,.0f} rows per CPU second, {count / wall:,.0f} per second; "
+        f"{grown:.0f} MiB more at the peak"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--benchmark", action="append", required=True, metavar="NAME=PATH:COLUMN")
+    parser.add_argument("--rows", required=True, metavar="PATH:COLUMN")
+    parser.add_argument("--seed", type=int, default=0, help="of the mutations")
+    parser.add_argument("--speed-rows", type=int, default=100_000)
+    parser.add_argument("--show", type=int, default=5, help="so many alarms of each file in full")
+    arguments = parser.parse_args()
+    files = dict(entry.split("=", 1) for entry in arguments.benchmark)
+    benchmarks = {name: read_problems(name, where) for name, where in files.items()}
+    rows = read_problems("rows", arguments.rows)
+    vocabulary = [word for row in rows for word in row.text.split()]
+
+    start = time.process_time()
+    index = BenchmarkIndex.build([problem for problems in benchmarks.values() for problem in problems])
+    print(f"index of {len(index.problems):,} problems: {time.process_time() - start:.1f} CPU seconds\n")
+    header = "".join(f"{title:>10}" for title in ["any", *OVERLAPS])
+    print(f"{'found as itself':<43}{'of':>6}{header}")
+    for name in benchmarks:
+        for mutation in MUTATIONS:
+            print(hits(index, name, mutation, arguments.seed, vocabulary))
+    print()
+    for name, problems in {"rows": rows, **benchmarks}.items():
+        print_alarms(index, name, problems, arguments.show)
+    print()
+    print_speed(index, [row.text for row in rows], arguments.speed_rows, arguments.seed, vocabulary)
+
+
+if __name__ == "__main__":
+    main()
