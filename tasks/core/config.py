@@ -17,6 +17,7 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
+    SerializeAsAny,
     ValidationError,
     model_validator,
 )
@@ -67,53 +68,32 @@ def _plain(value: Any) -> Any:
 # --- sources -----------------------------------------------------------------------------------------------------
 
 
-class PocketSource(Settings):
-    """Problems of the pocket world, drawn by seed. With `role: curated` they carry their answer."""
+class Source(Settings):
+    """One entry of `aggregate.sources`: what every source has. The further keys are those of its kind.
 
-    kind: Literal["pocket"] = "pocket"
-    name: str = "pocket"
+    Here they stay as they were written: `tasks.seeds.registry.resolve` finds the file of `tasks/seeds/` that has this
+    kind, and its own frozen subclass of this model checks them (unknown keys fatal) before any model starts.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: str
+    name: str = ""  # stands in every row; empty: the kind
     role: Literal["seed", "curated"] = "seed"
-    seed: int = 0
-    counts: dict[Tier, int] = Field(default_factory=dict)
 
-
-class FileSource(Settings):
-    """A local .jsonl or .parquet file. `columns` maps our names (text, answer, solution, id, tier) to the file's."""
-
-    kind: Literal["file"] = "file"
-    name: str
-    role: Literal["seed", "curated"] = "seed"
-    path: Path = resource()  # the content's hash takes part in the fingerprint instead
-    columns: dict[Literal["text", "answer", "solution", "id", "tier"], str] = Field(
-        default_factory=lambda: {"text": "text"}
-    )
-    tier: Tier | None = None  # for files without a tier column
-    licence: str = "unknown"
-    benchmark: bool = False
-    limit: PositiveInt | None = None
-
-    @model_validator(mode="after")
-    def _columns_make_sense(self) -> FileSource:
-        if "text" not in self.columns:
-            raise ValueError("columns must say which column holds the text, e.g. columns: {text: question}")
-        if self.tier is None and "tier" not in self.columns:
-            raise ValueError("give tier (easy, medium, hard, competition) or a tier column in columns")
-        if self.role == "curated" and "answer" not in self.columns:
-            raise ValueError("a curated source needs an answer column in columns")
-        return self
-
-
-Source = Annotated[PocketSource | FileSource, Field(discriminator="kind")]
+    def identity(self) -> dict[str, Any]:
+        """The values that change the result; of an entry that is not resolved yet, all that was written."""
+        return {**super().identity(), **_plain(self.model_extra or {})}
 
 
 class AggregateSettings(Settings):
-    sources: tuple[Source, ...] = Field(min_length=1)
+    sources: tuple[SerializeAsAny[Source], ...] = Field(min_length=1)
     test_problems: int = Field(default=200, ge=0)  # curated problems held out as the test split
     split_seed: int = 0
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> AggregateSettings:
-        names = [source.name for source in self.sources]
+        names = [source.name or source.kind for source in self.sources]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two sources are called {twice[0]!r}: give each its own name")
@@ -278,6 +258,15 @@ class RunSettings(Settings):
     cpu_workers: PositiveInt = resource(2)
 
 
+class DistillSettings(Settings):
+    """The hand-off to training. `run` holds the settings of training/config.py but for the paths, which the flow fills in;
+    the student is measured on the problems of `held_out` that have an answer."""
+
+    run: dict[str, Any] = Field(default_factory=dict)
+    held_out: tuple[SerializeAsAny[Source], ...] = ()
+    ray_address: str | None = resource(None)  # http://host:8265 of a Ray cluster; unset: on this machine
+
+
 class Config(Settings):
     profile: str = resource("unnamed")
     run: RunSettings = RunSettings()
@@ -291,6 +280,7 @@ class Config(Settings):
     sample: SampleSettings = SampleSettings()
     cluster: ClusterSettings = ClusterSettings()
     export: ExportSettings = ExportSettings()
+    distill: DistillSettings | None = None  # no training where it is left out
 
 
 # --- loading -----------------------------------------------------------------------------------------------------
@@ -320,7 +310,8 @@ def load_config(profile: str = "pocket", overrides: Mapping[str, Any] | None = N
     try:
         return Config.model_validate({"profile": profile, **data})
     except ValidationError as error:
-        raise UserError(_explain(error, path.name, bool(overrides))) from error
+        origin = f"configs/{path.name} or the overrides" if overrides else f"configs/{path.name}"
+        raise UserError(explain(error, origin, "tasks/core/config.py")) from error
 
 
 def _lay_over(data: dict[str, Any], keys: list[str], value: Any) -> None:
@@ -336,10 +327,11 @@ def _lay_over(data: dict[str, Any], keys: list[str], value: Any) -> None:
         data[last] = value
 
 
-def _explain(error: ValidationError, file: str, overridden: bool) -> str:
+def explain(error: ValidationError, origin: str, keys: str, inside: tuple[str | int, ...] = ()) -> str:
+    """One sentence on the first fault of settings: in which file (`origin`), at which key (below `inside`), what it is,
+    and which file (`keys`) has the keys and their defaults."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the profile"
+    where = ".".join(str(part) for part in (*inside, *first["loc"])) or "the profile"
     what = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
-    origin = f"configs/{file} or the overrides" if overridden else f"configs/{file}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{origin}: {where}: {what}{more}; see tasks/core/config.py for the keys and their defaults"
+    return f"{origin}: {where}: {what}{more}; see {keys} for the keys and their defaults"

@@ -45,6 +45,9 @@ class Reason(StrEnum):
 
     # aggregate
     DUPLICATE_ID = "duplicate_id"
+    OTHER_LANGUAGE = "other_language"  # than English
+    SEVERAL_ANSWERS = "several_answers"
+    NO_ANSWER = "no_answer"  # where one is required
     # evolve
     MODEL_ERROR = "model_error"  # the endpoint gave up on this request
     TRUNCATED = "truncated"  # finish reason "length"

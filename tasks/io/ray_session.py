@@ -22,7 +22,8 @@ RAY_TRIES = 5
 class RaySession:
     """A connection to the Ray that runs (this process's, or the one at RAY_ADDRESS), else a Ray of our own.
 
-    `actors` is how many processes will want a core; a Ray that runs already is taken as it is. Some of Ray's helpers outlive a killed owner by minutes, so a Ray of our own is put under a guard.
+    `actors` is how many processes will want a core; a Ray that runs already is taken as it is. Some of Ray's helpers
+    outlive a killed owner by minutes, so a Ray of our own is put under a guard. Works as a `with` block too.
     """
 
     def __init__(self, actors: int, object_store_bytes: int = OBJECT_STORE_BYTES) -> None:
@@ -45,11 +46,19 @@ class RaySession:
         self._guard = Guard()
         self._before = set(psutil.Process().children(recursive=True))
         try:
-            self._in_lasting_thread(lambda: _start_ray(actors, object_store_bytes, self._new_processes, self._ended.is_set))
+            self._in_lasting_thread(
+                lambda: _start_ray(actors, object_store_bytes, self._new_processes, self._ended.is_set)
+            )
         except BaseException:
             self.close()
             raise
         self.guard_workers()
+
+    def __enter__(self) -> RaySession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def guard_workers(self) -> None:
         """Put what runs by now under the guard too."""

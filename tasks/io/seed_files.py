@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -59,7 +60,10 @@ def read_problem_file(
     seen before.
     """
     path = Path(path)
-    kinds = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
+    kinds: dict[str, Callable[[Path], Iterator[Located]]] = {
+        ".jsonl": _jsonl_file,
+        ".parquet": lambda file: _parquet_file(file, columns),
+    }
     if path.suffix.lower() not in kinds:
         raise UserError(f"{path} is neither a .jsonl nor a .parquet file: convert it to one of the two.")
     try:
@@ -69,7 +73,7 @@ def read_problem_file(
             f"{path} cannot be read ({error.strerror}): correct the path of this source."
         ) from error
     seen: dict[str, str] = {}
-    for where, line, row in islice(kinds[path.suffix.lower()](path, columns), limit):
+    for where, line, row in islice(kinds[path.suffix.lower()](path), limit):
         problem = _problem(where, line, row, columns, tier, answers_required)
         if problem.source_id in seen:
             raise UserError(
@@ -96,16 +100,21 @@ def file_digest(path: Path) -> str:
 Located = tuple[str, int, Mapping[str, Any]]  # "file, line 7", 7, the row
 
 
-def _jsonl_rows(path: Path, columns: Mapping[Column, str]) -> Iterator[Located]:
-    offset = 0
+def _jsonl_file(path: Path) -> Iterator[Located]:
     with path.open("rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(MAX_BYTES + 1), b""), start=1):
-            where = f"{path}, line {number}"
-            if len(line) > MAX_BYTES:
-                raise UserError(f"{where} is longer than {MAX_BYTES:,} bytes: shorten or remove it.")
-            if line.strip():
-                yield where, number, _parse(where, line, offset)
-            offset += len(line)
+        yield from jsonl_rows(str(path), file)
+
+
+def jsonl_rows(name: str, file: IO[bytes]) -> Iterator[Located]:
+    """The objects of an open .jsonl file with their places; blank lines are passed over. `UserError` on a fault."""
+    offset = 0
+    for number, line in enumerate(iter(lambda: file.readline(MAX_BYTES + 1), b""), start=1):
+        where = f"{name}, line {number}"
+        if len(line) > MAX_BYTES:
+            raise UserError(f"{where} is longer than {MAX_BYTES:,} bytes: shorten or remove it.")
+        if line.strip():
+            yield where, number, _parse(where, line, offset)
+        offset += len(line)
 
 
 def _parse(where: str, line: bytes, offset: int) -> Mapping[str, Any]:
@@ -128,20 +137,34 @@ def _parse(where: str, line: bytes, offset: int) -> Mapping[str, Any]:
     return row
 
 
-def _parquet_rows(path: Path, columns: Mapping[Column, str]) -> Iterator[Located]:
+def _parquet_file(path: Path, columns: Mapping[Column, str]) -> Iterator[Located]:
+    with path.open("rb") as file:
+        with _parquet(str(path), file) as table:
+            _check_columns(str(path), columns, table.schema_arrow.names)
+        yield from parquet_rows(str(path), file, columns.values())
+
+
+def parquet_rows(name: str, file: IO[bytes], columns: Iterable[str]) -> Iterator[Located]:
+    """The rows of an open .parquet file with their places: of `columns` those that it has, or all when it has none of
+    them. `UserError` on a fault."""
+    with _parquet(name, file) as table:
+        there = table.schema_arrow.names
+        wanted, number = [column for column in dict.fromkeys(columns) if column in there] or there, 0
+        for batch in table.iter_batches(batch_size=_BATCH, columns=wanted, use_threads=False):
+            for index in range(batch.num_rows):
+                number += 1
+                where = f"{name}, row {number}"
+                row = {column: _cell(where, column, batch.column(column)[index]) for column in wanted}
+                yield where, number, row
+
+
+@contextmanager
+def _parquet(name: str, file: IO[bytes]) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(path) as file:
-            _check_columns(str(path), columns, file.schema_arrow.names)
-            wanted, number = list(dict.fromkeys(columns.values())), 0
-            for batch in file.iter_batches(batch_size=_BATCH, columns=wanted, use_threads=False):
-                for index in range(batch.num_rows):
-                    number += 1
-                    where = f"{path}, row {number}"
-                    row = {name: _cell(where, name, batch.column(name)[index]) for name in wanted}
-                    yield where, number, row
+        yield pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is no readable Parquet file ({reason}): write it again.") from error
+        raise UserError(f"{name} is no readable Parquet file ({reason}): write it again.") from error
 
 
 def _cell(where: str, name: str, value: pa.Scalar) -> Any:

@@ -4,10 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
-from tasks.core.config import PROJECT_ROOT, FileSource
-from tasks.core.rows import Problem, Role, problem_id
-from tasks.io.seed_files import RawProblem, file_digest, read_problem_file
+from pydantic import Field, PositiveInt, model_validator
+
+from tasks.core.config import PROJECT_ROOT, resource
+from tasks.core.rows import Problem, Role, Tier, problem_id
+from tasks.io.seed_files import Column, RawProblem, file_digest, read_problem_file
+from tasks.seeds.kinds import KindSettings, Loaded, SourceKind
+
+
+class FileSource(KindSettings):
+    """A local .jsonl or .parquet file. `columns` maps our names (text, answer, solution, id, tier) to the file's."""
+
+    kind: Literal["file"] = "file"
+    name: str = Field(min_length=1)
+    path: Path = resource()  # the content's hash takes part in the fingerprint instead
+    columns: dict[Column, str] = Field(default_factory=lambda: {"text": "text"})
+    tier: Tier | None = None  # for files without a tier column
+    licence: str = "unknown"
+    benchmark: bool = False
+    limit: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _columns_make_sense(self) -> FileSource:
+        if "text" not in self.columns:
+            raise ValueError("columns must say which column holds the text, e.g. columns: {text: question}")
+        if self.tier is None and "tier" not in self.columns:
+            raise ValueError("give tier (easy, medium, hard, competition) or a tier column in columns")
+        if self.role == "curated" and "answer" not in self.columns:
+            raise ValueError("a curated source needs an answer column in columns")
+        return self
+
+
+def load(source: FileSource) -> Loaded:
+    """All rows of the file, at most `limit`."""
+    rows = tuple(problems(source))
+    return Loaded(outcomes=rows, seen=len(rows))
+
+
+def check(source: FileSource) -> None:
+    """Read the file to its end, so that a bad line is named now and not after hours."""
+    for _ in problems(source):
+        pass
 
 
 def problems(source: FileSource) -> Iterator[Problem]:
@@ -45,3 +84,6 @@ def digest(source: FileSource) -> str:
 def resolved(source: FileSource) -> Path:
     """The file's absolute path; a relative one counts from the project's folder."""
     return source.path if source.path.is_absolute() else PROJECT_ROOT / source.path
+
+
+SOURCE = SourceKind(settings=FileSource, load=load, digest=digest, check=check)

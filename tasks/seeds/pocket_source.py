@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
-from tasks.core.config import PocketSource
+from pydantic import Field
+
 from tasks.core.rows import Problem, Role, Tier, problem_id
 from tasks.seeds import pocket
+from tasks.seeds.kinds import KindSettings, Loaded, SourceKind
 
 LICENCE = "cc0-1.0"
 GENERATOR = "pocket-2"  # raise when the generator draws other problems for the same seed
+
+
+class PocketSource(KindSettings):
+    """Problems of the pocket world, drawn by seed. With `role: curated` they carry their answer."""
+
+    kind: Literal["pocket"] = "pocket"
+    name: str = "pocket"
+    seed: int = 0
+    counts: dict[Tier, int] = Field(default_factory=dict)
+
+
+def load(source: PocketSource) -> Loaded:
+    """All problems that `counts` asks for."""
+    rows = tuple(problems(source))
+    return Loaded(outcomes=rows, seen=len(rows))
 
 
 def problems(source: PocketSource) -> Iterator[Problem]:
@@ -37,3 +55,6 @@ def problems(source: PocketSource) -> Iterator[Problem]:
 def digest(source: PocketSource) -> str:
     """Version of the generator; seed and counts are settings already."""
     return f"{GENERATOR}/{source.seed}"
+
+
+SOURCE = SourceKind(settings=PocketSource, load=load, digest=digest)

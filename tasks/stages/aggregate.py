@@ -2,49 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
+from typing import Any
+
+from prefect.logging import get_run_logger
 
 from prompts import MAX_VALUE_CHARS
-from tasks.core.config import AggregateSettings
+from tasks.core.config import AggregateSettings, Config
 from tasks.core.rows import Problem, Reason, Reject
 from tasks.io.artifacts import Artifact
-from tasks.seeds.registry import source_digest, source_problems
+from tasks.seeds.kinds import Loaded, Outcome
+from tasks.seeds.registry import load, source_digest
 from tasks.stages.chunks import chunk, chunk_sizes
 from tasks.stages.driver import Run, Shard, Stage, run_shards
 
-VERSION = 1
+VERSION = 2
 
 
 def aggregate(run: Run) -> Artifact:
     """Problems of all sources. A text that stands twice is kept once, curated before seed, and the other has a reason:
-    a seed equal to a held-out problem would carry it into training through its descendants."""
+    a seed equal to a held-out problem would carry it into training through its descendants. A text that is a benchmark
+    problem in one source is one in all, whichever copy is kept."""
     settings, size = run.config.aggregate, run.config.run.shard_rows
-    digests = {source.name: source_digest(source) for source in settings.sources}
-    stage = Stage(
-        name="aggregate", version=VERSION, unit="seeds and curated problems",
-        settings={"aggregate": settings.identity(), "sources": digests, "shard_rows": size},
-    )  # fmt: skip
-    rows = cache(lambda: all_rows(settings))
+
+    @cache
+    def loaded() -> Mapping[str, Loaded]:
+        found = {source.name: load(source) for source in curated_first(settings)}
+        for name, source in found.items():
+            get_run_logger().info("aggregate: %s", account(name, source))
+        return found
+
+    @cache
+    def rows() -> Sequence[Outcome]:
+        return flagged([row for source in loaded().values() for row in source.outcomes])
+
     leaving = cache(lambda: too_long(rows()) | duplicates(rows()))
 
     def work(index: int, _at: object) -> Shard:
-        first, part = index * size, chunk(rows(), size, index)
-        rejects = [leaving()[first + offset] for offset in range(len(part)) if first + offset in leaving()]
-        kept = [row for offset, row in enumerate(part) if first + offset not in leaving()]
-        return Shard(incoming=len(part), tables={"problems": (Problem, kept), "rejects": (Reject, rejects)})
+        part = chunk(rows(), size, index)
+        results = [leaving().get(index * size + offset, row) for offset, row in enumerate(part)]
+        kept = [row for row in results if isinstance(row, Problem)]
+        rejects = [row for row in results if isinstance(row, Reject)]
+        notes = {"sources": [counts(name, source) for name, source in loaded().items()]} if index == 0 else {}
+        return Shard(
+            incoming=len(part),
+            tables={"problems": (Problem, kept), "rejects": (Reject, rejects)},
+            notes=notes,
+        )
 
-    return run_shards(run, stage, lambda: chunk_sizes(len(rows()), size), work)
+    return run_shards(run, aggregate_stage(run.config), lambda: chunk_sizes(len(rows()), size), work)
 
 
-def all_rows(settings: AggregateSettings) -> Sequence[Problem]:
-    """Rows of every source in the order of the config, curated sources first."""
-    sources = sorted(settings.sources, key=lambda source: source.role != "curated")
-    return [row for source in sources for row in source_problems(source)]
+def aggregate_stage(config: Config) -> Stage:
+    """What identifies the stage's output. Raises `UserError` when a source's data cannot be identified."""
+    settings = config.aggregate
+    digests = {source.name: source_digest(source) for source in settings.sources}
+    return Stage(
+        name="aggregate", version=VERSION, unit="seeds and curated problems",
+        settings={
+            "aggregate": settings.identity(), "sources": digests, "shard_rows": config.run.shard_rows,
+        },
+    )  # fmt: skip
 
 
-def too_long(rows: Sequence[Problem]) -> dict[int, Reject]:
-    """Position -> reject for every row that no prompt takes."""
+def curated_first(settings: AggregateSettings) -> list[Any]:
+    """The sources in the order of the config, curated ones first."""
+    return sorted(settings.sources, key=lambda source: source.role != "curated")
+
+
+def counts(name: str, loaded: Loaded) -> dict[str, Any]:
+    """Rows of one source: seen, problems, wanted (None: all), and what was left out by reason."""
+    dropped = Counter(str(row.reason) for row in loaded.outcomes if isinstance(row, Reject))
+    return {
+        "source": name,
+        "seen": loaded.seen,
+        "problems": loaded.problems,
+        "target": loaded.target,
+        "dropped": dict(sorted(dropped.items())),
+    }
+
+
+def account(name: str, loaded: Loaded) -> str:
+    """The counts of one source in one line, a shortfall said."""
+    numbers = counts(name, loaded)
+    dropped = ", ".join(f"{n:,} {reason}" for reason, n in numbers["dropped"].items()) or "none"
+    short = f", {loaded.shortfall:,} fewer than the {loaded.target:,} wanted" if loaded.shortfall else ""
+    return f"{name}: {loaded.seen:,} rows seen, {loaded.problems:,} problems{short}; left out: {dropped}"
+
+
+def flagged(rows: Sequence[Outcome]) -> Sequence[Outcome]:
+    """The rows, every problem whose text is a benchmark problem anywhere among them marked as one."""
+    problems = [row for row in rows if isinstance(row, Problem)]
+    benchmark = {text_key(row.text) for row in problems if row.benchmark_root}
+
+    def marked(row: Outcome) -> Outcome:
+        if isinstance(row, Problem) and not row.benchmark_root and text_key(row.text) in benchmark:
+            return replace(row, benchmark_root=True)
+        return row
+
+    return [marked(row) for row in rows] if benchmark else rows
+
+
+def text_key(text: str) -> str:
+    """What two texts share that are the same, case and spacing aside."""
+    return " ".join(text.lower().split())
+
+
+def too_long(rows: Sequence[Outcome]) -> dict[int, Reject]:
+    """Position -> reject for every problem that no prompt takes."""
     return {
         position: Reject(
             problem_id=row.id,
@@ -54,17 +122,18 @@ def too_long(rows: Sequence[Problem]) -> dict[int, Reject]:
             detail=f"{len(row.text):,} characters, a prompt takes {MAX_VALUE_CHARS:,}",
         )
         for position, row in enumerate(rows)
-        if len(row.text) > MAX_VALUE_CHARS
+        if isinstance(row, Problem) and len(row.text) > MAX_VALUE_CHARS
     }
 
 
-def duplicates(rows: Sequence[Problem]) -> dict[int, Reject]:
-    """Position -> reject for every row whose text (case and spacing aside) stood earlier."""
+def duplicates(rows: Sequence[Outcome]) -> dict[int, Reject]:
+    """Position -> reject for every problem whose text (case and spacing aside) stood earlier."""
     seen: dict[str, Problem] = {}
     rejected = {}
     for position, row in enumerate(rows):
-        key = " ".join(row.text.lower().split())
-        first = seen.setdefault(key, row)
+        if isinstance(row, Reject):
+            continue
+        first = seen.setdefault(text_key(row.text), row)
         if first is not row:
             rejected[position] = Reject(
                 problem_id=row.id, stage="aggregate", reason=Reason.EXACT_DUPLICATE,

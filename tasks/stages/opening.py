@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from tasks.core.config import PROJECT_ROOT, Config, FileSource, load_config
+from tasks.core.config import PROJECT_ROOT, Config, DistillSettings, load_config
 from tasks.core.errors import UserError
 from tasks.io.artifacts import Store, atomic_write
 from tasks.io.identity import model_identity
 from tasks.io.servers import free_port
-from tasks.seeds.registry import source_problems
+from tasks.seeds.registry import check, load, resolve
+from tasks.stages.aggregate import aggregate_stage
+from tasks.stages.distill import run_config
 from tasks.stages.driver import Run
 
 
 def open_run(profile: str, overrides: Mapping[str, Any] | None) -> Run:
     """Load the settings, look at every model and source, and write the resolved settings beside the output."""
-    config = load_config(profile, overrides)
+    config = resolve(load_config(profile, overrides))
     identities = check_models(config)
-    check_sources(config)
     root = config.run.output if config.run.output.is_absolute() else PROJECT_ROOT / config.run.output
+    if config.distill is not None:
+        check_distill(config.distill, root)
+    stage = aggregate_stage(config)
+    if Store(root).find(stage.name, stage.fingerprint) is None:
+        check_sources(config)
     root.mkdir(parents=True, exist_ok=True)
     resolved = json.dumps(config.model_dump(mode="json"), indent=2, sort_keys=True)
     atomic_write(root / "config.json", resolved + "\n")
@@ -38,15 +45,19 @@ def check_models(config: Config) -> dict[str, str]:
     return identities
 
 
+def check_distill(settings: DistillSettings, root: Path) -> None:
+    """The settings of the training that follows, and that its two models are there."""
+    config = run_config(settings, root / "dataset", root / "distill")
+    for model in (config.student.model, config.teacher.model):
+        model_identity(model, None, PROJECT_ROOT)
+
+
 def check_sources(config: Config) -> None:
-    """Read every file source to its end, so that a bad line is named now and not after hours."""
+    """Look at every source (files to their end, the hub for the first rows), so that what is wrong is named now and not
+    after hours. Not asked of sources whose rows are on disk already."""
     for source in config.aggregate.sources:
-        if isinstance(source, FileSource):
-            for _ in source_problems(source):
-                pass
-    curated = sum(
-        1 for source in config.aggregate.sources if source.role == "curated" for _ in source_problems(source)
-    )
+        check(source)
+    curated = sum(load(source).problems for source in config.aggregate.sources if source.role == "curated")
     if curated < config.aggregate.test_problems:
         raise UserError(
             f"aggregate.test_problems is {config.aggregate.test_problems}, but the curated sources hold {curated} "

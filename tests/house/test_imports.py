@@ -36,6 +36,7 @@ HEAVY_AT_TOP = (
     "training.objectives",
     "training.engine",
     "training.rollout",
+    "training.rounds",
     "training.diagnostics",
 )
 FORBIDDEN_FLOW_FILES = frozenset({"tasks", "training", "prompts", "pocket"})

@@ -1,0 +1,60 @@
+r"""Any data set on the hub, or a local copy of one, as seeds or as the curated set with answers.
+
+A profile says everything: `parts`, `columns` (text, and answer, solution, id, tier as there are any), `tier`, `licence`,
+and `answer_form`: the answer column holds the answer, boxed or plain (`final`), a solution whose last balanced
+\boxed{...} counts (`boxed`), or a solution that ends in `#### answer` (`hashes`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, PositiveInt
+
+from tasks.core.answers import extract_answer
+from tasks.core.rows import Tier
+from tasks.seeds.filters import Drop, Fault
+from tasks.seeds.hub_source import Found, HubSource, Part, Values, final_answer, hub_kind, written
+
+
+class AnyHub(HubSource):
+    """`tier` is for rows whose tier column, if any, is empty or holds no tier of ours."""
+
+    column_names: ClassVar = {
+        "text": "problem", "answer": "answer", "solution": "solution", "id": "id", "tier": "tier",
+    }  # fmt: skip
+
+    kind: Literal["hub"] = "hub"
+    name: str = Field(min_length=1)
+    licence: str = "unknown"
+    target: PositiveInt | None = None
+    drop: tuple[Drop, ...] = ("language", "figure", "choice", "proof")
+    answer_form: Literal["final", "boxed", "hashes"] = "final"
+
+
+def read(values: Values, source: AnyHub, part: Part) -> Found:
+    """The problem with what the profile's columns say."""
+    answer = answer_of(values["answer"], source.answer_form)
+    tier = written(values["tier"])
+    return Found(
+        text=written(values["text"]),
+        row_id=written(values["id"]) or None,
+        answer=answer,
+        solution=written(values["solution"]) or None,
+        benchmark=part.benchmark,
+        tier=Tier(tier) if tier in list(Tier) else None,
+        fault=None if answer else Fault(drop="no_answer", detail="no answer is given"),
+    )
+
+
+def answer_of(cell: Any, form: str) -> str | None:
+    """The answer in a cell of that form; None when there is none."""
+    if form == "boxed":
+        return extract_answer(written(cell))
+    if form == "hashes":
+        _, marker, last = written(cell).rpartition("####")
+        return final_answer(last.replace(",", "")) if marker else None
+    return final_answer(cell)
+
+
+SOURCE = hub_kind(AnyHub, read)

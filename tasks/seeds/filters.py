@@ -1,0 +1,78 @@
+"""Why a public problem is left out as a seed: what its text says of itself."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from tasks.core.config import RuleSettings
+from tasks.core.rows import Reason
+from tasks.core.rules import Rule, multiple_choice, needs_figure, proof
+
+Drop = Literal["language", "figure", "choice", "proof", "several_answers", "no_answer"]
+"""Reasons that a source may be told to drop rows for; a row without a text is always dropped."""
+
+REASONS: dict[str, Reason] = {
+    "empty": Reason.NO_QUESTION,
+    "language": Reason.OTHER_LANGUAGE,
+    "figure": Reason.NEEDS_FIGURE,
+    "choice": Reason.MULTIPLE_CHOICE,
+    "proof": Reason.PROOF,
+    "several_answers": Reason.SEVERAL_ANSWERS,
+    "no_answer": Reason.NO_ANSWER,
+}
+FOREIGN_SHARE = 0.1  # of the letters outside formulas
+_IMAGE = re.compile(r"<image_?\d*>|<ImageHere>|!\[[^\]]*\]\(|\bimage_\d+\b", re.IGNORECASE)
+_FORMULA = re.compile(r"\$\$.*?\$\$|\$[^$]*\$|\\\[.*?\\\]|\\\(.*?\\\)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What makes a row unfit, and what was seen."""
+
+    drop: str
+    detail: str
+
+    @property
+    def reason(self) -> Reason:
+        """As it is written in the table of rejects."""
+        return REASONS[self.drop]
+
+
+def text_fault(text: str, drop: Collection[str]) -> Fault | None:
+    """The first fault of a text among those that are dropped."""
+    if not text.strip():
+        return Fault(drop="empty", detail="no text")
+    if "language" in drop and (fault := other_language(text)):
+        return fault
+    if "figure" in drop and (match := _IMAGE.search(text)):
+        return Fault(drop="figure", detail=match.group())
+    for name, rule in _RULES:
+        if name in drop and (failure := rule(text, _SETTINGS)):
+            return Fault(drop=name, detail=failure.detail)
+    return None
+
+
+_SETTINGS = RuleSettings()
+_RULES: tuple[tuple[str, Rule], ...] = (
+    ("figure", needs_figure), ("choice", multiple_choice), ("proof", proof),
+)  # fmt: skip
+
+
+def other_language(text: str) -> Fault | None:
+    """A fault when more than a tenth of the letters outside formulas are neither Latin nor Greek. A language in Latin
+    letters passes: nothing here knows words."""
+    if text.isascii():
+        return None
+    letters = [char for char in _FORMULA.sub(" ", text) if char.isalpha()]
+    foreign = sum(
+        not unicodedata.name(char, "").startswith(("LATIN", "GREEK", "MATHEMATICAL", "SCRIPT"))
+        for char in letters
+        if not char.isascii()
+    )
+    if foreign > FOREIGN_SHARE * len(letters):
+        return Fault(drop="language", detail=f"{foreign} of {len(letters)} letters are not Latin")
+    return None

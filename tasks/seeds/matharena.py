@@ -1,0 +1,57 @@
+"""MathArena's contests: AIME 2024 and 2025, HMMT February and November 2025 (Balunovic et al., 2025), all benchmarks.
+
+Schema (one data set per contest, the one split train): `problem_idx` (integer), `problem`, `answer` (integer for AIME,
+string for HMMT), and in newer ones `problem_type` (list of strings). Licence CC BY-NC-SA 4.0, which is carried with every
+row and its descendants. Read in: the cards of aime_2024_I, aime_2024_II, aime_2026, hmmt_feb_2026 and cmimc_2025 on the
+hub and public code that loads aime_2025, hmmt_feb_2025 and hmmt_nov_2025 by these names.
+
+15 + 15 + 30 + 30 + 30 = 120 problems; the id is the contest and the number. All
+have a final answer; figures, where there are any, are drawn in Asymptote code inside the text, as in MATH.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import PositiveInt
+
+from tasks.core.rows import Tier
+from tasks.seeds.filters import Drop, Fault
+from tasks.seeds.hub_source import Found, HubSource, Part, Values, final_answer, hub_kind, written
+
+CONTESTS = ("aime_2024_I", "aime_2024_II", "aime_2025", "hmmt_feb_2025", "hmmt_nov_2025")
+
+
+def contest(name: str) -> Part:
+    """The part for one of MathArena's data sets; in a local copy its files bear the contest's name."""
+    return Part(hub_id=f"MathArena/{name}", split="train", benchmark=True, files=(name,))
+
+
+class MathArena(HubSource):
+    """All problems of the five contests, in the competition tier."""
+
+    required: ClassVar = ("id", "text", "answer")
+    column_names: ClassVar = {"id": "problem_idx", "text": "problem", "answer": "answer"}
+
+    kind: Literal["matharena"] = "matharena"
+    name: str = "matharena"
+    parts: tuple[Part, ...] = tuple(map(contest, CONTESTS))
+    tier: Tier = Tier.COMPETITION
+    licence: str = "cc-by-nc-sa-4.0"
+    target: PositiveInt | None = None
+    drop: tuple[Drop, ...] = ("language", "no_answer")
+
+
+def read(values: Values, source: MathArena, part: Part) -> Found:
+    """The problem under `contest/number` with its answer."""
+    answer = final_answer(values["answer"])
+    return Found(
+        text=written(values["text"]),
+        row_id=f"{part.hub_id.partition('/')[2]}/{written(values['id'])}",
+        answer=answer,
+        benchmark=part.benchmark,
+        fault=None if answer else Fault(drop="no_answer", detail="the answer is empty"),
+    )
+
+
+SOURCE = hub_kind(MathArena, read)

@@ -1,0 +1,39 @@
+"""ScaleQuest-Math: a million problems that small models wrote from scratch (Ding et al., 2024, arXiv 2410.18693).
+
+Schema (`train.json`, one object a line, 1.5 GB): `query` (the problem), `response` (a model's solution). Licence
+Apache-2.0. Read in: the data set's page on the hub (files, licence) and public code that loads `train.json` by these
+two names. There is no id and no ground truth: the id is a hash of the text, and the response is not carried.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import PositiveInt
+
+from tasks.core.rows import Tier
+from tasks.seeds.filters import Drop
+from tasks.seeds.hub_source import Found, HubSource, Part, Values, hub_kind, written
+
+
+class ScaleQuest(HubSource):
+    """15,000 easy problems, as in the paper."""
+
+    column_names: ClassVar = {"text": "query"}
+
+    kind: Literal["scalequest"] = "scalequest"
+    name: str = "scalequest"
+    role: Literal["seed"] = "seed"
+    parts: tuple[Part, ...] = (Part(hub_id="dyyyyyyyy/ScaleQuest-Math", split="train"),)
+    tier: Tier = Tier.EASY
+    licence: str = "apache-2.0"
+    target: PositiveInt | None = 15_000
+    drop: tuple[Drop, ...] = ("language", "figure", "choice", "proof")
+
+
+def read(values: Values, source: ScaleQuest, part: Part) -> Found:
+    """The problem; the response is a model's opinion and stays behind."""
+    return Found(text=written(values["text"]), benchmark=part.benchmark)
+
+
+SOURCE = hub_kind(ScaleQuest, read)
