@@ -1,4 +1,4 @@
-"""Flow "sure-math": seed problems in, a dataset with semantic entropies out. Reads like a table of contents."""
+"""Flow "sure-math": seed problems in, a dataset with semantic entropies and a distilled student out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from prefect import flow
 from tasks.stages.aggregate import aggregate
 from tasks.stages.cluster import cluster
 from tasks.stages.deduplicate import deduplicate
+from tasks.stages.distill import distill
 from tasks.stages.evolve import evolve
 from tasks.stages.export import Stages, export
 from tasks.stages.judge import judge
@@ -20,7 +21,7 @@ from tasks.stages.select import select
 
 @flow(name="sure-math", flow_run_name="{profile}", persist_result=False)
 def build(profile: str = "pocket", overrides: dict[str, Any] | None = None) -> str:
-    """Build SURE-Math.
+    """Build SURE-Math, and distil the profile's student on it (`{"distill": null}` leaves that out).
 
     Args:
         profile: a file of configs/, without its ending.
@@ -41,4 +42,6 @@ def build(profile: str = "pocket", overrides: dict[str, Any] | None = None) -> s
         sources=sources, rounds=rounds, rules=candidates, deduplicated=unique, judged=judged,
         selected=selected, sampled=sampled, clustered=clustered,
     )  # fmt: skip
-    return export(run, stages)
+    dataset = export(run, stages)
+    distill(run, dataset)
+    return dataset

@@ -20,9 +20,14 @@ class Progress:
     """
 
     def __init__(
-        self, stage: str, total: int, log: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+        self,
+        stage: str,
+        total: int,
+        log: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        unit: str = "rows",
     ) -> None:
-        self.stage, self.total, self.log, self.clock = stage, total, log, clock
+        self.stage, self.total, self.log, self.clock, self.unit = stage, total, log, clock, unit
         self.base = 0
         self.first: tuple[float, int] | None = None  # time and count of the first `at`
         self.said_ui = self.said_log = clock()
@@ -32,7 +37,7 @@ class Progress:
 
     def line(self, done: int) -> str:
         """'evolve-1: 120 of 500 rows, 14.2/s, 27 s left'."""
-        text = f"{self.stage}: {done:,} of {self.total:,} rows"
+        text = f"{self.stage}: {done:,} of {self.total:,} {self.unit}"
         if self.first is None or done <= self.first[1]:
             return text
         rate = (done - self.first[1]) / max(self.clock() - self.first[0], 1e-9)

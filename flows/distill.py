@@ -1,0 +1,27 @@
+"""Flow "sure-math-distill": a finished dataset in, a trained student out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from tasks.stages.distill import distill as distill_stage
+from tasks.stages.opening import open_run
+
+
+@flow(name="sure-math-distill", flow_run_name="{profile}", persist_result=False)
+def distill(
+    profile: str = "pocket", overrides: dict[str, Any] | None = None, dataset: str | None = None
+) -> str | None:
+    """Distil the profile's student on a dataset.
+
+    Args:
+        profile: a file of configs/, without its ending.
+        overrides: settings laid over the profile, nested or dotted: {"distill.run.seed": 1}.
+        dataset: folder of an exported dataset; by default the one that the profile builds.
+
+    Returns the folder of the trained student.
+    """
+    run = open_run(profile, overrides)
+    return distill_stage(run, dataset or str(run.store.root / "dataset"))

@@ -1,0 +1,123 @@
+"""Stage distill: the hand-off to training. Writes RUN.json, has it checked, runs it as a job and shows how it goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from tasks.core.config import PROJECT_ROOT, DistillSettings
+from tasks.core.rows import Problem
+from tasks.io.artifacts import atomic_write
+from tasks.io.jobs import cluster_lines, local_lines
+from tasks.seeds.registry import load
+from tasks.stages.driver import Run
+from tasks.stages.progress import Progress
+from training.config import RunConfig, run_from
+
+STEP = re.compile(r"train: step (\d+) of (\d+)")
+
+
+def distill(run: Run, dataset: str) -> str | None:
+    """Train the student of the profile on the dataset; the folder of the trained student, or None when the profile does not
+    distil. A finished run is found again; an unfinished one goes on from its last checkpoint."""
+    settings = run.config.distill
+    if settings is None:
+        return None
+    folder = run.store.root / "distill"
+    config = run_config(settings, Path(dataset), folder)
+    write_held_out(folder / "held_out.jsonl", held_out(settings))
+    atomic_write(folder / "RUN.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
+    train.with_options(name="distill", task_run_name=f"distill: {config.objective.preset}")(folder, settings)
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    publish(result)
+    get_run_logger().info("distill: student in %s", folder / "student")
+    return str(folder / "student")
+
+
+def run_config(settings: DistillSettings, dataset: Path, folder: Path) -> RunConfig:
+    """The run's settings: the profile's, with the paths that only the flow knows. `UserError` names the key."""
+    given = dict(settings.run)
+    given["output"] = str(folder)
+    given["dataset"] = {**given.get("dataset", {}), "folder": str(dataset)}
+    if settings.held_out:
+        given["evaluation"] = {**given.get("evaluation", {}), "problems": str(folder / "held_out.jsonl")}
+    return run_from(given, "distill.run")
+
+
+def held_out(settings: DistillSettings) -> Iterator[Problem]:
+    """The problems on which the student is measured: those of the sources that have an answer."""
+    for source in settings.held_out:
+        for row in load(source):
+            if isinstance(row, Problem) and row.answer is not None:
+                yield row
+
+
+def write_held_out(path: Path, problems: Iterable[Problem]) -> None:
+    """JSON lines with id, problem and answer."""
+    rows = ({"id": row.id, "problem": row.text, "answer": row.answer} for row in problems)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def train(folder: Path, settings: DistillSettings) -> None:
+    """Check, then train, as a job on this machine or on the Ray cluster of the settings."""
+    logger = get_run_logger()
+    launch = [sys.executable, "-m", "training.launch", str(folder / "RUN.json")]
+    for line in local_lines(
+        [*launch, "--check"], folder=PROJECT_ROOT, environment=environment(), log=folder / "check.log"
+    ):
+        logger.info("distill: %s", line)
+    if settings.ray_address is None:
+        lines = local_lines(launch, folder=PROJECT_ROOT, environment=environment(), log=folder / "train.log")
+    else:
+        job = f"sure-math-{folder.parent.name}-{folder.name}"
+        lines = cluster_lines(settings.ray_address, job, launch, folder=PROJECT_ROOT)
+    follow(lines, logger.info)
+
+
+def environment() -> dict[str, str]:
+    """This process's, without the flow's connection to Prefect."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return kept | {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def follow(lines: Iterable[str], log: Any) -> None:
+    """Show the lines of the run, and its steps as a progress artifact."""
+    progress: Progress | None = None
+    for line in lines:
+        found = STEP.match(line)
+        if line.startswith("train: "):
+            log("distill%s", line.removeprefix("train"))
+        if found and progress is None:
+            progress = Progress("distill", int(found[2]), lambda _line: None, time.monotonic, unit="steps")
+        if found and progress is not None:
+            progress.at(int(found[1]))
+    if progress is not None:
+        progress.shard_done(progress.total)
+        progress.finish()
+
+
+def publish(result: dict[str, Any]) -> None:
+    """What came out, for the Prefect UI."""
+    cost = result["cost"]
+    rows = [{"what": name, "value": f"{value:,.1f}"} for name, value in cost.items()]
+    create_table_artifact(table=rows, key="distill-cost", description="What the training took")
+    if result["held_out"] is not None:
+        before, after, gain = (result["held_out"][name] for name in ("before", "after", "gain"))
+        create_markdown_artifact(
+            f"pass@1 {before['value']:.1%} before, {after['value']:.1%} after, gain {100 * gain['value']:+.1f} points"
+            f" [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}] on {gain['n']} held-out problems\n",
+            key="distill-gain", description="How much better the student became",
+        )  # fmt: skip

@@ -1,0 +1,109 @@
+"""Checkpoints appear whole or not at all; the newest whole one is found; a full disk is one sentence and leaves nothing."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tasks.core.errors import UserError
+from training.engine.checkpoints import (
+    DiskFull,
+    full_disk_named,
+    latest,
+    read_record,
+    step_folder,
+    steps,
+    writing,
+)
+
+PROJECT = Path(__file__).resolve().parents[3]
+
+
+def write(root: Path, step: int, *, keep: int = 2, content: str = "weights") -> None:
+    with writing(root, step, {"seed": 7}, keep=keep) as folder:
+        (folder / "state").write_text(content)
+
+
+def test_the_last_ones_are_kept_and_the_newest_is_found(tmp_path: Path) -> None:
+    assert latest(tmp_path / "none") is None
+    for step in (10, 20, 30, 100):
+        write(tmp_path, step)
+    assert steps(tmp_path) == [30, 100]
+    assert latest(tmp_path) == step_folder(tmp_path, 100)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["step-00000030", "step-00000100"]
+
+
+def test_what_the_run_must_remember_is_read_back(tmp_path: Path) -> None:
+    write(tmp_path, 4)
+    assert read_record(step_folder(tmp_path, 4)) == {"step": 4, "seed": 7}
+
+
+def test_a_step_may_be_written_again(tmp_path: Path) -> None:
+    write(tmp_path, 4, content="old")
+    write(tmp_path, 4, content="new")
+    assert (step_folder(tmp_path, 4) / "state").read_text() == "new"
+
+
+def test_folders_that_are_not_whole_checkpoints_are_never_the_latest(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    (tmp_path / "step-00000009").mkdir()
+    (tmp_path / ".tmp-step-00000008-0123456789ab").mkdir()
+    (tmp_path / "export").mkdir()
+    assert latest(tmp_path) == step_folder(tmp_path, 3)
+    with pytest.raises(UserError, match="not a whole checkpoint"):
+        read_record(tmp_path / "step-00000009")
+
+
+def test_a_writer_that_is_killed_leaves_the_earlier_checkpoint_as_the_latest(tmp_path: Path) -> None:
+    write(tmp_path, 5)
+    code = (
+        "import os, signal; from pathlib import Path; from training.engine.checkpoints import writing\n"
+        f"with writing(Path({str(tmp_path)!r}), 6, {{}}, keep=2) as folder:\n"
+        "    (folder / 'state').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False)
+    assert done.returncode == -9
+    assert latest(tmp_path) == step_folder(tmp_path, 5)
+    write(tmp_path, 6)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["step-00000005", "step-00000006"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), DiskFull("rank 1")])
+def test_a_full_disk_is_one_sentence_and_leaves_no_partial_folder(tmp_path: Path, error: Exception) -> None:
+    write(tmp_path, 1)
+    with (
+        pytest.raises(UserError, match=r"^The disk is full: .*step-00000002"),
+        writing(tmp_path, 2, {}, keep=2) as folder,
+    ):
+        (folder / "state").write_text("half")
+        raise error
+    assert [entry.name for entry in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_every_writer_says_disk_full_in_the_same_way() -> None:
+    full = Path("/dev/full")
+    for write_to_full in (
+        lambda: full.write_bytes(b"x" * 10_000),
+        lambda: torch.save({"x": torch.zeros(100_000)}, full),
+        lambda: np.savez(full.open("wb"), x=np.zeros(100_000)),
+    ):
+        with pytest.raises(DiskFull), full_disk_named():
+            write_to_full()
+
+
+def test_other_errors_of_a_writer_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shape"), full_disk_named():
+        raise RuntimeError("bad shape")
+    with pytest.raises(PermissionError), full_disk_named():
+        raise PermissionError(errno.EACCES, "no")
+
+
+def test_keeping_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="keep is 0"):
+        write(tmp_path, 1, keep=0)

@@ -1,0 +1,169 @@
+"""The student's network: its head's weight reaches the work, its weights leave as transformers knows them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tasks.core.errors import UserError
+from tests.tiny_model import write_tiny_model
+from tests.training.engine.running import naive_gradient, sequences, update
+from training.engine.batches import TokenSequence, make_batch
+from training.engine.network import (
+    LoraSettings,
+    Network,
+    load_network,
+    named_weights,
+    weight_metadata,
+    write_checkpoint,
+)
+from training.engine.student import loss_work
+from training.objectives.token_losses import TopKCrossEntropy
+
+CPU = torch.device("cpu")
+
+
+@contextlib.contextmanager
+def whole(_: Sequence[torch.nn.Parameter]) -> Iterator[None]:
+    yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("student") / "tiny")
+
+
+def network(folder: Path, *, checkpointing: bool = False, lora: LoraSettings | None = None) -> Network:
+    return load_network(folder, dtype=torch.float32, checkpointing=checkpointing, lora=lora, seed=3)
+
+
+def logits(model: Any, tokens: list[int]) -> torch.Tensor:
+    """What transformers' own model says, [L, V]."""
+    with torch.no_grad():
+        return model(torch.tensor([tokens])).logits[0]
+
+
+def reference(folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def test_the_work_gets_the_hidden_states_that_predict_the_response(folder: Path) -> None:
+    sequences = [
+        TokenSequence(tokens=np.array([5, 6, 7, 8, 9], dtype=np.int32), prompt_length=2),
+        TokenSequence(tokens=np.array([15, 16], dtype=np.int32), prompt_length=1),
+    ]
+    found = network(folder)(make_batch(sequences, CPU, pack=True), lambda hidden, weight: hidden @ weight.T)
+    plain = reference(folder)
+    expected = torch.cat([logits(plain, [5, 6, 7, 8, 9])[1:4], logits(plain, [15, 16])[:1]])
+    torch.testing.assert_close(found.detach(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_gradient_checkpointing_changes_no_gradient(folder: Path) -> None:
+    batch = make_batch([TokenSequence(tokens=np.arange(20, dtype=np.int32), prompt_length=4)], CPU, pack=True)
+    gradients = []
+    for checkpointing in (False, True):
+        model = network(folder, checkpointing=checkpointing)
+        model(batch, lambda hidden, weight: (hidden @ weight.T).logsumexp(-1).sum()).backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_tied_embeddings_leave_once_and_under_the_embeddings_name(folder: Path) -> None:
+    model = network(folder).model
+    named = dict(named_weights(model, whole))
+    assert "model.embed_tokens.weight" in named and "lm_head.weight" not in named
+    plain = reference(folder)
+    expected = {name: parameter for name, parameter in plain.named_parameters() if name != "lm_head.weight"}
+    assert named.keys() == expected.keys()
+    assert all(torch.equal(named[name], expected[name]) for name in named)
+    assert weight_metadata(model) == [(name, tuple(tensor.shape)) for name, tensor in named.items()]
+
+
+def test_an_exported_folder_is_the_same_model_to_transformers(folder: Path, tmp_path: Path) -> None:
+    model = network(folder)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01)
+    weights = {name: tensor.clone() for name, tensor in named_weights(model.model, whole)}
+    target = tmp_path / "export"
+    target.mkdir()
+    write_checkpoint(target, weights, source=folder, dtype="float32")
+    back = reference(target)
+    assert torch.equal(back.lm_head.weight, model.model.lm_head.weight)
+    assert back.lm_head.weight.data_ptr() == back.model.embed_tokens.weight.data_ptr()
+    assert all(torch.equal(back.state_dict()[name], tensor) for name, tensor in weights.items())
+    assert json.loads((target / "config.json").read_text())["dtype"] == "float32"
+    from transformers import AutoTokenizer
+
+    message = [{"role": "user", "content": "Solve 1 plus 2"}]
+    texts = [
+        AutoTokenizer.from_pretrained(at).apply_chat_template(message, tokenize=False)
+        for at in (folder, target)
+    ]
+    assert texts[0] == texts[1]
+
+
+LORA = LoraSettings(rank=4, alpha=8.0, targets=("q_proj", "v_proj", "down_proj"))
+
+
+def test_an_adapter_leaves_folded_into_its_weight(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    model = network(folder, lora=LORA)
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trained and all("lora_" in name for name in trained)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    named = {name: tensor.clone() for name, tensor in named_weights(model.model, whole)}
+    plain = reference(folder)
+    assert named.keys() == {name for name, _ in plain.named_parameters()} - {"lm_head.weight"}
+    changed = {name for name in named if not torch.equal(named[name], plain.get_parameter(name))}
+    assert changed == {name for name in named if any(target in name for target in LORA.targets)}
+    write_checkpoint(tmp_path, named, source=folder, dtype="float32")
+    tokens = list(range(30, 45))
+    sequence = TokenSequence(tokens=np.array(tokens, dtype=np.int32), prompt_length=1)
+    with torch.no_grad():
+        adapted = model(make_batch([sequence], CPU, pack=False), lambda hidden, weight: hidden @ weight.T)
+    torch.testing.assert_close(adapted, logits(reference(tmp_path), tokens)[:-1], rtol=1e-3, atol=1e-3)
+    assert weight_metadata(model.model) == [(name, tuple(tensor.shape)) for name, tensor in named.items()]
+
+
+def test_a_fresh_adapter_is_drawn_by_the_seed_and_changes_nothing(folder: Path) -> None:
+    pytest.importorskip("peft")
+    first, second = (network(folder, lora=LORA) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    named = dict(named_weights(first.model, whole))
+    plain = reference(folder)
+    assert all(torch.equal(tensor, plain.get_parameter(name)) for name, tensor in named.items())
+
+
+def test_a_missing_student_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no config\.json"):
+        network(tmp_path)
+
+
+@pytest.mark.parametrize("parts", [[list(range(8))], [[7], [0, 2], [], [1, 3, 4], [5, 6]]])
+def test_an_update_through_packed_rows_and_the_chunked_head_has_plain_autograds_gradient(
+    folder: Path, parts: list[list[int]]
+) -> None:
+    chosen = sequences(8)
+    model = network(folder, checkpointing=True)
+    for batch in update(chosen, parts):
+        work = loss_work(batch, TopKCrossEntropy(), CPU, vocabulary=512, chunk=16)
+        loss, noted = model(make_batch(batch.sequences, CPU, pack=True), work)
+        loss.backward()
+        assert all(len(values) == len(batch.coefficients) for values in noted.values())
+    expected = naive_gradient(folder, chosen)
+    found = {name: model.model.get_parameter(name).grad for name in expected}
+    gap = torch.cat([(found[name] - expected[name]).flatten() for name in expected]).norm()
+    assert gap < 1e-5 * torch.cat([value.flatten() for value in expected.values()]).norm()

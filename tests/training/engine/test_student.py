@@ -1,0 +1,218 @@
+"""Real DeepSpeed engines in Ray actors: cuts and ranks change no gradient, and a killed run goes on bit by bit."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tasks.core.errors import UserError
+from tests.tiny_model import write_tiny_model
+from tests.training.engine.running import (
+    exported,
+    naive_gradient,
+    relative,
+    sequences,
+    students,
+    update,
+)
+from training.engine.actors import ActorLost
+from training.engine.checkpoints import latest
+from training.engine.network import LoraSettings
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("ray_session")]
+
+# With a large epsilon an AdamW update is -rate * gradient / epsilon: what moves is the gradient itself, made large.
+BARE = {
+    "learning_rate": 1e8,
+    "epsilon": 1e4,
+    "clip": 1e9,
+    "total_steps": 10**9,
+    "gradient_checkpointing": False,
+}
+ALL = list(range(8))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("student") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def start(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> dict[str, Any]:
+    """One rank, ZeRO 0, float32, the whole update in one micro-batch: what every cut must equal."""
+    with students(folder, zero_stage=0, dtype="float32", **BARE) as group:
+        done = group.step([update(sequences(8), [ALL])])
+        weights = exported(group, tmp_path_factory.mktemp("whole") / "export")
+    return {"update": done, "weights": weights}
+
+
+def test_an_update_moves_by_the_gradient_of_plain_autograd(
+    folder: Path, start: dict[str, torch.Tensor], whole: dict[str, Any]
+) -> None:
+    gradient = naive_gradient(folder, sequences(8))
+    norm = torch.cat([value.flatten() for value in gradient.values()]).norm()
+    assert whole["update"].gradient_norm == pytest.approx(float(norm), rel=1e-4)
+    scale = whole["update"].learning_rate / BARE["epsilon"]
+    expected = {name: start[name].float() - scale * gradient[name] for name in start}
+    floats = {name: value.float() for name, value in start.items()}
+    assert relative(whole["weights"], expected, floats) < 1e-3
+
+
+@pytest.mark.parametrize("parts", [[[0, 1, 2, 3], [4, 5, 6, 7]], [[7], [0, 2], [1, 3, 4], [5, 6]]])
+def test_cutting_an_update_changes_no_gradient(
+    folder: Path,
+    start: dict[str, torch.Tensor],
+    whole: dict[str, Any],
+    parts: list[list[int]],
+    tmp_path: Path,
+) -> None:
+    with students(folder, zero_stage=0, dtype="float32", **BARE) as group:
+        done = group.step([update(sequences(8), parts)])
+        weights = exported(group, tmp_path / "export")
+    assert relative(weights, whole["weights"], start) < 1e-6
+    assert done.loss == pytest.approx(whole["update"].loss, rel=1e-6)
+    assert done.gradient_norm == pytest.approx(whole["update"].gradient_norm, rel=1e-6)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_two_ranks_equal_one_whatever_the_zero_stage(
+    folder: Path, start: dict[str, torch.Tensor], whole: dict[str, Any], stage: int, tmp_path: Path
+) -> None:
+    with students(folder, ranks=2, zero_stage=stage, dtype="float32", **BARE) as group:
+        done = group.step([update(sequences(8), [[0, 5], [3]]), update(sequences(8), [[1, 2, 4], [6, 7]])])
+        weights = exported(group, tmp_path / "export")
+    assert relative(weights, whole["weights"], start) < 1e-6
+    assert done.loss == pytest.approx(whole["update"].loss, rel=1e-6)
+    assert done.gradient_norm == pytest.approx(whole["update"].gradient_norm, rel=1e-6)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_in_bf16_two_ranks_equal_one_within_its_rounding(
+    folder: Path, start: dict[str, torch.Tensor], stage: int, tmp_path: Path
+) -> None:
+    found = []
+    for ranks, parts in ((1, [[ALL]]), (2, [[[0, 5], [3]], [[1, 2, 4], [6, 7]]])):
+        with students(folder, ranks=ranks, zero_stage=stage, **BARE) as group:
+            done = group.step([update(sequences(8), part) for part in parts])
+            found.append((done, exported(group, tmp_path / str(ranks))))
+    (one, first), (two, second) = found
+    assert relative(second, first, start) < 5e-3
+    assert two.loss == pytest.approx(one.loss, rel=5e-3)
+    assert two.gradient_norm == pytest.approx(one.gradient_norm, rel=5e-3)
+
+
+def test_an_update_without_weight_or_without_sequences_moves_nothing_and_does_not_hang(
+    folder: Path, start: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    zero = [
+        replace(batch, coefficients=batch.coefficients * 0)
+        for batch in update(sequences(8), [ALL[:4], ALL[4:]])
+    ]
+    empty = update(sequences(8), [[], []])
+    with students(folder, ranks=2, zero_stage=2) as group:
+        done = group.step([zero, empty])
+        assert (done.loss, done.gradient_norm, done.step) == (0.0, 0.0, 1)
+        weights = exported(group, tmp_path / "export")
+    assert all(torch.equal(weights[name], start[name]) for name in start)
+
+
+def test_a_weightless_sequence_beside_others_contributes_exactly_nothing(
+    folder: Path, tmp_path: Path
+) -> None:
+    chosen = sequences(8)
+    with_zero = [
+        replace(batch, coefficients=batch.coefficients * (index != 2))
+        for index, batch in enumerate(update(chosen, [[index] for index in ALL]))
+    ]
+    without = [batch for index, batch in enumerate(with_zero) if index != 2]
+    weights = []
+    for number, batches in enumerate((with_zero, without)):
+        with students(folder, zero_stage=0, dtype="float32", **BARE) as group:
+            group.step([batches])
+            weights.append(exported(group, tmp_path / str(number)))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_gradient_is_clipped_and_the_student_tells_its_own_log_probabilities(folder: Path) -> None:
+    chosen = sequences(8)
+    with students(folder, zero_stage=2, dtype="float32", learning_rate=1e-2, token_budget=64) as group:
+        before = group.logprobs(chosen)
+        done = group.step([update(chosen, [ALL[:3], ALL[3:]])])
+        noted = np.concatenate([seen["sampled_logprob"] for seen in done.reports[0].diagnostics])
+        after = group.logprobs(chosen)
+    np.testing.assert_allclose(noted, np.concatenate(before), rtol=1e-4, atol=1e-4)
+    assert max(np.abs(a - b).max() for a, b in zip(before, after, strict=True)) > 1e-2
+    assert done.reports[0].tokens == sum(len(one.tokens) for one in chosen)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_killed_run_goes_on_bit_by_bit(folder: Path, tmp_path: Path, stage: int) -> None:
+    steps = [update(sequences(8, seed=step), [ALL[:4], ALL[4:]], seed=step) for step in range(6)]
+
+    def run(group: Any, chosen: list[Any]) -> None:
+        for one in chosen:
+            group.step([[one[0]], [one[1]]])
+
+    with students(folder, ranks=2, zero_stage=stage) as group:
+        run(group, steps)
+        group.export(tmp_path / "undisturbed")
+    with students(folder, ranks=2, zero_stage=stage) as group:
+        run(group, steps[:3])
+        group.save(tmp_path / "checkpoints", 3, {"draws": 24}, keep=2)
+        run(group, steps[3:4])  # lost
+        os.kill(group.processes()[1], signal.SIGKILL)
+        with pytest.raises(ActorLost):
+            run(group, steps[4:5])
+    with students(folder, ranks=2, zero_stage=stage) as group:
+        checkpoint = latest(tmp_path / "checkpoints")
+        assert checkpoint is not None and group.load(checkpoint) == 3
+        run(group, steps[3:])
+        group.export(tmp_path / "resumed")
+    same = [tmp_path / name / "model.safetensors" for name in ("undisturbed", "resumed")]
+    assert filecmp.cmp(*same, shallow=False)
+
+
+def test_a_checkpoint_of_another_number_of_students_is_refused(folder: Path, tmp_path: Path) -> None:
+    with students(folder, zero_stage=2) as group:
+        group.step([update(sequences(8), [ALL])])
+        group.save(tmp_path, 1, {}, keep=1)
+    checkpoint = latest(tmp_path)
+    assert checkpoint is not None
+    with (
+        students(folder, ranks=2, zero_stage=2) as group,
+        pytest.raises(UserError, match="was written by 1 students and this run has 2"),
+    ):
+        group.load(checkpoint)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_an_adapter_is_trained_and_leaves_folded_in(folder: Path, tmp_path: Path, stage: int) -> None:
+    lora = LoraSettings(rank=4, alpha=8.0, targets=("q_proj", "down_proj"))
+    start = load_file(folder / "model.safetensors")
+    with students(folder, ranks=2, zero_stage=stage, lora=lora, learning_rate=3e-2) as group:
+        for _ in range(2):
+            group.step([update(sequences(8), [ALL[:4]]), update(sequences(8), [ALL[4:]])])
+        weights = exported(group, tmp_path / "export")
+    changed = {name for name in start if not torch.equal(start[name], weights[name])}
+    assert changed and changed <= {name for name in start if "q_proj" in name or "down_proj" in name}
+
+
+def test_a_sequence_that_the_model_cannot_hold_is_one_sentence(folder: Path) -> None:
+    chosen = sequences(1)
+    chosen[0].tokens[0] = 600
+    with students(folder, zero_stage=2) as group, pytest.raises(UserError, match="token id 600"):
+        group.step([update(chosen, [[0]])])

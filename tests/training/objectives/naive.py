@@ -1,0 +1,53 @@
+"""The definitions, row by row on whole logits in float64: an independent check of the token losses and the head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from training.objectives.base import Positions
+
+
+def naive_losses(logits: Tensor, positions: Positions, form: str) -> Tensor:
+    """The top-k cross-entropy [T] of float64 logits [T, V], one outcome after the other."""
+    assert positions.teacher_logprobs is not None
+    rows = []
+    for t in range(len(logits)):
+        logprobs = logits[t] - torch.log(torch.exp(logits[t] - logits[t].max()).sum()) - logits[t].max()
+        row = positions.teacher_logprobs[t].double()
+        ids = range(len(row)) if positions.teacher_ids is None else positions.teacher_ids[t].tolist()
+        entries = {
+            i: p for i, p in zip(ids, row.exp().tolist(), strict=True) if p > 0 and 0 <= i < len(logprobs)
+        }
+        mass = sum(entries.values())
+        total = logprobs.sum() * 0.0
+        for i, p in entries.items():
+            total = total - (p / mass if form == "teacher_renormalised" else p) * logprobs[i]
+        others = [i for i in range(len(logprobs)) if i not in entries]
+        if form == "tail_bucket" and entries and others and mass < 1:
+            total = total - (1 - mass) * torch.logsumexp(logprobs[others], 0)
+        rows.append(total)
+    return torch.stack(rows)
+
+
+def naive_head(
+    hidden: Tensor, weight: Tensor, positions: Positions, coefficients: Tensor, form: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """sum_t c_t l_t and its gradients with regard to hidden and weight, all in float64."""
+    hidden, weight = (tensor.detach().double().requires_grad_() for tensor in (hidden, weight))
+    loss = (naive_losses(hidden @ weight.T, positions, form) * coefficients.double()).sum()
+    loss.backward()
+    assert hidden.grad is not None and weight.grad is not None
+    return loss.detach(), hidden.grad, weight.grad
+
+
+def teacher_top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """fp32 log-probabilities [T, k] by the full softmax and their ids [T, k]."""
+    top = torch.log_softmax(logits.float(), -1).topk(k)
+    return top.values, top.indices
+
+
+def relative_error(got: Tensor, expected: Tensor) -> float:
+    """|got - expected| / |expected| in the Euclidean norm."""
+    got, expected = got.detach().double(), expected.detach().double()
+    return float((got - expected).norm() / expected.norm().clamp_min(1e-300))

@@ -1,0 +1,431 @@
+"""The chunked head against whole float64 logits, for any cut of the batch, and what a zero weight must not touch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.training.objectives.naive import naive_head, naive_losses, relative_error, teacher_top_k
+from training.objectives.base import Positions, TokenValues
+from training.objectives.head import HeadResult, chunked_head
+from training.objectives.presets import load_preset
+from training.objectives.reductions import Totals
+from training.objectives.token_losses import TopKCrossEntropy, TopKForm
+
+FORMS: tuple[TopKForm, ...] = get_args(TopKForm)
+UOPD = load_preset("uopd")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Responses of several sequences, the head they meet, and what the teacher thinks of each position."""
+
+    hidden: Tensor
+    weight: Tensor
+    lengths: Tensor
+    weights: Tensor
+    positions: Positions
+
+    @property
+    def totals(self) -> Totals:
+        return Totals(sequences=len(self.lengths), tokens=len(self.hidden))
+
+    @property
+    def coefficients(self) -> Tensor:
+        return UOPD.coefficients(self.weights, self.lengths, self.positions, self.totals)
+
+
+def draw_batch(
+    *, seed: int = 0, hidden: int = 24, vocabulary: int = 97, k: int = 8, dtype: torch.dtype = torch.float32
+) -> Batch:
+    draw = torch.Generator().manual_seed(seed)
+    lengths = torch.tensor([13, 1, 40, 7, 22, 5, 9, 30])
+    count = int(lengths.sum())
+    logprobs, ids = teacher_top_k(3 * torch.randn(count, vocabulary, generator=draw), k)
+    return Batch(
+        hidden=torch.randn(count, hidden, generator=draw).to(dtype),
+        weight=(torch.randn(vocabulary, hidden, generator=draw) / 3).to(dtype),
+        lengths=lengths,
+        weights=torch.tensor([0.9, 0.5, 0.0, 1.0, 0.25, 0.0, 0.7, 0.33]),
+        positions=Positions(
+            sampled_ids=torch.randint(vocabulary, (count,), generator=draw),
+            teacher_logprobs=logprobs,
+            teacher_ids=ids,
+        ),
+    )
+
+
+def gradients(batch: Batch, token_loss: Any = None, **options: Any) -> tuple[HeadResult, Tensor, Tensor]:
+    """The head's result and its gradients with regard to hidden and weight."""
+    hidden, weight = (tensor.clone().requires_grad_() for tensor in (batch.hidden, batch.weight))
+    if "coefficients" not in options:
+        options["coefficients"] = batch.coefficients
+    result = chunked_head(hidden, weight, token_loss or TopKCrossEntropy(), batch.positions, **options)
+    result.loss.backward()
+    assert hidden.grad is not None and weight.grad is not None
+    return result, hidden.grad, weight.grad
+
+
+@dataclass(frozen=True, slots=True)
+class ByGraph:
+    """The same loss without its analytic gradient: the head must go through autograd."""
+
+    loss: TopKCrossEntropy
+
+    def __call__(self, logits: Tensor, positions: Positions) -> TokenValues:
+        return self.loss(logits, positions)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+@pytest.mark.parametrize("chunk_size", [1, 20, 1000])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("wrap", [lambda loss: loss, ByGraph])
+def test_equal_to_whole_logits_in_float64(
+    wrap, form: TopKForm, chunk_size: int, dtype, tolerance: float
+) -> None:
+    batch = draw_batch(dtype=dtype)
+    result, hidden, weight = gradients(batch, wrap(TopKCrossEntropy(form=form)), chunk_size=chunk_size)
+    loss, naive_hidden, naive_weight = naive_head(
+        batch.hidden, batch.weight, batch.positions, batch.coefficients, form
+    )
+    assert relative_error(result.loss, loss) < tolerance
+    assert relative_error(hidden, naive_hidden) < tolerance
+    assert relative_error(weight, naive_weight) < tolerance
+    assert (hidden.dtype, weight.dtype) == (dtype, dtype)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_bf16_is_within_five_thousandths(form: TopKForm) -> None:
+    batch = draw_batch(dtype=torch.bfloat16, hidden=64, vocabulary=400, k=32)
+    batch = replace(batch, weight=batch.weight / 3)  # logits of standard deviation 1
+    result, hidden, weight = gradients(batch, TopKCrossEntropy(form=form), chunk_size=9)
+    loss, naive_hidden, naive_weight = naive_head(
+        batch.hidden, batch.weight, batch.positions, batch.coefficients, form
+    )
+    assert (result.loss.dtype, hidden.dtype, weight.dtype) == (torch.float32, torch.bfloat16, torch.bfloat16)
+    assert relative_error(result.loss, loss) < 5e-3
+    assert relative_error(hidden, naive_hidden) < 5e-3
+    assert relative_error(weight, naive_weight) < 5e-3
+
+
+@pytest.mark.parametrize("scale", [1 / 3, 1.0, 3.0])
+def test_bf16_chunks_are_about_as_exact_as_whole_bf16_logits(scale: float) -> None:
+    """Large logits round coarsely in bf16, whoever does it; of the head's gradient each chunk's part rounds as well."""
+    batch = draw_batch(dtype=torch.bfloat16, hidden=64, vocabulary=400, k=32)
+    batch = replace(batch, weight=batch.weight * scale)
+    _, hidden, weight = gradients(batch, chunk_size=50)
+    _, *exact = naive_head(
+        batch.hidden, batch.weight, batch.positions, batch.coefficients, "teacher_renormalised"
+    )
+    leaves = [tensor.clone().requires_grad_() for tensor in (batch.hidden, batch.weight)]
+    logits = (leaves[0] @ leaves[1].T).float()
+    (TopKCrossEntropy()(logits, batch.positions).losses * batch.coefficients).sum().backward()
+    for got, leaf, expected in zip((hidden, weight), leaves, exact, strict=True):
+        assert leaf.grad is not None
+        assert relative_error(got, expected) < 1.5 * relative_error(leaf.grad, expected)
+
+
+def test_the_full_vocabulary_needs_no_ids() -> None:
+    batch = draw_batch(k=97, dtype=torch.float64)
+    assert batch.positions.teacher_ids is not None and batch.positions.teacher_logprobs is not None
+    dense = torch.empty_like(batch.positions.teacher_logprobs).scatter_(
+        1, batch.positions.teacher_ids, batch.positions.teacher_logprobs
+    )
+    full = replace(batch, positions=replace(batch.positions, teacher_ids=None, teacher_logprobs=dense))
+    (first, *first_gradients), (second, *second_gradients) = gradients(batch), gradients(full)
+    assert relative_error(second.loss, first.loss) < 1e-12
+    for got, expected in zip(second_gradients, first_gradients, strict=True):
+        assert relative_error(got, expected) < 1e-12
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-3)])
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_cutting_the_batch_moves_nothing(parts: int, dtype, tolerance: float) -> None:
+    """Micro-batches of unequal token counts, added up as ranks or accumulation steps would add them."""
+    batch = draw_batch(dtype=dtype, hidden=48, vocabulary=300, k=16)
+    whole, hidden, weight = gradients(batch)
+    bounds = [0, *batch.lengths.cumsum(0).tolist()]
+    step = len(batch.lengths) // parts
+    losses, hiddens, weights = [], [], []
+    for first in range(0, len(batch.lengths), step):
+        tokens, sequences = slice(bounds[first], bounds[first + step]), slice(first, first + step)
+        part = replace(
+            batch,
+            hidden=batch.hidden[tokens],
+            lengths=batch.lengths[sequences],
+            weights=batch.weights[sequences],
+            positions=batch.positions.rows(tokens),
+        )
+        coefficients = UOPD.coefficients(part.weights, part.lengths, part.positions, batch.totals)
+        result, grad_hidden, grad_weight = gradients(part, coefficients=coefficients)
+        losses.append(result.loss.detach())
+        hiddens.append(grad_hidden)
+        weights.append(grad_weight.float())
+    assert relative_error(torch.stack(losses).sum(), whole.loss) < 1e-6
+    assert relative_error(torch.cat(hiddens), hidden) < tolerance
+    assert relative_error(torch.stack(weights).sum(0), weight) < tolerance
+
+
+def test_weight_zero_prompts_contribute_exactly_nothing() -> None:
+    """Not even NaN states of theirs; the rest is bitwise what it is without them."""
+    batch = draw_batch()
+    zero = batch.coefficients == 0
+    assert zero.sum() == 45  # the sequences of 40 and 5 tokens
+    poisoned = replace(batch, hidden=batch.hidden.masked_fill(zero[:, None], torch.nan))
+    result, hidden, weight = gradients(poisoned, chunk_size=16)
+    kept = (~zero).nonzero().flatten()
+    without = replace(batch, hidden=batch.hidden[kept], positions=batch.positions.rows(kept))
+    expected, expected_hidden, expected_weight = gradients(
+        without, coefficients=batch.coefficients[kept], chunk_size=16
+    )
+    assert torch.equal(result.loss, expected.loss)
+    assert torch.equal(weight, expected_weight)
+    assert torch.equal(hidden[kept], expected_hidden)
+    assert (hidden[zero] == 0).all()
+    assert torch.equal(result.token_losses.isnan(), zero)
+    assert torch.equal(result.diagnostics["sampled_logprob"].isnan(), zero)
+
+
+class CountRows:
+    """How many rows of logits a loss was asked about."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    def __call__(self, logits: Tensor, positions: Positions) -> TokenValues:
+        self.rows += len(logits)
+        return TopKCrossEntropy()(logits, positions)
+
+
+def test_weight_zero_prompts_are_not_computed() -> None:
+    batch, counter = draw_batch(), CountRows()
+    gradients(batch, counter)
+    assert counter.rows == len(batch.hidden) - 45
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("wrap", [lambda loss: loss, ByGraph])
+def test_a_batch_of_zero_weights_is_a_connected_zero(wrap, dtype) -> None:
+    batch = replace(draw_batch(dtype=dtype), weights=torch.zeros(8))
+    body = torch.nn.Linear(24, 24).to(dtype)
+    head = torch.nn.Parameter(batch.weight.clone())
+    result = chunked_head(
+        body(batch.hidden), head, wrap(TopKCrossEntropy()), batch.positions, batch.coefficients
+    )
+    assert result.loss.requires_grad and result.loss.item() == 0.0
+    result.loss.backward()
+    for parameter in (head, *body.parameters()):
+        assert parameter.grad is not None and (parameter.grad == 0).all()
+    assert set(result.diagnostics) == {"teacher_mass", "student_mass", "entropy", "sampled_logprob"}
+    assert all(values.isnan().all() and len(values) == 127 for values in result.diagnostics.values())
+
+
+def test_the_gradient_is_that_of_finite_differences() -> None:
+    batch = draw_batch(hidden=3, vocabulary=11, k=4, dtype=torch.float64)
+    small = replace(batch, hidden=batch.hidden[:6], positions=batch.positions.rows(slice(0, 6)))
+    coefficients = torch.tensor([0.3, 0.0, -1.0, 0.5, 2.0, 1.0], dtype=torch.float64)
+    hidden, weight = (tensor.clone().requires_grad_() for tensor in (small.hidden, small.weight))
+    for form in FORMS:
+        loss = TopKCrossEntropy(form=form)
+        assert torch.autograd.gradcheck(
+            lambda *inputs, loss=loss: _Repeatable.apply(
+                *inputs,
+                lambda h, w: chunked_head(h, w, loss, small.positions, coefficients, chunk_size=4).loss,
+            ),
+            (hidden, weight),
+        )
+
+
+class _Repeatable(torch.autograd.Function):
+    """gradcheck goes backward twice, the head only once: this keeps the head's gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, head: Any) -> Tensor:
+        with torch.enable_grad():
+            leaves = [tensor.detach().requires_grad_() for tensor in (hidden, weight)]
+            loss = head(*leaves)
+            ctx.save_for_backward(*torch.autograd.grad(loss, leaves))
+        return loss.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None]:
+        hidden, weight = ctx.saved_tensors
+        return hidden * upstream[0], weight * upstream[0], None
+
+
+def test_the_upstream_gradient_scales_and_a_second_backward_is_refused() -> None:
+    batch = draw_batch()
+    _, hidden, weight = gradients(batch)
+    leaves = (batch.hidden.clone().requires_grad_(), batch.weight.clone().requires_grad_())
+    result = chunked_head(*leaves, TopKCrossEntropy(), batch.positions, batch.coefficients)
+    scaled = result.loss * 4.0
+    scaled.backward(retain_graph=True)
+    assert leaves[0].grad is not None and torch.equal(leaves[0].grad, hidden * 4.0)
+    assert leaves[1].grad is not None and torch.equal(leaves[1].grad, weight * 4.0)
+    with pytest.raises(RuntimeError, match="call it again"):
+        scaled.backward()
+
+
+def test_a_tied_embedding_gets_both_gradients() -> None:
+    batch = draw_batch(dtype=torch.float64)
+    tokens = batch.positions.sampled_ids.roll(1)
+
+    def embedded(table: Tensor) -> Tensor:
+        return torch.tanh(table[tokens])
+
+    ours, naive = (batch.weight.clone().requires_grad_() for _ in range(2))
+    chunked_head(
+        embedded(ours), ours, TopKCrossEntropy(), batch.positions, batch.coefficients
+    ).loss.backward()
+    losses = naive_losses(embedded(naive) @ naive.T, batch.positions, "teacher_renormalised")
+    (losses * batch.coefficients).sum().backward()
+    assert ours.grad is not None and naive.grad is not None
+    assert relative_error(ours.grad, naive.grad) < 1e-12
+
+
+def test_only_what_is_trained_gets_a_gradient() -> None:
+    batch = draw_batch()
+    _, hidden, _ = gradients(batch)
+    states = batch.hidden.clone().requires_grad_()
+    chunked_head(
+        states, batch.weight, TopKCrossEntropy(), batch.positions, batch.coefficients
+    ).loss.backward()
+    assert states.grad is not None and torch.equal(states.grad, hidden)
+    with torch.no_grad():
+        plain = chunked_head(states, batch.weight, TopKCrossEntropy(), batch.positions, batch.coefficients)
+    assert not plain.loss.requires_grad
+    assert relative_error(plain.loss, gradients(batch)[0].loss) < 1e-6
+
+
+def test_the_padding_of_the_vocabulary_takes_no_part() -> None:
+    batch = draw_batch(dtype=torch.float64)
+    padded = replace(batch, weight=torch.cat([batch.weight, torch.full((31, 24), 9.0, dtype=torch.float64)]))
+    result, hidden, weight = gradients(padded, vocabulary=97)
+    expected, expected_hidden, expected_weight = gradients(batch)
+    assert torch.equal(result.loss, expected.loss)
+    assert torch.equal(hidden, expected_hidden)
+    assert torch.equal(weight[:97], expected_weight)
+    assert weight.shape == (128, 24) and (weight[97:] == 0).all()
+
+
+def test_diagnostics_and_losses_are_those_of_whole_logits() -> None:
+    batch = replace(draw_batch(dtype=torch.float64), weights=torch.ones(8))
+    result, _, _ = gradients(batch, chunk_size=17)
+    logprobs = torch.log_softmax(batch.hidden @ batch.weight.T, -1)
+    ids = batch.positions.teacher_ids
+    assert ids is not None and batch.positions.teacher_logprobs is not None
+    expected = {
+        "teacher_mass": batch.positions.teacher_logprobs.double().exp().sum(-1),
+        "student_mass": logprobs.exp().gather(1, ids).sum(-1),
+        "entropy": torch.distributions.Categorical(logits=logprobs).entropy(),
+        "sampled_logprob": logprobs[torch.arange(127), batch.positions.sampled_ids],
+    }
+    assert result.diagnostics.keys() == expected.keys()
+    for name, values in expected.items():
+        assert torch.allclose(result.diagnostics[name], values, rtol=1e-10, atol=1e-12), name
+        assert not result.diagnostics[name].requires_grad
+    losses = naive_losses(batch.hidden @ batch.weight.T, batch.positions, "teacher_renormalised")
+    assert torch.allclose(result.token_losses, losses, rtol=1e-10)
+
+
+def test_over_the_full_vocabulary_it_is_trls_forward_kl_plus_the_teachers_entropy() -> None:
+    kernel = pytest.importorskip("trl.kernels.chunked_divergence", reason="TRL is not installed")
+    batch = draw_batch()
+    draw = torch.Generator().manual_seed(1)
+    teacher_hidden, teacher_head = (
+        torch.randn(127, 24, generator=draw),
+        torch.randn(97, 24, generator=draw) / 3,
+    )
+    logprobs = torch.log_softmax(teacher_hidden @ teacher_head.T, -1)
+    positions = replace(batch.positions, teacher_logprobs=logprobs, teacher_ids=None)
+    full = replace(batch, positions=positions, weights=torch.ones(8))
+    result, hidden, weight = gradients(full)
+    leaves = (batch.hidden.clone().requires_grad_(), batch.weight.clone().requires_grad_())
+    divergence, _ = kernel.ChunkedDivergenceFunction.apply(
+        *leaves, None, teacher_hidden, teacher_head, None, 0.0
+    )
+    (divergence * full.coefficients).sum().backward()
+    entropy = -(logprobs.exp() * logprobs).sum(-1)
+    assert torch.allclose(result.token_losses - entropy, divergence.detach(), atol=2e-6)
+    for got, leaf in zip((hidden, weight), leaves, strict=True):
+        assert leaf.grad is not None
+        assert relative_error(got, leaf.grad) < 1e-6
+
+
+def test_autocast_does_not_reach_inside() -> None:
+    batch = draw_batch()
+    _, hidden, weight = gradients(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, other_hidden, other_weight = gradients(batch)
+    assert torch.equal(hidden, other_hidden) and torch.equal(weight, other_weight)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    count=st.integers(1, 30),
+    hidden=st.integers(1, 12),
+    vocabulary=st.integers(2, 40),
+    chunk_size=st.integers(1, 35),
+    data=st.data(),
+    form=st.sampled_from(FORMS),
+    seed=st.integers(0, 2**31),
+)
+def test_any_shape_equals_whole_logits(
+    count: int, hidden: int, vocabulary: int, chunk_size: int, data: st.DataObject, form: TopKForm, seed: int
+) -> None:
+    k = data.draw(st.integers(1, vocabulary))
+    draw = torch.Generator().manual_seed(seed)
+    states = torch.randn(count, hidden, generator=draw, dtype=torch.float64)
+    weight = torch.randn(vocabulary, hidden, generator=draw, dtype=torch.float64)
+    logprobs, ids = teacher_top_k(2 * torch.randn(count, vocabulary, generator=draw), k)
+    positions = Positions(
+        sampled_ids=torch.randint(vocabulary, (count,), generator=draw),
+        teacher_logprobs=logprobs,
+        teacher_ids=ids,
+    )
+    coefficients = torch.rand(count, generator=draw) * (torch.rand(count, generator=draw) < 0.7)
+    leaves = (states.clone().requires_grad_(), weight.clone().requires_grad_())
+    result = chunked_head(
+        *leaves, TopKCrossEntropy(form=form), positions, coefficients, chunk_size=chunk_size
+    )
+    result.loss.backward()
+    loss, *expected = naive_head(states, weight, positions, coefficients, form)
+    assert torch.allclose(result.loss, loss, rtol=1e-10, atol=1e-12)
+    for leaf, gradient in zip(leaves, expected, strict=True):
+        assert leaf.grad is not None and torch.allclose(leaf.grad, gradient, rtol=1e-8, atol=1e-10)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    batch, loss = draw_batch(), TopKCrossEntropy()
+
+    def call(**changes: Any) -> None:
+        options = {
+            "hidden": batch.hidden,
+            "weight": batch.weight,
+            "positions": batch.positions,
+            "coefficients": batch.coefficients,
+            "token_loss": loss,
+        }
+        chunked_head(**{**options, **changes})
+
+    call()
+    bad = batch.coefficients.clone()
+    bad[4] = torch.nan
+    for changes, message in [
+        ({"hidden": batch.hidden[:, :5]}, "need \\[T, H\\] and \\[V, H\\]"),
+        ({"hidden": batch.hidden.bfloat16()}, "hidden is torch.bfloat16, the head torch.float32"),
+        ({"hidden": batch.hidden.half(), "weight": batch.weight.half()}, "need one of bf16"),
+        ({"coefficients": bad[:9]}, "127 states, 127 positions and coefficients \\(9,\\)"),
+        ({"coefficients": bad}, "position 4 has coefficient nan"),
+        ({"chunk_size": 0}, "chunk size 0"),
+        ({"vocabulary": 98}, "vocabulary 98 of 97"),
+        ({"vocabulary": 2}, "outside of the vocabulary of 2"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call(**changes)

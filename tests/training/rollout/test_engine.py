@@ -1,0 +1,277 @@
+"""The real rollout engine beside a real student: tokens in, tokens out, weights that arrive, syncs that are missed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tasks.core.errors import UserError
+from tests.training.engine.running import update
+from training.engine.batches import TokenSequence
+from training.engine.group import StudentGroup
+from training.engine.placement import placement, reserve
+from training.engine.student import StudentSettings
+from training.objectives.token_losses import TopKCrossEntropy
+from training.rollout.engine import (
+    INITIAL_VERSION,
+    Generation,
+    RolloutRequest,
+    RolloutSampling,
+    RolloutSettings,
+    generation,
+    rollout_environment,
+    rollout_options,
+)
+from training.rollout.pool import RolloutPool
+from training.rollout.sync import check_gap, check_versions, choose_transport, logprob_gap
+
+PROJECT = Path(__file__).resolve().parents[3]
+MODEL = PROJECT / "pocket" / "student"
+END = 1992
+SAMPLING = RolloutSampling(temperature=1.0, max_tokens=48, stop_token_ids=(END,))
+SETTINGS = RolloutSettings(model=MODEL, max_model_len=128, max_num_seqs=64)
+
+
+# --- rules that need no engine -----------------------------------------------------------------------------------
+
+
+def test_an_engine_has_no_tokenizer_and_does_not_split_seeded_prompts_on_cpu() -> None:
+    options = rollout_options(SETTINGS, on_cpu=True)
+    assert options["skip_tokenizer_init"] is True and options["logprobs_mode"] == "raw_logprobs"
+    assert options["enable_chunked_prefill"] is False
+    assert options["max_num_batched_tokens"] >= options["max_model_len"] == 128
+    assert "weight_transfer_config" not in options and "enable_sleep_mode" not in options
+
+
+def test_on_a_shared_gpu_the_engine_may_sleep_and_gets_its_weights_by_vllms_transfer() -> None:
+    settings = RolloutSettings(
+        model=MODEL,
+        max_model_len=128,
+        gpu_memory_fraction=0.3,
+        transport="ipc",
+        sleeps=True,
+        logprobs="tempered",
+    )
+    options = rollout_options(settings, on_cpu=False)
+    assert options["weight_transfer_config"] == {"backend": "ipc"} and options["enable_sleep_mode"] is True
+    assert options["gpu_memory_utilization"] == 0.3 and options["logprobs_mode"] == "processed_logprobs"
+
+
+def test_the_engine_lives_in_the_actors_own_process() -> None:
+    environment = rollout_environment(SETTINGS, on_cpu=True)
+    assert environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert environment["VLLM_CPU_KVCACHE_SPACE"] == "1"
+
+
+def flat(tokens: list[int], logprobs: list[list[tuple[int, float]]]) -> SimpleNamespace:
+    """vLLM's output of one rollout, as its FlatLogprobs holds it."""
+    starts = np.cumsum([0, *(len(row) for row in logprobs)])[:-1].tolist()
+    entries = [pair for row in logprobs for pair in row]
+    values = SimpleNamespace(
+        start_indices=starts,
+        token_ids=[token for token, _ in entries],
+        logprobs=[value for _, value in entries],
+    )
+    return SimpleNamespace(token_ids=tokens, logprobs=values, finish_reason="stop")
+
+
+def test_the_sampled_tokens_log_probability_is_taken_at_every_position() -> None:
+    found = generation(flat([4, 9], [[(4, -0.5), (7, -0.1)], [(9, -2.0)]]), version=3)
+    assert found.tokens.tolist() == [4, 9] and found.logprobs.tolist() == [-0.5, -2.0]
+    assert (found.finish_reason, found.version) == ("stop", 3)
+    assert found.tokens.dtype == np.int32 and found.logprobs.dtype == np.float32
+
+
+@pytest.mark.parametrize("logprobs", [[[(4, -0.5)]], [[(4, -0.5)], [(8, -2.0)]]])
+def test_log_probabilities_of_other_tokens_are_not_taken(logprobs: list[list[tuple[int, float]]]) -> None:
+    with pytest.raises(RuntimeError, match="do not belong"):
+        generation(flat([4, 9], logprobs), version=0)
+
+
+# --- the real ones -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class World:
+    """One student rank, one engine, the same pocket model in both."""
+
+    student: StudentGroup
+    engines: RolloutPool
+    losses: list[str]
+
+
+@pytest.fixture(scope="module")
+def world(ray_session: None) -> Iterator[World]:
+    plan = placement("cpu", students=1, engines=1)
+    place = reserve(plan)
+    losses: list[str] = []
+    settings = StudentSettings(
+        model=MODEL, total_steps=10, warmup_steps=0, learning_rate=5e-3, zero_stage=2, threads=1, clip=1e9
+    )
+    engines = RolloutPool(plan, place, SETTINGS, on_loss=losses.append)
+    student = StudentGroup(plan, place, settings, TopKCrossEntropy())
+    student.connect()
+    engines.ready()
+    student.open_transfer(choose_transport(plan), engines)
+    yield World(student=student, engines=engines, losses=losses)
+    engines.close()
+    student.close()
+
+
+def requests(count: int = 64) -> list[RolloutRequest]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    return [
+        RolloutRequest(
+            prompt=tokenizer.apply_chat_template(
+                [{"role": "user", "content": f"What is {number} plus {2 * number + 1}?"}],
+                add_generation_prompt=True,
+                enable_thinking=False,
+                return_dict=False,
+            ),
+            seed=2**62 + 7919 * number,
+        )
+        for number in range(count)
+    ]
+
+
+def joined(asked: list[RolloutRequest], drawn: list[Generation]) -> list[TokenSequence]:
+    return [
+        TokenSequence(
+            tokens=np.concatenate([np.array(request.prompt, dtype=np.int32), one.tokens]),
+            prompt_length=len(request.prompt),
+        )
+        for request, one in zip(asked, drawn, strict=True)
+    ]
+
+
+def gap(world: World, asked: list[RolloutRequest], drawn: list[Generation]) -> tuple[float, float]:
+    student = world.student.logprobs(joined(asked, drawn))
+    return logprob_gap(np.concatenate([one.logprobs for one in drawn]), np.concatenate(student))
+
+
+def learn(world: World, sequences: list[TokenSequence]) -> None:
+    """One update that moves the student far."""
+    world.student.step([update(sequences[:8], [list(range(8))])])
+
+
+slow = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+class TestWithEngines:
+    pytestmark = slow
+
+    def test_what_an_engine_draws_is_tokens_with_log_probabilities_and_an_end(self, world: World) -> None:
+        world.student.sync(world.engines, 0)
+        asked = requests()
+        drawn = world.engines.generate(asked, SAMPLING)
+        assert all(len(one.tokens) == len(one.logprobs) > 0 for one in drawn)
+        assert all((one.logprobs <= 0).all() and np.isfinite(one.logprobs).all() for one in drawn)
+        for one in drawn:
+            assert (one.finish_reason == "stop") == (one.tokens[-1] == END)
+            assert END not in one.tokens[:-1].tolist()
+            assert one.finish_reason == "stop" or len(one.tokens) == SAMPLING.max_tokens
+        assert {one.finish_reason for one in drawn} >= {"stop"}
+        assert {one.version for one in drawn} == {0}
+
+    def test_a_rollout_depends_on_its_seed_only(self, world: World) -> None:
+        asked = requests()
+        drawn = world.engines.generate(asked, SAMPLING)
+        backwards = world.engines.generate(asked[::-1], SAMPLING)[::-1]
+        streamed = dict(world.engines.stream(asked[5:9], SAMPLING))
+        for index, one in enumerate(drawn):
+            assert np.array_equal(one.tokens, backwards[index].tokens)
+            assert np.array_equal(one.logprobs, backwards[index].logprobs)
+        assert sorted(streamed) == [0, 1, 2, 3]
+        assert all(np.array_equal(streamed[index].tokens, drawn[5 + index].tokens) for index in range(4))
+        again = [RolloutRequest(prompt=asked[0].prompt, seed=seed) for seed in range(8)]
+        assert len({one.tokens.tobytes() for one in world.engines.generate(again, SAMPLING)}) > 1
+
+    def test_after_a_sync_the_engine_and_the_student_agree_on_64_sequences(self, world: World) -> None:
+        asked = requests()
+        first = world.engines.generate(asked, SAMPLING)
+        learn(world, joined(asked, first))
+        snapshot = world.student.sync(world.engines, 1)
+        (report,) = world.engines.load(snapshot)
+        assert (report.version, report.checksum) == (1, snapshot.checksum)
+        assert report.live.equal >= 1 and report.live.different == ()
+        drawn = world.engines.generate(asked, SAMPLING)
+        assert any(not np.array_equal(a.tokens, b.tokens) for a, b in zip(first, drawn, strict=True))
+        mean, highest = gap(world, asked, drawn)
+        assert mean < 0.02 and highest < 1.0
+        check_versions(1, [one.version for one in drawn])
+        check_gap(mean, version=1)
+
+    def test_a_skipped_sync_is_caught_by_version_and_by_gap(self, world: World) -> None:
+        asked = requests()
+        world.student.sync(world.engines, 2)
+        learn(world, joined(asked, world.engines.generate(asked, SAMPLING)))
+        drawn = world.engines.generate(asked, SAMPLING)  # the student has moved on, the engine has not
+        with pytest.raises(UserError, match="holds weight version 2 and the student version 3"):
+            check_versions(3, [one.version for one in drawn])
+        mean, _ = gap(world, asked, drawn)
+        with pytest.raises(UserError, match="their weights are stale"):
+            check_gap(mean, version=3)
+        world.student.sync(world.engines, 3)
+        after, _ = gap(world, asked, world.engines.generate(asked, SAMPLING))
+        assert after < 0.02 < 0.05 < mean
+
+    def test_weights_that_were_damaged_on_the_way_are_refused(self, world: World) -> None:
+        snapshot = world.student.sync(world.engines, 4)
+        name = "model.norm.weight"
+        lying = replace(snapshot, version=5, sums={**snapshot.sums, name: snapshot.sums[name] ^ 1})
+        with pytest.raises(UserError, match="weight version 5 did not reach an engine whole"):
+            world.engines.load(lying)
+        (report,) = world.engines.load(snapshot)
+        assert report.version == 4
+
+    def test_a_prompt_without_room_is_one_sentence_and_the_engine_lives_on(self, world: World) -> None:
+        asked = requests(3)
+        asked[1] = RolloutRequest(prompt=[5] * 128, seed=1)
+        with pytest.raises(UserError, match="prompt 1 has 128 tokens and the context 128"):
+            world.engines.generate(asked, SAMPLING)
+        drawn = world.engines.generate([RolloutRequest(prompt=[5] * 120, seed=1)], SAMPLING)
+        assert len(drawn[0].tokens) <= 8
+
+    def test_a_killed_engine_comes_back_with_the_last_weights_and_draws_the_same(self, world: World) -> None:
+        import ray
+
+        world.student.sync(world.engines, 6)
+        asked = requests()
+        expected = world.engines.generate(asked, SAMPLING)
+        stream = world.engines.stream(asked, SAMPLING)
+        found = dict([next(stream)])
+        os.kill(ray.get(world.engines.actors[0].process.remote()), signal.SIGKILL)
+        found |= dict(stream)
+        assert sorted(found) == list(range(len(asked)))
+        assert all(np.array_equal(found[i].tokens, expected[i].tokens) for i in range(len(asked)))
+        assert {one.version for one in found.values()} == {6}
+        os.kill(ray.get(world.engines.actors[0].process.remote()), signal.SIGKILL)
+        again = world.engines.generate(asked, SAMPLING)
+        assert all(np.array_equal(a.tokens, b.tokens) for a, b in zip(again, expected, strict=True))
+        assert world.losses and all("weight version 6" in one for one in world.losses)
+
+    def test_an_exported_student_is_a_model_that_the_engine_loads(self, world: World, tmp_path: Path) -> None:
+        world.student.export(tmp_path / "export")
+        plan = placement("cpu", students=1, engines=1)
+        other = RolloutPool(
+            plan,
+            reserve(plan),
+            RolloutSettings(model=tmp_path / "export", max_model_len=128, max_num_seqs=64),
+        )
+        try:
+            (facts,) = other.ready()
+            assert facts["logprobs_mode"] == "raw_logprobs"
+            drawn = other.generate(requests(8), SAMPLING)
+        finally:
+            other.close()
+        assert {one.version for one in drawn} == {INITIAL_VERSION}
+        assert gap(world, requests(8), drawn)[0] < 0.02

@@ -1,0 +1,121 @@
+"""The teacher's scores against a naive float32 forward of each sequence alone, over all of its logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tasks.core.errors import UserError
+from tests.tiny_model import write_tiny_model
+from training.engine.batches import TokenSequence
+from training.rollout.teacher import Teacher, TeacherSettings, TopK
+
+
+def sequences(count: int = 12) -> list[TokenSequence]:
+    random = np.random.default_rng(0)
+    lengths = random.integers(3, 40, size=count)
+    return [
+        TokenSequence(
+            tokens=random.integers(0, 512, size=length).astype(np.int32),
+            prompt_length=int(random.integers(1, length)),
+        )
+        for length in lengths
+    ]
+
+
+def naive(folder: Path, sequence: TokenSequence, vocabulary: int = 512) -> torch.Tensor:
+    """log p [T, V] in float64 from a float32 forward of one sequence, no batch, no padding."""
+    from transformers import AutoModelForCausalLM
+
+    network = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    with torch.no_grad():
+        logits = network(torch.from_numpy(sequence.tokens).long()[None]).logits[0, :, :vocabulary]
+    return logits.double().log_softmax(-1)[sequence.prompt_length - 1 : -1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("teacher") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def teacher(folder: Path) -> Iterator[Teacher]:
+    yield Teacher(TeacherSettings(model=folder, dtype="float32", token_budget=100, chunk=16, threads=1))
+
+
+def test_the_top_k_are_the_naive_forwards_for_every_response_token(folder: Path, teacher: Teacher) -> None:
+    chosen = sequences()
+    for sequence, scored in zip(chosen, teacher.topk(chosen, 8), strict=True):
+        expected = naive(folder, sequence)
+        assert scored.ids is not None
+        assert scored.ids.shape == scored.logprobs.shape == (len(sequence.response), 8)
+        found = expected.gather(-1, torch.from_numpy(scored.ids).long())
+        np.testing.assert_allclose(scored.logprobs, found, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(scored.logprobs, expected.topk(8).values, rtol=1e-4, atol=1e-4)
+        assert (np.diff(scored.logprobs) <= 0).all()
+
+
+def test_k_may_be_the_whole_vocabulary(folder: Path, teacher: Teacher) -> None:
+    (sequence, *_) = sequences()
+    (scored,) = teacher.topk([sequence], 512)
+    assert scored.ids is None
+    np.testing.assert_allclose(scored.logprobs, naive(folder, sequence), rtol=1e-4, atol=1e-4)
+
+
+def test_sampled_tokens_get_the_naive_log_probability(folder: Path, teacher: Teacher) -> None:
+    chosen = sequences()
+    for sequence, values in zip(chosen, teacher.logprobs(chosen), strict=True):
+        expected = naive(folder, sequence)[np.arange(len(sequence.response)), sequence.response]
+        np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_same_batch_gives_the_same_bits_and_the_budget_only_rounding(
+    folder: Path, teacher: Teacher
+) -> None:
+    chosen = sequences()
+    first, again = teacher.topk(chosen, 8), teacher.topk(chosen, 8)
+    assert all(np.array_equal(a.logprobs, b.logprobs) for a, b in zip(first, again, strict=True))
+    other = Teacher(replace(teacher.settings, token_budget=40)).topk(chosen, 8)
+    for a, b in zip(first, other, strict=True):
+        np.testing.assert_allclose(a.logprobs, b.logprobs, rtol=1e-4, atol=1e-5)
+
+
+def test_only_the_shared_part_of_a_padded_vocabulary_is_normalised(folder: Path, teacher: Teacher) -> None:
+    small = Teacher(replace(teacher.settings, vocabulary=500))
+    tokens = np.arange(10, dtype=np.int32)
+    sequence = TokenSequence(tokens=tokens, prompt_length=4)
+    (scored,) = small.topk([sequence], 500)
+    np.testing.assert_allclose(scored.logprobs, naive(folder, sequence, 500), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(np.exp(scored.logprobs).sum(-1), 1.0, rtol=1e-5)
+    with pytest.raises(UserError, match="holds token id 511, the shared vocabulary has 500"):
+        small.topk([TokenSequence(tokens=np.array([1, 511], dtype=np.int32), prompt_length=1)], 4)
+
+
+def test_what_cannot_be_scored_is_one_sentence(teacher: Teacher) -> None:
+    with pytest.raises(UserError, match="k is 513 and the teacher's vocabulary has 512 ids"):
+        teacher.topk(sequences(), 513)
+    long = TokenSequence(tokens=np.zeros(101, dtype=np.int32), prompt_length=1)
+    with pytest.raises(UserError, match="sequence 0 has 101 tokens, the token budget of a batch is 100"):
+        teacher.topk([long], 4)
+
+
+def test_no_sequence_gives_no_score(teacher: Teacher) -> None:
+    found: list[TopK] = teacher.topk([], 4)
+    assert found == []
+
+
+def test_bf16_scores_stay_near_float32(folder: Path) -> None:
+    chosen = sequences()
+    half = Teacher(TeacherSettings(model=folder, token_budget=200, threads=1)).logprobs(chosen)
+    gaps = [
+        np.abs(values - naive(folder, one).numpy()[np.arange(len(values)), one.response])
+        for values, one in zip(half, chosen, strict=True)
+    ]
+    assert np.concatenate(gaps).mean() < 0.05

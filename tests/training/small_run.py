@@ -1,0 +1,144 @@
+"""A small real dataset and the settings of a run on it with the pocket models."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prompts import load_prompt
+from tasks.core.config import PROJECT_ROOT, load_config
+from tasks.core.rows import Example, Response, Role, Tier
+from tasks.io.dataset import Manifest, StageCount, Teacher, write_dataset
+from tasks.io.identity import model_identity
+from training.config import RunConfig, run_from
+
+TABLE = "data/train-00000-of-00001.parquet"
+
+
+def example(number: int, **changes: object) -> Example:
+    """Row `number`; its four samples agree three to one, w = 0.5 unless changed."""
+    row = Example(
+        id=f"{number:032x}",
+        problem=f"Lena has {number} apples and buys {number + 2} more. How many apples does she have now?",
+        tier=Tier.EASY,
+        role=Role.EVOLVED,
+        source="pocket",
+        source_id=str(number),
+        licence="cc0-1.0",
+        root_id=f"{number + 1000:032x}",
+        parent_id=f"{number + 1000:032x}",
+        round=1,
+        strategies=("harder",),
+        answer=None,
+        majority_answer=str(2 * number + 2),
+        semantic_entropy=0.6931471805599453,  # log 2, half of log 4
+        weight=0.5,
+        discrete_entropy=0.5623351446188083,
+        valid_entropy=None,
+        cluster_labels=(0, 1, 1, 1),
+        cluster_probs=(0.5, 0.5),
+        cluster_answers=("1", str(2 * number + 2)),
+        num_samples=4,
+        num_valid=4,
+        judge_calls=0,
+        order_flips=0,
+        transitivity_violations=0,
+        benchmark_root=False,
+        evolver_model="assistant:1",
+        evolver_prompt="harder@1:1",
+        quality_judge_model="assistant:1",
+        quality_judge_prompt="quality@1:1",
+        teacher_model="teacher:1",
+        teacher_prompt="solve@1:1",
+        equivalence_judge_model=None,
+        equivalence_judge_prompt=None,
+    )
+    return replace(row, **changes)  # type: ignore[arg-type]
+
+
+def teacher(**changes: object) -> Teacher:
+    """The pocket teacher as an export describes it."""
+    made = Teacher(
+        model=model_identity("pocket/teacher", None, PROJECT_ROOT),
+        prompt=load_prompt("teacher/solve").fingerprint,
+        tokenizer="unknown",
+        chat_template="unknown",
+        num_samples=4,
+        temperature=0.7,
+        top_p=0.95,
+        max_tokens=448,
+        thinking=False,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def write_small_dataset(folder: Path, rows: Sequence[Example], who: Teacher | None = None) -> Path:
+    """Export `rows` as the train split, as the flow does."""
+    responses = [
+        Response(
+            problem_id=row.id, index=index, text="So \\boxed{1}", token_count=7, logprob_sum=-1.5, finish_reason="stop",
+            answer="1", model="teacher:1", prompt="solve@1:1", seed=index,
+        )
+        for row in rows
+        for index in range(row.num_samples)
+    ]  # fmt: skip
+    manifest = Manifest(
+        name="SURE-Math",
+        licence="cc0-1.0",
+        profile="pocket",
+        fingerprint="ab" * 32,
+        stages=(StageCount(stage="sample", rows_in=len(rows), kept=len(rows)),),
+        models={"teacher": "teacher:1", "evolver": "assistant:1"},
+        prompts={"teacher/solve": "solve@1:1"},
+        settings=load_config("pocket").identity(),
+        teacher=who or teacher(),
+        seeds={"split_seed": 0},
+    )
+    write_dataset(folder, {"train": rows}, {"train": responses}, manifest)
+    return folder
+
+
+def rewrite(folder: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Change the train table in place, past the checks of the exporter."""
+    path = folder / TABLE
+    pq.write_table(change(pq.read_table(path)), path)
+
+
+def set_values(folder: Path, row: int, values: Mapping[str, object]) -> None:
+    """Put values into one row of the train table, past the checks of the exporter."""
+
+    def change(table: pa.Table) -> pa.Table:
+        records = table.to_pylist()
+        records[row] |= values
+        return pa.Table.from_pylist(records, schema=table.schema)
+
+    rewrite(folder, change)
+
+
+def settings(dataset: Path, /, **changes: Any) -> dict[str, Any]:
+    """Settings of a run of the pocket models on the CPU."""
+    return {
+        "output": "output/run",
+        "dataset": {"folder": str(dataset)},
+        "student": {"model": "pocket/student"},
+        "teacher": {"model": "pocket/teacher"},
+        "lengths": {"max_prompt_tokens": 256, "max_response_tokens": 448},
+        "engine": {"micro_batch_tokens": 2048},
+        "placement": {"kind": "cpu", "engines": 1},
+        **changes,
+    }
+
+
+def small_run(dataset: Path, /, **changes: Any) -> RunConfig:
+    return run_from(settings(dataset, **changes), "test")
+
+
+def copy_model(name: str, folder: Path) -> Path:
+    """A copy of a pocket model that a test may damage."""
+    return Path(shutil.copytree(PROJECT_ROOT / "pocket" / name, folder))

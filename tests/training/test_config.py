@@ -1,0 +1,162 @@
+"""Settings of a run: the papers' values by default, one sentence for what cannot be."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.core.errors import UserError
+from training.config import BinaryWeight, PlainWeight, RunConfig, load_run, presets, project_path, run_from
+
+REQUIRED: dict[str, Any] = {
+    "output": "output/run",
+    "dataset": {"folder": "output/dataset"},
+    "student": {"model": "pocket/student"},
+    "teacher": {"model": "pocket/teacher"},
+}
+
+
+def run(**changes: Any) -> RunConfig:
+    return run_from(REQUIRED | changes, "test")
+
+
+def test_defaults_are_the_papers() -> None:
+    made = run()
+    assert (made.rollouts.per_prompt, made.rollouts.temperature, made.lengths.max_response_tokens) == (
+        4,
+        1.0,
+        4096,
+    )
+    optimizer = made.optimizer
+    assert (optimizer.learning_rate, optimizer.beta1, optimizer.beta2) == (3e-6, 0.9, 0.95)
+    assert (optimizer.warmup_fraction, optimizer.max_gradient_norm) == (0.05, 1.0)
+    assert (made.batches.size, made.batches.unit, made.batches.draws) == (128, "prompts", 50_000)
+    assert (made.objective.top_k, made.objective.top_k_form) == (512, "teacher_renormalised")
+    assert (made.objective.preset, made.overlap, made.lengths.thinking) == ("uopd", "on_policy", False)
+
+
+def test_fifty_thousand_draws_of_128_prompts_are_391_steps_with_20_of_warm_up() -> None:
+    made = run()  # 50,000 / 128 = 390.6; 5% of 391 = 19.55
+    assert (made.prompts_per_step, made.steps, made.warmup_steps) == (128, 391, 20)
+
+
+def test_a_batch_of_128_rollouts_holds_32_prompts() -> None:
+    made = run(batches={"unit": "rollouts"})  # 50,000 / 32 = 1562.5
+    assert (made.prompts_per_step, made.steps) == (32, 1563)
+
+
+def test_every_shipped_preset_can_be_chosen() -> None:
+    assert {"uopd", "opd"} <= set(presets())
+    for name in presets():
+        assert run(objective={"preset": name}).objective.preset == name
+
+
+def test_a_prompt_weight_is_a_word_or_an_object() -> None:
+    for word in ("uniform", "soft", "pass_rate", "permuted", "constant"):
+        assert run(objective={"prompt_weight": word}).objective.prompt_weight == PlainWeight.model_validate(
+            {"kind": word}
+        )
+    binary = run(objective={"prompt_weight": {"kind": "binary", "tau": 0.3}}).objective.prompt_weight
+    assert binary == BinaryWeight(kind="binary", tau=0.3, scale="raw")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"studnet": {}}, "test: studnet: unknown key; see training/config.py"),
+        ({"engine": {"zero": 3}}, "engine.zero: unknown key"),
+        ({"engine": {"zero_stage": 4}}, "engine.zero_stage: Input should be 0, 1, 2 or 3"),
+        ({"student": {}}, "student.model: this setting is missing"),
+        ({"objective": {"preset": "magic"}}, "objective: there is no preset 'magic': choose one of .*opd.*uopd"),
+        ({"objective": {"prompt_weight": "binary"}}, "prompt_weight.binary.tau: this setting is missing"),
+        ({"objective": {"prompt_weight": {"kind": "soft", "tau": 0.3}}}, "prompt_weight.soft.tau: unknown key"),
+        (
+            {"objective": {"prompt_weight": {"kind": "binary", "tau": 1.5, "scale": "normalised"}}},
+            "tau on the normalised scale lies between 0 and 1",
+        ),
+        ({"objective": {"top_k": 0}}, "objective.top_k"),
+        ({"rollouts": {"temperature": 0.0}}, "rollouts.temperature: Input should be greater than 0"),
+        ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate: Input should be a finite number"),
+        ({"optimizer": {"weight_decay": float("inf")}}, "optimizer.weight_decay: Input should be a finite number"),
+        (
+            {"batches": {"unit": "rollouts", "size": 10}},
+            "batches.size is 10 rollouts, which rollouts.per_prompt 4 does not divide",
+        ),
+        ({"engine": {"micro_batch_tokens": 5119}}, "one sequence may have 5120 tokens"),
+        ({"teacher": {"model": "t", "scorer": "vllm"}}, "teacher.scorer: unknown key"),
+        ({"placement": {"kind": "colocated", "students": 4, "engines": 2}}, "not 4 and 2: give both the number of GPUs"),
+        (
+            {"placement": {"kind": "colocated", "students": 2, "engines": 2}, "overlap": "one_step_off"},
+            "colocated engines sleep then: choose placement split or overlap on_policy",
+        ),
+        ({"engine": {"lora": {"targets": ["lm_head"]}}}, "engine.lora.targets.0"),
+        ({"seed": -1}, "seed"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_in_one_sentence(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as refused:
+        run(**changes)
+    assert "\n" not in str(refused.value)
+
+
+def test_where_a_run_stands_is_no_part_of_what_it_gives() -> None:
+    made = run()
+    elsewhere = run(
+        output="/elsewhere", dataset={"folder": "/d"}, student={"model": "/s"}, teacher={"model": "/t"},
+        engine={"zero_stage": 3, "micro_batch_tokens": 16384, "gradient_checkpointing": False},
+        placement={"kind": "colocated", "students": 8, "engines": 8}, checkpoints={"every": 1}, self_tests=False,
+    )  # fmt: skip
+    assert made.identity() == elsewhere.identity()
+    changes: tuple[dict[str, Any], ...] = (
+        {"seed": 1},
+        {"objective": {"top_k": 64}},
+        {"lengths": {"max_response_tokens": 64}},
+        {"overlap": "one_step_off"},
+    )
+    for change in changes:
+        assert run(**change).identity() != made.identity()
+
+
+def test_a_run_survives_the_round_trip_through_its_file(tmp_path: Path) -> None:
+    made = run(
+        objective={"prompt_weight": {"kind": "binary", "tau": 0.5}, "top_k": "full"},
+        engine={"lora": {"rank": 8}},
+    )
+    path = tmp_path / "RUN.json"
+    path.write_text(made.model_dump_json(), encoding="utf-8")
+    assert load_run(path) == made
+
+
+def test_a_bad_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "RUN.json"
+    with pytest.raises(UserError, match=r"there is no file .*RUN\.json"):
+        load_run(path)
+    path.write_text('{"output": "o",\n "seed": }', encoding="utf-8")
+    with pytest.raises(UserError, match=r"RUN\.json is no valid JSON: line 2, column 10"):
+        load_run(path)
+    path.write_text("[1, 2]", encoding="utf-8")
+    with pytest.raises(UserError, match=r"RUN\.json holds no settings"):
+        load_run(path)
+    path.write_text(json.dumps(REQUIRED | {"bogus": 1}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"RUN\.json: bogus: unknown key"):
+        load_run(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"RUN\.json cannot be read"):
+        load_run(path)
+
+
+def test_relative_paths_stand_under_the_project() -> None:
+    assert project_path("pocket/student") == Path(__file__).resolve().parents[2] / "pocket" / "student"
+    assert project_path("/tmp/x") == Path("/tmp/x")
+
+
+def test_importing_the_settings_loads_nothing_heavy() -> None:
+    heavy = ("torch", "transformers", "ray", "vllm", "deepspeed", "prefect")
+    code = f"import sys, training.config; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,283 @@
+"""The dataset as training reads it: real exports, and every way in which one can be unfit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from prompts import load_prompt
+from tasks.core.config import PROJECT_ROOT
+from tasks.core.errors import UserError
+from tasks.io.identity import model_identity
+from tests.training.small_run import (
+    TABLE,
+    copy_model,
+    example,
+    rewrite,
+    set_values,
+    small_run,
+    teacher,
+    write_small_dataset,
+)
+from training.config import DatasetSettings
+from training.data import (
+    Row,
+    columns,
+    manifest_problems,
+    prompt_length_problems,
+    prompt_weight,
+    read_dataset,
+    with_prompts,
+)
+from training.model_files import ModelFiles, open_model
+from training.objectives.prompt_weights import Binary, Constant, PassRate, Permuted, Soft, Uniform
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rows = [example(3, weight=0.25), example(1), example(2, answer="6", majority_answer=None)]
+    return write_small_dataset(tmp_path / "dataset", rows)
+
+
+@pytest.fixture(scope="module")
+def student() -> ModelFiles:
+    return open_model("student", "pocket/student")
+
+
+@pytest.fixture(scope="module")
+def pocket_teacher() -> ModelFiles:
+    return open_model("teacher", "pocket/teacher")
+
+
+def rows_of(folder: Path, **changes: Any) -> tuple[Row, ...]:
+    return read_dataset(DatasetSettings(folder=folder, **changes)).rows
+
+
+def test_rows_come_in_the_order_of_their_ids_with_what_training_needs(folder: Path) -> None:
+    found = rows_of(folder)
+    assert [row.id for row in found] == [f"{number:032x}" for number in (1, 2, 3)]
+    assert found[0] == Row(
+        id=f"{1:032x}",
+        text="Lena has 1 apples and buys 3 more. How many apples does she have now?",
+        tier="easy",
+        answer=None,
+        majority_answer="4",
+        semantic_entropy=math.log(2),
+        weight=0.5,
+        pass_rate=0.75,  # three of the four labels 0, 1, 1, 1
+    )
+    assert (found[1].answer, found[1].pass_rate, found[2].weight) == ("6", 0.0, 0.25)
+
+
+def test_left_out_samples_do_not_agree_with_anything(tmp_path: Path) -> None:
+    made = write_small_dataset(tmp_path / "dataset", [example(1, cluster_labels=(-1, 0, 0, -1))])
+    assert rows_of(made)[0].pass_rate == 0.5
+
+
+def test_weights_that_leave_the_bounds_by_rounding_are_clipped(tmp_path: Path) -> None:
+    rows = [example(1, weight=1 + 1e-12), example(2, weight=-1e-12, semantic_entropy=-1e-12)]
+    found = rows_of(write_small_dataset(tmp_path / "dataset", rows))
+    assert [(row.weight, row.semantic_entropy) for row in found] == [
+        (1.0, found[0].semantic_entropy),
+        (0.0, 0.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weight": math.nan}, "row 0+2 has weight nan, which is not between 0 and 1: "),
+        ({"weight": 1.01}, "row 0+2 has weight 1.01, which is not between 0 and 1: "),
+        ({"weight": -0.01}, "row 0+2 has weight -0.01"),
+        ({"weight": math.inf}, "row 0+2 has weight inf"),
+        ({"semantic_entropy": math.nan}, "row 0+2 has semantic_entropy nan"),
+        (
+            {"semantic_entropy": -0.5},
+            "row 0+2 has semantic_entropy -0.5, which is not between 0 and infinity",
+        ),
+        ({"problem": " \n"}, "row 0+2 has an empty text: mend or leave out the row"),
+        ({"problem": "x" * 8001}, "row 0+2 has a text of more than 8,000 characters"),
+        ({"cluster_labels": [-1, -1]}, "row 0+2 has no clustered sample"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    made = write_small_dataset(tmp_path / "dataset", [example(1), example(2), example(3)])
+    set_values(made, 1, changes)
+    with pytest.raises(UserError, match=message) as refused:
+        rows_of(made)
+    assert "\n" not in str(refused.value)
+
+
+def test_several_defects_are_all_told_and_rows_that_share_one_are_counted(tmp_path: Path) -> None:
+    made = write_small_dataset(tmp_path / "dataset", [example(number) for number in (1, 2, 3, 4)])
+    for row, values in enumerate(({"weight": 2.0}, {"problem": ""}, {"weight": math.nan}, {"weight": -1.0})):
+        set_values(made, row, values)
+    with pytest.raises(UserError) as refused:
+        rows_of(made)
+    empty, weight = str(refused.value).splitlines()
+    assert "0002 has an empty text:" in empty
+    assert "0001 has weight 2.0" in weight and "(and 2 more rows have this defect)" in weight
+
+
+def drop(name: str) -> Callable[[pa.Table], pa.Table]:
+    return lambda table: table.drop_columns([name])
+
+
+def without_values(name: str) -> Callable[[pa.Table], pa.Table]:
+    def change(table: pa.Table) -> pa.Table:
+        nothing = pa.nulls(table.num_rows, table.schema.field(name).type)
+        return table.drop_columns([name]).append_column(name, nothing)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop("weight"), "has no column 'weight': train on a dataset that the flow sure-math annotated"),
+        (drop("semantic_entropy"), "has no column 'semantic_entropy'"),
+        (without_values("weight"), r"0001 has no weight \(and 2 more rows"),
+        (without_values("problem"), "0001 has an empty text"),
+        (lambda table: table.slice(0, 0), "has no rows"),
+        (lambda table: pa.concat_tables([table, table.slice(0, 1)]), "0001 is there 2 times"),
+    ],
+)
+def test_a_damaged_table_is_refused(
+    folder: Path, change: Callable[[pa.Table], pa.Table], message: str
+) -> None:
+    rewrite(folder, change)
+    with pytest.raises(UserError, match=message):
+        rows_of(folder)
+
+
+def test_wrong_folders_configs_and_splits_are_refused_with_what_there_is(
+    folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="is no exported dataset"):
+        rows_of(tmp_path / "nowhere")
+    with pytest.raises(
+        UserError, match=r"dataset.config is 'decontaminated', .* choose one of default, responses"
+    ):
+        rows_of(folder, config="decontaminated")
+    with pytest.raises(UserError, match=r"dataset.split is 'test', .* choose one of train"):
+        rows_of(folder, split="test")
+    with pytest.raises(UserError, match=r"config 'responses'.* has no column 'id'"):
+        rows_of(folder, config="responses")
+
+
+def test_missing_and_broken_files_are_refused(folder: Path) -> None:
+    (folder / TABLE).write_bytes(b"PAR1 and nothing else")
+    with pytest.raises(UserError, match=r"train-00000-of-00001.parquet cannot be read"):
+        rows_of(folder)
+    (folder / TABLE).unlink()
+    with pytest.raises(UserError, match=r"has no file data/train-\*.parquet"):
+        rows_of(folder)
+    (folder / "README.md").write_text("no front matter", encoding="utf-8")
+    with pytest.raises(UserError, match="does not list the dataset's configs"):
+        rows_of(folder)
+
+
+def test_prompts_are_what_the_engines_build_and_end_without_thinking(
+    folder: Path, student: ModelFiles
+) -> None:
+    found = with_prompts(rows_of(folder), student, thinking=False)
+    assert student.tokenizer.decode(found[0].prompt_ids) == (
+        "<|im_start|>user\nLena has 1 apples and buys 3 more. How many apples does she have now?\n\n"
+        "Please reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
+        "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    )
+    assert all(
+        replace(row, prompt_ids=()) == plain for row, plain in zip(found, rows_of(folder), strict=True)
+    )
+
+
+def test_a_prompt_beyond_the_limit_names_the_longest_row(folder: Path, student: ModelFiles) -> None:
+    rows = with_prompts(rows_of(folder), student, thinking=False)
+    lengths = [len(row.prompt_ids) for row in rows]
+    assert prompt_length_problems(rows, max(lengths)) == []
+    (problem,) = prompt_length_problems(rows, max(lengths) - 1)
+    longest = max(rows, key=lambda row: (len(row.prompt_ids), row.id))
+    assert problem.startswith(
+        f"row {longest.id} has a prompt of {max(lengths)} tokens and lengths.max_prompt_tokens is"
+    )
+
+
+def test_the_teacher_that_annotated_the_dataset_is_accepted_wherever_it_lies(
+    folder: Path, tmp_path: Path, pocket_teacher: ModelFiles
+) -> None:
+    run, manifest = small_run(folder), read_dataset(DatasetSettings(folder=folder)).manifest
+    assert manifest_problems(run, manifest, pocket_teacher) == []
+    moved = open_model("teacher", str(copy_model("teacher", tmp_path / "renamed")))
+    assert manifest_problems(run, manifest, moved) == []
+
+
+@pytest.mark.parametrize(
+    ("who", "message"),
+    [
+        ({"model": "teacher:0123456789abcdef"}, "annotated with teacher teacher:0123456789abcdef and this run has teacher:"),
+        ({"prompt": "teacher/solve@9:aaaaaaaaaaaa"}, "annotated with prompt teacher/solve@9:aaaaaaaaaaaa"),
+        ({"thinking": True}, "annotated with thinking mode True and this run has False"),
+    ],
+)  # fmt: skip
+def test_another_teacher_is_refused_unless_told_otherwise(
+    tmp_path: Path, pocket_teacher: ModelFiles, who: dict[str, Any], message: str
+) -> None:
+    folder = write_small_dataset(tmp_path / "dataset", [example(1)], teacher(**who))
+    manifest = read_dataset(DatasetSettings(folder=folder)).manifest
+    (problem,) = manifest_problems(small_run(folder), manifest, pocket_teacher)
+    assert message in problem and "dataset.allow_mismatch" in problem
+    told = small_run(folder, dataset={"folder": str(folder), "allow_mismatch": True})
+    assert manifest_problems(told, manifest, pocket_teacher) == []
+
+
+def test_a_hub_teacher_is_compared_by_tokenizer_and_template(
+    tmp_path: Path, pocket_teacher: ModelFiles
+) -> None:
+    ours = pocket_teacher.identity
+    for changes, told in (
+        ({}, []),
+        ({"tokenizer": "other"}, ["tokenizer other"]),
+        ({"tokenizer": "other", "chat_template": "another"}, ["tokenizer other", "chat template another"]),
+    ):
+        who = {
+            "model": "Qwen/Qwen3-8B@main",
+            "tokenizer": ours.tokenizer,
+            "chat_template": ours.chat_template,
+        }
+        folder = write_small_dataset(tmp_path / "dataset", [example(1)], teacher(**(who | changes)))
+        manifest = read_dataset(DatasetSettings(folder=folder)).manifest
+        problems = manifest_problems(small_run(folder), manifest, pocket_teacher)
+        assert len(problems) == len(told)
+        assert all(f"annotated with {what} " in problem for what, problem in zip(told, problems, strict=True))
+
+
+def test_the_fixture_describes_the_pocket_teacher() -> None:
+    assert teacher().model == model_identity("pocket/teacher", None, PROJECT_ROOT)
+    assert teacher().prompt == load_prompt("teacher/solve").fingerprint
+
+
+def test_the_settings_choose_the_prompt_weight() -> None:
+    def chosen(weight: object) -> object:
+        return prompt_weight(small_run(Path("d"), objective={"prompt_weight": weight}, seed=5))
+
+    assert chosen(None) is None
+    assert [chosen(word) for word in ("uniform", "soft", "pass_rate", "constant")] == [
+        Uniform(), Soft(), PassRate(), Constant(),
+    ]  # fmt: skip
+    assert chosen("permuted") == Permuted(seed=5)
+    assert chosen({"kind": "binary", "tau": 0.3, "scale": "normalised"}) == Binary(
+        tau=0.3, scale="normalised"
+    )
+
+
+def test_columns_carry_the_rows_to_the_weights(folder: Path) -> None:
+    made = columns(rows_of(folder))
+    assert Soft()(made).weight.tolist() == [0.5, 0.5, 0.25]
+    assert PassRate()(made).weight.tolist() == [0.1875, 0.0, 0.1875]  # 3/4 * 1/4
+    assert Binary(tau=0.3)(replace(made, entropy=[0.2, 0.3, 0.4])).kept.tolist() == [True, True, False]

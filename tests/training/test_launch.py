@@ -1,0 +1,151 @@
+"""`python -m training.launch`: everything that can be known beforehand, in seconds and without a GPU's libraries."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.core.config import PROJECT_ROOT
+from tasks.core.errors import UserError
+from tests.training.small_run import (
+    copy_model,
+    example,
+    set_values,
+    settings,
+    small_run,
+    teacher,
+    write_small_dataset,
+)
+from training.check import inspect, prepare
+from training.launch import main
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rows = [
+        example(number, weight=number / 10, semantic_entropy=1.3 - number / 10) for number in range(1, 11)
+    ]
+    return write_small_dataset(tmp_path / "dataset", rows)
+
+
+def write(path: Path, data: dict[str, Any]) -> str:
+    path.write_text(json.dumps(data), encoding="utf-8")
+    return str(path)
+
+
+def test_a_good_run_is_described(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = {
+        "batches": {"size": 16, "draws": 100},
+        "objective": {"prompt_weight": {"kind": "binary", "tau": 0.55}},
+    }
+    assert main([write(tmp_path / "RUN.json", settings(folder, **changes)), "--check"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    longest = max(len(row.prompt_ids) for row in prepare(small_run(folder)).rows)
+    # entropies 0.3, 0.4, 0.5 stay below 0.55; 0.1 + ... + 1.0 = 5.5; 100 draws are 6 x 16 + 4; 5% of 7 steps is 1
+    assert "rows       10 of default/train, 3 of them drawn from" in out
+    assert "weights    soft mass 5.5, mean 0.550, 0 rows at 0" in out
+    assert "binary mass 3.0, mean 0.300" in out
+    assert "steps      7: 100 draws, 16 prompts a step, 4 in the last, 1 of warm-up" in out
+    assert f"tokens     at most {400 * (longest + 448):,} in 400 rollouts" in out
+    assert "machine   student  parameters" in out
+
+
+def test_the_check_loads_neither_torch_nor_ray_nor_vllm(folder: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from training.launch import main; code = main(sys.argv[1:]);"
+        " print([m for m in ('torch', 'ray', 'vllm', 'deepspeed', 'prefect') if m in sys.modules], code)"
+    )
+    path = write(tmp_path / "RUN.json", settings(folder))
+    result = subprocess.run(
+        [sys.executable, "-c", code, path, "--check"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=PROJECT_ROOT,
+    )
+    assert result.stdout.splitlines()[-1] == "[] 0"
+
+
+def test_the_command_exits_with_2_and_one_sentence_a_problem(tmp_path: Path) -> None:
+    data = settings(tmp_path / "nowhere", student={"model": "pocket/nobody"})
+    result = subprocess.run(
+        [sys.executable, "-m", "training.launch", write(tmp_path / "RUN.json", data), "--check"],
+        capture_output=True, text=True, cwd=PROJECT_ROOT,
+    )  # fmt: skip
+    assert result.returncode == 2
+    student, dataset = result.stderr.splitlines()
+    assert student.startswith("student.model: there is no checkpoint folder")
+    assert "is no exported dataset" in dataset
+
+
+def test_settings_that_cannot_be_read_are_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([write(tmp_path / "RUN.json", {"bogus": 1}), "--check"]) == 2
+    assert "RUN.json: output: this setting is missing (and 4 more)" in capsys.readouterr().err
+
+
+def test_all_problems_are_seen_at_once(folder: Path, tmp_path: Path) -> None:
+    short = copy_model("student", tmp_path / "short")
+    config = json.loads((short / "config.json").read_text(encoding="utf-8"))
+    (short / "config.json").write_text(
+        json.dumps(config | {"max_position_embeddings": 300}), encoding="utf-8"
+    )
+    write_small_dataset(folder, [example(1)], teacher(model="teacher:0123456789abcdef"))
+    run = small_run(
+        folder,
+        student={"model": str(short)},
+        lengths={"max_prompt_tokens": 8, "max_response_tokens": 448},
+        objective={"prompt_weight": {"kind": "binary", "tau": 0.1}},
+    )
+    found = inspect(run)
+    assert found.prepared is None and found.table
+    context, binary, annotated, prompt = found.problems
+    assert "the student's context ends at 300" in context
+    assert "keeps none of 1 prompts: raise tau" in binary
+    assert "annotated with teacher teacher:0123456789abcdef" in annotated
+    assert "has a prompt of" in prompt
+    with pytest.raises(UserError) as refused:
+        prepare(run)
+    assert str(refused.value).splitlines() == list(found.problems)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [({"weight": 1.5}, "0002 has weight 1.5"), ({"weight": float("nan")}, "0002 has weight nan"), ({"problem": ""}, "empty")],
+)  # fmt: skip
+def test_bad_rows_stop_a_run(folder: Path, row: dict[str, Any], message: str) -> None:
+    set_values(folder, 1, row)
+    with pytest.raises(UserError, match=message):
+        prepare(small_run(folder))
+
+
+def test_a_machine_that_is_too_small_is_refused_with_the_table(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tight = {"kind": "split", "students": 1, "engines": 2, "gpu_memory_gb": 1.0}
+    assert main([write(tmp_path / "RUN.json", settings(folder, placement=tight)), "--check"]) == 2
+    out, err = capsys.readouterr()
+    assert "GPU 2-3" in out and "all, of 1.0 GB" in out
+    assert "GPU 0 needs 3" in err and "no room for the KV cache" in err
+
+
+def test_a_run_is_prepared_whole(folder: Path) -> None:
+    made = prepare(small_run(folder, batches={"size": 4, "draws": 8}))
+    assert made.shared_vocab == 2048
+    assert [draw.row_id == made.rows[draw.row].id for draw in made.schedule.step(1)] == [True] * 4
+    assert all(row.prompt_ids for row in made.rows)
+
+
+def test_the_fingerprint_follows_results_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+    first = prepare(small_run(folder)).fingerprint
+    copied = copy_model("student", tmp_path / "elsewhere" / "student")
+    assert prepare(small_run(folder, student={"model": str(copied)}, output="/other")).fingerprint == first
+    assert prepare(small_run(folder, seed=1)).fingerprint != first
+    assert prepare(small_run(folder, objective={"preset": "opd"})).fingerprint != first

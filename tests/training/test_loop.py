@@ -1,0 +1,160 @@
+"""Whole runs with real engines: a killed one continues bit by bit, a dead engine is replaced, finished work is found."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from tasks.core.config import PROJECT_ROOT
+from tasks.seeds import pocket
+from tests.small_build import left_after
+from tests.training.small_run import example, settings, write_small_dataset
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+STEPS = 6
+
+
+def write_run(folder: Path, dataset: Path, **changes: Any) -> Path:
+    """RUN.json of six steps, with a checkpoint after every second one."""
+    chosen = settings(
+        dataset,
+        output=str(folder),
+        objective={"preset": "uopd", "top_k": 16},
+        lengths={"max_prompt_tokens": 128, "max_response_tokens": 96},
+        batches={"size": 4, "draws": 4 * STEPS},
+        rollouts={"per_prompt": 2},
+        optimizer={"learning_rate": 4e-4},
+        engine={"zero_stage": 1, "micro_batch_tokens": 1024, "gradient_checkpointing": False},
+        checkpoints={"every": 2, "keep": 2},
+        **changes,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "RUN.json").write_text(json.dumps(chosen))
+    return folder / "RUN.json"
+
+
+def start(run: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "training.launch", str(run)], cwd=PROJECT_ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+
+
+def finish(run: Path) -> str:
+    process = start(run)
+    said, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, said[-5000:]
+    return said
+
+
+def steps_done(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    drawn = [pocket.problem(6, "easy", n) for n in range(12)]
+    rows = [example(n, problem=one.text, weight=(n + 1) / 12) for n, one in enumerate(drawn)]
+    return write_small_dataset(tmp_path_factory.mktemp("data") / "dataset", rows)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    held_out = folder / "held_out.jsonl"
+    problems = [pocket.problem(7, "easy", n) for n in range(8)]
+    held_out.write_text(
+        "".join(
+            json.dumps({"id": str(n), "problem": p.text, "answer": p.answer}) + "\n"
+            for n, p in enumerate(problems)
+        )
+    )
+    run = write_run(folder, dataset, evaluation={"problems": str(held_out), "samples": 2})
+    return folder, finish(run)
+
+
+def test_a_run_ends_in_a_student_metrics_curves_and_a_measured_gain(undisturbed: tuple[Path, str]) -> None:
+    folder, said = undisturbed
+    assert steps_done(folder) == STEPS
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert all(row["gap_mean"] < 0.05 and row["staleness"] == 0 for row in rows)
+    assert rows[-1]["learning_rate"] < rows[1]["learning_rate"] <= 4e-4
+    assert 0.9 < rows[0]["teacher_mass"] <= 1.001
+    student = AutoModelForCausalLM.from_pretrained(folder / "student")
+    before = load_file(PROJECT_ROOT / "pocket/student/model.safetensors")
+    after = load_file(folder / "student/model.safetensors")
+    assert before.keys() == after.keys() and student.num_parameters() > 0
+    assert any(not before[name].equal(after[name]) for name in before)
+    result = json.loads((folder / "result.json").read_text())
+    assert result["held_out"]["gain"]["n"] == 8 and result["cost"]["gpu_hours"] == 0
+    assert (folder / "curves.png").stat().st_size > 10_000 and "pass@1" in said
+
+
+def test_a_finished_run_is_found_again_without_starting_anything(undisturbed: tuple[Path, str]) -> None:
+    folder, _ = undisturbed
+    stamp = (folder / "student/model.safetensors").stat().st_mtime_ns
+    assert "this run is finished" in finish(folder / "RUN.json")
+    assert (folder / "student/model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_killed_and_with_a_dead_engine_it_ends_in_the_same_weights(
+    undisturbed: tuple[Path, str], dataset: Path, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "killed", dataset)
+    process = start(run)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if re.match(r"train: step 3 ", line) or steps_done(run.parent) >= 3:
+            break
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not left_after(family, 15.0)
+    process, said = start(run), ""
+    assert process.stdout is not None
+    for line in process.stdout:
+        said += line
+        if "continues after step" in line:
+            engines = [
+                p for p in psutil.Process(process.pid).children(recursive=True) if "Rollout" in p.name()
+            ]
+            assert len(engines) == 1
+            engines[0].kill()
+    assert process.wait() == 0, said[-4000:]
+    assert "started again with weight version" in said
+    whole = load_file(undisturbed[0] / "student/model.safetensors")
+    killed = load_file(run.parent / "student/model.safetensors")
+    assert whole.keys() == killed.keys() and all(whole[name].equal(killed[name]) for name in whole)
+
+
+def test_sigterm_writes_a_checkpoint_and_other_settings_never_continue_it(
+    dataset: Path, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "stopped", dataset, checkpoints={"every": 50, "keep": 1})
+    process, said = start(run), ""
+    assert process.stdout is not None
+    for line in process.stdout:
+        said += line
+        if line.startswith("train: step 1 "):
+            process.terminate()
+    assert process.wait() == 3, said[-4000:]
+    assert re.search(r"stopped after step \d of 6, with a checkpoint", said)
+    other = write_run(tmp_path / "stopped", dataset, checkpoints={"every": 50, "keep": 1}, seed=5)
+    process = start(other)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 2 and "other settings" in said, said[-4000:]

@@ -1,0 +1,318 @@
+"""Bytes per device: parameters and cache exact, states against DESIGN's anchors, activations against autograd itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.core.config import PROJECT_ROOT
+from tasks.core.errors import UserError
+from tests.training.small_run import copy_model, small_run
+from training.config import LoraSettings, RunConfig
+from training.memory import (
+    ENGINE_WORKING,
+    MemoryPlan,
+    Part,
+    Shape,
+    count_lora,
+    count_parameters,
+    engine_fraction,
+    full_sequences,
+    layer_activations,
+    machine_memory,
+    memory_plan,
+    memory_problems,
+    memory_table,
+    read_shape,
+    student_parts,
+    teacher_parts,
+)
+
+
+def qwen3(hidden: int, layers: int, heads: int, intermediate: int, *, tied: bool) -> Shape:
+    return Shape(
+        kind="qwen3", hidden=hidden, layers=layers, heads=heads, kv_heads=8, head_dim=128, intermediate=intermediate,
+        vocab=151_936, tied=tied, attention_bias=False,
+    )  # fmt: skip
+
+
+# The sizes in the config.json of Qwen/Qwen3-1.7B, -4B and -8B.
+SMALL = qwen3(2048, 28, 16, 6144, tied=True)
+MIDDLE = qwen3(2560, 36, 32, 9728, tied=True)
+LARGE = qwen3(4096, 36, 32, 12288, tied=False)
+COLOCATED = {"kind": "colocated", "students": 4, "engines": 4}
+SPLIT = {"kind": "split", "engines": 2}
+
+
+def node(placement: dict[str, Any] | None = None, **changes: Any) -> RunConfig:
+    """The papers' lengths on a node of 80 GB cards."""
+    defaults = {"lengths": {}, "engine": {}, "placement": placement or SPLIT}
+    return small_run(Path("d"), **(defaults | changes))
+
+
+def parts_of(parts: tuple[Part, ...]) -> dict[str, int]:
+    return {part.what: part.bytes for part in parts}
+
+
+def tensors_in(path: Path) -> int:
+    """Values in a safetensors file, by its header."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    total = 0
+    for name, entry in header.items():
+        if name != "__metadata__":
+            count = 1
+            for size in entry["shape"]:
+                count *= size
+            total += count
+    return total
+
+
+@pytest.mark.parametrize("name", ["student", "teacher", "assistant", "judge"])
+def test_parameters_of_the_pocket_models_are_exact(name: str) -> None:
+    folder = PROJECT_ROOT / "pocket" / name
+    assert count_parameters(read_shape(folder)) == tensors_in(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("kind", "tied", "bias"), [("qwen3", False, True), ("qwen3", True, False), ("qwen2", False, False)]
+)
+def test_parameters_are_those_that_transformers_builds(
+    tmp_path: Path, kind: str, tied: bool, bias: bool
+) -> None:
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    sizes = {
+        "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "tie_word_embeddings": tied,
+    }  # fmt: skip
+    config: Any = (
+        Qwen3Config(**sizes, head_dim=16, attention_bias=bias) if kind == "qwen3" else Qwen2Config(**sizes)
+    )
+    with torch.device("meta"):
+        model: Any = (Qwen3ForCausalLM if kind == "qwen3" else Qwen2ForCausalLM)(config)
+    config.save_pretrained(tmp_path)
+    assert count_parameters(read_shape(tmp_path)) == sum(tensor.numel() for tensor in model.parameters())
+
+
+def test_parameters_of_the_papers_students_are_the_published_ones() -> None:
+    assert [count_parameters(shape) for shape in (SMALL, MIDDLE, LARGE)] == [
+        1_720_574_976,
+        4_022_468_096,
+        8_190_735_360,
+    ]
+
+
+@pytest.mark.parametrize(("shape", "gigabytes"), [(SMALL, 28), (MIDDLE, 64), (LARGE, 131)])
+def test_model_states_take_sixteen_bytes_a_parameter(shape: Shape, gigabytes: int) -> None:
+    parts = parts_of(student_parts(node(), shape))
+    states = parts["parameters"] + parts["gradients"] + parts["optimizer"]
+    assert states == 16 * count_parameters(shape)
+    assert round(states / 1e9) == gigabytes
+
+
+@pytest.mark.parametrize(
+    ("stage", "parameters", "gradients", "optimizer"),
+    [(0, 2, 2, 12), (1, 2, 2, 3), (2, 2, 0.5, 3), (3, 0.5, 0.5, 3)],
+)
+def test_zero_shares_what_its_stage_shares_over_four_ranks(
+    stage: int, parameters: float, gradients: float, optimizer: float
+) -> None:
+    parts = parts_of(student_parts(node(COLOCATED, engine={"zero_stage": stage}), LARGE))
+    total = count_parameters(LARGE)
+    assert parts["parameters"] == parameters * total
+    assert parts["gradients"] == gradients * total
+    assert parts["optimizer"] == optimizer * total
+
+
+def test_float32_needs_no_master_copy() -> None:
+    parts = parts_of(student_parts(node(engine={"dtype": "float32"}), SMALL))
+    total = count_parameters(SMALL)
+    assert (parts["parameters"], parts["gradients"], parts["optimizer"]) == (4 * total, 4 * total, 8 * total)
+
+
+def test_lora_trains_only_its_adapters() -> None:
+    # 1.7B: in + out of q 2048 + 2048, k and v 2048 + 1024 each, o 2048 + 2048; rank 8, 28 layers
+    lora = LoraSettings(rank=8, targets=("q_proj", "k_proj", "v_proj", "o_proj"))
+    assert count_lora(SMALL, lora) == 28 * 8 * (4096 + 3072 + 3072 + 4096)
+    run = node(engine={"lora": {"rank": 8, "targets": list(lora.targets)}})
+    parts, trained = parts_of(student_parts(run, SMALL)), count_lora(SMALL, lora)
+    assert parts["parameters"] == 2 * (count_parameters(SMALL) + trained)
+    assert (parts["gradients"], parts["optimizer"]) == (2 * trained, 12 * trained)
+
+
+@pytest.mark.parametrize(
+    ("shape", "placement", "stage", "fits"),
+    [
+        (SMALL, SPLIT, 2, True),
+        (MIDDLE, SPLIT, 3, False),
+        (LARGE, SPLIT, 3, False),
+        (SMALL, COLOCATED, 2, True),
+        (MIDDLE, COLOCATED, 2, True),
+        (LARGE, COLOCATED, 2, False),
+        (LARGE, COLOCATED, 3, True),
+    ],
+)  # fmt: skip
+def test_split_holds_the_1_7b_student_only_and_colocated_holds_all(
+    shape: Shape, placement: dict[str, Any], stage: int, fits: bool
+) -> None:
+    run = node(placement, engine={"zero_stage": stage})
+    plan = memory_plan(run, shape, LARGE)
+    assert plan.fits is fits
+    assert bool(memory_problems(run, plan)) is not fits
+
+
+def test_what_does_not_fit_is_said_once_for_equal_devices_and_with_a_way_out() -> None:
+    split, colocated = node(SPLIT), node(COLOCATED)
+    (first,) = memory_problems(split, memory_plan(split, MIDDLE, LARGE))
+    assert (
+        first.startswith("GPU 0 needs ")
+        and "has 80.0 GB (placement split): choose placement colocated" in first
+    )
+    (second,) = memory_problems(colocated, memory_plan(colocated, LARGE, LARGE))
+    assert second.startswith("GPU 0-3 needs ") and second.endswith("set engine.zero_stage to 3")
+
+
+def test_lora_makes_room_for_the_8b_student_on_one_gpu() -> None:
+    assert memory_plan(node(SPLIT, engine={"lora": {}}), LARGE, LARGE).fits
+
+
+def test_split_gives_every_actor_its_gpu_and_colocated_one_of_each_to_every_gpu() -> None:
+    def owners(plan: MemoryPlan) -> list[tuple[str, list[str]]]:
+        return [
+            (device.name, list(dict.fromkeys(part.owner for part in device.parts))) for device in plan.devices
+        ]
+
+    assert owners(memory_plan(node(SPLIT), SMALL, LARGE)) == [
+        ("GPU 0", ["student"]), ("GPU 1", ["teacher"]), ("GPU 2", ["rollout"]), ("GPU 3", ["rollout"]),
+    ]  # fmt: skip
+    everywhere = owners(memory_plan(node(COLOCATED), SMALL, LARGE))
+    assert [name for name, _ in everywhere] == ["GPU 0", "GPU 1", "GPU 2", "GPU 3"]
+    assert all(sorted(roles) == ["rollout", "student", "teacher"] for _, roles in everywhere)
+
+
+def test_a_colocated_engine_sleeps_while_the_student_trains() -> None:
+    device = memory_plan(node(COLOCATED), SMALL, LARGE).devices[0]
+    engine = [part for part in device.parts if part.owner == "rollout"]
+    assert {part.what: part.phases for part in engine} == {
+        "weights, KV cache": ("rollout",),
+        "asleep": ("train",),
+    }
+    assert device.needed("rollout") == sum(part.bytes for part in device.parts if "rollout" in part.phases)
+
+
+def test_the_kv_cache_of_the_8b_model_by_hand() -> None:
+    # 36 layers x 8 heads x 128 x 2 (keys, values) x 2 bytes = 147,456 bytes a token; 5,120 tokens = 754,974,720
+    assert LARGE.kv_bytes_per_token == 147_456
+    run = node(SPLIT | {"engine_memory_fraction": 0.5})
+    room = 40_000_000_000 - 2 * 8_190_735_360 - ENGINE_WORKING
+    assert full_sequences(run, LARGE) == room // 754_974_720 == 28
+
+
+def test_an_engine_without_room_for_one_sequence_is_refused() -> None:
+    run = node(SPLIT | {"engine_memory_fraction": 0.2})  # 16 GB, the weights alone take 16.4
+    plan = memory_plan(run, LARGE, LARGE)
+    assert plan.full_sequences < 1 and not plan.fits
+    assert any(
+        "no room for the KV cache of one sequence of 5120 tokens" in said
+        for said in memory_problems(run, plan)
+    )
+
+
+def test_engine_fractions_follow_the_placement_unless_given() -> None:
+    given = SPLIT | {"engine_memory_fraction": 0.7}
+    assert [engine_fraction(node(one)) for one in (SPLIT, COLOCATED, given)] == [0.9, 0.3, 0.7]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_activations_of_a_layer_are_those_that_autograd_keeps(dtype: str) -> None:
+    import torch
+    from transformers import Qwen3Config
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RotaryEmbedding
+
+    config: Any = Qwen3Config(
+        hidden_size=64, intermediate_size=192, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=32, vocab_size=96,
+    )  # fmt: skip
+    config._attn_implementation = "sdpa"
+    tokens, kept = 256, {}
+    layer: Any = Qwen3DecoderLayer(config, 0).to(getattr(torch, dtype))
+    own = {parameter.untyped_storage().data_ptr() for parameter in layer.parameters()}
+    hidden = torch.randn(1, tokens, 64, dtype=getattr(torch, dtype), requires_grad=True)
+    positions = torch.arange(tokens)[None]
+    rotary = Qwen3RotaryEmbedding(config)(hidden, positions)
+    own |= {tensor.untyped_storage().data_ptr() for tensor in rotary}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = layer(hidden, position_embeddings=rotary, position_ids=positions, attention_mask=None)
+    shape = Shape(
+        kind="qwen3", hidden=64, layers=1, heads=4, kv_heads=2, head_dim=32, intermediate=192, vocab=96, tied=True,
+        attention_bias=False,
+    )  # fmt: skip
+    expected = tokens * layer_activations(shape, 2 if dtype == "bfloat16" else 4)
+    assert output is not None
+    assert 0.85 * expected <= sum(kept.values()) <= 1.1 * expected
+
+
+def test_checkpointing_keeps_a_layers_input_in_place_of_all_its_tensors() -> None:
+    def working(checkpointing: bool) -> int:  # LoRA: so that the gradients' float32 copy is not what decides
+        run = node(engine={"gradient_checkpointing": checkpointing, "lora": {"rank": 8}})
+        return parts_of(student_parts(run, SMALL))["activations, logits"]
+
+    # all tensors of 28 layers, against 28 inputs of 2 x 2,048 bytes and the tensors of the one layer in work
+    per_token = 28 * layer_activations(SMALL, 2) - (28 * 2 * 2048 + layer_activations(SMALL, 2))
+    assert working(False) - working(True) == 8192 * per_token
+
+
+def test_the_full_vocabulary_as_a_target_costs_what_it_weighs() -> None:
+    def scored(top_k: object) -> int:
+        return parts_of(teacher_parts(node(objective={"top_k": top_k}), LARGE))["activations, logits"]
+
+    assert scored(512) - scored(128) == 8192 * 384 * 12
+    assert scored("full") - scored(512) == 8192 * (151_936 * 4 - 512 * 12)
+
+
+def test_the_pocket_run_fits_five_gigabytes_and_not_one() -> None:
+    run = small_run(Path("d"))
+    student, teacher = (read_shape(PROJECT_ROOT / "pocket" / name) for name in ("student", "teacher"))
+    assert memory_plan(run, student, teacher, machine=5_000_000_000).fits
+    small = memory_plan(run, student, teacher, machine=1_000_000_000)
+    (problem,) = memory_problems(run, small)
+    assert problem.startswith("machine needs ") and "has 1.0 GB (placement cpu): use fewer engines" in problem
+    assert [device.capacity for device in memory_plan(run, student, teacher).devices] == [machine_memory()]
+
+
+def test_the_table_adds_up() -> None:
+    plan = memory_plan(node(COLOCATED), SMALL, LARGE)
+    lines = memory_table(plan).splitlines()
+    assert lines[1].startswith("GPU 0-3")
+    assert len(lines) == 1 + 10 + 1  # head, ten parts, sum: the four GPUs are alike
+    total = [round(plan.devices[0].needed(phase) / 1e6) for phase in ("rollout", "train")]
+    assert [int(cell.replace(",", "")) for cell in lines[-1].split()[-2:]] == total
+
+
+def test_an_architecture_that_cannot_be_counted_is_refused(tmp_path: Path) -> None:
+    copy = copy_model("student", tmp_path / "student")
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    for change, message in (
+        ({"model_type": "qwen3_moe"}, "model_type is 'qwen3_moe': use a dense qwen2 or qwen3"),
+        ({"hidden_size": "wide"}, "is no model configuration"),
+        ({"num_attention_heads": None}, "is no model configuration"),
+    ):
+        (copy / "config.json").write_text(json.dumps(config | change), encoding="utf-8")
+        with pytest.raises(UserError, match=message):
+            read_shape(copy)
+    del config["intermediate_size"]
+    (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UserError, match="it lacks 'intermediate_size'"):
+        read_shape(copy)

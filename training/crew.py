@@ -1,0 +1,155 @@
+"""The actors of one run, made from its settings: student ranks, rollout engines and the teacher, on a Ray of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from tasks.io.ray_session import RaySession
+from tasks.io.servers import available_cores
+from training.check import Prepared
+from training.engine.actors import result
+from training.engine.batches import TokenSequence
+from training.engine.group import StudentGroup
+from training.engine.network import LoraSettings
+from training.engine.placement import Placement, actor_options, placement, reserve
+from training.engine.student import StudentSettings
+from training.memory import engine_fraction
+from training.objectives.base import Objective
+from training.rollout.engine import RolloutSampling, RolloutSettings
+from training.rollout.pool import RolloutPool
+from training.rollout.sync import choose_transport
+from training.rollout.teacher import Teacher, TeacherSettings, TopK
+
+__all__ = ["Crew", "Scores", "assembled", "measuring", "sampling"]
+
+OBJECT_STORE_BYTES = 1024**3
+"""Weights and the teacher's top-k of one step pass through it; what does not fit spills to disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The teacher at work on some sequences; `get` waits for it."""
+
+    call: Any
+
+    def get(self) -> list[TopK]:
+        """One `TopK` for each sequence. `ActorLost` when the teacher died."""
+        return result(self.call, "the teacher")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crew:
+    """What the loop drives. `facts` is what students, engines, teacher and transport say of themselves."""
+
+    students: StudentGroup
+    engines: RolloutPool
+    teacher: Any
+    top_k: int
+    facts: Mapping[str, Any]
+
+    def score(self, sequences: Sequence[TokenSequence]) -> Scores:
+        """Ask the teacher for its top k at every response position; returns at once."""
+        return Scores(self.teacher.topk.remote(list(sequences), self.top_k))
+
+
+@contextmanager
+def assembled(prepared: Prepared, objective: Objective, say: Callable[[str], None]) -> Iterator[Crew]:
+    """Start everything (models load side by side) and end it with the block, however that ends.
+
+    Raises `UserError` when the machine is too small or an actor does not start.
+    """
+    run = prepared.run
+    seats = placement(run.placement.kind, students=run.placement.students, engines=run.placement.engines)
+    choice = choose_transport(seats)
+    say(f"weights go to the engines by {choice.transport} ({choice.reason})")
+    with RaySession(len(seats.seats), OBJECT_STORE_BYTES) as session:
+        group = reserve(seats)
+        engines = RolloutPool(seats, group, rollout_settings(prepared, seats), on_loss=say)
+        students = StudentGroup(seats, group, student_settings(prepared, seats), objective.token_loss)
+        teacher = _teacher(prepared, seats, group)
+        facts = {
+            "student": students.connect(),
+            "teacher": result(teacher.ready.remote(), "the teacher"),
+            "engines": engines.ready(),
+            "transport": choice.transport,
+            "placement": seats.name,
+        }
+        session.guard_workers()
+        students.open_transfer(choice, engines)
+        yield Crew(
+            students=students, engines=engines, teacher=teacher, facts=facts,
+            top_k=objective.needs.top_k or prepared.shared_vocab,
+        )  # fmt: skip
+
+
+def sampling(prepared: Prepared) -> RolloutSampling:
+    """How rollouts are drawn: without truncation, to the student's end token."""
+    run = prepared.run
+    return RolloutSampling(
+        temperature=run.rollouts.temperature,
+        max_tokens=run.lengths.max_response_tokens,
+        stop_token_ids=(int(prepared.student.tokenizer.eos_token_id),),
+    )
+
+
+def measuring(prepared: Prepared) -> RolloutSampling:
+    """How held-out problems are sampled."""
+    settings = prepared.run.evaluation
+    drawn = sampling(prepared)
+    return drawn if settings is None else replace(drawn, temperature=settings.temperature)
+
+
+def rollout_settings(prepared: Prepared, seats: Placement) -> RolloutSettings:
+    """Settings of each engine."""
+    run, place = prepared.run, prepared.run.placement
+    return RolloutSettings(
+        model=prepared.student.folder,
+        max_model_len=run.context_tokens,
+        dtype=run.engine.dtype,
+        max_num_seqs=place.engine_max_seqs,
+        engines=seats.count("rollout"),
+        gpu_memory_fraction=engine_fraction(run) or 0.9,  # on CPU it plays no part, but must be a share
+        kv_cache_gib=place.cpu_kv_gib,
+        transport=choose_transport(seats).transport,
+        sleeps=seats.shares_gpus,
+    )
+
+
+def student_settings(prepared: Prepared, seats: Placement) -> StudentSettings:
+    """Settings of each student rank."""
+    run, optimizer, lora = prepared.run, prepared.run.optimizer, prepared.run.engine.lora
+    return StudentSettings(
+        model=prepared.student.folder,
+        total_steps=run.steps,
+        warmup_steps=run.warmup_steps,
+        learning_rate=optimizer.learning_rate,
+        betas=(optimizer.beta1, optimizer.beta2),
+        epsilon=optimizer.epsilon,
+        weight_decay=optimizer.weight_decay,
+        clip=optimizer.max_gradient_norm,
+        zero_stage=run.engine.zero_stage,
+        dtype=run.engine.dtype,
+        gradient_checkpointing=run.engine.gradient_checkpointing,
+        lora=None if lora is None else LoraSettings(rank=lora.rank, alpha=lora.alpha, targets=lora.targets),
+        vocabulary=prepared.shared_vocab,
+        head_chunk=run.engine.head_chunk,
+        token_budget=run.engine.micro_batch_tokens,
+        seed=run.seed,
+        threads=max(1, available_cores() // seats.count("student")) if seats.on_cpu else None,
+    )
+
+
+def _teacher(prepared: Prepared, seats: Placement, group: Any) -> Any:
+    import ray
+
+    settings = TeacherSettings(
+        model=prepared.teacher.folder,
+        dtype="bfloat16",
+        vocabulary=prepared.shared_vocab,
+        threads=1 if seats.on_cpu else None,
+    )
+    options = actor_options(seats.seat("teacher"), group)
+    return cast(Any, ray.remote)(Teacher).options(**options, max_restarts=0).remote(settings)

@@ -1,0 +1,273 @@
+"""The exported dataset as training reads it: rows of one split, checked one by one, with their prompts as token ids."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from prompts import MAX_VALUE_CHARS, load_prompt
+from tasks.core.config import PROJECT_ROOT
+from tasks.core.entropy import majority
+from tasks.core.errors import UserError
+from tasks.io.dataset import Manifest, read_manifest
+from tasks.io.identity import model_identity
+from training.config import BinaryWeight, DatasetSettings, PlainWeight, RunConfig, project_path
+from training.model_files import PROMPT, ModelFiles, encode_prompts
+from training.objectives.prompt_weights import (
+    Binary,
+    Constant,
+    PassRate,
+    Permuted,
+    PromptColumns,
+    PromptWeight,
+    Soft,
+    Uniform,
+)
+
+COLUMNS = (
+    "id", "problem", "tier", "answer", "majority_answer", "semantic_entropy", "weight", "cluster_labels",
+)  # fmt: skip
+ROUNDING = 1e-9  # a weight may leave [0, 1] by this much and no more
+# The identity of a local model; that of a hub model is id@revision.
+_HASHED = re.compile(r".*:([0-9a-f]{16})", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One problem to train on. `semantic_entropy` in nats, `weight` = 1 - H / log N.
+
+    `pass_rate` is the share of the teacher's samples in its largest cluster of answers: most rows have no ground truth, so
+    all are treated alike. `prompt_ids` is filled in by `with_prompts`.
+    """
+
+    id: str
+    text: str
+    tier: str
+    answer: str | None  # ground truth, where known
+    majority_answer: str | None  # the teacher's opinion
+    semantic_entropy: float
+    weight: float
+    pass_rate: float
+    prompt_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    folder: Path
+    manifest: Manifest
+    rows: tuple[Row, ...]  # ordered by id
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+def read_dataset(settings: DatasetSettings) -> Dataset:
+    """The rows of one config and split. `UserError`, one line for each kind of defect, naming the first row that has it:
+    no such folder, config or split, a missing column (weights above all), an id twice, empty text, a weight that is missing,
+    NaN or outside [0, 1], an entropy that is missing, NaN or negative, unusable cluster labels.
+    """
+    folder = project_path(settings.folder)
+    manifest = read_manifest(folder)
+    records = _records(
+        _files(folder, settings), f"{folder} (config {settings.config!r}, split {settings.split!r})"
+    )
+    problems = _problems(records)
+    if problems:
+        raise UserError("\n".join(problems))
+    rows = sorted((_row(record) for record in records), key=lambda row: row.id)
+    return Dataset(folder=folder, manifest=manifest, rows=tuple(rows))
+
+
+def _files(folder: Path, settings: DatasetSettings) -> list[Path]:
+    """The Parquet files that the dataset card's front matter gives for the config and split."""
+    configs = _patterns(folder)
+    if settings.config not in configs:
+        raise UserError(
+            f"dataset.config is {settings.config!r}, which {folder} does not have: choose one of"
+            f" {', '.join(sorted(configs))}"
+        )
+    splits = configs[settings.config]
+    if settings.split not in splits:
+        raise UserError(
+            f"dataset.split is {settings.split!r}, which config {settings.config!r} of {folder} does not have: choose one"
+            f" of {', '.join(sorted(splits))}"
+        )
+    files = sorted(folder.glob(splits[settings.split]))
+    if not files:
+        raise UserError(f"{folder} has no file {splits[settings.split]}: export the dataset again")
+    return files
+
+
+def _patterns(folder: Path) -> dict[str, dict[str, str]]:
+    """Config -> split -> the pattern of its files."""
+    card = folder / "README.md"
+    try:
+        configs = yaml.safe_load(card.read_text(encoding="utf-8").split("---\n")[1])["configs"]
+        return {
+            config["config_name"]: {entry["split"]: entry["path"] for entry in config["data_files"]}
+            for config in configs
+        }
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, IndexError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{card} does not list the dataset's configs in its front matter: export the dataset again"
+        ) from error
+
+
+def _records(files: Iterable[Path], where: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for path in files:
+        try:
+            names = pq.read_schema(path).names
+            missing = [name for name in COLUMNS if name not in names]
+            if missing:
+                raise UserError(
+                    f"{where} has no column {missing[0]!r}: train on a dataset that the flow sure-math annotated and exported"
+                )
+            found += pq.read_table(path, columns=list(COLUMNS), use_threads=False).to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{path} cannot be read ({reason}): export the dataset again") from error
+    if not found:
+        raise UserError(f"{where} has no rows: build a larger dataset or choose another config or split")
+    return found
+
+
+def _problems(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One sentence for each kind of defect, with the first row's id and how many rows share it."""
+    counts = Counter(record["id"] for record in records)
+    checks: tuple[Callable[[Mapping[str, Any]], str | None], ...] = (
+        lambda record: f"is there {counts[record['id']]} times" if counts[record["id"]] > 1 else None,
+        lambda record: None if (record["problem"] or "").strip() else "has an empty text",
+        lambda record: (
+            f"has a text of more than {MAX_VALUE_CHARS:,} characters"
+            if len(record["problem"] or "") > MAX_VALUE_CHARS
+            else None
+        ),
+        lambda record: _number_problem("weight", record["weight"], 1.0),
+        lambda record: _number_problem("semantic_entropy", record["semantic_entropy"], math.inf),
+        lambda record: (
+            None
+            if any(label is not None and label >= 0 for label in record["cluster_labels"] or ())
+            else "has no clustered sample (cluster_labels)"
+        ),
+    )
+    found = []
+    for check in checks:
+        failed = [(record["id"], said) for record in records if (said := check(record)) is not None]
+        if failed:
+            more = f" (and {len(failed) - 1:,} more rows have this defect)" if len(failed) > 1 else ""
+            found.append(
+                f"row {failed[0][0]} {failed[0][1]}{more}: mend or leave out the row, or export the dataset again"
+            )
+    return found
+
+
+def _number_problem(name: str, value: float | None, highest: float) -> str | None:
+    if value is None:
+        return f"has no {name}"
+    if math.isfinite(value) and -ROUNDING <= value <= highest + ROUNDING:
+        return None
+    return f"has {name} {value}, which is not between 0 and {'infinity' if highest == math.inf else f'{highest:g}'}"
+
+
+def _row(record: Mapping[str, Any]) -> Row:
+    labels = [-1 if label is None else label for label in record["cluster_labels"]]
+    largest = majority(labels)
+    agreed = record["majority_answer"] is not None
+    return Row(
+        id=record["id"],
+        text=record["problem"],
+        tier=record["tier"],
+        answer=record["answer"],
+        majority_answer=record["majority_answer"],
+        semantic_entropy=max(0.0, record["semantic_entropy"]),
+        weight=min(1.0, max(0.0, record["weight"])),
+        pass_rate=labels.count(largest) / len(labels) if agreed else 0.0,
+    )
+
+
+# --- against the run ---------------------------------------------------------------------------------------------
+
+
+def with_prompts(rows: Sequence[Row], student: ModelFiles, *, thinking: bool) -> tuple[Row, ...]:
+    """The rows with the token ids that the student is asked with."""
+    ids = encode_prompts(student, [row.text for row in rows], thinking=thinking)
+    return tuple(replace(row, prompt_ids=prompt) for row, prompt in zip(rows, ids, strict=True))
+
+
+def prompt_length_problems(rows: Sequence[Row], limit: int) -> list[str]:
+    """One sentence when a prompt has more than `limit` tokens, naming the longest."""
+    long = [row for row in rows if len(row.prompt_ids) > limit]
+    if not long:
+        return []
+    worst = max(long, key=lambda row: (len(row.prompt_ids), row.id))
+    return [
+        f"row {worst.id} has a prompt of {len(worst.prompt_ids):,} tokens and lengths.max_prompt_tokens is {limit:,}"
+        f" ({len(long):,} rows are longer): raise the limit or leave these rows out of the dataset"
+    ]
+
+
+def manifest_problems(run: RunConfig, manifest: Manifest, teacher: ModelFiles) -> list[str]:
+    """Where the dataset's teacher differs from the run's, one sentence each; none when `dataset.allow_mismatch` is set.
+
+    A local teacher is compared by a hash of all its files, which reads its weights once; a hub teacher, whose files the
+    manifest does not know, by tokenizer and chat template.
+    """
+    if run.dataset.allow_mismatch:
+        return []
+    annotated = manifest.teacher
+    differing = []
+    hashed = _HASHED.fullmatch(annotated.model)
+    identity = model_identity(str(teacher.folder), None, PROJECT_ROOT) if hashed is not None else ""
+    if hashed is not None and not identity.endswith(f":{hashed[1]}"):
+        differing.append(("teacher", annotated.model, identity))
+    elif hashed is None:
+        ours = teacher.identity
+        differing += [("tokenizer", annotated.tokenizer, ours.tokenizer)]
+        differing += [("chat template", annotated.chat_template, ours.chat_template)]
+    differing.append(("prompt", annotated.prompt, load_prompt(PROMPT).fingerprint))
+    differing.append(("thinking mode", str(annotated.thinking), str(run.lengths.thinking)))
+    return [
+        f"the dataset was annotated with {what} {theirs} and this run has {ours}: use the same, annotate again, or set"
+        " dataset.allow_mismatch"
+        for what, theirs, ours in differing
+        if theirs != ours
+    ]
+
+
+def prompt_weight(run: RunConfig) -> PromptWeight | None:
+    """The prompt weight that the run's settings put in place of the preset's, or None."""
+    chosen = run.objective.prompt_weight
+    if chosen is None:
+        return None
+    if isinstance(chosen, BinaryWeight):
+        return Binary(tau=chosen.tau, scale=chosen.scale)
+    return _plain(chosen, run.seed)
+
+
+def _plain(chosen: PlainWeight, seed: int) -> PromptWeight:
+    if chosen.kind == "permuted":
+        return Permuted(seed=seed)
+    simple: dict[str, type[Uniform | Soft | PassRate | Constant]] = {
+        "uniform": Uniform, "soft": Soft, "pass_rate": PassRate, "constant": Constant,
+    }  # fmt: skip
+    return simple[chosen.kind]()
+
+
+def columns(rows: Sequence[Row]) -> PromptColumns:
+    """What prompt weights are computed from."""
+    return PromptColumns(
+        ids=[row.id for row in rows],
+        entropy=[row.semantic_entropy for row in rows],
+        weight=[row.weight for row in rows],
+        pass_rate=[row.pass_rate for row in rows],
+    )

@@ -1,0 +1,166 @@
+"""The student's network: a Hugging Face causal language model whose head hands its weight to a function instead of forming
+logits, with LoRA folded in wherever its weights leave."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tasks.core.errors import UserError
+from training.engine.batches import Batch
+
+HeadWork = Callable[[torch.Tensor, torch.Tensor], Any]
+"""What is done with hidden states [T, H] and head weights [V, H]; returns a tensor or a tuple with tensors."""
+
+Gather = Callable[[Sequence[torch.nn.Parameter]], AbstractContextManager[Any]]
+"""Makes parameters whole for the length of a block (a collective when they are partitioned)."""
+
+_COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraSettings:
+    """Low-rank adapters (Hu et al. 2021) of the linear layers whose names end with one of `targets`."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+
+
+class Head(torch.nn.Module):
+    """The LM head. A module of its own, so that ZeRO-3 gathers its weight (often the embedding's too) around the work."""
+
+    def __init__(self, weight: torch.nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, hidden: torch.Tensor, work: HeadWork) -> Any:
+        return work(hidden, self.weight)
+
+
+class Network(torch.nn.Module):
+    """Body, then head at the positions that predict response tokens."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, work: HeadWork) -> Any:
+        states = self.model.base_model(
+            input_ids=batch.ids,
+            attention_mask=batch.mask,
+            position_ids=None if batch.mask is None else batch.positions,
+            use_cache=False,
+        ).last_hidden_state
+        return self.model.lm_head(states.flatten(0, 1)[batch.predicting], work)
+
+
+def load_network(
+    folder: Path, *, dtype: torch.dtype, checkpointing: bool, lora: LoraSettings | None, seed: int
+) -> Network:
+    """The model of a Hugging Face folder, ready to train. `seed` draws the adapters' first values."""
+    from transformers import AutoModelForCausalLM
+
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"student folder {folder} holds no config.json: point it at a whole Hugging Face checkpoint"
+        )
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    head = getattr(model, "lm_head", None)
+    if head is None or getattr(head, "bias", None) is not None:
+        raise UserError(
+            f"the model of {folder} has no plain head called lm_head (or one with a bias): choose another student"
+        )
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if lora is not None:
+        _add_lora(model, lora, seed)
+    model.lm_head = Head(head.weight)
+    return Network(model.train())
+
+
+def _add_lora(model: Any, lora: LoraSettings, seed: int) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    torch.manual_seed(seed)
+    alpha: Any = lora.alpha  # peft says int and takes any number
+    inject_adapter_in_model(
+        LoraConfig(r=lora.rank, lora_alpha=alpha, target_modules=list(lora.targets)), model
+    )
+
+
+def named_weights(model: Any, gather: Gather) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and whole tensors of the model as transformers and vLLM know them: adapters folded in, tied tensors once.
+
+    A yielded tensor is only valid until the next one is asked for.
+    """
+    seen: set[int] = set()
+    for name, sources in _outputs(model):
+        if id(sources[0]) in seen:
+            continue
+        seen.add(id(sources[0]))
+        with gather(sources), torch.no_grad():
+            yield name, _folded(model, name) if len(sources) > 1 else sources[0].detach()
+
+
+def weight_metadata(model: Any) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and whole shapes of what `named_weights` yields, in the same order, without gathering anything."""
+    seen: set[int] = set()
+    found = []
+    for name, sources in _outputs(model):
+        if id(sources[0]) not in seen:
+            seen.add(id(sources[0]))
+            found.append((name, tuple(getattr(sources[0], "ds_shape", sources[0].shape))))
+    return found
+
+
+def _outputs(model: Any) -> Iterator[tuple[str, list[torch.nn.Parameter]]]:
+    """(name, [parameter]) of a plain weight; (name, [base, A, B]) of one with an adapter."""
+    adapted = [name for name, module in model.named_modules() if hasattr(module, "lora_A")]
+    for name, module in model.named_modules(remove_duplicate=False):
+        if name in adapted:
+            layer = module.base_layer
+            if getattr(layer, "bias", None) is not None:
+                yield f"{name}.bias", [layer.bias]
+            adapters = [*module.lora_A.parameters(), *module.lora_B.parameters()]
+            yield f"{name}.weight", [layer.weight, *adapters]
+        elif not any(name.startswith(f"{parent}.") for parent in adapted):
+            for leaf, parameter in module.named_parameters(recurse=False):
+                yield f"{name}.{leaf}" if name else leaf, [parameter]
+
+
+def _folded(model: Any, name: str) -> torch.Tensor:
+    layer = model.get_submodule(name.removesuffix(".weight"))
+    base = layer.base_layer.weight
+    delta = sum(layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters)
+    return (base.float() + delta).to(base.dtype)
+
+
+def write_checkpoint(folder: Path, weights: dict[str, torch.Tensor], *, source: Path, dtype: str) -> None:
+    """Fill `folder` with weights (safetensors), config and tokenizer so that transformers and vLLM load it. Config,
+    tokenizer and generation settings are the `source` folder's."""
+    from huggingface_hub import save_torch_state_dict
+
+    save_torch_state_dict(weights, folder, metadata={"format": "pt"})
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config.pop("torch_dtype", None)
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": dtype}, indent=2), encoding="utf-8")
+    for name in _COMPANIONS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)

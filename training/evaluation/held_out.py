@@ -1,0 +1,109 @@
+"""How good the student is on problems it is not trained on: before the first step and after the last, by its own engines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.core.answers import grade
+from tasks.core.errors import UserError
+from tasks.core.identity import request_seed
+from training.config import EvaluationSettings, project_path
+from training.model_files import ModelFiles, encode_prompts
+from training.rollout.engine import RolloutRequest, RolloutSampling
+
+if TYPE_CHECKING:
+    from training.crew import Crew
+
+__all__ = ["HeldOut", "Marks", "evaluate", "read_held_out"]
+
+Marks = list[list[bool]]
+"""Right or wrong, [problems][samples]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """Problems with known answers, ready to be asked."""
+
+    ids: tuple[str, ...]
+    answers: tuple[str, ...]
+    prompts: tuple[tuple[int, ...], ...]
+    settings: EvaluationSettings
+    tokenizer: Any
+
+
+def read_held_out(settings: EvaluationSettings | None, student: ModelFiles) -> HeldOut | None:
+    """The problems of a JSON-lines file with `id`, `problem` and `answer`; None when the run is not measured.
+
+    `UserError` names file and line.
+    """
+    if settings is None:
+        return None
+    path = project_path(settings.problems)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"evaluation.problems: {path} cannot be read ({error}): give a JSON-lines file"
+        ) from error
+    rows = [_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise UserError(
+            f"evaluation.problems: {path} is empty: give problems with answers, or leave evaluation out"
+        )
+    prompts = encode_prompts(student, [row["problem"] for row in rows], thinking=False)
+    return HeldOut(
+        ids=tuple(row["id"] for row in rows), answers=tuple(row["answer"] for row in rows),
+        prompts=tuple(prompts), settings=settings, tokenizer=student.tokenizer,
+    )  # fmt: skip
+
+
+def evaluate(crew: Crew, held_out: HeldOut | None, label: str, sampling: RolloutSampling) -> Marks | None:
+    """Grade the samples of the present weights; None when the run is not measured. The seeds are the same each time."""
+    if held_out is None:
+        return None
+    samples = held_out.settings.samples
+    requests = [
+        RolloutRequest(prompt=prompt, seed=request_seed(row_id, f"held-out/{number}", "evaluation"))
+        for row_id, prompt in zip(held_out.ids, held_out.prompts, strict=True)
+        for number in range(samples)
+    ]
+    generations = crew.engines.generate(requests, sampling)
+    texts = [held_out.tokenizer.decode(one.tokens.tolist(), skip_special_tokens=True) for one in generations]
+    marks = [
+        [grade(text, answer) for text in texts[place * samples : (place + 1) * samples]]
+        for place, answer in enumerate(held_out.answers)
+    ]
+    share = sum(map(sum, marks)) / (len(marks) * samples)
+    print(
+        f"train: {label}: {share:.1%} right on {len(marks)} held-out problems x {samples} samples", flush=True
+    )
+    return marks
+
+
+def _row(path: Path, number: int, line: str) -> dict[str, str]:
+    try:
+        row = json.loads(line)
+        found = {key: row[key] for key in ("id", "problem", "answer")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"evaluation.problems: line {number} of {path} needs id, problem and answer ({error!r}): correct it"
+        ) from error
+    if not all(isinstance(value, str) and value.strip() for value in found.values()):
+        raise UserError(
+            f"evaluation.problems: line {number} of {path} has an empty id, problem or answer: correct it"
+        )
+    return found
+
+
+def estimates(before: Sequence[Sequence[bool]], after: Sequence[Sequence[bool]]) -> dict[str, Any]:
+    """pass@1 before and after as avg@N, and the paired gain, each with its bootstrap interval."""
+    from training.evaluation.metrics import gain, mean_estimate
+
+    def own(marks: Sequence[Sequence[bool]]) -> dict[str, float]:
+        return mean_estimate([sum(row) / len(row) for row in marks])._asdict()
+
+    return {"before": own(before), "after": own(after), "gain": gain(before, after)._asdict()}

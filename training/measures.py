@@ -1,0 +1,83 @@
+"""What a step tells of itself: one flat row of numbers, computed from the round and the update. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from training.engine.group import Update
+from training.engine.student import MicroBatch
+from training.rollout.sync import logprob_gap
+from training.rounds import Round
+
+__all__ = ["step_row"]
+
+SHARES = ("rollout", "teacher", "student", "sync")
+"""The phases of a step in their order; `teacher` is what was waited for beyond generation."""
+
+
+def step_row(
+    round_: Round,
+    batches: Sequence[Sequence[MicroBatch]],
+    update: Update,
+    *,
+    staleness: int,
+    seconds: Mapping[str, float],
+) -> dict[str, float]:
+    """Name -> value of step `update.step` (1, 2, ...). Means of `*_mass`, `entropy` and `token_loss` run over the response
+    tokens that the student was trained on; lengths and shares over all rollouts of the round.
+
+    `staleness`: updates between the weights that generated and those that were updated (0: strictly on-policy). `seconds`:
+    wall time by phase.
+    """
+    pairs = [
+        (batch, seen)
+        for rank, report in zip(batches, update.reports, strict=True)
+        for batch, seen in zip(rank, report.diagnostics, strict=True)
+    ]
+    lengths = [len(generation.tokens) for generation in round_.generations]
+    total = sum(seconds.values())
+    row: dict[str, float] = {
+        "step": update.step,
+        "loss": update.loss,
+        "learning_rate": update.learning_rate,
+        "gradient_norm": update.gradient_norm,
+        "weight_mean": float(round_.weights.mean()),
+        "weight_zero_share": float((round_.weights == 0).mean()),
+        **token_means([seen for _, seen in pairs]),
+        "response_tokens_mean": float(np.mean(lengths)),
+        "response_tokens_max": max(lengths),
+        "truncated_share": float(np.mean([one.finish_reason == "length" for one in round_.generations])),
+        "rollout_logprob_mean": float(np.concatenate([one.logprobs for one in round_.generations]).mean()),
+        "staleness": staleness,
+        "response_tokens": sum(lengths),
+        "tokens": sum(len(sequence.tokens) for sequence in round_.sequences),
+        "tokens_per_second": sum(len(sequence.tokens) for sequence in round_.sequences) / total,
+        "seconds": total,
+    }
+    row |= dict(zip(("gap_mean", "gap_max"), gap(pairs), strict=True))
+    row |= {f"seconds_{name}": seconds[name] for name in SHARES}
+    return row | {f"share_{name}": seconds[name] / total for name in SHARES}
+
+
+def gap(pairs: Sequence[tuple[MicroBatch, Mapping[str, np.ndarray]]]) -> tuple[float, float]:
+    """Mean and maximum of |log p(engine) - log p(student)| over the trained tokens, where the token loss tells the latter."""
+    told = [(batch.signals["rollout_logprobs"], seen.get("sampled_logprob")) for batch, seen in pairs]
+    both = [(engine, student) for engine, student in told if student is not None]
+    if not both:
+        return 0.0, 0.0
+    engine = np.concatenate([one for one, _ in both])
+    student = np.concatenate([one for _, one in both])
+    here = np.isfinite(student)  # positions of coefficient 0 are skipped, and NaN there
+    return logprob_gap(engine[here], student[here])
+
+
+def token_means(seen: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
+    """Mean over tokens of everything that the token loss noted but the sampled token's log-probability."""
+    names = sorted({name for one in seen for name in one} - {"sampled_logprob"})
+    joined = {name: np.concatenate([one[name] for one in seen if name in one]) for name in names}
+    return {
+        name: float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else 0.0
+        for name, values in joined.items()
+    }

@@ -1,0 +1,196 @@
+"""The LM head and a token loss in chunks of positions: the [T, V] logits of a batch never exist at once.
+
+The coefficients of the loss are known beforehand, so one pass over the chunks gives the loss and both gradients with three
+matrix products and recomputes nothing; backward only scales what is there. Shapes: T positions, H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from training.objectives.base import AnalyticTokenLoss, Positions, TokenLoss, TokenValues
+
+CHUNK_SIZE = 512  # positions; see "The chunked head" in benchmarks/RESULTS.md
+_WEIGHT_ROWS = (
+    8192  # rows of the head's gradient that are added up at a time when the model's type is narrower
+)
+_DTYPES = (torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadResult:
+    """`loss`: scalar sum_t c_t l_t that backward can follow. The rest is detached, [T], NaN at positions that were skipped."""
+
+    loss: Tensor
+    token_losses: Tensor
+    diagnostics: dict[str, Tensor]
+
+
+def chunked_head(
+    hidden: Tensor,
+    weight: Tensor,
+    token_loss: TokenLoss,
+    positions: Positions,
+    coefficients: Tensor,
+    *,
+    vocabulary: int | None = None,
+    chunk_size: int = CHUNK_SIZE,
+) -> HeadResult:
+    """sum_t c_t l_t with l_t the token loss of the logits `hidden[t] @ weight.T`, for c = `coefficients` [T].
+
+    `hidden` [T, H] are the states that predict the T positions, `weight` [V, H] the head, tied to the embedding or not, both
+    bf16, fp32 or fp64. `vocabulary`: only the first so many rows of the head take part (the shared size of two padded
+    vocabularies). Logits come in the model's type; softmax, losses and their gradient are fp32 (fp64 for fp64), and so is
+    the sum of the head's gradient over chunks. Positions with coefficient 0 are skipped: they cost nothing and cannot spread
+    a NaN; if all are, the loss is a zero whose gradients are zeros. Backward may run once: its gradients are handed over, not
+    copied. All tensors lie on one device. ValueError for shapes, types, ids and coefficients that do not fit.
+    """
+    used = weight.shape[0] if vocabulary is None else vocabulary
+    _check(hidden, weight, positions, coefficients, used, chunk_size)
+    work = _Work(
+        token_loss=token_loss,
+        positions=positions,
+        coefficients=coefficients.detach(),
+        vocabulary=used,
+        chunk_size=chunk_size,
+        with_gradient=torch.is_grad_enabled(),
+    )
+    with torch.autocast(hidden.device.type, enabled=False):
+        loss: Tensor = _ChunkedHead.apply(hidden, weight, work)  # pyright: ignore[reportAssignmentType]
+    return HeadResult(loss=loss, token_losses=work.results.pop("loss"), diagnostics=work.results)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What the pass needs beside the two tensors, and where it leaves its figures per position."""
+
+    token_loss: TokenLoss
+    positions: Positions
+    coefficients: Tensor
+    vocabulary: int
+    chunk_size: int
+    with_gradient: bool
+    results: dict[str, Tensor] = field(default_factory=dict)
+
+
+class _ChunkedHead(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, work: _Work) -> Tensor:
+        wants = [work.with_gradient and wanted for wanted in ctx.needs_input_grad[:2]]
+        loss, ctx.gradients = _run(hidden, weight, work, for_hidden=wants[0], for_weight=wants[1])
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        if ctx.gradients is None:
+            raise RuntimeError(
+                "the chunked head gives its gradients away: call it again for a second backward"
+            )
+        (hidden, weight), ctx.gradients = ctx.gradients, None
+        for gradient in (hidden, weight):
+            if gradient is not None:
+                gradient.mul_(upstream[0])
+        return hidden, weight, None
+
+
+def _run(
+    hidden: Tensor, weight: Tensor, work: _Work, *, for_hidden: bool, for_weight: bool
+) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
+    """The pass over all chunks: the loss, and its gradients where they are wanted."""
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    index = work.coefficients.nonzero().flatten()
+    grad_hidden = torch.zeros_like(hidden) if for_hidden else None
+    summed = wide if len(index) > work.chunk_size else weight.dtype
+    grad_weight = torch.zeros_like(weight, dtype=summed) if for_weight else None
+    buffer = hidden.new_empty(min(work.chunk_size, len(index)), work.vocabulary)
+    head = weight[: work.vocabulary]
+    loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
+    for rows in index.split(work.chunk_size):  # one empty chunk when all are skipped
+        states, coefficients = hidden[rows], work.coefficients[rows].to(wide)
+        narrow = torch.mm(states, head.T, out=buffer[: len(rows)])
+        logits = narrow.to(wide)
+        values, slope = _loss_and_slope(work, logits, rows, coefficients, for_hidden or for_weight)
+        loss += (values.losses.double() * work.coefficients[rows]).sum()
+        _keep(work, values, rows, len(hidden))
+        if slope is not None:
+            slope = slope if slope.dtype == narrow.dtype else narrow.copy_(slope)
+            if grad_hidden is not None:
+                grad_hidden[rows] = slope @ head
+            if grad_weight is not None:
+                _add_outer_(grad_weight[: work.vocabulary], slope, states)
+    grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
+    return loss.to(wide), (grad_hidden, grad_weight)
+
+
+def _loss_and_slope(
+    work: _Work, logits: Tensor, rows: Tensor, coefficients: Tensor, with_slope: bool
+) -> tuple[TokenValues, Tensor | None]:
+    """Losses of a chunk and, if wanted, the gradient of their weighted sum with regard to its logits (overwritten)."""
+    positions = work.positions.rows(rows)
+    if not with_slope:
+        return work.token_loss(logits, positions), None
+    if isinstance(work.token_loss, AnalyticTokenLoss):
+        return work.token_loss.gradient_(logits, positions, coefficients), logits
+    with torch.enable_grad():
+        logits = logits.detach().requires_grad_()
+        values = work.token_loss(logits, positions)
+        (slope,) = torch.autograd.grad((values.losses * coefficients).sum(), logits)
+    return TokenValues(losses=values.losses.detach(), diagnostics=values.diagnostics), slope
+
+
+def _add_outer_(total: Tensor, slope: Tensor, states: Tensor) -> None:
+    """total [V, H] += slope [n, V].T @ states [n, H]; a wider total is added to in blocks of rows."""
+    if total.dtype == states.dtype:
+        total.addmm_(slope.T, states)
+        return
+    for start in range(0, len(total), _WEIGHT_ROWS):
+        block = slice(start, start + _WEIGHT_ROWS)
+        total[block] += slope[:, block].T @ states
+
+
+def _keep(work: _Work, values: TokenValues, rows: Tensor, count: int) -> None:
+    for name, part in {"loss": values.losses, **values.diagnostics}.items():
+        if name not in work.results:
+            work.results[name] = torch.full((count,), torch.nan, dtype=part.dtype, device=part.device)
+        work.results[name][rows] = part.detach()
+
+
+def _check(
+    hidden: Tensor,
+    weight: Tensor,
+    positions: Positions,
+    coefficients: Tensor,
+    vocabulary: int,
+    chunk_size: int,
+) -> None:
+    if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"hidden {tuple(hidden.shape)} and head {tuple(weight.shape)}: need [T, H] and [V, H] with one H"
+        )
+    if hidden.dtype != weight.dtype or hidden.dtype not in _DTYPES:
+        raise ValueError(
+            f"hidden is {hidden.dtype}, the head {weight.dtype}: need one of bf16, fp32, fp64 for both"
+        )
+    if coefficients.shape != (len(hidden),) or len(positions) != len(hidden):
+        raise ValueError(
+            f"{len(hidden)} states, {len(positions)} positions and coefficients {tuple(coefficients.shape)}: need T each"
+        )
+    if not 1 <= vocabulary <= len(weight) or chunk_size < 1:
+        raise ValueError(
+            f"vocabulary {vocabulary} of {len(weight)} and chunk size {chunk_size}: out of range"
+        )
+    if not bool(coefficients.isfinite().all()):
+        bad = int((~coefficients.isfinite()).nonzero()[0])
+        raise ValueError(f"position {bad} has coefficient {coefficients[bad].item()}: need a finite number")
+    ids = positions.sampled_ids
+    outside = ((ids < 0) | (ids >= vocabulary)).nonzero().flatten().tolist()
+    if outside:
+        raise ValueError(
+            f"position {outside[0]} has token {ids[outside[0]].item()} outside of the vocabulary of {vocabulary}"
+        )

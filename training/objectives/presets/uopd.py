@@ -1,0 +1,15 @@
+"""UOPD: on-policy distillation where a prompt counts by the teacher's semantic certainty, w = 1 - H / log N (Eq. 7 to 9)."""
+
+from __future__ import annotations
+
+from training.objectives.base import Needs, Objective
+from training.objectives.prompt_weights import Soft
+from training.objectives.reductions import per_sequence_mean
+from training.objectives.token_losses import TopKCrossEntropy
+
+OBJECTIVE = Objective(
+    needs=Needs(rollouts="student", teacher="topk", top_k=512),
+    token_loss=TopKCrossEntropy(form="teacher_renormalised"),
+    prompt_weight=Soft(),
+    reduction=per_sequence_mean,
+)

@@ -1,0 +1,157 @@
+"""How much each prompt counts. Pure functions over a dataset's columns; they do not load torch.
+
+`kept` says which prompts are drawn at all: what is not kept leaves before sampling, so no rollout is wasted. A kept prompt
+of weight 0 is drawn, counts in every denominator and has a gradient of exactly zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf, isfinite
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.core.errors import UserError
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptColumns:
+    """Columns of P prompts, in one order; None where the dataset has no such column.
+
+    `entropy`: semantic entropy H in nats. `weight`: 1 - H / log N, in [0, 1]. `pass_rate`: share of right responses.
+    """
+
+    ids: Sequence[str]
+    entropy: Sequence[float] | Floats | None = None
+    weight: Sequence[float] | Floats | None = None
+    pass_rate: Sequence[float] | Floats | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptWeights:
+    """For P prompts: `kept` bool [P], and `weight` float64 [P], which is 0 where a prompt is not kept."""
+
+    kept: NDArray[np.bool_]
+    weight: Floats
+
+
+class PromptWeight(Protocol):
+    """Columns of P prompts -> their weights. `UserError`, naming the row, when a column it needs is missing or wrong."""
+
+    def __call__(self, prompts: PromptColumns, /) -> PromptWeights: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Uniform:
+    """1 for every prompt; needs no column."""
+
+    def __call__(self, prompts: PromptColumns) -> PromptWeights:
+        return _all_kept(np.ones(len(prompts.ids)))
+
+
+@dataclass(frozen=True, slots=True)
+class Soft:
+    """The column `weight` as it is: w = 1 - H / log N (UOPD)."""
+
+    def __call__(self, prompts: PromptColumns) -> PromptWeights:
+        return _all_kept(_weights(prompts))
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """1 for prompts of entropy at most `tau`; the others leave before sampling.
+
+    `raw` compares H in nats (the paper discards H > tau), `normalised` compares H / log N = 1 - weight.
+    """
+
+    tau: float
+    scale: Literal["raw", "normalised"] = "raw"
+
+    def __post_init__(self) -> None:
+        if not isfinite(self.tau) or self.tau < 0:
+            raise UserError(
+                f"the binary prompt weight has tau {self.tau}: give a finite number of at least 0"
+            )
+
+    def __call__(self, prompts: PromptColumns) -> PromptWeights:
+        raw = self.scale == "raw"
+        kept = _entropies(prompts) <= self.tau if raw else _weights(prompts) >= 1.0 - self.tau
+        if not kept.any():
+            raise UserError(
+                f"the binary prompt weight ({self.scale}, tau {self.tau}) keeps none of {len(kept)} prompts: raise tau"
+            )
+        return PromptWeights(kept=kept, weight=kept.astype(np.float64))
+
+
+@dataclass(frozen=True, slots=True)
+class PassRate:
+    """p (1 - p) of the column `pass_rate`: most for prompts that are solved half of the time, 0.25 there."""
+
+    def __call__(self, prompts: PromptColumns) -> PromptWeights:
+        rate = _column(prompts, "pass_rate", prompts.pass_rate, 1.0)
+        return _all_kept(rate * (1.0 - rate))
+
+
+@dataclass(frozen=True, slots=True)
+class Permuted:
+    """Control: the soft weights dealt out anew among the prompts, so that only their distribution is left.
+
+    Depends on the ids and `seed` alone, not on the order of the rows.
+    """
+
+    seed: int = 0
+
+    def __call__(self, prompts: PromptColumns) -> PromptWeights:
+        weight = _weights(prompts)
+        order = np.array(sorted(range(len(weight)), key=prompts.ids.__getitem__), dtype=np.intp)
+        dealt = np.empty_like(weight)
+        dealt[order] = np.random.default_rng(self.seed).permutation(weight[order])
+        return _all_kept(dealt)
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """Control: the mean of the soft weights for every prompt, that is, uniform weights with a smaller step."""
+
+    def __call__(self, prompts: PromptColumns) -> PromptWeights:
+        weight = _weights(prompts)
+        return _all_kept(np.full_like(weight, weight.mean()))
+
+
+def _all_kept(weight: Floats) -> PromptWeights:
+    return PromptWeights(kept=np.ones(len(weight), dtype=np.bool_), weight=weight)
+
+
+def _weights(prompts: PromptColumns) -> Floats:
+    return _column(prompts, "weight", prompts.weight, 1.0)
+
+
+def _entropies(prompts: PromptColumns) -> Floats:
+    return _column(prompts, "semantic_entropy", prompts.entropy, inf)
+
+
+def _column(
+    prompts: PromptColumns, name: str, column: Sequence[float] | Floats | None, highest: float
+) -> Floats:
+    """The column as float64 [P], every value within 0 and `highest`."""
+    if column is None:
+        raise UserError(
+            f"the dataset has no column {name}, which this prompt weight needs: annotate it first"
+        )
+    values = np.asarray(column, dtype=np.float64)
+    if values.shape != (len(prompts.ids),) or not len(values):
+        raise UserError(
+            f"the column {name} has {values.size} values for {len(prompts.ids)} prompts: need one each"
+        )
+    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0.0) & (values <= highest)))
+    if len(bad):
+        bounds = "of at least 0" if highest == inf else f"from 0 to {highest:g}"
+        raise UserError(
+            f"prompt {prompts.ids[bad[0]]!r} has {name} {values[bad[0]]}: need a finite number {bounds}, annotate it again"
+        )
+    return values

@@ -1,0 +1,161 @@
+"""Token losses: pure functions of a chunk of logits [T, V] and what is known about its T positions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from training.objectives.base import Positions, TokenValues
+
+TopKForm = Literal["teacher_renormalised", "tail_bucket", "unnormalised"]
+
+# Rows of [rows, V] that the analytic gradient works on at a time: temporaries that stay in a CPU's cache, few GPU launches.
+_ROWS = {"cpu": 16, "cuda": 128}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopKCrossEntropy:
+    """Cross-entropy of the student to the teacher's k most probable tokens (UOPD Eq. 7), or to all of them.
+
+    With p_j the teacher's probabilities, m their sum and log q_j the student's log-probabilities by its full softmax:
+
+    - `teacher_renormalised` (the paper's): -sum_j p_j / m log q_j
+    - `unnormalised`: -sum_j p_j log q_j
+    - `tail_bucket`: the same, and -(1 - m) log(1 - sum_j q_j), all other tokens being one outcome
+
+    The three agree over the full vocabulary. Positions without any teacher entry have loss 0 and no gradient. Diagnostics:
+    `teacher_mass` m, `student_mass` sum_j q_j, the student's `entropy` in nats, `sampled_logprob` of the sampled token.
+    """
+
+    form: TopKForm = "teacher_renormalised"
+
+    def __call__(self, logits: Tensor, positions: Positions) -> TokenValues:
+        target = _target(positions, logits, self.form)
+        normaliser = logits.logsumexp(-1)
+        chosen = target.gather(logits) - normaliser[:, None]
+        losses = -(target.probs * torch.where(target.used, chosen, 0.0)).sum(-1)
+        if self.form == "tail_bucket":
+            losses = losses - target.tail * _log_tail(logits, normaliser, target)
+        with torch.no_grad():
+            logprobs = logits - normaliser[:, None]
+            diagnostics = _diagnostics(
+                target=target,
+                chosen=chosen,
+                entropy=-(logprobs.exp() * logprobs).sum(-1),
+                sampled=_at(logprobs, positions.sampled_ids),
+            )
+        return TokenValues(losses=losses, diagnostics=diagnostics)
+
+    @torch.no_grad()
+    def gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor) -> TokenValues:
+        """See `AnalyticTokenLoss`. The gradient is mass x softmax - scatter(p), where the tail adds its own softmax."""
+        parts = []
+        step = _ROWS[logits.device.type]
+        for start in range(0, max(len(logits), 1), step):
+            block = slice(start, start + step)
+            parts.append(self._block_gradient_(logits[block], positions.rows(block), coefficients[block]))
+        names = parts[0].diagnostics
+        return TokenValues(
+            losses=torch.cat([part.losses for part in parts]),
+            diagnostics={name: torch.cat([part.diagnostics[name] for part in parts]) for name in names},
+        )
+
+    def _block_gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor) -> TokenValues:
+        """`gradient_` of a few rows: its temporaries are [rows, V]."""
+        target = _target(positions, logits, self.form)
+        softmax = logits.softmax(-1)
+        normaliser = logits.amax(-1) - softmax.amax(-1).log()  # logsumexp, without its passes over [rows, V]
+        chosen = target.gather(logits) - normaliser[:, None]
+        sampled = _at(logits, positions.sampled_ids) - normaliser
+        losses = -(target.probs * torch.where(target.used, chosen, 0.0)).sum(-1)
+        entropy = normaliser - torch.linalg.vecdot(softmax, logits)
+        scale = target.probs.sum(-1)
+        if self.form == "tail_bucket":
+            rest = _without(logits, target)
+            rest_softmax = rest.softmax(-1)
+            log_rest = rest.amax(-1) - rest_softmax.amax(-1).log()
+            losses = losses - torch.where(target.tail > 0, target.tail * (log_rest - normaliser), 0.0)
+            rest_softmax.mul_((target.tail * coefficients)[:, None])
+            torch.mul(softmax, ((scale + target.tail) * coefficients)[:, None], out=logits).sub_(rest_softmax)
+        else:
+            torch.mul(softmax, (scale * coefficients)[:, None], out=logits)
+        target.subtract_(logits, target.probs * coefficients[:, None])
+        diagnostics = _diagnostics(target=target, chosen=chosen, entropy=entropy, sampled=sampled)
+        return TokenValues(losses=losses, diagnostics=diagnostics)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Target:
+    """The teacher's side of a chunk: weights `probs` [T, k] of log q_j (0 where padded), at `ids` or at column j.
+
+    `used` bool [T, k]: not padding. `mass` [T]: m. `tail` [T]: weight of the bucket of all other tokens, 0 if there are none.
+    """
+
+    ids: Tensor | None
+    probs: Tensor
+    used: Tensor
+    mass: Tensor
+    tail: Tensor
+
+    def gather(self, values: Tensor) -> Tensor:
+        """The entries [T, k] of `values` [T, V] that the teacher names."""
+        return values[:, : self.probs.shape[-1]] if self.ids is None else values.gather(-1, self.ids)
+
+    def subtract_(self, values: Tensor, amounts: Tensor) -> None:
+        """Takes `amounts` [T, k] from those entries, in place."""
+        if self.ids is None:
+            values[:, : amounts.shape[-1]].sub_(amounts)
+        else:
+            values.scatter_add_(-1, self.ids, amounts.neg())
+
+
+def _target(positions: Positions, logits: Tensor, form: TopKForm) -> _Target:
+    vocabulary = logits.shape[-1]
+    logprobs, ids = positions.teacher_logprobs, positions.teacher_ids
+    if logprobs is None:
+        raise ValueError("the top-k cross-entropy needs the teacher's log-probabilities of these positions")
+    if ids is None:
+        logprobs = logprobs[:, :vocabulary]
+        used = logprobs > -torch.inf
+    else:
+        used = (logprobs > -torch.inf) & (ids >= 0) & (ids < vocabulary)
+        ids = torch.where(used, ids, 0).long()
+    probs = torch.where(used, logprobs.to(logits.dtype), -torch.inf).exp()
+    mass = probs.sum(-1)
+    if form == "teacher_renormalised":
+        probs = probs / torch.where(mass > 0, mass, 1.0)[:, None]
+    has_tail = (mass > 0) & (used.sum(-1) < vocabulary)
+    tail = torch.where(has_tail, 1.0 - mass, 0.0).clamp_(min=0.0)
+    return _Target(ids=ids, probs=probs, used=used, mass=mass, tail=tail)
+
+
+def _without(logits: Tensor, target: _Target) -> Tensor:
+    """A copy of the logits with -inf at the teacher's tokens; rows without a tail are left whole, so all stays finite."""
+    hidden = target.used & (target.tail > 0)[:, None]
+    if target.ids is None:
+        head = torch.where(hidden, -torch.inf, target.gather(logits))
+        return torch.cat([head, logits[:, head.shape[-1] :]], dim=-1)
+    # Padding points at token 0: the sum leaves that token alone, where a plain scatter would overwrite it.
+    offsets = torch.where(hidden, -torch.inf, 0.0).to(logits.dtype)
+    return logits.scatter_add(-1, target.ids, offsets)
+
+
+def _log_tail(logits: Tensor, normaliser: Tensor, target: _Target) -> Tensor:
+    """log(1 - sum_j q_j) [T] without cancellation; 0 in rows without a tail."""
+    return torch.where(target.tail > 0, _without(logits, target).logsumexp(-1) - normaliser, 0.0)
+
+
+def _at(values: Tensor, ids: Tensor) -> Tensor:
+    return values.gather(-1, ids.long()[:, None]).squeeze(-1)
+
+
+def _diagnostics(*, target: _Target, chosen: Tensor, entropy: Tensor, sampled: Tensor) -> dict[str, Tensor]:
+    return {
+        "teacher_mass": target.mass,
+        "student_mass": torch.where(target.used, chosen, -torch.inf).exp().sum(-1),
+        "entropy": entropy,
+        "sampled_logprob": sampled,
+    }

@@ -1,0 +1,161 @@
+"""What a finished run leaves: the student as a Hugging Face folder with a card, metrics, curves, and what it cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.core.config import PROJECT_ROOT
+from tasks.io.artifacts import versions
+from tasks.io.disk import atomic_write
+from tasks.io.identity import model_identity
+from training.check import Prepared
+from training.evaluation.held_out import Marks, estimates
+from training.records import read_metrics, say
+
+if TYPE_CHECKING:
+    from training.crew import Crew
+
+__all__ = ["RESULT", "Outcome", "finished", "write_results"]
+
+RESULT = "result.json"
+STUDENT = "student"
+PANELS = (
+    ("loss", "loss (nats)"),
+    ("gradient_norm", "gradient norm"),
+    ("entropy", "student's entropy (nats)"),
+    ("response_tokens_mean", "tokens a response"),
+    ("gap_mean", "engine against student (nats)"),
+    ("tokens_per_second", "tokens a second"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Where the trained student lies, and `result.json` as data."""
+
+    student: Path
+    result: Mapping[str, Any]
+
+
+def finished(folder: Path, fingerprint: str) -> Outcome | None:
+    """The outcome of this very run when it has been written, else None."""
+    try:
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    if result.get("fingerprint") != fingerprint or not (folder / STUDENT / "config.json").is_file():
+        return None
+    return Outcome(student=folder / STUDENT, result=result)
+
+
+def write_results(
+    crew: Crew, prepared: Prepared, folder: Path, *, before: Marks | None, after: Marks | None
+) -> Outcome:
+    """Export the student and write everything else; `result.json` comes last and says that all is there."""
+    crew.students.export(folder / STUDENT)
+    rows = read_metrics(folder)
+    held_out = None if before is None or after is None else estimates(before, after)
+    result = {
+        "fingerprint": prepared.fingerprint,
+        "objective": prepared.run.objective.preset,
+        "steps": len(rows),
+        "student": {"from": _identity(prepared.student.folder), "to": _identity(folder / STUDENT)},
+        "teacher": _identity(prepared.teacher.folder),
+        "dataset": prepared.manifest.fingerprint,
+        "held_out": held_out,
+        "cost": cost(rows, prepared),
+        "facts": crew.facts,
+        "settings": prepared.run.identity(),
+        "versions": versions(),
+    }
+    write_table(folder / "metrics.parquet", rows)
+    atomic_write(folder / "cost.json", json.dumps(result["cost"], indent=2) + "\n")
+    draw_curves(folder / "curves.png", rows)
+    atomic_write(folder / STUDENT / "README.md", model_card(result))
+    atomic_write(folder / RESULT, json.dumps(result, indent=2, default=str) + "\n")
+    if held_out is not None:
+        gained = held_out["gain"]
+        say(
+            f"pass@1 {held_out['before']['value']:.1%} -> {held_out['after']['value']:.1%}, gain"
+            f" {100 * gained['value']:+.1f} points [{100 * gained['low']:+.1f}, {100 * gained['high']:+.1f}]"
+            f" on {gained['n']} held-out problems"
+        )
+    say(f"student: {folder / STUDENT}")
+    return Outcome(student=folder / STUDENT, result=result)
+
+
+def cost(rows: Sequence[Mapping[str, float]], prepared: Prepared) -> dict[str, float]:
+    """Seconds by phase, tokens, and device-hours (devices x wall time of the steps; starting is not counted)."""
+    place = prepared.run.placement
+    devices = {"split": 4, "colocated": place.students, "cpu": 0}[place.kind]
+    seconds = sum(row["seconds"] for row in rows)
+    phases = {
+        f"seconds_{name}": sum(row[f"seconds_{name}"] for row in rows)
+        for name in ("rollout", "teacher", "student", "sync")
+    }
+    return {
+        "seconds": seconds,
+        **phases,
+        "gpu_hours": devices * seconds / 3600,
+        "response_tokens": sum(row["response_tokens"] for row in rows),
+        "tokens": sum(row["tokens"] for row in rows),
+    }
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """The metrics as one Parquet table, a row a step."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), sink)
+    atomic_write(path, sink.getvalue().to_pybytes())
+
+
+def draw_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Six curves over the steps, and the share of time by phase in the title."""
+    from io import BytesIO
+
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    steps = [row["step"] for row in rows]
+    for axes, (name, label) in zip(figure.subplots(2, 3).flat, PANELS, strict=True):
+        axes.plot(steps, [row.get(name, float("nan")) for row in rows], linewidth=1.2)
+        axes.set_title(label, fontsize=10)
+        axes.grid(alpha=0.3)
+    total = sum(row["seconds"] for row in rows) or 1.0
+    shares = ", ".join(
+        f"{name} {sum(row[f'seconds_{name}'] for row in rows) / total:.0%}"
+        for name in ("rollout", "teacher", "student", "sync")
+    )
+    figure.suptitle(f"{len(rows)} steps, {total:,.0f} s ({shares})", fontsize=11)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    atomic_write(path, buffer.getvalue())
+
+
+def model_card(result: Mapping[str, Any]) -> str:
+    """The card of the student: what it was made from, how, and how good it became. Every number is from the result."""
+    lines = [
+        "---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [distillation, math]", "---", "",
+        f"# A student distilled by {result['objective']}", "",
+        f"- from `{result['student']['from']}`, teacher `{result['teacher']}`",
+        f"- dataset `{result['dataset'][:16]}`, {result['steps']} steps, {result['cost']['response_tokens']:,.0f} tokens sampled",
+    ]  # fmt: skip
+    if result["held_out"]:
+        before, after, gained = (result["held_out"][name] for name in ("before", "after", "gain"))
+        lines += [
+            f"- pass@1 on {gained['n']} held-out problems: {before['value']:.1%} before, {after['value']:.1%} after "
+            f"(gain {100 * gained['value']:+.1f} points, 95% interval {100 * gained['low']:+.1f} to {100 * gained['high']:+.1f})"
+        ]
+    lines += ["", "## Settings", "", "```json", json.dumps(result["settings"], indent=2), "```", ""]
+    return "\n".join(lines)
+
+
+def _identity(folder: Path) -> str:
+    return model_identity(str(folder), None, PROJECT_ROOT)

@@ -1,0 +1,58 @@
+"""What a frozen LM head says of given hidden states, a chunk of positions at a time: never [T, V] at once for all T.
+
+Letters: T positions, H hidden size, V vocabulary, k entries kept. Log-probabilities are float32, from the full softmax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+CHUNK = 1024
+
+
+def sampled_logprobs(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    ids: torch.Tensor,
+    *,
+    temperature: float = 1.0,
+    chunk: int = CHUNK,
+) -> torch.Tensor:
+    """log p [T] of given tokens `ids` [T], for hidden states [T, H] and head weights [V, H]."""
+    out = torch.empty(len(ids), dtype=torch.float32, device=hidden.device)
+    for span, logits in _logits(hidden, weight, chunk):
+        logits = logits / temperature
+        out[span] = logits.gather(-1, ids[span, None])[:, 0] - logits.logsumexp(-1)
+    return out
+
+
+def topk_logprobs(
+    hidden: torch.Tensor, weight: torch.Tensor, k: int, *, chunk: int = CHUNK
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The k most likely tokens after each hidden state [T, H] by the head [V, H]: log p [T, k], descending, and ids [T, k].
+
+    With k = V nothing is sorted and there are no ids: entry v belongs to id v. Nothing is renormalised: a row's mass is at
+    most 1.
+    """
+    tokens, vocabulary = len(hidden), len(weight)
+    if not 1 <= k <= vocabulary:
+        raise ValueError(f"k is {k}: need 1 to {vocabulary}")
+    logprobs = torch.empty(tokens, k, dtype=torch.float32, device=hidden.device)
+    ids = None
+    if k < vocabulary:
+        ids = torch.empty(tokens, k, dtype=torch.int32, device=hidden.device)
+    for span, logits in _logits(hidden, weight, chunk):
+        total = logits.logsumexp(-1, keepdim=True)
+        if ids is not None:
+            logits, kept = logits.topk(k, dim=-1)
+            ids[span] = kept.to(torch.int32)
+        logprobs[span] = logits - total
+    return logprobs, ids
+
+
+def _logits(hidden: torch.Tensor, weight: torch.Tensor, chunk: int) -> Iterator[tuple[slice, torch.Tensor]]:
+    for start in range(0, len(hidden), chunk):
+        span = slice(start, start + chunk)
+        yield span, (hidden[span] @ weight.T).float()

@@ -1,0 +1,118 @@
+"""The teacher: a frozen model that says, for every response token, which tokens it would have found likely there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.core.errors import UserError
+from training.engine.batches import (
+    TokenSequence,
+    batches_by_budget,
+    check_sequences,
+    make_batch,
+    response_ids,
+    split_by_sequence,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherSettings:
+    """`vocabulary`: ids shared with the student, over which the softmax runs (None: all of the model's). `token_budget`:
+    padded tokens of one forward pass. `chunk`: positions that go through the head at once."""
+
+    model: Path
+    dtype: str = "bfloat16"
+    vocabulary: int | None = None
+    token_budget: int = 16_384
+    chunk: int = 1024
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopK:
+    """The teacher over one response of T tokens: log-probabilities [T, k] (float32, of the full softmax) in descending
+    order, and ids [T, k] (int32). With k = V there are no ids: entry v belongs to id v."""
+
+    logprobs: np.ndarray
+    ids: np.ndarray | None
+
+
+class Teacher:
+    """A Ray actor; also answers for a frozen reference model. Scores depend on nothing but weights, tokens and batch shape."""
+
+    def __init__(self, settings: TeacherSettings) -> None:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        self.settings = settings
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        network: Any = AutoModelForCausalLM.from_pretrained(
+            settings.model, dtype=getattr(torch, settings.dtype), attn_implementation="sdpa"
+        )
+        self._network = network.to(self._device).eval().requires_grad_(False)
+        head = self._network.get_output_embeddings()
+        if getattr(head, "bias", None) is not None:
+            raise UserError(
+                f"the head of {settings.model} has a bias, which is not supported: choose another teacher"
+            )
+        self._weight = head.weight[: settings.vocabulary]
+
+    def ready(self) -> dict[str, Any]:
+        """What is recorded of the teacher with every run."""
+        return {"vocabulary": len(self._weight), "dtype": self.settings.dtype, "device": str(self._device)}
+
+    def topk(self, sequences: Sequence[TokenSequence], k: int) -> list[TopK]:
+        """The k likeliest tokens at every response position of every sequence, in the order given. k may be the whole
+        vocabulary. Raises `UserError` for ids outside the vocabulary and sequences that do not fit."""
+        from training.rollout.scoring import topk_logprobs
+
+        if not 1 <= k <= len(self._weight):
+            raise UserError(
+                f"k is {k} and the teacher's vocabulary has {len(self._weight)} ids: set top_k to at most that, or to full"
+            )
+        found: list[TopK | None] = [None] * len(sequences)
+        for chosen, hidden in self._hidden(sequences):
+            logprobs, ids = topk_logprobs(hidden, self._weight, k, chunk=self.settings.chunk)
+            batch = [sequences[index] for index in chosen]
+            values = split_by_sequence(logprobs.cpu().numpy(), batch)
+            kept = [None] * len(batch) if ids is None else split_by_sequence(ids.cpu().numpy(), batch)
+            for index, one, tokens in zip(chosen, values, kept, strict=True):
+                found[index] = TopK(logprobs=one, ids=tokens)
+        return [one for one in found if one is not None]
+
+    def logprobs(self, sequences: Sequence[TokenSequence]) -> list[np.ndarray]:
+        """log p [T] (float32) of every response's own tokens, in the order given."""
+        import torch
+
+        from training.rollout.scoring import sampled_logprobs
+
+        found: list[np.ndarray | None] = [None] * len(sequences)
+        for chosen, hidden in self._hidden(sequences):
+            batch = [sequences[index] for index in chosen]
+            ids = torch.from_numpy(response_ids(batch)).to(self._device)
+            values = sampled_logprobs(hidden, self._weight, ids, chunk=self.settings.chunk).cpu().numpy()
+            for index, one in zip(chosen, split_by_sequence(values, batch), strict=True):
+                found[index] = one
+        return [one for one in found if one is not None]
+
+    def _hidden(self, sequences: Sequence[TokenSequence]) -> Any:
+        """(indices of a batch, hidden states [T, H] that predict its response tokens), batch by batch."""
+        import torch
+
+        longest = int(self._network.config.max_position_embeddings)
+        check_sequences(sequences, vocabulary=len(self._weight), longest=longest)
+        lengths = [len(sequence.tokens) for sequence in sequences]
+        with torch.inference_mode():
+            for chosen in batches_by_budget(lengths, self.settings.token_budget):
+                batch = make_batch([sequences[index] for index in chosen], self._device, pack=False)
+                states = self._network.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state
+                yield chosen, states.flatten(0, 1)[batch.predicting]

@@ -1,0 +1,154 @@
+"""Weights on their way from the student to the engines: packed as bf16, and summed so that both ends can compare.
+
+The sum of a tensor counts its bf16 values, each through a fixed 64-bit hash, modulo 2^64. Order within a tensor does not
+enter, so a tensor that an engine transposed or joined with its neighbours (q, k and v in one matrix) still has a sum that
+follows from the sender's. The checksum of a model mixes each sum with the tensor's name; order of tensors does not enter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+PART_BYTES = 512 * 1024**2
+_SLICE = 1 << 24
+_MASK = (1 << 64) - 1
+
+Named = Iterable[tuple[str, torch.Tensor]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Some tensors end to end: `bits` holds their bf16 patterns as uint16, which Ray ships without a copy."""
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    bits: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The weights of one version. `parts` are `Part`s, or Ray references to them; empty when another road carries them.
+
+    `sums` gives each tensor's sum, `numels` its number of elements; tied embeddings stand there once, as the embedding.
+    """
+
+    version: int
+    sums: Mapping[str, int]
+    numels: Mapping[str, int]
+    parts: tuple[Any, ...] = ()
+
+    @property
+    def checksum(self) -> int:
+        return checksum(self.sums)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveCheck:
+    """What comparing an engine's own tensors with the sender's sums gave, in numbers of tensors as the engine has them."""
+
+    equal: int
+    different: tuple[str, ...]
+    opaque: int  # repacked or split, so that no sum can be formed
+
+
+def tensor_sum(tensor: torch.Tensor) -> int:
+    """The sum of a tensor's values as bf16, in [0, 2^64). Order of values does not matter; every value's bits do."""
+    flat = tensor.detach().reshape(-1)
+    counts = torch.zeros(1 << 16, dtype=torch.int64, device=flat.device)
+    for start in range(0, flat.numel(), _SLICE):
+        bits = flat[start : start + _SLICE].to(torch.bfloat16).contiguous().view(torch.int16)
+        counts += torch.bincount(bits.to(torch.int32) & 0xFFFF, minlength=1 << 16)
+    return int((counts.cpu().numpy().astype(np.uint64) * _hashes()).sum(dtype=np.uint64))
+
+
+def checksum(sums: Mapping[str, int]) -> int:
+    """One number in [0, 2^64) for a model's named sums, whatever their order."""
+    return sum(_named(name, value) for name, value in sums.items()) & _MASK
+
+
+def _named(name: str, value: int) -> int:
+    digest = hashlib.blake2b(f"{name}\0{value}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+@cache
+def _hashes() -> np.ndarray:
+    """splitmix64 (Steele, Lea, Flood 2014) of 0 ... 65535."""
+    with np.errstate(over="ignore"):
+        z = (np.arange(1 << 16, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def pack(named: Named, *, part_bytes: int = PART_BYTES) -> Iterator[Part]:
+    """Pack tensors into parts of at most `part_bytes` (a larger tensor gets a part of its own), in the order given."""
+    names: list[str] = []
+    shapes: list[tuple[int, ...]] = []
+    bits: list[np.ndarray] = []
+    held = 0
+    for name, tensor in named:
+        flat = tensor.detach().to("cpu", torch.bfloat16).contiguous().reshape(-1)
+        if names and held + 2 * flat.numel() > part_bytes:
+            yield Part(names=tuple(names), shapes=tuple(shapes), bits=np.concatenate(bits))
+            names, shapes, bits, held = [], [], [], 0
+        names.append(name)
+        shapes.append(tuple(tensor.shape))
+        bits.append(flat.view(torch.int16).numpy().view(np.uint16))
+        held += 2 * flat.numel()
+    if names:
+        yield Part(names=tuple(names), shapes=tuple(shapes), bits=np.concatenate(bits))
+
+
+def unpack(part: Part) -> Iterator[tuple[str, torch.Tensor]]:
+    """The bf16 tensors of a part, each in memory of its own."""
+    start = 0
+    for name, shape in zip(part.names, part.shapes, strict=True):
+        end = start + int(np.prod(shape, dtype=np.int64))
+        bits = np.array(part.bits[start:end]).view(np.int16)  # a copy: what Ray ships is read-only
+        yield name, torch.from_numpy(bits).view(torch.bfloat16).reshape(shape)
+        start = end
+
+
+def summed(named: Named, sums: dict[str, int], numels: dict[str, int]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Hand tensors on, noting the sum and the size of each that passed."""
+    for name, tensor in named:
+        sums[name] = tensor_sum(tensor)
+        numels[name] = tensor.numel()
+        yield name, tensor
+
+
+def compare_live(
+    live: Mapping[str, tuple[int, int]], snapshot: Snapshot, joined: Mapping[str, Sequence[str]]
+) -> LiveCheck:
+    """Compare an engine's own tensors, name -> (number of elements, sum), with what was sent.
+
+    `joined` maps the last module of a tensor's name to the modules that the engine put together there, as vLLM's
+    `packed_modules_mapping` does: {"qkv_proj": ["q_proj", "k_proj", "v_proj"], ...}.
+    """
+    different: list[str] = []
+    equal = opaque = 0
+    for name, (numel, value) in live.items():
+        sources = _sources(name, joined)
+        size = sum(snapshot.numels.get(source, -1) for source in sources)
+        if size != numel or not all(source in snapshot.sums for source in sources):
+            opaque += 1
+        elif value == sum(snapshot.sums[source] for source in sources) & _MASK:
+            equal += 1
+        else:
+            different.append(name)
+    return LiveCheck(equal=equal, different=tuple(different), opaque=opaque)
+
+
+def _sources(name: str, joined: Mapping[str, Sequence[str]]) -> list[str]:
+    """Names of the sent tensors that an engine's tensor is made of."""
+    path, _, leaf = name.rpartition(".")
+    parent, _, module = path.rpartition(".")
+    return [".".join(filter(None, (parent, source, leaf))) for source in joined.get(module, (module,))]

@@ -1,0 +1,139 @@
+"""One round of on-policy data: prompts drawn, rollouts generated, the teacher's view of them, and the student's batches.
+
+Everything stands in the order of the draws (K rollouts of the first, K of the second, ...), whatever ended first, so that a
+run that was killed and continued gives the same gradient bit by bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from training.check import Prepared
+from training.crew import Crew, Scores, sampling
+from training.draws import Draw
+from training.engine.batches import TokenSequence
+from training.engine.student import MicroBatch
+from training.objectives.base import Objective, Positions
+from training.objectives.reductions import Totals
+from training.packing import pack
+from training.rollout.engine import Generation, RolloutRequest
+from training.rollout.teacher import TopK
+
+__all__ = ["Round", "draw_round", "micro_batches", "sequence"]
+
+SCORING_PARTS = 4
+"""Parts of a round that the teacher gets, each as soon as its last rollout has ended: it scores while engines generate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """S = prompts x K rollouts. `weights` [S] float64: of each one's prompt. `seconds`: wall time by phase, where `teacher`
+    is only what was waited for after the last rollout."""
+
+    step: int
+    draws: tuple[Draw, ...]
+    sequences: tuple[TokenSequence, ...]
+    generations: tuple[Generation, ...]
+    scores: tuple[TopK, ...]
+    weights: np.ndarray
+    seconds: Mapping[str, float]
+
+    @property
+    def totals(self) -> Totals:
+        """What the reductions divide by."""
+        tokens = sum(len(generation.tokens) for generation in self.generations)
+        return Totals(sequences=len(self.sequences), tokens=tokens)
+
+
+def draw_round(crew: Crew, prepared: Prepared, prompt_weights: np.ndarray, step: int) -> Round:
+    """Generate and score the rollouts of a step. `prompt_weights` [rows] float64, one for each of `prepared.rows`."""
+    draws = prepared.schedule.step(step)
+    prompts = [prepared.rows[draw.row].prompt_ids for draw in draws for _ in draw.seeds]
+    seeds = [seed for draw in draws for seed in draw.seeds]
+    requests = [RolloutRequest(prompt=p, seed=s) for p, s in zip(prompts, seeds, strict=True)]
+    started = time.perf_counter()
+    parts = _parts(len(requests))
+    found: dict[int, Generation] = {}
+    asked: dict[int, Scores] = {}
+    for index, generation in crew.engines.stream(requests, sampling(prepared)):
+        found[index] = generation
+        for number, part in enumerate(parts):
+            if number not in asked and all(place in found for place in part):
+                asked[number] = crew.score([sequence(prompts[place], found[place]) for place in part])
+    generated = time.perf_counter()
+    scores = [score for number in range(len(parts)) for score in asked[number].get()]
+    generations = tuple(found[index] for index in range(len(requests)))
+    return Round(
+        step=step,
+        draws=draws,
+        sequences=tuple(sequence(prompt, one) for prompt, one in zip(prompts, generations, strict=True)),
+        generations=generations,
+        scores=tuple(scores),
+        weights=np.repeat(prompt_weights[[draw.row for draw in draws]], [len(draw.seeds) for draw in draws]),
+        seconds={"rollout": generated - started, "teacher": time.perf_counter() - generated},
+    )
+
+
+def micro_batches(round_: Round, objective: Objective, prepared: Prepared) -> list[list[MicroBatch]]:
+    """`result[rank][i]`: what each student rank gets. Rollouts of weight 0 count in the denominators and go no further."""
+    run, ranks = prepared.run, prepared.run.placement.students
+    kept = [index for index, weight in enumerate(round_.weights) if weight > 0]
+    lengths = [len(round_.sequences[index].tokens) for index in kept]
+    cut = pack(lengths, budget=run.engine.micro_batch_tokens, ranks=ranks)
+    return [
+        [_micro_batch(round_, objective, [kept[place] for place in chosen]) for chosen in batches]
+        for batches in cut
+    ]
+
+
+def _micro_batch(round_: Round, objective: Objective, chosen: Sequence[int]) -> MicroBatch:
+    """The chosen rollouts with every response token's coefficient and the teacher's view of it."""
+    sequences = tuple(round_.sequences[index] for index in chosen)
+    if not sequences:
+        return MicroBatch(
+            sequences=(), coefficients=np.zeros(0, dtype=np.float32), signals=_signals(round_, ())
+        )
+    signals = _signals(round_, chosen)
+    positions = Positions(
+        sampled_ids=torch.from_numpy(np.concatenate([one.response for one in sequences]).astype(np.int64)),
+        **{name: torch.from_numpy(values) for name, values in signals.items()},
+    )
+    coefficients = objective.coefficients(
+        torch.from_numpy(round_.weights[list(chosen)]),
+        torch.tensor([len(one.response) for one in sequences]),
+        positions,
+        round_.totals,
+    )
+    return MicroBatch(
+        sequences=sequences, coefficients=coefficients.numpy().astype(np.float32), signals=signals
+    )
+
+
+def _signals(round_: Round, chosen: Sequence[int]) -> dict[str, np.ndarray]:
+    """Arrays [T, ...] by the names of `Positions`; with nothing chosen they have no row."""
+    first = round_.scores[0]
+    none = TopK(logprobs=first.logprobs[:0], ids=first.ids[:0])
+    scores = [round_.scores[index] for index in chosen] or [none]
+    drawn = [round_.generations[index].logprobs for index in chosen] or [np.zeros(0, dtype=np.float32)]
+    return {
+        "teacher_logprobs": np.concatenate([score.logprobs for score in scores]),
+        "teacher_ids": np.concatenate([score.ids for score in scores]),
+        "rollout_logprobs": np.concatenate(drawn),
+    }
+
+
+def _parts(count: int) -> list[range]:
+    """The round cut into up to SCORING_PARTS runs of neighbours."""
+    size = -(-count // SCORING_PARTS)
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def sequence(prompt: Sequence[int], generation: Generation) -> TokenSequence:
+    """Prompt and response as the student and the teacher read them."""
+    tokens = np.concatenate([np.asarray(prompt, dtype=np.int32), generation.tokens.astype(np.int32)])
+    return TokenSequence(tokens=tokens, prompt_length=len(prompt))

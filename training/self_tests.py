@@ -1,0 +1,46 @@
+"""What must hold before the first update: engines and student agree on the weights, and the teacher's answers are a
+distribution over the student's tokens. A run that starts wrong would end hours later with numbers that look right."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tasks.core.errors import UserError
+from training.check import Prepared
+from training.crew import Crew, sampling
+from training.records import say
+from training.rollout.engine import RolloutRequest
+from training.rollout.sync import check_gap, logprob_gap
+from training.rounds import sequence
+
+__all__ = ["self_test"]
+
+PROMPTS = 8
+MASS_ROUNDING = 1e-3
+
+
+def self_test(crew: Crew, prepared: Prepared, version: int) -> None:
+    """Raise `UserError`, saying what to do, unless the run's parts agree; takes one small batch of rollouts."""
+    draws = prepared.schedule.step(0)[:PROMPTS]
+    prompts = [prepared.rows[draw.row].prompt_ids for draw in draws]
+    requests = [RolloutRequest(prompt=p, seed=d.seeds[0]) for p, d in zip(prompts, draws, strict=True)]
+    generations = crew.engines.generate(requests, sampling(prepared))
+    sequences = [sequence(prompt, one) for prompt, one in zip(prompts, generations, strict=True)]
+    own = np.concatenate(crew.students.logprobs(sequences))
+    mean, most = logprob_gap(np.concatenate([one.logprobs for one in generations]), own)
+    check_gap(mean, version=version)
+    mass = np.concatenate([np.exp(score.logprobs).sum(-1) for score in crew.score(sequences).get()])
+    check_mass(mass)
+    say(
+        f"self-test: engines and student differ by {mean:.4f} nats a token (at most {most:.2f}); the teacher's top"
+        f" {crew.top_k} hold {mass.mean():.1%} of its probability"
+    )
+
+
+def check_mass(mass: np.ndarray) -> None:
+    """`UserError` unless the teacher's kept probabilities [T] are those of a distribution."""
+    if not np.isfinite(mass).all() or (mass <= 0).any() or (mass > 1 + MASS_ROUNDING).any():
+        raise UserError(
+            f"the teacher gives probabilities that sum to {np.nanmin(mass):.3g} to {np.nanmax(mass):.3g}: its checkpoint is"
+            " damaged, or its dtype too narrow; try it in transformers"
+        )
