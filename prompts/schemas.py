@@ -18,11 +18,12 @@ QUALITY_SCHEMA: Final[dict[str, Any]] = {
 EQUIVALENCE_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {
-        "first": {"type": "string", "maxLength": 200},
-        "second": {"type": "string", "maxLength": 200},
+        "first": {"type": "string"},
+        "second": {"type": "string"},
         "equivalent": {"type": "boolean"},
     },
     "required": ["first", "second", "equivalent"],
     "additionalProperties": False,
 }
-"""Reply of `judge/equivalence`: both simplest forms (at most 200 characters each), then the verdict."""
+"""Reply of `judge/equivalence`: both simplest forms, then the verdict. The strings have no maxLength: the grammar that
+xgrammar makes of one admits no escapes, so a judge could not write a single backslash of LaTeX. max_tokens bounds them."""

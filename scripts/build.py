@@ -254,6 +254,21 @@ def show(output: Path) -> None:
     say(", ".join(f"{key} {value:,}" for key, value in latest["counts"].items() if isinstance(value, int)))
     for row in example_rows(dataset):
         print(f"\n  {row['problem']}\n  {describe(row)}")
+    distilled = output / "distill" / "result.json"
+    if distilled.exists():
+        print()
+        show_student(output / "distill" / "student", json.loads(distilled.read_text(encoding="utf-8")))
+
+
+def show_student(folder: Path, result: Mapping[str, Any]) -> None:
+    """Where the distilled student lies, and how much better it became."""
+    say(f"student  {folder}")
+    if result["held_out"] is not None:
+        before, after, gain = (result["held_out"][name] for name in ("before", "after", "gain"))
+        say(
+            f"pass@1 {before['value']:.1%} before, {after['value']:.1%} after distillation: {100 * gain['value']:+.1f} points"
+            f" [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}] on {gain['n']} held-out problems"
+        )
 
 
 def example_rows(dataset: Path) -> list[dict[str, Any]]:

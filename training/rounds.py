@@ -115,16 +115,21 @@ def _micro_batch(round_: Round, objective: Objective, chosen: Sequence[int]) -> 
 
 
 def _signals(round_: Round, chosen: Sequence[int]) -> dict[str, np.ndarray]:
-    """Arrays [T, ...] by the names of `Positions`; with nothing chosen they have no row."""
-    first = round_.scores[0]
-    none = TopK(logprobs=first.logprobs[:0], ids=first.ids[:0])
-    scores = [round_.scores[index] for index in chosen] or [none]
-    drawn = [round_.generations[index].logprobs for index in chosen] or [np.zeros(0, dtype=np.float32)]
-    return {
-        "teacher_logprobs": np.concatenate([score.logprobs for score in scores]),
-        "teacher_ids": np.concatenate([score.ids for score in scores]),
-        "rollout_logprobs": np.concatenate(drawn),
+    """Arrays [T, ...] by the names of `Positions`; with nothing chosen they have no row. A full distribution has no ids."""
+    scores = [round_.scores[index] for index in chosen]
+    drawn = [round_.generations[index].logprobs for index in chosen]
+    signals = {
+        "teacher_logprobs": _joined([score.logprobs for score in scores], round_.scores[0].logprobs),
+        "rollout_logprobs": _joined(drawn, round_.generations[0].logprobs),
     }
+    ids = [score.ids for score in round_.scores if score.ids is not None]
+    if ids:
+        signals["teacher_ids"] = _joined([ids[index] for index in chosen], ids[0])
+    return signals
+
+
+def _joined(parts: Sequence[np.ndarray], like: np.ndarray) -> np.ndarray:
+    return np.concatenate(parts) if parts else like[:0]
 
 
 def _parts(count: int) -> list[range]:

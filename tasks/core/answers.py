@@ -10,10 +10,13 @@ from functools import lru_cache
 from typing import Final
 
 from tasks.core.mathverify import verify
-from tasks.core.meaning import both_numeric, is_numeric, read, same_meaning
+from tasks.core.meaning import both_numeric, comparable, is_numeric, read, same_meaning
 from tasks.core.notation import MAX_LENGTH, normalise
 
-__all__ = ["equivalent", "extract_answer", "grade", "is_closed_form_number", "normalise", "symbolic_decision"]
+__all__ = [
+    "equivalent", "extract_answer", "grade", "is_closed_form_number", "normalise", "simplest_forms_decision",
+    "symbolic_decision",
+]  # fmt: skip
 
 DEFAULT_TIMEOUT_S: Final = 5.0
 
@@ -73,6 +76,17 @@ def symbolic_decision(a: str, b: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -
     if max(len(first), len(second)) > MAX_LENGTH:
         return None
     return False if both_numeric(read(first), read(second)) else None
+
+
+def simplest_forms_decision(first: str, second: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> bool | None:
+    """As `symbolic_decision`, for two answers that somebody has already brought to their simplest form: then expressions
+    in the same variables and collections, too, are different when they can be told apart. None: words, other notation.
+    """
+    decision = symbolic_decision(first, second, timeout_s=timeout_s)
+    if decision is not None or max(len(first), len(second)) > MAX_LENGTH:
+        return decision
+    a, b = read(normalise(first)), read(normalise(second))
+    return False if comparable(a, b) and same_meaning(a, b) is False else None
 
 
 def grade(response: str, gold: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> bool:

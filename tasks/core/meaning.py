@@ -314,6 +314,14 @@ def both_numeric(a: Reading, b: Reading) -> bool:
     return shape is not None and shape == _numbers(b)
 
 
+def comparable(a: Reading, b: Reading) -> bool:
+    """Whether both are expressions in the same variables, or both collections: what `same_meaning` can tell apart."""
+    a, b = _unwrapped(a), _unwrapped(b)
+    if isinstance(a, Quantity) and isinstance(b, Quantity):
+        return a.expression.variables == b.expression.variables
+    return isinstance(a, Collection) and isinstance(b, Collection)
+
+
 def _numbers(reading: Reading) -> tuple[object, ...] | None:
     """What kind of number or collection of numbers this is; None if it is anything else."""
     reading = _unwrapped(reading)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from tasks.core.answers import symbolic_decision
+from tasks.core.answers import simplest_forms_decision
 from tasks.core.rows import Reason
 
 MAX_REPLY_CHARS: Final = 20_000
@@ -60,7 +60,7 @@ class EquivalenceVerdict:
     def same(self) -> bool:
         """The simplest forms decide where they can be compared, the judge's own conclusion only where they cannot:
         small judges conclude worse than they reduce (measured in `pocket/README.md`)."""
-        decided = symbolic_decision(self.first, self.second)
+        decided = simplest_forms_decision(self.first, self.second)
         return self.equivalent if decided is None else decided
 
 

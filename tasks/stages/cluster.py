@@ -22,7 +22,7 @@ from tasks.stages.chunks import shard_rows, shard_sizes
 from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
 from tasks.stages.models import ask, chat_model
 
-VERSION = 2
+VERSION = 3
 PROMPT = "judge/equivalence"
 MAX_ANSWER_CHARS = 1_000
 

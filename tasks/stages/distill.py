@@ -58,7 +58,7 @@ def run_config(settings: DistillSettings, dataset: Path, folder: Path) -> RunCon
 def held_out(settings: DistillSettings) -> Iterator[Problem]:
     """The problems on which the student is measured: those of the sources that have an answer."""
     for source in settings.held_out:
-        for row in load(source):
+        for row in load(source).outcomes:
             if isinstance(row, Problem) and row.answer is not None:
                 yield row
 

@@ -87,6 +87,28 @@ def test_the_equivalence_judge_gives_both_forms_and_a_verdict() -> None:
     assert reason(parse_equivalence(reply, "length")) is Reason.TRUNCATED
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "said", "same"),
+    [
+        ("1/2", "0.5", False, True),  # the forms decide
+        ("1/2", "1/3", True, False),
+        ("(3, 23)", "[3, 23]", True, False),
+        ("(10, \\infty)", "[10, \\infty)", True, False),
+        ("10x + 28", "10x + 38", True, False),
+        ("x + 1", "1 + x", False, True),
+        ("2k", "2n", True, True),  # another name for an integer: the judge's word
+        ("all even numbers", "the even numbers", True, True),
+        ("Monday", "Tuesday", False, False),
+        ("n!", "n! + 1", True, True),
+    ],
+)
+def test_simplest_forms_decide_where_they_can_and_the_judges_word_elsewhere(
+    first: str, second: str, said: bool, same: bool
+) -> None:
+    assert EquivalenceVerdict(first=first, second=second, equivalent=said).same is same
+    assert EquivalenceVerdict(first=second, second=first, equivalent=said).same is same
+
+
 # --- evolution ---------------------------------------------------------------------------------------------------
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tasks.core.errors import UserError
 from tasks.io.ray_session import last_error_line
 
-POLL_S = 1.0
+GRACE_S = 10.0
+"""How long a failed call's companions are given to show that it failed because one of them had died."""
 
 
 class ActorLost(Exception):
@@ -21,15 +23,38 @@ class ActorLost(Exception):
 def results(calls: Sequence[Any], who: str) -> list[Any]:
     """Results of the calls, in order; the first failure is raised at once, whatever the others do.
 
-    What a method raised (a `UserError`, say) is raised as itself. The end of the process is an `ActorLost`.
+    What a method raised (a `UserError`, say) is raised as itself. The end of a process is an `ActorLost`, also where it
+    showed first in another rank's broken collective.
     """
     import ray
 
     waiting = list(calls)
     while waiting:
-        ended, waiting = ray.wait(waiting, num_returns=1, timeout=None)
-        result(ended[0], who)
+        (ended,), waiting = ray.wait(waiting, num_returns=1, timeout=None)
+        try:
+            result(ended, who)
+        except (UserError, ActorLost):
+            raise
+        except Exception:
+            _raise_if_lost(waiting, who)
+            raise
     return [result(call, who) for call in calls]
+
+
+def _raise_if_lost(calls: Sequence[Any], who: str) -> None:
+    """Raise `ActorLost` when one of the calls ends with its process while they are waited for."""
+    import ray
+    from ray.exceptions import RayActorError
+
+    if not calls:
+        return
+    for call in ray.wait(calls, num_returns=len(calls), timeout=GRACE_S)[0]:
+        try:
+            ray.get(call)
+        except RayActorError as error:
+            raise ActorLost(who, last_error_line(str(error))) from error
+        except Exception:  # it failed too, for the same cause as the first
+            continue
 
 
 def result(call: Any, who: str) -> Any:

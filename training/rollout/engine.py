@@ -209,6 +209,7 @@ class Rollout:
         sums: dict[str, int] = {}
         arriving = (pair for part in snapshot.parts for pair in unpack(_fetched(part)))
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": summed(arriving, sums, {})})
+        self._llm.apply_model(repack_tied_head)
         return self._taken(snapshot, Snapshot(version=snapshot.version, sums=sums, numels={}).checksum)
 
     def confirm(self, snapshot: Snapshot) -> LoadReport:
@@ -289,6 +290,18 @@ def generation(sample: Any, version: int) -> Generation:
         finish_reason=str(sample.finish_reason),
         version=version,
     )
+
+
+def repack_tied_head(model: Any) -> bool:
+    """On CPU vLLM computes with repacked copies of its weights, and its reload leaves that of a head whose weight is the
+    embedding's (nothing of its own was loaded): pack it again. Says whether there was one."""
+    head, embedding = getattr(model, "lm_head", None), getattr(model, "model", None)
+    embedding = getattr(embedding, "embed_tokens", None)
+    tied = head is not None and embedding is not None and head is not embedding
+    if not tied or not hasattr(head, "cpu_linear") or head.weight.data_ptr() != embedding.weight.data_ptr():
+        return False
+    head.quant_method.process_weights_after_loading(head)
+    return True
 
 
 def _fetched(part: Any) -> Any:
