@@ -29,6 +29,7 @@ SMALL = {
     "evolve.rounds": {"easy": 1, "medium": 1, "hard": 2, "competition": 2},
     "select.target": 16,
     "sample.sampling": {"max_tokens": 256},
+    "distill": None,
 }
 STAGES = ("aggregate", "evolve-1", "evolve-2", "rules", "deduplicate", "judge", "select", "sample", "cluster")
 

@@ -1,0 +1,77 @@
+"""What went wrong in an actor arrives as what it was; a death is told from its consequences in other actors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from tasks.core.errors import UserError
+from training.engine.actors import ActorLost, result, results
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
+
+
+def call(work: Callable[[], Any]) -> Any:
+    """Run `work` in an actor of its own; the actor lives until the test's Ray ends."""
+    import ray
+
+    class Worker:
+        def run(self) -> Any:
+            return work()
+
+    actor = cast(Any, ray.remote)(Worker).options(num_cpus=0).remote()
+    return _kept(actor, actor.run.remote())
+
+
+_ACTORS: list[Any] = []
+
+
+def _kept(actor: Any, reference: Any) -> Any:
+    _ACTORS.append(actor)
+    return reference
+
+
+def refuse() -> None:
+    raise UserError("the dataset has no weights: export it again")
+
+
+def die() -> None:
+    time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def break_down() -> None:
+    raise RuntimeError("Connection reset by peer")
+
+
+def test_results_come_in_the_order_of_the_calls() -> None:
+    assert results([call(lambda: (time.sleep(0.5), 1)[1]), call(lambda: 2)], "a worker") == [1, 2]
+
+
+def test_a_sentence_for_the_person_arrives_as_itself_and_at_once() -> None:
+    started = time.monotonic()
+    with pytest.raises(UserError) as caught:
+        results([call(lambda: time.sleep(60)), call(refuse)], "a worker")
+    assert str(caught.value) == "the dataset has no weights: export it again"
+    assert time.monotonic() - started < 50
+
+
+def test_the_end_of_a_process_is_a_lost_actor() -> None:
+    with pytest.raises(ActorLost, match=r"^a worker died: ") as caught:
+        result(call(die), "a worker")
+    assert caught.value.who == "a worker"
+
+
+def test_a_broken_collective_is_blamed_on_the_rank_that_died() -> None:
+    with pytest.raises(ActorLost):
+        results([call(break_down), call(die)], "a student")
+
+
+def test_an_error_without_any_death_stays_what_it_is() -> None:
+    with pytest.raises(RuntimeError, match="Connection reset"):
+        results([call(break_down), call(break_down)], "a student")
