@@ -41,7 +41,7 @@ def results(calls: Sequence[Any], who: str) -> list[Any]:
     return [result(call, who) for call in calls]
 
 
-def _raise_if_lost(calls: Sequence[Any], who: str) -> None:
+def _raise_if_lost(calls: list[Any], who: str) -> None:
     """Raise `ActorLost` when one of the calls ends with its process while they are waited for."""
     import ray
     from ray.exceptions import RayActorError

@@ -82,9 +82,11 @@ def placement(
     """
     if name == "split":
         rows: list[tuple[Role, int]] = []
-        rows += [("student", gpu) for gpu in range(students)]
-        rows += [("reference", 0), ("teacher", students)]
-        rows += [("rollout", students + 1 + gpu) for gpu in range(engines)]
+        for gpu in range(students):
+            rows.append(("student", gpu))
+        rows.extend([("reference", 0), ("teacher", students)])
+        for gpu in range(engines):
+            rows.append(("rollout", students + 1 + gpu))
         return Placement(name=name, seats=_numbered(rows, _SPLIT, reference))
     if name == "colocated":
         if students != engines:

@@ -295,10 +295,11 @@ def generation(sample: Any, version: int) -> Generation:
 def repack_tied_head(model: Any) -> bool:
     """On CPU vLLM computes with repacked copies of its weights, and its reload leaves that of a head whose weight is the
     embedding's (nothing of its own was loaded): pack it again. Says whether there was one."""
-    head, embedding = getattr(model, "lm_head", None), getattr(model, "model", None)
-    embedding = getattr(embedding, "embed_tokens", None)
-    tied = head is not None and embedding is not None and head is not embedding
-    if not tied or not hasattr(head, "cpu_linear") or head.weight.data_ptr() != embedding.weight.data_ptr():
+    head: Any = getattr(model, "lm_head", None)
+    embedding: Any = getattr(getattr(model, "model", None), "embed_tokens", None)
+    if embedding is None or head is embedding or not hasattr(head, "cpu_linear"):
+        return False
+    if head.weight.data_ptr() != embedding.weight.data_ptr():
         return False
     head.quant_method.process_weights_after_loading(head)
     return True

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -247,7 +248,7 @@ class TestWithEngines:
         world.student.sync(world.engines, 6)
         asked = requests()
         expected = world.engines.generate(asked, SAMPLING)
-        process = ray.get(world.engines.actors[0].process.remote())
+        process: Any = ray.get(world.engines.actors[0].process.remote())
         stream = world.engines.stream(asked, SAMPLING)
         found = dict([next(stream)])
         os.kill(process, signal.SIGKILL)
@@ -255,7 +256,8 @@ class TestWithEngines:
         assert sorted(found) == list(range(len(asked)))
         assert all(np.array_equal(found[i].tokens, expected[i].tokens) for i in range(len(asked)))
         assert {one.version for one in found.values()} == {6}
-        os.kill(ray.get(world.engines.actors[0].process.remote()), signal.SIGKILL)
+        process = ray.get(world.engines.actors[0].process.remote())
+        os.kill(process, signal.SIGKILL)
         again = world.engines.generate(asked, SAMPLING)
         assert all(np.array_equal(a.tokens, b.tokens) for a, b in zip(again, expected, strict=True))
         assert world.losses and all("weight version 6" in one for one in world.losses)
