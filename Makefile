@@ -29,7 +29,7 @@ build: env  ## run deployment sure-math/build through Prefect, to a dataset and 
 	@exec $(BIN)/python scripts/build.py build
 
 test: env  ## run all tests
-	@exec $(BIN)/python -m pytest -q $(PYTEST)
+	@exec $(BIN)/python -m pytest -q -n 2 --dist loadfile $(PYTEST)
 
 ui: env  ## keep Prefect's pages up until Ctrl-C
 	@exec $(BIN)/python scripts/build.py ui

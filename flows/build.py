@@ -1,4 +1,4 @@
-"""Flow "sure-math": seed problems in, a dataset with semantic entropies and a distilled student out."""
+"""Flow "sure-math": seed problems in, a dataset with semantic entropies (and a distilled student) out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prefect import flow
 from tasks.stages.aggregate import aggregate
 from tasks.stages.cluster import cluster
 from tasks.stages.deduplicate import deduplicate
-from tasks.stages.distill import distill
+from tasks.stages.distill import distill_in_build
 from tasks.stages.evolve import evolve
 from tasks.stages.export import Stages, export
 from tasks.stages.judge import judge
@@ -21,7 +21,7 @@ from tasks.stages.select import select
 
 @flow(name="sure-math", flow_run_name="{profile}", persist_result=False)
 def build(profile: str = "pocket", overrides: dict[str, Any] | None = None) -> str:
-    """Build SURE-Math, and distil the profile's student on it (`{"distill": null}` leaves that out).
+    """Build SURE-Math; with `{"distill.in_build": true}` the profile's student is then distilled on it.
 
     Args:
         profile: a file of configs/, without its ending.
@@ -43,5 +43,5 @@ def build(profile: str = "pocket", overrides: dict[str, Any] | None = None) -> s
         selected=selected, sampled=sampled, clustered=clustered,
     )  # fmt: skip
     dataset = export(run, stages)
-    distill(run, dataset)
+    distill_in_build(run, dataset)
     return dataset

@@ -13,7 +13,7 @@ from tasks.stages.opening import open_run
 @flow(name="sure-math-distill", flow_run_name="{profile}", persist_result=False)
 def distill(
     profile: str = "pocket", overrides: dict[str, Any] | None = None, dataset: str | None = None
-) -> str | None:
+) -> str:
     """Distil the profile's student on a dataset.
 
     Args:

@@ -17,6 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from tasks.core.config import PROJECT_ROOT, DistillSettings
+from tasks.core.errors import UserError
 from tasks.core.rows import Problem
 from tasks.io.artifacts import atomic_write
 from tasks.io.jobs import cluster_lines, local_lines
@@ -28,12 +29,20 @@ from training.config import RunConfig, run_from
 STEP = re.compile(r"train: step (\d+) of (\d+)")
 
 
-def distill(run: Run, dataset: str) -> str | None:
-    """Train the student of the profile on the dataset; the folder of the trained student, or None when the profile does not
-    distil. A finished run is found again; an unfinished one goes on from its last checkpoint."""
+def distill_in_build(run: Run, dataset: str) -> str | None:
+    """`distill`, where the profile says that a build ends with it; else None."""
+    settings = run.config.distill
+    return distill(run, dataset) if settings is not None and settings.in_build else None
+
+
+def distill(run: Run, dataset: str) -> str:
+    """Train the student of the profile on the dataset; the folder of the trained student. A finished run is found again; an
+    unfinished one goes on from its last checkpoint. `UserError` when the profile says nothing of distillation."""
     settings = run.config.distill
     if settings is None:
-        return None
+        raise UserError(
+            f"profile {run.config.profile} has no section distill: add one, or choose another profile"
+        )
     folder = run.store.root / "distill"
     config = run_config(settings, Path(dataset), folder)
     write_held_out(folder / "held_out.jsonl", held_out(settings))
