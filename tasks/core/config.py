@@ -262,7 +262,7 @@ class DistillSettings(Settings):
     """The hand-off to training. `run` holds the settings of training/config.py but for the paths, which the flow fills in;
     the student is measured on the problems of `held_out` that have an answer."""
 
-    in_build: bool = resource(False)  # whether the flow sure-math ends with it, or only sure-math-distill does it
+    in_build: bool = resource(False)  # the flow sure-math ends with it too
     run: dict[str, Any] = Field(default_factory=dict)
     held_out: tuple[SerializeAsAny[Source], ...] = ()
     ray_address: str | None = resource(None)  # http://host:8265 of a Ray cluster; unset: on this machine

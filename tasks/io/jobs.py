@@ -21,7 +21,9 @@ STOP_S = 15.0
 LAST_LINES = 5
 
 
-def local_lines(command: Sequence[str], *, folder: Path, environment: Mapping[str, str], log: Path) -> Iterator[str]:
+def local_lines(
+    command: Sequence[str], *, folder: Path, environment: Mapping[str, str], log: Path
+) -> Iterator[str]:
     """Run a command in `folder` and give its output line by line, which is written to `log` too.
 
     When the iterator is closed, or this process ends, everything of the command ends. Raises `UserError` with its last

@@ -89,9 +89,7 @@ def worker_and_flow(family: list[psutil.Process]) -> list[psutil.Process]:
     found = []
     for process in family:
         command = process.cmdline()
-        if "supervisor" not in " ".join(command) and (
-            "worker" in command or "prefect.flow_engine" in " ".join(command)
-        ):
+        if "tasks.io.supervisor" not in command and ("worker" in command or "prefect.engine" in command):
             found.append(process)
     assert len(found) >= 2, [process.cmdline() for process in family]
     return found

@@ -28,18 +28,17 @@ STEPS = 6
 
 def write_run(folder: Path, dataset: Path, **changes: Any) -> Path:
     """RUN.json of six steps, with a checkpoint after every second one."""
-    chosen = settings(
-        dataset,
-        output=str(folder),
-        objective={"preset": "uopd", "top_k": 16},
-        lengths={"max_prompt_tokens": 128, "max_response_tokens": 96},
-        batches={"size": 4, "draws": 4 * STEPS},
-        rollouts={"per_prompt": 2},
-        optimizer={"learning_rate": 4e-4},
-        engine={"zero_stage": 1, "micro_batch_tokens": 1024, "gradient_checkpointing": False},
-        checkpoints={"every": 2, "keep": 2},
-        **changes,
-    )
+    basic = {
+        "output": str(folder),
+        "objective": {"preset": "uopd", "top_k": 16},
+        "lengths": {"max_prompt_tokens": 128, "max_response_tokens": 96},
+        "batches": {"size": 4, "draws": 4 * STEPS},
+        "rollouts": {"per_prompt": 2},
+        "optimizer": {"learning_rate": 4e-4},
+        "engine": {"zero_stage": 1, "micro_batch_tokens": 1024, "gradient_checkpointing": False},
+        "checkpoints": {"every": 2, "keep": 2},
+    }
+    chosen = settings(dataset, **basic | changes)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "RUN.json").write_text(json.dumps(chosen))
     return folder / "RUN.json"
