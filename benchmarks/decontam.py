@@ -101,6 +101,7 @@ MUTATIONS: dict[str, Callable[[str, random.Random, list[str]], str]] = {
 
 
 def read_problems(name: str, where: str) -> list[Problem]:
+    """The texts of one file, `PATH:COLUMN`, as benchmark problems."""
     path, column = where.rsplit(":", 1)
     with Path(path).open(encoding="utf-8") as lines:
         texts = [json.loads(line)[column] for line in lines]
@@ -120,6 +121,7 @@ def read_problems(name: str, where: str) -> list[Problem]:
 
 
 def hits(index: BenchmarkIndex, name: str, mutation: str, seed: int, vocabulary: list[str]) -> str:
+    """One line: the share of a benchmark's own problems that are still found after the mutation, in all and by kind."""
     rng = random.Random(f"{seed}/{name}/{mutation}")
     own = [problem for problem in index.problems if problem.source == name]
     mutated = [(problem.id, MUTATIONS[mutation](problem.text, rng, vocabulary)) for problem in own]
@@ -174,6 +176,7 @@ def print_speed(
 
 
 def main() -> None:
+    """Measure hits, false alarms and speed on the files of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--benchmark", action="append", required=True, metavar="NAME=PATH:COLUMN")
     parser.add_argument("--rows", required=True, metavar="PATH:COLUMN")

@@ -28,6 +28,7 @@ def wrong_majorities(rows: Sequence[dict]) -> list[tuple[dict, bool]]:
 
 
 def main() -> None:
+    """Print the figures of the dataset folder of the command line."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "output/pocket/dataset")
     splits: Any = load_dataset(str(folder))
     rows = [row for split in splits.values() for row in split]

@@ -261,6 +261,7 @@ def measure_judge(per_group: int) -> Quality:
 
 
 def main() -> int:
+    """Measure the models, one after the other, and write the numbers as they come."""
     parser = argparse.ArgumentParser(prog="python -m pocket.measure", description=__doc__)
     parser.add_argument("--problems", type=int, default=100, help="problems per tier and per strategy")
     parser.add_argument("--only", choices=tuple(RECIPES), help="measure a single model")

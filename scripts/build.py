@@ -255,9 +255,10 @@ def show(output: Path) -> None:
     for row in example_rows(dataset):
         print(f"\n  {row['problem']}\n  {describe(row)}")
     distilled = output / "distill" / "result.json"
-    if distilled.exists():
+    result = json.loads(distilled.read_text(encoding="utf-8")) if distilled.exists() else {}
+    if result.get("dataset") == latest.get("fingerprint", ""):  # not the student of an earlier dataset
         print()
-        show_student(output / "distill" / "student", json.loads(distilled.read_text(encoding="utf-8")))
+        show_student(output / "distill" / "student", result)
 
 
 def show_student(folder: Path, result: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from tasks.io.artifacts import versions
 from tasks.io.disk import atomic_write
 from tasks.io.identity import model_identity
 from training.check import Prepared
+from training.engine.placement import placement
 from training.evaluation.held_out import Marks, estimates
 from training.records import read_metrics, say
 
@@ -94,7 +95,8 @@ def write_results(
 def cost(rows: Sequence[Mapping[str, float]], prepared: Prepared) -> dict[str, float]:
     """Seconds by phase, tokens, and device-hours (devices x wall time of the steps; starting is not counted)."""
     place = prepared.run.placement
-    devices = {"split": 4, "colocated": place.students, "cpu": 0}[place.kind]
+    seats = placement(place.kind, students=place.students, engines=place.engines)
+    devices = 0 if seats.on_cpu else len(seats.bundles())
     seconds = sum(row["seconds"] for row in rows)
     phases = {
         f"seconds_{name}": sum(row[f"seconds_{name}"] for row in rows)

@@ -7,6 +7,7 @@ while it runs is attached to it.
 from __future__ import annotations
 
 import asyncio
+import shlex
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -62,7 +63,9 @@ def cluster_lines(address: str, job: str, command: Sequence[str], *, folder: Pat
     if str(names.get(job, "FAILED")) in ("FAILED", "STOPPED"):
         if job in names:
             client.delete_job(job)
-        client.submit_job(entrypoint=f"cd {folder} && {' '.join(command)}", submission_id=job)
+        client.submit_job(
+            entrypoint=f"cd {shlex.quote(str(folder))} && {shlex.join(command)}", submission_id=job
+        )
     yield from _followed(client.tail_job_logs(job))
     status = str(client.get_job_status(job))
     if status != "SUCCEEDED":
