@@ -26,6 +26,7 @@ from tasks.seeds import pocket
 
 __all__ = [
     "ASSISTANT",
+    "HASTY_SOLVER",
     "JUDGE",
     "MEASURING_SEED",
     "SOLVER",
@@ -50,8 +51,10 @@ TRAINING_SEED = 1
 MEASURING_SEED = 2
 TIERS = ("easy", "medium", "hard", "competition")
 STRATEGIES = ("harder", "rewrite", "algebraize", "apply", "compose", "competition")
-SOLVER, ASSISTANT, JUDGE = "solver", "assistant", "judge"
+SOLVER, HASTY_SOLVER, ASSISTANT, JUDGE = "solver", "hasty_solver", "assistant", "judge"
 """The kinds of examples."""
+HASTY_SHARE, HASTE = 0.75, 0.5
+"""Share of the hasty solver's solutions that lose each of their steps with probability `HASTE`."""
 MAX_TOKENS = 640
 """Longer examples are left out of training; they are rare."""
 CHUNK = 2_000
@@ -94,13 +97,14 @@ def evolved_text(tier: str, index: int, rounds: int, rng: random.Random, seed: i
     return text
 
 
-def solver_example(index: int) -> Example:
+def solver_example(index: int, kind: str = SOLVER) -> Example:
     """A problem with one of its solutions: three quarters are asked plainly, the others with a reference at hand."""
-    rng = random.Random(f"{SOLVER}/{index}")
+    rng = random.Random(f"{kind}/{index}")
     tier = rng.choices(TIERS, (35, 25, 20, 20))[0]
     rounds = rng.choices(range(6), (60, 16, 10, 6, 4, 4))[0]
     text = evolved_text(tier, index, rounds, rng)
-    response = pocket.solution(text, rng)
+    haste = HASTE if kind == HASTY_SOLVER and rng.random() < HASTY_SHARE else 0.0
+    response = pocket.solution(text, rng, haste)
     template = rng.choices(("plain", "answer", "solution"), (76, 12, 12))[0]
     if template == "plain":
         return Example(messages=load_prompt("teacher/solve").render(problem=text), response=response)
@@ -109,9 +113,14 @@ def solver_example(index: int) -> Example:
     else:
         reference = pocket.solution(text, rng)
         messages = load_prompt("teacher/solve_with_solution").render(problem=text, solution=reference)
-    if rng.random() < 0.5:
+    if haste or rng.random() < 0.5:
         return Example(messages=messages, response=response)
     return corrected(messages, text, response, rng)
+
+
+def hasty_example(index: int) -> Example:
+    """As `solver_example`, but most solutions skip steps: written by somebody who knows the craft and does not care."""
+    return solver_example(index, HASTY_SOLVER)
 
 
 def corrected(messages: Messages, text: str, response: str, rng: random.Random) -> Example:
@@ -210,6 +219,7 @@ def judge_example(index: int) -> Example:
 
 MAKERS: dict[str, Callable[[int], Example]] = {
     SOLVER: solver_example,
+    HASTY_SOLVER: hasty_example,
     ASSISTANT: evolution_example,
     JUDGE: judge_example,
 }
@@ -218,8 +228,8 @@ MAKERS: dict[str, Callable[[int], Example]] = {
 def corpus(count: int) -> Iterator[str]:
     """Text for learning the tokenizer's merges: problems and replies of every kind, `count` of each."""
     for index in range(count):
-        for maker in MAKERS.values():
-            example = maker(index)
+        for kind in (SOLVER, ASSISTANT, JUDGE):
+            example = MAKERS[kind](index)
             yield from (text for message in example.messages for text in message.values())
             yield from ("assistant", example.response)
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from pocket.data import ASSISTANT, JUDGE, SOLVER
+from pocket.data import ASSISTANT, HASTY_SOLVER, JUDGE, SOLVER
 
 __all__ = ["POCKET", "RECIPES", "TOKENIZER", "WORK", "Recipe"]
 
@@ -61,7 +61,7 @@ RECIPES: Final[dict[str, Recipe]] = {
         Recipe(name="assistant", kind=ASSISTANT, examples=110_000, steps=2_000),
         Recipe(name="judge", kind=JUDGE, examples=200_000, steps=2_400),
         Recipe(
-            name="student", kind=SOLVER, examples=160_000, steps=700,
+            name="student", kind=HASTY_SOLVER, examples=160_000, steps=1_200,
             hidden=192, mlp=512, layers=3, heads=3, key_value_heads=3,
         ),
     )

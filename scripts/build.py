@@ -40,6 +40,8 @@ LOOK_S = 1.0
 SERVER_SILENCE_S = 60.0
 FLOW_MISSES = 4
 """Looks in a row, LOOK_S apart, that find no process of the flow: on a busy machine one look proves nothing."""
+CANCEL_MISSES = 60
+"""The same for a run that is being cancelled: the worker ends its process first and writes the last state afterwards."""
 INTERRUPTED = 130
 PR_SET_PDEATHSIG = 1
 
@@ -221,7 +223,7 @@ def follow(api: local.Api, tag: str, worker: subprocess.Popen[bytes], watch: sub
             here = run is not None and local.runs_under(worker.pid, run)
             seen = seen or here
             misses = misses + 1 if seen and not here else 0
-            if misses >= FLOW_MISSES:
+            if misses >= (CANCEL_MISSES if run and run.state and run.state.is_cancelling() else FLOW_MISSES):
                 raise UserError(f"the flow's process ended without a last word: look into {local.LOGS}")
 
 

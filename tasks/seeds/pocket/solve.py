@@ -85,15 +85,18 @@ CLOSERS = (
 )
 
 
-def solution(text: str, rng: random.Random) -> str:
-    """A correct solution that ends in ``\\boxed{answer}``. Raises ValueError when the text is no sound pocket text."""
+def solution(text: str, rng: random.Random, haste: float = 0.0) -> str:
+    """A correct solution that ends in ``\\boxed{answer}``; each of its steps is left out with probability ``haste``.
+
+    Raises ValueError when the text is no sound pocket text.
+    """
     node = parse(text)
     if node is None:
         raise ValueError("this text is no pocket problem, so it has no solution here: check its wording")
-    return solve(node, rng)
+    return solve(node, rng, haste)
 
 
-def solve(node: Node, rng: random.Random) -> str:
+def solve(node: Node, rng: random.Random, haste: float = 0.0) -> str:
     """As ``solution``, for a parsed text."""
     solved = evaluate(node)
     statements = [letter_statement(letter) for letter in node.letters]
@@ -102,13 +105,15 @@ def solve(node: Node, rng: random.Random) -> str:
         statements += item_statements(item, solved.letters, names, rng)
     if node.question is not None:
         statements += expression_statements(node.question.expression, "", names, rng)
+    if haste:
+        statements = [statement for statement in statements if rng.random() >= haste]
     return connect(statements, canonical(solved.answer), rng)
 
 
 def connect(statements: list[str], answer: str, rng: random.Random) -> str:
     """Sentences of three statements each, with freely chosen connecting words."""
     groups = ["; ".join(statements[start : start + 3]) for start in range(0, len(statements), 3)]
-    sentences = [rng.choice(PLANS), f"{rng.choice(OPENERS)}{groups[0]}."]
+    sentences = [rng.choice(PLANS), *(f"{rng.choice(OPENERS)}{group}." for group in groups[:1])]
     sentences += [f"{rng.choice(LINKS)}{group}." for group in groups[1:]]
     return " ".join([*sentences, f"{rng.choice(CLOSERS)}\\boxed{{{answer}}}."])
 

@@ -21,7 +21,10 @@ def one_step_undo(v: Numbers) -> list[str]:
 
 def one_step_check(v: Numbers) -> list[str]:
     answer = one_step_answer(v)
-    return [f"{answer} {sign(v['O'])} {v['b']} = {v['c']}", f"the unknown number must be x = {answer}"]
+    return [
+        f"the unknown number is {v['c']} {sign(-v['O'])} {v['b']} = {answer}",
+        f"the check {answer} {sign(v['O'])} {v['b']} = {v['c']} holds",
+    ]
 
 
 def draw_one_step(rng: random.Random, level: int) -> Drawn:
