@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import socket
 import subprocess
@@ -14,13 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import httpx
 import psutil
 
 from tasks.core.config import PROJECT_ROOT
 from tasks.core.errors import UserError
+from tasks.io.locks import read_note, take_lock, write_note
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -71,35 +70,6 @@ class Api:
             inherited.pop("PREFECT_PROFILE", None)  # profiles of the user's own home do not exist in ours
             mine["PREFECT_HOME"] = str(HOME)
         return {**inherited, **mine}
-
-
-def take_lock(path: Path) -> IO[str] | None:
-    """The open file when nobody else holds the lock (it falls when the holder ends, however it ends), else None."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file
-
-
-def write_note(file: IO[str], note: Mapping[str, object]) -> None:
-    """Replace what a lock file says about its holder."""
-    file.seek(0)
-    file.truncate()
-    json.dump(note, file)
-    file.flush()
-
-
-def read_note(path: Path) -> dict[str, str]:
-    """What the last holder of a lock wrote; empty when it wrote nothing whole."""
-    try:
-        note = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
-    return {key: str(value) for key, value in note.items()} if isinstance(note, dict) else {}
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""Problems from a local .jsonl or .parquet file, with every fault of the file told in one sentence."""
+"""Problems from a local .jsonl, .csv or .parquet file, with every fault of the file told in one sentence."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import math
@@ -19,7 +20,7 @@ from tasks.core.errors import UserError
 from tasks.core.rows import Tier
 
 MAX_BYTES = 1_000_000
-"""Longest line of a .jsonl file, and longest text of a .parquet file, in bytes."""
+"""Longest line of a .jsonl or .csv file, and longest text of a .parquet file, in bytes."""
 
 Column = Literal["text", "answer", "solution", "id", "tier"]
 """Our names of a file's columns."""
@@ -31,7 +32,7 @@ _TIERS = ", ".join(Tier)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawProblem:
-    """One problem as its file has it. `line` counts from 1 (lines of a .jsonl, rows of a .parquet file)."""
+    """One problem as its file has it. `line` counts from 1 (lines of a .jsonl or .csv, rows of a .parquet file)."""
 
     line: int
     source_id: str  # the id column, or the line number
@@ -52,8 +53,8 @@ def read_problem_file(
     """The problems of a file in its order, at most `limit` of them, read as they are asked for.
 
     `columns` maps `text` (needed), `answer`, `solution`, `id` and `tier` to the file's column names; `tier`
-    is for rows that name none. Blank lines are passed over; `answer` and `solution` may be null unless
-    `answers_required`.
+    is for rows that name none. Blank lines are passed over, an empty cell of a .csv is null; `answer` and `solution`
+    may be null unless `answers_required`.
 
     Raises `UserError`, naming file, line or row and remedy, for a file that is missing, empty, of another
     kind or damaged, and for a row with a missing column, an empty or non-string text, a bad tier, or an id
@@ -62,18 +63,11 @@ def read_problem_file(
     path = Path(path)
     kinds: dict[str, Callable[[Path], Iterator[Located]]] = {
         ".jsonl": _jsonl_file,
+        ".csv": _csv_file,
         ".parquet": lambda file: _parquet_file(file, columns),
     }
-    if path.suffix.lower() not in kinds:
-        raise UserError(f"{path} is neither a .jsonl nor a .parquet file: convert it to one of the two.")
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}): correct the path of this source."
-        ) from error
     seen: dict[str, str] = {}
-    for where, line, row in islice(kinds[path.suffix.lower()](path), limit):
+    for where, line, row in islice(kinds[_kind(path)](path), limit):
         problem = _problem(where, line, row, columns, tier, answers_required)
         if problem.source_id in seen:
             raise UserError(
@@ -84,6 +78,32 @@ def read_problem_file(
         yield problem
     if not seen and limit != 0:
         raise UserError(f"{path} holds no problems: put at least one row there or remove this source.")
+
+
+def file_columns(path: Path) -> tuple[str, ...]:
+    """The names of a file's columns (of a .jsonl: of all its rows), in its order. `UserError` as above."""
+    path = Path(path)
+    kind = _kind(path)
+    if kind == ".parquet":
+        with path.open("rb") as file, _parquet(str(path), file) as table:
+            return tuple(table.schema_arrow.names)
+    if kind == ".csv":
+        with path.open("rb") as file:
+            return next((tuple(row) for _, row in _csv_lines(str(path), file)), ())
+    return tuple(dict.fromkeys(name for _, _, row in _jsonl_file(path) for name in row))
+
+
+def _kind(path: Path) -> str:
+    """The ending of a file that can be read. `UserError` for one of another kind, or that cannot be opened."""
+    if path.suffix.lower() not in (".jsonl", ".csv", ".parquet"):
+        raise UserError(f"{path} is no .jsonl, .csv or .parquet file: convert it to one of these.")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): correct the path of this source."
+        ) from error
+    return path.suffix.lower()
 
 
 def file_digest(path: Path) -> str:
@@ -119,14 +139,7 @@ def jsonl_rows(name: str, file: IO[bytes]) -> Iterator[Located]:
 
 def _parse(where: str, line: bytes, offset: int) -> Mapping[str, Any]:
     try:
-        text = line.decode("utf-8-sig" if offset == 0 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{where} is not UTF-8 (byte {offset + error.start:,} of the file is 0x{line[error.start]:02x}):"
-            " save the file as UTF-8."
-        ) from error
-    try:
-        row = json.loads(text)
+        row = json.loads(_decoded(where, line, offset))
     except json.JSONDecodeError as error:
         reason = f"{error.msg}, character {error.pos + 1}"
         raise UserError(f"{where} is no valid JSON ({reason}): write one JSON object per line.") from error
@@ -135,6 +148,57 @@ def _parse(where: str, line: bytes, offset: int) -> Mapping[str, Any]:
     if not isinstance(row, dict):
         raise UserError(f"{where} is no JSON object: write one object with named values per line.")
     return row
+
+
+def _decoded(where: str, line: bytes, offset: int) -> str:
+    try:
+        return line.decode("utf-8-sig" if offset == 0 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where} is not UTF-8 (byte {offset + error.start:,} of the file is 0x{line[error.start]:02x}):"
+            " save the file as UTF-8."
+        ) from error
+
+
+def _csv_file(path: Path) -> Iterator[Located]:
+    """The rows below the header, an empty cell being None; a row is placed where its last line stands."""
+    with path.open("rb") as file:
+        lines = _csv_lines(str(path), file)
+        _, names = next(lines, (0, []))
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UserError(f"{path}, line 1 has two columns {twice!r}: give every column its own name.")
+        for number, cells in lines:
+            where = f"{path}, line {number}"
+            if len(cells) != len(names):
+                raise UserError(
+                    f"{where} has {len(cells)} cells, but the header has {len(names)}: put cells that hold commas or line"
+                    " breaks in double quotes."
+                )
+            yield where, number, {name: cell or None for name, cell in zip(names, cells, strict=True)}
+
+
+def _csv_lines(name: str, file: IO[bytes]) -> Iterator[tuple[int, list[str]]]:
+    """(line, cells) of every line that is not blank, the header first."""
+
+    def lines() -> Iterator[str]:
+        offset = 0
+        for number, line in enumerate(iter(lambda: file.readline(MAX_BYTES + 1), b""), start=1):
+            if len(line) > MAX_BYTES:
+                raise UserError(
+                    f"{name}, line {number} is longer than {MAX_BYTES:,} bytes: shorten or remove it."
+                )
+            yield _decoded(f"{name}, line {number}", line, offset)
+            offset += len(line)
+
+    rows = csv.reader(lines(), strict=True)
+    try:
+        for cells in rows:
+            if cells:
+                yield rows.line_num, cells
+    except csv.Error as error:
+        raise UserError(
+            f"{name}, line {rows.line_num} is no valid CSV ({error}): correct it, or write the file as JSON lines."
+        ) from error
 
 
 def _parquet_file(path: Path, columns: Mapping[Column, str]) -> Iterator[Located]:

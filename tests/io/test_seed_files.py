@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from pathlib import Path
@@ -13,7 +14,14 @@ import pytest
 
 from tasks.core.errors import UserError
 from tasks.core.rows import Tier
-from tasks.io.seed_files import MAX_BYTES, Column, RawProblem, file_digest, read_problem_file
+from tasks.io.seed_files import (
+    MAX_BYTES,
+    Column,
+    RawProblem,
+    file_columns,
+    file_digest,
+    read_problem_file,
+)
 
 COLUMNS: dict[Column, str] = {
     "text": "question",
@@ -44,13 +52,21 @@ def parquet(path: Path, *rows: dict[str, Any]) -> Path:
     return path
 
 
+def csv_file(path: Path, *rows: dict[str, Any]) -> Path:
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
 def read(path: Path, columns: dict[Column, str] = COLUMNS, **more: Any) -> list[RawProblem]:
     return list(read_problem_file(path, columns, **more))
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "parquet", "JSONL"])
-def test_every_column_is_read_from_both_kinds_of_file(tmp_path: Path, kind: str) -> None:
-    write = parquet if kind == "parquet" else jsonl
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "JSONL", "csv"])
+def test_every_column_is_read_from_every_kind_of_file(tmp_path: Path, kind: str) -> None:
+    write = {"parquet": parquet, "csv": csv_file}.get(kind, jsonl)
     other = {
         **ROW,
         "name": "b",
@@ -59,13 +75,19 @@ def test_every_column_is_read_from_both_kinds_of_file(tmp_path: Path, kind: str)
         "steps": None,
         "level": "competition",
     }
+    first = 2 if kind == "csv" else 1  # below the header
     problems = read(write(tmp_path / f"a.{kind}", ROW, other))
     assert problems == [
         RawProblem(
-            line=1, source_id="a", text="What is 1 + 1?", answer="2", solution="1 + 1 = 2", tier=Tier.EASY
+            line=first, source_id="a", text="What is 1 + 1?", answer="2", solution="1 + 1 = 2", tier=Tier.EASY
         ),
         RawProblem(
-            line=2, source_id="b", text="Sei x = ½ ∑?", answer=None, solution=None, tier=Tier.COMPETITION
+            line=first + 1,
+            source_id="b",
+            text="Sei x = ½ ∑?",
+            answer=None,
+            solution=None,
+            tier=Tier.COMPETITION,
         ),
     ]
     assert type(problems[0].tier) is Tier
@@ -199,13 +221,48 @@ def test_a_file_that_cannot_be_read_at_all_is_told(tmp_path: Path) -> None:
     for name, sentence in [
         ("missing.jsonl", r"missing\.jsonl cannot be read \(No such file or directory\): correct the path"),
         ("folder.jsonl", r"folder\.jsonl cannot be read \(Is a directory\)"),
-        ("a.csv", r"a\.csv is neither a \.jsonl nor a \.parquet file: convert it"),
+        ("a.tsv", r"a\.tsv is no \.jsonl, \.csv or \.parquet file: convert it"),
         ("broken.parquet", r"broken\.parquet is no readable Parquet file"),
         ("empty.jsonl", r"empty\.jsonl holds no problems"),
         ("empty.parquet", r"empty\.parquet holds no problems"),
     ]:
         with pytest.raises(UserError, match=sentence):
             read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"question\nhow many?\none, two?\n", r"line 3 has 2 cells, but the header has 1: put cells"),
+        (b'question\n"how many?\n', r"line 2 is no valid CSV \(unexpected end of data\): correct it"),
+        (b"question\n\ncaf\xe9?\n", r"line 3 is not UTF-8 \(byte 13 of the file is 0xe9\)"),
+        (b"question,question\na,b\n", r"line 1 has two columns 'question'"),
+        (b"text\nhow many?\n", r"line 2 has no column 'question' for the text; it has text"),
+        (b"question\n", r"holds no problems"),
+        (b"question\n  \n", r"line 2 has an empty text \(column 'question'\)"),
+    ],
+)
+def test_a_fault_of_a_csv_file_is_told_with_its_line(tmp_path: Path, content: bytes, sentence: str) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(UserError, match=sentence):
+        read(tmp_path / "a.csv", {"text": "question"}, tier=Tier.EASY)
+
+
+def test_a_cell_of_a_csv_file_may_hold_commas_and_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('question,answer\n"If x = 1, and\ny = 2, what is x + y?",\n"And ""y""?",2\n')
+    first, second = read(path, {"text": "question", "answer": "answer"}, tier=Tier.EASY)
+    assert (first.text, first.answer, first.line) == ("If x = 1, and\ny = 2, what is x + y?", None, 3)
+    assert (second.text, second.answer, second.line) == ('And "y"?', "2", 4)
+
+
+def test_the_columns_of_a_file_are_those_of_its_header_or_of_all_its_rows(tmp_path: Path) -> None:
+    rows: tuple[dict[str, Any], ...] = ({"text": "a"}, {"text": "b", "answer": "1"})
+    assert file_columns(jsonl(tmp_path / "a.jsonl", *rows)) == ("text", "answer")
+    assert file_columns(parquet(tmp_path / "a.parquet", rows[1])) == ("text", "answer")
+    assert file_columns(csv_file(tmp_path / "a.csv", rows[1])) == ("text", "answer")
+    with pytest.raises(UserError, match="no such"):
+        file_columns(tmp_path / "no such.txt")
 
 
 def test_the_digest_of_a_file_is_the_sha256_of_its_bytes(tmp_path: Path) -> None:

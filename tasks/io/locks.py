@@ -1,0 +1,60 @@
+"""A lock of the operating system on a file: at most one process holds it, and it falls when that process ends, however it
+ends. What the file says about its holder is for people."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import IO
+
+from tasks.core.errors import UserError
+from tasks.io.disk import make_folder
+
+
+def take_lock(path: Path) -> IO[str] | None:
+    """The open file when nobody else holds the lock (it falls when the file is closed or its process ends), else None."""
+    make_folder(path.parent)
+    file = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def write_note(file: IO[str], note: Mapping[str, object]) -> None:
+    """Replace what a lock file says about its holder."""
+    file.seek(0)
+    file.truncate()
+    json.dump(note, file)
+    file.flush()
+
+
+def read_note(path: Path) -> dict[str, str]:
+    """What the last holder of a lock wrote; empty when it wrote nothing whole."""
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return {key: str(value) for key, value in note.items()} if isinstance(note, dict) else {}
+
+
+@contextmanager
+def alone(path: Path, what: str) -> Iterator[None]:
+    """Holds the lock for the length of the block. `UserError` at once when another process holds it; `what` names the work."""
+    lock = take_lock(path)
+    if lock is None:
+        note = read_note(path)
+        raise UserError(
+            f"{note.get('what', what)} is going on in {path.parent} already (process {note.get('pid', 'unknown')}, since"
+            f" {note.get('since', 'an unknown time')}): wait for it or end that process; this run has changed nothing"
+        )
+    with lock:
+        write_note(lock, {"what": what, "pid": os.getpid(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"})
+        yield
