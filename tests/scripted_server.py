@@ -109,7 +109,17 @@ class ScriptedServer:
 
 
 def _completion(body: dict[str, Any], text: str, finish_reason: str = "stop") -> dict[str, Any]:
-    tokens = [{"token": "t", "logprob": value, "bytes": None, "top_logprobs": []} for value in LOGPROBS]
+    answer = text.rfind("{") + 1  # three tokens: up to the last brace, one character, the rest
+    pieces = (text[:answer], text[answer : answer + 1], text[answer + 1 :])
+    tokens = [
+        {
+            "token": piece,
+            "logprob": value,
+            "bytes": list(piece.encode("utf-8", "replace")),
+            "top_logprobs": [],
+        }
+        for piece, value in zip(pieces, LOGPROBS, strict=True)
+    ]
     choice: dict[str, Any] = {
         "index": 0,
         "finish_reason": finish_reason,

@@ -14,8 +14,8 @@ from tasks.core.meaning import both_numeric, comparable, is_numeric, read, same_
 from tasks.core.notation import MAX_LENGTH, normalise
 
 __all__ = [
-    "equivalent", "extract_answer", "grade", "is_closed_form_number", "normalise", "simplest_forms_decision",
-    "symbolic_decision",
+    "SymbolicDecisions", "answer_span", "equivalent", "extract_answer", "grade", "is_closed_form_number", "normalise",
+    "simplest_forms_decision", "symbolic_decision",
 ]  # fmt: skip
 
 DEFAULT_TIMEOUT_S: Final = 5.0
@@ -30,6 +30,12 @@ def extract_answer(response: str) -> str | None:
     None when there is none, when it is empty or never closes (a response cut off inside its box has no answer), or when
     an opened `<think>` never closes. Of nested boxes the innermost counts. Linear time for any input.
     """
+    span = answer_span(response)
+    return None if span is None else response[slice(*span)]
+
+
+def answer_span(response: str) -> tuple[int, int] | None:
+    """Where `extract_answer` finds the answer: its first character and the one behind its last."""
     start = response.rfind("</think>") + 1
     if response.find("<think>", start) >= 0:
         return None
@@ -40,7 +46,9 @@ def extract_answer(response: str) -> str | None:
     for match in _BRACES.finditer(response, begin):
         depth += {"{": 1, "}": -1}.get(match[0], 0)
         if depth == 0:
-            return response[begin : match.start()].strip() or None
+            content = response[begin : match.start()]
+            first = begin + len(content) - len(content.lstrip())
+            return (first, first + len(content.strip())) if content.strip() else None
     return None
 
 
@@ -56,7 +64,7 @@ def equivalent(a: str, b: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> bool:
         return True
     if max(len(first), len(second)) > MAX_LENGTH:
         return False
-    return _equivalent(first, second, timeout_s)
+    return _equivalent(first, second, timeout_s) is True
 
 
 def is_closed_form_number(answer: str) -> bool:
@@ -76,6 +84,25 @@ def symbolic_decision(a: str, b: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -
     if max(len(first), len(second)) > MAX_LENGTH:
         return None
     return False if both_numeric(read(first), read(second)) else None
+
+
+class SymbolicDecisions:
+    """`symbolic_decision` for the answers to one problem. Two answers over which the time ran out are not read again:
+    whatever else they meet is None, so that a poisonous answer costs its problem `timeout_s` once."""
+
+    def __init__(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        self.timeout_s = timeout_s
+        self._slow: set[str] = set()
+
+    def __call__(self, a: str, b: str) -> bool | None:
+        first, second = sorted((normalise(a), normalise(b)))
+        if first != second and not self._slow.isdisjoint((first, second)):
+            return None
+        decision = symbolic_decision(a, b, timeout_s=self.timeout_s)
+        if decision is None and len(first) <= MAX_LENGTH >= len(second):
+            late = _equivalent(first, second, self.timeout_s) is None
+            self._slow |= {first, second} if late else set()
+        return decision
 
 
 def simplest_forms_decision(first: str, second: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> bool | None:
@@ -107,7 +134,8 @@ def grade(response: str, gold: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> 
 
 
 @lru_cache(maxsize=65536)
-def _equivalent(first: str, second: str, timeout_s: float) -> bool:
+def _equivalent(first: str, second: str, timeout_s: float) -> bool | None:
+    """None: no verdict in time."""
     a, b = read(first), read(second)
     decision = same_meaning(a, b)
     if decision is None:

@@ -6,7 +6,7 @@ Two kinds of field: those that change the result take part in a stage's fingerpr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -86,6 +86,14 @@ class Source(Settings):
         return {**super().identity(), **_plain(self.model_extra or {})}
 
 
+def must_differ(sources: Sequence[Source]) -> None:
+    """ValueError when two sources have one name."""
+    names = [source.name or source.kind for source in sources]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two sources are called {twice[0]!r}: give each its own name")
+
+
 class AggregateSettings(Settings):
     sources: tuple[SerializeAsAny[Source], ...] = Field(min_length=1)
     test_problems: int = Field(default=200, ge=0)  # curated problems held out as the test split
@@ -93,10 +101,7 @@ class AggregateSettings(Settings):
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> AggregateSettings:
-        names = [source.name or source.kind for source in self.sources]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two sources are called {twice[0]!r}: give each its own name")
+        must_differ(self.sources)
         return self
 
 
@@ -163,12 +168,17 @@ class EvolveSettings(Settings):
 
     The paper gives the rounds and the strategies but no numeric weights: these favour difficulty in the easy tiers,
     where seeds are plentiful and simple, and variety in the hard ones.
+
+    `target` candidates are reached by as many times `branches` as that takes (tasks/core/evolution_plan.py). The paper's
+    million comes of 15,000 easy, 22,500 medium, 9,400 hard and 110 competition seeds: 15,000 x 1 + 22,500 x 2 + 9,400 x 3
+    + 110 x 5 = 88,750 candidates a branch, hence 12 branches, 1,065,000 candidates.
     """
 
     rounds: dict[Tier, int] = Field(
         default_factory=lambda: {Tier.EASY: 1, Tier.MEDIUM: 2, Tier.HARD: 3, Tier.COMPETITION: 5}
     )
     branches: dict[Tier, int] = Field(default_factory=lambda: dict.fromkeys(Tier, 1))
+    target: PositiveInt | None = None  # candidates wanted of all rounds when nothing is rejected
     strategy_weights: dict[Tier, dict[Strategy, Weight]] = Field(
         default_factory=lambda: _default_strategy_weights()
     )
@@ -217,6 +227,37 @@ class DedupSettings(Settings):
     seed: int = 1
 
 
+class DecontamSettings(Settings):
+    """When a problem counts as a benchmark problem in another dress. benchmarks/decontam.py measures hits and false alarms of
+    these values.
+
+    Benchmarks are `benchmarks` (nothing of them is evolved or exported), every seed and curated problem that its source
+    declares one, and the test split. A descendant of a benchmark problem counts always; `checks` are those of the texts.
+    """
+
+    benchmarks: tuple[SerializeAsAny[Source], ...] = ()
+    checks: tuple[Literal["ngram", "jaccard", "template"], ...] = ("ngram", "jaccard", "template")
+    gram_words: PositiveInt = 13
+    gram_share: Probability = 0.05  # least share of a benchmark problem's grams in the row
+    common_grams: PositiveInt = 2  # a gram in more families of texts is a phrase of the trade: no evidence
+    family_threshold: float = Field(
+        default=0.3, gt=0.0, le=1.0
+    )  # benchmark texts this similar are one family
+    threshold: float = Field(default=0.7, gt=0.0, le=1.0)  # of the Jaccard check
+    ngram: PositiveInt = 3  # words in a shingle, of Jaccard and template
+    template_threshold: float = Field(default=0.5, gt=0.0, le=1.0)
+    # words besides the numbers: a short template must reach `threshold`; with too few words for a template the formula
+    # must agree character by character, numbers aside, and have so many of them
+    short_template_words: PositiveInt = 20
+    template_words: PositiveInt = 8
+    formula_numbers: PositiveInt = 6
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> DecontamSettings:
+        must_differ(self.benchmarks)
+        return self
+
+
 class JudgeSettings(Settings):
     """Temperature 0. `max_tokens` is generous for a five-key JSON object."""
 
@@ -238,10 +279,14 @@ class SampleSettings(Settings):
 
 
 class ClusterSettings(Settings):
+    """`scope`: the tokens whose log-probabilities weigh a response (all, after `</think>`, or the boxed answer's)."""
+
     unparsed: Literal["own", "one", "drop"] = "own"
+    linkage: Literal["union_find", "complete"] = "union_find"
+    scope: Literal["all", "after_think", "answer"] = "all"
     judge: Literal["when_undecided", "judge_all", "never"] = "when_undecided"
     sampling: Sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=512)
-    symbolic_timeout_s: PositiveFloat = 5.0
+    symbolic_timeout_s: PositiveFloat = 2.0  # for one pair
 
 
 class ExportSettings(Settings):
@@ -256,6 +301,33 @@ class RunSettings(Settings):
     output: Path = resource(Path("output/pocket"))  # relative to the folder the project stands in
     shard_rows: PositiveInt = 1000  # decides the cut into shards, hence part of identity
     cpu_workers: PositiveInt = resource(2)
+
+
+class Rate(Settings):
+    """Tokens a second of one GPU, an assumption until it was measured on the machine."""
+
+    prompt: PositiveFloat
+    output: PositiveFloat
+
+
+class PlanSettings(Settings):
+    """What the plan of a run assumes where nothing is known yet. No result depends on it.
+
+    Without `solution_tokens` the plan tells only the most that solutions can take; without the `rates` of a role, no
+    GPU-hours of it.
+    """
+
+    problem_chars: PositiveInt = resource(
+        300
+    )  # of a problem that is not at hand; OlympiadBench has 313, GSM8K 235
+    growth: PositiveFloat = resource(1.0)  # length of a child in lengths of its parent
+    answer_tokens: PositiveInt = resource(8)  # of a final answer, as the equivalence judge reads it
+    solution_tokens: PositiveInt | None = resource(
+        None
+    )  # of a teacher's response, and of a student's rollout
+    rates: dict[Literal["evolver", "quality_judge", "teacher", "equivalence_judge", "student"], Rate] = (
+        resource({})
+    )
 
 
 class DistillSettings(Settings):
@@ -278,10 +350,12 @@ class Config(Settings):
     dedup: DedupSettings = DedupSettings()
     judge: JudgeSettings = JudgeSettings()
     select: SelectSettings = SelectSettings()
+    decontam: DecontamSettings = DecontamSettings()
     sample: SampleSettings = SampleSettings()
     cluster: ClusterSettings = ClusterSettings()
     export: ExportSettings = ExportSettings()
     distill: DistillSettings | None = None  # no training where it is left out
+    plan: PlanSettings = resource(PlanSettings())
 
 
 # --- loading -----------------------------------------------------------------------------------------------------
@@ -294,25 +368,43 @@ def profiles() -> tuple[str, ...]:
 
 def load_config(profile: str = "pocket", overrides: Mapping[str, Any] | None = None) -> Config:
     """Resolve `configs/<profile>.yaml` with `overrides` laid over it (nested, or with dotted keys: `{"select.target": 50}`).
+    A profile that `extends` another one is laid over that in the same way.
 
     Raises `UserError` naming the file, the key and the remedy for an unknown profile, an unknown key or a bad value.
     """
-    path = PROFILES / f"{profile}.yaml"
     if profile not in profiles():
         raise UserError(
             f"unknown profile {profile!r}: choose one of {', '.join(profiles())} (files in configs/)"
         )
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"configs/{path.name} is no valid YAML: {error}") from error
+    data = _profile_data(profile)
     for key, value in (overrides or {}).items():
         _lay_over(data, key.split("."), value)
     try:
         return Config.model_validate({"profile": profile, **data})
     except ValidationError as error:
-        origin = f"configs/{path.name} or the overrides" if overrides else f"configs/{path.name}"
+        origin = f"configs/{profile}.yaml or the overrides" if overrides else f"configs/{profile}.yaml"
         raise UserError(explain(error, origin, "tasks/core/config.py")) from error
+
+
+def _profile_data(name: str, *extended_by: str) -> dict[str, Any]:
+    """What a profile's file says, laid over what the profile says that it extends."""
+    try:
+        data = _unshared(yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8")) or {})
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"configs/{name}.yaml is no valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise UserError(f"configs/{name}.yaml holds no settings: write sections such as models and aggregate")
+    if (base := data.pop("extends", None)) is None:
+        return data
+    if base not in profiles():
+        raise UserError(f"configs/{name}.yaml extends {base!r}: choose one of {', '.join(profiles())}")
+    if base in (name, *extended_by):
+        circle = " > ".join((*extended_by, name, base))
+        raise UserError(f"configs/{name}.yaml: profiles extend each other in a circle ({circle}): break it")
+    whole = _profile_data(base, *extended_by, name)
+    for key, value in data.items():
+        _lay_over(whole, [key], value)
+    return whole
 
 
 def _lay_over(data: dict[str, Any], keys: list[str], value: Any) -> None:
@@ -325,7 +417,14 @@ def _lay_over(data: dict[str, Any], keys: list[str], value: Any) -> None:
         for key, item in value.items():
             _lay_over(data[last], [str(key)], item)
     else:
-        data[last] = value
+        data[last] = _unshared(value)
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which no section is another one, so that a change of one (a YAML alias, the caller's own) stays there."""
+    if isinstance(value, Mapping):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def explain(error: ValidationError, origin: str, keys: str, inside: tuple[str | int, ...] = ()) -> str:

@@ -35,8 +35,8 @@ class _Worker:
         )
         self.alive = self._line(_START_S) == b"ready\n"
 
-    def ask(self, first: str, second: str, timeout_s: float) -> bool:
-        """The worker's verdict; False, and no longer alive, when it gave none in time."""
+    def ask(self, first: str, second: str, timeout_s: float) -> bool | None:
+        """The worker's verdict; None, and no longer alive, when it gave none in time."""
         question = json.dumps([first, second, timeout_s]).encode("ascii") + b"\n"
         assert self.process.stdin is not None
         try:
@@ -46,7 +46,7 @@ class _Worker:
         except OSError:  # it died before it could read
             answer = b""
         self.alive = answer.endswith(b"\n")
-        return answer == b"true\n"
+        return answer == b"true\n" if self.alive else None
 
     def stop(self) -> None:
         """End the process and reap it."""
@@ -79,7 +79,7 @@ class _Pool:
         self.lock = threading.Lock()
         self.idle: list[_Worker] = []
 
-    def ask(self, first: str, second: str, timeout_s: float) -> bool:
+    def ask(self, first: str, second: str, timeout_s: float) -> bool | None:
         with self.slots:
             with self.lock:
                 worker = self.idle.pop() if self.idle else None
@@ -108,8 +108,9 @@ class _Pool:
 _pool = _Pool()
 
 
-def verify(first: str, second: str, timeout_s: float) -> bool:
-    """Whether Math-Verify calls the two answers equal in both directions; False when it takes longer than `timeout_s`.
+def verify(first: str, second: str, timeout_s: float) -> bool | None:
+    """Whether Math-Verify calls the two answers equal in both directions; None when it takes longer than `timeout_s` or
+    dies of the question.
 
     Safe in any thread and after a fork. The time a busy or starting worker makes us wait does not count.
     """

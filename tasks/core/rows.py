@@ -38,6 +38,7 @@ class Role(StrEnum):
     SEED = "seed"  # public problem: takes part in lineage and dedup, never exported
     EVOLVED = "evolved"
     CURATED = "curated"  # has a ground-truth answer, never evolved
+    GIVEN = "given"  # somebody's own, annotated as it is; may have a ground-truth answer
 
 
 class Reason(StrEnum):
@@ -135,7 +136,8 @@ class Response:
     """One of the teacher's N samples.
 
     `logprob_sum` (nats) is the sum of the model's own log-probabilities (T=1, before truncation) of the sampled tokens,
-    the end token included; `token_count` counts the same tokens.
+    the end token included; `token_count` counts the same tokens. The same two for the tokens after the last `</think>`
+    (all of them where nothing was thought) and for those of the content of the last box (see `tasks.core.token_spans`).
     """
 
     problem_id: str
@@ -143,10 +145,15 @@ class Response:
     text: str
     token_count: int
     logprob_sum: float
+    after_think_token_count: int = 0
+    after_think_logprob_sum: float | None = None  # None: the thinking never ended
+    answer_token_count: int = 0
+    answer_logprob_sum: float | None = None  # None: no answer
     finish_reason: str
     answer: str | None
     model: str
     prompt: str
+    sampling: str  # JSON: temperature, top_p, max_tokens, thinking, logprobs (raw or tempered), chat template
     seed: int
 
 
@@ -171,12 +178,22 @@ class Uncertainty:
     weight: float
     discrete_entropy: float
     valid_entropy: float | None  # over responses with an answer only; None when fewer than two have one
+    intra_entropy: float  # this and the next four: see `tasks.core.uncertainties`
+    predictive_entropy: float
+    normalised_entropy: float
+    mean_logprob: float
+    majority_share: float
+    sizes: tuple[int, ...]  # 2, 4, 8, 16 as far as there are responses
+    entropy_by_size: tuple[float | None, ...]  # semantic entropy of the first n responses
+    weight_by_size: tuple[float | None, ...]
     labels: tuple[int, ...]  # cluster of response i
     cluster_probs: tuple[float, ...]
     cluster_answers: tuple[str | None, ...]  # one representative per cluster
     majority_answer: str | None  # representative of the largest cluster; ties go to the first sample
+    majority_correct: bool | None  # against `Problem.answer`; None where there is none
     num_samples: int
     num_valid: int
+    num_truncated: int  # responses that the token limit cut off
     judge_calls: int
     order_flips: int
     transitivity_violations: int
@@ -202,6 +219,41 @@ class Edge:
     same_template: bool  # equal after masking every number
 
 
+class FindingKind(StrEnum):
+    """How a row was recognised as a benchmark problem in another dress."""
+
+    LINEAGE = "lineage"
+    NGRAM = "ngram"
+    JACCARD = "jaccard"
+    TEMPLATE = "template"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One way in which one row is one benchmark problem; a row has one for every (benchmark problem, kind) that holds.
+
+    `score`: `lineage` 1; `ngram` the share of the benchmark problem's 13-grams that the row has; `jaccard` and `template`
+    the similarity. `detail`: `lineage` the ancestor, `ngram` the first shared words, otherwise the start of its text.
+    """
+
+    problem_id: str
+    benchmark: str
+    benchmark_problem_id: str
+    kind: FindingKind
+    score: float
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """What was found about one problem in a word: every selected problem has one, and its `Finding`s say why."""
+
+    problem_id: str
+    benchmark_overlap: bool
+    benchmarks: tuple[str, ...]  # names, sorted
+    kinds: tuple[FindingKind, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
     """The exported row: problem, uncertainty, lineage, and the provenance of every model that touched it."""
@@ -219,19 +271,32 @@ class Example:
     strategies: tuple[str, ...]  # from the root to this row
     answer: str | None  # ground truth, where known
     majority_answer: str | None  # the teacher's opinion
+    majority_correct: bool | None
     semantic_entropy: float
     weight: float
     discrete_entropy: float
     valid_entropy: float | None
+    intra_entropy: float
+    predictive_entropy: float
+    normalised_entropy: float
+    mean_logprob: float
+    majority_share: float
+    sizes: tuple[int, ...]
+    entropy_by_size: tuple[float | None, ...]
+    weight_by_size: tuple[float | None, ...]
     cluster_labels: tuple[int, ...]
     cluster_probs: tuple[float, ...]
     cluster_answers: tuple[str | None, ...]
     num_samples: int
     num_valid: int
+    num_truncated: int
     judge_calls: int
     order_flips: int
     transitivity_violations: int
     benchmark_root: bool
+    benchmark_overlap: bool  # with any benchmark, by lineage or text
+    overlap_benchmarks: tuple[str, ...]
+    overlap_kinds: tuple[FindingKind, ...]
     evolver_model: str | None
     evolver_prompt: str | None
     quality_judge_model: str | None
@@ -240,6 +305,8 @@ class Example:
     teacher_prompt: str
     equivalence_judge_model: str | None
     equivalence_judge_prompt: str | None
+    sampling_fingerprint: str = ""  # of the responses; empty: unknown (see `tasks.core.annotation`)
+    annotation_fingerprint: str = ""  # of responses, clusters and weight
 
 
 def problem_id(*, source: str, origin: str, strategy: str, text: str) -> str:

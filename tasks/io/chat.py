@@ -8,6 +8,7 @@ increase, multiplicative decrease; Chiu and Jain 1989). Waiting times between at
 from __future__ import annotations
 
 import asyncio
+import codecs
 import math
 import os
 import random
@@ -15,15 +16,19 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import Any, Final
 
+import aiohttp
 import openai
-from openai.types.chat import ChatCompletion
+from openai.types.chat import ChatCompletion, ChatCompletionTokenLogprob
 
 from tasks.core.config import ModelRole, Sampling
 from tasks.core.errors import UserError
+from tasks.core.token_spans import TokenSpans, ends_of_pieces, token_spans
 from tasks.io.ledger import Ledger, request_key
 from tasks.io.servers import is_loopback
 
@@ -61,7 +66,7 @@ class Completion:
     """An answered request. `finish_reason` is the server's, or `too_long` when the text was cut at 100,000 characters.
 
     `logprob_sum` (nats) and `logprob_count` cover the returned tokens; None and 0 unless asked for. A sum that is not
-    finite is None.
+    finite is None. `spans` are the same for parts of the reply, None where the server's tokens do not spell its text.
     """
 
     key: str
@@ -72,6 +77,7 @@ class Completion:
     cached: bool = False
     logprob_sum: float | None = None
     logprob_count: int = 0
+    spans: TokenSpans | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +222,7 @@ class ChatModel:
         source = enumerate(requests)
         ready: deque[_Pending] = deque()
         running: dict[asyncio.Task[Outcome], _Pending] = {}
+        finished: asyncio.Queue[asyncio.Task[Outcome]] = asyncio.Queue()
         followers: dict[str, list[_Pending]] = {}  # same content as a request in flight
         client = self._client()
         try:
@@ -232,17 +239,16 @@ class ChatModel:
                         followers[pending.ledger_key].append(pending)
                         continue
                     followers[pending.ledger_key] = []
-                    running[asyncio.create_task(self._answer(client, pending))] = pending
+                    task = asyncio.create_task(self._answer(client, pending))
+                    task.add_done_callback(finished.put_nowait)
+                    running[task] = pending
                 if not running:
                     break
-                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    pending = running.pop(task)
-                    for item, outcome in self._deliver(
-                        pending, followers.pop(pending.ledger_key), task.result()
-                    ):
-                        meter.count()
-                        yield item, outcome
+                task = await finished.get()
+                pending = running.pop(task)
+                for item, outcome in self._deliver(pending, followers.pop(pending.ledger_key), task.result()):
+                    meter.count()
+                    yield item, outcome
         finally:
             for task in running:
                 task.cancel()
@@ -268,7 +274,7 @@ class ChatModel:
             for item in chunk:
                 if item.ledger_key in known:
                     self.usage.cached += 1
-                    yield item.index, Completion(key=item.request.key, cached=True, **known[item.ledger_key])
+                    yield item.index, _from_ledger(item.request.key, known[item.ledger_key])
 
     def _deliver(
         self, leader: _Pending, followers: Sequence[_Pending], outcome: Outcome
@@ -317,9 +323,11 @@ class ChatModel:
             async with asyncio.timeout(
                 self.role.request_timeout_s
             ):  # a slow drip resets the client's own read timeout
-                reply = await client.chat.completions.create(**self._arguments(request))
-            completion = self._completion(request, reply)
-        except (openai.APIError, TimeoutError, ValueError) as error:
+                reply = await client.post(
+                    "/chat/completions", cast_to=ChatCompletion, body=self._arguments(request)
+                )
+            completion = self._read(request, reply)
+        except (openai.APIError, aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise self._sorted_error(error, sent_at) from error
         finally:
             self.throttle.leave()
@@ -338,13 +346,13 @@ class ChatModel:
                 return _Refused(sentence)
             self.throttle.congested(sent_at)
             return _Retryable(sentence, _retry_after(error))
-        if isinstance(error, openai.APITimeoutError | TimeoutError):
+        if isinstance(error, TimeoutError):
             self.throttle.congested(sent_at)
             return _Retryable(f"no answer within {self.role.request_timeout_s:g} s")
-        if isinstance(error, openai.APIConnectionError):
+        if isinstance(error, openai.APIConnectionError | aiohttp.ClientError):
             self.throttle.congested(sent_at)
-            return _Retryable(f"connection failed: {error.__cause__ or error}")
-        return _Retryable(f"unreadable answer: {error}"[:500])
+            return _Retryable(f"connection failed: {_printable(error.__cause__ or error)}")
+        return _Retryable(f"unreadable answer: {_printable(error)}")
 
     def _arguments(self, request: ChatRequest) -> dict[str, Any]:
         arguments: dict[str, Any] = {
@@ -362,11 +370,17 @@ class ChatModel:
             schema = {"name": request.schema_name, "schema": dict(request.schema), "strict": True}
             arguments["response_format"] = {"type": "json_schema", "json_schema": schema}
         if self._is_vllm:
-            arguments["extra_body"] = {"chat_template_kwargs": {"enable_thinking": self.role.thinking}}
+            arguments["chat_template_kwargs"] = {"enable_thinking": self.role.thinking}
         return arguments
 
+    def _read(self, request: ChatRequest, reply: object) -> Completion:
+        """The completion that a reply holds. Raises ValueError when it is none: the openai package checks no types."""
+        try:
+            return self._completion(request, reply)
+        except (AttributeError, LookupError, OverflowError, TypeError) as error:
+            raise ValueError(f"no chat completion: {str(reply)[:200]!r}") from error
+
     def _completion(self, request: ChatRequest, reply: object) -> Completion:
-        """Read a reply. Raises ValueError when it is no chat completion."""
         if not isinstance(reply, ChatCompletion) or not reply.choices or reply.choices[0].message is None:
             raise ValueError(f"no chat completion: {str(reply)[:200]!r}")
         choice, usage = reply.choices[0], reply.usage
@@ -382,10 +396,11 @@ class ChatModel:
             key=request.key,
             text=text[: self._max_reply_chars],
             finish_reason=TOO_LONG if cut else str(choice.finish_reason or "stop"),
-            prompt_tokens=usage.prompt_tokens if usage is not None else 0,
-            completion_tokens=usage.completion_tokens if usage is not None else 0,
+            prompt_tokens=int(usage.prompt_tokens) if usage is not None else 0,
+            completion_tokens=int(usage.completion_tokens) if usage is not None else 0,
             logprob_sum=total if request.logprobs and math.isfinite(total) else None,
             logprob_count=len(tokens) if request.logprobs else 0,
+            spans=_token_spans(text[: self._max_reply_chars], tokens) if request.logprobs else None,
         )
 
     def _ledger_key(self, request: ChatRequest) -> str:
@@ -394,7 +409,7 @@ class ChatModel:
             "thinking": self.role.thinking,
             "dtype": self.role.dtype,
             "max_model_len": self.role.max_model_len,
-            "logprobs": request.logprobs,
+            "logprobs": "with spans" if request.logprobs else False,
         }
         schema = None if request.schema is None else dict(request.schema)
         messages = [dict(message) for message in request.messages]
@@ -413,21 +428,27 @@ class ChatModel:
                 "logprob_sum",
                 "logprob_count",
             )
-            self._ledger.put(ledger_key, {name: getattr(completion, name) for name in kept})
+            spans = {} if completion.spans is None else {"spans": asdict(completion.spans)}
+            self._ledger.put(ledger_key, {name: getattr(completion, name) for name in kept} | spans)
 
     def _failed(self, request: ChatRequest, reason: str, attempts: int) -> Failure:
         self.usage.failures += 1
         return Failure(key=request.key, reason=reason, attempts=attempts)
 
     def _client(self) -> openai.AsyncOpenAI:
-        """A client with one connection pool, of the running event loop. Proxies are not used towards this machine."""
-        pool = openai.DefaultAsyncHttpxClient(
-            timeout=self.role.request_timeout_s,
+        """A client with one connection pool, of the running event loop. Proxies are not used towards this machine.
+
+        The pool is aiohttp's (at most 1,000 connections): httpx looks at every connection at every request, which takes half
+        of the processor time at 256 of them. Time is limited by `_attempt` alone, so whatever the pool reports is the
+        connection's fault.
+        """
+        pool = openai.DefaultAioHttpClient(
+            timeout=None,
             trust_env=not is_loopback(self.base_url),
             follow_redirects=True,
         )
         key = os.environ.get(self.role.api_key_env) or "EMPTY"
-        return openai.AsyncOpenAI(base_url=self.base_url, api_key=key, max_retries=0, http_client=pool)
+        return openai.AsyncOpenAI(base_url=self.base_url, api_key=key, max_retries=0, timeout=None, http_client=pool)
 
 
 class _Refused(Exception):
@@ -462,6 +483,19 @@ class _Meter:
             self._on_progress(self._done, self._done if self._total is None else self._total)
 
 
+def _from_ledger(key: str, value: Mapping[str, Any]) -> Completion:
+    spans = {"spans": TokenSpans(**value["spans"])} if "spans" in value else {}
+    return Completion(key=key, cached=True, **{**value, **spans})
+
+
+def _token_spans(text: str, tokens: Sequence[ChatCompletionTokenLogprob]) -> TokenSpans | None:
+    """From the bytes of every token, since a token may hold half a character; from its text where it has none."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    pieces = [token.token if token.bytes is None else decoder.decode(bytes(token.bytes)) for token in tokens]
+    ends = ends_of_pieces(text, pieces)
+    return None if ends is None else token_spans(text, [token.logprob for token in tokens], ends)
+
+
 def pause_before(attempt: int, retry_after: float | None = None) -> float:
     """Seconds to wait before `attempt` (2, 3, ...): uniform on [0, 0.5 * 2**(attempt - 1)], capped at a minute, and never
     less than what the server asked for (capped at five minutes)."""
@@ -470,15 +504,25 @@ def pause_before(attempt: int, retry_after: float | None = None) -> float:
 
 
 def _retry_after(error: openai.APIStatusError) -> float | None:
-    """Retry-After in seconds; a date is ignored, the jittered pause serves as well."""
+    """Seconds to wait by the header Retry-After, which holds seconds or a date; None without a readable one."""
+    said = error.response.headers.get("retry-after", "")
     try:
-        return max(0.0, float(error.response.headers.get("retry-after", "")))
+        seconds = float(said)
     except ValueError:
-        return None
+        try:
+            seconds = (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()
+        except (TypeError, ValueError):  # TypeError: a date without its zone
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def _sentence(error: openai.APIStatusError) -> str:
     """The server's own words."""
     body = error.body
     message = body.get("message") if isinstance(body, Mapping) else None
-    return str(message or error.message)[:500]
+    return _printable(message or error.message)
+
+
+def _printable(said: object) -> str:
+    """What somebody else said, as bounded text that any file can hold (half a surrogate pair is no text)."""
+    return str(said)[:500].encode("utf-8", "replace").decode("utf-8")

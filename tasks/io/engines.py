@@ -1,7 +1,8 @@
 """Offline vLLM engines in Ray actors.
 
-A whole shard goes into the engines at once (continuous batching) and only the sampled token's log-probability comes
-back. Every prompt has its own seed, so its samples do not depend on order, batch, or the number of engines.
+A whole shard goes into the engines at once (continuous batching), and a problem comes back as soon as its samples are
+done, with the log-probabilities of its sampled tokens summed up. Every prompt has its own seed, so its samples do not
+depend on order, batch, or the number of engines.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Literal, cast
 
 from tasks.core.config import ModelRole, Sampling, Serve
 from tasks.core.errors import UserError
 from tasks.core.rows import Reason
+from tasks.core.token_spans import TokenSpans, ends_of_pieces, token_spans
 from tasks.io.chat import Progress
 from tasks.io.ray_session import RaySession, last_error_line
 from tasks.io.servers import (
@@ -28,8 +31,12 @@ from tasks.io.servers import (
     engine_environment,
     model_folder,
 )
+from tasks.io.tokenizer_identity import template_identity
 
 LogprobsMode = Literal["raw", "tempered"]
+POLL_S = (
+    0.5  # between two looks at what an engine has finished: with the ledger's commits, what a kill can cost
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +50,13 @@ class SamplePrompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleFailure:
-    """A problem without samples: `prompt_too_long`, `invalid_logprob`, or `model_error` (remote teachers only)."""
+    """A problem without samples: `prompt_too_long`, or `model_error` (remote teachers only). With an `index`, one sample
+    that cannot be used: `invalid_logprob`."""
 
     problem_id: str
     reason: Reason
     detail: str
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +67,12 @@ class Draw:
     token_count: int
     logprob_sum: float
     finish_reason: str
+    spans: TokenSpans
 
 
 Result = list[Draw] | SampleFailure
+OnResult = Callable[[int, Result], None]
+"""Called with a prompt's place and its result, in order of completion."""
 
 
 class Engines:
@@ -77,6 +89,7 @@ class Engines:
         options = engine_options(role, serve, str(folder or role.model), logprobs, on_cpu=on_cpu)
         self._model = role.model
         self._actors: list[Any] = []
+        self.template = ""  # identity of the chat template
         self._ray = RaySession(serve.engines)
         try:
             self._start(
@@ -101,14 +114,14 @@ class Engines:
             EngineActor
         )
         self._actors = [actor.remote(environment, options, role.thinking) for _ in range(serve.engines)]
-        self._wait(
+        self.template = self._wait(
             [actor.ready.remote() for actor in self._actors],
             lambda waited: (
                 on_wait(waited, f"engine of {role.model} is starting") if on_wait is not None else None
             ),
             every=WAIT_NOTICE_S,
             limit=serve.health_timeout_s,
-        )
+        )[0]
         self._ray.guard_workers()
 
     def draw(
@@ -117,27 +130,34 @@ class Engines:
         n: int,
         sampling: Sampling,
         fingerprint: str,
+        on_result: OnResult,
         on_progress: Progress | None,
-    ) -> list[Result]:
+    ) -> None:
+        """Every prompt's result to `on_result`, soon after it is there; `on_progress` counts samples."""
         import ray
 
-        count, total = len(self._actors), len(prompts) * n
+        count, done = len(self._actors), 0
         settings = sampling.model_dump()
 
-        def notice(_waited: float) -> None:
+        def collect(_waited: float = 0.0) -> None:
+            nonlocal done
+            for number, found in enumerate(ray.get([actor.take.remote() for actor in self._actors])):
+                for place, result in found:
+                    on_result(number + place * count, result)
+                done += len(found)
             if on_progress is not None:
-                on_progress(sum(ray.get([actor.progress.remote() for actor in self._actors])), total)
+                on_progress(done * n, len(prompts) * n)
 
-        parts = self._wait(
-            [actor.draw.remote(list(prompts[i::count]), n, settings) for i, actor in enumerate(self._actors)],
-            notice,
+        parts = [prompts[number::count] for number in range(count)]
+        self._wait(
+            [
+                actor.draw.remote(list(part), n, settings)
+                for actor, part in zip(self._actors, parts, strict=True)
+            ],
+            collect,
+            every=POLL_S,
         )
-        results: list[Result] = [[]] * len(prompts)
-        for i, part in enumerate(parts):
-            results[i::count] = part
-        if on_progress is not None:
-            on_progress(total, total)
-        return results
+        collect()
 
     def close(self) -> None:
         import ray
@@ -201,7 +221,7 @@ def engine_options(
 
 
 class EngineActor:
-    """A vLLM engine in its own process (a Ray actor with two threads: one draws, one answers `progress`)."""
+    """A vLLM engine in its own process (a Ray actor with two threads: one draws, one answers `take`)."""
 
     def __init__(self, environment: dict[str, str], options: dict[str, Any], thinking: bool) -> None:
         os.environ.update(environment, VLLM_ENABLE_V1_MULTIPROCESSING="0")
@@ -209,41 +229,46 @@ class EngineActor:
 
         self._thinking = thinking
         self._room: int = options["max_model_len"]
-        self._counter: _Counter | None = None
-        self._engine = LLM(**options)
+        self._finished: SimpleQueue[tuple[int, Result]] = SimpleQueue()
+        self._engine: Any = LLM(**options).llm_engine
         self._tokenizer: Any = self._engine.get_tokenizer()
 
-    def ready(self) -> bool:
-        return True
+    def ready(self) -> str:
+        """Identity of the chat template."""
+        return template_identity(self._tokenizer)
 
-    def progress(self) -> int:
-        """Samples finished by the running (or last) `draw`."""
-        return 0 if self._counter is None else self._counter.n
+    def take(self) -> list[tuple[int, Result]]:
+        """What was finished since the last call, each with its prompt's place in the running (or last) `draw`."""
+        taken = []
+        with contextlib.suppress(Empty):
+            while True:
+                taken.append(self._finished.get_nowait())
+        return taken
 
-    def draw(self, prompts: list[SamplePrompt], n: int, sampling: dict[str, Any]) -> list[Result]:
+    def draw(self, prompts: list[SamplePrompt], n: int, sampling: dict[str, Any]) -> None:
+        """Sample every prompt, all of them in the engine at once; `take` hands out what is finished."""
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
-        self._counter = None
-        results: list[Result] = []
-        tokens: list[Any] = []
-        params: list[Any] = []
-        for prompt in prompts:
+        for place, prompt in enumerate(prompts):
             ids = self._encode(prompt)
             room = self._room - len(ids)
             if room < 1:
                 detail = f"{len(ids)} tokens, the context holds {self._room}"
-                results.append(
-                    SampleFailure(problem_id=prompt.problem_id, reason=Reason.PROMPT_TOO_LONG, detail=detail)
+                failure = SampleFailure(
+                    problem_id=prompt.problem_id, reason=Reason.PROMPT_TOO_LONG, detail=detail
                 )
+                self._finished.put((place, failure))
                 continue
             limits = sampling | {"max_tokens": min(sampling["max_tokens"], room)}
-            results.append([])
-            tokens.append({"prompt_token_ids": ids})
-            params.append(SamplingParams(n=n, seed=prompt.seed, logprobs=0, **limits))
-        if tokens:
-            self._engine.enqueue(tokens, params, use_tqdm=False)
-        outputs = iter(self._engine.wait_for_completion(use_tqdm=cast(Any, self._count)))
-        return [result if isinstance(result, SampleFailure) else _draws(next(outputs)) for result in results]
+            params = SamplingParams(
+                n=n, seed=prompt.seed, logprobs=0, flat_logprobs=True, output_kind=RequestOutputKind.FINAL_ONLY, **limits
+            )  # fmt: skip
+            self._engine.add_request(str(place), {"prompt_token_ids": ids}, params)
+        while self._engine.has_unfinished_requests():
+            for output in self._engine.step():
+                if output.finished:
+                    self._finished.put((int(output.request_id), self._draws(output)))
 
     def _encode(self, prompt: SamplePrompt) -> list[int]:
         text = self._tokenizer.apply_chat_template(
@@ -254,42 +279,29 @@ class EngineActor:
         )
         return self._tokenizer.encode(text, add_special_tokens=False)
 
-    def _count(self, **_: object) -> _Counter:
-        """A progress bar for vLLM to move."""
-        self._counter = _Counter()
-        return self._counter
+    def _draws(self, output: Any) -> list[Draw]:
+        """The samples of one vLLM output, by index."""
+        return [
+            Draw(
+                text=sample.text,
+                token_count=len(sample.token_ids),
+                logprob_sum=math.nan
+                if sample.cumulative_logprob is None
+                else float(sample.cumulative_logprob),
+                finish_reason=str(sample.finish_reason),
+                spans=self._spans(sample),
+            )
+            for sample in sorted(output.outputs, key=lambda sample: sample.index)
+        ]
 
+    def _spans(self, sample: Any) -> TokenSpans:
+        """Only the sampled token's log-probability was asked for, so the flat lists hold one entry a token."""
+        flat = sample.logprobs
+        ends = ends_of_pieces(sample.text, flat.decoded_tokens)
+        if ends is None:  # a tokenizer whose tokens do not spell the text one by one
+            ids = list(sample.token_ids)
 
-def _draws(output: Any) -> list[Draw]:
-    """The samples of one vLLM output, by index."""
-    return [
-        Draw(
-            text=sample.text,
-            token_count=len(sample.token_ids),
-            logprob_sum=math.nan if sample.cumulative_logprob is None else float(sample.cumulative_logprob),
-            finish_reason=str(sample.finish_reason),
-        )
-        for sample in sorted(output.outputs, key=lambda sample: sample.index)
-    ]
+            def ends(count: int) -> int:
+                return len(self._tokenizer.decode(ids[:count], skip_special_tokens=True))
 
-
-class _Counter:
-    """The part of a tqdm bar that vLLM's offline loop uses."""
-
-    def __init__(self) -> None:
-        self.n = 0
-        self.postfix = ""
-        self._started = time.monotonic()
-
-    @property
-    def format_dict(self) -> dict[str, float]:
-        return {"elapsed": max(time.monotonic() - self._started, 1e-6)}
-
-    def update(self, count: int = 1) -> None:
-        self.n += count
-
-    def refresh(self) -> None:
-        """Nothing is drawn."""
-
-    def close(self) -> None:
-        """Nothing is drawn."""
+        return token_spans(sample.text, flat.logprobs, ends)

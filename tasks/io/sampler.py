@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import asdict
 from pathlib import Path
 
 from tasks.core.answers import extract_answer
 from tasks.core.config import ModelRole, Sampling
 from tasks.core.errors import UserError
+from tasks.core.identity import canonical_json
 from tasks.core.rows import Reason, Response
+from tasks.core.token_spans import TokenSpans
 from tasks.io.chat import ChatModel, ChatRequest, Failure, Outcome, Progress
-from tasks.io.engines import Draw, Engines, LogprobsMode, Result, SampleFailure, SamplePrompt
+from tasks.io.engines import Draw, Engines, LogprobsMode, OnResult, Result, SampleFailure, SamplePrompt
 from tasks.io.ledger import Ledger
 from tasks.io.servers import OnWait, check_endpoint
 
-__all__ = ["SampleFailure", "SamplePrompt", "TeacherSampler"]
+__all__ = ["SampleFailure", "SamplePrompt", "Sampled", "TeacherSampler"]
+
+Sampled = list[Response | SampleFailure]
+"""What became of one problem: its samples in order (a failure in the place of one that cannot be used), or one failure."""
 
 
 class TeacherSampler:
@@ -70,13 +79,15 @@ class TeacherSampler:
         sampling: Sampling,
         prompt_fingerprint: str,
         *,
+        on_problem: Callable[[Sampled], None] | None = None,
         on_progress: Progress | None = None,
-    ) -> list[Response | SampleFailure]:
+    ) -> Sampled:
         """`n` responses, or one failure, for each prompt, in the order of the prompts.
 
-        `on_progress(done, total)` counts samples, at most once a second. A problem of which any sample has an invalid
-        log-probability (NaN, infinite, positive, or none at all) fails as a whole. Raises `UserError` for n > 1 at
-        temperature 0 and when an engine or the endpoint dies.
+        Nothing waits for the slowest problem: `on_problem(rows)` gets each as soon as its samples are done, from this
+        thread. `on_progress(done, total)` counts samples. A sample with an invalid log-probability (NaN, infinite,
+        positive, or none at all) is a failure with its index; the others of its problem stand. Raises `UserError` for
+        n > 1 at temperature 0 and when an engine or the endpoint dies.
         """
         if self._backend is None:
             raise RuntimeError("TeacherSampler.sample works inside its `with` block only")
@@ -84,37 +95,50 @@ class TeacherSampler:
             raise UserError(
                 f"{n} samples at temperature 0 are all the same: set sample.sampling.temperature above 0"
             )
-        results = self._backend.draw(prompts, n, sampling, prompt_fingerprint, on_progress)
-        return [
-            row
-            for prompt, result in zip(prompts, results, strict=True)
-            for row in self._rows(prompt, result, prompt_fingerprint)
-        ]
+        rows: dict[int, Sampled] = {}
+        provenance = self._provenance(sampling)
 
-    def _rows(self, prompt: SamplePrompt, result: Result, fingerprint: str) -> list[Response | SampleFailure]:
+        def finished(place: int, result: Result) -> None:
+            rows[place] = self._rows(prompts[place], result, prompt_fingerprint, provenance)
+            if on_problem is not None:
+                on_problem(rows[place])
+
+        self._backend.draw(prompts, n, sampling, prompt_fingerprint, finished, on_progress)
+        return [row for place in range(len(prompts)) for row in rows[place]]
+
+    def _provenance(self, sampling: Sampling) -> str:
+        """How the samples are drawn and their log-probabilities taken; of a remote teacher's template nothing is known."""
+        template = self._backend.template if isinstance(self._backend, Engines) else None
+        known = {"thinking": self.role.thinking, "logprobs": self._logprobs, "template": template}
+        return canonical_json(sampling.model_dump() | known)
+
+    def _rows(self, prompt: SamplePrompt, result: Result, fingerprint: str, provenance: str) -> Sampled:
         if isinstance(result, SampleFailure):
             return [result]
-        for index, draw in enumerate(result):
-            if not (math.isfinite(draw.logprob_sum) and draw.logprob_sum <= 0.0 and draw.token_count > 0):
-                detail = f"sample {index}: log-probability {draw.logprob_sum} over {draw.token_count} tokens"
-                return [
-                    SampleFailure(problem_id=prompt.problem_id, reason=Reason.INVALID_LOGPROB, detail=detail)
-                ]
-        return [
-            Response(
-                problem_id=prompt.problem_id,
-                index=index,
-                text=draw.text,
-                token_count=draw.token_count,
-                logprob_sum=draw.logprob_sum,
-                finish_reason=draw.finish_reason,
-                answer=extract_answer(draw.text),
-                model=self.identity,
-                prompt=fingerprint,
-                seed=prompt.seed + index,
+        return [self._row(prompt, index, draw, fingerprint, provenance) for index, draw in enumerate(result)]
+
+    def _row(
+        self, prompt: SamplePrompt, index: int, draw: Draw, fingerprint: str, provenance: str
+    ) -> Response | SampleFailure:
+        if not (math.isfinite(draw.logprob_sum) and draw.logprob_sum <= 0.0 and draw.token_count > 0):
+            detail = f"sample {index}: log-probability {draw.logprob_sum} over {draw.token_count} tokens"
+            return SampleFailure(
+                problem_id=prompt.problem_id, reason=Reason.INVALID_LOGPROB, detail=detail, index=index
             )
-            for index, draw in enumerate(result)
-        ]
+        return Response(
+            problem_id=prompt.problem_id,
+            index=index,
+            text=draw.text,
+            token_count=draw.token_count,
+            logprob_sum=draw.logprob_sum,
+            finish_reason=draw.finish_reason,
+            answer=extract_answer(draw.text),
+            model=self.identity,
+            prompt=fingerprint,
+            sampling=provenance,
+            seed=prompt.seed + index,
+            **asdict(draw.spans),
+        )
 
 
 # --- a remote teacher --------------------------------------------------------------------------------------------
@@ -135,32 +159,44 @@ class _Remote:
         n: int,
         sampling: Sampling,
         fingerprint: str,
+        on_result: OnResult,
         on_progress: Progress | None,
-    ) -> list[Result]:
+    ) -> None:
+        """As `Engines.draw`."""
         requests = [
             ChatRequest(
-                key=prompt.problem_id,
+                key=f"{place} {index}",
                 messages=prompt.messages,
                 sampling=sampling,
                 prompt=fingerprint,
                 seed=prompt.seed + index,
                 logprobs=True,
             )
-            for prompt in prompts
+            for place, prompt in enumerate(prompts)
             for index in range(n)
         ]
-        outcomes = self._chat.complete_all(requests, on_progress=on_progress)
-        return [_gathered(outcomes[start : start + n]) for start in range(0, len(outcomes), n)]
+
+        async def collect() -> None:
+            found: dict[int, dict[int, Outcome]] = defaultdict(dict)
+            async with aclosing(self._chat.complete(requests, on_progress=on_progress)) as outcomes:
+                async for outcome in outcomes:
+                    place, index = map(int, outcome.key.split())
+                    found[place][index] = outcome
+                    if len(found[place]) == n:
+                        samples = found.pop(place)
+                        on_result(place, _gathered(prompts[place].problem_id, [samples[i] for i in range(n)]))
+
+        asyncio.run(collect())
 
 
-def _gathered(outcomes: Sequence[Outcome]) -> Result:
+def _gathered(problem_id: str, outcomes: Sequence[Outcome]) -> Result:
     """The samples of one problem; the first failure among them fails the problem."""
     draws: list[Draw] = []
     for outcome in outcomes:
         if isinstance(outcome, Failure):
             too_long = "maximum context length" in outcome.reason or "context_length" in outcome.reason
             reason = Reason.PROMPT_TOO_LONG if too_long else Reason.MODEL_ERROR
-            return SampleFailure(problem_id=outcome.key, reason=reason, detail=outcome.reason)
+            return SampleFailure(problem_id=problem_id, reason=reason, detail=outcome.reason)
         total = math.nan if outcome.logprob_sum is None else outcome.logprob_sum
         draws.append(
             Draw(
@@ -168,6 +204,7 @@ def _gathered(outcomes: Sequence[Outcome]) -> Result:
                 token_count=outcome.logprob_count,
                 logprob_sum=total,
                 finish_reason=outcome.finish_reason,
+                spans=outcome.spans or TokenSpans(),
             )
         )
     return draws

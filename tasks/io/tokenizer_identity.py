@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tasks.core.errors import UserError
 from tasks.io.servers import model_folder
@@ -34,8 +35,13 @@ def tokenizer_identity(model: str, revision: str | None, root: Path) -> Tokenize
         ) from error
     return TokenizerIdentity(
         tokenizer=_short_hash(tokenizer.backend_tokenizer.to_str()),
-        chat_template=_short_hash(str(tokenizer.chat_template)),
+        chat_template=template_identity(tokenizer),
     )
+
+
+def template_identity(tokenizer: Any) -> str:
+    """Hash of the chat template of a loaded tokenizer."""
+    return _short_hash(str(tokenizer.chat_template))
 
 
 def _short_hash(text: str) -> str:

@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import cache
 
 from prefect.logging import get_run_logger
 
 from prompts import load_prompt
 from prompts.schemas import EQUIVALENCE_SCHEMA
-from tasks.core.answers import symbolic_decision
-from tasks.core.clusters import cluster_answers, undecided_pairs
+from tasks.core.answers import SymbolicDecisions
+from tasks.core.clusters import Pair, cluster_answers, pair_decisions
 from tasks.core.config import ClusterSettings
-from tasks.core.entropy import SemanticEntropy, majority, semantic_entropy
+from tasks.core.entropy import majority
 from tasks.core.identity import request_seed
 from tasks.core.rows import JudgedPair, Problem, Reason, Reject, Response, Uncertainty
+from tasks.core.uncertainties import entropies_by_size, uncertainties
 from tasks.core.verdicts import BadReply, parse_equivalence
 from tasks.io.artifacts import Artifact
-from tasks.io.chat import ChatModel, ChatRequest, Completion, Failure
+from tasks.io.chat import TOO_LONG, ChatModel, ChatRequest, Completion, Failure
+from tasks.seeds.truth import majority_is_right
 from tasks.stages.chunks import shard_rows, shard_sizes
 from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
 from tasks.stages.models import ask, chat_model
 
-VERSION = 3
+VERSION = 4
 PROMPT = "judge/equivalence"
 MAX_ANSWER_CHARS = 1_000
+CUT_OFF = ("length", TOO_LONG)
 
-Pair = tuple[str, str]
+Decisions = Mapping[Pair, bool | None]
 
 
 def cluster(run: Run, sampled: Artifact) -> Artifact:
     """One `Uncertainty` a problem, and every verdict of the equivalence judge in table `judged_pairs`."""
-    settings, prompt = run.config.cluster, load_prompt(PROMPT)
-    stage = Stage(
-        name="cluster", version=VERSION, unit="problems", inputs=(sampled,), primary="uncertainties",
-        settings={"cluster": settings.identity(), "model": run.config.models.equivalence_judge.identity()},
-        prompts=(prompt.fingerprint,), models=(run.identities["equivalence_judge"],),
-    )  # fmt: skip
+    settings, prompt, stage = run.config.cluster, load_prompt(PROMPT), cluster_stage(run, sampled)
     sizes = cache(lambda: shard_sizes(run.store, sampled))
     log = get_run_logger().info
+    judge = (run.identities["equivalence_judge"], prompt.fingerprint)
 
     with Lazy(lambda: chat_model(run, "equivalence_judge", "cluster", log)) as model:
 
@@ -47,38 +48,82 @@ def cluster(run: Run, sampled: Artifact) -> Artifact:
             groups: dict[str, list[Response]] = {row.id: [] for row in problems}
             for response in shard_rows(run.store, sampled, index, "responses", Response):
                 groups[response.problem_id].append(response)
-            pairs = {row_id: open_pairs(group, settings) for row_id, group in groups.items()}
-            verdicts = judge_pairs(sorted({pair for found in pairs.values() for pair in found}), model, run)
-            rows: list[Uncertainty | Reject] = []
-            for row_id, group in groups.items():
-                rows.append(uncertainty(row_id, group, [verdicts[pair] for pair in pairs[row_id]], run))
-                at(len(rows))
-            tables = {
-                "uncertainties": (Uncertainty, [row for row in rows if isinstance(row, Uncertainty)]),
-                "judged_pairs": (JudgedPair, list(verdicts.values())),
-                "rejects": (Reject, [row for row in rows if isinstance(row, Reject)]),
-            }
-            return Shard(incoming=len(problems), tables=tables, notes={"judged_pairs": len(verdicts)})
+            watch, decisions = Stopwatch(), dict[str, Decisions]()
+            with watch:
+                for row_id, group in groups.items():
+                    decisions[row_id] = decide_pairs(group, settings)
+                    at(len(decisions))
+            pairs = sorted({pair for found in decisions.values() for pair in undecided(found)})
+            verdicts = judge_pairs(pairs, model, run)
+            with watch:
+                rows = [
+                    annotate(row, groups[row.id], decisions[row.id], verdicts, settings, judge)
+                    for row in problems
+                ]
+            log(
+                f"cluster: {len(problems)} problems in {watch.seconds:.1f} s beside the judge; {len(pairs)} pairs judged"
+            )
+            return shard(rows, verdicts, watch.seconds)
 
         return run_shards(run, stage, sizes, work)
 
 
-def decide(first: str, second: str, settings: ClusterSettings) -> bool | None:
-    """Symbolic yes or no, or None for the judge to decide; `never` takes an open question for a no.
+def cluster_stage(run: Run, *inputs: Artifact) -> Stage:
+    """What identifies the stage's output; without inputs, of any responses."""
+    judge = run.config.models.equivalence_judge
+    return Stage(
+        name="cluster", version=VERSION, unit="problems", inputs=inputs, primary="uncertainties",
+        settings={"cluster": run.config.cluster.identity(), "model": judge.identity()},
+        prompts=(load_prompt(PROMPT).fingerprint,), models=(run.identities["equivalence_judge"],),
+    )  # fmt: skip
 
-    An answer over `MAX_ANSWER_CHARS` is compared as a string only, and these are two strings.
+
+class Stopwatch:
+    """Counts the seconds spent in its `with` blocks."""
+
+    def __init__(self) -> None:
+        self.seconds, self._started = 0.0, 0.0
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._started
+
+
+def shard(rows: Sequence[Uncertainty | Reject], verdicts: Mapping[Pair, JudgedPair], seconds: float) -> Shard:
+    """The tables of one shard, and how long clustering itself took."""
+    tables = {
+        "uncertainties": (Uncertainty, [row for row in rows if isinstance(row, Uncertainty)]),
+        "judged_pairs": (JudgedPair, list(verdicts.values())),
+        "rejects": (Reject, [row for row in rows if isinstance(row, Reject)]),
+    }
+    notes = {"judged_pairs": len(verdicts), "seconds_beside_judge": round(seconds, 3)}
+    return Shard(incoming=len(rows), tables=tables, notes=notes)
+
+
+def decide_pairs(group: Sequence[Response], settings: ClusterSettings) -> Decisions:
+    """Every pair of one problem's answers: symbolic yes or no, or None for the judge to decide; with `judge: never` an
+    open question is a no.
+
+    An answer over `MAX_ANSWER_CHARS` is compared as a string only, and of these no two are equal.
     """
-    if max(len(first), len(second)) > MAX_ANSWER_CHARS:
-        return False
-    if settings.judge == "judge_all":
-        return None
-    decision = symbolic_decision(first, second, timeout_s=settings.symbolic_timeout_s)
-    return False if decision is None and settings.judge == "never" else decision
+    symbolic = SymbolicDecisions(settings.symbolic_timeout_s)
+
+    def decide(first: str, second: str) -> bool | None:
+        if max(len(first), len(second)) > MAX_ANSWER_CHARS:
+            return False
+        if settings.judge == "judge_all":
+            return None
+        decision = symbolic(first, second)
+        return False if decision is None and settings.judge == "never" else decision
+
+    return pair_decisions([response.answer for response in group], decide)
 
 
-def open_pairs(group: Sequence[Response], settings: ClusterSettings) -> tuple[Pair, ...]:
-    """The pairs of one problem's answers that only the judge can decide."""
-    return undecided_pairs([response.answer for response in group], lambda a, b: decide(a, b, settings))
+def undecided(decisions: Decisions) -> list[Pair]:
+    """The pairs that only the judge can decide."""
+    return [pair for pair, decision in decisions.items() if decision is None]
 
 
 def judge_pairs(pairs: Sequence[Pair], model: Lazy[ChatModel], run: Run) -> dict[Pair, JudgedPair]:
@@ -126,57 +171,47 @@ def _says_yes(reply: Completion | Failure) -> bool:
     return not isinstance(parsed, BadReply) and parsed.same
 
 
-def uncertainty(
-    row_id: str, group: Sequence[Response], judged: Sequence[JudgedPair], run: Run
+def annotate(
+    problem: Problem,
+    group: Sequence[Response],
+    decisions: Decisions,
+    verdicts: Mapping[Pair, JudgedPair],
+    settings: ClusterSettings,
+    judge: tuple[str, str],
 ) -> Uncertainty | Reject:
-    """Clusters and entropies of one problem's responses; `judged` are the verdicts on its open pairs."""
-    settings = run.config.cluster
+    """Clusters and uncertainties of one problem's responses. `judge` names the model and the prompt behind `verdicts`,
+    which hold all pairs that `decisions` leave open."""
     answers = [response.answer for response in group]
-    verdicts = {(pair.first, pair.second): pair.equivalent for pair in judged}
+    judged = [verdicts[pair] for pair in undecided(decisions)]
 
     def same(first: str, second: str) -> bool:
-        if (first, second) in verdicts:
-            return verdicts[first, second]
-        return bool(decide(first, second, settings))
+        decision = decisions[first, second]
+        return verdicts[first, second].equivalent if decision is None else decision
 
-    clustering = cluster_answers(answers, same, unparsed=settings.unparsed)
-    if sum(label >= 0 for label in clustering.labels) < 2:
-        detail = f"fewer than two of {len(group)} responses have an answer, and unparsed ones are dropped"
-        return Reject(problem_id=row_id, stage="cluster", reason=Reason.TOO_FEW_ANSWERS, detail=detail)
-    entropy = entropy_of(group, clustering.labels)
+    clustering = cluster_answers(answers, same, unparsed=settings.unparsed, linkage=settings.linkage)
+    labels = clustering.labels
+    if sum(label >= 0 for label in labels) < 2:
+        detail = f"fewer than two of {len(group)} responses take part"
+        return Reject(problem_id=problem.id, stage="cluster", reason=Reason.TOO_FEW_ANSWERS, detail=detail)
+    measures = asdict(uncertainties(group, labels, scope=settings.scope))
+    by_size = entropies_by_size(group, labels, scope=settings.scope)
+    answer = clustering.representatives[majority(labels)]
     return Uncertainty(
-        problem_id=row_id,
-        semantic_entropy=entropy.entropy,
-        weight=entropy.weight,
-        discrete_entropy=entropy.discrete_entropy,
-        valid_entropy=valid_entropy(group, clustering.labels),
-        labels=clustering.labels,
-        cluster_probs=entropy.cluster_probs,
+        problem_id=problem.id,
+        **measures,
+        sizes=tuple(by_size),
+        entropy_by_size=tuple(None if found is None else found.entropy for found in by_size.values()),
+        weight_by_size=tuple(None if found is None else found.weight for found in by_size.values()),
+        labels=labels,
         cluster_answers=clustering.representatives,
-        majority_answer=clustering.representatives[majority(clustering.labels)],
+        majority_answer=answer,
+        majority_correct=None if problem.answer is None else majority_is_right("", problem.answer, answer),
         num_samples=len(group),
         num_valid=sum(answer is not None for answer in answers),
+        num_truncated=sum(response.finish_reason in CUT_OFF for response in group),
         judge_calls=2 * len(judged),
         order_flips=sum(pair.flipped for pair in judged),
         transitivity_violations=clustering.transitivity_violations,
-        judge_model=run.identities["equivalence_judge"] if judged else None,
-        judge_prompt=load_prompt(PROMPT).fingerprint if judged else None,
+        judge_model=judge[0] if judged else None,
+        judge_prompt=judge[1] if judged else None,
     )
-
-
-def entropy_of(group: Sequence[Response], labels: Sequence[int]) -> SemanticEntropy:
-    """Semantic entropy of responses under the given labels (-1: left out)."""
-    return semantic_entropy(
-        [response.logprob_sum for response in group], [response.token_count for response in group], labels
-    )
-
-
-def valid_entropy(group: Sequence[Response], labels: Sequence[int]) -> float | None:
-    """The entropy over responses with an answer; None when fewer than two have one."""
-    valid = [-1 if response.answer is None else label for response, label in zip(group, labels, strict=True)]
-    compact = {
-        label: rank for rank, label in enumerate(dict.fromkeys(label for label in valid if label >= 0))
-    }
-    if sum(label >= 0 for label in valid) < 2:
-        return None
-    return entropy_of(group, [compact.get(label, -1) for label in valid]).entropy

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
-from tasks.core.rows import Example, Problem, Response, Uncertainty, Verdict
+from tasks.core.annotation import AnnotationRecipe
+from tasks.core.rows import Example, Flag, Problem, Response, Uncertainty, Verdict
+
+_SAME_NAME = {field.name for field in fields(Uncertainty)} & {field.name for field in fields(Example)}
+ANNOTATION_COLUMNS = frozenset(_SAME_NAME) | {
+    "cluster_labels", "teacher_model", "teacher_prompt", "equivalence_judge_model", "equivalence_judge_prompt",
+    "sampling_fingerprint", "annotation_fingerprint",
+}  # fmt: skip
+"""What an annotation says of a problem; all other columns of `Example` are the problem's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +26,8 @@ class Annotated:
     verdicts: Mapping[str, Verdict]
     responses: Mapping[str, Sequence[Response]]
     uncertainties: Mapping[str, Uncertainty]
+    flags: Mapping[str, Flag]
+    recipe: AnnotationRecipe
 
 
 def lineage(problem: Problem, ancestors: Mapping[str, Problem]) -> tuple[Problem, ...]:
@@ -30,7 +40,7 @@ def lineage(problem: Problem, ancestors: Mapping[str, Problem]) -> tuple[Problem
 
 def example(problem: Problem, rows: Annotated) -> Example:
     """The exported row of one annotated problem."""
-    found = rows.uncertainties[problem.id]
+    found, flag = rows.uncertainties[problem.id], rows.flags[problem.id]
     verdict = rows.verdicts.get(problem.id)
     teacher = rows.responses[problem.id][0]
     steps = lineage(problem, rows.ancestors)
@@ -48,19 +58,32 @@ def example(problem: Problem, rows: Annotated) -> Example:
         strategies=tuple(str(step.strategy) for step in steps if step.strategy is not None),
         answer=problem.answer,
         majority_answer=found.majority_answer,
+        majority_correct=found.majority_correct,
         semantic_entropy=found.semantic_entropy,
         weight=found.weight,
         discrete_entropy=found.discrete_entropy,
         valid_entropy=found.valid_entropy,
+        intra_entropy=found.intra_entropy,
+        predictive_entropy=found.predictive_entropy,
+        normalised_entropy=found.normalised_entropy,
+        mean_logprob=found.mean_logprob,
+        majority_share=found.majority_share,
+        sizes=found.sizes,
+        entropy_by_size=found.entropy_by_size,
+        weight_by_size=found.weight_by_size,
         cluster_labels=found.labels,
         cluster_probs=found.cluster_probs,
         cluster_answers=found.cluster_answers,
         num_samples=found.num_samples,
         num_valid=found.num_valid,
+        num_truncated=found.num_truncated,
         judge_calls=found.judge_calls,
         order_flips=found.order_flips,
         transitivity_violations=found.transitivity_violations,
         benchmark_root=problem.benchmark_root,
+        benchmark_overlap=flag.benchmark_overlap,
+        overlap_benchmarks=flag.benchmarks,
+        overlap_kinds=flag.kinds,
         evolver_model=problem.model,
         evolver_prompt=problem.prompt,
         quality_judge_model=verdict.model if verdict else None,
@@ -69,7 +92,14 @@ def example(problem: Problem, rows: Annotated) -> Example:
         teacher_prompt=teacher.prompt,
         equivalence_judge_model=found.judge_model,
         equivalence_judge_prompt=found.judge_prompt,
+        sampling_fingerprint=rows.recipe.sampling,
+        annotation_fingerprint=rows.recipe.fingerprint(judged=found.judge_model is not None),
     )
+
+
+def reannotated(old: Example, fresh: Example) -> Example:
+    """The old row with the annotation of the fresh one."""
+    return replace(old, **{name: getattr(fresh, name) for name in ANNOTATION_COLUMNS})
 
 
 def examples_by_split(rows: Annotated) -> tuple[dict[str, list[Example]], dict[str, list[Response]]]:

@@ -1,8 +1,11 @@
-"""Stage sample: N responses of the teacher to every selected problem, with their log-probability sums."""
+"""Stage sample: N responses of the teacher to every selected problem, with their log-probability sums.
+
+A shard is in the engine as a whole; every problem goes to the ledger when its last sample is done, so that a killed run
+continues with the problems that were not.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -16,26 +19,18 @@ from tasks.core.identity import request_seed
 from tasks.core.rows import Problem, Reason, Reject, Response
 from tasks.io.artifacts import Artifact
 from tasks.io.ledger import Ledger, request_key
-from tasks.io.sampler import SampleFailure, SamplePrompt, TeacherSampler
+from tasks.io.sampler import Sampled, SampleFailure, SamplePrompt, TeacherSampler
 from tasks.stages.chunks import shard_rows, shard_sizes
 from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
 from tasks.stages.models import now_and_then
 
-VERSION = 1
+VERSION = 2
 PROMPT = "teacher/solve"
-FLUSH_PROBLEMS = 256  # problems between two writes to the ledger: what a kill can cost
-
-Sampled = list[Response | SampleFailure]
 
 
 def sample(run: Run, selected: Artifact) -> Artifact:
     """N responses a problem at the settings' temperature; one engine for the whole stage."""
-    settings, prompt = run.config.sample, load_prompt(PROMPT)
-    stage = Stage(
-        name="sample", version=VERSION, unit="problems", inputs=(selected,),
-        settings={"sample": settings.identity(), "model": run.config.models.teacher.identity()},
-        prompts=(prompt.fingerprint,), models=(run.identities["teacher"],),
-    )  # fmt: skip
+    settings, stage = run.config.sample, sample_stage(run, selected)
     sizes = cache(lambda: shard_sizes(run.store, selected))
     log = get_run_logger().info
     role = run.config.models.teacher
@@ -53,40 +48,46 @@ def sample(run: Run, selected: Artifact) -> Artifact:
 
         def work(index: int, at: Callable[[int], None]) -> Shard:
             rows = shard_rows(run.store, selected, index, "problems", Problem)
-            known = ledger.hits
-            samples = sampled(rows, run, stage.recipe, sampler, ledger, at)
-            known = ledger.hits - known
+            samples, known = sampled(rows, run, stage.recipe, sampler, ledger, at)
             log(f"sample: {len(rows) - known} problems sampled, {known} from the ledger")
             return collect(rows, samples)
 
         return run_shards(run, stage, sizes, work)
 
 
+def sample_stage(run: Run, *inputs: Artifact) -> Stage:
+    """What identifies the stage's output; without inputs, of any problems."""
+    return Stage(
+        name="sample", version=VERSION, unit="problems", inputs=inputs,
+        settings={"sample": run.config.sample.identity(), "model": run.config.models.teacher.identity()},
+        prompts=(load_prompt(PROMPT).fingerprint,), models=(run.identities["teacher"],),
+    )  # fmt: skip
+
+
 def sampled(
     rows: Sequence[Problem], run: Run, recipe: str, sampler: Lazy[TeacherSampler], ledger: Ledger,
     at: Callable[[int], None],
-) -> dict[str, Sampled]:  # fmt: skip
-    """problem id -> its samples: from the ledger where they are, else from the engine, flushed as they come."""
+) -> tuple[dict[str, Sampled], int]:  # fmt: skip
+    """problem id -> its samples: from the ledger where they are (so many), else from the engine, flushed as they come."""
     prompts = {row.id: sample_prompt(row, recipe) for row in rows}
     keys = {row_id: ledger_key(prompt, run) for row_id, prompt in prompts.items()}
-    known = ledger.get_many(list(keys.values()))
-    done = {row_id: unpack(row_id, known[key]) for row_id, key in keys.items() if key in known}
-    missing = [prompt for row_id, prompt in prompts.items() if row_id not in done]
-    n = run.config.sample.num_samples
-    for start in range(0, len(missing), FLUSH_PROBLEMS):
-        part, before = missing[start : start + FLUSH_PROBLEMS], len(done)
-        results = sampler.get().sample(
-            part, n, run.config.sample.sampling, load_prompt(PROMPT).fingerprint,
-            on_progress=lambda finished, _total, before=before: at(before + finished // n),
-        )  # fmt: skip
-        grouped: dict[str, Sampled] = defaultdict(list)
-        for result in results:
-            grouped[result.problem_id].append(result)
-        for row_id, group in grouped.items():
-            ledger.put(keys[row_id], pack(group))
-        done.update(grouped)
+    found = ledger.get_many(list(keys.values()))
+    done = {row_id: unpack(row_id, found[key]) for row_id, key in keys.items() if key in found}
+    missing, known = [prompt for row_id, prompt in prompts.items() if row_id not in done], len(done)
+    at(known)
+
+    def keep(group: Sampled) -> None:
+        row_id = group[0].problem_id
+        ledger.put(keys[row_id], pack(group))
+        done[row_id] = group
         at(len(done))
-    return done
+
+    if missing:
+        settings = run.config.sample
+        sampler.get().sample(
+            missing, settings.num_samples, settings.sampling, load_prompt(PROMPT).fingerprint, on_problem=keep
+        )
+    return done, known
 
 
 def sample_prompt(row: Problem, recipe: str) -> SamplePrompt:
@@ -113,7 +114,7 @@ def pack(group: Sampled) -> dict[str, Any]:
     return {
         "responses": [asdict(item) for item in group if isinstance(item, Response)],
         "failures": [
-            {"reason": str(item.reason), "detail": item.detail}
+            {"reason": str(item.reason), "detail": item.detail, "index": item.index}
             for item in group
             if isinstance(item, SampleFailure)
         ],
@@ -123,25 +124,35 @@ def pack(group: Sampled) -> dict[str, Any]:
 def unpack(row_id: str, value: dict[str, Any]) -> Sampled:
     """The samples that `pack` wrote."""
     failures = [
-        SampleFailure(problem_id=row_id, reason=Reason(item["reason"]), detail=item["detail"])
+        SampleFailure(
+            problem_id=row_id, reason=Reason(item["reason"]), detail=item["detail"], index=item["index"]
+        )
         for item in value["failures"]
     ]
     return [*(Response(**item) for item in value["responses"]), *failures]
 
 
 def collect(rows: Sequence[Problem], samples: dict[str, Sampled]) -> Shard:
-    """A problem is kept with all of its samples, or rejected with the first failure's reason."""
-    kept, responses, rejects = [], [], []
+    """A problem is kept with its samples, or rejected with a failure's reason when fewer than two can be used. Samples
+    that cannot be used stand in table `lost_responses`, each with its reason."""
+    kept, responses, lost, rejects = [], [], [], []
     for row in rows:
-        failures = [item for item in samples[row.id] if isinstance(item, SampleFailure)]
-        if failures:
-            rejects.append(
-                Reject(
-                    problem_id=row.id, stage="sample", reason=failures[0].reason, detail=failures[0].detail
-                )
-            )
+        good = [item for item in samples[row.id] if isinstance(item, Response)]
+        failures = [
+            Reject(problem_id=row.id, stage="sample", reason=item.reason, detail=item.detail)
+            for item in samples[row.id]
+            if isinstance(item, SampleFailure)
+        ]
+        if len(good) < 2:
+            rejects.append(failures[0])
         else:
             kept.append(row)
-            responses.extend(item for item in samples[row.id] if isinstance(item, Response))
-    tables = {"problems": (Problem, kept), "responses": (Response, responses), "rejects": (Reject, rejects)}
-    return Shard(incoming=len(rows), tables=tables)
+            responses.extend(good)
+            lost.extend(failures)
+    tables = {
+        "problems": (Problem, kept),
+        "responses": (Response, responses),
+        "lost_responses": (Reject, lost),
+        "rejects": (Reject, rejects),
+    }
+    return Shard(incoming=len(rows), tables=tables, notes={"lost_responses": len(lost)})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tasks.core.answers import symbolic_decision
-from tasks.core.clusters import PairVerdict, cluster_answers, undecided_pairs
+from tasks.core.clusters import PairVerdict, cluster_answers, pair_decisions
 from tasks.core.entropy import semantic_entropy
 
 
@@ -86,23 +89,60 @@ def test_the_result_does_not_depend_on_the_order_of_the_answers() -> None:
     assert first.transitivity_violations == second.transitivity_violations == 1
 
 
+def undecided(answers: list[str | None]) -> list[tuple[str, str]]:
+    return [pair for pair, same in pair_decisions(answers, symbolic_decision).items() if same is None]
+
+
 def test_only_pairs_that_symbols_leave_open_reach_the_judge() -> None:
-    answers = ["1/2", "0.5", "x+1", None, "3", " x + 1", "yes"]
-    pairs = undecided_pairs(answers, symbolic_decision)
-    assert pairs == (
+    assert undecided(["1/2", "0.5", "x+1", None, "3", " x + 1", "yes"]) == [
         ("1/2", "x+1"), ("1/2", "yes"), ("0.5", "x+1"), ("0.5", "yes"), ("3", "x+1"), ("x+1", "yes"), ("3", "yes"),
-    )  # fmt: skip
+    ]  # fmt: skip
 
 
-def test_judging_everything_asks_about_every_pair_that_clustering_asks_about() -> None:
+def test_every_pair_that_clustering_asks_about_is_decided_once_before() -> None:
     answers = ["1/2", "0.5", "x+1", None, "3", " x + 1", "yes"]
     same = Oracle()
     cluster_answers(answers, same)
-    assert list(undecided_pairs(answers, lambda a, b: None)) == same.asked
+    assert list(pair_decisions(answers, lambda a, b: None)) == same.asked
     assert len(same.asked) == 10
 
 
 def test_numbers_never_reach_the_judge() -> None:
-    answers = ["1", "2/3", r"\sqrt{2}", "10%", "(1, 2)", "(2, 1)", "x = 4"]
-    assert all("(" in a or "(" in b for a, b in undecided_pairs(answers, symbolic_decision))
-    assert undecided_pairs(["(1, 2)", "(2, 1)"], symbolic_decision) == ()
+    answers: list[str | None] = ["1", "2/3", r"\sqrt{2}", "10%", "(1, 2)", "(2, 1)", "x = 4"]
+    assert all("(" in a or "(" in b for a, b in undecided(answers))
+    assert undecided(["(1, 2)", "(2, 1)"]) == []
+
+
+# --- complete linkage ----------------------------------------------------------------------------------------------
+
+
+def test_complete_linkage_joins_only_what_all_members_equal() -> None:
+    chain = Oracle(("a", "b"), ("b", "c"), ("c", "d"))
+    result = cluster_answers(["a", "b", "c", "d"], chain, linkage="complete")
+    assert result.labels == (0, 0, 1, 1)
+    assert result.transitivity_violations == 1  # b and c were called the same
+    assert cluster_answers(["a", "b", "c", "d"], chain).labels == (0, 0, 0, 0)
+
+
+@given(st.data())
+def test_complete_linkage_splits_union_find_in_any_order_and_equals_it_where_verdicts_are_transitive(
+    data: st.DataObject,
+) -> None:
+    names = list("abcdef")
+    equal = data.draw(st.sets(st.sampled_from(list(combinations(names, 2)))))
+    order = data.draw(st.permutations(names))
+    loose, tight = (
+        cluster_answers(names, Oracle(*equal), linkage=linkage) for linkage in ("union_find", "complete")
+    )
+    for (i, first), (j, second) in combinations(enumerate(names), 2):
+        if tight.labels[i] == tight.labels[j]:
+            assert (first, second) in equal and loose.labels[i] == loose.labels[j]
+    if loose.transitivity_violations == 0:
+        assert tight.labels == loose.labels and tight.transitivity_violations == 0
+    other = cluster_answers(order, Oracle(*equal), linkage="complete")
+    partition = {
+        frozenset(n for n, c in zip(names, tight.labels, strict=True) if c == k) for k in tight.labels
+    }
+    assert partition == {
+        frozenset(n for n, c in zip(order, other.labels, strict=True) if c == k) for k in other.labels
+    }

@@ -10,9 +10,10 @@ import yaml
 
 from tasks.core.config import load_config
 from tasks.core.errors import UserError
-from tasks.core.rows import Example, Response, Role, Tier
+from tasks.core.rows import Example, FindingKind, Response, Role, Tier
 from tasks.io import dataset
 from tasks.io.dataset import (
+    BenchmarkCount,
     Manifest,
     StageCount,
     Teacher,
@@ -38,19 +39,32 @@ def example(number: int, *, tier: Tier = Tier.EASY, curated: bool = False, **cha
         strategies=() if curated else ("harder",),
         answer=str(number + 1) if curated else None,
         majority_answer=str(number + 1),
+        majority_correct=None,
         semantic_entropy=0.25,
         weight=0.75,
         discrete_entropy=0.25,
         valid_entropy=None,
+        intra_entropy=0.0,
+        predictive_entropy=1.5,
+        normalised_entropy=0.25,
+        mean_logprob=-0.25,
+        majority_share=0.75,
+        sizes=(2,),
+        entropy_by_size=(0.25,),
+        weight_by_size=(0.75,),
         cluster_labels=(0, 1),
         cluster_probs=(0.5, 0.5),
         cluster_answers=(str(number + 1), None),
         num_samples=2,
         num_valid=1,
+        num_truncated=0,
         judge_calls=0,
         order_flips=0,
         transitivity_violations=0,
         benchmark_root=False,
+        benchmark_overlap=False,
+        overlap_benchmarks=(),
+        overlap_kinds=(),
         evolver_model=None if curated else "assistant:1",
         evolver_prompt=None if curated else "harder@1:1",
         quality_judge_model=None if curated else "assistant:1",
@@ -75,6 +89,7 @@ def samples(row: Example) -> list[Response]:
             answer=str(index) if index == 0 else None,
             model="teacher:1",
             prompt="solve@1:1",
+            sampling="{}",
             seed=2**62 + index,
         )
         for index in range(row.num_samples)
@@ -159,6 +174,44 @@ def test_load_dataset_gives_back_every_row_of_both_configs(tmp_path: Path, load)
     assert [dict(found) for found in responses["test"]] == [
         {field.name: getattr(row, field.name) for field in fields(Response)} for row in RESPONSES["test"]
     ]
+
+
+def flagged(row: Example) -> Example:
+    return replace(
+        row,
+        benchmark_overlap=True,
+        overlap_benchmarks=("aime",),
+        overlap_kinds=(FindingKind.LINEAGE, FindingKind.TEMPLATE),
+    )
+
+
+def test_the_config_decontaminated_has_every_row_without_a_flag_and_no_other(tmp_path: Path, load):
+    rows = {"train": [flagged(TRAIN[0]), *TRAIN[1:]], "test": TEST}
+    write_dataset(tmp_path / "dataset", rows, RESPONSES, manifest())
+    whole, clean = load(tmp_path / "dataset"), load(tmp_path / "dataset", "decontaminated")
+    assert set(whole["train"]["id"]) == {row.id for row in TRAIN} and len(whole["train"]) == 3
+    assert set(clean["train"]["id"]) == {row.id for row in TRAIN[1:]} and len(clean["train"]) == 2
+    assert clean["test"]["id"] == whole["test"]["id"] == [TEST[0].id]
+    [row] = [row for row in whole["train"] if row["benchmark_overlap"]]
+    assert (row["id"], row["overlap_benchmarks"], row["overlap_kinds"]) == (
+        TRAIN[0].id, ["aime"], ["lineage", "template"],
+    )  # fmt: skip
+    assert clean["train"].features == whole["train"].features
+    contents = read_manifest(tmp_path / "dataset").contents
+    assert contents is not None and [row.decontaminated for row in contents.splits] == [2, 1]
+
+
+def test_a_split_of_flagged_rows_only_is_left_out_of_the_config_decontaminated(tmp_path: Path, load):
+    rows = {"train": TRAIN, "test": [flagged(TEST[0])]}
+    write_dataset(tmp_path / "dataset", rows, RESPONSES, manifest())
+    assert list(load(tmp_path / "dataset", "decontaminated")) == ["train"]
+    assert list(load(tmp_path / "dataset")) == ["train", "test"]
+    every = {split: [flagged(row) for row in found] for split, found in EXAMPLES.items()}
+    write_dataset(tmp_path / "all", every, RESPONSES, manifest())
+    names = [
+        config["config_name"] for config in front_matter((tmp_path / "all/README.md").read_text())["configs"]
+    ]
+    assert names == ["default", "responses"]
 
 
 def test_a_rebuilt_dataset_is_not_read_from_the_cache_of_the_older_one(tmp_path: Path, load):
@@ -277,9 +330,9 @@ def test_nothing_to_export_is_a_sentence_for_the_user(tmp_path: Path):
 
 def test_contents_are_counted_from_the_rows():
     contents = describe(EXAMPLES, RESPONSES)
-    assert [(row.split, row.problems, row.responses) for row in contents.splits] == [
-        ("train", 3, 6),
-        ("test", 1, 2),
+    assert [(row.split, row.problems, row.decontaminated, row.responses) for row in contents.splits] == [
+        ("train", 3, 3, 6),
+        ("test", 1, 1, 2),
     ]
     assert [(row.tier, dict(row.problems), row.mean_weight) for row in contents.tiers] == [
         ("easy", {"train": 2, "test": 1}, 0.75),
@@ -336,7 +389,7 @@ def front_matter(text: str) -> dict:
 def test_the_card_shows_the_funnel_the_splits_and_the_licences():
     text = card()
     assert "| judge | 1,234,567 | 1,234,000 | 567 | judged\\_unfit 560, truncated 7 |" in text
-    assert "| train | 3 | 6 |" in text and "| test | 1 | 2 |" in text
+    assert "| train | 3 | 3 | 6 |" in text and "| test | 1 | 1 | 2 |" in text
     assert "| pocket | cc-by-4.0 | curated | 2 |" in text
     assert "| hard | 1 | 0 | 0.500 | 0.250 |" in text
     assert "4 of 8 responses have a readable answer" in text
@@ -359,6 +412,21 @@ def test_every_number_in_the_tables_follows_the_manifest():
     assert "N = 64 times (temperature 0.3, top-p 0.95, at most 38,912 tokens)" in other
     settings = {**load_config("pocket").identity(), "dedup": {"threshold": 0.42, "ngram": 5, "seed": 1}}
     assert "word 5-grams, Jaccard similarity 0.42" in card(settings=settings)
+
+
+def test_the_card_tells_what_the_problems_were_compared_with_and_how():
+    assert "compared with no benchmark" in card()
+    found = BenchmarkCount(benchmark="aime", problems=30, flagged=1200, kinds={"lineage": 1200, "ngram": 2})
+    none = BenchmarkCount(benchmark="amc|23", problems=40, flagged=0)
+    settings = load_config("pocket", {"decontam.checks": ["jaccard"], "decontam.threshold": 0.42}).identity()
+    text = card(benchmarks=(found, none), settings=settings)
+    assert "| aime | 30 | 1,200 | lineage 1,200, ngram 2 |" in text and "| amc\\|23 | 40 | 0 |  |" in text
+    assert "similarity of word 3-grams is 0.42 or more" in text
+    assert "- `ngram`: not checked" in text and "- `template`: not checked" in text
+    rows = {"train": [flagged(TRAIN[0]), *TRAIN[1:]]}
+    made = manifest(benchmarks=(found, none), settings=settings)
+    text = render_card(replace(made, contents=describe(rows, {"train": []})))
+    assert "1 of 3 problems are flagged" in text and "holds the other 2." in text
 
 
 def test_markup_in_a_licence_or_a_model_name_stays_text(tmp_path: Path):
@@ -392,6 +460,7 @@ def test_a_long_value_is_cut_on_the_card():
 def test_the_card_renders_as_markdown_with_whole_tables():
     from markdown_it import MarkdownIt
 
-    html = MarkdownIt("commonmark").enable("table").render(card().split("---\n", 2)[2])
-    assert html.count("<table>") == html.count("</table>") == 9
+    text = card(benchmarks=(BenchmarkCount(benchmark="aime", problems=30, flagged=0),))
+    html = MarkdownIt("commonmark").enable("table").render(text.split("---\n", 2)[2])
+    assert html.count("<table>") == html.count("</table>") == 10
     assert "|---" not in html and "{{" not in html and "{%" not in html

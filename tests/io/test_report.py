@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 
 from tasks.core.entropy import semantic_entropy
-from tasks.core.rows import Example, Problem, Response, Role, Strategy, Tier, problem_id
+from tasks.core.rows import Example, Finding, FindingKind, Problem, Response, Role, Strategy, Tier, problem_id
 from tasks.io import report_figures as figures
-from tasks.io.dataset import StageCount
+from tasks.io.dataset import BenchmarkCount, StageCount
 from tasks.io.report import (
+    Overlap,
     ReportData,
     duration,
     evidence,
     family_tree,
     pick_family,
+    pick_findings,
     pick_problems,
     render_report,
     write_report,
@@ -46,6 +48,7 @@ def make_responses(row_id: str, truth: int, skill: float, rng: random.Random) ->
                 answer=answer,
                 model="teacher:0a1b2c",
                 prompt="teacher/solve@1:9f",
+                sampling="{}",
                 seed=index,
             )
         )
@@ -88,19 +91,32 @@ def make_example(number: int, tier: Tier, rng: random.Random) -> tuple[Example, 
         strategies=tuple(strategies),
         answer=str(truth) if curated else None,
         majority_answer=majority,
+        majority_correct=None,
         semantic_entropy=result.entropy,
         weight=result.weight,
         discrete_entropy=result.discrete_entropy,
         valid_entropy=None,
+        intra_entropy=0.0,
+        predictive_entropy=1.5,
+        normalised_entropy=0.25,
+        mean_logprob=-0.25,
+        majority_share=0.75,
+        sizes=(2,),
+        entropy_by_size=(0.25,),
+        weight_by_size=(0.75,),
         cluster_labels=tuple(labels),
         cluster_probs=tuple(float(p) for p in result.cluster_probs),
         cluster_answers=tuple(answers),
         num_samples=8,
         num_valid=sum(r.answer is not None for r in responses),
+        num_truncated=0,
         judge_calls=2,
         order_flips=0,
         transitivity_violations=0,
         benchmark_root=False,
+        benchmark_overlap=False,
+        overlap_benchmarks=(),
+        overlap_kinds=(),
         evolver_model="assistant:77",
         evolver_prompt="evolution/harder@1:33",
         quality_judge_model="assistant:77",
@@ -317,6 +333,39 @@ def test_poison_from_models_and_sources_stays_text_and_is_cut(size: int):
     assert ("[... cut here: " in html) == (size > 0)
     if size:
         assert f"[... cut here: {len(text):,} characters in all]" in html
+
+
+def finding(number: int, kind: FindingKind, score: float, name: str = "aime") -> Finding:
+    return Finding(
+        problem_id=DATA.examples[number].id, benchmark=name, benchmark_problem_id=f"b{number}", kind=kind, score=score,
+        detail=POISON,
+    )  # fmt: skip
+
+
+def test_the_weakest_and_the_strongest_finding_of_every_kind_are_picked_in_any_order():
+    found = [finding(n, FindingKind.JACCARD, score) for n, score in enumerate([0.9, 0.7, 0.8])]
+    found += [finding(5, FindingKind.LINEAGE, 1.0)]
+    for given in (found, found[::-1]):
+        assert [(f.kind, f.score) for f in pick_findings(given)] == [
+            (FindingKind.LINEAGE, 1.0), (FindingKind.JACCARD, 0.7), (FindingKind.JACCARD, 0.9),
+        ]  # fmt: skip
+    assert pick_findings([]) == []
+
+
+def test_benchmarks_are_shown_with_their_counts_and_pairs_and_poison_stays_text():
+    assert "Compared with no benchmark" in render_report(DATA)
+    counts = (
+        BenchmarkCount(benchmark=POISON, problems=30, flagged=2, kinds={"lineage": 2, "ngram": 1}),
+        BenchmarkCount(benchmark="amc", problems=40, flagged=0),
+    )
+    pair = Overlap(finding=finding(0, FindingKind.NGRAM, 0.25, POISON), text=POISON, benchmark_text=POISON)
+    rows = [replace(row, benchmark_overlap=number < 2) for number, row in enumerate(DATA.examples)]
+    html = render_report(replace(DATA, examples=rows, benchmarks=counts, overlaps=[pair]))
+    page = Page(html)
+    assert page.broken == [] and page.open == [] and "script" not in page.tags and "img" not in page.tags
+    words = " ".join(" ".join(page.text).split())
+    assert "2 of 160 are flagged" in words and "lineage 2 · ngram 1" in words and "amc 40 0 –" in words
+    assert ", 0.250" in words and page.tags["details"] == 10 + 80 + 1
 
 
 def test_auroc_is_over_the_known_rows_and_high_entropy_means_wrong():

@@ -19,6 +19,7 @@ import pytest
 from tasks.core.config import ModelRole, Sampling, Serve
 from tasks.core.errors import UserError
 from tasks.core.rows import Reason, Response
+from tasks.core.token_spans import TokenSpans
 from tasks.io.engines import Draw
 from tasks.io.ledger import Ledger
 from tasks.io.ray_session import last_error_line
@@ -56,10 +57,15 @@ def test_a_remote_teacher_gives_the_same_rows() -> None:
             text=r"so \boxed{7}",
             token_count=3,
             logprob_sum=sum(LOGPROBS),
+            after_think_token_count=3,
+            after_think_logprob_sum=sum(LOGPROBS),
+            answer_token_count=1,
+            answer_logprob_sum=LOGPROBS[1],
             finish_reason="stop",
             answer="7",
             model="scripted@1",
             prompt="prompt-print",
+            sampling='{"logprobs":"raw","max_tokens":24,"temperature":0.7,"template":null,"thinking":false,"top_p":0.95}',
             seed=1000 + index,
         )
         for index in range(2)
@@ -72,6 +78,7 @@ def test_a_remote_teacher_is_not_asked_twice(tmp_path: Path) -> None:
         with remote(server.base_url, ledger) as sampler:
             first = sampler.sample([prompt(1), prompt(2)], 3, SAMPLING, "f")
             assert sampler.sample([prompt(1), prompt(2)], 3, SAMPLING, "f") == first
+            assert all(isinstance(row, Response) and row.after_think_token_count == 3 for row in first)
         assert server.counts.total() == 6
 
 
@@ -96,14 +103,17 @@ def test_tempered_log_probabilities_need_an_engine_of_our_own() -> None:
 
 
 @pytest.mark.parametrize(("total", "count"), [(math.nan, 3), (0.5, 3), (-math.inf, 3), (-1.0, 0)])
-def test_one_impossible_log_probability_fails_the_problem(total: float, count: int) -> None:
+def test_an_impossible_log_probability_costs_its_sample_and_no_other(total: float, count: int) -> None:
     sampler = TeacherSampler(ModelRole(model="m", serve=Serve()), root=PROJECT, identity="m")
-    good = Draw(text="a", token_count=2, logprob_sum=-1.0, finish_reason="stop")
-    bad = Draw(text="b", token_count=count, logprob_sum=total, finish_reason="stop")
-    (row,) = sampler._rows(prompt(4), [good, bad], "f")
-    assert isinstance(row, SampleFailure)
-    assert (row.problem_id, row.reason) == ("p4", Reason.INVALID_LOGPROB)
-    assert row.detail.startswith("sample 1: ")
+    spans = TokenSpans(after_think_token_count=2, after_think_logprob_sum=-1.0)
+    good = Draw(text="a", token_count=2, logprob_sum=-1.0, finish_reason="stop", spans=spans)
+    bad = Draw(text="b", token_count=count, logprob_sum=total, finish_reason="stop", spans=TokenSpans())
+    first, lost, last = sampler._rows(prompt(4), [good, bad, good], "f", "{}")
+    assert isinstance(lost, SampleFailure)
+    assert (lost.problem_id, lost.index, lost.reason) == ("p4", 1, Reason.INVALID_LOGPROB)
+    assert lost.detail.startswith("sample 1: ")
+    assert isinstance(first, Response) and isinstance(last, Response)
+    assert (first.index, last.index, last.seed, last.after_think_logprob_sum) == (0, 2, 4002, -1.0)
 
 
 def test_many_samples_at_temperature_zero_are_refused() -> None:
@@ -144,9 +154,12 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TeacherSampler]
 def test_the_same_seeds_give_identical_rows_in_any_order_and_company(engine: TeacherSampler) -> None:
     prompts = [prompt(number, words=number) for number in range(1, 13)]
     seen: list[tuple[int, int]] = []
+    finished: list[list[Response | SampleFailure]] = []
     rows = engine.sample(
-        prompts, 4, SAMPLING, "f", on_progress=lambda done, total: seen.append((done, total))
+        prompts, 4, SAMPLING, "f", on_problem=finished.append, on_progress=lambda *counts: seen.append(counts)
     )
+    assert sorted((row for group in finished for row in group), key=repr) == sorted(rows, key=repr)
+    assert [len(group) for group in finished] == [4] * 12
     assert [(row.problem_id, getattr(row, "index", None)) for row in rows] == [
         (one.problem_id, index) for one in prompts for index in range(4)
     ]

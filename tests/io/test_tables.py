@@ -41,6 +41,8 @@ def problem(number: int, **changes: Any) -> Problem:
 
 UNCERTAIN = Uncertainty(
     problem_id="p", semantic_entropy=0.1 + 0.2, weight=5e-324, discrete_entropy=1.7976931348623157e308, valid_entropy=None,
+    intra_entropy=0.0, predictive_entropy=0.5, normalised_entropy=0.5, mean_logprob=-0.5, majority_share=2 / 3,
+    sizes=(2, 4), entropy_by_size=(0.0, None), weight_by_size=(1.0, None), majority_correct=None, num_truncated=1,
     labels=(0, 1, 0), cluster_probs=(1 / 3, 2 / 3), cluster_answers=("\\frac{1}{2}", None), majority_answer="",
     num_samples=3, num_valid=2, judge_calls=0, order_flips=0, transitivity_violations=0, judge_model=None, judge_prompt=None,
 )  # fmt: skip

@@ -37,19 +37,32 @@ def example(number: int, **changes: object) -> Example:
         strategies=("harder",),
         answer=None,
         majority_answer=str(2 * number + 2),
+        majority_correct=None,
         semantic_entropy=0.6931471805599453,  # log 2, half of log 4
         weight=0.5,
         discrete_entropy=0.5623351446188083,
         valid_entropy=None,
+        intra_entropy=0.0,
+        predictive_entropy=1.5,
+        normalised_entropy=0.25,
+        mean_logprob=-0.25,
+        majority_share=0.75,
+        sizes=(2,),
+        entropy_by_size=(0.25,),
+        weight_by_size=(0.75,),
         cluster_labels=(0, 1, 1, 1),
         cluster_probs=(0.5, 0.5),
         cluster_answers=("1", str(2 * number + 2)),
         num_samples=4,
         num_valid=4,
+        num_truncated=0,
         judge_calls=0,
         order_flips=0,
         transitivity_violations=0,
         benchmark_root=False,
+        benchmark_overlap=False,
+        overlap_benchmarks=(),
+        overlap_kinds=(),
         evolver_model="assistant:1",
         evolver_prompt="harder@1:1",
         quality_judge_model="assistant:1",
@@ -83,7 +96,7 @@ def write_small_dataset(folder: Path, rows: Sequence[Example], who: Teacher | No
     responses = [
         Response(
             problem_id=row.id, index=index, text="So \\boxed{1}", token_count=7, logprob_sum=-1.5, finish_reason="stop",
-            answer="1", model="teacher:1", prompt="solve@1:1", seed=index,
+            answer="1", model="teacher:1", prompt="solve@1:1", sampling="{}", seed=index,
         )
         for row in rows
         for index in range(row.num_samples)
