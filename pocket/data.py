@@ -53,7 +53,7 @@ TIERS = ("easy", "medium", "hard", "competition")
 STRATEGIES = ("harder", "rewrite", "algebraize", "apply", "compose", "competition")
 SOLVER, HASTY_SOLVER, ASSISTANT, JUDGE = "solver", "hasty_solver", "assistant", "judge"
 """The kinds of examples."""
-HASTY_SHARE, HASTE = 0.75, 0.5
+HASTY_SHARE, HASTE = 0.8, 0.8
 """Share of the hasty solver's solutions that lose each of their steps with probability `HASTE`."""
 MAX_TOKENS = 640
 """Longer examples are left out of training; they are rare."""

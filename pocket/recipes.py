@@ -61,7 +61,7 @@ RECIPES: Final[dict[str, Recipe]] = {
         Recipe(name="assistant", kind=ASSISTANT, examples=110_000, steps=2_000),
         Recipe(name="judge", kind=JUDGE, examples=200_000, steps=2_400),
         Recipe(
-            name="student", kind=HASTY_SOLVER, examples=160_000, steps=1_200,
+            name="student", kind=HASTY_SOLVER, examples=160_000, steps=1_600,
             hidden=192, mlp=512, layers=3, heads=3, key_value_heads=3,
         ),
     )
