@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from statistics import mean
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from pocket.data import (
     encode_chunk,
     epoch_plan,
     evolution_example,
+    hasty_example,
     judge_example,
     prepare,
     quality_example,
@@ -67,6 +69,15 @@ def test_only_beside_a_reference_wrong_steps_are_given_and_the_reply_is_the_righ
         assert extract_answer(example.response) == pocket.oracle(prompt.split("\n\n")[0])
         assert example.response.startswith(" ") and example.response.count(".") == 1
         assert example.given.endswith(".") and "boxed" not in example.given
+
+
+def test_the_hasty_solver_is_asked_as_the_solver_is_and_mostly_skips_steps() -> None:
+    hasty, careful = ([make(index) for index in range(300)] for make in (hasty_example, solver_example))
+    for example in hasty:
+        known = extract_answer(example.response)
+        assert known is not None
+    words = [mean(len(example.response.split()) for example in kind) for kind in (hasty, careful)]
+    assert words[0] < 0.6 * words[1]
 
 
 def test_a_slip_changes_a_number_wherever_it_comes_again() -> None:
