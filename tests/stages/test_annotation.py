@@ -1,0 +1,150 @@
+"""Every ingredient of an annotation makes exactly those rows stale that it had a part in."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tasks.core.annotation import Cause, stale_rows
+from tasks.core.config import load_config
+from tasks.core.errors import UserError
+from tasks.core.rows import Example
+from tasks.io.artifacts import Store
+from tasks.stages import annotation, cluster, sample
+from tasks.stages.annotation import alone_in, annotation_recipe, open_annotation
+from tasks.stages.driver import Run
+from tasks.stages.examples import ANNOTATION_COLUMNS, reannotated
+from tests.io.test_dataset import example
+
+IDENTITIES = {"teacher": "teacher:1", "equivalence_judge": "judge:1"}
+
+
+def run_with(
+    overrides: dict[str, Any] | None = None, identities: dict[str, str] | None = None, root: Path = Path("x")
+) -> Run:
+    config = load_config("pocket", overrides)
+    return Run(config=config, store=Store(root), identities=IDENTITIES | (identities or {}))
+
+
+def annotated_by(run: Run) -> list[Example]:
+    """A row that no judge saw, and one with a judged pair."""
+    recipe = annotation_recipe(run)
+    common = {"teacher_model": recipe.teacher, "teacher_prompt": recipe.teacher_prompt}
+    plain = example(
+        1,
+        **common,
+        sampling_fingerprint=recipe.sampling,
+        annotation_fingerprint=recipe.fingerprint(judged=False),
+    )
+    judged = example(
+        2, **common, sampling_fingerprint=recipe.sampling, annotation_fingerprint=recipe.fingerprint(judged=True),
+        equivalence_judge_model=recipe.judge, equivalence_judge_prompt=recipe.judge_prompt,
+    )  # fmt: skip
+    return [plain, judged]
+
+
+PLAIN, JUDGED = (f"{number:032x}" for number in (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "identities", "stale"),
+    [
+        ({}, {}, {}),
+        ({}, {"teacher": "teacher:2"}, {PLAIN: Cause.TEACHER, JUDGED: Cause.TEACHER}),
+        ({}, {"equivalence_judge": "judge:2"}, {JUDGED: Cause.JUDGE}),
+        ({"sample.num_samples": 16}, {}, {PLAIN: Cause.SAMPLING, JUDGED: Cause.SAMPLING}),
+        ({"sample.sampling.temperature": 0.8}, {}, {PLAIN: Cause.SAMPLING, JUDGED: Cause.SAMPLING}),
+        ({"sample.logprobs": "tempered"}, {}, {PLAIN: Cause.SAMPLING, JUDGED: Cause.SAMPLING}),
+        ({"models.teacher.thinking": True}, {}, {PLAIN: Cause.SAMPLING, JUDGED: Cause.SAMPLING}),
+        ({"cluster.unparsed": "one"}, {}, {PLAIN: Cause.CLUSTERING, JUDGED: Cause.CLUSTERING}),
+        ({"cluster.judge": "judge_all"}, {}, {PLAIN: Cause.CLUSTERING, JUDGED: Cause.CLUSTERING}),
+        ({"cluster.sampling.max_tokens": 64}, {}, {JUDGED: Cause.CLUSTERING}),
+        ({"models.equivalence_judge.dtype": "float32"}, {}, {JUDGED: Cause.CLUSTERING}),
+        # no part in an annotation: resources, paths, and the rest of the factory
+        ({"models.teacher.serve.max_num_seqs": 8, "models.teacher.concurrency": 1}, {}, {}),
+        ({"run.output": "elsewhere", "run.shard_rows": 7, "run.cpu_workers": 1}, {}, {}),
+        ({"evolve.seed": 5, "select.target": 10, "dedup.threshold": 0.5, "export.name": "x"}, {}, {}),
+        ({"models.quality_judge.dtype": "float32", "models.evolver.thinking": True}, {}, {}),
+    ],
+)
+def test_a_changed_ingredient_makes_exactly_the_right_rows_stale(
+    overrides: dict[str, Any], identities: dict[str, str], stale: dict[str, Cause]
+) -> None:
+    rows = annotated_by(run_with())
+    assert stale_rows(rows, annotation_recipe(run_with(overrides, identities))) == stale
+
+
+@pytest.mark.parametrize(
+    ("prompt", "stale"),
+    [
+        (sample.PROMPT, {PLAIN: Cause.TEACHER_PROMPT, JUDGED: Cause.TEACHER_PROMPT}),
+        (cluster.PROMPT, {JUDGED: Cause.JUDGE_PROMPT}),
+        ("judge/quality", {}),
+    ],
+)
+def test_a_changed_prompt_makes_the_rows_stale_that_were_asked_with_it(
+    monkeypatch: pytest.MonkeyPatch, prompt: str, stale: dict[str, Cause]
+) -> None:
+    rows = annotated_by(run_with())
+    known = {name: annotation.load_prompt(name) for name in (sample.PROMPT, cluster.PROMPT)}
+    changed = SimpleNamespace(fingerprint="another")
+    for module in (sample, cluster, annotation):
+        monkeypatch.setattr(module, "load_prompt", lambda name: changed if name == prompt else known[name])
+    assert stale_rows(rows, annotation_recipe(run_with())) == stale
+
+
+@pytest.mark.parametrize(
+    ("module", "cause"), [(sample, Cause.SAMPLING), (cluster, Cause.CLUSTERING)], ids=["sample", "cluster"]
+)
+def test_a_new_code_version_of_a_stage_makes_all_rows_stale(
+    monkeypatch: pytest.MonkeyPatch, module: Any, cause: Cause
+) -> None:
+    rows = annotated_by(run_with())
+    monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
+    assert stale_rows(rows, annotation_recipe(run_with())) == {PLAIN: cause, JUDGED: cause}
+    assert cause.needs_samples is (module is sample)
+
+
+def test_a_row_that_says_nothing_of_its_annotation_is_stale() -> None:
+    recipe = annotation_recipe(run_with())
+    assert recipe.why_stale(example(1)) is Cause.UNKNOWN
+    assert Cause.UNKNOWN.needs_samples and Cause.NEW.needs_samples
+    assert set(recipe.fingerprints) == {"sampling", "annotation", "annotation_judged"}
+    assert len(set(recipe.fingerprints.values())) == 3
+
+
+def test_a_row_annotated_again_keeps_all_that_is_the_problem_s_own() -> None:
+    names = {field.name for field in fields(Example)}
+    own = names - ANNOTATION_COLUMNS
+    assert own == {
+        "id", "problem", "tier", "role", "source", "source_id", "licence", "root_id", "parent_id", "round", "strategies",
+        "answer", "benchmark_root", "benchmark_overlap", "overlap_benchmarks", "overlap_kinds", "evolver_model",
+        "evolver_prompt", "quality_judge_model", "quality_judge_prompt",
+    }  # fmt: skip
+    old, fresh = example(1), replace(example(2, curated=True), weight=0.5, cluster_labels=(0, 0))
+    new = reannotated(old, fresh)
+    assert all(getattr(new, name) == getattr(old, name) for name in own)
+    assert all(getattr(new, name) == getattr(fresh, name) for name in ANNOTATION_COLUMNS)
+
+
+def test_a_run_that_annotates_asks_nothing_of_evolver_and_sources(tmp_path: Path) -> None:
+    overrides = {"models.evolver.model": "pocket/nobody", "aggregate.sources": [{"kind": "nothing"}]}
+    run = open_annotation("pocket", overrides, tmp_path)
+    assert set(run.identities) == {"teacher", "equivalence_judge"} and run.store.root == tmp_path
+    with pytest.raises(UserError, match="pocket/nobody does not exist"):
+        open_annotation("pocket", {"models.teacher.model": "pocket/nobody"}, tmp_path)
+
+
+def test_two_runs_do_not_annotate_into_one_folder_at_once(tmp_path: Path) -> None:
+    run = run_with(root=tmp_path)
+    with alone_in(run, "a re-annotation"):
+        with pytest.raises(UserError, match="a re-annotation is going on"), alone_in(run, "an annotation"):
+            pass
+        with alone_in(run_with(root=tmp_path / "other"), "an annotation"):
+            pass
+    with alone_in(run, "an annotation"):
+        pass
