@@ -303,6 +303,9 @@ class RunSettings(Settings):
     cpu_workers: PositiveInt = resource(2)
 
 
+PlanRole = Literal["evolver", "quality_judge", "teacher", "equivalence_judge", "student"]
+
+
 class Rate(Settings):
     """Tokens a second of one GPU, an assumption until it was measured on the machine."""
 
@@ -313,21 +316,16 @@ class Rate(Settings):
 class PlanSettings(Settings):
     """What the plan of a run assumes where nothing is known yet. No result depends on it.
 
-    Without `solution_tokens` the plan tells only the most that solutions can take; without the `rates` of a role, no
-    GPU-hours of it.
+    A problem that is not at hand has `problem_chars` (the mean of OlympiadBench is 313, of GSM8K 235), a child `growth`
+    times the length of its parent, a final answer `answer_tokens`, a response of teacher or student `solution_tokens`.
+    Without the last the plan tells only the most that solutions can take; without the `rates` of a role, no GPU-hours.
     """
 
-    problem_chars: PositiveInt = resource(
-        300
-    )  # of a problem that is not at hand; OlympiadBench has 313, GSM8K 235
-    growth: PositiveFloat = resource(1.0)  # length of a child in lengths of its parent
-    answer_tokens: PositiveInt = resource(8)  # of a final answer, as the equivalence judge reads it
-    solution_tokens: PositiveInt | None = resource(
-        None
-    )  # of a teacher's response, and of a student's rollout
-    rates: dict[Literal["evolver", "quality_judge", "teacher", "equivalence_judge", "student"], Rate] = (
-        resource({})
-    )
+    problem_chars: PositiveInt = resource(300)
+    growth: PositiveFloat = resource(1.0)
+    answer_tokens: PositiveInt = resource(8)
+    solution_tokens: PositiveInt | None = resource(None)
+    rates: dict[PlanRole, Rate] = resource({})
 
 
 class DistillSettings(Settings):

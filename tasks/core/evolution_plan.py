@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import xxhash
 
 from tasks.core.config import EvolveSettings
+from tasks.core.errors import UserError
 from tasks.core.rows import Problem, Role, Strategy, Tier
 
 
@@ -79,6 +80,29 @@ def planned_totals(tier_counts: Mapping[Tier, int], settings: EvolveSettings) ->
         )
         for round in range(1, last_round + 1)
     }
+
+
+def with_target(tier_counts: Mapping[Tier, int], settings: EvolveSettings) -> EvolveSettings:
+    """The settings with `branches` multiplied by the smallest whole number with which the candidates reach `target`.
+
+    Without a target they stay as they are. `UserError` when no number of branches does it: there is nothing to evolve,
+    or single `branches` are more than the target already.
+    """
+    if settings.target is None:
+        return settings
+    single = sum(planned_totals(tier_counts, settings).values())
+    if single == 0:
+        raise UserError(
+            f"evolve.target is {settings.target:,}, but there is nothing to evolve: give seeds of a tier with rounds"
+        )
+    if single > settings.target:
+        raise UserError(
+            f"evolve.target is {settings.target:,}, but evolve.branches make {single:,} candidates already: raise the"
+            " target or leave it out, or use fewer seeds"
+        )
+    times = -(-settings.target // single)
+    branches = {tier: times * number for tier, number in settings.branches.items()}
+    return settings.model_copy(update={"branches": branches})
 
 
 def _uniform(*key: object) -> float:

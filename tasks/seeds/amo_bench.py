@@ -30,6 +30,8 @@ class AmoBench(HubSource):
         "id": "question_id", "text": "prompt", "answer": "answer", "solution": "solution",
     }  # fmt: skip
 
+    rows: ClassVar = 50
+
     kind: Literal["amo_bench"] = "amo_bench"
     name: str = "amo_bench"
     parts: tuple[Part, ...] = (Part(hub_id="meituan-longcat/AMO-Bench", split="test", benchmark=True),)

@@ -48,11 +48,13 @@ class HubSource(KindSettings):
 
     `columns` may name only the columns that differ. `revisions` pins a data set to a commit; without one the newest is
     looked up when a run opens, and is part of the fingerprint. `target` problems are drawn in the order of a hash of
-    (`seed`, id); None takes all. `drop` are the reasons for which a row is left out.
+    (`seed`, id); None takes all. `drop` are the reasons for which a row is left out. `rows` is the size of the default
+    parts where it is known to be less than the target: what a plan counts with before the data set was read.
     """
 
     required: ClassVar[tuple[str, ...]] = ("text",)
     column_names: ClassVar[Mapping[str, str]] = {}
+    rows: ClassVar[int | None] = None
     judged_by_text: ClassVar[tuple[Drop, ...]] = (
         "language",
         "figure",
@@ -83,6 +85,18 @@ class HubSource(KindSettings):
     def all_columns(self) -> dict[str, str]:
         """Our names of the columns -> the data set's."""
         return {**self.column_names, **self.columns}
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether loading it reads from the hub."""
+        return self.path is None
+
+    @property
+    def declared(self) -> tuple[Tier, int] | None:
+        """The tier, and the target or the size of the default parts, whichever is less."""
+        whole = self.rows if "parts" not in self.model_fields_set else None
+        counts = [count for count in (self.target, whole) if count is not None]
+        return (self.tier, min(counts)) if counts else None
 
     @property
     def local(self) -> Path | None:

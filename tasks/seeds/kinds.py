@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ConfigDict
 
 from tasks.core.config import Source
-from tasks.core.rows import Problem, Reject
+from tasks.core.rows import Problem, Reject, Tier
 
 Outcome = Problem | Reject
 
@@ -18,6 +18,16 @@ class KindSettings(Source):
     """Base of the settings of a kind: unknown keys are fatal. A subclass gives `kind` its one value."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether loading it reads from the hub."""
+        return False
+
+    @property
+    def declared(self) -> tuple[Tier, int] | None:
+        """Tier and most problems of a source that was not read, as far as the settings say both."""
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Anybody's .jsonl or .parquet file as a seed source, with a column mapping."""
+"""Anybody's .jsonl, .csv or .parquet file as a seed source, with a column mapping."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.seeds.kinds import KindSettings, Loaded, SourceKind
 
 
 class FileSource(KindSettings):
-    """A local .jsonl or .parquet file. `columns` maps our names (text, answer, solution, id, tier) to the file's."""
+    """A local .jsonl, .csv or .parquet file. `columns` maps our names (text, answer, solution, id, tier) to the file's."""
 
     kind: Literal["file"] = "file"
     name: str = Field(min_length=1)
@@ -25,6 +25,11 @@ class FileSource(KindSettings):
     licence: str = "unknown"
     benchmark: bool = False
     limit: PositiveInt | None = None
+
+    @property
+    def declared(self) -> tuple[Tier, int] | None:
+        """Tier and limit, where both are given."""
+        return (self.tier, self.limit) if self.tier is not None and self.limit is not None else None
 
     @model_validator(mode="after")
     def _columns_make_sense(self) -> FileSource:

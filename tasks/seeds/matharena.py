@@ -33,6 +33,8 @@ class MathArena(HubSource):
     required: ClassVar = ("id", "text", "answer")
     column_names: ClassVar = {"id": "problem_idx", "text": "problem", "answer": "answer"}
 
+    rows: ClassVar = 120
+
     kind: Literal["matharena"] = "matharena"
     name: str = "matharena"
     parts: tuple[Part, ...] = tuple(map(contest, CONTESTS))

@@ -38,6 +38,8 @@ class OlympiadBench(HubSource):
         "figure",
     )  # whether it is open-ended, a column and the configuration say
 
+    rows: ClassVar = 674
+
     kind: Literal["olympiad_bench"] = "olympiad_bench"
     name: str = "olympiad_bench"
     parts: tuple[Part, ...] = (

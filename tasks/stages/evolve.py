@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 from prefect.logging import get_run_logger
 
 from prompts import load_prompt
 from tasks.core.config import Config
-from tasks.core.evolution_plan import Planned, children
+from tasks.core.evolution_plan import Planned, children, with_target
 from tasks.core.identity import request_seed
 from tasks.core.rows import Problem, Reason, Reject, Role, Strategy, problem_id
 from tasks.core.rules import check
@@ -28,12 +30,25 @@ Plan = Sequence[tuple[Problem, Planned]]
 def evolve(run: Run, sources: Artifact) -> tuple[Artifact, ...]:
     """Rounds 1..R of evolution; round r starts from what round r-1 wrote and what the quick rules let pass."""
     log = get_run_logger().info
+    run = with_branches(run, sources)
     artifacts, parents = [], sources
     with Lazy(lambda: chat_model(run, "evolver", "evolve", log)) as model:
         for number in range(1, max(run.config.evolve.rounds.values()) + 1):
             parents = evolve_round(run, parents, number, model)
             artifacts.append(parents)
     return tuple(artifacts)
+
+
+def with_branches(run: Run, sources: Artifact) -> Run:
+    """The run with the branches that `evolve.target` asks for, given its seeds."""
+    if run.config.evolve.target is None:
+        return run
+    rows = run.store.rows(sources, "problems", Problem)
+    settings = with_target(Counter(row.tier for row in rows if row.role is Role.SEED), run.config.evolve)
+    get_run_logger().info(
+        "evolve: branches %s for %s candidates", dict(settings.branches), f"{settings.target:,}"
+    )
+    return replace(run, config=run.config.model_copy(update={"evolve": settings}))
 
 
 def evolve_round(run: Run, parents: Artifact, number: int, model: Lazy[ChatModel]) -> Artifact:

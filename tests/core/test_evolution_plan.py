@@ -7,7 +7,15 @@ from collections import Counter
 import pytest
 
 from tasks.core.config import EvolveSettings
-from tasks.core.evolution_plan import Planned, children, first_strategy, follow_up, planned_totals
+from tasks.core.errors import UserError
+from tasks.core.evolution_plan import (
+    Planned,
+    children,
+    first_strategy,
+    follow_up,
+    planned_totals,
+    with_target,
+)
 from tasks.core.rows import Problem, Role, Strategy, Tier
 
 DEFAULT = EvolveSettings()
@@ -127,3 +135,34 @@ def test_nothing_is_planned_for_no_seeds_or_no_rounds() -> None:
     assert (
         planned_totals({Tier.EASY: 3}, none) == {} and children(problem(Role.SEED, Tier.EASY), 1, none) == ()
     )
+
+
+PAPER = {Tier.EASY: 15_000, Tier.MEDIUM: 22_500, Tier.HARD: 9_400, Tier.COMPETITION: 110}  # 47,010 seeds
+
+
+@pytest.mark.parametrize(
+    ("target", "times", "candidates"),
+    [(1_000_000, 12, 1_065_000), (88_750, 1, 88_750), (88_751, 2, 177_500)],
+)
+def test_the_target_is_reached_by_the_fewest_equal_branches(target: int, times: int, candidates: int) -> None:
+    # one branch of the papers' seeds: 15,000 x 1 + 22,500 x 2 + 9,400 x 3 + 110 x 5 = 88,750
+    settings = with_target(PAPER, EvolveSettings(target=target))
+    assert set(settings.branches.values()) == {times}
+    assert sum(planned_totals(PAPER, settings).values()) == candidates
+
+
+def test_the_target_keeps_the_proportions_of_the_branches() -> None:
+    branches = {Tier.EASY: 2, Tier.MEDIUM: 1, Tier.HARD: 3, Tier.COMPETITION: 1}
+    settings = with_target({Tier.EASY: 5, Tier.HARD: 1}, EvolveSettings(branches=branches, target=50))
+    # 5 x 2 x 1 + 1 x 3 x 3 = 19, three times which is 57
+    assert settings.branches == {Tier.EASY: 6, Tier.MEDIUM: 3, Tier.HARD: 9, Tier.COMPETITION: 3}
+    assert with_target(PAPER, DEFAULT) == DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("seeds", "sentence"),
+    [({}, "nothing to evolve"), ({Tier.EASY: 11}, "evolve.branches make 11 candidates already")],
+)
+def test_a_target_that_no_branches_reach_is_refused(seeds: dict[Tier, int], sentence: str) -> None:
+    with pytest.raises(UserError, match=f"evolve.target is 10, but .*{sentence}"):
+        with_target(seeds, EvolveSettings(target=10))

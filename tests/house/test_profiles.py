@@ -1,0 +1,118 @@
+"""Every profile of configs/ resolves, sources, training and all, and the paper's fit a node of four 80 GB cards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.core.config import Config, load_config, profiles
+from tasks.seeds.registry import resolve
+from tasks.stages.distill import run_config
+from training.config import RunConfig
+from training.memory import ENGINE_WORKING, Shape, count_parameters, memory_plan, memory_problems
+
+PAPER = ("paper-1.7b", "paper-4b", "paper-8b")
+GPUS, GPU_BYTES = 4, 80e9
+
+
+def qwen(
+    hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int, *, three: bool, tied: bool,
+    vocab: int = 151_936,
+) -> Shape:  # fmt: skip
+    return Shape(
+        kind="qwen3" if three else "qwen2", hidden=hidden, layers=layers, heads=heads, kv_heads=kv_heads, head_dim=128,
+        intermediate=intermediate, vocab=vocab, tied=tied, attention_bias=False,
+    )  # fmt: skip
+
+
+# The sizes in the config.json of each model.
+SHAPES = {
+    "Qwen3-1.7B": qwen(2048, 28, 16, 8, 6144, three=True, tied=True),
+    "Qwen3-4B": qwen(2560, 36, 32, 8, 9728, three=True, tied=True),
+    "Qwen3-8B": qwen(4096, 36, 32, 8, 12288, three=True, tied=False),
+    "Qwen2.5-3B-Instruct": qwen(2048, 36, 16, 2, 11008, three=False, tied=True),
+    "Qwen2.5-72B-Instruct": qwen(8192, 80, 64, 8, 29568, three=False, tied=False, vocab=152_064),
+}
+
+
+def resolved(profile: str) -> Config:
+    return resolve(load_config(profile))
+
+
+def training(profile: str) -> RunConfig:
+    settings = resolved(profile).distill
+    assert settings is not None
+    return run_config(settings, Path("dataset"), Path("distill"))
+
+
+def shape_of(model: str) -> Shape:
+    return SHAPES[model.rpartition("/")[2]]
+
+
+def test_the_papers_profiles_are_shipped() -> None:
+    assert {"pocket", *PAPER} <= set(profiles())
+
+
+@pytest.mark.parametrize("profile", profiles())
+def test_a_profile_resolves_with_its_sources_and_its_training(profile: str) -> None:
+    config = resolved(profile)
+    assert config.profile == profile
+    if config.distill is not None:
+        assert training(profile).steps > 0
+
+
+def test_the_published_sizes_are_those_of_the_table() -> None:
+    billions = {name: round(count_parameters(shape) / 1e9, 2) for name, shape in SHAPES.items()}
+    assert billions == {
+        "Qwen3-1.7B": 1.72, "Qwen3-4B": 4.02, "Qwen3-8B": 8.19, "Qwen2.5-3B-Instruct": 3.09, "Qwen2.5-72B-Instruct": 72.71,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("profile", "student", "placement", "zero"),
+    [("paper-1.7b", "Qwen3-1.7B", "split", 2), ("paper-4b", "Qwen3-4B", "colocated", 2),
+     ("paper-8b", "Qwen3-8B", "colocated", 3)],
+)  # fmt: skip
+def test_the_training_is_the_papers_and_fits_the_node(
+    profile: str, student: str, placement: str, zero: int
+) -> None:
+    run = training(profile)
+    assert (Path(run.student.model).name, Path(run.teacher.model).name) == (student, "Qwen3-8B")
+    assert (run.placement.kind, run.engine.zero_stage, run.objective.preset) == (placement, zero, "uopd")
+    assert (run.objective.top_k, run.rollouts.per_prompt) == (512, 4)
+    assert (run.batches.size, run.batches.unit, run.batches.draws) == (128, "prompts", 50_000)
+    assert (run.optimizer.learning_rate, run.steps, run.warmup_steps) == (3e-6, 391, 20)
+    plan = memory_plan(run, shape_of(run.student.model), shape_of(run.teacher.model))
+    assert len(plan.devices) == GPUS and memory_problems(run, plan) == [] and plan.fits
+
+
+@pytest.mark.parametrize("profile", PAPER)
+def test_every_served_model_fits_its_share_with_room_for_a_sequence(profile: str) -> None:
+    models = resolved(profile).models
+    for name in type(models).model_fields:
+        role = getattr(models, name)
+        shape, serve = shape_of(role.model), role.serve
+        assert serve.tensor_parallel_size <= GPUS
+        weights = 2 * count_parameters(shape) / serve.tensor_parallel_size
+        sequence = shape.kv_bytes_per_token * role.max_model_len / serve.tensor_parallel_size
+        assert weights + sequence + ENGINE_WORKING < serve.gpu_memory_fraction * GPU_BYTES, name
+    shared = (models.teacher.serve, models.equivalence_judge.serve)
+    assert [one.gpu_memory_fraction for one in shared if one is not None] == [0.65, 0.2]
+
+
+def test_the_dataset_is_the_papers_and_the_same_for_every_student() -> None:
+    first = resolved("paper-1.7b")
+    counts = [(source.kind, source.declared) for source in first.aggregate.sources]  # type: ignore[attr-defined]
+    assert counts == [
+        ("scalequest", ("easy", 15_000)), ("numina_math_cot", ("medium", 10_000)), ("math", ("medium", 12_500)),
+        ("omni_math", ("hard", 4_400)), ("olympiad_bench", ("hard", 674)), ("matharena", ("competition", 120)),
+        ("amo_bench", ("competition", 50)), ("file", ("hard", 1_000)),
+    ]  # fmt: skip
+    assert (first.select.target, first.sample.num_samples) == (8000, 8)
+    assert (first.sample.sampling.temperature, first.evolve.target) == (0.7, 1_000_000)
+    assert (first.dedup.threshold, first.aggregate.test_problems) == (0.7, 200)
+    for other in map(resolved, PAPER[1:]):
+        assert other.model_copy(update={"distill": None}).identity() == first.model_copy(
+            update={"distill": None}
+        ).identity()  # fmt: skip

@@ -1,0 +1,214 @@
+"""The plan of a run: what lies on this machine is counted, what does not is declared, and evolution sends what it says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import flow
+
+from prompts import load_prompt
+from tasks.core.config import PROJECT_ROOT, Config, load_config
+from tasks.core.errors import UserError
+from tasks.core.plan import Plan
+from tasks.core.rows import Problem, Role, Tier
+from tasks.io.artifacts import Artifact, Store
+from tasks.io.token_counts import token_counter
+from tasks.seeds.registry import load, resolve
+from tasks.stages.aggregate import aggregate
+from tasks.stages.driver import Run
+from tasks.stages.evolve import evolve
+from tasks.stages.plan import planned, shortest_reply, write_plan
+from tests.scripted_server import running
+from tests.small_build import SMALL
+
+PARTS = {"kind": "hub", "name": "big", "parts": [{"hub_id": "a/b", "split": "train"}], "tier": "hard"}
+
+
+def small(tmp_path: Path, **overrides: Any) -> dict[str, Any]:
+    return {**SMALL, "run.output": str(tmp_path / "out"), **overrides}
+
+
+def plan_of(tmp_path: Path, **overrides: Any) -> Plan:
+    return write_plan("pocket", small(tmp_path, **overrides))[1]
+
+
+def test_a_small_run_is_counted_exactly_and_written_down(tmp_path: Path) -> None:
+    path, plan = write_plan("pocket", small(tmp_path))
+    assert path == tmp_path / "out" / "plan.json"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    assert written == json.loads(json.dumps(plan.as_json()))
+    assert plan.seeds == dict.fromkeys(Tier, 6) and plan.curated == 8
+    assert {line.stage: line.requests for line in plan.lines} == {
+        "evolve-1": 24, "evolve-2": 12, "judge": 36, "sample": 24, "cluster": 24 * 56,
+    }  # fmt: skip
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["plan.json"]  # nothing was started
+
+
+def test_prompts_of_the_first_round_are_counted_with_the_evolvers_own_tokenizer(tmp_path: Path) -> None:
+    (line, *_) = plan_of(tmp_path, **{"evolve.rounds": dict.fromkeys(Tier, 1)}).lines
+    counter = token_counter("pocket/assistant", None, PROJECT_ROOT)
+    assert counter is not None
+    sources: Any = resolve(load_config("pocket", SMALL)).aggregate.sources
+    texts = [row.text for row in load(sources[0]).outcomes if isinstance(row, Problem)]
+    assert len(texts) == 24
+    # the pocket prompts are of one length: whatever strategies are drawn, the count of the run is known
+    prompt = load_prompt("evolution/harder")
+    whole = [
+        "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in prompt.render(problem=text))
+        + "<|im_start|>assistant\n"
+        for text in texts
+    ]
+    assert line.prompt_tokens == pytest.approx(sum(counter(whole)), rel=0.02)
+    assert line.expected == sum(counter(texts))
+
+
+def test_files_are_read_with_repeats_left_out_and_the_hub_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine.jsonl"
+    texts = ["What is 1 + 1?", "What is 1 + 2?", "what is  1 + 2?", "x" * 9000]
+    file.write_text("".join(json.dumps({"q": text}) + "\n" for text in texts), encoding="utf-8")
+    sources = [
+        {"kind": "file", "name": "mine", "path": str(file), "columns": {"text": "q"}, "tier": "easy"},
+        {"kind": "scalequest"}, {"kind": "olympiad_bench"}, {"kind": "math", "target": 5},
+        {"kind": "numina_math_cot", "revisions": {"AI-MO/NuminaMath-CoT": "0" * 40}},
+        {**PARTS, "target": 7},
+    ]  # fmt: skip
+    monkeypatch.setattr("tasks.io.hub.reach", lambda *_: pytest.fail("the hub was asked"))
+    plan = plan_of(tmp_path, **{"aggregate.sources": sources})
+    assert {source.name: (dict(source.problems), source.basis[:8]) for source in plan.sources} == {
+        "mine": ({Tier.EASY: 2}, "read"),
+        "scalequest": ({Tier.EASY: 15_000}, "declared"),
+        "olympiad_bench": ({Tier.HARD: 674}, "declared"),
+        "math": ({Tier.MEDIUM: 5}, "declared"),
+        "numina_math_cot": ({Tier.MEDIUM: 10_000}, "declared"),
+        "big": ({Tier.HARD: 7}, "declared"),
+    }
+    (note,) = [note for note in plan.notes if "not pinned" in note]
+    assert note.endswith("scalequest, olympiad_bench, math, big")
+
+
+def test_what_is_not_here_is_told_and_replaced_by_assumptions(tmp_path: Path) -> None:
+    curated = {"kind": "file", "name": "gone", "role": "curated", "path": "gone.jsonl", "tier": "hard",
+               "columns": {"text": "q", "answer": "a"}, "limit": 30}  # fmt: skip
+    models = {"models.teacher.model": "Nobody/Nothing-1B", "models.evolver.model": "pocket/nobody"}
+    sources = [{**PARTS, "target": 10}, curated]
+    plan = plan_of(tmp_path, **{"aggregate.sources": sources, "plan.problem_chars": 400, **models})
+    assert plan.curated == 30 and plan.sources[1].basis == "declared, its file is not here"
+    notes = "\n".join(plan.notes)
+    assert "missing here: gone.jsonl cannot be read" in notes
+    assert "missing here: model folder pocket/nobody does not exist" in notes
+    assert "not on this machine: pocket/nobody, Nobody/Nothing-1B; four characters" in notes
+    # round 1 of 10 hard seeds, 100 tokens each by assumption, and as many for the child
+    assert (plan.lines[0].requests, plan.lines[0].expected) == (10, 1000)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"aggregate.sources": [PARTS]}, r"Source big: .* give its tier and target"),
+        (
+            {"aggregate.sources": [{"kind": "file", "name": "x", "path": "gone.jsonl", "tier": "easy"}]},
+            r"Source x: .* \(limit, for a file\)",
+        ),
+        ({"evolve.target": 3}, r"evolve\.target is 3, but evolve\.branches make 36 candidates already"),
+        ({"plan.colour": 1}, r"plan\.colour: unknown key"),
+        ({"plan.rates": {"cook": {"prompt": 1, "output": 1}}}, r"plan\.rates\.cook"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_sentence(
+    tmp_path: Path, overrides: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        write_plan("pocket", small(tmp_path, **overrides))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_assumptions_of_a_plan_change_no_result() -> None:
+    assert load_config("pocket", {"plan.growth": 3.0}).identity() == load_config("pocket").identity()
+
+
+def test_the_shortest_reply_of_a_schema() -> None:
+    schema = {"properties": {"a": {"type": "string"}, "b": {"type": "boolean"}}}
+    assert shortest_reply(schema) == '{"a": "", "b": true}'
+
+
+# --- what evolution really sends -----------------------------------------------------------------------------------
+
+
+class Evolver(dict[str, list[str]]):
+    """A script that answers every request: with a new problem, or for the `refuses`-th of ten with a refusal."""
+
+    def __init__(self, refuses: int | None) -> None:
+        super().__init__()
+        self.refuses = refuses
+
+    def get(self, content: str, _default: object = None) -> list[str]:  # type: ignore[override]
+        number = int.from_bytes(hashlib.sha256(content.encode()).digest()[:4], "big")
+        if number % 10 == self.refuses:
+            return ["ok:I cannot help with that."]
+        return [
+            f"ok:<evolved>A box holds {number} red and {number % 97} blue balls. How many balls are there?</evolved>"
+        ]
+
+
+@pytest.fixture
+def send(tmp_path: Path, prefect_server: str) -> Callable[..., tuple[Config, dict[int, int]]]:
+    """Runs aggregate and evolve against a scripted evolver; the settings, and the requests sent in each round."""
+
+    def evolved(refuses: int | None, **overrides: Any) -> tuple[Config, dict[int, int]]:
+        with running() as server:
+            server.script = Evolver(refuses)
+            reached = {"model": "scripted", "serve": None, "base_url": server.base_url}
+            given = small(tmp_path, **overrides) | {"models.evolver": reached, "run.shard_rows": 500}
+            config = resolve(load_config("pocket", given))
+            run = Run(config=config, store=Store(tmp_path / "out"), identities={"evolver": "scripted@main"})
+
+            @flow
+            def rounds() -> tuple[Artifact, ...]:
+                return evolve(run, aggregate(run))
+
+            artifacts = rounds()
+            counts = [run.store.record(artifact)["counts"]["in"] for artifact in artifacts]
+            assert sum(counts) == sum(server.counts.values())
+        return config, dict(enumerate(counts, start=1))
+
+    return evolved
+
+
+def planned_rounds(config: Config, tmp_path: Path) -> dict[int, int]:
+    lines = [line for line in planned(config, tmp_path).lines if line.role == "evolver"]
+    return {number: line.requests for number, line in enumerate(lines, start=1)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [None, 100])
+def test_the_plan_is_what_evolution_sends_when_nothing_is_rejected(
+    send: Callable[..., tuple[Config, dict[int, int]]], tmp_path: Path, target: int | None
+) -> None:
+    # single branches: 24 seeds, then 12 of hard and competition; three times that reach 100
+    config, sent = send(None, **{"evolve.target": target})
+    assert sent == planned_rounds(config, tmp_path) == ({1: 24, 2: 12} if target is None else {1: 72, 2: 36})
+
+
+@pytest.mark.slow
+def test_the_plan_bounds_what_evolution_sends_when_some_is_rejected(
+    send: Callable[..., tuple[Config, dict[int, int]]], tmp_path: Path
+) -> None:
+    config, sent = send(4)
+    most = planned_rounds(config, tmp_path)
+    assert sent[1] == most[1] and sent[2] < most[2]
+
+
+def test_a_curated_problem_is_no_seed_of_the_plan(tmp_path: Path) -> None:
+    config = resolve(load_config("pocket", small(tmp_path)))
+    rows = [row for source in config.aggregate.sources for row in load(source).outcomes]
+    assert {row.role for row in rows if isinstance(row, Problem)} == {Role.SEED, Role.CURATED}
+    only = replace(planned(config, tmp_path), notes=())
+    assert sum(only.seeds.values()) == 24 and only.lines[0].requests == 24
