@@ -14,21 +14,25 @@ from tasks.stages.evolve import evolve
 from tasks.stages.export import Stages, export
 from tasks.stages.judge import judge
 from tasks.stages.opening import open_run
+from tasks.stages.plan import plan
 from tasks.stages.rules import apply_rules
 from tasks.stages.sample import sample
 from tasks.stages.select import select
 
 
 @flow(name="sure-math", flow_run_name="{profile}", persist_result=False)
-def build(profile: str = "pocket", overrides: dict[str, Any] | None = None) -> str:
+def build(profile: str = "pocket", overrides: dict[str, Any] | None = None, dry_run: bool = False) -> str:
     """Build SURE-Math; with `{"distill.in_build": true}` the profile's student is then distilled on it.
 
     Args:
         profile: a file of configs/, without its ending.
         overrides: settings laid over the profile, nested or dotted: {"select.target": 50}.
+        dry_run: say what the run would send, spend and store, and stop there.
 
-    Returns the path of the dataset folder.
+    Returns the path of the dataset folder, or of `plan.json`.
     """
+    if dry_run:
+        return plan(profile, overrides)
     run = open_run(profile, overrides)
     sources = aggregate(run)
     rounds = evolve(run, sources)
