@@ -20,10 +20,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks.core.decontam import BenchmarkIndex, Finding, Kind
-from tasks.core.rows import Problem, Role, Tier
+from tasks.core.decontam import BenchmarkIndex
+from tasks.core.rows import Finding, FindingKind, Problem, Role, Tier
 
-OVERLAPS = (Kind.NGRAM, Kind.JACCARD, Kind.TEMPLATE)
+OVERLAPS = (FindingKind.NGRAM, FindingKind.JACCARD, FindingKind.TEMPLATE)
 CARDINALS = "two three four five six seven eight nine ten eleven twelve".split()
 ORDINALS = "third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
 NUMBER = re.compile(rf"\d+(?:,\d{{3}})+|\d+(?:\.\d+)?|\b(?:{'|'.join(CARDINALS + ORDINALS)})\b")

@@ -16,69 +16,24 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PositiveInt
 from scipy.sparse import csr_array, vstack
 from scipy.sparse.csgraph import connected_components
 
-from tasks.core.config import Probability, Settings
+from tasks.core.config import DecontamSettings
 from tasks.core.dedup import Indices, jaccards, offsets_of, shingle_matrix
 from tasks.core.errors import UserError
-from tasks.core.rows import Problem
+from tasks.core.rows import Finding, FindingKind, Problem
 from tasks.core.wording import MARK, MARK_HASH, Tokens, formula, tokenise, windows, word_hash, words
 
 _ROWS_AT_ONCE = 10_000  # bounds the memory of `findings`
 
 
-class Kind(StrEnum):
-    """How a row was recognised."""
-
-    LINEAGE = "lineage"
-    NGRAM = "ngram"
-    JACCARD = "jaccard"
-    TEMPLATE = "template"
-
-
-_ORDER = {kind: place for place, kind in enumerate(Kind)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One way in which one row is one benchmark problem; a row has one for every (benchmark problem, kind) that holds.
-
-    `score`: `lineage` 1; `ngram` the share of the benchmark problem's 13-grams that the row has; `jaccard` and `template`
-    the similarity. `detail`: `lineage` the ancestor, `ngram` the first shared words, otherwise the start of its text.
-    """
-
-    problem_id: str
-    benchmark: str
-    benchmark_problem_id: str
-    kind: Kind
-    score: float
-    detail: str
-
-
-class DecontamSettings(Settings):
-    """What counts as an overlap. benchmarks/decontam.py measures hits and false alarms of these values."""
-
-    gram_words: PositiveInt = 13
-    gram_share: Probability = 0.05  # least share of a benchmark problem's grams in the row
-    common_grams: PositiveInt = 2  # a gram in more families of texts is a phrase of the trade: no evidence
-    family_threshold: float = Field(
-        default=0.3, gt=0.0, le=1.0
-    )  # benchmark texts this similar are one family
-    threshold: float = Field(default=0.7, gt=0.0, le=1.0)  # of the Jaccard check
-    ngram: PositiveInt = 3  # words in a shingle, of Jaccard and template
-    template_threshold: float = Field(default=0.5, gt=0.0, le=1.0)
-    # words besides the numbers: a short template must reach `threshold`; with too few words for a template the formula
-    # must agree character by character, numbers aside, and have so many of them
-    short_template_words: PositiveInt = 20
-    template_words: PositiveInt = 8
-    formula_numbers: PositiveInt = 6
+_ORDER = {kind: place for place, kind in enumerate(FindingKind)}
+_NEVER = 2.0  # a similarity that nothing reaches
 
 
 def _template_shingles(tokens: Tokens, count: int, ngram: int) -> csr_array:
@@ -190,7 +145,9 @@ class BenchmarkIndex:
             problems=kept,
             grams=_Postings.build(keys, owners),
             gram_totals=np.bincount(owners, minlength=len(kept)),
-            shingles=_Neighbours.build(shingles, np.full(len(kept), settings.threshold)),
+            shingles=_Neighbours.build(
+                shingles, np.full(len(kept), settings.threshold if "jaccard" in settings.checks else _NEVER)
+            ),
             templates=_Neighbours.build(templates, _template_thresholds(tokens, len(kept), settings)),
             formulas=_formulas(texts, tokens, settings),
         )
@@ -209,12 +166,16 @@ class BenchmarkIndex:
             return []
         tokens = tokenise(texts)
         found = [
-            (row, Kind.NGRAM, owner, score, self._gram(texts[row], start))
+            (row, FindingKind.NGRAM, owner, score, self._gram(texts[row], start))
             for row, owner, start, score in self._shared_grams(tokens)
         ]
         for kind, neighbours, shingles in (
-            (Kind.JACCARD, self.shingles, shingle_matrix(texts, self.settings.ngram)),
-            (Kind.TEMPLATE, self.templates, _template_shingles(tokens, len(texts), self.settings.ngram)),
+            (FindingKind.JACCARD, self.shingles, shingle_matrix(texts, self.settings.ngram)),
+            (
+                FindingKind.TEMPLATE,
+                self.templates,
+                _template_shingles(tokens, len(texts), self.settings.ngram),
+            ),
         ):
             columns = (column.tolist() for column in neighbours.of(shingles))
             found += [
@@ -223,7 +184,7 @@ class BenchmarkIndex:
             ]
         few = np.flatnonzero(_plain_words(tokens, len(texts)) < self.settings.template_words)
         found += [
-            (row, Kind.TEMPLATE, owner, 1.0, self._start(owner))
+            (row, FindingKind.TEMPLATE, owner, 1.0, self._start(owner))
             for row in few.tolist()
             for owner in self.formulas.get(formula(texts[row]), ())
         ]
@@ -259,7 +220,7 @@ class BenchmarkIndex:
     def _start(self, owner: int) -> str:
         return " ".join(self.problems[owner].text.split())[:80]
 
-    def _finding(self, identity: str, owner: int, kind: Kind, score: float, detail: str) -> Finding:
+    def _finding(self, identity: str, owner: int, kind: FindingKind, score: float, detail: str) -> Finding:
         benchmark = self.problems[owner]
         return Finding(
             problem_id=identity,
@@ -296,11 +257,13 @@ def _families(shingles: csr_array, settings: DecontamSettings) -> Indices:
 def _distinctive_grams(
     texts: Sequence[str], tokens: Tokens, families: Indices, settings: DecontamSettings
 ) -> tuple[Indices, Indices]:
-    """Distinct (gram, text), without the phrases of the trade.
+    """Distinct (gram, text), without the phrases of the trade; none when the check is off.
 
     A gram is one when it occurs in more than `common_grams` families, whatever its numbers and single letters are: "m/n,
     where m and n are relatively prime positive integers. Find m + n" and the same with p and q are one phrase.
     """
+    if "ngram" not in settings.checks:
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     starts, values = windows(tokens.hashes, tokens.rows, settings.gram_words)
     skeletons = np.array(
         [word_hash(_skeleton(word)) for text in texts for word in words(text)], dtype=np.uint64
@@ -324,16 +287,19 @@ def _plain_words(tokens: Tokens, count: int) -> Indices:
 
 
 def _template_thresholds(tokens: Tokens, count: int, settings: DecontamSettings) -> NDArray[np.float64]:
-    """2, which nothing reaches, for benchmark texts with too few words."""
+    """`_NEVER` for benchmark texts with too few words, and for all when the check is off."""
     sizes = _plain_words(tokens, count)
     of_short = max(settings.threshold, settings.template_threshold)
     thresholds = np.where(sizes < settings.short_template_words, of_short, settings.template_threshold)
-    return np.where(sizes < settings.template_words, 2.0, thresholds)
+    unfit = (sizes < settings.template_words) | ("template" not in settings.checks)
+    return np.where(unfit, _NEVER, thresholds)
 
 
 def _formulas(texts: Sequence[str], tokens: Tokens, settings: DecontamSettings) -> dict[str, tuple[int, ...]]:
     """The benchmark texts with too few words for a template but enough numbers, by their formula."""
     formulas: dict[str, tuple[int, ...]] = {}
+    if "template" not in settings.checks:
+        return formulas
     sizes: list[int] = _plain_words(tokens, len(texts)).tolist()
     for owner, (text, size) in enumerate(zip(texts, sizes, strict=True)):
         if size >= settings.template_words:
@@ -395,7 +361,7 @@ def _descent(
             problem_id=identity,
             benchmark=benchmark,
             benchmark_problem_id=benchmark_id,
-            kind=Kind.LINEAGE,
+            kind=FindingKind.LINEAGE,
             score=1.0,
             detail=detail,
         )

@@ -39,7 +39,11 @@ def resolve(config: Config) -> Config:
         return tuple(_typed(source, (*inside, index), origin) for index, source in enumerate(sources))
 
     sources = typed(config.aggregate.sources, "aggregate", "sources")
-    changed: dict[str, Any] = {"aggregate": config.aggregate.model_copy(update={"sources": sources})}
+    benchmarks = typed(config.decontam.benchmarks, "decontam", "benchmarks")
+    changed: dict[str, Any] = {
+        "aggregate": config.aggregate.model_copy(update={"sources": sources}),
+        "decontam": config.decontam.model_copy(update={"benchmarks": benchmarks}),
+    }
     if config.distill is not None:
         held_out = typed(config.distill.held_out, "distill", "held_out")
         changed["distill"] = config.distill.model_copy(update={"held_out": held_out})

@@ -14,6 +14,7 @@ from tasks.io.identity import model_identity
 from tasks.io.servers import free_port
 from tasks.seeds.registry import check, load, resolve
 from tasks.stages.aggregate import aggregate_stage
+from tasks.stages.benchmarks import benchmarks_stage
 from tasks.stages.distill import run_config
 from tasks.stages.driver import Run
 
@@ -28,6 +29,9 @@ def open_run(profile: str, overrides: Mapping[str, Any] | None) -> Run:
     stage = aggregate_stage(config)
     if Store(root).find(stage.name, stage.fingerprint) is None:
         check_sources(config)
+    stage = benchmarks_stage(config)
+    if Store(root).find(stage.name, stage.fingerprint) is None:
+        check_benchmarks(config)
     root.mkdir(parents=True, exist_ok=True)
     resolved = json.dumps(config.model_dump(mode="json"), indent=2, sort_keys=True)
     atomic_write(root / "config.json", resolved + "\n")
@@ -63,3 +67,9 @@ def check_sources(config: Config) -> None:
             f"aggregate.test_problems is {config.aggregate.test_problems}, but the curated sources hold {curated} "
             "problems: add curated problems or hold out fewer"
         )
+
+
+def check_benchmarks(config: Config) -> None:
+    """The same for the benchmarks that the dataset is compared with."""
+    for source in config.decontam.benchmarks:
+        check(source)

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.core import decontam
-from tasks.core.decontam import BenchmarkIndex, DecontamSettings, Finding, Kind, decontaminate, lineage
+from tasks.core.config import DecontamSettings
+from tasks.core.decontam import BenchmarkIndex, decontaminate, lineage
 from tasks.core.errors import UserError
-from tasks.core.rows import Problem, Role, Tier
+from tasks.core.rows import Finding, FindingKind, Problem, Role, Tier
 from tasks.seeds.pocket.generate import TIERS, problem
 
 
@@ -38,18 +39,18 @@ def row(
     )
 
 
-def indexed(*texts: str, **changes: float) -> BenchmarkIndex:
+def indexed(*texts: str, **changes: object) -> BenchmarkIndex:
     """An index of problems b0, b1, ..."""
     problems = [row(f"b{number}", text) for number, text in enumerate(texts)]
     return BenchmarkIndex.build(problems, DecontamSettings.model_validate(changes))
 
 
-def found(index: BenchmarkIndex, *texts: str) -> list[tuple[int, str, Kind, float]]:
+def found(index: BenchmarkIndex, *texts: str) -> list[tuple[int, str, FindingKind, float]]:
     findings = index.findings((str(number), text) for number, text in enumerate(texts))
     return [(int(f.problem_id), f.benchmark_problem_id, f.kind, f.score) for f in findings]
 
 
-def kinds(index: BenchmarkIndex, text: str) -> set[Kind]:
+def kinds(index: BenchmarkIndex, text: str) -> set[FindingKind]:
     return {kind for _, _, kind, _ in found(index, text)}
 
 
@@ -68,7 +69,7 @@ def test_an_ngram_finding_has_the_share_of_the_benchmarks_grams_as_score_and_the
         problem_id="r",
         benchmark="contest",
         benchmark_problem_id="b0",
-        kind=Kind.NGRAM,
+        kind=FindingKind.NGRAM,
         score=2 / 4,
         detail=" ".join(LETTERS[1:14]),
     )
@@ -78,7 +79,7 @@ def test_twelve_words_in_a_row_are_no_evidence_and_a_gram_met_twice_counts_once(
     index = indexed(" ".join(LETTERS[:16]))
     assert found(index, "zz " + " ".join(LETTERS[2:14]) + " zz") == []
     twice = " ".join([*LETTERS[:13], "zz", *LETTERS[:13]])
-    assert found(index, twice) == [(0, "b0", Kind.NGRAM, 1 / 4)]
+    assert found(index, twice) == [(0, "b0", FindingKind.NGRAM, 1 / 4)]
 
 
 def test_case_punctuation_and_latex_layout_do_not_hide_a_gram() -> None:
@@ -86,13 +87,13 @@ def test_case_punctuation_and_latex_layout_do_not_hide_a_gram() -> None:
     dressed = (
         r"Zz. Let $x$ be $\dfrac{1}{2}$ of the \textbf{sum} of $y$ and\ $z$, so\quad that is the end of it."
     )
-    assert kinds(indexed(plain), dressed) == {Kind.NGRAM}
+    assert kinds(indexed(plain), dressed) == {FindingKind.NGRAM}
 
 
 def test_less_than_the_asked_share_of_a_long_problem_is_no_finding() -> None:
     text = " ".join(f"{a}{b}" for a in LETTERS for b in LETTERS[:2])  # 50 words, 38 grams
     shared = " ".join(text.split()[:14])  # 2 of 38 grams: 0.053
-    assert found(indexed(text, gram_share=0.05), shared) == [(0, "b0", Kind.NGRAM, 2 / 38)]
+    assert found(indexed(text, gram_share=0.05), shared) == [(0, "b0", FindingKind.NGRAM, 2 / 38)]
     assert found(indexed(text, gram_share=0.06), shared) == []
 
 
@@ -111,9 +112,13 @@ def test_a_phrase_of_the_trade_is_no_evidence_whatever_its_letters() -> None:
     fresh = f"Nine frogs jump over a pond. The mean length of a jump {PHRASE.format('m', 'n')}"
     assert found(indexed(*benchmark), fresh) == []
     assert kinds(indexed(*benchmark[:2]), fresh) == {
-        Kind.NGRAM
+        FindingKind.NGRAM
     }  # in two problems only: not known as a phrase
-    assert {f[1] for f in found(indexed(*benchmark), *benchmark) if f[2] == Kind.NGRAM} == {"b0", "b1", "b2"}
+    assert {f[1] for f in found(indexed(*benchmark), *benchmark) if f[2] == FindingKind.NGRAM} == {
+        "b0",
+        "b1",
+        "b2",
+    }
 
 
 def test_parts_of_one_long_problem_are_one_family_so_what_they_share_stays_evidence() -> None:
@@ -121,7 +126,9 @@ def test_parts_of_one_long_problem_are_one_family_so_what_they_share_stays_evide
     parts = [f"{preamble} Find the {what} of it." for what in "length width depth weight".split()]
     row_text = f"{' '.join(preamble.split()[:20])} and now for something else."
     findings = found(indexed(*parts), row_text)
-    assert [(owner, kind) for _, owner, kind, _ in findings] == [(f"b{i}", Kind.NGRAM) for i in range(4)]
+    assert [(owner, kind) for _, owner, kind, _ in findings] == [
+        (f"b{i}", FindingKind.NGRAM) for i in range(4)
+    ]
     assert found(indexed(*parts, family_threshold=1.0), row_text) == []
 
 
@@ -131,8 +138,8 @@ def test_parts_of_one_long_problem_are_one_family_so_what_they_share_stays_evide
 def test_jaccard_is_that_of_word_three_grams_and_the_threshold_itself_counts() -> None:
     base = " ".join(LETTERS[:19])  # 17 shingles
     other = " ".join([*LETTERS[:16], "xa", "xb", "xc"])  # 14 of them, 17 of its own: 14 / 20 = 0.7
-    assert (0, "b0", Kind.JACCARD, 0.7) in found(indexed(base), other)
-    assert Kind.JACCARD not in kinds(indexed(base, threshold=0.7001), other)
+    assert (0, "b0", FindingKind.JACCARD, 0.7) in found(indexed(base), other)
+    assert FindingKind.JACCARD not in kinds(indexed(base, threshold=0.7001), other)
 
 
 # --- templates ---------------------------------------------------------------------------------------------------
@@ -187,8 +194,8 @@ RENUMBERED = (
 
 @pytest.mark.parametrize(("original", "changed"), RENUMBERED)
 def test_a_contest_problem_renumbered_by_hand_is_caught_by_its_template(original: str, changed: str) -> None:
-    assert Kind.TEMPLATE in kinds(indexed(original), changed)
-    assert Kind.TEMPLATE in kinds(indexed(changed), original)
+    assert FindingKind.TEMPLATE in kinds(indexed(original), changed)
+    assert FindingKind.TEMPLATE in kinds(indexed(changed), original)
 
 
 def test_the_renumbered_problems_are_told_apart_from_each_other() -> None:
@@ -204,7 +211,7 @@ def test_a_template_of_too_few_words_is_not_compared() -> None:
     assert kinds(
         indexed("How many multiples of 7 are below 90 and end in 3?"),
         "How many multiples of 11 are below 500 and end in 1?",
-    ) == {Kind.TEMPLATE}
+    ) == {FindingKind.TEMPLATE}
     assert (
         kinds(
             indexed("How many multiples of 7 are below 90 and end in 3?", template_words=10),
@@ -217,7 +224,7 @@ def test_a_template_of_too_few_words_is_not_compared() -> None:
 def test_a_problem_that_is_mostly_a_formula_is_caught_by_its_operators() -> None:
     original = r"Evaluate \[4^3 - 1^2 + 9^3 - 6^2 + \dots + 34^3 - 31^2.\]"  # one word, 12 numbers
     assert kinds(indexed(original), r"Evaluate $5^2 - 2^{10} + 11^2 - 8^{10} + \dots + 47^2-44^{10}$") == {
-        Kind.TEMPLATE
+        FindingKind.TEMPLATE
     }
     assert kinds(indexed(original), r"Evaluate \[5^2 + 2^2 + 11^2 - 8^2 + \dots + 47^2 - 44^2.\]") == set()
     assert kinds(indexed("Evaluate 2^3 - 1^3"), "Evaluate 5^2 - 4^2") == set()  # 4 numbers: too general
@@ -228,13 +235,15 @@ def test_a_short_template_must_reach_the_threshold_of_the_jaccard_check() -> Non
     original = "How many positive cubes less than 5000 are multiples of 12?"
     changed = "How many positive even cubes less than 900 are multiples of 30?"
     assert found(indexed(original), changed) == []
-    assert found(indexed(original, short_template_words=9), changed) == [(0, "b0", Kind.TEMPLATE, 7 / 12)]
+    assert found(indexed(original, short_template_words=9), changed) == [
+        (0, "b0", FindingKind.TEMPLATE, 7 / 12)
+    ]
 
 
 def test_a_long_problem_reworded_and_renumbered_is_caught_by_its_template() -> None:
     changed = RENUMBERED[0][1].replace("Nadia", "Priya").replace("Omar", "Kofi").replace("apart", "away")
     [(_, _, kind, score)] = found(indexed(RENUMBERED[0][0]), changed)
-    assert kind == Kind.TEMPLATE and 0.5 <= score < 0.7
+    assert kind == FindingKind.TEMPLATE and 0.5 <= score < 0.7
 
 
 def test_unrelated_pocket_problems_raise_no_alarm() -> None:
@@ -249,9 +258,9 @@ def test_unrelated_pocket_problems_raise_no_alarm() -> None:
 def test_an_unchanged_copy_is_found_in_every_way() -> None:
     original = RENUMBERED[0][0]
     assert found(indexed(original), original) == [
-        (0, "b0", Kind.NGRAM, 1.0),
-        (0, "b0", Kind.JACCARD, 1.0),
-        (0, "b0", Kind.TEMPLATE, 1.0),
+        (0, "b0", FindingKind.NGRAM, 1.0),
+        (0, "b0", FindingKind.JACCARD, 1.0),
+        (0, "b0", FindingKind.TEMPLATE, 1.0),
     ]
 
 
@@ -301,14 +310,14 @@ def naive_template_score(text: str, other: str, wanted: DecontamSettings) -> flo
 
 def naive_findings(
     benchmark: list[str], rows: list[str], wanted: DecontamSettings
-) -> dict[tuple[int, str, Kind], float]:
+) -> dict[tuple[int, str, FindingKind], float]:
     """The definitions, for texts of lower-case words of two letters and of digits."""
     families = naive_families(benchmark, wanted)
     spread: defaultdict[tuple[str, ...], set[int]] = defaultdict(set)
     for family, text in zip(families, benchmark, strict=True):
         for gram in grams(text.split(), wanted.gram_words):
             spread[tuple("#" if word.isdigit() else word for word in gram)].add(family)
-    result: dict[tuple[int, str, Kind], float] = {}
+    result: dict[tuple[int, str, FindingKind], float] = {}
     for owner, text in enumerate(benchmark):
         evidence = {
             gram
@@ -318,14 +327,14 @@ def naive_findings(
         for number, other in enumerate(rows):
             shared = len(evidence & grams(other.split(), wanted.gram_words))
             if shared and shared / len(evidence) >= wanted.gram_share:
-                result[number, f"b{owner}", Kind.NGRAM] = shared / len(evidence)
+                result[number, f"b{owner}", FindingKind.NGRAM] = shared / len(evidence)
             similarity = naive_jaccard(
                 dedup_shingles(text, wanted.ngram), dedup_shingles(other, wanted.ngram)
             )
             if similarity >= wanted.threshold:
-                result[number, f"b{owner}", Kind.JACCARD] = similarity
+                result[number, f"b{owner}", FindingKind.JACCARD] = similarity
             if (score := naive_template_score(text, other, wanted)) is not None:
-                result[number, f"b{owner}", Kind.TEMPLATE] = score
+                result[number, f"b{owner}", FindingKind.TEMPLATE] = score
     return result
 
 
@@ -372,7 +381,7 @@ def test_findings_are_those_of_the_definitions_by_brute_force(
     listed = found(index, *rows)
     scores = {(number, owner, kind): score for number, owner, kind, score in listed}
     assert scores == naive_findings(benchmark, rows, wanted) and len(scores) == len(listed)
-    order = [(number, list(Kind).index(kind), owner) for number, owner, kind, _ in listed]
+    order = [(number, list(FindingKind).index(kind), owner) for number, owner, kind, _ in listed]
     assert order == sorted(order)
 
 
@@ -399,6 +408,22 @@ def test_rows_are_taken_from_the_stream_as_they_are_needed(monkeypatch: pytest.M
     assert (first.problem_id, taken) == ("1", 3)
 
 
+@pytest.mark.parametrize("off", ["ngram", "jaccard", "template"])
+def test_a_check_that_is_off_finds_nothing_and_leaves_the_others_as_they_are(off: str) -> None:
+    benchmark, rows = drawn_texts(random.Random(3))
+    benchmark.append(
+        "Evaluate 4^3 - 1^2 + 9^3 - 6^2"
+    )  # too few words for a template: its formula is compared
+    rows.append("Evaluate 5^3 - 2^2 + 8^3 - 7^2")
+    changes = {"gram_words": 4, "template_words": 3, "formula_numbers": 2}
+    every = found(indexed(*benchmark, **changes), *rows)
+    kept = [check for check in ("ngram", "jaccard", "template") if check != off]
+    assert {kind for _, _, kind, _ in every} == {"ngram", "jaccard", "template"}
+    assert found(indexed(*benchmark, checks=kept, **changes), *rows) == [
+        finding for finding in every if finding[2] != off
+    ]
+
+
 def test_no_benchmark_no_rows_and_empty_texts_give_no_findings() -> None:
     assert found(indexed(), "How many apples are left?") == []
     assert found(indexed(RENUMBERED[0][0])) == []
@@ -417,7 +442,7 @@ def test_a_benchmark_problem_without_text_or_with_the_id_of_another_is_named() -
 
 
 def origins(findings: Sequence[Finding]) -> set[tuple[str, str, str]]:
-    assert all(finding.kind == Kind.LINEAGE and finding.score == 1.0 for finding in findings)
+    assert all(finding.kind == FindingKind.LINEAGE and finding.score == 1.0 for finding in findings)
     return {(finding.problem_id, finding.benchmark, finding.benchmark_problem_id) for finding in findings}
 
 
@@ -484,7 +509,7 @@ def test_descendants_of_a_seed_that_only_overlaps_with_a_benchmark_are_flagged_t
     findings = decontaminate(
         [seed, child, row("free", "Something else: what is it?", source="public")], index
     )
-    assert [(f.problem_id, f.benchmark, f.kind, f.detail) for f in findings if f.kind == Kind.LINEAGE] == [
-        ("child", "exam", Kind.LINEAGE, "descends from seed")
-    ]
+    assert [
+        (f.problem_id, f.benchmark, f.kind, f.detail) for f in findings if f.kind == FindingKind.LINEAGE
+    ] == [("child", "exam", FindingKind.LINEAGE, "descends from seed")]
     assert {f.problem_id for f in findings} == {"seed", "child"}

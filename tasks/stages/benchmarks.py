@@ -1,0 +1,86 @@
+"""Stage benchmarks: the evaluation problems that the dataset is compared with. None of them is evolved or exported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+from prefect.logging import get_run_logger
+
+from tasks.core.config import Config
+from tasks.core.errors import UserError
+from tasks.core.rows import Problem, Reason, Reject
+from tasks.io.artifacts import Artifact
+from tasks.seeds.kinds import Loaded, Outcome
+from tasks.seeds.registry import load, source_digest
+from tasks.stages.aggregate import account, counts
+from tasks.stages.chunks import chunk, chunk_sizes
+from tasks.stages.driver import Run, Shard, Stage, run_shards
+
+VERSION = 1
+
+
+def read_benchmarks(run: Run) -> Artifact:
+    """Problems of all `decontam.benchmarks`, an empty artifact where there are none. `UserError` for a benchmark without
+    problems, with which nothing could be compared."""
+    size = run.config.run.shard_rows
+
+    @cache
+    def loaded() -> Mapping[str, Loaded]:
+        found = {source.name: load(source) for source in run.config.decontam.benchmarks}
+        for name, source in found.items():
+            must_hold_problems(name, source)
+            get_run_logger().info("benchmarks: %s", account(name, source))
+        return found
+
+    rows = cache(lambda: without_repeats([row for source in loaded().values() for row in source.outcomes]))
+
+    def work(index: int, _at: object) -> Shard:
+        part = chunk(rows(), size, index)
+        kept = [row for row in part if isinstance(row, Problem)]
+        rejects = [row for row in part if isinstance(row, Reject)]
+        notes = {"sources": [counts(name, source) for name, source in loaded().items()]} if index == 0 else {}
+        tables = {"problems": (Problem, kept), "rejects": (Reject, rejects)}
+        return Shard(incoming=len(part), tables=tables, notes=notes)
+
+    return run_shards(run, benchmarks_stage(run.config), lambda: chunk_sizes(len(rows()), size), work)
+
+
+def benchmarks_stage(config: Config) -> Stage:
+    """What identifies the stage's output. Raises `UserError` when a source's data cannot be identified."""
+    sources = config.decontam.benchmarks
+    return Stage(
+        name="benchmarks", version=VERSION, unit="benchmark problems",
+        settings={
+            "benchmarks": [source.identity() for source in sources],
+            "sources": {source.name: source_digest(source) for source in sources},
+            "shard_rows": config.run.shard_rows,
+        },
+    )  # fmt: skip
+
+
+def must_hold_problems(name: str, loaded: Loaded) -> None:
+    """`UserError` with the account of a benchmark that gave no problem."""
+    if loaded.problems == 0:
+        raise UserError(
+            f"benchmark {account(name, loaded)}: mend this entry of decontam.benchmarks or leave it out"
+        )
+
+
+def without_repeats(rows: Sequence[Outcome]) -> list[Outcome]:
+    """The rows, a reject in place of every problem whose id stood earlier."""
+    seen: set[str] = set()
+    result: list[Outcome] = []
+    for row in rows:
+        if isinstance(row, Reject):
+            result.append(row)
+        elif row.id in seen:
+            result.append(
+                Reject(
+                    problem_id=row.id, stage="benchmarks", reason=Reason.DUPLICATE_ID, text=row.text[:2000]
+                )
+            )
+        else:
+            seen.add(row.id)
+            result.append(row)
+    return result

@@ -1,0 +1,121 @@
+"""Stage decontaminate: which selected problems are benchmark problems in another dress. They are flagged; none leaves."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import chain
+
+from prefect.logging import get_run_logger
+
+from tasks.core.config import DecontamSettings
+from tasks.core.decontam import BenchmarkIndex
+from tasks.core.decontam import decontaminate as findings_of
+from tasks.core.rows import Finding, FindingKind, Flag, Problem, Selected
+from tasks.io.artifacts import Artifact, Store
+from tasks.stages.chunks import shard_rows, shard_sizes
+from tasks.stages.driver import Run, Shard, Stage, run_shards
+
+VERSION = 1
+TEST_SPLIT = "test split"  # the name of the dataset's own test split among the benchmarks
+
+
+def decontaminate(
+    run: Run, selected: Artifact, sources: Artifact, rounds: Sequence[Artifact], benchmarks: Artifact
+) -> Artifact:
+    """A flag for every selected problem and the findings behind it.
+
+    Its ancestors are compared, too, though most were not selected: what descends from one that overlaps is flagged.
+    """
+    settings = run.config.decontam
+    stage = Stage(
+        name="decontaminate", version=VERSION, primary="flags", settings={"decontam": settings.identity()},
+        inputs=(selected, sources, *rounds, benchmarks),
+    )  # fmt: skip
+
+    @cache
+    def found() -> Mapping[str, list[Finding]]:
+        against = benchmark_problems(run.store, selected, sources, benchmarks)
+        rows = list(run.store.rows(selected, "problems", Problem))
+        generations = [run.store.rows(artifact, "problems", Problem) for artifact in (*rounds[::-1], sources)]
+        result = compare(rows, ancestors(rows, generations), against, settings)
+        get_run_logger().info("decontaminate: %s", account(against, len(result), len(rows)))
+        return result
+
+    def work(index: int, _at: object) -> Shard:
+        rows = shard_rows(run.store, selected, index, "problems", Problem)
+        findings = [finding for row in rows for finding in found().get(row.id, ())]
+        flags = [flag(row.id, found().get(row.id, ())) for row in rows]
+        return Shard(incoming=len(rows), tables={"flags": (Flag, flags), "findings": (Finding, findings)})
+
+    return run_shards(run, stage, lambda: shard_sizes(run.store, selected), work)
+
+
+def benchmark_problems(
+    store: Store, selected: Artifact, sources: Artifact, benchmarks: Artifact
+) -> list[Problem]:
+    """Every problem to compare with, once, `source` being the benchmark: the configured benchmarks, seeds and curated
+    problems that their source declares a benchmark, and the test split."""
+    splits = store.rows(selected, "selected", Selected)
+    held_out = {row.problem_id for row in splits if row.split == "test"}
+    rows = chain(
+        store.rows(benchmarks, "problems", Problem),
+        (row for row in store.rows(sources, "problems", Problem) if row.benchmark_root),
+        (
+            replace(row, source=TEST_SPLIT)
+            for row in store.rows(selected, "problems", Problem)
+            if row.id in held_out
+        ),
+    )
+    unique: dict[str, Problem] = {}
+    for row in rows:
+        unique.setdefault(row.id, row)
+    return list(unique.values())
+
+
+def ancestors(rows: Sequence[Problem], generations: Iterable[Iterable[Problem]]) -> list[Problem]:
+    """What `rows` descend from and does not stand among them. `generations`: all problems, the youngest first, since a
+    parent is always older than its child."""
+    own = {row.id for row in rows}
+    wanted = {row.parent_id for row in rows if row.parent_id is not None} - own
+    found = []
+    for row in chain.from_iterable(generations):
+        if row.id in wanted:
+            found.append(row)
+            if row.parent_id is not None and row.parent_id not in own:
+                wanted.add(row.parent_id)
+    return found
+
+
+def compare(
+    rows: Sequence[Problem], older: Sequence[Problem], against: Sequence[Problem], settings: DecontamSettings
+) -> dict[str, list[Finding]]:
+    """Findings by id of those rows that have any. That a held-out problem is one of the test split is none."""
+    own = {row.id for row in rows}
+    held_out = {row.id for row in against if row.source == TEST_SPLIT}
+    result: defaultdict[str, list[Finding]] = defaultdict(list)
+    for finding in findings_of([*older, *rows], BenchmarkIndex.build(against, settings)):
+        at_home = finding.benchmark == TEST_SPLIT and finding.problem_id in held_out
+        if finding.problem_id in own and not at_home:
+            result[finding.problem_id].append(finding)
+    return dict(result)
+
+
+def flag(problem_id: str, findings: Sequence[Finding]) -> Flag:
+    """The findings of one problem in a word."""
+    seen = {finding.kind for finding in findings}
+    return Flag(
+        problem_id=problem_id,
+        benchmark_overlap=bool(findings),
+        benchmarks=tuple(sorted({finding.benchmark for finding in findings})),
+        kinds=tuple(kind for kind in FindingKind if kind in seen),
+    )
+
+
+def account(against: Sequence[Problem], flagged: int, total: int) -> str:
+    """One line: what was compared with what, and how many rows are flagged."""
+    sizes = Counter(row.source for row in against)
+    names = ", ".join(f"{name} ({size:,})" for name, size in sorted(sizes.items())) or "no benchmark"
+    return f"{flagged:,} of {total:,} problems overlap with or descend from {names}"
