@@ -5,7 +5,7 @@
 
 Files are JSON Lines, given as path:column. Hits: every benchmark problem is mutated (see `MUTATIONS`; the code shares
 nothing with `tasks.core.wording`) and must be found as itself. Alarms: the rows, and every benchmark against the others.
-Speed: the rows with a tenth of their words exchanged, over and over, in one thread.
+Lineage: every benchmark evolved. Speed: the rows with a tenth of their words exchanged, over and over, in one thread.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from tasks.core.decontam import BenchmarkIndex
+from tasks.core.decontam import BenchmarkIndex, decontaminate
 from tasks.core.rows import Finding, FindingKind, Problem, Role, Tier
 
 OVERLAPS = (FindingKind.NGRAM, FindingKind.JACCARD, FindingKind.TEMPLATE)
@@ -157,6 +158,33 @@ def print_finding(finding: Finding, texts: dict[str, str]) -> None:
         print(f"    {identity}: {' '.join(texts[identity].split())[:200]}")
 
 
+def print_lineage(name: str, problems: list[Problem], seed: int, texts: list[str]) -> None:
+    """One benchmark fed as seeds and evolved for five rounds, every second child into an unlike text of the rows, the
+    others by a mutation: how many descendants lineage flags, and how many the texts alone would give away."""
+    rng = random.Random(f"{seed}/{name}/lineage")
+    vocabulary = [word for text in texts for word in text.split()]
+    parents = [replace(problem, benchmark_root=True) for problem in problems]
+    descendants: list[Problem] = []
+    for number in range(1, 6):
+        parents = [
+            replace(
+                parent, id=f"{parent.id}.{branch}", role=Role.EVOLVED, parent_id=parent.id, round=number,
+                text=rng.choice(texts) if rng.random() < 0.5
+                else MUTATIONS[rng.choice(list(MUTATIONS))](parent.text, rng, vocabulary),
+            )
+            for parent in parents
+            for branch in range(2)
+        ]  # fmt: skip
+        descendants += parents
+    findings = decontaminate(descendants, BenchmarkIndex.build(problems))
+    counts = {kind: len({f.problem_id for f in findings if f.kind == kind}) for kind in FindingKind}
+    by_text = len({f.problem_id for f in findings if f.kind != FindingKind.LINEAGE})
+    print(
+        f"{name}: {len(descendants):,} descendants in five rounds, {counts[FindingKind.LINEAGE]:,} flagged by lineage, "
+        f"{by_text:,} by their text"
+    )
+
+
 def print_speed(
     index: BenchmarkIndex, texts: list[str], count: int, seed: int, vocabulary: list[str]
 ) -> None:
@@ -200,6 +228,9 @@ def main() -> None:
     print()
     for name, problems in {"rows": rows, **benchmarks}.items():
         print_alarms(index, name, problems, arguments.show)
+    print()
+    for name, problems in benchmarks.items():
+        print_lineage(name, problems, arguments.seed, [row.text for row in rows])
     print()
     print_speed(index, [row.text for row in rows], arguments.speed_rows, arguments.seed, vocabulary)
 
