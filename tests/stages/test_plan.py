@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from prefect import flow
+from prefect.artifacts import Artifact as ShownArtifact
 
+from flows.build import build
 from prompts import load_prompt
 from tasks.core.config import PROJECT_ROOT, Config, load_config
 from tasks.core.errors import UserError
@@ -204,6 +206,21 @@ def test_the_plan_bounds_what_evolution_sends_when_some_is_rejected(
     config, sent = send(4)
     most = planned_rounds(config, tmp_path)
     assert sent[1] == most[1] and sent[2] < most[2]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_dry_run_of_the_flow_shows_the_plan_of_the_papers_profile_and_starts_nothing(
+    tmp_path: Path,
+) -> None:
+    path = Path(build("paper-1.7b", {"run.output": str(tmp_path / "out")}, dry_run=True))
+    assert [found.name for found in (tmp_path / "out").iterdir()] == [path.name] == ["plan.json"]
+    shown = ShownArtifact.get("plan")
+    assert shown is not None and "plan of paper-1.7b" in str(shown.data)
+    # 15,000 x 1 + 22,500 x 2 + 5,074 x 3 + 170 x 5 = 76,072 candidates a branch, so 14 branches for a million
+    plan = json.loads(path.read_text(encoding="utf-8"))
+    assert (plan["candidates"], plan["problems"]) == (14 * 76_072, 9_000)
+    assert "branches 14: 1,065,008 candidates" in str(shown.data)
 
 
 def test_a_curated_problem_is_no_seed_of_the_plan(tmp_path: Path) -> None:
