@@ -19,7 +19,7 @@ else ifeq ($(DEVICE),cpu)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help build test ui report lint format clean pocket env
+.PHONY: help build plan distill test ui report lint format clean pocket env
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -27,6 +27,12 @@ help:  ## list the commands
 
 build: env  ## run deployment sure-math/build through Prefect, to a dataset and a report
 	@exec $(BIN)/python scripts/build.py build
+
+plan: env  ## say what a build would send, spend and store, in seconds and without any model
+	@exec $(BIN)/python scripts/build.py plan
+
+distill: env  ## run deployment sure-math-distill/pocket: a student, trained on the dataset that was built
+	@exec $(BIN)/python scripts/build.py distill
 
 test: env  ## run all tests
 	@exec $(BIN)/python -m pytest -q -n 2 --dist loadfile $(PYTEST)

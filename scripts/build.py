@@ -1,8 +1,9 @@
-"""`make build`, `make ui` and `make report`: one deployment run through a real Prefect server and worker.
+"""`make build`, `make distill`, `make validate`, `make plan`, `make ui` and `make report`.
 
-`build` uses the server at PREFECT_API_URL, or starts one of its own; deploys prefect.yaml, starts a worker, runs
-`prefect deployment run sure-math/build --watch` and shows what came out. The exit status is the run's. Whatever ends it
-(Ctrl-C, a failed stage, `kill -9`), server, worker, flow, engines and model servers end with it.
+One deployment run through a real Prefect server and worker: `build` uses the server at PREFECT_API_URL, or starts one of
+its own; deploys prefect.yaml, starts a worker, runs `prefect deployment run sure-math/build --watch` and shows what came
+out; `distill` and `validate` do the same with their deployments, on the dataset that was built. The exit status is the run's.
+Whatever ends it (Ctrl-C, a failed stage, `kill -9`), server, worker, flow, engines and model servers end with it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,12 @@ from tasks.core.errors import UserError
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
-DEPLOYMENT = "sure-math/build"
+DEPLOYMENTS = {
+    "build": "sure-math/build",
+    "distill": "sure-math-distill/pocket",
+    "validate": "sure-math-validate/pocket",
+}
+"""What is run for each command; the profile is a parameter of all."""
 LOCK = PROJECT_ROOT / "output" / ".lock"
 WATCH_LOG = local.LOGS / "watch.log"
 WORKER_LOG = local.LOGS / "worker.log"
@@ -51,8 +57,9 @@ def say(text: str) -> None:
     print(f"sure-math: {text}", flush=True)
 
 
-def build(profile: str, overrides: Mapping[str, Any], port: int | None) -> int:
-    """Run the deployment to its end; 0 when the run completed, 1 when it failed, crashed or was cancelled."""
+def build(what: str, profile: str, overrides: Mapping[str, Any], port: int | None) -> int:
+    """Run the deployment of the command `what` to its end; 0 when the run completed, 1 when it failed, crashed or was
+    cancelled."""
     config = load_config(profile, overrides)  # a bad profile or override ends here, before anything starts
     tag = f"{profile}-{datetime.now():%Y%m%d-%H%M%S}"
     with ExitStack() as stack:
@@ -66,12 +73,13 @@ def build(profile: str, overrides: Mapping[str, Any], port: int | None) -> int:
         stack.enter_context(settled(api, tag))
         worker = stack.enter_context(started_worker(api))
         stack.enter_context(shown(WORKER_LOG))
-        say(f"running {DEPLOYMENT} with profile {profile}; follow it here or at {api.page}")
-        command = run_command(tag, profile, overrides)
+        say(f"running {DEPLOYMENTS[what]} with profile {profile}; follow it here or at {api.page}")
+        command = run_command(DEPLOYMENTS[what], tag, profile, overrides)
         watch = stack.enter_context(local.supervised(command, environment=api.environment(), log=WATCH_LOG))
         completed = follow(api, tag, worker, watch)
     if completed:
-        show(PROJECT_ROOT / config.run.output)
+        shown_after = {"build": show, "distill": show_student, "validate": show_validation}
+        shown_after[what](PROJECT_ROOT / config.run.output)
     return 0 if completed else 1
 
 
@@ -158,7 +166,7 @@ def started_worker(api: local.Api) -> Iterator[subprocess.Popen[bytes]]:
         yield process
 
 
-def run_command(tag: str, profile: str, overrides: Mapping[str, Any]) -> list[str]:
+def run_command(deployment: str, tag: str, profile: str, overrides: Mapping[str, Any]) -> list[str]:
     """The command a person would type."""
     parameters = ["-p", f"profile={json.dumps(profile)}", "-p", f"overrides={json.dumps(overrides)}"]
     return [
@@ -167,7 +175,7 @@ def run_command(tag: str, profile: str, overrides: Mapping[str, Any]) -> list[st
         "prefect",
         "deployment",
         "run",
-        DEPLOYMENT,
+        deployment,
         "--watch",
         "--tag",
         tag,
@@ -217,7 +225,7 @@ def follow(api: local.Api, tag: str, worker: subprocess.Popen[bytes], watch: sub
                 continue
             run, heard = local.tagged_run(client, tag), now
             if run is None and ended:
-                raise UserError(f"{DEPLOYMENT} could not be started: Prefect's own words are in {WATCH_LOG}")
+                raise UserError(f"run {tag} could not be started: Prefect's own words are in {WATCH_LOG}")
             if run and run.state and run.state.is_final():
                 return _completed(run.state, tag)
             here = run is not None and local.runs_under(worker.pid, run)
@@ -244,6 +252,17 @@ def _completed(state: State, tag: str) -> bool:
     return state.is_completed()
 
 
+def plan(profile: str, overrides: Mapping[str, Any]) -> int:
+    """Print what a build would send, spend and store, without Prefect; the numbers are in its `plan.json`, too."""
+    from tasks.core.plan import describe as describe_plan
+    from tasks.stages.plan import write_plan  # here: stages take seconds to import
+
+    path, found = write_plan(profile, overrides)
+    print("\n".join(describe_plan(found)))
+    say(f"written to {path}")
+    return 0
+
+
 def show(output: Path) -> None:
     """Print where the last build's dataset and report lie, its counts, and three rows of little, middle and much entropy."""
     path = output / "latest.json"
@@ -253,19 +272,45 @@ def show(output: Path) -> None:
     dataset = PROJECT_ROOT / latest["dataset"]
     say(f"dataset  {dataset}")
     say(f"report   {PROJECT_ROOT / latest['report']}")
+    show_validation(output, dataset=latest.get("fingerprint", ""))
     say(", ".join(f"{key} {value:,}" for key, value in latest["counts"].items() if isinstance(value, int)))
     for row in example_rows(dataset):
         print(f"\n  {row['problem']}\n  {describe(row)}")
-    distilled = output / "distill" / "result.json"
-    result = json.loads(distilled.read_text(encoding="utf-8")) if distilled.exists() else {}
-    if result.get("dataset") == latest.get("fingerprint", ""):  # not the student of an earlier dataset
-        print()
-        show_student(output / "distill" / "student", result)
+    show_student(output, dataset=latest.get("fingerprint", ""))
 
 
-def show_student(folder: Path, result: Mapping[str, Any]) -> None:
-    """Where the distilled student lies, and how much better it became."""
-    say(f"student  {folder}")
+def show_validation(output: Path, dataset: str | None = None) -> None:
+    """Where the last validation lies, and how well H finds wrong majorities; nothing when there is none, or when it is one
+    of another dataset than the given one (its fingerprint)."""
+    folder = output / "validation"
+    if not (folder / "validation.json").exists():
+        return
+    found = json.loads((folder / "validation.json").read_text(encoding="utf-8"))
+    if dataset is not None and found["dataset"] != dataset:
+        return
+    say(f"validation  {folder / 'report.html'}")
+    area = found["majority"]["detections"][0]["auroc"]
+    if area is not None:
+        say(
+            f"semantic entropy finds wrong majorities with AUROC {area['value']:.3f} [{area['low']:.3f}, {area['high']:.3f}]"
+            f" on {found['known']:,} problems"
+        )
+
+
+def show_student(output: Path, dataset: str | None = None) -> None:
+    """Where the student that was distilled last lies, and how much better it became; nothing when there is none, or when it
+    was trained on another dataset than the given one (its fingerprint)."""
+    path = output / "distill" / "latest.json"
+    if not path.exists():
+        return
+    folder = path.parent / json.loads(path.read_text(encoding="utf-8"))["run"]
+    if not (folder / "result.json").exists():
+        return
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    if dataset is not None and result["dataset"] != dataset:
+        return
+    print()
+    say(f"student  {folder / 'student'}")
     if result["held_out"] is not None:
         before, after, gain = (result["held_out"][name] for name in ("before", "after", "gain"))
         say(
@@ -333,17 +378,19 @@ def end_with_parent() -> None:
 def main(arguments: Sequence[str]) -> int:
     """Command line; the settings come from the environment (PROFILE, OVERRIDES, PORT), as `make` passes them."""
     parser = argparse.ArgumentParser(prog="scripts/build.py", description=__doc__)
-    parser.add_argument("what", choices=("build", "ui", "report"))
+    parser.add_argument("what", choices=(*DEPLOYMENTS, "plan", "ui", "report"))
     what = parser.parse_args(arguments).what
     end_with_parent()
     try:
         profile = os.environ.get("PROFILE") or "pocket"
         overrides = read_overrides(os.environ.get("OVERRIDES", ""))
         port = read_port(os.environ.get("PORT", ""))
-        if what == "build":
-            return build(profile, overrides, port)
+        if what in DEPLOYMENTS:
+            return build(what, profile, overrides, port)
         if what == "ui":
             return ui(port)
+        if what == "plan":
+            return plan(profile, overrides)
         show(PROJECT_ROOT / load_config(profile, overrides).run.output)
         return 0
     except UserError as error:

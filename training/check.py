@@ -23,6 +23,7 @@ from training.data import (
     with_prompts,
 )
 from training.draws import Schedule, schedule
+from training.evaluation.held_out import HeldOut, held_out_problems, read_held_out
 from training.memory import MemoryPlan, memory_plan, memory_problems, memory_table, read_shape
 from training.model_files import (
     PROMPT,
@@ -52,6 +53,7 @@ class Prepared:
     rows: tuple[Row, ...]
     schedule: Schedule
     memory: MemoryPlan
+    held_out: HeldOut | None  # what the student is measured on, if anything
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,7 @@ def inspect(run: RunConfig) -> Inspection:
     student = _attempt(problems, lambda: open_model("student", run.student.model))
     teacher = _attempt(problems, lambda: open_model("teacher", run.teacher.model))
     data = _attempt(problems, lambda: read_dataset(run.dataset))
-    memory, rows, draws = None, (), None
+    memory, rows, draws, held_out = None, (), None, None
     if student is not None and teacher is not None:
         problems += pair_problems(student, teacher, thinking=run.lengths.thinking)
         problems += context_problems(student, teacher, run.context_tokens)
@@ -90,12 +92,16 @@ def inspect(run: RunConfig) -> Inspection:
     if data is not None and student is not None:
         rows = with_prompts(data.rows, student, thinking=run.lengths.thinking)
         problems += prompt_length_problems(rows, run.lengths.max_prompt_tokens)
+    if student is not None:
+        held_out = _attempt(problems, lambda: read_held_out(run.evaluation, student))
+        problems += held_out_problems(held_out, run.context_tokens)
     table = "" if memory is None else memory_table(memory)
     if problems or student is None or teacher is None or data is None or memory is None or draws is None:
         return Inspection(problems=tuple(problems), prepared=None, table=table)
     prepared = Prepared(
-        run=run, fingerprint=_fingerprint(run, data.manifest, student, teacher), manifest=data.manifest, student=student,
-        teacher=teacher, shared_vocab=shared_vocabulary(student, teacher), rows=rows, schedule=draws, memory=memory,
+        run=run, fingerprint=_fingerprint(run, data.manifest, student, teacher, held_out), manifest=data.manifest,
+        student=student, teacher=teacher, shared_vocab=shared_vocabulary(student, teacher), rows=rows, schedule=draws,
+        memory=memory, held_out=held_out,
     )  # fmt: skip
     return Inspection(problems=(), prepared=prepared, table=table)
 
@@ -144,13 +150,19 @@ def _schedule(run: RunConfig, rows: Sequence[Row]) -> Schedule:
     return schedule(run, given.ids, kept.tolist())
 
 
-def _fingerprint(run: RunConfig, manifest: Manifest, student: ModelFiles, teacher: ModelFiles) -> str:
-    """Identity of the student that the run makes: settings, prompt, both models' files, the dataset."""
+def _fingerprint(
+    run: RunConfig,
+    manifest: Manifest,
+    student: ModelFiles,
+    teacher: ModelFiles,
+    held_out: HeldOut | None,
+) -> str:
+    """Identity of the run's result: settings, prompt, both models' files, the dataset, and the problems it is measured on."""
     return fingerprint(
         stage="distill",
         version=VERSION,
         settings=run.identity(),
         prompts=(load_prompt(PROMPT).fingerprint,),
         models=tuple(model_identity(str(model.folder), None, PROJECT_ROOT) for model in (student, teacher)),
-        inputs=(manifest.fingerprint,),
+        inputs=(manifest.fingerprint, *(() if held_out is None else (held_out.digest,))),
     )

@@ -210,7 +210,7 @@ class EvaluationSettings(Section):
 
 
 class RunConfig(Section):
-    output: Path = resource()
+    output: Path = resource()  # holds a folder for each run, see `run_folder`
     dataset: DatasetSettings
     student: StudentSettings
     teacher: TeacherSettings
@@ -278,6 +278,12 @@ def _length_problem(run: RunConfig) -> str | None:
 
 
 # --- loading -----------------------------------------------------------------------------------------------------
+
+
+def run_folder(output: Path, fingerprint: str) -> Path:
+    """Where the run with this fingerprint lies: each has a folder of its own, so that other settings, data or models never
+    meet the checkpoints of an earlier run."""
+    return project_path(output) / fingerprint[:12]
 
 
 def project_path(path: Path | str) -> Path:

@@ -35,8 +35,8 @@ class Scores:
 
     call: Any
 
-    def get(self) -> list[TopK]:
-        """One `TopK` for each sequence. `ActorLost` when the teacher died."""
+    def get(self) -> tuple[list[TopK], float]:
+        """One `TopK` for each sequence, and the teacher's seconds. `ActorLost` when it died."""
         return result(self.call, "the teacher")
 
 
@@ -52,7 +52,7 @@ class Crew:
 
     def score(self, sequences: Sequence[TokenSequence]) -> Scores:
         """Ask the teacher for its top k at every response position; returns at once."""
-        return Scores(self.teacher.topk.remote(list(sequences), self.top_k))
+        return Scores(self.teacher.score.remote(list(sequences), self.top_k))
 
 
 @contextmanager

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from tasks.core.errors import UserError
 from training.check import Prepared, prepare
-from training.config import RunConfig, project_path
+from training.config import RunConfig, run_folder
 from training.crew import Crew, assembled, measuring
 from training.data import columns
 from training.engine.actors import ActorLost
 from training.engine.checkpoints import latest, read_record
-from training.evaluation.held_out import evaluate, read_held_out
+from training.evaluation.held_out import evaluate
 from training.measures import step_row
 from training.methods import compose
 from training.objectives.base import Objective
 from training.records import Records, say
-from training.results import Outcome, finished, write_results
+from training.results import Outcome, finished, point_to, write_results
+from training.rollout.engine import Generation
+from training.rollout.saved import read_generations
 from training.rollout.sync import check_gap, check_versions
 from training.rounds import Round, draw_round, micro_batches
 from training.self_tests import self_test
@@ -37,17 +40,24 @@ class Stopped(Exception):
 
 
 def run(config: RunConfig) -> Outcome:
-    """Train to the end (or go on where an earlier start stopped) and write the results into the output folder.
+    """Train to the end (or go on where an earlier start stopped) and write the results into the run's folder.
 
     Raises `UserError` for what a person can mend, `Stopped` when it was asked to stop.
     """
     prepared = prepare(config)
-    folder = project_path(config.output)
+    folder = run_folder(config.output, prepared.fingerprint)
     done = finished(folder, prepared.fingerprint)
-    if done is not None:
+    if done is None:
+        done = _trained(prepared, folder)
+    else:
         say(f"this run is finished: {folder}")
-        return done
-    objective = compose(config)
+    point_to(folder)
+    return done
+
+
+def _trained(prepared: Prepared, folder: Path) -> Outcome:
+    """The run, started again from its last checkpoint when an actor dies."""
+    objective = compose(prepared.run)
     for deaths in range(MAX_RESTARTS + 1):
         try:
             with assembled(prepared, objective, say) as crew:
@@ -62,18 +72,20 @@ def run(config: RunConfig) -> Outcome:
 def _train(crew: Crew, prepared: Prepared, objective: Objective, folder: Path) -> Outcome:
     """All steps that are left, between a measurement before the first and one after the last."""
     config, total = prepared.run, prepared.schedule.steps
-    held_out = read_held_out(config.evaluation, prepared.student)
-    first, record = _resume(crew, prepared, folder)
+    held_out = prepared.held_out
+    first, record, drawn = _resume(crew, prepared, folder)
     crew.students.sync(crew.engines, first)
     if config.self_tests:
         self_test(crew, prepared, first)
     before = record["before"] if first else evaluate(crew, held_out, "before", measuring(prepared))
     kept = {"fingerprint": prepared.fingerprint, "before": before}
     with Records(folder, step=first, steps=total) as records, _asked_to_stop() as stop:
-        for step in _steps(crew, prepared, objective, records, first):
+        for step, coming in _steps(crew, prepared, objective, records, first, drawn):
             due = step % config.checkpoints.every == 0
             if step < total and (due or stop):
-                crew.students.save(folder / "checkpoints", step, kept, keep=config.checkpoints.keep)
+                crew.students.save(
+                    folder / "checkpoints", step, kept, keep=config.checkpoints.keep, rollouts=coming
+                )
             if step < total and stop:
                 raise Stopped(
                     f"stopped after step {step} of {total}, with a checkpoint: start again to go on"
@@ -84,44 +96,47 @@ def _train(crew: Crew, prepared: Prepared, objective: Objective, folder: Path) -
 
 
 def _steps(
-    crew: Crew, prepared: Prepared, objective: Objective, records: Records, first: int
-) -> Iterator[int]:
-    """Generate > score > update > sync > log, and the number of steps done.
+    crew: Crew,
+    prepared: Prepared,
+    objective: Objective,
+    records: Records,
+    first: int,
+    drawn: Sequence[Generation] = (),
+) -> Iterator[tuple[int, Sequence[Generation]]]:
+    """Generate > score > update > sync > log; gives the number of steps done, and the rollouts of the step to come where they
+    are drawn already. `drawn` are those of step `first`.
 
-    With `one_step_off` the next round is generated while the student learns from this one; not across a checkpoint, so that
-    a continued run equals an undisturbed one.
+    With `one_step_off` the next round is generated and scored, by the weights that the engines have, while the student learns
+    from this one.
     """
     config, total = prepared.run, prepared.schedule.steps
     weights = objective.prompt_weight(columns(prepared.rows)).weight
-    coming: Future[Round] | None = None
+    one_step_off = config.overlap == "one_step_off"
+    coming: Round | None = None
     with ThreadPoolExecutor(1) as ahead:
         for step in range(first, total):
-            round_ = coming.result() if coming else draw_round(crew, prepared, weights, step)
-            coming = None
-            if (
-                config.overlap == "one_step_off"
-                and (step + 1) % config.checkpoints.every
-                and step + 1 < total
-            ):
-                coming = ahead.submit(draw_round, crew, prepared, weights, step + 1)
-            staleness = _staleness(round_, step, allowed=int(config.overlap == "one_step_off"))
+            began = time.perf_counter()
+            round_ = coming or draw_round(crew, prepared, weights, step, drawn=drawn if step == first else ())
+            staleness = _staleness(round_, step, allowed=int(one_step_off))
+            drawing: Future[Round] | None = None
+            if one_step_off and step + 1 < total:
+                drawing = ahead.submit(draw_round, crew, prepared, weights, step + 1)
             started = time.perf_counter()
             if config.placement.kind == "colocated":
                 crew.engines.sleep()
             batches = micro_batches(round_, objective, prepared)
             update = crew.students.step(batches)
             updated = time.perf_counter()
-            if coming:
-                coming.result()
+            coming = drawing.result() if drawing else None
+            waited = time.perf_counter()
             crew.students.sync(crew.engines, step + 1)
-            seconds = {"student": updated - started, "sync": time.perf_counter() - updated}
-            row = step_row(
-                round_, batches, update, staleness=staleness, seconds={**round_.seconds, **seconds}
-            )
+            ended = time.perf_counter()
+            seconds = {**round_.seconds, "student": updated - started, "sync": ended - waited}
+            row = step_row(round_, batches, update, staleness=staleness, seconds=seconds, wall=ended - began)
             records.write(row)
             if staleness == 0:
                 check_gap(row["gap_mean"], version=step)
-            yield step + 1
+            yield step + 1, coming.generations if coming else ()
 
 
 def _staleness(round_: Round, step: int, *, allowed: int) -> int:
@@ -132,20 +147,23 @@ def _staleness(round_: Round, step: int, *, allowed: int) -> int:
     return step - version
 
 
-def _resume(crew: Crew, prepared: Prepared, folder: Path) -> tuple[int, dict]:
-    """Steps done by the last checkpoint of this very run, and its record; a run of other settings is never mixed in."""
+def _resume(
+    crew: Crew, prepared: Prepared, folder: Path
+) -> tuple[int, Mapping[str, Any], tuple[Generation, ...]]:
+    """Steps done by the last checkpoint of this very run, its record, and the rollouts that it holds of the next step; a run of
+    other settings is never mixed in."""
     checkpoint = latest(folder / "checkpoints")
     if checkpoint is None:
-        return 0, {}
+        return 0, {}, ()
     record = read_record(checkpoint)
     if record.get("fingerprint") != prepared.fingerprint:
         raise UserError(
-            f"{folder} holds checkpoints of a run with other settings, data or models: choose another output folder, or"
-            " delete it"
+            f"{folder} holds checkpoints of a run with other settings, data or models: delete it, or choose another output"
+            " folder"
         )
     step = crew.students.load(checkpoint)
     say(f"continues after step {step}")
-    return step, record
+    return step, record, read_generations(checkpoint)
 
 
 @contextmanager

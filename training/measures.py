@@ -11,10 +11,10 @@ from training.engine.student import MicroBatch
 from training.rollout.sync import logprob_gap
 from training.rounds import Round
 
-__all__ = ["step_row"]
+__all__ = ["PHASES", "step_row"]
 
-SHARES = ("rollout", "teacher", "student", "sync")
-"""The phases of a step in their order; `teacher` is what was waited for beyond generation."""
+PHASES = ("rollout", "teacher", "student", "sync")
+"""The phases of a step in their order."""
 
 
 def step_row(
@@ -24,12 +24,14 @@ def step_row(
     *,
     staleness: int,
     seconds: Mapping[str, float],
+    wall: float,
 ) -> dict[str, float]:
     """Name -> value of step `update.step` (1, 2, ...). Means of `*_mass`, `entropy` and `token_loss` run over the response
     tokens that the student was trained on; lengths and shares over all rollouts of the round.
 
-    `staleness`: updates between the weights that generated and those that were updated (0: strictly on-policy). `seconds`:
-    wall time by phase.
+    `staleness`: updates between the weights that generated and those that were updated (0: strictly on-policy). `seconds` of
+    work by phase, `wall` seconds from the step's begin to its end; `overlap` is the former's sum over the latter, 1 where
+    nothing ran beside something else.
     """
     pairs = [
         (batch, seen)
@@ -37,7 +39,7 @@ def step_row(
         for batch, seen in zip(rank, report.diagnostics, strict=True)
     ]
     lengths = [len(generation.tokens) for generation in round_.generations]
-    total = sum(seconds.values())
+    tokens, work = sum(len(sequence.tokens) for sequence in round_.sequences), sum(seconds.values())
     row: dict[str, float] = {
         "step": update.step,
         "loss": update.loss,
@@ -52,13 +54,14 @@ def step_row(
         "rollout_logprob_mean": float(np.concatenate([one.logprobs for one in round_.generations]).mean()),
         "staleness": staleness,
         "response_tokens": sum(lengths),
-        "tokens": sum(len(sequence.tokens) for sequence in round_.sequences),
-        "tokens_per_second": sum(len(sequence.tokens) for sequence in round_.sequences) / total,
-        "seconds": total,
+        "tokens": tokens,
+        "tokens_per_second": tokens / wall,
+        "seconds": wall,
+        "overlap": work / wall,
     }
     row |= dict(zip(("gap_mean", "gap_max"), gap(pairs), strict=True))
-    row |= {f"seconds_{name}": seconds[name] for name in SHARES}
-    return row | {f"share_{name}": seconds[name] / total for name in SHARES}
+    row |= {f"seconds_{name}": seconds[name] for name in PHASES}
+    return row | {f"share_{name}": seconds[name] / work for name in PHASES}
 
 
 def gap(pairs: Sequence[tuple[MicroBatch, Mapping[str, np.ndarray]]]) -> tuple[float, float]:

@@ -10,22 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
+from prompts import load_prompt
 from tasks.core.config import PROJECT_ROOT
 from tasks.io.artifacts import versions
+from tasks.io.cards import Markdown, render_card
 from tasks.io.disk import atomic_write
 from tasks.io.identity import model_identity
 from training.check import Prepared
 from training.engine.placement import placement
 from training.evaluation.held_out import Marks, estimates
+from training.measures import PHASES
+from training.model_files import PROMPT
 from training.records import read_metrics, say
 
 if TYPE_CHECKING:
     from training.crew import Crew
 
-__all__ = ["RESULT", "Outcome", "finished", "write_results"]
+__all__ = ["RESULT", "Outcome", "finished", "point_to", "write_results"]
 
 RESULT = "result.json"
+LATEST = "latest.json"
 STUDENT = "student"
 PANELS = (
     ("loss", "loss (nats)"),
@@ -54,6 +60,11 @@ def finished(folder: Path, fingerprint: str) -> Outcome | None:
     if result.get("fingerprint") != fingerprint or not (folder / STUDENT / "config.json").is_file():
         return None
     return Outcome(student=folder / STUDENT, result=result)
+
+
+def point_to(folder: Path) -> None:
+    """Say beside the folder of a finished run that it is the latest."""
+    atomic_write(folder.parent / LATEST, json.dumps({"run": folder.name}) + "\n")
 
 
 def write_results(
@@ -93,18 +104,17 @@ def write_results(
 
 
 def cost(rows: Sequence[Mapping[str, float]], prepared: Prepared) -> dict[str, float]:
-    """Seconds by phase, tokens, and device-hours (devices x wall time of the steps; starting is not counted)."""
+    """Wall time of the steps (starting is not counted), seconds of work by phase, their sum over the wall time, device-hours
+    (devices x wall time), and tokens."""
     place = prepared.run.placement
     seats = placement(place.kind, students=place.students, engines=place.engines)
     devices = 0 if seats.on_cpu else len(seats.bundles())
     seconds = sum(row["seconds"] for row in rows)
-    phases = {
-        f"seconds_{name}": sum(row[f"seconds_{name}"] for row in rows)
-        for name in ("rollout", "teacher", "student", "sync")
-    }
+    phases = {f"seconds_{name}": sum(row[f"seconds_{name}"] for row in rows) for name in PHASES}
     return {
         "seconds": seconds,
         **phases,
+        "overlap": sum(phases.values()) / seconds if seconds else 1.0,
         "gpu_hours": devices * seconds / 3600,
         "response_tokens": sum(row["response_tokens"] for row in rows),
         "tokens": sum(row["tokens"] for row in rows),
@@ -130,12 +140,11 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
         axes.plot(steps, [row.get(name, float("nan")) for row in rows], linewidth=1.2)
         axes.set_title(label, fontsize=10)
         axes.grid(alpha=0.3)
-    total = sum(row["seconds"] for row in rows) or 1.0
-    shares = ", ".join(
-        f"{name} {sum(row[f'seconds_{name}'] for row in rows) / total:.0%}"
-        for name in ("rollout", "teacher", "student", "sync")
-    )
-    figure.suptitle(f"{len(rows)} steps, {total:,.0f} s ({shares})", fontsize=11)
+    phases = {name: sum(row[f"seconds_{name}"] for row in rows) for name in PHASES}
+    work = sum(phases.values()) or 1.0
+    shares = ", ".join(f"{name} {seconds / work:.0%}" for name, seconds in phases.items())
+    total = sum(row["seconds"] for row in rows)
+    figure.suptitle(f"{len(rows)} steps, {total:,.0f} s ({shares} of the work)", fontsize=11)
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     atomic_write(path, buffer.getvalue())
@@ -143,20 +152,29 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
 
 def model_card(result: Mapping[str, Any]) -> str:
     """The card of the student: what it was made from, how, and how good it became. Every number is from the result."""
-    lines = [
-        "---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [distillation, math]", "---", "",
-        f"# A student distilled by {result['objective']}", "",
-        f"- from `{result['student']['from']}`, teacher `{result['teacher']}`",
-        f"- dataset `{result['dataset'][:16]}`, {result['steps']} steps, {result['cost']['response_tokens']:,.0f} tokens sampled",
-    ]  # fmt: skip
-    if result["held_out"]:
-        before, after, gained = (result["held_out"][name] for name in ("before", "after", "gain"))
-        lines += [
-            f"- pass@1 on {gained['n']} held-out problems: {before['value']:.1%} before, {after['value']:.1%} after "
-            f"(gain {100 * gained['value']:+.1f} points, 95% interval {100 * gained['low']:+.1f} to {100 * gained['high']:+.1f})"
-        ]
-    lines += ["", "## Settings", "", "```json", json.dumps(result["settings"], indent=2), "```", ""]
-    return "\n".join(lines)
+    settings = result["settings"]
+    base = " ".join(result["student"]["from"].rpartition(":")[0].split())
+    name = f"{base}, distilled by {result['objective']}"
+    head = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "language": ["en"],
+        "model_name": name,
+        "tags": ["mathematics", "distillation", "on-policy-distillation", str(result["objective"])],
+    }
+    weight = settings["objective"]["prompt_weight"]
+    return render_card(
+        "model.md.j2",
+        front_matter=Markdown(yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=10**6)),
+        name=name,
+        result=result,
+        settings=settings,
+        held_out=result["held_out"],
+        cost=result["cost"],
+        weight="the objective's" if weight is None else ", ".join(str(part) for part in weight.values()),
+        prompt=Markdown(load_prompt(PROMPT).user.rstrip()),
+        all_settings=Markdown(json.dumps(settings, indent=2)),
+    )
 
 
 def _identity(folder: Path) -> str:

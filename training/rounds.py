@@ -32,8 +32,8 @@ SCORING_PARTS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """S = prompts x K rollouts. `weights` [S] float64: of each one's prompt. `seconds`: wall time by phase, where `teacher`
-    is only what was waited for after the last rollout."""
+    """S = prompts x K rollouts. `weights` [S] float64: of each one's prompt. `seconds` of work by phase; the teacher works while
+    the engines still generate, so their sum may exceed the time that the round took."""
 
     step: int
     draws: tuple[Draw, ...]
@@ -50,8 +50,13 @@ class Round:
         return Totals(sequences=len(self.sequences), tokens=tokens)
 
 
-def draw_round(crew: Crew, prepared: Prepared, prompt_weights: np.ndarray, step: int) -> Round:
-    """Generate and score the rollouts of a step. `prompt_weights` [rows] float64, one for each of `prepared.rows`."""
+def draw_round(
+    crew: Crew, prepared: Prepared, prompt_weights: np.ndarray, step: int, *, drawn: Sequence[Generation] = ()
+) -> Round:
+    """Generate and score the rollouts of a step. `prompt_weights` [rows] float64, one for each of `prepared.rows`.
+
+    `drawn` are the step's rollouts where they exist already (a checkpoint kept them): they are scored, and nothing is generated.
+    """
     draws = prepared.schedule.step(step)
     prompts = [prepared.rows[draw.row].prompt_ids for draw in draws for _ in draw.seeds]
     seeds = [seed for draw in draws for seed in draw.seeds]
@@ -60,22 +65,22 @@ def draw_round(crew: Crew, prepared: Prepared, prompt_weights: np.ndarray, step:
     parts = _parts(len(requests))
     found: dict[int, Generation] = {}
     asked: dict[int, Scores] = {}
-    for index, generation in crew.engines.stream(requests, sampling(prepared)):
+    for index, generation in enumerate(drawn) if drawn else crew.engines.stream(requests, sampling(prepared)):
         found[index] = generation
         for number, part in enumerate(parts):
             if number not in asked and all(place in found for place in part):
                 asked[number] = crew.score([sequence(prompts[place], found[place]) for place in part])
     generated = time.perf_counter()
-    scores = [score for number in range(len(parts)) for score in asked[number].get()]
+    scored = [asked[number].get() for number in range(len(parts))]
     generations = tuple(found[index] for index in range(len(requests)))
     return Round(
         step=step,
         draws=draws,
         sequences=tuple(sequence(prompt, one) for prompt, one in zip(prompts, generations, strict=True)),
         generations=generations,
-        scores=tuple(scores),
+        scores=tuple(score for scores, _ in scored for score in scores),
         weights=np.repeat(prompt_weights[[draw.row for draw in draws]], [len(draw.seeds) for draw in draws]),
-        seconds={"rollout": generated - started, "teacher": time.perf_counter() - generated},
+        seconds={"rollout": generated - started, "teacher": sum(seconds for _, seconds in scored)},
     )
 
 

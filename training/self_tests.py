@@ -29,7 +29,8 @@ def self_test(crew: Crew, prepared: Prepared, version: int) -> None:
     own = np.concatenate(crew.students.logprobs(sequences))
     mean, most = logprob_gap(np.concatenate([one.logprobs for one in generations]), own)
     check_gap(mean, version=version)
-    mass = np.concatenate([np.exp(score.logprobs).sum(-1) for score in crew.score(sequences).get()])
+    scores, _ = crew.score(sequences).get()
+    mass = np.concatenate([np.exp(score.logprobs).sum(-1) for score in scores])
     check_mass(mass)
     say(
         f"self-test: engines and student differ by {mean:.4f} nats a token (at most {most:.2f}); the teacher's top"

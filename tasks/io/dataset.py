@@ -10,21 +10,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jinja2
 import pyarrow as pa
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from tasks.core.config import PROJECT_ROOT
 from tasks.core.errors import UserError
 from tasks.core.rows import Example, Response, Role, Tier
+from tasks.io import cards
 from tasks.io.disk import whole_folder
 from tasks.io.tables import schema, write_rows
 
-CARDS = PROJECT_ROOT / "data_cards"
 MANIFEST = "manifest.json"
 ROWS_PER_FILE = 20_000
-MAX_CELL = 300  # characters of one value on the card
 FOLDERS = {"default": "data", "responses": "responses"}  # config -> folder
 
 Row = TypeVar("Row", Example, Response)
@@ -299,28 +296,13 @@ def _check_responses(
 # --- the card ----------------------------------------------------------------------------------------------------
 
 
-class _Markdown(str):
-    """Text that is Markdown already. Everything else that a card template prints is data, and is escaped."""
-
-
 def render_card(manifest: Manifest) -> str:
     """The dataset card (README.md) of a manifest with `contents`. The same manifest gives the same text; timings play no part."""
     if manifest.contents is None:
         raise ValueError("the manifest has no contents: count them with describe() first")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(CARDS),
-        undefined=jinja2.StrictUndefined,
-        finalize=_printed,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown: `_printed` escapes instead
-    )
-    environment.filters.update(
-        number="{:,}".format, decimals="{:.3f}".format, code=_only_names, plain=_only_words
-    )
-    return environment.get_template("dataset.md.j2").render(
-        front_matter=_Markdown(_front_matter(manifest, manifest.contents)),
+    return cards.render_card(
+        "dataset.md.j2",
+        front_matter=cards.Markdown(_front_matter(manifest, manifest.contents)),
         manifest=manifest,
         contents=manifest.contents,
         teacher=manifest.teacher,
@@ -330,34 +312,8 @@ def render_card(manifest: Manifest) -> str:
     )
 
 
-def escape_markdown(text: str) -> str:
-    """One line of `text` that shows as it is in a Markdown table: no markup, HTML, maths or cell border; cut at `MAX_CELL`."""
-    line = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
-    if len(line) > MAX_CELL:
-        line = line[:MAX_CELL] + " ..."
-    line = re.sub(r"[\x00-\x1f\x7f-\x9f]", "\ufffd", line)
-    line = re.sub(r"[\\`*_\[\]|~$]", r"\\\g<0>", line)
-    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _printed(value: object) -> str:
-    if isinstance(value, _Markdown):
-        return value
-    return escape_markdown(str(value))
-
-
-def _only_names(text: str) -> _Markdown:
-    """For code spans, where nothing can be escaped: letters, digits, dots, dashes and underscores."""
-    return _Markdown(re.sub(r"[^A-Za-z0-9._-]", "", text)[:MAX_CELL])
-
-
-def _only_words(text: str) -> _Markdown:
-    """For code blocks: the same, and spaces."""
-    return _Markdown(re.sub(r"[^A-Za-z0-9._ -]", "", text)[:MAX_CELL])
-
-
 def _columns() -> dict[str, list[dict[str, str]]]:
-    meanings = yaml.safe_load((CARDS / "columns.yaml").read_text(encoding="utf-8"))
+    meanings = yaml.safe_load((cards.CARDS / "columns.yaml").read_text(encoding="utf-8"))
     return {
         table: [
             {"name": column.name, "type": _type_name(column.type), "meaning": meanings[table][column.name]}

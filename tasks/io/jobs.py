@@ -53,15 +53,16 @@ def local_lines(
 
 
 def cluster_lines(address: str, job: str, command: Sequence[str], *, folder: Path) -> Iterator[str]:
-    """Submit a command to the Ray cluster at `address` (http://host:8265) as job `job`, or attach to it when it is there
-    and has not failed, and give its output line by line. `folder` must lie at the same place on the cluster.
+    """Submit a command to the Ray cluster at `address` (http://host:8265) as job `job`, or attach to it when it waits or runs
+    there, and give its output line by line. `folder` must lie at the same place on the cluster. A job that has ended is
+    submitted again, also when it succeeded: a command that finds its work done ends at once.
 
     Raises `UserError` when the cluster does not answer or the job fails.
     """
     client = _client(address)
-    names = {details.submission_id: details.status for details in client.list_jobs()}
-    if str(names.get(job, "FAILED")) in ("FAILED", "STOPPED"):
-        if job in names:
+    known = {details.submission_id: details.status for details in client.list_jobs()}
+    if job not in known or known[job].is_terminal():
+        if job in known:
             client.delete_job(job)
         client.submit_job(
             entrypoint=f"cd {shlex.quote(str(folder))} && {shlex.join(command)}", submission_id=job

@@ -15,7 +15,8 @@ from markupsafe import Markup
 from tasks.core.auroc import Auroc, auroc
 from tasks.core.rows import Example, Problem, Response, Strategy, Tier
 from tasks.io import report_figures as figures
-from tasks.io.dataset import CARDS, StageCount, last_strategy
+from tasks.io.cards import CARDS
+from tasks.io.dataset import StageCount, last_strategy
 from tasks.io.disk import atomic_write
 
 MAX_FAMILY = 40  # members of the drawn family

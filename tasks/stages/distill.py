@@ -24,9 +24,10 @@ from tasks.io.jobs import cluster_lines, local_lines
 from tasks.seeds.registry import load
 from tasks.stages.driver import Run
 from tasks.stages.progress import Progress
-from training.config import RunConfig, run_from
+from training.config import RunConfig, run_folder, run_from
 
 STEP = re.compile(r"train: step (\d+) of (\d+)")
+FINGERPRINT = re.compile(r"run +([0-9a-f]{64})")
 
 
 def distill_in_build(run: Run, dataset: str) -> str | None:
@@ -43,11 +44,11 @@ def distill(run: Run, dataset: str) -> str:
         raise UserError(
             f"profile {run.config.profile} has no section distill: add one, or choose another profile"
         )
-    folder = run.store.root / "distill"
-    config = run_config(settings, Path(dataset), folder)
-    write_held_out(folder / "held_out.jsonl", held_out(settings))
-    atomic_write(folder / "RUN.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
-    train.with_options(name="distill", task_run_name=f"distill: {config.objective.preset}")(folder, settings)
+    output = run.store.root / "distill"
+    config = run_config(settings, Path(dataset), output)
+    write_held_out(output / "held_out.jsonl", held_out(settings))
+    name = f"distill: {config.objective.preset}"
+    folder = train.with_options(name="distill", task_run_name=name)(config, settings)
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     publish(result)
     get_run_logger().info("distill: student in %s", folder / "student")
@@ -80,20 +81,42 @@ def write_held_out(path: Path, problems: Iterable[Problem]) -> None:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def train(folder: Path, settings: DistillSettings) -> None:
-    """Check, then train, as a job on this machine or on the Ray cluster of the settings."""
+def train(config: RunConfig, settings: DistillSettings) -> Path:
+    """Check, then train, as a job on this machine or on the Ray cluster of the settings; the folder of the run."""
     logger = get_run_logger()
-    launch = [sys.executable, "-m", "training.launch", str(folder / "RUN.json")]
-    for line in local_lines(
-        [*launch, "--check"], folder=PROJECT_ROOT, environment=environment(), log=folder / "check.log"
-    ):
-        logger.info("distill: %s", line)
+    settled = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
+    folder = run_folder(config.output, checked(config.output, settled, logger.info))
+    atomic_write(
+        folder / "RUN.json", settled
+    )  # of this very run: what runs meanwhile in the same output keeps its own
+    launch = command(folder / "RUN.json")
     if settings.ray_address is None:
         lines = local_lines(launch, folder=PROJECT_ROOT, environment=environment(), log=folder / "train.log")
     else:
-        job = f"sure-math-{folder.parent.name}-{folder.name}"
-        lines = cluster_lines(settings.ray_address, job, launch, folder=PROJECT_ROOT)
+        lines = cluster_lines(settings.ray_address, f"sure-math-{folder.name}", launch, folder=PROJECT_ROOT)
     follow(lines, logger.info)
+    return folder
+
+
+def checked(output: Path, settled: str, log: Any) -> str:
+    """The fingerprint of the run of these settings (JSON). `UserError` when the check finds something."""
+    atomic_write(output / "RUN.json", settled)
+    lines = local_lines(
+        [*command(output / "RUN.json"), "--check"], folder=PROJECT_ROOT, environment=environment(),
+        log=output / "check.log",
+    )  # fmt: skip
+    found = ""
+    for line in lines:
+        log("distill: %s", line)
+        found = match[1] if (match := FINGERPRINT.fullmatch(line)) else found
+    if not found:
+        raise RuntimeError(f"the check told no fingerprint: see {output / 'check.log'}")
+    return found
+
+
+def command(run: Path) -> list[str]:
+    """Starts a training run."""
+    return [sys.executable, "-m", "training.launch", str(run)]
 
 
 def environment() -> dict[str, str]:

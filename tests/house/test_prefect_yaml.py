@@ -57,9 +57,9 @@ def test_a_deployment_gives_parameters_its_flow_has(deployment: dict[str, Any]) 
     assert deployment["work_pool"]["name"] == "sure-math"
 
 
-def test_make_build_finds_its_deployment() -> None:
+def test_make_build_and_make_distill_find_their_deployments() -> None:
     names = {f"{imported_flow(d['entrypoint']).name}/{d['name']}" for d in DEPLOYMENTS}
-    assert "sure-math/build" in names
+    assert {"sure-math/build", "sure-math-distill/pocket"} <= names
 
 
 def test_deployments_have_distinct_names_and_no_machine_path() -> None:
@@ -76,3 +76,10 @@ def test_every_flow_file_has_a_deployment() -> None:
         if path.name != "__init__.py" and "@flow" in path.read_text(encoding="utf-8")
     }
     assert files == {entrypoint.split(":")[0] for entrypoint in ENTRYPOINTS}
+
+
+def test_the_weekly_reannotation_is_planned_and_waits_until_it_is_wanted() -> None:
+    (weekly,) = (d for d in DEPLOYMENTS if d["name"] == "weekly")
+    assert imported_flow(weekly["entrypoint"]).name == "sure-math-reannotate"
+    assert weekly["schedules"] == [{"cron": "0 4 * * 1", "timezone": "UTC", "active": False}]
+    assert all("schedules" not in d for d in DEPLOYMENTS if d is not weekly)

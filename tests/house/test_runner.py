@@ -142,6 +142,42 @@ def test_the_last_build_is_shown_with_three_rows(runner: Any, tmp_path: Path, ca
     assert "easy, majority answer 4, semantic entropy 2.00 nats, weight 0.60" in printed
 
 
+@pytest.mark.parametrize(("asked", "shown"), [(None, True), ("d1", True), ("d2", False)])
+def test_the_validation_is_shown_unless_it_belongs_to_another_dataset(
+    runner: Any, tmp_path: Path, capsys: Any, asked: str | None, shown: bool
+) -> None:
+    runner.show_validation(tmp_path)
+    assert capsys.readouterr().out == ""
+    (tmp_path / "validation").mkdir()
+    area = {"value": 0.875, "low": 0.85, "high": 0.9, "n": 1200}
+    said = {"dataset": "d1", "known": 1200, "majority": {"detections": [{"auroc": area}]}}
+    (tmp_path / "validation" / "validation.json").write_text(json.dumps(said))
+    runner.show_validation(tmp_path, asked)
+    printed = capsys.readouterr().out
+    assert (str(tmp_path / "validation" / "report.html") in printed) is shown
+    assert ("AUROC 0.875 [0.850, 0.900] on 1,200 problems" in printed) is shown
+
+
+@pytest.mark.parametrize("asked", [None, "d1", "d2"])
+def test_the_student_is_shown_unless_it_belongs_to_another_dataset(
+    runner: Any, tmp_path: Path, capsys: Any, asked: str | None
+) -> None:
+    runner.show_student(tmp_path)
+    assert capsys.readouterr().out == ""
+    held_out = {
+        "before": {"value": 0.25},
+        "after": {"value": 0.5},
+        "gain": {"value": 0.25, "low": 0.1, "high": 0.4, "n": 9},
+    }
+    (tmp_path / "distill/abc").mkdir(parents=True)
+    (tmp_path / "distill/latest.json").write_text('{"run": "abc"}')
+    (tmp_path / "distill/abc/result.json").write_text(json.dumps({"dataset": "d1", "held_out": held_out}))
+    runner.show_student(tmp_path, asked)
+    printed = capsys.readouterr().out
+    assert (str(tmp_path / "distill/abc/student") in printed) == (asked != "d2")
+    assert ("+25.0 points [+10.0, +40.0] on 9" in printed) == (asked != "d2")
+
+
 def test_report_before_any_build_says_what_to_do(runner: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `make build` first"):
         runner.show(tmp_path)

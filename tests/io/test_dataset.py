@@ -11,7 +11,7 @@ import yaml
 from tasks.core.config import load_config
 from tasks.core.errors import UserError
 from tasks.core.rows import Example, FindingKind, Response, Role, Tier
-from tasks.io import dataset
+from tasks.io import cards, dataset
 from tasks.io.dataset import (
     BenchmarkCount,
     Manifest,
@@ -401,7 +401,7 @@ def test_the_card_shows_the_funnel_the_splits_and_the_licences():
 
 
 def test_the_card_explains_every_column_and_nothing_else():
-    meanings = yaml.safe_load((dataset.CARDS / "columns.yaml").read_text(encoding="utf-8"))
+    meanings = yaml.safe_load((cards.CARDS / "columns.yaml").read_text(encoding="utf-8"))
     assert list(meanings["examples"]) == [field.name for field in fields(Example)]
     assert list(meanings["responses"]) == [field.name for field in fields(Response)]
     assert "| `cluster_probs` | list of double | p(c) of each cluster |" in card()
@@ -454,7 +454,7 @@ def test_markup_in_a_licence_or_a_model_name_stays_text(tmp_path: Path):
 
 def test_a_long_value_is_cut_on_the_card():
     text = card(models={"teacher": "x" * 1_000_000})
-    assert len(text) < 30_000 and "x" * dataset.MAX_CELL + " ..." in text
+    assert len(text) < 30_000 and "x" * cards.MAX_CELL + " ..." in text
 
 
 def test_the_card_renders_as_markdown_with_whole_tables():

@@ -20,6 +20,10 @@ from tasks.core.config import PROJECT_ROOT
 from tasks.seeds import pocket
 from tests.small_build import left_after
 from tests.training.small_run import example, settings, write_small_dataset
+from training.check import prepare
+from training.config import load_run, run_folder
+from training.engine.checkpoints import step_folder
+from training.rollout.saved import read_generations
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -59,6 +63,12 @@ def finish(run: Path) -> str:
     return said
 
 
+def run_of(run: Path) -> Path:
+    """The folder of the only run that wrote into the output of RUN.json."""
+    (record,) = run.parent.glob("*/metrics.jsonl")
+    return record.parent
+
+
 def steps_done(folder: Path) -> int:
     path = folder / "metrics.jsonl"
     return path.read_text().count("\n") if path.exists() else 0
@@ -83,7 +93,8 @@ def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
         )
     )
     run = write_run(folder, dataset, evaluation={"problems": str(held_out), "samples": 2})
-    return folder, finish(run)
+    said = finish(run)
+    return run_of(run), said
 
 
 def test_a_run_ends_in_a_student_metrics_curves_and_a_measured_gain(undisturbed: tuple[Path, str]) -> None:
@@ -92,6 +103,10 @@ def test_a_run_ends_in_a_student_metrics_curves_and_a_measured_gain(undisturbed:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     assert all(row["gap_mean"] < 0.05 and row["staleness"] == 0 for row in rows)
+    phases = [
+        sum(row[f"seconds_{name}"] for name in ("rollout", "teacher", "student", "sync")) for row in rows
+    ]
+    assert [row["overlap"] * row["seconds"] for row in rows] == pytest.approx(phases)
     assert rows[-1]["learning_rate"] < rows[1]["learning_rate"] <= 4e-4
     assert 0.9 < rows[0]["teacher_mass"] <= 1.001
     student = AutoModelForCausalLM.from_pretrained(folder / "student")
@@ -102,12 +117,14 @@ def test_a_run_ends_in_a_student_metrics_curves_and_a_measured_gain(undisturbed:
     result = json.loads((folder / "result.json").read_text())
     assert result["held_out"]["gain"]["n"] == 8 and result["cost"]["gpu_hours"] == 0
     assert (folder / "curves.png").stat().st_size > 10_000 and "pass@1" in said
+    assert json.loads((folder.parent / "latest.json").read_text()) == {"run": folder.name}
+    assert result["fingerprint"].startswith(folder.name)
 
 
 def test_a_finished_run_is_found_again_without_starting_anything(undisturbed: tuple[Path, str]) -> None:
     folder, _ = undisturbed
     stamp = (folder / "student/model.safetensors").stat().st_mtime_ns
-    assert "this run is finished" in finish(folder / "RUN.json")
+    assert "this run is finished" in finish(folder.parent / "RUN.json")
     assert (folder / "student/model.safetensors").stat().st_mtime_ns == stamp
 
 
@@ -118,7 +135,9 @@ def test_killed_and_with_a_dead_engine_it_ends_in_the_same_weights(
     process = start(run)
     assert process.stdout is not None
     for line in process.stdout:
-        if re.match(r"train: step 3 ", line) or steps_done(run.parent) >= 3:
+        if re.match(r"train: step 3 ", line) or (
+            any(run.parent.glob("*/metrics.jsonl")) and steps_done(run_of(run)) >= 3
+        ):
             break
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
@@ -137,14 +156,16 @@ def test_killed_and_with_a_dead_engine_it_ends_in_the_same_weights(
     assert process.wait() == 0, said[-4000:]
     assert "started again with weight version" in said
     whole = load_file(undisturbed[0] / "student/model.safetensors")
-    killed = load_file(run.parent / "student/model.safetensors")
+    killed = load_file(run_of(run) / "student/model.safetensors")
     assert whole.keys() == killed.keys() and all(whole[name].equal(killed[name]) for name in whole)
 
 
-def test_sigterm_writes_a_checkpoint_and_other_settings_never_continue_it(
+def test_one_step_off_stopped_by_sigterm_goes_on_with_the_rollouts_that_it_had_drawn(
     dataset: Path, tmp_path: Path
 ) -> None:
-    run = write_run(tmp_path / "stopped", dataset, checkpoints={"every": 50, "keep": 1})
+    run = write_run(
+        tmp_path / "stopped", dataset, checkpoints={"every": 50, "keep": 1}, overlap="one_step_off"
+    )
     process, said = start(run), ""
     assert process.stdout is not None
     for line in process.stdout:
@@ -153,7 +174,23 @@ def test_sigterm_writes_a_checkpoint_and_other_settings_never_continue_it(
             process.terminate()
     assert process.wait() == 3, said[-4000:]
     assert re.search(r"stopped after step \d of 6, with a checkpoint", said)
-    other = write_run(tmp_path / "stopped", dataset, checkpoints={"every": 50, "keep": 1}, seed=5)
-    process = start(other)
-    said, _ = process.communicate(timeout=600)
-    assert process.returncode == 2 and "other settings" in said, said[-4000:]
+    folder = run_of(run)
+    done = steps_done(folder)
+    ahead = read_generations(step_folder(folder / "checkpoints", done))
+    assert len(ahead) == 8 and {one.version for one in ahead} == {done - 1}
+    assert f"continues after step {done}" in finish(run)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["staleness"] for row in rows] == [0, 1, 1, 1, 1, 1]
+    assert rows[done]["response_tokens"] == sum(len(one.tokens) for one in ahead)
+
+
+def test_other_settings_have_a_folder_of_their_own_and_a_moved_run_has_the_same(
+    dataset: Path, tmp_path: Path
+) -> None:
+    runs = [
+        load_run(write_run(tmp_path / name, dataset, **changes))
+        for name, changes in (("a", {}), ("a", {"seed": 5}), ("b", {}))
+    ]
+    first, other, moved = (run_folder(run.output, prepare(run).fingerprint) for run in runs)
+    assert first.parent == other.parent == tmp_path / "a" and first.name != other.name
+    assert moved == tmp_path / "b" / first.name

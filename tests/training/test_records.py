@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from tasks.core.config import PROJECT_ROOT
 from tasks.core.errors import UserError
+from tests.training.small_run import small_run
 from training.config import EvaluationSettings
 from training.evaluation.held_out import estimates, read_held_out
 from training.model_files import open_model
@@ -65,15 +68,67 @@ def test_table_and_curves_are_written_from_the_rows(tmp_path: Path) -> None:
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_card_names_models_gain_and_settings() -> None:
-    measured = estimates([[False, True], [False, False]], [[True, True], [False, True]])
-    assert measured["gain"]["value"] == 0.5 and measured["before"]["value"] == 0.25
-    result: dict[str, Any] = {
-        "objective": "uopd", "steps": 3, "student": {"from": "a", "to": "b"}, "teacher": "t", "dataset": "d" * 64,
-        "cost": {"response_tokens": 1234.0}, "held_out": measured, "settings": {"seed": 0},
+HOSTILE = "a | b\n---\n# <script>*x*</script> `c`: [l](u)\n:0123456789abcdef"
+
+
+def card(*, measured: bool = True, **changes: Any) -> str:
+    """The card of a made-up result with the settings of a real run."""
+
+    run = small_run(
+        Path("dataset"),
+        evaluation={"problems": "held_out.jsonl"},
+        objective={"prompt_weight": {"kind": "binary", "tau": 0.3}},
+    )
+    marks = estimates([[False, True], [False, False]], [[True, True], [False, True]])
+    names = (
+        "seconds",
+        "seconds_rollout",
+        "seconds_teacher",
+        "seconds_student",
+        "seconds_sync",
+        "gpu_hours",
+        "tokens",
+    )
+    result = {
+        "fingerprint": "f" * 64, "objective": "uopd", "steps": 1234, "student": {"from": "base:01", "to": "student:02"},
+        "teacher": "teacher:03", "dataset": "d" * 64,
+        "cost": {**dict.fromkeys(names, 90.0), "overlap": 1.25, "response_tokens": 5678.0},
+        "held_out": marks if measured else None, "settings": run.identity(), "versions": {"torch": "2"},
     }  # fmt: skip
-    card = model_card(result)
-    assert "25.0% before, 75.0% after (gain +50.0 points" in card and '"seed": 0' in card
+    return model_card(result | changes)
+
+
+def parts(text: str) -> tuple[dict[str, Any], str]:
+    """Front matter and page of a card."""
+    _, head, page = text.split("---\n", 2)
+    return yaml.safe_load(head), page
+
+
+def test_the_card_names_models_data_objective_gain_and_how_to_load_it() -> None:
+    head, page = parts(card())
+    assert head["library_name"] == "transformers" and "uopd" in head["tags"]
+    assert head["model_name"] == "base, distilled by uopd"
+    for words in (
+        "| base model | base:01 |", "| teacher | teacher:03 |", f"version `{'d' * 64}`", "1,234 steps, 5,678 tokens",
+        "uopd, k = 512", "prompt weight binary, 0.3, raw", "AdamW, learning rate 3e-06 with 5.0% of warm-up",
+        "| before (base model) | 25.0% |", "| after (this model) | 75.0% |", "| gain | +50.0 points |",
+        "on 2 held-out problems, 4 samples each at temperature 0.7", 'from_pretrained("path/to/this/folder")',
+        "put your final answer within", "1.5 minutes of training (90.000 GPU hours)", '"preset": "uopd"', "torch 2",
+    ):  # fmt: skip
+        assert words in page, words
+
+
+def test_the_card_of_a_run_that_was_not_measured_says_so() -> None:
+    assert "This run was not measured" in card(measured=False) and "| gain |" not in card(measured=False)
+
+
+def test_names_on_the_card_stay_text_whatever_they_are() -> None:
+    head, page = parts(card(student={"from": HOSTILE, "to": HOSTILE}, teacher=HOSTILE, dataset=HOSTILE))
+    assert head["model_name"].startswith("a | b") and head.keys() == parts(card())[0].keys()
+    assert "<script" not in page and "\n---\n" not in page and not re.search(r"(?<!\\)\]\(u\)", page)
+    assert page.count("\n| ") == parts(card())[1].count("\n| ")  # no cell or row more than with plain names
+    (row,) = (line for line in page.splitlines() if line.startswith("| teacher |"))
+    assert len(re.findall(r"(?<!\\)\|", row)) == 3
 
 
 @pytest.mark.parametrize(

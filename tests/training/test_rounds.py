@@ -133,13 +133,14 @@ def test_a_steps_row_by_hand(prepared: Prepared) -> None:
     sampled = batch.signals["rollout_logprobs"] + np.float32(0.25)
     sampled[3] = np.nan  # a skipped position
     noted = {"entropy": np.full(12, 0.75), "teacher_mass": np.linspace(0, 1, 12), "sampled_logprob": sampled}
-    row = step_row(round_, [[batch]], report([batch], [noted]), staleness=0, seconds=SECONDS)
+    row = step_row(round_, [[batch]], report([batch], [noted]), staleness=0, seconds=SECONDS, wall=2.5)
     assert row["weight_mean"] == 0.5 and row["weight_zero_share"] == 0.25
     assert row["response_tokens_mean"] == 4.0 and row["response_tokens_max"] == 8
     assert row["truncated_share"] == 0.25
     assert row["entropy"] == 0.75 and row["teacher_mass"] == pytest.approx(0.5)
     assert row["gap_mean"] == pytest.approx(0.25, rel=1e-5)
-    assert row["tokens"] == 16 + 4 * 4 and row["tokens_per_second"] == 8.0
+    assert row["tokens"] == 16 + 4 * 4 and row["tokens_per_second"] == 32 / 2.5
+    assert row["seconds"] == 2.5 and row["overlap"] == 4.0 / 2.5 and row["seconds_teacher"] == 0.5
     assert row["share_rollout"] == 0.5 and sum(row[f"share_{name}"] for name in SECONDS) == pytest.approx(1.0)
     assert "sampled_logprob" not in row
 

@@ -16,7 +16,9 @@ from training.engine.checkpoints import writing
 from training.engine.placement import Placement, actor_options
 from training.engine.student import MicroBatch, StepReport, Student, StudentSettings
 from training.objectives.base import TokenLoss
+from training.rollout.engine import Generation
 from training.rollout.pool import RolloutPool
+from training.rollout.saved import write_generations
 from training.rollout.sync import Choice
 from training.rollout.weights import Snapshot
 
@@ -111,11 +113,20 @@ class StudentGroup:
 
     # --- checkpoints --------------------------------------------------------------------------------------------
 
-    def save(self, root: Path, step: int, record: Mapping[str, Any], *, keep: int) -> None:
+    def save(
+        self,
+        root: Path,
+        step: int,
+        record: Mapping[str, Any],
+        *,
+        keep: int,
+        rollouts: Sequence[Generation] = (),
+    ) -> None:
         """A whole checkpoint `root/step-<step>`, which all ranks write into, so `root` must be a folder that they share. `record`
-        is what else the run must remember (JSON data)."""
+        (JSON data) and `rollouts` (of the step to come, drawn already) are what else the run must remember."""
         with writing(root, step, record, keep=keep) as folder:
             self._all("save", folder)
+            write_generations(folder, rollouts)
 
     def load(self, folder: Path) -> int:
         """Take up a checkpoint (fresh ranks, as many as wrote it); the number of steps done."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.core.answers import grade
 from tasks.core.errors import UserError
-from tasks.core.identity import request_seed
+from tasks.core.identity import canonical_json, request_seed
 from training.config import EvaluationSettings, project_path
 from training.model_files import ModelFiles, encode_prompts
-from training.rollout.engine import RolloutRequest, RolloutSampling
 
 if TYPE_CHECKING:
     from training.crew import Crew
+    from training.rollout.engine import RolloutSampling
 
-__all__ = ["HeldOut", "Marks", "evaluate", "read_held_out"]
+__all__ = ["HeldOut", "Marks", "estimates", "evaluate", "held_out_problems", "read_held_out"]
 
 Marks = list[list[bool]]
 """Right or wrong, [problems][samples]."""
@@ -26,8 +27,9 @@ Marks = list[list[bool]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOut:
-    """Problems with known answers, ready to be asked."""
+    """Problems with known answers, ready to be asked. `digest`: of their ids, texts and answers."""
 
+    digest: str
     ids: tuple[str, ...]
     answers: tuple[str, ...]
     prompts: tuple[tuple[int, ...], ...]
@@ -55,16 +57,33 @@ def read_held_out(settings: EvaluationSettings | None, student: ModelFiles) -> H
             f"evaluation.problems: {path} is empty: give problems with answers, or leave evaluation out"
         )
     prompts = encode_prompts(student, [row["problem"] for row in rows], thinking=False)
+    written = canonical_json([[row["id"], row["problem"], row["answer"]] for row in rows])
     return HeldOut(
+        digest=hashlib.sha256(written.encode("ascii")).hexdigest(),
         ids=tuple(row["id"] for row in rows), answers=tuple(row["answer"] for row in rows),
         prompts=tuple(prompts), settings=settings, tokenizer=student.tokenizer,
     )  # fmt: skip
+
+
+def held_out_problems(held_out: HeldOut | None, context_tokens: int) -> list[str]:
+    """One sentence when a prompt leaves no room for an answer, naming the longest."""
+    lengths = {} if held_out is None else dict(zip(held_out.ids, map(len, held_out.prompts), strict=True))
+    long = {row_id: length for row_id, length in lengths.items() if length >= context_tokens}
+    if not long:
+        return []
+    worst = max(long, key=lambda row_id: (long[row_id], row_id))
+    return [
+        f"evaluation.problems: {worst} has a prompt of {long[worst]:,} tokens and the context {context_tokens:,}"
+        f" ({len(long):,} such problems): leave them out or raise lengths.max_prompt_tokens"
+    ]
 
 
 def evaluate(crew: Crew, held_out: HeldOut | None, label: str, sampling: RolloutSampling) -> Marks | None:
     """Grade the samples of the present weights; None when the run is not measured. The seeds are the same each time."""
     if held_out is None:
         return None
+    from training.rollout.engine import RolloutRequest
+
     samples = held_out.settings.samples
     requests = [
         RolloutRequest(prompt=prompt, seed=request_seed(row_id, f"held-out/{number}", "evaluation"))

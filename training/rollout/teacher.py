@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,11 @@ class Teacher:
             for index, one, tokens in zip(chosen, values, kept, strict=True):
                 found[index] = TopK(logprobs=one, ids=tokens)
         return [one for one in found if one is not None]
+
+    def score(self, sequences: Sequence[TokenSequence], k: int) -> tuple[list[TopK], float]:
+        """`topk`, and the seconds that it took."""
+        started = time.perf_counter()
+        return self.topk(sequences, k), time.perf_counter() - started
 
     def logprobs(self, sequences: Sequence[TokenSequence]) -> list[np.ndarray]:
         """log p [T] (float32) of every response's own tokens, in the order given."""

@@ -1,0 +1,71 @@
+"""Cards: Markdown pages from the templates of data_cards/. Whatever a template prints is data, and is escaped."""
+
+from __future__ import annotations
+
+import re
+
+import jinja2
+
+from tasks.core.config import PROJECT_ROOT
+
+__all__ = ["CARDS", "MAX_CELL", "Markdown", "escape_markdown", "render_card"]
+
+CARDS = PROJECT_ROOT / "data_cards"
+MAX_CELL = 300  # characters of one value on a card
+
+
+class Markdown(str):
+    """Text that is Markdown already, and printed as it is."""
+
+
+def render_card(template: str, /, **values: object) -> str:
+    """The page of a template with these values; the same values give the same text.
+
+    Filters: `number` (1,234), `decimals` (0.123), `percent` (12.3%), `points` (+12.3), `minutes` (of seconds), `code` (for
+    code spans) and `plain` (for code blocks).
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(CARDS),
+        undefined=jinja2.StrictUndefined,
+        finalize=_printed,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown: `_printed` escapes instead
+    )
+    environment.filters.update(
+        number="{:,}".format,
+        decimals="{:.3f}".format,
+        percent="{:.1%}".format,
+        points=lambda share: f"{100 * share:+.1f}",
+        minutes=lambda seconds: f"{seconds / 60:,.1f}",
+        code=_only_names,
+        plain=_only_words,
+    )
+    return environment.get_template(template).render(**values)
+
+
+def escape_markdown(text: str) -> str:
+    """One line of `text` that shows as it is in a Markdown table: no markup, HTML, maths or cell border; cut at `MAX_CELL`."""
+    line = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+    if len(line) > MAX_CELL:
+        line = line[:MAX_CELL] + " ..."
+    line = re.sub(r"[\x00-\x1f\x7f-\x9f]", "\ufffd", line)
+    line = re.sub(r"[\\`*_\[\]|~$]", r"\\\g<0>", line)
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _printed(value: object) -> str:
+    if isinstance(value, Markdown):
+        return value
+    return escape_markdown(str(value))
+
+
+def _only_names(text: str) -> Markdown:
+    """For code spans, where nothing can be escaped: letters, digits, dots, dashes and underscores."""
+    return Markdown(re.sub(r"[^A-Za-z0-9._-]", "", text)[:MAX_CELL])
+
+
+def _only_words(text: str) -> Markdown:
+    """For code blocks: the same, and spaces."""
+    return Markdown(re.sub(r"[^A-Za-z0-9._ -]", "", text)[:MAX_CELL])

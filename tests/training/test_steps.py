@@ -1,0 +1,173 @@
+"""The order of a step's parts, seen through actors that only write down what they were asked for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+
+from tasks.core.errors import UserError
+from tests.training.small_run import example, small_run, write_small_dataset
+from training.check import Prepared, prepare
+from training.crew import Crew
+from training.engine.batches import TokenSequence
+from training.engine.group import Update
+from training.engine.student import MicroBatch, StepReport
+from training.loop import _steps
+from training.methods import compose
+from training.records import Records, read_metrics
+from training.rollout.engine import Generation, RolloutRequest
+from training.rollout.saved import read_generations, write_generations
+from training.rollout.teacher import TopK
+
+STEPS, K = 5, 2
+PATIENCE_S = 30.0
+
+
+class Scored:
+    def __init__(self, sequences: Sequence[TokenSequence]) -> None:
+        self._lengths = [len(one.response) for one in sequences]
+
+    def get(self) -> tuple[list[TopK], float]:
+        ids = np.arange(K, dtype=np.int32)
+        return [
+            TopK(logprobs=np.full((n, K), -1.0, np.float32), ids=np.tile(ids, (n, 1))) for n in self._lengths
+        ], 0.0
+
+
+class Actors:
+    """Engines, students and teacher in one. As with the real ones, rollouts follow from seeds and weights, and the weights
+    (one number here) from the rollouts. `together`: an update ends only after the next round has begun."""
+
+    def __init__(self, weights: float = 0.0, version: int = 0, *, together: bool = False) -> None:
+        self.students = self.engines = self
+        self.weights, self.version, self.together = weights, version, together
+        self.loaded = (weights, version)
+        self.rounds = version
+        self.changed = threading.Condition()
+
+    def stream(
+        self, requests: Sequence[RolloutRequest], _sampling: object
+    ) -> Iterator[tuple[int, Generation]]:
+        with self.changed:
+            self.rounds += 1
+            self.changed.notify_all()
+        weights, version = self.loaded
+        for index in reversed(range(len(requests))):
+            random = np.random.default_rng([requests[index].seed % 2**32, round(weights * 1000)])
+            length = int(random.integers(2, 9))
+            yield (
+                index,
+                Generation(
+                    tokens=random.integers(0, 50, length).astype(np.int32), logprobs=-random.random(length, np.float32),
+                    finish_reason="stop", version=version,
+                ),
+            )  # fmt: skip
+
+    def score(self, sequences: Sequence[TokenSequence]) -> Scored:
+        return Scored(sequences)
+
+    def step(self, ranks: Sequence[Sequence[MicroBatch]]) -> Update:
+        if self.together and self.version + 1 < STEPS:
+            with self.changed:
+                assert self.changed.wait_for(lambda: self.rounds >= self.version + 2, PATIENCE_S)
+        self.weights += sum(
+            int(one.response.sum()) for batches in ranks for batch in batches for one in batch.sequences
+        )
+        self.version += 1
+        report = StepReport(
+            step=self.version, loss=0.0, learning_rate=1.0, gradient_norm=1.0, tokens=1, seconds=1.0,
+            diagnostics=tuple({} for _ in ranks[0]),
+        )  # fmt: skip
+        return Update(step=self.version, loss=0.0, learning_rate=1.0, gradient_norm=1.0, reports=(report,))
+
+    def sync(self, _engines: object, version: int) -> None:
+        assert version == self.version
+        self.loaded = (self.weights, version)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_dataset(tmp_path_factory.mktemp("data") / "dataset", [example(n) for n in range(6)])
+
+
+def prepared(dataset: Path, overlap: str) -> Prepared:
+    batches, rollouts = {"size": 2, "draws": 2 * STEPS}, {"per_prompt": 2}
+    return prepare(small_run(dataset, batches=batches, rollouts=rollouts, overlap=overlap))
+
+
+def steps(
+    actors: Actors, run: Prepared, folder: Path, first: int = 0, drawn: Sequence[Generation] = ()
+) -> Iterator[tuple[int, Sequence[Generation]]]:
+    with Records(folder, step=first, steps=STEPS) as records:
+        yield from _steps(cast(Crew, actors), run, compose(run.run), records, first, drawn)
+
+
+def test_on_policy_every_round_is_drawn_by_the_weights_that_it_changes(dataset: Path, tmp_path: Path) -> None:
+    actors = Actors()
+    done = list(steps(actors, prepared(dataset, "on_policy"), tmp_path))
+    assert done == [(number, ()) for number in range(1, STEPS + 1)]
+    assert [row["staleness"] for row in read_metrics(tmp_path)] == [0] * STEPS
+
+
+def test_one_step_off_draws_the_next_round_while_the_student_learns_from_this_one(
+    dataset: Path, tmp_path: Path
+) -> None:
+    actors = Actors(together=True)
+    done = list(steps(actors, prepared(dataset, "one_step_off"), tmp_path))
+    assert [{one.version for one in coming} for _, coming in done] == [{0}, {1}, {2}, {3}, set()]
+    rows = read_metrics(tmp_path)
+    assert [row["staleness"] for row in rows] == [0, 1, 1, 1, 1]
+    assert actors.rounds == STEPS
+
+
+@pytest.mark.parametrize("stop", range(1, STEPS))
+def test_stopped_after_any_step_and_continued_it_equals_the_undisturbed_run(
+    dataset: Path, tmp_path: Path, stop: int
+) -> None:
+    run = prepared(dataset, "one_step_off")
+    whole = Actors()
+    list(steps(whole, run, tmp_path / "whole"))
+    first = Actors()
+    for step, coming in steps(first, run, tmp_path / "part"):
+        if step == stop:
+            write_generations(tmp_path, coming)
+            break
+    second = Actors(first.weights, first.version)
+    list(steps(second, run, tmp_path / "part", stop, read_generations(tmp_path)))
+    assert second.weights == whole.weights
+    stale = [
+        [(row["staleness"], row["response_tokens"]) for row in read_metrics(tmp_path / name)] for name in ("part", "whole")
+    ]  # fmt: skip
+    assert stale[0] == stale[1]
+
+
+@pytest.mark.parametrize("overlap", ["on_policy", "one_step_off"])
+def test_a_round_by_older_weights_than_the_run_allows_ends_it(
+    dataset: Path, tmp_path: Path, overlap: str
+) -> None:
+    actors = Actors()
+    actors.sync = lambda *_: None  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="a weight sync was skipped"):
+        list(steps(actors, prepared(dataset, overlap), tmp_path))
+
+
+def test_rollouts_come_back_from_disk_bit_by_bit(tmp_path: Path) -> None:
+    drawn = [
+        Generation(
+            tokens=np.array(tokens, dtype=np.int32), logprobs=np.array([-0.1] * len(tokens), dtype=np.float32),
+            finish_reason=reason, version=7,
+        )
+        for tokens, reason in (([3, 1, 2], "stop"), ([9], "length"), ([], "stop"))
+    ]  # fmt: skip
+    assert read_generations(tmp_path) == ()
+    write_generations(tmp_path, drawn)
+    for found, expected in zip(read_generations(tmp_path), drawn, strict=True):
+        assert (found.finish_reason, found.version) == (expected.finish_reason, expected.version)
+        for one, other in ((found.tokens, expected.tokens), (found.logprobs, expected.logprobs)):
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other)
