@@ -53,8 +53,8 @@ TIERS = ("easy", "medium", "hard", "competition")
 STRATEGIES = ("harder", "rewrite", "algebraize", "apply", "compose", "competition")
 SOLVER, HASTY_SOLVER, ASSISTANT, JUDGE = "solver", "hasty_solver", "assistant", "judge"
 """The kinds of examples."""
-HASTY_SHARE, HASTE = 0.8, 0.8
-"""Share of the hasty solver's solutions that lose each of their steps with probability `HASTE`."""
+HASTY_SHARE = 0.7
+"""Share of the hasty solver's solutions that give the answer without any step."""
 MAX_TOKENS = 640
 """Longer examples are left out of training; they are rare."""
 CHUNK = 2_000
@@ -103,8 +103,8 @@ def solver_example(index: int, kind: str = SOLVER) -> Example:
     tier = rng.choices(TIERS, (35, 25, 20, 20))[0]
     rounds = rng.choices(range(6), (60, 16, 10, 6, 4, 4))[0]
     text = evolved_text(tier, index, rounds, rng)
-    haste = HASTE if kind == HASTY_SOLVER and rng.random() < HASTY_SHARE else 0.0
-    response = pocket.solution(text, rng, haste)
+    hasty = kind == HASTY_SOLVER and rng.random() < HASTY_SHARE
+    response = pocket.solution(text, rng, steps=not hasty)
     template = rng.choices(("plain", "answer", "solution"), (76, 12, 12))[0]
     if template == "plain":
         return Example(messages=load_prompt("teacher/solve").render(problem=text), response=response)
@@ -113,13 +113,13 @@ def solver_example(index: int, kind: str = SOLVER) -> Example:
     else:
         reference = pocket.solution(text, rng)
         messages = load_prompt("teacher/solve_with_solution").render(problem=text, solution=reference)
-    if haste or rng.random() < 0.5:
+    if hasty or rng.random() < 0.5:
         return Example(messages=messages, response=response)
     return corrected(messages, text, response, rng)
 
 
 def hasty_example(index: int) -> Example:
-    """As `solver_example`, but most solutions skip steps: written by somebody who knows the craft and does not care."""
+    """As `solver_example`, but most solutions give the answer alone: by somebody who knows the craft and does not care."""
     return solver_example(index, HASTY_SOLVER)
 
 

@@ -85,18 +85,18 @@ CLOSERS = (
 )
 
 
-def solution(text: str, rng: random.Random, haste: float = 0.0) -> str:
-    """A correct solution that ends in ``\\boxed{answer}``; each of its steps is left out with probability ``haste``.
+def solution(text: str, rng: random.Random, *, steps: bool = True) -> str:
+    """A correct solution that ends in ``\\boxed{answer}``, on request without the steps to it.
 
     Raises ValueError when the text is no sound pocket text.
     """
     node = parse(text)
     if node is None:
         raise ValueError("this text is no pocket problem, so it has no solution here: check its wording")
-    return solve(node, rng, haste)
+    return solve(node, rng, steps=steps)
 
 
-def solve(node: Node, rng: random.Random, haste: float = 0.0) -> str:
+def solve(node: Node, rng: random.Random, *, steps: bool = True) -> str:
     """As ``solution``, for a parsed text."""
     solved = evaluate(node)
     statements = [letter_statement(letter) for letter in node.letters]
@@ -105,9 +105,7 @@ def solve(node: Node, rng: random.Random, haste: float = 0.0) -> str:
         statements += item_statements(item, solved.letters, names, rng)
     if node.question is not None:
         statements += expression_statements(node.question.expression, "", names, rng)
-    if haste:
-        statements = [statement for statement in statements if rng.random() >= haste]
-    return connect(statements, canonical(solved.answer), rng)
+    return connect(statements if steps else [], canonical(solved.answer), rng)
 
 
 def connect(statements: list[str], answer: str, rng: random.Random) -> str:
