@@ -7,7 +7,9 @@ from typing import Any
 from prefect import flow
 
 from tasks.stages.aggregate import aggregate
+from tasks.stages.benchmarks import read_benchmarks
 from tasks.stages.cluster import cluster
+from tasks.stages.decontaminate import decontaminate
 from tasks.stages.deduplicate import deduplicate
 from tasks.stages.distill import distill_in_build
 from tasks.stages.evolve import evolve
@@ -35,16 +37,18 @@ def build(profile: str = "pocket", overrides: dict[str, Any] | None = None, dry_
         return plan(profile, overrides)
     run = open_run(profile, overrides)
     sources = aggregate(run)
+    benchmarks = read_benchmarks(run)
     rounds = evolve(run, sources)
     candidates = apply_rules(run, rounds)
     unique = deduplicate(run, sources, candidates)
     judged = judge(run, unique)
     selected = select(run, judged, sources)
+    flagged = decontaminate(run, selected, sources, rounds, benchmarks)
     sampled = sample(run, selected)
     clustered = cluster(run, sampled)
     stages = Stages(
         sources=sources, rounds=rounds, rules=candidates, deduplicated=unique, judged=judged,
-        selected=selected, sampled=sampled, clustered=clustered,
+        selected=selected, sampled=sampled, clustered=clustered, benchmarks=benchmarks, decontaminated=flagged,
     )  # fmt: skip
     dataset = export(run, stages)
     distill_in_build(run, dataset)

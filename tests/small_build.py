@@ -28,10 +28,14 @@ SMALL = {
     "evolve.branches": dict.fromkeys(Tier, 1),
     "evolve.rounds": {"easy": 1, "medium": 1, "hard": 2, "competition": 2},
     "select.target": 16,
+    # problems 0 and 1 of the six seeds of every tier: their descendants are flagged
+    "decontam.benchmarks": [{"kind": "pocket", "name": "exam", "seed": 0, "counts": dict.fromkeys(Tier, 2)}],
     "sample.sampling": {"max_tokens": 256},
     "distill": None,
 }
-STAGES = ("aggregate", "evolve-1", "evolve-2", "rules", "deduplicate", "judge", "select", "sample", "cluster")
+STAGES = (
+    "aggregate", "evolve-1", "evolve-2", "rules", "deduplicate", "judge", "select", "decontaminate", "sample", "cluster",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

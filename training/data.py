@@ -101,19 +101,23 @@ def _files(folder: Path, settings: DatasetSettings) -> list[Path]:
             f"dataset.split is {settings.split!r}, which config {settings.config!r} of {folder} does not have: choose one"
             f" of {', '.join(sorted(splits))}"
         )
-    files = sorted(folder.glob(splits[settings.split]))
-    if not files:
-        raise UserError(f"{folder} has no file {splits[settings.split]}: export the dataset again")
-    return files
+    files = {pattern: sorted(folder.glob(pattern)) for pattern in splits[settings.split]}
+    missing = next((pattern for pattern, found in files.items() if not found), None)
+    if missing is not None:
+        raise UserError(f"{folder} has no file {missing}: export the dataset again")
+    return [path for found in files.values() for path in found]
 
 
-def _patterns(folder: Path) -> dict[str, dict[str, str]]:
-    """Config -> split -> the pattern of its files."""
+def _patterns(folder: Path) -> dict[str, dict[str, list[str]]]:
+    """Config -> split -> the patterns of its files."""
     card = folder / "README.md"
     try:
         configs = yaml.safe_load(card.read_text(encoding="utf-8").split("---\n")[1])["configs"]
         return {
-            config["config_name"]: {entry["split"]: entry["path"] for entry in config["data_files"]}
+            config["config_name"]: {
+                entry["split"]: [entry["path"]] if isinstance(entry["path"], str) else list(entry["path"])
+                for entry in config["data_files"]
+            }
             for config in configs
         }
     except (OSError, UnicodeDecodeError, yaml.YAMLError, IndexError, KeyError, TypeError) as error:

@@ -1,15 +1,23 @@
-"""Area under the ROC curve with a bootstrap interval: does a score find the positives?"""
+"""Does a score find the positives? Areas under the ROC curve and under the risk-coverage curve, with bootstrap intervals.
+
+A row is one problem, the unit that is drawn again for the intervals. It has a score and `positives[i]` positives among
+`totals[i]` members (its samples, say), which all share its score; without `totals` a row is a single member.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+__all__ = ["Area", "aurc", "auroc", "auroc_gain"]
 
-class Auroc(NamedTuple):
-    """The probability that a positive scores above a negative, its interval, and the number of rows."""
+_BATCH = 1 << 18  # rows drawn at once: bounds the memory
+
+
+class Area(NamedTuple):
+    """An area (or a difference of two), its bootstrap interval, and the number of rows."""
 
     value: float
     low: float
@@ -19,45 +27,149 @@ class Auroc(NamedTuple):
 
 def auroc(
     scores: Sequence[float],
-    positives: Sequence[bool],
+    positives: Sequence[bool] | Sequence[int],
+    totals: Sequence[int] | None = None,
     *,
     level: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
-) -> Auroc:
-    """AUROC of `scores` against `positives`: P(score of a positive > score of a negative), a tie counting one half.
+) -> Area:
+    """P(score of a positive > score of a negative), a tie counting one half.
 
-    The interval is the percentile bootstrap at `level`, stratified: positives and negatives are redrawn each among
-    themselves, so every resample is defined. It is deterministic in `seed`. Under perfect separation it has no width.
+    The interval is the percentile bootstrap over rows at `level`, deterministic in `seed`; resamples without a positive or
+    without a negative are left out. Under perfect separation it has no width.
 
-    Raises ValueError for lists of different length, a NaN score (the row is named), or when either class is empty.
+    Raises ValueError for lists of different length, a NaN score (the row is named), counts that cannot be, or when there
+    are no positives or no negatives.
     """
-    values = np.asarray(scores, dtype=np.float64)
-    marks = np.asarray(positives, dtype=bool)
-    if values.shape != marks.shape or values.ndim != 1:
-        raise ValueError(f"{values.size} scores for {marks.size} labels: give one of each per row")
-    if np.isnan(values).any():
-        raise ValueError(f"the score of row {int(np.isnan(values).argmax())} is not a number")
-    if not marks.any() or marks.all():
-        raise ValueError(
-            f"AUROC needs positives and negatives: {int(marks.sum())} of {marks.size} rows are positive"
-        )
-    levels = np.unique(values, return_inverse=True)[1]
-    size = int(levels.max()) + 1
-    hits, misses = np.bincount(levels[marks], minlength=size), np.bincount(levels[~marks], minlength=size)
+    rows = _Rows(scores, positives, totals)
+    rows.need_both()
+    return _interval(*_areas(rows, _roc, resamples, seed), level, rows.n)
+
+
+def auroc_gain(
+    scores: Sequence[float],
+    rival: Sequence[float],
+    positives: Sequence[bool] | Sequence[int],
+    totals: Sequence[int] | None = None,
+    *,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Area:
+    """AUROC of `scores` minus that of `rival`, both on the same resamples. Interval and errors as for `auroc`."""
+    ours, theirs = _Rows(scores, positives, totals), _Rows(rival, positives, totals)
+    ours.need_both()
+    value, drawn = _areas(ours, _roc, resamples, seed)
+    other, others = _areas(theirs, _roc, resamples, seed)
+    return _interval(value - other, drawn - others, level, ours.n)
+
+
+def aurc(
+    scores: Sequence[float],
+    positives: Sequence[bool] | Sequence[int],
+    totals: Sequence[int] | None = None,
+    *,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Area:
+    """Area under the risk-coverage curve (Geifman and El-Yaniv 2017): the share of positives (errors) among the k members
+    of lowest score, averaged over k = 1, ..., all. Smaller is better; a constant score gives the overall share of positives.
+
+    Members of equal score stand in random order, and the expectation over it is exact, so that no order of rows plays a
+    part. Interval and errors as for `auroc`, but one kind of member is enough.
+    """
+    rows = _Rows(scores, positives, totals)
+    return _interval(*_areas(rows, _Risk(rows.n * rows.largest), resamples, seed), level, rows.n)
+
+
+class _Rows:
+    """The checked input: `levels` ranks the scores, equal ones alike."""
+
+    def __init__(
+        self, scores: Sequence[float], positives: Sequence[bool] | Sequence[int], totals: Sequence[int] | None
+    ) -> None:
+        values = np.asarray(scores, dtype=np.float64)
+        self.positives = np.asarray(positives, dtype=np.int64)
+        self.totals = np.ones_like(self.positives) if totals is None else np.asarray(totals, dtype=np.int64)
+        if not values.shape == self.positives.shape == self.totals.shape or values.ndim != 1:
+            raise ValueError(
+                f"{values.size} scores for {self.positives.size} labels: give one of each per row"
+            )
+        if np.isnan(values).any():
+            raise ValueError(f"the score of row {int(np.isnan(values).argmax())} is not a number")
+        wrong = (self.totals < 1) | (self.positives < 0) | (self.positives > self.totals)
+        if not values.size or wrong.any():
+            where = f"row {int(wrong.argmax())} has {self.positives[wrong][0]} positives of {self.totals[wrong][0]}" \
+                if values.size else "there are no rows"  # fmt: skip
+            raise ValueError(f"an area needs rows with members, some of them positive: {where}")
+        self.n, self.largest = int(values.size), int(self.totals.max())
+        self.levels = np.unique(values, return_inverse=True)[1]
+
+    def need_both(self) -> None:
+        """ValueError unless there are positives and negatives."""
+        found, members = int(self.positives.sum()), int(self.totals.sum())
+        if found in (0, members):
+            what = "rows" if members == self.n else "members"
+            raise ValueError(f"AUROC needs positives and negatives: {found} of {members} {what} are positive")
+
+    def by_level(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positives and negatives at each distinct score, in rising order, with row i taken `times[r, i]` times: [R, levels]."""
+        resamples, size = len(times), int(self.levels.max()) + 1
+        places = (np.arange(resamples)[:, None] * size + self.levels).ravel()
+
+        def counted(members: np.ndarray) -> np.ndarray:
+            found = np.bincount(places, weights=(times * members).ravel(), minlength=resamples * size)
+            return found.reshape(resamples, size)
+
+        return counted(self.positives), counted(self.totals - self.positives)
+
+
+Measure = Callable[[np.ndarray, np.ndarray], np.ndarray]  # positives and negatives [R, levels] -> areas [R]
+
+
+def _areas(rows: _Rows, measure: Measure, resamples: int, seed: int) -> tuple[float, np.ndarray]:
+    """The measure on the rows, and on each resample. Which rows are drawn hangs on their number and the seed alone."""
     rng = np.random.default_rng(seed)
-    drawn = [_area(_redraw(hits, rng), _redraw(misses, rng)) for _ in range(resamples)]
+    batch = max(1, _BATCH // rows.n)
+    drawn = []
+    for start in range(0, resamples, batch):
+        count = min(batch, resamples - start)
+        places = rng.integers(0, rows.n, (count, rows.n)) + np.arange(count)[:, None] * rows.n
+        times = np.bincount(places.ravel(), minlength=count * rows.n).reshape(count, rows.n)
+        drawn.append(measure(*rows.by_level(times)))
+    whole = measure(*rows.by_level(np.ones((1, rows.n))))
+    return float(whole[0]), np.concatenate(drawn)
+
+
+def _interval(value: float, drawn: np.ndarray, level: float, n: int) -> Area:
     tail = (1.0 - level) / 2.0
-    low, high = np.quantile(drawn, [tail, 1.0 - tail])
-    return Auroc(_area(hits, misses), float(low), float(high), int(marks.size))
+    low, high = np.nanquantile(drawn, [tail, 1.0 - tail])
+    return Area(value, float(low), float(high), n)
 
 
-def _area(hits: np.ndarray, misses: np.ndarray) -> float:
-    """The area from the numbers of positives and negatives at each distinct score, in rising order of score."""
-    below = np.cumsum(misses) - misses / 2.0
-    return float(hits @ below) / (float(hits.sum()) * float(misses.sum()))
+def _roc(hits: np.ndarray, misses: np.ndarray) -> np.ndarray:
+    """Areas under ROC curves; NaN without a positive or without a negative."""
+    pairs = hits.sum(axis=1) * misses.sum(axis=1)
+    below = np.cumsum(misses, axis=1) - misses / 2.0
+    return np.divide((hits * below).sum(axis=1), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
 
 
-def _redraw(counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    total = int(counts.sum())
-    return rng.multinomial(total, counts / total)
+class _Risk:
+    """Areas under risk-coverage curves.
+
+    A level of g members, e of them positive, behind a members with E positives adds the sum over j = 1, ..., g of
+    (E + j e/g) / (a + j) = e + (E - a e/g) (H(a + g) - H(a)), with H the harmonic numbers.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, most + 1))])
+
+    def __call__(self, hits: np.ndarray, misses: np.ndarray) -> np.ndarray:
+        size = hits + misses
+        ends, found = np.cumsum(size, axis=1), np.cumsum(hits, axis=1)
+        before = ends - size
+        spread = self.harmonic[ends.astype(int)] - self.harmonic[before.astype(int)]
+        slope = hits / np.maximum(size, 1.0)
+        return (hits + (found - hits - before * slope) * spread).sum(axis=1) / ends[:, -1]

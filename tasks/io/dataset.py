@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from math import fsum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,11 +19,11 @@ from tasks.core.errors import UserError
 from tasks.core.rows import Example, Response, Role, Tier
 from tasks.io import cards
 from tasks.io.disk import whole_folder
-from tasks.io.tables import schema, write_rows
+from tasks.io.tables import iter_rows, schema, write_rows
 
 MANIFEST = "manifest.json"
 ROWS_PER_FILE = 20_000
-FOLDERS = {"default": "data", "responses": "responses"}  # config -> folder
+DATA, FLAGGED, RESPONSES = "data", "flagged", "responses"  # folders: unflagged problems, the others, samples
 
 Row = TypeVar("Row", Example, Response)
 _STRICT = ConfigDict(extra="forbid")
@@ -71,6 +72,8 @@ class Teacher:
     top_p: float
     max_tokens: int
     thinking: bool
+    logprobs: str  # raw: the model's own; tempered: after temperature and truncation
+    scope: str  # whose log-probabilities weigh a response: all tokens, after_think, answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +81,19 @@ class SplitCount:
     __pydantic_config__ = _STRICT
     split: str
     problems: int
+    decontaminated: int  # problems without a flag
     responses: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkCount:
+    """A benchmark that the problems were compared with, and how many of them it flags, in all and by kind of finding."""
+
+    __pydantic_config__ = _STRICT
+    benchmark: str
+    problems: int  # its own
+    flagged: int
+    kinds: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +115,27 @@ class SourceCount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FinishCount:
+    """Responses that ended for one reason, and the mean weight of their problems (a problem counts once a response)."""
+
+    __pydantic_config__ = _STRICT
+    reason: str
+    responses: int
+    mean_weight: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeCount:
+    """What the equivalence judge was asked, and how far its verdicts and the symbolic ones contradict themselves."""
+
+    __pydantic_config__ = _STRICT
+    problems: int  # with at least one call
+    calls: int
+    order_flips: int
+    transitivity_violations: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
     """Numbers counted from the exported rows themselves."""
 
@@ -113,6 +149,8 @@ class Contents:
     benchmark_roots: int
     responses: int
     valid_responses: int
+    finishes: tuple[FinishCount, ...]
+    equivalence: JudgeCount
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +173,8 @@ class Manifest:
     settings: Mapping[str, Any]
     teacher: Teacher
     seeds: Mapping[str, int]
+    benchmarks: tuple[BenchmarkCount, ...] = ()
+    annotation: Mapping[str, str] = field(default_factory=dict)  # fingerprints of rows annotated as this says
     versions: Mapping[str, str] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     contents: Contents | None = None
@@ -167,6 +207,21 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
 
 
+def read_dataset(folder: Path) -> tuple[list[Example], list[Response]]:
+    """The rows of all splits: every problem, and every response. `UserError` when a file is missing, damaged or of another
+    version's columns."""
+    examples = [path for name in (DATA, FLAGGED) for path in sorted((folder / name).glob("*.parquet"))]
+    responses = sorted((folder / RESPONSES).glob("*.parquet"))
+    if not examples or not responses:
+        raise UserError(
+            f"{folder} is no exported dataset: it lacks rows or responses; run the flow sure-math first"
+        )
+    return (
+        [row for path in examples for row in iter_rows(path, Example)],
+        [row for path in responses for row in iter_rows(path, Response)],
+    )
+
+
 def describe(
     examples: Mapping[str, Sequence[Example]], responses: Mapping[str, Sequence[Response]]
 ) -> Contents:
@@ -176,7 +231,12 @@ def describe(
     sources = Counter((row.source, row.licence, row.role.value) for row in rows)
     return Contents(
         splits=tuple(
-            SplitCount(split=split, problems=len(found), responses=len(responses.get(split, ())))
+            SplitCount(
+                split=split,
+                problems=len(found),
+                decontaminated=sum(not row.benchmark_overlap for row in found),
+                responses=len(responses.get(split, ())),
+            )
             for split, found in examples.items()
         ),
         tiers=tuple(_tier_count(tier, examples) for tier in Tier if any(row.tier == tier for row in rows)),
@@ -190,6 +250,24 @@ def describe(
         benchmark_roots=sum(row.benchmark_root for row in rows),
         responses=len(samples),
         valid_responses=sum(row.num_valid for row in rows),
+        finishes=_finish_counts(rows, samples),
+        equivalence=JudgeCount(
+            problems=sum(row.judge_calls > 0 for row in rows),
+            calls=sum(row.judge_calls for row in rows),
+            order_flips=sum(row.order_flips for row in rows),
+            transitivity_violations=sum(row.transitivity_violations for row in rows),
+        ),
+    )
+
+
+def _finish_counts(rows: Sequence[Example], samples: Sequence[Response]) -> tuple[FinishCount, ...]:
+    weights = {row.id: row.weight for row in rows}
+    found: dict[str, list[float]] = {}
+    for sample in samples:
+        found.setdefault(sample.finish_reason, []).append(weights[sample.problem_id])
+    return tuple(
+        FinishCount(reason=reason, responses=len(listed), mean_weight=fsum(listed) / len(listed))
+        for reason, listed in sorted(found.items())
     )
 
 
@@ -218,7 +296,8 @@ def write_dataset(
     responses: Mapping[str, Sequence[Response]],
     manifest: Manifest,
 ) -> None:
-    """Write the dataset folder, whole or not at all; an older one in its place is replaced.
+    """Write the dataset folder, whole or not at all; an older one in its place is replaced. Problems with a flag lie in a
+    folder of their own, so that the config `decontaminated` is the config `default` without it.
 
     `examples` and `responses` map a split to its rows. Rows are written in the order of their ids, so the same rows give
     the same bytes however they were cut into shards. A split without problems is left out.
@@ -238,19 +317,27 @@ def write_dataset(
     _check_ids(problems)
     _check_responses(problems, samples, responses)
     manifest = replace(manifest, contents=describe(problems, samples))
-    card = render_card(manifest)
     with whole_folder(Path(folder), replace=True) as place:
         for split in problems:
-            _write_split(place / FOLDERS["default"], split, Example, problems[split])
-            _write_split(place / FOLDERS["responses"], split, Response, samples[split])
-        (place / MANIFEST).write_text(manifest.to_json(), encoding="utf-8", newline="\n")
-        (place / "README.md").write_text(card, encoding="utf-8", newline="\n")
+            unflagged = [row for row in problems[split] if not row.benchmark_overlap]
+            flagged = [row for row in problems[split] if row.benchmark_overlap]
+            _write_split(place / DATA, split, Example, unflagged)
+            _write_split(place / FLAGGED, split, Example, flagged)
+            _write_split(place / RESPONSES, split, Response, samples[split])
+        write_papers(place, manifest)
+
+
+def write_papers(place: Path, manifest: Manifest) -> None:
+    """The manifest, which has contents, and the card rendered from it."""
+    card = render_card(manifest)
+    (place / MANIFEST).write_text(manifest.to_json(), encoding="utf-8", newline="\n")
+    (place / "README.md").write_text(card, encoding="utf-8", newline="\n")
 
 
 def _write_split(folder: Path, split: str, row_type: type[Row], rows: Sequence[Row]) -> None:
-    folder.mkdir(exist_ok=True)
     pieces = [rows[start : start + ROWS_PER_FILE] for start in range(0, len(rows), ROWS_PER_FILE)]
     for number, piece in enumerate(pieces):
+        folder.mkdir(exist_ok=True)
         write_rows(folder / f"{split}-{number:05d}-of-{len(pieces):05d}.parquet", row_type, piece)
 
 
@@ -307,7 +394,9 @@ def render_card(manifest: Manifest) -> str:
         contents=manifest.contents,
         teacher=manifest.teacher,
         settings=manifest.settings,
+        checks=manifest.settings.get("decontam", {}),
         total=sum(row.problems for row in manifest.contents.splits),
+        clean=sum(row.decontaminated for row in manifest.contents.splits),
         columns=_columns(),
     )
 
@@ -333,7 +422,6 @@ def _front_matter(manifest: Manifest, contents: Contents) -> str:
     licence = (
         {"license": manifest.licence} if known else {"license": "other", "license_name": manifest.licence}
     )
-    splits = [row.split for row in contents.splits]
     head = {
         **licence,
         "language": ["en"],
@@ -347,17 +435,33 @@ def _front_matter(manifest: Manifest, contents: Contents) -> str:
             {
                 "config_name": config,
                 "description": f"{config} of version {manifest.fingerprint}",
-                "data_files": _data_files(folder, splits),
+                "data_files": files,
             }
             | ({"default": True} if config == "default" else {})
-            for config, folder in FOLDERS.items()
+            for config, files in _data_files(contents).items()
         ],
     }
     return yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
 
 
-def _data_files(folder: str, splits: Iterable[str]) -> list[dict[str, str]]:
-    return [{"split": split, "path": f"{folder}/{split}-*.parquet"} for split in splits]
+def _data_files(contents: Contents) -> dict[str, list[dict[str, Any]]]:
+    """Config -> its splits. A split without rows, or a config without splits, is left out: nothing could load it."""
+    folders: dict[str, dict[str, list[str]]] = {"default": {}, "decontaminated": {}, "responses": {}}
+    for row in contents.splits:
+        clean = [DATA] if row.decontaminated else []
+        folders["decontaminated"][row.split] = clean
+        folders["default"][row.split] = clean + ([FLAGGED] if row.decontaminated < row.problems else [])
+        folders["responses"][row.split] = [RESPONSES]
+    found = {
+        config: [_split_files(split, used) for split, used in splits.items() if used]
+        for config, splits in folders.items()
+    }
+    return {config: files for config, files in found.items() if files}
+
+
+def _split_files(split: str, folders: Sequence[str]) -> dict[str, Any]:
+    paths = [f"{folder}/{split}-*.parquet" for folder in folders]
+    return {"split": split, "path": paths[0] if len(paths) == 1 else paths}
 
 
 def _size_category(rows: int) -> str:

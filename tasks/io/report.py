@@ -7,20 +7,30 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 from markupsafe import Markup
 
-from tasks.core.auroc import Auroc, auroc
-from tasks.core.rows import Example, Problem, Response, Strategy, Tier
+from tasks.core.auroc import Area, auroc
+from tasks.core.rows import Example, Finding, FindingKind, Problem, Response, Strategy, Tier
 from tasks.io import report_figures as figures
 from tasks.io.cards import CARDS
-from tasks.io.dataset import StageCount, last_strategy
+from tasks.io.dataset import BenchmarkCount, StageCount, last_strategy
 from tasks.io.disk import atomic_write
 
+Row = TypeVar("Row")
 MAX_FAMILY = 40  # members of the drawn family
 CLUSTER_COLOURS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlap:
+    """A finding with the texts of its two problems."""
+
+    finding: Finding
+    text: str
+    benchmark_text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +49,8 @@ class ReportData:
         None  # problem id -> is the majority answer right, where the truth is known
     )
     family: Sequence[Problem] = ()  # a seed and what was evolved from it
+    benchmarks: Sequence[BenchmarkCount] = ()
+    overlaps: Sequence[Overlap] = ()
     num_responses: int | None = None  # of the whole dataset; None: as many as the examples say
     num_problems: int = 10
 
@@ -49,7 +61,7 @@ class Evidence:
 
     scores: list[float]
     wrong: list[bool]
-    result: Auroc | None  # None when all majorities are right, or all wrong
+    result: Area | None  # None when all majorities are right, or all wrong
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +128,7 @@ def render_report(data: ReportData) -> str:
         funnel=_funnel(data.stages),
         heat=_heat(data.examples),
         problems=_problems(data),
+        flagged=sum(row.benchmark_overlap for row in data.examples),
         family=family_tree(data.family[:MAX_FAMILY], data.examples),
         max_family=MAX_FAMILY,
         longest=max(data.timings.values(), default=0.0),
@@ -141,7 +154,14 @@ def _by_entropy(examples: Sequence[Example], tier: Tier) -> list[Example]:
     )
 
 
-def _evenly(rows: list[Example], count: int) -> list[Example]:
+def pick_findings(findings: Sequence[Finding]) -> list[Finding]:
+    """For every kind the finding of the least score, which is nearest to the threshold, and that of the highest."""
+    order = sorted(findings, key=lambda found: (found.score, found.problem_id, found.benchmark_problem_id))
+    by_kind = ([found for found in order if found.kind == kind] for kind in FindingKind)
+    return [found for rows in by_kind for found in _evenly(rows, min(2, len(rows)))]
+
+
+def _evenly(rows: list[Row], count: int) -> list[Row]:
     if count <= 1:
         return rows[len(rows) // 2 :][:count]
     return [rows[round(place * (len(rows) - 1) / (count - 1))] for place in range(count)]

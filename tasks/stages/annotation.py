@@ -72,4 +72,6 @@ def teacher_of(run: Run) -> Teacher:
         top_p=sampling.top_p,
         max_tokens=sampling.max_tokens,
         thinking=role.thinking,
+        logprobs=run.config.sample.logprobs,
+        scope=run.config.cluster.scope,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +17,28 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from prompts import all_prompts, load_prompt
-from tasks.core.config import PROJECT_ROOT
 from tasks.core.identity import fingerprint
-from tasks.core.rows import Example, Problem, Response, Selected, Uncertainty, Verdict
+from tasks.core.rows import (
+    Example,
+    Finding,
+    FindingKind,
+    Flag,
+    Problem,
+    Response,
+    Selected,
+    Uncertainty,
+    Verdict,
+)
 from tasks.io.artifacts import Artifact, Store, atomic_write, versions
-from tasks.io.dataset import Manifest, StageCount, Teacher, read_manifest, write_dataset
-from tasks.io.report import ReportData, pick_family, write_report
-from tasks.io.tokenizer_identity import tokenizer_identity
+from tasks.io.dataset import BenchmarkCount, Manifest, StageCount, read_manifest, write_dataset
+from tasks.io.report import Overlap, ReportData, pick_family, pick_findings, write_report
 from tasks.seeds.truth import majority_is_right
+from tasks.stages.annotation import annotation_recipe, teacher_of
+from tasks.stages.decontaminate import benchmark_problems
 from tasks.stages.driver import Run
 from tasks.stages.examples import Annotated, examples_by_split
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,15 +51,26 @@ class Stages:
     deduplicated: Artifact
     judged: Artifact
     selected: Artifact
+    decontaminated: Artifact
     sampled: Artifact
     clustered: Artifact
+    benchmarks: Artifact
 
     def in_order(self) -> tuple[Artifact, ...]:
-        """As the rows went through them."""
+        """As the rows went through them. The benchmarks, which are no rows of the dataset, take no part."""
         return (
-            self.sources, *self.rounds, self.rules, self.deduplicated, self.judged, self.selected, self.sampled,
-            self.clustered,
+            self.sources, *self.rounds, self.rules, self.deduplicated, self.judged, self.selected,
+            self.decontaminated, self.sampled, self.clustered,
         )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlaps:
+    """Findings about exported rows, their texts by id, and the benchmark problems by id."""
+
+    findings: Sequence[Finding]
+    texts: Mapping[str, str]
+    benchmarks: Mapping[str, Problem]
 
 
 def export(run: Run, stages: Stages) -> str:
@@ -83,12 +104,15 @@ def write_all(run: Run, stages: Stages, identity: str) -> State | None:
     }  # fmt: skip
     if is_written(root, latest):
         return Completed(name="Cached", message="dataset and report are on disk")
-    rows = gather(run.store, stages)
+    rows = gather(run, stages)
     examples, responses = examples_by_split(rows)
     counts = stage_counts(run.store, stages.in_order())
-    manifest = describe_run(run, identity, counts, timings(run.store, stages.in_order()))
+    overlaps = gather_overlaps(run.store, stages, examples)
+    manifest = describe_run(
+        run, identity, counts, timings(run.store, stages.in_order()), benchmark_counts(overlaps)
+    )
     write_dataset(root / "dataset", examples, responses, manifest)
-    write_report(root / "report.html", report_data(run, rows, examples, manifest))
+    write_report(root / "report.html", report_data(run, rows, examples, overlaps, manifest))
     latest["counts"] = {split: len(found) for split, found in examples.items()}
     atomic_write(root / "latest.json", json.dumps(latest, indent=2) + "\n")
     return None
@@ -106,8 +130,9 @@ def is_written(root: Path, latest: Mapping[str, Any]) -> bool:
     return read_manifest(root / "dataset").fingerprint == latest["fingerprint"]
 
 
-def gather(store: Store, stages: Stages) -> Annotated:
+def gather(run: Run, stages: Stages) -> Annotated:
     """All tables, by problem id."""
+    store = run.store
     selected = list(store.rows(stages.selected, "problems", Problem))
     ancestors = {
         row.id: row
@@ -126,6 +151,39 @@ def gather(store: Store, stages: Stages) -> Annotated:
         uncertainties={
             row.problem_id: row for row in store.rows(stages.clustered, "uncertainties", Uncertainty)
         },
+        flags={row.problem_id: row for row in store.rows(stages.decontaminated, "flags", Flag)},
+        recipe=annotation_recipe(run),
+    )
+
+
+def gather_overlaps(store: Store, stages: Stages, examples: Mapping[str, Sequence[Example]]) -> Overlaps:
+    """What was found about the exported rows, and the benchmark problems they were compared with."""
+    exported = {row.id: row.problem for found in examples.values() for row in found}
+    against = benchmark_problems(store, stages.selected, stages.sources, stages.benchmarks)
+    findings = store.rows(stages.decontaminated, "findings", Finding)
+    return Overlaps(
+        findings=[finding for finding in findings if finding.problem_id in exported],
+        texts=exported,
+        benchmarks={row.id: row for row in against},
+    )
+
+
+def benchmark_counts(overlaps: Overlaps) -> tuple[BenchmarkCount, ...]:
+    """Every benchmark by name, also one that nothing overlaps with."""
+    sizes = Counter(row.source for row in overlaps.benchmarks.values())
+    flagged: defaultdict[tuple[str, FindingKind | None], set[str]] = defaultdict(set)
+    for finding in overlaps.findings:
+        flagged[finding.benchmark, finding.kind].add(finding.problem_id)
+        flagged[finding.benchmark, None].add(finding.problem_id)
+    names = sorted({*sizes, *(name for name, _ in flagged)})
+    return tuple(
+        BenchmarkCount(
+            benchmark=name,
+            problems=sizes[name],
+            flagged=len(flagged[name, None]),
+            kinds={kind.value: len(flagged[name, kind]) for kind in FindingKind if flagged[name, kind]},
+        )
+        for name in names
     )
 
 
@@ -162,12 +220,14 @@ def funnel_table(counts: Sequence[StageCount]) -> list[dict[str, Any]]:
 
 
 def describe_run(
-    run: Run, identity: str, counts: tuple[StageCount, ...], seconds: Mapping[str, float]
+    run: Run,
+    identity: str,
+    counts: tuple[StageCount, ...],
+    seconds: Mapping[str, float],
+    benchmarks: tuple[BenchmarkCount, ...],
 ) -> Manifest:
     """The manifest: who made the rows, how, and how many."""
-    config, sampling = run.config, run.config.sample.sampling
-    role = config.models.teacher
-    files = tokenizer_identity(role.model, role.revision, PROJECT_ROOT)
+    config = run.config
     return Manifest(
         name=config.export.name,
         licence=config.export.licence,
@@ -177,25 +237,21 @@ def describe_run(
         models=dict(run.identities),
         prompts={name: load_prompt(name).fingerprint for name in all_prompts()},
         settings=json.loads(json.dumps(config.identity())),
-        teacher=Teacher(
-            model=run.identities["teacher"],
-            prompt=load_prompt("teacher/solve").fingerprint,
-            tokenizer=files.tokenizer,
-            chat_template=files.chat_template,
-            num_samples=config.sample.num_samples,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_tokens=sampling.max_tokens,
-            thinking=role.thinking,
-        ),
+        teacher=teacher_of(run),
         seeds={"evolve": config.evolve.seed, "dedup": config.dedup.seed, "select": config.select.seed},
+        benchmarks=benchmarks,
+        annotation=annotation_recipe(run).fingerprints,
         versions=versions(),
         timings=dict(seconds),
     )
 
 
 def report_data(
-    run: Run, rows: Annotated, examples: Mapping[str, Sequence[Example]], manifest: Manifest
+    run: Run,
+    rows: Annotated,
+    examples: Mapping[str, Sequence[Example]],
+    overlaps: Overlaps,
+    manifest: Manifest,
 ) -> ReportData:
     """What the report shows."""
     shown = [row for found in examples.values() for row in found]
@@ -211,7 +267,15 @@ def report_data(
         truths=majority_truths(shown),
         family=pick_family(rows.ancestors.values()),
         num_problems=run.config.export.report_problems,
+        benchmarks=manifest.benchmarks,
+        overlaps=[shown_overlap(finding, overlaps) for finding in pick_findings(overlaps.findings)],
     )
+
+
+def shown_overlap(finding: Finding, overlaps: Overlaps) -> Overlap:
+    """A finding with the texts of its two problems."""
+    benchmark = overlaps.benchmarks[finding.benchmark_problem_id]
+    return Overlap(finding=finding, text=overlaps.texts[finding.problem_id], benchmark_text=benchmark.text)
 
 
 def majority_truths(examples: Sequence[Example]) -> dict[str, bool] | None:

@@ -13,11 +13,10 @@ from datasets import load_dataset
 from tasks.core.rows import Example
 from tasks.io.artifacts import digest
 from tasks.io.dataset import read_manifest
-from tests.small_build import Builder
+from tasks.stages.plan import write_plan
+from tests.small_build import SMALL, STAGES, Builder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-
-STAGES = ("aggregate", "evolve-1", "evolve-2", "rules", "deduplicate", "judge", "select", "sample", "cluster")
 
 
 def sent_requests(log: str) -> int:
@@ -52,6 +51,26 @@ def test_every_stage_reconciles_and_the_dataset_opens(undisturbed: tuple[Builder
     assert "<script" not in (builder.output / "report.html").read_text()
 
 
+def test_no_descendant_of_a_benchmark_problem_is_in_the_config_decontaminated(
+    undisturbed: tuple[Builder, str],
+) -> None:
+    folder = undisturbed[0].output / "dataset"
+    whole: Any = load_dataset(str(folder), split="train")
+    clean: Any = load_dataset(str(folder), "decontaminated", split="train")
+    flagged = {row["id"] for row in whole if row["benchmark_overlap"]}
+    exam = {
+        row["id"]
+        for row in whole
+        if row["source"] == "pocket" and int(row["source_id"].rpartition("/")[2]) < 2  # tests/small_build.py
+    }
+    assert 0 < len(exam) < len(whole) - 4 and exam <= flagged
+    assert set(clean["id"]) == set(whole["id"]) - flagged
+    assert all("exam" in row["overlap_benchmarks"] for row in whole if row["id"] in exam)
+    counted = {count.benchmark: count for count in read_manifest(folder).benchmarks}
+    assert counted["exam"].problems == 8 and counted["exam"].flagged >= len(exam)
+    assert "exam" in (undisturbed[0].output / "report.html").read_text()
+
+
 def test_a_second_run_starts_no_model_and_writes_nothing(undisturbed: tuple[Builder, str]) -> None:
     builder, _ = undisturbed
     before = builder.shard_files(), digest(builder.output / "dataset")
@@ -72,7 +91,7 @@ def test_deleting_one_stage_repeats_it_and_what_follows(undisturbed: tuple[Build
     repeated = {
         Path(file).parents[1].name.rsplit("-", 1)[0] for file in after if after[file] != before.get(file)
     }
-    assert repeated == {"judge", "select", "sample", "cluster"}
+    assert repeated == {"judge", "select", "decontaminate", "sample", "cluster"}
     assert digest(builder.output / "dataset") == bytes_before
     assert sent_requests(log) == 0
 
@@ -91,6 +110,27 @@ def test_killed_in_three_stages_it_ends_in_the_same_bytes_and_pays_for_nothing_t
     after = builder.shard_files()
     assert all(after[file] == flushed[file] for file in flushed)
     assert sent_requests(log) == builder.entries() - known > 0
+
+
+def test_the_plan_bounds_what_the_build_sent_and_wrote(
+    undisturbed: tuple[Builder, str], tmp_path: Path
+) -> None:
+    builder, log = undisturbed
+    _, plan = write_plan("pocket", {**SMALL, "run.output": str(tmp_path)})
+    planned = {line.stage: line for line in plan.lines}
+    sent = {stage.stage: stage.rows_in for stage in read_manifest(builder.output / "dataset").stages}
+    assert planned["evolve-1"].requests == sent["evolve-1"]
+    assert all(line.requests >= sent[stage] for stage, line in planned.items() if stage != "cluster")
+    prompts, replies = (
+        int(number.replace(",", ""))
+        for number in re.search(r"evolve: .* ([\d,]+) prompt and ([\d,]+) completion", log).groups()  # type: ignore[union-attr]
+    )
+    rounds = [planned["evolve-1"], planned["evolve-2"]]
+    assert prompts == pytest.approx(sum(line.prompt_tokens for line in rounds), rel=0.2)
+    assert replies <= sum(line.most for line in rounds)
+    written = [builder.output / name for name in ("artifacts", "dataset", "ledger.sqlite", "report.html")]
+    files = [file for place in written for file in (place, *place.rglob("*")) if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= 2 * sum(plan.disk.values())
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from tasks.core.rows import Example, FindingKind, Response, Role, Tier
 from tasks.io import cards, dataset
 from tasks.io.dataset import (
     BenchmarkCount,
+    FinishCount,
+    JudgeCount,
     Manifest,
     StageCount,
     Teacher,
@@ -121,6 +123,8 @@ def manifest(**changes: object) -> Manifest:
             top_p=0.95,
             max_tokens=448,
             thinking=False,
+            logprobs="raw",
+            scope="all",
         ),
         seeds={"split_seed": 0},
         versions={"vllm": "1.2"},
@@ -348,6 +352,21 @@ def test_contents_are_counted_from_the_rows():
     )
 
 
+def test_endings_and_judgements_are_counted_over_all_problems():
+    judged = example(1, judge_calls=4, order_flips=1, transitivity_violations=2, weight=0.25)
+    rows = [judged, example(2)]
+    first, second = samples(judged)
+    cut = replace(second, finish_reason="length")
+    contents = describe({"train": rows}, {"train": [first, cut, *samples(rows[1])]})
+    assert contents.equivalence == JudgeCount(problems=1, calls=4, order_flips=1, transitivity_violations=2)
+    assert contents.finishes == (
+        FinishCount(reason="length", responses=1, mean_weight=0.25),
+        FinishCount(reason="stop", responses=3, mean_weight=(0.25 + 2 * 0.75) / 3),
+    )
+    card = render_card(replace(manifest(), contents=contents))
+    assert "| length | 1 | 0.250 |" in card and "4 calls, 1 pairs decided differently when swapped" in card
+
+
 def test_a_stage_whose_counts_do_not_add_up_is_refused():
     with pytest.raises(ValueError, match=r"stage judge: 10 in, but 6 kept \+ 3 rejected"):
         StageCount(stage="judge", rows_in=10, kept=6, rejected={"truncated": 3})
@@ -462,5 +481,5 @@ def test_the_card_renders_as_markdown_with_whole_tables():
 
     text = card(benchmarks=(BenchmarkCount(benchmark="aime", problems=30, flagged=0),))
     html = MarkdownIt("commonmark").enable("table").render(text.split("---\n", 2)[2])
-    assert html.count("<table>") == html.count("</table>") == 10
+    assert html.count("<table>") == html.count("</table>") == 11
     assert "|---" not in html and "{{" not in html and "{%" not in html

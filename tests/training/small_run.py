@@ -87,6 +87,8 @@ def teacher(**changes: object) -> Teacher:
         top_p=0.95,
         max_tokens=448,
         thinking=False,
+        logprobs="raw",
+        scope="all",
     )
     return replace(made, **changes)  # type: ignore[arg-type]
 

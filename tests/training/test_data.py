@@ -162,13 +162,31 @@ def test_wrong_folders_configs_and_splits_are_refused_with_what_there_is(
     with pytest.raises(UserError, match="is no exported dataset"):
         rows_of(tmp_path / "nowhere")
     with pytest.raises(
-        UserError, match=r"dataset.config is 'decontaminated', .* choose one of default, responses"
+        UserError, match=r"dataset.config is 'clean', .* choose one of decontaminated, default, responses"
     ):
-        rows_of(folder, config="decontaminated")
+        rows_of(folder, config="clean")
     with pytest.raises(UserError, match=r"dataset.split is 'test', .* choose one of train"):
         rows_of(folder, split="test")
     with pytest.raises(UserError, match=r"config 'responses'.* has no column 'id'"):
         rows_of(folder, config="responses")
+
+
+def test_flagged_rows_are_left_out_unless_the_config_is_default(tmp_path: Path) -> None:
+    rows = [example(1), example(2, benchmark_overlap=True, overlap_benchmarks=("aime",)), example(3)]
+    folder = write_small_dataset(tmp_path / "dataset", rows)
+    assert [int(row.id, 16) for row in rows_of(folder)] == [1, 3]
+    assert [int(row.id, 16) for row in rows_of(folder, config="default")] == [1, 2, 3]
+    (folder / "flagged/train-00000-of-00001.parquet").unlink()
+    with pytest.raises(UserError, match=r"has no file flagged/train-\*.parquet"):
+        rows_of(folder, config="default")
+
+
+def test_a_dataset_of_flagged_rows_only_says_which_configs_there_are(tmp_path: Path) -> None:
+    folder = write_small_dataset(tmp_path / "dataset", [example(1, benchmark_overlap=True)])
+    with pytest.raises(
+        UserError, match=r"dataset.config is 'decontaminated', .* choose one of default, resp"
+    ):
+        rows_of(folder)
 
 
 def test_missing_and_broken_files_are_refused(folder: Path) -> None:

@@ -48,7 +48,7 @@ def test_a_good_run_is_described(folder: Path, tmp_path: Path, capsys: pytest.Ca
     assert err == ""
     longest = max(len(row.prompt_ids) for row in prepare(small_run(folder)).rows)
     # entropies 0.3, 0.4, 0.5 stay below 0.55; 0.1 + ... + 1.0 = 5.5; 100 draws are 6 x 16 + 4; 5% of 7 steps is 1
-    assert "rows       10 of default/train, 3 of them drawn from" in out
+    assert "rows       10 of decontaminated/train, 3 of them drawn from" in out
     assert "weights    soft mass 5.5, mean 0.550, 0 rows at 0" in out
     assert "binary mass 3.0, mean 0.300" in out
     assert "steps      7: 100 draws, 16 prompts a step, 4 in the last, 1 of warm-up" in out
