@@ -2,7 +2,9 @@
 
 A script maps the last message's content to the behaviours of its successive requests; the last one repeats. Behaviours:
 `ok` (echoes the content), `ok:TEXT`, `empty`, `huge` (100,000 characters and one), `length`, `429` or `429:SECONDS`, any
-other status (`500`, `400`), `slow` (one byte at a time, for ever), `silent`, `reset`, `truncated`, `malformed`, `no_choices`.
+other status (`500`, `400`), `slow` (one byte at a time, for ever), `trickle` (a good answer in small pieces), `silent`,
+`reset`, `truncated`, `malformed`, `garbage` (no HTTP), `no_choices`, `json:TEXT` (status 200 with that body). A server with a
+`capacity` answers 429 to what comes beyond so many requests at once.
 """
 
 from __future__ import annotations
@@ -24,7 +26,13 @@ class ScriptedServer:
     """Use `running(...)`. `counts` holds the requests per content, `most_at_once` the peak of requests in progress."""
 
     def __init__(
-        self, script: Mapping[str, Sequence[str]], *, delay_s: float, models: Sequence[str], owner: str
+        self,
+        script: Mapping[str, Sequence[str]],
+        *,
+        delay_s: float,
+        models: Sequence[str],
+        owner: str,
+        capacity: int | None,
     ) -> None:
         self.script = {content: list(behaviours) for content, behaviours in script.items()}
         self.counts: Counter[str] = Counter()
@@ -36,6 +44,9 @@ class ScriptedServer:
         self._delay_s = delay_s
         self._models = models
         self._owner = owner
+        self._capacity = capacity
+        self.turned_away = 0
+        self.refusal = ""  # body of every refusal, where it is to be another than the usual one
 
     @property
     def base_url(self) -> str:
@@ -67,6 +78,9 @@ class ScriptedServer:
         self.bodies.append(body)
         self._now += 1
         self.most_at_once = max(self.most_at_once, self._now)
+        if self._capacity is not None and self._now > self._capacity:
+            self.turned_away += 1
+            behaviour = "429"
         try:
             await asyncio.sleep(self._delay_s)
             await self._behave(behaviour, body, writer)
@@ -90,6 +104,12 @@ class ScriptedServer:
                 writer.write(b" ")
                 await writer.drain()
                 await asyncio.sleep(0.05)
+        elif kind == "trickle":
+            head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(good)}\r\n\r\n"
+            for start in range(0, len(head) + len(good), 40):
+                writer.write((head.encode() + good)[start : start + 40])
+                await writer.drain()
+                await asyncio.sleep(0.001)
         elif kind == "silent":
             await asyncio.sleep(60)
         elif kind == "reset":
@@ -99,13 +119,18 @@ class ScriptedServer:
             writer.close()
         elif kind == "malformed":
             await _send(writer, 200, good[: len(good) // 2])
+        elif kind == "garbage":
+            writer.write(b"\x16\x03 this is no HTTP\r\n\r\n")
+            await writer.drain()
+            writer.close()
+        elif kind == "json":
+            await _send(writer, 200, detail.encode())
         elif kind == "no_choices":
             await _send(writer, 200, _completion(body, "") | {"choices": []})
         else:
             extra = f"retry-after: {detail}\r\n" if detail else ""
-            await _send(
-                writer, int(kind), {"error": {"message": f"scripted {kind}", "type": "x"}}, extra=extra
-            )
+            error = self.refusal or json.dumps({"error": {"message": f"scripted {kind}", "type": "x"}})
+            await _send(writer, int(kind), error.encode(), extra=extra)
 
 
 def _completion(body: dict[str, Any], text: str, finish_reason: str = "stop") -> dict[str, Any]:
@@ -153,9 +178,10 @@ def running(
     delay_s: float = 0.0,
     models: Sequence[str] = ("scripted",),
     owner: str = "someone",
+    capacity: int | None = None,
 ) -> Iterator[ScriptedServer]:
     """A scripted server on a free port, for the length of the `with` block."""
-    server = ScriptedServer(script or {}, delay_s=delay_s, models=models, owner=owner)
+    server = ScriptedServer(script or {}, delay_s=delay_s, models=models, owner=owner, capacity=capacity)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()

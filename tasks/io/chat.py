@@ -1,8 +1,7 @@
 """Chat completions from any OpenAI-compatible server: as many at once as it bears, each answered exactly once.
 
-Concurrency follows TCP: it doubles every round until the first sign of congestion (429, 5xx, timeout, broken
-connection), then grows by one per round of successes and halves at congestion, at most once per round trip (additive
-increase, multiplicative decrease; Chiu and Jain 1989). Waiting times between attempts have full jitter.
+Concurrency is `tasks.io.throttle`'s: congestion is a 429, a 5xx, a timeout or a broken connection. Waiting times between
+attempts have full jitter.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from openai.types.chat import ChatCompletion, ChatCompletionTokenLogprob
 from tasks.core.config import ModelRole, Sampling
 from tasks.core.errors import UserError
 from tasks.core.token_spans import TokenSpans, ends_of_pieces, token_spans
-from tasks.io.ledger import Ledger, request_key
+from tasks.io.ledger import Ledger, Spent, request_key
 from tasks.io.servers import is_loopback
+from tasks.io.throttle import Throttle
 
 MAX_ATTEMPTS: Final = 6
 MAX_REPLY_CHARS: Final = 100_000
 MAX_PAUSE_S: Final = 60.0
 MAX_RETRY_AFTER_S: Final = 300.0
-FIRST_CONCURRENCY: Final = 8
 LOOKUP: Final = 256
 """Requests looked up in the ledger at once, and the most that are ever read ahead of the iterator."""
 SERVER_GONE_AFTER: Final = 8
@@ -102,55 +101,6 @@ class Usage:
     cached: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-
-
-class Throttle:
-    """The adaptive limit on requests in flight (see the module's docstring)."""
-
-    def __init__(self, cap: int) -> None:
-        self.cap = cap
-        self.limit = float(min(FIRST_CONCURRENCY, cap))
-        self.active = 0
-        self._slow_start = True
-        self._cut_at = -1.0
-        self._waiters: deque[asyncio.Future[None]] = deque()
-
-    async def enter(self) -> None:
-        """Wait for a free place."""
-        while self.active >= int(self.limit):
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                self._wake()  # hand on a wake-up that came in the same moment
-                raise
-        self.active += 1
-
-    def leave(self) -> None:
-        """Give the place back."""
-        self.active -= 1
-        self._wake()
-
-    def succeeded(self) -> None:
-        """One success: a whole round of them adds one (doubles the limit before the first congestion)."""
-        self.limit = min(float(self.cap), self.limit + (1.0 if self._slow_start else 1.0 / self.limit))
-        self._wake()
-
-    def congested(self, sent_at: float) -> None:
-        """Congestion met by an attempt sent at `sent_at` (monotonic seconds): halve, unless already halved since then."""
-        if sent_at > self._cut_at:
-            self._slow_start = False
-            self.limit = max(1.0, self.limit / 2)
-            self._cut_at = time.monotonic()
-
-    def _wake(self) -> None:
-        free = int(self.limit) - self.active
-        while self._waiters and free > 0:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                free -= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,7 +379,13 @@ class ChatModel:
                 "logprob_count",
             )
             spans = {} if completion.spans is None else {"spans": asdict(completion.spans)}
-            self._ledger.put(ledger_key, {name: getattr(completion, name) for name in kept} | spans)
+            spent = Spent(
+                requests=1,
+                prompt_tokens=completion.prompt_tokens,
+                completion_tokens=completion.completion_tokens,
+            )
+            value = {name: getattr(completion, name) for name in kept} | spans
+            self._ledger.put(ledger_key, value, model=self.identity, spent=spent)
 
     def _failed(self, request: ChatRequest, reason: str, attempts: int) -> Failure:
         self.usage.failures += 1
@@ -448,7 +404,9 @@ class ChatModel:
             follow_redirects=True,
         )
         key = os.environ.get(self.role.api_key_env) or "EMPTY"
-        return openai.AsyncOpenAI(base_url=self.base_url, api_key=key, max_retries=0, timeout=None, http_client=pool)
+        return openai.AsyncOpenAI(
+            base_url=self.base_url, api_key=key, max_retries=0, timeout=None, http_client=pool
+        )
 
 
 class _Refused(Exception):

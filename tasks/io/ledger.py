@@ -2,7 +2,7 @@
 
 One SQLite file in WAL mode, shared by any number of threads and processes on one machine. What was committed
 survives `kill -9` at any moment; what was put less than half a second before may be lost. The first answer to
-a request stays.
+a request stays. Beside the answers it keeps what they cost, per model, committed together with them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -27,8 +28,18 @@ Result = TypeVar("Result")
 BATCH = 200  # entries that trigger a commit
 IDLE_SECONDS = 0.5  # longest wait of an entry for its commit
 BUSY_SECONDS = 60.0  # patience with another process that is writing
-_LAYOUT = 1
+_LAYOUT = 2
 _KEYS_PER_QUERY = 500
+_TABLES = (
+    "entries (key TEXT PRIMARY KEY, value BLOB NOT NULL)",
+    "spent (model TEXT PRIMARY KEY, requests INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,"
+    " completion_tokens INTEGER NOT NULL)",
+)
+_ADD_SPENT = """
+INSERT INTO spent VALUES (?, ?, ?, ?) ON CONFLICT (model) DO UPDATE SET requests = requests + excluded.requests,
+prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+completion_tokens = completion_tokens + excluded.completion_tokens
+"""
 
 
 def request_key(
@@ -54,6 +65,31 @@ def request_key(
     return hashlib.sha256(canonical_json(parts, "request").encode("ascii")).hexdigest()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What was paid for: answered requests and their tokens. An answer that came twice was paid for twice."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(
+            requests=self.requests + other.requests,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What one commit writes: texts by key, what was spent by model, and the number of `put`s that it completes."""
+
+    entries: Mapping[str, str]
+    spent: Mapping[str, Spent]
+    puts: int
+
+
 class Ledger:
     """Replies by request key. Use as a context manager, from any thread; open one per process (not across a
     fork).
@@ -67,6 +103,8 @@ class Ledger:
         self.path = Path(path)
         self.hits = self.misses = 0
         self._pending: dict[str, str] = {}  # not yet committed: key -> JSON text
+        self._unspent: dict[str, Spent] = {}  # not yet on its way to the file, by model
+        self._puts = self._committed = 0  # calls of `put`, and how many of them are in the file
         self._failure: BaseException | None = None
         self._closing = False
         self._hurry = False  # someone waits for a flush
@@ -109,9 +147,9 @@ class Ledger:
         """The value of one key, or None."""
         return self.get_many([key]).get(key)
 
-    def put(self, key: str, value: Any) -> None:
-        """Keep a JSON value under `key`; a value that is known already stays. Raises `TypeError` or
-        `ValueError` for a value that is no JSON.
+    def put(self, key: str, value: Any, *, model: str = "", spent: Spent | None = None) -> None:
+        """Keep a JSON value under `key`; a value that is known already stays. `spent` is what `model` took for
+        it. Raises `TypeError` or `ValueError` for a value that is no JSON.
         """
         text = json.dumps(
             value, allow_nan=False, separators=(",", ":")
@@ -121,16 +159,30 @@ class Ledger:
             if self._closing:
                 raise ValueError(f"the ledger {self.path} is closed")
             self._pending.setdefault(key, text)
-            if len(self._pending) == 1 or len(self._pending) >= BATCH:
+            if spent is not None:
+                self._unspent[model] = self._unspent.get(model, Spent()) + spent
+            self._puts += 1
+            if self._puts == self._committed + 1 or len(self._pending) >= BATCH:
                 self._changed.notify_all()
+
+    def spent(self) -> dict[str, Spent]:
+        """What every model took, in all runs that used this file, what is not yet committed included."""
+        self.flush()
+        query = "SELECT model, requests, prompt_tokens, completion_tokens FROM spent ORDER BY model"
+        with self._reading:
+            rows = self._guarded(lambda: self._reader.execute(query).fetchall())
+        return {
+            model: Spent(requests=requests, prompt_tokens=prompt, completion_tokens=completion)
+            for model, requests, prompt, completion in rows
+        }
 
     def flush(self) -> None:
         """Return when everything put so far is committed."""
         with self._changed:
-            keys = set(self._pending)
-            self._hurry = self._hurry or bool(keys)
+            puts = self._puts
+            self._hurry = self._hurry or puts > self._committed
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._failure is not None or keys.isdisjoint(self._pending))
+            self._changed.wait_for(lambda: self._failure is not None or self._committed >= puts)
             self._raise_failure()
 
     def close(self) -> None:
@@ -177,39 +229,48 @@ class Ledger:
 
     def _commit_loop(self) -> None:
         try:
-            while batch := self._next_batch():
+            while (batch := self._next_batch()) is not None:
                 self._guarded(lambda batch=batch: self._insert(batch))
                 with self._changed:
-                    for key in batch:
+                    for key in batch.entries:
                         del self._pending[key]
+                    self._committed = batch.puts
                     self._changed.notify_all()
         except BaseException as error:  # whatever ends this thread must reach whoever calls next
             with self._changed:
                 self._failure = error
                 self._changed.notify_all()
 
-    def _next_batch(self) -> dict[str, str]:
-        """Wait for entries and then, for a while, for more of them; empty when the ledger is closed and all
-        is written.
+    def _next_batch(self) -> _Batch | None:
+        """Wait for entries and then, for a while, for more of them; None when the ledger is closed and all is
+        written.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._pending or self._closing)
+            self._changed.wait_for(lambda: self._puts > self._committed or self._closing)
             self._changed.wait_for(
                 lambda: len(self._pending) >= BATCH or self._hurry or self._closing, timeout=IDLE_SECONDS
             )
+            if self._puts == self._committed:
+                return None
             self._hurry = False
-            return dict(self._pending)
+            spent, self._unspent = self._unspent, {}
+            return _Batch(dict(self._pending), spent, self._puts)
 
-    def _insert(self, batch: Mapping[str, str]) -> None:
-        rows = [(key, zlib.compress(text.encode("ascii"))) for key, text in batch.items()]
+    def _insert(self, batch: _Batch) -> None:
+        entries = [(key, zlib.compress(text.encode("ascii"))) for key, text in batch.entries.items()]
+        spent = [
+            (model, one.requests, one.prompt_tokens, one.completion_tokens)
+            for model, one in batch.spent.items()
+        ]
         with self._writer:  # commits, or rolls back
             self._writer.execute("BEGIN IMMEDIATE")
-            self._writer.executemany("INSERT OR IGNORE INTO entries (key, value) VALUES (?, ?)", rows)
+            self._writer.executemany("INSERT OR IGNORE INTO entries (key, value) VALUES (?, ?)", entries)
+            self._writer.executemany(_ADD_SPENT, spent)
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Switch to WAL and create the table; refuse, untouched, a database that is none of ours."""
-    if _tables(connection) and _layout(connection) != _LAYOUT:
+    if _tables(connection) and _layout(connection) not in (1, _LAYOUT):  # 1 had the entries only
         raise UserError(f"{path} is a database, but no ledger of this version: move it away and start again.")
     _switch_to_wal(connection)
     connection.execute(
@@ -218,9 +279,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     with connection:
         if _layout(connection) != _LAYOUT:
             connection.execute("BEGIN IMMEDIATE")
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, value BLOB NOT NULL)"
-            )
+            for table in _TABLES:
+                connection.execute(f"CREATE TABLE IF NOT EXISTS {table}")
             connection.execute(f"PRAGMA user_version = {_LAYOUT}")
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from tasks.core.config import PROJECT_ROOT, ModelRole
 from tasks.io.chat import ChatModel, ChatRequest, Completion, Failure
-from tasks.io.ledger import Ledger
+from tasks.io.ledger import Ledger, Spent
 from tasks.io.servers import serving
 from tasks.stages.driver import Run
 
@@ -33,6 +33,11 @@ def chat_model(run: Run, role_name: str, stage: str, log: Callable[[str], None])
         log(
             f"{stage}: {used.completions} requests sent, {used.cached} from the ledger, {used.failures} failed; "
             f"{used.prompt_tokens:,} prompt and {used.completion_tokens:,} completion tokens"
+        )
+        spent = ledger.spent().get(identity, Spent())
+        log(
+            f"{stage}: {identity} has answered {spent.requests:,} requests for this folder so far, with "
+            f"{spent.prompt_tokens:,} prompt and {spent.completion_tokens:,} completion tokens"
         )
 
 

@@ -15,8 +15,9 @@ import pytest
 from tasks.core.config import ModelRole, Sampling
 from tasks.core.errors import UserError
 from tasks.io import chat
-from tasks.io.chat import ChatModel, ChatRequest, Completion, Failure, Throttle, pause_before
-from tasks.io.ledger import Ledger
+from tasks.io.chat import ChatModel, ChatRequest, Completion, Failure, pause_before
+from tasks.io.ledger import Ledger, Spent
+from tasks.io.throttle import Throttle
 from tests.scripted_server import LOGPROBS, ScriptedServer, running
 
 
@@ -67,7 +68,7 @@ RECOVERED = {
 
 def test_passing_trouble_is_retried_until_every_request_is_answered_once() -> None:
     with running(RECOVERED) as server:
-        outcomes = model_at(server, request_timeout_s=0.4).complete_all(
+        outcomes = model_at(server, request_timeout_s=2.0).complete_all(
             [request(content) for content in RECOVERED]
         )
     assert [(outcome.key, getattr(outcome, "text", outcome)) for outcome in outcomes] == [
@@ -155,6 +156,15 @@ def test_the_ledger_answers_what_was_answered_before(tmp_path: Path, monkeypatch
         else:
             assert old == new
     assert (again.usage.cached, again.usage.prompt_tokens) == (49, 0)
+
+
+def test_what_was_paid_is_read_back_after_a_restart(tmp_path: Path) -> None:
+    with running({"q1": ["malformed", "ok"], "q2": ["400"]}) as server:
+        for _ in range(2):  # the second time the ledger answers, and nothing is paid
+            with Ledger(tmp_path / "ledger.sqlite") as ledger:
+                model_at(server, ledger).complete_all([request(f"q{i}") for i in range(10)])
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.spent() == {"scripted@1": Spent(requests=9, prompt_tokens=63, completion_tokens=27)}
 
 
 def test_what_changes_the_reply_changes_the_ledger_key(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tasks.core.errors import UserError
-from tasks.io.ledger import BATCH, Ledger, request_key
+from tasks.io.ledger import BATCH, Ledger, Spent, request_key
 
 REQUEST: dict[str, Any] = {
     "model": "teacher:0123456789abcdef",
@@ -82,6 +82,58 @@ def test_an_idle_entry_and_a_full_batch_are_committed_without_being_asked(tmp_pa
         while other.get("k0") is None:
             assert time.monotonic() < started + 10
             time.sleep(0.005)
+
+
+def test_what_every_model_took_is_read_back_after_a_restart_and_summed_over_processes(tmp_path: Path) -> None:
+    path, one = tmp_path / "l.db", Spent(requests=1, prompt_tokens=400, completion_tokens=60)
+    with Ledger(path) as first, Ledger(path) as second:
+        for number in range(BATCH + 50):
+            first.put(f"k{number}", number, model="evolver@1", spent=one)
+            second.put(f"k{number}", number, model="judge@1", spent=one)
+        first.put("free", 0)
+        second.flush()
+        assert first.spent()["judge@1"].requests == BATCH + 50
+    with Ledger(path) as ledger:
+        ledger.put("k0", "the same again", model="judge@1", spent=one)  # it was paid for, too
+        total = BATCH + 50
+        assert ledger.spent() == {
+            "evolver@1": Spent(requests=total, prompt_tokens=400 * total, completion_tokens=60 * total),
+            "judge@1": Spent(requests=total + 1, prompt_tokens=400 * (total + 1), completion_tokens=60 * (total + 1)),
+        }  # fmt: skip
+        assert ledger.get("k0") == 0
+
+
+def test_a_killed_process_has_spent_what_its_committed_answers_took(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tasks.io.ledger import Ledger, Spent\n"
+        "ledger = Ledger(Path(sys.argv[1])); print(flush=True)\n"
+        "for n in range(10**9):\n"
+        "    ledger.put(f'k{n}', n, model='m', spent=Spent(requests=1, prompt_tokens=n))\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "l.db")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline()
+    with Ledger(tmp_path / "l.db") as ledger:
+        while not len(ledger):
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        entries = len(ledger)
+        tokens = sum(range(entries))
+        assert ledger.spent() == {"m": Spent(requests=entries, prompt_tokens=tokens)}
+
+
+def test_a_ledger_from_before_the_accounts_is_read_and_gets_them(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.db") as ledger:
+        ledger.put("paid long ago", 1)
+    connection = sqlite3.connect(tmp_path / "l.db")
+    connection.executescript("DROP TABLE spent; PRAGMA user_version = 1;")
+    connection.close()
+    with Ledger(tmp_path / "l.db") as ledger:
+        assert ledger.get("paid long ago") == 1 and ledger.spent() == {}
+        ledger.put("k", 2, model="m", spent=Spent(requests=1))
+        assert ledger.spent() == {"m": Spent(requests=1)}
 
 
 def test_many_keys_are_looked_up_at_once(tmp_path: Path) -> None:

@@ -1,0 +1,195 @@
+"""A server that does its worst, over real HTTP: each request ends once, memory and time stay bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+
+from tasks.core.config import ModelRole, Sampling
+from tasks.io import chat
+from tasks.io.chat import MAX_ATTEMPTS, ChatModel, ChatRequest, Completion, Failure, Outcome
+from tests.scripted_server import ScriptedServer, running
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back-off in milliseconds."""
+    monkeypatch.setattr(chat, "pause_before", lambda _attempt, _retry_after=None: 0.002)
+
+
+def model_at(server: ScriptedServer, **settings: Any) -> ChatModel:
+    role = ModelRole.model_validate({"model": "scripted", "base_url": server.base_url} | settings)
+    return ChatModel(role, server.base_url, "scripted", "scripted@1")
+
+
+def requests(contents: list[str]) -> Iterator[ChatRequest]:
+    for content in contents:
+        messages = [{"role": "user", "content": content}]
+        yield ChatRequest(key=content, messages=messages, sampling=Sampling(max_tokens=9), prompt="p1")
+
+
+WRONG_SHAPES = (
+    "null",
+    "[1]",
+    '"text"',
+    "{}",
+    '{"choices": "abc"}',
+    '{"choices": [5]}',
+    '{"choices": [{"message": {"content": 7}}]}',
+    '{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": "many"}}',
+    '{"choices": [{"message": {"content": "x"}, "logprobs": 3}]}',
+)
+PASSING = (
+    "429", "429:0", "429:never", "500", "502", "503", "408", "reset", "truncated", "malformed", "garbage", "no_choices",
+    *(f"json:{shape}" for shape in WRONG_SHAPES),
+)  # fmt: skip
+REFUSED = ("400", "404", "413", "422")
+ANSWERED = ("ok", "ok", "ok", "trickle", "empty", "length", "huge")
+
+
+def scripts(rng: random.Random, count: int) -> dict[str, list[str]]:
+    """Random behaviours per request. Fewer than eight requests use up their attempts, since as many in a row end a run."""
+    script = {}
+    for number in range(count):
+        trouble = [rng.choice(PASSING) for _ in range(rng.choice((0, 0, 0, 1, 1, 2, 5)))]
+        script[f"q{number}"] = [*trouble, rng.choice(REFUSED if rng.random() < 0.1 else ANSWERED)]
+    for number in rng.sample(range(count), 7):
+        script[f"q{number}"] = [rng.choice(PASSING) for _ in range(MAX_ATTEMPTS)]
+    return script
+
+
+async def drive(model: ChatModel, contents: list[str]) -> tuple[list[Outcome], int]:
+    """The outcomes, and the most tasks that were ever alive when one of them came (a new connection takes a second one)."""
+    outcomes, alive = [], 0
+    async with aclosing(model.complete(requests(contents))) as answers:
+        async for outcome in answers:
+            outcomes.append(outcome)
+            alive = max(alive, len(asyncio.all_tasks()))
+    return outcomes, alive
+
+
+@pytest.mark.usefixtures("short_pauses")
+@pytest.mark.parametrize(("seed", "timeout_s"), [(0, 60.0), (1, 60.0), (2, 2.0)])
+def test_whatever_the_server_does_every_request_ends_once_as_its_script_says(
+    seed: int, timeout_s: float
+) -> None:
+    script = scripts(random.Random(seed), 200)
+    timed = timeout_s < 60.0  # on a busy machine any attempt may then come too late
+    if timed:
+        script |= {"drip": ["slow", "ok"], "mute": ["silent", "500", "ok"]}
+    with running(script, delay_s=0.001) as server:
+        model = model_at(server, concurrency=24, request_timeout_s=timeout_s)
+        outcomes, alive = asyncio.run(drive(model, list(script)))
+    assert sorted(outcome.key for outcome in outcomes) == sorted(script)
+    for outcome in outcomes:
+        behaviours = script[outcome.key]
+        if behaviours[-1] in ANSWERED:
+            assert isinstance(outcome, Completion), outcome
+            assert behaviours[-1] not in ("ok", "trickle") or outcome.text == f"echo {outcome.key}"
+        else:
+            assert isinstance(outcome, Failure) and outcome.reason
+            assert outcome.attempts == server.counts[outcome.key]
+        sent = server.counts[outcome.key]
+        assert sent == len(behaviours) or (timed and len(behaviours) < sent <= MAX_ATTEMPTS), behaviours
+    assert alive <= 2 * 24 + 3 and server.most_at_once <= 24 and model.throttle.active == 0
+    failed = sum(isinstance(outcome, Failure) for outcome in outcomes)
+    assert (model.usage.failures, model.usage.completions) == (failed, len(script) - failed)
+    assert model.usage.attempts == server.counts.total()
+
+
+@pytest.mark.usefixtures("short_pauses")
+def test_tasks_and_what_is_read_ahead_do_not_grow_with_the_number_of_requests() -> None:
+    pulled = 0
+
+    def counted() -> Iterator[ChatRequest]:
+        nonlocal pulled
+        for request in requests([f"q{number}" for number in range(900)]):
+            pulled += 1
+            yield request
+
+    async def drive_counted() -> tuple[int, int]:
+        answered = ahead = alive = 0
+        async with aclosing(model.complete(counted())) as answers:
+            async for _ in answers:
+                answered += 1
+                ahead = max(ahead, pulled - answered)
+                alive = max(alive, len(asyncio.all_tasks()))
+        return ahead, alive
+
+    with running() as server:
+        model = model_at(server, concurrency=8)
+        ahead, alive = asyncio.run(drive_counted())
+    assert pulled == 900 and ahead <= chat.LOOKUP + 8 and alive <= 2 * 8 + 3
+
+
+@pytest.mark.usefixtures("short_pauses")
+def test_concurrency_finds_what_the_server_bears() -> None:
+    limits: list[float] = []
+    with running(delay_s=0.01, capacity=12) as server:
+        model = model_at(server, concurrency=64)
+        cut = model.throttle.congested
+        model.throttle.congested = lambda sent_at: (limits.append(model.throttle.limit), cut(sent_at))[1]  # type: ignore[method-assign]
+        outcomes, _ = asyncio.run(drive(model, [f"q{number}" for number in range(600)]))
+    assert all(isinstance(outcome, Completion) for outcome in outcomes)
+    assert server.turned_away < 300, "rather slower than turned away"
+    peaks = [limit for limit in limits if limit >= 12]
+    assert len(peaks) >= 2, "it fell and rose to the capacity again"
+
+
+@pytest.mark.parametrize(
+    ("said", "low", "high"),
+    [
+        ("7.5", 7.5, 7.5),
+        (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3000.0, 3600.0),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", 0.0, 0.0),
+        ("-3", 0.0, 0.0),
+        ("inf", None, None),
+        ("soon", None, None),
+    ],
+    ids=["seconds", "date", "date gone by", "negative", "endless", "no number"],
+)
+def test_retry_after_is_seconds_or_a_date(
+    said: str, low: float | None, high: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float | None] = []
+    monkeypatch.setattr(chat, "pause_before", lambda _attempt, seconds=None: asked.append(seconds) or 0.0)
+    with running({"a": [f"429:{said}", "ok"]}) as server:
+        model_at(server).complete_all(requests(["a"]))
+    (seconds,) = asked
+    assert seconds is None if low is None or high is None else seconds is not None and low <= seconds <= high
+
+
+def test_a_cancelled_run_ends_at_once_though_pauses_and_answers_are_outstanding() -> None:
+    async def cancelled() -> float:
+        task = asyncio.ensure_future(drive(model, list(script)))
+        while server.counts.total() < len(script):
+            await asyncio.sleep(0.01)
+        started = time.monotonic()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        return time.monotonic() - started
+
+    script = {"paused": ["429:300"], "silent": ["silent"], "drip": ["slow"]}
+    with running(script) as server:
+        model = model_at(server)
+        assert asyncio.run(cancelled()) < 5.0
+    assert model.throttle.active == 0
+
+
+def test_what_a_server_says_can_be_written_down() -> None:
+    body = '{"error": {"message": "half a pair \\ud83d' + "x" * 5_000 + '"}}'
+    with running({"a": ["400"]}) as server:
+        server.refusal = body
+        (outcome,) = model_at(server).complete_all(requests(["a"]))
+    assert isinstance(outcome, Failure) and "half a pair ?" in outcome.reason
+    assert len(outcome.reason.encode("utf-8")) < 600
