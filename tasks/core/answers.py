@@ -64,7 +64,8 @@ def equivalent(a: str, b: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> bool:
         return True
     if max(len(first), len(second)) > MAX_LENGTH:
         return False
-    return _equivalent(first, second, timeout_s) is True
+    same = _by_rules(first, second)
+    return bool(_verified(first, second, timeout_s) if same is None else same)
 
 
 def is_closed_form_number(answer: str) -> bool:
@@ -78,17 +79,12 @@ def symbolic_decision(a: str, b: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -
 
     None means that a judge has to decide: units that one side lacks, different kinds of answer, expressions, words.
     """
-    if equivalent(a, b, timeout_s=timeout_s):
-        return True
-    first, second = normalise(a), normalise(b)
-    if max(len(first), len(second)) > MAX_LENGTH:
-        return None
-    return False if both_numeric(read(first), read(second)) else None
+    return SymbolicDecisions(timeout_s)(a, b)
 
 
 class SymbolicDecisions:
-    """`symbolic_decision` for the answers to one problem. Two answers over which the time ran out are not read again:
-    whatever else they meet is None, so that a poisonous answer costs its problem `timeout_s` once."""
+    """`symbolic_decision` for the answers to one problem. Two answers over which Math-Verify's time ran out do not go there
+    again, only to our own rules, so that a poisonous answer costs its problem `timeout_s` once."""
 
     def __init__(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         self.timeout_s = timeout_s
@@ -96,13 +92,15 @@ class SymbolicDecisions:
 
     def __call__(self, a: str, b: str) -> bool | None:
         first, second = sorted((normalise(a), normalise(b)))
-        if first != second and not self._slow.isdisjoint((first, second)):
+        if first == second:
+            return True
+        if max(len(first), len(second)) > MAX_LENGTH:
             return None
-        decision = symbolic_decision(a, b, timeout_s=self.timeout_s)
-        if decision is None and len(first) <= MAX_LENGTH >= len(second):
-            late = _equivalent(first, second, self.timeout_s) is None
-            self._slow |= {first, second} if late else set()
-        return decision
+        same = _by_rules(first, second)
+        if same is None and self._slow.isdisjoint((first, second)):
+            same = _verified(first, second, self.timeout_s)
+            self._slow |= {first, second} if same is None else set()
+        return True if same else False if both_numeric(read(first), read(second)) else None
 
 
 def simplest_forms_decision(first: str, second: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> bool | None:
@@ -134,10 +132,11 @@ def grade(response: str, gold: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> 
 
 
 @lru_cache(maxsize=65536)
-def _equivalent(first: str, second: str, timeout_s: float) -> bool | None:
+def _by_rules(first: str, second: str) -> bool | None:
+    return same_meaning(read(first), read(second))
+
+
+@lru_cache(maxsize=65536)
+def _verified(first: str, second: str, timeout_s: float) -> bool | None:
     """None: no verdict in time."""
-    a, b = read(first), read(second)
-    decision = same_meaning(a, b)
-    if decision is None:
-        return verify(first, second, timeout_s)
-    return bool(decision)
+    return verify(first, second, timeout_s)

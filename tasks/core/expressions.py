@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Final
 from zlib import crc32
 
@@ -103,8 +103,10 @@ def parse_expression(text: str) -> Expression:
     return Expression(value_at=node, variables=frozenset(parser.variables))
 
 
+@lru_cache(maxsize=16384)
 def number_value(expression: Expression) -> Value | None:
-    """The value of an expression without variables; None when it has some, is undefined or too large."""
+    """The value of an expression without variables; None when it has some, is undefined or too large. Remembered for
+    expressions that were read once and are compared with many."""
     if expression.variables:
         return None
     try:
@@ -119,6 +121,10 @@ def identical(a: Expression, b: Expression) -> bool | None:
 
     Values too large to compute count as different: such answers are only equal when written alike.
     """
+    first, second = number_value(a), number_value(b)
+    if first is not None and second is not None:
+        with LOCK:
+            return same_value(first, second)
     return _agree(a, b, lambda x, y, point: same_value(x(point), y(point)))
 
 
@@ -141,7 +147,9 @@ def _agree(a: Expression, b: Expression, test: Callable[[Node, Node, Point], boo
     names = a.variables | b.variables
     try:
         with LOCK:
-            if not all(test(a.value_at, b.value_at, _point(names, index)) for index in (1, 2)):
+            if not all(
+                test(a.value_at, b.value_at, _point(names, index)) for index in ((1, 2) if names else (1,))
+            ):
                 return False
             return True if not names or test(a.value_at, b.value_at, _point(names, -3)) else None
     except (TooLarge, RecursionError):

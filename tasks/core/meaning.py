@@ -107,7 +107,7 @@ def read(text: str, nesting: int = 0) -> Reading:
     if nesting > _MAX_NESTING or "\\begin" in text:
         return Opaque()
     if text in _SYMBOLS or _depth(text) > _MAX_DEPTH:
-        return Verbatim(text=text)
+        return Verbatim(text="\\emptyset" if text == "\\{\\}" else text)
     for attempt in (
         _read_list,
         _read_membership,
@@ -322,6 +322,7 @@ def comparable(a: Reading, b: Reading) -> bool:
     return isinstance(a, Collection) and isinstance(b, Collection)
 
 
+@lru_cache(maxsize=16384)
 def _numbers(reading: Reading) -> tuple[object, ...] | None:
     """What kind of number or collection of numbers this is; None if it is anything else."""
     reading = _unwrapped(reading)

@@ -125,14 +125,15 @@ class TeacherSampler:
             return SampleFailure(
                 problem_id=prompt.problem_id, reason=Reason.INVALID_LOGPROB, detail=detail, index=index
             )
+        text = draw.text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no text
         return Response(
             problem_id=prompt.problem_id,
             index=index,
-            text=draw.text,
+            text=text,
             token_count=draw.token_count,
             logprob_sum=draw.logprob_sum,
             finish_reason=draw.finish_reason,
-            answer=extract_answer(draw.text),
+            answer=extract_answer(text),
             model=self.identity,
             prompt=fingerprint,
             sampling=provenance,

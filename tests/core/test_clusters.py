@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.core.answers import symbolic_decision
@@ -124,6 +124,7 @@ def test_complete_linkage_joins_only_what_all_members_equal() -> None:
     assert cluster_answers(["a", "b", "c", "d"], chain).labels == (0, 0, 0, 0)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_complete_linkage_splits_union_find_in_any_order_and_equals_it_where_verdicts_are_transitive(
     data: st.DataObject,
