@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tasks.core.errors import UserError
-from tasks.core.rows import Reject
 from tasks.io.disk import atomic_write, remove_folder, sweep, whole_folder
 from tasks.io.tables import iter_rows, write_rows
 
@@ -126,8 +125,8 @@ class Store:
         stored.
 
         `record["counts"]` is `{"in": n, "kept": n, "rejected": {reason: n}}` and must add up
-        (`CountMismatch`), also with the rows of a table of `Reject` rows when there is one. A shard that is
-        whole already stays, and its record is returned.
+        (`CountMismatch`), also with the rows of the table `rejects` when there is one. A shard that is whole
+        already stays, and its record is returned.
         """
         path = shard_folder(folder, index)
         _check_own_keys(path, record, _OWN_SHARD_KEYS)
@@ -323,7 +322,9 @@ def _check_counts(
         )
     if min(counts["in"], counts["kept"], *rejected.values()) < 0:
         raise CountMismatch(f"{where}: negative count in {dict(counts)}")
-    for name, (row_type, rows) in tables.items():
-        written = Counter(str(row.reason) for row in rows) if row_type is Reject else rejected
+    if "rejects" in tables:
+        written = Counter(str(row.reason) for row in tables["rejects"][1])
         if written != rejected:
-            raise CountMismatch(f"{where}: rejected {rejected}, but the table {name!r} holds {dict(written)}")
+            raise CountMismatch(
+                f"{where}: rejected {rejected}, but the table 'rejects' holds {dict(written)}"
+            )

@@ -49,12 +49,13 @@ def read_problem_file(
     tier: Tier | None = None,
     limit: int | None = None,
     answers_required: bool = False,
+    sparse: bool = False,
 ) -> Iterator[RawProblem]:
     """The problems of a file in its order, at most `limit` of them, read as they are asked for.
 
     `columns` maps `text` (needed), `answer`, `solution`, `id` and `tier` to the file's column names; `tier`
     is for rows that name none. Blank lines are passed over, an empty cell of a .csv is null; `answer` and `solution`
-    may be null unless `answers_required`.
+    may be null unless `answers_required`. With `sparse` a row of a .jsonl may lack any column but the text.
 
     Raises `UserError`, naming file, line or row and remedy, for a file that is missing, empty, of another
     kind or damaged, and for a row with a missing column, an empty or non-string text, a bad tier, or an id
@@ -68,6 +69,7 @@ def read_problem_file(
     }
     seen: dict[str, str] = {}
     for where, line, row in islice(kinds[_kind(path)](path), limit):
+        _check_columns(where, {"text": columns["text"]} if sparse else columns, row)
         problem = _problem(where, line, row, columns, tier, answers_required)
         if problem.source_id in seen:
             raise UserError(
@@ -260,8 +262,7 @@ def _problem(
     tier: Tier | None,
     answers_required: bool,
 ) -> RawProblem:
-    _check_columns(where, columns, row)
-    values = {ours: _text(where, ours, theirs, row[theirs]) for ours, theirs in columns.items()}
+    values = {ours: _text(where, ours, theirs, row.get(theirs)) for ours, theirs in columns.items()}
     required: list[Column] = [
         "text",
         *(["id"] if "id" in columns else []),

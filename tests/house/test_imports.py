@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "pocket": ("prompts", "tasks"),
     "training.objectives": ("tasks.core",),
     "training": ("tasks.core", "tasks.io", "prompts"),
-    "scripts": ("tasks",),
+    "scripts": ("tasks", "flows"),
     "benchmarks": ("tasks", "training", "prompts"),
 }
 PREFECT_ROOMS = ("flows", "tasks.stages", "scripts")

@@ -164,6 +164,12 @@ def test_a_shard_whose_counts_do_not_add_up_is_refused_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_only_the_table_rejects_has_to_add_up_with_the_counts(tmp_path: Path) -> None:
+    tables = {"problems": (Selected, selected("a")), "lost_responses": (Reject, rejects("a", "a"))}
+    record = Store(tmp_path).write_shard(tmp_path / "f", 0, tables, {"counts": counts(1)["counts"]})
+    assert record["tables"]["lost_responses"]["rows"] == 2
+
+
 def test_rows_that_cannot_be_written_leave_no_shard(tmp_path: Path) -> None:
     store, folder = Store(tmp_path), tmp_path / "f"
     bad = [Selected(problem_id="a", split=None)]  # type: ignore[arg-type]

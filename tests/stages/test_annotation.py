@@ -33,7 +33,7 @@ def run_with(
 def annotated_by(run: Run) -> list[Example]:
     """A row that no judge saw, and one with a judged pair."""
     recipe = annotation_recipe(run)
-    common = {"teacher_model": recipe.teacher, "teacher_prompt": recipe.teacher_prompt}
+    common: dict[str, Any] = {"teacher_model": recipe.teacher, "teacher_prompt": recipe.teacher_prompt}
     plain = example(
         1,
         **common,

@@ -1,0 +1,114 @@
+"""`make annotate` and `make reannotate`: a flow run here, in this process, against a Prefect server as `make build` uses it.
+
+    scripts/annotate.py own problems.jsonl --out output/mine --profile pocket
+    scripts/annotate.py stale --profile pocket
+
+`own` annotates anybody's file of problems without the rest of the factory; `stale` annotates the rows of the profile's
+dataset whose annotation is stale, and only those. A faulty file or setting is told before anything starts. A run that was
+ended by whatever cause continues from what is on disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import build as runner
+import local_prefect as local
+
+from tasks.core.config import load_config
+from tasks.core.errors import UserError
+from tasks.core.rows import Tier
+from tasks.seeds.own_file import load, own_file
+
+
+def own(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
+    """Run the flow sure-math-annotate on a file."""
+    columns = dict(pair.partition("=")[::2] for pair in arguments.column)
+    found = load(own_file(arguments.problems, columns, Tier(arguments.tier), arguments.licence))
+    runner.say(f"{found.problems:,} problems in {arguments.problems}")
+    with served():
+        from flows.annotate import annotate
+
+        annotate(
+            problems=str(arguments.problems.resolve()), out=str(arguments.out.resolve()), profile=arguments.profile,
+            overrides=dict(overrides), columns=columns, tier=arguments.tier, licence=arguments.licence,
+        )  # fmt: skip
+
+
+def stale(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
+    """Run the flow sure-math-reannotate."""
+    if arguments.problems is not None:
+        load(own_file(arguments.problems))
+    problems = None if arguments.problems is None else str(arguments.problems.resolve())
+    with served():
+        from flows.reannotate import reannotate
+
+        reannotate(profile=arguments.profile, overrides=dict(overrides), problems=problems)
+
+
+@contextmanager
+def served() -> Iterator[None]:
+    """A Prefect server for the length of the block, which makes this process its client. Import a flow only inside: Prefect
+    reads where its server is when it is first imported."""
+    runner.say("starting Prefect" if "PREFECT_API_URL" not in os.environ else "asking the Prefect server")
+    with local.prefect_api(runner.read_port(os.environ.get("PORT", ""))) as api:
+        os.environ.update(api.environment())
+        runner.say(f"follow it here or at {api.page}")
+        yield
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/annotate.py", description="Annotate problems outside a build."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("own", help="annotate a file of problems")
+    one.add_argument("problems", type=Path, help=".jsonl, .csv or .parquet")
+    one.add_argument(
+        "--out", type=Path, required=True, help="output folder; OUT/dataset is what `datasets` loads"
+    )
+    one.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="OURS=THEIRS",
+        help="e.g. text=question; may be repeated",
+    )
+    one.add_argument(
+        "--tier", choices=[tier.value for tier in Tier], default="medium", help="of rows that name none"
+    )
+    one.add_argument("--licence", default="unknown", help="of the problems")
+    other = commands.add_parser("stale", help="annotate again what is stale in the profile's dataset")
+    other.add_argument("--problems", type=Path, help="a file of problems that the dataset shall have too")
+    for command in (one, other):
+        command.add_argument("--profile", default="pocket", help="a file of configs/, without its ending")
+        command.add_argument("--overrides", default="", help="""JSON, e.g. '{"sample.num_samples": 16}'""")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """0 when the flow completed, 1 with a sentence when something can be mended, 130 after Ctrl-C."""
+    found = parse(arguments)
+    try:
+        overrides = runner.read_overrides(found.overrides)
+        load_config(found.profile, overrides)
+        {"own": own, "stale": stale}[found.command](found, overrides)
+        return 0
+    except UserError as error:
+        runner.say(str(error))
+        return 1
+    except KeyboardInterrupt:
+        runner.say("interrupted; what was finished is kept, run the same command again to continue")
+        return runner.INTERRUPTED
+
+
+if __name__ == "__main__":
+    runner.end_with_parent()
+    sys.exit(main(sys.argv[1:]))

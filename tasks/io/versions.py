@@ -1,0 +1,205 @@
+"""Versions of a dataset: a new one is written beside the old one and shares every file in which no row changed.
+
+`<root>/latest.json` says where the newest version lies: `<root>/dataset` as the flow sure-math exports it, or
+`<root>/versions/<fingerprint>/dataset`. Files of a dataset are never changed in place, so a shared one is a hard link; where
+the file system has none, a copy whose digest was compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from tasks.core.errors import UserError
+from tasks.core.rows import Example, Response
+from tasks.io.dataset import DATA, FLAGGED, RESPONSES, ROWS_PER_FILE, Manifest, describe, write_papers
+from tasks.io.tables import iter_rows, read_rows, write_rows
+
+Row = TypeVar("Row", Example, Response)
+
+LATEST = "latest.json"
+FOLDER = "versions"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What a new version has that the old one has not. An updated row without an entry in `responses` keeps its responses."""
+
+    updated: Mapping[str, Example] = field(
+        default_factory=dict
+    )  # id -> the row that takes the old one's place
+    removed: frozenset[str] = frozenset()  # ids
+    added: Mapping[str, Sequence[Example]] = field(
+        default_factory=dict
+    )  # split -> rows that the old version lacks
+    responses: Mapping[str, Sequence[Response]] = field(default_factory=dict)  # id -> all of its responses
+
+    @property
+    def size(self) -> int:
+        """Rows that differ."""
+        return len(self.updated) + len(self.removed) + sum(len(rows) for rows in self.added.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """Parquet files of a version: those it has in common with the old one, and those that were written."""
+
+    shared: int
+    written: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File(Generic[Row]):
+    """One file of the new version; `source` is the old file when they are the same."""
+
+    rows: Sequence[Row]
+    source: Path | None = None
+
+
+def latest(root: Path) -> dict[str, Any]:
+    """What `latest.json` says of the newest version in an output folder. `UserError` when there is none."""
+    path = root / LATEST
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {**found, "dataset": str(found["dataset"])}
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{root} holds no finished dataset ({path.name} is missing or damaged): build one first (make build)"
+        ) from error
+
+
+def read_examples(folder: Path, split: str) -> list[Example]:
+    """All problems of a split, flagged ones last. Errors as in `tasks.io.tables.iter_rows`."""
+    return [
+        row
+        for name in (DATA, FLAGGED)
+        for path in split_files(folder / name, split)
+        for row in read_rows(path, Example)
+    ]
+
+
+def read_responses(folder: Path, split: str) -> Iterator[Response]:
+    """The responses of a split, file by file. Errors as in `tasks.io.tables.iter_rows`."""
+    for path in split_files(folder / RESPONSES, split):
+        yield from iter_rows(path, Response)
+
+
+def split_files(folder: Path, split: str) -> list[Path]:
+    """The Parquet files of one split in a folder of a dataset, in order."""
+    return sorted(folder.glob(f"{split}-*-of-*.parquet"))
+
+
+def splits_of(manifest: Manifest) -> tuple[str, ...]:
+    """The dataset's splits."""
+    return () if manifest.contents is None else tuple(row.split for row in manifest.contents.splits)
+
+
+def write_version(place: Path, old: Path, changes: Changes, manifest: Manifest) -> Shared:
+    """Fill the empty folder `place` with the dataset `old` as `changes` make it. `manifest` comes with the contents of the
+    old one, which are counted anew.
+
+    A row stays in the file it was in; added ones follow in files of their own. Responses that were replaced stand where the
+    first of the old ones stood. The caller makes `place` appear whole (see `tasks.io.disk.whole_folder`).
+    """
+    examples: dict[str, list[Example]] = {}
+    responses: dict[str, list[Response]] = {}
+    counts = []
+    for split in dict.fromkeys([*splits_of(manifest), *changes.added]):
+        added = changes.added.get(split, ())
+        updated = {row_id: (row,) for row_id, row in changes.updated.items()}
+        examples[split], responses[split] = [], []
+        for name, flag in ((DATA, False), (FLAGGED, True)):
+            new = [row for row in added if row.benchmark_overlap is flag]
+            files = list(
+                _files(split_files(old / name, split), Example, _own_id, updated, changes.removed, new)
+            )
+            counts.append(_write(place / name, split, Example, files))
+            examples[split] += _rows(files)
+        answers = [response for row in added for response in changes.responses[row.id]]
+        paths = split_files(old / RESPONSES, split)
+        written = list(_files(paths, Response, _problem_id, changes.responses, changes.removed, answers))
+        counts.append(_write(place / RESPONSES, split, Response, written))
+        responses[split] = _rows(written)
+    contents = describe(
+        {split: rows for split, rows in examples.items() if rows},
+        {split: rows for split, rows in responses.items() if rows},
+    )
+    write_papers(place, replace(manifest, contents=contents))
+    return Shared(shared=sum(one for one, _ in counts), written=sum(other for _, other in counts))
+
+
+def _own_id(row: Example) -> str:
+    return row.id
+
+
+def _problem_id(row: Response) -> str:
+    return row.problem_id
+
+
+def _files(
+    paths: Sequence[Path],
+    row_type: type[Row],
+    key: Callable[[Row], str],
+    changed: Mapping[str, Sequence[Row]],
+    removed: frozenset[str],
+    added: Sequence[Row],
+) -> Iterator[_File[Row]]:
+    """The files of the new version in order; one of which nothing is left is left out."""
+    placed: set[str] = set()
+    for path in paths:
+        rows, kept = read_rows(path, row_type), []
+        for row in rows:
+            name = key(row)
+            if name in changed and name not in placed:
+                kept.extend(changed[name])
+                placed.add(name)
+            elif name not in changed and name not in removed:
+                kept.append(row)
+        same = len(kept) == len(rows) and all(one is other for one, other in zip(kept, rows, strict=True))
+        if kept:
+            yield _File(rows=kept, source=path if same else None)
+    for start in range(0, len(added), ROWS_PER_FILE):
+        yield _File(rows=added[start : start + ROWS_PER_FILE])
+
+
+def _rows(files: Sequence[_File[Row]]) -> list[Row]:
+    return [row for file in files for row in file.rows]
+
+
+def _write(folder: Path, split: str, row_type: type[Row], files: Sequence[_File[Row]]) -> tuple[int, int]:
+    """(shared, written) files."""
+    for number, file in enumerate(files):
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{split}-{number:05d}-of-{len(files):05d}.parquet"
+        if file.source is None:
+            write_rows(path, row_type, file.rows)
+        else:
+            share(file.source, path)
+    shared = sum(file.source is not None for file in files)
+    return shared, len(files) - shared
+
+
+def share(source: Path, path: Path) -> None:
+    """Make `path` the same file as `source`, or a copy of equal digest where there are no hard links (or too many).
+
+    Raises `UserError` when the copy differs, which only a failing disk can bring about.
+    """
+    try:
+        os.link(source, path)
+    except OSError:
+        shutil.copyfile(source, path)
+        if _digest(source) != _digest(path):
+            raise UserError(
+                f"the copy {path} differs from {source}: check the disk, then start again"
+            ) from None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

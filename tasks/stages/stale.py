@@ -1,0 +1,203 @@
+"""Which rows of a finished dataset are stale, and the tables of them that the stages sample and cluster take."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact
+from prefect.logging import get_run_logger
+
+from tasks.core.annotation import AnnotationRecipe, Cause, stale_rows
+from tasks.core.identity import fingerprint
+from tasks.core.rows import Example, Problem, Reject, Response, Strategy
+from tasks.io.artifacts import Artifact
+from tasks.io.dataset import Manifest, read_manifest
+from tasks.io.ledger import Ledger
+from tasks.io.versions import latest, read_examples, read_responses, splits_of
+from tasks.seeds.own_file import load, own_file
+from tasks.stages.aggregate import text_key, too_long
+from tasks.stages.annotation import annotation_recipe
+from tasks.stages.chunks import chunk, chunk_sizes, shard_rows, shard_sizes
+from tasks.stages.driver import Run, Shard, Stage, run_shards
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Review:
+    """A dataset, and what of it has to be annotated: `causes` by id, of its own rows and of the `new` problems."""
+
+    dataset: Path
+    manifest: Manifest
+    recipe: AnnotationRecipe
+    rows: Mapping[str, Example]  # by id, in the order of the files
+    new: Mapping[str, Problem]  # by id
+    causes: Mapping[str, Cause]
+    answers: int  # in the ledger when the review was made
+
+    @property
+    def to_sample(self) -> tuple[Problem, ...]:
+        """Stale problems whose responses cannot be used again, and new ones."""
+        old = (problem_of(self.rows[row_id]) for row_id in self.rows if self._needs(row_id, True))
+        return (*old, *self.new.values())
+
+    @property
+    def to_cluster(self) -> tuple[Problem, ...]:
+        """Stale problems whose responses are still right."""
+        return tuple(problem_of(self.rows[row_id]) for row_id in self.rows if self._needs(row_id, False))
+
+    def _needs(self, row_id: str, samples: bool) -> bool:
+        return row_id in self.causes and self.causes[row_id].needs_samples is samples
+
+
+# --- finding -----------------------------------------------------------------------------------------------------
+
+
+def find_stale(run: Run, problems: str | None) -> Review:
+    """Compare every row's annotation fingerprint with that of today, and the problems of the file with those there are.
+
+    `UserError` when the output folder holds no dataset, or the file is faulty.
+    """
+    folder = Path(latest(run.store.root)["dataset"])
+    manifest = read_manifest(folder)
+    recipe = annotation_recipe(run)
+    rows = {row.id: row for split in splits_of(manifest) for row in read_examples(folder, split)}
+    new = {} if problems is None else new_problems(Path(problems), rows.values())
+    causes = stale_rows(rows.values(), recipe) | dict.fromkeys(new, Cause.NEW)
+    log = get_run_logger().info
+    log(
+        "reannotate: %s has %s rows, of which %s are stale",
+        folder,
+        f"{len(rows):,}",
+        f"{len(causes) - len(new):,}",
+    )
+    for cause, count in Counter(causes.values()).most_common():
+        log("reannotate: %s because of %s", f"{count:,}", cause.value)
+    return Review(
+        dataset=folder, manifest=manifest, recipe=recipe, rows=rows, new=new, causes=causes,
+        answers=ledger_size(run),
+    )  # fmt: skip
+
+
+def new_problems(path: Path, rows: Iterable[Example]) -> dict[str, Problem]:
+    """The problems of a file whose text (case and spacing aside) the dataset lacks, by id."""
+    known = {text_key(row.problem) for row in rows}
+    found: dict[str, Problem] = {}
+    for row in load(own_file(path)).outcomes:
+        if isinstance(row, Problem) and text_key(row.text) not in known:
+            known.add(text_key(row.text))
+            found[row.id] = row
+    return found
+
+
+def ledger_size(run: Run) -> int:
+    """Answers of models that the ledger keeps."""
+    if not run.ledger_path.exists():
+        return 0
+    with Ledger(run.ledger_path) as ledger:
+        return len(ledger)
+
+
+def nothing_stale(run: Run, review: Review) -> str:
+    """Say so; the path of the dataset as it is."""
+    how = f"are annotated as profile {run.config.profile} says"
+    line = f"nothing is stale: all {len(review.rows):,} rows of {review.dataset} {how}"
+    get_run_logger().info("reannotate: %s; no model was started", line)
+    create_markdown_artifact(f"{line}\n", key="reannotate", description="What was stale")
+    return str(review.dataset)
+
+
+def problem_of(row: Example) -> Problem:
+    """The problem of an exported row, as far as an annotation needs it."""
+    return Problem(
+        id=row.id,
+        text=row.problem,
+        tier=row.tier,
+        source=row.source,
+        source_id=row.source_id,
+        licence=row.licence,
+        role=row.role,
+        root_id=row.root_id,
+        parent_id=row.parent_id,
+        round=row.round,
+        strategy=Strategy(row.strategies[-1]) if row.strategies else None,
+        answer=row.answer,
+        benchmark_root=row.benchmark_root,
+        model=row.evolver_model,
+        prompt=row.evolver_prompt,
+    )
+
+
+# --- the tables that the stages sample and cluster take -----------------------------------------------------------
+
+
+def stale_problems(run: Run, review: Review) -> Artifact:
+    """The problems that need samples. A new one that no prompt takes is rejected."""
+    rows, size = review.to_sample, run.config.run.shard_rows
+    stage = Stage(name="stale", version=VERSION, settings=_settings(run, review, rows), unit="problems")
+    leaving = cache(lambda: too_long(rows))
+
+    def work(index: int, _at: object) -> Shard:
+        part = chunk(rows, size, index)
+        found = [leaving().get(index * size + offset, row) for offset, row in enumerate(part)]
+        kept = [row for row in found if isinstance(row, Problem)]
+        rejects = [replace(row, stage="stale") for row in found if isinstance(row, Reject)]
+        return Shard(incoming=len(part), tables={"problems": (Problem, kept), "rejects": (Reject, rejects)})
+
+    return run_shards(run, stage, lambda: chunk_sizes(len(rows), size), work)
+
+
+def with_kept_responses(run: Run, review: Review, sampled: Artifact) -> Artifact:
+    """What was sampled, and the dataset's own responses to the problems that only have to be clustered again."""
+    rows, size = review.to_cluster, run.config.run.shard_rows
+    if not rows:
+        return sampled
+    stage = Stage(
+        name="responses",
+        version=VERSION,
+        settings=_settings(run, review, rows),
+        inputs=(sampled,),
+        unit="problems",
+    )
+    drawn = shard_sizes(run.store, sampled)
+    kept = cache(lambda: kept_responses(review, {row.id for row in rows}))
+
+    def work(index: int, _at: object) -> Shard:
+        if index < len(drawn):
+            problems = shard_rows(run.store, sampled, index, "problems", Problem)
+            responses = shard_rows(run.store, sampled, index, "responses", Response)
+        else:
+            problems = list(chunk(rows, size, index - len(drawn)))
+            responses = [response for row in problems for response in kept()[row.id]]
+        return Shard(
+            incoming=len(problems),
+            tables={"problems": (Problem, problems), "responses": (Response, responses)},
+        )
+
+    return run_shards(run, stage, lambda: (*drawn, *chunk_sizes(len(rows), size)), work)
+
+
+def kept_responses(review: Review, wanted: set[str]) -> dict[str, list[Response]]:
+    """The dataset's responses to some problems."""
+    found: dict[str, list[Response]] = defaultdict(list)
+    for split in splits_of(review.manifest):
+        for response in read_responses(review.dataset, split):
+            if response.problem_id in wanted:
+                found[response.problem_id].append(response)
+    return found
+
+
+def _settings(run: Run, review: Review, rows: Sequence[Problem]) -> dict[str, Any]:
+    """Identity of a table of some rows of a dataset."""
+    texts = [json.dumps([row.id, row.answer]) for row in rows]
+    return {
+        "dataset": review.manifest.fingerprint,
+        "rows": fingerprint(stage="rows", version=VERSION, settings={}, inputs=texts),
+        "shard_rows": run.config.run.shard_rows,
+    }

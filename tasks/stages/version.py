@@ -1,0 +1,284 @@
+"""A new version of a dataset: what was annotated again laid over the old one, with a report of how far weights moved."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Completed
+
+from prompts import load_prompt
+from tasks.core.annotation import Cause
+from tasks.core.drift import Move, drift
+from tasks.core.errors import UserError
+from tasks.core.identity import fingerprint
+from tasks.core.rows import Example, Flag, Reject, Response, Uncertainty
+from tasks.io.artifacts import Artifact, atomic_write, versions, whole_folder
+from tasks.io.dataset import Manifest, StageCount, read_dataset, read_manifest
+from tasks.io.drift_report import PAGE, Cost, DriftData, write_drift
+from tasks.io.report import ReportData, write_report
+from tasks.io.versions import FOLDER, LATEST, Changes, write_version
+from tasks.seeds.truth import majority_is_right
+from tasks.stages import cluster, sample
+from tasks.stages.annotation import teacher_of
+from tasks.stages.driver import Run
+from tasks.stages.examples import Annotated, example, reannotated
+from tasks.stages.export import majority_truths, timings
+from tasks.stages.own_problems import annotation_settings, no_flag, rejects_of
+from tasks.stages.stale import Review, ledger_size
+
+VERSION = 1
+NEW_SPLIT = "train"  # of problems that the dataset lacked
+
+Artifacts = tuple[Artifact, Artifact, Artifact, Artifact]  # wanted, sampled, responses, clustered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of the stale rows and the new problems."""
+
+    changes: Changes
+    moves: tuple[Move, ...]
+    rejects: tuple[Reject, ...]
+    cost: Cost
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Rejected rows by reason."""
+        return dict(sorted(Counter(str(row.reason) for row in self.rejects).items()))
+
+    @property
+    def added(self) -> int:
+        return sum(len(rows) for rows in self.changes.added.values())
+
+
+def publish_version(run: Run, review: Review, artifacts: Artifacts) -> str:
+    """Write `versions/<fingerprint>/` (dataset, report, drift report), whole or not at all, point `latest.json` to it, and
+    return the path of its dataset. Where nothing came of it (new problems only, and all rejected), the old one's.
+
+    `UserError`, and the dataset stays as it is, when it would lose more than half of its rows.
+    """
+    outcome = what_came_out(run, review, artifacts)
+    removed, why = len(outcome.changes.removed), json.dumps(outcome.reasons)
+    if 2 * removed > len(review.rows):
+        raise UserError(
+            f"{removed:,} of {len(review.rows):,} rows could not be annotated again ({why}): the dataset stays as it is; look"
+            " at the teacher and the lengths of the profile"
+        )
+    if not outcome.changes.size:
+        get_run_logger().info(
+            "reannotate: no new problem could be annotated (%s): the dataset stays as it is", why
+        )
+        return str(review.dataset)
+    identity = fingerprint(
+        stage="reannotate", version=VERSION, settings={},
+        inputs=(review.manifest.fingerprint, *(artifact.fingerprint for artifact in artifacts)),
+    )  # fmt: skip
+    folder = run.store.root / FOLDER / identity[:16]
+    manifest = new_manifest(run, review, identity, outcome, artifacts)
+    write_whole.with_options(name="version", task_run_name=f"version: {identity[:16]}")(
+        folder, lambda place: fill(place, run, review, manifest, outcome)
+    )
+    point_to(run, review, folder)
+    publish(folder, outcome)
+    return str(folder / "dataset")
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def write_whole(folder: Path, fill_it: Callable[[Path], None]) -> State | None:
+    """The version's folder; Cached when a run that died before it could point there had finished it."""
+    if folder.exists():
+        return Completed(name="Cached", message="this version is on disk")
+    with whole_folder(folder) as place:
+        fill_it(place)
+    return None
+
+
+def what_came_out(run: Run, review: Review, artifacts: Artifacts) -> Outcome:
+    """What the new version has that the old one has not, how far its weights moved, what was rejected, what it cost."""
+    wanted, sampled, responses, clustered = artifacts
+    fresh, groups = annotated_again(run, review, responses, clustered)
+    updated = {
+        row_id: reannotated(row, fresh[row_id]) for row_id, row in review.rows.items() if row_id in fresh
+    }
+    added = [fresh[row_id] for row_id in review.new if row_id in fresh]
+    stale = review.causes.keys() & review.rows.keys()
+    changes = Changes(
+        updated=updated,
+        removed=frozenset(stale - fresh.keys()),
+        added={NEW_SPLIT: added} if added else {},
+        responses={row_id: groups[row_id] for row_id in fresh if review.causes[row_id].needs_samples},
+    )
+    return Outcome(
+        changes=changes,
+        moves=tuple(move_of(review.rows[id], row, review.causes[id]) for id, row in updated.items()),
+        rejects=tuple(rejects_of(run.store, (wanted, sampled, clustered))),
+        cost=cost_of(run, review, artifacts),
+    )
+
+
+def annotated_again(
+    run: Run, review: Review, responses: Artifact, clustered: Artifact
+) -> tuple[dict[str, Example], dict[str, list[Response]]]:
+    """Fresh rows of the problems that have an uncertainty, and all responses, by id."""
+    groups: dict[str, list[Response]] = defaultdict(list)
+    for response in run.store.rows(responses, "responses", Response):
+        groups[response.problem_id].append(response)
+    found = {row.problem_id: row for row in run.store.rows(clustered, "uncertainties", Uncertainty)}
+    problems = [row for row in (*review.to_sample, *review.to_cluster) if row.id in found]
+    rows = Annotated(
+        problems=problems, splits={}, ancestors={}, verdicts={}, responses=groups, uncertainties=found,
+        flags={row.id: flag_of(review.rows.get(row.id), row.id) for row in problems}, recipe=review.recipe,
+    )  # fmt: skip
+    return {row.id: example(replace(row, parent_id=None), rows) for row in problems}, groups
+
+
+def flag_of(row: Example | None, row_id: str) -> Flag:
+    """The flag that the dataset has of a row; a new problem was compared with no benchmark."""
+    if row is None:
+        return no_flag(row_id)
+    return Flag(
+        problem_id=row_id, benchmark_overlap=row.benchmark_overlap, benchmarks=row.overlap_benchmarks,
+        kinds=row.overlap_kinds,
+    )  # fmt: skip
+
+
+def move_of(old: Example, new: Example, cause: Cause) -> Move:
+    """One row before and after."""
+    rights = [majority_is_right(row.problem, row.answer, row.majority_answer) for row in (old, new)]
+    return Move(
+        id=old.id,
+        problem=old.problem,
+        tier=old.tier,
+        cause=cause,
+        old_weight=old.weight,
+        new_weight=new.weight,
+        old_entropy=old.semantic_entropy,
+        new_entropy=new.semantic_entropy,
+        old_answer=old.majority_answer,
+        new_answer=new.majority_answer,
+        old_right=rights[0],
+        new_right=rights[1],
+    )
+
+
+def new_manifest(run: Run, review: Review, identity: str, outcome: Outcome, artifacts: Artifacts) -> Manifest:
+    """The old one with the annotation of today, and one more line in the funnel."""
+    old = review.manifest
+    settings = annotation_settings(run)
+    models = {**old.settings.get("models", {}), **settings.pop("models")}
+    before = sum(count.stage.startswith("reannotate-") for count in old.stages)
+    incoming = len(review.rows) + len(review.new)
+    count = StageCount(
+        stage=f"reannotate-{before + 1}",
+        rows_in=incoming,
+        kept=incoming - len(outcome.rejects),
+        rejected=outcome.reasons,
+    )
+    seconds = timings(run.store, list(unique(artifacts)))
+    prompts = {name: load_prompt(name).fingerprint for name in (sample.PROMPT, cluster.PROMPT)}
+    return replace(
+        old,
+        profile=run.config.profile,
+        fingerprint=identity,
+        stages=(*old.stages, count),
+        models={**old.models, **run.identities},
+        prompts={**old.prompts, **prompts},
+        settings={**old.settings, **settings, "models": models},
+        teacher=teacher_of(run),
+        annotation=review.recipe.fingerprints,
+        versions=versions(),
+        timings={**old.timings, count.stage: round(sum(seconds.values()), 3)},
+    )
+
+
+def unique(artifacts: Artifacts) -> Iterator[Artifact]:
+    """Each artifact once: without kept responses, the third is the second."""
+    return iter({artifact.name: artifact for artifact in artifacts}.values())
+
+
+def cost_of(run: Run, review: Review, artifacts: Artifacts) -> Cost:
+    """What was needed, and what of it this run paid for."""
+    _, sampled, _, clustered = artifacts
+    tokens = [row.token_count for row in run.store.rows(sampled, "responses", Response)]
+    return Cost(
+        sampled=len(review.to_sample),
+        responses=len(tokens),
+        tokens=sum(tokens),
+        judged_pairs=run.store.record(clustered)["tables"].get("judged_pairs", 0),
+        sent=ledger_size(run) - review.answers,
+        seconds=timings(run.store, list(unique(artifacts))),
+    )
+
+
+def fill(place: Path, run: Run, review: Review, manifest: Manifest, outcome: Outcome) -> None:
+    """The files of a version."""
+    (place / "dataset").mkdir()
+    files = write_version(place / "dataset", review.dataset, outcome.changes, manifest)
+    rows, responses = read_dataset(place / "dataset")
+    report = ReportData(
+        name=manifest.name, profile=manifest.profile, fingerprint=manifest.fingerprint, examples=rows,
+        responses=responses, stages=manifest.stages, timings=manifest.timings, models=manifest.models,
+        truths=majority_truths(rows), num_problems=run.config.export.report_problems, benchmarks=manifest.benchmarks,
+    )  # fmt: skip
+    write_report(place / "report.html", report)
+    drifted = DriftData(
+        name=manifest.name, profile=manifest.profile, old=review.manifest.fingerprint, new=manifest.fingerprint,
+        problems=len(rows), added=outcome.added, moves=outcome.moves, causes=Counter(review.causes.values()),
+        rejects=outcome.rejects, cost=outcome.cost, files=files, models=manifest.models,
+    )  # fmt: skip
+    write_drift(place, drifted)
+
+
+def point_to(run: Run, review: Review, folder: Path) -> None:
+    """Make this version the newest."""
+    manifest = read_manifest(folder / "dataset")
+    contents = manifest.contents
+    note = {
+        "fingerprint": manifest.fingerprint,
+        "dataset": str(folder / "dataset"),
+        "report": str(folder / "report.html"),
+        "drift": str(folder / PAGE),
+        "previous": str(review.dataset),
+        "counts": {row.split: row.problems for row in contents.splits} if contents else {},
+    }
+    atomic_write(run.store.root / LATEST, json.dumps(note, indent=2) + "\n")
+
+
+def publish(folder: Path, outcome: Outcome) -> None:
+    """The numbers for the log and the Prefect UI."""
+    rows = [{"what": name, "value": value} for name, value in headline(outcome).items()]
+    create_table_artifact(table=rows, key="drift", description="What the re-annotation changed and cost")
+    create_markdown_artifact(
+        f"- dataset: `{folder / 'dataset'}`\n- drift report: `{folder / PAGE}`\n", key="reannotate",
+        description="Where the new version lies",
+    )  # fmt: skip
+    for row in rows:
+        get_run_logger().info("reannotate: %s %s", row["what"], row["value"])
+    get_run_logger().info("reannotate: dataset %s", folder / "dataset")
+    get_run_logger().info("reannotate: drift report %s", folder / PAGE)
+
+
+def headline(outcome: Outcome) -> dict[str, str]:
+    """What a person wants to know first."""
+    cost, numbers = outcome.cost, drift(outcome.moves)
+    found = {
+        "rows annotated again": f"{len(outcome.changes.updated):,}",
+        "rows added": f"{outcome.added:,}",
+        "rows rejected": f"{len(outcome.rejects):,}",
+        "problems sampled": f"{cost.sampled:,}",
+        "tokens of their responses": f"{cost.tokens:,}",
+        "answers paid for in this run": f"{cost.sent:,}",
+    }
+    if numbers is not None:
+        found["mean weight before and after"] = f"{numbers.old_mean:.3f}, {numbers.new_mean:.3f}"
+        found["mean change of the weight"] = f"{numbers.mean_absolute:.3f}, at most {numbers.largest:.3f}"
+    return found

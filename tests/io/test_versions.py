@@ -1,0 +1,162 @@
+"""A new version shares every file in which nothing changed, and the old one stays as it was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import load_dataset
+
+from tasks.core.errors import UserError
+from tasks.core.rows import Example, Response
+from tasks.io import dataset, versions
+from tasks.io.artifacts import digest
+from tasks.io.dataset import read_dataset, read_manifest, write_dataset
+from tasks.io.versions import Changes, latest, share, write_version
+from tests.io.test_dataset import example, manifest, samples
+
+ROWS = 4  # in a file
+
+
+@pytest.fixture(autouse=True)
+def _small_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(dataset, "ROWS_PER_FILE", ROWS)
+    monkeypatch.setattr(versions, "ROWS_PER_FILE", ROWS)
+    yield
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """11 training problems, of which problem 9 has a flag and the others lie in files of 4, 4 and 2; one test problem. Every
+    one has 2 responses."""
+    train = [example(number, benchmark_overlap=number == 9) for number in range(11)]
+    test = [example(20, curated=True)]
+    responses = {"train": [r for row in train for r in samples(row)], "test": samples(test[0])}
+    write_dataset(tmp_path / "old", {"train": train, "test": test}, responses, manifest())
+    return tmp_path / "old"
+
+
+def version(old: Path, changes: Changes) -> tuple[Path, versions.Shared]:
+    place = old.with_name("new")
+    place.mkdir()
+    shared = write_version(place, old, changes, replace(read_manifest(old), fingerprint="f" * 64))
+    return place, shared
+
+
+def row_of(folder: Path, number: int) -> Example:
+    return next(row for row in read_dataset(folder)[0] if row.id == f"{number:032x}")
+
+
+def inodes(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_ino for path in sorted(folder.rglob("*.parquet"))}
+
+
+def texts(rows: list[Response]) -> list[str]:
+    return [row.text for row in rows]
+
+
+def test_one_updated_row_costs_its_two_files_and_shares_all_others(old: Path) -> None:
+    before = digest(old)
+    row = replace(row_of(old, 5), weight=0.125)
+    answers = [replace(one, text="again") for one in samples(row)]
+    new, shared = version(old, Changes(updated={row.id: row}, responses={row.id: answers}))
+    ours, theirs = inodes(new), inodes(old)
+    assert list(ours) == list(theirs)
+    changed = {name for name in ours if ours[name] != theirs[name]}
+    assert changed == {"data/train-00001-of-00003.parquet", "responses/train-00002-of-00006.parquet"}
+    assert (shared.shared, shared.written) == (len(ours) - 2, 2)
+    rows, responses = read_dataset(new)
+    olds, old_responses = read_dataset(old)
+    assert [one if one.id != row.id else row for one in olds] == rows
+    assert texts([one for one in responses if one.problem_id == row.id]) == ["again"] * 2
+    assert [one for one in responses if one.problem_id != row.id] == [
+        one for one in old_responses if one.problem_id != row.id
+    ]
+    assert digest(old) == before
+
+
+def test_a_row_that_was_only_clustered_again_shares_all_responses(old: Path) -> None:
+    rows = {row.id: replace(row, weight=0.5) for row in read_dataset(old)[0]}
+    new, shared = version(old, Changes(updated=rows))
+    ours, theirs = inodes(new), inodes(old)
+    assert {name for name in ours if ours[name] == theirs[name]} == {
+        n for n in ours if n.startswith("responses/")
+    }
+    assert shared.shared == sum(name.startswith("responses/") for name in ours)
+
+
+def test_added_rows_come_in_files_of_their_own_and_the_old_files_are_renamed(old: Path) -> None:
+    added = [example(30), example(31), example(32, benchmark_overlap=True)]
+    answers = {row.id: samples(row) for row in added}
+    new, shared = version(old, Changes(added={"train": added}, responses=answers))
+    ours, theirs = inodes(new), inodes(old)
+    assert (
+        shared.shared == len(theirs) and shared.written == 4
+    )  # data, flagged, and 6 responses in files of 4
+    assert ours["data/train-00002-of-00004.parquet"] == theirs["data/train-00002-of-00003.parquet"]
+    assert {
+        "data/train-00003-of-00004.parquet",
+        "flagged/train-00001-of-00002.parquet",
+    } <= ours.keys() - theirs.keys()
+    opened: Any = load_dataset(str(new), cache_dir=str(old.with_name("cache")))
+    assert len(opened["train"]) == 14 and len(opened["test"]) == 1
+    contents = read_manifest(new).contents
+    assert contents is not None
+    assert {row.split: (row.problems, row.decontaminated, row.responses) for row in contents.splits} == {
+        "train": (14, 12, 28), "test": (1, 1, 2),
+    }  # fmt: skip
+
+
+def test_a_file_of_which_nothing_is_left_is_gone_and_the_others_are_counted_anew(old: Path) -> None:
+    removed = frozenset(f"{number:032x}" for number in (0, 1, 2, 3))
+    new, shared = version(old, Changes(removed=removed))
+    ours, theirs = inodes(new), inodes(old)
+    assert ours["data/train-00000-of-00002.parquet"] == theirs["data/train-00001-of-00003.parquet"]
+    assert shared.written == 0 and shared.shared == len(theirs) - 3
+    rows, responses = read_dataset(new)
+    assert not removed & {row.id for row in rows} and not removed & {row.problem_id for row in responses}
+
+
+def test_responses_that_straddle_two_files_are_replaced_once(tmp_path: Path) -> None:
+    rows = [
+        example(0, num_samples=3, cluster_labels=(0, 1, 0)),
+        example(1, num_samples=3, cluster_labels=(0, 1, 0)),
+    ]
+    responses = [response for row in rows for response in samples(row)]
+    write_dataset(tmp_path / "old", {"train": rows}, {"train": responses}, manifest())
+    again = [replace(one, text="again") for one in samples(rows[1])]
+    new, shared = version(
+        tmp_path / "old", Changes(updated={rows[1].id: rows[1]}, responses={rows[1].id: again})
+    )
+    assert texts(read_dataset(new)[1]) == [*texts(samples(rows[0])), "again", "again", "again"]
+    assert shared.shared == 0
+
+
+def test_where_there_are_no_hard_links_a_shared_file_is_an_equal_copy(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no hard links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    new, shared = version(old, Changes(removed=frozenset({f"{20:032x}"})))
+    assert shared.written == 0
+    pairs = [(new / name, old / name) for name in inodes(new)]
+    assert all(one.read_bytes() == other.read_bytes() and not one.samefile(other) for one, other in pairs)
+    monkeypatch.setattr(versions.shutil, "copyfile", lambda _source, path: path.write_bytes(b"torn"))
+    with pytest.raises(UserError, match=r"differs from .*: check the disk"):
+        share(old / "manifest.json", new / "copy")
+
+
+def test_the_newest_version_is_the_one_that_latest_json_names(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no finished dataset .*build one first"):
+        latest(tmp_path)
+    (tmp_path / "latest.json").write_text('{"dataset": "somewhere"}')
+    assert latest(tmp_path)["dataset"] == "somewhere"
+    (tmp_path / "latest.json").write_text("[]")
+    with pytest.raises(UserError, match="holds no finished dataset"):
+        latest(tmp_path)
