@@ -1,0 +1,177 @@
+"""From responses to clusters and uncertainties, poisoned responses included."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tasks.core import answers, mathverify
+from tasks.core.config import ClusterSettings, ModelRole, Serve
+from tasks.core.rows import JudgedPair, Problem, Reason, Reject, Response, Role, Tier, Uncertainty
+from tasks.core.token_spans import TokenSpans
+from tasks.io.engines import Draw, SampleFailure, SamplePrompt
+from tasks.io.sampler import Sampled, TeacherSampler
+from tasks.io.tables import write_rows
+from tasks.stages.cluster import annotate, decide_pairs, undecided
+from tasks.stages.sample import collect, pack, unpack
+
+GOOD = (r"so \boxed{\frac{1}{2}}", r"thus \boxed{0.5}", r"hence \boxed{50\%}", r"but \boxed{3}")
+SPANS = TokenSpans(after_think_token_count=9, after_think_logprob_sum=-1.0)
+
+
+def problem(answer: str | None = None) -> Problem:
+    return Problem(
+        id="p", text="?", tier=Tier.EASY, source="s", source_id="1", licence="l", role=Role.CURATED, root_id="p",
+        answer=answer,
+    )  # fmt: skip
+
+
+def draw(text: str, total: float = -1.0, finish: str = "stop") -> Draw:
+    return Draw(text=text, token_count=9, logprob_sum=total, finish_reason=finish, spans=SPANS)
+
+
+def rows_of(draws: Sequence[Draw]) -> Sampled:
+    """As the sampler makes them of an engine's output."""
+    sampler = TeacherSampler(ModelRole(model="m", serve=Serve()), root=Path(), identity="m@1")
+    prompt = SamplePrompt(problem_id="p", messages=({"role": "user", "content": "?"},), seed=7)
+    return sampler._rows(prompt, list(draws), "f", "{}")
+
+
+def annotated(
+    responses: Sequence[Response], *, truth: str | None = None, **settings: object
+) -> Uncertainty | Reject:
+    """With a judge that says no."""
+    chosen = ClusterSettings.model_validate(settings)
+    decisions = decide_pairs(responses, chosen)
+    verdicts = {
+        pair: JudgedPair(
+            first=pair[0], second=pair[1], equivalent=False, flipped=False, forward="", backward=""
+        )
+        for pair in undecided(decisions)
+    }
+    return annotate(problem(truth), responses, decisions, verdicts, chosen, ("judge", "prompt"))
+
+
+def good(rows: Sampled) -> list[Response]:
+    return [row for row in rows if isinstance(row, Response)]
+
+
+def test_four_answers_become_two_clusters_with_everything_counted() -> None:
+    found = annotated(good(rows_of([draw(text) for text in GOOD])), truth="1/2")
+    assert isinstance(found, Uncertainty)
+    assert (found.labels, found.cluster_answers) == ((0, 0, 0, 1), (r"\frac{1}{2}", "3"))
+    assert found.semantic_entropy == pytest.approx(math.log(4) - 0.75 * math.log(3), abs=1e-12)
+    assert (found.majority_answer, found.majority_correct, found.majority_share) == (
+        r"\frac{1}{2}",
+        True,
+        0.75,
+    )
+    assert (found.sizes, found.entropy_by_size[0], found.weight_by_size[0]) == ((2, 4), 0.0, 1.0)
+    assert found.entropy_by_size[1] == found.semantic_entropy and found.weight_by_size[1] == found.weight
+    assert (found.num_samples, found.num_valid, found.num_truncated, found.judge_calls) == (4, 4, 0, 0)
+    assert found.judge_model is None
+
+
+def test_truncated_responses_are_counted_and_a_wrong_majority_is_one() -> None:
+    cut = [draw("I think", finish="length")] * 2
+    found = annotated(good(rows_of([*cut, *(draw(text) for text in GOOD[:2])])), truth="7")
+    assert isinstance(found, Uncertainty)
+    assert (found.num_truncated, found.num_valid, found.majority_correct) == (2, 2, False)
+    assert found.valid_entropy == 0.0 < found.semantic_entropy
+
+
+def test_the_judge_is_asked_about_open_pairs_only_and_named_then() -> None:
+    texts = [r"\boxed{all red}", r"\boxed{only red}", r"\boxed{4}", r"\boxed{5}"]
+    found = annotated(good(rows_of([draw(text) for text in texts])))
+    assert isinstance(found, Uncertainty)
+    assert found.judge_calls == 2 * 5  # words against words and against each number; 4 and 5 differ anyway
+    assert (found.judge_model, found.judge_prompt, found.majority_correct) == ("judge", "prompt", None)
+    never = annotated(good(rows_of([draw(text) for text in texts])), judge="never")
+    assert isinstance(never, Uncertainty) and never.judge_calls == 0 and never.labels == found.labels
+
+
+def test_without_two_responses_that_take_part_a_problem_is_rejected_with_the_reason() -> None:
+    found = annotated(good(rows_of([draw("no"), draw("box"), draw(GOOD[0])])), unparsed="drop")
+    assert isinstance(found, Reject) and found.reason is Reason.TOO_FEW_ANSWERS
+
+
+# --- poison --------------------------------------------------------------------------------------------------------
+
+POISON = {
+    "NaN": (draw(r"\boxed{1}", math.nan), None),
+    "empty": (draw(""), None),
+    "a megabyte of braces": (draw(r"\boxed{" + "{" * 1_000_000), None),
+    "a closed megabyte of braces": (draw(r"\boxed{" + "{" * 500_000 + "}" * 500_001), "{" * 500_000 + "}" * 500_000),
+    "a bomb for sympy": (draw(r"\boxed{\sum_{k=1}^{10^9} k^k}"), r"\sum_{k=1}^{10^9} k^k"),
+    "another bomb": (draw(r"\boxed{9^{9^{9^9}}\bmod 7}"), r"9^{9^{9^9}}\bmod 7"),
+    "right to left": (draw("\\boxed{\u202e21\u202c}"), "\u202e21\u202c"),
+    "ten thousand boxes": (draw(r"\boxed{" * 10_000), None),
+    "ten thousand closed boxes": (draw(r"\boxed{" * 10_000 + "5" + "}" * 10_000), "5"),
+    "half a surrogate pair": (draw("\\boxed{\ud800}"), "?"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time limits of the questions to Math-Verify that ran out. Its worker has started: that takes seconds."""
+    answers._verified.cache_clear()
+    assert mathverify.verify(r"\sum_{k=1}^{3} k", "6", 60)
+    limits: list[float] = []
+
+    def verify(first: str, second: str, timeout_s: float) -> bool | None:
+        verdict = mathverify.verify(first, second, timeout_s)
+        limits.extend([timeout_s] if verdict is None else [])
+        return verdict
+
+    monkeypatch.setattr(answers, "verify", verify)
+    return limits
+
+
+@pytest.mark.parametrize("name", POISON)
+def test_a_poisoned_response_costs_itself_within_five_seconds_and_no_other(
+    name: str, waited: list[float], tmp_path: Path
+) -> None:
+    bad, answer = POISON[name]
+    begin = time.process_time()  # our own work; what Math-Verify may take is told by `waited`
+    rows = rows_of([draw(GOOD[0]), bad, *(draw(text) for text in GOOD[1:])])
+    back = unpack("p", json.loads(json.dumps(pack(rows), allow_nan=False)))  # by way of the ledger
+    shard = collect([problem()], {"p": back})
+    kept, lost = shard.tables["responses"][1], shard.tables["lost_responses"][1]
+    found = annotated(kept)
+    write_rows(tmp_path / "responses.parquet", Response, kept)
+    write_rows(tmp_path / "uncertainties.parquet", Uncertainty, [found])
+    assert time.process_time() - begin + sum(waited) < 5.0
+    assert waited == [2.0] if name == "a bomb for sympy" else waited in ([], [2.0])
+    assert isinstance(found, Uncertainty)
+    assert [found.labels[i] for i, row in enumerate(kept) if row.index != 1] == [0, 0, 0, max(found.labels)]
+    if name == "NaN":
+        assert [(row.reason, row.detail) for row in lost] == [
+            (Reason.INVALID_LOGPROB, "sample 1: log-probability nan over 9 tokens")
+        ]
+        assert found.num_samples == 4
+    else:
+        assert not lost and found.num_samples == 5
+        assert kept[1].answer == answer
+        assert found.labels[1] not in (found.labels[0], found.labels[4])
+
+
+def test_all_poisons_together_do_not_take_longer(waited: list[float]) -> None:
+    draws = [bad for bad, _ in POISON.values()]
+    found = annotated(good(rows_of([*draws, draw(GOOD[0]), draw(r"\boxed{\int_0^1 x^2}")])), judge="never")
+    assert isinstance(found, Uncertainty)
+    assert len(set(found.labels)) == len(found.labels)
+    assert len(waited) <= 2
+
+
+def test_a_problem_whose_samples_are_all_lost_is_rejected() -> None:
+    rows = rows_of([draw("a", math.nan), draw("b", 1.0), draw(GOOD[0])])
+    shard = collect([problem()], {"p": rows})
+    assert shard.counts("problems") == {"in": 1, "kept": 0, "rejected": {"invalid_logprob": 1}}
+    failure = SampleFailure(problem_id="p", reason=Reason.PROMPT_TOO_LONG, detail="900 tokens")
+    assert unpack("p", pack([failure])) == [failure]
+    assert collect([problem()], {"p": [failure]}).tables["rejects"][1][0].reason is Reason.PROMPT_TOO_LONG

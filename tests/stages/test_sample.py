@@ -1,0 +1,81 @@
+"""A shard that is killed in the middle: what was finished is kept, and nothing of it is asked again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tasks.core.config import PROJECT_ROOT, load_config
+from tasks.core.rows import Problem, Response, Role, Tier
+from tasks.io.artifacts import Store
+from tasks.io.ledger import Ledger
+from tasks.io.sampler import Sampled, TeacherSampler
+from tasks.stages.driver import Lazy, Run
+from tasks.stages.sample import sample_prompt, sampled
+from tests.scripted_server import running
+
+PROBLEMS = 6
+SLOW = 2  # this problem's samples never come in the first run
+
+
+def problems() -> list[Problem]:
+    return [
+        Problem(
+            id=f"p{number}", text=f"What is {number} + 1?", tier=Tier.EASY, source="s", source_id=str(number), licence="l",
+            role=Role.EVOLVED, root_id="r",
+        )
+        for number in range(PROBLEMS)
+    ]  # fmt: skip
+
+
+def content(number: int) -> str:
+    """What the server sees of a problem."""
+    return str(sample_prompt(problems()[number], "recipe").messages[-1]["content"])
+
+
+def sample_all(base_url: str, folder: Path) -> tuple[dict[str, Sampled], int]:
+    """Every problem by way of the stage's ledger; the teacher itself keeps none here."""
+    teacher = {"model": "scripted", "base_url": base_url, "serve": None}
+    run = Run(
+        config=load_config("pocket", {"models.teacher": teacher, "sample.num_samples": 3}),
+        store=Store(folder),
+        identities={"teacher": "scripted@1"},
+    )
+    sampler = TeacherSampler(run.config.models.teacher, root=PROJECT_ROOT, identity="scripted@1")
+    with Ledger(folder / "ledger.sqlite") as ledger, Lazy(lambda: sampler) as lazy:
+        return sampled(problems(), run, "recipe", lazy, ledger, lambda _done: None)
+
+
+def finished(folder: Path) -> int:
+    """Problems that a ledger holds, as another process sees them."""
+    with Ledger(folder / "ledger.sqlite") as ledger:
+        return len(ledger)
+
+
+def test_a_killed_shard_goes_on_with_the_problems_that_were_not_finished(tmp_path: Path) -> None:
+    disturbed, undisturbed = tmp_path / "disturbed", tmp_path / "undisturbed"
+    with running({content(SLOW): ["silent"] * 3 + ["ok"]}) as server:
+        code = f"from tests.stages.test_sample import *; sample_all({server.base_url!r}, Path({str(disturbed)!r}))"
+        with subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT_ROOT) as owner:
+            deadline = time.monotonic() + 120.0
+            while finished(disturbed) < PROBLEMS - 1 and time.monotonic() < deadline:
+                assert owner.poll() is None
+                time.sleep(0.1)
+            owner.kill()
+        assert finished(disturbed) == PROBLEMS - 1
+        before = dict(server.counts)
+        rows, known = sample_all(server.base_url, disturbed)
+        assert known == PROBLEMS - 1
+        again = {text: count - before[text] for text, count in server.counts.items()}
+        assert again == {content(number): 3 if number == SLOW else 0 for number in range(PROBLEMS)}
+    with running() as server:
+        whole, known = sample_all(server.base_url, undisturbed)
+    assert known == 0 and whole == rows
+    assert [row.index for group in rows.values() for row in group if isinstance(row, Response)] == [
+        0,
+        1,
+        2,
+    ] * 6
+    assert sorted(rows) == [problem.id for problem in problems()]
