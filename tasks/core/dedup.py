@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -84,10 +84,8 @@ def near_duplicates(
     if not 0.0 < threshold <= 1.0 or ngram < 1:
         raise ValueError(f"threshold must lie in (0, 1] and ngram be at least 1, got {threshold} and {ngram}")
     order = _priority_order(len(texts), priority)
-    first_copy = _first_copies(texts, order)
+    shingles, first_copy = _read(texts, order, ngram)
     distinct = order[first_copy[order] == order]  # from here on, a text is its place in priority order
-    places: list[int] = distinct.tolist()
-    shingles = shingle_matrix([texts[place] for place in places], ngram)
     earlier, later, jaccard = verified_pairs(shingles, threshold=threshold, seed=seed)
     cluster_id = np.empty(len(texts), dtype=np.int64)
     cluster_id[distinct] = distinct[_removed_by(len(distinct), earlier, later)]
@@ -109,15 +107,19 @@ def _priority_order(count: int, priority: Sequence[Any] | None) -> Indices:
     return np.array(sorted(range(count), key=priority.__getitem__), dtype=np.int64)  # stable: ties by index
 
 
-def _first_copies(texts: Sequence[str], order: Indices) -> Indices:
-    """For every text, the index of the first text in `order` with the same normalised form."""
+def _read(texts: Sequence[str], order: Indices, ngram: int) -> tuple[csr_array, Indices]:
+    """The shingles of every distinct text, in `order`, and for every text the index of the first one in `order` with the
+    same words."""
     first_copy = np.empty(len(texts), dtype=np.int64)
     seen: dict[bytes, int] = {}
-    indices: list[int] = order.tolist()
-    for index in indices:
-        digest = xxhash.xxh3_128_digest(normalise(texts[index]).encode("utf-8", "surrogatepass"))
-        first_copy[index] = seen.setdefault(digest, index)
-    return first_copy
+    parts: list[tuple[Indices, Indices]] = []
+    for low in range(0, len(order), _TEXTS_AT_ONCE):
+        part = order[low : low + _TEXTS_AT_ONCE]
+        places: list[int] = part.tolist()
+        words = _Words.of([texts[place] for place in places])
+        first_copy[part] = [seen.setdefault(*text) for text in zip(words.digests(), places, strict=True)]
+        parts.append(_distinct_shingles(words, np.flatnonzero(first_copy[part] == part), ngram))
+    return _matrix(parts), first_copy
 
 
 def _removed_by(count: int, earlier: Indices, later: Indices) -> Indices:
@@ -125,10 +127,12 @@ def _removed_by(count: int, earlier: Indices, later: Indices) -> Indices:
     removed_by = np.arange(count, dtype=np.int64)
     kept = bytearray(b"\x01") * count
     by_later = np.lexsort((earlier, later))
-    for first, second in zip(earlier[by_later].tolist(), later[by_later].tolist(), strict=True):
-        if kept[first] and kept[second]:
-            kept[second] = 0
-            removed_by[second] = first
+    for low in range(0, len(by_later), _PAIRS_AT_ONCE):
+        part = by_later[low : low + _PAIRS_AT_ONCE]
+        for first, second in zip(earlier[part].tolist(), later[part].tolist(), strict=True):
+            if kept[first] and kept[second]:
+                kept[second] = 0
+                removed_by[second] = first
     return removed_by
 
 
@@ -147,39 +151,67 @@ class _WordHashes(dict[str, int]):
         return value
 
 
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """The words of some texts as 64-bit hashes, one text after the other, and how many each text has."""
+
+    hashes: NDArray[np.uint64]
+    lengths: Indices
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> _Words:
+        words = [text.lower().split() for text in texts]
+        lengths = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
+        hashes = map(_WordHashes().__getitem__, chain.from_iterable(words))
+        return cls(np.fromiter(hashes, dtype=np.uint64, count=int(lengths.sum())), lengths)
+
+    def digests(self) -> Iterator[bytes]:
+        """128 bits per text; equal ones mean the same words in the same order."""
+        raw, ends = self.hashes.tobytes(), (8 * offsets_of(self.lengths)).tolist()
+        return (xxhash.xxh3_128_digest(raw[low:high]) for low, high in pairwise(ends))
+
+
 def shingle_matrix(texts: Sequence[str], ngram: int) -> csr_array:
     """A row per text, its distinct shingles as sorted 63-bit column numbers."""
-    parts = [
-        _chunk_shingles(texts[low : low + _TEXTS_AT_ONCE], ngram)
-        for low in range(0, len(texts), _TEXTS_AT_ONCE)
-    ]
-    columns = np.concatenate([part[0] for part in parts]) if parts else np.empty(0, dtype=np.int64)
+    parts = []
+    for low in range(0, len(texts), _TEXTS_AT_ONCE):
+        words = _Words.of(texts[low : low + _TEXTS_AT_ONCE])
+        parts.append(_distinct_shingles(words, np.arange(len(words.lengths)), ngram))
+    return _matrix(parts)
+
+
+def _matrix(parts: list[tuple[Indices, Indices]]) -> csr_array:
+    """One row per text out of (columns, number of columns of each text); empties `parts`, which may be large."""
     counts = np.concatenate([part[1] for part in parts]) if parts else np.empty(0, dtype=np.int64)
+    columns, done = np.empty(int(counts.sum()), dtype=np.int64), 0
+    while parts:
+        part, _ = parts.pop()
+        done += len(part)
+        columns[len(columns) - done : len(columns) - done + len(part)] = part
+    return _sets(columns, counts)
+
+
+def _sets(columns: Indices, counts: Indices) -> csr_array:
     ones = np.ones(len(columns), dtype=np.int8)
-    matrix = csr_array((ones, columns, offsets_of(counts)), shape=(len(texts), np.iinfo(np.int64).max))
-    matrix.sum_duplicates()
-    matrix.data[:] = 1  # a set, not a bag
-    return matrix
+    return csr_array((ones, columns, offsets_of(counts)), shape=(len(counts), np.iinfo(np.int64).max))
 
 
-def _chunk_shingles(texts: Sequence[str], ngram: int) -> tuple[Indices, Indices]:
-    """Shingle hashes of all texts, one after the other, repeats included, and how many each text has."""
-    words = [text.lower().split() for text in texts]
-    lengths = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
-    hashes = np.fromiter(
-        map(_WordHashes().__getitem__, chain.from_iterable(words)), dtype=np.uint64, count=int(lengths.sum())
-    )
+def _distinct_shingles(words: _Words, chosen: Indices, ngram: int) -> tuple[Indices, Indices]:
+    """Sorted distinct shingles of the chosen texts, one text after the other, and how many each text has."""
+    lengths, firsts = words.lengths[chosen], offsets_of(words.lengths)[chosen]
     counts = np.maximum(lengths - ngram + 1, 1)
     offsets = offsets_of(counts)
-    starts = np.arange(offsets[-1]) + np.repeat(offsets_of(lengths)[:-1] - offsets[:-1], counts)
+    starts = np.arange(offsets[-1]) + np.repeat(firsts - offsets[:-1], counts)
     sizes = np.repeat(np.minimum(lengths, ngram), counts)
     values = np.empty(len(starts), dtype=np.uint64)
     for size in np.unique(sizes).tolist():
         of_size = np.flatnonzero(sizes == size)
         values[of_size] = combine_hashes(
-            [hashes[starts[of_size] + place] for place in range(size)], len(of_size)
+            [words.hashes[starts[of_size] + place] for place in range(size)], len(of_size)
         )
-    return (values >> np.uint64(1)).astype(np.int64), counts
+    matrix = _sets((values >> np.uint64(1)).astype(np.int64), counts)
+    matrix.sum_duplicates()  # a set, not a bag
+    return matrix.indices.astype(np.int64, copy=False), np.diff(matrix.indptr).astype(np.int64, copy=False)
 
 
 def combine_hashes(columns: Sequence[NDArray[Any]], count: int) -> NDArray[np.uint64]:
@@ -246,12 +278,18 @@ def band_keys(shingles: csr_array, banding: Banding, seed: int) -> NDArray[np.ui
 def candidate_pairs(keys: NDArray[np.uint32]) -> Iterator[tuple[Indices, Indices]]:
     """Every pair of rows (i, j), i < j, that agrees in at least one column, exactly once, in batches."""
     for band in range(keys.shape[1]):
-        order = np.argsort(keys[:, band], kind="stable")
-        for left, right in _pairs_in_runs(keys[order, band]):
+        order, ordered = _sorted_with_places(keys[:, band])
+        for left, right in _pairs_in_runs(ordered):
             first, second = order[left], order[right]
             fresh = np.flatnonzero(~(keys[first, :band] == keys[second, :band]).any(axis=1))
             if len(fresh):
                 yield first[fresh], second[fresh]
+
+
+def _sorted_with_places(keys: NDArray[np.uint32]) -> tuple[Indices, NDArray[np.uint32]]:
+    """What a stable argsort gives, and the keys in that order; one sort of both together is several times faster."""
+    both = np.sort((keys.astype(np.uint64) << np.uint64(32)) | np.arange(len(keys), dtype=np.uint64))
+    return (both & np.uint64(0xFFFFFFFF)).astype(np.int64), (both >> np.uint64(32)).astype(np.uint32)
 
 
 def _pairs_in_runs(ordered: NDArray[np.uint32]) -> Iterator[tuple[Indices, Indices]]:

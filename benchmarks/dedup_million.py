@@ -1,0 +1,218 @@
+"""Near-duplicate removal at full size, Parquet to Parquet, on mutated copies of real problems.
+
+    PYTHONPATH=. python benchmarks/dedup_million.py gsm8k_train.jsonl --count 1000000 --edit-rate 0.25
+
+*Size.* The texts of the file are the sources; every candidate is a copy of a random one, a share of its words replaced by
+words of the file. The share is drawn evenly from 0 to twice the edit rate, so that similarities spread over the whole range.
+A process of its own then does what the stage does, without Prefect around it: read both artifacts, decide, write every shard
+with its rejects and edges; its wall and processor time and its peak resident memory are given (there is no other process).
+*Sample.* As many copies for each text on 20,000 candidates: recall and precision against brute force (which shares no code
+with `tasks.core.dedup`), ten shuffled orders of the input, datasketch's and rensa's own index beside it.
+*Templates.* Copies that differ in one number only, so that all copies of a text are edges: quadratic in the copies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import multiprocessing
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dedup_recall import Pair, brute_force, greedy, read_texts, with_datasketch, word_tuples
+
+from tasks.core.config import DedupSettings
+from tasks.core.dedup import near_duplicates, normalise
+from tasks.core.rows import Problem, Role, Strategy, Tier
+from tasks.io.artifacts import Artifact, Store
+from tasks.stages.chunks import shard_rows, shard_sizes
+from tasks.stages.deduplicate import decide, outcome
+
+Mutate = Callable[[str], str]
+SETTINGS = DedupSettings()
+SHARD = 10_000
+
+
+def replacing(texts: Sequence[str], rate: float, rng: random.Random) -> Mutate:
+    vocabulary = [word for text in texts for word in text.split()]
+
+    def mutate(text: str) -> str:
+        words = text.split()
+        for place in rng.sample(range(len(words)), round(len(words) * 2 * rate * rng.random())):
+            words[place] = vocabulary[rng.randrange(len(vocabulary))]
+        return " ".join(words)
+
+    return mutate
+
+
+def renumbering(rng: random.Random) -> Mutate:
+    def mutate(text: str) -> str:
+        words = text.split()
+        words[len(words) // 2] = str(rng.randrange(10**9))
+        return " ".join(words)
+
+    return mutate
+
+
+def candidates(texts: Sequence[str], count: int, mutate: Mutate, rng: random.Random) -> Iterator[Problem]:
+    for number in range(count):
+        root = rng.randrange(len(texts))
+        name = hashlib.blake2b(f"{number}".encode(), digest_size=8).hexdigest()
+        yield Problem(
+            id=name, text=mutate(texts[root]), tier=Tier.EASY, source="bench", source_id=str(root), licence="none",
+            role=Role.EVOLVED, root_id=f"seed-{root}", parent_id=f"seed-{root}", round=1, strategy=Strategy.HARDER,
+            model="none@0123456789abcdef", prompt="evolution/harder@1:0123456789ab",
+        )  # fmt: skip
+
+
+def seeds(texts: Sequence[str]) -> Iterator[Problem]:
+    for root, text in enumerate(texts):
+        yield Problem(
+            id=f"seed-{root}", text=text, tier=Tier.EASY, source="bench", source_id=str(root), licence="none",
+            role=Role.SEED, root_id=f"seed-{root}",
+        )  # fmt: skip
+
+
+def write(store: Store, name: str, rows: Iterator[Problem]) -> Artifact:
+    shards = 0
+    while part := list(islice(rows, SHARD)):
+        counts = {"in": len(part), "kept": len(part), "rejected": {}}
+        store.write_shard(store.folder(name, name), shards, {"problems": (Problem, part)}, {"counts": counts})
+        shards += 1
+    return store.finish(name, name, shards, {})
+
+
+def dedup(store: Store, sources: Artifact, copies: Artifact) -> dict[str, Any]:
+    """What the stage does, shard after shard; the time of each part, and the peak memory of this process."""
+    began, cpu = time.perf_counter(), sum(os.times()[:2])
+    rows = (store.rows(artifact, "problems", Problem) for artifact in (sources, copies))
+    decision = decide(chain.from_iterable(rows), sources.num_rows, SETTINGS)
+    decided, start, kept = time.perf_counter(), 0, 0
+    for index, size in enumerate(shard_sizes(store, copies)):
+        shard = outcome(decision, shard_rows(store, copies, index, "problems", Problem), start)
+        counts = shard.counts("problems")
+        store.write_shard(store.folder("unique", "unique"), index, shard.tables, {"counts": counts})
+        start, kept = start + size, kept + counts["kept"]
+    return {
+        "kept": kept, "edges": len(decision.first), "decide": decided - began, "whole": time.perf_counter() - began,
+        "cpu": sum(os.times()[:2]) - cpu, "peak_gib": peak_gib(),
+    }  # fmt: skip
+
+
+def peak_gib() -> float:
+    """Most memory that this process ever held (getrusage would count its parent's, too)."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 2**20
+
+
+def sized(texts: Sequence[str], count: int, mutate: Mutate, rng: random.Random) -> str:
+    """One line about `count` candidates."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        sources = write(store, "sources", seeds(texts))
+        copies = write(store, "copies", candidates(texts, count, mutate, rng))
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            found = pool.apply(dedup, (store, sources, copies))
+    return (
+        f"{count:>9,} candidates of {len(texts):,} texts: kept {found['kept']:,}, {found['edges']:,} edges; "
+        f"{found['whole']:.1f} s ({found['decide']:.1f} s of it the decision), {found['cpu']:.1f} s of CPU, "
+        f"{found['peak_gib']:.2f} GiB at the peak"
+    )
+
+
+def with_rensa(texts: list[str], threshold: float, ngram: int) -> set[Pair]:
+    """The candidate pairs of rensa's RMinHashLSH, 32 bands of 4 values, unverified."""
+    from rensa import RMinHash, RMinHashLSH  # pyright: ignore[reportAttributeAccessIssue]
+
+    tokens = [[" ".join(key) for key in word_tuples(text, ngram)] for text in texts]
+    sketches = RMinHash.from_token_sets(tokens, 128, 1)
+    index = RMinHashLSH(threshold, 128, 32)
+    index.insert_many(sketches)
+    return {
+        (min(number, other), max(number, other))
+        for number, found in enumerate(index.query_all(sketches))
+        for other in found
+        if other != number
+    }
+
+
+def ours(texts: list[str], threshold: float, ngram: int) -> set[Pair]:
+    edges = near_duplicates(texts, threshold=threshold, ngram=ngram).edges
+    return set(zip(edges["i"].tolist(), edges["j"].tolist(), strict=True))
+
+
+def compare(texts: list[str]) -> None:
+    """Recall and precision of three ways against brute force; equal texts are left out, which need no MinHash."""
+    texts = list({normalise(text): text for text in texts}.values())
+    truth = brute_force(texts, SETTINGS.threshold, SETTINGS.ngram)
+    print(
+        f"sample: {len(texts):,} texts, {len(truth):,} pairs at Jaccard >= {SETTINGS.threshold:g} by brute force"
+    )
+    ways = {
+        "near_duplicates": ours,
+        "rensa RMinHashLSH": with_rensa,
+        "datasketch MinHashLSH": with_datasketch,
+    }
+    for name, way in ways.items():
+        if find_spec(name.split()[0]) is None and way is not ours:
+            print(f"  {name:<24} is not installed")
+            continue
+        began, cpu = time.perf_counter(), time.process_time()
+        found = way(texts, SETTINGS.threshold, SETTINGS.ngram)
+        seconds, used = time.perf_counter() - began, time.process_time() - cpu
+        hits = len(found & truth.keys())
+        print(
+            f"  {name:<24} recall {hits / len(truth):.4f}, precision {hits / len(found):.4f}, "
+            f"{seconds:.1f} s, {used:.1f} s of CPU"
+        )
+    keep = near_duplicates(texts).keep.tolist()
+    same = sum(one == other for one, other in zip(keep, greedy(len(texts), truth), strict=True))
+    print(f"  keep decision as by brute force for {same:,} of {len(texts):,}")
+
+
+def shuffled(rows: list[Problem], times: int) -> None:
+    outcomes = set()
+    for number in range(times):
+        random.Random(number).shuffle(rows)
+        decision = decide(rows, 0, SETTINGS)
+        outcomes.add(
+            frozenset(decision.ids[place] for place in np.flatnonzero(decision.near == np.arange(len(rows))))
+        )
+    print(f"{times} shuffled orders of {len(rows):,} candidates give {len(outcomes)} kept set(s)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("file", type=Path, help="JSON Lines")
+    parser.add_argument("--column", default="question")
+    parser.add_argument("--count", type=int, default=100_000, help="candidates; 0 leaves this part out")
+    parser.add_argument("--edit-rate", type=float, default=0.25, help="mean share of words replaced")
+    parser.add_argument("--sample", type=int, default=20_000, help="0 leaves this part out")
+    parser.add_argument("--shuffles", type=int, default=10)
+    parser.add_argument(
+        "--templated", type=int, nargs="*", default=[5_000, 10_000, 20_000], help="candidates of 50 texts"
+    )
+    arguments = parser.parse_args()
+    texts, rng = read_texts(arguments.file, arguments.column, None), random.Random(0)
+    mutate = replacing(texts, arguments.edit_rate, rng)
+    if arguments.count:
+        print(sized(texts, arguments.count, mutate, rng), flush=True)
+    if arguments.sample:
+        few = texts[: max(1, arguments.sample * len(texts) // max(arguments.count, 1_000_000))]
+        rows = list(candidates(few, arguments.sample, mutate, rng))
+        compare([row.text for row in rows])
+        shuffled(rows, arguments.shuffles)
+    for count in arguments.templated:
+        print("templated:", sized(texts[:50], count, renumbering(rng), rng), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""What becomes of candidates that are near a source problem or each other, shard by shard."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from itertools import combinations
+
+import pytest
+
+from tasks.core.config import DedupSettings
+from tasks.core.dedup import template_key
+from tasks.core.rows import Edge, Problem, Reject, Role, Tier
+from tasks.stages.deduplicate import decide, outcome
+
+WORDS = [f"{a}{b}" for a in "ba ke li mo nu pa re si".split() for b in "ra le mi no tu".split()]
+LONG = "A farmer has 12 crates with 30 apples each and sells half of all the apples that he has on the market today"
+
+
+def problem(name: str, text: str, role: Role = Role.EVOLVED) -> Problem:
+    return Problem(
+        id=name, text=text, tier=Tier.EASY, source="s", source_id=name, licence="l", role=role, root_id=name
+    )
+
+
+def decided(
+    fixed: Sequence[Problem], candidates: Sequence[Problem], size: int
+) -> tuple[list[str], dict[str, Reject], list[Edge]]:
+    """Kept ids, rejects by id and edges of all shards of `size` candidates."""
+    decision = decide([*fixed, *candidates], len(fixed), DedupSettings())
+    kept: list[str] = []
+    rejects: dict[str, Reject] = {}
+    edges: list[Edge] = []
+    for start in range(0, len(candidates), size):
+        part = candidates[start : start + size]
+        shard = outcome(decision, part, start)
+        counts = shard.counts("problems")
+        assert counts["in"] == len(part) == counts["kept"] + sum(counts["rejected"].values())
+        kept += [row.id for row in shard.tables["problems"][1]]
+        rejects |= {row.problem_id: row for row in shard.tables["rejects"][1]}
+        edges += shard.tables["edges"][1]
+    return kept, rejects, edges
+
+
+@pytest.mark.parametrize("size", [1, 2, 10])
+def test_a_candidate_near_any_source_problem_leaves_and_the_smallest_id_of_the_others_stays(
+    size: int,
+) -> None:
+    fixed = [
+        problem("seed", LONG, Role.SEED),
+        problem(
+            "twin", LONG + " again", Role.SEED
+        ),  # near the seed, and a candidate near it leaves all the same
+    ]
+    other = LONG.replace("farmer", "sailor").replace("apples", "ropes").replace("market", "ship")
+    candidates = [
+        problem("e9", other),
+        problem("e2", LONG + " again and"),
+        problem("e5", other.replace("12", "15")),
+        problem("e7", other.upper()),
+        problem("e1", "Something else that nobody has ever asked before in such words"),
+    ]
+    kept, rejects, edges = decided(fixed, candidates, size)
+    assert kept == ["e5", "e1"]
+    assert {name: reject.detail for name, reject in rejects.items()} == {
+        "e9": "near evolved problem e5; they differ in numbers only",
+        "e2": "near seed problem twin",
+        "e7": "near evolved problem e5; they differ in numbers only",
+    }
+    pairs = {(edge.first_id, edge.second_id): edge for edge in edges}
+    assert list(pairs) == [("seed", "e2"), ("twin", "e2"), ("e9", "e7"), ("e5", "e7")]
+    assert pairs["twin", "e2"].jaccard > pairs["seed", "e2"].jaccard >= 0.7
+    assert pairs["e5", "e7"].same_template and not pairs["twin", "e2"].same_template
+
+
+def families(rng: random.Random) -> list[str]:
+    texts: list[str] = []
+    for _ in range(40):
+        words = rng.choices(WORDS, k=rng.randint(8, 40))
+        for _ in range(rng.randint(1, 5)):
+            copy = words.copy()
+            for place in rng.sample(range(len(copy)), rng.randint(0, 3)):
+                copy[place] = rng.choice([*WORDS, str(rng.randrange(100))])
+            texts.append(" ".join(copy))
+    rng.shuffle(texts)
+    return texts
+
+
+def jaccard(one: str, other: str) -> float:
+    first, second = (
+        {tuple(words[i : i + 3]) for i in range(len(words) - 2)}
+        for words in (one.lower().split(), other.lower().split())
+    )
+    return len(first & second) / len(first | second)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_decision_is_the_plain_one_pair_by_pair(seed: int) -> None:
+    texts = families(random.Random(seed))
+    fixed = [problem(f"s{place}", text, Role.SEED) for place, text in enumerate(texts[:20])]
+    candidates = [problem(f"c{place * 7919 % 1000:03}", text) for place, text in enumerate(texts[20:])]
+    kept, rejects, edges = decided(fixed, candidates, 7)
+
+    stay: list[Problem] = []
+    for row in sorted(candidates, key=lambda row: row.id):
+        close = [one for one in fixed if jaccard(one.text, row.text) >= 0.7]
+        if close:
+            best = max(jaccard(one.text, row.text) for one in close)
+            nearest = [one for one in close if jaccard(one.text, row.text) == best][-1]
+        else:
+            nearest = next((one for one in stay if jaccard(one.text, row.text) >= 0.7), None)
+        if nearest is None:
+            stay.append(row)
+            assert row.id not in rejects
+        elif row.text != nearest.text and close:
+            assert rejects[row.id].detail.startswith(f"near seed problem {nearest.id}")
+    assert kept == [row.id for row in candidates if row in stay]
+    assert rejects.keys() == {row.id for row in candidates} - set(kept)
+
+    distinct = {
+        row.text: row for row in reversed([*fixed, *sorted(candidates, key=lambda row: row.id)])
+    }.values()
+    by_id = {row.id: row for row in [*fixed, *candidates]}
+    found = {frozenset((edge.first_id, edge.second_id)): edge for edge in edges}
+    for one, other in combinations(distinct, 2):
+        if Role.EVOLVED in (one.role, other.role) and jaccard(one.text, other.text) >= 0.7:
+            assert found[frozenset((one.id, other.id))].jaccard == jaccard(one.text, other.text)
+    for edge in edges:
+        one, other = by_id[edge.first_id].text, by_id[edge.second_id].text
+        assert jaccard(one, other) >= 0.7
+        assert edge.same_template == (template_key(one) == template_key(other))
