@@ -5,7 +5,8 @@ Requests are those of a run in which nothing is rejected, hence the most that ca
 - a prompt is its fixed text, the marks of the chat template and the problem, each counted by the role's own tokenizer
   where that is on this machine, else a token for every four characters;
 - a problem that was not read has `plan.problem_chars` characters, and a child `plan.growth` times its parent's length;
-- an evolver's reply is the child, a judge's the shortest that its schema admits, a solution has `plan.solution_tokens`;
+- an evolver's reply is the child between its tags, a judge's the shortest that its schema admits, a solution has
+  `plan.solution_tokens`;
 - the most is `max_tokens` for every reply.
 """
 
@@ -22,8 +23,8 @@ from tasks.core.rows import Tier
 CHARS_PER_TOKEN = 4.0
 MESSAGE_MARKS = 5
 """Tokens that a Qwen chat template puts around a message: start, role, line end, end, line end."""
-REPLY_MARKS = 3
-"""Tokens that open the reply: start, role, line end."""
+REPLY_MARKS = 7
+"""Tokens that open the reply: start, role, line end, and the four of Qwen3's empty thinking."""
 ROW_BYTES = 300  # of a problem's row in a table, its text aside
 ENTRY_BYTES = 400  # of a request in the ledger, its reply aside; a judge's reply included
 CANDIDATE_COPIES = 4  # of a candidate's text: its round, rules, deduplicate, judge
@@ -45,13 +46,14 @@ class SourceCount:
 class Lengths:
     """Mean lengths of a run's texts in one measure: the tokens of one role's model, or characters.
 
-    `prompts` are the fixed texts of prompts, marks included; `verdict` is the shortest reply of a judge.
+    `prompts` are the fixed texts of prompts, marks included; `frame` is that of a role's replies: a judge's shortest
+    verdict, the tags around an evolved problem.
     """
 
     seeds: Mapping[Tier, float]
     curated: float
     prompts: Mapping[str, float]
-    verdict: float = 0.0
+    frame: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +179,7 @@ def evolve_lines(config: Config, groups: Sequence[Group], lengths: Lengths) -> l
             parent = lengths.seeds[group.tier] * growth ** (round - 1)
             requests += group.count
             prompts += group.count * (_evolution_prompt(group, settings, lengths) + parent)
-            replies += group.count * min(parent * growth, settings.sampling.max_tokens)
+            replies += group.count * min(parent * growth + lengths.frame, settings.sampling.max_tokens)
         most = requests * settings.sampling.max_tokens
         found.append(_line(config.plan, f"evolve-{round}", "evolver", requests, prompts, replies, most))
     return found
@@ -198,7 +200,7 @@ def judge_line(config: Config, groups: Sequence[Group], lengths: Lengths) -> Lin
     """A verdict for every candidate."""
     requests, most = sum(group.count for group in groups), config.judge.sampling.max_tokens
     prompts = requests * (lengths.prompts["judge/quality"] + mean_candidate(groups, lengths, config.plan))
-    replies = requests * lengths.verdict
+    replies = requests * lengths.frame
     return _line(config.plan, "judge", "quality_judge", requests, prompts, replies, requests * most)
 
 
@@ -227,7 +229,7 @@ def cluster_line(config: Config, problems: int, lengths: Lengths) -> Line:
     requests = 0 if config.cluster.judge == "never" else problems * number * (number - 1)
     answers = 2 * config.plan.answer_tokens
     prompts = requests * (lengths.prompts["judge/equivalence"] + answers)
-    replies, most = requests * (lengths.verdict + answers), requests * config.cluster.sampling.max_tokens
+    replies, most = requests * (lengths.frame + answers), requests * config.cluster.sampling.max_tokens
     return _line(config.plan, "cluster", "equivalence_judge", requests, prompts, replies, most)
 
 

@@ -38,10 +38,6 @@ from tasks.stages.aggregate import curated_first, duplicates, too_long
 from tasks.stages.distill import run_config
 
 T = TypeVar("T")
-SCHEMAS: Mapping[str, Mapping[str, Any]] = {
-    "quality_judge": QUALITY_SCHEMA,
-    "equivalence_judge": EQUIVALENCE_SCHEMA,
-}
 
 
 @task(name="plan", cache_policy=NO_CACHE, persist_result=False)
@@ -85,12 +81,12 @@ def planned(config: Config, root: Path) -> Plan:
         models["student"] = (run.student.model, None)
         notes.append("distill is the student's rollouts alone: scoring and training come on top")
     texts = Texts(problems=problems, counts=tuple(counts), chars_unread=config.plan.problem_chars)
-    lengths = {"chars": texts.lengths(lambda found: [len(text) for text in found], 1.0, None)}
+    lengths = {"chars": texts.lengths(lambda found: [len(text) for text in found], 1.0, "")}
     absent = []
     for role, (model, revision) in models.items():
         counter = _attempt(notes, lambda m=model, r=revision: token_counter(m, r, PROJECT_ROOT))
         absent += [model] if counter is None else []
-        lengths[role] = texts.lengths(counter or quarters, 1 / CHARS_PER_TOKEN, SCHEMAS.get(role))
+        lengths[role] = texts.lengths(counter or quarters, 1 / CHARS_PER_TOKEN, FRAMES.get(role, ""))
     if absent:
         notes.append(
             f"not on this machine: {', '.join(dict.fromkeys(absent))}; four characters count as a token of theirs, and"
@@ -175,7 +171,7 @@ class Texts:
     counts: tuple[SourceCount, ...]
     chars_unread: int
 
-    def lengths(self, counter: Counter, per_char: float, schema: Mapping[str, Any] | None) -> Lengths:
+    def lengths(self, counter: Counter, per_char: float, frame: str) -> Lengths:
         """All texts in one measure: `counter` of those at hand, `per_char` for every character of those that are not."""
         numbers = counter([row.text for row in self.problems])
         seeds = {
@@ -184,12 +180,11 @@ class Texts:
             if any(one.role == "seed" and one.problems.get(tier) for one in self.counts)
         }
         prompts = {name: prompt_length(load_prompt(name), counter) for name in all_prompts()}
-        (verdict,) = counter([shortest_reply(schema)]) if schema is not None else (0,)
         return Lengths(
             seeds=seeds,
             curated=self._mean("curated", None, numbers, per_char),
             prompts=prompts,
-            verdict=verdict,
+            frame=counter([frame])[0],
         )
 
     def _mean(self, role: str, tier: Tier | None, numbers: Sequence[int], per_char: float) -> float:
@@ -219,6 +214,14 @@ def shortest_reply(schema: Mapping[str, Any]) -> str:
     """The shortest object of a schema of booleans and strings."""
     values = {"boolean": True, "string": ""}
     return json.dumps({name: values[one["type"]] for name, one in schema["properties"].items()})
+
+
+FRAMES = {
+    "evolver": "<evolved>\n\n</evolved>",
+    "quality_judge": shortest_reply(QUALITY_SCHEMA),
+    "equivalence_judge": shortest_reply(EQUIVALENCE_SCHEMA),
+}
+"""What every reply of a role holds beside a problem or an answer."""
 
 
 def _attempt(notes: list[str], call: Callable[[], T]) -> T | None:

@@ -31,9 +31,7 @@ def lengths(**prompts: float) -> Lengths:
     fixed = dict.fromkeys(all_prompts(), 100.0) | {
         "judge/quality": 70.0, "teacher/solve": 30.0, "judge/equivalence": 60.0,
     }  # fmt: skip
-    return Lengths(
-        seeds={Tier.EASY: 10.0, Tier.HARD: 20.0}, curated=15.0, prompts=fixed | prompts, verdict=9.0
-    )
+    return Lengths(seeds={Tier.EASY: 10.0, Tier.HARD: 20.0}, curated=15.0, prompts=fixed | prompts, frame=9.0)
 
 
 def plan(
@@ -60,9 +58,9 @@ def test_every_line_of_a_small_run_by_hand() -> None:
     # candidates: easy 2 of round 1; hard 3 x 2 in each of three rounds
     assert found.candidates == 20 and found.problems == 9 and found.seeds == {Tier.EASY: 2, Tier.HARD: 3}
     assert {stage: numbers(line) for stage, line in lines(found).items()} == {
-        "evolve-1": (8, 800 + 2 * 10 + 6 * 20, 2 * 20 + 6 * 40, 8 * 512),
-        "evolve-2": (6, 600 + 6 * 40, 6 * 80, 6 * 512),
-        "evolve-3": (6, 600 + 6 * 80, 6 * 160, 6 * 512),
+        "evolve-1": (8, 800 + 2 * 10 + 6 * 20, 2 * 20 + 6 * 40 + 8 * 9, 8 * 512),
+        "evolve-2": (6, 600 + 6 * 40, 6 * (80 + 9), 6 * 512),
+        "evolve-3": (6, 600 + 6 * 80, 6 * (160 + 9), 6 * 512),
         # texts: 2 x 20 + 6 x (40 + 80 + 160) = 1,720, hence 86 in the mean
         "judge": (20, 20 * 70 + 1720, 20 * 9, 20 * 256),
         "sample": (9, 9 * 30 + 8 * 86 + 15, 9 * 8 * 200, 9 * 8 * 448),
@@ -80,14 +78,14 @@ def test_strategies_count_by_the_tiers_weights_and_follow_ups_evenly() -> None:
 
 def test_a_child_is_never_longer_than_the_most_that_a_reply_may_have() -> None:
     found = lines(plan({"evolve.sampling": {"max_tokens": 30}}))
-    assert found["evolve-1"].expected == 2 * 20 + 6 * 30
+    assert found["evolve-1"].expected == 2 * 29 + 6 * 30
     assert found["evolve-2"].expected == found["evolve-2"].most == 180
 
 
 def test_gpu_hours_are_those_of_the_rates_and_none_without() -> None:
     rates = {"evolver": {"prompt": 100.0, "output": 10.0}}
     found = plan({"plan.rates": rates})
-    assert lines(found)["evolve-1"].gpu_hours == pytest.approx((940 / 100 + 280 / 10) / 3600)
+    assert lines(found)["evolve-1"].gpu_hours == pytest.approx((940 / 100 + 352 / 10) / 3600)
     assert [line.gpu_hours for line in found.lines if line.role != "evolver"] == [None] * 4
     assert "GPU-hours" in table(found.lines)[0] and table(found.lines)[-1].endswith("unknown")
     assert "GPU-hours" not in table(plan().lines)[0]

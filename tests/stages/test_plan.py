@@ -53,7 +53,7 @@ def test_a_small_run_is_counted_exactly_and_written_down(tmp_path: Path) -> None
 
 
 def test_prompts_of_the_first_round_are_counted_with_the_evolvers_own_tokenizer(tmp_path: Path) -> None:
-    (line, *_) = plan_of(tmp_path, **{"evolve.rounds": dict.fromkeys(Tier, 1)}).lines
+    (line, *_) = plan_of(tmp_path, **{"evolve.rounds": dict.fromkeys(Tier, 1), "plan.growth": 1.0}).lines
     counter = token_counter("pocket/assistant", None, PROJECT_ROOT)
     assert counter is not None
     sources: Any = resolve(load_config("pocket", SMALL)).aggregate.sources
@@ -63,11 +63,12 @@ def test_prompts_of_the_first_round_are_counted_with_the_evolvers_own_tokenizer(
     prompt = load_prompt("evolution/harder")
     whole = [
         "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in prompt.render(problem=text))
-        + "<|im_start|>assistant\n"
+        + "<|im_start|>assistant\n<think>\n\n</think>\n\n"
         for text in texts
     ]
     assert line.prompt_tokens == pytest.approx(sum(counter(whole)), rel=0.02)
-    assert line.expected == sum(counter(texts))
+    replies = sum(counter([f"<evolved>\n{text}\n</evolved>" for text in texts]))
+    assert line.expected == pytest.approx(replies, rel=0.01)
 
 
 def test_files_are_read_with_repeats_left_out_and_the_hub_is_not_asked(
@@ -107,8 +108,8 @@ def test_what_is_not_here_is_told_and_replaced_by_assumptions(tmp_path: Path) ->
     assert "missing here: gone.jsonl cannot be read" in notes
     assert "missing here: model folder pocket/nobody does not exist" in notes
     assert "not on this machine: pocket/nobody, Nobody/Nothing-1B; four characters" in notes
-    # round 1 of 10 hard seeds, 100 tokens each by assumption, and as many for the child
-    assert (plan.lines[0].requests, plan.lines[0].expected) == (10, 1000)
+    # round 1 of 10 hard seeds, 100 tokens each by assumption, 130 for the child and 5 for its 21 characters of tags
+    assert (plan.lines[0].requests, plan.lines[0].expected) == (10, 1350)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +216,7 @@ def test_a_dry_run_of_the_flow_shows_the_plan_of_the_papers_profile_and_starts_n
 ) -> None:
     path = Path(build("paper-1.7b", {"run.output": str(tmp_path / "out")}, dry_run=True))
     assert [found.name for found in (tmp_path / "out").iterdir()] == [path.name] == ["plan.json"]
-    shown = ShownArtifact.get("plan")
+    shown: Any = ShownArtifact.get("plan")
     assert shown is not None and "plan of paper-1.7b" in str(shown.data)
     # 15,000 x 1 + 22,500 x 2 + 5,074 x 3 + 170 x 5 = 76,072 candidates a branch, so 14 branches for a million
     plan = json.loads(path.read_text(encoding="utf-8"))
