@@ -317,8 +317,9 @@ class PlanSettings(Settings):
     """What the plan of a run assumes where nothing is known yet. No result depends on it.
 
     A problem that is not at hand has `problem_chars` (the mean of OlympiadBench is 313, of GSM8K 235), a child `growth`
-    times the length of its parent (the pocket assistant's 1.36 and 1.25 times in its first two rounds), a final answer `answer_tokens`, a response of teacher or student `solution_tokens`.
-    Without the last the plan tells only the most that solutions can take; without the `rates` of a role, no GPU-hours.
+    times the length of its parent (1.36 and 1.25 in the first two rounds of a small pocket build), a final answer
+    `answer_tokens`, a response of teacher or student `solution_tokens`. Without the last the plan tells only the most
+    that solutions can take; without the `rates` of a role, no GPU-hours.
     """
 
     problem_chars: PositiveInt = resource(300)
