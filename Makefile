@@ -1,6 +1,6 @@
 # `make build` makes the dataset, `make test` tests everything; both set up .venv first. `make help` lists the rest.
 # Settings: PROFILE (configs/*.yaml), OVERRIDES (JSON, e.g. '{"select.target": 50}'), PORT (of Prefect's pages),
-# PYTEST (arguments of pytest), PYTHON (3.11 or 3.12).
+# PYTEST (arguments of pytest), PYTHON (3.11 or 3.12); for annotate and reannotate FILE, OUT, COLUMNS (text=question ...).
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PROFILE ?= pocket
 OVERRIDES ?=
@@ -19,7 +19,7 @@ else ifeq ($(DEVICE),cpu)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help build plan distill test ui report lint format clean pocket env
+.PHONY: help build plan distill validate annotate reannotate test ui report lint format clean pocket env
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -33,6 +33,18 @@ plan: env  ## say what a build would send, spend and store, in seconds and witho
 
 distill: env  ## run deployment sure-math-distill/pocket: a student, trained on the dataset that was built
 	@exec $(BIN)/python scripts/build.py distill
+
+validate: env  ## run deployment sure-math-validate/pocket: the dataset's entropies and weights against the truth
+	@exec $(BIN)/python scripts/build.py validate
+
+annotate: env  ## annotate your own problems: make annotate FILE=problems.jsonl OUT=output/mine
+	@test -n "$(FILE)" -a -n "$(OUT)" || { echo "sure-math: say make annotate FILE=problems.jsonl OUT=output/mine"; exit 1; }
+	@exec $(BIN)/python scripts/annotate.py own "$(FILE)" --out "$(OUT)" --profile "$(PROFILE)" --overrides "$$OVERRIDES" \
+	  $(foreach pair,$(COLUMNS),--column "$(pair)")
+
+reannotate: env  ## annotate again what is stale in the profile's dataset, and only that
+	@exec $(BIN)/python scripts/annotate.py stale --profile "$(PROFILE)" --overrides "$$OVERRIDES" \
+	  $(if $(FILE),--problems "$(FILE)")
 
 test: env  ## run all tests
 	@exec $(BIN)/python -m pytest -q -n 2 --dist loadfile $(PYTEST)

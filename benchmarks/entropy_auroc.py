@@ -2,59 +2,42 @@
 
     python benchmarks/entropy_auroc.py [output/pocket/dataset]
 
-Prints AUROC of semantic_entropy (and of its rivals) for "the majority answer is wrong", with n and a 95% interval, and
-mean weight and accuracy by tier. Truth: the row's own answer where it has one, else the pocket world's oracle.
+Prints AUROC of the semantic entropy and of its rivals for "the majority answer is wrong", with n and a 95% interval, and
+mean weight and accuracy by tier. Truth: the row's own answer where it has one, else the pocket world's oracle. The flow
+sure-math-validate says more of the same numbers.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
-from datasets import load_dataset
-
-from tasks.core.auroc import auroc
-from tasks.seeds.truth import majority_is_right
-
-TIERS = ("easy", "medium", "hard", "competition")
-
-
-def wrong_majorities(rows: Sequence[dict]) -> list[tuple[dict, bool]]:
-    """Every row whose truth is known, and whether its majority answer is wrong."""
-    marked = [(row, majority_is_right(row["problem"], row["answer"], row["majority_answer"])) for row in rows]
-    return [(row, not right) for row, right in marked if right is not None]
+from tasks.core.rows import Response, Tier
+from tasks.core.validation import MEASURES, by_tier, detect
+from tasks.io.dataset import read_dataset
+from tasks.seeds.truth import check
 
 
 def main() -> None:
     """Print the figures of the dataset folder of the command line."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "output/pocket/dataset")
-    splits: Any = load_dataset(str(folder))
-    rows = [row for split in splits.values() for row in split]
-    known = wrong_majorities(rows)
-    wrong = [mark for _, mark in known]
-    print(f"{len(rows)} rows, truth known for {len(known)}, majority wrong in {sum(wrong)}")
-    shares = [
-        max(row["cluster_labels"].count(c) for c in set(row["cluster_labels"])) / row["num_samples"]
-        for row, _ in known
-    ]
-    rivals = {
-        "semantic_entropy": [row["semantic_entropy"] for row, _ in known],
-        "discrete_entropy": [row["discrete_entropy"] for row, _ in known],
-        "1 - majority share": [1 - share for share in shares],
-    }
-    for name, scores in rivals.items():
-        result = auroc(scores, wrong)
-        print(f"AUROC {name:20s} {result.value:.3f}  95% [{result.low:.3f}, {result.high:.3f}]  n={result.n}")
+    examples, rows = read_dataset(Path(sys.argv[1] if len(sys.argv) > 1 else "output/pocket/dataset"))
+    responses: dict[str, list[Response]] = defaultdict(list)
+    for response in rows:
+        responses[response.problem_id].append(response)
+    checked = [found for row in examples if (found := check(row, responses[row.id])) is not None]
+    if not checked:
+        sys.exit(f"{len(examples)} rows, and of none of them the right answer is known: nothing to measure")
+    target = detect(checked, "majority")
+    print(f"{len(examples)} rows, truth known for {target.total}, majority wrong in {target.wrong}")
+    for one in target.detections:
+        if one.auroc is not None:
+            value, low, high, n = one.auroc
+            print(f"AUROC {MEASURES[one.measure]:39s} {value:.3f}  95% [{low:.3f}, {high:.3f}]  n={n}")
     print(f"{'tier':12s} {'n':>5s} {'mean weight':>12s} {'majority right':>15s}")
-    for tier in TIERS:
-        part = [(row, mark) for row, mark in known if row["tier"] == tier]
-        if part:
-            weight = sum(row["weight"] for row, _ in part) / len(part)
-            print(
-                f"{tier:12s} {len(part):5d} {weight:12.3f} {1 - sum(mark for _, mark in part) / len(part):15.3f}"
-            )
+    for tier in by_tier(checked, [tier.value for tier in Tier]):
+        right = tier.majority_right / tier.problems
+        print(f"{tier.tier:12s} {tier.problems:5d} {tier.mean_weight:12.3f} {right:15.3f}")
 
 
 if __name__ == "__main__":

@@ -63,30 +63,40 @@ def bin_shares(values: Sequence[float], top: float, bins: int = 16) -> list[floa
     return [float(count) / len(values) for count in np.bincount(places, minlength=bins)]
 
 
-def interval_rows(rows: Sequence[tuple[str, str, float, float, float]]) -> Markup:
-    """(style class, label, mean, low, high) on [0, 1], one line each: a dot with its interval."""
-    width, left, right = 440, 96, 20
-    height = 34 * len(rows) + 30
-    span = width - left - right
+def interval_rows(
+    rows: Sequence[tuple[str, str, float, float, float]],
+    *,
+    title: str = "Mean weight by tier with 95% intervals",
+    axis: tuple[float, float] = (0.0, 1.0),
+    left: float = 96,
+) -> Markup:
+    """(style class, label, mean, low, high) on `axis`, one line each: a dot with its interval. `left` is the labels' width."""
+    right = 20
+    span = 324
+    width, height = left + span + right, 34 * len(rows) + 30
+
+    def at(value: float) -> float:
+        return left + span * (value - axis[0]) / (axis[1] - axis[0])
+
     parts = []
-    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
-        place = left + span * tick
+    for step in range(5):
+        tick = axis[0] + (axis[1] - axis[0]) * step / 4
         parts += [
-            _line(place, 6, place, height - 24, "grid"),
-            _text(place, height - 8, f"{tick:g}", "middle"),
+            _line(at(tick), 6, at(tick), height - 24, "grid"),
+            _text(at(tick), height - 8, f"{tick:.3g}", "middle"),
         ]
     for number, (style, label, mean, low, high) in enumerate(rows):
         line = 6 + 34 * number + 17
         tip = f"{label}: {mean:.3f} ({low:.3f} to {high:.3f})"
         parts.append(_text(left - 12, line + 4, label, "end", "name"))
-        parts.append(_line(left + span * low, line, left + span * high, line, f"whisker {style}"))
-        dot = f'<circle class="fill {_style(style)}" cx="{left + span * mean:.2f}" cy="{line}" r="6">'
+        parts.append(_line(at(low), line, at(high), line, f"whisker {style}"))
+        dot = f'<circle class="fill {_style(style)}" cx="{at(mean):.2f}" cy="{line}" r="6">'
         parts.append(f"{dot}<title>{_label(tip)}</title></circle>")
-    return _svg(width, height, parts, "Mean weight by tier with 95% intervals")
+    return _svg(width, height, parts, title)
 
 
-def roc_curve(scores: Sequence[float], positives: Sequence[bool]) -> Markup:
-    """The ROC curve of `scores` (needs both classes), with the diagonal of a score that knows nothing."""
+def roc_curve(scores: Sequence[float], positives: Sequence[bool], what: str = "majorities") -> Markup:
+    """The ROC curve of `scores` (needs both classes), with the diagonal of a score that knows nothing; `what` is found."""
     size, left, top = 260, 44, 10
     points = roc_points(scores, positives)
     path = " ".join(f"{left + size * x:.2f},{top + size * (1 - y):.2f}" for x, y in points)
@@ -96,9 +106,9 @@ def roc_curve(scores: Sequence[float], positives: Sequence[bool]) -> Markup:
     for tick in (0, 0.5, 1):
         parts.append(_text(left + size * tick, top + size + 18, f"{tick:g}", "middle"))
         parts.append(_text(left - 8, top + size * (1 - tick) + 4, f"{tick:g}", "end"))
-    parts.append(_text(left + size / 2, top + size + 36, "right majorities flagged", "middle", "name"))
+    parts.append(_text(left + size / 2, top + size + 36, f"right {what} flagged", "middle", "name"))
     turn = f'transform="rotate(-90 12 {top + size / 2:.0f})"'
-    parts.append(_text(12, top + size / 2, "wrong majorities found", "middle", "name", turn))
+    parts.append(_text(12, top + size / 2, f"wrong {what} found", "middle", "name", turn))
     return _svg(left + size + 12, top + size + 44, parts, "ROC curve of semantic entropy")
 
 
@@ -150,11 +160,118 @@ def wrong_by_entropy(scores: Sequence[float], wrong: Sequence[bool], *, top: flo
     return _svg(width, base + 44, parts, "Share of wrong majority answers by semantic entropy")
 
 
+def risk_coverage(scores: Sequence[float], wrong: Sequence[int], totals: Sequence[int]) -> Markup:
+    """Share of wrong members among those kept, from the lowest score on; dashed: the share without any score."""
+    left, top, width, height = 48, 10, 300, 260
+    points = risk_points(scores, wrong, totals)
+    share = sum(wrong) / sum(totals)
+    ceiling = max([0.01, share, *(risk for _, risk in points)])
+
+    def down(risk: float) -> float:
+        return top + height * (1 - risk / ceiling)
+
+    path = " ".join(f"{left + width * x:.2f},{down(y):.2f}" for x, y in points)
+    parts = [f'<rect class="frame" x="{left}" y="{top}" width="{width}" height="{height}"></rect>']
+    parts.append(_line(left, down(share), left + width, down(share), "diagonal"))
+    parts.append(f'<polyline class="curve" points="{path}"></polyline>')
+    for tick in (0, 0.5, 1):
+        parts.append(_text(left + width * tick, top + height + 18, f"{tick:.0%}", "middle"))
+        parts.append(_text(left - 8, down(ceiling * tick) + 4, f"{ceiling * tick:.0%}", "end"))
+    parts.append(
+        _text(left + width / 2, top + height + 36, "share kept, most certain first", "middle", "name")
+    )
+    turn = f'transform="rotate(-90 12 {top + height / 2:.0f})"'
+    parts.append(_text(12, top + height / 2, "wrong among the kept", "middle", "name", turn))
+    return _svg(left + width + 20, top + height + 44, parts, "Risk-coverage curve of semantic entropy")
+
+
+def risk_points(
+    scores: Sequence[float], wrong: Sequence[int], totals: Sequence[int], most: int = 200
+) -> list[tuple[float, float]]:
+    """(coverage, share of wrong members) at 0 and after each run of rows of equal score, in rising order, at most about
+    `most`. Within the first run, whose rows nothing tells apart, the share is expected to stay the same."""
+    values, bad, size = (np.asarray(each, dtype=float) for each in (scores, wrong, totals))
+    order = np.argsort(values, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)
+    if len(ends) > most:
+        ends = ends[np.unique(np.linspace(0, len(ends) - 1, most).round().astype(int))]
+    kept = np.cumsum(size[order])[ends]
+    risk = np.cumsum(bad[order])[ends] / kept
+    return [(0.0, float(risk[0])), *zip((kept / size.sum()).tolist(), risk.tolist(), strict=True)]
+
+
+def reliability_curve(bins: Sequence[tuple[float, float, float, float, float, int]]) -> Markup:
+    """(mean weight, share of right majorities, its interval's ends, share of right samples, problems) of every bin."""
+    size, left, top = 300, 48, 10
+    down = top + size
+    parts = [f'<rect class="frame" x="{left}" y="{top}" width="{size}" height="{size}"></rect>']
+    parts.append(_line(left, down, left + size, top, "diagonal"))
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        parts.append(_text(left + size * tick, down + 18, f"{tick:g}", "middle"))
+        parts.append(_text(left - 8, down - size * tick + 4, f"{tick:.0%}", "end"))
+    for weight, majority, low, high, sample, problems in bins:
+        x = left + size * weight
+        tip = f"{problems} problems, mean weight {weight:.3f}: {majority:.1%} of majorities, {sample:.1%} of samples right"
+        parts.append(_line(x, down - size * low, x, down - size * high, "whisker kept"))
+        dot = f'<circle class="kept" cx="{x:.2f}" cy="{down - size * majority:.2f}" r="5">'
+        parts.append(f"{dot}<title>{_label(tip)}</title></circle>")
+        ring = f'<circle class="ring" cx="{x:.2f}" cy="{down - size * sample:.2f}" r="4">'
+        parts.append(f"{ring}<title>{_label(tip)}</title></circle>")
+    parts.append(_text(left + size / 2, down + 36, "mean weight of the bin", "middle", "name"))
+    turn = f'transform="rotate(-90 12 {top + size / 2:.0f})"'
+    parts.append(_text(12, top + size / 2, "share that is right", "middle", "name", turn))
+    return _svg(left + size + 20, down + 44, parts, "Accuracy by weight")
+
+
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean of values in [0, 1] with its normal 95% interval, clipped to [0, 1]; without width for a single value."""
     mean = float(np.mean(values))
     error = 1.96 * float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
     return mean, max(0.0, mean - error), min(1.0, mean + error)
+
+
+def weight_scatter(points: Sequence[tuple[float, float, str, str]]) -> Markup:
+    """(old weight, new weight, style class, label) of every row, on the unit square; on the diagonal nothing changed."""
+    size, left, top = 320, 48, 10
+    down = top + size
+    parts = [f'<rect class="frame" x="{left}" y="{top}" width="{size}" height="{size}"></rect>']
+    parts.append(_line(left, down, left + size, top, "diagonal"))
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        parts.append(_text(left + size * tick, down + 18, f"{tick:g}", "middle"))
+        parts.append(_text(left - 8, down - size * tick + 4, f"{tick:g}", "end"))
+    for old, new, style, tip in points:
+        dot = f'<circle class="fill point {_style(style)}" cx="{left + size * old:.2f}" cy="{down - size * new:.2f}" r="3.5">'
+        parts.append(f"{dot}<title>{_label(tip)}</title></circle>")
+    parts.append(_text(left + size / 2, down + 36, "old weight", "middle", "name"))
+    turn = f'transform="rotate(-90 12 {top + size / 2:.0f})"'
+    parts.append(_text(12, top + size / 2, "new weight", "middle", "name", turn))
+    return _svg(left + size + 20, down + 44, parts, "New weight against old weight")
+
+
+def change_histogram(changes: Sequence[float], bins: int = 20) -> Markup:
+    """Number of `changes` of a weight in each of `bins` bins on [-1, 1]."""
+    width, left, base, rise = 400, 48, 300, 270.0
+    span, counts = width - left - 20, change_bins(changes, bins)
+    step, tallest = span / bins, max(1, *counts)
+    parts = [_line(left, base, left + span, base, "axis")]
+    for index, count in enumerate(counts):
+        low, high = -1 + 2 * index / bins, -1 + 2 * (index + 1) / bins
+        if count:
+            tall = rise * count / tallest
+            tip = f"{low:+.1f} to {high:+.1f}: {count:,} rows"
+            parts.append(_rect(left + index * step + 1, base - tall, step - 2, tall, "fill kept", tip))
+            parts.append(_text(left + (index + 0.5) * step, base - tall - 4, f"{count:,}", "middle"))
+    parts.append(_line(left + span / 2, base - rise - 16, left + span / 2, base, "diagonal"))
+    for tick in (-1, -0.5, 0, 0.5, 1):
+        parts.append(_text(left + span * (tick + 1) / 2, base + 18, f"{tick:+g}" if tick else "0", "middle"))
+    parts.append(_text(left + span / 2, base + 36, "new weight minus old weight", "middle", "name"))
+    return _svg(width, base + 44, parts, "Change of the weight")
+
+
+def change_bins(changes: Sequence[float], bins: int = 20) -> list[int]:
+    """Number of changes in each bin of [-1, 1]. The upper middle bin begins at 0, so unchanged rows are counted there."""
+    places = np.clip(((np.asarray(changes, dtype=float) + 1) / 2 * bins).astype(int), 0, bins - 1)
+    return [int(count) for count in np.bincount(places, minlength=bins)]
 
 
 # --- pieces ------------------------------------------------------------------------------------------------------

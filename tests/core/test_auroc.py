@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from itertools import permutations
+
 import numpy as np
 import pytest
+from scipy.stats import binom
 from sklearn.metrics import roc_auc_score
 
-from tasks.core.auroc import auroc
+from tasks.core.auroc import aurc, auroc, auroc_gain
 
 
 def test_by_hand_three_of_four_pairs_are_in_order():
@@ -68,3 +71,118 @@ def test_bad_input_is_refused_with_its_place():
         auroc([1, 2], [False, False])
     with pytest.raises(ValueError, match="2 of 2"):
         auroc([1, 2], [True, True])
+
+
+# --- several members a row ---------------------------------------------------------------------------------------
+
+
+def members(scores: list[float], positives: list[int], totals: list[int]) -> tuple[list[float], list[bool]]:
+    """The same rows, one by one."""
+    pairs = [
+        (score, index < found)
+        for score, found, total in zip(scores, positives, totals, strict=True)
+        for index in range(total)
+    ]
+    return [score for score, _ in pairs], [mark for _, mark in pairs]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_of_several_members_have_the_area_of_their_members(seed: int):
+    rng = np.random.default_rng(seed)
+    totals = rng.integers(1, 9, 80)
+    positives = rng.binomial(totals, 0.4)
+    scores = np.round(rng.normal(size=80) + positives / totals, 1)
+    each = members(list(scores), list(positives), list(totals))
+    found = auroc(list(scores), list(positives), list(totals), resamples=2)
+    assert found.value == pytest.approx(roc_auc_score(each[1], each[0]), abs=1e-12) and found.n == 80
+    risk = aurc(list(scores), list(positives), list(totals), resamples=2).value
+    assert risk == pytest.approx(aurc(*each, resamples=2).value, abs=1e-12)
+
+
+def test_eight_samples_of_one_problem_are_one_piece_of_evidence():
+    rng = np.random.default_rng(3)
+    marks = [int(mark) for mark in rng.random(60) < 0.4]
+    scores = list(rng.normal(size=60) + marks)
+    assert auroc(scores, [8 * mark for mark in marks], [8] * 60) == auroc(scores, marks)
+
+
+def test_counts_that_cannot_be_are_refused_with_their_row():
+    with pytest.raises(ValueError, match="row 1 has 3 positives of 2"):
+        auroc([1, 2], [1, 3], [2, 2])
+    with pytest.raises(ValueError, match="row 0 has 0 positives of 0"):
+        aurc([1, 2], [0, 1], [0, 1])
+    with pytest.raises(ValueError, match="no rows"):
+        aurc([], [])
+
+
+# --- differences -------------------------------------------------------------------------------------------------
+
+
+def test_a_gain_is_the_difference_of_the_areas_and_nothing_over_oneself():
+    rng = np.random.default_rng(5)
+    marks = list(rng.random(200) < 0.4)
+    good, poor = list(rng.normal(size=200) + 2 * np.asarray(marks)), list(rng.normal(size=200) + marks)
+    gain = auroc_gain(good, poor, marks)
+    assert gain.value == pytest.approx(auroc(good, marks).value - auroc(poor, marks).value)
+    assert 0 < gain.low < gain.value < gain.high
+    assert auroc_gain(good, good, marks)[:3] == (0.0, 0.0, 0.0)
+    assert auroc_gain(poor, good, marks).value == -gain.value
+
+
+def test_a_gain_over_a_near_copy_is_known_better_than_either_area():
+    rng = np.random.default_rng(6)
+    marks = list(rng.random(200) < 0.4)
+    scores = rng.normal(size=200) + marks
+    near = list(scores + rng.normal(size=200) * 0.05)
+    gain, area = auroc_gain(list(scores), near, marks), auroc(near, marks)
+    assert gain.high - gain.low < (area.high - area.low) / 5
+
+
+# --- risk and coverage -------------------------------------------------------------------------------------------
+
+
+def every_order(scores: list[float], positives: list[bool]) -> float:
+    """Mean over all orders that keep the scores rising of the mean over k of the error rate of the first k."""
+    rows = list(zip(scores, positives, strict=True))
+    orders = [order for order in permutations(rows) if [s for s, _ in order] == sorted(scores)]
+    areas = [
+        np.mean([np.mean([mark for _, mark in order[:k]]) for k in range(1, len(rows) + 1)])
+        for order in orders
+    ]
+    return float(np.mean(areas))
+
+
+@pytest.mark.parametrize(
+    ("scores", "positives"),
+    [
+        ([1, 2, 3, 4], [False, True, False, True]),
+        ([1, 1, 2, 2, 2, 3], [True, False, False, True, True, False]),
+        ([5, 5, 5, 5, 5], [True, True, False, False, False]),
+        ([2, 1, 2, 1, 3, 3, 3], [True, False, False, True, True, False, True]),
+    ],
+)
+def test_the_area_is_the_mean_over_every_order_of_equal_scores(scores: list[float], positives: list[bool]):
+    assert aurc(scores, positives, resamples=2).value == pytest.approx(
+        every_order(scores, positives), abs=1e-12
+    )
+
+
+def test_by_hand_the_share_of_errors_as_more_is_kept():
+    # kept 1, 2, 3, 4 of right, wrong, right, wrong: 0, 1/2, 1/3, 2/4 -> 4/3 / 4
+    assert aurc([1, 2, 3, 4], [False, True, False, True]).value == pytest.approx(1 / 3)
+
+
+def test_perfect_order_has_the_closed_form_and_a_constant_score_the_error_rate():
+    # 7 right ones first, then 3 wrong ones: (1/8 + 2/9 + 3/10) / 10
+    scores, wrong = list(range(10)), [False] * 7 + [True] * 3
+    assert aurc(scores, wrong).value == pytest.approx((1 / 8 + 2 / 9 + 3 / 10) / 10)
+    assert aurc([0.5] * 10, wrong).value == pytest.approx(0.3)
+    assert aurc(scores, [False] * 10)[:3] == (0.0, 0.0, 0.0)
+    assert aurc(scores, [True] * 10)[:3] == (1.0, 1.0, 1.0)
+
+
+def test_the_interval_of_a_constant_score_is_that_of_a_share():
+    # the area of a resample is then its share of positives: binomial(100, 0.2) / 100
+    result = aurc([1.0] * 100, [True] * 20 + [False] * 80, resamples=4000)
+    low, high = binom.ppf([0.025, 0.975], 100, 0.2) / 100
+    assert (result.low, result.high) == (pytest.approx(low, abs=0.011), pytest.approx(high, abs=0.011))

@@ -1,0 +1,26 @@
+"""Flow "sure-math-validate": a finished dataset in, a report out on what its annotation is worth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from tasks.core.config import load_config
+from tasks.stages.validate import validate as validate_stage
+
+
+@flow(name="sure-math-validate", flow_run_name="{profile}", persist_result=False)
+def validate(
+    profile: str = "pocket", overrides: dict[str, Any] | None = None, dataset: str | None = None
+) -> str:
+    """Compare a dataset's entropies, weights and verdicts with the truth, on every row where it is known.
+
+    Args:
+        profile: a file of configs/, without its ending.
+        overrides: settings laid over the profile, nested or dotted: {"run.output": "output/mine"}.
+        dataset: folder of an exported dataset; by default the one that the profile builds.
+
+    Returns the path of the report.
+    """
+    return validate_stage(load_config(profile, overrides), dataset)
