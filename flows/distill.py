@@ -8,6 +8,7 @@ from prefect import flow
 
 from tasks.stages.distill import distill as distill_stage
 from tasks.stages.opening import open_run
+from tasks.stages.stale import newest_dataset
 
 
 @flow(name="sure-math-distill", flow_run_name="{profile}", persist_result=False)
@@ -19,9 +20,9 @@ def distill(
     Args:
         profile: a file of configs/, without its ending.
         overrides: settings laid over the profile, nested or dotted: {"distill.run.seed": 1}.
-        dataset: folder of an exported dataset; by default the one that the profile builds.
+        dataset: folder of an exported dataset; by default the newest version of the one that the profile builds.
 
     Returns the folder of the trained student.
     """
     run = open_run(profile, overrides)
-    return distill_stage(run, dataset or str(run.store.root / "dataset"))
+    return distill_stage(run, dataset or newest_dataset(run))

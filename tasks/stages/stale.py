@@ -19,7 +19,7 @@ from tasks.core.rows import Example, Problem, Reject, Response, Strategy
 from tasks.io.artifacts import Artifact
 from tasks.io.dataset import Manifest, read_manifest
 from tasks.io.ledger import Ledger
-from tasks.io.versions import latest, read_examples, read_responses, splits_of
+from tasks.io.versions import LATEST, latest, read_examples, read_responses, splits_of
 from tasks.seeds.own_file import load, own_file
 from tasks.stages.aggregate import text_key, too_long
 from tasks.stages.annotation import annotation_recipe
@@ -54,6 +54,12 @@ class Review:
 
     def _needs(self, row_id: str, samples: bool) -> bool:
         return row_id in self.causes and self.causes[row_id].needs_samples is samples
+
+
+def newest_dataset(run: Run) -> str:
+    """The folder of the newest version of the profile's dataset; where none is finished, that of the one to come."""
+    root = run.store.root
+    return latest(root)["dataset"] if (root / LATEST).exists() else str(root / "dataset")
 
 
 # --- finding -----------------------------------------------------------------------------------------------------
