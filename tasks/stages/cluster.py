@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
+from typing import Any
 
 from prefect.logging import get_run_logger
 
@@ -182,7 +183,6 @@ def annotate(
     """Clusters and uncertainties of one problem's responses. `judge` names the model and the prompt behind `verdicts`,
     which hold all pairs that `decisions` leave open."""
     answers = [response.answer for response in group]
-    judged = [verdicts[pair] for pair in undecided(decisions)]
 
     def same(first: str, second: str) -> bool:
         decision = decisions[first, second]
@@ -209,9 +209,17 @@ def annotate(
         num_samples=len(group),
         num_valid=sum(answer is not None for answer in answers),
         num_truncated=sum(response.finish_reason in CUT_OFF for response in group),
-        judge_calls=2 * len(judged),
-        order_flips=sum(pair.flipped for pair in judged),
         transitivity_violations=clustering.transitivity_violations,
-        judge_model=judge[0] if judged else None,
-        judge_prompt=judge[1] if judged else None,
+        **judgement([verdicts[pair] for pair in undecided(decisions)], judge),
     )
+
+
+def judgement(judged: Sequence[JudgedPair], judge: tuple[str, str]) -> dict[str, Any]:
+    """The columns on the judge's part in one problem: two calls a pair, and its name where it was asked."""
+    model, prompt = judge if judged else (None, None)
+    return {
+        "judge_calls": 2 * len(judged),
+        "order_flips": sum(pair.flipped for pair in judged),
+        "judge_model": model,
+        "judge_prompt": prompt,
+    }
