@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "training.objectives": ("tasks.core",),
     "training": ("tasks.core", "tasks.io", "prompts"),
     "scripts": ("tasks", "flows"),
-    "benchmarks": ("tasks", "training", "prompts"),
+    "benchmarks": ("tasks", "training", "prompts", "pocket"),
 }
 PREFECT_ROOMS = ("flows", "tasks.stages", "scripts")
 HEAVY = frozenset({"deepspeed", "ray", "torch", "transformers", "vllm"})
