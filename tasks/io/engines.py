@@ -296,12 +296,11 @@ class EngineActor:
 
     def _spans(self, sample: Any) -> TokenSpans:
         """Only the sampled token's log-probability was asked for, so the flat lists hold one entry a token."""
-        flat = sample.logprobs
-        ends = ends_of_pieces(sample.text, flat.decoded_tokens)
-        if ends is None:  # a tokenizer whose tokens do not spell the text one by one
-            ids = list(sample.token_ids)
+        flat, ids = sample.logprobs, list(sample.token_ids)
 
-            def ends(count: int) -> int:
-                return len(self._tokenizer.decode(ids[:count], skip_special_tokens=True))
+        def decoded(count: int) -> int:
+            """For a tokenizer whose tokens do not spell the text one by one."""
+            return len(self._tokenizer.decode(ids[:count], skip_special_tokens=True))
 
+        ends = ends_of_pieces(sample.text, flat.decoded_tokens) or decoded
         return token_spans(sample.text, flat.logprobs, ends)
