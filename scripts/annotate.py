@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import build as runner
 import local_prefect as local
+from command_line import INTERRUPTED, end_with_parent, read_overrides, read_port, say
 
 from tasks.core.config import load_config
 from tasks.core.errors import UserError
@@ -31,7 +31,7 @@ def own(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
     """Run the flow sure-math-annotate on a file."""
     columns = dict(pair.partition("=")[::2] for pair in arguments.column)
     found = load(own_file(arguments.problems, columns, Tier(arguments.tier), arguments.licence))
-    runner.say(f"{found.problems:,} problems in {arguments.problems}")
+    say(f"{found.problems:,} problems in {arguments.problems}")
     with served():
         from flows.annotate import annotate
 
@@ -56,10 +56,10 @@ def stale(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
 def served() -> Iterator[None]:
     """A Prefect server for the length of the block, which makes this process its client. Import a flow only inside: Prefect
     reads where its server is when it is first imported."""
-    runner.say("starting Prefect" if "PREFECT_API_URL" not in os.environ else "asking the Prefect server")
-    with local.prefect_api(runner.read_port(os.environ.get("PORT", ""))) as api:
+    say("starting Prefect" if "PREFECT_API_URL" not in os.environ else "asking the Prefect server")
+    with local.prefect_api(read_port(os.environ.get("PORT", ""))) as api:
         os.environ.update(api.environment())
-        runner.say(f"follow it here or at {api.page}")
+        say(f"follow it here or at {api.page}")
         yield
 
 
@@ -97,18 +97,18 @@ def main(arguments: Sequence[str]) -> int:
     """0 when the flow completed, 1 with a sentence when something can be mended, 130 after Ctrl-C."""
     found = parse(arguments)
     try:
-        overrides = runner.read_overrides(found.overrides)
+        overrides = read_overrides(found.overrides)
         load_config(found.profile, overrides)
         {"own": own, "stale": stale}[found.command](found, overrides)
         return 0
     except UserError as error:
-        runner.say(str(error))
+        say(str(error))
         return 1
     except KeyboardInterrupt:
-        runner.say("interrupted; what was finished is kept, run the same command again to continue")
-        return runner.INTERRUPTED
+        say("interrupted; what was finished is kept, run the same command again to continue")
+        return INTERRUPTED
 
 
 if __name__ == "__main__":
-    runner.end_with_parent()
+    end_with_parent()
     sys.exit(main(sys.argv[1:]))

@@ -9,10 +9,8 @@ Whatever ends it (Ctrl-C, a failed stage, `kill -9`), server, worker, flow, engi
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -26,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Any
 import httpx
 import local_prefect as local
 import pyarrow.parquet as pq
+from command_line import INTERRUPTED, end_with_parent, read_overrides, read_port, say
 
 from tasks.core.config import PROJECT_ROOT, load_config
 from tasks.core.errors import UserError
@@ -48,13 +47,6 @@ FLOW_MISSES = 4
 """Looks in a row, LOOK_S apart, that find no process of the flow: on a busy machine one look proves nothing."""
 CANCEL_MISSES = 60
 """The same for a run that is being cancelled: the worker ends its process first and writes the last state afterwards."""
-INTERRUPTED = 130
-PR_SET_PDEATHSIG = 1
-
-
-def say(text: str) -> None:
-    """One line in plain words."""
-    print(f"sure-math: {text}", flush=True)
 
 
 def build(what: str, profile: str, overrides: Mapping[str, Any], port: int | None) -> int:
@@ -343,36 +335,6 @@ def ui(port: int | None) -> int:
             while api.healthy():
                 time.sleep(2.0)
         say("the server ended")
-
-
-def read_overrides(text: str) -> dict[str, Any]:
-    """A JSON object such as {"select.target": 50}; `UserError` when it is none."""
-    try:
-        value = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"OVERRIDES is no JSON ({error}): write e.g. OVERRIDES='{{\"select.target\": 50}}'"
-        ) from error
-    if not isinstance(value, dict):
-        raise UserError(
-            f"OVERRIDES is {text!r}: write a JSON object, e.g. OVERRIDES='{{\"select.target\": 50}}'"
-        )
-    return value
-
-
-def read_port(text: str) -> int | None:
-    """A TCP port, or None for any; `UserError` when it is neither."""
-    if text and not (text.isdecimal() and 0 < int(text) < 65536):
-        raise UserError(f"PORT is {text!r}: give a number from 1 to 65535, or leave it unset")
-    return int(text) if text else None
-
-
-def end_with_parent() -> None:
-    """Let the end of `make` (also by `kill -9`), SIGTERM and a closed terminal act as Ctrl-C does."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def main(arguments: Sequence[str]) -> int:
