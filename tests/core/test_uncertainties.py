@@ -79,7 +79,7 @@ def test_ten_thousand_random_cases_agree_with_scipy_and_with_the_formulas_writte
     assert np.abs(column("discrete_entropy") - scipy_entropy(counts, axis=1)).max() < 1e-9
     share = [max(labels.count(c) for c in labels) / len(labels) for labels in kept]
     assert np.abs(column("majority_share") - share).max() < 1e-9
-    valid = scipy_entropy(padded([cluster_shares(*case, valid=True) for case in cases]), axis=1)
+    valid = np.asarray(scipy_entropy(padded([cluster_shares(*case, valid=True) for case in cases]), axis=1))
     few = np.array([sum(row.answer is not None for row in rows) < 2 for rows in used])
     assert np.isnan(column("valid_entropy")[few]).all() and few.any()
     assert np.abs(column("valid_entropy")[~few] - valid[~few]).max() < 1e-9

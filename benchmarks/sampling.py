@@ -1,0 +1,175 @@
+"""Does the sampler of stage `sample` keep up with a bare `LLM.generate` call?
+
+    python benchmarks/sampling.py [--problems 1000] [--samples 8]
+
+Both get the same pocket problems, seeds and engine settings, and give the same samples; each has an engine of its own, started
+and warmed up beforehand, and only one of them works at a time, in the order bare, stage, stage, bare. The stage's side is
+the whole way of a problem: rendering, encoding, drawing, sums over tokens, transport out of the engine's process, answers,
+the ledger. The bare side is one call of `generate` on rendered prompts, asked for the sampled tokens' log-probabilities.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.core.config import PROJECT_ROOT, Config, load_config
+from tasks.core.rows import Problem, Response
+from tasks.io.artifacts import Store
+from tasks.io.engines import engine_options
+from tasks.io.identity import model_identity
+from tasks.io.ledger import Ledger
+from tasks.io.sampler import TeacherSampler
+from tasks.io.servers import device_is_cpu, engine_environment, model_folder
+from tasks.seeds.registry import load, resolve
+from tasks.stages.driver import Lazy, Run
+from tasks.stages.sample import sample_prompt, sampled
+
+RECIPE = "benchmark"
+WARM_UP = 16  # problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One pass over all prompts."""
+
+    side: str
+    seconds: float
+    tokens: int
+    texts: tuple[str, ...]  # in the order of prompts and samples
+
+    def line(self) -> str:
+        return f"{self.side:6s} {self.seconds:8.2f} s  {self.tokens / self.seconds:10,.0f} tokens/s"
+
+
+def settings(problems: int, samples: int) -> Config:
+    """The pocket profile with as many problems of each tier."""
+    counts = dict.fromkeys(("easy", "medium", "hard", "competition"), -(-problems // 4))
+    source = {"kind": "pocket", "name": "pocket", "seed": 17, "counts": counts}
+    overrides = {"aggregate.sources": [source], "aggregate.test_problems": 0, "sample.num_samples": samples}
+    return resolve(load_config("pocket", overrides))
+
+
+def bare_engine(connection: Any, environment: dict[str, str], options: dict[str, Any]) -> None:
+    """A process with a plain engine: answers lists of (text, arguments of SamplingParams) until it gets None."""
+    os.environ.update(environment, VLLM_ENABLE_V1_MULTIPROCESSING="0")
+    from vllm import LLM, SamplingParams
+
+    engine = LLM(**options)
+    connection.send("ready")
+    while (requests := connection.recv()) is not None:
+        texts = [text for text, _ in requests]
+        params = [SamplingParams(**arguments) for _, arguments in requests]
+        started = time.perf_counter()
+        outputs = engine.generate(texts, params, use_tqdm=False)
+        seconds = time.perf_counter() - started
+        found = [(sample.text, len(sample.token_ids)) for output in outputs for sample in output.outputs]
+        connection.send((seconds, found))
+
+
+class Bare:
+    """The bare engine, as the teacher's actor would start it."""
+
+    def __init__(self, config: Config) -> None:
+        role = config.models.teacher
+        assert role.serve is not None
+        folder = model_folder(role.model, PROJECT_ROOT)
+        on_cpu = device_is_cpu()
+        environment = engine_environment(role.serve, local=folder is not None, on_cpu=on_cpu, engines=1)
+        options = engine_options(role, role.serve, str(folder or role.model), "raw", on_cpu=on_cpu)
+        self._config, self._folder = config, folder
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=bare_engine, args=(theirs, environment, options), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._connection.recv()
+
+    def requests(self, rows: Sequence[Problem]) -> list[tuple[str, dict[str, Any]]]:
+        from transformers import AutoTokenizer
+
+        role, sampling = self._config.models.teacher, self._config.sample.sampling
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(self._folder or role.model))
+        requests = []
+        for row in rows:
+            prompt = sample_prompt(row, RECIPE)
+            text = tokenizer.apply_chat_template(
+                [dict(message) for message in prompt.messages], tokenize=False, add_generation_prompt=True,
+                enable_thinking=role.thinking,
+            )  # fmt: skip
+            room = role.max_model_len - len(tokenizer.encode(text, add_special_tokens=False))
+            arguments = sampling.model_dump() | {
+                "n": self._config.sample.num_samples, "seed": prompt.seed, "logprobs": 0,
+                "max_tokens": min(sampling.max_tokens, room),
+            }  # fmt: skip
+            requests.append((text, arguments))
+        return requests
+
+    def run(self, requests: Sequence[tuple[str, dict[str, Any]]]) -> Round:
+        self._connection.send(list(requests))
+        seconds, found = self._connection.recv()
+        texts = tuple(text for text, _ in found)
+        return Round(side="bare", seconds=seconds, tokens=sum(count for _, count in found), texts=texts)
+
+    def close(self) -> None:
+        self._connection.send(None)
+        self._process.join()
+
+
+def stage_round(rows: Sequence[Problem], config: Config, sampler: Lazy[TeacherSampler]) -> Round:
+    """The stage's own function, into an empty ledger."""
+    identity = model_identity(config.models.teacher.model, None, PROJECT_ROOT)
+    with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.sqlite") as ledger:
+        run = Run(config=config, store=Store(Path(folder)), identities={"teacher": identity})
+        started = time.perf_counter()
+        samples, _ = sampled(rows, run, RECIPE, sampler, ledger, lambda _done: None)
+        ledger.flush()
+        seconds = time.perf_counter() - started
+    responses = [item for row in rows for item in samples[row.id]]
+    good = [item for item in responses if isinstance(item, Response)]
+    assert len(good) == len(responses), "a problem could not be sampled"
+    tokens = sum(item.token_count for item in good)
+    return Round(side="stage", seconds=seconds, tokens=tokens, texts=tuple(item.text for item in good))
+
+
+def main() -> None:
+    """Print every round and the share of the bare throughput that the stage reaches."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--problems", type=int, default=1000)
+    parser.add_argument("--samples", type=int, default=8)
+    arguments = parser.parse_args()
+    config = settings(arguments.problems, arguments.samples)
+    outcomes = load(config.aggregate.sources[0]).outcomes
+    rows = [row for row in outcomes if isinstance(row, Problem)][: arguments.problems]
+    role = config.models.teacher
+
+    def open_sampler() -> TeacherSampler:
+        return TeacherSampler(role, root=PROJECT_ROOT, identity="teacher")
+
+    bare = Bare(config)
+    requests = bare.requests(rows)
+    with Lazy(open_sampler) as sampler:
+        bare.run(requests[:WARM_UP])
+        stage_round(rows[:WARM_UP], config, sampler)
+        rounds: list[Round] = []
+        for side in ("bare", "stage", "stage", "bare"):
+            rounds.append(bare.run(requests) if side == "bare" else stage_round(rows, config, sampler))
+            print(rounds[-1].line(), flush=True)
+    bare.close()
+    seconds = {side: sum(one.seconds for one in rounds if one.side == side) / 2 for side in ("bare", "stage")}
+    same = all(one.texts == rounds[0].texts for one in rounds)
+    print(
+        f"{len(rows):,} problems x {arguments.samples}, the same texts from both: {'yes' if same else 'NO'}"
+    )
+    print(f"the stage reaches {seconds['bare'] / seconds['stage']:.1%} of the bare throughput")
+
+
+if __name__ == "__main__":
+    main()
