@@ -94,12 +94,12 @@ def test_the_template_drops_the_reasoning_of_earlier_turns(shipped: Any) -> None
     assert rendered == "<|im_start|>assistant\nFour.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n"
 
 
-def test_all_models_share_one_tokenizer_that_ends_with_the_turn(shipped: Any) -> None:
-    files = {
-        (POCKET / name / "tokenizer.json").read_bytes()
-        for name in ("teacher", "student", "assistant", "judge")
-    }
-    assert len(files) == 1
+@pytest.mark.parametrize("names", [("teacher", "student"), ("assistant", "judge")])
+def test_models_of_one_craft_share_a_tokenizer(names: tuple[str, ...]) -> None:
+    assert len({(POCKET / name / "tokenizer.json").read_bytes() for name in names}) == 1
+
+
+def test_the_tokenizer_ends_with_the_turn(shipped: Any) -> None:
     assert (shipped.eos_token, shipped.pad_token, len(shipped)) == ("<|im_end|>", "<|endoftext|>", VOCAB_SIZE)
 
 
