@@ -28,6 +28,7 @@ from pocket.engine import replies
 from prompts import load_prompt
 from tasks.core.answers import grade
 from tasks.core.config import PROJECT_ROOT, DistillSettings, load_config
+from tasks.seeds.registry import resolve
 from tasks.stages.distill import held_out, run_config, write_held_out
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -130,7 +131,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, the cores divided among them")
     parser.add_argument("--out", type=Path, default=PROJECT_ROOT / "output" / "learning")
     arguments = parser.parse_args()
-    profile = load_config("pocket").distill
+    profile = resolve(load_config("pocket")).distill
     assert profile is not None
     trials = [
         Trial(variant=name, seed=seed, folder=arguments.out.resolve() / f"{number}-{seed}")
