@@ -188,6 +188,7 @@ def print_lineage(name: str, problems: list[Problem], seed: int, texts: list[str
 def print_speed(
     index: BenchmarkIndex, texts: list[str], count: int, seed: int, vocabulary: list[str]
 ) -> None:
+    """Check `count` mutated texts against the index and print the rate."""
     rng = random.Random(seed)
     rows = [
         (str(number), exchanged(texts[number % len(texts)], 0.1, rng, vocabulary)) for number in range(count)

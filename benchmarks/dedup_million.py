@@ -190,6 +190,7 @@ def shuffled(rows: list[Problem], times: int) -> None:
 
 
 def main() -> None:
+    """Read the arguments, measure, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("file", type=Path, help="JSON Lines")
     parser.add_argument("--column", default="question")

@@ -123,6 +123,7 @@ def line(name: str, results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main() -> None:
+    """Read the arguments, measure, and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

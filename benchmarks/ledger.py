@@ -53,6 +53,7 @@ def put_all(path: Path, name: int, count: int, start: Barrier) -> None:
 
 
 def ledger_seconds(writes: int, processes: int) -> float:
+    """Wall seconds of `writes` answers put by so many processes at once, from their common start to the last commit."""
     context = multiprocessing.get_context("spawn")
     start, share = context.Barrier(processes + 1), writes // processes
     with tempfile.TemporaryDirectory() as folder:
@@ -74,6 +75,7 @@ def ledger_seconds(writes: int, processes: int) -> float:
 
 
 def floor_seconds(writes: int, *, compress: bool) -> float:
+    """Wall seconds of the same rows by plain `executemany`; without `compress`, zlib has done its work beforehand."""
     texts = [
         (key, json.dumps(value, separators=(",", ":")).encode("ascii")) for key, value in answers(0, writes)
     ]
@@ -95,6 +97,7 @@ def floor_seconds(writes: int, *, compress: bool) -> float:
 
 
 def main() -> None:
+    """Read the arguments, measure, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--writes", type=int, default=20_000)
     parser.add_argument("--processes", type=int, default=4)

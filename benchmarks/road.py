@@ -191,6 +191,7 @@ def show(name: str, found: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    """Read the arguments, measure, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("what", choices=("cost", "latency"))
     parser.add_argument(

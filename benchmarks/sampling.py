@@ -93,6 +93,7 @@ class Bare:
         self._connection.recv()
 
     def requests(self, rows: Sequence[Problem]) -> list[tuple[str, dict[str, Any]]]:
+        """The rendered prompts with the sampling parameters of their own, for the bare call."""
         from transformers import AutoTokenizer
 
         role, sampling = self._config.models.teacher, self._config.sample.sampling

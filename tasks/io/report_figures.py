@@ -200,15 +200,24 @@ def risk_points(
     return [(0.0, float(risk[0])), *zip((kept / size.sum()).tolist(), risk.tolist(), strict=True)]
 
 
+def _unit_square(size: int, left: int, top: int, scale: str) -> list[str]:
+    """Frame, diagonal and ticks of the plot of [0, 1] against [0, 1]; `scale` formats the numbers at the side."""
+    down = top + size
+    parts = [
+        f'<rect class="frame" x="{left}" y="{top}" width="{size}" height="{size}"></rect>',
+        _line(left, down, left + size, top, "diagonal"),
+    ]
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        parts.append(_text(left + size * tick, down + 18, f"{tick:g}", "middle"))
+        parts.append(_text(left - 8, down - size * tick + 4, scale.format(tick), "end"))
+    return parts
+
+
 def reliability_curve(bins: Sequence[tuple[float, float, float, float, float, int]]) -> Markup:
     """(mean weight, share of right majorities, its interval's ends, share of right samples, problems) of every bin."""
     size, left, top = 300, 48, 10
     down = top + size
-    parts = [f'<rect class="frame" x="{left}" y="{top}" width="{size}" height="{size}"></rect>']
-    parts.append(_line(left, down, left + size, top, "diagonal"))
-    for tick in (0, 0.25, 0.5, 0.75, 1):
-        parts.append(_text(left + size * tick, down + 18, f"{tick:g}", "middle"))
-        parts.append(_text(left - 8, down - size * tick + 4, f"{tick:.0%}", "end"))
+    parts = _unit_square(size, left, top, "{:.0%}")
     for weight, majority, low, high, sample, problems in bins:
         x = left + size * weight
         tip = f"{problems} problems, mean weight {weight:.3f}: {majority:.1%} of majorities, {sample:.1%} of samples right"
@@ -234,11 +243,7 @@ def weight_scatter(points: Sequence[tuple[float, float, str, str]]) -> Markup:
     """(old weight, new weight, style class, label) of every row, on the unit square; on the diagonal nothing changed."""
     size, left, top = 320, 48, 10
     down = top + size
-    parts = [f'<rect class="frame" x="{left}" y="{top}" width="{size}" height="{size}"></rect>']
-    parts.append(_line(left, down, left + size, top, "diagonal"))
-    for tick in (0, 0.25, 0.5, 0.75, 1):
-        parts.append(_text(left + size * tick, down + 18, f"{tick:g}", "middle"))
-        parts.append(_text(left - 8, down - size * tick + 4, f"{tick:g}", "end"))
+    parts = _unit_square(size, left, top, "{:g}")
     for old, new, style, tip in points:
         dot = f'<circle class="fill point {_style(style)}" cx="{left + size * old:.2f}" cy="{down - size * new:.2f}" r="3.5">'
         parts.append(f"{dot}<title>{_label(tip)}</title></circle>")
