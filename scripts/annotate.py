@@ -60,7 +60,19 @@ def served() -> Iterator[None]:
     with local.prefect_api(read_port(os.environ.get("PORT", ""))) as api:
         os.environ.update(api.environment())
         say(f"follow it here or at {api.page}")
-        yield
+        try:
+            yield
+        finally:
+            drain()
+
+
+def drain(patience_s: float = 10.0) -> None:
+    """Let Prefect send its last logs and events while the server is up: without one it tries for a minute at exit."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=patience_s)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
