@@ -126,6 +126,11 @@ def report(prepared: Prepared) -> str:
         f" (prompts up to {longest:,}, responses up to {run.lengths.max_response_tokens:,})",
         f"KV cache   {prepared.memory.full_sequences:,} sequences of {run.context_tokens:,} tokens in one engine",
     ]
+    coefficient = run.objective.reference_kl_coefficient
+    if coefficient:
+        lines.append(
+            f"reference  the student's start, frozen, in {run.engine.dtype}; KL coefficient {coefficient:g}"
+        )
     if run.teacher.engine == "vllm":
         lines.append(f"teacher    {teacher_warning(run) or 'in a vLLM engine, by prompt_logprobs'}")
     chosen = prompt_weight(run)

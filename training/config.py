@@ -110,13 +110,21 @@ class ObjectiveSettings(Section):
     """A preset (a file of training/objectives/presets/) and the parts that an ablation changes.
 
     `prompt_weight` None keeps the preset's. `top_k` (tokens, or the full vocabulary) and its form are those of objectives
-    with a top-k cross-entropy; no other reads them.
+    with a top-k cross-entropy; no other reads them. `reference_kl_coefficient` is the beta of a penalty on every token, the KL
+    divergence of the student from its start by the k3 estimator (GRPO's, arXiv:2402.03300, Eq. 4); it counts by the prompt's
+    weight, as the rest of the loss does, and takes a frozen copy of the student to compute.
     """
 
     preset: str = "uopd"
     prompt_weight: PromptWeight | None = None  # {"kind": "binary", "tau": 0.3}; a word where there is no tau
     top_k: PositiveInt | Literal["full"] = 512
     top_k_form: Literal["teacher_renormalised", "tail_bucket", "unnormalised"] = "teacher_renormalised"
+    reference_kl_coefficient: NonNegativeFloat = 0.0  # 0: no penalty, and no reference is started
+
+    def identity(self) -> dict[str, Any]:
+        """A penalty that is not there is no part of it: runs without one have the fingerprint that they always had."""
+        values = super().identity()
+        return {k: v for k, v in values.items() if v or k != "reference_kl_coefficient"}
 
     @model_validator(mode="after")
     def _preset_exists(self) -> ObjectiveSettings:

@@ -1,11 +1,14 @@
-"""The actors of one run, made from its settings: student ranks, rollout engines and the teacher, on a Ray of their own."""
+"""The actors of one run, made from its settings: student ranks, rollout engines, the teacher, and the reference where one is
+needed, on a Ray of their own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
+
+import numpy as np
 
 from tasks.io.ray_session import RaySession
 from tasks.io.servers import available_cores
@@ -35,35 +38,46 @@ OBJECT_STORE_BYTES = 1024**3
 """Weights and the teacher's top-k of one step pass through it; what does not fit spills to disk."""
 
 
-class Scores:
-    """The teacher at work on some sequences; `get` waits for it."""
+T = TypeVar("T")
 
-    def __init__(self, call: Any) -> None:
-        self._call = call
-        self._found: tuple[list[TopK], float] | None = None
 
-    def get(self) -> tuple[list[TopK], float]:
-        """One `TopK` for each sequence, and the teacher's seconds. `ActorLost` when it died."""
+class Scores(Generic[T]):
+    """A frozen model at work on some sequences; `get` waits for it. `who` is its name."""
+
+    def __init__(self, call: Any, who: str) -> None:
+        self._call, self._who = call, who
+        self._found: tuple[list[T], float] | None = None
+
+    def get(self) -> tuple[list[T], float]:
+        """One answer for each sequence, and the model's seconds. `ActorLost` when it died."""
         found = self._found
         if found is None:
-            found = self._found = result(self._call, "the teacher")
+            found = self._found = result(self._call, self._who)
             self._call = None
         return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crew:
-    """What the loop drives. `facts` is what students, engines, teacher and transport say of themselves."""
+    """What the loop drives. `reference` is there when the objective needs one. `facts` is what students, engines, teacher,
+    reference and transport say of themselves."""
 
     students: StudentGroup
     engines: RolloutPool
     teacher: Any
     top_k: int
     facts: Mapping[str, Any]
+    reference: Any = None
 
-    def score(self, sequences: Sequence[TokenSequence]) -> Scores:
+    def score(self, sequences: Sequence[TokenSequence]) -> Scores[TopK]:
         """Ask the teacher for its top k at every response position; returns at once."""
-        return Scores(self.teacher.score.remote(list(sequences), self.top_k))
+        return Scores(self.teacher.score.remote(list(sequences), self.top_k), "the teacher")
+
+    def recall(self, sequences: Sequence[TokenSequence]) -> Scores[np.ndarray] | None:
+        """Ask the reference for log p [T] of every response's own tokens; returns at once. None when there is no reference."""
+        if self.reference is None:
+            return None
+        return Scores(self.reference.recall.remote(list(sequences)), "the reference")
 
 
 @contextmanager
@@ -73,7 +87,8 @@ def assembled(prepared: Prepared, objective: Objective, say: Callable[[str], Non
     Raises `UserError` when the machine is too small or an actor does not start.
     """
     run = prepared.run
-    seats = placement(run.placement.kind, students=run.placement.students, engines=run.placement.engines)
+    where, referred = run.placement, objective.needs.reference_model
+    seats = placement(where.kind, students=where.students, engines=where.engines, reference=referred)
     choice = choose_transport(seats)
     say(f"weights go to the engines by {choice.transport} ({choice.reason})")
     warning = teacher_warning(run)
@@ -85,6 +100,7 @@ def assembled(prepared: Prepared, objective: Objective, say: Callable[[str], Non
         students = StudentGroup(seats, group, student_settings(prepared, seats), objective.token_loss)
         top_k = objective.needs.top_k or prepared.shared_vocab
         teacher = _teacher(prepared, seats, group, top_k)
+        reference = _reference(prepared, seats, group) if referred else None
         facts = {
             "student": students.connect(),
             "teacher": result(teacher.ready.remote(), "the teacher"),
@@ -92,9 +108,18 @@ def assembled(prepared: Prepared, objective: Objective, say: Callable[[str], Non
             "transport": choice.transport,
             "placement": seats.name,
         }
+        if reference is not None:
+            facts["reference"] = result(reference.ready.remote(), "the reference")
         session.guard_workers()
         students.open_transfer(choice, engines)
-        yield Crew(students=students, engines=engines, teacher=teacher, facts=facts, top_k=top_k)
+        yield Crew(
+            students=students,
+            engines=engines,
+            teacher=teacher,
+            top_k=top_k,
+            facts=facts,
+            reference=reference,
+        )
 
 
 def sampling(prepared: Prepared) -> RolloutSampling:
@@ -191,3 +216,25 @@ def _teacher(prepared: Prepared, seats: Placement, group: Any, top_k: int) -> An
         arguments = (own,)
     options = actor_options(seats.seat("teacher"), group)
     return cast(Any, ray.remote)(kind).options(**options, max_restarts=0).remote(*arguments)
+
+
+def reference_settings(prepared: Prepared, seats: Placement) -> TeacherSettings:
+    """Settings of the reference: the student's start, in the student's type, over the student's softmax."""
+    run = prepared.run
+    return TeacherSettings(
+        model=prepared.student.folder,
+        dtype=run.engine.dtype,
+        vocabulary=prepared.shared_vocab,
+        token_budget=run.engine.micro_batch_tokens,
+        chunk=run.engine.head_chunk,
+        threads=1 if seats.on_cpu else None,
+    )
+
+
+def _reference(prepared: Prepared, seats: Placement, group: Any) -> Any:
+    """The actor that keeps the student as it was at the start."""
+    import ray
+
+    options = actor_options(seats.seat("reference"), group)
+    kind = cast(Any, ray.remote)(Teacher).options(**options, max_restarts=0)
+    return kind.remote(reference_settings(prepared, seats))

@@ -33,7 +33,7 @@ from training.self_tests import self_test
 __all__ = ["Stopped", "run"]
 
 MAX_RESTARTS = 3
-"""Deaths of a student or of the teacher after which the run gives up; each time it goes on from its last checkpoint."""
+"""Deaths of a student or of a frozen model after which the run gives up; each time it goes on from its last checkpoint."""
 
 
 class Stopped(Exception):
@@ -123,7 +123,7 @@ def _steps(
             if one_step_off and step + 1 < total:
                 drawing = ahead.submit(draw_round, crew, prepared, weights, step + 1)
             if config.placement.kind == "colocated":
-                round_.teacher_seconds()  # the teacher's memory and the student's are not needed at once
+                round_.scoring_seconds()  # its memory and the student's are not needed at once
                 crew.engines.sleep()
             parts = range(len(round_.parts))
             update = crew.students.step_in_parts(

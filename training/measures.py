@@ -11,10 +11,10 @@ from training.engine.student import MicroBatch
 from training.rollout.sync import logprob_gap
 from training.rounds import Round
 
-__all__ = ["PHASES", "step_row"]
+__all__ = ["PHASES", "phase_seconds", "step_row"]
 
 PHASES = ("rollout", "teacher", "student", "sync")
-"""The phases of a step in their order."""
+"""The phases of every step in their order. With a reference there is one more, `reference`."""
 
 
 def step_row(
@@ -25,8 +25,9 @@ def step_row(
     sync: float,
     wall: float,
 ) -> dict[str, float]:
-    """Name -> value of step `update.step` (1, 2, ...). Means of `*_mass`, `entropy` and `token_loss` run over the response
-    tokens that the student was trained on; lengths and shares over all rollouts of the round.
+    """Name -> value of step `update.step` (1, 2, ...). Means of `*_mass`, `entropy`, `token_loss` and, with a reference,
+    `reference_kl` (the student's divergence from its start, nats a token) run over the response tokens that the student was
+    trained on; lengths and shares over all rollouts of the round.
 
     `staleness`: updates between the weights that generated and those that were updated (0: strictly on-policy). `sync`:
     seconds of the weights' way to the engines, `wall` seconds from the step's begin to its end; `overlap` is the phases'
@@ -35,7 +36,7 @@ def step_row(
     """
     seconds = {
         "rollout": round_.rollout_seconds,
-        "teacher": round_.teacher_seconds(),
+        **round_.scoring_seconds(),
         "student": update.seconds,
         "sync": sync,
     }
@@ -62,8 +63,14 @@ def step_row(
         "student_memory_gb": update.memory / 1e9,
     }
     row |= dict(zip(("gap_mean", "gap_max"), gap(update.trained), strict=True))
-    row |= {f"seconds_{name}": seconds[name] for name in PHASES}
-    return row | {f"share_{name}": seconds[name] / work for name in PHASES}
+    row |= {f"seconds_{name}": spent for name, spent in seconds.items()}
+    return row | {f"share_{name}": spent / work for name, spent in seconds.items()}
+
+
+def phase_seconds(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Seconds of work over all steps by phase; `reference` where there was one."""
+    names = (*PHASES, "reference") if any("seconds_reference" in row for row in rows) else PHASES
+    return {name: sum(row[f"seconds_{name}"] for row in rows) for name in names}
 
 
 def gap(pairs: Sequence[tuple[MicroBatch, Mapping[str, np.ndarray]]]) -> tuple[float, float]:

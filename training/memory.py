@@ -223,29 +223,43 @@ def _student_working(run: RunConfig, shape: Shape, number: int) -> int:
 def teacher_parts(run: RunConfig, shape: Shape) -> tuple[Part, ...]:
     """What a frozen teacher holds: two-byte weights, one layer's tensors at a time, a chunk of logits, its targets. One that
     lives in a vLLM engine holds that, and the logits that vLLM's memory profile does not know of."""
-    # where cards are not shared, it scores while the student learns from what is scored
-    at_work: tuple[Phase, ...] = ("rollout",) if run.placement.kind == "colocated" else PHASES
     if run.teacher.engine == "vllm":
         spike = Part(
             owner="teacher",
             what="logits",
             bytes=scoring_tokens(run) * shape.vocab * 10 + _targets(run, shape),  # bf16, and fp32 twice
-            phases=at_work,
+            phases=_scoring_phases(run),
         )
         return (*_engine_parts("teacher", run, shape, _scoring_budget(run)), spike)
-    tokens, number = run.engine.micro_batch_tokens, 2
+    return _frozen_parts("teacher", run, shape, 2, _targets(run, shape))
+
+
+def reference_parts(run: RunConfig, shape: Shape) -> tuple[Part, ...]:
+    """What the reference holds, the student's start in the student's type; it answers with one number a token."""
+    number = 2 if run.engine.dtype == "bfloat16" else 4
+    return _frozen_parts("reference", run, shape, number, run.engine.micro_batch_tokens * 4)
+
+
+def _frozen_parts(owner: str, run: RunConfig, shape: Shape, number: int, answer: int) -> tuple[Part, ...]:
+    """What a frozen model of `number` bytes a value holds that gives `answer` bytes for a micro-batch."""
+    tokens = run.engine.micro_batch_tokens
     layer = number * (3 * shape.hidden + 3 * shape.query + 3 * shape.intermediate) + 4 * shape.hidden
     logits = 2 * run.engine.head_chunk * shape.vocab * 4
     return (
-        Part(owner="teacher", what="parameters", bytes=count_parameters(shape) * number),
+        Part(owner=owner, what="parameters", bytes=count_parameters(shape) * number),
         Part(
-            owner="teacher",
+            owner=owner,
             what="activations, logits",
-            bytes=tokens * layer + logits + _targets(run, shape),
-            phases=at_work,
+            bytes=tokens * layer + logits + answer,
+            phases=_scoring_phases(run),
         ),
-        Part(owner="teacher", what="libraries", bytes=_process(run)),
+        Part(owner=owner, what="libraries", bytes=_process(run)),
     )
+
+
+def _scoring_phases(run: RunConfig) -> tuple[Phase, ...]:
+    """When frozen models work: unless all share their cards, also while the student learns from what is scored."""
+    return ("rollout",) if run.placement.kind == "colocated" else PHASES
 
 
 def _targets(run: RunConfig, shape: Shape) -> int:
@@ -353,8 +367,8 @@ def memory_plan(run: RunConfig, student: Shape, teacher: Shape, machine: int | N
 
 def seats_of(run: RunConfig) -> Placement:
     """The table of actors that the run's settings name."""
-    where = run.placement
-    return placement(where.kind, students=where.students, engines=where.engines)
+    where, referred = run.placement, run.objective.reference_kl_coefficient > 0
+    return placement(where.kind, students=where.students, engines=where.engines, reference=referred)
 
 
 def _seat_parts(
@@ -364,6 +378,8 @@ def _seat_parts(
         return student_parts(run, student)
     if seat.role == "teacher":
         return teacher_parts(run, teacher)
+    if seat.role == "reference":
+        return reference_parts(run, student)
     return engine_parts(run, student, sleeps=sleeps)
 
 
@@ -411,7 +427,7 @@ def _remedy(run: RunConfig) -> str:
 
 def memory_table(plan: MemoryPlan) -> str:
     """The plan as lines of text in MB (10^6 bytes); devices that hold the same share a line."""
-    lines = [f"{'device':<10}{'actor':<9}{'what':<22}{'rollout MB':>12}{'train MB':>12}"]
+    lines = [f"{'device':<10}{'actor':<10}{'what':<22}{'rollout MB':>12}{'train MB':>12}"]
     for name, devices in _alike(plan.devices):
         parts, first = devices[0].parts, name
         for owner, what in dict.fromkeys((part.owner, part.what) for part in parts):
@@ -434,7 +450,7 @@ def _alike(devices: Sequence[Device]) -> list[tuple[str, list[Device]]]:
 
 def _line(name: str, owner: str, what: str, parts: Sequence[Part]) -> str:
     sums = [sum(part.bytes for part in parts if phase in part.phases) for phase in PHASES]
-    return f"{name:<10}{owner:<9}{what:<22}" + "".join(f"{amount / 1e6:>12,.0f}" for amount in sums)
+    return f"{name:<10}{owner:<10}{what:<22}" + "".join(f"{amount / 1e6:>12,.0f}" for amount in sums)
 
 
 def _gb(amount: int) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tasks.core.errors import UserError
 from training.config import RunConfig
 from training.data import prompt_weight
-from training.objectives.ablations import with_form, with_top_k
-from training.objectives.base import Objective
+from training.objectives.ablations import with_form, with_reference_kl, with_top_k
+from training.objectives.base import Needs, Objective
 from training.objectives.presets import load_preset
 from training.objectives.token_losses import TopKCrossEntropy
 
@@ -15,9 +16,31 @@ __all__ = ["compose"]
 
 
 def compose(run: RunConfig) -> Objective:
-    """The objective of a run. `UserError` for an unknown preset."""
-    objective = load_preset(run.objective.preset)
+    """The objective of a run. `UserError` for an unknown preset, and for one that needs what the loop does not provide."""
+    settings = run.objective
+    objective = load_preset(settings.preset)
+    lacking = _not_provided(objective.needs)
+    if lacking is not None:
+        raise UserError(
+            f"objective.preset {settings.preset!r} needs {lacking}, which the training loop does not provide: choose another"
+            " preset"
+        )
     if isinstance(objective.token_loss, TopKCrossEntropy):
-        objective = with_form(with_top_k(objective, run.objective.top_k), run.objective.top_k_form)
+        objective = with_form(with_top_k(objective, settings.top_k), settings.top_k_form)
     chosen = prompt_weight(run)
-    return objective if chosen is None else replace(objective, prompt_weight=chosen)
+    if chosen is not None:
+        objective = replace(objective, prompt_weight=chosen)
+    return with_reference_kl(objective, settings.reference_kl_coefficient)
+
+
+def _not_provided(needs: Needs) -> str | None:
+    """What `training.rounds` cannot give to an objective with these needs, if anything."""
+    if needs.rollouts != "student":
+        return "the dataset's responses (rollouts 'dataset')"
+    if needs.teacher == "none":
+        return "no teacher (teacher 'none')"
+    if needs.teacher == "sampled":
+        return "the teacher's view of sampled tokens alone (teacher 'sampled')"
+    if needs.reward:
+        return "verified answers (reward)"
+    return "a teacher that sees the solution (privileged)" if needs.privileged else None

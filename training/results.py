@@ -21,7 +21,7 @@ from tasks.io.identity import model_identity
 from training.check import Prepared
 from training.engine.placement import placement
 from training.evaluation.held_out import Marks, estimates
-from training.measures import PHASES
+from training.measures import phase_seconds
 from training.model_files import PROMPT
 from training.records import read_metrics, say
 
@@ -110,10 +110,10 @@ def cost(rows: Sequence[Mapping[str, float]], prepared: Prepared) -> dict[str, f
     seats = placement(place.kind, students=place.students, engines=place.engines)
     devices = 0 if seats.on_cpu else len(seats.bundles())
     seconds = sum(row["seconds"] for row in rows)
-    phases = {f"seconds_{name}": sum(row[f"seconds_{name}"] for row in rows) for name in PHASES}
+    phases = phase_seconds(rows)
     return {
         "seconds": seconds,
-        **phases,
+        **{f"seconds_{name}": spent for name, spent in phases.items()},
         "overlap": sum(phases.values()) / seconds if seconds else 1.0,
         "gpu_hours": devices * seconds / 3600,
         "response_tokens": sum(row["response_tokens"] for row in rows),
@@ -140,7 +140,7 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
         axes.plot(steps, [row.get(name, float("nan")) for row in rows], linewidth=1.2)
         axes.set_title(label, fontsize=10)
         axes.grid(alpha=0.3)
-    phases = {name: sum(row[f"seconds_{name}"] for row in rows) for name in PHASES}
+    phases = phase_seconds(rows)
     work = sum(phases.values()) or 1.0
     shares = ", ".join(f"{name} {seconds / work:.0%}" for name, seconds in phases.items())
     total = sum(row["seconds"] for row in rows)

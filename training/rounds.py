@@ -32,27 +32,33 @@ the student learns from the first parts while the teacher scores the others. Nei
 what a part holds does not depend on time."""
 
 
+View = dict[str, np.ndarray]
+"""What is known of response tokens: arrays [T, ...] by the names of `training.objectives.base.Positions`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """S = prompts x K rollouts. `weights` [S] float64: of each one's prompt. `asked`: the teacher at work on each of `parts`.
-    `rollout_seconds` that the engines took."""
+    """S = prompts x K rollouts. `weights` [S] float64: of each one's prompt. `asked`: the teacher at work on each of `parts`,
+    `recalled`: the reference, if there is one. `rollout_seconds` that the engines took."""
 
     step: int
     draws: tuple[Draw, ...]
     sequences: tuple[TokenSequence, ...]
     generations: tuple[Generation, ...]
-    asked: tuple[Scores, ...]
+    asked: tuple[Scores[TopK], ...]
     weights: np.ndarray
     rollout_seconds: float
+    recalled: tuple[Scores[np.ndarray], ...] = ()
 
     @property
     def parts(self) -> list[range]:
         """The rollouts of each part, as indices."""
         return _parts(len(self.sequences))
 
-    def teacher_seconds(self) -> float:
-        """Seconds that the teacher worked; waits for it."""
-        return sum(scores.get()[1] for scores in self.asked)
+    def scoring_seconds(self) -> dict[str, float]:
+        """Seconds that the teacher worked, and the reference where there is one, by name; waits for them."""
+        asked = {"teacher": self.asked} | ({"reference": self.recalled} if self.recalled else {})
+        return {name: sum(one.get()[1] for one in scores) for name, scores in asked.items()}
 
     @property
     def totals(self) -> Totals:
@@ -75,12 +81,16 @@ def draw_round(
     started = time.perf_counter()
     parts = _parts(len(requests))
     found: dict[int, Generation] = {}
-    asked: dict[int, Scores] = {}
+    asked: dict[int, Scores[TopK]] = {}
+    recalled: dict[int, Scores[np.ndarray]] = {}
     for index, generation in enumerate(drawn) if drawn else crew.engines.stream(requests, sampling(prepared)):
         found[index] = generation
         for number, part in enumerate(parts):
             if number not in asked and all(place in found for place in part):
-                asked[number] = crew.score([sequence(prompts[place], found[place]) for place in part])
+                ended = [sequence(prompts[place], found[place]) for place in part]
+                asked[number] = crew.score(ended)
+                if (recall := crew.recall(ended)) is not None:
+                    recalled[number] = recall
     generated = time.perf_counter()
     generations = tuple(found[index] for index in range(len(requests)))
     return Round(
@@ -91,30 +101,31 @@ def draw_round(
         asked=tuple(asked[number] for number in range(len(parts))),
         weights=np.repeat(prompt_weights[[draw.row for draw in draws]], [len(draw.seeds) for draw in draws]),
         rollout_seconds=generated - started,
+        recalled=tuple(recalled[number] for number in sorted(recalled)),
     )
 
 
 def micro_batches(
     round_: Round, part: int, objective: Objective, prepared: Prepared
 ) -> list[list[MicroBatch]]:
-    """`result[rank][i]`: what each student rank gets of a part of the round; waits until the teacher has scored it. Rollouts of
-    weight 0 count in the denominators and go no further."""
+    """`result[rank][i]`: what each student rank gets of a part of the round; waits until teacher and reference have scored it.
+    Rollouts of weight 0 count in the denominators and go no further."""
     run, ranks, rollouts = prepared.run, prepared.run.placement.students, round_.parts[part]
-    scores = dict(zip(rollouts, round_.asked[part].get()[0], strict=True))
+    views = _views(round_, part)
     kept = [index for index in rollouts if round_.weights[index] > 0]
     lengths = [len(round_.sequences[index].tokens) for index in kept]
     cut = pack(lengths, budget=run.engine.micro_batch_tokens, ranks=ranks)
     return [
-        [_micro_batch(round_, scores, objective, [kept[place] for place in chosen]) for chosen in batches]
+        [_micro_batch(round_, views, objective, [kept[place] for place in chosen]) for chosen in batches]
         for batches in cut
     ]
 
 
 def _micro_batch(
-    round_: Round, scores: Mapping[int, TopK], objective: Objective, chosen: Sequence[int]
+    round_: Round, views: Mapping[int, View], objective: Objective, chosen: Sequence[int]
 ) -> MicroBatch:
-    """The chosen rollouts with every response token's coefficient and the teacher's view of it."""
-    sequences, signals = tuple(round_.sequences[index] for index in chosen), _signals(round_, scores, chosen)
+    """The chosen rollouts with every response token's coefficient and what is known of it."""
+    sequences, signals = tuple(round_.sequences[index] for index in chosen), _signals(views, chosen)
     if not sequences:
         return MicroBatch(sequences=(), coefficients=np.zeros(0, dtype=np.float32), signals=signals)
     positions = Positions(
@@ -132,22 +143,28 @@ def _micro_batch(
     )
 
 
-def _signals(round_: Round, scores: Mapping[int, TopK], chosen: Sequence[int]) -> dict[str, np.ndarray]:
-    """Arrays [T, ...] by the names of `Positions`; with nothing chosen they have no row. A full distribution has no ids."""
-    any_ = next(iter(scores.values()))
-    drawn = [round_.generations[index].logprobs for index in chosen]
-    signals = {
-        "teacher_logprobs": _joined([scores[index].logprobs for index in chosen], any_.logprobs),
-        "rollout_logprobs": _joined(drawn, round_.generations[0].logprobs),
+def _views(round_: Round, part: int) -> dict[int, View]:
+    """What is known of each rollout of a part; waits for it. A full distribution has no ids."""
+    rollouts, scores = round_.parts[part], round_.asked[part].get()[0]
+    recalled = round_.recalled[part].get()[0] if round_.recalled else [None] * len(rollouts)
+    views: dict[int, View] = {}
+    for index, score, own in zip(rollouts, scores, recalled, strict=True):
+        known = {
+            "teacher_logprobs": score.logprobs,
+            "teacher_ids": score.ids,
+            "rollout_logprobs": round_.generations[index].logprobs,
+            "reference_logprobs": own,
+        }
+        views[index] = {name: values for name, values in known.items() if values is not None}
+    return views
+
+
+def _signals(views: Mapping[int, View], chosen: Sequence[int]) -> View:
+    """The views of the chosen rollouts one after the other; with nothing chosen they have no row."""
+    return {
+        name: np.concatenate([values[:0], *(views[index][name] for index in chosen)])
+        for name, values in next(iter(views.values())).items()
     }
-    ids = {index: score.ids for index, score in scores.items() if score.ids is not None}
-    if any_.ids is not None:
-        signals["teacher_ids"] = _joined([ids[index] for index in chosen], any_.ids)
-    return signals
-
-
-def _joined(parts: Sequence[np.ndarray], like: np.ndarray) -> np.ndarray:
-    return np.concatenate(parts) if parts else like[:0]
 
 
 def _parts(count: int) -> list[range]:

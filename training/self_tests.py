@@ -1,6 +1,6 @@
 """What must hold before the first update: engines and student agree on the weights, a student that is its own teacher has
-nothing to learn, and the teacher's answers are a distribution over the student's tokens. A run that starts wrong would end
-hours later with numbers that look right."""
+nothing to learn, the teacher's answers are a distribution over the student's tokens, and the reference is the student. A run
+that starts wrong would end hours later with numbers that look right."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from training.check import Prepared
 from training.crew import Crew, sampling
 from training.records import say
 from training.rollout.engine import RolloutRequest
-from training.rollout.sync import check_gap, logprob_gap
+from training.rollout.sync import STALE_GAP, check_gap, logprob_gap
 from training.rounds import sequence
 
 __all__ = ["self_test"]
@@ -35,6 +35,9 @@ def self_test(crew: Crew, prepared: Prepared, version: int) -> None:
     scores, _ = crew.score(sequences).get()
     mass = np.concatenate([np.exp(score.logprobs).sum(-1) for score in scores])
     check_mass(mass)
+    recall = crew.recall(sequences) if version == 0 else None  # afterwards the student is somewhere else
+    if recall is not None:
+        check_reference(logprob_gap(np.concatenate(recall.get()[0]), own)[0])
     say(
         f"self-test: engines and student differ by {mean:.4f} nats a token (at most {most:.2f}); the teacher's top"
         f" {crew.top_k} hold {mass.mean():.1%} of its probability"
@@ -47,6 +50,16 @@ def check_divergence(nats: float) -> None:
         raise UserError(
             f"the student differs from itself by {nats:.3g} nats at some token, where it must be 0: the LM head or the softmax"
             " goes wrong on this device, or the checkpoint holds NaN; try engine.dtype float32 and another torch build"
+        )
+
+
+def check_reference(gap: float) -> None:
+    """`UserError` unless the student before its first update is its reference, but for the rounding of their batches."""
+    if gap > STALE_GAP:
+        raise UserError(
+            f"the reference's log-probabilities differ from the untrained student's by {gap:.3f} nats a token on average, where"
+            " both are student.model: its files were changed meanwhile, or this device computes wrong; start again, or try"
+            " engine.dtype float32"
         )
 
 

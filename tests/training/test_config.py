@@ -80,6 +80,14 @@ def test_a_prompt_weight_is_a_word_or_an_object() -> None:
             "tau on the normalised scale lies between 0 and 1",
         ),
         ({"objective": {"top_k": 0}}, "objective.top_k"),
+        (
+            {"objective": {"reference_kl_coefficient": -0.1}},
+            "objective.reference_kl_coefficient: Input should be greater than or equal to 0",
+        ),
+        (
+            {"objective": {"reference_kl_coefficient": float("nan")}},
+            "objective.reference_kl_coefficient: Input should be a finite number",
+        ),
         ({"rollouts": {"temperature": 0.0}}, "rollouts.temperature: Input should be greater than 0"),
         ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate: Input should be a finite number"),
         ({"optimizer": {"weight_decay": float("inf")}}, "optimizer.weight_decay: Input should be a finite number"),
@@ -143,9 +151,21 @@ def test_where_a_run_stands_is_no_part_of_what_it_gives() -> None:
         assert run(**change).identity() != made.identity()
 
 
+def test_a_run_without_the_penalty_is_the_run_that_it_was_before_there_was_one() -> None:
+    plain, penalised = (run(objective={"reference_kl_coefficient": beta}) for beta in (0.0, 0.1))
+    assert plain.identity() == run().identity() and plain.identity()["objective"].keys() == {
+        "preset", "prompt_weight", "top_k", "top_k_form",
+    }  # fmt: skip
+    assert penalised.identity()["objective"]["reference_kl_coefficient"] == 0.1
+
+
 def test_a_run_survives_the_round_trip_through_its_file(tmp_path: Path) -> None:
     made = run(
-        objective={"prompt_weight": {"kind": "binary", "tau": 0.5}, "top_k": "full"},
+        objective={
+            "prompt_weight": {"kind": "binary", "tau": 0.5},
+            "top_k": "full",
+            "reference_kl_coefficient": 0.25,
+        },
         engine={"lora": {"rank": 8}},
     )
     path = tmp_path / "RUN.json"

@@ -53,7 +53,17 @@ def test_a_good_run_is_described(folder: Path, tmp_path: Path, capsys: pytest.Ca
     assert "binary mass 3.0, mean 0.300" in out
     assert "steps      7: 100 draws, 16 prompts a step, 4 in the last, 1 of warm-up" in out
     assert f"tokens     at most {400 * (longest + 448):,} in 400 rollouts" in out
-    assert "machine   student  parameters" in out
+    assert "machine   student   parameters" in out and "reference" not in out
+
+
+def test_a_reference_is_named_and_its_bytes_are_counted(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = settings(folder, objective={"reference_kl_coefficient": 0.05})
+    assert main([write(tmp_path / "RUN.json", data), "--check"]) == 0
+    out, _ = capsys.readouterr()
+    assert "reference  the student's start, frozen, in bfloat16; KL coefficient 0.05" in out
+    assert "          reference parameters " in out
 
 
 def test_the_check_loads_neither_torch_nor_ray_nor_vllm(folder: Path, tmp_path: Path) -> None:
@@ -185,3 +195,5 @@ def test_the_fingerprint_follows_results_and_nothing_else(folder: Path, tmp_path
     assert prepare(small_run(folder, student={"model": str(copied)}, output="/other")).fingerprint == first
     assert prepare(small_run(folder, seed=1)).fingerprint != first
     assert prepare(small_run(folder, objective={"preset": "opd"})).fingerprint != first
+    assert prepare(small_run(folder, objective={"reference_kl_coefficient": 0.1})).fingerprint != first
+    assert prepare(small_run(folder, objective={"reference_kl_coefficient": 0.0})).fingerprint == first

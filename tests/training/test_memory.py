@@ -27,6 +27,7 @@ from training.memory import (
     memory_problems,
     memory_table,
     read_shape,
+    reference_parts,
     student_parts,
     teacher_parts,
 )
@@ -193,6 +194,31 @@ def test_split_gives_every_actor_its_gpu_and_colocated_one_of_each_to_every_gpu(
     everywhere = owners(memory_plan(node(COLOCATED), SMALL, LARGE))
     assert [name for name, _ in everywhere] == ["GPU 0", "GPU 1", "GPU 2", "GPU 3"]
     assert all(sorted(roles) == ["rollout", "student", "teacher"] for _, roles in everywhere)
+
+
+@pytest.mark.parametrize(
+    ("placement", "gpus", "phases"),
+    [(SPLIT, ["GPU 0"], ("rollout", "train")), (COLOCATED, ["GPU 0", "GPU 1", "GPU 2", "GPU 3"], ("rollout",))],
+)  # fmt: skip
+def test_a_reference_sits_beside_the_student_and_weighs_its_bf16_weights(
+    placement: dict[str, Any], gpus: list[str], phases: tuple[str, ...]
+) -> None:
+    plain, penalised = (node(placement, objective={"reference_kl_coefficient": beta}) for beta in (0, 0.1))
+    before, after = (memory_plan(run, SMALL, LARGE) for run in (plain, penalised))
+    own = {
+        device.name: [part for part in device.parts if part.owner == "reference"] for device in after.devices
+    }
+    assert [name for name, parts in own.items() if parts] == gpus
+    for old, new in zip(before.devices, after.devices, strict=True):
+        assert new.parts != old.parts or new.name not in gpus
+        assert new.needed("rollout") - old.needed("rollout") == sum(part.bytes for part in own[new.name])
+    parts = {part.what: part for part in reference_parts(penalised, SMALL)}
+    assert parts["parameters"].bytes == 2 * 1_720_574_976
+    assert parts["activations, logits"].phases == phases
+    wide = node(placement, engine={"dtype": "float32"})
+    assert parts_of(reference_parts(wide, SMALL))["parameters"] == 4 * 1_720_574_976
+    (line,) = [line for line in memory_table(after).splitlines() if "reference parameters" in line]
+    assert line.split()[-2:] == [f"{2 * 1_720_574_976 / 1e6:,.0f}"] * 2
 
 
 def test_a_colocated_engine_sleeps_while_the_student_trains() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -14,22 +15,23 @@ from training.crew import Scores
 from training.engine.batches import TokenSequence
 from training.engine.group import Update
 from training.engine.student import MicroBatch
-from training.measures import gap, step_row
+from training.measures import gap, phase_seconds, step_row
 from training.methods import compose
 from training.objectives.base import Objective
 from training.rollout.engine import Generation
 from training.rollout.teacher import TopK
 from training.rounds import Round, micro_batches
-from training.self_tests import check_divergence, check_mass
+from training.self_tests import check_divergence, check_mass, check_reference
 
 K, V = 3, 50
 PHASES = ("rollout", "teacher", "student", "sync")
+T = TypeVar("T")
 
 
-class Scored(Scores):
-    """A teacher that is done: half a second in all."""
+class Scored(Scores[T]):
+    """A model that is done: half a second in all."""
 
-    def __init__(self, found: list[TopK], parts: int) -> None:
+    def __init__(self, found: list[T], parts: int) -> None:
         self._found = (found, 0.5 / parts)
 
 
@@ -67,6 +69,14 @@ def made_up(prepared: Prepared, weights: list[float], lengths: list[int]) -> Rou
         weights=np.array(weights),
         rollout_seconds=2.0,
     )
+
+
+def with_reference(round_: Round) -> Round:
+    """The round as a reference sees it: token t of rollout i has log-probability -(i + t / 100)."""
+    own = [
+        -(i + np.arange(len(one.tokens), dtype=np.float32) / 100) for i, one in enumerate(round_.generations)
+    ]
+    return replace(round_, recalled=tuple(Scored([values], len(own)) for values in own))
 
 
 def all_parts(round_: Round, objective: Objective, prepared: Prepared) -> list[list[MicroBatch]]:
@@ -115,13 +125,26 @@ def test_however_the_round_is_cut_every_token_keeps_its_coefficient_and_its_teac
                 batch.signals["teacher_ids"][start:end],
             )
             start = end
-    assert len(found) == 4
+    assert len(found) == 4 and not any("reference_logprobs" in one.signals for one in ranks[0])
     expected = iter(by_hand(weights, lengths))
     scores = [score for asked in round_.asked for score in asked.get()[0]]
     for one, score in zip(round_.sequences, scores, strict=True):
         coefficients, ids = found[tuple(one.response)]
         np.testing.assert_allclose(coefficients, [next(expected) for _ in one.response], rtol=1e-6)
         np.testing.assert_array_equal(ids, score.ids)
+
+
+def test_every_token_gets_what_the_reference_said_of_it(prepared: Prepared) -> None:
+    weights, lengths = [0.25, 0.25, 0.0, 1.0], [3, 8, 5, 2]
+    (batches,) = all_parts(
+        with_reference(made_up(prepared, weights, lengths)), compose(prepared.run), prepared
+    )
+    told = [one.signals["reference_logprobs"] for one in batches]
+    assert [len(one) for one in told] == [3, 8, 0, 2] and {one.dtype for one in told} == {
+        np.dtype(np.float32)
+    }
+    np.testing.assert_array_equal(told[1], np.float32(-1) - np.arange(8, dtype=np.float32) / 100)
+    np.testing.assert_array_equal(told[3], [-3.0, np.float32(-3.01)])
 
 
 def test_a_part_without_any_weight_is_one_empty_micro_batch(prepared: Prepared) -> None:
@@ -156,7 +179,21 @@ def test_a_steps_row_by_hand(prepared: Prepared) -> None:
     assert row["tokens"] == 16 + 4 * 4 and row["tokens_per_second"] == 32 / 2.5
     assert row["seconds"] == 2.5 and row["overlap"] == 4.0 / 2.5 and row["seconds_teacher"] == 0.5
     assert row["share_rollout"] == 0.5 and sum(row[f"share_{name}"] for name in PHASES) == pytest.approx(1.0)
-    assert "sampled_logprob" not in row
+    assert "sampled_logprob" not in row and "seconds_reference" not in row
+
+
+def test_with_a_reference_a_step_tells_how_far_the_student_is_and_what_it_took(prepared: Prepared) -> None:
+    round_ = with_reference(made_up(prepared, [0.5, 0.5, 0.0, 1.0], [2, 8, 4, 2]))
+    (batches,) = all_parts(round_, compose(prepared.run), prepared)
+    noted = [{"reference_kl": np.full(len(one.coefficients), 0.25)} for one in batches]
+    noted[0]["reference_kl"][:] = [np.nan, 0.5]  # a skipped position
+    row = step_row(round_, updated(batches, noted), staleness=0, sync=0.5, wall=2.5)
+    assert row["reference_kl"] == pytest.approx((0.5 + 10 * 0.25) / 11)
+    assert row["seconds_reference"] == row["seconds_teacher"] == 0.5 and row["overlap"] == 4.5 / 2.5
+    shares = [row[f"share_{name}"] for name in (*PHASES, "reference")]
+    assert sum(shares) == pytest.approx(1.0)
+    spent = phase_seconds([row, row])
+    assert spent["reference"] == 1.0 and sum(spent.values()) == pytest.approx(9.0)
 
 
 def test_without_the_students_log_probabilities_there_is_no_gap(prepared: Prepared) -> None:
@@ -169,6 +206,12 @@ def test_a_student_that_differs_from_itself_stops_the_run(nats: float) -> None:
     check_divergence(0.001)
     with pytest.raises(UserError, match="the student differs from itself"):
         check_divergence(nats)
+
+
+def test_a_reference_that_is_not_the_student_stops_the_run() -> None:
+    check_reference(0.02)
+    with pytest.raises(UserError, match=r"from the untrained student's by 0\.200 nats"):
+        check_reference(0.2)
 
 
 @pytest.mark.parametrize("mass", [[0.9, 1.5], [0.9, float("nan")], [0.9, 0.0]])

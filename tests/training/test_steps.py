@@ -38,11 +38,25 @@ class Scored:
         ], 0.0
 
 
+class Recalled:
+    """A reference that gives a token of id n the log-probability -n."""
+
+    def __init__(self, sequences: Sequence[TokenSequence]) -> None:
+        self._values = [-one.response.astype(np.float32) for one in sequences]
+
+    def get(self) -> tuple[list[np.ndarray], float]:
+        return self._values, 0.0
+
+
 class Actors:
     """Engines, students and teacher in one. As with the real ones, rollouts follow from seeds and weights, and the weights
-    (one number here) from the rollouts. `together`: an update ends only after the next round has begun."""
+    (one number here) from the rollouts. `together`: an update ends only after the next round has begun. `referred`: there is a
+    reference, and every update was told what it says."""
 
-    def __init__(self, weights: float = 0.0, version: int = 0, *, together: bool = False) -> None:
+    def __init__(
+        self, weights: float = 0.0, version: int = 0, *, together: bool = False, referred: bool = False
+    ) -> None:
+        self.referred = referred
         self.students = self.engines = self
         self.weights, self.version, self.together = weights, version, together
         self.loaded = (weights, version)
@@ -70,12 +84,19 @@ class Actors:
     def score(self, sequences: Sequence[TokenSequence]) -> Scored:
         return Scored(sequences)
 
+    def recall(self, sequences: Sequence[TokenSequence]) -> Recalled | None:
+        return Recalled(sequences) if self.referred else None
+
     def step_in_parts(self, parts: Sequence[Callable[[], RankBatches]]) -> Update:
         given = [part() for part in parts]
         if self.together and self.version + 1 < STEPS:
             with self.changed:
                 assert self.changed.wait_for(lambda: self.rounds >= self.version + 2, PATIENCE_S)
         batches = [batch for ranks in given for rank in ranks for batch in rank]
+        for batch in batches:
+            told = batch.signals.get("reference_logprobs")
+            assert (told is not None) == self.referred
+            assert told is None or told.tolist() == [-n for one in batch.sequences for n in one.response]
         self.weights += sum(int(one.response.sum()) for batch in batches for one in batch.sequences)
         self.version += 1
         trained = tuple((batch, {}) for batch in batches)
@@ -127,6 +148,15 @@ def test_one_step_off_draws_the_next_round_while_the_student_learns_from_this_on
     rows = read_metrics(tmp_path)
     assert [row["staleness"] for row in rows] == [0, 1, 1, 1, 1]
     assert actors.rounds == STEPS
+
+
+@pytest.mark.parametrize("overlap", ["on_policy", "one_step_off"])
+def test_the_reference_reads_every_rollout_and_takes_a_phase_of_its_own(
+    dataset: Path, tmp_path: Path, overlap: str
+) -> None:
+    done = list(steps(Actors(referred=True), prepared(dataset, overlap), tmp_path))
+    assert len(done) == STEPS
+    assert all("seconds_reference" in row for row in read_metrics(tmp_path))
 
 
 @pytest.mark.parametrize("stop", range(1, STEPS))

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Literal
 
 from tasks.core.errors import UserError
-from training.objectives.base import Objective
-from training.objectives.token_losses import TopKCrossEntropy, TopKForm
+from training.objectives.base import AnalyticTokenLoss, Objective
+from training.objectives.token_losses import AnalyticReferenceKL, ReferenceKL, TopKCrossEntropy, TopKForm
 
 
 def with_top_k(objective: Objective, top_k: int | Literal["full"]) -> Objective:
@@ -22,6 +22,18 @@ def with_form(objective: Objective, form: TopKForm) -> Objective:
     """The objective with another form of its top-k cross-entropy; `UserError` if it has none."""
     loss = _check_top_k(objective, "the top-k form")
     return replace(objective, token_loss=replace(loss, form=form))
+
+
+def with_reference_kl(objective: Objective, coefficient: float) -> Objective:
+    """The objective with a penalty of that weight on the student's distance from its start; at 0 the objective as it is."""
+    if not coefficient:
+        return objective
+    inner = objective.token_loss
+    if isinstance(inner, AnalyticTokenLoss):
+        penalised = AnalyticReferenceKL(inner=inner, coefficient=coefficient)
+    else:
+        penalised = ReferenceKL(inner=inner, coefficient=coefficient)
+    return replace(objective, token_loss=penalised, needs=replace(objective.needs, reference_model=True))
 
 
 def _check_top_k(objective: Objective, part: str) -> TopKCrossEntropy:

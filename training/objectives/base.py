@@ -58,13 +58,15 @@ class Positions:
     `sampled_ids` int [T]: the token that follows. `teacher_logprobs` fp32 [T, k]: by the teacher's full softmax over the
     shared vocabulary at temperature 1; -inf pads. `teacher_ids` int [T, k]: their tokens, each at most once in a row; what
     is outside the student's vocabulary counts as padding. None: column j is token j, up to the full vocabulary.
-    `rollout_logprobs` fp32 [T]: of the sampled tokens, by the engine that sampled them.
+    `rollout_logprobs` fp32 [T]: of the sampled tokens, by the engine that sampled them. `reference_logprobs` fp32 [T]: of the
+    same, by the student as it was at the start, over the shared vocabulary.
     """
 
     sampled_ids: Tensor
     teacher_logprobs: Tensor | None = None
     teacher_ids: Tensor | None = None
     rollout_logprobs: Tensor | None = None
+    reference_logprobs: Tensor | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -125,6 +127,20 @@ class AnalyticTokenLoss(TokenLoss, Protocol):
     def gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor, /) -> TokenValues:
         """Overwrites `logits` [T, V] with coefficients [T] times the losses' gradient and gives what a call gives, detached."""
         ...
+
+
+def in_blocks(
+    gradient_: Callable[[Tensor, Positions, Tensor], TokenValues],
+    logits: Tensor,
+    positions: Positions,
+    coefficients: Tensor,
+) -> TokenValues:
+    """A `gradient_` applied to a few rows at a time, for one whose temporaries are [rows, V]."""
+    parts, step = [], ROWS_AT_A_TIME[logits.device.type]
+    for start in range(0, max(len(logits), 1), step):
+        block = slice(start, start + step)
+        parts.append(gradient_(logits[block], positions.rows(block), coefficients[block]))
+    return TokenValues.joined(parts)
 
 
 class TokenWeight(Protocol):

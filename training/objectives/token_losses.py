@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from training.objectives.base import ROWS_AT_A_TIME, Positions, TokenValues
+from training.objectives.base import AnalyticTokenLoss, Positions, TokenLoss, TokenValues, in_blocks
 
 TopKForm = Literal["teacher_renormalised", "tail_bucket", "unnormalised"]
 
@@ -49,12 +49,7 @@ class TopKCrossEntropy:
     @torch.no_grad()
     def gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor) -> TokenValues:
         """See `AnalyticTokenLoss`. The gradient is mass x softmax - scatter(p), where the tail adds its own softmax."""
-        parts = []
-        step = ROWS_AT_A_TIME[logits.device.type]
-        for start in range(0, max(len(logits), 1), step):
-            block = slice(start, start + step)
-            parts.append(self._block_gradient_(logits[block], positions.rows(block), coefficients[block]))
-        return TokenValues.joined(parts)
+        return in_blocks(self._block_gradient_, logits, positions, coefficients)
 
     def _block_gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor) -> TokenValues:
         """`gradient_` of a few rows: its temporaries are [rows, V]."""
@@ -78,6 +73,65 @@ class TopKCrossEntropy:
         target.subtract_(logits, target.probs * coefficients[:, None])
         diagnostics = _diagnostics(target=target, chosen=chosen, entropy=entropy, sampled=sampled)
         return TokenValues(losses=losses, diagnostics=diagnostics)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceKL:
+    """Another token loss and `coefficient` (beta) times the student's divergence from its start, estimated on the sampled token.
+
+    With d = log p_reference - log p_student of that token, the penalty is beta (exp(d) - d - 1): Schulman's k3 estimator, in
+    the place that GRPO gives it (DeepSeekMath, arXiv:2402.03300, Eq. 4). It is never negative. Over tokens that the student
+    samples (at temperature 1) its mean is KL(student || reference), and the mean of its gradient, which treats the sampled
+    token as given, is that of KL(reference || student). Diagnostics: those of `inner`, and `reference_kl`, the estimate in nats.
+    """
+
+    inner: TokenLoss
+    coefficient: float
+
+    def __call__(self, logits: Tensor, positions: Positions) -> TokenValues:
+        values = self.inner(logits, positions)
+        sampled = _at(logits, positions.sampled_ids) - logits.logsumexp(-1)
+        return self._added(values, _behind(positions, sampled))
+
+    def _added(self, values: TokenValues, behind: Tensor) -> TokenValues:
+        """`values` of the inner loss with the penalty for d = `behind` [T]."""
+        estimate = behind.expm1() - behind
+        return replace(
+            values,
+            losses=values.losses + self.coefficient * estimate,
+            diagnostics={**values.diagnostics, "reference_kl": estimate.detach()},
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalyticReferenceKL(ReferenceKL):
+    """`ReferenceKL` of a token loss that writes its own gradient, and so does this one."""
+
+    inner: AnalyticTokenLoss
+
+    @torch.no_grad()
+    def gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor) -> TokenValues:
+        """See `AnalyticTokenLoss`. The penalty adds beta (exp(d) - 1) (softmax - the sampled token's one)."""
+        return in_blocks(self._block_gradient_, logits, positions, coefficients)
+
+    def _block_gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor) -> TokenValues:
+        ids, softmax = positions.sampled_ids, logits.softmax(-1)
+        sampled = _at(logits, ids) - (logits.amax(-1) - softmax.amax(-1).log())
+        behind = _behind(positions, sampled)
+        slope = self.coefficient * behind.expm1() * coefficients
+        values = self.inner.gradient_(logits, positions, coefficients)
+        logits.add_(softmax.mul_(slope[:, None]))
+        logits.scatter_add_(-1, ids.long()[:, None], slope.neg()[:, None])
+        return self._added(values, behind)
+
+
+def _behind(positions: Positions, sampled: Tensor) -> Tensor:
+    """d [T]: how much likelier the reference finds the sampled tokens than the student, which gives them `sampled` [T]."""
+    if positions.reference_logprobs is None:
+        raise ValueError(
+            "the penalty needs the reference's log-probabilities of these positions' sampled tokens"
+        )
+    return positions.reference_logprobs.to(sampled.dtype) - sampled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -110,6 +110,11 @@ class Teacher:
                 found[index] = one
         return [one for one in found if one is not None]
 
+    def recall(self, sequences: Sequence[TokenSequence]) -> tuple[list[np.ndarray], float]:
+        """`logprobs`, and the seconds that it took."""
+        started = time.perf_counter()
+        return self.logprobs(sequences), time.perf_counter() - started
+
     def _hidden(self, sequences: Sequence[TokenSequence]) -> Any:
         """(indices of a batch, hidden states [T, H] that predict its response tokens), batch by batch."""
         import torch

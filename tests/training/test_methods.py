@@ -1,0 +1,54 @@
+"""The objective of a run: the preset with what the settings change, and nothing that the loop could not provide."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.core.errors import UserError
+from tests.training.small_run import small_run
+from training import methods
+from training.methods import compose
+from training.objectives.base import Needs
+from training.objectives.presets import load_preset
+from training.objectives.token_losses import AnalyticReferenceKL, TopKCrossEntropy
+
+
+def composed(**objective: Any) -> Any:
+    return compose(small_run(Path("d"), objective=objective))
+
+
+def test_without_changes_it_is_the_preset() -> None:
+    assert composed() == composed(reference_kl_coefficient=0.0) == load_preset("uopd")
+
+
+def test_the_penalty_stands_around_the_loss_that_the_settings_chose() -> None:
+    made = composed(
+        reference_kl_coefficient=0.05, top_k=16, top_k_form="tail_bucket", prompt_weight="uniform"
+    )
+    assert made.token_loss == AnalyticReferenceKL(
+        inner=TopKCrossEntropy(form="tail_bucket"), coefficient=0.05
+    )
+    assert made.needs == Needs(teacher="topk", top_k=16, reference_model=True)
+
+
+@pytest.mark.parametrize(
+    ("needs", "what"),
+    [
+        ({"teacher": "none"}, r"no teacher \(teacher 'none'\)"),
+        ({"teacher": "sampled"}, "sampled tokens alone"),
+        ({"teacher": "full", "reward": True}, r"verified answers \(reward\)"),
+        ({"teacher": "full", "privileged": True}, r"sees the solution \(privileged\)"),
+        ({"teacher": "full", "rollouts": "dataset"}, "the dataset's responses"),
+    ],
+)
+def test_what_nobody_provides_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, needs: dict[str, Any], what: str
+) -> None:
+    other = replace(load_preset("uopd"), needs=Needs(**needs))
+    monkeypatch.setattr(methods, "load_preset", lambda _name: other)
+    with pytest.raises(UserError, match=f"objective.preset 'uopd' needs .*{what}.*: choose another preset"):
+        composed()
