@@ -7,19 +7,38 @@ while it runs is attached to it.
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import shlex
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tasks.core.errors import UserError
+import aiohttp
+import httpx
 
-__all__ = ["cluster_lines", "local_lines"]
+from tasks.core.errors import UserError
+from tasks.io.ray_session import last_error_line
+
+__all__ = ["cluster_lines", "job_environment", "local_lines"]
 
 STOP_S = 15.0
 LAST_LINES = 5
+PROBE_S = 10.0
+"""How long a cluster may take to say which Ray it runs; Ray's own client would wait for minutes."""
+RECONNECT_S, RECONNECT_EVERY_S = 120.0, 2.0
+"""How long, and how often, a job's output is asked for again after the connection broke."""
+JOB_STOP_S = 600
+"""What `ray job stop` leaves a job to end by itself: a training run writes a checkpoint first, and Ray's 3 s are too few."""
+STEERING = ("HF_", "NCCL_", "OMP_", "PYTHONUNBUFFERED", "TOKENIZERS_", "TORCH", "VLLM_")
+SECRETS = ("AUTH", "CREDENTIAL", "KEY", "PASSWORD", "SECRET", "TOKEN")
+OF_RAY = ("Running entrypoint for job ", "job_manager.py:")
+"""What marks the lines that Ray writes above a job's own."""
 
 
 def local_lines(
@@ -30,21 +49,15 @@ def local_lines(
     When the iterator is closed, or this process ends, everything of the command ends. Raises `UserError` with its last
     words when it fails.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen(
         [sys.executable, "-m", "tasks.io.supervisor", "--", *command],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         cwd=folder, env=dict(environment), start_new_session=True,
     )  # fmt: skip
     assert process.stdin is not None and process.stdout is not None
-    last: list[str] = []
+    last: deque[str] = deque(maxlen=LAST_LINES)
     try:
-        with log.open("w", encoding="utf-8") as kept:
-            for line in process.stdout:
-                kept.write(line)
-                kept.flush()
-                last = [*last, line.rstrip()][-LAST_LINES:]
-                yield line.rstrip("\n")
+        yield from _kept((line.rstrip("\n") for line in process.stdout), log, last)
     finally:
         process.stdin.close()
         status = process.wait(STOP_S)
@@ -52,50 +65,154 @@ def local_lines(
         raise UserError(f"{command[-1]} ended with {status}: {' | '.join(last) or 'no word'} (log: {log})")
 
 
-def cluster_lines(address: str, job: str, command: Sequence[str], *, folder: Path) -> Iterator[str]:
-    """Submit a command to the Ray cluster at `address` (http://host:8265) as job `job`, or attach to it when it waits or runs
-    there, and give its output line by line. `folder` must lie at the same place on the cluster. A job that has ended is
-    submitted again, also when it succeeded: a command that finds its work done ends at once.
+def cluster_lines(
+    address: str, job: str, command: Sequence[str], *, folder: Path, environment: Mapping[str, str], log: Path
+) -> Iterator[str]:
+    """Submit a command to the Ray cluster at `address` (http://host:8265) as job `job`, or attach to that job when it waits
+    or runs there, and give its output from the beginning, line by line, which is written to `log` too.
 
-    Raises `UserError` when the cluster does not answer or the job fails.
+    `folder` and the command's program must lie at the same place on the cluster; of `environment` the job gets what
+    `job_environment` leaves. A job that has ended is submitted again as `job`-2, -3, ..., also when it succeeded: a command
+    that finds its work done ends at once. Closing the iterator leaves the job running.
+
+    Raises `UserError` when the cluster does not answer, or with the job's last words when it fails.
     """
-    client = _client(address)
-    known = {details.submission_id: details.status for details in client.list_jobs()}
-    if job not in known or known[job].is_terminal():
-        if job in known:
-            client.delete_job(job)
-        client.submit_job(
-            entrypoint=f"cd {shlex.quote(str(folder))} && {shlex.join(command)}", submission_id=job
+    last: deque[str] = deque(maxlen=LAST_LINES)
+    with _told(address):
+        client = _client(address)
+        name = _submitted(
+            client, job, f"cd {shlex.quote(str(folder))} && exec {shlex.join(command)}", environment
         )
-    yield from _followed(client.tail_job_logs(job))
-    status = str(client.get_job_status(job))
-    if status != "SUCCEEDED":
-        raise UserError(f"Ray job {job} at {address} ended as {status}: {client.get_job_info(job).message}")
+    yield from _kept(_output(client, address, name), log, last)
+    with _told(address):
+        info = client.get_job_info(name)
+    if info.status != "SUCCEEDED":
+        words = " | ".join(last) or (info.message or "no word").splitlines()[0]
+        raise UserError(f"Ray job {name} at {address} ended as {info.status}: {words} (log: {log})")
+
+
+def job_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a job on a cluster gets of an environment: what steers libraries, and no secret."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(STEERING) and not any(word in name for word in SECRETS)
+    } | {"RAY_JOB_STOP_WAIT_TIME_S": str(JOB_STOP_S)}
 
 
 def _client(address: str) -> Any:
+    """A client of the cluster's job API, when there is one that answers in time."""
     from ray.job_submission import JobSubmissionClient
 
     try:
-        return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError) as error:
+        answer = httpx.get(f"{address.rstrip('/')}/api/version", timeout=PROBE_S)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise UserError(
-            f"no Ray cluster answers at {address} ({error}): start it, or leave distill.ray_address unset to train here"
+            f"no Ray cluster answers at {address} ({_cause(error)}): start it, with its dashboard, or leave"
+            " distill.ray_address unset to train here"
+        ) from error
+    wants_token = answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
+    if not wants_token and "ray_version" not in answer.text:
+        raise UserError(
+            f"what answers at {address} has no job API of Ray (status {answer.status_code} for /api/version): give the"
+            " address of a cluster's dashboard, as http://host:8265"
+        )
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
+    with _unset("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # Ray would take these instead of `address`
+        return JobSubmissionClient(address)
+
+
+def _submitted(client: Any, job: str, entrypoint: str, environment: Mapping[str, str]) -> str:
+    """The name of the job that runs or waits as `job`, which is submitted when there is none. Every start has a name of its
+    own, since Ray adds the output of a name's second start to that of its first."""
+    known = {details.submission_id: details.status for details in client.list_jobs()}
+    starts = []
+    while (name := job if not starts else f"{job}-{len(starts) + 1}") in known:
+        starts.append(name)
+    if starts and not known[starts[-1]].is_terminal():
+        return starts[-1]
+    return client.submit_job(
+        entrypoint=entrypoint, submission_id=name, runtime_env={"env_vars": job_environment(environment)}
+    )
+
+
+def _output(client: Any, address: str, job: str) -> Iterator[str]:
+    """A job's lines from its first to its end. A connection that breaks is opened again, and no line comes twice."""
+    given, heard = 0, time.monotonic()
+    while True:
+        broke: Exception | None = None
+        try:
+            for number, line in enumerate(_lines(client.tail_job_logs(job))):
+                heard = time.monotonic()
+                if number >= given:
+                    given += 1
+                    yield line
+            if client.get_job_status(job).is_terminal():
+                return
+        except (RuntimeError, OSError, aiohttp.ClientError) as error:
+            broke = error
+        if time.monotonic() - heard > RECONNECT_S:
+            raise UserError(
+                f"the connection to the Ray cluster at {address} broke ({_cause(broke)}): job {job} goes on by itself if"
+                " the cluster does, start again to be attached to it"
+            ) from broke
+        time.sleep(RECONNECT_EVERY_S)
+
+
+def _lines(output: AsyncIterator[str]) -> Iterator[str]:
+    """Whole lines of an asynchronous stream of text, without those that Ray writes itself."""
+
+    async def next_piece() -> str | None:
+        return await anext(output, None)
+
+    rest = ""
+    with asyncio.Runner() as runner:
+        while (piece := runner.run(next_piece())) is not None:
+            *lines, rest = (rest + piece).split("\n")
+            yield from (line for line in lines if not any(mark in line for mark in OF_RAY))
+    if rest:
+        yield rest
+
+
+def _kept(lines: Iterable[str], log: Path, last: deque[str]) -> Iterator[str]:
+    """The same lines, each written to `log` before it is given; `last` holds the latest."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as kept:
+        for line in lines:
+            kept.write(f"{line}\n")
+            kept.flush()
+            last.append(line.rstrip())
+            yield line
+
+
+@contextmanager
+def _told(address: str) -> Iterator[None]:
+    """What goes wrong between this process and a cluster, as one sentence."""
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
+    except AuthenticationError as error:
+        raise UserError(
+            f"the Ray cluster at {address} asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH)"
+            " in the environment"
+        ) from error
+    except (RuntimeError, OSError) as error:
+        raise UserError(
+            f"the Ray cluster at {address} refused ({_cause(error)}): see to its dashboard, then start again"
         ) from error
 
 
-def _followed(logs: AsyncIterator[str]) -> Iterator[str]:
-    """The lines of an asynchronous stream of text."""
-    loop, rest = asyncio.new_event_loop(), ""
+@contextmanager
+def _unset(*names: str) -> Iterator[None]:
+    """A block without these environment variables."""
+    found = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
-        while True:
-            try:
-                rest += loop.run_until_complete(anext(logs))
-            except StopAsyncIteration:
-                break
-            *lines, rest = rest.split("\n")
-            yield from lines
+        yield
     finally:
-        loop.close()
-    if rest:
-        yield rest
+        os.environ.update(found)
+
+
+def _cause(error: Exception | None) -> str:
+    """What an error says, or what it is."""
+    return last_error_line(str(error)) if str(error).strip() else type(error).__name__

@@ -90,10 +90,11 @@ def train(config: RunConfig, settings: DistillSettings) -> Path:
         folder / "RUN.json", settled
     )  # of this very run: what runs meanwhile in the same output keeps its own
     launch = command(folder / "RUN.json")
+    place: Any = {"folder": PROJECT_ROOT, "environment": environment(), "log": folder / "train.log"}
     if settings.ray_address is None:
-        lines = local_lines(launch, folder=PROJECT_ROOT, environment=environment(), log=folder / "train.log")
+        lines = local_lines(launch, **place)
     else:
-        lines = cluster_lines(settings.ray_address, f"sure-math-{folder.name}", launch, folder=PROJECT_ROOT)
+        lines = cluster_lines(settings.ray_address, f"sure-math-{folder.name}", launch, **place)
     follow(lines, logger.info)
     return folder
 
