@@ -36,7 +36,7 @@ from tasks.io.artifacts import Artifact, Store
 from tasks.io.mapper import Mapper, open_mapper
 from tasks.io.tables import read_table
 from tasks.stages import deduplicate, select
-from tasks.stages.chunks import overlaps, shard_sizes
+from tasks.stages.chunks import shard_sizes
 from tasks.stages.driver import Shard
 from tasks.stages.shard_work import Tables, ToRule, ruled, thinned
 
@@ -112,15 +112,13 @@ def unique(
 def selected(store: Store, sources: Artifact, kept: Artifact, seconds: Seconds) -> Artifact:
     """What the stage select does, down to 8,000; the benchmark has no curated problems."""
     config = load_config("pocket", {"select.target": 8000, "aggregate.test_problems": 0})
-    curated = select.curated_problems(store, sources)
-    splits = select.split_of(select.columns(store, curated, kept), config)
-    counts = shard_sizes(store, kept)
+    parts = select.parts_of(store, sources, kept)
+    splits = select.split_of(select.columns(parts), config)
 
     def shards() -> Iterator[tuple[int, Tables]]:
-        for start in range(0, sum(counts), SHARD):
-            for part, low, high in overlaps(counts, start, start + SHARD):
-                rows = read_table(store.shard_path(kept, part, "problems"), Problem).slice(low, high - low)
-                yield high - low, select.divided(rows, splits, config.select)
+        for part in parts:
+            rows = select.read_part(part)
+            yield len(rows), select.divided(rows, splits, config.select)
 
     return written(store, "selected", shards(), seconds)
 

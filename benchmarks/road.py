@@ -12,7 +12,7 @@ ledger, no retries, no reading of replies. Where you have installed distilabel i
 
 `latency` counts on the server: requests in progress (read whole, and not yet answered) summed over time, divided by the cap
 times the client's wall time from its first request to its last answer, the ramp-up and the end included. `evolve in shards`
-asks for 5,000 requests at a time and waits for the last of them, as a run with `shard_rows: 5000` does; `one stream` does not.
+asks for 5,000 requests at a time, as a run with `shard_rows: 5000` does; `one stream` for all at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
@@ -40,14 +40,18 @@ from tasks.core.config import Config, load_config
 from tasks.core.evolution_plan import children
 from tasks.core.rows import Problem, Role, Tier
 from tasks.io.artifacts import Artifact, Store
-from tasks.io.chat import ChatModel, ChatRequest
+from tasks.io.chat import ChatModel, ChatRequest, Outcome
 from tasks.io.ledger import Ledger
+from tasks.io.turns import Turns
 from tasks.stages import evolve, judge
 from tasks.stages.chunks import shard_rows
-from tasks.stages.driver import Run, Shard
-from tasks.stages.models import ask
+from tasks.stages.driver import Run, Shard, Stage
+from tasks.stages.models import AskedAhead
+from tasks.stages.pending import Pending, rows_digest
 
 MIB = 2**20
+Answered = Sequence[tuple[Any, Outcome]]
+"""Items of a shard with the outcomes of their requests."""
 
 
 @contextmanager
@@ -106,42 +110,62 @@ class Account:
 
     def __init__(self, count: int) -> None:
         self._marks, self.memory = (count // 10, count), dict[str, float]()
+        self._left: dict[str, tuple[int, ...]] = {}
 
     def note(self, stage: str, done: int) -> None:
         """Call after every shard, with the rows done so far."""
-        if done in self._marks:
+        while self._left.get(stage, self._marks)[:1] and done >= self._left.get(stage, self._marks)[0]:
             self.memory[f"{stage} {done:,}"] = psutil.Process().memory_info().rss / MIB
+            self._left[stage] = self._left.get(stage, self._marks)[1:]
 
 
 def evolved(run: Run, seeds: Artifact, model: ChatModel, account: Account) -> Artifact:
     """Round 1 of the stage evolve, on disk."""
-    of_shard, size = evolve.shard_plans(run, seeds, 1), run.config.run.shard_rows
-    counts = [len(of_shard(index)) for index in range(run.store.record(seeds)["num_shards"])]
-    recipe, folder = evolve.request_recipe(run), run.store.folder("evolve-1", "evolve-1")
-    starts = range(0, sum(counts), size)
-    for index, start in enumerate(starts):
-        plan = evolve.stretch(counts, of_shard, start, start + size)
-        replies = ask(model, [evolve.request(*pair, run.config, recipe) for pair in plan], lambda _done: None)
-        results = [evolve.evolved(*pair, reply, run) for pair, reply in zip(plan, replies, strict=True)]
-        shard = evolve.collect(results)
-        run.store.write_shard(folder, index, shard.tables, {"counts": shard.counts("problems")})
-        account.note("evolve", start + len(plan))
-    return run.store.finish("evolve-1", "evolve-1", len(starts), {}, inputs=(seeds,))
+    stage = Stage(name="evolve-1", version=1, settings={}, inputs=(seeds,))
+    round_, recipe = evolve.Round(run, seeds, 1), evolve.request_recipe(run)
+    pending = Pending(run.store, stage, lambda index: rows_digest(round_.shard(index)))
+
+    def requests_of(index: int) -> tuple[evolve.Plan, list[ChatRequest]]:
+        part = round_.shard(index)
+        return part, [evolve.request(*pair, run.config, recipe) for pair in part]
+
+    def results(pairs: Answered) -> Shard:
+        return evolve.collect([evolve.evolved(parent, child, reply, run) for (parent, child), reply in pairs])
+
+    return in_shards(run, stage, model, requests_of, lambda: len(round_.sizes), pending, results, account)
 
 
-def judged(run: Run, candidates: Artifact, model: ChatModel, account: Account) -> int:
-    """The stage judge, on disk; how many candidates it keeps."""
-    folder, done, kept = run.store.folder("judge", "judge"), 0, 0
-    for index in range(run.store.record(candidates)["num_shards"]):
+def judged(run: Run, candidates: Artifact, model: ChatModel, account: Account) -> Artifact:
+    """The stage judge, on disk."""
+    stage = Stage(name="judge", version=1, settings={}, inputs=(candidates,))
+    pending = Pending(run.store, stage, lambda index: run.store.table_digest(candidates, index, "problems"))
+    count = run.store.record(candidates)["num_shards"]
+
+    def requests_of(index: int) -> tuple[list[Problem], list[ChatRequest]]:
         rows = shard_rows(run.store, candidates, index, "problems", Problem)
-        replies = ask(model, [judge.request(row, run) for row in rows], lambda _done: None)
-        shard = judge.collect(
-            [judge.judged(row, reply, run) for row, reply in zip(rows, replies, strict=True)]
-        )
-        run.store.write_shard(folder, index, shard.tables, {"counts": shard.counts("problems")})
-        done, kept = done + len(rows), kept + len(shard.tables["problems"][1])
-        account.note("judge", done)
-    return kept
+        return rows, [judge.request(row, run) for row in rows]
+
+    def results(pairs: Answered) -> Shard:
+        return judge.collect([judge.judged(row, reply, run) for row, reply in pairs])
+
+    return in_shards(run, stage, model, requests_of, lambda: count, pending, results, account)
+
+
+def in_shards(
+    run: Run, stage: Stage, model: ChatModel, requests_of: Any, count: Callable[[], int], pending: Pending,
+    results: Callable[[Answered], Shard], account: Account,
+) -> Artifact:  # fmt: skip
+    """What `run_shards` does with a stage that asks a model."""
+    folder, done = run.store.folder(stage.name, stage.fingerprint), 0
+    with Turns(lambda: model) as turns:
+        asked = AskedAhead(turns, requests_of, count, pending)
+        for index in range(count()):
+            shard = results(asked.answered(index, lambda _done: None))
+            record = {"counts": shard.counts("problems"), "key": pending.key(index)}
+            run.store.write_shard(folder, index, shard.tables, record)
+            done += shard.incoming
+            account.note(stage.name.split("-")[0], done)
+    return run.store.finish(stage.name, stage.fingerprint, count(), {}, inputs=stage.inputs)
 
 
 def road(url: str, count: int, cap: int, folder: Path) -> dict[str, Any]:
@@ -155,7 +179,7 @@ def road(url: str, count: int, cap: int, folder: Path) -> dict[str, Any]:
             ChatModel(config.models.evolver, url, "scripted", "scripted@1", ledger) for _ in range(2)
         )
         began, cpu = time.perf_counter(), time.process_time()
-        kept = judged(run, evolved(run, seeds, evolver, account), judges, account)
+        kept = judged(run, evolved(run, seeds, evolver, account), judges, account).num_rows
         used, wall = time.process_time() - cpu, time.perf_counter() - began
     sent = evolver.usage.attempts + judges.usage.attempts
     assert kept == count and sent == 2 * count == evolver.usage.completions + judges.usage.completions
@@ -222,14 +246,14 @@ def one_stream(url: str, count: int, cap: int, folder: Path) -> dict[str, Any]:
     return patient(url, cap, folder, lambda model, run: asyncio.run(everything(model, run)))
 
 
-def in_shards(url: str, count: int, cap: int, folder: Path) -> dict[str, Any]:
-    """The same requests, 5,000 at a time, each time to the last answer."""
+def shard_by_shard(url: str, count: int, cap: int, folder: Path) -> dict[str, Any]:
+    """The same requests, 5,000 at a time, as the stages ask: the next 5,000 begin when the last of these is sent."""
 
     def everything(model: ChatModel, run: Run) -> int:
-        flow, sent = requests_of(run, count), 0
-        while shard := list(islice(flow, 5_000)):
-            sent += len(ask(model, shard, lambda _done: None))
-        return sent
+        flow = list(requests_of(run, count))
+        with Turns(lambda: model) as turns:
+            parts = [turns.ask(flow[start : start + 5_000]) for start in range(0, len(flow), 5_000)]
+            return sum(len(part.wait(lambda _done: None)) for part in parts)
 
     return patient(url, cap, folder, everything)
 
@@ -289,7 +313,7 @@ def main() -> None:
                 show("distilabel", apart(way, url, few, arguments.cap))
         return
     few = min(arguments.requests, 10_000)
-    ways = (one_stream, arguments.requests), (in_shards, arguments.requests), (bare, few)
+    ways = (one_stream, arguments.requests), (shard_by_shard, arguments.requests), (bare, few)
     for name, (way, count) in zip(("one stream", "evolve in shards", "bare gather"), ways, strict=True):
         with server(arguments.seconds) as (url, busy):
             found = apart(way, url, count, arguments.cap)

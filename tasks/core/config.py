@@ -304,7 +304,7 @@ class RunSettings(Settings):
     """Where and how wide: no result depends on it."""
 
     output: Path = resource(Path("output/pocket"))  # relative to the folder the project stands in
-    shard_rows: PositiveInt = 1000  # decides the cut into shards, hence part of identity
+    shard_rows: PositiveInt = 1000  # of a shard at most; decides the cut, hence part of identity
     cpu_workers: PositiveInt = resource(2)  # processes of the stages that take no model, and of Math-Verify
 
 

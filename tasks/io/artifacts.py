@@ -3,7 +3,8 @@
 An artifact is a folder `<root>/artifacts/<name>-<fingerprint[:16]>` of shards `shard-00000`, ...; a shard is
 a folder of one Parquet file per table and a `record.json`. A shard appears whole or not at all and is never
 replaced; the artifact is whole once its own `record.json` is there, which is written last. Times stand in
-records only, so equal work gives equal Parquet bytes.
+records only, so equal work gives equal Parquet bytes. A shard whose record has a `key` (of all that it was made
+of) can be linked into another artifact instead of being made again.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -131,13 +133,42 @@ class Store:
         path = shard_folder(folder, index)
         _check_own_keys(path, record, _OWN_SHARD_KEYS)
         _check_counts(path, record["counts"], tables)
+
+        def fill(place: Path) -> dict[str, Any]:
+            return {name: _write_table(place, name, *table) for name, table in tables.items()}
+
+        return self._put_shard(folder, index, fill, record)
+
+    def link_shard(self, source: Path, folder: Path, index: int, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Make the tables of the whole shard in folder `source` shard `index` of the artifact in `folder` as well, with
+        counts, notes and key of the source's record and the entries of `record` over them; return the record as stored.
+
+        The files are linked, where the file system can, else copied. `UserError` when the source went away meanwhile.
+        """
+        found = _read_record(source)
+        if found is None:
+            raise UserError(f"{source} went away while it was read: start again.")
+        _check_own_keys(shard_folder(folder, index), record, _OWN_SHARD_KEYS)
+
+        def fill(place: Path) -> dict[str, Any]:
+            for name in found["tables"]:
+                _link(table_path(source, name), table_path(place, name))
+            return found["tables"]
+
+        kept = {name: found[name] for name in ("counts", "notes", "key") if name in found}
+        return self._put_shard(folder, index, fill, kept | dict(record))
+
+    def _put_shard(
+        self, folder: Path, index: int, fill: Callable[[Path], dict[str, Any]], record: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Let `fill` put the tables into a folder, which becomes shard `index` with the record; the record as stored."""
+        path = shard_folder(folder, index)
         damaged = path.exists()  # asked before: what was there and is not whole will never become so
         if (found := self.finished_shard(folder, index)) is not None:
             return found
         try:
             with whole_folder(path, replace=damaged) as temporary:
-                written = {name: _write_table(temporary, name, *table) for name, table in tables.items()}
-                stored = {"shard": index, "tables": written, **record}
+                stored = {"shard": index, "tables": fill(temporary), **record}
                 atomic_write(temporary / RECORD, _json(stored))
         except FileExistsError:  # another process was faster
             pass
@@ -148,6 +179,23 @@ class Store:
                 " folder."
             )
         return found
+
+    def shards_by_key(self, name: str) -> dict[str, Path]:
+        """Folders of the whole shards of all artifacts of that name, finished or not, by the `key` of their records."""
+        found = {}
+        for folder in sorted((self.root / "artifacts").glob(f"{name}-*")):
+            for path in folder.glob("shard-*"):
+                record = self.finished_shard(folder, int(path.name.removeprefix("shard-")))
+                if record is not None and "key" in record:
+                    found[record["key"]] = path
+        return found
+
+    def table_digest(self, artifact: Artifact, index: int, table: str) -> str:
+        """SHA-256 of the Parquet file of one table of one shard, as it was written."""
+        record = self.finished_shard(artifact.path, index)
+        if record is None:
+            raise UserError(f"{artifact.path} lacks shard {index}: run the stage {artifact.name!r} again.")
+        return record["tables"][table]["digest"]
 
     def finish(
         self,
@@ -252,9 +300,7 @@ def digest(folder: Path) -> str:
         name = path.relative_to(folder)
         if any(part.startswith(".") for part in name.parts):
             continue
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{name.as_posix()}\0{content}\n".encode())
+        total.update(f"{name.as_posix()}\0{_file_digest(path)}\n".encode())
     return total.hexdigest()
 
 
@@ -281,12 +327,27 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _write_table(folder: Path, name: str, row_type: type, rows: Sequence[Any]) -> dict[str, int]:
+def _write_table(folder: Path, name: str, row_type: type, rows: Sequence[Any]) -> dict[str, Any]:
     path = table_path(folder, name)
-    return {"rows": write_rows(path, row_type, rows), "bytes": path.stat().st_size}
+    count = write_rows(path, row_type, rows)
+    return {"rows": count, "bytes": path.stat().st_size, "digest": _file_digest(path)}
 
 
-def _is_there(shard: Path, name: str, table: Mapping[str, int]) -> bool:
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _link(source: Path, place: Path) -> None:
+    try:
+        os.link(source, place)
+    except FileNotFoundError as error:
+        raise UserError(f"{source} went away while it was read: start again.") from error
+    except OSError:  # a file system without links
+        shutil.copyfile(source, place)
+
+
+def _is_there(shard: Path, name: str, table: Mapping[str, Any]) -> bool:
     try:
         return os.stat(table_path(shard, name)).st_size == table["bytes"]
     except FileNotFoundError:

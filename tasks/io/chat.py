@@ -148,23 +148,30 @@ class ChatModel:
         Requests are pulled from the iterator as places become free. Raises `UserError` when the server refuses the key
         or is gone (eight requests in a row used up their attempts). Closing the iterator cancels what is in flight.
         """
-        async with aclosing(self._run(requests, on_progress)) as outcomes:
+        async with aclosing(self._run(requests, on_progress, lambda: None)) as outcomes:
             async for _, outcome in outcomes:
                 yield outcome
+
+    async def outcomes(
+        self,
+        requests: Iterable[ChatRequest],
+        *,
+        on_progress: Progress | None = None,
+        on_sent: Callable[[], None] = lambda: None,
+    ) -> list[Outcome]:
+        """`complete`, with all outcomes at the end, in the order of the requests. `on_sent` is called when no request is left
+        that waits for a place: others may then begin, on the same event loop."""
+        numbered = [pair async for pair in self._run(requests, on_progress, on_sent)]
+        return [outcome for _, outcome in sorted(numbered, key=lambda pair: pair[0])]
 
     def complete_all(
         self, requests: Iterable[ChatRequest], *, on_progress: Progress | None = None
     ) -> list[Outcome]:
-        """`complete`, from code without an event loop, with the outcomes in the order of the requests."""
-
-        async def collect() -> list[Outcome]:
-            numbered = [pair async for pair in self._run(requests, on_progress)]
-            return [outcome for _, outcome in sorted(numbered, key=lambda pair: pair[0])]
-
-        return asyncio.run(collect())
+        """`outcomes`, from code without an event loop."""
+        return asyncio.run(self.outcomes(requests, on_progress=on_progress))
 
     async def _run(
-        self, requests: Iterable[ChatRequest], on_progress: Progress | None
+        self, requests: Iterable[ChatRequest], on_progress: Progress | None, on_sent: Callable[[], None]
     ) -> AsyncGenerator[tuple[int, Outcome]]:
         meter = _Meter(on_progress, len(requests) if isinstance(requests, Sized) else None)
         source = enumerate(requests)
@@ -181,6 +188,7 @@ class ChatModel:
                             meter.count()
                             yield index, outcome
                     if not ready:
+                        on_sent()
                         break
                     pending = ready.popleft()
                     if pending.ledger_key in followers:

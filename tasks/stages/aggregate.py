@@ -16,17 +16,18 @@ from tasks.core.rows import Problem, Reason, Reject
 from tasks.io.artifacts import Artifact
 from tasks.seeds.kinds import Loaded, Outcome
 from tasks.seeds.registry import load, source_digest
-from tasks.stages.chunks import chunk, chunk_sizes
 from tasks.stages.driver import Run, Shard, Stage, run_shards
+from tasks.stages.outcomes import cut_outcomes, results_of, shard_of
+from tasks.stages.pending import Pending, rows_digest
 
-VERSION = 2
+VERSION = 3
 
 
 def aggregate(run: Run) -> Artifact:
     """Problems of all sources. A text that stands twice is kept once, curated before seed, and the other has a reason:
     a seed equal to a held-out problem would carry it into training through its descendants. A text that is a benchmark
     problem in one source is one in all, whichever copy is kept."""
-    settings, size = run.config.aggregate, run.config.run.shard_rows
+    settings = run.config.aggregate
 
     @cache
     def loaded() -> Mapping[str, Loaded]:
@@ -40,20 +41,20 @@ def aggregate(run: Run) -> Artifact:
         return flagged([row for source in loaded().values() for row in source.outcomes])
 
     leaving = cache(lambda: too_long(rows()) | duplicates(rows()))
+    sizes = cache(lambda: cut_outcomes(rows(), run.config.run.shard_rows))
+
+    def results(index: int) -> list[Outcome]:
+        return results_of(rows(), leaving(), sizes(), index)
+
+    def notes(index: int) -> dict[str, Any]:
+        return {"sources": [counts(name, source) for name, source in loaded().items()]} if index == 0 else {}
 
     def work(index: int, _at: object) -> Shard:
-        part = chunk(rows(), size, index)
-        results = [leaving().get(index * size + offset, row) for offset, row in enumerate(part)]
-        kept = [row for row in results if isinstance(row, Problem)]
-        rejects = [row for row in results if isinstance(row, Reject)]
-        notes = {"sources": [counts(name, source) for name, source in loaded().items()]} if index == 0 else {}
-        return Shard(
-            incoming=len(part),
-            tables={"problems": (Problem, kept), "rejects": (Reject, rejects)},
-            notes=notes,
-        )
+        return shard_of(results(index), notes(index))
 
-    return run_shards(run, aggregate_stage(run.config), lambda: chunk_sizes(len(rows()), size), work)
+    stage = aggregate_stage(run.config)
+    pending = Pending(run.store, stage, lambda index: rows_digest([*results(index), notes(index)]))
+    return run_shards(run, stage, sizes, work, pending)
 
 
 def aggregate_stage(config: Config) -> Stage:
@@ -62,9 +63,8 @@ def aggregate_stage(config: Config) -> Stage:
     digests = {source.name: source_digest(source) for source in settings.sources}
     return Stage(
         name="aggregate", version=VERSION, unit="seeds and curated problems",
-        settings={
-            "aggregate": settings.identity(), "sources": digests, "shard_rows": config.run.shard_rows,
-        },
+        settings={},
+        data={"aggregate": settings.identity(), "sources": digests, "shard_rows": config.run.shard_rows},
     )  # fmt: skip
 
 

@@ -8,7 +8,8 @@ from functools import cache
 from typing import Any
 
 from tasks.io.mapper import Mapper, open_mapper
-from tasks.stages.driver import Lazy, Run, Stage
+from tasks.stages.driver import Lazy, Run
+from tasks.stages.pending import Pending
 
 WORTH_PROCESSES = 20_000  # rows; with fewer, starting processes takes longer than they save
 
@@ -21,18 +22,15 @@ def cpu_mapper(run: Run, rows: Callable[[], int]) -> AbstractContextManager[Mapp
 
 
 def ahead(
-    run: Run, stage: Stage, mapper: Lazy[Mapper[Any, Any]], function: Callable[[Any], Any], item: Callable[[int], Any],
-    count: Callable[[], int],
+    mapper: Lazy[Mapper[Any, Any]], function: Callable[[Any], Any], item: Callable[[int], Any], count: Callable[[], int],
+    pending: Pending,
 ) -> Callable[[int], Any]:  # fmt: skip
-    """A function from the number of a shard to `function(item(number))`, to be asked for unfinished shards in their order.
-
-    Shards that are on disk at the first call are left out.
-    """
+    """A function from the number of a shard to `function(item(number))`, to be asked for the shards that are `pending` in
+    their order; others are left out."""
 
     @cache
     def results() -> Iterator[tuple[int, Any]]:
-        folder = run.store.folder(stage.name, stage.fingerprint)
-        left = [index for index in range(count()) if run.store.finished_shard(folder, index) is None]
+        left = [index for index in range(count()) if pending.is_left(index)]
         return zip(left, mapper.get()(function, map(item, left)), strict=True)
 
     def result(index: int) -> Any:

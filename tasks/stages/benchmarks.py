@@ -9,21 +9,21 @@ from prefect.logging import get_run_logger
 
 from tasks.core.config import Config
 from tasks.core.errors import UserError
-from tasks.core.rows import Problem, Reason, Reject
+from tasks.core.rows import Reason, Reject
 from tasks.io.artifacts import Artifact
 from tasks.seeds.kinds import Loaded, Outcome
 from tasks.seeds.registry import load, source_digest
 from tasks.stages.aggregate import account, counts
-from tasks.stages.chunks import chunk, chunk_sizes
+from tasks.stages.chunks import chunk
 from tasks.stages.driver import Run, Shard, Stage, run_shards
+from tasks.stages.outcomes import cut_outcomes, shard_of
 
-VERSION = 1
+VERSION = 2
 
 
 def read_benchmarks(run: Run) -> Artifact:
     """Problems of all `decontam.benchmarks`, an empty artifact where there are none. `UserError` for a benchmark without
     problems, with which nothing could be compared."""
-    size = run.config.run.shard_rows
 
     @cache
     def loaded() -> Mapping[str, Loaded]:
@@ -34,16 +34,13 @@ def read_benchmarks(run: Run) -> Artifact:
         return found
 
     rows = cache(lambda: without_repeats([row for source in loaded().values() for row in source.outcomes]))
+    sizes = cache(lambda: cut_outcomes(rows(), run.config.run.shard_rows))
 
     def work(index: int, _at: object) -> Shard:
-        part = chunk(rows(), size, index)
-        kept = [row for row in part if isinstance(row, Problem)]
-        rejects = [row for row in part if isinstance(row, Reject)]
         notes = {"sources": [counts(name, source) for name, source in loaded().items()]} if index == 0 else {}
-        tables = {"problems": (Problem, kept), "rejects": (Reject, rejects)}
-        return Shard(incoming=len(part), tables=tables, notes=notes)
+        return shard_of(chunk(rows(), sizes(), index), notes)
 
-    return run_shards(run, benchmarks_stage(run.config), lambda: chunk_sizes(len(rows()), size), work)
+    return run_shards(run, benchmarks_stage(run.config), sizes, work)
 
 
 def benchmarks_stage(config: Config) -> Stage:

@@ -1,31 +1,56 @@
-"""How rows are cut into shards: by position, so that the cut depends on nothing but the rows and the shard size."""
+"""How rows are cut into shards: by their content, so that one more or less changes the shards around it and no others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import TypeVar
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
 
 from tasks.io.artifacts import Artifact, Store
 from tasks.io.tables import read_rows
 
 Row = TypeVar("Row")
+Marks = NDArray[np.uint64]
 
 
-def chunk_sizes(total: int, size: int) -> tuple[int, ...]:
-    """Sizes of the chunks of `total` rows; one empty chunk when there is none, so that an artifact comes to be.
+def marks(keys: Iterable[str]) -> Marks:
+    """A 64-bit hash of the key of every row."""
+    return np.fromiter((xxhash.xxh3_64_intdigest(key.encode()) for key in keys), dtype=np.uint64)
 
-    >>> chunk_sizes(1050, 500)
-    (500, 500, 50)
+
+def cut(rows: Marks, size: int) -> tuple[int, ...]:
+    """Sizes of the shards of rows with these marks: at most `size` rows each, at least three quarters of that but for the last.
+
+    A shard ends after the row of the least mark in its last quarter (content-defined chunking). Where rows are added or go,
+    the cuts after them fall on the same rows again as soon as two quarters share their least mark: mostly at once. No rows
+    make one empty shard, so that an artifact comes to be.
+
+    >>> cut(marks("abcdefghij"), 4)
+    (4, 4, 2)
     """
-    if total == 0:
-        return (0,)
-    full, rest = divmod(total, size)
-    return (size,) * full + ((rest,) if rest else ())
+    least, start = size - size // 4, 0
+    sizes: list[int] = []
+    while len(rows) - start > size:
+        ends = rows[start + least - 1 : start + size]
+        sizes.append(least + int(ends.argmin()))
+        start += sizes[-1]
+    return (*sizes, len(rows) - start)
 
 
-def chunk(rows: Sequence[Row], size: int, index: int) -> Sequence[Row]:
-    """Rows of chunk `index`."""
-    return rows[index * size : (index + 1) * size]
+def chunk(rows: Sequence[Row], sizes: Sequence[int], index: int) -> Sequence[Row]:
+    """Rows of chunk `index` of a sequence that is cut into chunks of these sizes."""
+    start, stop = bounds(sizes, index)
+    return rows[start:stop]
+
+
+def bounds(sizes: Sequence[int], index: int) -> tuple[int, int]:
+    """Where chunk `index` begins and ends."""
+    ends = [0, *accumulate(sizes)]
+    return ends[index], ends[index + 1]
 
 
 def overlaps(counts: Sequence[int], start: int, stop: int) -> list[tuple[int, int, int]]:

@@ -28,6 +28,7 @@ from tasks.seeds.truth import majority_is_right
 from tasks.stages.chunks import shard_rows, shard_sizes
 from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
 from tasks.stages.models import ask, chat_model
+from tasks.stages.pending import Pending, rows_digest
 
 VERSION = 4
 PROMPT = "judge/equivalence"
@@ -86,7 +87,13 @@ def cluster(
             )
             return shard(rows, verdicts, watch.seconds, tokens)
 
-        return run_shards(run, stage, lambda: sizes or shard_sizes(run.store, sampled), work, ready)
+        def content(index: int) -> str:
+            return rows_digest(
+                run.store.table_digest(sampled, index, name) for name in ("problems", "responses")
+            )
+
+        pending = Pending(run.store, stage, content)
+        return run_shards(run, stage, lambda: sizes or shard_sizes(run.store, sampled), work, pending, ready)
 
 
 def cluster_stage(run: Run, *inputs: Artifact) -> Stage:

@@ -19,6 +19,7 @@ from tasks.io.mapper import Mapper
 from tasks.stages.ahead import cpu_mapper
 from tasks.stages.chunks import shard_rows, shard_sizes
 from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
+from tasks.stages.pending import Pending, rows_digest
 from tasks.stages.shard_work import ToCompare, compared
 
 VERSION = 1
@@ -48,14 +49,18 @@ def decontaminate(
         get_run_logger().info("decontaminate: %s", account(against, len(result), len(rows)))
         return result
 
-    def work(index: int, _at: object) -> Shard:
+    def found_in(index: int) -> tuple[list[Flag], list[Finding]]:
         rows = shard_rows(run.store, selected, index, "problems", Problem)
-        findings = [finding for row in rows for finding in found().get(row.id, ())]
         flags = [flag(row.id, found().get(row.id, ())) for row in rows]
-        return Shard(incoming=len(rows), tables={"flags": (Flag, flags), "findings": (Finding, findings)})
+        return flags, [finding for row in rows for finding in found().get(row.id, ())]
 
+    def work(index: int, _at: object) -> Shard:
+        flags, findings = found_in(index)
+        return Shard(incoming=len(flags), tables={"flags": (Flag, flags), "findings": (Finding, findings)})
+
+    pending = Pending(run.store, stage, lambda index: rows_digest(found_in(index)))
     with Lazy(lambda: cpu_mapper(run, lambda: selected.num_rows)) as mapper:
-        return run_shards(run, stage, lambda: shard_sizes(run.store, selected), work)
+        return run_shards(run, stage, lambda: shard_sizes(run.store, selected), work, pending)
 
 
 def benchmark_problems(

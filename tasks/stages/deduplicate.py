@@ -22,6 +22,7 @@ from tasks.io.tables import schema
 from tasks.stages.ahead import ahead, cpu_mapper
 from tasks.stages.chunks import shard_sizes
 from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
+from tasks.stages.pending import Pending, rows_digest
 from tasks.stages.shard_work import ToMask, ToSketch, ToThin, masked, sketched, thinned
 
 VERSION = 3
@@ -65,16 +66,25 @@ def deduplicate(run: Run, sources: Artifact, candidates: Artifact) -> Artifact:
         def item(index: int) -> ToThin:
             return to_thin(decision(), run.store, candidates, index, sizes())
 
-        tables = ahead(run, stage, mapper, thinned, item, lambda: len(sizes()))
+        def notes(index: int) -> dict[str, Any]:
+            return decision().notes if index == 0 else {}
+
+        def content(index: int) -> str:
+            """The decision is about all candidates: a shard is made of what it says of this one."""
+            thin, edges = item(index), edges_of(decision(), index, sizes())
+            digest = run.store.table_digest(candidates, index, "problems")
+            return rows_digest([digest, thin.leaving.tolist(), thin.details, edges.to_pydict(), notes(index)])
+
+        pending = Pending(run.store, stage, content)
+        tables = ahead(mapper, thinned, item, lambda: len(sizes()), pending)
 
         def work(index: int, _at: object) -> Shard:
             edges = edges_of(decision(), index, sizes())
-            notes = decision().notes if index == 0 else {}
             return Shard(
-                incoming=sizes()[index], tables={**tables(index), "edges": (Edge, edges)}, notes=notes
+                incoming=sizes()[index], tables={**tables(index), "edges": (Edge, edges)}, notes=notes(index)
             )
 
-        return run_shards(run, stage, sizes, work)
+        return run_shards(run, stage, sizes, work, pending)
 
 
 def decide(

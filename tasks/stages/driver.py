@@ -1,7 +1,8 @@
 """What every stage shares: find the artifact, run the missing shards as one Prefect task each, finish it.
 
 A stage is a `Stage` (what identifies it) and a function from a shard number to a `Shard` (what it wrote). The shard's
-own record on disk decides whether it is finished; Prefect's result persistence stays off.
+own record on disk decides whether it is finished; Prefect's result persistence stays off. A shard that another run of the
+stage made from the same content is taken over (`tasks.stages.pending`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -23,10 +24,13 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from tasks.core.config import Config
-from tasks.core.identity import fingerprint
+from tasks.core.identity import canonical_json, fingerprint
 from tasks.core.rows import Reject
 from tasks.io.artifacts import Artifact, Store
 from tasks.stages.progress import Progress
+
+if TYPE_CHECKING:
+    from tasks.stages.pending import Pending
 
 T = TypeVar("T")
 
@@ -53,13 +57,15 @@ class Run:
 class Stage:
     """What identifies a stage's output. Raise `version` when its code changes what comes out.
 
+    `data`: settings and digests of what comes from outside, which decide what rows come in and not what becomes of one.
     `shardwise`: shard i is made of shard i of the input alone, so that it can be made before the input is finished.
-    `cut`: rows of a shard, of a stage that cuts its input anew and whose requests do not hang on how.
+    `cut`: rows of a shard, of a stage that cuts its input anew.
     """
 
     name: str
     version: int
     settings: Mapping[str, Any]
+    data: Mapping[str, Any] = field(default_factory=dict)
     inputs: tuple[Artifact, ...] = ()
     prompts: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
@@ -70,14 +76,15 @@ class Stage:
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the artifact: code version, settings, prompts, models, inputs, cut."""
+        """Identity of the artifact: code version, settings, prompts, models, data, inputs, cut."""
+        data = (canonical_json(self.data),) if self.data else ()
         cut = () if self.cut is None else (f"shards of {self.cut}",)
-        return self._hash((*(artifact.fingerprint for artifact in self.inputs), *cut))
+        return self._hash((*(artifact.fingerprint for artifact in self.inputs), *data, *cut))
 
     @property
     def recipe(self) -> str:
-        """The same without inputs and cut: what a request's seed hangs on, so that one changed seed row does not
-        change the requests of all the others."""
+        """The same without data, inputs and cut: what becomes of a row, and what a request's seed hangs on, so that one
+        changed seed row changes neither the requests nor the shards of the others."""
         return self._hash(())
 
     def _hash(self, inputs: tuple[str, ...]) -> str:
@@ -136,18 +143,19 @@ def run_shards(
     stage: Stage,
     plan: Callable[[], Sequence[int]],
     work: Callable[[int, Callable[[int], None]], Shard],
+    pending: Pending | None = None,
     ready: Callable[[int | None], None] = lambda _index: None,
 ) -> Artifact:
     """Run the shards of a stage that are not finished yet, and return its artifact.
 
     `plan()` gives the incoming rows of each shard, and is asked only when something is left to do;
-    `work(index, at)` computes one shard and reports progress through `at(done)`. `ready(index)` returns when the input of
-    a shard is there, `ready(None)` when all of it is.
+    `work(index, at)` computes one shard and reports progress through `at(done)`. `pending` knows the shards that earlier
+    runs made of the same content. `ready(index)` returns when the input of a shard is there, `ready(None)` when all of it is.
     """
     logger = get_run_logger()
     found = find(run.store, stage)
     if found is not None:
-        _named(stage, f"{stage.name}: found")(run, stage, None, None, None)
+        _named(stage, f"{stage.name}: found")(run, stage, None, None, None, None)
         logger.info("%s: found, %s %s", stage.name, f"{found.num_rows:,}", stage.unit)
         return found
     folder = run.store.folder(stage.name, stage.fingerprint)
@@ -156,13 +164,14 @@ def run_shards(
     progress = Progress(stage.name, sum(sizes), logger.info)
     for index, size in enumerate(sizes):
         ready(index)
-        _named(stage, f"{stage.name}: shard {index + 1} of {len(sizes)}")(run, stage, index, work, progress)
+        named = _named(stage, f"{stage.name}: shard {index + 1} of {len(sizes)}")
+        named(run, stage, index, work, progress, pending)
         progress.shard_done(size)
     progress.finish()
     ready(None)
     record = {
         "build": uuid.uuid4().hex, "input_builds": _builds(run.store, stage),
-        "settings": stage.settings, "prompts": stage.prompts, "models": stage.models,
+        "settings": {**stage.settings, **stage.data}, "prompts": stage.prompts, "models": stage.models,
     }  # fmt: skip
     artifact = run.store.finish(
         stage.name, stage.fingerprint, len(sizes), record, primary=stage.primary, inputs=stage.inputs
@@ -173,7 +182,7 @@ def run_shards(
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def run_shard(
-    run: Run, stage: Stage, index: int | None, work: Any, progress: Progress | None
+    run: Run, stage: Stage, index: int | None, work: Any, progress: Progress | None, pending: Pending | None
 ) -> State | None:
     """One Prefect task run: one shard, written whole or not at all. A finished one is Cached, and the UI says so."""
     if index is None or work is None or progress is None:
@@ -182,20 +191,33 @@ def run_shard(
     if run.store.finished_shard(folder, index) is not None:
         return Completed(name="Cached", message="this shard is on disk")
     started = time.time()
-    shard = work(index, progress.at)
     record = {
-        "counts": shard.counts(stage.primary), "seconds": round(time.time() - started, 3), "started_at": started,
-        "notes": dict(shard.notes), "build": uuid.uuid4().hex,
+        "started_at": started,
+        "build": uuid.uuid4().hex,
         "input_builds": _shard_builds(run.store, stage, index),
+    }
+    if pending is not None and (source := pending.earlier(index)) is not None:
+        origin = f"{source.parent.name}/{source.name}"
+        run.store.link_shard(source, folder, index, {**record, "seconds": 0.0, "taken_from": origin})
+        return Completed(name="Cached", message=f"an earlier run made it of the same rows: {origin}")
+    shard = work(index, progress.at)
+    record |= {
+        "counts": shard.counts(stage.primary), "seconds": round(time.time() - started, 3), "notes": dict(shard.notes),
+        **({} if pending is None else {"key": pending.key(index)}),
     }  # fmt: skip
     run.store.write_shard(folder, index, shard.tables, record)
+    _say_counts(stage, index, record)
+    return None
+
+
+def _say_counts(stage: Stage, index: int, record: Mapping[str, Any]) -> None:
+    """in = kept + rejected of a shard, for the log."""
     counts = record["counts"]
     rejected = ", ".join(f"{n} {reason}" for reason, n in counts["rejected"].items()) or "none"
     get_run_logger().info(
         "%s shard %d: %d in, %d kept, rejected: %s (%.1f s)",
         stage.name, index + 1, counts["in"], counts["kept"], rejected, record["seconds"],
     )  # fmt: skip
-    return None
 
 
 def _named(stage: Stage, run_name: str) -> Any:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import cache, lru_cache
-from typing import TypeVar
+from functools import cached_property, lru_cache
 
+import numpy as np
 from prefect.logging import get_run_logger
 
 from prompts import load_prompt
@@ -19,13 +19,14 @@ from tasks.core.rules import check
 from tasks.core.verdicts import BadReply, parse_evolution
 from tasks.io.artifacts import Artifact
 from tasks.io.chat import ChatModel, ChatRequest, Completion, Failure
-from tasks.stages.chunks import chunk_sizes, shard_rows
+from tasks.io.turns import Turns
+from tasks.stages.chunks import Marks, bounds, cut, marks, overlaps, shard_rows
 from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
-from tasks.stages.models import ask, chat_model
+from tasks.stages.models import AskedAhead, chat_model
+from tasks.stages.pending import Pending, rows_digest
 
-VERSION = 1
+VERSION = 2
 
-Item = TypeVar("Item")
 Plan = Sequence[tuple[Problem, Planned]]
 
 
@@ -65,44 +66,54 @@ def evolve_round(run: Run, parents: Artifact, number: int, model: Lazy[ChatModel
         prompts=tuple(load_prompt(f"evolution/{strategy}").fingerprint for strategy in Strategy),
         models=(run.identities["evolver"],),
     )  # fmt: skip
-    plan_of_shard = shard_plans(run, parents, number)
-    counts = cache(lambda: [len(plan_of_shard(i)) for i in range(run.store.record(parents)["num_shards"])])
-    recipe = request_recipe(run)
+    children_of, recipe = Round(run, parents, number), request_recipe(run)
+    pending = Pending(run.store, stage, lambda index: rows_digest(children_of.shard(index)))
 
-    def work(index: int, at: object) -> Shard:
-        part = stretch(counts(), plan_of_shard, index * size, (index + 1) * size)
-        requests = [request(parent, child, run.config, recipe) for parent, child in part]
-        replies = ask(model.get(), requests, at) if part else []  # type: ignore[arg-type]
-        pairs = list(zip(part, replies, strict=True))
-        return collect([evolved(parent, child, reply, run) for (parent, child), reply in pairs])
+    def requests_of(index: int) -> tuple[Plan, list[ChatRequest]]:
+        part = children_of.shard(index)
+        return part, [request(parent, child, run.config, recipe) for parent, child in part]
 
-    return run_shards(run, stage, lambda: chunk_sizes(sum(counts()), size), work)
+    with Turns(model.get) as turns:
+        asked = AskedAhead(turns, requests_of, lambda: len(children_of.sizes), pending)
 
+        def work(index: int, at: Callable[[int], None]) -> Shard:
+            return collect([evolved(*pair, reply, run) for pair, reply in asked.answered(index, at)])
 
-def shard_plans(run: Run, parents: Artifact, number: int) -> Callable[[int], Plan]:
-    """The children of round `number` that one shard of the parents has. The last shard asked for is remembered: a round is
-    never in memory as a whole."""
-    return lru_cache(maxsize=1)(
-        lambda index: planned(shard_rows(run.store, parents, index, "problems", Problem), number, run.config)
-    )
+        return run_shards(run, stage, lambda: children_of.sizes, work, pending)
 
 
-def stretch(
-    counts: Sequence[int], items_of: Callable[[int], Sequence[Item]], start: int, stop: int
-) -> list[Item]:
-    """Items start..stop-1 of a sequence that comes in parts, of `counts[i]` items each; `items_of(i)` is asked for no other
-    parts than those that hold them.
+class Round:
+    """The planned children of a round in shards. Of the whole round only a mark for each child is in memory: its children are
+    planned again, one shard of the parents after the other, when they are asked for."""
 
-    >>> stretch([2, 3], ["ab", "cde"].__getitem__, 1, 4)
-    ['b', 'c', 'd']
-    """
-    found: list[Item] = []
-    first = 0
-    for index, count in enumerate(counts):
-        if first < stop and first + count > start:
-            found += items_of(index)[max(0, start - first) : stop - first]
-        first += count
-    return found
+    def __init__(self, run: Run, parents: Artifact, number: int) -> None:
+        self._of_parents = lru_cache(maxsize=1)(
+            lambda index: planned(
+                shard_rows(run.store, parents, index, "problems", Problem), number, run.config
+            )
+        )
+        self._num_parents = lambda: run.store.record(parents)["num_shards"]
+        self._size = run.config.run.shard_rows
+
+    @cached_property
+    def _marks(self) -> list[Marks]:
+        plans = map(self._of_parents, range(self._num_parents()))
+        return [marks(request_key(*pair) for pair in plan) for plan in plans]
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Children in each shard."""
+        return cut(np.concatenate([np.empty(0, dtype=np.uint64), *self._marks]), self._size)
+
+    def shard(self, index: int) -> list[tuple[Problem, Planned]]:
+        """The children of a shard, with their parents."""
+        places = overlaps([len(part) for part in self._marks], *bounds(self.sizes, index))
+        return [pair for part, low, high in places for pair in self._of_parents(part)[low:high]]
+
+
+def request_key(parent: Problem, child: Planned) -> str:
+    """The identity of a planned child, whatever else is planned."""
+    return f"{parent.id}/{child.branch}/{child.strategy}"
 
 
 def planned(parents: Iterable[Problem], number: int, config: Config) -> Plan:
@@ -123,7 +134,7 @@ def request_recipe(run: Run) -> str:
 def request(parent: Problem, child: Planned, config: Config, recipe: str) -> ChatRequest:
     """The request for one child. Its seed is a hash of (parent, branch, strategy, recipe): never a position."""
     prompt = load_prompt(f"evolution/{child.strategy}")
-    key = f"{parent.id}/{child.branch}/{child.strategy}"
+    key = request_key(parent, child)
     return ChatRequest(
         key=key,
         messages=tuple(prompt.render(problem=parent.text)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 from prefect.logging import get_run_logger
@@ -13,9 +14,11 @@ from tasks.core.rows import Problem, Reason, Reject, Verdict
 from tasks.core.verdicts import BadReply, parse_quality
 from tasks.io.artifacts import Artifact
 from tasks.io.chat import ChatRequest, Completion, Failure
+from tasks.io.turns import Turns
 from tasks.stages.chunks import shard_rows, shard_sizes
 from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
-from tasks.stages.models import ask, chat_model
+from tasks.stages.models import AskedAhead, chat_model
+from tasks.stages.pending import Pending
 
 VERSION = 1
 PROMPT = "judge/quality"
@@ -32,15 +35,19 @@ def judge(run: Run, candidates: Artifact) -> Artifact:
     )  # fmt: skip
     sizes = cache(lambda: shard_sizes(run.store, candidates))
 
-    with Lazy(lambda: chat_model(run, "quality_judge", "judge", log)) as model:
+    pending = Pending(run.store, stage, lambda index: run.store.table_digest(candidates, index, "problems"))
 
-        def work(index: int, at: object) -> Shard:
-            rows = shard_rows(run.store, candidates, index, "problems", Problem)
-            requests = [request(row, run) for row in rows]
-            replies = ask(model.get(), requests, at) if rows else []  # type: ignore[arg-type]
-            return collect([judged(row, reply, run) for row, reply in zip(rows, replies, strict=True)])
+    def requests_of(index: int) -> tuple[list[Problem], list[ChatRequest]]:
+        rows = shard_rows(run.store, candidates, index, "problems", Problem)
+        return rows, [request(row, run) for row in rows]
 
-        return run_shards(run, stage, sizes, work)
+    with Lazy(lambda: chat_model(run, "quality_judge", "judge", log)) as model, Turns(model.get) as turns:
+        asked = AskedAhead(turns, requests_of, lambda: len(sizes()), pending)
+
+        def work(index: int, at: Callable[[int], None]) -> Shard:
+            return collect([judged(row, reply, run) for row, reply in asked.answered(index, at)])
+
+        return run_shards(run, stage, sizes, work, pending)
 
 
 def request(row: Problem, run: Run) -> ChatRequest:

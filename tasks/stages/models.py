@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Generic, TypeVar
 
 from tasks.core.config import PROJECT_ROOT, ModelRole
 from tasks.io.chat import ChatModel, ChatRequest, Completion, Failure
 from tasks.io.ledger import Ledger, Spent
 from tasks.io.servers import serving
+from tasks.io.turns import Answers, Turns
 from tasks.stages.driver import Run
+from tasks.stages.pending import Pending
+
+Item = TypeVar("Item")
 
 
 @contextmanager
@@ -66,3 +71,32 @@ def ask(
 ) -> list[Completion | Failure]:
     """Every request's outcome, in request order. A server that is gone raises; a request that it refuses is a `Failure`."""
     return model.complete_all(requests, on_progress=lambda done, _total: at(done))
+
+
+class AskedAhead(Generic[Item]):
+    """The requests of a stage, shard by shard: while the last answers of a shard are awaited, the next one's are asked for.
+
+    `requests_of(index)` gives a shard's items and the request of each; `count()` the number of shards. Those that are not
+    `pending` are left out.
+    """
+
+    def __init__(
+        self, turns: Turns, requests_of: Callable[[int], tuple[Sequence[Item], Sequence[ChatRequest]]],
+        count: Callable[[], int], pending: Pending,
+    ) -> None:  # fmt: skip
+        self._turns, self._requests_of, self._count, self._pending = turns, requests_of, count, pending
+        self._asked: dict[int, tuple[Sequence[Item], Answers]] = {}
+
+    def answered(self, index: int, at: Callable[[int], None]) -> list[tuple[Item, Completion | Failure]]:
+        """The items of a shard with their outcomes, in order; shards in rising order. A server that is gone raises."""
+        self._ask(index)
+        following = (other for other in range(index + 1, self._count()) if self._pending.is_left(other))
+        if (after := next(following, None)) is not None:
+            self._ask(after)
+        items, answers = self._asked.pop(index)
+        return list(zip(items, answers.wait(at), strict=True))
+
+    def _ask(self, index: int) -> None:
+        if index not in self._asked:
+            items, requests = self._requests_of(index)
+            self._asked[index] = items, self._turns.ask(requests)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,12 @@ from tasks.seeds.own_file import OwnFile, load, own_file
 from tasks.stages import cluster, sample
 from tasks.stages.aggregate import too_long
 from tasks.stages.annotation import annotation_recipe, teacher_of
-from tasks.stages.chunks import chunk, chunk_sizes
 from tasks.stages.driver import Run, Shard, Stage, run_shards
 from tasks.stages.examples import Annotated, examples_by_split
 from tasks.stages.export import funnel_table, is_written, majority_truths, stage_counts, timings
+from tasks.stages.outcomes import cut_outcomes, rejected_by, results_of, shard_of
 
-VERSION = 1
+VERSION = 2
 SHOWN_REJECTS = 10  # named in the summary
 
 
@@ -56,15 +55,12 @@ def own_problems(run: Run, file: OwnFile) -> Artifact:
     )
     rows = cache(lambda: load(file).outcomes)
     leaving = cache(lambda: too_long(rows()))
+    sizes = cache(lambda: cut_outcomes(rows(), size))
 
     def work(index: int, _at: object) -> Shard:
-        part = chunk(rows(), size, index)
-        results = [leaving().get(index * size + offset, row) for offset, row in enumerate(part)]
-        kept = [row for row in results if isinstance(row, Problem)]
-        rejects = [replace(row, stage="problems") for row in results if isinstance(row, Reject)]
-        return Shard(incoming=len(part), tables={"problems": (Problem, kept), "rejects": (Reject, rejects)})
+        return shard_of(rejected_by("problems", results_of(rows(), leaving(), sizes(), index)), {})
 
-    return run_shards(run, stage, lambda: chunk_sizes(len(rows()), size), work)
+    return run_shards(run, stage, sizes, work)
 
 
 def export_own(run: Run, file: OwnFile, problems: Artifact, sampled: Artifact, clustered: Artifact) -> str:

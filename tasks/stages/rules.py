@@ -9,6 +9,7 @@ from tasks.io.artifacts import Artifact
 from tasks.stages.ahead import ahead, cpu_mapper
 from tasks.stages.chunks import shard_sizes
 from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
+from tasks.stages.pending import Pending
 from tasks.stages.shard_work import ToRule, ruled
 
 VERSION = 1
@@ -33,10 +34,15 @@ def apply_rules(run: Run, rounds: Sequence[Artifact]) -> Artifact:
         artifact, shard, _ = parts()[index]
         return ToRule(path=run.store.shard_path(artifact, shard, "problems"), settings=settings)
 
+    def content(index: int) -> str:
+        artifact, shard, _ = parts()[index]
+        return run.store.table_digest(artifact, shard, "problems")
+
+    pending = Pending(run.store, stage, content)
     with Lazy(lambda: cpu_mapper(run, lambda: sum(size for _, _, size in parts()))) as mapper:
-        tables = ahead(run, stage, mapper, ruled, item, lambda: len(parts()))
+        tables = ahead(mapper, ruled, item, lambda: len(parts()), pending)
 
         def work(index: int, _at: object) -> Shard:
             return Shard(incoming=parts()[index][2], tables=tables(index))
 
-        return run_shards(run, stage, lambda: [size for _, _, size in parts()], work)
+        return run_shards(run, stage, lambda: [size for _, _, size in parts()], work, pending)

@@ -20,19 +20,24 @@ from tasks.core.rows import Problem, Reason, Reject, Response
 from tasks.io.artifacts import Artifact
 from tasks.io.ledger import Ledger, request_key
 from tasks.io.sampler import Sampled, SampleFailure, SamplePrompt, TeacherSampler
-from tasks.stages.chunks import chunk_sizes, overlaps, shard_rows, shard_sizes
+from tasks.io.tables import read_table
+from tasks.stages.chunks import bounds, cut, marks, overlaps, shard_rows, shard_sizes
 from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
 from tasks.stages.models import now_and_then
+from tasks.stages.pending import Pending, rows_digest
 
-VERSION = 2
+VERSION = 3
 PROMPT = "teacher/solve"
 
 
 def sample(run: Run, selected: Artifact, look: Callable[[], None] = lambda: None) -> Artifact:
     """N responses a problem at the settings' temperature; one engine for the whole stage. `look` is called now and then
     (after every problem), and may raise."""
-    settings, stage, size = run.config.sample, sample_stage(run, selected), run.config.run.shard_rows
-    counts = cache(lambda: shard_sizes(run.store, selected))
+    settings, stage = run.config.sample, sample_stage(run, selected)
+    counts, sizes = (
+        cache(lambda: shard_sizes(run.store, selected)),
+        cache(lambda: sample_sizes(run, selected)),
+    )
     log = get_run_logger().info
     role = run.config.models.teacher
 
@@ -45,6 +50,13 @@ def sample(run: Run, selected: Artifact, look: Callable[[], None] = lambda: None
             on_wait=now_and_then(lambda seconds, line: log(f"sample: {line}, {seconds:.0f} s"), look=look),
         )  # fmt: skip
 
+    def rows_of(index: int) -> list[Problem]:
+        return [
+            row
+            for part, low, high in overlaps(counts(), *bounds(sizes(), index))
+            for row in shard_rows(run.store, selected, part, "problems", Problem)[low:high]
+        ]
+
     with ledger, Lazy(open_sampler) as sampler:
 
         def work(index: int, at: Callable[[int], None]) -> Shard:
@@ -52,22 +64,21 @@ def sample(run: Run, selected: Artifact, look: Callable[[], None] = lambda: None
                 look()
                 at(count)
 
-            rows = [
-                row
-                for part, low, high in overlaps(counts(), index * size, (index + 1) * size)
-                for row in shard_rows(run.store, selected, part, "problems", Problem)[low:high]
-            ]
+            rows = rows_of(index)
             samples, known = sampled(rows, run, stage.recipe, sampler, ledger, done)
             log(f"sample: {len(rows) - known} problems sampled, {known} from the ledger")
             return collect(rows, samples)
 
-        return run_shards(run, stage, lambda: sample_sizes(run, selected), work)
+        pending = Pending(run.store, stage, lambda index: rows_digest(rows_of(index)))
+        return run_shards(run, stage, sizes, work, pending)
 
 
 def sample_sizes(run: Run, selected: Artifact) -> tuple[int, ...]:
     """Rows that come into each shard: full ones, whatever the shards of the input. An engine idles at the end of a shard,
     while the last responses are written, and those of a selection may hold a few rows each."""
-    return chunk_sizes(selected.num_rows, run.config.run.shard_rows)
+    paths = [run.store.shard_path(selected, shard.index, "problems") for shard in run.store.shards(selected)]
+    names = (name for path in paths for name in read_table(path, Problem, ("id",))["id"].to_pylist())
+    return cut(marks(names), run.config.run.shard_rows)
 
 
 def sample_stage(run: Run, *inputs: Artifact) -> Stage:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache, lru_cache
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,60 +15,80 @@ from tasks.core.rows import Problem, Reason, Reject, Role, Selected, Strategy, T
 from tasks.core.selection import Candidate, split_curated
 from tasks.core.selection import select as select_candidates
 from tasks.io.artifacts import Artifact, Store
-from tasks.io.tables import read_table, schema
-from tasks.stages.chunks import chunk_sizes, overlaps, shard_sizes
+from tasks.io.tables import read_table
 from tasks.stages.driver import Run, Shard, Stage, run_shards
+from tasks.stages.pending import Pending, rows_digest
 from tasks.stages.shard_work import REJECT_CHARS, Tables
 
-VERSION = 1
+VERSION = 2
 COLUMNS = ("id", "tier", "strategy", "root_id", "role")  # what the choice looks at
 
 
 def select(run: Run, judged: Artifact, sources: Artifact) -> Artifact:
-    """Evolved problems down to the target, stratified by tier and strategy, and every curated problem beside them."""
-    settings, size = run.config.select, run.config.run.shard_rows
+    """Evolved problems down to the target, stratified by tier and strategy, and every curated problem beside them. Shards are
+    those of the sources, as far as they hold curated problems, and those of the judged ones."""
+    settings = run.config.select
     curated_settings = {
         "test_problems": run.config.aggregate.test_problems,
         "split_seed": run.config.aggregate.split_seed,
     }
     stage = Stage(
         name="select", version=VERSION, unit="problems", inputs=(judged, sources),
-        settings={"select": settings.identity(), "curated": curated_settings, "shard_rows": size},
+        settings={"select": settings.identity(), "curated": curated_settings},
     )  # fmt: skip
-    curated = cache(lambda: curated_problems(run.store, sources))
-    counts = cache(lambda: [len(curated()), *shard_sizes(run.store, judged)])
+    parts = cache(lambda: parts_of(run.store, sources, judged))
+    splits = cache(lambda: split_of(columns(parts()), run.config))
 
-    @lru_cache(maxsize=1)
-    def part(number: int) -> pa.Table:
-        """The curated problems, then the shards of the judged ones: a shard of the result may lie over two of them."""
-        if number == 0:
-            return curated()
-        return read_table(run.store.shard_path(judged, number - 1, "problems"), Problem)
-
-    splits = cache(lambda: split_of(columns(run.store, curated(), judged), run.config))
+    def content(index: int) -> str:
+        artifact, shard = parts()[index].artifact, parts()[index].shard
+        names = read_part(parts()[index], ("id",))["id"].to_pylist()
+        digest = run.store.table_digest(artifact, shard, "problems")
+        return rows_digest([digest, [splits().get(name) for name in names]])
 
     def work(index: int, _at: object) -> Shard:
-        places = overlaps(counts(), index * size, (index + 1) * size)
-        slices = [part(number).slice(low, high - low) for number, low, high in places]
-        rows = pa.concat_tables(slices) if slices else schema(Problem).empty_table()
+        rows = read_part(parts()[index])
         return Shard(incoming=len(rows), tables=divided(rows, splits(), settings))
 
-    return run_shards(run, stage, lambda: chunk_sizes(sum(counts()), size), work)
+    pending = Pending(run.store, stage, content)
+    return run_shards(run, stage, lambda: [part.rows for part in parts()], work, pending)
 
 
-def curated_problems(store: Store, sources: Artifact) -> pa.Table:
-    """The curated problems among those of the sources."""
-    paths = [store.shard_path(sources, shard.index, "problems") for shard in store.shards(sources)]
-    whole = pa.concat_tables([read_table(path, Problem) for path in paths])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A shard of the sources, of which only the curated problems count, or of the judged problems."""
+
+    artifact: Artifact
+    shard: int
+    path: Path
+    curated: bool
+    rows: int
+
+
+def parts_of(store: Store, sources: Artifact, judged: Artifact) -> list[Part]:
+    """What is chosen from, in order: curated problems, then the judged ones. Never empty."""
+    found = [
+        Part(
+            artifact=artifact, shard=shard.index, path=store.shard_path(artifact, shard.index, "problems"),
+            curated=artifact is sources, rows=0,
+        )
+        for artifact in (sources, judged)
+        for shard in store.shards(artifact)
+    ]  # fmt: skip
+    counted = [replace(part, rows=len(read_part(part, ("id",)))) for part in found]
+    return [part for part in counted if part.rows] or counted[-1:]
+
+
+def read_part(part: Part, names: Sequence[str] | None = None) -> pa.Table:
+    """The part's problems, or some columns of them."""
+    if not part.curated:
+        return read_table(part.path, Problem, names)
+    whole = read_table(part.path, Problem, None if names is None else tuple({*names, "role"}))
     return whole.filter(pc.equal(whole["role"], Role.CURATED.value))  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def columns(store: Store, curated: pa.Table, judged: Artifact) -> pa.Table:
+def columns(parts: Sequence[Part]) -> pa.Table:
     """What the choice looks at, of all problems; texts stay on disk."""
-    paths = [store.shard_path(judged, shard.index, "problems") for shard in store.shards(judged)]
-    return pa.concat_tables(
-        [curated.select(COLUMNS), *(read_table(path, Problem, COLUMNS) for path in paths)]
-    )
+    return pa.concat_tables([read_part(part, COLUMNS).select(COLUMNS) for part in parts])
 
 
 def split_of(rows: pa.Table, config: Config) -> dict[str, str]:

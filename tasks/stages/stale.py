@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 
 from tasks.core.annotation import AnnotationRecipe, Cause, stale_rows
 from tasks.core.identity import fingerprint
-from tasks.core.rows import Example, Problem, Reject, Response, Strategy
+from tasks.core.rows import Example, Problem, Response, Strategy
 from tasks.io.artifacts import Artifact
 from tasks.io.dataset import Manifest, read_manifest
 from tasks.io.ledger import Ledger
@@ -23,13 +23,14 @@ from tasks.io.versions import LATEST, latest, read_examples, read_responses, spl
 from tasks.seeds.own_file import load, own_file
 from tasks.stages.aggregate import text_key, too_long
 from tasks.stages.annotation import annotation_recipe
-from tasks.stages.chunks import chunk, chunk_sizes, shard_rows, shard_sizes
+from tasks.stages.chunks import chunk, cut, marks, shard_rows, shard_sizes
 from tasks.stages.cluster import cluster
 from tasks.stages.driver import Run, Shard, Stage, run_shards
+from tasks.stages.outcomes import cut_outcomes, rejected_by, results_of, shard_of
 from tasks.stages.overlap import sample_and_cluster
 from tasks.stages.sample import sample
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,15 +152,12 @@ def stale_problems(run: Run, review: Review) -> Artifact:
     rows, size = review.to_sample, run.config.run.shard_rows
     stage = Stage(name="stale", version=VERSION, settings=_settings(run, review, rows), unit="problems")
     leaving = cache(lambda: too_long(rows))
+    sizes = cut_outcomes(rows, size)
 
     def work(index: int, _at: object) -> Shard:
-        part = chunk(rows, size, index)
-        found = [leaving().get(index * size + offset, row) for offset, row in enumerate(part)]
-        kept = [row for row in found if isinstance(row, Problem)]
-        rejects = [replace(row, stage="stale") for row in found if isinstance(row, Reject)]
-        return Shard(incoming=len(part), tables={"problems": (Problem, kept), "rejects": (Reject, rejects)})
+        return shard_of(rejected_by("stale", results_of(rows, leaving(), sizes, index)), {})
 
-    return run_shards(run, stage, lambda: chunk_sizes(len(rows), size), work)
+    return run_shards(run, stage, lambda: sizes, work)
 
 
 def annotate_stale(run: Run, review: Review, wanted: Artifact) -> tuple[Artifact, Artifact, Artifact]:
@@ -182,7 +180,7 @@ def with_kept_responses(run: Run, review: Review, sampled: Artifact) -> Artifact
         inputs=(sampled,),
         unit="problems",
     )
-    drawn = shard_sizes(run.store, sampled)
+    drawn, own = shard_sizes(run.store, sampled), cut(marks(row.id for row in rows), size)
     kept = cache(lambda: kept_responses(review, {row.id for row in rows}))
 
     def work(index: int, _at: object) -> Shard:
@@ -190,14 +188,14 @@ def with_kept_responses(run: Run, review: Review, sampled: Artifact) -> Artifact
             problems = shard_rows(run.store, sampled, index, "problems", Problem)
             responses = shard_rows(run.store, sampled, index, "responses", Response)
         else:
-            problems = list(chunk(rows, size, index - len(drawn)))
+            problems = list(chunk(rows, own, index - len(drawn)))
             responses = [response for row in problems for response in kept()[row.id]]
         return Shard(
             incoming=len(problems),
             tables={"problems": (Problem, problems), "responses": (Response, responses)},
         )
 
-    return run_shards(run, stage, lambda: (*drawn, *chunk_sizes(len(rows), size)), work)
+    return run_shards(run, stage, lambda: (*drawn, *own), work)
 
 
 def kept_responses(review: Review, wanted: set[str]) -> dict[str, list[Response]]:

@@ -97,7 +97,7 @@ def test_a_source_out_of_reach_is_told_before_any_model_starts() -> (
 def test_a_pinned_source_is_identified_without_the_hub() -> None:
     pinned = {"kind": "omni_math", "revisions": {"KbsdJames/Omni-MATH": "a" * 40}}
     stage = aggregate_stage(configured(pinned))
-    assert stage.settings["sources"] == {"omni_math": f"KbsdJames/Omni-MATH@{'a' * 40}"}
+    assert stage.data["sources"] == {"omni_math": f"KbsdJames/Omni-MATH@{'a' * 40}"}
 
 
 def test_curated_problems_are_counted_without_those_that_have_no_answer(tmp_path: Path) -> None:

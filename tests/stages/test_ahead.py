@@ -123,12 +123,12 @@ def test_shards_that_are_on_disk_are_not_worked_on_again(run: Run, monkeypatch: 
     asked: list[Path] = []
     ruled = ahead.ahead
 
-    def noted(run: Run, stage: Any, mapper: Any, function: Any, item: Any, count: Any) -> Any:
+    def noted(mapper: Any, function: Any, item: Any, count: Any, pending: Any) -> Any:
         def seen(thing: Any) -> Any:
             asked.append(thing.path)
             return function(thing)
 
-        return ruled(run, stage, mapper, seen, item, count)
+        return ruled(mapper, seen, item, count, pending)
 
     monkeypatch.setattr("tasks.stages.rules.ahead", noted)
     first = made(run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from tasks.core.config import load_config
 from tasks.core.rows import Problem, Reason, Reject, Role, Tier
 from tasks.io.artifacts import Artifact, CountMismatch, Store, digest
-from tasks.stages.chunks import chunk, chunk_sizes, shard_rows, shard_sizes
+from tasks.stages.chunks import shard_rows, shard_sizes
 from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -48,11 +48,11 @@ class Counting:
 
         def work(index: int, at: Callable[[int], None]) -> Shard:
             self.computed.append(f"letters {index}")
-            rows = [problem(letter) for letter in chunk("abcd", 2, index)]
+            rows = [problem(letter) for letter in "abcd"[2 * index : 2 * index + 2]]
             at(2)
             return Shard(incoming=2, tables={"problems": (Problem, rows)})
 
-        return run_shards(self.run, stage, lambda: chunk_sizes(4, 2), work)
+        return run_shards(self.run, stage, lambda: (2, 2), work)
 
     def capitals(self, letters: Artifact) -> Artifact:
         stage = Stage(name="capitals", version=1, settings={}, inputs=(letters,))
@@ -218,12 +218,3 @@ def test_two_lazy_contexts_are_not_entered_at_the_same_time_and_a_failed_one_hol
         thread.join()
     names = [event.split()[0] for event in events]
     assert sorted(names[::2]) == ["broken", "judge", "teacher"] and names[::2] == names[1::2]
-
-
-@pytest.mark.parametrize(
-    ("total", "size", "sizes"), [(0, 5, (0,)), (5, 5, (5,)), (11, 5, (5, 5, 1)), (1, 1000, (1,))]
-)
-def test_chunks_cover_every_row_once(total: int, size: int, sizes: Sequence[int]) -> None:
-    assert chunk_sizes(total, size) == sizes
-    rows = list(range(total))
-    assert [row for index in range(len(sizes)) for row in chunk(rows, size, index)] == rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,32 +37,28 @@ def stored(store: Store, rows: list[Problem], size: int) -> Artifact:
     return store.finish("seeds", "0" * 64, -(-len(rows) // size), {"build": "first"})
 
 
-@pytest.mark.parametrize(("stored_by", "asked_by"), [(7, 5), (7, 40), (40, 7), (100, 100), (1, 3)])
-def test_a_round_in_stretches_is_the_round_at_once(tmp_path: Path, stored_by: int, asked_by: int) -> None:
-    config = load_config("pocket", {"evolve.branches": dict.fromkeys(Tier, 3)})
+@pytest.mark.parametrize(("stored_by", "size"), [(7, 5), (7, 40), (40, 7), (100, 100), (1, 3)])
+def test_a_round_in_shards_is_the_round_at_once(tmp_path: Path, stored_by: int, size: int) -> None:
+    config = load_config("pocket", {"evolve.branches": dict.fromkeys(Tier, 3), "run.shard_rows": size})
     run = Run(config=config, store=Store(tmp_path), identities={"evolver": "scripted@1"})
-    parents = stored(run.store, seeds(40), stored_by)
-    whole = list(evolve.planned(seeds(40), 1, config))
-    plan_of_shard = evolve.shard_plans(run, parents, 1)
-    counts = [len(plan_of_shard(index)) for index in range(-(-40 // stored_by))]
-    assert sum(counts) == len(whole) == 96
-    parts = [
-        evolve.stretch(counts, plan_of_shard, start, start + asked_by)
-        for start in range(0, len(whole), asked_by)
-    ]
-    assert all(len(part) == asked_by for part in parts[:-1])
-    assert [pair for part in parts for pair in part] == whole
+    round_ = evolve.Round(run, stored(run.store, seeds(40), stored_by), 1)
+    parts = [round_.shard(index) for index in range(len(round_.sizes))]
+    assert [len(part) for part in parts] == list(round_.sizes) and max(round_.sizes) <= size
+    whole = evolve.planned(seeds(40), 1, config)
+    assert len(whole) == 96 and [pair for part in parts for pair in part] == list(whole)
 
 
-def test_only_the_shards_that_hold_a_stretch_are_read() -> None:
-    read: list[int] = []
-
-    def part(index: int) -> str:
-        read.append(index)
-        return "abcdef"[2 * index : 2 * index + 2]
-
-    assert evolve.stretch([2, 2, 2], part, 2, 4) == ["c", "d"]
-    assert read == [1]
+def test_a_changed_seed_is_in_one_shard_and_the_others_are_cut_as_before(tmp_path: Path) -> None:
+    config = load_config("pocket", {"evolve.branches": dict.fromkeys(Tier, 3), "run.shard_rows": 10})
+    found = []
+    for name, text in (("one", None), ("other", "A boat leaves.")):
+        run = Run(config=config, store=Store(tmp_path / name), identities={"evolver": "scripted@1"})
+        rows = seeds(40)
+        rows[21] = rows[21] if text is None else replace(rows[21], text=text)
+        round_ = evolve.Round(run, stored(run.store, rows, 7), 1)
+        found.append([round_.shard(index) for index in range(len(round_.sizes))])
+    assert [len(part) for part in found[0]] == [len(part) for part in found[1]]
+    assert sum(one != other for one, other in zip(*found, strict=True)) in (1, 2)
 
 
 @pytest.mark.slow
@@ -84,6 +81,6 @@ def test_the_stage_asks_for_every_planned_child_once_and_in_order(tmp_path: Path
 
         artifact = one_round()
         assert server.counts.total() == 96
-    assert run.store.record(artifact)["num_shards"] == 5
+    assert run.store.record(artifact)["num_shards"] == len(evolve.Round(run, parents, 1).sizes) > 4
     children = [(row.parent_id, row.strategy) for row in run.store.rows(artifact, "problems", Problem)]
     assert children == [(parent.id, child.strategy) for parent, child in evolve.planned(seeds(40), 1, config)]

@@ -38,11 +38,11 @@ def artifact(store: Store, name: str, rows: list[Problem], sizes: list[int]) -> 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
-@pytest.mark.parametrize(("size", "target", "curated"), [(7, 30, 10), (50, None, 10), (1000, 5, 0)])
+@pytest.mark.parametrize(("target", "curated", "shards"), [(30, 10, 5), (None, 10, 5), (5, 0, 3)])
 def test_the_selection_is_the_plain_one_whatever_the_shards(
-    tmp_path: Path, size: int, target: int | None, curated: int
+    tmp_path: Path, target: int | None, curated: int, shards: int
 ) -> None:
-    overrides = {"run.shard_rows": size, "select.target": target, "aggregate.test_problems": min(4, curated)}
+    overrides = {"select.target": target, "aggregate.test_problems": min(4, curated)}
     run = Run(config=load_config("pocket", overrides), store=Store(tmp_path), identities={})
     fixed = [problem(number, Role.CURATED if number < curated else Role.SEED) for number in range(25)]
     rows = [problem(number, Role.EVOLVED) for number in range(100)]
@@ -71,7 +71,9 @@ def test_the_selection_is_the_plain_one_whatever_the_shards(
     assert [(one.problem_id, one.text) for one in rejects] == [(row.id, row.text[:2000]) for row in left]
     for row, reject in zip(left, rejects, strict=True):
         assert reject.detail == f"over the share of {row.tier}/{row.strategy} in a target of {target}"
-    assert run.store.record(found)["num_shards"] == -(-len(whole) // size)
+    assert (
+        run.store.record(found)["num_shards"] == shards
+    )  # of the sources with curated problems, of the judged
 
 
 def test_every_row_lies_in_one_part() -> None:

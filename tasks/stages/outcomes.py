@@ -1,0 +1,38 @@
+"""Rows that were just read, from a source or a dataset, as shards: problems, and rejects with their reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tasks.core.rows import Problem, Reject
+from tasks.seeds.kinds import Outcome
+from tasks.stages.chunks import bounds, cut, marks
+from tasks.stages.driver import Shard
+
+
+def cut_outcomes(rows: Sequence[Outcome], size: int) -> tuple[int, ...]:
+    """Sizes of the shards of the rows."""
+    return cut(marks(row.id if isinstance(row, Problem) else row.problem_id for row in rows), size)
+
+
+def results_of(
+    rows: Sequence[Outcome], leaving: Mapping[int, Reject], sizes: Sequence[int], index: int
+) -> list[Outcome]:
+    """What becomes of the rows of one shard. `leaving`: the reject of every problem that does not stay, by its position."""
+    start, stop = bounds(sizes, index)
+    return [leaving.get(position, rows[position]) for position in range(start, stop)]
+
+
+def rejected_by(stage: str, results: Sequence[Outcome]) -> list[Outcome]:
+    """The same rows, with the rejects in the name of this stage."""
+    return [replace(row, stage=stage) if isinstance(row, Reject) else row for row in results]
+
+
+def shard_of(results: Sequence[Outcome], notes: Mapping[str, Any]) -> Shard:
+    """The problems that stay and the rejects of one shard."""
+    kept = [row for row in results if isinstance(row, Problem)]
+    rejects = [row for row in results if isinstance(row, Reject)]
+    tables = {"problems": (Problem, kept), "rejects": (Reject, rejects)}
+    return Shard(incoming=len(results), tables=tables, notes=notes)

@@ -1,0 +1,98 @@
+"""Batches in turns: a batch begins while the slowest of the one before is awaited, and every request is sent once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from tasks.core.config import ModelRole, Sampling
+from tasks.core.errors import UserError
+from tasks.io.chat import ChatModel, ChatRequest, Completion, Outcome
+from tasks.io.turns import Turns
+from tests.scripted_server import ScriptedServer, running
+
+SAMPLING = Sampling(temperature=0.0, top_p=1.0, max_tokens=10)
+
+
+def requests(*contents: str) -> list[ChatRequest]:
+    return [
+        ChatRequest(key=text, messages=[{"role": "user", "content": text}], sampling=SAMPLING, prompt="p")
+        for text in contents
+    ]
+
+
+def model_at(server: ScriptedServer, concurrency: int = 4) -> ChatModel:
+    role = ModelRole(model="scripted", base_url=server.base_url, serve=None, concurrency=concurrency)
+    return ChatModel(role, server.base_url, "scripted", "scripted@1")
+
+
+def texts(outcomes: Sequence[Outcome]) -> list[str]:
+    """The contents that were echoed."""
+    return [outcome.text.removeprefix("echo ") for outcome in outcomes if isinstance(outcome, Completion)]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until a function is true."""
+    ends = time.monotonic() + 20
+    while not condition() and time.monotonic() < ends:
+        time.sleep(0.01)
+    assert condition()
+
+
+def test_every_batch_is_answered_in_its_order() -> None:
+    batches = [[f"{batch}-{number}" for number in range(11)] for batch in range(5)]
+    with running() as server, Turns(lambda: model) as turns:
+        model = model_at(server)
+        answers = [turns.ask(requests(*batch)) for batch in batches]
+        assert [texts(one.wait(lambda _done: None)) for one in answers] == batches
+        assert server.counts.total() == 55 and server.most_at_once <= 4
+        assert model.usage.completions == 55
+
+
+def test_the_next_batch_begins_when_the_last_request_is_sent_and_not_before() -> None:
+    with running({"drip": ["slow"]}) as server, Turns(lambda: model_at(server)) as turns:
+        first = turns.ask(requests("drip", *(f"a{number}" for number in range(20))))
+        second = turns.ask(requests("b"))
+        assert texts(second.wait(lambda _done: None)) == ["b"]
+        assert not first.future.done()
+        order = [body["messages"][-1]["content"] for body in server.bodies]
+        assert order.index("b") >= 17  # three places beside the one that drips
+
+
+def test_what_is_on_its_way_when_the_block_ends_is_cancelled() -> None:
+    threads = threading.active_count()
+    with running({"drip": ["silent"]}) as server:
+        with pytest.raises(ZeroDivisionError), Turns(lambda: model_at(server)) as turns:
+            turns.ask(requests("drip"))
+            later = turns.ask(requests(*(f"b{number}" for number in range(100))))
+            until(lambda: server.counts["drip"] == 1)
+            raise ZeroDivisionError
+        assert later.future.done()
+    until(lambda: threading.active_count() <= threads)
+
+
+def test_a_progress_that_raises_ends_the_wait_and_a_server_that_is_gone_is_one_sentence() -> None:
+    def stop(_done: int) -> None:
+        raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        running({"drip": ["silent"]}) as server,
+        Turns(lambda: model_at(server)) as turns,
+    ):
+        turns.ask(requests("drip", "a")).wait(stop)
+    with running({"a": ["401"]}) as server, Turns(lambda: model_at(server)) as turns:
+        with pytest.raises(UserError, match="refuses the key"):
+            turns.ask(requests("a")).wait(lambda _done: None)
+        assert texts(turns.ask(requests("b")).wait(lambda _done: None)) == ["b"]
+
+
+def test_without_a_request_the_model_is_never_asked_for() -> None:
+    def model() -> ChatModel:
+        raise AssertionError("no model is needed")
+
+    with Turns(model) as turns:
+        assert turns.ask([]).wait(lambda _done: None) == []
