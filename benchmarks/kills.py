@@ -47,7 +47,7 @@ HOUSE = ("benchmarks", "configs", "data_cards", "flows", "pocket", "prompts", "t
 CAP = 64  # requests in flight
 RECORD = 9  # bytes of one received request, see steady_server.py
 KINDS = {"e": "evolve", "j": "judge", "s": "sample"}
-CHANGES = ("nothing", "one seed", "evolution prompt", "judge prompt", "export")
+CHANGES = ("nothing", "one seed", "one seed more", "evolution prompt", "judge prompt", "export")
 BEGINS = re.compile(r"Beginning flow run")
 
 
@@ -301,10 +301,11 @@ def changed(place: Place, name: str, api: str, candidates: int) -> None:
     shutil.copytree(place.house, folder / "house")
     mine = Place(root=folder, seeds=folder / "seeds.jsonl", column=place.column)
     lines = place.seeds.read_text(encoding="utf-8").splitlines()
-    if name == "one seed":
+    if name.startswith("one seed"):  # the one in the middle, or one more before it (and the last one less)
         middle = candidates // 8
         row = json.loads(lines[middle])
-        lines[middle] = json.dumps(row | {place.column: row[place.column] + " Give the answer as a number."})
+        new = json.dumps(row | {place.column: row[place.column] + " Give the answer as a number."})
+        lines[middle : middle + (name == "one seed")] = [new]
     mine.seeds.write_text("\n".join(lines) + "\n", encoding="utf-8")
     edited = {"evolution prompt": "evolution/harder.md", "judge prompt": "judge/quality.md"}.get(name)
     if edited is not None:
@@ -318,15 +319,13 @@ def changed(place: Place, name: str, api: str, candidates: int) -> None:
             overrides["export.report_problems"] = 5
         seconds, _ = finished(start(mine.house, api, overrides))
     print(f"\n{name} changed, {seconds:.0f} s:", flush=True)
-    after = shards(folder / "output")
     requests = Counter(KINDS[kind] for _, kind in requests_in(received))
     same = digest(folder / "output" / "dataset") == place.read_notes()["digest"]
-    for stage in dict.fromkeys(stage for stage, _ in sorted(after)):
-        total = sum(one == stage for one, _ in before)
-        made = sum(one == stage for one, _ in after - before)
-        print(
-            f"  {stage:<14} {made:>3} of {total:>3} shards made again, {requests.get(stage, 0):>6,} requests"
-        )
+    new = shards(folder / "output") - before
+    for stage in dict.fromkeys(stage for stage, _ in sorted(before | new)):
+        total = sum(one == stage for one, _ in new) or sum(one == stage for one, _ in before)
+        made = sum(one == stage and not taken_over(shard) for one, shard in new)
+        print(f"  {stage:<14} {made:>3} of {total:>3} shards made, {requests.get(stage, 0):>6,} requests")
     print(f"  dataset of {'the same' if same else 'other'} bytes; requests {sum(requests.values())}")
 
 
@@ -334,6 +333,11 @@ def shards(output: Path) -> set[tuple[str, Path]]:
     """(stage, folder) of every shard; the rounds of evolution are one stage."""
     folders = (output / "artifacts").glob("*/shard-*")
     return {(folder.parent.name.split("-")[0], folder) for folder in folders}
+
+
+def taken_over(shard: Path) -> bool:
+    """Whether a shard was taken over from an earlier run of the same content."""
+    return "taken_from" in json.loads((shard / "record.json").read_text(encoding="utf-8"))
 
 
 def main() -> None:

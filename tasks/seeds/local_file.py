@@ -43,7 +43,8 @@ class FileSource(KindSettings):
 
 
 def load(source: FileSource) -> Loaded:
-    """All rows of the file, at most `limit`."""
+    """All rows of the file, at most `limit`. A row's id hangs on its id column where there is one, else on its text alone: one
+    more line changes no other row's requests."""
     rows = tuple(problems(source))
     return Loaded(outcomes=rows, seen=len(rows))
 
@@ -64,7 +65,8 @@ def problems(source: FileSource) -> Iterator[Problem]:
 
 
 def _row(source: FileSource, raw: RawProblem) -> Problem:
-    row_id = problem_id(source=source.name, origin=raw.source_id, strategy="", text=raw.text)
+    origin = raw.source_id if "id" in source.columns else ""
+    row_id = problem_id(source=source.name, origin=origin, strategy="", text=raw.text)
     curated = source.role == "curated"
     return Problem(
         id=row_id,

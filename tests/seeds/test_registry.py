@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,26 @@ def test_a_local_file_needs_no_code_and_carries_answers_only_when_curated(tmp_pa
         file.write('{"q": ""}\n')
     with pytest.raises(UserError, match=r"mine\.jsonl, line 3"):
         registry.check(configured(entry).aggregate.sources[0])
+
+
+def test_one_more_line_changes_the_id_of_no_other_problem(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    entry = {
+        "kind": "file",
+        "name": "mine",
+        "path": str(path),
+        "tier": "hard",
+        "licence": "mit",
+        "columns": {"text": "q"},
+    }
+
+    def ids(*texts: str) -> list[str]:
+        path.write_text("".join(json.dumps({"q": text}) + "\n" for text in texts), encoding="utf-8")
+        loaded = load(configured(entry).aggregate.sources[0])
+        return [row.id for row in loaded.outcomes if isinstance(row, Problem)]
+
+    one, two = ids("What is 1+1?", "What is 1+2?")
+    assert one != two and ids("What is 0+1?", "What is 1+1?", "What is 1+2?")[1:] == [one, two]
 
 
 @pytest.fixture

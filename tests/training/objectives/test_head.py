@@ -335,7 +335,8 @@ def test_diagnostics_and_losses_are_those_of_whole_logits() -> None:
 
 
 def test_over_the_full_vocabulary_it_is_trls_forward_kl_plus_the_teachers_entropy() -> None:
-    kernel = pytest.importorskip("trl.kernels.chunked_divergence", reason="TRL is not installed")
+    from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+
     batch = draw_batch()
     draw = torch.Generator().manual_seed(1)
     teacher_hidden, teacher_head = (
@@ -347,9 +348,7 @@ def test_over_the_full_vocabulary_it_is_trls_forward_kl_plus_the_teachers_entrop
     full = replace(batch, positions=positions, weights=torch.ones(8))
     result, hidden, weight = gradients(full)
     leaves = (batch.hidden.clone().requires_grad_(), batch.weight.clone().requires_grad_())
-    divergence, _ = kernel.ChunkedDivergenceFunction.apply(
-        *leaves, None, teacher_hidden, teacher_head, None, 0.0
-    )
+    divergence, _ = ChunkedDivergenceFunction.apply(*leaves, None, teacher_hidden, teacher_head, None, 0.0)
     (divergence * full.coefficients).sum().backward()
     entropy = -(logprobs.exp() * logprobs).sum(-1)
     assert torch.allclose(result.token_losses - entropy, divergence.detach(), atol=2e-6)
