@@ -30,6 +30,7 @@ from tasks.core.answers import grade
 from tasks.core.config import PROJECT_ROOT, DistillSettings, load_config
 from tasks.seeds.registry import resolve
 from tasks.stages.distill import held_out, run_config, write_held_out
+from training.results import LATEST
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "UOPD": {"preset": "uopd"},
@@ -75,8 +76,8 @@ def run_trial(
     if done.returncode != 0:
         tail = (trial.folder / "train.log").read_text(encoding="utf-8")[-2000:]
         raise RuntimeError(f"{trial.variant}, seed {trial.seed} ended with {done.returncode}:\n{tail}")
-    (result,) = trial.folder.rglob("result.json")
-    found = json.loads(result.read_text(encoding="utf-8"))
+    latest = json.loads((trial.folder / LATEST).read_text(encoding="utf-8"))["run"]
+    found = json.loads((trial.folder / latest / "result.json").read_text(encoding="utf-8"))
     after, gain = found["held_out"]["after"]["value"], found["held_out"]["gain"]["value"]
     print(f"{trial.variant}, seed {trial.seed}: {after:.1%}, {100 * gain:+.1f} points", flush=True)
     return found
