@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -18,6 +19,8 @@ from tasks.io.supervisor import Guard
 
 OBJECT_STORE_BYTES = 256 * 1024**2
 RAY_TRIES = 5
+JOIN_S = 10.0
+"""How long a cluster may take to accept a connection."""
 
 RAY_ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -36,7 +39,8 @@ RAY_ENVIRONMENT = {
 class RaySession:
     """A connection to the Ray that runs (this process's, or the one at RAY_ADDRESS), else a Ray of our own.
 
-    `actors` is how many processes will want a core; a Ray that runs already is taken as it is. Some of Ray's helpers
+    Ray gives every job of a cluster that cluster's RAY_ADDRESS, so what runs as a job takes its seats there. `actors` is how
+    many processes will want a core; a Ray that runs already is taken as it is. Some of Ray's helpers
     outlive a killed owner by minutes, so a Ray of our own is put under a guard. Works as a `with` block too.
     """
 
@@ -51,7 +55,7 @@ class RaySession:
             return
         address = os.environ.get("RAY_ADDRESS")
         if address:
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+            _join(address)
             return
         self._guard = Guard()
         self._before = set(psutil.Process().children(recursive=True))
@@ -103,6 +107,22 @@ class RaySession:
         if self._guard is not None:
             self._guard.close()
         self._ended.set()
+
+
+def _join(address: str) -> None:
+    """Connect to the cluster at `address` (RAY_ADDRESS). `UserError` when nothing listens there: Ray itself would wait for more
+    than ten minutes."""
+    import ray
+
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():  # not for "auto"
+        try:
+            socket.create_connection((host, int(port)), JOIN_S).close()
+        except OSError as error:
+            raise UserError(
+                f"no Ray cluster listens at RAY_ADDRESS={address} ({error}): start it, or unset RAY_ADDRESS to use this machine"
+            ) from error
+    ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
 
 
 def _start_ray(

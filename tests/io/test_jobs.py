@@ -1,0 +1,297 @@
+"""Commands as jobs: on this machine, and on a real Ray cluster that is started for these tests and ended with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from tasks.core.config import PROJECT_ROOT
+from tasks.core.errors import UserError
+from tasks.io import jobs
+from tasks.io.jobs import cluster_lines, job_environment, local_lines
+from tasks.io.ray_session import RAY_ENVIRONMENT
+
+START_S = 120.0
+COUNT = ["bash", "-c", "for i in 1 2 3 4 5; do echo line $i; sleep 1; done"]
+LINES = [f"line {number}" for number in range(1, 6)]
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def on(address: str, job: str, command: list[str], log: Path) -> Iterator[str]:
+    """A job in the project's folder, with this process's settings."""
+    return cluster_lines(address, job, command, folder=PROJECT_ROOT, environment=os.environ, log=log)
+
+
+# --- on this machine ---------------------------------------------------------------------------------------------
+
+
+def test_a_local_command_gives_its_lines_and_keeps_them(tmp_path: Path) -> None:
+    command = python("import os; print('one'); print(os.getcwd()); print(os.environ['SAID'])")
+    found = list(local_lines(command, folder=tmp_path, environment={"SAID": "x"}, log=tmp_path / "a/log"))
+    assert found == ["one", str(tmp_path), "x"]
+    assert (tmp_path / "a/log").read_text() == "".join(f"{line}\n" for line in found)
+
+
+def test_the_last_words_of_a_local_command_that_failed_are_the_sentence(tmp_path: Path) -> None:
+    lines = local_lines(
+        python("print('one'); import sys; print('two', file=sys.stderr); sys.exit(3)"),
+        folder=tmp_path, environment=os.environ, log=tmp_path / "log",
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"ended with 3: .*two.* \(log: "):
+        list(lines)
+
+
+def test_a_local_command_ends_when_nobody_listens(tmp_path: Path) -> None:
+    lines = local_lines(
+        python("import os, time; print(os.getpid(), flush=True); time.sleep(60)"),
+        folder=tmp_path, environment=os.environ, log=tmp_path / "log",
+    )  # fmt: skip
+    process = int(next(lines))
+    lines.close()  # type: ignore[attr-defined]
+    assert not Path(f"/proc/{process}").exists()
+
+
+# --- without a cluster -------------------------------------------------------------------------------------------
+
+
+def test_a_job_gets_what_steers_libraries_and_no_secret() -> None:
+    given = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_TOKEN": "s", "VLLM_API_KEY": "s", "NCCL_DEBUG": "INFO",
+             "PREFECT_API_URL": "u", "RAY_AUTH_TOKEN": "s", "CUDA_VISIBLE_DEVICES": "0", "PATH": "/bin"}  # fmt: skip
+    assert job_environment(given) == {
+        "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "NCCL_DEBUG": "INFO", "RAY_JOB_STOP_WAIT_TIME_S": "600",
+    }  # fmt: skip
+
+
+@contextmanager
+def answering(status: int, body: str) -> Iterator[str]:
+    """A server that has one answer for /api/version and 404 for the rest; with status 0 it never answers."""
+    asked = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if status == 0:
+                asked.wait(10)
+                return
+            known = self.path == "/api/version"
+            self.send_response(status if known else 404)
+            self.end_headers()
+            self.wfile.write(body.encode() if known else b"not found")
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        asked.set()
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "sentence"),
+    [
+        (200, "<html>", "has no job API of Ray .status 200.*give the address of a cluster's dashboard"),
+        (404, "not found", "has no job API of Ray .status 404"),
+        (401, "who are you?", "asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"),
+        (200, '{"ray_version": "1.2.0"}', "refused .*Ray version 1.2.0 is running on the cluster"),
+        (200, '{"ray_version": "2.60.0"}', "refused .Request failed with status code 404: not found"),
+        (0, "", "no Ray cluster answers at .* .timed out.: start it"),
+    ],
+)
+def test_what_is_no_cluster_with_jobs_is_told_in_a_sentence_soon(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int, body: str, sentence: str
+) -> None:
+    monkeypatch.setattr(jobs, "PROBE_S", 1.0)
+    with answering(status, body) as address, pytest.raises(UserError, match=sentence):
+        list(on(address, "job", ["true"], tmp_path / "log"))
+
+
+def test_where_nothing_listens_it_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no Ray cluster answers at .*Connection refused"):
+        list(on(f"http://127.0.0.1:{free_port()}", "job", ["true"], tmp_path / "log"))
+    with pytest.raises(UserError, match="missing an 'http://'"):
+        list(on("localhost:8265", "job", ["true"], tmp_path / "log"))
+
+
+class Breaking:
+    """The output of a job, whose connection breaks after so many pieces, in each of its `pieces`."""
+
+    def __init__(self, *pieces: list[str], ends: bool = True) -> None:
+        self.pieces, self.ends = list(pieces), ends
+
+    async def tail_job_logs(self, _job: str) -> AsyncIterator[str]:
+        for piece in self.pieces.pop(0) if self.pieces else ():
+            yield piece
+        if self.pieces or not self.ends:
+            raise RuntimeError("WebSocket connection closed unexpectedly")
+
+    def get_job_status(self, _job: str) -> Any:
+        return SimpleNamespace(is_terminal=lambda: not self.pieces)
+
+
+def test_a_connection_that_breaks_is_opened_again_and_no_line_comes_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(jobs, "RECONNECT_EVERY_S", 0.0)
+    client = Breaking(["a\nb", "b\nc"], [], ["a\nbb\ncc", "\n\nd\n", "e"])
+    assert list(jobs._output(client, "address", "job")) == ["a", "bb", "cc", "", "d", "e"]
+
+
+def test_a_connection_that_stays_broken_says_that_the_job_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "RECONNECT_EVERY_S", 0.0)
+    monkeypatch.setattr(jobs, "RECONNECT_S", 0.05)
+    lines = jobs._output(Breaking(["a\n"], ends=False), "address", "job")
+    assert next(lines) == "a"
+    with pytest.raises(UserError, match=r"closed unexpectedly.*: job job goes on by itself"):
+        next(lines)
+
+
+# --- on a real cluster -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of a cluster of one node with two cores and four GPUs (which Ray only counts), ended at the end."""
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory(prefix="sure-math-ray-") as folder:
+        command = [
+            Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--port=0", f"--dashboard-port={port}",
+            "--dashboard-agent-listen-port=0", "--num-cpus=2", "--num-gpus=4", f"--temp-dir={folder}",
+            f"--object-store-memory={128 * 1024**2}", "--include-log-monitor=false",
+        ]  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tasks.io.supervisor", "--", *map(str, command)], cwd=PROJECT_ROOT,
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=os.environ | RAY_ENVIRONMENT | {"RAY_AUTH_MODE": "disabled"},
+        )  # fmt: skip
+        assert process.stdin is not None
+        try:
+            _wait_until_up(address, process)
+            yield address
+        finally:
+            process.stdin.close()
+            process.wait(30)
+
+
+def _wait_until_up(address: str, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(int(START_S / 0.25)):
+        assert process.poll() is None, "ray start ended"
+        try:
+            if httpx.get(f"{address}/api/version", timeout=5.0).status_code == httpx.codes.OK:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.25)
+    raise AssertionError(f"the cluster is not up after {START_S:.0f} s")
+
+
+def names(address: str) -> list[str]:
+    found = httpx.get(f"{address}/api/jobs/", timeout=10.0).json()
+    return sorted(one["submission_id"] for one in found if one["submission_id"])
+
+
+FOLLOW = """
+import os, sys
+from pathlib import Path
+from tasks.io.jobs import cluster_lines
+for line in cluster_lines({address!r}, "count", {command!r}, folder=Path("."), environment={{}}, log=Path({log!r})):
+    print(line, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_job_whose_follower_was_killed_is_attached_to_and_one_that_ended_runs_again(
+    cluster: str, tmp_path: Path
+) -> None:
+    follower = subprocess.Popen(
+        python(FOLLOW.format(address=cluster, command=COUNT, log=str(tmp_path / "first"))), cwd=PROJECT_ROOT,
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": "."},
+    )  # fmt: skip
+    assert follower.stdout is not None and follower.stdout.readline() == "line 1\n"
+    follower.send_signal(signal.SIGINT)
+    said, _ = follower.communicate(timeout=30)
+    assert said.rstrip().endswith("KeyboardInterrupt") and "line 5\n" not in said
+    assert list(on(cluster, "count", COUNT, tmp_path / "log")) == LINES
+    assert names(cluster) == ["count"]
+    assert (tmp_path / "log").read_text() == "".join(f"{line}\n" for line in LINES)
+    assert list(on(cluster, "count", ["echo", "again"], tmp_path / "log")) == ["again"]
+    assert names(cluster) == ["count", "count-2"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_last_words_of_a_job_that_failed_are_the_sentence(cluster: str, tmp_path: Path) -> None:
+    command = ["bash", "-c", "pwd; echo $HF_HUB_OFFLINE; echo 'no such model' >&2; exit 2"]
+    lines = on(cluster, "failing", command, tmp_path / "log")
+    assert [next(lines), next(lines)] == [str(PROJECT_ROOT), "1"]
+    with pytest.raises(UserError) as caught:
+        list(lines)
+    assert str(caught.value) == (
+        f"Ray job failing at {cluster} ended as FAILED: {PROJECT_ROOT} | 1 | no such model (log: {tmp_path / 'log'})"
+    )
+
+
+SEATS = """
+import json, os
+import ray
+from tasks.io.ray_session import RaySession
+from training.engine.placement import actor_options, placement, reserve
+
+class Actor:
+    def device(self):
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+
+with RaySession(4) as session:
+    seats = placement("split", students=1, engines=2)
+    group = reserve(seats)
+    actors = [ray.remote(Actor).options(**actor_options(seat, group)).remote() for seat in seats.seats]
+    print(json.dumps(ray.get([actor.device.remote() for actor in actors])))
+    reserve(placement("split", students=2, engines=2))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_job_takes_its_seats_on_the_cluster_and_not_in_a_ray_of_its_own(
+    cluster: str, tmp_path: Path
+) -> None:
+    lines = on(cluster, "seats", python(SEATS), tmp_path / "log")
+    devices = next(json.loads(line) for line in lines if line.startswith("["))
+    assert sorted(devices) == [
+        "0",
+        "1",
+        "2",
+        "3",
+    ]  # student, teacher and two engines, each on a GPU of its own
+    with pytest.raises(UserError, match="placement 'split' needs 5 GPUs and the cluster has 4"):
+        list(lines)
