@@ -1,12 +1,19 @@
-"""What a run writes while it goes: metrics as JSON lines and TensorBoard events, and a line that a person can follow."""
+"""What a run writes while it goes: metrics as JSON lines and TensorBoard events, and how far it is, for whoever looks: a live
+bar on a terminal, else a line every ten seconds."""
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from tasks.io.disk import atomic_write
 
@@ -19,7 +26,7 @@ MARK = "step "
 
 
 def say(text: str) -> None:
-    """One line in plain words."""
+    """One line in plain words; above the bar where there is one."""
     print(f"train: {text}", flush=True)
 
 
@@ -35,12 +42,51 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     return rows
 
 
+def terminal() -> Console | None:
+    """Standard output, when it is a terminal that can show a bar."""
+    console = Console()
+    return console if sys.stdout.isatty() and console.is_interactive else None
+
+
+class Bar:
+    """The run as two live lines of a terminal. While it is shown, what is printed (`say`) appears above it; the cursor comes
+    back however the block ends."""
+
+    def __init__(self, console: Console, *, step: int, steps: int) -> None:
+        self._bar = Progress(
+            TextColumn(f"train: {MARK}{{task.completed}} of {{task.total}}"),
+            BarColumn(None),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+        )
+        self._task = self._bar.add_task("", total=steps, completed=step, left="")
+        self._live = Live(self._bar, console=console, refresh_per_second=1)
+
+    def __enter__(self) -> Bar:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, step: int, told: str, left: str) -> None:
+        self._bar.update(self._task, completed=step, left=left)
+        self._live.update(Group(self._bar, Text(told)), refresh=True)
+
+
 class Records:
     """One row a step. Opened at the step that the run continues from: later rows of a killed run are dropped, since those
     steps are done again."""
 
     def __init__(
-        self, folder: Path, *, step: int, steps: int, clock: Callable[[], float] = time.monotonic
+        self,
+        folder: Path,
+        *,
+        step: int,
+        steps: int,
+        clock: Callable[[], float] = time.monotonic,
+        console: Console | None = None,
     ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
@@ -50,21 +96,30 @@ class Records:
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._first, self._steps = step, steps
         self._clock, self._started, self._said = clock, clock(), -SAY_EVERY_S
+        console = console or terminal()
+        self._bar = None if console is None else Bar(console, step=step, steps=steps)
 
     def __enter__(self) -> Records:
+        if self._bar is not None:
+            self._bar.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.__exit__()
         self._file.close()
         self._events.close()
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Store a step's row and, every ten seconds and at the end, say where the run is."""
+        """Store a step's row and show where the run is: on the bar, or every ten seconds and at the end in a line."""
         self._file.write(json.dumps(dict(row), allow_nan=False) + "\n")
         self._file.flush()
         for name, value in row.items():
             if name != "step":
                 self._events.add_scalar(name, value, int(row["step"]))
+        if self._bar is not None:
+            self._bar.show(int(row["step"]), self._told(row), self._left(row))
+            return
         now = self._clock()
         if now - self._said >= SAY_EVERY_S or row["step"] == self._steps:
             self._said = now
@@ -72,13 +127,20 @@ class Records:
 
     def line(self, row: Mapping[str, Any]) -> str:
         """'step 12 of 60, loss 0.8123, weight 0.71, 96 tokens a response, 3.4 s a step (rollout 55%, ...), 163 s left'."""
-        done = int(row["step"]) - self._first
-        pace = (self._clock() - self._started) / max(done, 1)
+        return f"{MARK}{int(row['step'])} of {self._steps}, {self._told(row)}, {self._left(row)}"
+
+    def _told(self, row: Mapping[str, Any]) -> str:
         shares = ", ".join(
             f"{name.removeprefix('share_')} {row[name]:.0%}" for name in row if name.startswith("share_")
         )
         return (
-            f"{MARK}{int(row['step'])} of {self._steps}, loss {row['loss']:.4f}, weight {row['weight_mean']:.2f}, "
-            f"{row['response_tokens_mean']:.0f} tokens a response, {pace:.1f} s a step ({shares}), "
-            f"{pace * (self._steps - row['step']):.0f} s left"
+            f"loss {row['loss']:.4f}, weight {row['weight_mean']:.2f}, "
+            f"{row['response_tokens_mean']:.0f} tokens a response, {self._pace(row):.1f} s a step ({shares})"
         )
+
+    def _left(self, row: Mapping[str, Any]) -> str:
+        return f"{self._pace(row) * (self._steps - row['step']):.0f} s left"
+
+    def _pace(self, row: Mapping[str, Any]) -> float:
+        """Seconds a step, since the run was started or continued."""
+        return (self._clock() - self._started) / max(int(row["step"]) - self._first, 1)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import pty
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from rich.console import Console
 
 from tasks.core.config import PROJECT_ROOT
 from tasks.core.errors import UserError
@@ -17,7 +21,7 @@ from tests.training.small_run import small_run
 from training.config import EvaluationSettings
 from training.evaluation.held_out import estimates, read_held_out
 from training.model_files import open_model
-from training.records import METRICS, Records, read_metrics
+from training.records import METRICS, Records, read_metrics, say, terminal
 from training.results import draw_curves, model_card, write_table
 
 
@@ -53,6 +57,60 @@ def test_the_line_counts_from_where_the_run_continued(tmp_path: Path) -> None:
         "step 20 of 60, loss 0.5000, weight 0.70, 90 tokens a response, 2.0 s a step (rollout 25%"
     )
     assert line.endswith("80 s left")
+
+
+def shown(output: io.StringIO) -> str:
+    """What was written, without the terminal's control sequences."""
+    return re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", output.getvalue())
+
+
+HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
+
+
+def test_on_a_terminal_a_bar_shows_the_step_and_what_is_said_stands_above_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, now = io.StringIO(), [100.0]
+    console = Console(force_terminal=True, file=output, width=140, legacy_windows=False)
+    with Records(tmp_path, step=10, steps=60, clock=lambda: now[0], console=console) as records:
+        now[0] = 120.0
+        records.write(row(20))
+        say("asked to stop [1/2]")
+        assert output.getvalue().count(HIDE) == 1 and SHOW not in output.getvalue()
+        now[0] = 122.0
+        records.write(row(21, loss=0.25))
+    lines = [line.strip() for line in shown(output).replace("\r", "\n").splitlines() if line.strip()]
+    assert lines.count("train: asked to stop [1/2]") == 1  # a line of its own, and no markup of rich's
+    (step,) = {line for line in lines if line.startswith("train: step 20 of 60 ")}
+    assert re.search(r"━+ \d:\d\d:\d\d 80 s left$", step)
+    assert lines[-2].startswith("train: step 21 of 60 ") and lines[-2].endswith("78 s left")
+    shares = "rollout 25%, teacher 25%, student 25%, sync 25%"
+    assert lines[-1] == f"loss 0.2500, weight 0.70, 90 tokens a response, 2.0 s a step ({shares})"
+    assert output.getvalue().rstrip().endswith(SHOW)
+    assert capsys.readouterr().out == "" and len(read_metrics(tmp_path)) == 2
+    say("after it")
+    assert capsys.readouterr().out == "train: after it\n"
+
+
+def test_ctrl_c_gives_the_cursor_back(tmp_path: Path) -> None:
+    output = io.StringIO()
+    console = Console(force_terminal=True, file=output, width=100, legacy_windows=False)
+    with pytest.raises(KeyboardInterrupt), Records(tmp_path, step=0, steps=2, console=console) as records:
+        records.write(row(1))
+        raise KeyboardInterrupt
+    assert output.getvalue().rfind(SHOW) > output.getvalue().rfind(HIDE) >= 0
+
+
+def test_only_a_terminal_gets_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes this for a terminal
+    assert terminal() is None
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as screen, os.fdopen(ours, "rb"):
+        monkeypatch.setattr("sys.stdout", screen)
+        assert terminal() is not None
+        monkeypatch.setenv("TERM", "dumb")
+        assert terminal() is None
 
 
 def test_a_number_that_is_none_ends_the_run_and_not_only_the_line(tmp_path: Path) -> None:
