@@ -28,6 +28,7 @@ from command_line import INTERRUPTED, end_with_parent, read_overrides, read_port
 
 from tasks.core.config import PROJECT_ROOT, load_config
 from tasks.core.errors import UserError
+from tasks.io.versions import latest
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -257,18 +258,14 @@ def plan(profile: str, overrides: Mapping[str, Any]) -> int:
 
 def show(output: Path) -> None:
     """Print where the last build's dataset and report lie, its counts, and three rows of little, middle and much entropy."""
-    path = output / "latest.json"
-    if not path.exists():
-        raise UserError(f"no finished build in {output}: run `make build` first")
-    latest = json.loads(path.read_text(encoding="utf-8"))
-    dataset = PROJECT_ROOT / latest["dataset"]
-    say(f"dataset  {dataset}")
-    say(f"report   {PROJECT_ROOT / latest['report']}")
-    show_validation(output, dataset=latest.get("fingerprint", ""))
-    say(", ".join(f"{key} {value:,}" for key, value in latest["counts"].items() if isinstance(value, int)))
-    for row in example_rows(dataset):
+    found = latest(output)
+    say(f"dataset  {found['dataset']}")
+    say(f"report   {found['report']}")
+    show_validation(output, dataset=found.get("fingerprint", ""))
+    say(", ".join(f"{key} {value:,}" for key, value in found["counts"].items() if isinstance(value, int)))
+    for row in example_rows(Path(found["dataset"])):
         print(f"\n  {row['problem']}\n  {describe(row)}")
-    show_student(output, dataset=latest.get("fingerprint", ""))
+    show_student(output, dataset=found.get("fingerprint", ""))
 
 
 def show_validation(output: Path, dataset: str | None = None) -> None:

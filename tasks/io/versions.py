@@ -63,11 +63,12 @@ class _File(Generic[Row]):
 
 
 def latest(root: Path) -> dict[str, Any]:
-    """What `latest.json` says of the newest version in an output folder. `UserError` when there is none."""
+    """What `latest.json` says of the newest version in an output folder, the paths of its dataset and report with that folder
+    before them: they are kept relative to it, so that it can be moved. `UserError` when there is none."""
     path = root / LATEST
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {**found, "dataset": str(found["dataset"])}
+        return {**found, **{name: str(root / found[name]) for name in ("dataset", "report")}}
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{root} holds no finished dataset ({path.name} is missing or damaged): build one first (make build)"

@@ -100,7 +100,7 @@ def write_all(run: Run, stages: Stages, identity: str) -> State | None:
     root = run.store.root
     builds = {artifact.name: run.store.record(artifact)["build"] for artifact in stages.in_order()}
     latest = {
-        "fingerprint": identity, "builds": builds, "dataset": str(root / "dataset"), "report": str(root / "report.html"),
+        "fingerprint": identity, "builds": builds, "dataset": "dataset", "report": "report.html",
     }  # fmt: skip
     if is_written(root, latest):
         return Completed(name="Cached", message="dataset and report are on disk")

@@ -243,17 +243,17 @@ def fill(place: Path, run: Run, review: Review, manifest: Manifest, outcome: Out
 
 def point_to(run: Run, review: Review, folder: Path) -> None:
     """Make this version the newest."""
-    manifest = read_manifest(folder / "dataset")
-    contents = manifest.contents
+    manifest, root = read_manifest(folder / "dataset"), run.store.root
+    contents, place = manifest.contents, folder.relative_to(root)
     note = {
         "fingerprint": manifest.fingerprint,
-        "dataset": str(folder / "dataset"),
-        "report": str(folder / "report.html"),
-        "drift": str(folder / PAGE),
-        "previous": str(review.dataset),
+        "dataset": str(place / "dataset"),
+        "report": str(place / "report.html"),
+        "drift": str(place / PAGE),
+        "previous": str(review.dataset.relative_to(root)),
         "counts": {row.split: row.problems for row in contents.splits} if contents else {},
     }
-    atomic_write(run.store.root / LATEST, json.dumps(note, indent=2) + "\n")
+    atomic_write(root / LATEST, json.dumps(note, indent=2) + "\n")
 
 
 def publish(folder: Path, outcome: Outcome) -> None:

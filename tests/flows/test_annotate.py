@@ -26,7 +26,7 @@ from tasks.io.artifacts import digest
 from tasks.io.dataset import read_dataset, read_manifest
 from tasks.io.ledger import Ledger
 from tasks.io.locks import alone
-from tasks.io.versions import Changes, write_version
+from tasks.io.versions import Changes, latest, write_version
 from tests.scripted_server import ScriptedServer, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
@@ -91,7 +91,7 @@ class Desk:
 
     def drift(self) -> dict[str, Any]:
         note = json.loads((self.out / "latest.json").read_text())
-        return json.loads(Path(note["drift"]).with_suffix(".json").read_text())
+        return json.loads((self.out / note["drift"]).with_suffix(".json").read_text())
 
 
 @contextmanager
@@ -174,7 +174,7 @@ def test_one_stale_row_of_twenty_costs_a_twentieth(tmp_path: Path) -> None:
         assert mine.requests - paid == N == paid / 20
         assert mine.entries() == whole / 20
         assert new.parents[1] == mine.out / "versions" and digest(dataset) == old_bytes
-        assert json.loads((mine.out / "latest.json").read_text())["dataset"] == str(new)
+        assert latest(mine.out)["dataset"] == str(new)
         after = row_of(new, TEXTS[1])
         assert (after.weight, after.teacher_model) == (1.0, before.teacher_model)  # it now says 2 four times
         others = [

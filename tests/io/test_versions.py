@@ -155,8 +155,12 @@ def test_where_there_are_no_hard_links_a_shared_file_is_an_equal_copy(
 def test_the_newest_version_is_the_one_that_latest_json_names(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no finished dataset .*build one first"):
         latest(tmp_path)
-    (tmp_path / "latest.json").write_text('{"dataset": "somewhere"}')
-    assert latest(tmp_path)["dataset"] == "somewhere"
+    (tmp_path / "latest.json").write_text(
+        '{"dataset": "versions/a/dataset", "report": "/elsewhere/report.html"}'
+    )
+    found = latest(tmp_path)
+    assert found["dataset"] == str(tmp_path / "versions/a/dataset")  # wherever the output folder was moved to
+    assert found["report"] == "/elsewhere/report.html"  # as notes were written before
     (tmp_path / "latest.json").write_text("[]")
     with pytest.raises(UserError, match="holds no finished dataset"):
         latest(tmp_path)

@@ -25,7 +25,8 @@ def write(root: Path, made: list[tuple[Example, list[Response]]]) -> Path:
     latest = {
         "fingerprint": manifest().fingerprint,
         "builds": {"cluster": "b1"},
-        "dataset": str(root / "dataset"),
+        "dataset": "dataset",
+        "report": "report.html",
     }
     (root / "latest.json").write_text(json.dumps(latest), encoding="utf-8")
     return root / "dataset"
