@@ -100,11 +100,14 @@ def unique(
     sizes = shard_sizes(store, ruled)
     decision = deduplicate.decide(store, sources, ruled, SETTINGS, mapper)
     items = (deduplicate.to_thin(decision, store, ruled, index, sizes) for index in range(len(sizes)))
-    shards = (
-        (sizes[index], {**tables, "edges": (Edge, deduplicate.edges_of(decision, index, sizes))})
-        for index, tables in enumerate(mapper(thinned, items))
-    )
-    artifact = written(store, "unique", shards, seconds)
+    knowing = timed(seconds, "identity", deduplicate.content_of)
+
+    def shards() -> Iterator[tuple[int, Tables]]:
+        for index, tables in enumerate(mapper(thinned, items)):
+            knowing(decision, store, ruled, index, sizes)
+            yield sizes[index], {**tables, "edges": (Edge, deduplicate.edges_of(decision, index, sizes))}
+
+    artifact = written(store, "unique", shards(), seconds)
     print(f"  {len(decision.first):,} edges, {decision.notes}", flush=True)
     return artifact
 

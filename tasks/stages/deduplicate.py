@@ -66,14 +66,8 @@ def deduplicate(run: Run, sources: Artifact, candidates: Artifact) -> Artifact:
         def item(index: int) -> ToThin:
             return to_thin(decision(), run.store, candidates, index, sizes())
 
-        def notes(index: int) -> dict[str, Any]:
-            return decision().notes if index == 0 else {}
-
         def content(index: int) -> str:
-            """The decision is about all candidates: a shard is made of what it says of this one."""
-            thin, edges = item(index), edges_of(decision(), index, sizes())
-            digest = run.store.table_digest(candidates, index, "problems")
-            return rows_digest([digest, thin.leaving.tolist(), thin.details, edges.to_pydict(), notes(index)])
+            return content_of(decision(), run.store, candidates, index, sizes())
 
         pending = Pending(run.store, stage, content)
         tables = ahead(mapper, thinned, item, lambda: len(sizes()), pending)
@@ -81,7 +75,9 @@ def deduplicate(run: Run, sources: Artifact, candidates: Artifact) -> Artifact:
         def work(index: int, _at: object) -> Shard:
             edges = edges_of(decision(), index, sizes())
             return Shard(
-                incoming=sizes()[index], tables={**tables(index), "edges": (Edge, edges)}, notes=notes(index)
+                incoming=sizes()[index],
+                tables={**tables(index), "edges": (Edge, edges)},
+                notes=notes_of(decision(), index),
             )
 
         return run_shards(run, stage, sizes, work, pending)
@@ -175,6 +171,21 @@ def to_thin(
     return ToThin(
         path=store.shard_path(candidates, index, "problems"), leaving=leaving - low, details=details
     )
+
+
+def notes_of(decision: Decision, index: int) -> dict[str, Any]:
+    """What is recorded with shard `index`: the counts of the whole stand with the first."""
+    return decision.notes if index == 0 else {}
+
+
+def content_of(
+    decision: Decision, store: Store, candidates: Artifact, index: int, sizes: Sequence[int]
+) -> str:
+    """Digest of what shard `index` is made of: its candidates, and what the decision, which is about all of them, says of
+    these."""
+    thin = to_thin(decision, store, candidates, index, sizes)
+    said = (thin.leaving.tolist(), thin.details, edges_of(decision, index, sizes).to_pydict())
+    return rows_digest((store.table_digest(candidates, index, "problems"), *said, notes_of(decision, index)))
 
 
 def edges_of(decision: Decision, index: int, sizes: Sequence[int]) -> pa.Table:
