@@ -88,6 +88,16 @@ class Builder:
         return {str(file): (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
 
 
+@dataclass(frozen=True)
+class Undisturbed:
+    """A whole build, made once for all processes of the session by whoever asks first. `log` is what it said, `digest` that
+    of its dataset as it was built."""
+
+    builder: Builder
+    log: str
+    digest: str
+
+
 def left_after(family: list[psutil.Process], seconds: float) -> list[psutil.Process]:
     """Those that are still alive after so long."""
     _, alive = psutil.wait_procs(family, timeout=seconds)

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from prefect.states import Cancelling
 
 from tasks.core.config import PROJECT_ROOT
 from tasks.io.artifacts import digest
-from tests.small_build import SMALL, Builder, left_after
+from tests.small_build import SMALL, Undisturbed, left_after
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -102,7 +102,7 @@ def only_run(api: str) -> FlowRun:
 
 
 def test_ctrl_c_cancel_and_kills_leave_nothing_behind_and_the_next_build_ends_in_the_same_bytes(
-    undisturbed: tuple[Builder, str], tmp_path: Path
+    build_once: Callable[[], Undisturbed], tmp_path: Path
 ) -> None:
     house = House(tmp_path / "house")
     house.root.mkdir()
@@ -128,4 +128,4 @@ def test_ctrl_c_cancel_and_kills_leave_nothing_behind_and_the_next_build_ends_in
         build.wait()
     log = house.finish()
     assert "was left unfinished by an earlier build: marked Crashed" in log
-    assert digest(house.root / "output/pocket/dataset") == digest(undisturbed[0].output / "dataset")
+    assert digest(house.root / "output/pocket/dataset") == build_once().digest

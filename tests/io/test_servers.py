@@ -303,6 +303,7 @@ def test_the_command_and_environment_hold_what_a_cpu_needs(monkeypatch: pytest.M
     environment = engine_environment(role.serve, local=True, on_cpu=True, engines=available_cores())
     assert (environment["OMP_NUM_THREADS"], environment["VLLM_CPU_KVCACHE_SPACE"]) == ("1", "1")
     assert (environment["HF_HUB_OFFLINE"], environment["VLLM_CPU_ATTN_SPLIT_KV"]) == ("1", "0")
+    assert environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     assert "HF_HUB_OFFLINE" not in engine_environment(role.serve, local=False, on_cpu=False)
 
 
