@@ -116,6 +116,7 @@ def test_a_run_ends_in_a_student_metrics_curves_and_a_measured_gain(undisturbed:
     assert any(not before[name].equal(after[name]) for name in before)
     result = json.loads((folder / "result.json").read_text())
     assert result["held_out"]["gain"]["n"] == 8 and result["cost"]["gpu_hours"] == 0
+    assert not any("reference" in name for row in rows for name in row)
     assert (folder / "curves.png").stat().st_size > 10_000 and "pass@1" in said
     assert json.loads((folder.parent / "latest.json").read_text()) == {"run": folder.name}
     assert result["fingerprint"].startswith(folder.name)
@@ -166,11 +167,13 @@ def test_killed_and_with_a_dead_engine_and_a_dead_student_it_ends_in_the_same_we
     assert whole.keys() == killed.keys() and all(whole[name].equal(killed[name]) for name in whole)
 
 
-def test_one_step_off_stopped_by_sigterm_goes_on_with_the_rollouts_that_it_had_drawn(
+def test_one_step_off_stopped_by_sigterm_goes_on_with_its_rollouts_and_the_reference_that_it_had(
     dataset: Path, tmp_path: Path
 ) -> None:
+    penalised = {"preset": "uopd", "top_k": 16, "reference_kl_coefficient": 0.1}
+    seldom = {"every": 50, "keep": 1}
     run = write_run(
-        tmp_path / "stopped", dataset, checkpoints={"every": 50, "keep": 1}, overlap="one_step_off"
+        tmp_path / "stopped", dataset, checkpoints=seldom, overlap="one_step_off", objective=penalised
     )
     process, said = start(run), ""
     assert process.stdout is not None
@@ -188,6 +191,12 @@ def test_one_step_off_stopped_by_sigterm_goes_on_with_the_rollouts_that_it_had_d
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["staleness"] for row in rows] == [0, 1, 1, 1, 1, 1]
     assert rows[done]["response_tokens"] == sum(len(one.tokens) for one in ahead)
+    first, *later = [row["reference_kl"] for row in rows]
+    assert 0 <= first < 2e-4 < min(later)  # after the new start, too: the reference is no checkpoint
+    result = json.loads((folder / "result.json").read_text())
+    assert result["facts"]["reference"]["dtype"] == "bfloat16"
+    assert result["cost"]["seconds_reference"] == pytest.approx(sum(row["seconds_reference"] for row in rows))
+    assert "KL to the base model times 0.1" in (folder / "student/README.md").read_text()
 
 
 def test_other_settings_have_a_folder_of_their_own_and_a_moved_run_has_the_same(
