@@ -25,7 +25,7 @@ from tasks.io.disk import make_folder
 
 Result = TypeVar("Result")
 
-BATCH = 200  # entries that trigger a commit
+BATCH = 200  # the most entries that are not committed; half of them trigger a commit
 IDLE_SECONDS = 0.5  # longest wait of an entry for its commit
 BUSY_SECONDS = 60.0  # patience with another process that is writing
 _LAYOUT = 3  # 1 had the entries only, 2 packed them without the phrases; both are read, and written on as 3
@@ -110,9 +110,9 @@ class Ledger:
     """Replies by request key. Use as a context manager, from any thread; open one per process (not across a
     fork).
 
-    `put` never waits for the disk: a thread of its own commits after `BATCH` entries or `IDLE_SECONDS`. A
-    failure there (full disk, damaged file) is raised as `UserError` by the next call. `hits` and `misses`
-    count the keys asked for.
+    A thread of its own commits after half of `BATCH` entries or `IDLE_SECONDS`; `put` waits for it only when `BATCH`
+    entries are not on disk yet, so that a kill loses no more than these. A failure there (full disk, damaged file) is
+    raised as `UserError` by the next call. `hits` and `misses` count the keys asked for.
     """
 
     def __init__(self, path: Path) -> None:
@@ -169,6 +169,7 @@ class Ledger:
         """
         text = _to_json(value)
         with self._changed:
+            self._changed.wait_for(lambda: len(self._pending) < BATCH or self._failure is not None)
             self._raise_failure()
             if self._closing:
                 raise ValueError(f"the ledger {self.path} is closed")
@@ -176,7 +177,7 @@ class Ledger:
             if spent is not None:
                 self._unspent[model] = self._unspent.get(model, Spent()) + spent
             self._puts += 1
-            if self._puts == self._committed + 1 or len(self._pending) >= BATCH:
+            if self._puts == self._committed + 1 or len(self._pending) >= BATCH // 2:
                 self._changed.notify_all()
 
     def spent(self) -> dict[str, Spent]:
@@ -262,7 +263,7 @@ class Ledger:
         with self._changed:
             self._changed.wait_for(lambda: self._puts > self._committed or self._closing)
             self._changed.wait_for(
-                lambda: len(self._pending) >= BATCH or self._hurry or self._closing, timeout=IDLE_SECONDS
+                lambda: len(self._pending) >= BATCH // 2 or self._hurry or self._closing, timeout=IDLE_SECONDS
             )
             if self._puts == self._committed:
                 return None

@@ -85,6 +85,28 @@ def test_an_idle_entry_and_a_full_batch_are_committed_without_being_asked(tmp_pa
             time.sleep(0.005)
 
 
+def test_no_more_than_a_batch_is_ever_uncommitted(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.db") as ledger:
+        busy = sqlite3.connect(tmp_path / "l.db", isolation_level=None)
+        busy.execute("BEGIN IMMEDIATE")  # another process writes: nothing can be committed
+        put: list[int] = []
+
+        def put_all() -> None:
+            for number in range(3 * BATCH):
+                ledger.put(f"k{number}", number)
+                put.append(number)
+
+        thread = threading.Thread(target=put_all)
+        thread.start()
+        time.sleep(1.0)
+        assert len(put) == BATCH and len(ledger) == 0
+        busy.execute("COMMIT")
+        thread.join(30)
+        busy.close()
+        assert len(put) == 3 * BATCH
+    assert len(stored(tmp_path / "l.db")) == 3 * BATCH
+
+
 def test_what_every_model_took_is_read_back_after_a_restart_and_summed_over_processes(tmp_path: Path) -> None:
     path, one = tmp_path / "l.db", Spent(requests=1, prompt_tokens=400, completion_tokens=60)
     with Ledger(path) as first, Ledger(path) as second:
