@@ -198,14 +198,16 @@ def requests_in(received: Path, start: int = 0) -> list[tuple[int, str]]:
 
 
 def ledgered(output: Path) -> set[int]:
-    """Hashes of the requests whose answers are in the ledger."""
+    """Hashes of the requests whose answers are in the ledger; those of the stage sample, which keeps the samples of a problem
+    as one entry, are left out."""
     path = output / "ledger.sqlite"
     if not path.exists():
         return set()
     with closing(sqlite3.connect(path, timeout=60)) as database:
         keys = [key for (key,) in database.execute("SELECT key FROM entries")]
     with Ledger(path) as ledger:
-        return {value["prompt_tokens"] for value in ledger.get_many(keys).values()}
+        values = ledger.get_many(keys).values()
+    return {value["prompt_tokens"] for value in values if "prompt_tokens" in value}
 
 
 # --- the parts ---------------------------------------------------------------------------------------------------
