@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
@@ -17,7 +18,7 @@ from training.engine.actors import result
 from training.engine.batches import TokenSequence
 from training.engine.group import StudentGroup
 from training.engine.network import LoraSettings
-from training.engine.placement import Placement, actor_options, placement, reserve
+from training.engine.placement import Placement, Role, actor_options, placement, reserve
 from training.engine.student import StudentSettings
 from training.memory import SCORING_FRACTION, SCORING_TOKENS, engine_fraction
 from training.objectives.base import Objective
@@ -59,25 +60,28 @@ class Scores(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crew:
-    """What the loop drives. `reference` is there when the objective needs one. `facts` is what students, engines, teacher,
-    reference and transport say of themselves."""
+    """What the loop drives. `teachers` are copies of one model, as many as the placement has seats, and so are `references`,
+    which are there when the objective needs one. `facts` is what students, engines, teacher, reference and transport say of
+    themselves."""
 
     students: StudentGroup
     engines: RolloutPool
-    teacher: Any
+    teachers: tuple[Any, ...]
     top_k: int
     facts: Mapping[str, Any]
-    reference: Any = None
+    references: tuple[Any, ...] = ()
 
-    def score(self, sequences: Sequence[TokenSequence]) -> Scores[TopK]:
-        """Ask the teacher for its top k at every response position; returns at once."""
-        return Scores(self.teacher.score.remote(list(sequences), self.top_k), "the teacher")
+    def score(self, sequences: Sequence[TokenSequence], part: int = 0) -> Scores[TopK]:
+        """Ask a teacher for its top k at every response position; returns at once. Copies take the parts of a round in turns."""
+        teacher = self.teachers[part % len(self.teachers)]
+        return Scores(teacher.score.remote(list(sequences), self.top_k), "the teacher")
 
-    def recall(self, sequences: Sequence[TokenSequence]) -> Scores[np.ndarray] | None:
-        """Ask the reference for log p [T] of every response's own tokens; returns at once. None when there is no reference."""
-        if self.reference is None:
+    def recall(self, sequences: Sequence[TokenSequence], part: int = 0) -> Scores[np.ndarray] | None:
+        """Ask a reference for log p [T] of every response's own tokens; returns at once. None when there is no reference."""
+        if not self.references:
             return None
-        return Scores(self.reference.recall.remote(list(sequences)), "the reference")
+        reference = self.references[part % len(self.references)]
+        return Scores(reference.recall.remote(list(sequences)), "the reference")
 
 
 @contextmanager
@@ -99,26 +103,27 @@ def assembled(prepared: Prepared, objective: Objective, say: Callable[[str], Non
         engines = RolloutPool(seats, group, rollout_settings(prepared, seats), on_loss=say)
         students = StudentGroup(seats, group, student_settings(prepared, seats), objective.token_loss)
         top_k = objective.needs.top_k or prepared.shared_vocab
-        teacher = _teacher(prepared, seats, group, top_k)
-        reference = _reference(prepared, seats, group) if referred else None
+        teachers = _actors("teacher", seats, group, *_teacher(prepared, seats, top_k))
+        start = frozen_settings(prepared, seats, prepared.student.folder, run.engine.dtype)
+        references = _actors("reference", seats, group, Teacher, start)
         facts = {
             "student": students.connect(),
-            "teacher": result(teacher.ready.remote(), "the teacher"),
+            "teacher": _ready(teachers, "the teacher"),
             "engines": engines.ready(),
             "transport": choice.transport,
             "placement": seats.name,
         }
-        if reference is not None:
-            facts["reference"] = result(reference.ready.remote(), "the reference")
+        if references:
+            facts["reference"] = _ready(references, "the reference")
         session.guard_workers()
         students.open_transfer(choice, engines)
         yield Crew(
             students=students,
             engines=engines,
-            teacher=teacher,
+            teachers=teachers,
             top_k=top_k,
             facts=facts,
-            reference=reference,
+            references=references,
         )
 
 
@@ -193,48 +198,40 @@ def scoring_settings(prepared: Prepared, top_k: int) -> ScoringSettings:
     )
 
 
-def _teacher(prepared: Prepared, seats: Placement, group: Any, top_k: int) -> Any:
-    """The teacher's actor, by the engine that the run names."""
+def _actors(role: Role, seats: Placement, group: Any, kind: Any, *arguments: Any) -> tuple[Any, ...]:
+    """One Ray actor for each seat of the role."""
     import ray
 
-    if prepared.run.teacher.engine == "vllm":
-        scoring = scoring_settings(prepared, top_k)
-        kind: Any = VllmTeacher
-        arguments: tuple[Any, ...] = (
-            scoring,
-            scoring_environment(scoring, on_cpu=seats.on_cpu),
-            scoring_options(scoring, on_cpu=seats.on_cpu),
-        )
-    else:
-        kind = Teacher
-        own = TeacherSettings(
-            model=prepared.teacher.folder,
-            dtype="bfloat16",
-            vocabulary=prepared.shared_vocab,
-            threads=1 if seats.on_cpu else None,
-        )
-        arguments = (own,)
-    options = actor_options(seats.seat("teacher"), group)
-    return cast(Any, ray.remote)(kind).options(**options, max_restarts=0).remote(*arguments)
-
-
-def reference_settings(prepared: Prepared, seats: Placement) -> TeacherSettings:
-    """Settings of the reference: the student's start, in the student's type, over the student's softmax."""
-    run = prepared.run
-    return TeacherSettings(
-        model=prepared.student.folder,
-        dtype=run.engine.dtype,
-        vocabulary=prepared.shared_vocab,
-        token_budget=run.engine.micro_batch_tokens,
-        chunk=run.engine.head_chunk,
-        threads=1 if seats.on_cpu else None,
+    return tuple(
+        cast(Any, ray.remote)(kind)
+        .options(**actor_options(seats.seat(role, index), group), max_restarts=0)
+        .remote(*arguments)
+        for index in range(seats.count(role))
     )
 
 
-def _reference(prepared: Prepared, seats: Placement, group: Any) -> Any:
-    """The actor that keeps the student as it was at the start."""
-    import ray
+def _ready(actors: Sequence[Any], who: str) -> Any:
+    """What the first of some copies says of itself, when all are ready."""
+    return [result(one.ready.remote(), who) for one in actors][0]  # noqa: RUF015 - all of them are waited for
 
-    options = actor_options(seats.seat("reference"), group)
-    kind = cast(Any, ray.remote)(Teacher).options(**options, max_restarts=0)
-    return kind.remote(reference_settings(prepared, seats))
+
+def _teacher(prepared: Prepared, seats: Placement, top_k: int) -> tuple[Any, ...]:
+    """Class and arguments of the teacher, by the engine that the run names."""
+    if prepared.run.teacher.engine == "vllm":
+        scoring = scoring_settings(prepared, top_k)
+        environment = scoring_environment(scoring, on_cpu=seats.on_cpu)
+        return VllmTeacher, scoring, environment, scoring_options(scoring, on_cpu=seats.on_cpu)
+    return Teacher, frozen_settings(prepared, seats, prepared.teacher.folder, "bfloat16")
+
+
+def frozen_settings(prepared: Prepared, seats: Placement, model: Path, dtype: str) -> TeacherSettings:
+    """Settings of a frozen model, which reads as many tokens at once as the student, over the softmax that both share."""
+    engine = prepared.run.engine
+    return TeacherSettings(
+        model=model,
+        dtype=dtype,
+        vocabulary=prepared.shared_vocab,
+        token_budget=engine.micro_batch_tokens,
+        chunk=engine.head_chunk,
+        threads=1 if seats.on_cpu else None,
+    )

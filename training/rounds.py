@@ -88,8 +88,8 @@ def draw_round(
         for number, part in enumerate(parts):
             if number not in asked and all(place in found for place in part):
                 ended = [sequence(prompts[place], found[place]) for place in part]
-                asked[number] = crew.score(ended)
-                if (recall := crew.recall(ended)) is not None:
+                asked[number] = crew.score(ended, number)
+                if (recall := crew.recall(ended, number)) is not None:
                     recalled[number] = recall
     generated = time.perf_counter()
     generations = tuple(found[index] for index in range(len(requests)))

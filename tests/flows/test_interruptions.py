@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,10 +88,11 @@ def worker_and_flow(family: list[psutil.Process]) -> list[psutil.Process]:
     """The process worker and the process of the flow run that it started."""
     found = []
     for process in family:
-        command = process.cmdline()
-        if "tasks.io.supervisor" not in command and ("worker" in command or "prefect.engine" in command):
-            found.append(process)
-    assert len(found) >= 2, [process.cmdline() for process in family]
+        with suppress(psutil.NoSuchProcess):  # a model server may be ending
+            command = process.cmdline()
+            if "tasks.io.supervisor" not in command and ("worker" in command or "prefect.engine" in command):
+                found.append(process)
+    assert len(found) >= 2, family
     return found
 
 

@@ -81,10 +81,10 @@ class Actors:
                 ),
             )  # fmt: skip
 
-    def score(self, sequences: Sequence[TokenSequence]) -> Scored:
+    def score(self, sequences: Sequence[TokenSequence], part: int) -> Scored:
         return Scored(sequences)
 
-    def recall(self, sequences: Sequence[TokenSequence]) -> Recalled | None:
+    def recall(self, sequences: Sequence[TokenSequence], part: int) -> Recalled | None:
         return Recalled(sequences) if self.referred else None
 
     def step_in_parts(self, parts: Sequence[Callable[[], RankBatches]]) -> Update:

@@ -1,0 +1,42 @@
+"""Copies of a frozen model take the parts of a round in turns."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from training.crew import Crew
+from training.engine.batches import TokenSequence
+
+
+def copies(asked: list[tuple[int, int]], count: int) -> tuple[Any, ...]:
+    """Handles that note (copy, number of sequences) when they are asked."""
+
+    def handle(copy: int) -> Any:
+        remote = SimpleNamespace(remote=lambda sequences, *_: asked.append((copy, len(sequences))))
+        return SimpleNamespace(score=remote, recall=remote)
+
+    return tuple(handle(copy) for copy in range(count))
+
+
+def test_the_parts_of_a_round_go_round_the_copies() -> None:
+    asked: list[tuple[int, int]] = []
+    recalled: list[tuple[int, int]] = []
+    nobody: Any = None
+    crew = Crew(
+        students=nobody, engines=nobody, teachers=copies(asked, 3), top_k=4, facts={}, references=copies(recalled, 2)
+    )  # fmt: skip
+    one = TokenSequence(tokens=np.arange(5, dtype=np.int32), prompt_length=2)
+    for part in range(5):
+        crew.score([one] * (part + 1), part)
+        crew.recall([one] * (part + 1), part)
+    assert asked == [(0, 1), (1, 2), (2, 3), (0, 4), (1, 5)]
+    assert recalled == [(0, 1), (1, 2), (0, 3), (1, 4), (0, 5)]
+
+
+def test_without_a_reference_nothing_is_asked() -> None:
+    nobody: Any = None
+    crew = Crew(students=nobody, engines=nobody, teachers=(), top_k=4, facts={})
+    assert crew.recall([]) is None
