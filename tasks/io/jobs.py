@@ -23,6 +23,7 @@ import aiohttp
 import httpx
 
 from tasks.core.errors import UserError
+from tasks.io.loops import cancel_the_others
 from tasks.io.ray_session import last_error_line
 
 __all__ = ["cluster_lines", "job_environment", "local_lines"]
@@ -166,10 +167,17 @@ def _lines(output: AsyncIterator[str]) -> Iterator[str]:
         return await anext(output, None)
 
     rest = ""
-    with asyncio.Runner() as runner:
-        while (piece := runner.run(next_piece())) is not None:
+    loop = (
+        asyncio.new_event_loop()
+    )  # no asyncio.Runner: its handler of Ctrl-C cancels a task, which may not care
+    try:
+        while (piece := loop.run_until_complete(next_piece())) is not None:
             *lines, rest = (rest + piece).split("\n")
             yield from (line for line in lines if not any(mark in line for mark in OF_RAY))
+    finally:
+        loop.run_until_complete(cancel_the_others())
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
     if rest:
         yield rest
 

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from tasks.io.chat import ChatModel, ChatRequest, Outcome
+from tasks.io.loops import cancel_the_others
 
 SHOW_S = 1.0  # between two words on how far a batch is
 
@@ -58,7 +59,7 @@ class Turns:
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(_cancel_the_others(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(cancel_the_others(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -82,10 +83,3 @@ class Turns:
                 sent.set()
 
         return Answers(asyncio.run_coroutine_threadsafe(answer(), self._loop), tally)
-
-
-async def _cancel_the_others() -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
