@@ -26,7 +26,7 @@ from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
 from tasks.stages.models import now_and_then
 from tasks.stages.pending import Pending, rows_digest
 
-VERSION = 3
+VERSION = 2
 PROMPT = "teacher/solve"
 
 
