@@ -40,7 +40,6 @@ def step_row(
         "student": update.seconds,
         "sync": sync,
     }
-    lengths = [len(generation.tokens) for generation in round_.generations]
     tokens, work = sum(len(sequence.tokens) for sequence in round_.sequences), sum(seconds.values())
     row: dict[str, float] = {
         "step": update.step,
@@ -50,12 +49,8 @@ def step_row(
         "weight_mean": float(round_.weights.mean()),
         "weight_zero_share": float((round_.weights == 0).mean()),
         **token_means([seen for _, seen in update.trained]),
-        "response_tokens_mean": float(np.mean(lengths)),
-        "response_tokens_max": max(lengths),
-        "truncated_share": float(np.mean([one.finish_reason == "length" for one in round_.generations])),
-        "rollout_logprob_mean": float(np.concatenate([one.logprobs for one in round_.generations]).mean()),
+        **response_means(round_),
         "staleness": staleness,
-        "response_tokens": sum(lengths),
         "tokens": tokens,
         "tokens_per_second": tokens / wall,
         "seconds": wall,
@@ -65,6 +60,18 @@ def step_row(
     row |= dict(zip(("gap_mean", "gap_max"), gap(update.trained), strict=True))
     row |= {f"seconds_{name}": spent for name, spent in seconds.items()}
     return row | {f"share_{name}": spent / work for name, spent in seconds.items()}
+
+
+def response_means(round_: Round) -> dict[str, float]:
+    """Lengths, share of cut-off responses and mean log-probability of a token, over all rollouts of the round."""
+    lengths = [len(generation.tokens) for generation in round_.generations]
+    return {
+        "response_tokens_mean": float(np.mean(lengths)),
+        "response_tokens_max": max(lengths),
+        "response_tokens": sum(lengths),
+        "truncated_share": float(np.mean([one.finish_reason == "length" for one in round_.generations])),
+        "rollout_logprob_mean": float(np.concatenate([one.logprobs for one in round_.generations]).mean()),
+    }
 
 
 def phase_seconds(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

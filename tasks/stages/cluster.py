@@ -65,10 +65,7 @@ def cluster(
     with Lazy(lambda: chat_model(run, "equivalence_judge", "cluster", log, look)) as model:
 
         def work(index: int, at: Callable[[int], None]) -> Shard:
-            problems = shard_rows(run.store, sampled, index, "problems", Problem)
-            groups: dict[str, list[Response]] = {row.id: [] for row in problems}
-            for response in shard_rows(run.store, sampled, index, "responses", Response):
-                groups[response.problem_id].append(response)
+            problems, groups = sampled_rows(run.store, sampled, index)
             watch, decisions = Stopwatch(), dict[str, Decisions]()
             with watch, deciding(groups, settings, run.config.run.cpu_workers) as found:
                 for row_id, decided in found:
@@ -87,13 +84,24 @@ def cluster(
             )
             return shard(rows, verdicts, watch.seconds, tokens)
 
-        def content(index: int) -> str:
-            return rows_digest(
-                run.store.table_digest(sampled, index, name) for name in ("problems", "responses")
-            )
-
-        pending = Pending(run.store, stage, content)
+        pending = Pending(run.store, stage, lambda index: sampled_digest(run.store, sampled, index))
         return run_shards(run, stage, lambda: sizes or shard_sizes(run.store, sampled), work, pending, ready)
+
+
+def sampled_rows(
+    store: Store, sampled: Artifact, index: int
+) -> tuple[list[Problem], dict[str, list[Response]]]:
+    """The problems of a shard, and the responses to each by its id."""
+    problems = shard_rows(store, sampled, index, "problems", Problem)
+    groups: dict[str, list[Response]] = {row.id: [] for row in problems}
+    for response in shard_rows(store, sampled, index, "responses", Response):
+        groups[response.problem_id].append(response)
+    return problems, groups
+
+
+def sampled_digest(store: Store, sampled: Artifact, index: int) -> str:
+    """Identity of the same."""
+    return rows_digest(store.table_digest(sampled, index, name) for name in ("problems", "responses"))
 
 
 def cluster_stage(run: Run, *inputs: Artifact) -> Stage:

@@ -33,20 +33,16 @@ PROMPT = "teacher/solve"
 def sample(run: Run, selected: Artifact, look: Callable[[], None] = lambda: None) -> Artifact:
     """N responses a problem at the settings' temperature; one engine for the whole stage. `look` is called now and then
     (after every problem), and may raise."""
-    settings, stage = run.config.sample, sample_stage(run, selected)
-    counts, sizes = (
-        cache(lambda: shard_sizes(run.store, selected)),
-        cache(lambda: sample_sizes(run, selected)),
-    )
-    log = get_run_logger().info
-    role = run.config.models.teacher
-
-    ledger = Ledger(run.ledger_path)
+    stage = sample_stage(run, selected)
+    counts = cache(lambda: shard_sizes(run.store, selected))
+    sizes = cache(lambda: sample_sizes(run, selected))
+    log, ledger = get_run_logger().info, Ledger(run.ledger_path)
 
     def open_sampler() -> TeacherSampler:
         log(f"sample: starting the teacher {run.identities['teacher']}")
         return TeacherSampler(
-            role, root=PROJECT_ROOT, identity=run.identities["teacher"], logprobs=settings.logprobs, ledger=ledger,
+            run.config.models.teacher, root=PROJECT_ROOT, identity=run.identities["teacher"], ledger=ledger,
+            logprobs=run.config.sample.logprobs,
             on_wait=now_and_then(lambda seconds, line: log(f"sample: {line}, {seconds:.0f} s"), look=look),
         )  # fmt: skip
 
