@@ -220,9 +220,10 @@ def names(address: str) -> list[str]:
 
 
 FOLLOW = """
-import os, sys
+import signal
 from pathlib import Path
 from tasks.io.jobs import cluster_lines
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 for line in cluster_lines({address!r}, "count", {command!r}, folder=Path("."), environment={{}}, log=Path({log!r})):
     print(line, flush=True)
 """
