@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean
@@ -184,10 +185,10 @@ def trl_arguments(job: Mapping[str, Any]) -> dict[str, Any]:
 def run_trl(job: Mapping[str, Any]) -> None:
     """In TRL's process: train, and write when each step ended and how many tokens its responses had."""
     sys.path.append(job["folder"])
-    import trl as library  # pyright: ignore[reportMissingImports]
     from datasets import Dataset
     from transformers import AutoTokenizer, TrainerCallback
 
+    library: Any = import_module("trl")
     tokenizer = AutoTokenizer.from_pretrained(job["student"], padding_side="left", truncation_side="left")
     made = tokenizer.apply_chat_template(
         job["prompts"], add_generation_prompt=True, tokenize=True, return_dict=True, enable_thinking=job["thinking"]
