@@ -250,6 +250,7 @@ def shard_by_shard(url: str, count: int, cap: int, folder: Path) -> dict[str, An
     """The same requests, 5,000 at a time, as the stages ask: the next 5,000 begin when the last of these is sent."""
 
     def everything(model: ChatModel, run: Run) -> int:
+        """All shards, one behind the other."""
         flow = list(requests_of(run, count))
         with Turns(lambda: model) as turns:
             parts = [turns.ask(flow[start : start + 5_000]) for start in range(0, len(flow), 5_000)]

@@ -167,9 +167,8 @@ def _lines(output: AsyncIterator[str]) -> Iterator[str]:
         return await anext(output, None)
 
     rest = ""
-    loop = (
-        asyncio.new_event_loop()
-    )  # no asyncio.Runner: its handler of Ctrl-C cancels a task, which may not care
+    # no asyncio.Runner: its handler of Ctrl-C cancels a task, which may not care
+    loop = asyncio.new_event_loop()
     try:
         while (piece := loop.run_until_complete(next_piece())) is not None:
             *lines, rest = (rest + piece).split("\n")

@@ -19,7 +19,8 @@ Marks = NDArray[np.uint64]
 
 def marks(keys: Iterable[str]) -> Marks:
     """A 64-bit hash of the key of every row."""
-    return np.fromiter((xxhash.xxh3_64_intdigest(key.encode()) for key in keys), dtype=np.uint64)
+    hashes = (xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass")) for key in keys)
+    return np.fromiter(hashes, dtype=np.uint64)
 
 
 def cut(rows: Marks, size: int) -> tuple[int, ...]:
