@@ -40,11 +40,12 @@ class RaySession:
     """A connection to the Ray that runs (this process's, or the one at RAY_ADDRESS), else a Ray of our own.
 
     Ray gives every job of a cluster that cluster's RAY_ADDRESS, so what runs as a job takes its seats there. `actors` is how
-    many processes will want a core; a Ray that runs already is taken as it is. Some of Ray's helpers
-    outlive a killed owner by minutes, so a Ray of our own is put under a guard. Works as a `with` block too.
+    many processes will want a core, `object_store_bytes` the size of its store (None: Ray chooses, three tenths of the memory);
+    a Ray that runs already is taken as it is. Some of Ray's helpers outlive a killed owner by minutes, so a Ray of our own is put
+    under a guard. Works as a `with` block too.
     """
 
-    def __init__(self, actors: int, object_store_bytes: int = OBJECT_STORE_BYTES) -> None:
+    def __init__(self, actors: int, object_store_bytes: int | None = OBJECT_STORE_BYTES) -> None:
         os.environ.update({name: os.environ.get(name, value) for name, value in RAY_ENVIRONMENT.items()})
         import ray
 
@@ -127,7 +128,7 @@ def _join(address: str) -> None:
 
 def _start_ray(
     actors: int,
-    object_store_bytes: int,
+    object_store_bytes: int | None,
     started: Callable[[], set[psutil.Process]],
     unwanted: Callable[[], bool],
 ) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
-from training.crew import Crew
+from tests.training.small_run import example, small_run, write_small_dataset
+from training.check import prepare
+from training.crew import Crew, frozen_settings, student_settings
 from training.engine.batches import TokenSequence
+from training.memory import seats_of
 
 
 def copies(asked: list[tuple[int, int]], count: int) -> tuple[Any, ...]:
@@ -34,6 +39,17 @@ def test_the_parts_of_a_round_go_round_the_copies() -> None:
         crew.recall([one] * (part + 1), part)
     assert asked == [(0, 1), (1, 2), (2, 3), (0, 4), (1, 5)]
     assert recalled == [(0, 1), (1, 2), (0, 3), (1, 4), (0, 5)]
+
+
+@pytest.mark.parametrize(("kind", "shares"), [("colocated", True), ("split", False), ("cpu", False)])
+def test_only_models_that_share_a_gpu_give_back_what_they_do_not_use(
+    tmp_path: Path, kind: str, shares: bool
+) -> None:
+    dataset = write_small_dataset(tmp_path / "dataset", [example(1)])
+    prepared = prepare(small_run(dataset, placement={"kind": kind, "students": 2, "engines": 2}))
+    seats = seats_of(prepared.run)
+    teacher = frozen_settings(prepared, seats, prepared.teacher.folder, "bfloat16")
+    assert (student_settings(prepared, seats).shares_gpu, teacher.shares_gpu) == (shares, shares)
 
 
 def test_without_a_reference_nothing_is_asked() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,19 +21,23 @@ class ActorLost(Exception):
         self.who = who
 
 
-def results(calls: Sequence[Any], who: str) -> list[Any]:
+def results(calls: Sequence[Any], who: str, *, limit_s: float | None = None) -> list[Any]:
     """Results of the calls, in order; the first failure is raised at once, whatever the others do.
 
     What a method raised (a `UserError`, say) is raised as itself. The end of a process is an `ActorLost`, also where it
-    showed first in another rank's broken collective.
+    showed first in another rank's broken collective, and so is a call that takes more than `limit_s` seconds: one whose
+    partner on the other side died may wait for ever.
     """
     import ray
 
-    waiting = list(calls)
+    waiting, started = list(calls), time.monotonic()
     while waiting:
-        (ended,), waiting = ray.wait(waiting, num_returns=1, timeout=None)
+        left = None if limit_s is None else max(0.0, started + limit_s - time.monotonic())
+        ended, waiting = ray.wait(waiting, num_returns=1, timeout=left)
+        if not ended:
+            raise ActorLost(who, f"no answer within {limit_s:.0f} s")
         try:
-            result(ended, who)
+            result(ended[0], who)
         except (UserError, ActorLost):
             raise
         except Exception:
@@ -65,7 +70,10 @@ def result(call: Any, who: str) -> Any:
     try:
         return ray.get(call)
     except RayActorError as error:
-        raise ActorLost(who, last_error_line(str(error))) from error
+        called = isinstance(error, RayTaskError)  # an engine, say, that a student sent weights to
+        raise ActorLost(
+            f"an actor that {who} called" if called else who, last_error_line(str(error))
+        ) from error
     except RayTaskError as error:
         cause = getattr(error, "cause", None)
         if isinstance(cause, ObjectLostError):  # weights, say, that lay with a student

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from training.rollout.sync import Choice
 from training.rollout.weights import Snapshot
 
 WHO = "a student"
+TRANSFER_LIMIT_S = 600.0
+"""Seconds after which an NCCL or IPC transfer is given up: it takes a few, and waits for ever for an engine that died in it."""
 
 RankBatches = Sequence[Sequence[MicroBatch]]
 """`[rank][i]`: as many micro-batches on every rank."""
@@ -59,6 +62,10 @@ class StudentGroup:
             for rank in range(self._ranks)
         ]
         self._choice: Choice | None = None
+        self._losses_seen = 0  # of engines, when the transfer was opened
+        self._at_work = (
+            threading.Lock()
+        )  # one step or one snapshot at a time, in the same order on every rank
 
     def connect(self) -> dict[str, Any]:
         """Build the engine on every rank; what rank 0 says of itself. `UserError` when a rank dies meanwhile."""
@@ -77,17 +84,18 @@ class StudentGroup:
         next part is waited for. The gradient is that of all parts together."""
         given: list[RankBatches] = []
         calls: list[list[Any]] = []
-        for number, part in enumerate(parts, start=1):
-            given.append(self._checked(part()))
-            calls.append(
-                [
-                    actor.accumulate.remote(list(batches), last=number == len(parts))
-                    for actor, batches in zip(self._actors, given[-1], strict=True)
-                ]
-            )
-        applying = [actor.apply.remote() for actor in self._actors]
-        shares: list[list[Share]] = [results(part, WHO) for part in calls]
-        applied: list[Applied] = results(applying, WHO)
+        with self._at_work:
+            for number, part in enumerate(parts, start=1):
+                given.append(self._checked(part()))
+                calls.append(
+                    [
+                        actor.accumulate.remote(list(batches), last=number == len(parts))
+                        for actor, batches in zip(self._actors, given[-1], strict=True)
+                    ]
+                )
+            applying = [actor.apply.remote() for actor in self._actors]
+            shares: list[list[Share]] = [results(part, WHO) for part in calls]
+            applied: list[Applied] = results(applying, WHO)
         return _update(given, shares, applied)
 
     def _checked(self, micro_batches: RankBatches) -> RankBatches:
@@ -110,11 +118,21 @@ class StudentGroup:
     # --- weights ------------------------------------------------------------------------------------------------
 
     def open_transfer(self, choice: Choice, engines: RolloutPool) -> None:
-        """Choose the road for `sync`; NCCL and IPC are connected now, once."""
+        """Choose the road for `sync`; NCCL and IPC are connected now, and again when an engine was started again."""
         self._choice = choice
         if choice.transport != "object_store":
-            address, port = results([self._actors[0].address.remote()], WHO)[0]
-            self._all("open_transfer", choice.transport, engines.actors, address, port)
+            engines.carry_by(self._carried)
+            self._meet(choice, engines)
+
+    def _meet(self, choice: Choice, engines: RolloutPool) -> None:
+        address, port = results([self._actors[0].address.remote()], WHO)[0]
+        self._losses_seen = engines.losses
+        self._all("open_transfer", choice.transport, engines.actors, address, port)
+
+    def _carried(self, version: int) -> Snapshot:
+        """The present weights by the object store; waits for a step that is going on."""
+        with self._at_work:
+            return self._all("publish", version)[0]
 
     def sync(self, engines: RolloutPool, version: int) -> Snapshot:
         """Bring every engine to the present weights and let each compare what it has with what was sent.
@@ -124,11 +142,14 @@ class StudentGroup:
         if self._choice is None:
             raise RuntimeError("no transfer was chosen: call open_transfer first")
         if self._choice.transport == "object_store":
-            snapshot: Snapshot = self._all("publish", version)[0]
-            engines.load(snapshot)
-            return snapshot
-        self._all("send")
-        snapshot = self._all("publish", version, carry=False)[0]
+            carried: Snapshot = self._all("publish", version)[0]
+            engines.load(carried)
+            return carried
+        engines.revive()
+        if engines.losses != self._losses_seen:
+            self._meet(self._choice, engines)
+        results([actor.send.remote() for actor in self._actors], WHO, limit_s=TRANSFER_LIMIT_S)
+        snapshot: Snapshot = self._all("publish", version, carry=False)[0]
         engines.confirm(snapshot)
         return snapshot
 

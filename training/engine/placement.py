@@ -6,7 +6,8 @@ with; how much memory an actor really takes is its own setting (vLLM's memory fr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -144,6 +145,18 @@ def reserve(placement: Placement) -> Any:
             f"placement {placement.name!r} was not free within {RESERVE_TIMEOUT_S:.0f} s: end the other jobs of the cluster"
         )
     return group
+
+
+@contextmanager
+def reserved(placement: Placement) -> Iterator[Any]:
+    """`reserve` for the length of a block; at its end the actors in the group end with it, also on a Ray that runs on."""
+    from ray.util.placement_group import remove_placement_group
+
+    group = reserve(placement)
+    try:
+        yield group
+    finally:
+        remove_placement_group(group)
 
 
 def actor_options(seat: Seat, group: Any) -> dict[str, Any]:

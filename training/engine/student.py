@@ -56,7 +56,7 @@ SELF_TEST_TOKENS = 64
 class StudentSettings:
     """Everything that a rank must know of the run. `vocabulary`: ids shared with the teacher (None: all of the model's).
     `head_chunk`: positions that go through the head at once. `token_budget`: tokens of a forward pass without gradient.
-    `threads`: of this process on CPU."""
+    `threads`: of this process on CPU. `shares_gpu`: others need the GPU's memory between this rank's turns."""
 
     model: Path
     total_steps: int
@@ -75,6 +75,7 @@ class StudentSettings:
     token_budget: int = 8192
     seed: int = 0
     threads: int | None = None
+    shares_gpu: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +185,7 @@ class Student:
         if norm is None:
             norm = float(self._engine.get_global_grad_norm())
         self._step += 1
+        self._end_turn()
         return Applied(
             step=self._step,
             learning_rate=rate,
@@ -226,6 +228,11 @@ class Student:
         gradients = [p.grad for p in self._network.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
+    def _end_turn(self) -> None:
+        """Others may need the memory that torch keeps for this rank's next turn."""
+        if self.settings.shares_gpu:
+            torch.cuda.empty_cache()
+
     def _longest(self) -> int:
         return int(self._network.model.config.max_position_embeddings)
 
@@ -245,6 +252,7 @@ class Student:
                 for index, one in zip(chosen, split_by_sequence(values.cpu().numpy(), batch), strict=True):
                     found[index] = one
         self._engine.train()
+        self._end_turn()
         return found
 
     def self_divergence(self, sequence: TokenSequence) -> float:
@@ -264,6 +272,7 @@ class Student:
         with torch.no_grad():
             values = self._engine(make_batch([sequence], self._device, pack=False), work)
         self._engine.train()
+        self._end_turn()
         return float(values.abs().max())
 
     def _scoring(self, batch: Sequence[TokenSequence], temperature: float) -> Any:
@@ -285,20 +294,24 @@ class Student:
     def publish(self, version: int, *, carry: bool = True) -> Snapshot | None:
         """The present weights with their sums, on rank 0 (None elsewhere). With `carry` the bf16 parts go into Ray's object
         store; without, the sums only, for engines that got the weights by NCCL or IPC."""
+        import ray
+
         sums: dict[str, int] = {}
         numels: dict[str, int] = {}
         named = summed(self._weights(), sums, numels)
-        if self._rank > 0 or not carry:
+        parts: tuple[Any, ...] = ()
+        if self._rank == 0 and carry:
+            parts = tuple(ray.put(part) for part in pack(named))
+        else:
             for _ in named:
                 pass
-            return Snapshot(version=version, sums=sums, numels=numels) if self._rank == 0 else None
-        import ray
-
-        parts = tuple(ray.put(part) for part in pack(named))
-        return Snapshot(version=version, sums=sums, numels=numels, parts=parts)
+        self._end_turn()
+        return Snapshot(version=version, sums=sums, numels=numels, parts=parts) if self._rank == 0 else None
 
     def open_transfer(self, transport: Transport, engines: Sequence[Any], address: str, port: int) -> None:
-        """Join an NCCL or IPC transfer to the engines (actor handles); rank 0 is its sender."""
+        """Join an NCCL or IPC transfer to the engines (actor handles); rank 0 is its sender. An earlier one is left."""
+        if self._sender is not None:
+            self._sender.close()
         self._sender = GpuSender(transport, engines, self, rank=self._rank, address=address, port=port)
 
     def send(self) -> None:

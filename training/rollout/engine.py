@@ -246,7 +246,8 @@ class Rollout:
     # The receiving end of an NCCL or IPC transfer, driven by `training.rollout.sync.EngineClient`.
 
     def open_transfer(self, init_info: dict[str, Any]) -> None:
-        """Join the sender's transfer, as vLLM's `init_info` describes it."""
+        """Join the sender's transfer, as vLLM's `init_info` describes it; an earlier one is left."""
+        self._llm.collective_rpc("shutdown_weight_transfer_engine")
         self._llm.collective_rpc("init_weight_transfer_engine", args=(init_info,))
 
     def start_update(self) -> None:
@@ -261,6 +262,7 @@ class Rollout:
     def finish_update(self) -> None:
         """Put the received weights to use."""
         self._llm.collective_rpc("finish_weight_update")
+        self._llm.apply_model(repack_tied_head)
 
     # --- sleeping -----------------------------------------------------------------------------------------------
 

@@ -25,6 +25,8 @@ MAX_LOSSES = 3
 """Losses of engines in a run after which it ends: something kills them, and starting them again will not help."""
 
 OnLoss = Callable[[str], None]
+Carry = Callable[[int], Snapshot]
+"""Gives the student's present weights, which it calls by that version, by the object store."""
 
 
 class RolloutPool:
@@ -38,7 +40,8 @@ class RolloutPool:
         self._settings = settings
         self._on_loss = on_loss
         self._snapshot: Snapshot | None = None
-        self._losses = 0
+        self._carry: Carry | None = None
+        self.losses = 0  # engines that were started again
         self.actors: list[Any] = [self._start(index) for index in range(placement.count("rollout"))]
 
     def ready(self) -> list[dict[str, Any]]:
@@ -54,8 +57,22 @@ class RolloutPool:
         calls = [actor.load.remote(snapshot) for actor in self.actors]
         return [self._loaded(index, call) for index, call in enumerate(calls)]
 
+    def carry_by(self, carry: Carry) -> None:
+        """Where NCCL or IPC brings the weights: how an engine that was started again in the middle of a round gets them."""
+        self._carry = carry
+
+    def revive(self) -> None:
+        """Start engines again that died since the last round, without weights: what follows brings them to all."""
+        for index, call in enumerate([actor.version.remote() for actor in self.actors]):
+            try:
+                result(call, f"rollout engine {index}")
+            except ActorLost as error:
+                self._replace(index, error, "started again")
+                result(self.actors[index].ready.remote(), f"rollout engine {index}")
+
     def confirm(self, snapshot: Snapshot) -> list[LoadReport]:
         """After NCCL or IPC: every engine compares its own tensors with the snapshot's sums and takes its version."""
+        self._snapshot = snapshot
         return results([actor.confirm.remote(snapshot) for actor in self.actors], "a rollout engine")
 
     def generate(self, requests: Sequence[RolloutRequest], sampling: RolloutSampling) -> list[Generation]:
@@ -142,13 +159,35 @@ class RolloutPool:
 
     def _restart(self, engine: int, error: ActorLost) -> Any:
         """Start an engine in a dead one's place and give it the last snapshot."""
-        self._losses += 1
-        if self._losses > MAX_LOSSES or self._snapshot is None:
-            raise UserError(
-                f"{error} ({self._losses} losses in this run): look for what ends it (memory?) and start the run again; it"
-                " resumes from its last checkpoint"
-            ) from error
+        snapshot = self._carried(error)
+        self._replace(engine, error, f"started again with weight version {snapshot.version}")
+        return result(self.actors[engine].load.remote(snapshot), f"rollout engine {engine}")
+
+    def _carried(self, error: ActorLost) -> Snapshot:
+        """The last snapshot with its weights. `ActorLost` when the student has moved on from them: the run then goes on from
+        its checkpoint."""
+        snapshot = self._snapshot
+        if snapshot is None:
+            raise _too_many(error, self.losses) from error
+        if snapshot.parts or self._carry is None:
+            return snapshot
+        carried = self._carry(snapshot.version)
+        if carried.checksum != snapshot.checksum:
+            raise error
+        return carried
+
+    def _replace(self, engine: int, error: ActorLost, told: str) -> None:
+        """A fresh engine, with the weights of the model folder, in a dead one's place."""
+        self.losses += 1
+        if self.losses > MAX_LOSSES:
+            raise _too_many(error, self.losses) from error
         if self._on_loss is not None:
-            self._on_loss(f"{error}; started again with weight version {self._snapshot.version}")
+            self._on_loss(f"{error}; {told}")
         self.actors[engine] = self._start(engine)
-        return result(self.actors[engine].load.remote(self._snapshot), f"rollout engine {engine}")
+
+
+def _too_many(error: ActorLost, losses: int) -> UserError:
+    return UserError(
+        f"{error} ({losses} losses in this run): look for what ends it (memory?) and start the run again; it resumes from"
+        " its last checkpoint"
+    )

@@ -121,6 +121,10 @@ class GpuSender:
         """Bring the engines to the student's present weights; returns when they have them."""
         self._sender.send_weights()
 
+    def close(self) -> None:
+        """Leave the transfer; does not wait for engines that are gone."""
+        self._sender.shutdown()
+
 
 class EngineClient:
     """What vLLM's sender says to the engines (its `VLLMWeightSyncClient`), several engines of one worker each.

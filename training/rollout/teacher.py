@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,11 +21,14 @@ from training.engine.batches import (
     split_by_sequence,
 )
 
+Answer = TypeVar("Answer")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherSettings:
     """`vocabulary`: ids shared with the student, over which the softmax runs (None: all of the model's). `token_budget`:
-    padded tokens of one forward pass. `chunk`: positions that go through the head at once."""
+    padded tokens of one forward pass. `chunk`: positions that go through the head at once. `shares_gpu`: others need the GPU's
+    memory between this model's turns."""
 
     model: Path
     dtype: str = "bfloat16"
@@ -33,6 +36,7 @@ class TeacherSettings:
     token_budget: int = 16_384
     chunk: int = 1024
     threads: int | None = None
+    shares_gpu: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +96,7 @@ class Teacher:
 
     def score(self, sequences: Sequence[TokenSequence], k: int) -> tuple[list[TopK], float]:
         """`topk`, and the seconds that it took."""
-        started = time.perf_counter()
-        return self.topk(sequences, k), time.perf_counter() - started
+        return self._timed(lambda: self.topk(sequences, k))
 
     def logprobs(self, sequences: Sequence[TokenSequence]) -> list[np.ndarray]:
         """log p [T] (float32) of every response's own tokens, in the order given."""
@@ -112,8 +115,17 @@ class Teacher:
 
     def recall(self, sequences: Sequence[TokenSequence]) -> tuple[list[np.ndarray], float]:
         """`logprobs`, and the seconds that it took."""
+        return self._timed(lambda: self.logprobs(sequences))
+
+    def _timed(self, turn: Callable[[], list[Answer]]) -> tuple[list[Answer], float]:
+        """What a turn gives and its seconds; others may then have the memory that torch would keep for the next one."""
+        import torch
+
         started = time.perf_counter()
-        return self.logprobs(sequences), time.perf_counter() - started
+        found = turn()
+        if self.settings.shares_gpu:
+            torch.cuda.empty_cache()
+        return found, time.perf_counter() - started
 
     def _hidden(self, sequences: Sequence[TokenSequence]) -> Any:
         """(indices of a batch, hidden states [T, H] that predict its response tokens), batch by batch."""

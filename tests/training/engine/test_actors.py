@@ -68,6 +68,27 @@ def test_the_end_of_a_process_is_a_lost_actor() -> None:
     assert caught.value.who == "a worker"
 
 
+def test_a_call_that_waits_for_somebody_who_is_gone_is_given_up() -> None:
+    with pytest.raises(ActorLost, match=r"^a worker died: no answer within 1 s$"):
+        results([call(lambda: 1), call(lambda: time.sleep(60))], "a worker", limit_s=1.0)
+
+
+def test_the_end_of_an_actor_that_an_actor_called_is_a_lost_actor_too() -> None:
+    import ray
+
+    class Caller:
+        def ask(self, other: Any) -> Any:
+            return ray.get(other.run.remote())
+
+    class Dying:
+        def run(self) -> None:
+            die()
+
+    caller, dying = (cast(Any, ray.remote)(kind).options(num_cpus=0).remote() for kind in (Caller, Dying))
+    with pytest.raises(ActorLost, match=r"^an actor that a student called died: "):
+        result(caller.ask.remote(_kept(dying, dying)), "a student")
+
+
 def test_a_broken_collective_is_blamed_on_the_rank_that_died() -> None:
     with pytest.raises(ActorLost):
         results([call(break_down), call(die)], "a student")

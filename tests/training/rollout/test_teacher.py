@@ -119,3 +119,16 @@ def test_bf16_scores_stay_near_float32(folder: Path) -> None:
         for values, one in zip(half, chosen, strict=True)
     ]
     assert np.concatenate(gaps).mean() < 0.05
+
+
+@pytest.mark.parametrize(("shares", "times"), [(True, 2), (False, 0)])
+def test_where_others_share_its_gpu_every_turn_ends_with_the_cache_given_back(
+    folder: Path, teacher: Teacher, monkeypatch: pytest.MonkeyPatch, shares: bool, times: int
+) -> None:
+    given_back: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given_back.append("cache"))
+    monkeypatch.setattr(teacher, "settings", replace(teacher.settings, shares_gpu=shares))
+    scores, seconds = teacher.score(sequences(2), 4)
+    own, _ = teacher.recall(sequences(2))
+    assert len(scores) == len(own) == 2 and seconds > 0
+    assert len(given_back) == times

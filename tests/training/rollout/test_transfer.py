@@ -1,0 +1,118 @@
+"""Weights on vLLM's own road (see `store_transfer`): partitioned over two student ranks, to two engines, one of which dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.training.engine.running import update
+from tests.training.rollout.store_transfer import StoreRollout, StoreStudent
+from tests.training.rollout.test_engine import MODEL, SAMPLING, SETTINGS, World, gap, joined, requests
+from training.engine import group
+from training.engine.actors import ActorLost
+from training.engine.placement import placement, reserve
+from training.engine.student import StudentSettings
+from training.objectives.token_losses import TopKCrossEntropy
+from training.rollout import pool
+from training.rollout.engine import Generation, RolloutRequest
+from training.rollout.sync import Choice
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def world(ray_session: None) -> Iterator[World]:
+    plan = placement("cpu", students=2, engines=2)
+    place = reserve(plan)
+    losses: list[str] = []
+    settings = StudentSettings(
+        model=MODEL, total_steps=10, warmup_steps=0, learning_rate=5e-3, zero_stage=3, threads=1, clip=1e9
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "Rollout", StoreRollout)
+        patch.setattr(group, "Student", StoreStudent)
+        engines = pool.RolloutPool(
+            plan, place, replace(SETTINGS, transport="nccl", engines=2), on_loss=losses.append
+        )
+        student = group.StudentGroup(plan, place, settings, TopKCrossEntropy())
+        student.connect()
+        engines.ready()
+        student.open_transfer(Choice(transport="nccl", reason="a test"), engines)
+        yield World(student=student, engines=engines, losses=losses)
+        engines.close()
+        student.close()
+
+
+def learn(world: World, asked: list[RolloutRequest], drawn: list[Generation]) -> None:
+    """One update of both ranks that moves the student far."""
+    sequences = joined(asked, drawn)
+    world.student.step([update(sequences[part], [list(range(8))]) for part in (slice(0, 8), slice(8, 16))])
+
+
+def kill(world: World, engine: int) -> None:
+    import ray
+
+    process: Any = ray.get(world.engines.actors[engine].process.remote())
+    os.kill(process, signal.SIGKILL)
+
+
+def test_both_engines_agree_with_the_student_after_every_transfer(world: World) -> None:
+    asked = requests()
+    world.student.sync(world.engines, 0)
+    first = world.engines.generate(asked, SAMPLING)
+    learn(world, asked, first)
+    assert gap(world, asked, first)[0] > 0.05, "the student moved"
+    snapshot = world.student.sync(world.engines, 1)
+    assert snapshot.parts == (), "nothing went through the object store"
+    for report in world.engines.confirm(snapshot):
+        assert report.version == 1 and report.live.equal >= 1 and report.live.different == ()
+    drawn = world.engines.generate(asked, SAMPLING)
+    assert gap(world, asked, drawn)[0] < 0.02
+    assert {one.version for one in drawn} == {1}
+
+
+def test_an_engine_that_dies_in_a_round_comes_back_with_the_same_weights_and_joins_the_next_transfer(
+    world: World,
+) -> None:
+    asked = requests()
+    world.student.sync(world.engines, 2)
+    expected = world.engines.generate(asked, SAMPLING)
+    stream = world.engines.stream(asked, SAMPLING)
+    found = dict([next(stream)])
+    kill(world, 1)
+    found |= dict(stream)
+    again = world.engines.generate(asked, SAMPLING)  # it had perhaps drawn all of its share before it died
+    for index, one in enumerate(expected):
+        assert np.array_equal(found[index].tokens, one.tokens) and np.array_equal(
+            again[index].tokens, one.tokens
+        )
+    assert {one.version for one in (*found.values(), *again)} == {2}
+    assert len(world.losses) == 1 and "started again with weight version 2" in world.losses[0]
+    learn(world, asked, expected)
+    world.student.sync(world.engines, 3)
+    assert gap(world, asked, world.engines.generate(asked, SAMPLING))[0] < 0.02
+
+
+def test_one_that_dies_before_a_transfer_is_back_for_it(world: World) -> None:
+    asked = requests()
+    kill(world, 0)
+    world.student.sync(world.engines, 4)
+    drawn = world.engines.generate(asked, SAMPLING)
+    assert {one.version for one in drawn} == {4} and gap(world, asked, drawn)[0] < 0.02
+    assert len(world.losses) == 2
+
+
+def test_when_the_student_has_moved_on_the_old_weights_are_gone_and_the_run_must_go_back(
+    world: World,
+) -> None:
+    asked = requests()
+    learn(world, asked, world.engines.generate(asked, SAMPLING))
+    kill(world, 0)
+    with pytest.raises(ActorLost, match="rollout engine 0 died"):
+        world.engines.generate(asked, SAMPLING)

@@ -1,0 +1,86 @@
+"""Whole runs on the placements of a GPU node, whose GPUs Ray only counts here: seats, roads, sleep, turns and self-tests are
+those of the node, what computes is the CPU, and weights travel as `store_transfer` says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.io.ray_session import RAY_ENVIRONMENT
+from tests.training.rollout.store_transfer import StoreRollout, StoreStudent
+from tests.training.small_run import example, write_small_dataset
+from tests.training.test_loop import run_of, write_run
+from training import crew
+from training.config import load_run
+from training.engine import group
+from training.loop import run
+from training.rollout import pool
+from training.rollout.sync import Choice
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def counted_gpus() -> Iterator[None]:
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in RAY_ENVIRONMENT.items():
+            patch.setenv(name, value)
+        ray.init(
+            address="local", num_cpus=4, num_gpus=4, include_dashboard=False, log_to_driver=False,
+            object_store_memory=128 * 1024**2,
+        )  # fmt: skip
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def store_for_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "Rollout", StoreRollout)
+    monkeypatch.setattr(group, "Student", StoreStudent)
+
+
+def metrics(path: Path, **changes: Any) -> tuple[list[dict[str, float]], dict[str, Any]]:
+    """Train for three steps; the row of each, and the result."""
+    rows = [example(n, weight=(n + 1) / 12) for n in range(12)]
+    made = write_run(
+        path, write_small_dataset(path / "dataset", rows), batches={"size": 4, "draws": 12}, **changes
+    )
+    run(load_run(made))
+    folder = run_of(made)
+    steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return steps, json.loads((folder / "result.json").read_text())
+
+
+def test_split_one_step_off_with_a_reference_on_the_students_gpu(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    steps, result = metrics(
+        tmp_path,
+        placement={"kind": "split", "students": 1, "engines": 2},
+        objective={"preset": "uopd", "top_k": 16, "reference_kl_coefficient": 0.1},
+        overlap="one_step_off",
+    )
+    assert [row["staleness"] for row in steps] == [0, 1, 1]
+    assert steps[0]["gap_mean"] < 0.05 and steps[0]["reference_kl"] < 2e-4
+    assert result["facts"]["transport"] == "nccl" and result["facts"]["placement"] == "split"
+    assert "by nccl (student and engines on distinct GPUs: NCCL broadcast)" in capfd.readouterr().out
+
+
+def test_colocated_ranks_share_parameters_and_engines_sleep_while_they_learn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew, "choose_transport", lambda _: Choice(transport="nccl", reason="IPC needs CUDA"))
+    steps, result = metrics(
+        tmp_path,
+        placement={"kind": "colocated", "students": 2, "engines": 2},
+        engine={"zero_stage": 3, "micro_batch_tokens": 1024},
+    )
+    assert [row["staleness"] for row in steps] == [0] * 3
+    assert max(row["gap_mean"] for row in steps) < 0.05
+    assert result["facts"]["placement"] == "colocated"
