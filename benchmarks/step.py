@@ -30,11 +30,11 @@ from typing import Any
 
 from prompts import load_prompt
 from tasks.core.config import PROJECT_ROOT
+from tasks.io.metrics import read_metrics
 from training.check import prepare
 from training.config import load_run
 from training.measures import PHASES
 from training.model_files import PROMPT
-from training.records import read_metrics
 
 LEARNING_RATE = 1e-9
 

@@ -113,6 +113,10 @@ class ObjectiveSettings(Section):
     with a top-k cross-entropy; no other reads them. `reference_kl_coefficient` is the beta of a penalty on every token, the KL
     divergence of the student from its start by the k3 estimator (GRPO's, arXiv:2402.03300, Eq. 4); it counts by the prompt's
     weight, as the rest of the loss does, and takes a frozen copy of the student to compute.
+
+    `divergence_beta` None keeps the cross-entropy. A number puts on-policy GKD's loss in its place, the generalised
+    Jensen-Shannon divergence over the full vocabulary (arXiv:2306.13649, Eq. 1): 0 is the forward KL(teacher || student), 0.5
+    the symmetric one, 1 the reverse KL(student || teacher). It takes `top_k` "full", and no form.
     """
 
     preset: str = "uopd"
@@ -120,16 +124,33 @@ class ObjectiveSettings(Section):
     top_k: PositiveInt | Literal["full"] = 512
     top_k_form: Literal["teacher_renormalised", "tail_bucket", "unnormalised"] = "teacher_renormalised"
     reference_kl_coefficient: NonNegativeFloat = 0.0  # 0: no penalty, and no reference is started
+    divergence_beta: Probability | None = None
 
     def identity(self) -> dict[str, Any]:
-        """A penalty that is not there is no part of it: runs without one have the fingerprint that they always had."""
-        values = super().identity()
-        return {k: v for k, v in values.items() if v or k != "reference_kl_coefficient"}
+        """A penalty or divergence that is not there is no part of it: runs without have the fingerprint that they always had."""
+        absent = {"reference_kl_coefficient": 0.0, "divergence_beta": None}
+        return {k: v for k, v in super().identity().items() if k not in absent or v != absent[k]}
 
     @model_validator(mode="after")
     def _preset_exists(self) -> ObjectiveSettings:
         if self.preset not in presets():
             raise ValueError(f"there is no preset {self.preset!r}: choose one of {', '.join(presets())}")
+        return self
+
+    @model_validator(mode="after")
+    def _divergence_has_what_it_needs(self) -> ObjectiveSettings:
+        if self.divergence_beta is None:
+            return self
+        if self.top_k != "full":
+            raise ValueError(
+                f'divergence_beta compares whole distributions, and top_k is {self.top_k}: set top_k to "full", or leave'
+                " divergence_beta out"
+            )
+        if self.top_k_form != "teacher_renormalised":
+            raise ValueError(
+                f"top_k_form {self.top_k_form} is one of the cross-entropy, which divergence_beta replaces: leave one of the"
+                " two out"
+            )
         return self
 
 

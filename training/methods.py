@@ -7,7 +7,7 @@ from dataclasses import replace
 from tasks.core.errors import UserError
 from training.config import RunConfig
 from training.data import prompt_weight
-from training.objectives.ablations import with_form, with_reference_kl, with_top_k
+from training.objectives.ablations import with_divergence, with_form, with_reference_kl, with_top_k
 from training.objectives.base import Needs, Objective
 from training.objectives.presets import load_preset
 from training.objectives.token_losses import TopKCrossEntropy
@@ -27,6 +27,8 @@ def compose(run: RunConfig) -> Objective:
         )
     if isinstance(objective.token_loss, TopKCrossEntropy):
         objective = with_form(with_top_k(objective, settings.top_k), settings.top_k_form)
+    if settings.divergence_beta is not None:
+        objective = with_divergence(objective, settings.divergence_beta)
     chosen = prompt_weight(run)
     if chosen is not None:
         objective = replace(objective, prompt_weight=chosen)

@@ -16,10 +16,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from tasks.io.disk import atomic_write
+from tasks.io.metrics import METRICS, read_metrics
 
-__all__ = ["METRICS", "Records", "read_metrics", "say"]
+__all__ = ["Records", "say"]
 
-METRICS = "metrics.jsonl"
 SAY_EVERY_S = 10.0
 MARK = "step "
 """How a progress line starts: whoever reads the output of a run finds the step in it."""
@@ -28,18 +28,6 @@ MARK = "step "
 def say(text: str) -> None:
     """One line in plain words; above the bar where there is one."""
     print(f"train: {text}", flush=True)
-
-
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows written so far, by step; a torn last line is left out."""
-    path = folder / METRICS
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 def terminal() -> Console | None:

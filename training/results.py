@@ -18,12 +18,13 @@ from tasks.io.artifacts import versions
 from tasks.io.cards import Markdown, render_card
 from tasks.io.disk import atomic_write
 from tasks.io.identity import model_identity
+from tasks.io.metrics import read_metrics
 from training.check import Prepared
 from training.engine.placement import placement
 from training.evaluation.held_out import Marks, estimates
 from training.measures import phase_seconds
 from training.model_files import PROMPT
-from training.records import read_metrics, say
+from training.records import say
 
 if TYPE_CHECKING:
     from training.crew import Crew

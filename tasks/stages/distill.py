@@ -21,12 +21,35 @@ from tasks.core.errors import UserError
 from tasks.core.rows import Problem
 from tasks.io.artifacts import atomic_write
 from tasks.io.jobs import cluster_lines, local_lines
+from tasks.io.metrics import read_metrics
 from tasks.seeds.registry import load
 from tasks.stages.driver import Run
-from tasks.stages.progress import Progress
+from tasks.stages.progress import LiveTable, Progress
 from training.config import RunConfig, run_folder, run_from
 
 STEP = re.compile(r"train: step (\d+) of (\d+)")
+TABLE_ROWS = 20
+SHOWN = {
+    "step": "step",
+    "loss": "loss",
+    "mean weight": "weight_mean",
+    "teacher's top-k mass": "teacher_mass",
+    "student's": "student_mass",
+    "entropy": "entropy",
+    "gradient norm": "gradient_norm",
+    "learning rate": "learning_rate",
+    "tokens a response": "response_tokens_mean",
+    "cut off": "truncated_share",
+    "engine against student": "gap_mean",
+    "staleness": "staleness",
+    "tokens/s": "tokens_per_second",
+    "seconds": "seconds",
+    "rollout": "share_rollout",
+    "teacher": "share_teacher",
+    "student": "share_student",
+    "sync": "share_sync",
+}
+"""Title -> metric of the table of steps."""
 FINGERPRINT = re.compile(r"run +([0-9a-f]{64})")
 
 
@@ -95,7 +118,7 @@ def train(config: RunConfig, settings: DistillSettings) -> Path:
         lines = local_lines(launch, **place)
     else:
         lines = cluster_lines(settings.ray_address, f"sure-math-{folder.name}", launch, **place)
-    follow(lines, logger.info)
+    follow(lines, logger.info, folder)
     return folder
 
 
@@ -126,9 +149,10 @@ def environment() -> dict[str, str]:
     return kept | {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def follow(lines: Iterable[str], log: Any) -> None:
-    """Show the lines of the run, and its steps as a progress artifact."""
+def follow(lines: Iterable[str], log: Any, folder: Path) -> None:
+    """Show the lines of the run, its steps as a progress artifact, and the metrics of the last ones as a table."""
     progress: Progress | None = None
+    table = LiveTable("distill-steps", "The last steps of the training")
     for line in lines:
         found = STEP.match(line)
         if line.startswith("train: "):
@@ -137,9 +161,23 @@ def follow(lines: Iterable[str], log: Any) -> None:
             progress = Progress("distill", int(found[2]), lambda _line: None, time.monotonic, unit="steps")
         if found and progress is not None:
             progress.at(int(found[1]))
+            table.show(lambda: last_steps(folder))
     if progress is not None:
         progress.shard_done(progress.total)
         progress.finish()
+        table.show(lambda: last_steps(folder), last=True)
+
+
+def last_steps(folder: Path) -> list[dict[str, str]]:
+    """The columns `SHOWN` of the newest steps that the run in `folder` has written, newest first, as text."""
+    return [
+        {title: _figure(row[name]) for title, name in SHOWN.items() if name in row}
+        for row in reversed(read_metrics(folder)[-TABLE_ROWS:])
+    ]
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.4g}"
 
 
 def publish(result: dict[str, Any]) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
 
 UI_SECONDS = 1.0  # a progress update costs about 13 ms: at most one a second
 LOG_SECONDS = 10.0
+TABLE_SECONDS = 10.0
 
 
 class Progress:
@@ -75,3 +79,26 @@ class Progress:
             progress=self._percent(done) if percent is None else percent,
             description=self.line(done),
         )
+
+
+class LiveTable:
+    """A table artifact of the Prefect UI that is filled anew while a stage runs; `show` may be called as often as one likes,
+    `last` says that nothing will follow."""
+
+    def __init__(self, key: str, description: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.key, self.description, self.clock = key, description, clock
+        self.artifact: UUID | None = None
+        self.shown = -TABLE_SECONDS
+
+    def show(self, rows: Callable[[], Sequence[Mapping[str, str]]], *, last: bool = False) -> None:
+        """Put the rows (asked for only when they are due) in place of the earlier ones."""
+        now = self.clock()
+        if now - self.shown < TABLE_SECONDS and not last:
+            return
+        self.shown, table = now, [dict(row) for row in rows()]
+        if self.artifact is None:
+            created = create_table_artifact(table=table, key=self.key, description=self.description)
+            self.artifact = created if isinstance(created, UUID) else UUID(str(created))
+            return
+        with get_client(sync_client=True) as client:
+            client.update_artifact(self.artifact, ArtifactUpdate(data=json.dumps(table)))

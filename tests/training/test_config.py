@@ -88,6 +88,26 @@ def test_a_prompt_weight_is_a_word_or_an_object() -> None:
             {"objective": {"reference_kl_coefficient": float("nan")}},
             "objective.reference_kl_coefficient: Input should be a finite number",
         ),
+        (
+            {"objective": {"divergence_beta": 0.5}},
+            'objective: divergence_beta compares whole distributions, and top_k is 512: set top_k to "full", or leave',
+        ),
+        (
+            {"objective": {"divergence_beta": 0.0, "top_k": 64}},
+            'divergence_beta compares whole distributions, and top_k is 64: set top_k to "full"',
+        ),
+        (
+            {"objective": {"divergence_beta": 0.5, "top_k": "full", "top_k_form": "tail_bucket"}},
+            "objective: top_k_form tail_bucket is one of the cross-entropy, which divergence_beta replaces: leave one of",
+        ),
+        (
+            {"objective": {"divergence_beta": 1.5, "top_k": "full"}},
+            "objective.divergence_beta: Input should be less than or equal to 1",
+        ),
+        (
+            {"objective": {"divergence_beta": float("nan"), "top_k": "full"}},
+            "objective.divergence_beta: Input should be a finite number",
+        ),
         ({"rollouts": {"temperature": 0.0}}, "rollouts.temperature: Input should be greater than 0"),
         ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate: Input should be a finite number"),
         ({"optimizer": {"weight_decay": float("inf")}}, "optimizer.weight_decay: Input should be a finite number"),
@@ -159,12 +179,24 @@ def test_a_run_without_the_penalty_is_the_run_that_it_was_before_there_was_one()
     assert penalised.identity()["objective"]["reference_kl_coefficient"] == 0.1
 
 
+def test_a_run_without_a_divergence_is_the_run_that_it_was_before_there_was_one() -> None:
+    before = {"preset": "uopd", "prompt_weight": None, "top_k": "full", "top_k_form": "teacher_renormalised"}
+    plain, silent = (run(objective={"top_k": "full"} | given) for given in ({}, {"divergence_beta": None}))
+    assert plain.identity() == silent.identity() and plain.identity()["objective"] == before
+    found = [run(objective={"top_k": "full", "divergence_beta": beta}).identity() for beta in (0, 0.5, 1)]
+    assert [one["objective"] for one in found] == [
+        before | {"divergence_beta": beta} for beta in (0.0, 0.5, 1.0)
+    ]
+    assert all(one != plain.identity() for one in found)  # also at 0, the forward KL
+
+
 def test_a_run_survives_the_round_trip_through_its_file(tmp_path: Path) -> None:
     made = run(
         objective={
             "prompt_weight": {"kind": "binary", "tau": 0.5},
             "top_k": "full",
             "reference_kl_coefficient": 0.25,
+            "divergence_beta": 0.5,
         },
         engine={"lora": {"rank": 8}},
     )

@@ -12,8 +12,10 @@ from tasks.core.errors import UserError
 from tests.training.small_run import small_run
 from training import methods
 from training.methods import compose
-from training.objectives.base import Needs
+from training.objectives.base import Needs, Positions, TokenValues
+from training.objectives.divergences import GeneralisedJSD
 from training.objectives.presets import load_preset
+from training.objectives.prompt_weights import Binary, Constant, PassRate, Permuted, Soft, Uniform
 from training.objectives.token_losses import AnalyticReferenceKL, TopKCrossEntropy
 
 
@@ -33,6 +35,45 @@ def test_the_penalty_stands_around_the_loss_that_the_settings_chose() -> None:
         inner=TopKCrossEntropy(form="tail_bucket"), coefficient=0.05
     )
     assert made.needs == Needs(teacher="topk", top_k=16, reference_model=True)
+
+
+@pytest.mark.parametrize("preset", ["uopd", "opd"])
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_a_divergence_stands_in_the_place_of_the_cross_entropy(preset: str, beta: float) -> None:
+    made = composed(preset=preset, top_k="full", divergence_beta=beta)
+    expected = replace(load_preset(preset), token_loss=GeneralisedJSD(beta=beta), needs=Needs(teacher="full"))
+    assert made == expected
+
+
+@pytest.mark.parametrize(
+    ("chosen", "weight"),
+    [
+        ("uniform", Uniform()),
+        ("soft", Soft()),
+        ("pass_rate", PassRate()),
+        ("permuted", Permuted(seed=0)),
+        ("constant", Constant()),
+        ({"kind": "binary", "tau": 0.3}, Binary(tau=0.3, scale="raw")),
+    ],
+)
+def test_a_divergence_goes_with_every_prompt_weight_and_with_the_penalty(chosen: Any, weight: Any) -> None:
+    made = composed(top_k="full", divergence_beta=0.5, prompt_weight=chosen, reference_kl_coefficient=0.05)
+    assert made.prompt_weight == weight
+    assert made.token_loss == AnalyticReferenceKL(inner=GeneralisedJSD(beta=0.5), coefficient=0.05)
+    assert made.needs == Needs(teacher="full", reference_model=True)
+
+
+def test_a_divergence_is_refused_by_an_objective_that_has_no_cross_entropy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def other(logits: Any, positions: Positions) -> TokenValues:
+        raise AssertionError("nothing is computed")
+
+    monkeypatch.setattr(methods, "load_preset", lambda _name: replace(load_preset("uopd"), token_loss=other))
+    with pytest.raises(
+        UserError, match="divergence_beta is set for an objective without a top-k cross-entropy"
+    ):
+        composed(top_k="full", divergence_beta=0.5)
 
 
 @pytest.mark.parametrize(

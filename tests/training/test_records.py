@@ -17,11 +17,12 @@ from rich.console import Console
 
 from tasks.core.config import PROJECT_ROOT
 from tasks.core.errors import UserError
+from tasks.io.metrics import METRICS, read_metrics
 from tests.training.small_run import small_run
 from training.config import EvaluationSettings
 from training.evaluation.held_out import estimates, read_held_out
 from training.model_files import open_model
-from training.records import METRICS, Records, read_metrics, say, terminal
+from training.records import Records, say, terminal
 from training.results import draw_curves, model_card, write_table
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from tasks.core.errors import UserError
 from training.objectives.base import AnalyticTokenLoss, Objective
+from training.objectives.divergences import GeneralisedJSD
 from training.objectives.token_losses import AnalyticReferenceKL, ReferenceKL, TopKCrossEntropy, TopKForm
 
 
@@ -22,6 +23,14 @@ def with_form(objective: Objective, form: TopKForm) -> Objective:
     """The objective with another form of its top-k cross-entropy; `UserError` if it has none."""
     loss = _check_top_k(objective, "the top-k form")
     return replace(objective, token_loss=replace(loss, form=form))
+
+
+def with_divergence(objective: Objective, beta: float) -> Objective:
+    """The objective with the generalised Jensen-Shannon divergence in place of its top-k cross-entropy, and with the teacher's
+    full distribution, which that needs; `UserError` if it has no top-k loss, and for a beta outside of 0 to 1."""
+    _check_top_k(objective, "divergence_beta")
+    full = replace(objective.needs, teacher="full", top_k=None)
+    return replace(objective, token_loss=GeneralisedJSD(beta=beta), needs=full)
 
 
 def with_reference_kl(objective: Objective, coefficient: float) -> Objective:

@@ -1,0 +1,139 @@
+"""Divergences of the student from its teacher: token losses over the whole vocabulary, for a teacher that gave all of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tasks.core.errors import UserError
+from training.objectives.base import Positions, TokenValues, in_blocks
+
+_LOG_NOTHING = -1e30
+"""In place of the teacher's log 0 in a mixture, whose derivative would be NaN where both sides have it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneralisedJSD:
+    """The generalised Jensen-Shannon divergence of GKD (Agarwal et al., ICLR 2024, arXiv:2306.13649, Eq. 1), in nats.
+
+    With p the teacher's distribution, q the student's, over one vocabulary, and m = beta p + (1 - beta) q:
+
+    - beta = 0: KL(p || q), forward: the cross-entropy to all of p less p's entropy, with the same gradient
+    - 0 < beta < 1: beta KL(p || m) + (1 - beta) KL(q || m); at 1/2 it is symmetric, and at most log 2
+    - beta = 1: KL(q || p), reverse
+
+    Which side has which weight, and which end is forward, is as in the paper and in TRL. The ends are the divergences
+    themselves, since the formula in between vanishes there, as beta KL(p || q) and as (1 - beta) KL(q || p): close to an end
+    beta scales the loss as well, which at 0.99 is about a hundredth of what it is at 1.
+
+    Takes `teacher_logprobs` [T, V], -inf for probability 0, and no `teacher_ids`; ValueError otherwise, `UserError` for a beta
+    outside of 0 to 1. A divergence is infinite where one side rules out what the other does not: at beta = 0 its gradient
+    is q - p there too, at beta = 1 there is none and 0 is given. Diagnostics: the `entropy` of the student and the
+    `teacher_entropy` in nats, `sampled_logprob` of the sampled token.
+    """
+
+    beta: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.beta <= 1.0:
+            raise UserError(
+                f"the divergence's beta is {self.beta}: give a number from 0 (forward KL) to 1 (reverse KL)"
+            )
+
+    def __call__(self, logits: Tensor, positions: Positions) -> TokenValues:
+        pair = _pair(logits, positions)
+        reference, infinite = self._reference(pair)
+        losses = self._losses(pair, reference, _gap(pair.q, pair.log_q, reference))
+        with torch.no_grad():
+            diagnostics = _diagnostics(pair, positions.sampled_ids)
+        return TokenValues(losses=torch.where(infinite, torch.inf, losses), diagnostics=diagnostics)
+
+    @torch.no_grad()
+    def gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor) -> TokenValues:
+        """See `AnalyticTokenLoss`. The gradient is q - p at beta = 0, else weight x q (log(q / r) - KL(q || r)), where r is m
+        with the weight 1 - beta, or p with the weight 1."""
+        return in_blocks(self._block_gradient_, logits, positions, coefficients)
+
+    def _block_gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor) -> TokenValues:
+        """`gradient_` of a few rows: its temporaries are [rows, V]."""
+        pair = _pair(logits, positions)
+        reference, infinite = self._reference(pair)
+        gap = _gap(pair.q, pair.log_q, reference)
+        losses = torch.where(infinite, torch.inf, self._losses(pair, reference, gap))
+        diagnostics = _diagnostics(pair, positions.sampled_ids)
+        if self.beta == 0.0:
+            torch.mul(pair.q, pair.p.sum(-1, keepdim=True), out=logits).sub_(pair.p)
+        else:
+            weight = 1.0 if self.beta == 1.0 else 1.0 - self.beta
+            torch.sub(gap, (pair.q * gap).sum(-1, keepdim=True), out=logits).mul_(pair.q).mul_(weight)
+        logits.mul_(coefficients[:, None])
+        return TokenValues(losses=losses, diagnostics=diagnostics)
+
+    def _reference(self, pair: _Pair) -> tuple[Tensor, Tensor]:
+        """log r [T, V] of what both sides are compared with: q, m or p. And bool [T]: where KL(q || p) is wanted and infinite;
+        there r is q itself, so that the loss without its infinity has no gradient."""
+        nowhere = torch.zeros(len(pair.q), dtype=torch.bool, device=pair.q.device)
+        if self.beta == 0.0:
+            return pair.log_q, nowhere
+        if self.beta == 1.0:
+            infinite = ((pair.log_p == -torch.inf) & (pair.q > 0)).any(-1)
+            return torch.where(infinite[:, None], pair.log_q, pair.log_p), infinite
+        of_p = pair.log_p.clamp(min=_LOG_NOTHING) + math.log(self.beta)
+        return torch.logaddexp(pair.log_q + math.log1p(-self.beta), of_p), nowhere
+
+    def _losses(self, pair: _Pair, reference: Tensor, gap: Tensor) -> Tensor:
+        """The divergences [T] for `gap` = log(q / r)."""
+        if self.beta == 1.0:
+            return (pair.q * gap).sum(-1)
+        forward = (pair.p * _gap(pair.p, pair.log_p, reference)).sum(-1)
+        if self.beta == 0.0:
+            return forward
+        return self.beta * forward + (1.0 - self.beta) * (pair.q * gap).sum(-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pair:
+    """The teacher's distribution `p` and the student's `q` at T positions, [T, V], with their logarithms."""
+
+    p: Tensor
+    q: Tensor
+    log_p: Tensor
+    log_q: Tensor
+
+
+def _pair(logits: Tensor, positions: Positions) -> _Pair:
+    log_p = positions.teacher_logprobs
+    if log_p is None:
+        raise ValueError("the divergence needs the teacher's log-probabilities of these positions")
+    if positions.teacher_ids is not None:
+        raise ValueError(
+            f"the divergence needs the teacher's full distribution, and there are its {log_p.shape[-1]} likeliest tokens: ask"
+            " for a full teacher (top_k: full)"
+        )
+    if log_p.shape != logits.shape:
+        raise ValueError(
+            f"the teacher gives log-probabilities {tuple(log_p.shape)} for logits {tuple(logits.shape)}: the divergence needs"
+            " both over one vocabulary"
+        )
+    log_p, log_q = log_p.to(logits.dtype), logits.log_softmax(-1)
+    return _Pair(p=log_p.exp(), q=log_q.exp(), log_p=log_p, log_q=log_q)
+
+
+def _gap(probs: Tensor, logprobs: Tensor, reference: Tensor) -> Tensor:
+    """log(probs / reference) [T, V] from logarithms, and 0 for outcomes of probability 0, which never count."""
+    return torch.where(probs > 0, logprobs - reference, 0.0)
+
+
+def _diagnostics(pair: _Pair, sampled_ids: Tensor) -> dict[str, Tensor]:
+    return {
+        "entropy": _entropy(pair.q, pair.log_q),
+        "teacher_entropy": _entropy(pair.p, pair.log_p),
+        "sampled_logprob": pair.log_q.gather(-1, sampled_ids.long()[:, None]).squeeze(-1),
+    }
+
+
+def _entropy(probs: Tensor, logprobs: Tensor) -> Tensor:
+    return -(probs * torch.where(probs > 0, logprobs, 0.0)).sum(-1)
