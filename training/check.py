@@ -38,6 +38,7 @@ from training.model_files import (
 from training.objectives.prompt_weights import Uniform
 
 VERSION = 1  # of the training stage: raise it when the same settings give another student
+FULL_VERSION = 2  # the same, of runs on the teacher's full distribution
 T = TypeVar("T")
 
 
@@ -181,7 +182,7 @@ def _fingerprint(
     """Identity of the run's result: settings, prompt, both models' files, the dataset, and the problems it is measured on."""
     return fingerprint(
         stage="distill",
-        version=VERSION,
+        version=FULL_VERSION if run.objective.top_k == "full" else VERSION,
         settings=run.identity(),
         prompts=(load_prompt(PROMPT).fingerprint,),
         models=tuple(model_identity(str(model.folder), None, PROJECT_ROOT) for model in (student, teacher)),

@@ -25,7 +25,7 @@ from training.objectives.base import Objective
 from training.rollout.engine import RolloutSampling, RolloutSettings
 from training.rollout.pool import RolloutPool
 from training.rollout.sync import choose_transport
-from training.rollout.teacher import Teacher, TeacherSettings, TopK
+from training.rollout.teacher import States, Teacher, TeacherSettings, TopK
 from training.rollout.vllm_teacher import (
     ScoringSettings,
     VllmTeacher,
@@ -68,12 +68,13 @@ class Crew:
     students: StudentGroup
     engines: RolloutPool
     teachers: tuple[Any, ...]
-    top_k: int
+    top_k: int | None
     facts: Mapping[str, Any]
     references: tuple[Any, ...] = ()
 
-    def score(self, sequences: Sequence[TokenSequence], part: int = 0) -> Scores[TopK]:
-        """Ask a teacher for its top k at every response position; returns at once. Copies take the parts of a round in turns."""
+    def score(self, sequences: Sequence[TokenSequence], part: int = 0) -> Scores[TopK | States]:
+        """Ask a teacher for its top k at every response position, or, without a k, for the states that stand for all of its
+        distribution; returns at once. Copies take the parts of a round in turns."""
         teacher = self.teachers[part % len(self.teachers)]
         return Scores(teacher.score.remote(list(sequences), self.top_k), "the teacher")
 
@@ -105,7 +106,10 @@ def assembled(prepared: Prepared, objective: Objective, say: Callable[[str], Non
         engines = RolloutPool(seats, group, rollout_settings(prepared, seats), on_loss=say)
         if seats.shares_gpus:
             engines.ready()
-        students = StudentGroup(seats, group, student_settings(prepared, seats), objective.token_loss)
+        by_states = objective.needs.teacher == "full" and run.teacher.engine == "in_process"
+        head = prepared.teacher.folder if by_states else None
+        settings = student_settings(prepared, seats, teacher_head=head)
+        students = StudentGroup(seats, group, settings, objective.token_loss)
         top_k = objective.needs.top_k or prepared.shared_vocab
         teachers = _actors("teacher", seats, group, *_teacher(prepared, seats, top_k))
         start = frozen_settings(prepared, seats, prepared.student.folder, run.engine.dtype)
@@ -125,7 +129,7 @@ def assembled(prepared: Prepared, objective: Objective, say: Callable[[str], Non
             students=students,
             engines=engines,
             teachers=teachers,
-            top_k=top_k,
+            top_k=None if by_states else top_k,
             facts=facts,
             references=references,
         )
@@ -164,7 +168,9 @@ def rollout_settings(prepared: Prepared, seats: Placement) -> RolloutSettings:
     )
 
 
-def student_settings(prepared: Prepared, seats: Placement) -> StudentSettings:
+def student_settings(
+    prepared: Prepared, seats: Placement, *, teacher_head: Path | None = None
+) -> StudentSettings:
     """Settings of each student rank."""
     run, optimizer, lora = prepared.run, prepared.run.optimizer, prepared.run.engine.lora
     return StudentSettings(
@@ -186,6 +192,7 @@ def student_settings(prepared: Prepared, seats: Placement) -> StudentSettings:
         seed=run.seed,
         threads=max(1, available_cores() // seats.count("student")) if seats.on_cpu else None,
         shares_gpu=seats.shares_gpus,
+        teacher_head=teacher_head,
     )
 
 

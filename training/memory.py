@@ -173,8 +173,8 @@ def layer_activations(shape: Shape, number: int) -> int:
 # --- the parts ---------------------------------------------------------------------------------------------------
 
 
-def student_parts(run: RunConfig, shape: Shape) -> tuple[Part, ...]:
-    """What one data-parallel rank of the student holds."""
+def student_parts(run: RunConfig, shape: Shape, teacher: Shape) -> tuple[Part, ...]:
+    """What one data-parallel rank of the student holds, of its teacher's answers too."""
     engine, ranks = run.engine, run.placement.students
     number = 2 if engine.dtype == "bfloat16" else 4
     total = count_parameters(shape)
@@ -186,7 +186,7 @@ def student_parts(run: RunConfig, shape: Shape) -> tuple[Part, ...]:
     def shared(amount: int, stage: int) -> int:
         return -(-amount // ranks) if engine.zero_stage >= stage else amount
 
-    forward = _student_working(run, shape, number)
+    forward = _student_working(run, shape, number) + _answers(run, teacher)
     return (
         Part(owner="student", what="parameters", bytes=shared((trained + frozen) * number, 3)),
         Part(owner="student", what="gradients", bytes=shared(trained * number, 2)),
@@ -197,14 +197,22 @@ def student_parts(run: RunConfig, shape: Shape) -> tuple[Part, ...]:
             bytes=max(forward, shared(update, 1)),  # one after the other
             phases=("train",),
         ),
+        *_teacher_head(run, teacher),
         Part(
             owner="student", what="libraries", bytes=_process(run) + (0 if _on_cpu(run) else TRAINING_BUFFERS)
         ),
     )
 
 
+def _teacher_head(run: RunConfig, teacher: Shape) -> tuple[Part, ...]:
+    """The teacher's head, by which a student reads states of its teacher."""
+    if not _by_states(run):
+        return ()
+    return (Part(owner="student", what="teacher's head", bytes=teacher.vocab * teacher.hidden * 2),)
+
+
 def _student_working(run: RunConfig, shape: Shape, number: int) -> int:
-    """Forward and backward of one micro-batch: activations, one layer's gradients, the chunked head, the targets."""
+    """Forward and backward of one micro-batch: activations, one layer's gradients, the chunked head."""
     engine, tokens = run.engine, run.engine.micro_batch_tokens
     layer = layer_activations(shape, number)
     inputs = shape.layers * shape.hidden * number
@@ -217,7 +225,7 @@ def _student_working(run: RunConfig, shape: Shape, number: int) -> int:
         )
     head = 3 * engine.head_chunk * shape.vocab * 4
     head += 0 if engine.lora is not None else shape.vocab * shape.hidden * 4  # its gradient in float32
-    return tokens * (kept + backward) + gathered + head + _targets(run, shape)
+    return tokens * (kept + backward) + gathered + head
 
 
 def teacher_parts(run: RunConfig, shape: Shape) -> tuple[Part, ...]:
@@ -227,11 +235,11 @@ def teacher_parts(run: RunConfig, shape: Shape) -> tuple[Part, ...]:
         spike = Part(
             owner="teacher",
             what="logits",
-            bytes=scoring_tokens(run) * shape.vocab * 10 + _targets(run, shape),  # bf16, and fp32 twice
+            bytes=scoring_tokens(run) * shape.vocab * 10 + _answers(run, shape),  # bf16, and fp32 twice
             phases=_scoring_phases(run),
         )
         return (*_engine_parts("teacher", run, shape, _scoring_budget(run)), spike)
-    return _frozen_parts("teacher", run, shape, 2, _targets(run, shape))
+    return _frozen_parts("teacher", run, shape, 2, _answers(run, shape))
 
 
 def reference_parts(run: RunConfig, shape: Shape) -> tuple[Part, ...]:
@@ -262,10 +270,18 @@ def _scoring_phases(run: RunConfig) -> tuple[Phase, ...]:
     return ("rollout",) if run.placement.kind == "colocated" else PHASES
 
 
-def _targets(run: RunConfig, shape: Shape) -> int:
-    """The teacher's answer for one micro-batch: float32 log-probabilities and 64-bit ids."""
-    k = run.objective.top_k
-    return run.engine.micro_batch_tokens * (shape.vocab * 4 if k == "full" else min(k, shape.vocab) * 12)
+def _answers(run: RunConfig, teacher: Shape) -> int:
+    """The teacher's answer for one micro-batch: float32 log-probabilities and 64-bit ids of its top k; for its full
+    distribution its hidden states, or, of a vLLM teacher, all log-probabilities."""
+    k, vocab = run.objective.top_k, teacher.vocab
+    if _by_states(run):
+        return run.engine.micro_batch_tokens * teacher.hidden * 2
+    return run.engine.micro_batch_tokens * (vocab * 4 if k == "full" else min(k, vocab) * 12)
+
+
+def _by_states(run: RunConfig) -> bool:
+    """Whether the teacher's full distribution travels as its hidden states."""
+    return run.objective.top_k == "full" and run.teacher.engine == "in_process"
 
 
 def engine_parts(run: RunConfig, shape: Shape, *, sleeps: bool) -> tuple[Part, ...]:
@@ -375,7 +391,7 @@ def _seat_parts(
     run: RunConfig, seat: Seat, student: Shape, teacher: Shape, *, sleeps: bool
 ) -> tuple[Part, ...]:
     if seat.role == "student":
-        return student_parts(run, student)
+        return student_parts(run, student, teacher)
     if seat.role == "teacher":
         return teacher_parts(run, teacher)
     if seat.role == "reference":

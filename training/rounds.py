@@ -17,12 +17,12 @@ from training.check import Prepared
 from training.crew import Crew, Scores, sampling
 from training.draws import Draw
 from training.engine.batches import TokenSequence
-from training.engine.student import MicroBatch
+from training.engine.student import MicroBatch, tensors
 from training.objectives.base import Objective, Positions
 from training.objectives.reductions import Totals
 from training.packing import pack
 from training.rollout.engine import Generation, RolloutRequest
-from training.rollout.teacher import TopK
+from training.rollout.teacher import States, TopK
 
 __all__ = ["Round", "draw_round", "micro_batches", "sequence"]
 
@@ -45,7 +45,7 @@ class Round:
     draws: tuple[Draw, ...]
     sequences: tuple[TokenSequence, ...]
     generations: tuple[Generation, ...]
-    asked: tuple[Scores[TopK], ...]
+    asked: tuple[Scores[TopK | States], ...]
     weights: np.ndarray
     rollout_seconds: float
     recalled: tuple[Scores[np.ndarray], ...] = ()
@@ -81,7 +81,7 @@ def draw_round(
     started = time.perf_counter()
     parts = _parts(len(requests))
     found: dict[int, Generation] = {}
-    asked: dict[int, Scores[TopK]] = {}
+    asked: dict[int, Scores[TopK | States]] = {}
     recalled: dict[int, Scores[np.ndarray]] = {}
     for index, generation in enumerate(drawn) if drawn else crew.engines.stream(requests, sampling(prepared)):
         found[index] = generation
@@ -130,7 +130,7 @@ def _micro_batch(
         return MicroBatch(sequences=(), coefficients=np.zeros(0, dtype=np.float32), signals=signals)
     positions = Positions(
         sampled_ids=torch.from_numpy(np.concatenate([one.response for one in sequences]).astype(np.int64)),
-        **{name: torch.from_numpy(values) for name, values in signals.items()},
+        **tensors(signals),
     )
     coefficients = objective.coefficients(
         torch.from_numpy(round_.weights[list(chosen)]),
@@ -144,14 +144,18 @@ def _micro_batch(
 
 
 def _views(round_: Round, part: int) -> dict[int, View]:
-    """What is known of each rollout of a part; waits for it. A full distribution has no ids."""
+    """What is known of each rollout of a part; waits for it."""
     rollouts, scores = round_.parts[part], round_.asked[part].get()[0]
     recalled = round_.recalled[part].get()[0] if round_.recalled else [None] * len(rollouts)
     views: dict[int, View] = {}
     for index, score, own in zip(rollouts, scores, recalled, strict=True):
+        teacher = (
+            {"teacher_states": score.bits}
+            if isinstance(score, States)
+            else {"teacher_logprobs": score.logprobs, "teacher_ids": score.ids}
+        )
         known = {
-            "teacher_logprobs": score.logprobs,
-            "teacher_ids": score.ids,
+            **teacher,
             "rollout_logprobs": round_.generations[index].logprobs,
             "reference_logprobs": own,
         }

@@ -4,6 +4,8 @@ that starts wrong would end hours later with numbers that look right."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tasks.core.errors import UserError
@@ -12,6 +14,7 @@ from training.crew import Crew, sampling
 from training.records import say
 from training.rollout.engine import RolloutRequest
 from training.rollout.sync import STALE_GAP, check_gap, logprob_gap
+from training.rollout.teacher import States, TopK
 from training.rounds import sequence
 
 __all__ = ["self_test"]
@@ -19,6 +22,8 @@ __all__ = ["self_test"]
 PROMPTS = 8
 MASS_ROUNDING = 1e-3
 DIVERGENCE_ROUNDING = 1e-2
+BF16_EXPONENT = np.uint16(0x7F80)
+"""The bits that are all set in bf16's infinities and NaN, and in no other number."""
 
 
 def self_test(crew: Crew, prepared: Prepared, version: int) -> None:
@@ -32,16 +37,27 @@ def self_test(crew: Crew, prepared: Prepared, version: int) -> None:
     mean, most = logprob_gap(np.concatenate([one.logprobs for one in generations]), own)
     check_gap(mean, version=version)
     check_divergence(crew.students.self_divergence(sequences[0]))
-    scores, _ = crew.score(sequences).get()
-    mass = np.concatenate([np.exp(score.logprobs).sum(-1) for score in scores])
-    check_mass(mass)
+    told = check_scores(crew.score(sequences).get()[0])
     recall = crew.recall(sequences) if version == 0 else None  # afterwards the student is somewhere else
     if recall is not None:
         check_reference(logprob_gap(np.concatenate(recall.get()[0]), own)[0])
-    say(
-        f"self-test: engines and student differ by {mean:.4f} nats a token (at most {most:.2f}); the teacher's top"
-        f" {crew.top_k} hold {mass.mean():.1%} of its probability"
-    )
+    say(f"self-test: engines and student differ by {mean:.4f} nats a token (at most {most:.2f}); {told}")
+
+
+def check_scores(scores: Sequence[TopK | States]) -> str:
+    """A word on what a teacher tells. `UserError` unless it is a distribution, or stands for one."""
+    states = [one.bits for one in scores if isinstance(one, States)]
+    if states:
+        if any(((bits & BF16_EXPONENT) == BF16_EXPONENT).any() for bits in states):
+            raise UserError(
+                "the teacher's hidden states hold NaN or infinity: its checkpoint is damaged, or its dtype too narrow; try it in"
+                " transformers"
+            )
+        return f"the teacher tells all of its distribution, by {states[0].shape[-1]} numbers a token"
+    kept = [one.logprobs for one in scores if isinstance(one, TopK)]
+    mass = np.concatenate([np.exp(one).sum(-1) for one in kept])
+    check_mass(mass)
+    return f"the teacher's top {kept[0].shape[-1]} hold {mass.mean():.1%} of its probability"
 
 
 def check_divergence(nats: float) -> None:

@@ -72,15 +72,18 @@ def test_split_one_step_off_with_a_reference_on_the_students_gpu(
     assert "by nccl (student and engines on distinct GPUs: NCCL broadcast)" in capfd.readouterr().out
 
 
-def test_colocated_ranks_share_parameters_and_engines_sleep_while_they_learn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_colocated_ranks_share_parameters_and_engines_sleep_while_they_learn_from_teachers_states(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(crew, "choose_transport", lambda _: Choice(transport="nccl", reason="IPC needs CUDA"))
     steps, result = metrics(
         tmp_path,
         placement={"kind": "colocated", "students": 2, "engines": 2},
         engine={"zero_stage": 3, "micro_batch_tokens": 1024},
+        objective={"preset": "opd", "top_k": "full", "divergence_beta": 0.5},
     )
     assert [row["staleness"] for row in steps] == [0] * 3
     assert max(row["gap_mean"] for row in steps) < 0.05
     assert result["facts"]["placement"] == "colocated"
+    assert all(0 < row["loss"] <= 0.6931 and row["teacher_entropy"] > 0 for row in steps)  # at most log 2
+    assert "the teacher tells all of its distribution, by 256 numbers a token" in capfd.readouterr().out

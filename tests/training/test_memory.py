@@ -110,7 +110,7 @@ def test_parameters_of_the_papers_students_are_the_published_ones() -> None:
 
 @pytest.mark.parametrize(("shape", "gigabytes"), [(SMALL, 28), (MIDDLE, 64), (LARGE, 131)])
 def test_model_states_take_sixteen_bytes_a_parameter(shape: Shape, gigabytes: int) -> None:
-    parts = parts_of(student_parts(node(), shape))
+    parts = parts_of(student_parts(node(), shape, LARGE))
     states = parts["parameters"] + parts["gradients"] + parts["optimizer"]
     assert states == 16 * count_parameters(shape)
     assert round(states / 1e9) == gigabytes
@@ -123,7 +123,7 @@ def test_model_states_take_sixteen_bytes_a_parameter(shape: Shape, gigabytes: in
 def test_zero_shares_what_its_stage_shares_over_four_ranks(
     stage: int, parameters: float, gradients: float, optimizer: float
 ) -> None:
-    parts = parts_of(student_parts(node(COLOCATED, engine={"zero_stage": stage}), LARGE))
+    parts = parts_of(student_parts(node(COLOCATED, engine={"zero_stage": stage}), LARGE, LARGE))
     total = count_parameters(LARGE)
     assert parts["parameters"] == parameters * total
     assert parts["gradients"] == gradients * total
@@ -131,7 +131,7 @@ def test_zero_shares_what_its_stage_shares_over_four_ranks(
 
 
 def test_float32_needs_no_master_copy() -> None:
-    parts = parts_of(student_parts(node(engine={"dtype": "float32"}), SMALL))
+    parts = parts_of(student_parts(node(engine={"dtype": "float32"}), SMALL, LARGE))
     total = count_parameters(SMALL)
     assert (parts["parameters"], parts["gradients"], parts["optimizer"]) == (4 * total, 4 * total, 8 * total)
 
@@ -141,7 +141,7 @@ def test_lora_trains_only_its_adapters() -> None:
     lora = LoraSettings(rank=8, targets=("q_proj", "k_proj", "v_proj", "o_proj"))
     assert count_lora(SMALL, lora) == 28 * 8 * (4096 + 3072 + 3072 + 4096)
     run = node(engine={"lora": {"rank": 8, "targets": list(lora.targets)}})
-    parts, trained = parts_of(student_parts(run, SMALL)), count_lora(SMALL, lora)
+    parts, trained = parts_of(student_parts(run, SMALL, LARGE)), count_lora(SMALL, lora)
     assert parts["parameters"] == 2 * (count_parameters(SMALL) + trained)
     assert (parts["gradients"], parts["optimizer"]) == (2 * trained, 12 * trained)
 
@@ -301,7 +301,7 @@ def test_activations_of_a_layer_are_those_that_autograd_keeps(dtype: str) -> Non
 def test_checkpointing_keeps_a_layers_input_in_place_of_all_its_tensors() -> None:
     def working(checkpointing: bool) -> int:  # LoRA: so that the gradients' float32 copy is not what decides
         run = node(engine={"gradient_checkpointing": checkpointing, "lora": {"rank": 8}})
-        return parts_of(student_parts(run, SMALL))["activations, logits"]
+        return parts_of(student_parts(run, SMALL, LARGE))["activations, logits"]
 
     # all tensors of 28 layers, against 28 inputs of 2 x 2,048 bytes and the tensors of the one layer in work
     per_token = 28 * layer_activations(SMALL, 2) - (28 * 2 * 2048 + layer_activations(SMALL, 2))
@@ -313,7 +313,10 @@ def test_the_full_vocabulary_as_a_target_costs_what_it_weighs() -> None:
         return parts_of(teacher_parts(node(objective={"top_k": top_k}), LARGE))["activations, logits"]
 
     assert scored(512) - scored(128) == 8192 * 384 * 12
-    assert scored("full") - scored(512) == 8192 * (151_936 * 4 - 512 * 12)
+    assert scored("full") - scored(512) == 8192 * (4096 * 2 - 512 * 12), "its hidden states in bf16"
+    parts = parts_of(student_parts(node(objective={"top_k": "full"}), SMALL, LARGE))
+    assert parts["teacher's head"] == 151_936 * 4096 * 2
+    assert "teacher's head" not in parts_of(student_parts(node(), SMALL, LARGE))
 
 
 def scored_by_vllm(**changes: Any) -> RunConfig:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
+import torch
 
 from tasks.core.errors import UserError
 from tests.training.small_run import example, small_run, write_small_dataset
@@ -19,9 +20,10 @@ from training.measures import gap, phase_seconds, step_row
 from training.methods import compose
 from training.objectives.base import Objective
 from training.rollout.engine import Generation
-from training.rollout.teacher import TopK
+from training.rollout.teacher import States, TopK
+from training.rollout.weights import to_bits
 from training.rounds import Round, micro_batches
-from training.self_tests import check_divergence, check_mass, check_reference
+from training.self_tests import check_divergence, check_mass, check_reference, check_scores
 
 K, V = 3, 50
 PHASES = ("rollout", "teacher", "student", "sync")
@@ -129,6 +131,7 @@ def test_however_the_round_is_cut_every_token_keeps_its_coefficient_and_its_teac
     expected = iter(by_hand(weights, lengths))
     scores = [score for asked in round_.asked for score in asked.get()[0]]
     for one, score in zip(round_.sequences, scores, strict=True):
+        assert isinstance(score, TopK)
         coefficients, ids = found[tuple(one.response)]
         np.testing.assert_allclose(coefficients, [next(expected) for _ in one.response], rtol=1e-6)
         np.testing.assert_array_equal(ids, score.ids)
@@ -212,6 +215,16 @@ def test_a_reference_that_is_not_the_student_stops_the_run() -> None:
     check_reference(0.02)
     with pytest.raises(UserError, match=r"from the untrained student's by 0\.200 nats"):
         check_reference(0.2)
+
+
+def test_what_a_teacher_tells_is_looked_at_and_put_in_words() -> None:
+    logprobs = np.log(np.array([[0.5, 0.25], [0.9, 0.05]], dtype=np.float32))
+    top = TopK(logprobs=logprobs, ids=np.array([[1, 2], [3, 4]], dtype=np.int32))
+    assert check_scores([top]) == "the teacher's top 2 hold 85.0% of its probability"
+    states = States(bits=to_bits(torch.ones(3, 16)))
+    assert check_scores([states]) == "the teacher tells all of its distribution, by 16 numbers a token"
+    with pytest.raises(UserError, match="hidden states hold NaN or infinity"):
+        check_scores([states, States(bits=to_bits(torch.full((2, 16), float("nan"))))])
 
 
 @pytest.mark.parametrize("mass", [[0.9, 1.5], [0.9, float("nan")], [0.9, 0.0]])

@@ -39,15 +39,19 @@ class Batch:
     predicting: torch.Tensor
 
 
-def make_batch(sequences: Sequence[TokenSequence], device: torch.device, *, pack: bool) -> Batch:
+def make_batch(
+    sequences: Sequence[TokenSequence], device: torch.device, *, pack: bool, budget: int | None = None
+) -> Batch:
     """Lay sequences into rows as wide as the longest: one to a row, or, with `pack`, as many as fit (no two see each other).
+    Packed rows are wider where they would otherwise have more than `budget` positions together; sequences that have no more
+    tokens than that always have a layout within it.
 
     Without any sequence it is one position of padding: there is always something to run, so that a rank with nothing to do
     takes part in every collective.
     """
-    places = _places([len(sequence.tokens) for sequence in sequences], pack)
+    lengths = [len(sequence.tokens) for sequence in sequences]
+    width, places = _layout(lengths, budget) if pack else (max(lengths, default=1), _one_to_a_row(lengths))
     rows = max((row for row, _ in places), default=0) + 1
-    width = max((len(sequence.tokens) for sequence in sequences), default=1)
     ids = np.zeros((rows, width), dtype=np.int64)
     positions = np.zeros((rows, width), dtype=np.int64)
     owner = np.full((rows, width), -1, dtype=np.int32)
@@ -66,11 +70,26 @@ def make_batch(sequences: Sequence[TokenSequence], device: torch.device, *, pack
     )
 
 
-def _places(lengths: Sequence[int], pack: bool) -> list[tuple[int, int]]:
-    """(row, start) of each sequence: first fit, longest first, into rows as wide as the longest."""
-    if not pack:
-        return [(row, 0) for row in range(len(lengths))]
-    width, filled = max(lengths, default=0), list[int]()
+def _one_to_a_row(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """(row, start) of each sequence."""
+    return [(row, 0) for row in range(len(lengths))]
+
+
+def _layout(lengths: Sequence[int], budget: int | None) -> tuple[int, list[tuple[int, int]]]:
+    """Width of packed rows, and (row, start) of each sequence. Attention costs by rows times width squared, so the narrowest of
+    some widths within the budget is taken, at the widest all in one row."""
+    longest, total = max(lengths, default=1), max(sum(lengths), 1)
+    for eighths in range(8, max(9, 8 * total // longest)):
+        width = longest * eighths // 8
+        places = _first_fit(lengths, width)
+        if budget is None or (max((row for row, _ in places), default=0) + 1) * width <= budget:
+            return width, places
+    return total, _first_fit(lengths, total)
+
+
+def _first_fit(lengths: Sequence[int], width: int) -> list[tuple[int, int]]:
+    """(row, start) of each sequence: first fit, longest first, into rows of `width`."""
+    filled = list[int]()
     places = [(0, 0)] * len(lengths)
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
         row = next((row for row, used in enumerate(filled) if used + lengths[index] <= width), len(filled))

@@ -95,6 +95,26 @@ def load_network(
     return Network(model.train())
 
 
+def read_head(folder: Path, rows: int) -> torch.Tensor:
+    """The first `rows` rows of the LM head [V, H] of a Hugging Face folder, in bf16; of the embedding where the two are one."""
+    from safetensors import safe_open
+
+    tied = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("tie_word_embeddings", False)
+    name = "model.embed_tokens.weight" if tied else "lm_head.weight"
+    index = folder / "model.safetensors.index.json"
+    file = "model.safetensors"
+    if index.is_file():
+        file = json.loads(index.read_text(encoding="utf-8"))["weight_map"].get(name, file)
+    try:
+        with safe_open(folder / file, framework="pt") as weights:
+            return weights.get_slice(name)[:rows].to(torch.bfloat16)
+    except Exception as error:  # of the safetensors library, which knows one kind only
+        raise UserError(
+            f"the teacher's head {name} cannot be read from {folder / file} ({error}): choose another teacher, or a top_k that"
+            " is a number"
+        ) from error
+
+
 def _add_lora(model: Any, lora: LoraSettings, seed: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 

@@ -38,15 +38,17 @@ from training.engine.network import (
     Network,
     load_network,
     named_weights,
+    read_head,
     weight_metadata,
     write_checkpoint,
 )
 from training.engine.zero import ZeroStage, deepspeed_config, learning_rate
 from training.objectives.base import Positions, TokenLoss
 from training.objectives.head import chunked_head, self_divergence
+from training.objectives.teacher_states import from_states
 from training.rollout.scoring import sampled_logprobs
 from training.rollout.sync import GpuSender, Transport
-from training.rollout.weights import Snapshot, pack, summed
+from training.rollout.weights import Snapshot, from_bits, pack, summed
 
 _STATE = "state"
 SELF_TEST_TOKENS = 64
@@ -55,8 +57,9 @@ SELF_TEST_TOKENS = 64
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentSettings:
     """Everything that a rank must know of the run. `vocabulary`: ids shared with the teacher (None: all of the model's).
-    `head_chunk`: positions that go through the head at once. `token_budget`: tokens of a forward pass without gradient.
-    `threads`: of this process on CPU. `shares_gpu`: others need the GPU's memory between this rank's turns."""
+    `head_chunk`: positions that go through the head at once. `token_budget`: positions of a forward pass, padding included.
+    `threads`: of this process on CPU. `shares_gpu`: others need the GPU's memory between this rank's turns. `teacher_head`: the
+    teacher's folder, where micro-batches carry its hidden states (`teacher_states`) and the student forms its distribution."""
 
     model: Path
     total_steps: int
@@ -76,12 +79,14 @@ class StudentSettings:
     seed: int = 0
     threads: int | None = None
     shares_gpu: bool = False
+    teacher_head: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
     """Sequences, each response token's coefficient [T] (float64, already divided by the global denominators), and what the
-    token loss sees besides the sampled tokens: arrays [T, ...] by the names of `Positions` (training.objectives.base).
+    token loss sees besides the sampled tokens: arrays [T, ...] by the names of `Positions` (training.objectives.base), those of
+    uint16 being patterns of bf16.
 
     T runs over the response tokens, sequence by sequence. No sequence at all is allowed: the rank then only takes part.
     """
@@ -149,6 +154,9 @@ class Student:
         )
         parameters = sum(parameter.numel() for parameter in network.parameters())
         self._vocabulary = self.settings.vocabulary or len(network.model.lm_head.weight)
+        if self.settings.teacher_head is not None:
+            head = read_head(self.settings.teacher_head, self._vocabulary).to(self._device)
+            self._token_loss = from_states(self._token_loss, head)
         self._engine = _build_engine(deepspeed, network, self.settings, parameters, on_cpu=on_cpu)
         self._network: Network = self._engine.module
         return {
@@ -205,7 +213,8 @@ class Student:
             vocabulary=self._vocabulary,
             chunk=self.settings.head_chunk,
         )
-        loss, noted = self._engine(make_batch(sequences, self._device, pack=True), work)
+        batch = make_batch(sequences, self._device, pack=True, budget=self.settings.token_budget)
+        loss, noted = self._engine(batch, work)
         self._engine.backward(loss * self._ranks, scale_wrt_gas=False)  # DeepSpeed divides by the ranks
         return float(loss), {name: values.cpu().numpy() for name, values in noted.items()}
 
@@ -384,8 +393,7 @@ def loss_work(
 ) -> HeadWork:
     """What the head does in an update: the micro-batch's share of the loss, and per-token values [T] by name."""
     ids = torch.from_numpy(response_ids(micro_batch.sequences))
-    signals = {name: torch.from_numpy(values) for name, values in micro_batch.signals.items()}
-    positions = Positions(sampled_ids=ids, **signals).to(device)
+    positions = Positions(sampled_ids=ids, **tensors(micro_batch.signals)).to(device)
     coefficients = torch.from_numpy(micro_batch.coefficients).to(device)
 
     def work(hidden: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -397,6 +405,14 @@ def loss_work(
         return result.loss, {"token_loss": result.token_losses, **result.diagnostics}
 
     return work
+
+
+def tensors(signals: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """A micro-batch's arrays as tensors, without a copy."""
+    return {
+        name: from_bits(values) if values.dtype == np.uint16 else torch.from_numpy(values)
+        for name, values in signals.items()
+    }
 
 
 def _most_memory() -> int:

@@ -58,6 +58,8 @@ class Positions:
     `sampled_ids` int [T]: the token that follows. `teacher_logprobs` fp32 [T, k]: by the teacher's full softmax over the
     shared vocabulary at temperature 1; -inf pads. `teacher_ids` int [T, k]: their tokens, each at most once in a row; what
     is outside the student's vocabulary counts as padding. None: column j is token j, up to the full vocabulary.
+    `teacher_states` [T, H]: the teacher's last hidden states, which stand for its full distribution, see
+    `training.objectives.teacher_states`.
     `rollout_logprobs` fp32 [T]: of the sampled tokens, by the engine that sampled them. `reference_logprobs` fp32 [T]: of the
     same, by the student as it was at the start, over the shared vocabulary.
     """
@@ -65,6 +67,7 @@ class Positions:
     sampled_ids: Tensor
     teacher_logprobs: Tensor | None = None
     teacher_ids: Tensor | None = None
+    teacher_states: Tensor | None = None
     rollout_logprobs: Tensor | None = None
     reference_logprobs: Tensor | None = None
 

@@ -23,7 +23,8 @@ def sampled_logprobs(
     """log p [T] of given tokens `ids` [T], for hidden states [T, H] and head weights [V, H]."""
     out = torch.empty(len(ids), dtype=torch.float32, device=hidden.device)
     for span, logits in _logits(hidden, weight, chunk):
-        logits = logits / temperature
+        if temperature != 1.0:
+            logits /= temperature
         out[span] = logits.gather(-1, ids[span, None])[:, 0] - logits.logsumexp(-1)
     return out
 

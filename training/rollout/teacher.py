@@ -48,6 +48,14 @@ class TopK:
     ids: np.ndarray | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class States:
+    """The teacher's last hidden states [T, H] at one response's T tokens: bf16 patterns as uint16. With its head they are its
+    full distribution, at a fraction of the size."""
+
+    bits: np.ndarray
+
+
 class Teacher:
     """A Ray actor; also answers for a frozen reference model. Scores depend on nothing but weights, tokens and batch shape."""
 
@@ -84,19 +92,29 @@ class Teacher:
             raise UserError(
                 f"k is {k} and the teacher's vocabulary has {len(self._weight)} ids: set top_k to at most that, or to full"
             )
-        found: list[TopK | None] = [None] * len(sequences)
-        for chosen, hidden in self._hidden(sequences):
+
+        def read(hidden: Any, batch: Sequence[TokenSequence]) -> list[TopK]:
             logprobs, ids = topk_logprobs(hidden, self._weight, k, chunk=self.settings.chunk)
-            batch = [sequences[index] for index in chosen]
             values = split_by_sequence(logprobs.cpu().numpy(), batch)
             kept = [None] * len(batch) if ids is None else split_by_sequence(ids.cpu().numpy(), batch)
-            for index, one, tokens in zip(chosen, values, kept, strict=True):
-                found[index] = TopK(logprobs=one, ids=tokens)
-        return [one for one in found if one is not None]
+            return [TopK(logprobs=one, ids=tokens) for one, tokens in zip(values, kept, strict=True)]
 
-    def score(self, sequences: Sequence[TokenSequence], k: int) -> tuple[list[TopK], float]:
-        """`topk`, and the seconds that it took."""
-        return self._timed(lambda: self.topk(sequences, k))
+        return self._read(sequences, read)
+
+    def states(self, sequences: Sequence[TokenSequence]) -> list[States]:
+        """The hidden states that stand for the full distribution at every response position, in the order given."""
+        from training.rollout.weights import to_bits
+
+        def read(hidden: Any, batch: Sequence[TokenSequence]) -> list[States]:
+            return [States(bits=bits) for bits in split_by_sequence(to_bits(hidden), batch)]
+
+        return self._read(sequences, read)
+
+    def score(
+        self, sequences: Sequence[TokenSequence], k: int | None
+    ) -> tuple[Sequence[TopK | States], float]:
+        """`topk` (without a k: `states`), and the seconds that it took."""
+        return self._timed(lambda: self.states(sequences) if k is None else self.topk(sequences, k))
 
     def logprobs(self, sequences: Sequence[TokenSequence]) -> list[np.ndarray]:
         """log p [T] (float32) of every response's own tokens, in the order given."""
@@ -104,20 +122,18 @@ class Teacher:
 
         from training.rollout.scoring import sampled_logprobs
 
-        found: list[np.ndarray | None] = [None] * len(sequences)
-        for chosen, hidden in self._hidden(sequences):
-            batch = [sequences[index] for index in chosen]
+        def read(hidden: Any, batch: Sequence[TokenSequence]) -> list[np.ndarray]:
             ids = torch.from_numpy(response_ids(batch)).to(self._device)
-            values = sampled_logprobs(hidden, self._weight, ids, chunk=self.settings.chunk).cpu().numpy()
-            for index, one in zip(chosen, split_by_sequence(values, batch), strict=True):
-                found[index] = one
-        return [one for one in found if one is not None]
+            values = sampled_logprobs(hidden, self._weight, ids, chunk=self.settings.chunk)
+            return split_by_sequence(values.cpu().numpy(), batch)
+
+        return self._read(sequences, read)
 
     def recall(self, sequences: Sequence[TokenSequence]) -> tuple[list[np.ndarray], float]:
         """`logprobs`, and the seconds that it took."""
         return self._timed(lambda: self.logprobs(sequences))
 
-    def _timed(self, turn: Callable[[], list[Answer]]) -> tuple[list[Answer], float]:
+    def _timed(self, turn: Callable[[], Answer]) -> tuple[Answer, float]:
         """What a turn gives and its seconds; others may then have the memory that torch would keep for the next one."""
         import torch
 
@@ -127,15 +143,25 @@ class Teacher:
             torch.cuda.empty_cache()
         return found, time.perf_counter() - started
 
-    def _hidden(self, sequences: Sequence[TokenSequence]) -> Any:
-        """(indices of a batch, hidden states [T, H] that predict its response tokens), batch by batch."""
+    def _read(
+        self,
+        sequences: Sequence[TokenSequence],
+        read: Callable[[Any, Sequence[TokenSequence]], Sequence[Answer]],
+    ) -> list[Answer]:
+        """What `read` makes of the hidden states [T, H] that predict a batch's response tokens, for each of the batch's
+        sequences; batch by batch, in the order given."""
         import torch
 
         longest = int(self._network.config.max_position_embeddings)
         check_sequences(sequences, vocabulary=len(self._weight), longest=longest)
-        lengths = [len(sequence.tokens) for sequence in sequences]
+        found: dict[int, Answer] = {}
         with torch.inference_mode():
-            for chosen in batches_by_budget(lengths, self.settings.token_budget):
-                batch = make_batch([sequences[index] for index in chosen], self._device, pack=False)
+            for chosen in batches_by_budget(
+                [len(one.tokens) for one in sequences], self.settings.token_budget
+            ):
+                members = [sequences[index] for index in chosen]
+                batch = make_batch(members, self._device, pack=False)
                 states = self._network.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state
-                yield chosen, states.flatten(0, 1)[batch.predicting]
+                hidden = states.flatten(0, 1)[batch.predicting]
+                found.update(zip(chosen, read(hidden, members), strict=True))
+        return [found[index] for index in range(len(sequences))]

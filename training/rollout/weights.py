@@ -95,16 +95,26 @@ def pack(named: Named, *, part_bytes: int = PART_BYTES) -> Iterator[Part]:
     bits: list[np.ndarray] = []
     held = 0
     for name, tensor in named:
-        flat = tensor.detach().to("cpu", torch.bfloat16).contiguous().reshape(-1)
-        if names and held + 2 * flat.numel() > part_bytes:
+        flat = to_bits(tensor).reshape(-1)
+        if names and held + flat.nbytes > part_bytes:
             yield Part(names=tuple(names), shapes=tuple(shapes), bits=np.concatenate(bits))
             names, shapes, bits, held = [], [], [], 0
         names.append(name)
         shapes.append(tuple(tensor.shape))
-        bits.append(flat.view(torch.int16).numpy().view(np.uint16))
-        held += 2 * flat.numel()
+        bits.append(flat)
+        held += flat.nbytes
     if names:
         yield Part(names=tuple(names), shapes=tuple(shapes), bits=np.concatenate(bits))
+
+
+def to_bits(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor's values as bf16, their patterns as uint16: numpy knows no bf16, and Ray ships arrays without a copy."""
+    return tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().view(np.uint16)
+
+
+def from_bits(bits: np.ndarray) -> torch.Tensor:
+    """The bf16 tensor whose patterns they are; it shares their memory."""
+    return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
 
 
 def unpack(part: Part) -> Iterator[tuple[str, torch.Tensor]]:
@@ -112,8 +122,8 @@ def unpack(part: Part) -> Iterator[tuple[str, torch.Tensor]]:
     start = 0
     for name, shape in zip(part.names, part.shapes, strict=True):
         end = start + int(np.prod(shape, dtype=np.int64))
-        bits = np.array(part.bits[start:end]).view(np.int16)  # a copy: what Ray ships is read-only
-        yield name, torch.from_numpy(bits).view(torch.bfloat16).reshape(shape)
+        bits = np.array(part.bits[start:end])  # a copy: what Ray ships is read-only
+        yield name, from_bits(bits).reshape(shape)
         start = end
 
 

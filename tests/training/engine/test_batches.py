@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tasks.core.errors import UserError
 from training.engine.batches import (
@@ -73,6 +75,24 @@ def test_packing_keeps_every_token_once_and_wastes_less_than_padding() -> None:
     assert flat[batch.predicting + 1].tolist() == response_ids(sequences).tolist()
 
 
+def test_rows_are_wider_where_the_longest_would_waste_more_than_the_budget_allows() -> None:
+    # lengths 4, 3, 3, 3. Width 4: four rows, 16 positions; 7: 4 + 3 and 3 + 3, 14; in one row 13.
+    sequences = [sequence(*range(1, 5)), *(sequence(5, 6, 7) for _ in range(3))]
+    shapes = {
+        budget: tuple(make_batch(sequences, CPU, pack=True, budget=budget).ids.shape)
+        for budget in (None, 16, 14, 13)
+    }
+    assert shapes == {None: (4, 4), 16: (4, 4), 14: (2, 7), 13: (1, 13)}
+
+
+@given(st.lists(st.integers(2, 300), min_size=1, max_size=40), st.integers(0, 500))
+def test_what_has_no_more_tokens_than_the_budget_has_no_more_positions(lengths: list[int], room: int) -> None:
+    sequences = [TokenSequence(tokens=np.ones(length, dtype=np.int32), prompt_length=1) for length in lengths]
+    budget = sum(lengths) + room
+    batch = make_batch(sequences, CPU, pack=True, budget=budget)
+    assert batch.ids.numel() <= budget and int(batch.ids.sum()) == sum(lengths)
+
+
 def test_values_are_cut_back_into_sequences() -> None:
     parts = split_by_sequence(np.array([1.0, 2.0, 3.0, 4.0]), [B, A, C])
     assert [part.tolist() for part in parts] == [[1.0], [2.0, 3.0], [4.0]]
@@ -116,8 +136,8 @@ def test_packed_rows_give_the_hidden_states_of_each_sequence_alone() -> None:
         sequence(4, 5, 6, 7, prompt=2),
     ]
 
-    def states(chosen: list[TokenSequence], *, pack: bool) -> torch.Tensor:
-        batch = make_batch(chosen, CPU, pack=pack)
+    def states(chosen: list[TokenSequence], *, pack: bool, budget: int | None = None) -> torch.Tensor:
+        batch = make_batch(chosen, CPU, pack=pack, budget=budget)
         positions = None if batch.mask is None else batch.positions
         with torch.no_grad():
             out = model(
@@ -128,4 +148,6 @@ def test_packed_rows_give_the_hidden_states_of_each_sequence_alone() -> None:
     alone = torch.cat([states([one], pack=False) for one in sequences])
     assert make_batch(sequences, CPU, pack=True).mask is not None
     torch.testing.assert_close(states(sequences, pack=True), alone, rtol=1e-5, atol=1e-6)
+    in_one_row = sum(len(one.tokens) for one in sequences)
+    torch.testing.assert_close(states(sequences, pack=True, budget=in_one_row), alone, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(states(sequences, pack=False), alone, rtol=1e-5, atol=1e-6)

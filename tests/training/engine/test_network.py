@@ -21,6 +21,7 @@ from training.engine.network import (
     Network,
     load_network,
     named_weights,
+    read_head,
     weight_metadata,
     write_checkpoint,
 )
@@ -167,3 +168,31 @@ def test_an_update_through_packed_rows_and_the_chunked_head_has_plain_autograds_
     found = {name: model.model.get_parameter(name).grad for name in expected}
     gap = torch.cat([(found[name] - expected[name]).flatten() for name in expected]).norm()
     assert gap < 1e-5 * torch.cat([value.flatten() for value in expected.values()]).norm()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_head_is_read_by_itself_from_one_file_or_several(tmp_path: Path, tied: bool, parts: int) -> None:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, head_dim=8, tie_word_embeddings=tied,
+    )  # fmt: skip
+    torch.manual_seed(5)
+    model: Any = Qwen3ForCausalLM(config)
+    model.to(torch.bfloat16)
+    model.save_pretrained(tmp_path, max_shard_size="50GB" if parts == 1 else "3KB")
+    assert (tmp_path / "model.safetensors.index.json").is_file() == (parts > 1)
+    assert torch.equal(read_head(tmp_path, 50), model.get_output_embeddings().weight[:50])
+
+
+def test_a_head_that_is_not_there_is_named(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    (tmp_path / "config.json").write_text(json.dumps({"tie_word_embeddings": False}))
+    save_file({"model.embed_tokens.weight": torch.zeros(4, 2)}, tmp_path / "model.safetensors")
+    with pytest.raises(
+        UserError, match=r"head lm_head.weight cannot be read from .*: choose another teacher"
+    ):
+        read_head(tmp_path, 4)

@@ -7,7 +7,6 @@ import torch
 
 from training.rollout.scoring import sampled_logprobs, topk_logprobs
 
-
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 

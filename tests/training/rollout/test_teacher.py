@@ -13,7 +13,9 @@ import torch
 from tasks.core.errors import UserError
 from tests.tiny_model import write_tiny_model
 from training.engine.batches import TokenSequence
-from training.rollout.teacher import Teacher, TeacherSettings, TopK
+from training.engine.network import read_head
+from training.rollout.teacher import States, Teacher, TeacherSettings, TopK
+from training.rollout.weights import from_bits
 
 
 def sequences(count: int = 12) -> list[TokenSequence]:
@@ -119,6 +121,18 @@ def test_bf16_scores_stay_near_float32(folder: Path) -> None:
         for values, one in zip(half, chosen, strict=True)
     ]
     assert np.concatenate(gaps).mean() < 0.05
+
+
+def test_its_states_with_its_head_are_its_full_distribution(folder: Path) -> None:
+    teacher = Teacher(TeacherSettings(model=folder, vocabulary=511, token_budget=100, chunk=16, threads=1))
+    head = read_head(folder, 511)
+    chosen = sequences()
+    (states, _), (whole, _) = teacher.score(chosen, None), teacher.score(chosen, 511)
+    for one, full in zip(states, whole, strict=True):
+        assert isinstance(one, States) and isinstance(full, TopK) and full.ids is None
+        logprobs = (from_bits(one.bits) @ head.T).float().log_softmax(-1)
+        torch.testing.assert_close(logprobs, torch.from_numpy(full.logprobs), rtol=0, atol=2e-2)
+        assert full.logprobs.nbytes > 15 * one.bits.nbytes
 
 
 @pytest.mark.parametrize(("shares", "times"), [(True, 2), (False, 0)])

@@ -1,0 +1,97 @@
+"""A teacher's states stand for its full distribution: the same losses and gradients as from the distribution itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.training.objectives.naive import naive_head, relative_error
+from training.objectives.ablations import with_reference_kl
+from training.objectives.base import AnalyticTokenLoss, Positions, TokenLoss, TokenValues
+from training.objectives.divergences import GeneralisedJSD
+from training.objectives.head import chunked_head
+from training.objectives.presets import load_preset
+from training.objectives.teacher_states import from_states
+from training.objectives.token_losses import TopKCrossEntropy
+
+T, H, WIDE, V = 23, 12, 20, 40  # the teacher is wider than the student
+
+
+def drawn() -> tuple[Tensor, Tensor, Tensor, Tensor, Positions, Tensor]:
+    """Hidden states and head of student and teacher, what is known of the positions, and coefficients; in float64."""
+    draw = torch.Generator().manual_seed(3)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+    positions = Positions(
+        sampled_ids=torch.randint(V, (T,), generator=draw), reference_logprobs=-normal(T).abs()
+    )
+    return normal(T, H), normal(V, H), normal(T, WIDE), normal(V, WIDE), positions, normal(T).abs()
+
+
+def both(loss: TokenLoss) -> tuple[list[Tensor], list[Tensor]]:
+    """(loss, gradients, token losses) by the states and by the distribution."""
+    hidden, weight, states, head, positions, coefficients = drawn()
+    told = replace(positions, teacher_logprobs=(states @ head.T).log_softmax(-1))
+    found = []
+    for token_loss, known in (
+        (from_states(loss, head), replace(positions, teacher_states=states)),
+        (loss, told),
+    ):
+        leaves = [tensor.clone().requires_grad_() for tensor in (hidden, weight)]
+        result = chunked_head(leaves[0], leaves[1], token_loss, known, coefficients, chunk_size=7)
+        result.loss.backward()
+        gradients = [leaf.grad for leaf in leaves if leaf.grad is not None]
+        found.append([result.loss.detach(), *gradients, result.token_losses])
+    return found[0], found[1]
+
+
+class Graph:
+    """The cross-entropy without its own gradient: autograd's."""
+
+    def __call__(self, logits: Tensor, positions: Positions) -> TokenValues:
+        return TopKCrossEntropy()(logits, positions)
+
+
+PENALISED = with_reference_kl(load_preset("opd"), 0.3).token_loss
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [TopKCrossEntropy(), GeneralisedJSD(beta=0.0), GeneralisedJSD(beta=0.5), GeneralisedJSD(beta=1.0), Graph(), PENALISED],
+)  # fmt: skip
+def test_states_and_distribution_give_the_same_loss_and_gradients(loss: TokenLoss) -> None:
+    by_states, by_distribution = both(loss)
+    assert len(by_states) == 4
+    for one, other in zip(by_states, by_distribution, strict=True):
+        assert relative_error(one, other) < 1e-12
+
+
+def test_it_is_the_naive_cross_entropy_of_the_teachers_softmax() -> None:
+    hidden, weight, states, head, positions, coefficients = drawn()
+    told = replace(positions, teacher_logprobs=torch.log(torch.softmax(states @ head.T, -1)))
+    expected = naive_head(hidden, weight, told, coefficients, "unnormalised")
+    leaves = [tensor.clone().requires_grad_() for tensor in (hidden, weight)]
+    result = chunked_head(
+        leaves[0], leaves[1], from_states(TopKCrossEntropy(), head), replace(positions, teacher_states=states),
+        coefficients,
+    )  # fmt: skip
+    result.loss.backward()
+    for got, one in zip((result.loss, leaves[0].grad, leaves[1].grad), expected, strict=True):
+        assert got is not None and relative_error(got.detach(), one) < 1e-6
+
+
+def test_a_loss_that_writes_its_own_gradient_still_does() -> None:
+    head = drawn()[3]
+    assert isinstance(from_states(TopKCrossEntropy(), head), AnalyticTokenLoss)
+    assert not isinstance(from_states(Graph(), head), AnalyticTokenLoss)
+
+
+def test_positions_without_states_are_refused() -> None:
+    _, _, _, head, positions, _ = drawn()
+    with pytest.raises(ValueError, match="needs the teacher's hidden states"):
+        from_states(TopKCrossEntropy(), head)(torch.zeros(T, V), positions)
