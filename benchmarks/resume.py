@@ -1,6 +1,6 @@
 """kill -9 at random steps: a continued run must end in the very weights of the undisturbed one.
 
-    PYTHONPATH=. taskset -c 1 python benchmarks/resume.py output/pocket/distill/RUN.json --work output/resume
+    PYTHONPATH=. taskset -c 1 python benchmarks/resume.py output/pocket/distill/RUN/RUN.json --work output/resume
 
 Takes the RUN.json of any distillation and makes it small: 60 steps of 4 prompts x 2 rollouts with a checkpoint after every
 7th. One run goes through undisturbed; each trial kills the same run at a random moment of a random step (whatever it is

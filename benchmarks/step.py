@@ -1,6 +1,6 @@
 """Whole training steps: our loop beside TRL's DistillationTrainer on the same pair, prompts, lengths, batch and cores.
 
-    PYTHONPATH=. python benchmarks/step.py output/pocket/distill/RUN.json --trl FOLDER
+    PYTHONPATH=. python benchmarks/step.py output/pocket/distill/RUN/RUN.json --trl FOLDER
 
 FOLDER holds TRL (`pip install --no-deps --target FOLDER trl`); it goes to the end of its process's path, so everything else is
 what this project uses. Both sides train the student of RUN.json on the prompts that our schedule draws, K rollouts each, at a

@@ -19,6 +19,7 @@ import psutil
 
 from tasks.core.config import PROJECT_ROOT
 from tasks.core.errors import UserError
+from tasks.io.jobs import end
 from tasks.io.locks import read_note, take_lock, write_note
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ LOGS = PROJECT_ROOT / "output" / "logs"
 POOL = "sure-math"
 USUAL_PORT = 4200
 SERVER_START_S = 180.0
-STOP_S = 15.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,8 @@ class Api:
 def supervised(
     command: Sequence[str], *, environment: Mapping[str, str], log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A command that ends, with everything it started, when the block ends or when this process is gone.
+    """A command that ends, with everything it started, when the block ends or when this process is gone; a training run
+    below it has time to write a checkpoint first.
 
     Its output is written to `log`, from the start. It has a session of its own, so that Ctrl-C reaches only us.
     """
@@ -87,12 +88,10 @@ def supervised(
             stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
             cwd=PROJECT_ROOT, env=dict(environment), start_new_session=True,
         )  # fmt: skip
-    assert process.stdin is not None
     try:
         yield process
     finally:
-        process.stdin.close()
-        process.wait(timeout=STOP_S)
+        end(process, " ".join(command[2:4]))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from prompts import load_prompt
@@ -12,19 +13,21 @@ from tasks.core.errors import UserError
 from tasks.core.identity import fingerprint
 from tasks.io.dataset import Manifest
 from tasks.io.identity import model_identity
-from training.config import VLLM_TOP_K, RunConfig
+from training.config import VLLM_TOP_K, RunConfig, run_folder
 from training.data import (
+    Dataset,
     Row,
     columns,
     manifest_problems,
     prompt_length_problems,
     prompt_weight,
     read_dataset,
+    rows_digest,
     with_prompts,
 )
 from training.draws import Schedule, schedule
 from training.evaluation.held_out import HeldOut, held_out_problems, read_held_out
-from training.memory import MemoryPlan, memory_plan, memory_problems, memory_table, read_shape
+from training.memory import MemoryPlan, memory_plan, memory_problems, memory_table
 from training.model_files import (
     PROMPT,
     ModelFiles,
@@ -33,9 +36,12 @@ from training.model_files import (
     pair_problems,
     scoring_problems,
     shared_vocabulary,
+    tensor_problems,
     top_k_problems,
 )
-from training.objectives.prompt_weights import Uniform
+from training.objectives.prompt_weights import Soft
+from training.shapes import Shape, read_shape
+from training.storage import DiskPlan, disk_line, disk_plan, disk_problems, probe_output
 
 VERSION = 1  # of the training stage: raise it when the same settings give another student
 FULL_VERSION = 2  # the same, of runs on the teacher's full distribution
@@ -55,6 +61,7 @@ class Prepared:
     rows: tuple[Row, ...]
     schedule: Schedule
     memory: MemoryPlan
+    disk: DiskPlan
     held_out: HeldOut | None  # what the student is measured on, if anything
 
 
@@ -78,34 +85,30 @@ def prepare(run: RunConfig) -> Prepared:
 def inspect(run: RunConfig) -> Inspection:
     """Look at everything and go on after a problem, so that all of them are seen at once."""
     problems: list[str] = []
-    student = _attempt(problems, lambda: open_model("student", run.student.model))
-    teacher = _attempt(problems, lambda: open_model("teacher", run.teacher.model))
+    output = _attempt(problems, lambda: probe_output(run))
+    models = _models(problems, run)
+    student, teacher, shape, memory = models.student, models.teacher, models.shape, models.memory
     data = _attempt(problems, lambda: read_dataset(run.dataset))
-    memory, rows, draws, held_out = None, (), None, None
-    if student is not None and teacher is not None:
-        problems += pair_problems(student, teacher, thinking=run.lengths.thinking)
-        problems += context_problems(student, teacher, run.context_tokens)
-        problems += top_k_problems(student, teacher, run.objective.top_k)
-        if run.teacher.engine == "vllm":
-            problems += scoring_problems(student, teacher, run.context_tokens)
-        memory = _attempt(problems, lambda: _memory(run, student, teacher))
-        problems += [] if memory is None else memory_problems(run, memory)
+    rows, draws, held_out = (), None, None
     if data is not None:
         draws = _attempt(problems, lambda: _schedule(run, data.rows))
         problems += [] if teacher is None else manifest_problems(run, data.manifest, teacher)
-    if data is not None and student is not None:
-        rows = with_prompts(data.rows, student, thinking=run.lengths.thinking)
-        problems += prompt_length_problems(rows, run.lengths.max_prompt_tokens)
     if student is not None:
-        held_out = _attempt(problems, lambda: read_held_out(run.evaluation, student))
+        rows = () if data is None else _attempt(problems, lambda: _asked(run, data, student)) or ()
+        problems += prompt_length_problems(rows, run.lengths.max_prompt_tokens)
+        held_out = _attempt(problems, lambda: _measured(run, student))
         problems += held_out_problems(held_out, run.context_tokens)
+    mark = None
+    if not problems and student is not None and teacher is not None and data is not None:
+        mark = _fingerprint(run, data, student, teacher, held_out)
+    disk = None if output is None or shape is None else _disk(problems, run, shape, output, mark)
     table = "" if memory is None else memory_table(memory)
-    if problems or student is None or teacher is None or data is None or memory is None or draws is None:
-        return Inspection(problems=tuple(problems), prepared=None, table=table)
+    if problems or not (student and teacher and data and draws and memory and disk and mark):
+        return Inspection(problems=tuple(dict.fromkeys(problems)), prepared=None, table=table)
     prepared = Prepared(
-        run=run, fingerprint=_fingerprint(run, data.manifest, student, teacher, held_out), manifest=data.manifest,
-        student=student, teacher=teacher, shared_vocab=shared_vocabulary(student, teacher), rows=rows, schedule=draws,
-        memory=memory, held_out=held_out,
+        run=run, fingerprint=mark, manifest=data.manifest, student=student, teacher=teacher,
+        shared_vocab=shared_vocabulary(student, teacher), rows=rows, schedule=draws, memory=memory, disk=disk,
+        held_out=held_out,
     )  # fmt: skip
     return Inspection(problems=(), prepared=prepared, table=table)
 
@@ -126,6 +129,7 @@ def report(prepared: Prepared) -> str:
         f"tokens     at most {rollouts * (longest + run.lengths.max_response_tokens):,} in {rollouts:,} rollouts"
         f" (prompts up to {longest:,}, responses up to {run.lengths.max_response_tokens:,})",
         f"KV cache   {prepared.memory.full_sequences:,} sequences of {run.context_tokens:,} tokens in one engine",
+        f"disk       {disk_line(prepared.disk)}",
     ]
     coefficient = run.objective.reference_kl_coefficient
     if coefficient:
@@ -162,29 +166,83 @@ def _attempt(problems: list[str], call: Callable[[], T]) -> T | None:
         return None
 
 
-def _memory(run: RunConfig, student: ModelFiles, teacher: ModelFiles) -> MemoryPlan:
-    return memory_plan(run, read_shape(student.folder), read_shape(teacher.folder))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Models:
+    """What could be read of the pair. `shape`: the student's."""
+
+    student: ModelFiles | None
+    teacher: ModelFiles | None
+    shape: Shape | None
+    memory: MemoryPlan | None
+
+
+def _models(problems: list[str], run: RunConfig) -> _Models:
+    """Open both checkpoints and compare them with each other and with the run."""
+    student = _attempt(problems, lambda: open_model("student", run.student.model))
+    teacher = _attempt(problems, lambda: open_model("teacher", run.teacher.model))
+    shape, scoring = _shape(problems, student), _shape(problems, teacher)
+    memory = None
+    if student is not None and teacher is not None:
+        thinking = run.lengths.thinking
+        problems += _attempt(problems, lambda: pair_problems(student, teacher, thinking=thinking)) or []
+        problems += context_problems(student, teacher, run.context_tokens)
+        problems += top_k_problems(student, teacher, run.objective.top_k)
+        if run.teacher.engine == "vllm":
+            problems += scoring_problems(student, teacher, run.context_tokens)
+    if shape is not None and scoring is not None:
+        memory = _attempt(problems, lambda: memory_plan(run, shape, scoring))
+        problems += [] if memory is None else memory_problems(run, memory)
+    return _Models(student=student, teacher=teacher, shape=shape, memory=memory)
+
+
+def _shape(problems: list[str], model: ModelFiles | None) -> Shape | None:
+    """The model's sizes, when its weights have them too."""
+    shape = None if model is None else _attempt(problems, lambda: read_shape(model.folder))
+    if model is None or shape is None:
+        return None
+    differing = tensor_problems(model, shape)
+    problems += differing
+    return None if differing else shape
+
+
+def _asked(run: RunConfig, data: Dataset, student: ModelFiles) -> tuple[Row, ...]:
+    return with_prompts(data.rows, student, thinking=run.lengths.thinking)
+
+
+def _measured(run: RunConfig, student: ModelFiles) -> HeldOut | None:
+    return read_held_out(run.evaluation, student, thinking=run.lengths.thinking)
+
+
+def _disk(problems: list[str], run: RunConfig, shape: Shape, output: Path, mark: str | None) -> DiskPlan:
+    """What the run needs on the disk; `mark` is its fingerprint, where it is known."""
+    plan = disk_plan(run, shape, output, None if mark is None else run_folder(run.output, mark))
+    problems += disk_problems(run, plan)
+    return plan
 
 
 def _schedule(run: RunConfig, rows: Sequence[Row]) -> Schedule:
-    chosen, given = prompt_weight(run), columns(rows)
-    kept = Uniform()(given).kept if chosen is None else chosen(given).kept
-    return schedule(run, given.ids, kept.tolist())
+    """The draws. `UserError` when no prompt counts: for a preset's own weight, which is not known here, the soft one stands."""
+    given = columns(rows)
+    weights = (prompt_weight(run) or Soft())(given)
+    if not weights.weight.any():
+        raise UserError(
+            "all prompts have weight 0, so nothing would be trained: choose another objective.prompt_weight (uniform needs no"
+            " weights), or annotate the dataset again"
+        )
+    return schedule(run, given.ids, weights.kept.tolist())
 
 
 def _fingerprint(
-    run: RunConfig,
-    manifest: Manifest,
-    student: ModelFiles,
-    teacher: ModelFiles,
-    held_out: HeldOut | None,
+    run: RunConfig, data: Dataset, student: ModelFiles, teacher: ModelFiles, held_out: HeldOut | None
 ) -> str:
-    """Identity of the run's result: settings, prompt, both models' files, the dataset, and the problems it is measured on."""
+    """Identity of the run's result: settings, prompt, both models' files, the dataset with its rows, and the problems that it is
+    measured on."""
+    measured = () if held_out is None else (held_out.digest,)
     return fingerprint(
         stage="distill",
         version=FULL_VERSION if run.objective.top_k == "full" else VERSION,
         settings=run.identity(),
         prompts=(load_prompt(PROMPT).fingerprint,),
         models=tuple(model_identity(str(model.folder), None, PROJECT_ROOT) for model in (student, teacher)),
-        inputs=(manifest.fingerprint, *(() if held_out is None else (held_out.digest,))),
+        inputs=(data.manifest.fingerprint, rows_digest(data.rows), *measured),
     )

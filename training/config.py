@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +19,6 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -34,6 +34,8 @@ Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pr
 VLLM_TOP_K = 16
 """The largest k that a vLLM teacher is asked for without being forced."""
 
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+
 ALL_PROJECTIONS: tuple[Projection, ...] = (
     "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
 )  # fmt: skip
@@ -47,7 +49,7 @@ class Section(Settings):
 
 
 class DatasetSettings(Section):
-    """An exported dataset folder; the fingerprint in its manifest takes part in the run's identity, its path does not."""
+    """An exported dataset folder; its rows and its manifest's fingerprint take part in the run's identity, its path does not."""
 
     folder: Path = resource()
     config: str = "decontaminated"  # the papers train on everything: default
@@ -175,8 +177,8 @@ class OptimizerSettings(Section):
 
     learning_rate: PositiveFloat = 3e-6
     warmup_fraction: Probability = 0.05  # of all steps, rounded up: 20 of 391
-    beta1: Probability = 0.9
-    beta2: Probability = 0.95
+    beta1: Decay = 0.9
+    beta2: Decay = 0.95
     epsilon: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.0  # the papers name none, and at 3e-6 it would move nothing
     max_gradient_norm: PositiveFloat = 1.0
@@ -261,7 +263,7 @@ class RunConfig(Section):
     overlap: Literal["on_policy", "one_step_off"] = "on_policy"
     checkpoints: CheckpointSettings = CheckpointSettings()
     evaluation: EvaluationSettings | None = None
-    seed: NonNegativeInt = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)  # torch takes no larger one
     self_tests: bool = resource(True)
 
     @property
@@ -348,18 +350,40 @@ def project_path(path: Path | str) -> Path:
 def load_run(path: Path) -> RunConfig:
     """The run described by a JSON file. `UserError` names the file, the key and what is wrong with it."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}: give the RUN.json of a distillation run") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path} cannot be read ({error}): give the RUN.json of a distillation run"
         ) from error
+    return run_from(_strict_json(text, path), str(path))
+
+
+def _strict_json(text: str, path: Path) -> Any:
+    """What the text holds; Python's own reader takes a key twice, and words that are no JSON."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice = next((key for key, count in Counter(key for key, _ in pairs).items() if count > 1), None)
+        if twice is not None:
+            raise UserError(f"{path} gives the key {twice!r} twice in one object: keep one of the two")
+        return dict(pairs)
+
+    def refuse(word: str) -> Any:
+        raise UserError(f"{path} holds {word}, which is no number of JSON: write a finite number instead")
+
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path} is no valid JSON: line {error.lineno}, column {error.colno}: {error.msg}; correct it there"
         ) from error
-    return run_from(data, str(path))
+    except RecursionError as error:
+        raise UserError(
+            f"{path} is nested too deeply to be read: write the settings of a distillation run"
+        ) from error
+    except ValueError as error:  # a whole number of thousands of digits
+        raise UserError(f"{path} cannot be read ({error}): correct the number") from error
 
 
 def run_from(data: Mapping[str, Any], where: str) -> RunConfig:

@@ -163,6 +163,7 @@ def rollout_settings(prepared: Prepared, seats: Placement) -> RolloutSettings:
         engines=seats.count("rollout"),
         gpu_memory_fraction=engine_fraction(run) or 0.9,  # on CPU it plays no part, but must be a share
         kv_cache_gib=place.cpu_kv_gib,
+        kv_cache_bytes=prepared.memory.engine_kv_bytes if seats.shares_gpus else None,
         transport=choose_transport(seats).transport,
         sleeps=seats.shares_gpus,
     )

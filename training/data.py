@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections import Counter
@@ -18,6 +19,7 @@ from prompts import MAX_VALUE_CHARS, load_prompt
 from tasks.core.config import PROJECT_ROOT
 from tasks.core.entropy import majority
 from tasks.core.errors import UserError
+from tasks.core.identity import canonical_json
 from tasks.io.dataset import Manifest, read_manifest
 from tasks.io.identity import model_identity
 from training.config import BinaryWeight, DatasetSettings, PlainWeight, RunConfig, project_path
@@ -33,9 +35,11 @@ from training.objectives.prompt_weights import (
     Uniform,
 )
 
-COLUMNS = (
-    "id", "problem", "tier", "answer", "majority_answer", "semantic_entropy", "weight", "cluster_labels",
-)  # fmt: skip
+COLUMNS = {
+    "id": "text", "problem": "text", "tier": "text", "answer": "text", "majority_answer": "text",
+    "semantic_entropy": "numbers", "weight": "numbers", "cluster_labels": "lists of whole numbers",
+}  # fmt: skip
+"""What training reads of a table, and of what kind it must be. A column without any value may be of no type."""
 ROUNDING = 1e-9  # a weight may leave [0, 1] by this much and no more
 # The identity of a local model; that of a hub model is id@revision.
 _HASHED = re.compile(r".*:([0-9a-f]{16})", re.DOTALL)
@@ -72,8 +76,8 @@ class Dataset:
 
 def read_dataset(settings: DatasetSettings) -> Dataset:
     """The rows of one config and split. `UserError`, one line for each kind of defect, naming the first row that has it:
-    no such folder, config or split, a missing column (weights above all), an id twice, empty text, a weight that is missing,
-    NaN or outside [0, 1], an entropy that is missing, NaN or negative, unusable cluster labels.
+    no such folder, config or split, a missing column (weights above all) or one of another type, no id or one twice, empty
+    text, a weight that is missing, NaN or outside [0, 1], an entropy that is missing, NaN or negative, unusable cluster labels.
     """
     folder = project_path(settings.folder)
     manifest = read_manifest(folder)
@@ -85,6 +89,17 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
         raise UserError("\n".join(problems))
     rows = sorted((_row(record) for record in records), key=lambda row: row.id)
     return Dataset(folder=folder, manifest=manifest, rows=tuple(rows))
+
+
+def rows_digest(rows: Iterable[Row]) -> str:
+    """SHA-256 (hex) of all that training uses of the rows. Prompts are left out: they follow from the texts and the student."""
+    digest = hashlib.sha256()
+    for row in rows:
+        used = [
+            row.id, row.text, row.tier, row.answer, row.majority_answer, row.semantic_entropy, row.weight, row.pass_rate,
+        ]  # fmt: skip
+        digest.update(canonical_json(used, f"row {row.id}").encode("ascii") + b"\n")
+    return digest.hexdigest()
 
 
 def _files(folder: Path, settings: DatasetSettings) -> list[Path]:
@@ -130,12 +145,9 @@ def _records(files: Iterable[Path], where: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for path in files:
         try:
-            names = pq.read_schema(path).names
-            missing = [name for name in COLUMNS if name not in names]
-            if missing:
-                raise UserError(
-                    f"{where} has no column {missing[0]!r}: train on a dataset that the flow sure-math annotated and exported"
-                )
+            problems = _column_problems(pq.read_schema(path), where)
+            if problems:
+                raise UserError("\n".join(problems))
             found += pq.read_table(path, columns=list(COLUMNS), use_threads=False).to_pylist()
         except (pa.ArrowException, OSError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -145,11 +157,42 @@ def _records(files: Iterable[Path], where: str) -> list[dict[str, Any]]:
     return found
 
 
+def _column_problems(schema: pa.Schema, where: str) -> list[str]:
+    """One sentence for the first column that is missing, or for each that holds something else than training reads."""
+    missing = next((name for name in COLUMNS if name not in schema.names), None)
+    if missing is not None:
+        return [
+            f"{where} has no column {missing!r}: train on a dataset that the flow sure-math annotated and exported"
+        ]
+    return [
+        f"{where} has a column {name!r} of type {schema.field(name).type} where training needs {kind}: export the dataset again"
+        for name, kind in COLUMNS.items()
+        if not _is_of(schema.field(name).type, kind)
+    ]
+
+
+def _is_of(found: pa.DataType, kind: str) -> bool:
+    types = pa.types
+    if types.is_null(found):
+        return True
+    if kind == "text":
+        plain = found.value_type if types.is_dictionary(found) else found
+        return types.is_string(plain) or types.is_large_string(plain)
+    if kind == "numbers":
+        return types.is_floating(found) or types.is_integer(found)
+    if not (types.is_list(found) or types.is_large_list(found) or types.is_fixed_size_list(found)):
+        return False
+    return types.is_integer(found.value_type) or types.is_null(found.value_type)
+
+
 def _problems(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One sentence for each kind of defect, with the first row's id and how many rows share it."""
+    """One sentence for each kind of defect, with the first row's id (its place where it has none) and how many rows share it."""
     counts = Counter(record["id"] for record in records)
     checks: tuple[Callable[[Mapping[str, Any]], str | None], ...] = (
-        lambda record: f"is there {counts[record['id']]} times" if counts[record["id"]] > 1 else None,
+        lambda record: None if record["id"] else "has no id",
+        lambda record: (
+            f"is there {counts[record['id']]} times" if record["id"] and counts[record["id"]] > 1 else None
+        ),
         lambda record: None if (record["problem"] or "").strip() else "has an empty text",
         lambda record: (
             f"has a text of more than {MAX_VALUE_CHARS:,} characters"
@@ -166,7 +209,11 @@ def _problems(records: Sequence[Mapping[str, Any]]) -> list[str]:
     )
     found = []
     for check in checks:
-        failed = [(record["id"], said) for record in records if (said := check(record)) is not None]
+        failed = [
+            (record["id"] or f"number {number}", said)
+            for number, record in enumerate(records, 1)
+            if (said := check(record)) is not None
+        ]
         if failed:
             more = f" (and {len(failed) - 1:,} more rows have this defect)" if len(failed) > 1 else ""
             found.append(
@@ -193,8 +240,8 @@ def _row(record: Mapping[str, Any]) -> Row:
         tier=record["tier"],
         answer=record["answer"],
         majority_answer=record["majority_answer"],
-        semantic_entropy=max(0.0, record["semantic_entropy"]),
-        weight=min(1.0, max(0.0, record["weight"])),
+        semantic_entropy=max(0.0, float(record["semantic_entropy"])),
+        weight=min(1.0, max(0.0, float(record["weight"]))),
         pass_rate=labels.count(largest) / len(labels) if agreed else 0.0,
     )
 

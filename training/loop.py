@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import UserError
+from tasks.io.locks import alone
 from training.check import Prepared, prepare
 from training.config import RunConfig, run_folder
 from training.crew import Crew, assembled, measuring
 from training.data import columns
 from training.engine.actors import ActorLost
 from training.engine.checkpoints import latest, read_record
+from training.engine.group import Update
 from training.evaluation.held_out import evaluate
 from training.measures import step_row
 from training.methods import compose
 from training.objectives.base import Objective
-from training.records import Records, say
+from training.records import Hours, Records, say
 from training.results import Outcome, finished, point_to, write_results
 from training.rollout.engine import Generation
 from training.rollout.saved import read_generations
@@ -32,6 +36,9 @@ from training.self_tests import self_test
 
 __all__ = ["Stopped", "run"]
 
+LOCK = "run.lock"
+LOCK_WAIT_S = 600.0
+"""How long a run waits for an earlier start of itself, which may be finishing a step to save it."""
 MAX_RESTARTS = 3
 """Deaths of a student or of a frozen model after which the run gives up; each time it goes on from its last checkpoint."""
 
@@ -47,22 +54,23 @@ def run(config: RunConfig) -> Outcome:
     """
     prepared = prepare(config)
     folder = run_folder(config.output, prepared.fingerprint)
-    done = finished(folder, prepared.fingerprint)
-    if done is None:
-        done = _trained(prepared, folder)
-    else:
-        say(f"this run is finished: {folder}")
-    point_to(folder)
+    with alone(folder / LOCK, "a distillation run", wait_s=LOCK_WAIT_S, on_wait=say):
+        done = finished(folder, prepared.fingerprint)
+        if done is None:
+            done = _trained(prepared, folder)
+        else:
+            say(f"this run is finished: {folder}")
+        point_to(folder)
     return done
 
 
 def _trained(prepared: Prepared, folder: Path) -> Outcome:
     """The run, started again from its last checkpoint when an actor dies."""
-    objective = compose(prepared.run)
+    objective, hours = compose(prepared.run), Hours(folder)
     for deaths in range(MAX_RESTARTS + 1):
         try:
             with assembled(prepared, objective, say) as crew:
-                return _train(crew, prepared, objective, folder)
+                return _train(crew, prepared, objective, folder, hours)
         except ActorLost as error:
             say(
                 f"{error}; starting again from the last checkpoint ({deaths + 1} of at most {MAX_RESTARTS} times)"
@@ -70,8 +78,9 @@ def _trained(prepared: Prepared, folder: Path) -> Outcome:
     raise UserError(f"actors of this run died {MAX_RESTARTS + 1} times: look for what ends them (memory?)")
 
 
-def _train(crew: Crew, prepared: Prepared, objective: Objective, folder: Path) -> Outcome:
-    """All steps that are left, between a measurement before the first and one after the last."""
+def _train(crew: Crew, prepared: Prepared, objective: Objective, folder: Path, hours: Hours) -> Outcome:
+    """All steps that are left, between a measurement before the first and one after the last. The last step is saved as well, so
+    that what follows it can be done again alone."""
     config, total = prepared.run, prepared.schedule.steps
     held_out = prepared.held_out
     first, record, drawn = _resume(crew, prepared, folder)
@@ -80,20 +89,24 @@ def _train(crew: Crew, prepared: Prepared, objective: Objective, folder: Path) -
         self_test(crew, prepared, first)
     before = record["before"] if first else evaluate(crew, held_out, "before", measuring(prepared))
     kept = {"fingerprint": prepared.fingerprint, "before": before}
-    with Records(folder, step=first, steps=total) as records, _asked_to_stop() as stop:
-        for step, coming in _steps(crew, prepared, objective, records, first, drawn):
-            due = step % config.checkpoints.every == 0
-            if step < total and (due or stop):
-                crew.students.save(
-                    folder / "checkpoints", step, kept, keep=config.checkpoints.keep, rollouts=coming
-                )
-            if step < total and stop:
-                raise Stopped(
-                    f"stopped after step {step} of {total}, with a checkpoint: start again to go on"
-                )
-    return write_results(
-        crew, prepared, folder, before=before, after=evaluate(crew, held_out, "after", measuring(prepared))
-    )
+    hours.note()
+    with _asked_to_stop() as stop:
+        with Records(folder, step=first, steps=total) as records:
+            for step, coming in _steps(crew, prepared, objective, records, first, drawn):
+                hours.note()
+                if step % config.checkpoints.every == 0 or step == total or stop.asked:
+                    crew.students.save(
+                        folder / "checkpoints", step, kept, keep=config.checkpoints.keep, rollouts=coming
+                    )
+                if stop.asked:
+                    raise Stopped(
+                        f"stopped after step {step} of {total}, with a checkpoint: start again to go on"
+                    )
+        stop.at_once = (
+            "stopped after the last step, with a checkpoint: start again to measure and write the student"
+        )
+        after = evaluate(crew, held_out, "after", measuring(prepared))
+        return write_results(crew, prepared, folder, hours, before=before, after=after)
 
 
 def _steps(
@@ -129,6 +142,7 @@ def _steps(
             update = crew.students.step_in_parts(
                 [partial(micro_batches, round_, part, objective, prepared) for part in parts]
             )
+            _check_finite(update, step)
             coming = drawing.result() if drawing else None
             waited = time.perf_counter()
             crew.students.sync(crew.engines, step + 1)
@@ -148,12 +162,21 @@ def _staleness(round_: Round, step: int, *, allowed: int) -> int:
     return step - version
 
 
+def _check_finite(update: Update, step: int) -> None:
+    """`UserError` when the update moved the student to where nothing can be learned; it is not saved."""
+    if not (math.isfinite(update.loss) and math.isfinite(update.gradient_norm)):
+        raise UserError(
+            f"step {step + 1} has loss {update.loss} and gradient norm {update.gradient_norm} at learning rate"
+            f" {update.learning_rate:.3g}: the student has diverged; lower optimizer.learning_rate or optimizer.max_gradient_norm"
+        )
+
+
 def _resume(
     crew: Crew, prepared: Prepared, folder: Path
 ) -> tuple[int, Mapping[str, Any], tuple[Generation, ...]]:
     """Steps done by the last checkpoint of this very run, its record, and the rollouts that it holds of the next step; a run of
     other settings is never mixed in."""
-    checkpoint = latest(folder / "checkpoints")
+    checkpoint = latest(folder / "checkpoints", say)
     if checkpoint is None:
         return 0, {}, ()
     record = read_record(checkpoint)
@@ -167,18 +190,28 @@ def _resume(
     return step, record, read_generations(checkpoint)
 
 
+@dataclass(slots=True, kw_only=True)
+class _Asked:
+    """Whether somebody asked the run to stop; `at_once`: what to say where nothing has to be finished first."""
+
+    asked: bool = False
+    at_once: str | None = None
+
+
 @contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
-    """A list that is empty until SIGTERM or Ctrl-C: the step that is going on is finished and saved first."""
-    asked: list[int] = []
+def _asked_to_stop() -> Iterator[_Asked]:
+    """Notes SIGTERM and Ctrl-C: the step that is going on is finished and saved first."""
+    stop = _Asked()
 
     def note(number: int, _frame: object) -> None:
-        if asked:
+        if stop.at_once is not None:
+            raise Stopped(stop.at_once)
+        if stop.asked:
             raise KeyboardInterrupt
-        asked.append(number)
+        stop.asked = True
         say("asked to stop: finishing this step and writing a checkpoint (again: at once)")
 
     with ExitStack() as stack:
         for number in (signal.SIGTERM, signal.SIGINT):
             stack.callback(signal.signal, number, signal.signal(number, note))
-        yield asked
+        yield stop

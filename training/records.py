@@ -4,6 +4,7 @@ bar on a terminal, else a line every ten seconds."""
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -15,12 +16,13 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from tasks.io.disk import atomic_write
+from tasks.io.disk import atomic_write, named_full_disk
 from tasks.io.metrics import METRICS, read_metrics
 
-__all__ = ["Records", "say"]
+__all__ = ["Hours", "Records", "say"]
 
 SAY_EVERY_S = 10.0
+STARTS = "starts"
 MARK = "step "
 """How a progress line starts: whoever reads the output of a run finds the step in it."""
 
@@ -28,6 +30,28 @@ MARK = "step "
 def say(text: str) -> None:
     """One line in plain words; above the bar where there is one."""
     print(f"train: {text}", flush=True)
+
+
+class Hours:
+    """How long the starts of a run have lasted, one file each in `starts/`: what a killed one spent is counted up to its last
+    note. Seconds begin when the object is made."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder = folder / STARTS
+        self._path = self._folder / f"{len(list(self._folder.glob('*.json'))) + 1:04d}.json"
+        self._clock, self._began = clock, clock()
+
+    def note(self) -> None:
+        """Remember the seconds up to now."""
+        atomic_write(self._path, json.dumps({"seconds": self._clock() - self._began}))
+
+    def total(self) -> tuple[int, float]:
+        """The number of starts, this one included, and their seconds together, of this one up to now."""
+        self.note()
+        spent = [
+            json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in self._folder.glob("*.json")
+        ]
+        return len(spent), sum(spent)
 
 
 def terminal() -> Console | None:
@@ -80,7 +104,8 @@ class Records:
 
         kept = [row for row in read_metrics(folder) if row["step"] <= step]
         atomic_write(folder / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
-        self._file = (folder / METRICS).open("a", encoding="utf-8")
+        self._path = folder / METRICS
+        self._file = self._path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._first, self._steps = step, steps
         self._clock, self._started, self._said = clock, clock(), -SAY_EVERY_S
@@ -100,11 +125,14 @@ class Records:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Store a step's row and show where the run is: on the bar, or every ten seconds and at the end in a line."""
-        self._file.write(json.dumps(dict(row), allow_nan=False) + "\n")
-        self._file.flush()
-        for name, value in row.items():
-            if name != "step":
-                self._events.add_scalar(name, value, int(row["step"]))
+        line = json.dumps(dict(row), allow_nan=False) + "\n"
+        with named_full_disk(self._path, lambda: len(line)):
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            for name, value in row.items():
+                if name != "step":
+                    self._events.add_scalar(name, value, int(row["step"]))
         if self._bar is not None:
             self._bar.show(int(row["step"]), self._told(row), self._left(row))
             return

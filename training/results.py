@@ -24,7 +24,7 @@ from training.engine.placement import placement
 from training.evaluation.held_out import Marks, estimates
 from training.measures import phase_seconds
 from training.model_files import PROMPT
-from training.records import say
+from training.records import Hours, say
 
 if TYPE_CHECKING:
     from training.crew import Crew
@@ -69,7 +69,7 @@ def point_to(folder: Path) -> None:
 
 
 def write_results(
-    crew: Crew, prepared: Prepared, folder: Path, *, before: Marks | None, after: Marks | None
+    crew: Crew, prepared: Prepared, folder: Path, hours: Hours, *, before: Marks | None, after: Marks | None
 ) -> Outcome:
     """Export the student and write everything else; `result.json` comes last and says that all is there."""
     crew.students.export(folder / STUDENT)
@@ -83,7 +83,7 @@ def write_results(
         "teacher": _identity(prepared.teacher.folder),
         "dataset": prepared.manifest.fingerprint,
         "held_out": held_out,
-        "cost": cost(rows, prepared),
+        "cost": cost(rows, prepared, *hours.total()),
         "facts": crew.facts,
         "settings": prepared.run.identity(),
         "versions": versions(),
@@ -104,9 +104,12 @@ def write_results(
     return Outcome(student=folder / STUDENT, result=result)
 
 
-def cost(rows: Sequence[Mapping[str, float]], prepared: Prepared) -> dict[str, float]:
-    """Wall time of the steps (starting is not counted), seconds of work by phase, their sum over the wall time, device-hours
-    (devices x wall time), and tokens."""
+def cost(
+    rows: Sequence[Mapping[str, float]], prepared: Prepared, starts: int, spent: float
+) -> dict[str, float]:
+    """What a run took whose `starts` starts lasted `spent` seconds together: `seconds_all` are these, with loading, measuring,
+    checkpoints and steps that were done again, and `gpu_hours` they times the devices. `seconds` are those of the steps that
+    count, `seconds_<phase>` those of work in them, `overlap` the latter's sum over the former; and tokens."""
     place = prepared.run.placement
     seats = placement(place.kind, students=place.students, engines=place.engines)
     devices = 0 if seats.on_cpu else len(seats.bundles())
@@ -116,7 +119,9 @@ def cost(rows: Sequence[Mapping[str, float]], prepared: Prepared) -> dict[str, f
         "seconds": seconds,
         **{f"seconds_{name}": spent for name, spent in phases.items()},
         "overlap": sum(phases.values()) / seconds if seconds else 1.0,
-        "gpu_hours": devices * seconds / 3600,
+        "starts": starts,
+        "seconds_all": spent,
+        "gpu_hours": devices * spent / 3600,
         "response_tokens": sum(row["response_tokens"] for row in rows),
         "tokens": sum(row["tokens"] for row in rows),
     }

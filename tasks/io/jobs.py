@@ -1,7 +1,7 @@
 """Long commands in their own processes: on this machine under the supervisor, or as a job of a Ray cluster.
 
-A local one ends with its owner, whatever ends that. A cluster's goes on by itself: whoever asks for the same job again
-while it runs is attached to it.
+A local one ends with its owner, whatever ends that: it is asked to, and has time to save its work. A cluster's goes on by
+itself: whoever asks for the same job again while it runs is attached to it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import asyncio
 import logging
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,50 +26,97 @@ import httpx
 from tasks.core.errors import UserError
 from tasks.io.loops import cancel_the_others
 from tasks.io.ray_session import last_error_line
+from tasks.io.supervisor import PATIENCE
 
-__all__ = ["cluster_lines", "job_environment", "local_lines"]
+__all__ = ["JobFailed", "cluster_lines", "end", "job_environment", "local_lines"]
 
-STOP_S = 15.0
+STOP_S = 20.0
+"""How long a supervisor may take, with another below it, to end what nobody has patience with."""
+QUIET_S = 3.0
+"""How long the end of a command is waited for without a word."""
 LAST_LINES = 5
+LOOK_S = 0.1
+"""How often the log of a local command is looked at for new lines."""
 PROBE_S = 10.0
 """How long a cluster may take to say which Ray it runs; Ray's own client would wait for minutes."""
 RECONNECT_S, RECONNECT_EVERY_S = 120.0, 2.0
 """How long, and how often, a job's output is asked for again after the connection broke."""
 JOB_STOP_S = 600
-"""What `ray job stop` leaves a job to end by itself: a training run writes a checkpoint first, and Ray's 3 s are too few."""
+"""What a job that is stopped, here or by `ray job stop`, has to end by itself: a training run finishes its step and writes a
+checkpoint first, and the supervisor's 5 s or Ray's 3 s are too few."""
 STEERING = ("HF_", "NCCL_", "OMP_", "PYTHONUNBUFFERED", "TOKENIZERS_", "TORCH", "VLLM_")
 SECRETS = ("AUTH", "CREDENTIAL", "KEY", "PASSWORD", "SECRET", "TOKEN")
 OF_RAY = ("Running entrypoint for job ", "job_manager.py:")
 """What marks the lines that Ray writes above a job's own."""
 
 
+class JobFailed(UserError):
+    """A command ran, here or on a cluster, and did not end well."""
+
+
 def local_lines(
     command: Sequence[str], *, folder: Path, environment: Mapping[str, str], log: Path
-) -> Iterator[str]:
-    """Run a command in `folder` and give its output line by line, which is written to `log` too.
+) -> Generator[str]:
+    """Run a command in `folder` and give its output line by line, as it writes it to `log`.
 
-    When the iterator is closed, or this process ends, everything of the command ends. Raises `UserError` with its last
-    words when it fails.
+    When the iterator is closed, or this process ends, the command gets SIGTERM and `JOB_STOP_S` seconds to end by itself, then
+    everything of it ends; closing waits for that, Ctrl-C while it waits ends the command at once. Its output goes to the file
+    and not through a pipe: without a reader it could not say, or do, what it has to. Raises `JobFailed` with its last words.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tasks.io.supervisor", "--", *command],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        cwd=folder, env=dict(environment), start_new_session=True,
-    )  # fmt: skip
-    assert process.stdin is not None and process.stdout is not None
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tasks.io.supervisor", PATIENCE, str(JOB_STOP_S), "--", *command],
+            stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
+            cwd=folder, env=dict(environment), start_new_session=True,
+        )  # fmt: skip
     last: deque[str] = deque(maxlen=LAST_LINES)
     try:
-        yield from _kept((line.rstrip("\n") for line in process.stdout), log, last)
+        for line in _written(log, process):
+            last.append(line.rstrip())
+            yield line
     finally:
-        process.stdin.close()
-        status = process.wait(STOP_S)
+        status = end(process, command[-1])
     if status != 0:
-        raise UserError(f"{command[-1]} ended with {status}: {' | '.join(last) or 'no word'} (log: {log})")
+        raise JobFailed(f"{command[-1]} ended with {status}: {' | '.join(last) or 'no word'} (log: {log})")
+
+
+def _written(log: Path, process: subprocess.Popen[bytes]) -> Iterator[str]:
+    """The lines that `process` writes to `log`, until it has ended. A progress bar's returns end lines too."""
+    rest, over = b"", False
+    with log.open("rb") as written:
+        while not over:
+            over = process.poll() is not None  # asked before the file is read: nothing is written afterwards
+            *lines, rest = (rest + written.read()).split(b"\n")
+            lines += [rest] if over and rest else []
+            for line in lines:
+                yield from line.decode("utf-8", "replace").removesuffix("\r").split("\r")
+            if not (lines or over):
+                time.sleep(LOOK_S)
+
+
+def end(process: subprocess.Popen[bytes], what: str) -> int:
+    """Close a supervisor's pipe and wait until `what` runs there has had its time and has ended; Ctrl-C cuts that short.
+    Returns the exit status."""
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        try:
+            return process.wait(QUIET_S)
+        except subprocess.TimeoutExpired:
+            logging.getLogger(__name__).warning(
+                "%s was asked to stop and has up to %d s to save its work (Ctrl-C: at once)", what, JOB_STOP_S
+            )
+        return process.wait(JOB_STOP_S + STOP_S)
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGQUIT)
+        process.wait(STOP_S)
+        raise
 
 
 def cluster_lines(
     address: str, job: str, command: Sequence[str], *, folder: Path, environment: Mapping[str, str], log: Path
-) -> Iterator[str]:
+) -> Generator[str]:
     """Submit a command to the Ray cluster at `address` (http://host:8265) as job `job`, or attach to that job when it waits
     or runs there, and give its output from the beginning, line by line, which is written to `log` too.
 
@@ -76,7 +124,7 @@ def cluster_lines(
     `job_environment` leaves. A job that has ended is submitted again as `job`-2, -3, ..., also when it succeeded: a command
     that finds its work done ends at once. Closing the iterator leaves the job running.
 
-    Raises `UserError` when the cluster does not answer, or with the job's last words when it fails.
+    Raises `UserError` when the cluster does not answer, `JobFailed` with the job's last words when it fails.
     """
     last: deque[str] = deque(maxlen=LAST_LINES)
     with _told(address):
@@ -89,7 +137,7 @@ def cluster_lines(
         info = client.get_job_info(name)
     if info.status != "SUCCEEDED":
         words = " | ".join(last) or (info.message or "no word").splitlines()[0]
-        raise UserError(f"Ray job {name} at {address} ended as {info.status}: {words} (log: {log})")
+        raise JobFailed(f"Ray job {name} at {address} ended as {info.status}: {words} (log: {log})")
 
 
 def job_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import IO
 
 from tasks.core.errors import UserError
 from tasks.io.disk import make_folder
+
+WAIT_STEP_S = 0.5
 
 
 def take_lock(path: Path) -> IO[str] | None:
@@ -46,15 +49,24 @@ def read_note(path: Path) -> dict[str, str]:
 
 
 @contextmanager
-def alone(path: Path, what: str) -> Iterator[None]:
-    """Holds the lock for the length of the block. `UserError` at once when another process holds it; `what` names the work."""
-    lock = take_lock(path)
-    if lock is None:
+def alone(
+    path: Path, what: str, *, wait_s: float = 0.0, on_wait: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Holds the lock for the length of the block; `what` names the work. Another holder is waited for up to `wait_s` seconds,
+    which `on_wait` is told once in a sentence; then `UserError`."""
+    until, told = time.monotonic() + wait_s, False
+    while (lock := take_lock(path)) is None:
         note = read_note(path)
-        raise UserError(
+        held = (
             f"{note.get('what', what)} is going on in {path.parent} already (process {note.get('pid', 'unknown')}, since"
-            f" {note.get('since', 'an unknown time')}): wait for it or end that process; this run has changed nothing"
+            f" {note.get('since', 'an unknown time')})"
         )
+        if time.monotonic() >= until:
+            raise UserError(f"{held}: wait for it or end that process; this run has changed nothing")
+        if on_wait is not None and not told:
+            on_wait(f"{held}: waiting up to {wait_s:.0f} s for its end")
+        told = True
+        time.sleep(WAIT_STEP_S)
     with lock:
         write_note(lock, {"what": what, "pid": os.getpid(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"})
         yield

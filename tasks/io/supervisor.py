@@ -1,9 +1,13 @@
 """Runs a command so that nothing of it outlives the process that asked for it.
 
-`python -m tasks.io.supervisor -- COMMAND ARGUMENT...` starts the command in a session of its own and ends it, and
-everything it started, when the owner closes the supervisor's standard input, when the owner is gone (also after
+`python -m tasks.io.supervisor [--patience SECONDS] -- COMMAND ARGUMENT...` starts the command in a session of its own and
+ends it, and everything it started, when the owner closes the supervisor's standard input, when the owner is gone (also after
 `kill -9`), or when the supervisor gets SIGTERM: first SIGTERM to all, after five seconds SIGKILL. When the command ends
 by itself, what it left behind is ended the same way. The exit status is the command's (128 + signal, as in a shell).
+
+With `--patience` the command alone gets SIGTERM first, and that long to end by itself, with all that it started still there:
+a training run writes a checkpoint. SIGQUIT to the supervisor ends the patience at once. Where one supervisor runs below
+another, the outer one leaves what the inner one was promised to it, and waits for it.
 
 `--guard` in place of a command watches processes that are already there (see `Guard`), for what Ray starts.
 
@@ -21,7 +25,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import psutil
 
@@ -32,11 +36,15 @@ NOTICE_S = 2.0
 KILL_S = 3.0
 """How long SIGKILL may take before the supervisor gives up waiting."""
 POLL_S = 0.25
+PATIENCE = "--patience"
 PR_SET_CHILD_SUBREAPER = 36
 
 
-def supervise(command: Sequence[str]) -> int:
-    """Run `command` until it ends or the owner is gone, then end every descendant. Returns the exit status."""
+def supervise(command: Sequence[str], patience: float = 0.0) -> int:
+    """Run `command` until it ends or the owner is gone, then end every descendant. Returns the exit status.
+
+    `patience`: seconds that the command has, from then on, to end by itself.
+    """
     _adopt_orphans()
     owner = os.getppid()
     stop = _StopFlag()
@@ -48,26 +56,58 @@ def supervise(command: Sequence[str]) -> int:
     status: int | None = None
     while status is None and _heard(owner, stop) is not None:
         status = _reap(child.pid)
-    last = end_descendants(child.pid)
-    status = status if status is not None else last
+    if status is None and patience > 0:
+        status = _ended_by_itself(child.pid, patience, stop)
+    last = end_descendants(child.pid, stop)
+    status = _first(status, last)
     return 128 + signal.SIGTERM if status is None else status
 
 
-def end_descendants(leader: int) -> int | None:
+def _ended_by_itself(leader: int, patience: float, stop: _StopFlag) -> int | None:
+    """SIGTERM to `leader` alone; its exit status when it ends within `patience` seconds and before there is haste."""
+    deadline = time.monotonic() + patience
+    os.kill(leader, signal.SIGTERM)
+    while not stop.at_once and time.monotonic() < deadline:
+        if (status := _reap(leader)) is not None:
+            return status
+        time.sleep(0.05)
+    return None
+
+
+def end_descendants(leader: int, stop: _StopFlag) -> int | None:
     """SIGTERM to the process group of `leader` and to every descendant of this process, SIGKILL to what is left.
 
+    Supervisors among them that were promised patience get SIGTERM alone and are waited for, those below them nothing.
     Returns the exit status of `leader` when it was seen to end here, else None.
     """
+    began = time.monotonic()
+    _send(_patient(), signal.SIGTERM)
+    status = _end(leader, _own)
+    if not _patient():
+        return status
+    while (left := _patient()) and not stop.at_once and time.monotonic() - began < max(map(_promised, left)):
+        status = _first(status, _reap(leader))
+        time.sleep(0.05)
+    _send(left, signal.SIGQUIT)
+    began = time.monotonic()
+    while _patient() and time.monotonic() - began < GRACE_S + 2 * KILL_S:
+        status = _first(status, _reap(leader))
+        time.sleep(0.05)
+    return _first(status, _end(leader, _descendants))
+
+
+def _end(leader: int, those: Callable[[], list[psutil.Process]]) -> int | None:
+    """SIGTERM to `leader`'s group and to `those`, SIGKILL to what is left of them; `leader`'s exit status, if seen."""
     status: int | None = None
     for sign, patience in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, KILL_S)):
         deadline = time.monotonic() + patience
-        _signal_all(leader, sign)
+        _signal_all(leader, those(), sign)
         while time.monotonic() < deadline:
             status = _first(status, _reap(leader))
-            if not _descendants():
+            if not those():
                 return status
             if sign == signal.SIGKILL:  # a process may have been started in between
-                _signal_all(leader, sign)
+                _signal_all(leader, those(), sign)
             time.sleep(0.05)
     return status
 
@@ -142,16 +182,17 @@ def _heard(owner: int, stop: _StopFlag) -> bytes | None:
 
 
 class _StopFlag:
-    """Turns SIGTERM and SIGHUP into a flag; Ctrl-C is the owner's business."""
+    """Turns SIGTERM and SIGHUP into a flag, SIGQUIT into one without patience; Ctrl-C is the owner's business."""
 
     def __init__(self) -> None:
-        self.raised = False
-        signal.signal(signal.SIGTERM, self._raise)
-        signal.signal(signal.SIGHUP, self._raise)
+        self.raised = self.at_once = False
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, self._raise)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def _raise(self, _number: int, _frame: object) -> None:
+    def _raise(self, number: int, _frame: object) -> None:
         self.raised = True
+        self.at_once = self.at_once or number == signal.SIGQUIT
 
 
 def _adopt_orphans() -> None:
@@ -163,10 +204,43 @@ def _descendants() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
 
 
-def _signal_all(leader: int, sign: signal.Signals) -> None:
+def _own() -> list[psutil.Process]:
+    """Every descendant but the patient supervisors and what is theirs to end."""
+    theirs = {process for supervisor in _patient() for process in [supervisor, *_children(supervisor)]}
+    return [process for process in _descendants() if process not in theirs]
+
+
+def _patient() -> list[psutil.Process]:
+    """The supervisors among the descendants that were promised patience."""
+    return [process for process in _descendants() if _promised(process) > 0]
+
+
+def _promised(process: psutil.Process) -> float:
+    """The seconds of patience of a process that is a supervisor; 0 for others."""
+    try:
+        command = process.cmdline()
+        option = command.index(PATIENCE)
+        return float(command[option + 1]) if command[option - 1] == "tasks.io.supervisor" else 0.0
+    except (ValueError, IndexError, psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0.0
+
+
+def _signal_all(leader: int, processes: Iterable[psutil.Process], sign: signal.Signals) -> None:
+    """To the group of `leader`, and to those of the processes that are not in it: nobody is told twice."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, sign)
-    for process in _descendants():
+    _send((process for process in processes if _group(process) != leader), sign)
+
+
+def _group(process: psutil.Process) -> int | None:
+    try:
+        return os.getpgid(process.pid)
+    except ProcessLookupError:
+        return None
+
+
+def _send(processes: Iterable[psutil.Process], sign: signal.Signals) -> None:
+    for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             process.send_signal(sign)
 
@@ -191,13 +265,19 @@ def _first(*values: int | None) -> int | None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Command line: `--guard`, or a command after `--`."""
+    """Command line: `--guard`, or a command after `--`, before which its patience may stand."""
     if arguments == ["--guard"]:
         return guard()
+    patience = 0.0
+    if len(arguments) > 1 and arguments[0] == PATIENCE:
+        patience, arguments = float(arguments[1]), arguments[2:]
     if len(arguments) < 2 or arguments[0] != "--":
-        print("usage: python -m tasks.io.supervisor (--guard | -- COMMAND [ARGUMENT...])", file=sys.stderr)
+        print(
+            f"usage: python -m tasks.io.supervisor (--guard | [{PATIENCE} SECONDS] -- COMMAND [ARGUMENT...])",
+            file=sys.stderr,
+        )
         return 2
-    return supervise(arguments[1:])
+    return supervise(arguments[1:], patience)
 
 
 if __name__ == "__main__":

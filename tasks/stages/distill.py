@@ -8,7 +8,10 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 from prefect import task
@@ -20,13 +23,15 @@ from tasks.core.config import PROJECT_ROOT, DistillSettings
 from tasks.core.errors import UserError
 from tasks.core.rows import Problem
 from tasks.io.artifacts import atomic_write
-from tasks.io.jobs import cluster_lines, local_lines
+from tasks.io.jobs import JobFailed, cluster_lines, local_lines
 from tasks.io.metrics import read_metrics
 from tasks.seeds.registry import load
 from tasks.stages.driver import Run
 from tasks.stages.progress import LiveTable, Progress
 from training.config import RunConfig, run_folder, run_from
 
+PROBLEMS = "problems.txt"
+"""Beside RUN.json: what the launcher found that a person can mend."""
 STEP = re.compile(r"train: step (\d+) of (\d+)")
 TABLE_ROWS = 20
 SHOWN = {
@@ -112,35 +117,65 @@ def train(config: RunConfig, settings: DistillSettings) -> Path:
     atomic_write(
         folder / "RUN.json", settled
     )  # of this very run: what runs meanwhile in the same output keeps its own
-    launch = command(folder / "RUN.json")
+    launch = command(folder)
     place: Any = {"folder": PROJECT_ROOT, "environment": environment(), "log": folder / "train.log"}
     if settings.ray_address is None:
         lines = local_lines(launch, **place)
     else:
         lines = cluster_lines(settings.ray_address, f"sure-math-{folder.name}", launch, **place)
-    follow(lines, logger.info, folder)
+    with sentences(folder), closing(lines):
+        follow(lines, logger.info, folder)
     return folder
 
 
 def checked(output: Path, settled: str, log: Any) -> str:
-    """The fingerprint of the run of these settings (JSON). `UserError` when the check finds something."""
-    atomic_write(output / "RUN.json", settled)
-    lines = local_lines(
-        [*command(output / "RUN.json"), "--check"], folder=PROJECT_ROOT, environment=environment(),
-        log=output / "check.log",
-    )  # fmt: skip
-    found = ""
-    for line in lines:
-        log("distill: %s", line)
-        found = match[1] if (match := FINGERPRINT.fullmatch(line)) else found
+    """The fingerprint of the run of these settings (JSON). `UserError` has the sentences of what the check finds.
+
+    The check has a folder of its own in `output`, where others may be checked meanwhile. It is removed, unless the check
+    broke without a sentence: its log is there.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as afterwards:
+        folder = Path(mkdtemp(prefix="check-", dir=output))
+        afterwards.callback(rmtree, folder)
+        atomic_write(folder / "RUN.json", settled)
+        lines = local_lines(
+            command(folder, "--check"),
+            folder=PROJECT_ROOT,
+            environment=environment(),
+            log=folder / "check.log",
+        )
+        found = ""
+        try:
+            with sentences(folder), closing(lines):
+                for line in lines:
+                    log("distill: %s", line)
+                    found = match[1] if (match := FINGERPRINT.fullmatch(line)) else found
+        except JobFailed:
+            afterwards.pop_all()
+            raise
     if not found:
-        raise RuntimeError(f"the check told no fingerprint: see {output / 'check.log'}")
+        raise RuntimeError("the check told no fingerprint: see its lines above")
     return found
 
 
-def command(run: Path) -> list[str]:
-    """Starts a training run."""
-    return [sys.executable, "-m", "training.launch", str(run)]
+def command(folder: Path, *options: str) -> list[str]:
+    """Starts the training run whose RUN.json lies in `folder`."""
+    problems = ["--problems", str(folder / PROBLEMS)]
+    return [sys.executable, "-m", "training.launch", *problems, *options, str(folder / "RUN.json")]
+
+
+@contextmanager
+def sentences(folder: Path) -> Iterator[None]:
+    """A block whose `JobFailed` becomes a `UserError` of what the launcher found wrong with the run in `folder`, one sentence
+    a line, where it found anything."""
+    (folder / PROBLEMS).unlink(missing_ok=True)  # those of an earlier start
+    try:
+        yield
+    except JobFailed as error:
+        if (folder / PROBLEMS).exists():
+            raise UserError((folder / PROBLEMS).read_text(encoding="utf-8").rstrip("\n")) from error
+        raise
 
 
 def environment() -> dict[str, str]:

@@ -18,6 +18,13 @@ from training.memory import ENGINE_WORKING, Shape, count_parameters, memory_plan
 
 PAPER = ("paper-1.7b", "paper-4b", "paper-8b")
 GPUS, GPU_BYTES = 4, 80e9
+CARD_BYTES = 85.0e9  # that torch reports of an H100 of 80 GB: 79.2 GiB
+PEAKS = {  # GB of the fullest card: rollout, train, sync
+    "paper-1.7b": (72.0, 72.0, 76.0),
+    "paper-4b": (66.0, 54.8, 53.0),
+    "paper-8b": (81.3, 71.8, 81.1),
+}
+SEQUENCES = {"paper-1.7b": 113, "paper-4b": 18, "paper-8b": 4}  # whole ones in an engine's KV cache
 
 
 def qwen(
@@ -89,6 +96,13 @@ def test_the_training_is_the_papers_and_fits_the_node(
     assert (run.optimizer.learning_rate, run.steps, run.warmup_steps) == (3e-6, 391, 20)
     plan = memory_plan(run, shape_of(run.student.model), shape_of(run.teacher.model))
     assert len(plan.devices) == GPUS and memory_problems(run, plan) == [] and plan.fits
+    assert run.placement.gpu_memory_gb * 1e9 <= CARD_BYTES - 2e9, "a reserve for what no plan knows"
+    peaks = {
+        phase: max(device.needed(phase) for device in plan.devices) / 1e9
+        for phase in ("rollout", "train", "sync")
+    }
+    assert tuple(round(peak, 1) for peak in peaks.values()) == PEAKS[profile]
+    assert plan.full_sequences == SEQUENCES[profile]
 
 
 @pytest.mark.parametrize("profile", PAPER)

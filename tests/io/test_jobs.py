@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,12 +19,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tasks.core.config import PROJECT_ROOT
 from tasks.core.errors import UserError
 from tasks.io import jobs
-from tasks.io.jobs import cluster_lines, job_environment, local_lines
+from tasks.io.jobs import JobFailed, cluster_lines, job_environment, local_lines
 from tasks.io.ray_session import RAY_ENVIRONMENT
 
 START_S = 120.0
@@ -62,8 +63,16 @@ def test_the_last_words_of_a_local_command_that_failed_are_the_sentence(tmp_path
         python("print('one'); import sys; print('two', file=sys.stderr); sys.exit(3)"),
         folder=tmp_path, environment=os.environ, log=tmp_path / "log",
     )  # fmt: skip
-    with pytest.raises(UserError, match=r"ended with 3: .*two.* \(log: "):
+    with pytest.raises(JobFailed, match=r"ended with 3: .*two.* \(log: "):
         list(lines)
+
+
+def test_the_returns_of_a_progress_bar_end_lines_and_a_last_line_needs_no_end(tmp_path: Path) -> None:
+    command = python(r"print('10%\r20%\rthe end', end='\r\n'); print('caf\xe9', end='')")
+    found = local_lines(
+        command, folder=tmp_path, environment=os.environ | {"PYTHONIOENCODING": "utf-8"}, log=tmp_path / "log"
+    )
+    assert list(found) == ["10%", "20%", "the end", "café"]
 
 
 def test_a_local_command_ends_when_nobody_listens(tmp_path: Path) -> None:
@@ -71,9 +80,102 @@ def test_a_local_command_ends_when_nobody_listens(tmp_path: Path) -> None:
         python("import os, time; print(os.getpid(), flush=True); time.sleep(60)"),
         folder=tmp_path, environment=os.environ, log=tmp_path / "log",
     )  # fmt: skip
-    process = int(next(lines))
-    lines.close()  # type: ignore[attr-defined]
-    assert not Path(f"/proc/{process}").exists()
+    process, began = int(next(lines)), time.monotonic()
+    lines.close()
+    assert not Path(f"/proc/{process}").exists() and time.monotonic() - began < 10
+
+
+SAVING = """
+import signal, subprocess, sys, time
+helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+def save(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in range(20000):  # more than a pipe holds
+        print("saving", number)
+    time.sleep(2)
+    print("saved with its helper" if helper.poll() is None else "saved without its helper", flush=True)
+    sys.exit(3)
+signal.signal(signal.SIGTERM, save)
+print(helper.pid, flush=True)
+time.sleep(300)
+"""
+"""Like a trainer: needs its helper while it saves. A second SIGTERM ends it."""
+WAITING = SAVING.replace("time.sleep(2)", "time.sleep(300)")
+"""The same, and it never comes to an end."""
+
+
+def saving_in(folder: Path, script: str = SAVING) -> tuple[Generator[str], psutil.Process]:
+    """The lines of a script that has started, and its helper."""
+    lines = local_lines(python(script), folder=folder, environment=os.environ, log=folder / "log")
+    return lines, psutil.Process(int(next(lines)))
+
+
+def last_line(log: Path) -> str:
+    return log.read_text().splitlines()[-1]
+
+
+@pytest.mark.parametrize("end", ["its reader stops", "Ctrl-C"])
+def test_a_local_command_saves_its_work_with_all_its_processes_before_they_end(
+    tmp_path: Path, end: str
+) -> None:
+    lines, helper = saving_in(tmp_path)
+    if end == "Ctrl-C":
+        with pytest.raises(KeyboardInterrupt):
+            lines.throw(KeyboardInterrupt())
+    else:
+        lines.close()
+    assert last_line(tmp_path / "log") == "saved with its helper"
+    assert not helper.is_running()
+
+
+def test_a_local_command_whose_time_is_over_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "JOB_STOP_S", 1)
+    lines, helper = saving_in(tmp_path, WAITING)
+    lines.close()
+    assert last_line(tmp_path / "log").startswith("saving")
+    assert not helper.is_running()
+
+
+OWNER = """
+import os, signal
+from pathlib import Path
+from tasks.io.jobs import local_lines
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
+for line in local_lines({command!r}, folder=Path("."), environment=os.environ, log=Path({log!r})):
+    print(line, flush=True)
+"""
+
+
+@contextmanager
+def owner_of(script: str, log: Path) -> Iterator[tuple[subprocess.Popen[str], psutil.Process]]:
+    """A process that reads the lines of a script that has started, and the script's helper."""
+    with subprocess.Popen(
+        python(OWNER.format(command=python(script), log=str(log))), cwd=PROJECT_ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": "."},
+    ) as owner:  # fmt: skip
+        assert owner.stdout is not None
+        try:
+            yield owner, psutil.Process(int(owner.stdout.readline()))
+        finally:
+            owner.kill()
+
+
+def test_a_local_command_saves_its_work_when_its_owner_was_killed_and_then_ends(tmp_path: Path) -> None:
+    with owner_of(SAVING, tmp_path / "log") as (owner, helper):
+        owner.kill()
+        assert psutil.wait_procs([helper], timeout=20)[1] == []
+    assert last_line(tmp_path / "log") == "saved with its helper"
+
+
+def test_a_second_ctrl_c_ends_a_local_command_at_once(tmp_path: Path) -> None:
+    with owner_of(WAITING, tmp_path / "log") as (owner, helper):
+        assert owner.stderr is not None
+        owner.send_signal(signal.SIGINT)
+        assert any("has up to 600 s to save its work (Ctrl-C: at once)" in line for line in owner.stderr)
+        assert helper.is_running()
+        owner.send_signal(signal.SIGINT)
+        owner.wait(15)
+        assert not helper.is_running()
 
 
 # --- without a cluster -------------------------------------------------------------------------------------------
@@ -255,7 +357,7 @@ def test_the_last_words_of_a_job_that_failed_are_the_sentence(cluster: str, tmp_
     command = ["bash", "-c", "pwd; echo $HF_HUB_OFFLINE; echo 'no such model' >&2; exit 2"]
     lines = on(cluster, "failing", command, tmp_path / "log")
     assert [next(lines), next(lines)] == [str(PROJECT_ROOT), "1"]
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(JobFailed) as caught:
         list(lines)
     assert str(caught.value) == (
         f"Ray job failing at {cluster} ended as FAILED: {PROJECT_ROOT} | 1 | no such model (log: {tmp_path / 'log'})"

@@ -50,3 +50,29 @@ def test_the_second_process_is_refused_at_once_and_let_in_when_the_first_was_kil
         first.wait()
     with alone(lock, "an annotation"):
         assert read_note(lock)["pid"] == str(os.getpid()) and read_note(lock)["what"] == "an annotation"
+
+
+def test_who_waits_is_told_of_the_holder_once_and_let_in_when_it_ends(tmp_path: Path) -> None:
+    lock, told = tmp_path / "run.lock", list[str]()
+    first = holder(lock)
+
+    def end(sentence: str) -> None:
+        told.append(sentence)
+        first.kill()
+
+    with alone(lock, "a run", wait_s=60.0, on_wait=end):
+        assert read_note(lock)["what"] == "a run"
+    first.wait()
+    (sentence,) = told
+    assert sentence.startswith("a re-annotation is going on in ") and "waiting up to 60 s" in sentence
+
+
+def test_waiting_ends_in_the_refusal(tmp_path: Path) -> None:
+    lock = tmp_path / "run.lock"
+    first = holder(lock)
+    try:
+        with pytest.raises(UserError, match="is going on"), alone(lock, "a run", wait_s=0.6):
+            pytest.fail("two at once")
+    finally:
+        first.kill()
+        first.wait()

@@ -132,6 +132,52 @@ def test_the_supervisor_survives_ctrl_c_which_is_its_owners_business() -> None:
         assert process.wait(10) == 0
 
 
+NESTING = """
+import subprocess, sys
+inner = [sys.executable, "-m", "tasks.io.supervisor", "--patience", "300", "--", sys.executable, "-c", {inner!r}]
+subprocess.Popen(inner, stdin=subprocess.PIPE, start_new_session=True).wait()
+"""
+SAVING = """
+import signal, subprocess, sys, time
+helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+def save(*_):
+    print("asked", flush=True)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep({seconds})
+    print("saved with its helper" if helper.poll() is None else "saved without its helper", flush=True)
+signal.signal(signal.SIGTERM, save)
+print("ready", flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("end", ["close the pipe", "SIGTERM", "kill the owner in between"])
+def test_a_supervisor_leaves_a_patient_one_below_it_its_time_and_waits_for_it(end: str) -> None:
+    with supervise(NESTING.format(inner=SAVING.format(seconds=7))) as outer:
+        family = descendants_when_ready(outer)
+        if end == "SIGTERM":
+            outer.send_signal(signal.SIGTERM)
+        elif end == "close the pipe":
+            assert outer.stdin is not None
+            outer.stdin.close()
+        else:
+            psutil.Process(outer.pid).children()[0].kill()
+        assert outer.stdout is not None
+        assert outer.stdout.read() == b"asked\nsaved with its helper\n"
+        outer.wait(10)
+        assert gone_within(family, 1.0) == []
+
+
+def test_haste_reaches_a_patient_supervisor_through_the_one_above_it() -> None:
+    with supervise(NESTING.format(inner=SAVING.format(seconds=300))) as outer:
+        family = descendants_when_ready(outer)
+        outer.send_signal(signal.SIGTERM)
+        assert outer.stdout is not None and outer.stdout.readline() == b"asked\n"
+        outer.send_signal(signal.SIGQUIT)
+        outer.wait(10)
+        assert gone_within(family, 1.0) == []
+
+
 GUARDED = """
 import subprocess, sys, time
 import psutil

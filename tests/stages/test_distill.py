@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
+import psutil
 import pytest
 
+from tasks.core.config import DistillSettings
 from tasks.core.errors import UserError
+from tasks.io.jobs import JobFailed
 from tasks.io.metrics import METRICS
 from tasks.stages import distill
 from tasks.stages.progress import LiveTable
-from tests.training.small_run import example, small_run, write_small_dataset
-from training.check import prepare
-from training.config import run_folder
+from tests.training.small_run import copy_model, example, small_run, teacher, write_small_dataset
+from training.check import inspect, prepare
+from training.config import RunConfig, run_folder
+from training.engine.checkpoints import latest, read_record
 
 
 def settled(run: Any) -> str:
@@ -26,14 +36,120 @@ def test_the_check_tells_the_fingerprint_that_names_the_folder(tmp_path: Path) -
     said: list[str] = []
     found = distill.checked(tmp_path, settled(run), lambda _format, line: said.append(line))
     assert found == prepare(run).fingerprint and any(line.startswith("steps ") for line in said)
-    assert json.loads((tmp_path / "RUN.json").read_text())["seed"] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
     assert run_folder(tmp_path, found) == tmp_path / found[:12]
 
 
-def test_what_the_check_finds_is_the_sentence_of_the_stage(tmp_path: Path) -> None:
-    run = small_run(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="is no exported dataset"):
-        distill.checked(tmp_path, settled(run), lambda *_: None)
+def test_all_that_the_check_finds_is_told_by_the_stage_one_sentence_a_line(tmp_path: Path) -> None:
+    run = small_run(
+        write_small_dataset(tmp_path / "dataset", [example(1)], teacher(model="teacher:0123456789abcdef")),
+        student={"model": str(with_context(300, tmp_path / "short"))},
+        lengths={"max_prompt_tokens": 8, "max_response_tokens": 448},
+        objective={"prompt_weight": {"kind": "binary", "tau": 0.1}},
+        evaluation={"problems": str(tmp_path / "nowhere.jsonl")},
+        placement={"kind": "split", "students": 1, "engines": 2, "gpu_memory_gb": 1.0},
+    )
+    with pytest.raises(UserError) as refused:
+        distill.checked(tmp_path / "output", settled(run), lambda *_: None)
+    found = inspect(run)
+    assert len(found.problems) > 5 and found.table
+    assert str(refused.value).splitlines() == list(found.problems)
+    assert list((tmp_path / "output").iterdir()) == []
+
+
+def with_context(tokens: int, folder: Path) -> Path:
+    """A copy of the student that reads no more than so many tokens."""
+    config = copy_model("student", folder) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": tokens}))
+    return folder
+
+
+def test_a_check_that_breaks_without_a_sentence_leaves_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distill, "command", lambda *_: [sys.executable, "-c", "raise ValueError('a bug')"])
+    with pytest.raises(JobFailed, match="ValueError: a bug") as broken:
+        distill.checked(tmp_path, "{}", lambda *_: None)
+    (log,) = tmp_path.glob("*/check.log")
+    assert str(broken.value).endswith(f"(log: {log})") and "ValueError: a bug" in log.read_text()
+
+
+def test_two_checks_in_one_output_at_once_each_tell_their_own_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both_wrote, both_logged = Barrier(2, timeout=20), Barrier(2, timeout=20)
+
+    def slow(command: list[str], *, log: Path, **_: Any) -> Iterator[str]:
+        both_wrote.wait()
+        seed = json.loads(Path(command[-1]).read_text())["seed"]
+        log.write_text(str(seed))
+        both_logged.wait()
+        assert log.read_text() == str(seed)
+        yield f"run        {seed:064x}"
+
+    monkeypatch.setattr(distill, "local_lines", slow)
+    with ThreadPoolExecutor(2) as flows:
+        found = flows.map(
+            lambda seed: distill.checked(tmp_path, json.dumps({"seed": seed}), lambda *_: None), (1, 2)
+        )
+    assert list(found) == [f"{1:064x}", f"{2:064x}"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sentences_come_from_the_launcher_of_this_start_and_from_nothing_else(tmp_path: Path) -> None:
+    problems = tmp_path / distill.PROBLEMS
+    problems.write_text("Of an earlier start.\n")
+    with pytest.raises(JobFailed, match="killed: WARNING of an engine"), distill.sentences(tmp_path):
+        raise JobFailed("killed: WARNING of an engine")
+    with pytest.raises(UserError, match="no cluster answers"), distill.sentences(tmp_path):
+        problems.write_text("The disk is full.\n")
+        raise UserError("no cluster answers")
+    with pytest.raises(UserError) as told, distill.sentences(tmp_path):
+        problems.write_text("The disk is full.\nThe model is gone.\n")
+        raise JobFailed("RUN.json ended with 2: noise | The model is gone. | noise")
+    assert str(told.value) == "The disk is full.\nThe model is gone."
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch) -> Callable[[RunConfig], Path]:
+    """The stage's task without Prefect."""
+    monkeypatch.setattr(distill, "get_run_logger", logging.getLogger)
+    return lambda run: distill.train.fn(run, DistillSettings(run={}))
+
+
+def test_what_stops_the_trainer_is_told_by_the_stage_one_sentence_a_line(
+    tmp_path: Path, train: Callable[[RunConfig], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = small_run(tmp_path / "nowhere", student={"model": "pocket/nobody"}, output=str(tmp_path))
+    monkeypatch.setattr(distill, "checked", lambda *_: "f" * 64)  # it was there at the time of the check
+    with pytest.raises(UserError) as refused:
+        train(run)
+    assert str(refused.value).splitlines() == list(inspect(run).problems)
+    assert json.loads((tmp_path / "ffffffffffff/RUN.json").read_text())["seed"] == 0
+
+
+@pytest.mark.slow
+def test_a_training_that_is_interrupted_saves_the_step_that_is_going_on(
+    tmp_path: Path, train: Callable[[RunConfig], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = small_run(
+        write_small_dataset(tmp_path / "dataset", [example(n) for n in range(4)]), output=str(tmp_path / "output"),
+        batches={"size": 4, "draws": 400}, lengths={"max_prompt_tokens": 128, "max_response_tokens": 96},
+        checkpoints={"every": 1000, "keep": 2},
+    )  # fmt: skip
+
+    def interrupt(lines: Iterable[str], *_: object) -> None:
+        next(line for line in lines if distill.STEP.match(line))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(distill, "follow", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(run)
+    (log,) = tmp_path.glob("output/*/train.log")
+    stopped = re.search(r"train: stopped after step (\d+) of 100", log.read_text())
+    saved = latest(log.parent / "checkpoints")
+    assert stopped is not None and saved is not None and read_record(saved)["step"] == int(stopped[1])
+    assert psutil.Process().children() == []
 
 
 def metrics(folder: Path, *steps: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -139,7 +140,7 @@ def set_values(folder: Path, row: int, values: Mapping[str, object]) -> None:
 def settings(dataset: Path, /, **changes: Any) -> dict[str, Any]:
     """Settings of a run of the pocket models on the CPU."""
     return {
-        "output": "output/run",
+        "output": str(dataset.parent / "run"),
         "dataset": {"folder": str(dataset)},
         "student": {"model": "pocket/student"},
         "teacher": {"model": "pocket/teacher"},
@@ -157,3 +158,49 @@ def small_run(dataset: Path, /, **changes: Any) -> RunConfig:
 def copy_model(name: str, folder: Path) -> Path:
     """A copy of a pocket model that a test may damage."""
     return Path(shutil.copytree(PROJECT_ROOT / "pocket" / name, folder))
+
+
+def edit(path: Path, change: Callable[[dict], object]) -> None:
+    """Change a JSON file in place."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    change(data)
+    path.write_text(json.dumps(data), encoding="utf-8")
+
+
+Tensors = dict[str, tuple[list[int], bytes]]
+"""Name -> shape and bf16 values."""
+
+
+def edit_weights(folder: Path, change: Callable[[Tensors], object]) -> None:
+    """Change the tensors of a checkpoint in place."""
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = {name: entry for name, entry in json.loads(data[8:start]).items() if name != "__metadata__"}
+    tensors = {
+        name: (entry["shape"], data[start + entry["data_offsets"][0] : start + entry["data_offsets"][1]])
+        for name, entry in header.items()
+    }
+    change(tensors)
+    made, values = {}, b""
+    for name, (shape, content) in tensors.items():
+        made[name] = {
+            "dtype": "BF16",
+            "shape": shape,
+            "data_offsets": [len(values), len(values) + len(content)],
+        }
+        values += content
+    written = json.dumps({"__metadata__": {"format": "pt"}} | made).encode()
+    path.write_bytes(len(written).to_bytes(8, "little") + written + values)
+
+
+def pad_embedding(folder: Path, rows: int) -> Path:
+    """Give a copied pocket model an embedding of `rows` rows, the new ones zeros."""
+
+    def pad(tensors: Tensors) -> None:
+        (old, width), values = tensors["model.embed_tokens.weight"]
+        tensors["model.embed_tokens.weight"] = [rows, width], values + bytes(2 * (rows - old) * width)
+
+    edit_weights(folder, pad)
+    edit(folder / "config.json", lambda data: data.update(vocab_size=rows))
+    return folder

@@ -137,6 +137,9 @@ def test_a_prompt_weight_is_a_word_or_an_object() -> None:
         ),
         ({"engine": {"lora": {"targets": ["lm_head"]}}}, "engine.lora.targets.0"),
         ({"seed": -1}, "seed"),
+        ({"seed": 2**63}, f"seed: Input should be less than {2**63}"),
+        ({"optimizer": {"beta1": 1.0}}, "optimizer.beta1: Input should be less than 1"),
+        ({"optimizer": {"beta2": 1.0}}, "optimizer.beta2: Input should be less than 1"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_in_one_sentence(changes: dict[str, Any], message: str) -> None:
@@ -221,6 +224,27 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match=r"RUN\.json cannot be read"):
         load_run(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "is nested too deeply to be read: write the settings"),
+        ('{"seed": 1, "output": "a", "seed": 2}', "gives the key 'seed' twice in one object: keep one"),
+        ('{"optimizer": {"beta1": 0.9, "beta1": 0.8}}', "gives the key 'beta1' twice"),
+        ('{"optimizer": {"learning_rate": NaN}}', "holds NaN, which is no number of JSON"),
+        ('{"optimizer": {"learning_rate": -Infinity}}', "holds -Infinity, which is no number of JSON"),
+        ('{"seed": ' + "9" * 5000 + "}", "cannot be read"),
+    ],
+)
+def test_a_file_that_python_alone_would_take_or_break_on_is_refused(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "RUN.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=message) as refused:
+        load_run(path)
+    assert str(path) in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_relative_paths_stand_under_the_project() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.training.small_run import example, small_run, write_small_dataset
 from training.check import prepare
-from training.crew import Crew, frozen_settings, student_settings
+from training.crew import Crew, frozen_settings, rollout_settings, student_settings
 from training.engine.batches import TokenSequence
 from training.memory import seats_of
 
@@ -50,6 +50,8 @@ def test_only_models_that_share_a_gpu_give_back_what_they_do_not_use(
     seats = seats_of(prepared.run)
     teacher = frozen_settings(prepared, seats, prepared.teacher.folder, "bfloat16")
     assert (student_settings(prepared, seats).shares_gpu, teacher.shares_gpu) == (shares, shares)
+    planned = prepared.memory.engine_kv_bytes if shares else None
+    assert rollout_settings(prepared, seats).kv_cache_bytes == planned, "not what a neighbour leaves"
 
 
 def test_without_a_reference_nothing_is_asked() -> None:

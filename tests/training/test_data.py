@@ -33,6 +33,7 @@ from training.data import (
     prompt_length_problems,
     prompt_weight,
     read_dataset,
+    rows_digest,
     with_prompts,
 )
 from training.model_files import ModelFiles, open_model
@@ -135,6 +136,106 @@ def without_values(name: str) -> Callable[[pa.Table], pa.Table]:
         return table.drop_columns([name]).append_column(name, nothing)
 
     return change
+
+
+def cast_column(name: str, kind: pa.DataType) -> Callable[[pa.Table], pa.Table]:
+    """The column as another type, past what Arrow would cast."""
+
+    def change(table: pa.Table) -> pa.Table:
+        values = [None if value is None else converted(value, kind) for value in table[name].to_pylist()]
+        place = table.schema.get_field_index(name)
+        return table.set_column(place, name, pa.array(values, kind))
+
+    return change
+
+
+def converted(value: Any, kind: pa.DataType) -> Any:
+    if isinstance(value, list):
+        return [converted(one, kind.value_type) for one in value]
+    if pa.types.is_integer(kind):
+        return len(value) if isinstance(value, str) else value
+    return float(value) if pa.types.is_floating(kind) else str(value)
+
+
+def dictionary_column(name: str) -> Callable[[pa.Table], pa.Table]:
+    return lambda table: table.set_column(
+        table.schema.get_field_index(name), name, table[name].dictionary_encode()
+    )
+
+
+def empty_column(name: str) -> Callable[[pa.Table], pa.Table]:
+    """A column without a type, as a table of nothing but nulls has it."""
+    return lambda table: table.set_column(
+        table.schema.get_field_index(name), name, pa.nulls(table.num_rows, pa.null())
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "told"),
+    [
+        (
+            "weight",
+            pa.string(),
+            "'weight' of type string where training needs numbers: export the dataset again",
+        ),
+        ("semantic_entropy", pa.string(), "'semantic_entropy' of type string where training needs numbers"),
+        ("problem", pa.int64(), "'problem' of type int64 where training needs text"),
+        ("id", pa.int64(), "'id' of type int64 where training needs text"),
+        ("cluster_labels", pa.list_(pa.string()), "needs lists of whole numbers"),
+        ("cluster_labels", pa.list_(pa.float64()), "needs lists of whole numbers"),
+    ],
+)
+def test_a_column_of_another_type_is_told_once(folder: Path, name: str, kind: pa.DataType, told: str) -> None:
+    rewrite(folder, cast_column(name, kind))
+    with pytest.raises(UserError) as refused:
+        rows_of(folder)
+    (sentence,) = str(refused.value).splitlines()
+    assert told in sentence and str(folder) in sentence
+
+
+def test_every_column_of_another_type_is_told(folder: Path) -> None:
+    rewrite(folder, cast_column("weight", pa.string()))
+    rewrite(folder, cast_column("cluster_labels", pa.list_(pa.string())))
+    with pytest.raises(UserError) as refused:
+        rows_of(folder)
+    assert [line.split("'")[5] for line in str(refused.value).splitlines()] == ["weight", "cluster_labels"]
+
+
+def test_other_writings_of_the_same_types_are_read(folder: Path) -> None:
+    before = rows_of(folder)
+    rewrite(folder, cast_column("cluster_labels", pa.large_list(pa.int8())))
+    rewrite(folder, cast_column("problem", pa.large_string()))
+    rewrite(folder, dictionary_column("tier"))
+    assert rows_of(folder) == before
+    rewrite(folder, empty_column("answer"))
+    assert [row.answer for row in rows_of(folder)] == [None] * 3
+    rewrite(folder, empty_column("weight"))
+    with pytest.raises(UserError, match=r"0001 has no weight \(and 2 more rows"):
+        rows_of(folder)
+
+
+def test_rows_without_an_id_are_counted_and_found_by_their_place(folder: Path) -> None:
+    rewrite(folder, cast_column("id", pa.string()))  # a column of the exporter takes no nulls
+    set_values(folder, 1, {"id": None})
+    set_values(folder, 2, {"id": None})
+    with pytest.raises(UserError, match=r"row number 2 has no id \(and 1 more rows") as refused:
+        rows_of(folder)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id": "0" * 32}, {"text": "Another?"}, {"tier": "hard"}, {"answer": "5"}, {"majority_answer": None},
+        {"semantic_entropy": 0.25}, {"weight": 0.25}, {"pass_rate": 0.5},
+    ],
+)  # fmt: skip
+def test_what_training_uses_of_a_row_is_in_the_digest(folder: Path, changes: dict[str, Any]) -> None:
+    rows = rows_of(folder)
+    changed = (replace(rows[0], **changes), *rows[1:])
+    found = {rows_digest(some) for some in (rows, changed, rows[1:])}
+    assert len(found) == 3 and all(len(digest) == 64 for digest in found)
+    assert rows_digest([replace(row, prompt_ids=(1, 2)) for row in rows]) == rows_digest(rows)
 
 
 @pytest.mark.parametrize(

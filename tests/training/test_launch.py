@@ -14,7 +14,10 @@ from tasks.core.config import PROJECT_ROOT
 from tasks.core.errors import UserError
 from tests.training.small_run import (
     copy_model,
+    edit,
     example,
+    pad_embedding,
+    rewrite,
     set_values,
     settings,
     small_run,
@@ -53,6 +56,7 @@ def test_a_good_run_is_described(folder: Path, tmp_path: Path, capsys: pytest.Ca
     assert "binary mass 3.0, mean 0.300" in out
     assert "steps      7: 100 draws, 16 prompts a step, 4 in the last, 1 of warm-up" in out
     assert f"tokens     at most {400 * (longest + 448):,} in 400 rollouts" in out
+    assert "disk       at most 0.1 GB of checkpoints and the trained student, " in out
     assert "machine   student   parameters" in out and "reference" not in out
 
 
@@ -94,6 +98,21 @@ def test_the_command_exits_with_2_and_one_sentence_a_problem(tmp_path: Path) -> 
     assert "is no exported dataset" in dataset
 
 
+def test_what_can_be_mended_is_alone_in_the_file_of_problems(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = tmp_path / "problems.txt"
+    assert main([write(tmp_path / "RUN.json", settings(folder)), "--check", "--problems", str(told)]) == 0
+    assert not told.exists()
+    wrong = write(tmp_path / "RUN.json", settings(tmp_path / "nowhere", student={"model": "pocket/nobody"}))
+    for options in (["--check"], []):
+        capsys.readouterr()
+        assert main([wrong, "--problems", str(told), *options]) == 2
+        assert told.read_text(encoding="utf-8") == capsys.readouterr().err
+        assert len(told.read_text(encoding="utf-8").splitlines()) == 2
+        told.unlink()
+
+
 def test_settings_that_cannot_be_read_are_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,10 +122,7 @@ def test_settings_that_cannot_be_read_are_one_sentence(
 
 def test_all_problems_are_seen_at_once(folder: Path, tmp_path: Path) -> None:
     short = copy_model("student", tmp_path / "short")
-    config = json.loads((short / "config.json").read_text(encoding="utf-8"))
-    (short / "config.json").write_text(
-        json.dumps(config | {"max_position_embeddings": 300}), encoding="utf-8"
-    )
+    edit(short / "config.json", lambda data: data.update(max_position_embeddings=300))
     write_small_dataset(folder, [example(1)], teacher(model="teacher:0123456789abcdef"))
     run = small_run(
         folder,
@@ -143,7 +159,7 @@ def test_a_machine_that_is_too_small_is_refused_with_the_table(
     assert main([write(tmp_path / "RUN.json", settings(folder, placement=tight)), "--check"]) == 2
     out, err = capsys.readouterr()
     assert "GPU 2-3" in out and "all, of 1.0 GB" in out
-    assert "GPU 0 needs 3" in err and "no room for the KV cache" in err
+    assert "GPU 0 needs " in err and "no room for the KV cache" in err
 
 
 def test_a_vllm_teacher_is_refused_for_large_k_and_warned_of_when_forced(
@@ -169,9 +185,7 @@ def test_a_vllm_teacher_needs_one_size_of_vocabulary_and_a_position_to_spare(
     folder: Path, tmp_path: Path
 ) -> None:
     teacher = copy_model("teacher", tmp_path / "teacher")
-    config = json.loads((teacher / "config.json").read_text(encoding="utf-8"))
-    changed = config | {"vocab_size": 2304, "max_position_embeddings": 704}
-    (teacher / "config.json").write_text(json.dumps(changed), encoding="utf-8")
+    edit(pad_embedding(teacher, 2304) / "config.json", lambda data: data.update(max_position_embeddings=704))
     chosen = {"model": str(teacher), "engine": "vllm"}
     found = inspect(small_run(folder, teacher=chosen, objective={"top_k": 16}))
     assert [
@@ -192,8 +206,78 @@ def test_a_run_is_prepared_whole(folder: Path) -> None:
 def test_the_fingerprint_follows_results_and_nothing_else(folder: Path, tmp_path: Path) -> None:
     first = prepare(small_run(folder)).fingerprint
     copied = copy_model("student", tmp_path / "elsewhere" / "student")
-    assert prepare(small_run(folder, student={"model": str(copied)}, output="/other")).fingerprint == first
+    assert (
+        prepare(small_run(folder, student={"model": str(copied)}, output=str(tmp_path / "x"))).fingerprint
+        == first
+    )
     assert prepare(small_run(folder, seed=1)).fingerprint != first
     assert prepare(small_run(folder, objective={"preset": "opd"})).fingerprint != first
     assert prepare(small_run(folder, objective={"reference_kl_coefficient": 0.1})).fingerprint != first
     assert prepare(small_run(folder, objective={"reference_kl_coefficient": 0.0})).fingerprint == first
+
+
+def test_the_fingerprint_follows_the_rows(folder: Path) -> None:
+    found = [prepare(small_run(folder)).fingerprint]
+    for changes in ({"weight": 0.75}, {"problem": "What is 1 + 1?"}, {"cluster_labels": [0, 0, 1, 1]}):
+        set_values(folder, 1, changes)
+        found.append(prepare(small_run(folder)).fingerprint)
+    rewrite(folder, lambda table: table.slice(1))
+    found.append(prepare(small_run(folder)).fingerprint)
+    assert len(set(found)) == len(found)
+    rewrite(folder, lambda table: table.take(list(reversed(range(len(table))))))
+    assert prepare(small_run(folder)).fingerprint == found[-1]  # rows are sorted by id
+
+
+def test_weights_that_are_all_zero_train_nothing_and_are_refused(folder: Path) -> None:
+    agreeing = {"weight": 0.0, "cluster_labels": [0, 0, 0, 0]}
+    for row in range(10):
+        set_values(folder, row, agreeing)
+    for chosen in (None, "soft", "permuted", "constant", "pass_rate"):
+        (problem,) = inspect(small_run(folder, objective={"prompt_weight": chosen})).problems
+        assert problem.startswith("all prompts have weight 0, so nothing would be trained"), chosen
+    assert inspect(small_run(folder, objective={"prompt_weight": "uniform"})).problems == ()
+
+
+def test_weights_that_are_not_the_configurations_are_refused_and_leave_the_memory_out(
+    folder: Path, tmp_path: Path
+) -> None:
+    untied = copy_model("student", tmp_path / "untied")
+    edit(untied / "config.json", lambda data: data.update(tie_word_embeddings=False))
+    found = inspect(small_run(folder, student={"model": str(untied)}))
+    assert [problem.partition(":")[0] for problem in found.problems] == ["student.model"]
+    assert "has no tensor lm_head.weight" in found.problems[0] and found.table == ""
+
+
+def test_a_template_that_fails_is_told_once_beside_all_else(folder: Path, tmp_path: Path) -> None:
+    broken = copy_model("student", tmp_path / "broken")
+    (broken / "chat_template.jinja").write_text("{% if %}", encoding="utf-8")
+    set_values(folder, 0, {"weight": 3.0})
+    problems = tmp_path / "held_out.jsonl"
+    problems.write_text(json.dumps({"id": "a", "problem": "What is 1 + 1?", "answer": "2"}), encoding="utf-8")
+    run = small_run(folder, student={"model": str(broken)}, evaluation={"problems": str(problems)})
+    template, row = inspect(run).problems
+    assert "TemplateSyntaxError" in template and "has weight 3.0" in row
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused(folder: Path) -> None:
+    (problem,) = inspect(small_run(folder, output="/dev/null/x")).problems
+    assert problem.startswith(
+        "output: /dev/null/x cannot be made or written (Not a directory): choose another"
+    )
+
+
+def test_held_out_problems_are_asked_in_the_runs_thinking_mode(folder: Path, tmp_path: Path) -> None:
+    problems = tmp_path / "held_out.jsonl"
+    problems.write_text(json.dumps({"id": "a", "problem": "What is 1 + 1?", "answer": "2"}), encoding="utf-8")
+
+    def asked(thinking: bool) -> str:
+        run = small_run(
+            folder, evaluation={"problems": str(problems)},
+            dataset={"folder": str(folder), "allow_mismatch": True},
+            lengths={"max_prompt_tokens": 256, "max_response_tokens": 448, "thinking": thinking},
+        )  # fmt: skip
+        prepared = prepare(run)
+        assert prepared.held_out is not None
+        return prepared.student.tokenizer.decode(prepared.held_out.prompts[0])
+
+    assert asked(False) == asked(True) + "<think>\n\n</think>\n\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,6 +128,26 @@ def test_a_finished_run_is_found_again_without_starting_anything(undisturbed: tu
     stamp = (folder / "student/model.safetensors").stat().st_mtime_ns
     assert "this run is finished" in finish(folder.parent / "RUN.json")
     assert (folder / "student/model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_what_follows_the_last_step_can_be_done_again_alone(
+    undisturbed: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(undisturbed[0].parent, tmp_path / "copy")) / undisturbed[0].name
+    run = json.loads((folder.parent / "RUN.json").read_text()) | {"output": str(folder.parent)}
+    (folder.parent / "RUN.json").write_text(json.dumps(run))
+    (folder / "result.json").unlink()
+    shutil.rmtree(folder / "student")
+    said = finish(folder.parent / "RUN.json")
+    assert f"continues after step {STEPS}" in said and "train: step" not in said
+    assert (folder / "student/model.safetensors").read_bytes() == (
+        undisturbed[0] / "student/model.safetensors"
+    ).read_bytes()
+    first, again = (json.loads((one / "result.json").read_text()) for one in (undisturbed[0], folder))
+    assert again["held_out"] == first["held_out"] and again["steps"] == STEPS
+    assert (first["cost"]["starts"], again["cost"]["starts"]) == (1, 2)
+    assert again["cost"]["seconds_all"] > first["cost"]["seconds_all"] > first["cost"]["seconds"]
+    assert again["cost"]["seconds"] == first["cost"]["seconds"]
 
 
 def kill_actor(run: subprocess.Popen[str], kind: str) -> None:

@@ -1,8 +1,11 @@
-"""Bytes per device: parameters and cache exact, states against DESIGN's anchors, activations against autograd itself."""
+"""Bytes per device: parameters and cache exact, states by DeepSpeed's own limits, activations against autograd itself."""
 
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,12 @@ from training.memory import (
     ENGINE_WORKING,
     MemoryPlan,
     Part,
+    Phase,
     Shape,
     count_lora,
     count_parameters,
     engine_fraction,
+    engine_parts,
     full_sequences,
     layer_activations,
     machine_memory,
@@ -31,6 +36,21 @@ from training.memory import (
     student_parts,
     teacher_parts,
 )
+from training.memory_parts import (
+    ALLOCATOR,
+    CPU_OBJECT_STORE,
+    ENGINE_ASLEEP,
+    GPU_PROCESS,
+    LIVE_PARAMETERS,
+    NCCL_BUFFERS,
+    PART_BYTES,
+    SUB_GROUP,
+    TRANSFER_BUFFER,
+    Gradients,
+    gradients,
+    ipc_buffer,
+)
+from training.shapes import largest_tensor
 
 
 def qwen3(hidden: int, layers: int, heads: int, intermediate: int, *, tied: bool) -> Shape:
@@ -45,6 +65,7 @@ SMALL = qwen3(2048, 28, 16, 6144, tied=True)
 MIDDLE = qwen3(2560, 36, 32, 9728, tied=True)
 LARGE = qwen3(4096, 36, 32, 12288, tied=False)
 COLOCATED = {"kind": "colocated", "students": 4, "engines": 4}
+TIGHT = COLOCATED | {"gpu_memory_gb": 83.0, "engine_memory_fraction": 0.26}
 SPLIT = {"kind": "split", "engines": 2}
 
 
@@ -108,32 +129,99 @@ def test_parameters_of_the_papers_students_are_the_published_ones() -> None:
     ]
 
 
-@pytest.mark.parametrize(("shape", "gigabytes"), [(SMALL, 28), (MIDDLE, 64), (LARGE, 131)])
-def test_model_states_take_sixteen_bytes_a_parameter(shape: Shape, gigabytes: int) -> None:
+@pytest.mark.parametrize(("shape", "gigabytes"), [(SMALL, 31), (MIDDLE, 72), (LARGE, 147)])
+def test_model_states_take_eighteen_bytes_a_parameter(shape: Shape, gigabytes: int) -> None:
+    # bf16 parameters 2, their float32 copy 4, two moments 8, and gradients summed in float32 4
     parts = parts_of(student_parts(node(), shape, LARGE))
-    states = parts["parameters"] + parts["gradients"] + parts["optimizer"]
-    assert states == 16 * count_parameters(shape)
+    states = parts["parameters"] + parts["gradients in the sum"] + parts["optimizer"]
+    assert states == 18 * count_parameters(shape)
     assert round(states / 1e9) == gigabytes
 
 
 @pytest.mark.parametrize(
-    ("stage", "parameters", "gradients", "optimizer"),
-    [(0, 2, 2, 12), (1, 2, 2, 3), (2, 2, 0.5, 3), (3, 0.5, 0.5, 3)],
+    ("stage", "parameters", "always", "summed", "optimizer"),
+    [(0, 2, 0, 2, 12), (1, 2, 4, 2, 3), (2, 2, 0, 1, 3), (3, 0.5, 1, 0, 3)],
 )
 def test_zero_shares_what_its_stage_shares_over_four_ranks(
-    stage: int, parameters: float, gradients: float, optimizer: float
+    stage: int, parameters: float, always: float, summed: float, optimizer: float
 ) -> None:
-    parts = parts_of(student_parts(node(COLOCATED, engine={"zero_stage": stage}), LARGE, LARGE))
+    found = student_parts(node(COLOCATED, engine={"zero_stage": stage}), LARGE, LARGE)
+    parts, phases = parts_of(found), {part.what: part.phases for part in found}
     total = count_parameters(LARGE)
     assert parts["parameters"] == parameters * total
-    assert parts["gradients"] == gradients * total
+    assert parts.get("gradients", 0) == always * total
+    assert parts.get("gradients in the sum", 0) == summed * total
     assert parts["optimizer"] == optimizer * total
+    assert phases.get("gradients in the sum", ("train",)) == ("train",)
+    assert phases.get("gradients", ("rollout", "train", "sync")) == ("rollout", "train", "sync")
 
 
-def test_float32_needs_no_master_copy() -> None:
-    parts = parts_of(student_parts(node(engine={"dtype": "float32"}), SMALL, LARGE))
-    total = count_parameters(SMALL)
-    assert (parts["parameters"], parts["gradients"], parts["optimizer"]) == (4 * total, 4 * total, 8 * total)
+def grown(stage: int, **engine: object) -> Gradients:
+    run = node(COLOCATED, engine={"zero_stage": stage} | engine)
+    return gradients(run, LARGE, 8_190_735_360)
+
+
+def test_the_update_and_the_reduction_of_each_stage_by_hand() -> None:
+    # 8,190,735,360 parameters on 4 ranks: 2,047,683,840 each; the embedding has 622,329,856, more than a bucket of 500 million.
+    # AdamW's foreach forms the root of the second moment, 4 bytes a value, for all that it updates at once.
+    assert (grown(0).reducing, grown(0).update) == (2 * 622_329_856, (4 + 4) * 8_190_735_360)
+    assert (grown(1).reducing, grown(1).update) == (6 * 622_329_856, 4 * 2_047_683_840)
+    # two buckets by turns, and what of them is sent
+    assert (grown(2).reducing, grown(2).update) == (2 * (2 * 500_000_000 + 622_329_856), 4 * 2_047_683_840)
+    # a copy of one sub-group's gradients, and the root: 1e9 values and up to a quarter of the embedding
+    assert grown(3).update == (4 + 4) * (1_000_000_000 + 622_329_856 // 4)
+    assert grown(3).bucket == 2 * 500_000_000
+    assert grown(3).reducing == 2 * 622_329_856 + 4 * 622_329_856 // 4
+
+
+def test_the_limits_are_those_of_the_libraries() -> None:
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from vllm.distributed.weight_transfer import packed_tensor
+
+    from training import crew
+    from training.rollout import weights
+
+    deepspeed = DeepSpeedZeroConfig.model_validate({"stage": 3})
+    assert (deepspeed.max_live_parameters, deepspeed.max_reuse_distance) == (LIVE_PARAMETERS, LIVE_PARAMETERS)
+    assert deepspeed.sub_group_size == SUB_GROUP
+    assert packed_tensor.DEFAULT_PACKED_BUFFER_SIZE_BYTES == TRANSFER_BUFFER
+    assert packed_tensor.DEFAULT_PACKED_NUM_BUFFERS == NCCL_BUFFERS
+    assert weights.PART_BYTES == PART_BYTES
+    assert crew.CPU_OBJECT_STORE_BYTES == CPU_OBJECT_STORE
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("stage", "dtype"),
+    [(0, "bfloat16"), (1, "bfloat16"), (2, "bfloat16"), (3, "bfloat16"), (0, "float32"), (2, "float32")],
+)
+def test_what_deepspeed_holds_is_what_is_counted(stage: int, dtype: str) -> None:
+    folder = PROJECT_ROOT / "pocket" / "student"
+    shape, run = read_shape(folder), small_run(Path("d"), engine={"zero_stage": stage, "dtype": dtype})
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    told = subprocess.run(
+        [sys.executable, "-m", "tests.training.engine.held_bytes", str(folder), str(stage), dtype, str(port)],
+        cwd=PROJECT_ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    held = json.loads(told.stdout.strip().splitlines()[-1])
+    counted = gradients(run, shape, count_parameters(shape))
+    parts = parts_of(student_parts(run, shape, shape))
+    kept = parts["parameters"] + parts["optimizer"] + counted.kept + counted.bucket
+    summed = kept + counted.summed
+    assert [held["kept"], held["summed"], held["update"]] == [
+        pytest.approx(one, rel=0.03) for one in (kept, summed, summed + counted.update)
+    ]
+
+
+@pytest.mark.parametrize(("stage", "optimizer"), [(0, 8), (2, 12)])
+def test_float32_has_a_copy_of_its_parameters_from_stage_1_on(stage: int, optimizer: int) -> None:
+    run = node(engine={"dtype": "float32", "zero_stage": stage})
+    parts, total = parts_of(student_parts(run, SMALL, LARGE)), count_parameters(SMALL)
+    assert (parts["parameters"], parts["gradients in the sum"]) == (4 * total, 4 * total)
+    assert parts["optimizer"] == optimizer * total
 
 
 def test_lora_trains_only_its_adapters() -> None:
@@ -143,7 +231,7 @@ def test_lora_trains_only_its_adapters() -> None:
     run = node(engine={"lora": {"rank": 8, "targets": list(lora.targets)}})
     parts, trained = parts_of(student_parts(run, SMALL, LARGE)), count_lora(SMALL, lora)
     assert parts["parameters"] == 2 * (count_parameters(SMALL) + trained)
-    assert (parts["gradients"], parts["optimizer"]) == (2 * trained, 12 * trained)
+    assert (parts["gradients in the sum"], parts["optimizer"]) == (4 * trained, 12 * trained)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +243,8 @@ def test_lora_trains_only_its_adapters() -> None:
         (SMALL, COLOCATED, 2, True),
         (MIDDLE, COLOCATED, 2, True),
         (LARGE, COLOCATED, 2, False),
-        (LARGE, COLOCATED, 3, True),
+        (LARGE, COLOCATED, 3, False),
+        (LARGE, TIGHT, 3, True),
     ],
 )  # fmt: skip
 def test_split_holds_the_1_7b_student_only_and_colocated_holds_all(
@@ -176,6 +265,9 @@ def test_what_does_not_fit_is_said_once_for_equal_devices_and_with_a_way_out() -
     )
     (second,) = memory_problems(colocated, memory_plan(colocated, LARGE, LARGE))
     assert second.startswith("GPU 0-3 needs ") and second.endswith("set engine.zero_stage to 3")
+    partitioned = node(COLOCATED, engine={"zero_stage": 3})
+    (third,) = memory_problems(partitioned, memory_plan(partitioned, LARGE, LARGE))
+    assert "a smaller placement.engine_memory_fraction" in third
 
 
 def test_lora_makes_room_for_the_8b_student_on_one_gpu() -> None:
@@ -218,7 +310,7 @@ def test_a_reference_sits_beside_the_student_and_weighs_its_bf16_weights(
     wide = node(placement, engine={"dtype": "float32"})
     assert parts_of(reference_parts(wide, SMALL))["parameters"] == 4 * 1_720_574_976
     (line,) = [line for line in memory_table(after).splitlines() if "reference parameters" in line]
-    assert line.split()[-2:] == [f"{2 * 1_720_574_976 / 1e6:,.0f}"] * 2
+    assert line.split()[-3:] == [f"{2 * 1_720_574_976 / 1e6:,.0f}"] * 3
 
 
 def test_a_colocated_engine_sleeps_while_the_student_trains() -> None:
@@ -226,9 +318,73 @@ def test_a_colocated_engine_sleeps_while_the_student_trains() -> None:
     engine = [part for part in device.parts if part.owner == "rollout"]
     assert {part.what: part.phases for part in engine} == {
         "weights, KV cache": ("rollout",),
-        "asleep": ("train",),
+        "asleep": ("train", "sync"),
+        "weights": ("sync",),
+        "weights arriving": ("sync",),
     }
     assert device.needed("rollout") == sum(part.bytes for part in device.parts if "rollout" in part.phases)
+
+
+EMBEDDING = 151_936 * 4096 * 2  # bytes of the 8B model's embedding, and of its head
+
+
+def needed(placement: dict[str, Any], shape: Shape, stage: int, phase: Phase) -> int:
+    return memory_plan(node(placement, engine={"zero_stage": stage}), shape, LARGE).devices[0].needed(phase)
+
+
+def test_a_weight_sync_of_the_8b_student_by_hand() -> None:
+    # its share of 2 + 12 + 4 bytes a parameter and the bucket, the teacher's weights, what three processes keep, the engine's
+    # weights; then the transfer's buffer, the engine's copy of it, the head that it builds, and the head gathered
+    states = 18 * 8_190_735_360 // 4 + 2 * 500_000_000
+    beside = 2 * GPU_PROCESS + ALLOCATOR + ENGINE_ASLEEP + 2 * (2 * 8_190_735_360)
+    assert EMBEDDING == 1_244_659_712 == ipc_buffer(LARGE) > TRANSFER_BUFFER
+    assert needed(TIGHT, LARGE, 3, "sync") == states + beside + 4 * EMBEDDING == 81_099_889_408
+    # where parameters are whole on every rank, nothing is gathered, and a smaller embedding leaves the buffer at 1 GiB
+    parts = parts_of(student_parts(node(COLOCATED), MIDDLE, LARGE))
+    assert parts["weights on their way"] == 2**30
+    arriving = parts_of(engine_parts(node(COLOCATED), MIDDLE, sleeps=True))["weights arriving"]
+    assert arriving == 2**30 + 151_936 * 2560 * 2
+
+
+def test_a_sync_by_nccl_has_two_buffers_at_both_ends_and_a_tensor_may_lie_over_the_edge_of_one() -> None:
+    plan, embedding = memory_plan(node(), SMALL, LARGE), 151_936 * 2048 * 2
+    extra = [device.needed("sync") - device.needed("rollout") for device in plan.devices]
+    assert extra[0] == 2 * (2**30 + embedding) and extra[2] == extra[3] == extra[0] + embedding
+    assert largest_tensor(SMALL) * 2 == embedding
+
+
+def test_a_cpus_sync_goes_in_parts_through_the_object_store() -> None:
+    run = small_run(Path("d"))
+    shape = read_shape(PROJECT_ROOT / "pocket" / "student")
+    whole, embedding = 2 * count_parameters(shape), 2 * shape.embedding
+    assert parts_of(student_parts(run, shape, shape))["weights on their way"] == 2 * whole + whole
+    assert parts_of(engine_parts(run, shape, sleeps=False))["weights arriving"] == whole + embedding
+
+
+def test_the_teachers_answers_of_a_step_are_in_the_machines_memory_three_times() -> None:
+    # 128 prompts x 4 rollouts of up to 4,096 tokens, 512 pairs of a float32 and a 32-bit id: 8.6 GB
+    answers = 128 * 4 * 4096 * 512 * 8
+    assert answers == 8_589_934_592
+
+    def host(**changes: Any) -> dict[str, int]:
+        return parts_of(memory_plan(node(rollouts={}, batches={}, **changes), SMALL, LARGE).host)
+
+    assert host() == {"answers in the store": 2 * answers, "answers": answers}
+    assert host(overlap="one_step_off")["answers in the store"] == 3 * answers
+    states = host(objective={"top_k": "full"})["answers"]
+    assert states == 128 * 4 * 4096 * 4096 * 2
+
+
+def test_answers_are_compared_with_a_machines_memory_and_only_printed_beside_gpus() -> None:
+    gpus = memory_plan(node(), SMALL, LARGE)
+    assert all(part.owner != "driver" for device in gpus.devices for part in device.parts)
+    assert memory_table(gpus).splitlines()[-2].startswith("machine   driver    answers in the store")
+    run = small_run(Path("d"))
+    student, teacher = (read_shape(PROJECT_ROOT / "pocket" / name) for name in ("student", "teacher"))
+    plan = memory_plan(run, student, teacher)
+    (machine,) = plan.devices
+    assert [part for part in machine.parts if part.owner == "driver"] == list(plan.host)
+    assert memory_table(plan).count("answers in the store") == 1
 
 
 def test_a_teacher_works_beside_the_student_unless_they_share_a_card() -> None:
@@ -245,6 +401,7 @@ def test_the_kv_cache_of_the_8b_model_by_hand() -> None:
     run = node(SPLIT | {"engine_memory_fraction": 0.5})
     room = 40_000_000_000 - 2 * 8_190_735_360 - ENGINE_WORKING
     assert full_sequences(run, LARGE) == room // 754_974_720 == 28
+    assert memory_plan(run, LARGE, LARGE).engine_kv_bytes == room == 21_618_529_280
 
 
 def test_an_engine_without_room_for_one_sequence_is_refused() -> None:
@@ -356,8 +513,8 @@ def test_on_cpu_a_vllm_teacher_holds_an_engine() -> None:
     assert parts["logits"] == 705 * 2048 * 10 + 2048 * 16 * 12
 
 
-def test_the_pocket_run_fits_five_gigabytes_and_not_one() -> None:
-    run = small_run(Path("d"))
+def test_the_pocket_run_fits_five_gigabytes_and_not_one() -> None:  # 16 prompts a step, as its profile has
+    run = small_run(Path("d"), batches={"size": 16})
     student, teacher = (read_shape(PROJECT_ROOT / "pocket" / name) for name in ("student", "teacher"))
     assert memory_plan(run, student, teacher, machine=5_000_000_000).fits
     small = memory_plan(run, student, teacher, machine=1_000_000_000)
@@ -370,9 +527,12 @@ def test_the_table_adds_up() -> None:
     plan = memory_plan(node(COLOCATED), SMALL, LARGE)
     lines = memory_table(plan).splitlines()
     assert lines[1].startswith("GPU 0-3")
-    assert len(lines) == 1 + 10 + 1  # head, ten parts, sum: the four GPUs are alike
-    total = [round(plan.devices[0].needed(phase) / 1e6) for phase in ("rollout", "train")]
-    assert [int(cell.replace(",", "")) for cell in lines[-1].split()[-2:]] == total
+    assert (
+        len(lines) == 1 + 13 + 1 + 2
+    )  # head, thirteen parts, sum: the four GPUs are alike; the machine's two
+    assert lines[0].split()[-6:] == ["rollout", "MB", "train", "MB", "sync", "MB"]
+    total = [round(plan.devices[0].needed(phase) / 1e6) for phase in ("rollout", "train", "sync")]
+    assert [int(cell.replace(",", "")) for cell in lines[14].split()[-3:]] == total
 
 
 def test_an_architecture_that_cannot_be_counted_is_refused(tmp_path: Path) -> None:

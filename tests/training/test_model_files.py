@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tasks.core.config import PROJECT_ROOT
 from tasks.core.errors import UserError
 from tasks.io.tokenizer_identity import tokenizer_identity
-from tests.training.small_run import copy_model
+from tests.training.small_run import Tensors, copy_model, edit, edit_weights, pad_embedding
 from training.model_files import (
     WEIGHTS,
     ModelFiles,
@@ -20,19 +21,15 @@ from training.model_files import (
     open_model,
     pair_problems,
     shared_vocabulary,
+    tensor_problems,
     top_k_problems,
 )
+from training.shapes import read_shape
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     return copy_model("student", tmp_path / "student")
-
-
-def edit(path: Path, change: Callable[[dict], object]) -> None:
-    data = json.loads(path.read_text(encoding="utf-8"))
-    change(data)
-    path.write_text(json.dumps(data), encoding="utf-8")
 
 
 def pocket(role: str = "teacher") -> ModelFiles:
@@ -108,6 +105,10 @@ def index_without_part(folder: Path) -> None:
             "config.json holds no object",
         ),
         (
+            lambda folder: (folder / "config.json").write_text("[" * 100_000, encoding="utf-8"),
+            "config.json cannot be read",
+        ),
+        (
             lambda folder: edit(folder / "config.json", lambda data: data.pop("vocab_size")),
             "no usable vocab_size",
         ),
@@ -152,14 +153,118 @@ def test_another_chat_template_is_refused(copy: Path) -> None:
     assert "different prompts" in problem and str(copy) in problem
 
 
-def test_a_padded_embedding_is_cut_and_a_short_one_refused(copy: Path) -> None:
-    edit(copy / "config.json", lambda data: data.update(vocab_size=2176))
-    padded = open_model("student", str(copy))
-    assert pair_problems(padded, pocket(), thinking=False) == []
-    assert shared_vocabulary(padded, pocket()) == 2048
+def test_a_teachers_padded_embedding_is_cut_and_a_short_one_refused(tmp_path: Path, copy: Path) -> None:
+    teacher = open_model("teacher", str(pad_embedding(copy_model("teacher", tmp_path / "teacher"), 2176)))
+    student = open_model("student", str(copy))
+    assert pair_problems(student, teacher, thinking=False) == []
+    assert shared_vocabulary(student, teacher) == 2048
     edit(copy / "config.json", lambda data: data.update(vocab_size=1990))
     (problem,) = pair_problems(open_model("student", str(copy)), pocket(), thinking=False)
     assert "the student's tokenizer has" in problem and "its embedding only 1,990" in problem
+
+
+def test_a_student_that_samples_ids_beyond_the_teachers_is_refused(copy: Path) -> None:
+    student = open_model("student", str(pad_embedding(copy, 2176)))
+    (problem,) = pair_problems(student, pocket(), thinking=False)
+    assert problem.startswith("the student's embedding has 2,176 rows, 128 more than the teacher's")
+    assert "cut the student's embedding (and vocab_size) to the teacher's size" in problem
+
+
+def test_a_student_that_ends_otherwise_than_its_teacher_is_refused(copy: Path) -> None:
+    edit(copy / "tokenizer_config.json", lambda data: data.update(eos_token="<|endoftext|>"))
+    (problem,) = pair_problems(open_model("student", str(copy)), pocket(), thinking=False)
+    assert problem.startswith(
+        "the student ends a response with <|endoftext|> (1990) and the teacher with <|im_end|> (1992): choose a student"
+    )
+
+
+def test_a_tokenizer_without_an_end_token_is_refused(copy: Path) -> None:
+    edit(copy / "tokenizer_config.json", lambda data: data.pop("eos_token"))
+    (problem,) = pair_problems(open_model("student", str(copy)), pocket(), thinking=False)
+    assert problem.startswith("student.model: the tokenizer of ") and "name its eos_token" in problem
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% if %}", "fails (TemplateSyntaxError: "),
+        ("{{ raise_exception('no such turn') }}", "fails (TemplateError: no such turn): mend it"),
+        ("{{ messages[7].content.x }}", "fails (UndefinedError: "),
+        ("{{ 1 / 0 }}", "fails (ZeroDivisionError: "),
+        ("{# nothing #}", "makes an empty prompt of a problem: mend it"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_told_in_a_sentence(
+    copy: Path, template: str, message: str
+) -> None:
+    (copy / "chat_template.jinja").write_text(template, encoding="utf-8")
+    with pytest.raises(UserError) as refused:
+        encode_prompts(open_model("student", str(copy)), ["What is 1 + 1?"], thinking=False)
+    told = str(refused.value)
+    assert told.startswith(f"student.model: the chat template of {copy} ") and message in told
+    assert "\n" not in told
+
+
+def of_shape(name: str, shape: list[int]) -> Callable[[Tensors], object]:
+    return lambda tensors: tensors.update({name: (shape, tensors[name][1])})
+
+
+@pytest.mark.parametrize(
+    ("weights", "config", "message"),
+    [
+        (None, {"tie_word_embeddings": False}, "has no tensor lm_head.weight, so weights and config.json are not of one"),
+        (None, {"num_hidden_layers": 4}, "has no tensor model.layers.3.input_layernorm.weight"),
+        (None, {"num_hidden_layers": 2}, "has a tensor model.layers.2.input_layernorm.weight that its config.json knows"),
+        (
+            None, {"hidden_size": 128},
+            "has model.embed_tokens.weight of shape [2048, 192] where its config.json says [2048, 128]",
+        ),
+        (None, {"num_key_value_heads": 1}, "k_proj.weight of shape [192, 192] where its config.json says [64, 192]"),
+        (None, {"attention_bias": True}, "has no tensor model.layers.0.self_attn.q_proj.bias"),
+        (None, {"model_type": "qwen2"}, "has no tensor model.layers.0.self_attn.q_proj.bias"),
+        (lambda tensors: tensors.pop("model.norm.weight"), {}, "has no tensor model.norm.weight"),
+        (of_shape("model.layers.1.mlp.up_proj.weight", [256, 384]), {}, "up_proj.weight of shape [256, 384]"),
+        (lambda tensors: tensors.update(x=([1], b"\0\0")), {}, "has a tensor x that its config.json knows nothing of"),
+    ],
+)  # fmt: skip
+def test_weights_that_are_not_those_of_the_configuration_are_refused(
+    copy: Path, weights: Callable[[Tensors], object] | None, config: dict[str, object], message: str
+) -> None:
+    if weights is not None:
+        edit_weights(copy, weights)
+    edit(copy / "config.json", lambda data: data.update(config))
+    (problem,) = tensor_problems(open_model("student", str(copy)), read_shape(copy))
+    assert problem.startswith(f"student.model: {copy} has ") and message in problem
+
+
+def test_whole_checkpoints_have_their_tensors_and_may_hold_a_tied_head_as_well(copy: Path) -> None:
+    assert tensor_problems(pocket(), read_shape(PROJECT_ROOT / "pocket/teacher")) == []
+    edit_weights(
+        copy, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"]})
+    )
+    assert tensor_problems(open_model("student", str(copy)), read_shape(copy)) == []
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
+def test_the_tensors_are_those_that_transformers_writes(
+    copy: Path, kind: str, tied: bool, biased: bool
+) -> None:
+    from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    sizes: dict[str, Any] = {
+        "vocab_size": 2048, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "tie_word_embeddings": tied, "max_position_embeddings": 64,
+    }  # fmt: skip
+    model: Any = (
+        Qwen2ForCausalLM(Qwen2Config(**sizes))
+        if kind == "qwen2"
+        else Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=8, attention_bias=biased))
+    )
+    model.save_pretrained(copy, max_shard_size="40KB")  # in parts, with an index
+    (copy / WEIGHTS).unlink()
+    assert tensor_problems(open_model("student", str(copy)), read_shape(copy)) == []
 
 
 def test_sequences_beyond_the_context_are_refused_for_the_model_that_is_too_short(copy: Path) -> None:

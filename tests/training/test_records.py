@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from rich.console import Console
 from tasks.core.config import PROJECT_ROOT
 from tasks.core.errors import UserError
 from tasks.io.metrics import METRICS, read_metrics
-from tests.training.small_run import small_run
+from tests.training.small_run import example, small_run, write_small_dataset
+from training.check import prepare
 from training.config import EvaluationSettings
 from training.evaluation.held_out import estimates, read_held_out
 from training.model_files import open_model
-from training.records import Records, say, terminal
-from training.results import draw_curves, model_card, write_table
+from training.records import Hours, Records, say, terminal
+from training.results import cost, draw_curves, model_card, write_table
 
 
 def row(step: int, **more: float) -> dict[str, float]:
@@ -119,6 +121,38 @@ def test_a_number_that_is_none_ends_the_run_and_not_only_the_line(tmp_path: Path
         records.write(row(1, loss=float("nan")))
 
 
+def test_a_full_disk_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = Path("/dev/full").open("w")  # noqa: SIM115 - what is left in its buffer cannot be written at its end either
+    with Records(tmp_path, step=0, steps=1) as records:
+        monkeypatch.setattr(records, "_file", full)
+        with pytest.raises(
+            UserError, match=r"^The disk is full: .*metrics.jsonl needs at least [\d,]+ bytes; free"
+        ):
+            records.write(row(1))
+        monkeypatch.undo()
+    with suppress(OSError):
+        full.close()
+
+
+def test_the_hours_of_all_starts_count_those_of_a_killed_one_up_to_its_last_note(tmp_path: Path) -> None:
+    times = iter([100.0, 130.0, 1000.0, 1007.0, 1010.0])
+    killed = Hours(tmp_path, clock=lambda: next(times))
+    killed.note()  # 30 s, and no word after that
+    again = Hours(tmp_path, clock=lambda: next(times))
+    again.note()
+    assert again.total() == (2, 40.0)  # 30 and 1,010 - 1,000
+
+
+def test_the_cost_has_the_steps_that_count_and_everything_beside_them(tmp_path: Path) -> None:
+    dataset = write_small_dataset(tmp_path / "dataset", [example(1)])
+    prepared = prepare(small_run(dataset, placement={"kind": "split", "students": 1, "engines": 2}))
+    rows = [row(step, tokens=100.0, response_tokens=60.0) for step in (1, 2)]
+    found = cost(rows, prepared, 3, 900.0)
+    assert (found["seconds"], found["seconds_all"], found["starts"]) == (8.0, 900.0, 3)
+    assert found["gpu_hours"] == 4 * 900 / 3600  # student, teacher and two engines
+    assert (found["seconds_rollout"], found["overlap"], found["tokens"]) == (2.0, 1.0, 200.0)
+
+
 def test_table_and_curves_are_written_from_the_rows(tmp_path: Path) -> None:
     rows = [row(step, gradient_norm=1.0) for step in (1, 2)]
     write_table(tmp_path / "metrics.parquet", rows)
@@ -145,13 +179,14 @@ def card(*, measured: bool = True, **changes: Any) -> str:
         "seconds_teacher",
         "seconds_student",
         "seconds_sync",
+        "seconds_all",
         "gpu_hours",
         "tokens",
     )
     result = {
         "fingerprint": "f" * 64, "objective": "uopd", "steps": 1234, "student": {"from": "base:01", "to": "student:02"},
         "teacher": "teacher:03", "dataset": "d" * 64,
-        "cost": {**dict.fromkeys(names, 90.0), "overlap": 1.25, "response_tokens": 5678.0},
+        "cost": {**dict.fromkeys(names, 90.0), "starts": 2, "overlap": 1.25, "response_tokens": 5678.0},
         "held_out": marks if measured else None, "settings": run.identity(), "versions": {"torch": "2"},
     }  # fmt: skip
     return model_card(result | changes)
@@ -172,7 +207,8 @@ def test_the_card_names_models_data_objective_gain_and_how_to_load_it() -> None:
         "uopd, k = 512", "prompt weight binary, 0.3, raw", "AdamW, learning rate 3e-06 with 5.0% of warm-up",
         "| before (base model) | 25.0% |", "| after (this model) | 75.0% |", "| gain | +50.0 points |",
         "on 2 held-out problems, 4 samples each at temperature 0.7", 'from_pretrained("path/to/this/folder")',
-        "put your final answer within", "1.5 minutes of training (90.000 GPU hours)", '"preset": "uopd"', "torch 2",
+        "put your final answer within", "1.5 minutes in all (90.000 GPU hours)",
+        "checkpoints, in 2 starts; the steps took 1.5", '"preset": "uopd"', "torch 2",
     ):  # fmt: skip
         assert words in page, words
 
@@ -196,7 +232,18 @@ def test_names_on_the_card_stay_text_whatever_they_are() -> None:
         ("", "is empty"),
         ('{"id": "1", "problem": "What is 1 + 1?"}\n', "line 1 of .* needs id, problem and answer"),
         ('{"id": "1", "problem": "x", "answer": "2"}\nnot json\n', "line 2 of .* needs"),
-        ('{"id": "1", "problem": " ", "answer": "2"}\n', "line 1 of .* has an empty"),
+        (
+            '{"id": "1", "problem": " ", "answer": "2"}\n',
+            r"line 1 of .*\.jsonl: problem is empty: fill it in",
+        ),
+        ('{"id": "1", "problem": "x", "answer": 2}\n', "answer is no text but 2: write it in quotes"),
+        ('{"id": 1, "problem": "x", "answer": "2"}\n', "id is no text but 1: write it in quotes"),
+        (
+            json.dumps({"id": "1", "problem": "x" * 8001, "answer": "2"}),
+            "problem has 8,001 characters and may have 8,000",
+        ),
+        ('{"id": "1", "problem": "\\ud800", "answer": "2"}\n', "problem holds half of a surrogate pair"),
+        ("[" * 100_000, "line 1 of .* needs id, problem and answer"),
     ],
 )
 def test_held_out_problems_that_cannot_be_used_are_named(tmp_path: Path, text: str, sentence: str) -> None:
@@ -204,15 +251,25 @@ def test_held_out_problems_that_cannot_be_used_are_named(tmp_path: Path, text: s
     path.write_text(text)
     student = open_model("student", str(PROJECT_ROOT / "pocket/student"))
     with pytest.raises(UserError, match=sentence):
-        read_held_out(EvaluationSettings(problems=path), student)
+        read_held_out(EvaluationSettings(problems=path), student, thinking=False)
 
 
 def test_held_out_problems_are_asked_as_the_student_is_trained(tmp_path: Path) -> None:
     path = tmp_path / "held_out.jsonl"
     path.write_text(json.dumps({"id": "a", "problem": "What is 1 + 1?", "answer": "2"}) + "\n\n")
     student = open_model("student", str(PROJECT_ROOT / "pocket/student"))
-    found = read_held_out(EvaluationSettings(problems=path, samples=2), student)
+    found = read_held_out(EvaluationSettings(problems=path, samples=2), student, thinking=False)
     assert found is not None and found.answers == ("2",)
     asked = student.tokenizer.decode(found.prompts[0])
     assert "What is 1 + 1?" in asked and asked.endswith("</think>\n\n")
-    assert read_held_out(None, student) is None
+    assert read_held_out(None, student, thinking=False) is None
+
+
+def test_lines_of_held_out_problems_end_at_line_feeds_alone(tmp_path: Path) -> None:
+    path = tmp_path / "held_out.jsonl"
+    texts = ["What is\u20281 + 1?", "What is\x851 + 2?", "What is\u20291 + 3?"]
+    rows = [{"id": str(n), "problem": text, "answer": "2"} for n, text in enumerate(texts)]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in rows), encoding="utf-8")
+    student = open_model("student", str(PROJECT_ROOT / "pocket/student"))
+    found = read_held_out(EvaluationSettings(problems=path), student, thinking=False)
+    assert found is not None and found.ids == ("0", "1", "2")

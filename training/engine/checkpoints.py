@@ -1,14 +1,17 @@
-"""Checkpoints of a run: folders `step-<n>` that appear whole or not at all, of which the last few are kept."""
+"""Checkpoints of a run: folders `step-<n>` that appear whole or not at all, of which the last few are kept. Each says which files
+it is made of, so that one that was damaged afterwards is noticed and the one before it taken."""
 
 from __future__ import annotations
 
 import errno
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from tasks.core.errors import UserError
 from tasks.io.disk import remove_folder, whole_folder
@@ -30,10 +33,43 @@ def steps(root: Path) -> list[int]:
     return sorted(int(match[1]) for match, entry in found if match and (entry / RECORD).is_file())
 
 
-def latest(root: Path) -> Path | None:
-    """The newest whole checkpoint, or None."""
-    found = steps(root)
-    return step_folder(root, found[-1]) if found else None
+def latest(root: Path, on_damage: Callable[[str], None] | None = None) -> Path | None:
+    """The newest checkpoint that is as it was written, or None when there is none at all. `on_damage` is told, in a sentence,
+    of each newer one that is not. `UserError` when all of them are damaged."""
+    found = [step_folder(root, step) for step in reversed(steps(root))]
+    for folder in found:
+        wrong = damage(folder)
+        if wrong is None:
+            return folder
+        if on_damage is not None:
+            on_damage(f"checkpoint {folder.name} is damaged ({wrong}) and left out")
+    if found:
+        raise UserError(
+            f"every checkpoint in {root} is damaged, {found[0].name} first of all ({damage(found[0])}): put the files back, or"
+            " delete the folder to start from the beginning"
+        )
+    return None
+
+
+def damage(folder: Path) -> str | None:
+    """What differs in a checkpoint's files from when it was written, or None."""
+    for name, size in read_record(folder)["files"].items():
+        try:
+            held = (folder / name).stat().st_size
+        except OSError as error:
+            return f"{name}: {error.strerror}"
+        if held != size:
+            return f"{name} has {held:,} bytes of {size:,}"
+    return None
+
+
+def _files(folder: Path) -> dict[str, int]:
+    """Sizes in bytes of all files, by their paths in the folder."""
+    return {
+        str(path.relative_to(folder)): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 @contextmanager
@@ -46,22 +82,23 @@ def writing(root: Path, step: int, record: Mapping[str, Any], *, keep: int) -> I
     if keep < 1:
         raise ValueError(f"keep is {keep}: at least 1 checkpoint must stay")
     target = step_folder(root, step)
-    with _full_disk_of_a_worker(target), whole_folder(target, replace=True) as folder:
+    with full_disk_told(f"the checkpoint {target}"), whole_folder(target, replace=True) as folder:
         yield folder
-        (folder / RECORD).write_text(json.dumps({"step": step, **record}, indent=1), encoding="utf-8")
+        written = {"step": step, **record, "files": _files(folder)}
+        (folder / RECORD).write_text(json.dumps(written, indent=1), encoding="utf-8")
     for old in steps(root)[:-keep]:
         remove_folder(step_folder(root, old))
 
 
 @contextmanager
-def _full_disk_of_a_worker(target: Path) -> Iterator[None]:
-    """`DiskFull` of a process that wrote its part of the checkpoint, as the sentence for the person."""
+def full_disk_told(what: str) -> Iterator[None]:
+    """`DiskFull` of a process that wrote its part of `what`, as the sentence for the person."""
     try:
         yield
     except DiskFull as error:
         raise UserError(
-            f"The disk is full: the checkpoint {target} was given up; free some space or choose another output folder, then"
-            " start again (earlier checkpoints are kept)."
+            f"The disk is full: {what} was given up; free some space, then start again (the checkpoints that were finished are"
+            " kept)."
         ) from error
 
 
@@ -78,7 +115,7 @@ def full_disk_named() -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DiskFull(str(error)) from error
-    except RuntimeError as error:  # torch.save and safetensors know no errno
+    except (RuntimeError, SafetensorError) as error:  # torch.save and safetensors know no errno
         if not any(sign in str(error) for sign in _TORCH_FULL):
             raise
         raise DiskFull(str(error)) from error

@@ -13,7 +13,7 @@ import numpy as np
 from tasks.core.errors import UserError
 from training.engine.actors import ActorLost, results
 from training.engine.batches import TokenSequence
-from training.engine.checkpoints import writing
+from training.engine.checkpoints import full_disk_told, read_record, writing
 from training.engine.placement import Placement, actor_options
 from training.engine.student import Applied, MicroBatch, Share, Student, StudentSettings
 from training.objectives.base import TokenLoss
@@ -54,6 +54,7 @@ class StudentGroup:
     ) -> None:
         import ray
 
+        self._settings = settings
         self._ranks = placement.count("student")
         self._actors = [
             cast(Any, ray.remote)(Student)
@@ -166,17 +167,22 @@ class StudentGroup:
     ) -> None:
         """A whole checkpoint `root/step-<step>`, which all ranks write into, so `root` must be a folder that they share. `record`
         (JSON data) and `rollouts` (of the step to come, drawn already) are what else the run must remember."""
-        with writing(root, step, record, keep=keep) as folder:
+        layout = {"students": self._ranks, "zero_stage": self._settings.zero_stage}
+        with writing(root, step, {**record, "layout": layout}, keep=keep) as folder:
             self._all("save", folder)
             write_generations(folder, rollouts)
 
     def load(self, folder: Path) -> int:
-        """Take up a checkpoint (fresh ranks, as many as wrote it); the number of steps done."""
+        """Take up a checkpoint (fresh ranks, as many as wrote it); the number of steps done. `UserError` when it was written by
+        another number of students, or with another way of sharing their states."""
+        check_layout(folder, read_record(folder)["layout"], self._ranks, self._settings.zero_stage)
         return self._all("load", folder)[0]
 
     def export(self, folder: Path) -> None:
-        """Write the model as a Hugging Face folder that transformers and vLLM load."""
-        self._all("export", folder)
+        """Write the model as a Hugging Face folder that transformers and vLLM load. `UserError` when the disk is full, or when
+        the weights are no numbers."""
+        with full_disk_told(f"the student {folder}"):
+            self._all("export", folder)
 
     def processes(self) -> list[int]:
         return self._all("process")
@@ -190,6 +196,19 @@ class StudentGroup:
 
     def _all(self, method: str, *arguments: Any, **named: Any) -> list[Any]:
         return results([getattr(actor, method).remote(*arguments, **named) for actor in self._actors], WHO)
+
+
+def check_layout(folder: Path, layout: Mapping[str, int], students: int, zero_stage: int) -> None:
+    """`UserError` unless so many ranks with this ZeRO stage can take up a checkpoint of that layout: 1 and 2 share alike."""
+    if layout["students"] != students:
+        raise UserError(
+            f"checkpoint {folder} was written by {layout['students']} students and this run has {students}: resume with as many"
+        )
+    if {1: 2}.get(layout["zero_stage"], layout["zero_stage"]) != {1: 2}.get(zero_stage, zero_stage):
+        raise UserError(
+            f"checkpoint {folder} was written with engine.zero_stage {layout['zero_stage']} and this run has {zero_stage}: set"
+            " it back, or delete the run's folder to start from the beginning"
+        )
 
 
 def _update(

@@ -153,6 +153,7 @@ class Student:
             seed=self.settings.seed,
         )
         parameters = sum(parameter.numel() for parameter in network.parameters())
+        trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
         self._vocabulary = self.settings.vocabulary or len(network.model.lm_head.weight)
         if self.settings.teacher_head is not None:
             head = read_head(self.settings.teacher_head, self._vocabulary).to(self._device)
@@ -161,7 +162,7 @@ class Student:
         self._network: Network = self._engine.module
         return {
             "parameters": parameters,
-            "trained_parameters": sum(p.numel() for p in _optimised(self._engine)),
+            "trained_parameters": trained,
             "deepspeed": deepspeed.__version__,
             "torch": torch.__version__,
             "device": str(self._device),
@@ -360,11 +361,6 @@ class Student:
 
     def load(self, folder: Path) -> int:
         """Take up what `save` wrote, on a fresh engine with as many ranks; the number of steps done."""
-        written = len(list(folder.glob("random-*.npz")))
-        if written != self._ranks:
-            raise UserError(
-                f"checkpoint {folder} was written by {written} students and this run has {self._ranks}: resume with as many"
-            )
         _, state = self._engine.load_checkpoint(str(folder), tag=_STATE)
         saved = folder / f"random-{self._rank}.npz"
         with np.load(saved) as values:
@@ -373,12 +369,18 @@ class Student:
         return self._step
 
     def export(self, folder: Path) -> None:
-        """Write the model as a Hugging Face folder (whole or not at all; in place of an older one), in the training dtype."""
+        """Write the model as a Hugging Face folder (whole or not at all; in place of an older one), in the training dtype.
+        `UserError` when a weight is not finite."""
         dtype = getattr(torch, self.settings.dtype)
         weights = {}
         for name, tensor in self._weights():
             if self._rank == 0:
                 weights[name] = tensor.to("cpu", dtype, copy=True)
+        broken = next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None)
+        if broken is not None:
+            raise UserError(
+                f"{broken} of the trained student holds values that are no numbers: lower optimizer.learning_rate"
+            )
         if self._rank == 0:
             with full_disk_named(), whole_folder(folder, replace=True) as target:
                 write_checkpoint(target, weights, source=self.settings.model, dtype=self.settings.dtype)
@@ -477,10 +479,6 @@ def _build_engine(
     )
     engine, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=config)
     return engine
-
-
-def _optimised(engine: Any) -> list[torch.nn.Parameter]:
-    return [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
 
 
 def _random_state() -> dict[str, np.ndarray]:

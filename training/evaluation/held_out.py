@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prompts import MAX_VALUE_CHARS
 from tasks.core.answers import grade
 from tasks.core.errors import UserError
 from tasks.core.identity import canonical_json, request_seed
@@ -37,8 +38,11 @@ class HeldOut:
     tokenizer: Any
 
 
-def read_held_out(settings: EvaluationSettings | None, student: ModelFiles) -> HeldOut | None:
-    """The problems of a JSON-lines file with `id`, `problem` and `answer`; None when the run is not measured.
+def read_held_out(
+    settings: EvaluationSettings | None, student: ModelFiles, *, thinking: bool
+) -> HeldOut | None:
+    """The problems of a JSON-lines file with `id`, `problem` and `answer`, asked as the run's prompts are; None when the run is
+    not measured.
 
     `UserError` names file and line.
     """
@@ -46,8 +50,8 @@ def read_held_out(settings: EvaluationSettings | None, student: ModelFiles) -> H
         return None
     path = project_path(settings.problems)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = path.read_text(encoding="utf-8").split("\n")  # and at no other sign, which a text may hold
+    except (OSError, ValueError) as error:
         raise UserError(
             f"evaluation.problems: {path} cannot be read ({error}): give a JSON-lines file"
         ) from error
@@ -56,7 +60,7 @@ def read_held_out(settings: EvaluationSettings | None, student: ModelFiles) -> H
         raise UserError(
             f"evaluation.problems: {path} is empty: give problems with answers, or leave evaluation out"
         )
-    prompts = encode_prompts(student, [row["problem"] for row in rows], thinking=False)
+    prompts = encode_prompts(student, [row["problem"] for row in rows], thinking=thinking)
     written = canonical_json([[row["id"], row["problem"], row["answer"]] for row in rows])
     return HeldOut(
         digest=hashlib.sha256(written.encode("ascii")).hexdigest(),
@@ -107,15 +111,29 @@ def _row(path: Path, number: int, line: str) -> dict[str, str]:
     try:
         row = json.loads(line)
         found = {key: row[key] for key in ("id", "problem", "answer")}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"evaluation.problems: line {number} of {path} needs id, problem and answer ({error!r}): correct it"
         ) from error
-    if not all(isinstance(value, str) and value.strip() for value in found.values()):
-        raise UserError(
-            f"evaluation.problems: line {number} of {path} has an empty id, problem or answer: correct it"
-        )
+    for key, value in found.items():
+        what = _value_problem(key, value)
+        if what is not None:
+            raise UserError(f"evaluation.problems: line {number} of {path}: {key} {what}")
     return found
+
+
+def _value_problem(key: str, value: object) -> str | None:
+    if not isinstance(value, str):
+        return f"is no text but {json.dumps(value)[:50]}: write it in quotes"
+    if not value.strip():
+        return "is empty: fill it in or leave the line out"
+    if key == "problem" and len(value) > MAX_VALUE_CHARS:
+        return f"has {len(value):,} characters and may have {MAX_VALUE_CHARS:,}: leave the line out"
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return "holds half of a surrogate pair, which is no character: correct it"
+    return None
 
 
 def estimates(before: Sequence[Sequence[bool]], after: Sequence[Sequence[bool]]) -> dict[str, Any]:

@@ -31,7 +31,8 @@ class RolloutSettings:
     """How an engine is started. `engines` is how many run beside it (they share the cores on CPU).
 
     `logprobs`: of the model as it is ("raw"), or after the temperature ("tempered"). `sleeps`: shares its GPU, so it gives
-    its memory back between rollouts.
+    its memory back between rollouts. `kv_cache_bytes`: of its KV cache on a GPU, whatever is free there (None: what its
+    fraction of the card leaves, by vLLM's own profile, which takes a neighbour's memory for its own).
     """
 
     model: Path
@@ -41,6 +42,7 @@ class RolloutSettings:
     engines: int = 1
     gpu_memory_fraction: float = 0.9
     kv_cache_gib: int = 1
+    kv_cache_bytes: int | None = None
     logprobs: LogprobsMode = "raw"
     transport: Transport = "object_store"
     sleeps: bool = False
@@ -96,6 +98,8 @@ def rollout_options(settings: RolloutSettings, *, on_cpu: bool) -> dict[str, Any
     options |= {"skip_tokenizer_init": True, "disable_log_stats": True}
     if settings.transport != "object_store":
         options["weight_transfer_config"] = {"backend": settings.transport}
+    if settings.kv_cache_bytes is not None and not on_cpu:
+        options["kv_cache_memory_bytes"] = settings.kv_cache_bytes
     return options | ({"enable_sleep_mode": True} if settings.sleeps else {})
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -112,7 +113,14 @@ class GpuSender:
         from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
         self._sender = WeightTransferTrainerFactory.trainer_init(
-            init_info=_init_info(transport, rank=rank, address=address, port=port, engines=len(engines)),
+            init_info=_init_info(
+                transport,
+                rank=rank,
+                address=address,
+                port=port,
+                engines=len(engines),
+                largest=largest_bytes(weights.metadata()),
+            ),
             client=EngineClient(engines),
             source=_source(weights),
         )
@@ -142,6 +150,9 @@ class EngineClient:
         )
 
     def start_weight_update(self) -> None:
+        """An engine that shares its GPU and is awake (before the first rollout) sleeps first: the room of its KV cache is the
+        transfer's."""
+        self._wait(engine.sleep.remote() for engine in self._engines)
         self._wait(engine.start_update.remote() for engine in self._engines)
 
     def update_weights(self, update_info: Any) -> None:
@@ -163,8 +174,19 @@ def numbered(init_info: dict[str, Any], engine: int) -> dict[str, Any]:
     return {**init_info, "rank_offset": init_info["rank_offset"] + engine}
 
 
-def _init_info(transport: Transport, *, rank: int, address: str, port: int, engines: int) -> Any:
-    """vLLM's description of the sender. The NCCL group has one sender and one worker for each engine."""
+def largest_bytes(metadata: Iterable[tuple[str, Any, Sequence[int]]]) -> int:
+    """Bytes of the largest tensor of a model, from (name, dtype, shape) of each."""
+    return max(math.prod(shape) * dtype.itemsize for _, dtype, shape in metadata)
+
+
+def _init_info(
+    transport: Transport, *, rank: int, address: str, port: int, engines: int, largest: int
+) -> Any:
+    """vLLM's description of the sender. The NCCL group has one sender and one worker for each engine.
+
+    An IPC buffer takes no tensor that is larger than it, so it has room for `largest`, the bytes of the largest. NCCL's grow
+    with a tensor: they keep vLLM's size.
+    """
     if transport == "nccl":
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
@@ -173,8 +195,10 @@ def _init_info(transport: Transport, *, rank: int, address: str, port: int, engi
         )
     if transport == "ipc":
         from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+        from vllm.distributed.weight_transfer.packed_tensor import DEFAULT_PACKED_BUFFER_SIZE_BYTES
 
-        return IPCTrainerInitInfo(packed=True, rank=rank)
+        size = max(DEFAULT_PACKED_BUFFER_SIZE_BYTES, largest)
+        return IPCTrainerInitInfo(packed=True, packed_buffer_size_bytes=size, rank=rank)
     raise ValueError(f"transport {transport!r} is not one of vLLM's")
 
 

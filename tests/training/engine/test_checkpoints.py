@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from tasks.core.errors import UserError
 from training.engine.checkpoints import (
@@ -21,6 +22,7 @@ from training.engine.checkpoints import (
     steps,
     writing,
 )
+from training.engine.group import check_layout
 
 PROJECT = Path(__file__).resolve().parents[3]
 
@@ -41,7 +43,7 @@ def test_the_last_ones_are_kept_and_the_newest_is_found(tmp_path: Path) -> None:
 
 def test_what_the_run_must_remember_is_read_back(tmp_path: Path) -> None:
     write(tmp_path, 4)
-    assert read_record(step_folder(tmp_path, 4)) == {"step": 4, "seed": 7}
+    assert read_record(step_folder(tmp_path, 4)) == {"step": 4, "seed": 7, "files": {"state": 7}}
 
 
 def test_a_step_may_be_written_again(tmp_path: Path) -> None:
@@ -86,12 +88,18 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_partial_folder(tmp_path: Path
     assert [entry.name for entry in tmp_path.iterdir()] == ["step-00000001"]
 
 
+def safetensors_without_room() -> None:
+    """What its library says on a full disk; a device file it would replace."""
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
 def test_every_writer_says_disk_full_in_the_same_way() -> None:
     full = Path("/dev/full")
     for write_to_full in (
         lambda: full.write_bytes(b"x" * 10_000),
         lambda: torch.save({"x": torch.zeros(100_000)}, full),
         lambda: np.savez(full.open("wb"), x=np.zeros(100_000)),
+        safetensors_without_room,
     ):
         with pytest.raises(DiskFull), full_disk_named():
             write_to_full()
@@ -102,6 +110,34 @@ def test_other_errors_of_a_writer_stay_what_they_are() -> None:
         raise RuntimeError("bad shape")
     with pytest.raises(PermissionError), full_disk_named():
         raise PermissionError(errno.EACCES, "no")
+
+
+def test_a_checkpoint_that_was_damaged_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        write(tmp_path, step, keep=3)
+    (step_folder(tmp_path, 3) / "state").write_text("weig")
+    (step_folder(tmp_path, 2) / "state").unlink()
+    said: list[str] = []
+    assert latest(tmp_path, said.append) == step_folder(tmp_path, 1)
+    assert said == [
+        "checkpoint step-00000003 is damaged (state has 4 bytes of 7) and left out",
+        "checkpoint step-00000002 is damaged (state: No such file or directory) and left out",
+    ]
+    (step_folder(tmp_path, 1) / "state").write_text("")
+    with pytest.raises(UserError, match=r"every checkpoint in .* is damaged, step-00000003 first of all"):
+        latest(tmp_path)
+
+
+@pytest.mark.parametrize(("written", "now"), [(1, 2), (2, 1), (0, 0), (3, 3)])
+def test_states_that_are_shared_alike_are_taken_up(tmp_path: Path, written: int, now: int) -> None:
+    check_layout(tmp_path, {"students": 2, "zero_stage": written}, 2, now)
+
+
+def test_states_that_are_shared_otherwise_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="written by 2 students and this run has 4"):
+        check_layout(tmp_path, {"students": 2, "zero_stage": 1}, 4, 1)
+    with pytest.raises(UserError, match="zero_stage 1 and this run has 3: set it back"):
+        check_layout(tmp_path, {"students": 2, "zero_stage": 1}, 2, 3)
 
 
 def test_keeping_no_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -63,6 +63,16 @@ def test_on_a_shared_gpu_the_engine_may_sleep_and_gets_its_weights_by_vllms_tran
     options = rollout_options(settings, on_cpu=False)
     assert options["weight_transfer_config"] == {"backend": "ipc"} and options["enable_sleep_mode"] is True
     assert options["gpu_memory_utilization"] == 0.3 and options["logprobs_mode"] == "processed_logprobs"
+    assert "kv_cache_memory_bytes" not in options
+
+
+def test_a_kv_cache_of_so_many_bytes_is_asked_for_on_a_gpu_only() -> None:
+    from vllm.engine.arg_utils import EngineArgs
+
+    settings = replace(SETTINGS, kv_cache_bytes=3 * 10**9)
+    options = rollout_options(settings, on_cpu=False)
+    assert EngineArgs(**options).kv_cache_memory_bytes == 3 * 10**9
+    assert "kv_cache_memory_bytes" not in rollout_options(settings, on_cpu=True)
 
 
 def test_the_engine_lives_in_the_actors_own_process() -> None:

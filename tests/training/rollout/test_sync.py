@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest import mock
+
 import numpy as np
 import pytest
 
@@ -9,9 +14,11 @@ from tasks.core.errors import UserError
 from training.engine.placement import Placement, Seat, placement
 from training.rollout.sync import (
     STALE_GAP,
+    EngineClient,
     check_gap,
     check_versions,
     choose_transport,
+    largest_bytes,
     logprob_gap,
     numbered,
 )
@@ -86,9 +93,85 @@ def test_every_engine_of_an_nccl_group_has_a_rank_of_its_own() -> None:
 def test_vllms_description_of_a_transfer_takes_our_settings() -> None:
     from training.rollout.sync import _init_info
 
-    nccl = _init_info("nccl", rank=0, address="10.0.0.1", port=29500, engines=2)
+    nccl = _init_info("nccl", rank=0, address="10.0.0.1", port=29500, engines=2, largest=1)
     assert (nccl.backend, nccl.world_size, nccl.is_sender, nccl.master_port) == ("nccl", 3, True, 29500)
-    ipc = _init_info("ipc", rank=1, address="", port=0, engines=4)
+    ipc = _init_info("ipc", rank=1, address="", port=0, engines=4, largest=1)
     assert (ipc.backend, ipc.packed, ipc.is_sender) == ("ipc", True, False)
     with pytest.raises(ValueError, match="object_store"):
-        _init_info("object_store", rank=0, address="", port=0, engines=1)
+        _init_info("object_store", rank=0, address="", port=0, engines=1, largest=1)
+
+
+def chunks(weights: list[tuple[str, Any]], size: int) -> list[list[int]]:
+    """Bytes of each tensor in each chunk that vLLM's own packing makes of `weights` in a buffer of `size` bytes; nothing is
+    allocated, and the GPU's calls are answered by nobody."""
+    import torch
+    from vllm.distributed.weight_transfer import packed_tensor
+
+    made, patched = torch.empty, cast(Any, packed_tensor)
+
+    def without_memory(*shape: Any, **options: Any) -> Any:
+        return made(*shape, **(options | {"device": "meta"}))
+
+    with (
+        mock.patch.object(patched.torch, "empty", without_memory),
+        mock.patch.object(patched.torch.cuda, "current_stream", mock.MagicMock()),
+        mock.patch.object(packed_tensor, "reduce_tensor", lambda _: (None, ())),
+    ):
+        produced = packed_tensor.packed_ipc_producer(iter(weights), "gpu", lambda item: item[1], size)
+        return [chunk.tensor_sizes for chunk in produced]
+
+
+@pytest.mark.parametrize(
+    ("hidden", "size"), [(2048, 2**30), (2560, 2**30), (4096, 151_936 * 4096 * 2)], ids=["1.7B", "4B", "8B"]
+)
+def test_the_transfers_buffer_takes_the_largest_tensor_of_every_student(hidden: int, size: int) -> None:
+    import torch
+
+    from training.rollout.sync import _init_info
+
+    weights = [
+        ("model.embed_tokens.weight", torch.empty(151_936, hidden, dtype=torch.bfloat16, device="meta")),
+        ("model.norm.weight", torch.empty(hidden, dtype=torch.bfloat16, device="meta")),
+    ]
+    metadata = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in weights]
+    largest = largest_bytes(metadata)
+    assert largest == 151_936 * hidden * 2
+    info = _init_info("ipc", rank=0, address="", port=0, engines=4, largest=largest)
+    assert info.packed_buffer_size_bytes == size
+    sizes = [one for chunk in chunks(weights, info.packed_buffer_size_bytes) for one in chunk]
+    assert sizes == [largest, hidden * 2]
+
+
+def test_a_buffer_that_is_too_small_for_a_tensor_is_what_vllm_refuses() -> None:
+    import torch
+
+    weights = [("head", torch.empty(3, 5, dtype=torch.bfloat16, device="meta"))]
+    with pytest.raises(ValueError, match="Increase buffer_size_bytes to at least 30"):
+        chunks(weights, 29)
+    assert chunks(weights, 30) == [[30]]
+
+
+def test_nccl_packs_a_tensor_that_is_larger_than_its_buffer() -> None:
+    import torch
+    from vllm.distributed.weight_transfer.packed_tensor import pack_tensors
+
+    weights = [(str(n), torch.zeros(4, dtype=torch.bfloat16)) for n in range(3)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        packed = pack_tensors(iter(weights), lambda item: item[1], 7)
+    assert packed is not None and packed.tensor_sizes == [8], "beyond the buffer by less than one tensor"
+
+
+def test_engines_give_up_their_kv_cache_before_weights_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[int, str]] = []
+
+    def engine(number: int) -> Any:
+        def handle(name: str) -> Any:
+            return SimpleNamespace(remote=lambda: called.append((number, name)))
+
+        return SimpleNamespace(sleep=handle("sleep"), start_update=handle("start_update"))
+
+    client = EngineClient([engine(0), engine(1)])
+    monkeypatch.setattr(client, "_wait", list)
+    client.start_weight_update()
+    assert called == [(0, "sleep"), (1, "sleep"), (0, "start_update"), (1, "start_update")]

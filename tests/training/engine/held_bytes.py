@@ -1,0 +1,79 @@
+"""What a process of DeepSpeed really holds: `python -m tests.training.engine.held_bytes MODEL STAGE DTYPE PORT` trains the model
+for two updates of two micro-batches and prints, as JSON, the bytes of all live tensors after the second update (`kept`), before
+it (`summed`), and at most during it (`update`)."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from training.engine.batches import TokenSequence
+from training.engine.student import MicroBatch, Student, StudentSettings
+from training.objectives.token_losses import TopKCrossEntropy
+
+
+class Live(TorchDispatchMode):
+    """Notes every storage that an operation gives, and the most bytes that lived at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+        self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(made):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu":
+                storage = tensor.untyped_storage()
+                known = self._storages.get(storage._cdata)
+                if known is None or known[0].expired():
+                    self._storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.most = max(self.most, self.now())
+        return made
+
+    def now(self) -> int:
+        self._storages = {key: held for key, held in self._storages.items() if not held[0].expired()}
+        return sum(size for _, size in self._storages.values())
+
+
+def micro_batch() -> MicroBatch:
+    logprobs = np.full((4, 2), np.log(0.5), dtype=np.float32)
+    return MicroBatch(
+        sequences=(TokenSequence(tokens=np.arange(5, 13, dtype=np.int32), prompt_length=4),),
+        coefficients=np.full(4, 0.25),
+        signals={"teacher_logprobs": logprobs, "teacher_ids": np.tile(np.arange(2, dtype=np.int32), (4, 1))},
+    )
+
+
+def measured(model: Path, stage: Any, dtype: Any, port: int) -> dict[str, int]:
+    with Live() as live:
+        settings = StudentSettings(
+            model=model, total_steps=9, warmup_steps=1, learning_rate=1e-4, zero_stage=stage, dtype=dtype, threads=1
+        )  # fmt: skip
+        student = Student(settings, TopKCrossEntropy(), rank=0, ranks=1)
+        student.connect("127.0.0.1", port)
+        found: dict[str, int] = {}
+        for _ in range(2):
+            for last in (False, True):
+                student.accumulate([micro_batch()], last=last)
+                gc.collect()
+                found["summed"] = live.now()
+            live.most = 0
+            student.apply()
+            gc.collect()
+            found |= {"update": live.most, "kept": live.now()}
+    return found
+
+
+if __name__ == "__main__":
+    held = measured(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    print("\n" + json.dumps(held), flush=True)

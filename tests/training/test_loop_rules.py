@@ -1,0 +1,47 @@
+"""What the loop refuses, without any engine: a second run in one folder, and a student that has diverged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tasks.core.errors import UserError
+from tasks.io.locks import alone
+from tests.training.small_run import example, small_run, write_small_dataset
+from training import loop
+from training.check import prepare
+from training.config import run_folder
+from training.engine.group import Update
+
+
+def update(**changes: float) -> Update:
+    made = Update(step=7, loss=0.5, learning_rate=1e-4, gradient_norm=1.0, seconds=1.0, memory=0, trained=())
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "broken", [{"loss": float("nan")}, {"gradient_norm": float("inf")}, {"loss": -float("inf")}]
+)
+def test_a_student_that_diverged_is_not_saved(broken: dict[str, float]) -> None:
+    loop._check_finite(update(), 6)
+    with pytest.raises(
+        UserError, match=r"step 7 has loss .* at learning rate 0.0001: the student has diverged"
+    ):
+        loop._check_finite(update(**broken), 6)
+
+
+def test_one_process_at_a_time_works_in_a_runs_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_run(write_small_dataset(tmp_path / "dataset", [example(1)]), output=str(tmp_path / "out"))
+    monkeypatch.setattr(loop, "LOCK_WAIT_S", 0.0)
+    monkeypatch.setattr(loop, "_trained", lambda *_: pytest.fail("two at once"))
+    folder = run_folder(config.output, prepare(config).fingerprint)
+    # a lock is of the open file, so one process can hold it against itself
+    with (
+        alone(folder / loop.LOCK, "a distillation run"),
+        pytest.raises(UserError, match=r"a distillation run is going on in .* already"),
+    ):
+        loop.run(config)

@@ -1,0 +1,122 @@
+"""Sizes of a dense Qwen2 or Qwen3 decoder, from its config.json alone, and what follows from them by counting."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tasks.core.errors import UserError
+from training.config import LoraSettings, Projection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Sizes of a dense Qwen2 or Qwen3 decoder."""
+
+    kind: Literal["qwen2", "qwen3"]
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
+    tied: bool
+    attention_bias: bool
+
+    @property
+    def query(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def key(self) -> int:
+        return self.kv_heads * self.head_dim
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Keys and values of all layers in two-byte numbers."""
+        return 2 * self.layers * self.key * 2
+
+    @property
+    def embedding(self) -> int:
+        """Values of the embedding, and of the head: the largest tensors of every published model."""
+        return self.vocab * self.hidden
+
+    @property
+    def linear_layer(self) -> int:
+        """Values of the linear maps of one layer."""
+        return sum(a * b for a, b in projections(self).values())
+
+
+def read_shape(folder: Path) -> Shape:
+    """Sizes from a checkpoint's config.json. `UserError` for an architecture whose parameters we cannot count."""
+    path = folder / "config.json"
+    try:
+        values: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        kind = values.get("model_type")
+        if kind not in ("qwen2", "qwen3"):
+            raise UserError(f"{path}: model_type is {kind!r}: use a dense qwen2 or qwen3 checkpoint")
+        heads = int(values["num_attention_heads"])
+        return Shape(
+            kind=kind,
+            hidden=int(values["hidden_size"]),
+            layers=int(values["num_hidden_layers"]),
+            heads=heads,
+            kv_heads=int(values.get("num_key_value_heads") or heads),
+            head_dim=int(values.get("head_dim") or int(values["hidden_size"]) // heads),
+            intermediate=int(values["intermediate_size"]),
+            vocab=int(values["vocab_size"]),
+            tied=bool(values.get("tie_word_embeddings", False)),
+            attention_bias=bool(values.get("attention_bias", False)),
+        )
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(
+            f"{path} is no model configuration ({reason}): put the whole checkpoint there"
+        ) from error
+
+
+def count_parameters(shape: Shape) -> int:
+    """Distinct parameters; tied embeddings count once."""
+    h, q, k = shape.hidden, shape.query, shape.key
+    layer = shape.linear_layer + 2 * h
+    if shape.kind == "qwen3":
+        layer += 2 * shape.head_dim  # the norms of queries and keys
+        layer += (q + 2 * k + h) if shape.attention_bias else 0
+    else:
+        layer += q + 2 * k  # Qwen2 has biases on these three, whatever its config.json says
+    return shape.layers * layer + h + shape.embedding * (1 if shape.tied else 2)
+
+
+def count_lora(shape: Shape, lora: LoraSettings) -> int:
+    """Trainable parameters of the adapters: rank x (in + out) for every target of every layer."""
+    sizes = projections(shape)
+    return shape.layers * sum(lora.rank * sum(sizes[target]) for target in lora.targets)
+
+
+def largest_tensor(shape: Shape) -> int:
+    """Values of the largest tensor."""
+    return max(shape.embedding, *(a * b for a, b in projections(shape).values()))
+
+
+def projections(shape: Shape) -> dict[Projection, tuple[int, int]]:
+    """(in, out) of the linear maps of one layer."""
+    h, q, k, i = shape.hidden, shape.query, shape.key, shape.intermediate
+    return {
+        "q_proj": (h, q), "k_proj": (h, k), "v_proj": (h, k), "o_proj": (q, h),
+        "gate_proj": (h, i), "up_proj": (h, i), "down_proj": (i, h),
+    }  # fmt: skip
+
+
+def layer_activations(shape: Shape, number: int) -> int:
+    """Bytes per token that autograd keeps for one layer with flash attention, `number` bytes a value.
+
+    A norm keeps its input in float32 and its normalised output; attention its input, queries, keys and values (repeated for
+    the query heads) and its output twice; the MLP its input and four tensors of the intermediate size.
+    """
+    h, q, k, i = shape.hidden, shape.query, shape.key, shape.intermediate
+    normed = 2 * h + (q + k if shape.kind == "qwen3" else 0)
+    return normed * (4 + number) + number * (2 * h + 5 * q + 4 * i)
