@@ -200,7 +200,8 @@ class _Asked:
 
 @contextmanager
 def _asked_to_stop() -> Iterator[_Asked]:
-    """Notes SIGTERM and Ctrl-C: the step that is going on is finished and saved first."""
+    """Notes SIGTERM and Ctrl-C: the step that is going on is finished and saved first. When an actor dies in it, the last
+    checkpoint is where the run stops."""
     stop = _Asked()
 
     def note(number: int, _frame: object) -> None:
@@ -214,4 +215,9 @@ def _asked_to_stop() -> Iterator[_Asked]:
     with ExitStack() as stack:
         for number in (signal.SIGTERM, signal.SIGINT):
             stack.callback(signal.signal, number, signal.signal(number, note))
-        yield stop
+        try:
+            yield stop
+        except ActorLost as error:
+            if not stop.asked:
+                raise
+            raise Stopped(f"stopped at the last checkpoint ({error}): start again to go on") from error

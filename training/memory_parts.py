@@ -17,9 +17,8 @@ from training.config import RunConfig
 from training.engine.zero import MAX_BUCKET
 from training.shapes import Shape, count_lora, count_parameters, largest_tensor, layer_activations
 
-Phase = Literal[
-    "rollout", "train", "sync"
-]  # rollouts are drawn and scored; the student is updated; the engines get its weights
+Phase = Literal["rollout", "train", "sync"]
+"""Rollouts are drawn and scored; the student is updated; the engines get its weights."""
 PHASES: tuple[Phase, ...] = ("rollout", "train", "sync")
 
 GPU_PROCESS = 1_500_000_000  # CUDA context, NCCL buffers, cuBLAS workspace of one torch process
@@ -31,13 +30,9 @@ CPU_ENGINE = 1_250_000_000  # a Ray actor with vLLM, KV cache aside
 ENGINE_FRACTION = {"split": 0.9, "colocated": 0.3}
 SCORING_FRACTION = 0.8  # of its card, for a vLLM teacher: its logits come on top
 SCORING_TOKENS = 2048  # most tokens of one pass of a vLLM teacher on a GPU: it forms their logits at once
-LIVE_PARAMETERS = (
-    1_000_000_000  # that DeepSpeed's stage 3 keeps gathered: its own limit for fetching ahead and for reuse
-)
+LIVE_PARAMETERS = 1_000_000_000  # that DeepSpeed's stage 3 keeps gathered: its own limit of fetching ahead
 SUB_GROUP = 1_000_000_000  # values of a partition that stage 3 updates at once, up to one tensor more
-TRANSFER_BUFFER = (
-    2**30
-)  # of vLLM's weight transfer, or the largest tensor where that is larger (`rollout.sync`)
+TRANSFER_BUFFER = 2**30  # of vLLM's weight transfer, or the largest tensor where that is larger
 NCCL_BUFFERS = 2  # of them at each end, and a tensor that no longer fits still goes in
 CPU_OBJECT_STORE = 2**30  # of Ray's object store on a cpu placement; more goes to the disk (`crew`)
 PART_BYTES = 2**29  # of a part of the weights in Ray's object store (`rollout.weights`)

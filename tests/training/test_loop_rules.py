@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from tests.training.small_run import example, small_run, write_small_dataset
 from training import loop
 from training.check import prepare
 from training.config import run_folder
+from training.engine.actors import ActorLost
 from training.engine.group import Update
 
 
@@ -30,6 +33,25 @@ def test_a_student_that_diverged_is_not_saved(broken: dict[str, float]) -> None:
         UserError, match=r"step 7 has loss .* at learning rate 0.0001: the student has diverged"
     ):
         loop._check_finite(update(**broken), 6)
+
+
+def test_who_asked_to_stop_is_not_made_to_wait_for_a_dead_actors_work() -> None:
+    lost = ActorLost("a student", "killed")
+    with pytest.raises(ActorLost), loop._asked_to_stop():
+        raise lost
+    sentence = r"stopped at the last checkpoint \(a student died: killed\): start again to go on"
+    with pytest.raises(loop.Stopped, match=sentence), loop._asked_to_stop():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise lost
+
+
+def test_a_request_while_results_are_written_stops_at_once() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(loop.Stopped, match="after the last step"), loop._asked_to_stop() as stop:
+        stop.at_once = "stopped after the last step"
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("went on")
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_one_process_at_a_time_works_in_a_runs_folder(
