@@ -47,7 +47,7 @@ reannotate: env  ## annotate again what is stale in the profile's dataset, and o
 	  $(if $(FILE),--problems "$(FILE)")
 
 test: env  ## run all tests
-	@exec $(BIN)/python -m pytest -q -n 2 --dist loadfile $(PYTEST)
+	@exec $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 ui: env  ## keep Prefect's pages up until Ctrl-C
 	@exec $(BIN)/python scripts/build.py ui

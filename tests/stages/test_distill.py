@@ -143,13 +143,14 @@ def test_a_training_that_is_interrupted_saves_the_step_that_is_going_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(distill, "follow", interrupt)
+    before = set(psutil.Process().children())
     with pytest.raises(KeyboardInterrupt):
         train(run)
     (log,) = tmp_path.glob("output/*/train.log")
     stopped = re.search(r"train: stopped after step (\d+) of 100", log.read_text())
     saved = latest(log.parent / "checkpoints")
     assert stopped is not None and saved is not None and read_record(saved)["step"] == int(stopped[1])
-    assert psutil.Process().children() == []
+    assert set(psutil.Process().children()) <= before
 
 
 def metrics(folder: Path, *steps: int) -> None:
