@@ -64,9 +64,8 @@ class StudentGroup:
         ]
         self._choice: Choice | None = None
         self._losses_seen = 0  # of engines, when the transfer was opened
-        self._at_work = (
-            threading.Lock()
-        )  # one step or one snapshot at a time, in the same order on every rank
+        # One step or one snapshot at a time: every rank gets their calls in the same order.
+        self._at_work = threading.Lock()
 
     def connect(self) -> dict[str, Any]:
         """Build the engine on every rank; what rank 0 says of itself. `UserError` when a rank dies meanwhile."""
