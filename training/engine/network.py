@@ -97,7 +97,7 @@ def load_network(
 
 def read_head(folder: Path, rows: int) -> torch.Tensor:
     """The first `rows` rows of the LM head [V, H] of a Hugging Face folder, in bf16; of the embedding where the two are one."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     tied = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("tie_word_embeddings", False)
     name = "model.embed_tokens.weight" if tied else "lm_head.weight"
@@ -108,7 +108,7 @@ def read_head(folder: Path, rows: int) -> torch.Tensor:
     try:
         with safe_open(folder / file, framework="pt") as weights:
             return weights.get_slice(name)[:rows].to(torch.bfloat16)
-    except Exception as error:  # of the safetensors library, which knows one kind only
+    except (OSError, SafetensorError) as error:
         raise UserError(
             f"the teacher's head {name} cannot be read from {folder / file} ({error}): choose another teacher, or a top_k that"
             " is a number"
