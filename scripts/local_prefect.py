@@ -31,6 +31,8 @@ LOGS = PROJECT_ROOT / "output" / "logs"
 POOL = "sure-math"
 USUAL_PORT = 4200
 SERVER_START_S = 180.0
+STOP_S = 15.0
+"""How long Prefect's own processes may take to end; a training below the worker may take longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +93,7 @@ def supervised(
     try:
         yield process
     finally:
-        end(process, " ".join(command[2:4]))
+        end(process, " ".join(command[2:4]), quiet_s=STOP_S)
 
 
 @contextmanager

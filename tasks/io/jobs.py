@@ -95,14 +95,14 @@ def _written(log: Path, process: subprocess.Popen[bytes]) -> Iterator[str]:
                 time.sleep(LOOK_S)
 
 
-def end(process: subprocess.Popen[bytes], what: str) -> int:
-    """Close a supervisor's pipe and wait until `what` runs there has had its time and has ended; Ctrl-C cuts that short.
-    Returns the exit status."""
+def end(process: subprocess.Popen[bytes], what: str, *, quiet_s: float = QUIET_S) -> int:
+    """Close a supervisor's pipe and wait until `what` runs there has had its time and has ended, after `quiet_s` seconds with a
+    word of it; Ctrl-C cuts that short. Returns the exit status."""
     assert process.stdin is not None
     process.stdin.close()
     try:
         try:
-            return process.wait(QUIET_S)
+            return process.wait(quiet_s)
         except subprocess.TimeoutExpired:
             logging.getLogger(__name__).warning(
                 "%s was asked to stop and has up to %d s to save its work (Ctrl-C: at once)", what, JOB_STOP_S
