@@ -25,13 +25,13 @@ from training.evaluation.held_out import Marks, estimates
 from training.measures import phase_seconds
 from training.model_files import PROMPT
 from training.records import Hours, say
+from training.storage import RESULT
 
 if TYPE_CHECKING:
     from training.crew import Crew
 
 __all__ = ["RESULT", "Outcome", "finished", "point_to", "write_results"]
 
-RESULT = "result.json"
 LATEST = "latest.json"
 STUDENT = "student"
 PANELS = (

@@ -13,7 +13,7 @@ from tasks.core.errors import UserError
 from training.config import RunConfig, project_path
 from training.shapes import Shape, count_lora, count_parameters
 
-RESULT = "result.json"  # of `training.results`: the last file of a finished run, which writes nothing more
+RESULT = "result.json"  # the last file of a finished run, which writes nothing more (`training.results`)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
