@@ -26,6 +26,13 @@ for _name in ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE", "RAY_ADDR
     os.environ.pop(_name, None)
 
 
+def pytest_report_header() -> str:
+    """What bitwise results hang on."""
+    from tasks.io.machine import cpu
+
+    return f"cpu: {cpu()}, {len(os.sched_getaffinity(0))} cores"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _prefect_home_is_removed_at_the_end() -> Iterator[None]:
     yield

@@ -161,6 +161,7 @@ class RolloutSettings(Section):
 
     per_prompt: PositiveInt = 4
     temperature: PositiveFloat = 1.0  # the UOPD paper is silent: the student's own distribution
+    dtype: Literal["bfloat16", "float32"] | None = None  # of the engines; None: that of the training
 
 
 class LengthSettings(Section):
@@ -223,6 +224,9 @@ class PlacementSettings(Section):
     gpu_memory_gb: PositiveFloat = resource(80.0)  # of one card, 10^9 bytes
     engine_memory_fraction: Probability | None = resource(None)  # None: 0.9 in split, 0.3 in colocated
     engine_max_seqs: PositiveInt = resource(256)  # rollouts in flight in one engine
+    engine_batch_invariant: bool = resource(
+        False
+    )  # GPU only: vLLM's kernels whose sums do not depend on the batch
     cpu_kv_gib: PositiveInt = resource(1)  # cpu only: KV cache of one engine
 
     @model_validator(mode="after")
@@ -279,6 +283,11 @@ class RunConfig(Section):
     @property
     def warmup_steps(self) -> int:
         return math.ceil(self.optimizer.warmup_fraction * self.steps)
+
+    @property
+    def rollout_dtype(self) -> Literal["bfloat16", "float32"]:
+        """Data type of the rollout engines."""
+        return self.rollouts.dtype or self.engine.dtype
 
     @property
     def context_tokens(self) -> int:

@@ -123,6 +123,7 @@ def assembled(prepared: Prepared, objective: Objective, say: Callable[[str], Non
         }
         if references:
             facts["reference"] = _ready(references, "the reference")
+        say(f"rollout engines: {facts['engines'][0]['batch_invariance']}")
         session.guard_workers()
         students.open_transfer(choice, engines)
         yield Crew(
@@ -158,8 +159,9 @@ def rollout_settings(prepared: Prepared, seats: Placement) -> RolloutSettings:
     return RolloutSettings(
         model=prepared.student.folder,
         max_model_len=run.context_tokens,
-        dtype=run.engine.dtype,
+        dtype=run.rollout_dtype,
         max_num_seqs=place.engine_max_seqs,
+        batch_invariant=place.engine_batch_invariant,
         engines=seats.count("rollout"),
         gpu_memory_fraction=engine_fraction(run) or 0.9,  # on CPU it plays no part, but must be a share
         kv_cache_gib=place.cpu_kv_gib,

@@ -21,6 +21,7 @@ Phase = Literal["rollout", "train", "sync"]
 """Rollouts are drawn and scored; the student is updated; the engines get its weights."""
 PHASES: tuple[Phase, ...] = ("rollout", "train", "sync")
 
+BF16 = 2  # bytes
 GPU_PROCESS = 1_500_000_000  # CUDA context, NCCL buffers, cuBLAS workspace of one torch process
 ALLOCATOR = 1_000_000_000  # what torch's allocator keeps and cannot reuse, in the process that trains
 ENGINE_WORKING = 2_000_000_000  # activations and CUDA graphs of a vLLM engine, inside its fraction
@@ -188,7 +189,7 @@ def teacher_parts(run: RunConfig, shape: Shape) -> tuple[Part, ...]:
             bytes=scoring_tokens(run) * shape.vocab * 10 + answer_bytes(run, shape),  # bf16, and fp32 twice
             phases=_scoring_phases(run),
         )
-        return (*_engine_parts("teacher", run, shape, scoring_budget(run)), spike)
+        return (*_engine_parts("teacher", run, shape, scoring_budget(run), BF16), spike)
     return _frozen_parts("teacher", run, shape, 2, answer_bytes(run, shape))
 
 
@@ -241,8 +242,8 @@ def engine_parts(run: RunConfig, shape: Shape, *, sleeps: bool) -> tuple[Part, .
     weights back for a sync, its KV cache only after it."""
     arriving = Part(owner="rollout", what="weights arriving", bytes=_arriving(run, shape), phases=("sync",))
     if on_cpu(run) or not sleeps:
-        return (*_engine_parts("rollout", run, shape, engine_budget(run)), arriving)
-    weights = count_parameters(shape) * 2
+        return (*_engine_parts("rollout", run, shape, engine_budget(run), rollout_bytes(run)), arriving)
+    weights = count_parameters(shape) * rollout_bytes(run)
     return (
         Part(owner="rollout", what="weights, KV cache", bytes=engine_budget(run), phases=("rollout",)),
         Part(owner="rollout", what="asleep", bytes=ENGINE_ASLEEP, phases=("train", "sync")),
@@ -253,7 +254,7 @@ def engine_parts(run: RunConfig, shape: Shape, *, sleeps: bool) -> tuple[Part, .
 
 def _arriving(run: RunConfig, shape: Shape) -> int:
     """What came of the weights, and the layer that vLLM builds of it beside the one it will replace."""
-    largest = largest_tensor(shape) * 2
+    largest = largest_tensor(shape) * rollout_bytes(run)
     if on_cpu(run):
         return min(count_parameters(shape) * 2, PART_BYTES + largest) + largest
     if run.placement.kind == "split":
@@ -261,12 +262,12 @@ def _arriving(run: RunConfig, shape: Shape) -> int:
     return ipc_buffer(shape) + largest  # a copy of what the buffer holds
 
 
-def _engine_parts(owner: str, run: RunConfig, shape: Shape, budget: int) -> tuple[Part, ...]:
+def _engine_parts(owner: str, run: RunConfig, shape: Shape, budget: int, number: int) -> tuple[Part, ...]:
     """What a vLLM engine that never sleeps holds: its budget of a GPU's bytes; on CPU its weights and KV cache."""
     if not on_cpu(run):
         return (Part(owner=owner, what="weights, KV cache", bytes=budget),)
     return (
-        Part(owner=owner, what="parameters", bytes=count_parameters(shape) * 2),
+        Part(owner=owner, what="parameters", bytes=count_parameters(shape) * number),
         Part(owner=owner, what="KV cache", bytes=_cpu_kv(run)),
         Part(owner=owner, what="libraries", bytes=CPU_ENGINE),
     )
@@ -274,22 +275,23 @@ def _engine_parts(owner: str, run: RunConfig, shape: Shape, budget: int) -> tupl
 
 def full_sequences(run: RunConfig, shape: Shape) -> int:
     """How many sequences of context length one engine's KV cache holds at once; at most 0 when not even one."""
-    return engine_kv_bytes(run, shape) // (shape.kv_bytes_per_token * run.context_tokens)
+    per_token = shape.kv_bytes_per_token // BF16 * rollout_bytes(run)
+    return engine_kv_bytes(run, shape) // (per_token * run.context_tokens)
 
 
 def scored_sequences(run: RunConfig, shape: Shape) -> int:
     """The same for a vLLM teacher, which generates one token more."""
-    room = _cpu_kv(run) if on_cpu(run) else _kv_room(shape, scoring_budget(run))
+    room = _cpu_kv(run) if on_cpu(run) else _kv_room(shape, scoring_budget(run), BF16)
     return room // (shape.kv_bytes_per_token * (run.context_tokens + 1))
 
 
 def engine_kv_bytes(run: RunConfig, shape: Shape) -> int:
     """Bytes of one rollout engine's KV cache: what its budget leaves beside weights and working memory; negative without room."""
-    return _cpu_kv(run) if on_cpu(run) else _kv_room(shape, engine_budget(run))
+    return _cpu_kv(run) if on_cpu(run) else _kv_room(shape, engine_budget(run), rollout_bytes(run))
 
 
-def _kv_room(shape: Shape, budget: int) -> int:
-    return budget - count_parameters(shape) * 2 - ENGINE_WORKING
+def _kv_room(shape: Shape, budget: int, number: int) -> int:
+    return budget - count_parameters(shape) * number - ENGINE_WORKING
 
 
 def scoring_tokens(run: RunConfig) -> int:
@@ -334,6 +336,11 @@ def host_parts(run: RunConfig, teacher: Shape) -> tuple[Part, ...]:
 def number_bytes(run: RunConfig) -> int:
     """Bytes of one of the student's numbers."""
     return 2 if run.engine.dtype == "bfloat16" else 4
+
+
+def rollout_bytes(run: RunConfig) -> int:
+    """Bytes of one of a rollout engine's numbers."""
+    return BF16 if run.rollout_dtype == "bfloat16" else 4
 
 
 def on_cpu(run: RunConfig) -> bool:

@@ -117,6 +117,7 @@ class Serve(Settings):
     kv_cache_gib: PositiveInt | None = resource(None)  # CPU only
     max_num_seqs: PositiveInt = resource(256)
     health_timeout_s: PositiveFloat = resource(600.0)
+    batch_invariant: bool = resource(False)  # GPU only: vLLM's kernels whose sums do not depend on the batch
     port: int | None = resource(None)  # None: any free port
 
 
@@ -274,7 +275,7 @@ class SelectSettings(Settings):
 
 class SampleSettings(Settings):
     num_samples: int = Field(default=8, ge=2)
-    sampling: Sampling = Sampling(temperature=0.7, top_p=0.95, max_tokens=4096)
+    sampling: Sampling = Sampling()
     logprobs: Literal["raw", "tempered"] = "raw"
 
 

@@ -175,6 +175,9 @@ class Manifest:
     seeds: Mapping[str, int]
     benchmarks: tuple[BenchmarkCount, ...] = ()
     annotation: Mapping[str, str] = field(default_factory=dict)  # fingerprints of rows annotated as this says
+    batch_invariance: Mapping[str, str] = field(
+        default_factory=dict
+    )  # role -> what its engines' checks found
     versions: Mapping[str, str] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     contents: Contents | None = None

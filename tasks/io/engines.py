@@ -22,6 +22,7 @@ from tasks.core.errors import UserError
 from tasks.core.rows import Reason
 from tasks.core.token_spans import TokenSpans, ends_of_pieces, token_spans
 from tasks.io.chat import Progress
+from tasks.io.invariance import BatchInvariance, check_invariance, engine_probes
 from tasks.io.ray_session import RaySession, last_error_line
 from tasks.io.servers import (
     MIN_BATCHED_TOKENS,
@@ -29,6 +30,7 @@ from tasks.io.servers import (
     OnWait,
     device_is_cpu,
     engine_environment,
+    machine,
     model_folder,
 )
 from tasks.io.tokenizer_identity import template_identity
@@ -70,6 +72,14 @@ class Draw:
     spans: TokenSpans
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFacts:
+    """What is recorded of an engine: identity of its chat template, and whether samples depend on the batch."""
+
+    template: str
+    invariance: BatchInvariance
+
+
 Result = list[Draw] | SampleFailure
 OnResult = Callable[[int, Result], None]
 """Called with a prompt's place and its result, in order of completion."""
@@ -90,6 +100,7 @@ class Engines:
         self._model = role.model
         self._actors: list[Any] = []
         self.template = ""  # identity of the chat template
+        self.invariance: BatchInvariance | None = None  # of the engine that did worst
         self._ray = RaySession(serve.engines)
         try:
             self._start(
@@ -114,14 +125,16 @@ class Engines:
             EngineActor
         )
         self._actors = [actor.remote(environment, options, role.thinking) for _ in range(serve.engines)]
-        self.template = self._wait(
+        ready = self._wait(
             [actor.ready.remote() for actor in self._actors],
             lambda waited: (
                 on_wait(waited, f"engine of {role.model} is starting") if on_wait is not None else None
             ),
             every=WAIT_NOTICE_S,
             limit=serve.health_timeout_s,
-        )[0]
+        )
+        self.template = ready[0].template
+        self.invariance = max((one.invariance for one in ready), key=lambda found: found.different)
         self._ray.guard_workers()
 
     def draw(
@@ -229,13 +242,16 @@ class EngineActor:
 
         self._thinking = thinking
         self._room: int = options["max_model_len"]
+        self._dtype: str = options["dtype"]
         self._finished: SimpleQueue[tuple[int, Result]] = SimpleQueue()
         self._engine: Any = LLM(**options).llm_engine
         self._tokenizer: Any = self._engine.get_tokenizer()
+        self._piece_of: dict[int, str] = {}  # token id -> what it spells by itself
 
-    def ready(self) -> str:
-        """Identity of the chat template."""
-        return template_identity(self._tokenizer)
+    def ready(self) -> EngineFacts:
+        """What is recorded of the engine; checks its batch invariance."""
+        invariance = check_invariance(engine_probes(self._engine), dtype=self._dtype, machine=machine())
+        return EngineFacts(template=template_identity(self._tokenizer), invariance=invariance)
 
     def take(self) -> list[tuple[int, Result]]:
         """What was finished since the last call, each with its prompt's place in the running (or last) `draw`."""
@@ -262,7 +278,8 @@ class EngineActor:
                 continue
             limits = sampling | {"max_tokens": min(sampling["max_tokens"], room)}
             params = SamplingParams(
-                n=n, seed=prompt.seed, logprobs=0, flat_logprobs=True, output_kind=RequestOutputKind.FINAL_ONLY, **limits
+                n=n, seed=prompt.seed, logprobs=0, flat_logprobs=True, detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY, **limits,
             )  # fmt: skip
             self._engine.add_request(str(place), {"prompt_token_ids": ids}, params)
         while self._engine.has_unfinished_requests():
@@ -281,26 +298,28 @@ class EngineActor:
 
     def _draws(self, output: Any) -> list[Draw]:
         """The samples of one vLLM output, by index."""
-        return [
-            Draw(
-                text=sample.text,
-                token_count=len(sample.token_ids),
-                logprob_sum=math.nan
-                if sample.cumulative_logprob is None
-                else float(sample.cumulative_logprob),
-                finish_reason=str(sample.finish_reason),
-                spans=self._spans(sample),
-            )
-            for sample in sorted(output.outputs, key=lambda sample: sample.index)
-        ]
+        return [self._drawn(sample) for sample in sorted(output.outputs, key=lambda sample: sample.index)]
 
-    def _spans(self, sample: Any) -> TokenSpans:
-        """Only the sampled token's log-probability was asked for, so the flat lists hold one entry a token."""
-        flat, ids = sample.logprobs, list(sample.token_ids)
+    def _drawn(self, sample: Any) -> Draw:
+        """One sample, decoded as a whole. Only the sampled token's log-probability was requested, so the flat list of
+        log-probabilities holds one entry per token."""
+        ids, logprobs = list(sample.token_ids), sample.logprobs.logprobs
+        text = self._tokenizer.decode(ids, skip_special_tokens=True)
 
         def decoded(count: int) -> int:
-            """For a tokenizer whose tokens do not spell the text one by one."""
+            """For a tokenizer whose tokens, decoded one by one, do not spell the text."""
             return len(self._tokenizer.decode(ids[:count], skip_special_tokens=True))
 
-        ends = ends_of_pieces(sample.text, flat.decoded_tokens) or decoded
-        return token_spans(sample.text, flat.logprobs, ends)
+        ends = ends_of_pieces(text, self._pieces(ids)) or decoded
+        total = math.nan if sample.cumulative_logprob is None else float(sample.cumulative_logprob)
+        return Draw(
+            text=text, token_count=len(ids), logprob_sum=total, finish_reason=str(sample.finish_reason),
+            spans=token_spans(text, logprobs, ends),
+        )  # fmt: skip
+
+    def _pieces(self, ids: Sequence[int]) -> list[str]:
+        """What each token spells by itself."""
+        pieces = self._piece_of
+        for token in set(ids) - pieces.keys():
+            pieces[token] = self._tokenizer.decode([token])
+        return [pieces[token] for token in ids]

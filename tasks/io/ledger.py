@@ -2,7 +2,8 @@
 
 One SQLite file in WAL mode, shared by any number of threads and processes on one machine. What was committed
 survives `kill -9` at any moment; what was put less than half a second before may be lost. The first answer to
-a request stays. Beside the answers it keeps what they cost, per model, committed together with them.
+a request stays. Beside the answers it keeps what they cost, per model, committed together with them, and the engines that
+gave them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Result = TypeVar("Result")
 BATCH = 200  # the most entries that are not committed; half of them trigger a commit
 IDLE_SECONDS = 0.5  # longest wait of an entry for its commit
 BUSY_SECONDS = 60.0  # patience with another process that is writing
-_LAYOUT = 3  # 1 had the entries only, 2 packed them without the phrases; both are read, and written on as 3
+_LAYOUT = 4  # 1 had the entries only, 2 packed them without the phrases, 3 had no engines; all are read, and written on as 4
 _KEYS_PER_QUERY = 500
 _PHRASES = (
     rb" Therefore, Thus, Since Let we have so that Find the smallest positive integer real number of all values such that"
@@ -48,6 +49,7 @@ _TABLES = (
     "entries (key TEXT PRIMARY KEY, value BLOB NOT NULL)",
     "spent (model TEXT PRIMARY KEY, requests INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,"
     " completion_tokens INTEGER NOT NULL)",
+    "engines (model TEXT, dtype TEXT, machine TEXT, invariant INTEGER NOT NULL, PRIMARY KEY (model, dtype, machine))",
 )
 _to_json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 """ASCII, since replies may hold lone surrogates."""
@@ -190,6 +192,22 @@ class Ledger:
             model: Spent(requests=requests, prompt_tokens=prompt, completion_tokens=completion)
             for model, requests, prompt, completion in rows
         }
+
+    def record_engine(self, model: str, dtype: str, machine: str, *, invariant: bool) -> None:
+        """Keep that an engine of the model was started, and whether it was batch-invariant. One that was not stays recorded."""
+        statement = (
+            "INSERT INTO engines VALUES (?, ?, ?, ?) ON CONFLICT (model, dtype, machine)"
+            " DO UPDATE SET invariant = min(invariant, excluded.invariant)"
+        )
+        with self._reading:
+            self._guarded(lambda: self._reader.execute(statement, (model, dtype, machine, int(invariant))))
+
+    def engines(self, model: str, dtype: str) -> dict[str, bool]:
+        """The machines on which engines of the model were started: machine -> whether all of them were batch-invariant."""
+        query = "SELECT machine, invariant FROM engines WHERE model = ? AND dtype = ? ORDER BY machine"
+        with self._reading:
+            rows = self._guarded(lambda: self._reader.execute(query, (model, dtype)).fetchall())
+        return {machine: bool(invariant) for machine, invariant in rows}
 
     def flush(self) -> None:
         """Return when everything put so far is committed."""

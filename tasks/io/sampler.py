@@ -18,6 +18,7 @@ from tasks.core.rows import Reason, Response
 from tasks.core.token_spans import TokenSpans
 from tasks.io.chat import ChatModel, ChatRequest, Failure, Outcome, Progress
 from tasks.io.engines import Draw, Engines, LogprobsMode, OnResult, Result, SampleFailure, SamplePrompt
+from tasks.io.invariance import BatchInvariance
 from tasks.io.ledger import Ledger
 from tasks.io.servers import OnWait, check_endpoint
 
@@ -66,6 +67,11 @@ class TeacherSampler:
         else:
             self._backend = _Remote(self.role, self.identity, self._ledger)
         return self
+
+    @property
+    def invariance(self) -> BatchInvariance | None:
+        """What the engines' check of batch invariance found; None for a remote teacher."""
+        return self._backend.invariance if isinstance(self._backend, Engines) else None
 
     def __exit__(self, *_: object) -> None:
         if isinstance(self._backend, Engines):

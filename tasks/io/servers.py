@@ -25,6 +25,8 @@ import psutil
 
 from tasks.core.config import ModelRole, Serve
 from tasks.core.errors import UserError
+from tasks.io.invariance import BatchInvariance, check_invariance, server_probes
+from tasks.io.machine import cpu, gpu
 
 OnWait = Callable[[float, str], None]
 """Called every few seconds while a model starts, with the seconds waited so far and a line on what happens."""
@@ -47,6 +49,12 @@ class ServerHandle:
     base_url: str
     model_name: str
     is_vllm: bool
+    invariance: BatchInvariance | None = None  # None: not checked, the server was not started here
+
+
+def machine() -> str:
+    """The hardware that engines run on here."""
+    return cpu() if device_is_cpu() else gpu()
 
 
 def device_is_cpu() -> bool:
@@ -102,7 +110,13 @@ def serving(
     process = _start(command, environment, log)
     try:
         _wait_until_healthy(process, role, port, log, on_wait)
-        yield ServerHandle(base_url=f"http://127.0.0.1:{port}/v1", model_name=role.model, is_vllm=True)
+        base_url = f"http://127.0.0.1:{port}/v1"
+        yield ServerHandle(
+            base_url=base_url,
+            model_name=role.model,
+            is_vllm=True,
+            invariance=_check_server(base_url, role, log),
+        )
     finally:
         _stop(process)
 
@@ -193,6 +207,8 @@ def engine_environment(serve: Serve, *, local: bool, on_cpu: bool, engines: int 
     environment = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if local:
         environment["HF_HUB_OFFLINE"] = "1"
+    if serve.batch_invariant and not on_cpu:
+        environment["VLLM_BATCH_INVARIANT"] = "1"
     if on_cpu:
         threads = str(max(1, available_cores() // engines))
         environment |= {
@@ -293,6 +309,17 @@ def _wait_until_healthy(
                 noticed = now
                 on_wait(now - started, last_complaint(log))
             time.sleep(0.5)
+
+
+def _check_server(base_url: str, role: ModelRole, log: Path) -> BatchInvariance:
+    """The batch invariance of a server that was just started. `UserError` when it does not complete the probes."""
+    probes = server_probes(base_url, role.model, role.max_model_len)
+    try:
+        return check_invariance(probes, dtype=role.dtype, machine=machine())
+    except (httpx.HTTPError, KeyError, TypeError) as error:
+        raise UserError(
+            f"the server of {role.model} does not complete a test prompt ({error!r}): read {log}"
+        ) from error
 
 
 def _healthy(client: httpx.Client, port: int) -> bool:

@@ -37,6 +37,7 @@ from tasks.stages.annotation import annotation_recipe, teacher_of
 from tasks.stages.decontaminate import benchmark_problems
 from tasks.stages.driver import Run
 from tasks.stages.examples import Annotated, examples_by_split
+from tasks.stages.models import batch_invariance
 
 VERSION = 3
 
@@ -241,6 +242,7 @@ def describe_run(
         seeds={"evolve": config.evolve.seed, "dedup": config.dedup.seed, "select": config.select.seed},
         benchmarks=benchmarks,
         annotation=annotation_recipe(run).fingerprints,
+        batch_invariance=batch_invariance(run),
         versions=versions(),
         timings=dict(seconds),
     )

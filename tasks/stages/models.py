@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from tasks.core.config import PROJECT_ROOT, ModelRole
 from tasks.io.chat import ChatModel, ChatRequest, Completion, Failure
+from tasks.io.invariance import BatchInvariance
 from tasks.io.ledger import Ledger, Spent
 from tasks.io.servers import serving
 from tasks.io.turns import Answers, Turns
@@ -36,6 +37,7 @@ def chat_model(
         Ledger(run.ledger_path) as ledger,
     ):
         log(f"{stage}: {role_name} answers at {server.base_url}")
+        note_engine(server.invariance, role_name, identity, ledger, log)
         model = ChatModel(role, server.base_url, server.model_name, identity, ledger, is_vllm=server.is_vllm)
         yield model
         used = model.usage
@@ -48,6 +50,33 @@ def chat_model(
             f"{stage}: {identity} has answered {spent.requests:,} requests for this folder so far, with "
             f"{spent.prompt_tokens:,} prompt and {spent.completion_tokens:,} completion tokens"
         )
+
+
+def note_engine(
+    found: BatchInvariance | None, role: str, model: str, ledger: Ledger, log: Callable[[str], None]
+) -> None:
+    """Log whether a role's engine is batch-invariant, and record it with the answers that it gives."""
+    if found is None:
+        log(f"{role}: served elsewhere, its batch invariance is not checked")
+        return
+    log(f"{role}: {found.sentence}")
+    ledger.record_engine(model, found.dtype, found.machine, invariant=found.verified)
+
+
+def batch_invariance(run: Run) -> dict[str, str]:
+    """Each role's batch invariance on the machines whose answers are in the run's ledger, for the manifest."""
+    if not run.ledger_path.exists():
+        return {}
+    with Ledger(run.ledger_path) as ledger:
+        engines = {
+            name: ledger.engines(model, getattr(run.config.models, name).dtype)
+            for name, model in run.identities.items()
+        }
+    return {
+        name: "; ".join(f"{'verified' if invariant else 'not invariant'} on {machine}" for machine, invariant in found.items())
+        or "not checked"
+        for name, found in engines.items()
+    }  # fmt: skip
 
 
 def now_and_then(

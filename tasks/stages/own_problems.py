@@ -29,6 +29,7 @@ from tasks.stages.annotation import annotation_recipe, teacher_of
 from tasks.stages.driver import Run, Shard, Stage, run_shards
 from tasks.stages.examples import Annotated, examples_by_split
 from tasks.stages.export import funnel_table, is_written, majority_truths, stage_counts, timings
+from tasks.stages.models import batch_invariance
 from tasks.stages.outcomes import cut_outcomes, rejected_by, results_of, shard_of
 
 VERSION = 2
@@ -152,6 +153,7 @@ def describe_own(
         teacher=teacher_of(run),
         seeds={},
         annotation=annotation_recipe(run).fingerprints,
+        batch_invariance=batch_invariance(run),
         versions=versions(),
         timings=dict(seconds),
     )

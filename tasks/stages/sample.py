@@ -6,7 +6,8 @@ continues with the problems that were not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from typing import Any
@@ -23,7 +24,7 @@ from tasks.io.sampler import Sampled, SampleFailure, SamplePrompt, TeacherSample
 from tasks.io.tables import read_table
 from tasks.stages.chunks import bounds, cut, marks, overlaps, shard_rows, shard_sizes
 from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
-from tasks.stages.models import now_and_then
+from tasks.stages.models import note_engine, now_and_then
 from tasks.stages.pending import Pending, rows_digest
 
 VERSION = 2
@@ -38,13 +39,17 @@ def sample(run: Run, selected: Artifact, look: Callable[[], None] = lambda: None
     sizes = cache(lambda: sample_sizes(run, selected))
     log, ledger = get_run_logger().info, Ledger(run.ledger_path)
 
-    def open_sampler() -> TeacherSampler:
-        log(f"sample: starting the teacher {run.identities['teacher']}")
-        return TeacherSampler(
-            run.config.models.teacher, root=PROJECT_ROOT, identity=run.identities["teacher"], ledger=ledger,
+    @contextmanager
+    def open_sampler() -> Iterator[TeacherSampler]:
+        identity = run.identities["teacher"]
+        log(f"sample: starting the teacher {identity}")
+        with TeacherSampler(
+            run.config.models.teacher, root=PROJECT_ROOT, identity=identity, ledger=ledger,
             logprobs=run.config.sample.logprobs,
             on_wait=now_and_then(lambda seconds, line: log(f"sample: {line}, {seconds:.0f} s"), look=look),
-        )  # fmt: skip
+        ) as sampler:  # fmt: skip
+            note_engine(sampler.invariance, "teacher", identity, ledger, log)
+            yield sampler
 
     def rows_of(index: int) -> list[Problem]:
         return [

@@ -185,11 +185,24 @@ def test_a_value_as_this_layout_keeps_it_is_read_by_every_later_version(tmp_path
         assert ledger.get("k") == {"text": '{"clear":true}', "finish_reason": "stop"}
 
 
+def test_engines_are_kept_by_machine_and_one_that_was_not_invariant_stays_recorded(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.db") as ledger:
+        assert ledger.engines("m@1", "float32") == {}
+        ledger.record_engine("m@1", "float32", "cpu b", invariant=True)
+        ledger.record_engine("m@1", "float32", "cpu a", invariant=False)
+        ledger.record_engine("m@1", "float32", "cpu a", invariant=True)
+        ledger.record_engine("m@1", "bfloat16", "cpu b", invariant=False)
+    with Ledger(tmp_path / "l.db") as ledger:
+        assert ledger.engines("m@1", "float32") == {"cpu a": False, "cpu b": True}
+        assert ledger.engines("m@1", "bfloat16") == {"cpu b": False}
+        assert ledger.engines("m@2", "float32") == {}
+
+
 def test_a_ledger_of_a_later_layout_is_refused_untouched(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.db"):
         pass
     connection = sqlite3.connect(tmp_path / "l.db")
-    connection.execute("PRAGMA user_version = 4")
+    connection.execute("PRAGMA user_version = 5")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
     before = (tmp_path / "l.db").read_bytes()

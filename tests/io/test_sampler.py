@@ -142,7 +142,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TeacherSampler]
     root = tmp_path_factory.mktemp("sampler")
     write_tiny_model(root / "tiny")
     serve = Serve(kv_cache_gib=1, max_num_seqs=32, health_timeout_s=400.0)
-    role = ModelRole(model="tiny", max_model_len=128, serve=serve)
+    role = ModelRole(model="tiny", dtype="float32", max_model_len=128, serve=serve)
     before = set(psutil.Process().children(recursive=True))
     with TeacherSampler(role, root=root, identity="tiny@0") as sampler:
         started = set(psutil.Process().children(recursive=True)) - before
@@ -152,6 +152,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TeacherSampler]
 
 @pytest.mark.slow
 def test_the_same_seeds_give_identical_rows_in_any_order_and_company(engine: TeacherSampler) -> None:
+    assert engine.invariance is not None and engine.invariance.verified
     prompts = [prompt(number, words=number) for number in range(1, 13)]
     seen: list[tuple[int, int]] = []
     finished: list[list[Response | SampleFailure]] = []

@@ -43,10 +43,16 @@ time.sleep(300)
 """
 
 HEALTHY = """
-import http.server, sys
+import http.server, json, sys
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200); self.send_header("content-length", "0"); self.end_headers()
+    def do_POST(self):  # a probe: what it gets depends on its seed alone
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        logprobs = {"tokens": ["a"] * asked["max_tokens"], "token_logprobs": [-1.0 - asked["seed"]] * asked["max_tokens"]}
+        body = json.dumps({"choices": [{"logprobs": logprobs}]}).encode()
+        self.send_response(200); self.send_header("content-length", str(len(body))); self.end_headers()
+        self.wfile.write(body)
     def log_message(self, *_): pass
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
@@ -309,6 +315,7 @@ def test_a_server_ends_with_its_block(
     try:
         with serving(served(), root=root, log=root / "log") as handle:
             assert handle.base_url.startswith("http://127.0.0.1:")
+            assert handle.invariance is not None and handle.invariance.verified
             assert len(set(psutil.Process().children(recursive=True)) - before) == 2
             if error is not None:
                 raise error
@@ -353,6 +360,24 @@ def test_the_command_and_environment_hold_what_a_cpu_needs(monkeypatch: pytest.M
     assert "HF_HUB_OFFLINE" not in engine_environment(role.serve, local=False, on_cpu=False)
 
 
+def test_batch_invariant_kernels_are_asked_for_on_gpus_only() -> None:
+    serve = Serve(batch_invariant=True)
+    assert engine_environment(serve, local=True, on_cpu=False)["VLLM_BATCH_INVARIANT"] == "1"
+    assert "VLLM_BATCH_INVARIANT" not in engine_environment(serve, local=True, on_cpu=True)
+    assert "VLLM_BATCH_INVARIANT" not in engine_environment(Serve(), local=True, on_cpu=False)
+
+
+def test_a_server_that_cannot_complete_a_probe_is_named_with_its_log(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_place_of_vllm(monkeypatch, HEALTHY.replace("do_POST", "do_PUT"))
+    refused = pytest.raises(
+        UserError, match=r"the server of tiny does not complete a test prompt .*501.*: read .*log"
+    )
+    with refused, serving(served(), root=root, log=root / "log"):
+        pass
+
+
 # --- the real thing ----------------------------------------------------------------------------------------------
 
 OWNER = """
@@ -362,10 +387,11 @@ from tasks.core.config import ModelRole, Serve
 from tasks.io.servers import serving
 folder = Path(sys.argv[1])
 role = ModelRole(
-    model="tiny", max_model_len=256, serve=Serve(kv_cache_gib=1, max_num_seqs=8, health_timeout_s=200.0)
+    model="tiny", dtype="float32", max_model_len=256,
+    serve=Serve(kv_cache_gib=1, max_num_seqs=8, health_timeout_s=200.0),
 )
 with serving(role, root=folder, log=folder / "server.log") as handle:
-    print(handle.base_url, flush=True)
+    print(handle.base_url, handle.invariance.different, flush=True)
     time.sleep(300)
 """
 SCHEMA = {
@@ -386,7 +412,8 @@ def test_a_real_server_follows_a_schema_and_dies_with_its_owner(tmp_path: Path) 
     with owner:
         try:
             assert owner.stdout is not None
-            base_url = owner.stdout.readline().decode().strip()
+            base_url, dependent = owner.stdout.readline().decode().split()
+            assert dependent == "0", "no probe depends on the batch in float32"
             model = ChatModel(served().model_copy(update={"max_model_len": 256}), base_url, "tiny", "tiny@0")
             sampling = Sampling(temperature=1.0, max_tokens=40)
             outcomes = model.complete_all(

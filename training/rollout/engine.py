@@ -18,7 +18,8 @@ import numpy as np
 from tasks.core.config import ModelRole, Serve
 from tasks.core.errors import UserError
 from tasks.io.engines import LogprobsMode, engine_options
-from tasks.io.servers import engine_environment
+from tasks.io.invariance import check_invariance, engine_probes
+from tasks.io.servers import engine_environment, machine
 from training.rollout.sync import Transport
 from training.rollout.weights import LiveCheck, Snapshot, compare_live, summed, tensor_sum, unpack
 
@@ -46,6 +47,7 @@ class RolloutSettings:
     logprobs: LogprobsMode = "raw"
     transport: Transport = "object_store"
     sleeps: bool = False
+    batch_invariant: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +107,7 @@ def rollout_options(settings: RolloutSettings, *, on_cpu: bool) -> dict[str, Any
 
 def rollout_environment(settings: RolloutSettings, *, on_cpu: bool) -> dict[str, str]:
     """Environment of the actor: vLLM in this very process, which is what lets weights be handed over without a copy."""
-    serve = Serve(kv_cache_gib=settings.kv_cache_gib)
+    serve = Serve(kv_cache_gib=settings.kv_cache_gib, batch_invariant=settings.batch_invariant)
     common = engine_environment(serve, local=True, on_cpu=on_cpu, engines=settings.engines)
     return common | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
 
@@ -126,11 +128,14 @@ class Rollout:
         self._asleep: set[str] = set()
 
     def ready(self) -> dict[str, Any]:
-        """What is recorded of the engine with every run."""
+        """What is recorded of the engine with every run; checks its batch invariance."""
         import vllm
 
-        config = self._llm.llm_engine.model_config
+        engine = self._llm.llm_engine
+        config = engine.model_config
+        found = check_invariance(engine_probes(engine), dtype=self.settings.dtype, machine=machine())
         return {
+            "batch_invariance": found.sentence,
             "vllm": vllm.__version__,
             "dtype": str(config.dtype),
             "logprobs_mode": str(config.logprobs_mode),

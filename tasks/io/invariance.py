@@ -1,0 +1,130 @@
+"""Batch invariance: whether an engine gives a prompt the same tokens whatever else is in its batch.
+
+A run that is killed and continued sends the unfinished prompts again, in other company. Their seeds give the same samples
+only where the engine's arithmetic does not depend on the batch. That is a property of machine, data type and kernels: on
+CPUs with AMX vLLM's bfloat16 matrix products depend on the number of rows, its float32 ones do not. So every engine is
+checked when it starts, and what was found is logged and recorded.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+PROBES = 8
+PROBE_TOKENS = 48
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """What an engine sampled for one probe: the tokens (ids or texts) and the log-probability of each (nats)."""
+
+    tokens: tuple[int | str, ...]
+    logprobs: tuple[float, ...]
+
+
+Generate = Callable[[Sequence[int]], Sequence[ProbeResult]]
+"""Samples the probes of these numbers, all of them in one batch; the results in the same order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchInvariance:
+    """What the check of one engine found. `different`: probes whose tokens or log-probabilities depend on the batch."""
+
+    different: int
+    dtype: str
+    machine: str
+
+    @property
+    def verified(self) -> bool:
+        """Whether no probe depends on the batch."""
+        return self.different == 0
+
+    @property
+    def sentence(self) -> str:
+        """What was found and, where the engine is not invariant, what follows from it."""
+        where = f"{self.dtype}, {self.machine}"
+        if self.verified:
+            return (
+                f"batch-invariant: {PROBES} probes gave the same tokens and log-probabilities together, alone and reversed"
+                f" ({where})"
+            )
+        return (
+            f"not batch-invariant: {self.different} of {PROBES} probes depend on the other prompts of the batch ({where}); a run"
+            " that is interrupted and continued may draw other samples for its unfinished prompts; use dtype float32 on a CPU,"
+            " serve.batch_invariant on a GPU"
+        )
+
+
+def check_invariance(generate: Generate, *, dtype: str, machine: str) -> BatchInvariance:
+    """Compare the probes sampled together with each one alone, and with all of them in reversed order."""
+    numbers = range(PROBES)
+    together = list(generate(numbers))
+    alone = [generate([number])[0] for number in numbers]
+    backwards = list(generate(numbers[::-1]))[::-1]
+    same = [one == other == third for one, other, third in zip(together, alone, backwards, strict=True)]
+    return BatchInvariance(different=same.count(False), dtype=dtype, machine=machine)
+
+
+def probe_ids(vocabulary: int, room: int) -> list[list[int]]:
+    """The probes as prompts of different lengths, drawn from `vocabulary` token ids; none has more than `room` tokens."""
+    draw = random.Random(0)
+    return [[draw.randrange(vocabulary) for _ in range(min(1 + 3 * i, room))] for i in range(PROBES)]
+
+
+def engine_probes(engine: Any) -> Generate:
+    """`Generate` by a vLLM `LLMEngine` in this process that has nothing else to do."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    model = engine.model_config
+    tokens = min(PROBE_TOKENS, model.max_model_len // 2)
+    prompts = probe_ids(model.get_vocab_size(), model.max_model_len - tokens)
+
+    def generate(numbers: Sequence[int]) -> list[ProbeResult]:
+        for number in numbers:
+            parameters = SamplingParams(
+                seed=number, temperature=1.0, max_tokens=tokens, ignore_eos=True, logprobs=0, flat_logprobs=True,
+                detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY,
+            )  # fmt: skip
+            engine.add_request(f"probe-{number}", {"prompt_token_ids": prompts[number]}, parameters)
+        found: dict[str, ProbeResult] = {}
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished:
+                    sample = output.outputs[0]
+                    found[output.request_id] = ProbeResult(
+                        tokens=tuple(sample.token_ids), logprobs=tuple(sample.logprobs.logprobs)
+                    )
+        return [found[f"probe-{number}"] for number in numbers]
+
+    return generate
+
+
+def server_probes(base_url: str, model: str, room: int) -> Generate:
+    """`Generate` by a vLLM server of this machine: one completion request for each probe, all of them at once.
+
+    Raises `httpx.HTTPError` when the server does not answer, `KeyError` when the reply has no log-probabilities.
+    """
+    import httpx
+
+    tokens = min(PROBE_TOKENS, room // 2)
+    prompts = probe_ids(256, room - tokens)
+
+    def complete(number: int) -> ProbeResult:
+        body = {
+            "model": model, "prompt": prompts[number], "seed": number, "temperature": 1.0, "max_tokens": tokens,
+            "ignore_eos": True, "logprobs": 0,
+        }  # fmt: skip
+        reply = httpx.post(f"{base_url}/completions", json=body, timeout=120.0, trust_env=False)
+        found = reply.raise_for_status().json()["choices"][0]["logprobs"]
+        return ProbeResult(tokens=tuple(found["tokens"]), logprobs=tuple(found["token_logprobs"]))
+
+    def generate(numbers: Sequence[int]) -> list[ProbeResult]:
+        with ThreadPoolExecutor(PROBES) as pool:
+            return list(pool.map(complete, numbers))
+
+    return generate
