@@ -1,5 +1,5 @@
-# `make build` makes the dataset, `make test` tests everything; both set up .venv first. `make help` lists the rest.
-# Settings: PROFILE (configs/*.yaml), OVERRIDES (JSON, e.g. '{"select.target": 50}'), PORT (of Prefect's pages),
+# `make build` builds the dataset, `make test` runs all tests; both set up .venv first. `make help` lists all commands.
+# Settings: PROFILE (configs/*.yaml), OVERRIDES (JSON, e.g. '{"select.target": 50}'), PORT (of the Prefect UI),
 # PYTEST (arguments of pytest), PYTHON (3.11 or 3.12); for annotate and reannotate FILE, OUT, COLUMNS (text=question ...).
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PROFILE ?= pocket
@@ -12,7 +12,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEVICE := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 SHELL := /bin/bash
-# uv does not read PIP_FIND_LINKS. Without a folder of wheels, a CPU machine takes torch from PyTorch's own CPU index.
+# uv does not read PIP_FIND_LINKS. Without a folder of wheels, a CPU machine installs torch from PyTorch's CPU index.
 ifneq ($(strip $(PIP_FIND_LINKS)),)
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 else ifeq ($(DEVICE),cpu)
@@ -22,45 +22,46 @@ endif
 .PHONY: help build plan distill validate annotate reannotate test ui report lint format clean pocket env
 .DEFAULT_GOAL := help
 
-help:  ## list the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+help:  ## list all commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-build: env  ## run deployment sure-math/build through Prefect, to a dataset and a report
+build: env  ## build a dataset and a report (deployment sure-math/build)
 	@exec $(BIN)/python scripts/build.py build
 
-plan: env  ## say what a build would send, spend and store, in seconds and without any model
+plan: env  ## estimate requests, tokens and disk of a build, in seconds and without a model
 	@exec $(BIN)/python scripts/build.py plan
 
-distill: env  ## run deployment sure-math-distill/pocket: a student, trained on the dataset that was built
+distill: env  ## train a student on the profile's newest dataset (deployment sure-math-distill/pocket)
 	@exec $(BIN)/python scripts/build.py distill
 
-validate: env  ## run deployment sure-math-validate/pocket: the dataset's entropies and weights against the truth
+validate: env  ## compare the dataset's entropies with the known truth (deployment sure-math-validate/pocket)
 	@exec $(BIN)/python scripts/build.py validate
 
 annotate: env  ## annotate your own problems: make annotate FILE=problems.jsonl OUT=output/mine
-	@test -n "$(FILE)" -a -n "$(OUT)" || { echo "sure-math: say make annotate FILE=problems.jsonl OUT=output/mine"; exit 1; }
+	@test -n "$(FILE)" -a -n "$(OUT)" \
+	  || { echo "sure-math: FILE and OUT are required, e.g. make annotate FILE=problems.jsonl OUT=output/mine"; exit 1; }
 	@exec $(BIN)/python scripts/annotate.py own "$(FILE)" --out "$(OUT)" --profile "$(PROFILE)" --overrides "$$OVERRIDES" \
 	  $(foreach pair,$(COLUMNS),--column "$(pair)")
 
-reannotate: env  ## annotate again what is stale in the profile's dataset, and only that
+reannotate: env  ## annotate the stale rows of the profile's dataset again
 	@exec $(BIN)/python scripts/annotate.py stale --profile "$(PROFILE)" --overrides "$$OVERRIDES" \
 	  $(if $(FILE),--problems "$(FILE)")
 
 test: env  ## run all tests
 	@exec $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
-ui: env  ## keep Prefect's pages up until Ctrl-C
+ui: env  ## keep the Prefect UI up until Ctrl-C
 	@exec $(BIN)/python scripts/build.py ui
 
-report: env  ## say where the last build's dataset and report lie, with three example rows
+report: env  ## show the paths of the last dataset and report, and three example rows
 	@exec $(BIN)/python scripts/build.py report
 
-lint: env  ## ruff and pyright
+lint: env  ## run ruff and pyright
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
 
-format: env  ## let ruff mend and lay out the code
+format: env  ## fix and format the code with ruff
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
@@ -68,7 +69,7 @@ pocket: env  ## train and measure the pocket models again (hours on two cores)
 	@$(BIN)/python -m pocket.train all
 	@$(BIN)/python -m pocket.measure
 
-clean:  ## delete what runs made: output/ and Prefect's records; .venv and the models stay
+clean:  ## delete output/ and Prefect's database; .venv and the models stay
 	rm -rf output .prefect .pytest_cache .ruff_cache .hypothesis
 	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
 
@@ -77,7 +78,7 @@ env: $(READY)  ## set up .venv
 $(READY): pyproject.toml constraints.txt overrides.txt
 	@echo "sure-math: setting up .venv for $(DEVICE) (about 1 GB to download on a CPU machine the first time)"
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
-	  || { echo "sure-math: $(PYTHON) is not Python 3.11 or 3.12: name one, e.g. make env PYTHON=python3.11"; exit 1; }
+	  || { echo "sure-math: $(PYTHON) is not Python 3.11 or 3.12: give one, e.g. make env PYTHON=python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	@echo "sure-math: installing packages"

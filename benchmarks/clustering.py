@@ -1,12 +1,12 @@
-r"""How fast answers become clusters and entropies without a judge, and how few pairs need one.
+r"""Speed of clustering and semantic entropy without a judge, and the share of answer pairs that need one.
 
     python benchmarks/clustering.py output/pocket/dataset
     python benchmarks/clustering.py --answers olympiadbench.jsonl:final_answer --problems 2000
 
-The first form takes the responses of an exported dataset as they are. The second makes eight answers to every gold answer
-of a file (JSON Lines, with the name of the column): the gold answer in several notations, and wrong ones. Every problem goes
-through the stage's own functions, memories empty at the start, `--workers` problems at once. The CPU figure is the one to
-compare on a busy machine: the Math-Verify processes that open notations need are counted in it.
+The first form uses the responses of an exported dataset. The second generates eight answers per problem from the gold answers of
+a file (JSON Lines, with the name of the column): the gold answer in several notations, and wrong answers. Every problem is
+processed by the stage's own functions, with empty caches, `--workers` problems at a time. On a busy machine compare CPU seconds;
+they include the Math-Verify processes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ JUDGE = ("nobody", "nothing")
 
 
 def response(problem_id: str, index: int, answer: str | None, **known: Any) -> Response:
-    """A response with the given answer; what is not known is made up, and plays no part in clustering."""
+    """Return a response with the given answer. Fields that are not given get placeholders, which do not affect clustering."""
     values = {
         "text": f"So it is {answer}.", "token_count": 20 + index, "logprob_sum": -1.0 - index / 4, "finish_reason": "stop",
         "model": "m", "prompt": "p", "sampling": "{}", "seed": index,
@@ -44,7 +44,7 @@ def response(problem_id: str, index: int, answer: str | None, **known: Any) -> R
 
 
 def of_dataset(folder: Path) -> dict[str, list[Response]]:
-    """The responses of an exported dataset, by problem."""
+    """Return the responses of an exported dataset by problem id."""
     names = ["problem_id", "index", "answer", "text", "token_count", "logprob_sum", "finish_reason"]
     table = pyarrow.dataset.dataset(folder / "responses", format="parquet").to_table(columns=names)
     groups: dict[str, list[Response]] = {}
@@ -54,7 +54,7 @@ def of_dataset(folder: Path) -> dict[str, list[Response]]:
 
 
 def notations(gold: str) -> list[str]:
-    """The answer as different writers put it; the first is as it stands."""
+    """Return the answer in different notations; the first is the original."""
     bare = gold.strip().strip("$")
     return [
         gold,
@@ -69,7 +69,7 @@ def notations(gold: str) -> list[str]:
 
 
 def wrong(gold: str, others: Sequence[str], draw: random.Random) -> str:
-    """The answer with its first number changed, or that of another problem."""
+    """Return a wrong answer: the gold answer with its first number changed, or the answer of another problem."""
     number = re.search(r"\d+", gold)
     if number is None or draw.random() < 0.25:
         return draw.choice(others)
@@ -77,7 +77,7 @@ def wrong(gold: str, others: Sequence[str], draw: random.Random) -> str:
 
 
 def of_answers(golds: Sequence[str], problems: int, draw: random.Random) -> dict[str, list[Response]]:
-    """Problems with eight answers each: from all right, in other notations, to all wrong and different."""
+    """Return problems with eight answers each. The number of correct ones is random; notations vary."""
     groups = {}
     for number in range(problems):
         gold = golds[number % len(golds)]
@@ -108,12 +108,12 @@ def problem(problem_id: str) -> Problem:
 
 
 def cpu_seconds() -> float:
-    """Of this process and of the children that have ended."""
+    """Return the CPU seconds of this process and of its children that have ended."""
     return sum(os.times()[:4])
 
 
 def speed(groups: dict[str, list[Response]], workers: int) -> str:
-    """Cluster every problem without a judge."""
+    """Cluster every problem without a judge and return a line with the rates."""
     settings = ClusterSettings(judge="never")
     began, wall = cpu_seconds(), time.perf_counter()
     with deciding(groups, settings, workers) as found:
@@ -126,13 +126,13 @@ def speed(groups: dict[str, list[Response]], workers: int) -> str:
     made = [row for row in rows if isinstance(row, Uncertainty)]
     clusters = sum(max(row.labels) + 1 for row in made) / max(1, len(made))
     return (
-        f"{len(rows):,} problems, {clusters:.2f} clusters each: {wall:.2f} s, {60 * len(rows) / wall:,.0f} a minute; "
-        f"{cpu:.2f} CPU seconds, {60 * len(rows) / cpu:,.0f} a CPU minute"
+        f"{len(rows):,} problems, {clusters:.2f} clusters each: {wall:.2f} s, {60 * len(rows) / wall:,.0f} per minute; "
+        f"{cpu:.2f} CPU seconds, {60 * len(rows) / cpu:,.0f} per CPU minute"
     )
 
 
 def economy(groups: dict[str, list[Response]]) -> str:
-    """Which share of the pairs of responses only a judge can decide, at the default settings."""
+    """Return a line with the share of response pairs that only a judge can decide, at the default settings."""
     settings = ClusterSettings()
     pairs = to_judge = asked = 0
     for group in groups.values():
@@ -148,17 +148,17 @@ def economy(groups: dict[str, list[Response]]) -> str:
                 key = sorted((first[normalise(one.answer)], first[normalise(two.answer)]))
                 to_judge += (key[0], key[1]) in open_pairs
     return (
-        f"{pairs:,} pairs of responses, {to_judge:,} ({to_judge / max(1, pairs):.2%}) open to the judge, "
-        f"who is asked about {asked:,} pairs of answers ({asked / max(1, pairs):.2%})"
+        f"{pairs:,} pairs of responses, {to_judge:,} ({to_judge / max(1, pairs):.2%}) left to the judge, "
+        f"with {asked:,} distinct pairs of answers ({asked / max(1, pairs):.2%})"
     )
 
 
 def main() -> None:
-    """Print speed and economy for the dataset or the files of the command line."""
+    """Print the speed and the judge's share for the dataset or files given on the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("dataset", type=Path, nargs="?")
     parser.add_argument("--answers", action="append", default=[], metavar="FILE:COLUMN")
-    parser.add_argument("--problems", type=int, default=2000, help="made of the files' answers")
+    parser.add_argument("--problems", type=int, default=2000, help="problems made from the files")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()

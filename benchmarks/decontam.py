@@ -1,11 +1,11 @@
-"""Hits, false alarms and speed of the overlap checks against benchmarks, on real problems with stated mutations.
+"""Hit rate, false alarms and speed of the overlap checks against benchmarks, on real problems with defined mutations.
 
     python benchmarks/decontam.py --benchmark aime24=aime24.jsonl:problem --benchmark amc23=amc23.jsonl:problem \\
         --rows gsm8k_train.jsonl:question
 
-Files are JSON Lines, given as path:column. Hits: every benchmark problem is mutated (see `MUTATIONS`; the code shares
-nothing with `tasks.core.wording`) and must be found as itself. Alarms: the rows, and every benchmark against the others.
-Lineage: every benchmark evolved. Speed: the rows with a tenth of their words exchanged, over and over, in one thread.
+Files are JSON Lines, given as path:column. Hits: every benchmark problem is mutated (see `MUTATIONS`, which share no code with
+`tasks.core.wording`) and should be matched to its original. False alarms: the rows, and every benchmark against the others.
+Lineage: every benchmark evolved. Speed: the rows with 10% of their words replaced, repeatedly, in one thread.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NUMBER = re.compile(rf"\d+(?:,\d{{3}})+|\d+(?:\.\d+)?|\b(?:{'|'.join(CARDINALS +
 
 
 def renumbered(text: str, rng: random.Random, vocabulary: list[str]) -> str:
-    """Every number (digits, or a word from two or third to twelve or twelfth) becomes another of its kind."""
+    """Replace every number (digits, "two" to "twelve", or "third" to "twelfth") by another of the same kind."""
 
     def another(match: re.Match[str]) -> str:
         old = match.group()
@@ -49,7 +49,8 @@ def renumbered(text: str, rng: random.Random, vocabulary: list[str]) -> str:
 
 
 def rewritten(text: str, rng: random.Random, vocabulary: list[str]) -> str:
-    r"""Renumbered, in another notation: no dollar signs, \frac{a}{b} as a/b, numbers from 2 to 12 alone in words, 1,000."""
+    r"""Renumber and change the notation: no dollar signs, \frac{a}{b} as a/b, single numbers from 2 to 12 as words, 1000 as
+    1,000."""
     text = re.sub(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}", r"\1/\2", renumbered(text, rng, vocabulary))
     text = re.sub(r"(?<!\\)\$", "", text)
     text = re.sub(
@@ -59,7 +60,7 @@ def rewritten(text: str, rng: random.Random, vocabulary: list[str]) -> str:
 
 
 def reworded(share: float) -> Callable[[str, random.Random, list[str]], str]:
-    """Renumbered, and so many of the words without a digit or a backslash exchanged for words of the rows."""
+    """Return a mutation that renumbers and replaces a share of the words without digit or backslash by words of the rows."""
 
     def mutate(text: str, rng: random.Random, vocabulary: list[str]) -> str:
         return exchanged(renumbered(text, rng, vocabulary), share, rng, vocabulary)
@@ -76,7 +77,7 @@ def exchanged(text: str, share: float, rng: random.Random, vocabulary: list[str]
 
 
 def embedded(share: float) -> Callable[[str, random.Random, list[str]], str]:
-    """So much of the text, unchanged, between thirty words of the rows on either side."""
+    """Return a mutation that puts the first `share` of the text, unchanged, between thirty words of the rows on each side."""
 
     def mutate(text: str, rng: random.Random, vocabulary: list[str]) -> str:
         words = text.split()
@@ -102,7 +103,7 @@ MUTATIONS: dict[str, Callable[[str, random.Random, list[str]], str]] = {
 
 
 def read_problems(name: str, where: str) -> list[Problem]:
-    """The texts of one file, `PATH:COLUMN`, as benchmark problems."""
+    """Return the texts of one file, `PATH:COLUMN`, as benchmark problems."""
     path, column = where.rsplit(":", 1)
     with Path(path).open(encoding="utf-8") as lines:
         texts = [json.loads(line)[column] for line in lines]
@@ -122,7 +123,7 @@ def read_problems(name: str, where: str) -> list[Problem]:
 
 
 def hits(index: BenchmarkIndex, name: str, mutation: str, seed: int, vocabulary: list[str]) -> str:
-    """One line: the share of a benchmark's own problems that are still found after the mutation, in all and by kind."""
+    """Return a line with the share of a benchmark's problems that are found after the mutation, in total and by kind."""
     rng = random.Random(f"{seed}/{name}/{mutation}")
     own = [problem for problem in index.problems if problem.source == name]
     mutated = [(problem.id, MUTATIONS[mutation](problem.text, rng, vocabulary)) for problem in own]
@@ -138,7 +139,7 @@ def hits(index: BenchmarkIndex, name: str, mutation: str, seed: int, vocabulary:
 
 
 def print_alarms(index: BenchmarkIndex, name: str, rows: list[Problem], show: int) -> None:
-    """Rows of one file that any benchmark but their own claims."""
+    """Print the rows of one file that are flagged by a benchmark other than their own."""
     alarms = [
         finding for finding in index.findings((row.id, row.text) for row in rows) if finding.benchmark != name
     ]
@@ -146,7 +147,7 @@ def print_alarms(index: BenchmarkIndex, name: str, rows: list[Problem], show: in
     counts = Counter(benchmark for benchmark, _ in {(f.benchmark, f.problem_id) for f in alarms})
     kinds = Counter(finding.kind.value for finding in alarms)
     flagged = ", ".join(f"{counts[benchmark]} by {benchmark}" for benchmark in benchmarks)
-    print(f"{name}: of {len(rows):,} rows flagged {flagged}; findings {dict(kinds)}")
+    print(f"{name}: {len(rows):,} rows; flagged {flagged}; findings {dict(kinds)}")
     texts = {row.id: row.text for row in rows} | {problem.id: problem.text for problem in index.problems}
     for finding in alarms[:show]:
         print_finding(finding, texts)
@@ -159,8 +160,8 @@ def print_finding(finding: Finding, texts: dict[str, str]) -> None:
 
 
 def print_lineage(name: str, problems: list[Problem], seed: int, texts: list[str]) -> None:
-    """One benchmark fed as seeds and evolved for five rounds, every second child into an unlike text of the rows, the
-    others by a mutation: how many descendants lineage flags, and how many the texts alone would give away."""
+    """Use one benchmark as seeds and evolve it for five rounds: half of the children become an unrelated text of the rows, the
+    others a mutation. Print how many descendants are flagged by lineage and how many by their text."""
     rng = random.Random(f"{seed}/{name}/lineage")
     vocabulary = [word for text in texts for word in text.split()]
     parents = [replace(problem, benchmark_root=True) for problem in problems]
@@ -200,18 +201,18 @@ def print_speed(
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     print(
         f"{count:,} rows, {found} findings: {count / cpu:,.0f} rows per CPU second, {count / wall:,.0f} per second; "
-        f"{grown:.0f} MiB more at the peak"
+        f"peak memory grew by {grown:.0f} MiB"
     )
 
 
 def main() -> None:
-    """Measure hits, false alarms and speed on the files of the command line."""
+    """Measure hit rate, false alarms and speed on the files given on the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--benchmark", action="append", required=True, metavar="NAME=PATH:COLUMN")
     parser.add_argument("--rows", required=True, metavar="PATH:COLUMN")
-    parser.add_argument("--seed", type=int, default=0, help="of the mutations")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the mutations")
     parser.add_argument("--speed-rows", type=int, default=100_000)
-    parser.add_argument("--show", type=int, default=5, help="so many alarms of each file in full")
+    parser.add_argument("--show", type=int, default=5, help="number of alarms per file to print in full")
     arguments = parser.parse_args()
     files = dict(entry.split("=", 1) for entry in arguments.benchmark)
     benchmarks = {name: read_problems(name, where) for name, where in files.items()}
@@ -222,7 +223,7 @@ def main() -> None:
     index = BenchmarkIndex.build([problem for problems in benchmarks.values() for problem in problems])
     print(f"index of {len(index.problems):,} problems: {time.process_time() - start:.1f} CPU seconds\n")
     header = "".join(f"{title:>10}" for title in ["any", *OVERLAPS])
-    print(f"{'found as itself':<43}{'of':>6}{header}")
+    print(f"{'matched to its original':<43}{'of':>6}{header}")
     for name in benchmarks:
         for mutation in MUTATIONS:
             print(hits(index, name, mutation, arguments.seed, vocabulary))

@@ -2,14 +2,14 @@
 
     PYTHONPATH=. python benchmarks/dedup_million.py gsm8k_train.jsonl --count 1000000 --edit-rate 0.25
 
-*Size.* The texts of the file are the sources; every candidate is a copy of a random one, a share of its words replaced by
-words of the file. The share is drawn evenly from 0 to twice the edit rate, so that similarities spread over the whole range.
-A process of its own then does what the stage does, without Prefect around it: read both artifacts, decide, write every shard
-with its rejects and edges; its wall and processor time and its peak resident memory are given (there is no other process).
-*Sample.* As many copies for each text on 20,000 candidates: recall and precision against brute force (which shares no code
-with `tasks.core.dedup`), ten shuffled orders of the input, datasketch's and rensa's own index beside it.
-*Templates.* Copies that differ in one number only, so that all copies of a text would be edges, quadratic in the copies: where
-they are too many the stage keeps those with a kept text only.
+*Size.* The texts of the file are the sources. Every candidate is a copy of a random source with a share of its words replaced by
+words of the file. The share is uniform between 0 and twice the edit rate, so that similarities cover the whole range. A separate
+process then runs the stage without Prefect: it reads both artifacts, decides, and writes every shard with its rejects and edges.
+Its wall time, CPU time and peak resident memory are printed.
+*Sample.* With the same number of copies per text and 20,000 candidates: recall and precision against brute force (which shares
+no code with `tasks.core.dedup`), ten shuffled orders of the input, and the indices of datasketch and rensa for comparison.
+*Templates.* Copies that differ in one number only, so that the number of edges is quadratic in the copies. If there are too many
+edges, the stage keeps only those with a kept text.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def write(store: Store, name: str, rows: Iterator[Problem]) -> Artifact:
 
 
 def dedup(store: Store, sources: Artifact, copies: Artifact, workers: int = 1) -> dict[str, Any]:
-    """What the stage does, shard after shard; the time of each part, and the peak memory of this process."""
+    """Run the stage shard by shard; return counts, the time of each part, and peak memory."""
     began, cpu, sizes, kept = time.perf_counter(), used_cpu(), shard_sizes(store, copies), 0
     with open_mapper(workers) as mapper:
         decision = decide(store, sources, copies, SETTINGS, mapper)
@@ -116,12 +116,12 @@ def dedup(store: Store, sources: Artifact, copies: Artifact, workers: int = 1) -
 
 
 def used_cpu() -> float:
-    """Seconds of this process and of those that it started and that have ended."""
+    """Return the CPU seconds of this process and of its children that have ended."""
     return sum(os.times()[:4])
 
 
 def peak_gib() -> float:
-    """Most memory that this process and its workers ever held, their peaks added up (getrusage would count the parent's)."""
+    """Return the sum of the peak memory of this process and its workers (getrusage would include the parent's)."""
     workers = (child.pid for child in psutil.Process().children(recursive=True))
     status = (Path(f"/proc/{pid}/status").read_text(encoding="ascii") for pid in (os.getpid(), *workers))
     return sum(int(text.partition("VmHWM:")[2].split()[0]) for text in status) / 2**20
@@ -130,7 +130,7 @@ def peak_gib() -> float:
 def sized(
     texts: Sequence[str], count: int, mutate: Mutate, rng: random.Random, fixed: Sequence[str], workers: int
 ) -> str:
-    """One line about `count` candidates beside the source problems `fixed`."""
+    """Deduplicate `count` candidates against the source problems `fixed` in a separate process and return a line of figures."""
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
         sources = write(store, "sources", seeds(fixed))
@@ -139,14 +139,14 @@ def sized(
             found = pool.apply(dedup, (store, sources, copies, workers))
     return (
         f"{count:>9,} candidates of {len(texts):,} texts: kept {found['kept']:,}, {found['edges']:,} edges"
-        f"{'' if found['all_edges'] else ' (those with kept ones)'} of {found['compared']:,} pairs compared; "
-        f"{found['whole']:.1f} s ({found['decide']:.1f} s of it the decision), {found['cpu']:.1f} s of CPU, "
-        f"{found['peak_gib']:.2f} GiB at the peak"
+        f"{'' if found['all_edges'] else ' (only those with kept texts)'} from {found['compared']:,} compared pairs; "
+        f"{found['whole']:.1f} s ({found['decide']:.1f} s for the decision), {found['cpu']:.1f} s of CPU, "
+        f"{found['peak_gib']:.2f} GiB peak memory"
     )
 
 
 def with_rensa(texts: list[str], threshold: float, ngram: int) -> set[Pair]:
-    """The candidate pairs of rensa's RMinHashLSH, 32 bands of 4 values, unverified."""
+    """Return the unverified candidate pairs of rensa's RMinHashLSH with 32 bands of 4 values."""
     from rensa import RMinHash, RMinHashLSH  # pyright: ignore[reportAttributeAccessIssue]
 
     tokens = [[" ".join(key) for key in word_tuples(text, ngram)] for text in texts]
@@ -167,7 +167,8 @@ def ours(texts: list[str], threshold: float, ngram: int) -> set[Pair]:
 
 
 def compare(texts: list[str]) -> None:
-    """Recall and precision of three ways against brute force; equal texts are left out, which need no MinHash."""
+    """Print recall and precision of three methods against brute force. Duplicate texts are removed first, since they need no
+    MinHash."""
     texts = list({normalise(text): text for text in texts}.values())
     truth = brute_force(texts, SETTINGS.threshold, SETTINGS.ngram)
     print(
@@ -192,11 +193,11 @@ def compare(texts: list[str]) -> None:
         )
     keep = near_duplicates(texts).keep.tolist()
     same = sum(one == other for one, other in zip(keep, greedy(len(texts), truth), strict=True))
-    print(f"  keep decision as by brute force for {same:,} of {len(texts):,}")
+    print(f"  keep decision equal to brute force for {same:,} of {len(texts):,} texts")
 
 
 def shuffled(rows: list[Problem], times: int) -> None:
-    """One line on the kept sets of so many orders of the input, the ids being the priority as in the stage."""
+    """Print the number of distinct kept sets over shuffled orders of the input, with ids as the priority as in the stage."""
     outcomes = set()
     for number in range(times):
         random.Random(number).shuffle(rows)
@@ -206,17 +207,17 @@ def shuffled(rows: list[Problem], times: int) -> None:
 
 
 def main() -> None:
-    """Read the arguments, measure, and print the table."""
+    """Parse the arguments, run the measurements and print the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("file", type=Path, help="JSON Lines")
     parser.add_argument("--column", default="question")
-    parser.add_argument("--count", type=int, default=100_000, help="candidates; 0 leaves this part out")
-    parser.add_argument("--edit-rate", type=float, default=0.25, help="mean share of words replaced")
-    parser.add_argument("--sample", type=int, default=20_000, help="0 leaves this part out")
-    parser.add_argument("--workers", type=int, default=1, help="processes for the shards")
+    parser.add_argument("--count", type=int, default=100_000, help="number of candidates; 0 skips this part")
+    parser.add_argument("--edit-rate", type=float, default=0.25, help="mean share of replaced words")
+    parser.add_argument("--sample", type=int, default=20_000, help="number of candidates; 0 skips this part")
+    parser.add_argument("--workers", type=int, default=1, help="worker processes for the shards")
     parser.add_argument("--shuffles", type=int, default=10)
     parser.add_argument(
-        "--templated", type=int, nargs="*", default=[5_000, 10_000, 20_000], help="candidates of 50 texts"
+        "--templated", type=int, nargs="*", default=[5_000, 10_000, 20_000], help="candidates from 50 texts"
     )
     arguments = parser.parse_args()
     texts, rng = read_texts(arguments.file, arguments.column, None), random.Random(0)

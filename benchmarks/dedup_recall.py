@@ -1,10 +1,10 @@
-"""Recall, precision and speed of near-duplicate removal on real text with planted edits, against brute force.
+"""Recall, precision and speed of near-duplicate removal on real text with synthetic edits, against brute force.
 
     python benchmarks/dedup_recall.py gsm8k_train.jsonl --column question
 
-Every text gets an edited copy (a share of its words replaced by words of the file), so that similarities spread over the
-whole range; a copy that came out unchanged is dropped. Truth is the exact Jaccard of all pairs, from an inverted index
-over word tuples that shares no code with `tasks.core.dedup`. datasketch's MinHashLSH, at its defaults, runs beside it.
+Every text gets an edited copy (a share of its words replaced by words of the file), so that similarities cover the whole range;
+unchanged copies are dropped. The ground truth is the exact Jaccard similarity of all pairs, computed from an inverted index over
+word tuples that shares no code with `tasks.core.dedup`. datasketch's MinHashLSH with default settings is run for comparison.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def read_texts(path: Path, column: str, limit: int | None) -> list[str]:
 
 
 def edited(text: str, vocabulary: list[str], rng: random.Random) -> str:
-    """The text with up to a quarter of its words replaced, often very few of them."""
+    """Replace up to a quarter of the words, often very few of them."""
     words = text.split()
     for place in rng.sample(range(len(words)), round(len(words) * 0.25 * rng.random() ** 2)):
         words[place] = rng.choice(vocabulary)
@@ -40,7 +40,7 @@ def edited(text: str, vocabulary: list[str], rng: random.Random) -> str:
 
 
 def plant(texts: list[str], seed: int) -> list[str]:
-    """The texts and one edited copy of each, shuffled; of equal texts one only, since copies need no MinHash."""
+    """Return the texts and one edited copy of each, shuffled, without exact duplicates, which need no MinHash."""
     rng = random.Random(seed)
     vocabulary = [word for text in texts for word in text.split()]
     everything = texts + [edited(text, vocabulary, rng) for text in texts]
@@ -54,7 +54,7 @@ def word_tuples(text: str, ngram: int) -> set[tuple[str, ...]]:
 
 
 def brute_force(texts: list[str], threshold: float, ngram: int) -> dict[Pair, float]:
-    """Exact Jaccard of every pair that reaches the threshold."""
+    """Return the exact Jaccard similarity of every pair that reaches the threshold."""
     numbers: dict[tuple[str, ...], int] = {}
     rows = [[numbers.setdefault(key, len(numbers)) for key in word_tuples(text, ngram)] for text in texts]
     sizes = np.array([len(row) for row in rows])
@@ -75,7 +75,7 @@ def brute_force(texts: list[str], threshold: float, ngram: int) -> dict[Pair, fl
 
 
 def greedy(count: int, pairs: Iterable[Pair]) -> list[bool]:
-    """Keep in input order unless a kept text is near: the plainest form."""
+    """Return whether each text is kept: in input order, unless a kept text is a near-duplicate."""
     neighbours: dict[int, list[int]] = {}
     for first, second in pairs:
         neighbours.setdefault(second, []).append(first)
@@ -86,7 +86,7 @@ def greedy(count: int, pairs: Iterable[Pair]) -> list[bool]:
 
 
 def with_datasketch(texts: list[str], threshold: float, ngram: int) -> set[Pair]:
-    """The candidate pairs of MinHashLSH at its defaults, unverified."""
+    """Return the unverified candidate pairs of MinHashLSH with default settings."""
     encoded = [[" ".join(key).encode() for key in word_tuples(text, ngram)] for text in texts]
     sketches = MinHash.bulk(encoded, num_perm=128)
     index = MinHashLSH(threshold=threshold, num_perm=128)
@@ -114,10 +114,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("file", type=Path, help="JSON Lines")
     parser.add_argument("--column", default="question")
-    parser.add_argument("--limit", type=int, help="read only so many texts")
+    parser.add_argument("--limit", type=int, help="maximum number of texts to read")
     parser.add_argument("--threshold", type=float, default=0.7)
     parser.add_argument("--ngram", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0, help="of the planted edits")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the edits")
     arguments = parser.parse_args()
     threshold, ngram = arguments.threshold, arguments.ngram
     texts = plant(read_texts(arguments.file, arguments.column, arguments.limit), arguments.seed)
@@ -139,7 +139,8 @@ def main() -> None:
     error = max((abs(edges[pair] - truth[pair]) for pair in edges.keys() & truth.keys()), default=0.0)
     same = sum(a == b for a, b in zip(result.keep.tolist(), greedy(len(texts), truth), strict=True))
     print(
-        f"largest error of a reported Jaccard {error:.1g}; keep decision as by brute force for {same:,} of {len(texts):,}"
+        f"largest error of a reported Jaccard similarity {error:.1g}; keep decision equal to brute force for {same:,} of"
+        f" {len(texts):,} texts"
     )
 
 

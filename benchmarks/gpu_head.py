@@ -1,4 +1,4 @@
-"""The row `head` of gpu.py: the LM head with its loss, beside its matrix products alone."""
+"""The table `head` of gpu.py: the LM head with its loss, compared with its matrix products alone."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ HEAD = Table(
     columns=(
         ("hidden", "H", ","),
         ("tokens", "tokens", ","),
-        ("way", "way", ""),
+        ("way", "method", ""),
         ("chunk", "chunk", ","),
         ("seconds", "seconds", ".4g"),
         ("floor_seconds", "products in these chunks", ".4g"),
         ("ratio", "ratio", ".2f"),
-        ("whole_floor_seconds", "products in one piece", ".4g"),
+        ("whole_floor_seconds", "unchunked products", ".4g"),
         ("whole_ratio", "ratio", ".2f"),
-        ("extra_mib", "extra MiB at peak", ",.0f"),
+        ("extra_mib", "peak extra MiB", ",.0f"),
         ("tokens_per_second", "tokens/s", ",.0f"),
         ("loss", "loss", ".5f"),
-        ("gradient_error", "gradients off naive's", ".1e"),
+        ("gradient_error", "gradient error", ".1e"),
     ),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """T positions: `hidden` [T, H] and `weight` [V, H] of the student, what the teacher thinks of them, c = 1 / T each."""
+    """T positions: `hidden` [T, H] and `weight` [V, H] of the student, the teacher's top k, and coefficients 1 / T."""
 
     hidden: Tensor
     weight: Tensor
@@ -45,7 +45,7 @@ class Inputs:
     coefficients: Tensor
 
     def gradients(self) -> list[Tensor]:
-        """Those of hidden and weight that are there, in this order."""
+        """Return the gradients of `hidden` and `weight`, in this order, that are not None."""
         return [leaf.grad for leaf in (self.hidden, self.weight) if leaf.grad is not None]
 
     def clear(self) -> None:
@@ -53,7 +53,8 @@ class Inputs:
 
 
 def draw_positions(sampled: Tensor, vocabulary: int, k: int, draw: torch.Generator) -> Positions:
-    """k different tokens of a teacher (int32) for each sampled one [T], with 0.95 of the mass, on the device of `sampled`."""
+    """Return k random teacher tokens (int32) for each sampled token [T], with total probability 0.95, on the device of
+    `sampled`."""
     steps = torch.arange(k, device=sampled.device) * (vocabulary // k)
     scores = torch.randn(len(sampled), k, generator=draw, device=sampled.device)
     return Positions(
@@ -64,7 +65,7 @@ def draw_positions(sampled: Tensor, vocabulary: int, k: int, draw: torch.Generat
 
 
 def draw_inputs(tokens: int, hidden: int, vocabulary: int, k: int, device: torch.device) -> Inputs:
-    """The same random positions each time, in bf16, with gradients wanted."""
+    """Return random bf16 inputs that require gradients, the same on every call."""
     draw = torch.Generator(device).manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -80,7 +81,7 @@ def draw_inputs(tokens: int, hidden: int, vocabulary: int, k: int, device: torch
 
 
 def step(inputs: Inputs, way: str, chunk: int) -> Tensor:
-    """The loss, with its gradients left in the inputs."""
+    """Return the loss and leave its gradients in the inputs."""
     inputs.clear()
     loss = _naive(inputs) if way == NAIVE else _chunked(inputs, chunk, frozen=way == FROZEN)
     loss.backward()
@@ -88,7 +89,7 @@ def step(inputs: Inputs, way: str, chunk: int) -> Tensor:
 
 
 def _naive(inputs: Inputs) -> Tensor:
-    """Whole logits, log-softmax and gather, left to autograd."""
+    """Return the loss from all logits, by log-softmax, gather and autograd."""
     positions = inputs.positions
     assert positions.teacher_logprobs is not None and positions.teacher_ids is not None
     logprobs = torch.log_softmax((inputs.hidden @ inputs.weight.T).float(), dim=-1)
@@ -109,8 +110,8 @@ def _chunked(inputs: Inputs, chunk: int, *, frozen: bool) -> Tensor:
 
 
 def products(inputs: Inputs, chunk: int, *, frozen: bool) -> Callable[[], None]:
-    """The head's matrix products alone, a chunk at a time, into memory that is there: logits, the gradient of the states and,
-    unless the head is frozen, that of its weight."""
+    """Return a function that computes only the head's matrix products, in chunks and into preallocated memory: the logits, the
+    gradient of the hidden states and, unless the head is frozen, the gradient of its weight."""
     hidden, weight = inputs.hidden.detach(), inputs.weight.detach()
     logits = hidden.new_empty(min(chunk, len(hidden)), len(weight))
     back, outer = torch.empty_like(hidden), None if frozen else torch.empty_like(weight)
@@ -128,7 +129,7 @@ def products(inputs: Inputs, chunk: int, *, frozen: bool) -> Callable[[], None]:
 
 
 def measure(meter: Meter, inputs: Inputs, way: str, chunk: int, expected: Sequence[Tensor]) -> Row:
-    """Figures of one way; `expected`: naive's gradients of hidden and weight, or nothing to compare with."""
+    """Measure one method. `expected`: the naive gradients of hidden and weight, or empty if there is no reference."""
     frozen = way == FROZEN
     seconds = meter.seconds(lambda: step(inputs, way, chunk))
     loss = float(step(inputs, way, chunk))
@@ -154,13 +155,13 @@ def measure(meter: Meter, inputs: Inputs, way: str, chunk: int, expected: Sequen
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """|found - expected| / |expected| in the Euclidean norm."""
+    """Return |found - expected| / |expected| in the Euclidean norm."""
     apart, size = (torch.linalg.vector_norm(one, dtype=torch.float32) for one in (found - expected, expected))
     return float(apart / size)
 
 
 def head_rows(options: argparse.Namespace, meter: Meter, report: Report) -> None:
-    """The table of the head, and after each count of tokens what its fastest chunk leaves to win."""
+    """Report the table of the head and, after each number of tokens, the possible speedup over the fastest chunk size."""
     for hidden in dict.fromkeys(options.hidden):
         for tokens in options.tokens:
             inputs = draw_inputs(tokens, hidden, options.vocabulary, options.k, meter.device)
@@ -170,7 +171,7 @@ def head_rows(options: argparse.Namespace, meter: Meter, report: Report) -> None
 
 
 def _rows(chunks: Sequence[int], meter: Meter, report: Report, inputs: Inputs) -> Iterator[Row]:
-    """Reports naive, then the chunked ways in every chunk, and gives the rows that could be measured."""
+    """Report the naive method, then the chunked ones for every chunk size. Yield the rows without an error, and naive's."""
     tokens, hidden = inputs.hidden.shape
     expected: list[Tensor] = []
 
@@ -196,10 +197,10 @@ def _rows(chunks: Sequence[int], meter: Meter, report: Report, inputs: Inputs) -
 
 
 def what_is_to_win(row: Row) -> str:
-    """The share of a head's time that is not its matrix products, in words."""
+    """Return a sentence on the share of a head's time that is not spent in its matrix products."""
     cut, whole = (min(1.0, 1 / row[name]) for name in ("ratio", "whole_ratio"))
     return (
-        f"H = {row['hidden']:,}, {row['tokens']:,} tokens: the chunked head is fastest in chunks of {row['chunk']:,}. Its three"
-        f" matrix products alone take {cut:.0%} of that time in the same chunks, {whole:.0%} in one piece: a fused kernel that"
-        f" forms the same products could save at most {1 - cut:.0%} of the time, or {1 - whole:.0%} if it did not cut them."
+        f"H = {row['hidden']:,}, {row['tokens']:,} tokens: the chunked head is fastest with chunks of {row['chunk']:,}. Its three"
+        f" matrix products alone take {cut:.0%} of that time in the same chunks, {whole:.0%} unchunked. A fused kernel with the"
+        f" same products could save at most {1 - cut:.0%} of the time, or {1 - whole:.0%} without chunking."
     )

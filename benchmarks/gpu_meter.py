@@ -1,4 +1,4 @@
-"""What the rows of gpu.py share: the clock and the memory of a device, and a table that is printed row by row."""
+"""Measurement of time and memory, and printing of tables, for gpu.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 MIB = 2**20
-PRODUCTS = 10  # square products of one timing: of a single one the start would count
+PRODUCTS = 10  # square products per timing, to make the launch overhead negligible
 OUT_OF_MEMORY = {"error": "out of memory"}
 
 Row = dict[str, Any]
@@ -21,13 +21,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meter:
-    """Measures work on a device, `repeats` times after a warm-up."""
+    """Measures functions on a device, `repeats` times after a warm-up."""
 
     device: torch.device
     repeats: int
 
     def seconds(self, work: Callable[[], object]) -> float:
-        """The least of the times, each from an idle device until it is idle again."""
+        """Return the minimum time in seconds; the device is synchronised before and after each run."""
         work()
         return min(self._once(work) for _ in range(self.repeats))
 
@@ -43,7 +43,7 @@ class Meter:
             torch.cuda.synchronize(self.device)
 
     def memory(self, work: Callable[[], object]) -> dict[str, float | None]:
-        """MiB that torch holds at the peak of the work, and how many of them were not there before; None without a GPU."""
+        """Return torch's peak allocation during `work` and its increase over the allocation before, in MiB; None on CPU."""
         if self.device.type != "cuda":
             return {"peak_mib": None, "extra_mib": None}
         self._wait()
@@ -55,7 +55,7 @@ class Meter:
         return {"peak_mib": peak / MIB, "extra_mib": (peak - before) / MIB}
 
     def rate(self, size: int) -> float:
-        """FLOPs a second of the bf16 product of two square matrices of this side."""
+        """Return the FLOPs per second of the bf16 product of two square matrices with `size` rows."""
         left, right = (torch.randn(size, size, device=self.device, dtype=torch.bfloat16) for _ in range(2))
         out = torch.empty_like(left)
 
@@ -68,7 +68,7 @@ class Meter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A name, and for each column the name in the JSON, the title and the format."""
+    """A table: its name, and (name in the JSON, title, format) of each column."""
 
     name: str
     columns: tuple[tuple[str, str, str], ...]
@@ -77,7 +77,7 @@ class Table:
         return f"| {' | '.join(title for _, title, _ in self.columns)} |\n|{'---|' * len(self.columns)}"
 
     def line(self, row: Row) -> str:
-        """A row in Markdown; what could not be measured is n/a, and an error stands where the seconds would."""
+        """Return a row in Markdown. Missing values are n/a; an error message replaces the seconds."""
         shown = row | {"seconds": row["error"]} if "error" in row else row
         return f"| {' | '.join(_cell(shown.get(name), form) for name, _, form in self.columns)} |"
 
@@ -91,14 +91,14 @@ def _cell(value: Any, form: str) -> str:
 
 
 class Report:
-    """Prints each row as soon as it is there, under the head of its table, and writes it as a line of JSON to `out`."""
+    """Prints each row immediately, under the heading of its table, and writes it to `out` as a line of JSON."""
 
     def __init__(self, out: Path | None) -> None:
         self._file = None if out is None else out.open("w", encoding="utf-8")
         self._open: Table | None = None
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Only the line of JSON."""
+        """Write a row as a line of JSON without printing it."""
         if self._file is not None:
             print(json.dumps(row), file=self._file, flush=True)
 
@@ -114,7 +114,7 @@ class Report:
         self._open = None
 
     def attempt(self, table: Table, known: Row, measure: Callable[[], Row]) -> Row:
-        """Adds what is known of a case and what `measure` finds, or that the GPU's memory did not suffice; gives the row."""
+        """Add and return a row of `known` and the results of `measure`, or of an error if the GPU runs out of memory."""
         try:
             row = known | measure()
         except torch.OutOfMemoryError:
@@ -125,7 +125,7 @@ class Report:
 
 
 def free() -> None:
-    """Give memory that nothing uses back to the device."""
+    """Release unused memory to the device."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

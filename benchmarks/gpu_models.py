@@ -1,4 +1,4 @@
-"""The rows `student` and `teacher` of gpu.py: whole models of random weights, beside the FLOPs that they need."""
+"""The tables `student` and `teacher` of gpu.py: full models with random weights, compared with the FLOPs that they need."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ STUDENT_WAYS = ((PACKED, True), (PACKED, False), (SINGLE, True))  # (rows, check
 WORK = (
     ("tokens", "tokens", ","),
     ("laid_out", "with padding", ","),
-    ("response_tokens", "of responses", ","),
+    ("response_tokens", "response tokens", ","),
     ("seconds", "seconds", ".4g"),
     ("tokens_per_second", "tokens/s", ",.0f"),
-    ("product_tflops", "TFLOP/s of the product", ".4g"),
+    ("product_tflops", "matrix product TFLOP/s", ".4g"),
     ("floor_seconds", "floor", ".4g"),
     ("ratio", "ratio", ".2f"),
     ("utilisation", "utilisation", ".1%"),
 )
-PEAK = ("peak_mib", "MiB at peak", ",.0f")
+PEAK = ("peak_mib", "peak MiB", ",.0f")
 STUDENT = Table(
     name="student",
     columns=(
@@ -43,7 +43,7 @@ STUDENT = Table(
         ("checkpointing", "checkpointing", ""),
         ("micro_batches", "micro-batches", ","),
         *WORK,
-        ("utilisation_all_work", "with the layers' second pass", ".1%"),
+        ("utilisation_all_work", "including recomputation", ".1%"),
         PEAK,
     ),
 )
@@ -54,23 +54,23 @@ TEACHER = Table(
         *WORK,
         ("body_seconds", "layers", ".4g"),
         ("head_seconds", "head and top k", ".4g"),
-        ("head_share", "share of both", ".1%"),
+        ("head_share", "head's share", ".1%"),
         ("head_floor_seconds", "head's product alone", ".4g"),
         ("head_ratio", "ratio", ".2f"),
         ("topk_seconds", "top k alone", ".4g"),
         ("copy_seconds", "copy", ".4g"),
-        ("copy_floor_seconds", "page-locked", ".4g"),
+        ("copy_floor_seconds", "page-locked copy", ".4g"),
         ("copy_ratio", "ratio", ".2f"),
         PEAK,
     ),
 )
 
 
-# --- models and what they read -----------------------------------------------------------------------------------
+# --- models and sequences ----------------------------------------------------------------------------------------
 
 
 def build_model(*, hidden: int, layers: int, vocabulary: int, tied: bool, device: torch.device) -> Any:
-    """A Qwen3 of random bf16 weights in the proportions that 1.7B (H = 2,048) and 8B (4,096) share."""
+    """Return a Qwen3 model with random bf16 weights, in the proportions common to 1.7B (H = 2,048) and 8B (H = 4,096)."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers import AutoModelForCausalLM, Qwen3Config
 
@@ -91,8 +91,8 @@ def build_model(*, hidden: int, layers: int, vocabulary: int, tied: bool, device
 
 
 def forward_flops(model: Any, sequences: Sequence[TokenSequence]) -> tuple[int, int]:
-    """FLOPs of one forward pass over the sequences: in the layers with their causal attention, and in the head, which sees the
-    response tokens only. Norms, softmax and rotations are left out."""
+    """Return the FLOPs of a forward pass over the sequences: of the layers with causal attention, and of the head for response
+    tokens only. Norms, softmax and rotary embeddings are not counted."""
     config = model.config
     matrices = sum(p.numel() for p in model.base_model.layers.parameters() if p.ndim == 2)
     width = config.num_attention_heads * config.head_dim
@@ -103,7 +103,7 @@ def forward_flops(model: Any, sequences: Sequence[TokenSequence]) -> tuple[int, 
 
 
 def draw_sequences(count: int, longest: int, vocabulary: int) -> list[TokenSequence]:
-    """Prompts of 1/64 to 1/16 of the longest response; responses of 1/4 of it in the median, log normal with sigma 0.6."""
+    """Return random sequences: prompts of 1/64 to 1/16 of `longest`, responses log-normal with median longest/4, sigma 0.6."""
     draw = np.random.default_rng(0)
     prompts = draw.integers(1 + longest // 64, 1 + longest // 16, count, endpoint=True)
     drawn = longest / 4 * np.exp(0.6 * draw.standard_normal(count))
@@ -118,7 +118,7 @@ def draw_sequences(count: int, longest: int, vocabulary: int) -> list[TokenSeque
 
 
 def work_row(sequences: Sequence[TokenSequence], seconds: float, flops: int, rate: float) -> Row:
-    """What `seconds` for the sequences say where `flops` were needed and the product of squares reached `rate`."""
+    """Return the columns `WORK` for sequences that took `seconds` and need `flops`; `rate`: FLOPs per second of the product."""
     tokens = sum(len(sequence.tokens) for sequence in sequences)
     return {
         "tokens": tokens,
@@ -137,19 +137,19 @@ def work_row(sequences: Sequence[TokenSequence], seconds: float, flops: int, rat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
-    """Sequences and, on the host, what the teacher thinks of their T response tokens. `budget`: positions of packed rows."""
+    """Sequences and, on the host, the teacher's top k for their T response tokens. `budget`: positions of packed rows."""
 
     sequences: list[TokenSequence]
     positions: Positions
     budget: int
 
     def laid_out(self, device: torch.device, packed: bool) -> Batch:
-        """Its rows, as the training stage lays them out."""
+        """Return the rows as the training stage arranges them."""
         return make_batch(self.sequences, device, pack=packed, budget=self.budget if packed else None)
 
 
 def micro_batches(options: argparse.Namespace) -> list[MicroBatch]:
-    """The drawn sequences as a rank of the student would get them."""
+    """Return the random sequences in the micro-batches of one student rank."""
     sequences = draw_sequences(options.sequences, options.longest, options.vocabulary)
     (chosen,) = pack([len(sequence.tokens) for sequence in sequences], budget=options.micro_batch)
     draw, batches = torch.Generator().manual_seed(0), []
@@ -162,7 +162,7 @@ def micro_batches(options: argparse.Namespace) -> list[MicroBatch]:
 
 
 def student_step(network: Network, batches: Sequence[MicroBatch], *, packed: bool, chunk: int) -> float:
-    """The gradient of an update from all micro-batches, and its loss, the mean over their response tokens."""
+    """Compute the gradient of an update from all micro-batches; return its loss, the mean over response tokens."""
     device, total = network.model.device, sum(len(batch.positions) for batch in batches)
     network.zero_grad()
     loss = 0.0
@@ -182,7 +182,7 @@ def student_step(network: Network, batches: Sequence[MicroBatch], *, packed: boo
 def measure_student(
     options: argparse.Namespace, meter: Meter, network: Network, batches: Sequence[MicroBatch], packed: bool
 ) -> Row:
-    """Figures for one way of laying out rows, with checkpointing or without, as the network is set."""
+    """Measure packed or single-sequence rows, with gradient checkpointing as set in the network."""
     sequences = [sequence for batch in batches for sequence in batch.sequences]
     layers, head = forward_flops(network.model, sequences)
     again = layers if network.model.is_gradient_checkpointing else 0
@@ -201,7 +201,7 @@ def measure_student(
 
 
 def student_rows(options: argparse.Namespace, meter: Meter, report: Report) -> None:
-    """The table of the student: packed rows with and without checkpointing, and one sequence to a row, which needs no mask."""
+    """Report the table of the student: packed rows with and without checkpointing, and one sequence per row (no mask)."""
     model = build_model(
         hidden=options.hidden[0],
         layers=options.layers[0],
@@ -233,7 +233,7 @@ def student_rows(options: argparse.Namespace, meter: Meter, report: Report) -> N
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scoring:
-    """A frozen model, the padded batches that it reads, and how many likeliest tokens are wanted."""
+    """A frozen model, its padded batches, and the number k of most likely tokens to return."""
 
     model: Any
     batches: list[list[TokenSequence]]
@@ -244,18 +244,18 @@ class Scoring:
         return self.model.get_output_embeddings().weight
 
     def hidden(self, batch: Sequence[TokenSequence]) -> Tensor:
-        """States [T, H] that predict the T response tokens of a batch."""
+        """Return the hidden states [T, H] that predict the T response tokens of a batch."""
         laid = make_batch(batch, self.model.device, pack=False)
         states = self.model.base_model(input_ids=laid.ids, use_cache=False).last_hidden_state
         return states.flatten(0, 1)[laid.predicting]
 
     def topk(self, hidden: Tensor, chunk: int) -> list[Tensor]:
-        """Log-probabilities and, unless k is the whole vocabulary, ids, each [T, k], on the device."""
+        """Return log-probabilities and, unless k is the vocabulary size, ids, each [T, k], on the device."""
         found = topk_logprobs(hidden, self.weight, self.k, chunk=chunk)
         return [part for part in found if part is not None]
 
     def whole(self, chunk: int) -> None:
-        """All batches, to the arrays on the host."""
+        """Score all batches and copy the results to the host."""
         for batch in self.batches:
             to_host(self.topk(self.hidden(batch), chunk))
 
@@ -265,7 +265,7 @@ def to_host(tensors: Sequence[Tensor]) -> list[np.ndarray]:
 
 
 def each(work: Callable[[Any], object], items: Sequence[Any]) -> None:
-    """`work` on every item, and nothing kept of it."""
+    """Call `work` on every item and discard the results."""
     for item in items:
         work(item)
 
@@ -273,7 +273,7 @@ def each(work: Callable[[Any], object], items: Sequence[Any]) -> None:
 def head_parts(
     states: Sequence[Tensor], weight: Tensor, chunk: int, k: int
 ) -> tuple[Callable[[], None], Callable[[], None]]:
-    """In chunks of the same sizes: the head's product alone, and the top k alone (of some logits, again and again)."""
+    """Return functions for the head's product alone and the top k alone (always of the same logits), in the same chunks."""
     parts = [part for hidden in states for part in hidden.split(chunk)]
     longest = max(parts, key=len)
     logits = weight.new_empty(len(longest), len(weight))
@@ -285,8 +285,8 @@ def head_parts(
 
 
 def copies(found: Sequence[Sequence[Tensor]]) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Of what was found for each batch: the copy to arrays on the host, and one into memory that waits for it, page-locked
-    where there is a GPU."""
+    """Return functions that copy the results of all batches to new arrays on the host, and to preallocated memory that is
+    page-locked if there is a GPU."""
     parts = [part for one in found for part in one]
     pairs = [(torch.empty_like(part, device="cpu", pin_memory=part.is_cuda), part) for part in parts]
     return lambda: each(to_host, found), lambda: each(lambda pair: pair[0].copy_(pair[1]), pairs)
@@ -295,7 +295,7 @@ def copies(found: Sequence[Sequence[Tensor]]) -> tuple[Callable[[], None], Calla
 def measure_teacher(
     options: argparse.Namespace, meter: Meter, scoring: Scoring, states: Sequence[Tensor], chunk: int
 ) -> Row:
-    """Figures for one chunk size; `states` are those of each batch, kept so that the head can be timed alone."""
+    """Measure one chunk size. `states`: the hidden states of each batch, used to time the head alone."""
     sequences = [sequence for batch in scoring.batches for sequence in batch]
     flops = sum(forward_flops(scoring.model, sequences))
     rate, seconds = meter.rate(options.product), meter.seconds(lambda: scoring.whole(chunk))
@@ -323,7 +323,7 @@ def measure_teacher(
 
 @torch.inference_mode()
 def teacher_rows(options: argparse.Namespace, meter: Meter, report: Report) -> None:
-    """The table of the teacher, a row for each chunk size."""
+    """Report the table of the teacher, with one row per chunk size."""
     model = build_model(
         hidden=options.hidden[-1],
         layers=options.layers[-1],

@@ -1,13 +1,12 @@
-"""Time and memory of the LM head with its loss, forward and backward: whole logits against the chunked head.
+"""Time and memory of the LM head with its loss, forward and backward: full logits compared with the chunked head.
 
     PYTHONPATH=. python benchmarks/head.py --dtype float32
 
-Every case runs in a process of its own, so that its peak resident memory is its own; the peak counts from just before the
-first run, with the inputs in memory, and the gradient of the head's weight, which every way must produce, is taken off (in
-bf16 ours sums it over chunks in float32, 4 bytes a weight more, which stay in the figure). Time is the least of some runs; on
-a busy machine compare the CPU seconds of one thread (`--threads 1`). TRL and Liger run where they are installed. Neither has a
-top-k cross-entropy, so they do the nearest that they have: the full-vocabulary forward KL from the teacher's hidden states,
-which takes the teacher's matrix products as well.
+Every case runs in a separate process to measure its peak resident memory. The figure is the increase during the first run, with
+the inputs already in memory, minus the gradient of the head's weight, which every method must produce (in bf16 the chunked head
+sums it in float32; these 4 bytes per weight are included). Time is the minimum of several runs; on a busy machine compare the CPU
+seconds of one thread (`--threads 1`). TRL and Liger run if they are installed. Neither has a top-k cross-entropy, so their
+closest loss is measured: the full-vocabulary forward KL from the teacher's hidden states, with the teacher's matrix products.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ MIB = 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """T positions: `hidden` [T, H] and `weight` [V, H] of the student, `teacher` [T, H], its top k, c = 1 / T each."""
+    """T positions: `hidden` [T, H] and `weight` [V, H] of the student, `teacher` [T, H], its top k, and coefficients 1 / T."""
 
     hidden: Tensor
     weight: Tensor
@@ -59,7 +58,7 @@ def draw_inputs(tokens: int, hidden: int, vocabulary: int, k: int, dtype: torch.
 
 
 def naive(inputs: Inputs, chunk_size: int) -> Tensor:
-    """Whole logits, log-softmax and gather, left to autograd."""
+    """Return the loss from all logits, by log-softmax, gather and autograd."""
     positions = inputs.positions
     assert positions.teacher_logprobs is not None and positions.teacher_ids is not None
     logprobs = torch.log_softmax((inputs.hidden @ inputs.weight.T).float(), dim=-1)
@@ -115,7 +114,7 @@ def status_mib(field: str) -> float:
 
 
 def run_once(case: str, inputs: Inputs, chunk_size: int) -> tuple[float, float, float]:
-    """Seconds of one forward and backward, its seconds of CPU over all threads, and the loss."""
+    """Return the seconds of one forward and backward pass, its CPU seconds over all threads, and the loss."""
     inputs.hidden.grad = inputs.weight.grad = None
     start, cpu = time.perf_counter(), time.process_time()
     loss = CASES[case](inputs, chunk_size)
@@ -124,7 +123,7 @@ def run_once(case: str, inputs: Inputs, chunk_size: int) -> tuple[float, float, 
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
-    """Runs one case in this process."""
+    """Measure one case in this process."""
     torch.set_num_threads(options.threads)
     dtype = getattr(torch, options.dtype)
     warm = draw_inputs(8, options.hidden, 4096, 16, dtype)
@@ -132,7 +131,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     del warm
     (tokens,) = options.tokens
     inputs = draw_inputs(tokens, options.hidden, options.vocabulary, options.k, dtype)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew here
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # reset the peak
     before = status_mib("VmRSS")
     seconds, cpu, loss = run_once(options.case, inputs, options.chunk_size)
     extra = status_mib("VmHWM") - before - inputs.weight.numel() * inputs.weight.element_size() / MIB
@@ -151,7 +150,7 @@ def in_own_process(case: str, tokens: int, options: argparse.Namespace) -> dict[
 
 
 def rows(tokens: int, options: argparse.Namespace) -> Iterator[str]:
-    """The table's rows for one token count; the first case of `--cases` is what the others are divided by."""
+    """Yield the table rows for one number of tokens. Ratios are relative to the first case of `--cases`."""
     base: dict[str, float] | None = None
     for case in options.cases:
         if find_spec(SEEN[case]) is None:
@@ -167,7 +166,7 @@ def rows(tokens: int, options: argparse.Namespace) -> Iterator[str]:
 
 
 def main() -> None:
-    """Print the table row by row; with `--case` (a process of its own) the JSON of one measurement."""
+    """Print the table row by row, or, with `--case` (in a subprocess), the JSON of one measurement."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -185,7 +184,7 @@ def main() -> None:
     if options.case:
         print(json.dumps(measure(options)))
         return
-    print("| tokens | head | seconds | ratio | CPU seconds | ratio | extra MiB at peak | ratio |")
+    print("| tokens | head | seconds | ratio | CPU seconds | ratio | peak extra MiB | ratio |")
     print("|---|---|---|---|---|---|---|---|")
     for tokens in options.tokens:
         for row in rows(tokens, options):

@@ -1,9 +1,9 @@
-"""A scripted OpenAI-compatible server for `road.py`: every request is answered after the same time, by default at once.
+"""A scripted OpenAI-compatible server for `road.py` that answers every request after a fixed time, by default immediately.
 
     python benchmarks/instant_server.py [SECONDS]
 
-Prints its port; after a line (or the end) of its input it prints the request-seconds that it has seen, that is the sum of the
-requests in progress over time, and ends. Standard library only, so that it starts at once and costs little beside a client.
+Prints its port. When it reads a line or the end of its input, it prints the request-seconds so far (the number of requests in
+progress, integrated over time) and exits. It uses the standard library only, so that it starts fast and uses little CPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
 class Tally:
-    """Requests served, in progress, and the latter's integral over time in request-seconds."""
+    """Number of requests served and in progress, and the integral of the latter over time in request-seconds."""
 
     def __init__(self) -> None:
         self.served = self.now = 0
@@ -36,7 +36,7 @@ class Tally:
 
 
 class Connection(asyncio.Protocol):
-    """One connection: a verdict for a request with a schema, an evolved problem with a number of its own for any other."""
+    """A connection. Requests with a schema are answered with a verdict, others with an evolved problem with a unique number."""
 
     def __init__(self, tally: Tally, seconds: float) -> None:
         self.tally, self.seconds, self.received = tally, seconds, bytearray()

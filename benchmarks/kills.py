@@ -1,18 +1,19 @@
-"""Twenty `kill -9` in a run of 20,000 candidates, and what a run redoes after one change.
+"""Recovery of a run of 20,000 candidates from twenty `kill -9`, and the work that is redone after one change.
 
     PYTHONPATH=. python benchmarks/kills.py gsm8k_train.jsonl FOLDER whole
     PYTHONPATH=. python benchmarks/kills.py gsm8k_train.jsonl FOLDER kill --kills 20
     PYTHONPATH=. python benchmarks/kills.py gsm8k_train.jsonl FOLDER change
 
-The flow of flows/build.py, from the questions of the file to the dataset, with all its models behind `steady_server.py`, whose
-replies depend on the request alone; every run is a process of its own on one Prefect server. `whole` runs it undisturbed.
-`kill` starts it again and again into another folder and ends it with SIGKILL a random time after its first new request or
-shard, then lets it end: the dataset must have the same bytes, and no request that was in the ledger at a kill may have been
-received again.
-`change` copies the undisturbed run's output and runs on it after one change: a seed, a prompt, the export.
+The flow of flows/build.py runs from the questions of the file to the dataset. All models are served by `steady_server.py`, whose
+replies depend only on the request; every run is a separate process on one Prefect server.
 
-A part that `--seconds` stopped goes on where it was when it is started again. All of them run a copy of the code, so that
-this one may be changed meanwhile.
+- `whole` runs the flow without interruption.
+- `kill` repeatedly starts it in another folder and sends SIGKILL at a random time after its first new request or shard, then lets
+  it finish. The dataset must have the same bytes, and no request that was in the ledger at a kill may be received again.
+- `change` copies the output of the uninterrupted run and runs the flow on it after one change: a seed, a prompt, the export.
+
+A part that was stopped by `--seconds` continues when it is started again. All parts run a copy of the code, so that the original
+may be changed meanwhile.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ BEGINS = re.compile(r"Beginning flow run")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where this benchmark keeps everything."""
+    """The files of this benchmark: its folder, the file of seed problems, and the column of their texts."""
 
     root: Path
     seeds: Path
@@ -66,7 +67,7 @@ class Place:
 
     @property
     def notes(self) -> Path:
-        """What earlier parts measured."""
+        """The results of earlier parts."""
         return self.root / "notes.json"
 
     def read_notes(self) -> dict[str, Any]:
@@ -76,12 +77,12 @@ class Place:
         self.notes.write_text(json.dumps(self.read_notes() | notes, indent=2) + "\n", encoding="utf-8")
 
 
-# --- the processes around the flow -------------------------------------------------------------------------------
+# --- servers and flow processes ----------------------------------------------------------------------------------
 
 
 @contextmanager
 def prefect_server(place: Place) -> Iterator[str]:
-    """The address of a Prefect server of our own."""
+    """Start a Prefect server for the duration of the block and yield its API address."""
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
     home = {"PREFECT_HOME": str(place.root / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
@@ -106,7 +107,7 @@ def prefect_server(place: Place) -> Iterator[str]:
 
 @contextmanager
 def model_server(place: Place, received: Path) -> Iterator[str]:
-    """The address of the scripted server, which notes every request in `received`."""
+    """Start the scripted server, which records every request in `received`, and yield its address."""
     command = [sys.executable, "benchmarks/steady_server.py", str(place.seeds), place.column, str(received)]
     with subprocess.Popen(
         command, cwd=place.house, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -119,7 +120,7 @@ def model_server(place: Place, received: Path) -> Iterator[str]:
 
 
 def settings(place: Place, output: Path, url: str, candidates: int) -> dict[str, Any]:
-    """Overrides of the pocket profile: half as many seeds in two rounds, all models at `url`."""
+    """Return overrides of the pocket profile: two evolution rounds from `candidates` / 4 seeds, all models at `url`."""
     role = {"model": "scripted", "base_url": url, "serve": None, "concurrency": CAP}
     seeds = {
         "kind": "file", "name": "seeds", "path": str(place.seeds), "columns": {"text": place.column}, "tier": "medium",
@@ -137,7 +138,7 @@ def settings(place: Place, output: Path, url: str, candidates: int) -> dict[str,
 
 
 def start(house: Path, api: str, overrides: dict[str, Any]) -> subprocess.Popen[str]:
-    """The flow in a process of its own."""
+    """Start the flow in a separate process."""
     code = (
         f"import json; from flows.build import build; build('pocket', json.loads({json.dumps(overrides)!r}))"
     )
@@ -149,7 +150,7 @@ def start(house: Path, api: str, overrides: dict[str, Any]) -> subprocess.Popen[
 
 
 def finished(process: subprocess.Popen[str]) -> tuple[float, str]:
-    """Let a flow end; the seconds since it began its work, and its log."""
+    """Wait for a flow to finish. Return the seconds since the flow run began, and its log."""
     assert process.stdout is not None
     lines, began = [], time.monotonic()
     for line in process.stdout:
@@ -162,7 +163,7 @@ def finished(process: subprocess.Popen[str]) -> tuple[float, str]:
 
 
 def killed(process: subprocess.Popen[str], seconds: float, work: Callable[[], tuple[int, int]]) -> str | None:
-    """End a flow so long after `work` first changed; the last line that it logged, None when it was over before."""
+    """Kill a flow `seconds` after `work` first changed. Return its last log line, or None if it had already finished."""
     assert process.stdout is not None
     lines: list[str] = []
     reader = threading.Thread(target=lambda stream: lines.extend(stream), args=(process.stdout,))
@@ -182,24 +183,24 @@ def killed(process: subprocess.Popen[str], seconds: float, work: Callable[[], tu
 
 
 def work_done(output: Path, received: Path) -> tuple[int, int]:
-    """Bytes of the requests received, and shards written."""
+    """Return the bytes of the received requests' records and the number of written shards."""
     size = received.stat().st_size if received.exists() else 0
     return size, sum(1 for _ in (output / "artifacts").glob("*/shard-*"))
 
 
-# --- what was received and what the ledger holds -----------------------------------------------------------------
+# --- received requests and ledger entries ------------------------------------------------------------------------
 
 
 def requests_in(received: Path, start: int = 0) -> list[tuple[int, str]]:
-    """(hash, kind) of the requests that the server received, from the `start`-th on."""
+    """Return (hash, kind) of the requests received by the server, from index `start` on."""
     data = received.read_bytes() if received.exists() else b""
     places = range(start * RECORD, len(data) - RECORD + 1, RECORD)
     return [(int.from_bytes(data[at : at + 8], "big"), chr(data[at + 8])) for at in places]
 
 
 def ledgered(output: Path) -> set[int]:
-    """Hashes of the requests whose answers are in the ledger; those of the stage sample, which keeps the samples of a problem
-    as one entry, are left out."""
+    """Return the hashes of the requests whose answers are in the ledger, except those of the stage sample, which stores all
+    samples of a problem as one entry."""
     path = output / "ledger.sqlite"
     if not path.exists():
         return set()
@@ -214,17 +215,17 @@ def ledgered(output: Path) -> set[int]:
 
 
 def whole(place: Place, candidates: int) -> None:
-    """The undisturbed run."""
+    """Run the flow without interruption and record its results."""
     output, received = place.root / "whole", place.root / "whole.received"
     with prefect_server(place) as api, model_server(place, received) as url:
         seconds, _ = finished(start(place.house, api, settings(place, output, url, candidates)))
     kinds = Counter(KINDS[kind] for _, kind in requests_in(received))
     place.write_notes(seconds=seconds, requests=dict(kinds), digest=digest(output / "dataset"))
-    print(f"undisturbed: {seconds:.0f} s, requests {dict(kinds)}")
+    print(f"uninterrupted: {seconds:.0f} s, requests {dict(kinds)}")
 
 
 def kill(place: Place, candidates: int, kills: int, seed: int, until: float) -> None:
-    """Kills until there are so many, each a line; then the end and the comparison, as far as the time reaches."""
+    """Kill the flow `kills` times and print a line for each, then finish and compare the run, unless the time is over."""
     notes = place.read_notes()
     output, received = place.root / "killed", place.root / "killed.received"
     table: list[dict[str, Any]] = notes.get("kills", [])
@@ -236,16 +237,16 @@ def kill(place: Place, candidates: int, kills: int, seed: int, until: float) -> 
             seconds = 2 * notes["seconds"] / (kills + 4) * random.Random(seed + len(table)).random()
             last = killed(start(place.house, api, overrides), seconds, lambda: work_done(output, received))
             if last is None:
-                print("the run was over before this kill")
+                print("the run finished before this kill")
                 break
-            time.sleep(0.3)  # the server notes what was on its way
+            time.sleep(0.3)  # the server records requests in flight
             table.append(after_kill(output, received, before, known, seconds, last))
             known |= set(table[-1]["ledgered"])
             place.write_notes(kills=table)
             row = table[-1]
             print(
                 f"kill {len(table):>2} after {seconds:4.1f} s: {row['received']:>6,} received, {row['repeated']:>4} of them"
-                f" again, {row['from_ledger']} that the ledger had; {len(known):>6,} ledgered; {last[:60]}",
+                f" repeated, {row['from_ledger']} already in the ledger; ledger has {len(known):>6,}; {last[:60]}",
                 flush=True,
             )
         if time.monotonic() < until:
@@ -257,7 +258,8 @@ def kill(place: Place, candidates: int, kills: int, seed: int, until: float) -> 
 def after_kill(
     output: Path, received: Path, before: int, known: set[int], seconds: float, last: str
 ) -> dict[str, Any]:
-    """What one session received (again, or although the ledger had it), and what the ledger has since."""
+    """Return counts for one session: requests received, received before, received although in the ledger, and the hashes that
+    the ledger gained."""
     everything = requests_in(received)
     earlier, session = {number for number, _ in everything[:before]}, [n for n, _ in everything[before:]]
     return {
@@ -269,16 +271,16 @@ def after_kill(
 def compare(
     place: Place, table: list[dict[str, Any]], everything: list[tuple[int, str]], before: int, known: set[int]
 ) -> None:
-    """The last session and the whole."""
+    """Print the totals over all sessions and whether the dataset is that of the uninterrupted run."""
     notes = place.read_notes()
     earlier = {number for number, _ in everything[:before]}
     again = [row["repeated"] for row in table] + [sum(number in earlier for number, _ in everything[before:])]
     repeated = sum(number in known for number, _ in everything[before:])
     same = digest(place.root / "killed" / "dataset") == notes["digest"]
     print(
-        f"{len(table)} kills, then to the end: dataset of {'the same' if same else 'OTHER'} bytes; {len(everything):,} requests"
-        f" received, {sum(again)} of them again, at most {max(again)} after one kill (of {CAP} in flight and a batch of {BATCH});"
-        f" received although the ledger had them: {repeated + sum(row['from_ledger'] for row in table)}"
+        f"finished after {len(table)} kills: dataset bytes {'are the same' if same else 'DIFFER'}; {len(everything):,} requests"
+        f" received, {sum(again)} of them repeated, at most {max(again)} after one kill ({CAP} in flight, batches of {BATCH});"
+        f" received although in the ledger: {repeated + sum(row['from_ledger'] for row in table)}"
     )
 
 
@@ -286,7 +288,7 @@ def compare(
 
 
 def change(place: Place, candidates: int, until: float) -> None:
-    """For each change that is not in the notes yet the shards and requests of every stage that were made again."""
+    """For each change that is not yet recorded, print the shards and requests that every stage redoes."""
     with prefect_server(place) as api:
         for name in CHANGES:
             done = place.read_notes().get("changes", [])
@@ -296,14 +298,14 @@ def change(place: Place, candidates: int, until: float) -> None:
 
 
 def changed(place: Place, name: str, api: str, candidates: int) -> None:
-    """Run on a copy of the undisturbed run's output after one change, and print what was made again."""
+    """Run the flow on a copy of the uninterrupted run's output after one change, and print the redone work."""
     folder = place.root / "changed"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(place.root / "whole", folder / "output")
     shutil.copytree(place.house, folder / "house")
     mine = Place(root=folder, seeds=folder / "seeds.jsonl", column=place.column)
     lines = place.seeds.read_text(encoding="utf-8").splitlines()
-    if name.startswith("one seed"):  # the one in the middle, or one more before it (and the last one less)
+    if name.startswith("one seed"):  # replace the middle one, or insert one before it
         middle = candidates // 8
         row = json.loads(lines[middle])
         new = json.dumps(row | {place.column: row[place.column] + " Give the answer as a number."})
@@ -327,32 +329,32 @@ def changed(place: Place, name: str, api: str, candidates: int) -> None:
     for stage in dict.fromkeys(stage for stage, _ in sorted(before | new)):
         total = sum(one == stage for one, _ in new) or sum(one == stage for one, _ in before)
         made = sum(one == stage and not taken_over(shard) for one, shard in new)
-        print(f"  {stage:<14} {made:>3} of {total:>3} shards made, {requests.get(stage, 0):>6,} requests")
-    print(f"  dataset of {'the same' if same else 'other'} bytes; requests {sum(requests.values())}")
+        print(f"  {stage:<14} {made:>3} of {total:>3} shards written, {requests.get(stage, 0):>6,} requests")
+    print(f"  dataset bytes {'are the same' if same else 'differ'}; requests {sum(requests.values())}")
 
 
 def shards(output: Path) -> set[tuple[str, Path]]:
-    """(stage, folder) of every shard; the rounds of evolution are one stage."""
+    """Return (stage, folder) of every shard. The rounds of evolution count as one stage."""
     folders = (output / "artifacts").glob("*/shard-*")
     return {(folder.parent.name.split("-")[0], folder) for folder in folders}
 
 
 def taken_over(shard: Path) -> bool:
-    """Whether a shard was taken over from an earlier run of the same content."""
+    """Return whether a shard was reused from an earlier run with the same content."""
     return "taken_from" in json.loads((shard / "record.json").read_text(encoding="utf-8"))
 
 
 def main() -> None:
-    """Read the arguments and run one part."""
+    """Parse the arguments and run one part."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("file", type=Path, help="JSON Lines")
-    parser.add_argument("folder", type=Path, help="where everything is kept")
+    parser.add_argument("folder", type=Path, help="working folder of the benchmark")
     parser.add_argument("part", choices=("whole", "kill", "change"))
     parser.add_argument("--column", default="question")
     parser.add_argument("--candidates", type=int, default=20_000)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=1e9, help="nothing more is begun after so long")
-    parser.add_argument("--seed", type=int, default=0, help="of the times of the kills")
+    parser.add_argument("--seconds", type=float, default=1e9, help="start nothing new after this time")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the kill times")
     arguments = parser.parse_args()
     place = Place(root=arguments.folder.resolve(), seeds=arguments.file.resolve(), column=arguments.column)
     place.root.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""What the pocket student learns: UOPD, OPD and the two controls of its weights, on the same prompts and seeds.
+"""Learning of the pocket student: UOPD, OPD and two weight controls, on the same prompts and seeds.
 
     PYTHONPATH=. python benchmarks/learning.py output/pocket/dataset --seeds 0 1 2 --jobs 2
 
-Every run is `python -m training.launch` with the settings of the profile's section `distill`; finished runs are found again.
-Prints pass@1 on the held-out problems for student, teacher and every method, and writes `learning.json` beside the runs.
+Every run is `python -m training.launch` with the settings of the profile's section `distill`; finished runs are reused. Prints
+pass@1 on the held-out problems for student, teacher and every method, and writes `learning.json` to the folder of the runs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TEACHER_SAMPLES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One training run of a variant, in a folder of its own."""
+    """One training run of a variant, in its own folder."""
 
     variant: str
     seed: int
@@ -51,7 +51,7 @@ class Trial:
 
 
 def settings_of(trial: Trial, profile: DistillSettings) -> DistillSettings:
-    """The profile's settings with the variant's objective and the trial's seed."""
+    """Return the profile's settings with the variant's objective and the trial's seed."""
     objective = {**profile.run.get("objective", {}), **VARIANTS[trial.variant]}
     return profile.model_copy(update={"run": {**profile.run, "objective": objective, "seed": trial.seed}})
 
@@ -59,7 +59,8 @@ def settings_of(trial: Trial, profile: DistillSettings) -> DistillSettings:
 def run_trial(
     trial: Trial, profile: DistillSettings, dataset: Path, cores: SimpleQueue[str]
 ) -> dict[str, Any]:
-    """Train (or find the finished run) on the cores that are free; its result. RuntimeError shows the log's end."""
+    """Train on a free set of cores, or reuse the finished run, and return its result. Raises RuntimeError with the end of the log
+    if the run fails."""
     config = run_config(settings_of(trial, profile), dataset, trial.folder)
     write_held_out(trial.folder / "held_out.jsonl", held_out(profile))
     path = trial.folder / "RUN.json"
@@ -75,7 +76,7 @@ def run_trial(
         cores.put(mine)
     if done.returncode != 0:
         tail = (trial.folder / "train.log").read_text(encoding="utf-8")[-2000:]
-        raise RuntimeError(f"{trial.variant}, seed {trial.seed} ended with {done.returncode}:\n{tail}")
+        raise RuntimeError(f"{trial.variant}, seed {trial.seed} exited with {done.returncode}:\n{tail}")
     latest = json.loads((trial.folder / LATEST).read_text(encoding="utf-8"))["run"]
     found = json.loads((trial.folder / latest / "result.json").read_text(encoding="utf-8"))
     after, gain = found["held_out"]["after"]["value"], found["held_out"]["gain"]["value"]
@@ -84,7 +85,7 @@ def run_trial(
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """95% Student-t interval of the mean over seeds; as wide as it gets for one value."""
+    """Return the 95% Student-t interval of the mean over seeds; infinite for a single value."""
     if len(values) < 2:
         return float("-inf"), float("inf")
     half = float(student_t.ppf(0.975, len(values) - 1)) * stdev(values) / sqrt(len(values))
@@ -92,7 +93,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def teacher_accuracy(profile: DistillSettings, temperature: float) -> float:
-    """pass@1 of the teacher on the held-out problems."""
+    """Return the pass@1 of the teacher on the held-out problems."""
     rows = [(row.text, row.answer) for row in held_out(profile) if row.answer is not None]
     questions = [load_prompt("teacher/solve").render(problem=text) for text, _ in rows]
     folder = PROJECT_ROOT / str(profile.run["teacher"]["model"])
@@ -103,7 +104,7 @@ def teacher_accuracy(profile: DistillSettings, temperature: float) -> float:
 
 
 def core_sets(jobs: int) -> SimpleQueue[str]:
-    """This process's cores cut into `jobs` lists, as `taskset` takes them."""
+    """Split this process's cores into `jobs` lists in the format of `taskset`."""
     cores = sorted(os.sched_getaffinity(0))
     free: SimpleQueue[str] = SimpleQueue()
     for number in range(jobs):
@@ -112,7 +113,7 @@ def core_sets(jobs: int) -> SimpleQueue[str]:
 
 
 def line(name: str, results: Sequence[Mapping[str, Any]]) -> str:
-    """A row of the table: accuracy after, and the gain with its interval over the seeds."""
+    """Return a row of the table: accuracy after training, and the gain with its interval over the seeds."""
     after = mean(result["held_out"]["after"]["value"] for result in results)
     gains = [100 * result["held_out"]["gain"]["value"] for result in results]
     low, high = interval(gains)
@@ -124,13 +125,13 @@ def line(name: str, results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Read the arguments, measure, and print the table."""
+    """Parse the arguments, run the trials and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("dataset", type=Path, help="an exported dataset folder")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, the cores divided among them")
+    parser.add_argument("--jobs", type=int, default=1, help="parallel runs, which divide the cores")
     parser.add_argument("--out", type=Path, default=PROJECT_ROOT / "output" / "learning")
     arguments = parser.parse_args()
     profile = resolve(load_config("pocket")).distill

@@ -1,11 +1,11 @@
-"""Writes per second of the request ledger, one process and several, what a write costs, and the bytes an answer takes.
+"""Write throughput of the request ledger with one and several processes, CPU per write, and bytes per answer.
 
     PYTHONPATH=. python benchmarks/ledger.py --writes 40000 --processes 4 --filled 500000
 
-Every process opens the file and waits; from the start signal on it puts its share of the answers (each of about 1,400
-characters under a random key, with its tokens accounted) and ends when everything is committed. The same again with a file that
-holds `--filled` answers before, whose index no cache holds. CPU is that of all writing processes, from the start signal on. The
-floors are one process that hands the same rows to `executemany` in one transaction: packed beforehand, and packed by plain zlib.
+Every process opens the file and waits for a common start. It then writes its share of the answers (each of about 1,400 characters
+under a random key, with its token counts) and ends when everything is committed. This is repeated with a file that already
+has `--filled` answers, whose index is not cached. CPU time is that of all writing processes after the start. The baselines are
+one process that passes the same rows to `executemany` in one transaction: compressed beforehand, and compressed by plain zlib.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WORDS = (
 
 
 def answers(name: int, count: int) -> Iterator[tuple[str, dict[str, object]]]:
-    """Keys as real ones are, and replies that compress about as well as prose does."""
+    """Yield keys in the real format, and answers that compress about as well as prose."""
     rng = random.Random(name)
     for number in range(count):
         text = " ".join(f"{rng.choice(WORDS)}{rng.randrange(100)}" for _ in range(200))
@@ -51,7 +51,7 @@ def answers(name: int, count: int) -> Iterator[tuple[str, dict[str, object]]]:
 def put_all(
     path: Path, name: int, count: int, start: Barrier, cpu: multiprocessing.SimpleQueue[float]
 ) -> None:
-    """Put this process's share, and say what processor time that took."""
+    """Write this process's share of the answers and report its CPU seconds."""
     prepared, one = list(answers(name, count)), Spent(requests=1, prompt_tokens=400, completion_tokens=300)
     with Ledger(path) as ledger:
         start.wait()
@@ -64,8 +64,8 @@ def put_all(
 
 
 def ledger_seconds(writes: int, processes: int, filled: Path | None = None) -> tuple[float, float]:
-    """Wall seconds of `writes` answers put by so many processes at once into a copy of `filled`, from their common start to the
-    last commit; and their CPU seconds."""
+    """Return the wall seconds from the common start to the last commit of `writes` answers, written by several processes into a
+    copy of `filled`, and the processes' CPU seconds."""
     context = multiprocessing.get_context("spawn")
     start, cpu, share = context.Barrier(processes + 1), context.SimpleQueue(), writes // processes
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +89,7 @@ def ledger_seconds(writes: int, processes: int, filled: Path | None = None) -> t
 
 
 def fill(path: Path, count: int) -> None:
-    """A ledger of so many answers of 640 bytes that nobody will ask for."""
+    """Create a ledger with `count` unrelated answers of 640 bytes."""
     with Ledger(path):
         pass
     connection = sqlite3.connect(path)
@@ -101,7 +101,7 @@ def fill(path: Path, count: int) -> None:
 
 
 def floor_seconds(writes: int, *, compress: bool) -> tuple[float, float]:
-    """Wall and CPU seconds of the same rows by plain `executemany`; without `compress`, zlib has done its work beforehand."""
+    """Return the wall and CPU seconds of the same rows by plain `executemany`; without `compress` they are compressed before."""
     texts = [
         (key, json.dumps(value, separators=(",", ":")).encode("ascii")) for key, value in answers(0, writes)
     ]
@@ -123,7 +123,7 @@ def floor_seconds(writes: int, *, compress: bool) -> tuple[float, float]:
 
 
 def bytes_an_answer(writes: int) -> dict[str, float]:
-    """Mean bytes of an answer: as JSON, by plain zlib, as the ledger keeps it, and of the ledger's whole file with its keys."""
+    """Return the mean bytes per answer: as JSON, by plain zlib, in the ledger, and of the ledger's file including keys."""
     texts = [json.dumps(value, separators=(",", ":")).encode("ascii") for _, value in answers(0, writes)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ledger.sqlite"
@@ -137,13 +137,13 @@ def bytes_an_answer(writes: int) -> dict[str, float]:
             "JSON": sum(map(len, texts)),
             "plain zlib": sum(len(zlib.compress(text)) for text in texts),
             "in the ledger": kept,
-            "of the file": path.stat().st_size,
+            "in its file": path.stat().st_size,
         }
     return {name: size / writes for name, size in sizes.items()}
 
 
 def main() -> None:
-    """Read the arguments, measure, and print the table."""
+    """Parse the arguments, run the measurements and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--writes", type=int, default=40_000)
     parser.add_argument("--processes", type=int, default=4)
@@ -151,19 +151,19 @@ def main() -> None:
     arguments = parser.parse_args()
     writes, processes = arguments.writes, arguments.processes
     rows = {
-        "plain executemany, packed before": floor_seconds(writes, compress=False),
+        "plain executemany, compressed before": floor_seconds(writes, compress=False),
         "plain executemany and zlib": floor_seconds(writes, compress=True),
         "ledger, 1 process": ledger_seconds(writes, 1),
         f"ledger, {processes} processes": ledger_seconds(writes, processes),
     }
     with tempfile.TemporaryDirectory() as folder:
         fill(filled := Path(folder) / "filled.sqlite", arguments.filled)
-        name = f"the same, {arguments.filled:,} answers before"
+        name = f"the same, {arguments.filled:,} existing answers"
         rows[name] = ledger_seconds(writes, processes, filled)
     for name, (seconds, cpu) in rows.items():
-        print(f"{name:<40}{writes / seconds:>10,.0f} writes/s {1e6 * cpu / writes:6.1f} us CPU a write")
+        print(f"{name:<40}{writes / seconds:>10,.0f} writes/s {1e6 * cpu / writes:6.1f} us CPU per write")
     sizes = bytes_an_answer(min(writes, 10_000))
-    print("bytes an answer:", ", ".join(f"{size:,.0f} {name}" for name, size in sizes.items()))
+    print("bytes per answer:", ", ".join(f"{size:,.0f} {name}" for name, size in sizes.items()))
 
 
 if __name__ == "__main__":

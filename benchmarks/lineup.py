@@ -1,15 +1,15 @@
-"""The stages that take no model, one after the other on a million candidates, each with its time; peers beside them.
+"""Time of the stages without a model on a million candidates, compared with other near-duplicate libraries.
 
     PYTHONPATH=. python benchmarks/lineup.py gsm8k_train.jsonl FOLDER --count 1000000 --edit-rate 0.25
 
-The candidates are those of `dedup_million.py` and are written into FOLDER first (not timed; found again by the next call).
-A process of its own then runs rules, deduplicate and select as the stages do, from Parquet to Parquet, without Prefect
-around them, with `--workers` processes for the shards. Seconds are wall time; the memory is that of the process and its
-workers, their peaks added up. Signatures are read and computed in the workers; banding lists the pairs that share a key,
-verification compares their shingles, the rest of the decision is the greedy pass and bookkeeping.
+The candidates are those of `dedup_million.py`; they are first written to FOLDER (untimed, and reused by later calls). A separate
+process then runs rules, deduplicate and select like the stages, from Parquet to Parquet, but without Prefect and with `--workers`
+processes for the shards. Seconds are wall time; memory is the sum of the peaks of the process and its workers. Signatures are
+computed in the workers, banding lists the pairs that share a key, verification compares their shingles, and the rest of the
+decision is the greedy pass and bookkeeping.
 
-Peers get the same texts in one process: rensa's own index with 32 bands of 4 values over all of them, datasketch's at its
-defaults over the first `--datasketch` of them; both list candidates and verify none.
+The other libraries process the same texts in one process: rensa's index with 32 bands of 4 values over all `--rensa` texts, and
+datasketch's index with default settings over the first `--datasketch` texts. Both list candidate pairs without verifying them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Seconds = defaultdict[str, float]
 
 
 def timed(seconds: Seconds, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, its time added up under `name`; a generator's is the time of its steps."""
+    """Wrap a function so that its time is added to `seconds[name]`; for a generator, the time of its steps."""
 
     def steps(found: Iterator[Any]) -> Iterator[Any]:
         while True:
@@ -68,12 +68,12 @@ def timed(seconds: Seconds, name: str, function: Callable[..., Any]) -> Callable
 
 
 def by_name(seconds: Seconds, mapper: Mapper[Any, Any]) -> Mapper[Any, Any]:
-    """The mapper, the time spent waiting for it added up by the function's name."""
+    """Wrap a mapper so that the time spent waiting for it is added up by function name."""
     return lambda function, items: timed(seconds, function.__name__, mapper)(function, items)
 
 
 def written(store: Store, name: str, shards: Iterable[tuple[int, Tables]], seconds: Seconds) -> Artifact:
-    """An artifact of these (incoming rows, tables)."""
+    """Write an artifact from (number of incoming rows, tables) of each shard."""
     count = 0
     for index, (incoming, tables) in enumerate(shards):
         counts = Shard(incoming=incoming, tables=tables).counts("problems")
@@ -84,7 +84,7 @@ def written(store: Store, name: str, shards: Iterable[tuple[int, Tables]], secon
 
 
 def rules(store: Store, copies: Artifact, mapper: Mapper[Any, Any], seconds: Seconds) -> Artifact:
-    """What the stage rules does."""
+    """Do the work of the stage rules."""
     sizes = shard_sizes(store, copies)
     items = (
         ToRule(path=store.shard_path(copies, index, "problems"), settings=RuleSettings())
@@ -96,7 +96,7 @@ def rules(store: Store, copies: Artifact, mapper: Mapper[Any, Any], seconds: Sec
 def unique(
     store: Store, sources: Artifact, ruled: Artifact, mapper: Mapper[Any, Any], seconds: Seconds
 ) -> Artifact:
-    """What the stage deduplicate does."""
+    """Do the work of the stage deduplicate."""
     sizes = shard_sizes(store, ruled)
     decision = deduplicate.decide(store, sources, ruled, SETTINGS, mapper)
     items = (deduplicate.to_thin(decision, store, ruled, index, sizes) for index in range(len(sizes)))
@@ -113,7 +113,7 @@ def unique(
 
 
 def selected(store: Store, sources: Artifact, kept: Artifact, seconds: Seconds) -> Artifact:
-    """What the stage select does, down to 8,000; the benchmark has no curated problems."""
+    """Do the work of the stage select with a target of 8,000; there are no curated problems."""
     config = load_config("pocket", {"select.target": 8000, "aggregate.test_problems": 0})
     parts = select.parts_of(store, sources, kept)
     splits = select.split_of(select.columns(parts), config)
@@ -127,7 +127,7 @@ def selected(store: Store, sources: Artifact, kept: Artifact, seconds: Seconds) 
 
 
 def line_up(store: Store, sources: Artifact, copies: Artifact, workers: int) -> None:
-    """Run the three and print a line for each."""
+    """Run the three stages and print a line for each."""
     seconds: Seconds = defaultdict(float)
     dedup.candidate_pairs = timed(seconds, "banding", dedup.candidate_pairs)
     dedup.jaccards = timed(seconds, "verification", dedup.jaccards)
@@ -151,7 +151,7 @@ def line_up(store: Store, sources: Artifact, copies: Artifact, workers: int) -> 
 def report(
     name: str, store: Store, made: Artifact, wall: float, cpu: float, memory: float, seconds: Seconds
 ) -> None:
-    """One line on a stage."""
+    """Print the figures of a stage."""
     counts = store.record(made)["counts"]
     parts = ", ".join(f"{part} {spent:.1f}" for part, spent in seconds.items())
     print(
@@ -162,7 +162,7 @@ def report(
 
 
 def rensa_at_size(texts: list[str]) -> None:
-    """Sketches, index and candidate pairs of rensa."""
+    """Measure sketches, index and candidate pairs of rensa."""
     from rensa import RMinHash, RMinHashLSH  # pyright: ignore[reportAttributeAccessIssue]
 
     began, sketches = time.perf_counter(), []
@@ -179,7 +179,7 @@ def rensa_at_size(texts: list[str]) -> None:
 
 
 def datasketch_at_size(texts: list[str]) -> None:
-    """Sketches, index and candidate pairs of datasketch."""
+    """Measure sketches, index and candidate pairs of datasketch."""
     began = time.perf_counter()
     pairs = len(with_datasketch(texts, SETTINGS.threshold, SETTINGS.ngram))
     show("datasketch MinHashLSH", len(texts), time.perf_counter() - began, 0.0, pairs)
@@ -187,7 +187,7 @@ def datasketch_at_size(texts: list[str]) -> None:
 
 def show(name: str, count: int, sketching: float, indexing: float, pairs: int) -> None:
     print(
-        f"{name:<22} {count:>9,} texts: {sketching + indexing:5.1f} s ({indexing:.1f} of them index and query),"
+        f"{name:<22} {count:>9,} texts: {sketching + indexing:5.1f} s ({indexing:.1f} s for index and query),"
         f" {pairs:,} candidate pairs, {peak_gib():.2f} GiB",
         flush=True,
     )
@@ -204,7 +204,7 @@ def texts_of(store: Store, artifact: Artifact, count: int) -> list[str]:
 
 
 def prepared(store: Store, arguments: argparse.Namespace) -> tuple[Artifact, Artifact]:
-    """Sources and candidates, written where they are not there yet."""
+    """Return sources and candidates, writing them if they do not exist."""
     found = store.find("sources", "sources"), store.find("copies", "copies")
     if found[0] is not None and found[1] is not None and found[1].num_rows == arguments.count:
         return found[0], found[1]
@@ -218,7 +218,7 @@ def prepared(store: Store, arguments: argparse.Namespace) -> tuple[Artifact, Art
 
 
 def main() -> None:
-    """Read the arguments, prepare, and run every part in a process of its own."""
+    """Parse the arguments, prepare the data, and run every part in a separate process."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("file", type=Path, help="JSON Lines")
     parser.add_argument("folder", type=Path)
@@ -226,8 +226,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--edit-rate", type=float, default=0.25)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--rensa", type=int, default=1_000_000, help="texts; 0 leaves it out")
-    parser.add_argument("--datasketch", type=int, default=100_000, help="texts; 0 leaves it out")
+    parser.add_argument("--rensa", type=int, default=1_000_000, help="number of texts; 0 skips it")
+    parser.add_argument("--datasketch", type=int, default=100_000, help="number of texts; 0 skips it")
     arguments = parser.parse_args()
     store = Store(arguments.folder)
     sources, copies = prepared(store, arguments)
@@ -244,7 +244,7 @@ def main() -> None:
 
 
 def apart(function: Callable[..., None], *arguments: Any) -> None:
-    """Call in a process of its own, so that its memory is its own."""
+    """Call a function in a separate process, to measure its memory alone."""
     process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
     process.start()
     process.join()

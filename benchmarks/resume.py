@@ -1,12 +1,12 @@
-"""kill -9 at random steps: a continued run must end in the very weights of the undisturbed one.
+"""Kill a training run at random steps and check that the resumed run ends with the weights of an uninterrupted one.
 
     PYTHONPATH=. taskset -c 1 python benchmarks/resume.py output/pocket/distill/RUN/RUN.json --work output/resume
 
-Takes the RUN.json of any distillation and makes it small: 60 steps of 4 prompts x 2 rollouts with a checkpoint after every
-7th. One run goes through undisturbed; each trial kills the same run at a random moment of a random step (whatever it is
-doing then: generating, updating, writing a checkpoint), starts it again at once, and compares the SHA-256 of the final
-weights. Give it one fixed set of cores: threads are part of what makes sums the same. Exit code 1 when weights differ.
-Finished runs in `--work` are found again, so the trials can be made one by one (`--trials 2`).
+Takes the RUN.json of a distillation and shortens the run to 60 steps of 4 prompts x 2 rollouts with a checkpoint every 7 steps.
+One run is not interrupted. Each trial kills the same run at a random moment of a random step (during generation, an update or a
+checkpoint), restarts it, and compares the SHA-256 of the final weights. Use a fixed set of cores, since sums depend on the number
+of threads. Exits with code 1 if weights differ. Finished runs in `--work` are reused, so trials can be run one by one
+(`--trials 2`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ POLL_S = 0.05
 
 
 def small_run(source: Mapping[str, Any], output: Path, steps: int) -> dict[str, Any]:
-    """The run of `source` cut down to `steps` short steps without a measurement, in `output`."""
+    """Return the settings of `source`, shortened to `steps` small steps without evaluation, with the given output folder."""
     lengths = source["lengths"] | {"max_response_tokens": min(source["lengths"]["max_response_tokens"], 96)}
     return {
         **source,
@@ -47,7 +47,7 @@ def small_run(source: Mapping[str, Any], output: Path, steps: int) -> dict[str, 
 
 
 def write_run(source: Path, output: Path, steps: int) -> Path:
-    """RUN.json of the small run in `output`."""
+    """Write RUN.json of the shortened run into `output` and return its path."""
     output.mkdir(parents=True, exist_ok=True)
     path = output / "RUN.json"
     small = small_run(json.loads(source.read_text(encoding="utf-8")), output, steps)
@@ -56,7 +56,7 @@ def write_run(source: Path, output: Path, steps: int) -> Path:
 
 
 def start(run: Path) -> subprocess.Popen[str]:
-    """The run as a process, its output in a file beside RUN.json."""
+    """Start the run in a process whose output is appended to `train.log` in the folder of RUN.json."""
     with (run.parent / "train.log").open("a", encoding="utf-8") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "training.launch", str(run)],
@@ -65,26 +65,27 @@ def start(run: Path) -> subprocess.Popen[str]:
 
 
 def finish(run: Path) -> float:
-    """Run to the end (at once where it has ended before); seconds. RuntimeError shows the log's end."""
+    """Run to the end, which is immediate if the run has finished before, and return the seconds. Raises RuntimeError with the end
+    of the log if the run fails."""
     started = time.monotonic()
     code = start(run).wait()
     if code != 0:
         log = (run.parent / "train.log").read_text(encoding="utf-8")
-        raise RuntimeError(f"{run} ended with {code}:\n{log[-3000:]}")
+        raise RuntimeError(f"{run} exited with {code}:\n{log[-3000:]}")
     return time.monotonic() - started
 
 
 def steps_done(run: Path) -> int:
-    """Rows of the run's metrics so far."""
+    """Return the number of rows in the run's metrics."""
     return sum(path.read_bytes().count(b"\n") for path in run.parent.glob("*/metrics.jsonl"))
 
 
 def kill_after(run: Path, step: int, delay: float) -> int:
-    """Start the run, let it do `step` steps and `delay` seconds more, and kill it; the steps that it had done then."""
+    """Start the run, kill it `delay` seconds after it has done `step` steps, and return the number of steps done."""
     process = start(run)
     while steps_done(run) < step:
         if process.poll() is not None:
-            raise RuntimeError(f"{run} ended with {process.returncode} before step {step}")
+            raise RuntimeError(f"{run} exited with {process.returncode} before step {step}")
         time.sleep(POLL_S)
     time.sleep(delay)
     os.kill(process.pid, signal.SIGKILL)
@@ -93,38 +94,40 @@ def kill_after(run: Path, step: int, delay: float) -> int:
 
 
 def weights(run: Path) -> str:
-    """SHA-256 of the student that the finished run left."""
+    """Return the SHA-256 of the exported student's weights."""
     (path,) = run.parent.glob("*/student/model.safetensors")
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def trial(number: int, run: Path, steps: int) -> str:
-    """Kill and continue one run; a row of the table without the verdict."""
+    """Kill and resume one run. Return a row of the table without the last column."""
     draw, note = random.Random(number), run.parent / "killed-after"
     if not note.exists():
         note.write_text(str(kill_after(run, draw.randint(3, steps - 3), draw.random())), encoding="ascii")
     killed = int(note.read_text(encoding="ascii"))
     seconds = finish(run)
     log = (run.parent / "train.log").read_text(encoding="utf-8")
-    found = re.findall(r"continues after step (\d+)", log)
+    found = re.findall(r"continuing after step (\d+)", log)
     return f"| {number} | {killed} | {found[-1] if found else '0'} | {seconds:.0f} | {weights(run)[:16]}"
 
 
 def main() -> None:
-    """Read the arguments, run and kill, and print the table."""
+    """Parse the arguments, run the trials and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, help="RUN.json of a distillation")
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--trials", type=int, nargs="*", default=[1, 2, 3], help="each draws its own moment")
+    parser.add_argument(
+        "--trials", type=int, nargs="*", default=[1, 2, 3], help="numbers of the trials; each seeds its kill"
+    )
     options = parser.parse_args()
     work = options.work.resolve()
     whole = write_run(options.run, work / "undisturbed", options.steps)
     seconds, expected = finish(whole), weights(whole)
-    print("| trial | killed after step | continued after | seconds to the end | weights | equal |")
-    print(f"|---|---|---|---|---|---|\n| undisturbed | | | {seconds:.0f} | {expected[:16]} | |", flush=True)
+    print("| trial | killed after step | resumed after step | seconds to the end | weights | equal |")
+    print(f"|---|---|---|---|---|---|\n| uninterrupted | | | {seconds:.0f} | {expected[:16]} | |", flush=True)
     same = True
     for number in options.trials:
         run = write_run(options.run, work / f"killed-{number}", options.steps)

@@ -1,18 +1,18 @@
-"""What the road to a model server costs: CPU per request, memory, and how much of the allowed concurrency is in use.
+"""Overhead of the client for model servers: CPU per request, memory, and utilisation of the concurrency limit.
 
     PYTHONPATH=. python benchmarks/road.py cost --candidates 10000
     PYTHONPATH=. python benchmarks/road.py latency --requests 30000 --seconds 2 --cap 256
 
-A scripted OpenAI-compatible server in a process of its own answers at once, or after some seconds. `cost` takes seeds on disk
-through the stages evolve and judge as a run does, without Prefect: planned, asked for, read, and written shard by shard, with
-the ledger on disk. CPU is the client process's own, all threads, user and system. Beside it, in a process of its own too, a
-bare `asyncio.gather` over the openai client sends the same messages, with a semaphore for the cap and nothing else: no
-ledger, no retries, no reading of replies. Where you have installed distilabel into a folder of its own
-(`pip install --target FOLDER "distilabel[openai]"`), `--distilabel FOLDER` adds it: its OpenAI client, batch after batch.
+A scripted OpenAI-compatible server in a separate process answers immediately or after a fixed time. `cost` takes seeds on disk
+through the stages evolve and judge like a run, but without Prefect: requests are planned, sent, parsed and written shard by
+shard, with the ledger on disk. CPU is that of the client process, all threads, user and system. For comparison, another process
+sends the same messages by a bare `asyncio.gather` over the openai client, with a semaphore as the concurrency limit: no ledger,
+no retries, no parsing of replies. If distilabel is installed in its own folder
+(`pip install --target FOLDER "distilabel[openai]"`), `--distilabel FOLDER` adds its OpenAI client, batch by batch.
 
-`latency` counts on the server: requests in progress (read whole, and not yet answered) summed over time, divided by the cap
-times the client's wall time from its first request to its last answer, the ramp-up and the end included. `evolve in shards`
-asks for 5,000 requests at a time, as a run with `shard_rows: 5000` does; `one stream` for all at once.
+`latency` is measured on the server: the number of requests in progress (received but not yet answered), integrated over time and
+divided by the concurrency limit times the client's wall time from its first request to its last answer, including the ramp-up
+and the end. `evolve in shards` sends 5,000 requests at a time, like a run with `shard_rows: 5000`; `one stream` sends all.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ from tasks.stages.pending import Pending, rows_digest
 
 MIB = 2**20
 Answered = Sequence[tuple[Any, Outcome]]
-"""Items of a shard with the outcomes of their requests."""
+"""The items of a shard with the outcomes of their requests."""
 
 
 @contextmanager
 def server(seconds: float) -> Iterator[tuple[str, list[float]]]:
-    """The server's address, and a list that holds the request-seconds it has seen after the block."""
+    """Start the server and yield its address and a list, to which its request-seconds are appended at the end of the block."""
     command = [sys.executable, str(Path(__file__).with_name("instant_server.py")), str(seconds)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
@@ -88,7 +88,7 @@ def parents(count: int) -> Iterator[Problem]:
 
 
 def requests_of(run: Run, count: int) -> Iterator[ChatRequest]:
-    """Evolve requests as the stage makes them."""
+    """Yield evolve requests like those of the stage."""
     recipe = evolve.request_recipe(run)
     for row in parents(count):
         for child in children(row, 1, run.config.evolve):
@@ -96,7 +96,7 @@ def requests_of(run: Run, count: int) -> Iterator[ChatRequest]:
 
 
 def seeds_on_disk(store: Store, count: int, size: int) -> Artifact:
-    """`count` seeds as an artifact in shards of `size` rows."""
+    """Write `count` seeds as an artifact with shards of `size` rows."""
     folder, rows = store.folder("seeds", "seeds"), parents(count)
     for index in range(-(-count // size)):
         part = list(islice(rows, size))
@@ -106,21 +106,21 @@ def seeds_on_disk(store: Store, count: int, size: int) -> Artifact:
 
 
 class Account:
-    """Memory of this process, noted when a tenth and when all of the rows of a stage are done."""
+    """Memory of this process, recorded when 10% and when all rows of a stage are done."""
 
     def __init__(self, count: int) -> None:
         self._marks, self.memory = (count // 10, count), dict[str, float]()
         self._left: dict[str, tuple[int, ...]] = {}
 
     def note(self, stage: str, done: int) -> None:
-        """Call after every shard, with the rows done so far."""
+        """Record the memory if due. Call it after every shard, with the number of rows done so far."""
         while self._left.get(stage, self._marks)[:1] and done >= self._left.get(stage, self._marks)[0]:
             self.memory[f"{stage} {done:,}"] = psutil.Process().memory_info().rss / MIB
             self._left[stage] = self._left.get(stage, self._marks)[1:]
 
 
 def evolved(run: Run, seeds: Artifact, model: ChatModel, account: Account) -> Artifact:
-    """Round 1 of the stage evolve, on disk."""
+    """Run round 1 of the stage evolve, on disk."""
     stage = Stage(name="evolve-1", version=1, settings={}, inputs=(seeds,))
     round_, recipe = evolve.Round(run, seeds, 1), evolve.request_recipe(run)
     pending = Pending(run.store, stage, lambda index: rows_digest(round_.shard(index)))
@@ -136,7 +136,7 @@ def evolved(run: Run, seeds: Artifact, model: ChatModel, account: Account) -> Ar
 
 
 def judged(run: Run, candidates: Artifact, model: ChatModel, account: Account) -> Artifact:
-    """The stage judge, on disk."""
+    """Run the stage judge, on disk."""
     stage = Stage(name="judge", version=1, settings={}, inputs=(candidates,))
     pending = Pending(run.store, stage, lambda index: run.store.table_digest(candidates, index, "problems"))
     count = run.store.record(candidates)["num_shards"]
@@ -155,7 +155,7 @@ def in_shards(
     run: Run, stage: Stage, model: ChatModel, requests_of: Any, count: Callable[[], int], pending: Pending,
     results: Callable[[Answered], Shard], account: Account,
 ) -> Artifact:  # fmt: skip
-    """What `run_shards` does with a stage that asks a model."""
+    """Do what `run_shards` does for a stage that calls a model."""
     folder, done = run.store.folder(stage.name, stage.fingerprint), 0
     with Turns(lambda: model) as turns:
         asked = AskedAhead(turns, requests_of, count, pending)
@@ -169,7 +169,7 @@ def in_shards(
 
 
 def road(url: str, count: int, cap: int, folder: Path) -> dict[str, Any]:
-    """Evolve and judge `count` candidates; CPU and memory of this process."""
+    """Evolve and judge `count` candidates; return CPU and memory of this process."""
     config, account = settings(url, cap), Account(count)
     identities = {"evolver": "scripted@1", "quality_judge": "scripted@1"}
     run = Run(config=config, store=Store(folder), identities=identities)
@@ -187,7 +187,7 @@ def road(url: str, count: int, cap: int, folder: Path) -> dict[str, Any]:
 
 
 def bare(url: str, count: int, cap: int, folder: Path) -> dict[str, Any]:
-    """The same evolve messages through `asyncio.gather` of the openai client."""
+    """Send the same evolve messages by `asyncio.gather` over the openai client."""
     config = settings(url, cap)
     run = Run(config=config, store=Store(folder), identities={"evolver": "scripted@1"})
     requests = list(requests_of(run, count))
@@ -215,17 +215,17 @@ def bare(url: str, count: int, cap: int, folder: Path) -> dict[str, Any]:
 
 
 def peer_figures(sent: int, *, cpu: float, wall: float) -> dict[str, Any]:
-    """What is printed of a peer that sent so many requests, in seconds of CPU and of wall time."""
+    """Return the figures of a comparison that sent `sent` requests in `cpu` CPU seconds and `wall` seconds."""
     memory = {f"peak at {sent:,}": peak_mib()}
     return {"sent": sent, "cpu_ms": 1000 * cpu / sent, "seconds": wall, "memory": memory}
 
 
 def distilabel(url: str, count: int, cap: int, folder: Path, *, library: str) -> dict[str, Any]:
-    """The same messages through distilabel's client for OpenAI-compatible servers, in batches of `cap`. What it keeps of the
-    replies (text and token counts) is thrown away."""
+    """Send the same messages by distilabel's client for OpenAI-compatible servers, in batches of `cap`. The replies are
+    discarded."""
     run = Run(config=settings(url, cap), store=Store(folder), identities={"evolver": "scripted@1"})
     flow, sent = (list(request.messages) for request in requests_of(run, count)), 0
-    sys.path.append(library)  # behind this environment's packages
+    sys.path.append(library)  # this environment's packages take precedence
     client = import_module("distilabel.models.llms").OpenAILLM(
         model="scripted", base_url=url, api_key="EMPTY"
     )
@@ -238,7 +238,7 @@ def distilabel(url: str, count: int, cap: int, folder: Path, *, library: str) ->
 
 
 def one_stream(url: str, count: int, cap: int, folder: Path) -> dict[str, Any]:
-    """One long `complete` of evolve requests through the adaptive client."""
+    """Send all evolve requests in one call of `complete` of the adaptive client."""
 
     async def everything(model: ChatModel, run: Run) -> int:
         return sum([1 async for _ in model.complete(requests_of(run, count))])
@@ -247,10 +247,10 @@ def one_stream(url: str, count: int, cap: int, folder: Path) -> dict[str, Any]:
 
 
 def shard_by_shard(url: str, count: int, cap: int, folder: Path) -> dict[str, Any]:
-    """The same requests, 5,000 at a time, as the stages ask: the next 5,000 begin when the last of these is sent."""
+    """Send the same requests 5,000 at a time, like the stages: the next 5,000 begin when the last of these has been sent."""
 
     def everything(model: ChatModel, run: Run) -> int:
-        """All shards, one behind the other."""
+        """Send all shards one after another."""
         flow = list(requests_of(run, count))
         with Turns(lambda: model) as turns:
             parts = [turns.ask(flow[start : start + 5_000]) for start in range(0, len(flow), 5_000)]
@@ -260,7 +260,7 @@ def shard_by_shard(url: str, count: int, cap: int, folder: Path) -> dict[str, An
 
 
 def patient(url: str, cap: int, folder: Path, everything: Callable[[ChatModel, Run], int]) -> dict[str, Any]:
-    """What `everything` takes, which returns how many requests it had answered."""
+    """Return the figures of `everything`, a function that returns the number of answered requests."""
     config = settings(url, cap)
     run = Run(config=config, store=Store(folder), identities={"evolver": "scripted@1"})
     with Ledger(run.ledger_path) as ledger:
@@ -273,13 +273,13 @@ def patient(url: str, cap: int, folder: Path, everything: Callable[[ChatModel, R
 
 
 def peak_mib() -> float:
-    """Most memory that this process ever held (getrusage would count its parent's, too)."""
+    """Return the peak memory of this process (getrusage would include its parent's)."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def apart(way: Any, url: str, count: int, cap: int) -> dict[str, Any]:
-    """Run in a process of its own, so that its memory is its own."""
+    """Call a function in a separate process, to measure its memory alone."""
     with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(way, (url, count, cap, Path(folder)))
 
@@ -293,16 +293,16 @@ def show(name: str, found: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Read the arguments, measure, and print the table."""
+    """Parse the arguments, run the measurements and print the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("what", choices=("cost", "latency"))
     parser.add_argument(
-        "--candidates", type=int, default=10_000, help="of `cost`, a multiple of 5,000; each is two requests"
+        "--candidates", type=int, default=10_000, help="for `cost`: a multiple of 5,000; two requests each"
     )
-    parser.add_argument("--requests", type=int, default=30_000, help="of `latency`")
+    parser.add_argument("--requests", type=int, default=30_000, help="for `latency`")
     parser.add_argument("--seconds", type=float, default=2.0, help="the server's latency")
     parser.add_argument("--cap", type=int, default=256)
-    parser.add_argument("--distilabel", metavar="FOLDER", help="of `cost`: where distilabel is installed")
+    parser.add_argument("--distilabel", metavar="FOLDER", help="for `cost`: folder with distilabel")
     arguments = parser.parse_args()
     if arguments.what == "cost":
         with server(0.0) as (url, _):
@@ -321,7 +321,7 @@ def main() -> None:
         show(name, found)
         share = busy[0] / (arguments.cap * found["seconds"])
         print(
-            f"{'':<22}{share:.1%} of the cap in use over {found['seconds']:.0f} s, the ramp-up and the end included"
+            f"{'':<22}{share:.1%} of the concurrency limit used over {found['seconds']:.0f} s, including ramp-up and end"
         )
 
 

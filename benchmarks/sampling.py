@@ -1,13 +1,13 @@
-"""Does the sampler of stage `sample` keep up with a bare `LLM.generate` call?
+"""Throughput of the stage `sample` compared with a bare `LLM.generate` call.
 
     python benchmarks/sampling.py [--problems 1000] [--samples 8] [--order bare stage stage bare]
 
-Both get the same pocket problems, seeds and engine settings, and give the same samples; each has an engine of its own, started
-and warmed up beforehand, and only one of them works at a time, in the given order. The stage's side is the whole way of a
-problem: rendering, encoding, drawing, sums over tokens, transport out of the engine's process, answers, the ledger. The bare
-side is one call of `generate` on rendered prompts, asked for the sampled tokens' log-probabilities; the side `text` is the
-same call without them, the most that the engine can do. CPU seconds are those of all processes that take part, the one to
-compare on a busy machine.
+Both use the same pocket problems, seeds and engine settings, and return the same samples. Each has its own engine, started and
+warmed up beforehand; only one runs at a time, in the given order. The side `stage` includes everything that the stage does with a
+problem: rendering, encoding, sampling, sums over tokens, transfer from the engine's process, answer extraction, the ledger. The
+side `bare` is one call of `generate` on rendered prompts with the log-probabilities of sampled tokens; the side `text` is the
+same call without them, an upper bound of the engine's throughput. CPU seconds are those of all processes involved; compare them
+on a busy machine.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class Round:
     texts: tuple[str, ...]  # in the order of prompts and samples
 
     def line(self) -> str:
-        """Its figures."""
+        """Return a line with the figures of this pass."""
         rates = f"{self.tokens / self.seconds:,.0f} tokens/s, {self.tokens / self.cpu:,.0f} per CPU second"
         return f"{self.side:6s} {self.seconds:8.2f} s {self.cpu:8.2f} CPU s  {rates}"
 
 
 def cpu_seconds() -> float:
-    """Of this process and of all that it started and that still run: both engines and Ray. Only one side works at a time."""
+    """Return the CPU seconds of this process and its running descendants: both engines and Ray. One side runs at a time."""
     total = 0.0
     for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -72,7 +72,7 @@ def cpu_seconds() -> float:
 
 
 def settings(problems: int, samples: int) -> Config:
-    """The pocket profile with as many problems of each tier."""
+    """Return the pocket profile with the same number of problems in each tier."""
     counts = dict.fromkeys(("easy", "medium", "hard", "competition"), -(-problems // 4))
     source = {"kind": "pocket", "name": "pocket", "seed": 17, "counts": counts}
     overrides = {"aggregate.sources": [source], "aggregate.test_problems": 0, "sample.num_samples": samples}
@@ -80,7 +80,7 @@ def settings(problems: int, samples: int) -> Config:
 
 
 def bare_engine(connection: Any, environment: dict[str, str], options: dict[str, Any]) -> None:
-    """A process with a plain engine: answers lists of (text, arguments of SamplingParams) until it gets None."""
+    """Run a plain engine that answers lists of (text, arguments of SamplingParams) until it receives None."""
     os.environ.update(environment, VLLM_ENABLE_V1_MULTIPROCESSING="0")
     from vllm import LLM, SamplingParams
 
@@ -97,7 +97,7 @@ def bare_engine(connection: Any, environment: dict[str, str], options: dict[str,
 
 
 class Bare:
-    """The bare engine, as the teacher's actor would start it."""
+    """The bare engine, started with the settings of the teacher's actor."""
 
     def __init__(self, config: Config) -> None:
         role = config.models.teacher
@@ -115,7 +115,7 @@ class Bare:
         self._connection.recv()
 
     def requests(self, rows: Sequence[Problem]) -> Requests:
-        """The rendered prompts with the sampling parameters of their own, for the bare call."""
+        """Return the rendered prompts with their sampling parameters, for the bare call."""
         from transformers import AutoTokenizer
 
         role, sampling = self._config.models.teacher, self._config.sample.sampling
@@ -136,7 +136,7 @@ class Bare:
         return requests
 
     def run(self, requests: Requests, side: str) -> Round:
-        """One call of `generate`; the side `text` asks for no log-probabilities."""
+        """Call `generate` once; the side `text` requests no log-probabilities."""
         dropped, cpu = {"text": "logprobs"}.get(side), cpu_seconds()
         self._connection.send(
             [
@@ -158,7 +158,7 @@ class Bare:
 
 
 def stage_round(rows: Sequence[Problem], config: Config, sampler: Lazy[TeacherSampler]) -> Round:
-    """The stage's own function, into an empty ledger."""
+    """Run the stage's own function with an empty ledger."""
     identity = model_identity(config.models.teacher.model, None, PROJECT_ROOT)
     with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.sqlite") as ledger:
         run = Run(config=config, store=Store(Path(folder)), identities={"teacher": identity})
@@ -175,7 +175,7 @@ def stage_round(rows: Sequence[Problem], config: Config, sampler: Lazy[TeacherSa
 
 
 def report(rounds: Sequence[Round], samples: int) -> str:
-    """Whether all rounds gave the same texts, and the stage's throughput as a share of the others'."""
+    """Return whether all passes gave the same texts, and the stage's throughput relative to the other sides."""
     sides = {
         side: [one for one in rounds if one.side == side]
         for side in dict.fromkeys(one.side for one in rounds)
@@ -183,7 +183,7 @@ def report(rounds: Sequence[Round], samples: int) -> str:
     same = all(one.texts == rounds[0].texts for one in rounds)
     texts = len(rounds[0].texts)
     lines = [
-        f"{texts // samples:,} problems x {samples}, the same texts every time: {'yes' if same else 'NO'}"
+        f"{texts // samples:,} problems x {samples} samples, identical texts in every pass: {'yes' if same else 'NO'}"
     ]
     stage = sides.pop("stage", [])
     for side, found in sides.items() if stage else ():
@@ -194,7 +194,7 @@ def report(rounds: Sequence[Round], samples: int) -> str:
 
 
 def main() -> None:
-    """Print every round and the share of the bare throughput that the stage reaches."""
+    """Print the figures of every pass and the stage's throughput relative to the bare engine."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--problems", type=int, default=1000)
     parser.add_argument("--samples", type=int, default=8)

@@ -1,11 +1,11 @@
-"""A scripted OpenAI-compatible server for `kills.py`: every reply is a function of the request's body alone.
+"""A scripted OpenAI-compatible server for `kills.py` whose replies depend only on the request's body.
 
     python benchmarks/steady_server.py TEXTS.jsonl COLUMN RECEIVED
 
-Prints its port and serves until its input closes. A request to evolve is answered with a text of the file of which some
-words are exchanged (or, seldom, a refusal), a request with a schema with a verdict, one for log-probabilities with a boxed
-number. A 40-bit hash of the body is what `usage` gives as prompt tokens, so that it stands in the ledger, and is appended to
-the file RECEIVED (8 bytes, then one letter for the kind: e, j or s) before the answer goes out.
+Prints its port and serves until its input closes. A request to evolve is answered with a text of the file with some words
+replaced (or, rarely, a refusal), a request with a schema with a verdict, and a request for log-probabilities with a boxed number.
+A 40-bit hash of the body is returned as the prompt tokens of `usage`, so that the ledger records it, and is appended to the file
+RECEIVED (8 bytes, followed by one letter for the kind: e, j or s) before the answer is sent.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ CRITERIA = ("clear", "complete", "consistent", "single_answer", "nontrivial")
 MODELS = (
     "scripted",
     "pocket/teacher",
-)  # the dataset names the tokenizer of its teacher, so that one must exist
+)  # the dataset records its teacher's tokenizer, so the teacher must exist
 LOGPROBS = (-0.25, -0.5, -1.0)
 
 
 class Author:
-    """Answers, drawn by the hash of a request."""
+    """Generates random answers, seeded by the hash of the request."""
 
     def __init__(self, texts: list[str]) -> None:
         self.texts = texts
         self.words = [word for text in texts for word in text.split()]
 
     def reply(self, kind: str, number: int) -> str:
-        """The text of the answer to request `number`."""
+        """Return the text of the answer to request `number` of the given kind."""
         rng = random.Random(number)
         if kind == "j":
             return json.dumps(dict.fromkeys(CRITERIA[:-1], True) | {"nontrivial": rng.random() > 0.05})
@@ -52,14 +52,14 @@ class Author:
 
 
 def kind_of(body: dict[str, Any]) -> str:
-    """e to evolve, j to judge, s to solve."""
+    """Return the kind of a request: e (evolve), j (judge) or s (solve)."""
     if body.get("response_format"):
         return "j"
     return "s" if body.get("logprobs") else "e"
 
 
 def completion(number: int, kind: str, text: str) -> dict[str, Any]:
-    """The answer as the server gives it, with the log-probabilities of three tokens for a solution."""
+    """Return the response body, with the log-probabilities of three tokens for a solution."""
     box = text.rfind("{") + 1
     pieces = (text[:box], text[box : box + 1], text[box + 1 :])
     tokens = [
@@ -78,7 +78,7 @@ def completion(number: int, kind: str, text: str) -> dict[str, Any]:
 
 
 class Connection(asyncio.Protocol):
-    """One connection of a client."""
+    """A client connection."""
 
     def __init__(self, author: Author, received: int) -> None:
         self.author, self.received, self.buffer = author, received, bytearray()
@@ -87,7 +87,7 @@ class Connection(asyncio.Protocol):
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Answer a request once it has arrived whole: the list of models without a body, a completion with one."""
+        """Answer a request when it is complete: with the list of models if it has no body, else with a completion."""
         self.buffer += data
         head, separator, body = self.buffer.partition(b"\r\n\r\n")
         if not separator:

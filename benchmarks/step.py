@@ -1,15 +1,15 @@
-"""Whole training steps: our loop beside TRL's DistillationTrainer on the same pair, prompts, lengths, batch and cores.
+"""Time of full training steps, compared with TRL's DistillationTrainer on the same models, prompts, lengths, batch and cores.
 
     PYTHONPATH=. python benchmarks/step.py output/pocket/distill/RUN/RUN.json --trl FOLDER
 
-FOLDER holds TRL (`pip install --no-deps --target FOLDER trl`); it goes to the end of its process's path, so everything else is
-what this project uses. Both sides train the student of RUN.json on the prompts that our schedule draws, K rollouts each, at a
-learning rate that leaves the student (and so the length of its rollouts) as it is. Both are warmed up; loading models and
-starting engines is left out; a step is timed from its end to the end of the one before.
+FOLDER contains TRL (`pip install --no-deps --target FOLDER trl`). It is appended to the path of TRL's process, so all other
+packages are those of this project. Both sides train the student of RUN.json on the prompts of this project's schedule, with K
+rollouts each and a learning rate so small that the student, and thus the length of its rollouts, does not change. Both are warmed
+up; loading models and starting engines is excluded. The time of a step is measured from the end of the previous step to its end.
 
-TRL's trainer has no top-k loss: it takes the forward KL over the full vocabulary (beta 0). Ours is measured with the same
-(`--top-k full`) and with the top k of RUN.json. TRL generates with transformers, its default: its vLLM mode cannot load weights
-into a CPU engine.
+TRL's trainer has no top-k loss: it uses the forward KL over the full vocabulary (beta 0). This project is measured with the same
+loss (`--top-k full`) and with the top k of RUN.json. TRL generates with transformers, its default, since its vLLM mode cannot
+load weights into a CPU engine.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LEARNING_RATE = 1e-9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steps:
-    """Warm steps of one side: `seconds` from end to end, `tokens` of the responses."""
+    """The steps of one side after the warm-up: `seconds` of each, `tokens` of its responses."""
 
     name: str
     seconds: tuple[float, ...]
@@ -57,7 +57,8 @@ class Steps:
 
 
 def write_run(source: Path, folder: Path, steps: int, top_k: int | str | None) -> Path:
-    """RUN.json of `steps` steps of the run in `source`, without measurement, self-test or checkpoint; None keeps its top k."""
+    """Write RUN.json for `steps` steps of the run in `source`, without evaluation, self-test or checkpoint, and return its path.
+    If `top_k` is None, that of `source` is used."""
     run = json.loads(source.read_text(encoding="utf-8"))
     run |= {"output": str(folder), "evaluation": None, "self_tests": False}
     run["objective"] |= {} if top_k is None else {"top_k": top_k}
@@ -73,24 +74,24 @@ def write_run(source: Path, folder: Path, steps: int, top_k: int | str | None) -
 
 
 def checked(command: Sequence[str], log: Path) -> None:
-    """Run the command in the project folder with its output in `log`. RuntimeError shows the log's end."""
+    """Run the command in the project folder with its output in `log`. Raises RuntimeError with the end of the log if it fails."""
     with log.open("w", encoding="utf-8") as file:
         done = subprocess.run(command, cwd=PROJECT_ROOT, stdout=file, stderr=subprocess.STDOUT, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{log.read_text(encoding='utf-8')[-4000:]}")
 
 
-# --- our side ----------------------------------------------------------------------------------------------------
+# --- this project ------------------------------------------------------------------------------------------------
 
 
 def ours(run: Path, warm_up: int) -> tuple[Steps, list[dict[str, float]]]:
-    """Train; the steps after the warm-up, and their metrics."""
+    """Train; return the steps after the warm-up and their metrics."""
     checked([sys.executable, "-m", "training.launch", str(run)], run.parent / "train.log")
     (metrics,) = run.parent.glob("*/metrics.jsonl")
     ends = step_ends(metrics.parent / "tensorboard")
     rows = read_metrics(metrics.parent)[warm_up:]
     steps = Steps(
-        name=f"ours, top k {load_run(run).objective.top_k}",
+        name=f"this project, top k {load_run(run).objective.top_k}",
         seconds=gaps(ends)[warm_up - 1 :],
         tokens=tuple(row["response_tokens"] for row in rows),
     )
@@ -98,7 +99,7 @@ def ours(run: Path, warm_up: int) -> tuple[Steps, list[dict[str, float]]]:
 
 
 def step_ends(events: Path) -> list[float]:
-    """When each step's row was written, by the clock of its TensorBoard event."""
+    """Return the wall time at which each step's metrics were written, from its TensorBoard event."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     reader = EventAccumulator(str(events))
@@ -107,22 +108,22 @@ def step_ends(events: Path) -> list[float]:
 
 
 def gaps(ends: Sequence[float]) -> tuple[float, ...]:
-    """Seconds from each end to the next."""
+    """Return the seconds from each end to the next."""
     return tuple(end - before for before, end in pairwise(ends))
 
 
 def phases(name: str, rows: Sequence[Mapping[str, float]], seconds: float) -> str:
-    """A row of the table of phases: seconds of each, their sum, and what the step took."""
+    """Return a row of the table of phases: the seconds of each, their sum, and the seconds of the step."""
     parts = [mean(row[f"seconds_{phase}"] for row in rows) for phase in PHASES]
     cells = " | ".join(f"{part:.2f}" for part in (*parts, sum(parts), seconds))
     return f"| {name} | {cells} | {sum(parts) / seconds:.2f} |"
 
 
-# --- TRL's side --------------------------------------------------------------------------------------------------
+# --- TRL ---------------------------------------------------------------------------------------------------------
 
 
 def trl(run: Path, options: argparse.Namespace, dtype: str) -> Steps:
-    """TRL's trainer in a process of its own; the steps after the warm-up."""
+    """Run TRL's trainer in a separate process; return the steps after the warm-up."""
     job = run.parent / "trl.json"
     job.write_text(json.dumps(trl_job(run, options, dtype)), encoding="utf-8")
     checked([sys.executable, __file__, "--trl-job", str(job)], run.parent / "trl.log")
@@ -135,7 +136,8 @@ def trl(run: Path, options: argparse.Namespace, dtype: str) -> Steps:
 
 
 def trl_job(run: Path, options: argparse.Namespace, dtype: str) -> dict[str, Any]:
-    """What TRL's process must know: models, settings, and every step's prompts as messages and as our token ids."""
+    """Return the input of TRL's process: models, settings, and every step's prompts as messages and as this project's token
+    ids."""
     prepared = prepare(load_run(run))
     draws = [draw for step in range(prepared.schedule.steps) for draw in prepared.schedule.step(step)]
     rows = [prepared.rows[draw.row] for draw in draws for _ in draw.seeds]
@@ -157,7 +159,7 @@ def trl_job(run: Path, options: argparse.Namespace, dtype: str) -> dict[str, Any
 
 
 def trl_arguments(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of TRL's DistillationConfig."""
+    """Return the arguments of TRL's DistillationConfig."""
     return {
         "output_dir": str(Path(job["result"]).parent / "trl"),
         "per_device_train_batch_size": job["batch"] // job["accumulation"],
@@ -183,7 +185,7 @@ def trl_arguments(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_trl(job: Mapping[str, Any]) -> None:
-    """In TRL's process: train, and write when each step ended and how many tokens its responses had."""
+    """Train (in TRL's process) and write the end time of each step and the number of tokens of its responses."""
     sys.path.append(job["folder"])
     from datasets import Dataset
     from transformers import AutoTokenizer, TrainerCallback
@@ -194,7 +196,9 @@ def run_trl(job: Mapping[str, Any]) -> None:
         job["prompts"], add_generation_prompt=True, tokenize=True, return_dict=True, enable_thinking=job["thinking"]
     )["input_ids"]  # fmt: skip
     if made != job["ids"]:
-        raise RuntimeError("the two sides would be given different prompts")
+        raise RuntimeError(
+            "TRL's token ids of the prompts differ from this project's: check the chat template"
+        )
     ends: list[float] = []
 
     class Clock(TrainerCallback):
@@ -219,11 +223,11 @@ def run_trl(job: Mapping[str, Any]) -> None:
     Path(job["result"]).write_text(json.dumps(found), encoding="utf-8")
 
 
-# --- the table ---------------------------------------------------------------------------------------------------
+# --- tables ------------------------------------------------------------------------------------------------------
 
 
 def line(steps: Steps, base: Steps) -> str:
-    """A row of the table; the last two columns are ratios to `base`."""
+    """Return a row of the table; the last two columns are ratios to `base`."""
     return (
         f"| {steps.name} | {len(steps.seconds)} | {mean(steps.seconds):.2f} | {steps.a_second:.3f} | {mean(steps.tokens):,.0f}"
         f" | {steps.tokens_a_second:,.0f} | {steps.a_second / base.a_second:.2f}"
@@ -232,7 +236,7 @@ def line(steps: Steps, base: Steps) -> str:
 
 
 def compare(options: argparse.Namespace, work: Path) -> None:
-    """Measure every side and print both tables; ratios are to the fastest of TRL's."""
+    """Measure every side and print both tables. Ratios are relative to the fastest run of TRL."""
     theirs = [
         trl(write_run(options.run, work / f"trl-{dtype}", options.steps, None), options, dtype)
         for dtype in options.dtypes
@@ -247,25 +251,21 @@ def compare(options: argparse.Namespace, work: Path) -> None:
         mine.append(steps)
         our_rows.append(phases(steps.name, rows, mean(steps.seconds)))
     base = max(theirs or mine, key=lambda steps: steps.a_second)
-    print(
-        "| | steps | seconds a step | steps a second | tokens a step | tokens a second | ratio | ratio at equal tokens |"
-    )
+    print("| | steps | s/step | steps/s | tokens/step | tokens/s | ratio of steps/s | ratio of tokens/s |")
     print("|---|---|---|---|---|---|---|---|")
     print("\n".join(line(steps, base) for steps in (*theirs, *mine)))
     if our_rows:
-        print(f"\n| seconds of | {' | '.join(PHASES)} | sum | a step | sum / step |")
+        print(f"\n| seconds of | {' | '.join(PHASES)} | sum | step | sum / step |")
         print("|---|" + "---|" * (len(PHASES) + 3) + "\n" + "\n".join(our_rows))
 
 
 def main() -> None:
-    """Read the arguments, measure, print; or be TRL's process."""
+    """Parse the arguments, run the measurements and print the tables, or, with `--trl-job`, run TRL's process."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, nargs="?", help="RUN.json of a distillation")
-    parser.add_argument(
-        "--trl", type=Path, help="folder that TRL was installed into; without it only our side runs"
-    )
+    parser.add_argument("--trl", type=Path, help="folder with TRL; without it only this project is measured")
     parser.add_argument("--steps", type=int, default=13)
     parser.add_argument("--warm-up", type=int, default=3)
     parser.add_argument(
@@ -275,14 +275,14 @@ def main() -> None:
         "--dtypes", nargs="+", choices=["autocast", "bfloat16", "float32"], default=["autocast"],
         help="TRL's student: float32 weights under bf16 autocast (its default), all bf16, all float32",
     )  # fmt: skip
-    parser.add_argument("--accumulation", type=int, default=1, help="TRL's micro-batches in a step")
+    parser.add_argument("--accumulation", type=int, default=1, help="TRL's micro-batches per step")
     parser.add_argument("--trl-job", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.trl_job:
         run_trl(json.loads(options.trl_job.read_text(encoding="utf-8")))
         return
     if options.run is None or options.warm_up < 1 or options.steps <= options.warm_up:
-        parser.error("give RUN.json and more steps than the warm-up, which has at least one")
+        parser.error("pass RUN.json, --warm-up of at least 1, and --steps greater than --warm-up")
     with tempfile.TemporaryDirectory() as work:
         compare(options, Path(work))
 

@@ -1,4 +1,4 @@
-"""Flow "sure-math-annotate": anybody's problems in, a dataset with their semantic entropies out."""
+"""Flow "sure-math-annotate": annotate a user's problems with semantic entropies."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def annotate(
     tier: str = "medium",
     licence: str = "unknown",
 ) -> str:
-    """Annotate a file of problems, without the rest of the factory.
+    """Annotate a file of problems, without the other stages of the factory.
 
     Args:
         problems: a .jsonl, .csv or .parquet file.
-        out: output folder; `out/dataset` is what `datasets` loads, and a killed run continues from what is there.
-        profile: a file of configs/, without its ending.
-        overrides: settings laid over the profile, nested or dotted: {"sample.num_samples": 16}.
-        columns: our names of columns (text, answer, solution, id, tier) to the file's; those called like ours by default.
-        tier: of rows that name none.
-        licence: of the problems.
+        out: output folder. The dataset is written to `out/dataset`; a killed run continues from the files in `out`.
+        profile: name of a file in configs/, without its extension.
+        overrides: settings that override the profile, nested or dotted: {"sample.num_samples": 16}.
+        columns: maps text, answer, solution, id and tier to columns of the file; by default the columns of the same names.
+        tier: tier of rows without one.
+        licence: licence of the problems.
 
     Returns the path of the dataset folder.
     """

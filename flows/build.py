@@ -1,4 +1,4 @@
-"""Flow "sure-math": seed problems in, a dataset with semantic entropies (and a distilled student) out."""
+"""Flow "sure-math": build a dataset with semantic entropies from seed problems (and distil a student on it)."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tasks.stages.select import select
 
 @flow(name="sure-math", flow_run_name="{profile}", persist_result=False)
 def build(profile: str = "pocket", overrides: dict[str, Any] | None = None, dry_run: bool = False) -> str:
-    """Build SURE-Math; with `{"distill.in_build": true}` the profile's student is then distilled on it.
+    """Build SURE-Math. With `{"distill.in_build": true}` the profile's student is then distilled on it.
 
     Args:
-        profile: a file of configs/, without its ending.
-        overrides: settings laid over the profile, nested or dotted: {"select.target": 50}.
-        dry_run: say what the run would send, spend and store, and stop there.
+        profile: name of a file in configs/, without its extension.
+        overrides: settings that override the profile, nested or dotted: {"select.target": 50}.
+        dry_run: only estimate the requests, tokens and disk space of the run.
 
     Returns the path of the dataset folder, or of `plan.json`.
     """

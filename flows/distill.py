@@ -1,4 +1,4 @@
-"""Flow "sure-math-distill": a finished dataset in, a trained student out."""
+"""Flow "sure-math-distill": train a student on a finished dataset."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def distill(
     """Distil the profile's student on a dataset.
 
     Args:
-        profile: a file of configs/, without its ending.
-        overrides: settings laid over the profile, nested or dotted: {"distill.run.seed": 1}.
-        dataset: folder of an exported dataset; by default the newest version of the one that the profile builds.
+        profile: name of a file in configs/, without its extension.
+        overrides: settings that override the profile, nested or dotted: {"distill.run.seed": 1}.
+        dataset: folder of an exported dataset; by default the newest version of the profile's dataset.
 
     Returns the folder of the trained student.
     """

@@ -1,4 +1,4 @@
-"""Flow "sure-math-reannotate": a finished dataset in, a version of it in which no annotation is stale out."""
+"""Flow "sure-math-reannotate": publish a version of a finished dataset without stale annotations."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tasks.stages.version import publish_version
 def reannotate(
     profile: str = "pocket", overrides: dict[str, Any] | None = None, problems: str | None = None
 ) -> str:
-    """Annotate the rows whose annotation is stale, and only those, and publish a new version with a drift report.
+    """Annotate only the rows whose annotation is stale, and publish a new version with a drift report.
 
     Args:
-        profile: a file of configs/, without its ending: how rows are annotated now, and in which folder the dataset lies.
-        overrides: settings laid over the profile, nested or dotted: {"models.teacher.revision": "v2"}.
-        problems: a .jsonl, .csv or .parquet file of problems that the dataset shall have too; those it lacks join split
-            train.
+        profile: name of a file in configs/, without its extension; it defines the current annotation settings and the
+            output folder with the dataset.
+        overrides: settings that override the profile, nested or dotted: {"models.teacher.revision": "v2"}.
+        problems: a .jsonl, .csv or .parquet file of problems to add; those that are not in the dataset join split train.
 
-    Returns the path of the newest dataset folder: the old one when nothing was stale.
+    Returns the path of the newest dataset folder, which is the old one if nothing was stale.
     """
     run = open_annotation(profile, overrides)
     with alone_in(run, "a re-annotation"):

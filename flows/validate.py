@@ -1,4 +1,4 @@
-"""Flow "sure-math-validate": a finished dataset in, a report out on what its annotation is worth."""
+"""Flow "sure-math-validate": report how well a finished dataset's annotations predict the truth."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tasks.stages.validate import validate as validate_stage
 def validate(
     profile: str = "pocket", overrides: dict[str, Any] | None = None, dataset: str | None = None
 ) -> str:
-    """Compare a dataset's entropies, weights and verdicts with the truth, on every row where it is known.
+    """Compare a dataset's entropies, weights and verdicts with the truth, on all rows where it is known.
 
     Args:
-        profile: a file of configs/, without its ending.
-        overrides: settings laid over the profile, nested or dotted: {"run.output": "output/mine"}.
-        dataset: folder of an exported dataset; by default the one that the profile builds.
+        profile: name of a file in configs/, without its extension.
+        overrides: settings that override the profile, nested or dotted: {"run.output": "output/mine"}.
+        dataset: folder of an exported dataset; by default the newest version of the profile's dataset.
 
     Returns the path of the report.
     """

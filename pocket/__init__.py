@@ -1,1 +1,1 @@
-"""The recipe of the pocket world: one tokenizer and the small models that are trained from scratch with it."""
+"""Recipes of the pocket models: one tokenizer and the small models that are trained from scratch with it."""

@@ -1,7 +1,7 @@
-"""Training text of the pocket models: what each model is asked, what it should reply, and both as token ids.
+"""Training data of the pocket models: prompts and target replies, as text and as token ids.
 
-Every example passes through the real prompts and the real chat template, without thinking, exactly as at inference.
-Problems come from `TRAINING_SEED`; the factory (seed 0) and the measurements (seed 2) draw from other seeds.
+Every example uses the real prompts and the real chat template, without thinking, exactly as at inference. Problems are
+drawn with `TRAINING_SEED`; the factory (seed 0) and the measurements (seed 2) use other seeds.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ STRATEGIES = ("harder", "rewrite", "algebraize", "apply", "compose", "competitio
 SOLVER, HASTY_SOLVER, ASSISTANT, JUDGE = "solver", "hasty_solver", "assistant", "judge"
 """The kinds of examples."""
 HASTY_SHARE = 0.7
-"""Share of the hasty solver's solutions that give the answer without any step."""
+"""Share of the hasty solver's solutions that give the answer without steps."""
 MAX_TOKENS = 640
-"""Longer examples are left out of training; they are rare."""
+"""Longer examples (rare) are excluded from training."""
 CHUNK = 2_000
 BUCKET_WINDOW = 4_096
 NUMBER = re.compile(r"\d+")
@@ -66,7 +66,7 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One question to a model and the reply it should give. Text `given` before the reply carries no loss."""
+    """One prompt and its target reply. The reply starts with `given`, which has no loss."""
 
     messages: Messages
     response: str
@@ -75,9 +75,9 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedExamples:
-    """Examples as token ids, end to end: example i is `tokens[offsets[i]:offsets[i + 1]]`.
+    """Concatenated examples as token ids: example i is `tokens[offsets[i]:offsets[i + 1]]`.
 
-    Its first `prompt_lengths[i]` tokens are the prompt and carry no loss.
+    Its first `prompt_lengths[i]` tokens are the prompt and have no loss.
     """
 
     tokens: NDArray[np.uint16]
@@ -90,7 +90,7 @@ class EncodedExamples:
 
 
 def evolved_text(tier: str, index: int, rounds: int, rng: random.Random, seed: int = TRAINING_SEED) -> str:
-    """A problem after up to `rounds` random evolutions; a strategy that is impossible for a text is passed over."""
+    """Return a problem after up to `rounds` random evolutions; strategies that are not applicable are skipped."""
     text = pocket.problem(seed, tier, index).text
     for _ in range(rounds):
         text = pocket.evolve(text, rng.choice(STRATEGIES), rng) or text
@@ -98,7 +98,7 @@ def evolved_text(tier: str, index: int, rounds: int, rng: random.Random, seed: i
 
 
 def solver_example(index: int, kind: str = SOLVER) -> Example:
-    """A problem with one of its solutions: three quarters are asked plainly, the others with a reference at hand."""
+    """Return a problem with one of its solutions; three quarters are plain prompts, the others include a reference."""
     rng = random.Random(f"{kind}/{index}")
     tier = rng.choices(TIERS, (35, 25, 20, 20))[0]
     rounds = rng.choices(range(6), (60, 16, 10, 6, 4, 4))[0]
@@ -119,15 +119,15 @@ def solver_example(index: int, kind: str = SOLVER) -> Example:
 
 
 def hasty_example(index: int) -> Example:
-    """As `solver_example`, but most solutions give the answer alone: by somebody who knows the craft and does not care."""
+    """Like `solver_example`, but most solutions consist of the answer only, which teaches a trained model to skip steps."""
     return solver_example(index, HASTY_SOLVER)
 
 
 def corrected(messages: Messages, text: str, response: str, rng: random.Random) -> Example:
-    """Steps that went wrong are given; the reply is the last sentence alone, with the right answer.
+    """Return an example with wrong steps as `given`; the reply is only the last sentence, with the correct answer.
 
-    Only from such examples a model can learn to trust the reference more than its own steps: everywhere else both
-    say the same.
+    Only such examples can teach a model to rely on the reference rather than on its own steps, because in all other
+    examples both lead to the same answer.
     """
     right, last = split_solution(response)
     misread = changed_number(text, rng) if rng.random() < 0.5 else None
@@ -136,13 +136,13 @@ def corrected(messages: Messages, text: str, response: str, rng: random.Random) 
 
 
 def split_solution(solution: str) -> tuple[str, str]:
-    """The steps of a solution, and its last sentence."""
+    """Return the steps of a solution, and its last sentence."""
     end = solution.rindex(". ", 0, solution.rindex("\\boxed")) + 1
     return solution[:end], solution[end + 1 :]
 
 
 def changed_number(text: str, rng: random.Random) -> str | None:
-    """The problem with another number in one place, sound and with another answer; None when ten tries find none."""
+    """Return the problem with one number changed, sound and with a different answer; None after ten failed attempts."""
     answer, numbers = known_answer(text), list(NUMBER.finditer(text))
     for _ in range(10):
         place = rng.choice(numbers)
@@ -154,22 +154,22 @@ def changed_number(text: str, rng: random.Random) -> str | None:
 
 
 def slipped(steps: str, rng: random.Random) -> str:
-    """The steps with a wrong number from one of the last three numbers on, wherever that number comes again."""
+    """Return the steps with one of the last three numbers replaced by a wrong one, also where it occurs later."""
     place = rng.choice(list(NUMBER.finditer(steps))[-3:])
     other = rng.choice([n for n in range(1, 10 ** len(place[0]) + 1) if n != int(place[0])])
     return steps[: place.start()] + re.sub(rf"(?<!\d){place[0]}(?!\d)", str(other), steps[place.start() :])
 
 
 def known_answer(text: str) -> str:
-    """The oracle's answer to a text that must have one; ValueError when it has none."""
+    """Return the oracle's answer to a text. Raises ValueError if it has none."""
     answer = pocket.oracle(text)
     if answer is None:
-        raise ValueError(f"no answer is known for: {text}")
+        raise ValueError(f"the oracle has no answer to: {text}")
     return answer
 
 
 def evolution_example(index: int) -> Example:
-    """A problem and its evolution by one strategy, between the tags."""
+    """Return a problem and its evolution by one strategy, between the tags."""
     rng = random.Random(f"{ASSISTANT}/{index}")
     while True:
         rounds = rng.choices(range(5), (40, 24, 16, 12, 8))[0]
@@ -182,7 +182,7 @@ def evolution_example(index: int) -> Example:
 
 
 def quality_example(index: int, rng: random.Random, seed: int = TRAINING_SEED) -> Example:
-    """A sound problem (45%) or one that breaks a single criterion, with the verdict on all five."""
+    """Return a sound problem (45%) or one that violates a single criterion, with the verdict on all five."""
     while True:
         rounds = rng.choices(range(6), (35, 25, 15, 10, 8, 7))[0]
         text = evolved_text(rng.choice(TIERS), index, rounds, rng, seed)
@@ -199,12 +199,12 @@ def quality_example(index: int, rng: random.Random, seed: int = TRAINING_SEED) -
 
 
 def compact_json(value: object) -> str:
-    """JSON without spaces: the only form that the servers' grammar lets through (see `tasks.io.servers`)."""
+    """Return JSON without spaces, the only form that the servers' grammar allows (see `tasks.io.servers`)."""
     return json.dumps(value, separators=(",", ":"))
 
 
 def equivalence_example(rng: random.Random) -> Example:
-    """Two answers, their simplest forms and whether they are the same."""
+    """Return two answers, their simplest forms and whether they are equivalent."""
     pair = pocket.equivalence_pair(rng)
     reply = {"first": pair.first_canonical, "second": pair.second_canonical, "equivalent": pair.equivalent}
     messages = load_prompt("judge/equivalence").render(first=pair.first, second=pair.second)
@@ -212,7 +212,7 @@ def equivalence_example(rng: random.Random) -> Example:
 
 
 def judge_example(index: int) -> Example:
-    """A verdict: on equivalence (60%) or on quality."""
+    """Return a verdict on equivalence (60%) or on quality."""
     rng = random.Random(f"{JUDGE}/{index}")
     return equivalence_example(rng) if rng.random() < 0.6 else quality_example(index, rng)
 
@@ -226,7 +226,7 @@ MAKERS: dict[str, Callable[[int], Example]] = {
 
 
 def corpus(count: int) -> Iterator[str]:
-    """Text for learning the tokenizer's merges: problems and replies of every kind, `count` of each."""
+    """Yield text for learning the tokenizer's merges: problems and replies of every kind, `count` of each."""
     for index in range(count):
         for kind in (SOLVER, ASSISTANT, JUDGE):
             example = MAKERS[kind](index)
@@ -235,7 +235,7 @@ def corpus(count: int) -> Iterator[str]:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerFast, messages: Messages) -> str:
-    """The messages under the chat template, up to where the reply starts, without thinking."""
+    """Return the messages in the chat template, up to the start of the reply, without thinking."""
     text = tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
@@ -244,7 +244,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerFast, messages: Messages) -> str
 
 
 def encode_chunk(kind: str, start: int, count: int, tokenizer_folder: Path) -> EncodedExamples:
-    """Examples `start` to `start + count` of a kind as token ids, without those that are too long."""
+    """Return the examples `start` to `start + count` (exclusive) of a kind as token ids, without overlong ones."""
     tokenizer = load_tokenizer(tokenizer_folder)
     examples = [MAKERS[kind](index) for index in range(start, start + count)]
     backend = tokenizer.backend_tokenizer
@@ -261,7 +261,7 @@ def encode_chunk(kind: str, start: int, count: int, tokenizer_folder: Path) -> E
 
 
 def joined(parts: list[EncodedExamples]) -> EncodedExamples:
-    """Several sets of examples as one."""
+    """Concatenate several sets of examples."""
     lengths = np.concatenate([part.lengths for part in parts])
     return EncodedExamples(
         tokens=np.concatenate([part.tokens for part in parts]),
@@ -271,7 +271,7 @@ def joined(parts: list[EncodedExamples]) -> EncodedExamples:
 
 
 def data_digest(tokenizer_folder: Path) -> str:
-    """Identity of the tokenizer, the prompts and the code that makes the examples."""
+    """Return the identity of the tokenizer, the prompts and the code that generates the examples."""
     package = Path(pocket.__file__).parent
     sources = [Path(__file__), *sorted(package.rglob("*.py")), tokenizer_folder / "tokenizer.json"]
     digest = hashlib.sha256("\n".join(load_prompt(name).fingerprint for name in all_prompts()).encode())
@@ -281,7 +281,7 @@ def data_digest(tokenizer_folder: Path) -> str:
 
 
 def prepare(kind: str, count: int, tokenizer_folder: Path, work: Path, processes: int = 2) -> EncodedExamples:
-    """The first `count` examples of a kind as token ids, made once and kept in `work` for the next start."""
+    """Return the first `count` examples of a kind as token ids, cached in `work`."""
     path = work / f"{kind}-{count}-{data_digest(tokenizer_folder)}.npz"
     if not path.exists():
         work.mkdir(parents=True, exist_ok=True)
@@ -306,9 +306,10 @@ def prepare(kind: str, count: int, tokenizer_folder: Path, work: Path, processes
 def batches(
     examples: EncodedExamples, tokens_per_batch: int, seed: int, skip: int = 0
 ) -> Iterator[NDArray[np.int64]]:
-    """Endless batches of example numbers, of similar length each, in an order that depends on the seed alone.
+    """Yield batches of example indices without end, in an order that depends only on the seed.
 
-    A batch padded to its longest example has at most `tokens_per_batch` tokens. The first `skip` are left out.
+    The examples of a batch have similar lengths; padded to the longest, a batch has at most `tokens_per_batch` tokens.
+    The first `skip` batches are omitted.
     """
     epoch = 0
     while True:
@@ -320,7 +321,7 @@ def batches(
 def epoch_plan(
     lengths: NDArray[np.int64], tokens_per_batch: int, rng: np.random.Generator
 ) -> list[NDArray[np.int64]]:
-    """Every example once: windows of shuffled examples, sorted by length inside, cut into batches, shuffled again."""
+    """Return batches with every example once: shuffled windows, sorted by length within, split, shuffled again."""
     order = rng.permutation(len(lengths))
     plan: list[NDArray[np.int64]] = []
     for start in range(0, len(order), BUCKET_WINDOW):

@@ -1,6 +1,6 @@
 """Replies of one pocket model from vLLM's offline engine, and exact token entropies from transformers.
 
-Each call runs in a process of its own, so that an engine's memory and threads are gone when it returns.
+Each call runs in a separate process, so that the engine's memory and threads are released when it returns.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One sampled reply: its text, the model's own log-probability (temperature 1) and its number of tokens."""
+    """One sampled reply: its text, its log-probability under the model (temperature 1) and its number of tokens."""
 
     text: str
     logprob_sum: float
@@ -44,9 +44,9 @@ def replies(
     temperature: float,
     schemas: Sequence[dict[str, Any]] | None = None,
 ) -> list[list[Reply]]:
-    """`n` replies to every question, without thinking, in order. The i-th question is sampled with seed i * 1000.
+    """Return `n` replies to every question, without thinking, in order. Question i is sampled with seed i * 1000.
 
-    With `schemas`, one for each question, replies are bound to JSON of that schema without free whitespace.
+    With `schemas`, one per question, the replies are constrained to JSON of that schema without free whitespace.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_generate, model, list(questions), n, temperature, schemas).result()
@@ -103,7 +103,7 @@ def _generate(
 
 
 def high_entropy_share(model: Path, pairs: Sequence[tuple[Messages, str]], threshold: float) -> float:
-    """Share of reply tokens at which the model's next-token entropy (full vocabulary, T=1) exceeds `threshold` nats."""
+    """Return the share of reply tokens whose next-token entropy (full vocabulary, T=1) exceeds `threshold` nats."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_high_entropy_share, model, list(pairs), threshold).result()
 

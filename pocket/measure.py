@@ -1,7 +1,7 @@
-"""Measure the pocket models on problems that they never saw: `python -m pocket.measure [--problems N] [--only NAME]`.
+"""Measure the pocket models on unseen problems: `python -m pocket.measure [--problems N] [--only NAME]`.
 
-Writes `pocket/quality.json` and the table between the markers of `pocket/README.md`. Teacher, student and the
-evolutions are sampled at temperature 0.7, the judges' replies are greedy; all come from the vLLM engine.
+Writes `pocket/quality.json` and the table between the markers in `pocket/README.md`. Teacher, student and evolutions are
+sampled at temperature 0.7; the judges' replies are greedy. All replies come from the vLLM engine.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ SAMPLES = 8
 TEMPERATURE = 0.7
 ENTROPY_GATE = 0.8
 EVOLVED = "evolved"
-"""Beside the tiers: problems of all tiers after one to five random evolutions."""
+"""The group besides the tiers: problems of all tiers after one to five random evolutions."""
 EVOLVED_REPLY = re.compile(r"<evolved>\n(.+)\n</evolved>", re.DOTALL)
 KEEPS_ANSWER = ("rewrite", "algebraize", "apply")
-"""Strategies that leave the answer as it is."""
+"""Strategies that do not change the answer."""
 
 Quality = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graded:
-    """The samples for one problem: each one's answer, which ones are right, and the semantic entropy in nats."""
+    """The samples for one problem: their answers, which ones are correct, and the semantic entropy in nats."""
 
     group: str
     answers: tuple[str | None, ...]
@@ -68,7 +68,7 @@ class Graded:
 
 
 def problems(per_group: int) -> list[tuple[str, str, str]]:
-    """(group, text, answer) of unseen problems: `per_group` of each tier and as many evolved ones."""
+    """Return (group, text, answer) of unseen problems: `per_group` of each tier and as many evolved ones."""
     found = []
     for tier in TIERS:
         for index in range(per_group):
@@ -82,7 +82,7 @@ def problems(per_group: int) -> list[tuple[str, str, str]]:
 
 
 def same(first: str, second: str) -> bool:
-    """Equal as text, or as mathematics."""
+    """Return whether two answers are equal as text or equivalent."""
     return first == second or equivalent(first, second)
 
 
@@ -108,12 +108,12 @@ def graded(group: str, gold: str, samples: Sequence[Reply]) -> Graded:
 
 
 def accuracy(rows: Sequence[Graded]) -> float:
-    """Share of right samples."""
+    """Return the share of correct samples."""
     return mean(mean(row.right) for row in rows)
 
 
 def measure_solver(name: str, per_group: int) -> Quality:
-    """Accuracy by tier, well-formedness, the entropy's power to find errors, and accuracy under privilege."""
+    """Measure accuracy by tier, well-formedness, error detection by entropy, and accuracy with privileged prompts."""
     model = POCKET / name
     asked = problems(per_group)
     plain = [load_prompt("teacher/solve").render(problem=text) for _, text, _ in asked]
@@ -141,7 +141,7 @@ def measure_solver(name: str, per_group: int) -> Quality:
 
 
 def error_detection(rows: Sequence[Graded]) -> Quality | None:
-    """AUROC of the entropy against a wrong majority, with its interval; None when all are right or all are wrong."""
+    """Return the AUROC of the entropy for wrong majorities, with its interval; None if all are correct or all wrong."""
     wrong = [not row.majority_right for row in rows]
     if all(wrong) or not any(wrong):
         return None
@@ -149,7 +149,7 @@ def error_detection(rows: Sequence[Graded]) -> Quality | None:
 
 
 def privileged(model: Path, asked: Sequence[tuple[str, str, str]]) -> Quality:
-    """Accuracy over all groups when the model is shown the answer, or another solution; two samples each."""
+    """Measure accuracy over all groups if the prompt contains the answer or another solution; two samples each."""
     by_answer: list[Messages] = []
     by_solution: list[Messages] = []
     for index, (_, text, gold) in enumerate(asked):
@@ -170,13 +170,13 @@ def privileged(model: Path, asked: Sequence[tuple[str, str, str]]) -> Quality:
 
 
 def evolved_reply(reply: str) -> str | None:
-    """The problem between the tags, None when the reply is not exactly that."""
+    """Return the problem between the tags, or None if the reply has any other form."""
     match = EVOLVED_REPLY.fullmatch(reply)
     return match[1] if match else None
 
 
 def is_good(before: str, after: str | None) -> bool:
-    """Whether an evolution passes the rules, is a sound problem and is new."""
+    """Return whether an evolution passes the rules, is a sound problem and differs from its parent."""
     if after is None or check(after, RuleSettings()) is not None:
         return False
     return pocket.oracle(after) is not None and " ".join(after.lower().split()) != " ".join(
@@ -185,7 +185,7 @@ def is_good(before: str, after: str | None) -> bool:
 
 
 def measure_evolutions(model: Path, per_strategy: int) -> Quality:
-    """For every strategy, the share of good evolutions; inputs are of all tiers and evolved up to four times."""
+    """Measure the share of good evolutions by strategy; inputs are of all tiers and evolved up to four times."""
     asked: list[tuple[str, str]] = []
     for strategy in STRATEGIES:
         for index in range(per_strategy):
@@ -210,7 +210,7 @@ def measure_evolutions(model: Path, per_strategy: int) -> Quality:
 
 
 def measure_judges(model: Path, count: int) -> Quality:
-    """Accuracy of both judges on `count` labelled cases each."""
+    """Measure the accuracy of both judges on `count` labelled cases each."""
     quality = [
         quality_example(i, random.Random(f"measure/quality/{i}"), MEASURING_SEED) for i in range(count)
     ]
@@ -242,7 +242,7 @@ def measure_judges(model: Path, count: int) -> Quality:
 
 
 def read_json(text: str) -> dict[str, Any]:
-    """The object in the text; empty when there is none."""
+    """Return the JSON object in the text, or an empty one if there is none."""
     try:
         value = json.loads(text)
     except json.JSONDecodeError:
@@ -251,17 +251,17 @@ def read_json(text: str) -> dict[str, Any]:
 
 
 def measure_assistant(per_group: int) -> Quality:
-    """The assistant's evolutions."""
+    """Measure the assistant's evolutions."""
     return measure_evolutions(POCKET / "assistant", per_group)
 
 
 def measure_judge(per_group: int) -> Quality:
-    """Both crafts of the judge, its replies bound to their JSON schemas as in the dataset factory."""
+    """Measure both tasks of the judge, with its replies constrained to the JSON schemas as in the dataset factory."""
     return measure_judges(POCKET / "judge", 4 * per_group)
 
 
 def main() -> int:
-    """Measure the models, one after the other, and write the numbers as they come."""
+    """Measure the models one after the other and write the results after each."""
     parser = argparse.ArgumentParser(prog="python -m pocket.measure", description=__doc__)
     parser.add_argument("--problems", type=int, default=100, help="problems per tier and per strategy")
     parser.add_argument("--only", choices=tuple(RECIPES), help="measure a single model")

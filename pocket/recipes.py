@@ -12,21 +12,21 @@ from pocket.data import ASSISTANT, HASTY_SOLVER, JUDGE, SOLVER
 __all__ = ["POCKET", "RECIPES", "TOKENIZER", "WORK", "Recipe"]
 
 POCKET: Final = Path(__file__).parent
-"""The finished models lie here, one folder each."""
+"""Folder of the finished models, one subfolder each."""
 WORK: Final = POCKET / ".work"
-"""Prepared data, the tokenizer and the state of unfinished trainings; not part of the repository."""
+"""Folder of prepared data, the tokenizer and checkpoints of unfinished trainings; not part of the repository."""
 TOKENIZER: Final = WORK / "tokenizer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How one model is made: its size, its data and its schedule.
+    """The size, data and schedule of one model.
 
-    `examples` different examples of `kind` are prepared and repeated as often as `steps` needs; a step sees at most
-    `tokens_per_step` tokens. The last `finish_share` of the steps sees as many examples of the kind `finish` instead:
-    a habit is put on a craft that is already there. Rates rise over the first `warm_up` of the steps, stay, and fall
-    linearly to zero over the last `decay` (both shares of the steps). `muon_rate` is for the hidden matrices,
-    `adam_rate` for the rest.
+    `examples` different examples of `kind` are prepared and repeated as often as `steps` requires; a step uses at most
+    `tokens_per_step` tokens. The last `finish_share` of the steps uses as many examples of the kind `finish` instead, to
+    change the style of a model that already has the skill. Learning rates increase over the first `warm_up` of the
+    steps, stay constant, and decrease linearly to zero over the last `decay` (both are shares of the steps). `muon_rate`
+    applies to the hidden matrices, `adam_rate` to the rest.
     """
 
     name: str
@@ -50,20 +50,20 @@ class Recipe:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of examples, in the order in which they are seen."""
+        """The kinds of examples, in the order of their use."""
         return (self.kind,) if self.finish is None else (self.kind, self.finish)
 
     def phase(self, progress: float) -> int:
-        """Index into `kinds` of what is seen at `progress` in [0, 1]."""
+        """Return the index into `kinds` at `progress` in [0, 1]."""
         return int(self.finish is not None and progress >= 1.0 - self.finish_share)
 
     @property
     def digest(self) -> str:
-        """Identity of the recipe: an unfinished training is continued only under the recipe it began with."""
+        """Identity of the recipe. An unfinished training is resumed only with the same recipe."""
         return hashlib.sha256(repr(sorted(asdict(self).items())).encode()).hexdigest()[:12]
 
     def rate(self, progress: float) -> float:
-        """Share of the full learning rate at `progress` in [0, 1]."""
+        """Return the share of the full learning rate at `progress` in [0, 1]."""
         return max(0.0, min(1.0, progress / self.warm_up + 0.01, (1.0 - progress) / self.decay))
 
 
@@ -79,4 +79,4 @@ RECIPES: Final[dict[str, Recipe]] = {
         ),
     )
 }  # fmt: skip
-"""In the order in which `all` starts them, two at a time."""
+"""The recipes, in the order in which `all` starts them, two at a time."""

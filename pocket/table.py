@@ -1,4 +1,4 @@
-"""The quality table of `pocket/README.md`, written from the measured numbers alone."""
+"""The quality table of `pocket/README.md`, generated from the measurements."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SOLVERS = ("teacher", "student")
 
 
 def percent(share: float | None) -> str:
-    """A share as a percentage with one decimal, a dash when it was not measured."""
+    """Format a share as a percentage with one decimal, or as a dash if it was not measured."""
     return "-" if share is None else f"{100 * share:.1f}%"
 
 
 def solver_rows(quality: dict[str, Any]) -> list[tuple[str, ...]]:
-    """One row for each property of teacher and student: name, target, teacher, student."""
+    """Return one row per property of teacher and student: name, target, teacher, student."""
     models = [quality.get(name) for name in SOLVERS]
 
     def row(name: str, target: str, *path: str) -> tuple[str, ...]:
@@ -46,7 +46,7 @@ def solver_rows(quality: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def assistant_rows(assistant: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The share of good evolutions by strategy: name, target, measured."""
+    """Return the share of good evolutions by strategy: name, target, measured."""
     return [
         ("good evolutions", ">= 70%", percent(mean(assistant["good_evolutions"].values()))),
         *((f"good evolutions, {s}", "", percent(assistant["good_evolutions"][s])) for s in STRATEGIES),
@@ -55,7 +55,7 @@ def assistant_rows(assistant: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def judge_rows(judge: dict[str, Any]) -> list[tuple[str, ...]]:
-    """One row for each thing the judge decides: name, target, measured."""
+    """Return one row per decision of the judge: name, target, measured."""
     return [
         *(
             (f"criterion judged right, {c}", ">= 85%", percent(judge["criteria"][c]))
@@ -70,13 +70,13 @@ def judge_rows(judge: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     rule = ("---", *("---:" if "target" not in name else "---" for name in head[1:]))
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
 
 
 def quality_table(quality: dict[str, Any]) -> str:
-    """The tables of all measured models, with the numbers of problems behind them."""
+    """Return the tables of all measured models, with the number of problems."""
     parts = []
     if "teacher" in quality or "student" in quality:
         counts = [f"{name} {quality[name]['problems_per_group']}" for name in SOLVERS if name in quality]
@@ -98,10 +98,10 @@ def quality_table(quality: dict[str, Any]) -> str:
 
 
 def write_table(quality: dict[str, Any], readme: Path) -> None:
-    """Replace what stands between the markers of `readme`. Raises ValueError when a marker is missing."""
+    """Replace the text between the markers in `readme`. Raises ValueError if a marker is missing."""
     text = readme.read_text(encoding="utf-8")
     if START not in text or END not in text:
-        raise ValueError(f"{readme} lacks the markers {START} and {END}")
+        raise ValueError(f"{readme} lacks the markers {START} and {END}: add both")
     before, rest = text.split(START, 1)
     after = rest.split(END, 1)[1]
     readme.write_text(f"{before}{START}\n\n{quality_table(quality)}\n\n{END}{after}", encoding="utf-8")

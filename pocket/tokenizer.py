@@ -1,10 +1,10 @@
-"""The tokenizer of the pocket models: byte-level BPE in the manner of Qwen, every digit a token of its own.
+"""The tokenizer of the pocket models: byte-level BPE like Qwen's, with one token per digit.
 
-Every fixed sentence of the prompts (`prompts.fixed_sentences()`) is one added token, so a prompt of two hundred words
-costs about a dozen tokens. An edited prompt still works, but its new sentences fall apart into ordinary pieces that
-the models have not seen there: after an edit of a prompt, train the pocket models again (`make pocket`).
+Every fixed sentence of the prompts (`prompts.fixed_sentences()`) is one added token, so a prompt of two hundred words has
+about a dozen tokens. An edited prompt still works, but its new sentences are split into ordinary tokens, which the models
+have not seen in this position. After editing a prompt, retrain the pocket models (`make pocket`).
 
-The result is a plain `tokenizer.json` with `tokenizer_config.json` and a chat template, loaded by `AutoTokenizer`.
+The result is a standard `tokenizer.json` with `tokenizer_config.json` and a chat template, which `AutoTokenizer` can load.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ __all__ = [
 ]
 
 VOCAB_SIZE = 2048
-"""Size of the vocabulary, added tokens included; the models' embeddings have exactly as many rows."""
+"""Size of the vocabulary, including added tokens; equal to the number of rows of the models' embeddings."""
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-"""What `save_tokenizer` writes."""
+"""The files that `save_tokenizer` writes."""
 
 PAD, START_OF_TURN, END_OF_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = (PAD, START_OF_TURN, END_OF_TURN)
 THINK_TOKENS = ("<think>", "</think>")
 
 QWEN_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-"""Pre-tokenizer of Qwen2 and Qwen3 (words with their leading space, single digits, runs of signs), but for one thing:
-the first digit of a number takes its leading space with it, which makes the texts of this world a fifth shorter."""
+"""Pre-tokenizer of Qwen2 and Qwen3 (words with their leading space, single digits, runs of symbols), with one difference:
+the first digit of a number includes its leading space, which makes pocket texts a fifth shorter."""
 
 CHAT_TEMPLATE = """\
 {%- for message in messages %}
@@ -55,15 +55,15 @@ CHAT_TEMPLATE = """\
     {%- endif %}
 {%- endif %}
 """
-"""Qwen3's chat template without tools. Reasoning of earlier turns is left out, as there."""
+"""Qwen3's chat template without tools. As in the original, reasoning of earlier turns is removed."""
 
 
 def build_tokenizer(
     corpus: Iterable[str], sentences: Sequence[str], vocab_size: int = VOCAB_SIZE
 ) -> Tokenizer:
-    """Learn the merges from `corpus`; `sentences` become one added token each.
+    """Learn the merges from `corpus`; each of `sentences` becomes one added token.
 
-    The vocabulary has exactly `vocab_size` entries. Raises ValueError when the corpus is too small to fill it.
+    The vocabulary has exactly `vocab_size` entries. Raises ValueError if the corpus is too small for that.
     """
     added = [
         *(AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS),
@@ -111,5 +111,5 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer saved in `folder`, with its chat template, for use with transformers."""
+    """Load the tokenizer in `folder`, with its chat template, for transformers."""
     return PreTrainedTokenizerFast.from_pretrained(folder)

@@ -1,8 +1,8 @@
 """Train the pocket models from scratch: `python -m pocket.train {tokenizer,teacher,assistant,student,judge,all}`.
 
 Qwen3 architecture, bf16 arithmetic on fp32 weights, Muon for the hidden matrices and AdamW for the rest, loss on the
-replies only. A killed training continues where its last state was saved. Without `--minutes` the result depends on
-the recipe alone (one thread); with it the schedule is fitted into that time on whatever machine it runs on.
+replies only. An interrupted training resumes from its last checkpoint. Without `--minutes` the result depends only on the
+recipe (one thread); with it the schedule is fitted to that time on the current machine.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """How far a training is. `loss` is the mean of the last steps, `finishing` how many were of the recipe's last kind."""
+    """The progress of a training. `loss` is the mean over the last steps, `finishing` the number of steps of the last kind."""
 
     step: int = 0
     finishing: int = 0
@@ -64,7 +64,7 @@ class Progress:
     loss: float = float("inf")
 
     def share(self, recipe: Recipe, minutes: float | None) -> float:
-        """Finished share of the training, by steps, or by the clock when that is further on."""
+        """Return the finished share of the training: by steps or by time, whichever is larger."""
         by_clock = self.seconds / (60 * minutes) if minutes else 0.0
         return max(self.step / recipe.steps, by_clock)
 
@@ -75,7 +75,7 @@ def train_tokenizer(folder: Path = TOKENIZER) -> None:
 
 
 def build_model(recipe: Recipe) -> Qwen3ForCausalLM:
-    """A model with fresh fp32 weights, drawn from the recipe's seed."""
+    """Return a model with random fp32 weights, initialised with the recipe's seed."""
     torch.manual_seed(recipe.seed)
     vocabulary = load_tokenizer(TOKENIZER).get_vocab()
     config = Qwen3Config(
@@ -98,7 +98,7 @@ def build_model(recipe: Recipe) -> Qwen3ForCausalLM:
 
 
 def build_optimizers(model: Qwen3ForCausalLM, recipe: Recipe) -> Optimizers:
-    """Muon for the matrices inside the layers, AdamW for the embedding and the norms."""
+    """Return Muon for the matrices of the layers, and AdamW for the embedding and the norms."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     muon = torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=recipe.weight_decay)
@@ -107,7 +107,7 @@ def build_optimizers(model: Qwen3ForCausalLM, recipe: Recipe) -> Optimizers:
 
 
 def build_loss(model: Qwen3ForCausalLM) -> Loss:
-    """Mean cross-entropy over the reply positions alone, compiled once for batches of every shape."""
+    """Return the mean cross-entropy over the reply positions, compiled once for batches of all shapes."""
 
     def loss(tokens: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -120,9 +120,9 @@ def build_loss(model: Qwen3ForCausalLM) -> Loss:
 
 
 def collate(examples: EncodedExamples, chosen: NDArray[np.int64], pad: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Padded tokens [batch, length], the flat positions that predict a reply token, and those reply tokens.
+    """Return padded tokens [batch, length], the flat positions that predict reply tokens, and these reply tokens.
 
-    Padding stands on the right, where causal attention keeps it from being seen.
+    Padding is on the right, where causal attention ignores it.
     """
     lengths = examples.lengths[chosen]
     width = -(-int(lengths.max()) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
@@ -142,7 +142,7 @@ def collate(examples: EncodedExamples, chosen: NDArray[np.int64], pad: int) -> t
 
 
 def state_tensors(model: Qwen3ForCausalLM, optimizers: Optimizers) -> dict[str, Tensor]:
-    """Weights and optimizer moments under flat names; the tensors are the live ones."""
+    """Return weights and optimizer moments under flat names, without copying the tensors."""
     tensors: dict[str, Tensor] = {f"model/{name}": p.detach() for name, p in model.named_parameters()}
     for name, parameter in model.named_parameters():
         for optimizer in optimizers:
@@ -154,7 +154,7 @@ def state_tensors(model: Qwen3ForCausalLM, optimizers: Optimizers) -> dict[str, 
 def save_state(
     path: Path, model: Qwen3ForCausalLM, optimizers: Optimizers, progress: Progress, identity: str
 ) -> None:
-    """Write everything that a killed training needs to go on, whole or not at all."""
+    """Atomically write everything that is needed to resume the training."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     metadata = {"progress": json.dumps(asdict(progress)), "identity": identity}
     tensors = {name: tensor.contiguous() for name, tensor in state_tensors(model, optimizers).items()}
@@ -163,7 +163,7 @@ def save_state(
 
 
 def load_progress(path: Path, identity: str) -> Progress:
-    """How far the state of this very training is; a fresh start when there is none."""
+    """Return the progress of the checkpoint with this identity, or that of a new training if there is none."""
     if not path.exists():
         return Progress()
     with safe_open(path, framework="pt") as stored:
@@ -172,7 +172,7 @@ def load_progress(path: Path, identity: str) -> Progress:
 
 
 def load_tensors(path: Path, model: Qwen3ForCausalLM, optimizers: Optimizers) -> None:
-    """The weights and the optimizers' moments of a stored state."""
+    """Load the weights and the optimizers' moments of a checkpoint."""
     tensors = load_file(path)
     muon, adam = optimizers
     for name, parameter in model.named_parameters():
@@ -188,7 +188,7 @@ def load_tensors(path: Path, model: Qwen3ForCausalLM, optimizers: Optimizers) ->
 def update(
     loss: Tensor, model: Qwen3ForCausalLM, optimizers: Optimizers, recipe: Recipe, rate: float
 ) -> None:
-    """One step of both optimizers at `rate` times their full learning rates, gradients clipped to norm 1."""
+    """Take one step with both optimizers at `rate` times their full learning rates; gradients are clipped to norm 1."""
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer, full in zip(optimizers, (recipe.muon_rate, recipe.adam_rate), strict=True):
@@ -199,14 +199,14 @@ def update(
 
 
 def warm_compiler(loss_of: Loss, examples: EncodedExamples, recipe: Recipe, pad: int) -> None:
-    """Compile forward and backward (about a minute) on two shapes, before the clock starts."""
+    """Compile forward and backward for two shapes (about a minute) before the time is measured."""
     plan = batches(examples, recipe.tokens_per_step, seed=0)
     for _ in range(2):
         loss_of(*collate(examples, next(plan), pad)).backward()
 
 
 def run(recipe: Recipe, minutes: float | None = None) -> tuple[Qwen3ForCausalLM, Progress]:
-    """Train to the end of the schedule, from the stored state where there is one."""
+    """Train to the end of the schedule, resuming from a checkpoint if there is one."""
     state = WORK / f"{recipe.name}.state.safetensors"
     identity = f"{recipe.digest}/{data_digest(TOKENIZER)}/{minutes}"
     examples = [prepare(kind, recipe.examples, TOKENIZER, WORK) for kind in recipe.kinds]
@@ -215,7 +215,7 @@ def run(recipe: Recipe, minutes: float | None = None) -> tuple[Qwen3ForCausalLM,
     progress = load_progress(state, identity)
     if progress.step:
         load_tensors(state, model, optimizers)
-        print(f"{recipe.name}: continues at step {progress.step}", flush=True)
+        print(f"{recipe.name}: resuming at step {progress.step}", flush=True)
     save = partial(save_state, state, model, optimizers, identity=identity)
     progress = run_steps(model, optimizers, recipe, examples, progress, minutes, save)
     save(progress)
@@ -231,7 +231,7 @@ def run_steps(
     minutes: float | None,
     save: Callable[[Progress], None],
 ) -> Progress:
-    """Train to the end of the schedule, on `examples` of each of the recipe's kinds, and return how far that is."""
+    """Train to the end of the schedule, on `examples` of each of the recipe's kinds, and return the progress."""
     loss_of = build_loss(model)
     pad = load_tokenizer(TOKENIZER).get_vocab()[PAD]
     warm_compiler(loss_of, examples[0], recipe, pad)
@@ -269,7 +269,7 @@ def run_steps(
 
 
 def report(recipe: Recipe, progress: Progress, minutes: float | None, batch: int) -> None:
-    """One line: steps, loss, the rate and the minutes left."""
+    """Print one line: steps, loss, speed and the minutes left."""
     share = progress.share(recipe, minutes)
     left = progress.seconds * (1 - share) / share / 60
     speed = progress.step / progress.seconds
@@ -281,7 +281,7 @@ def report(recipe: Recipe, progress: Progress, minutes: float | None, batch: int
 
 
 def export(model: Qwen3ForCausalLM, recipe: Recipe, tokens: int, loss: float) -> Path:
-    """Write the finished model as a Hugging Face folder, in place of an older one, whole or not at all."""
+    """Atomically write the finished model as a Hugging Face folder, replacing an older one."""
     target = POCKET / recipe.name
     new, old = WORK / f"{recipe.name}.new", WORK / f"{recipe.name}.old"
     for leftover in (new, old):
@@ -307,9 +307,9 @@ def export(model: Qwen3ForCausalLM, recipe: Recipe, tokens: int, loss: float) ->
 
 
 def train(recipe: Recipe, minutes: float | None = None) -> Path:
-    """Make one model by its recipe (or go on with an unfinished training) and return its folder.
+    """Train one model by its recipe, resuming an unfinished training, and return its folder.
 
-    `minutes` fits the schedule into that much time; preparing data and compiling come on top.
+    `minutes` fits the schedule to this time, excluding data preparation and compilation.
     """
     if not (TOKENIZER / "tokenizer.json").exists():
         train_tokenizer()
@@ -320,7 +320,7 @@ def train(recipe: Recipe, minutes: float | None = None) -> Path:
 
 
 def train_all(minutes: float | None) -> int:
-    """Every recipe in a process of its own with one thread, two at a time. Returns 0 when all ended well."""
+    """Train every recipe in a separate process with one thread, two at a time. Return 0 if all succeeded."""
     if not (TOKENIZER / "tokenizer.json").exists():
         train_tokenizer()
     waiting, running, failed = list(RECIPES), {}, 0
@@ -339,7 +339,7 @@ def train_all(minutes: float | None) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pocket.train", description=__doc__)
     parser.add_argument("what", choices=("tokenizer", *RECIPES, "all"))
-    parser.add_argument("--minutes", type=float, help="fit the schedule of each model into this many minutes")
+    parser.add_argument("--minutes", type=float, help="fit the schedule of each model to this many minutes")
     arguments = parser.parse_args()
     if arguments.what == "tokenizer":
         train_tokenizer()

@@ -1,8 +1,7 @@
-"""The prompts, one Markdown file each: YAML front matter (version, variables, system), then the message.
+"""The prompts, one Markdown file each: YAML front matter (version, variables, system), then the user message.
 
-A prompt is named by its path inside this package without the ending, such as `evolution/harder`. A variable
-stands in the text as `{{variable}}`. `system` may be left out. Comments in the front matter are for readers
-and never reach a model.
+The name of a prompt is its path inside this package without the suffix, such as `evolution/harder`. Variables are written
+as `{{variable}}`. `system` is optional. Comments in the front matter are not sent to a model.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ __all__ = [
 ]
 
 MAX_VALUE_CHARS = 8_000
-"""Longest value that `Prompt.render` accepts, in characters."""
+"""Maximum length of a value in `Prompt.render`, in characters."""
 
 DELIMITERS = ("problem", "first", "second", "reference", "evolved")
-"""Names of the tags that mark off data in the prompts and in their replies."""
+"""Names of the tags that delimit data in the prompts and their replies."""
 
 _PLACEHOLDER = re.compile(r"\{\{([a-z][a-z0-9_]*)\}\}")
 _FRONT_MATTER = re.compile(r"---\n(.*?\n)---\n(.*)", re.DOTALL)
@@ -41,7 +40,7 @@ _DELIMITER_OPENING = re.compile(rf"<(?=\s*+/?+\s*+(?:{'|'.join(DELIMITERS)})\s*+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """One prompt: its templates for the system message (may be empty) and the user message."""
+    """One prompt: the templates of the system message (may be empty) and the user message."""
 
     name: str
     version: int
@@ -51,21 +50,21 @@ class Prompt:
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the prompt in artifacts: `name@version:` and 12 hex digits of both texts' SHA-256."""
+        """Identity of the prompt in artifacts: `name@version:` and 12 hex digits of the SHA-256 of both texts."""
         digest = hashlib.sha256(f"{self.system}\0{self.user}".encode()).hexdigest()
         return f"{self.name}@{self.version}:{digest[:12]}"
 
     def render(self, **values: str) -> list[dict[str, str]]:
-        """Chat messages with every placeholder replaced; the system message is left out when it is empty.
+        """Return the chat messages with all placeholders replaced; an empty system message is omitted.
 
-        Values are data. They are substituted in one pass, so a `{{variable}}` inside a value stays as it is,
-        and the `<` of a delimiter tag inside a value becomes `&lt;`, so no value can close its delimiter.
+        Values are data: they are substituted in one pass, so a `{{variable}}` inside a value is not replaced, and the
+        `<` of a delimiter tag inside a value becomes `&lt;`, so a value cannot close its delimiter.
 
-        Raises ValueError when a variable is missing or unknown, or a value is longer than `MAX_VALUE_CHARS`.
+        Raises ValueError if a variable is missing or unknown, or a value is longer than `MAX_VALUE_CHARS`.
         """
         if values.keys() != set(self.variables):
             expected, given = ", ".join(self.variables), ", ".join(sorted(values)) or "none"
-            raise ValueError(f"prompt {self.name} takes the variables {expected}; given: {given}")
+            raise ValueError(f"prompt {self.name} expects the variables {expected}, got {given}")
         for variable, value in values.items():
             if len(value) > MAX_VALUE_CHARS:
                 limit = f"{len(value):,} characters, at most {MAX_VALUE_CHARS:,} are allowed"
@@ -80,7 +79,7 @@ class Prompt:
 
 
 def parse_prompt(name: str, text: str) -> Prompt:
-    """Read the text of a prompt file. Raises UserError when front matter and text do not fit together."""
+    """Parse the text of a prompt file. Raises UserError if the front matter is invalid or does not match the text."""
     match = _FRONT_MATTER.fullmatch(text)
     if match is None:
         raise _invalid(name, "has no front matter; start it with YAML between two lines of ---")
@@ -99,12 +98,12 @@ def parse_prompt(name: str, text: str) -> Prompt:
 
 
 def _front_matter(name: str, text: str) -> dict[str, Any]:
-    """The front matter with its keys and types checked."""
+    """Return the front matter after checking its keys and types."""
     try:
         meta = yaml.safe_load(text)
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
-        raise _invalid(name, f"has front matter that is no valid YAML ({reason})") from error
+        raise _invalid(name, f"has front matter that is not valid YAML ({reason}); correct it") from error
     if not isinstance(meta, dict):
         raise _invalid(name, "has front matter without keys; give version and variables")
     if missing := [key for key in ("version", "variables") if key not in meta]:
@@ -115,13 +114,13 @@ def _front_matter(name: str, text: str) -> dict[str, Any]:
         )
     version, variables = meta["version"], meta["variables"]
     if type(version) is not int or version < 1:
-        raise _invalid(name, f"has version {version!r}; give a whole number from 1 on")
+        raise _invalid(name, f"has version {version!r}; give an integer of at least 1")
     if not isinstance(variables, list) or not all(isinstance(variable, str) for variable in variables):
         raise _invalid(name, f"has variables {variables!r}; give a list of names")
     if len(set(variables)) < len(variables):
         raise _invalid(name, f"names a variable twice in {variables!r}; name each once")
     if not isinstance(meta.get("system", ""), str):
-        raise _invalid(name, "has a system entry that is no text; put it in quotes")
+        raise _invalid(name, "has a system entry that is not a string; put it in quotes")
     return meta
 
 
@@ -131,7 +130,7 @@ def _invalid(name: str, problem: str) -> UserError:
 
 @cache
 def all_prompts() -> tuple[str, ...]:
-    """Names of all prompts of the package, sorted."""
+    """Return the names of all prompts of the package, sorted."""
     folders = [entry for entry in files(__name__).iterdir() if entry.is_dir()]
     return tuple(
         sorted(
@@ -145,17 +144,18 @@ def all_prompts() -> tuple[str, ...]:
 
 @cache
 def load_prompt(name: str) -> Prompt:
-    """The prompt of that name. Raises UserError, which lists the known names, when there is none."""
+    """Return the prompt with this name. Raises UserError, listing the known names, if there is none."""
     if name not in all_prompts():
-        raise UserError(f"There is no prompt {name!r}; use one of {', '.join(all_prompts())}.")
+        raise UserError(f"Unknown prompt {name!r}; use one of {', '.join(all_prompts())}.")
     return parse_prompt(name, files(__name__).joinpath(f"{name}.md").read_text(encoding="utf-8"))
 
 
 @cache
 def fixed_sentences() -> tuple[str, ...]:
-    """Every distinct piece of fixed text in the prompts: lines, cut at placeholders, stripped, never empty.
+    """Return all distinct pieces of fixed text in the prompts: lines, split at placeholders, stripped, never empty.
 
-    In order of first appearance, prompts sorted by name. The pocket tokenizer makes each piece one token.
+    They are in order of first appearance, with the prompts sorted by name. The pocket tokenizer turns each piece into
+    one token.
     """
     prompts = [load_prompt(name) for name in all_prompts()]
     texts = [text for prompt in prompts for text in (prompt.system, prompt.user)]

@@ -1,4 +1,4 @@
-"""JSON schemas of the judges' replies. Every key is required, no other is allowed, order matters."""
+"""JSON schemas of the judges' replies. All keys are required, no others are allowed, and their order matters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ QUALITY_SCHEMA: Final[dict[str, Any]] = {
     "required": list(QUALITY_CRITERIA),
     "additionalProperties": False,
 }
-"""Reply of `judge/quality`: one boolean for each criterion."""
+"""Reply of `judge/quality`: one boolean per criterion."""
 
 EQUIVALENCE_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
@@ -25,5 +25,5 @@ EQUIVALENCE_SCHEMA: Final[dict[str, Any]] = {
     "required": ["first", "second", "equivalent"],
     "additionalProperties": False,
 }
-"""Reply of `judge/equivalence`: both simplest forms, then the verdict. The strings have no maxLength: the grammar that
-xgrammar makes of one admits no escapes, so a judge could not write a single backslash of LaTeX. max_tokens bounds them."""
+"""Reply of `judge/equivalence`: both simplest forms, then the verdict. The strings have no maxLength, because xgrammar's
+grammar for maxLength does not allow escapes, so a judge could not write LaTeX backslashes. max_tokens limits them."""

@@ -1,11 +1,11 @@
-"""`make annotate` and `make reannotate`: a flow run here, in this process, against a Prefect server as `make build` uses it.
+"""`make annotate` and `make reannotate`: run a flow in this process, with the same Prefect server as `make build`.
 
     scripts/annotate.py own problems.jsonl --out output/mine --profile pocket
     scripts/annotate.py stale --profile pocket
 
-`own` annotates anybody's file of problems without the rest of the factory; `stale` annotates the rows of the profile's
-dataset whose annotation is stale, and only those. A faulty file or setting is told before anything starts. A run that was
-ended by whatever cause continues from what is on disk.
+`own` annotates a user's file of problems without the other stages of the factory; `stale` annotates only those rows of the
+profile's dataset whose annotation is stale. Invalid files and settings are reported before anything starts. An interrupted
+run continues from the files on disk.
 """
 
 from __future__ import annotations
@@ -54,12 +54,14 @@ def stale(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
 
 @contextmanager
 def served() -> Iterator[None]:
-    """A Prefect server for the length of the block, which makes this process its client. Import a flow only inside: Prefect
-    reads where its server is when it is first imported."""
-    say("starting Prefect" if "PREFECT_API_URL" not in os.environ else "asking the Prefect server")
+    """Provide a Prefect server for the block and make this process its client.
+
+    Import flows only inside the block: Prefect reads the address of its server when it is first imported.
+    """
+    say("starting Prefect" if "PREFECT_API_URL" not in os.environ else "connecting to Prefect")
     with local.prefect_api(read_port(os.environ.get("PORT", ""))) as api:
         os.environ.update(api.environment())
-        say(f"follow it here or at {api.page}")
+        say(f"the progress is shown here and at {api.page}")
         try:
             yield
         finally:
@@ -67,7 +69,7 @@ def served() -> Iterator[None]:
 
 
 def drain(patience_s: float = 10.0) -> None:
-    """Let Prefect send its last logs and events while the server is up: without one it tries for a minute at exit."""
+    """Let Prefect send its last logs and events while the server runs; without a server it would retry for a minute."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 
@@ -76,7 +78,7 @@ def drain(patience_s: float = 10.0) -> None:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="scripts/annotate.py", description="Annotate problems outside a build."
     )
@@ -84,29 +86,31 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     one = commands.add_parser("own", help="annotate a file of problems")
     one.add_argument("problems", type=Path, help=".jsonl, .csv or .parquet")
     one.add_argument(
-        "--out", type=Path, required=True, help="output folder; OUT/dataset is what `datasets` loads"
+        "--out", type=Path, required=True, help="output folder; the dataset is written to OUT/dataset"
     )
     one.add_argument(
         "--column",
         action="append",
         default=[],
-        metavar="OURS=THEIRS",
-        help="e.g. text=question; may be repeated",
+        metavar="FIELD=COLUMN",
+        help="column of the file for a field, e.g. text=question; may be repeated",
     )
     one.add_argument(
-        "--tier", choices=[tier.value for tier in Tier], default="medium", help="of rows that name none"
+        "--tier", choices=[tier.value for tier in Tier], default="medium", help="tier of rows without one"
     )
-    one.add_argument("--licence", default="unknown", help="of the problems")
-    other = commands.add_parser("stale", help="annotate again what is stale in the profile's dataset")
-    other.add_argument("--problems", type=Path, help="a file of problems that the dataset shall have too")
+    one.add_argument("--licence", default="unknown", help="licence of the problems")
+    other = commands.add_parser("stale", help="annotate the stale rows of the profile's dataset again")
+    other.add_argument("--problems", type=Path, help="a file of problems to add to the dataset")
     for command in (one, other):
-        command.add_argument("--profile", default="pocket", help="a file of configs/, without its ending")
+        command.add_argument(
+            "--profile", default="pocket", help="name of a file in configs/, without its extension"
+        )
         command.add_argument("--overrides", default="", help="""JSON, e.g. '{"sample.num_samples": 16}'""")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0 when the flow completed, 1 with a sentence when something can be mended, 130 after Ctrl-C."""
+    """Return 0 if the flow completed, 1 with a message after a `UserError`, 130 after Ctrl-C."""
     found = parse(arguments)
     try:
         overrides = read_overrides(found.overrides)
@@ -117,7 +121,7 @@ def main(arguments: Sequence[str]) -> int:
         say(str(error))
         return 1
     except KeyboardInterrupt:
-        say("interrupted; what was finished is kept, run the same command again to continue")
+        say("interrupted; finished work is kept, run the same command again to continue")
         return INTERRUPTED
 
 

@@ -1,9 +1,9 @@
 """`make build`, `make distill`, `make validate`, `make plan`, `make ui` and `make report`.
 
-One deployment run through a real Prefect server and worker: `build` uses the server at PREFECT_API_URL, or starts one of
-its own; deploys prefect.yaml, starts a worker, runs `prefect deployment run sure-math/build --watch` and shows what came
-out; `distill` and `validate` do the same with their deployments, on the dataset that was built. The exit status is the run's.
-Whatever ends it (Ctrl-C, a failed stage, `kill -9`), server, worker, flow, engines and model servers end with it.
+`build` uses the Prefect server at PREFECT_API_URL or starts its own, deploys prefect.yaml, starts a worker, runs
+`prefect deployment run sure-math/build --watch` and prints the result. `distill` and `validate` do the same with their
+deployments, on the dataset that was built. The exit status is 0 if the run completed. However the command ends (Ctrl-C, a
+failed stage, `kill -9`), its server, worker, flow, engines and model servers end with it.
 """
 
 from __future__ import annotations
@@ -38,35 +38,36 @@ DEPLOYMENTS = {
     "distill": "sure-math-distill/pocket",
     "validate": "sure-math-validate/pocket",
 }
-"""What is run for each command; the profile is a parameter of all."""
+"""The deployment of each command; the profile is a parameter of every deployment."""
 LOCK = PROJECT_ROOT / "output" / ".lock"
 WATCH_LOG = local.LOGS / "watch.log"
 WORKER_LOG = local.LOGS / "worker.log"
 LOOK_S = 1.0
 SERVER_SILENCE_S = 60.0
 FLOW_MISSES = 4
-"""Looks in a row, LOOK_S apart, that find no process of the flow: on a busy machine one look proves nothing."""
+"""Consecutive checks, LOOK_S seconds apart, without a process of the flow; a single one may fail on a busy machine."""
 CANCEL_MISSES = 60
-"""The same for a run that is being cancelled: the worker ends its process first and writes the last state afterwards."""
+"""The same while a run is being cancelled: the worker ends its process first and writes the final state afterwards."""
 
 
 def build(what: str, profile: str, overrides: Mapping[str, Any], port: int | None) -> int:
-    """Run the deployment of the command `what` to its end; 0 when the run completed, 1 when it failed, crashed or was
-    cancelled."""
-    config = load_config(profile, overrides)  # a bad profile or override ends here, before anything starts
+    """Run the deployment of the command `what`; return 0 if it completed, 1 if it failed, crashed or was cancelled."""
+    config = load_config(profile, overrides)  # raises for a bad profile or override before anything starts
     tag = f"{profile}-{datetime.now():%Y%m%d-%H%M%S}"
     with ExitStack() as stack:
         lock = stack.enter_context(build_lock())
-        say("starting Prefect" if "PREFECT_API_URL" not in os.environ else "asking the Prefect server")
+        say("starting Prefect" if "PREFECT_API_URL" not in os.environ else "connecting to Prefect")
         api = stack.enter_context(local.prefect_api(port))
-        say(f"Prefect answers at {api.page}")
+        say(f"Prefect is ready at {api.page}")
         heal(api, local.read_note(LOCK).get("tag"))
         local.write_note(lock, {"pid": os.getpid(), "tag": tag})
         deploy(api)
         stack.enter_context(settled(api, tag))
         worker = stack.enter_context(started_worker(api))
         stack.enter_context(shown(WORKER_LOG))
-        say(f"running {DEPLOYMENTS[what]} with profile {profile}; follow it here or at {api.page}")
+        say(
+            f"running {DEPLOYMENTS[what]} with profile {profile}; the progress is shown here and at {api.page}"
+        )
         command = run_command(DEPLOYMENTS[what], tag, profile, overrides)
         watch = stack.enter_context(local.supervised(command, environment=api.environment(), log=WATCH_LOG))
         completed = follow(api, tag, worker, watch)
@@ -78,20 +79,20 @@ def build(what: str, profile: str, overrides: Mapping[str, Any], port: int | Non
 
 @contextmanager
 def build_lock() -> Iterator[IO[str]]:
-    """Held by at most one build of this project; `UserError` names the other one."""
+    """Hold the lock of this project's builds for the block; raises `UserError` if another build holds it."""
     lock = local.take_lock(LOCK)
     if lock is None:
         raise UserError(
-            f"another build runs (pid {local.read_note(LOCK).get('pid', 'unknown')}): wait for it or end it"
+            f"another build is running (pid {local.read_note(LOCK).get('pid', 'unknown')}): wait until it ends, or stop it"
         )
     with lock:
         yield lock
 
 
 def heal(api: local.Api, previous: str | None) -> None:
-    """Mark as Crashed what earlier builds left unfinished. We hold the lock, so none of their processes can be alive.
+    """Mark the unfinished runs of earlier builds as Crashed. Since we hold the lock, none of their processes is alive.
 
-    On a server that is not ours, only the run that the last build of this project started is touched.
+    On the user's own server, only the run that the last build of this project started is changed.
     """
     if not api.own and previous is None:
         return
@@ -101,13 +102,13 @@ def heal(api: local.Api, previous: str | None) -> None:
                 client,
                 run,
                 cancelled=False,
-                message="Its worker and process are gone; found at the next build.",
+                message="Worker and process ended unexpectedly; marked by the next build.",
             )
-            say(f"run {run.name} was left unfinished by an earlier build: marked Crashed")
+            say(f"run {run.name} was left unfinished by an earlier build and is now marked as Crashed")
 
 
 def deploy(api: local.Api) -> None:
-    """Create the work pool and every deployment of prefect.yaml; `UserError` shows Prefect's own words on failure."""
+    """Create the work pool and every deployment of prefect.yaml; raises `UserError` with Prefect's output on failure."""
     with local.client_of(api) as client:
         local.ensure_pool(client)
     done = subprocess.run(
@@ -115,13 +116,15 @@ def deploy(api: local.Api) -> None:
         cwd=PROJECT_ROOT, env=api.environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode != 0:
-        raise UserError(f"prefect.yaml could not be deployed; Prefect says:\n{done.stdout}{done.stderr}")
+        raise UserError(
+            f"prefect.yaml could not be deployed; the output of Prefect is:\n{done.stdout}{done.stderr}"
+        )
     say("deployed prefect.yaml")
 
 
 @contextmanager
 def shown(log: Path) -> Iterator[None]:
-    """Copies what is written to `log` to our output, line ends as they come, until the block ends."""
+    """Copy everything that is written to `log` to the standard output until the block ends."""
     ended = threading.Event()
 
     def copy() -> None:
@@ -143,7 +146,7 @@ def shown(log: Path) -> Iterator[None]:
 
 @contextmanager
 def started_worker(api: local.Api) -> Iterator[subprocess.Popen[bytes]]:
-    """A process worker on our pool; its output goes to output/logs/worker.log."""
+    """Run a process worker of our pool during the block; its output goes to output/logs/worker.log."""
     command = [
         sys.executable,
         "-m",
@@ -160,7 +163,7 @@ def started_worker(api: local.Api) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def run_command(deployment: str, tag: str, profile: str, overrides: Mapping[str, Any]) -> list[str]:
-    """The command a person would type."""
+    """Return the `prefect deployment run` command of the deployment."""
     parameters = ["-p", f"profile={json.dumps(profile)}", "-p", f"overrides={json.dumps(overrides)}"]
     return [
         sys.executable,
@@ -178,7 +181,7 @@ def run_command(deployment: str, tag: str, profile: str, overrides: Mapping[str,
 
 @contextmanager
 def settled(api: local.Api, tag: str) -> Iterator[None]:
-    """Leaves the run that carries `tag` in a final state. Entered before the worker starts: when it ends, that is gone."""
+    """Leave the run with the tag in a final state. Enter it before the worker starts, so that it exits after the worker."""
     interrupted = False
     try:
         yield
@@ -190,53 +193,53 @@ def settled(api: local.Api, tag: str) -> Iterator[None]:
             with local.client_of(api) as client:
                 for run in local.abandoned_runs(client, tag=tag):
                     why = (
-                        "Interrupted by the person who started it."
-                        if interrupted
-                        else "Its worker ended before it did."
+                        "Interrupted by the user." if interrupted else "The worker ended before the run did."
                     )
                     local.end_run(client, run, cancelled=interrupted, message=why)
         except httpx.HTTPError as error:
             say(
-                f"the last state of run {tag} could not be written ({type(error).__name__}): the next build will do it"
+                f"the final state of run {tag} could not be written ({type(error).__name__}); the next build will write it"
             )
 
 
 def follow(api: local.Api, tag: str, worker: subprocess.Popen[bytes], watch: subprocess.Popen[bytes]) -> bool:
-    """Wait until the run that carries `tag` is in a final state; True when that is Completed.
+    """Wait until the run with the tag is in a final state; return whether that state is Completed.
 
-    The run's own state decides, so a hiccup of the watching command costs nothing. Raises `UserError` when worker,
-    server or the flow's process end before the run is over, or when the run was never created.
+    Only the state of the run counts, so a failure of the watching command is harmless. Raises `UserError` if the worker, the
+    server or the process of the flow ends before the run does, or if the run was never created.
     """
     heard, seen, misses = time.monotonic(), False, 0
     with local.client_of(api) as client:
         while True:
             ended, now = _ended(watch), time.monotonic()
             if worker.poll() is not None:
-                raise UserError(f"the worker ended before the run did: its last words are in {WORKER_LOG}")
+                raise UserError(f"the worker ended before the run did: see {WORKER_LOG}")
             if not api.healthy():
-                _expect_recent(heard, SERVER_SILENCE_S, f"the Prefect server at {api.page} no longer answers")
+                _expect_recent(
+                    heard, SERVER_SILENCE_S, f"the Prefect server at {api.page} no longer responds"
+                )
                 continue
             run, heard = local.tagged_run(client, tag), now
             if run is None and ended:
-                raise UserError(f"run {tag} could not be started: Prefect's own words are in {WATCH_LOG}")
+                raise UserError(f"run {tag} could not be started: see {WATCH_LOG}")
             if run and run.state and run.state.is_final():
                 return _completed(run.state, tag)
             here = run is not None and local.runs_under(worker.pid, run)
             seen = seen or here
             misses = misses + 1 if seen and not here else 0
             if misses >= (CANCEL_MISSES if run and run.state and run.state.is_cancelling() else FLOW_MISSES):
-                raise UserError(f"the flow's process ended without a last word: look into {local.LOGS}")
+                raise UserError(f"the process of the flow ended unexpectedly: see the logs in {local.LOGS}")
 
 
 def _ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether it has ended; takes LOOK_S either way."""
+    """Wait LOOK_S seconds, then return whether the process has ended."""
     time.sleep(LOOK_S)
     return process.poll() is not None
 
 
 def _expect_recent(moment: float, patience: float, otherwise: str) -> None:
     if time.monotonic() - moment > patience:
-        raise UserError(f"{otherwise}: look into {local.LOGS}")
+        raise UserError(f"{otherwise}: see the logs in {local.LOGS}")
 
 
 def _completed(state: State, tag: str) -> bool:
@@ -246,18 +249,18 @@ def _completed(state: State, tag: str) -> bool:
 
 
 def plan(profile: str, overrides: Mapping[str, Any]) -> int:
-    """Print what a build would send, spend and store, without Prefect; the numbers are in its `plan.json`, too."""
+    """Print the estimated requests, tokens and disk space of a build, without Prefect, and write them to `plan.json`."""
     from tasks.core.plan import describe as describe_plan
-    from tasks.stages.plan import write_plan  # here: stages take seconds to import
+    from tasks.stages.plan import write_plan  # imported here, since stages take seconds to import
 
     path, found = write_plan(profile, overrides)
     print("\n".join(describe_plan(found)))
-    say(f"written to {path}")
+    say(f"plan written to {path}")
     return 0
 
 
 def show(output: Path) -> None:
-    """Print where the last build's dataset and report lie, its counts, and three rows of little, middle and much entropy."""
+    """Print the paths of the newest dataset and report, the counts, and three rows of low, medium and high entropy."""
     found = latest(output)
     say(f"dataset  {found['dataset']}")
     say(f"report   {found['report']}")
@@ -269,8 +272,10 @@ def show(output: Path) -> None:
 
 
 def show_validation(output: Path, dataset: str | None = None) -> None:
-    """Where the last validation lies, and how well H finds wrong majorities; nothing when there is none, or when it is one
-    of another dataset than the given one (its fingerprint)."""
+    """Print the path of the last validation and its AUROC; nothing if there is none.
+
+    With `dataset` (a fingerprint), a validation of any other dataset is not printed.
+    """
     folder = output / "validation"
     if not (folder / "validation.json").exists():
         return
@@ -281,14 +286,16 @@ def show_validation(output: Path, dataset: str | None = None) -> None:
     area = found["majority"]["detections"][0]["auroc"]
     if area is not None:
         say(
-            f"semantic entropy finds wrong majorities with AUROC {area['value']:.3f} [{area['low']:.3f}, {area['high']:.3f}]"
-            f" on {found['known']:,} problems"
+            f"semantic entropy finds wrong majority answers with AUROC {area['value']:.3f}"
+            f" [{area['low']:.3f}, {area['high']:.3f}] on {found['known']:,} problems"
         )
 
 
 def show_student(output: Path, dataset: str | None = None) -> None:
-    """Where the student that was distilled last lies, and how much better it became; nothing when there is none, or when it
-    was trained on another dataset than the given one (its fingerprint)."""
+    """Print the path of the last distilled student and its gain; nothing if there is none.
+
+    With `dataset` (a fingerprint), a student of any other dataset is not printed.
+    """
     path = output / "distill" / "latest.json"
     if not path.exists():
         return
@@ -309,7 +316,7 @@ def show_student(output: Path, dataset: str | None = None) -> None:
 
 
 def example_rows(dataset: Path) -> list[dict[str, Any]]:
-    """The training rows with the smallest, the middle and the largest semantic entropy (fewer when there are fewer)."""
+    """Return the training rows with the lowest, median and highest semantic entropy (fewer if there are fewer rows)."""
     columns = ["problem", "tier", "majority_answer", "answer", "semantic_entropy", "weight"]
     files = sorted((dataset / "data").glob("train-*.parquet"))
     rows = [row for file in files for row in pq.read_table(file, columns=columns).to_pylist()]
@@ -318,24 +325,24 @@ def example_rows(dataset: Path) -> list[dict[str, Any]]:
 
 
 def describe(row: Mapping[str, Any]) -> str:
-    """'easy, majority answer 12, truth 12, semantic entropy 0.00 nats, weight 1.00'."""
+    """Describe a row: 'easy, majority answer 12, truth 12, semantic entropy 0.00 nats, weight 1.00'."""
     truth = "" if row["answer"] is None else f", truth {row['answer']}"
     entropy = f"semantic entropy {row['semantic_entropy']:.2f} nats, weight {row['weight']:.2f}"
     return f"{row['tier']}, majority answer {row['majority_answer'] or 'none'}{truth}, {entropy}"
 
 
 def ui(port: int | None) -> int:
-    """Keep a Prefect server up (our own, or wait beside a build's) until Ctrl-C."""
+    """Keep a Prefect server running until Ctrl-C, or follow the server of a running build and start one after it."""
     while True:
         with local.prefect_api(port) as api:
-            say(f"Prefect's pages are at {api.page} (Ctrl-C ends)")
+            say(f"the Prefect UI is at {api.page} (press Ctrl-C to stop)")
             while api.healthy():
                 time.sleep(2.0)
-        say("the server ended")
+        say("the Prefect server stopped")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Command line; the settings come from the environment (PROFILE, OVERRIDES, PORT), as `make` passes them."""
+    """Run a command. The settings come from the environment variables PROFILE, OVERRIDES and PORT, which `make` sets."""
     parser = argparse.ArgumentParser(prog="scripts/build.py", description=__doc__)
     parser.add_argument("what", choices=(*DEPLOYMENTS, "plan", "ui", "report"))
     what = parser.parse_args(arguments).what
@@ -356,7 +363,7 @@ def main(arguments: Sequence[str]) -> int:
         say(str(error))
         return 1
     except KeyboardInterrupt:
-        say("interrupted; everything that was started has ended")
+        say("interrupted; all started processes have ended")
         return INTERRUPTED
 
 

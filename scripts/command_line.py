@@ -1,4 +1,4 @@
-"""What the commands of `make` share: sentences, settings from the environment, and ending with whoever started them."""
+"""Shared helpers of the `make` commands: messages, settings from the environment, and exit with the parent process."""
 
 from __future__ import annotations
 
@@ -16,34 +16,36 @@ PR_SET_PDEATHSIG = 1
 
 
 def say(text: str) -> None:
-    """One line in plain words."""
+    """Print one message line."""
     print(f"sure-math: {text}", flush=True)
 
 
 def read_overrides(text: str) -> dict[str, Any]:
-    """A JSON object such as {"select.target": 50}; `UserError` when it is none."""
+    """Parse a JSON object such as {"select.target": 50}; raises `UserError` if the text is not a JSON object."""
     try:
         value = json.loads(text or "{}")
     except json.JSONDecodeError as error:
         raise UserError(
-            f"OVERRIDES is no JSON ({error}): write e.g. OVERRIDES='{{\"select.target\": 50}}'"
+            f"OVERRIDES is not valid JSON ({error}): write e.g. OVERRIDES='{{\"select.target\": 50}}'"
         ) from error
     if not isinstance(value, dict):
         raise UserError(
-            f"OVERRIDES is {text!r}: write a JSON object, e.g. OVERRIDES='{{\"select.target\": 50}}'"
+            f"OVERRIDES is {text!r}, not a JSON object: write e.g. OVERRIDES='{{\"select.target\": 50}}'"
         )
     return value
 
 
 def read_port(text: str) -> int | None:
-    """A TCP port, or None for any; `UserError` when it is neither."""
+    """Parse a TCP port; None if the text is empty. Raises `UserError` if it is not a valid port."""
     if text and not (text.isdecimal() and 0 < int(text) < 65536):
-        raise UserError(f"PORT is {text!r}: give a number from 1 to 65535, or leave it unset")
+        raise UserError(
+            f"PORT is {text!r}, not a TCP port: set it to a number from 1 to 65535, or leave it unset"
+        )
     return int(text) if text else None
 
 
 def end_with_parent() -> None:
-    """Let the end of `make` (also by `kill -9`), SIGTERM and a closed terminal act as Ctrl-C does."""
+    """Treat SIGTERM, a closed terminal and the end of the parent `make` (also by `kill -9`) like Ctrl-C."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     if sys.platform.startswith("linux"):

@@ -1,4 +1,4 @@
-"""A Prefect server and worker of this project's own, gone when their owner is gone, also after `kill -9`."""
+"""A Prefect server and worker of this project that end with the process that started them, even after `kill -9`."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ POOL = "sure-math"
 USUAL_PORT = 4200
 SERVER_START_S = 180.0
 STOP_S = 15.0
-"""How long Prefect's own processes may take to end; a training below the worker may take longer."""
+"""Seconds that Prefect's own processes may take to end; a training run started by the worker may take longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Api:
-    """Where the Prefect server answers, and whether it is the project's own (in `.prefect/`) or the user's."""
+    """The address of a Prefect server, and whether it is the project's own (in `.prefect/`) or the user's."""
 
     url: str
     own: bool
@@ -51,11 +51,11 @@ class Api:
 
     @property
     def page(self) -> str:
-        """Address for a browser."""
+        """Address of the UI."""
         return self.url.removesuffix("/api")
 
     def environment(self) -> dict[str, str]:
-        """Environment of every process that talks to this server. PWD is what prefect.yaml's pull step reads."""
+        """Return the environment for clients of this server. The pull step of prefect.yaml reads PWD."""
         bin_folder = str(Path(sys.executable).parent)
         inherited = dict(os.environ)
         mine = {
@@ -69,7 +69,7 @@ class Api:
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         }
         if self.own:
-            inherited.pop("PREFECT_PROFILE", None)  # profiles of the user's own home do not exist in ours
+            inherited.pop("PREFECT_PROFILE", None)  # the user's profiles do not exist in our PREFECT_HOME
             mine["PREFECT_HOME"] = str(HOME)
         return {**inherited, **mine}
 
@@ -78,10 +78,10 @@ class Api:
 def supervised(
     command: Sequence[str], *, environment: Mapping[str, str], log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A command that ends, with everything it started, when the block ends or when this process is gone; a training run
-    below it has time to write a checkpoint first.
+    """Run a command that ends, with all its descendants, when the block ends or when this process dies.
 
-    Its output is written to `log`, from the start. It has a session of its own, so that Ctrl-C reaches only us.
+    A training run among the descendants gets time to write a checkpoint first. The output replaces the content of `log`.
+    The command runs in its own session, so that Ctrl-C reaches only this process.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
@@ -98,9 +98,9 @@ def supervised(
 
 @contextmanager
 def prefect_api(port: int | None = None) -> Iterator[Api]:
-    """The user's server (`PREFECT_API_URL`), else the one that another command of ours runs, else a new one.
+    """Use the user's server (`PREFECT_API_URL`), else the server of another command of this project, else a new one.
 
-    Raises `UserError` when the user's server does not answer, the port is taken, or ours does not come up.
+    Raises `UserError` if the user's server does not respond, the port is in use, or our server does not start.
     """
     url = os.environ.get("PREFECT_API_URL")
     lock = None if url else take_lock(HOME / "server.lock")
@@ -117,7 +117,7 @@ def prefect_api(port: int | None = None) -> Iterator[Api]:
 def _answering(api: Api) -> Api:
     if not api.healthy():
         raise UserError(
-            f"no Prefect server answers at {api.url}: start it, or unset PREFECT_API_URL to use our own"
+            f"no Prefect server responds at {api.url}: start it, or unset PREFECT_API_URL to let this command start one"
         )
     return api
 
@@ -130,8 +130,8 @@ def _neighbours_server() -> Api:
             return api
         time.sleep(0.5)
     raise UserError(
-        f"the Prefect server of process {read_note(HOME / 'server.lock').get('pid', 'unknown')} does not answer: "
-        "end that process and try again"
+        f"the Prefect server of process {read_note(HOME / 'server.lock').get('pid', 'unknown')} does not respond: "
+        "stop that process and try again"
     )
 
 
@@ -145,13 +145,13 @@ def _own_server(port: int | None) -> Iterator[Api]:
         deadline = time.monotonic() + SERVER_START_S
         while not api.healthy():
             if process.poll() is not None or time.monotonic() > deadline:
-                raise UserError(f"the Prefect server did not come up: its last words are in {log}")
+                raise UserError(f"the Prefect server did not start: see {log}")
             time.sleep(0.3)
         yield api
 
 
 def choose_port(wanted: int | None) -> int:
-    """`wanted` when given (`UserError` when it is taken), else 4200, else any free port."""
+    """Return `wanted` if given (raises `UserError` if it is in use), else 4200 if free, else any free port."""
     for port in (wanted,) if wanted is not None else (USUAL_PORT, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -161,13 +161,13 @@ def choose_port(wanted: int | None) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise UserError(
-        f"port {wanted} is in use: stop what listens there, or leave PORT unset to take a free one"
+        f"port {wanted} is in use: stop the process that listens on it, or leave PORT unset to use a free port"
     )
 
 
 @contextmanager
 def client_of(api: Api) -> Iterator[SyncPrefectClient]:
-    """A client of that server. Prefect reads its settings when first imported, so the environment is set before."""
+    """Open a client of the server. The environment is set first, since Prefect reads it when it is first imported."""
     os.environ.update(api.environment())
     from prefect.client.orchestration import get_client
 
@@ -176,7 +176,7 @@ def client_of(api: Api) -> Iterator[SyncPrefectClient]:
 
 
 def ensure_pool(client: SyncPrefectClient) -> None:
-    """Create the process work pool unless it exists."""
+    """Create the process work pool if it does not exist."""
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
     from prefect.workers.process import ProcessWorker
@@ -189,9 +189,9 @@ def ensure_pool(client: SyncPrefectClient) -> None:
 
 
 def abandoned_runs(client: SyncPrefectClient, *, tag: str | None = None) -> list[FlowRun]:
-    """Runs of our work pool that are due and not finished, when no worker of ours lives: nobody will finish them.
+    """Return the unfinished runs of our work pool that are due; call it when no worker is alive to finish them.
 
-    With `tag` only runs that carry it. Runs planned for later, and paused ones, are none of these.
+    With `tag`, only runs with this tag. Runs scheduled for later and paused runs are not included.
     """
     from prefect.client.schemas import filters
     from prefect.client.schemas.objects import StateType
@@ -210,7 +210,7 @@ def abandoned_runs(client: SyncPrefectClient, *, tag: str | None = None) -> list
 
 
 def tagged_run(client: SyncPrefectClient, tag: str) -> FlowRun | None:
-    """The flow run that carries the tag, or None."""
+    """Return the flow run with the tag, or None."""
     from prefect.client.schemas import filters
 
     wanted = filters.FlowRunFilter(tags=filters.FlowRunFilterTags(all_=[tag]))
@@ -218,7 +218,7 @@ def tagged_run(client: SyncPrefectClient, tag: str) -> FlowRun | None:
 
 
 def runs_under(owner: int, run: FlowRun) -> bool:
-    """Whether the process of `run` is alive among the descendants of process `owner`."""
+    """Whether the process of `run` is alive and a descendant of process `owner`."""
     try:
         family = psutil.Process(owner).children(recursive=True)
         living = {str(process.pid) for process in family if process.status() != psutil.STATUS_ZOMBIE}
@@ -228,7 +228,7 @@ def runs_under(owner: int, run: FlowRun) -> bool:
 
 
 def end_run(client: SyncPrefectClient, run: FlowRun, *, cancelled: bool, message: str) -> None:
-    """Write down that a run whose processes are gone is Cancelled or Crashed, whatever state it was left in."""
+    """Set the state of a run without living processes to Cancelled or Crashed, whatever state it was left in."""
     from prefect.states import Cancelled, Crashed
 
     state = Cancelled(message=message) if cancelled else Crashed(message=message)

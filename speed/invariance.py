@@ -4,9 +4,9 @@
 
 *Samples*: pocket problems x 8 samples in one batch, then a third of the problems in batches of 20, 12 and 1, and all of them in
 reversed order; how many samples have another log-probability or another text, and the tokens per second of the first batch.
-*Scores and gradients* of the training stage: each response scored in a full batch and alone, and the gradient of all
-responses in one pass and cut into passes of a few; the largest difference of a log-probability, and the relative difference of the gradient
-(L2 norm). These are deterministic for a given cut, which a run's settings and draws decide, never time.
+*Scores and gradients*, as the training stage computes them: each text scored in one batch with the others and alone (largest
+difference of a log-probability), and the gradient of all texts in one pass and in passes of four (relative difference of the L2
+norm). Both are deterministic for a given cut, and the cut of a run depends on its settings and prompts, never on time.
 """
 
 from __future__ import annotations
@@ -114,16 +114,14 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=60)
     options = parser.parse_args()
     rows = problems(options.problems)
-    print(
-        f"{cpu()}\n\n| model | threads | engine | subsets: log p differ | texts | reversed: log p differ | texts | check at start | tokens/s |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(f"{cpu()}\n\n| model | threads | engine | subsets: log p differ | texts |", end=" ")
+    print("reversed: log p differ | texts | check at start | tokens/s |\n" + "|---" * 9 + "|")
     for model in options.models:
         for threads in options.threads:
             for dtype, top_p in ENGINES:
                 print(sampled_row(model, threads, dtype, top_p, rows), flush=True)
     print(
-        "\n| model | dtype | log p alone against in a batch | gradient in passes of 4 | same cut, same bits |\n|---|---|---|---|---|"
+        "\n| model | dtype | log p, alone and batched | gradient, passes of 4 | same cut, same bits |\n|---|---|---|---|---|"
     )
     texts = [row.text for row in rows[:32]]
     for model in options.models:

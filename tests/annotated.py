@@ -1,4 +1,4 @@
-"""Rows as the factory annotates them, from nothing but the answers to a problem: for the tests of validation."""
+"""Annotated rows built from the answers to a problem, for the tests of validation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.io.test_dataset import example, samples
 def annotated(
     number: int, answers: Sequence[str | None], *, truth: str | None = None, seed: int = 0, **changes: Any
 ) -> tuple[Example, list[Response]]:
-    """A row and its responses; equal answers are one cluster, and each missing one is a cluster of its own."""
+    """Return a row and its responses. Equal answers form a cluster; each missing answer (None) is its own cluster."""
     rng = random.Random(f"{seed} {number}")
     names = [answer if answer is not None else f"none {index}" for index, answer in enumerate(answers)]
     order = list(dict.fromkeys(names))
@@ -51,7 +51,7 @@ def annotated(
 
 
 def crowd(rows: int = 120, samples_each: int = 8, seed: int = 0) -> list[tuple[Example, list[Response]]]:
-    """Problems of all tiers whose teacher is less and less often right; every sixth one has no known truth."""
+    """Return problems of all tiers; harder tiers have more wrong answers, and every sixth problem has no known truth."""
     rng = random.Random(seed)
     made = []
     for number in range(rows):

@@ -1,4 +1,4 @@
-"""Every test runs offline, on one thread per process, and never touches the user's own Prefect home."""
+"""All tests run offline, with one thread per process, and never touch the user's Prefect home."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ os.environ.update(
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
     TOKENIZERS_PARALLELISM="false",
-    TORCHDYNAMO_DISABLE="1",  # the tests train for a few steps: compiling would take longer than all of them
+    TORCHDYNAMO_DISABLE="1",  # for the few training steps of the tests, compiling would take longer than running
     VLLM_NO_USAGE_STATS="1",
 )
 for _name in ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE", "RAY_ADDRESS"):
@@ -41,7 +41,7 @@ def _prefect_home_is_removed_at_the_end() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[str]:
-    """A private Prefect server for the session; its API address."""
+    """Run a private Prefect server for the session; the value is its API address."""
     from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 

@@ -1,4 +1,4 @@
-"""A small Hugging Face hub on this machine: it serves data sets over the hub's own protocol, and counts what is asked."""
+"""A local imitation of the Hugging Face hub: it serves data sets over the hub's protocol and records all requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Repo:
 
 @dataclass
 class Hub:
-    """A running server: its address, what it serves, and (method, path, authorisation) of every request."""
+    """A running server: its address, its data sets, and (method, path, authorisation) of every request."""
 
     endpoint: str
     repos: Mapping[str, Repo]
@@ -62,7 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing is printed."""
+        """Print nothing."""
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

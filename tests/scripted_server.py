@@ -1,11 +1,11 @@
-"""An OpenAI-compatible server that misbehaves as told: raw HTTP over asyncio in a thread of its own.
+"""An OpenAI-compatible server with scripted faults: raw HTTP over asyncio, in its own thread.
 
 A script maps the last message's content to the behaviours of its successive requests; the last one repeats. Behaviours:
 `ok` (echoes the content), `ok:TEXT`, `empty`, `huge` (100,000 characters and one), `length`, `429` or `429:SECONDS`, any
-other status (`500`, `400`), `slow` (one byte at a time, for ever), `trickle` (a good answer in small pieces), `silent`,
-`reset`, `cut` (reset in the midst of the body), `hangup` (a good answer, then the connection is closed unannounced),
-`truncated`, `malformed`, `garbage` (no HTTP), `no_choices`, `json:TEXT` (status 200 with that body). A server with a
-`capacity` answers 429 to what comes beyond so many requests at once.
+other status (`500`, `400`), `slow` (one byte at a time, for ever), `trickle` (a good reply in small pieces), `silent`,
+`reset`, `cut` (reset in the middle of the body), `hangup` (a good reply, then the connection is closed without notice),
+`truncated`, `malformed`, `garbage` (not HTTP), `no_choices`, `json:TEXT` (status 200 with that body). A server with a
+`capacity` replies with 429 to requests beyond that many in progress.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any
 
 HUGE = "x" * 100_001
 LOGPROBS = (-0.25, -0.5, -1.0)
-"""Log-probability of each token of a reply when asked for."""
+"""Log-probability of each token of a reply, sent on request."""
 
 
 class ScriptedServer:
-    """Use `running(...)`. `counts` holds the requests per content, `most_at_once` the peak of requests in progress."""
+    """Use `running(...)`. `counts` has the requests per content, `most_at_once` the peak of requests in progress."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class ScriptedServer:
         self._owner = owner
         self._capacity = capacity
         self.turned_away = 0
-        self.refusal = ""  # body of every refusal, where it is to be another than the usual one
+        self.refusal = ""  # body of every error reply; empty for the default body
 
     @property
     def base_url(self) -> str:

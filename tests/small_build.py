@@ -1,4 +1,4 @@
-"""A small pocket build, started as a worker would start it, for the tests of the whole flow."""
+"""A small pocket build in its own process, for the tests of the whole flow."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SMALL = {
     "evolve.branches": dict.fromkeys(Tier, 1),
     "evolve.rounds": {"easy": 1, "medium": 1, "hard": 2, "competition": 2},
     "select.target": 16,
-    # problems 0 and 1 of the six seeds of every tier: their descendants are flagged
+    # problems 0 and 1 of the six seeds of every tier, whose descendants are flagged
     "decontam.benchmarks": [{"kind": "pocket", "name": "exam", "seed": 0, "counts": dict.fromkeys(Tier, 2)}],
     "sample.sampling": {"max_tokens": 256},
     "distill": None,
@@ -41,7 +41,7 @@ STAGES = (
 
 @dataclass(frozen=True)
 class Builder:
-    """Runs the flow in a process of its own, as a worker would."""
+    """Runs the flow in its own process, as a worker does."""
 
     api: str
     output: Path
@@ -66,7 +66,7 @@ class Builder:
         return log
 
     def kill_at(self, pattern: str, **overrides: object) -> None:
-        """`kill -9` of the flow's process when a log line matches; after ten seconds nothing of it may be left."""
+        """Kill the flow's process (SIGKILL) when a log line matches; its descendants must end within ten seconds."""
         process = self.start(**overrides)
         assert process.stdout is not None
         for line in process.stdout:
@@ -90,8 +90,7 @@ class Builder:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A whole build, made once for all processes of the session by whoever asks first. `log` is what it said, `digest` that
-    of its dataset as it was built."""
+    """A complete build, made once per test session. `log` is its output, `digest` the digest of its dataset."""
 
     builder: Builder
     log: str
@@ -99,6 +98,6 @@ class Undisturbed:
 
 
 def left_after(family: list[psutil.Process], seconds: float) -> list[psutil.Process]:
-    """Those that are still alive after so long."""
+    """Return the processes that are still alive after so many seconds."""
     _, alive = psutil.wait_procs(family, timeout=seconds)
     return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]

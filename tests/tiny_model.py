@@ -1,4 +1,4 @@
-"""A Qwen3-architecture model with random weights and a tokenizer learned on the spot: real engines, no download."""
+"""A Qwen3 model with random weights and a freshly trained tokenizer, so that real engines run without a download."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ CORPUS = [
 
 
 def write_tiny_model(folder: Path, *, uniform: bool = False) -> Path:
-    """Write config, tokenizer and bf16 weights of a model of about 100,000 parameters into `folder`.
+    """Write config, tokenizer and bf16 weights of a model with about 100,000 parameters into `folder`; return the folder.
 
-    A `uniform` model gives each of its 512 tokens the same probability at every position.
+    A `uniform` model assigns the same probability to each of its 512 tokens at every position.
     """
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM

@@ -1,4 +1,4 @@
-"""Everything a run can be told before a GPU is taken: its data, models, draws and memory, and all that is wrong with them."""
+"""Check a run before any GPU is used: its data, models, schedule of draws, memory and disk, with every problem found."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ from training.objectives.prompt_weights import Soft
 from training.shapes import Shape, read_shape
 from training.storage import DiskPlan, disk_line, disk_plan, disk_problems, probe_output
 
-VERSION = 1  # of the training stage: raise it when the same settings give another student
-FULL_VERSION = 2  # the same, of runs on the teacher's full distribution
+VERSION = 1  # of the training stage: raise it when the same settings produce a different student
+FULL_VERSION = 2  # the version of runs on the teacher's full distribution
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A run that may start. `schedule` draws positions in `rows`; logits of both models are cut to `shared_vocab`."""
+    """A run that passed every check. `schedule` draws indices into `rows`; both models' logits are cut to `shared_vocab`."""
 
     run: RunConfig
     fingerprint: str
@@ -62,12 +62,13 @@ class Prepared:
     schedule: Schedule
     memory: MemoryPlan
     disk: DiskPlan
-    held_out: HeldOut | None  # what the student is measured on, if anything
+    held_out: HeldOut | None  # problems to evaluate the student on, if any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """`problems`: one sentence each; `prepared` is there when there are none; `table`: bytes per device, where known."""
+    """The result of `inspect`: `problems` (one sentence each), `prepared` (None if there are problems) and `table`, the memory
+    plan as text (empty if it could not be computed)."""
 
     problems: tuple[str, ...]
     prepared: Prepared | None
@@ -75,7 +76,7 @@ class Inspection:
 
 
 def prepare(run: RunConfig) -> Prepared:
-    """The run with all it needs. `UserError` with one line for each problem."""
+    """Return the checked run. Raises `UserError` with one line per problem."""
     found = inspect(run)
     if found.prepared is None:
         raise UserError("\n".join(found.problems))
@@ -83,7 +84,7 @@ def prepare(run: RunConfig) -> Prepared:
 
 
 def inspect(run: RunConfig) -> Inspection:
-    """Look at everything and go on after a problem, so that all of them are seen at once."""
+    """Run every check and continue after a failed one, so that all problems are reported at once."""
     problems: list[str] = []
     output = _attempt(problems, lambda: probe_output(run))
     models = _models(problems, run)
@@ -114,7 +115,7 @@ def inspect(run: RunConfig) -> Inspection:
 
 
 def report(prepared: Prepared) -> str:
-    """A few lines on what the run will do."""
+    """Return a summary of the run, a few lines of text."""
     run, rows, draws = prepared.run, prepared.rows, prepared.schedule
     longest = max(len(row.prompt_ids) for row in rows)
     rollouts = draws.draws * draws.rollouts_per_prompt
@@ -122,43 +123,44 @@ def report(prepared: Prepared) -> str:
     mass = sum(row.weight for row in rows)
     lines = [
         f"run        {prepared.fingerprint}",
-        f"rows       {len(rows):,} of {run.dataset.config}/{run.dataset.split}, {len(draws.kept):,} of them drawn from",
-        f"weights    soft mass {mass:,.1f}, mean {mass / len(rows):.3f}, {sum(row.weight == 0 for row in rows):,} rows at 0",
-        f"steps      {draws.steps:,}: {draws.draws:,} draws, {draws.prompts_per_step} prompts a step, {last} in the last,"
-        f" {draws.warmup_steps} of warm-up",
+        f"rows       {len(rows):,} in {run.dataset.config}/{run.dataset.split}, {len(draws.kept):,} used for sampling",
+        f"weights    sum of weights {mass:,.1f}, mean {mass / len(rows):.3f}, {sum(row.weight == 0 for row in rows):,} rows"
+        " with weight 0",
+        f"steps      {draws.steps:,}: {draws.draws:,} draws, {draws.prompts_per_step} prompts per step, {last} in the last,"
+        f" {draws.warmup_steps} warm-up steps",
         f"tokens     at most {rollouts * (longest + run.lengths.max_response_tokens):,} in {rollouts:,} rollouts"
         f" (prompts up to {longest:,}, responses up to {run.lengths.max_response_tokens:,})",
-        f"KV cache   {prepared.memory.full_sequences:,} sequences of {run.context_tokens:,} tokens in one engine",
+        f"KV cache   {prepared.memory.full_sequences:,} sequences of {run.context_tokens:,} tokens per rollout engine",
         f"disk       {disk_line(prepared.disk)}",
     ]
     coefficient = run.objective.reference_kl_coefficient
     if coefficient:
         lines.append(
-            f"reference  the student's start, frozen, in {run.engine.dtype}; KL coefficient {coefficient:g}"
+            f"reference  the frozen initial student, in {run.engine.dtype}; KL coefficient {coefficient:g}"
         )
     if run.teacher.engine == "vllm":
-        lines.append(f"teacher    {teacher_warning(run) or 'in a vLLM engine, by prompt_logprobs'}")
+        lines.append(f"teacher    {teacher_warning(run) or 'in a vLLM engine, through prompt_logprobs'}")
     chosen = prompt_weight(run)
     if chosen is not None and run.objective.prompt_weight is not None:
         weight = chosen(columns(rows)).weight
         kind = run.objective.prompt_weight.kind
-        lines.insert(3, f"           {kind} mass {weight.sum():,.1f}, mean {weight.mean():.3f}")
+        lines.insert(3, f"           sum of {kind} weights {weight.sum():,.1f}, mean {weight.mean():.3f}")
     return "\n".join(lines)
 
 
 def teacher_warning(run: RunConfig) -> str | None:
-    """What it costs that the vLLM teacher was forced to a large k, where it was."""
+    """Return a warning if `teacher.force` allows a vLLM teacher a top_k above VLLM_TOP_K, else None."""
     k = run.objective.top_k
     if run.teacher.engine == "in_process" or (k != "full" and k <= VLLM_TOP_K):
         return None
     return (
-        f"teacher.force: top_k {k} in a vLLM engine, where every entry of every token passes through Python; the cost of"
-        " in_process hardly grows with k"
+        f"teacher.force: top_k {k} in a vLLM engine is slow, because every entry of every token passes through Python; with"
+        " in_process the cost hardly depends on k"
     )
 
 
 def _attempt(problems: list[str], call: Callable[[], T]) -> T | None:
-    """What the call gives; None when it raises a `UserError`, whose lines become problems."""
+    """Return the result of the call; on a `UserError` append its lines to `problems` and return None."""
     try:
         return call()
     except UserError as error:
@@ -168,7 +170,7 @@ def _attempt(problems: list[str], call: Callable[[], T]) -> T | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Models:
-    """What could be read of the pair. `shape`: the student's."""
+    """Whatever could be read of the two models. `shape`: the student's dimensions."""
 
     student: ModelFiles | None
     teacher: ModelFiles | None
@@ -196,7 +198,7 @@ def _models(problems: list[str], run: RunConfig) -> _Models:
 
 
 def _shape(problems: list[str], model: ModelFiles | None) -> Shape | None:
-    """The model's sizes, when its weights have them too."""
+    """Return the model's dimensions if its weight files match them, else None."""
     shape = None if model is None else _attempt(problems, lambda: read_shape(model.folder))
     if model is None or shape is None:
         return None
@@ -214,14 +216,17 @@ def _measured(run: RunConfig, student: ModelFiles) -> HeldOut | None:
 
 
 def _disk(problems: list[str], run: RunConfig, shape: Shape, output: Path, mark: str | None) -> DiskPlan:
-    """What the run needs on the disk; `mark` is its fingerprint, where it is known."""
+    """Return the disk plan of the run; `mark` is the run's fingerprint, if known."""
     plan = disk_plan(run, shape, output, None if mark is None else run_folder(run.output, mark))
     problems += disk_problems(run, plan)
     return plan
 
 
 def _schedule(run: RunConfig, rows: Sequence[Row]) -> Schedule:
-    """The draws. `UserError` when no prompt counts: for a preset's own weight, which is not known here, the soft one stands."""
+    """Return the schedule of draws. Raises `UserError` if all prompt weights are 0.
+
+    A preset's own prompt weight is not available here; the soft weight is used in its place.
+    """
     given = columns(rows)
     weights = (prompt_weight(run) or Soft())(given)
     if not weights.weight.any():
@@ -235,8 +240,8 @@ def _schedule(run: RunConfig, rows: Sequence[Row]) -> Schedule:
 def _fingerprint(
     run: RunConfig, data: Dataset, student: ModelFiles, teacher: ModelFiles, held_out: HeldOut | None
 ) -> str:
-    """Identity of the run's result: settings, prompt, both models' files, the dataset with its rows, and the problems that it is
-    measured on."""
+    """Return the fingerprint of the run: its settings, the prompt, both models' files, the dataset and its rows, and the
+    held-out problems."""
     measured = () if held_out is None else (held_out.digest,)
     return fingerprint(
         stage="distill",

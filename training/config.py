@@ -1,8 +1,8 @@
 """The settings of one distillation run: frozen pydantic models, unknown keys fatal, defaults = the papers' values.
 
-No torch here: `flows/` and `tasks/` import this module and no other of `training`. As in `tasks.core.config`, a field
-marked `resource()` (folders, memory, GPU counts, the cut into micro-batches) says where and how wide, never what comes
-out. Relative paths stand under the project folder.
+This module does not import torch, because `flows/` and `tasks/` import it (and no other module of `training`). As in
+`tasks.core.config`, fields marked `resource()` (folders, memory, GPU counts, micro-batch sizes) do not affect the result of a
+run. Relative paths are relative to the project folder.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PRESETS = Path(__file__).resolve().parent / "objectives" / "presets"
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 VLLM_TOP_K = 16
-"""The largest k that a vLLM teacher is asked for without being forced."""
+"""The largest `top_k` that a vLLM teacher accepts without `teacher.force`."""
 
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -45,27 +45,27 @@ class Section(Settings):
     model_config = ConfigDict(allow_inf_nan=False)
 
 
-# --- what is trained on what -------------------------------------------------------------------------------------
+# --- dataset and models ------------------------------------------------------------------------------------------
 
 
 class DatasetSettings(Section):
-    """An exported dataset folder; its rows and its manifest's fingerprint take part in the run's identity, its path does not."""
+    """An exported dataset folder. Its rows and its manifest's fingerprint are part of the run's identity, its path is not."""
 
     folder: Path = resource()
     config: str = "decontaminated"  # the papers train on everything: default
     split: str = "train"
-    allow_mismatch: bool = False  # train although the manifest names another teacher, tokenizer or template
+    allow_mismatch: bool = False  # accept a manifest that names another teacher, tokenizer or chat template
 
 
 class StudentSettings(Section):
-    model: str = resource()  # checkpoint folder; a hash of its files is its identity
+    model: str = resource()  # checkpoint folder; identified by a hash of its files
 
 
 class TeacherSettings(Section):
-    """`in_process` runs the model's forward pass and takes the top k of its logits; `vllm` asks an engine for
-    prompt_logprobs, which hands every entry over as Python objects: only for small k, unless `force` says so."""
+    """The teacher and its backend: `in_process` runs the model's forward pass and takes the top k of its logits; `vllm` requests
+    prompt_logprobs from an engine, which returns every entry as a Python object and is limited to small k unless `force`."""
 
-    model: str = resource()  # checkpoint folder; a hash of its files is its identity
+    model: str = resource()  # checkpoint folder; identified by a hash of its files
     engine: Literal["in_process", "vllm"] = "in_process"
     force: bool = resource(False)
 
@@ -81,16 +81,16 @@ class PlainWeight(Section):
 
 
 class BinaryWeight(Section):
-    """Prompts with H > tau leave before sampling. `raw` compares nats (the paper's), `normalised` H / log N."""
+    """Prompts with H > tau are removed before sampling. `raw` compares H in nats (as the paper does), `normalised` H / log N."""
 
     kind: Literal["binary"]
-    tau: NonNegativeFloat  # the paper tries 0.3 and 0.5 and prefers neither
+    tau: NonNegativeFloat  # the paper tries 0.3 and 0.5 without a preference
     scale: Literal["raw", "normalised"] = "raw"
 
     @model_validator(mode="after")
     def _tau_is_on_its_scale(self) -> BinaryWeight:
         if self.scale == "normalised" and self.tau > 1:
-            raise ValueError("tau on the normalised scale lies between 0 and 1")
+            raise ValueError("tau on the normalised scale must be between 0 and 1")
         return self
 
 
@@ -104,39 +104,40 @@ PromptWeight = Annotated[
 
 
 def presets() -> tuple[str, ...]:
-    """Names of the objectives, one file each in training/objectives/presets/."""
+    """Return the names of the presets, one for each file in training/objectives/presets/."""
     return tuple(sorted(path.stem for path in PRESETS.glob("*.py") if not path.stem.startswith("_")))
 
 
 class ObjectiveSettings(Section):
     """A preset (a file of training/objectives/presets/) and the parts that an ablation changes.
 
-    `prompt_weight` None keeps the preset's. `top_k` (tokens, or the full vocabulary) and its form are those of objectives
-    with a top-k cross-entropy; no other reads them. `reference_kl_coefficient` is the beta of a penalty on every token, the KL
-    divergence of the student from its start by the k3 estimator (GRPO's, arXiv:2402.03300, Eq. 4); it counts by the prompt's
-    weight, as the rest of the loss does, and takes a frozen copy of the student to compute.
+    `prompt_weight` None keeps the preset's. `top_k` (a number of tokens, or "full" for the whole vocabulary) and `top_k_form` are
+    used only by objectives with a top-k cross-entropy. `reference_kl_coefficient` is the beta of a penalty on every token: the KL
+    divergence of the student from its initial weights, by the k3 estimator (GRPO, arXiv:2402.03300, Eq. 4). The penalty is
+    multiplied by the prompt's weight like the rest of the loss, and needs a frozen copy of the initial student.
 
-    `divergence_beta` None keeps the cross-entropy. A number puts on-policy GKD's loss in its place, the generalised
+    `divergence_beta` None keeps the cross-entropy. A number replaces it by the loss of on-policy GKD, the generalised
     Jensen-Shannon divergence over the full vocabulary (arXiv:2306.13649, Eq. 1): 0 is the forward KL(teacher || student), 0.5
-    the symmetric one, 1 the reverse KL(student || teacher). It takes `top_k` "full", and no form.
+    the symmetric divergence, 1 the reverse KL(student || teacher). It requires `top_k` "full" and the default `top_k_form`.
     """
 
     preset: str = "uopd"
-    prompt_weight: PromptWeight | None = None  # {"kind": "binary", "tau": 0.3}; a word where there is no tau
+    prompt_weight: PromptWeight | None = None  # {"kind": "binary", "tau": 0.3}, or "soft"
     top_k: PositiveInt | Literal["full"] = 512
     top_k_form: Literal["teacher_renormalised", "tail_bucket", "unnormalised"] = "teacher_renormalised"
-    reference_kl_coefficient: NonNegativeFloat = 0.0  # 0: no penalty, and no reference is started
+    reference_kl_coefficient: NonNegativeFloat = 0.0  # 0: no penalty and no reference
     divergence_beta: Probability | None = None
 
     def identity(self) -> dict[str, Any]:
-        """A penalty or divergence that is not there is no part of it: runs without have the fingerprint that they always had."""
+        """Return the settings that identify the objective. An unused penalty or divergence is left out, which keeps the
+        fingerprints of runs from before these settings existed."""
         absent = {"reference_kl_coefficient": 0.0, "divergence_beta": None}
         return {k: v for k, v in super().identity().items() if k not in absent or v != absent[k]}
 
     @model_validator(mode="after")
     def _preset_exists(self) -> ObjectiveSettings:
         if self.preset not in presets():
-            raise ValueError(f"there is no preset {self.preset!r}: choose one of {', '.join(presets())}")
+            raise ValueError(f"unknown preset {self.preset!r}: choose one of {', '.join(presets())}")
         return self
 
     @model_validator(mode="after")
@@ -145,27 +146,27 @@ class ObjectiveSettings(Section):
             return self
         if self.top_k != "full":
             raise ValueError(
-                f'divergence_beta compares whole distributions, and top_k is {self.top_k}: set top_k to "full", or leave'
-                " divergence_beta out"
+                f'divergence_beta needs the full distribution, but top_k is {self.top_k}: set top_k to "full", or remove'
+                " divergence_beta"
             )
         if self.top_k_form != "teacher_renormalised":
             raise ValueError(
-                f"top_k_form {self.top_k_form} is one of the cross-entropy, which divergence_beta replaces: leave one of the"
-                " two out"
+                f"top_k_form {self.top_k_form} applies to the cross-entropy, which divergence_beta replaces: remove one of the"
+                " two"
             )
         return self
 
 
 class RolloutSettings(Section):
-    """Sampling is never truncated (top-p 1, top-k off): the ratios of policy gradients need it."""
+    """Sampling is never truncated (top-p 1, no top-k): the ratios of policy gradients require the full distribution."""
 
     per_prompt: PositiveInt = 4
-    temperature: PositiveFloat = 1.0  # the UOPD paper is silent: the student's own distribution
-    dtype: Literal["bfloat16", "float32"] | None = None  # of the engines; None: that of the training
+    temperature: PositiveFloat = 1.0  # not given in the UOPD paper; 1 is the student's own distribution
+    dtype: Literal["bfloat16", "float32"] | None = None  # of the rollout engines; None: that of the training
 
 
 class LengthSettings(Section):
-    max_prompt_tokens: PositiveInt = 1024  # the papers are silent; a problem has at most 2,000 characters
+    max_prompt_tokens: PositiveInt = 1024  # not given in the papers; a problem has at most 2,000 characters
     max_response_tokens: PositiveInt = 4096
     thinking: bool = False  # as the dataset was annotated
 
@@ -174,19 +175,19 @@ class LengthSettings(Section):
 
 
 class OptimizerSettings(Section):
-    """AdamW; the learning rate rises linearly over the warm-up, then falls to 0 along a cosine."""
+    """AdamW with linear warm-up of the learning rate, then cosine decay to 0."""
 
     learning_rate: PositiveFloat = 3e-6
     warmup_fraction: Probability = 0.05  # of all steps, rounded up: 20 of 391
     beta1: Decay = 0.9
     beta2: Decay = 0.95
     epsilon: PositiveFloat = 1e-8
-    weight_decay: NonNegativeFloat = 0.0  # the papers name none, and at 3e-6 it would move nothing
+    weight_decay: NonNegativeFloat = 0.0  # not given in the papers; negligible at a learning rate of 3e-6
     max_gradient_norm: PositiveFloat = 1.0
 
 
 class BatchSettings(Section):
-    """`size` counts prompts (the papers say "batch 128"; with K = 4 that is 512 rollouts) or rollouts."""
+    """`size` counts prompts (the papers state "batch 128"; with K = 4 that is 512 rollouts) or rollouts."""
 
     size: PositiveInt = 128
     unit: Literal["prompts", "rollouts"] = "prompts"
@@ -200,41 +201,40 @@ class LoraSettings(Section):
 
 
 class EngineSettings(Section):
-    """The student's training engine (DeepSpeed)."""
+    """The trainer backend (DeepSpeed)."""
 
     zero_stage: Literal[0, 1, 2, 3] = resource(2)
     dtype: Literal["bfloat16", "float32"] = "bfloat16"  # float32 for exactness tests and small CPU runs
     gradient_checkpointing: bool = resource(True)
-    micro_batch_tokens: PositiveInt = resource(8192)  # most tokens of one forward pass
-    head_chunk: PositiveInt = resource(256)  # positions that go through the LM head at a time
+    micro_batch_tokens: PositiveInt = resource(8192)  # maximum number of tokens in one forward pass
+    head_chunk: PositiveInt = resource(256)  # number of positions that pass through the LM head at once
     lora: LoraSettings | None = None
 
 
-# --- where it runs -----------------------------------------------------------------------------------------------
+# --- placement and run -------------------------------------------------------------------------------------------
 
 
 class PlacementSettings(Section):
-    """`split`: every student rank, the teacher and every engine on a GPU of its own. `colocated`: every GPU holds a student
-    rank, a teacher and an engine, which sleeps while the student trains. `cpu`: the same actors on this machine's cores.
+    """`split`: every student rank, the teacher and every rollout engine has its own GPU. `colocated`: every GPU is shared by a
+    student rank, a teacher and a rollout engine, which sleeps while the student trains. `cpu`: the same workers on the cores of
+    this machine.
     """
 
     kind: Literal["split", "colocated", "cpu"] = resource("split")
     students: PositiveInt = resource(1)  # data-parallel ranks
     engines: PositiveInt = resource(2)
-    gpu_memory_gb: PositiveFloat = resource(80.0)  # of one card, 10^9 bytes
+    gpu_memory_gb: PositiveFloat = resource(80.0)  # of one GPU, in 10^9 bytes
     engine_memory_fraction: Probability | None = resource(None)  # None: 0.9 in split, 0.3 in colocated
-    engine_max_seqs: PositiveInt = resource(256)  # rollouts in flight in one engine
-    engine_batch_invariant: bool = resource(
-        False
-    )  # GPU only: vLLM's kernels whose sums do not depend on the batch
-    cpu_kv_gib: PositiveInt = resource(1)  # cpu only: KV cache of one engine
+    engine_max_seqs: PositiveInt = resource(256)  # concurrent sequences per rollout engine
+    engine_batch_invariant: bool = resource(False)  # GPU only: vLLM's batch-invariant kernels
+    cpu_kv_gib: PositiveInt = resource(1)  # cpu only: KV cache per engine
 
     @model_validator(mode="after")
     def _colocated_pairs_up(self) -> PlacementSettings:
         if self.kind == "colocated" and self.students != self.engines:
             raise ValueError(
-                f"colocated puts one student and one engine on every GPU, not {self.students} and {self.engines}: give both"
-                " the number of GPUs"
+                f"colocated needs as many students as engines, one of each per GPU, but students is {self.students} and engines"
+                f" is {self.engines}: set both to the number of GPUs"
             )
         return self
 
@@ -245,15 +245,15 @@ class CheckpointSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """Held-out problems that the student is measured on before the first step and after the last."""
+    """Held-out problems on which the student is evaluated before the first step and after the last."""
 
     problems: Path = resource()  # JSON lines with id, problem and answer
-    samples: PositiveInt = 4  # a problem: avg@4 estimates pass@1
-    temperature: PositiveFloat = 0.7  # as the teacher's samples for annotation
+    samples: PositiveInt = 4  # per problem: avg@4 estimates pass@1
+    temperature: PositiveFloat = 0.7  # as for the teacher's samples of the annotation
 
 
 class RunConfig(Section):
-    output: Path = resource()  # holds a folder for each run, see `run_folder`
+    output: Path = resource()  # contains one folder per run, see `run_folder`
     dataset: DatasetSettings
     student: StudentSettings
     teacher: TeacherSettings
@@ -267,7 +267,7 @@ class RunConfig(Section):
     overlap: Literal["on_policy", "one_step_off"] = "on_policy"
     checkpoints: CheckpointSettings = CheckpointSettings()
     evaluation: EvaluationSettings | None = None
-    seed: int = Field(default=0, ge=0, lt=2**63)  # torch takes no larger one
+    seed: int = Field(default=0, ge=0, lt=2**63)  # the limit of torch
     self_tests: bool = resource(True)
 
     @property
@@ -277,7 +277,7 @@ class RunConfig(Section):
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the whole run; the last one may be partial."""
+        """Number of optimizer steps; the last may use a partial batch."""
         return math.ceil(self.batches.draws / self.prompts_per_step)
 
     @property
@@ -291,7 +291,7 @@ class RunConfig(Section):
 
     @property
     def context_tokens(self) -> int:
-        """Longest sequence, prompt and response together."""
+        """Maximum length of a sequence, prompt and response together."""
         return self.lengths.max_prompt_tokens + self.lengths.max_response_tokens
 
     @model_validator(mode="after")
@@ -301,7 +301,7 @@ class RunConfig(Section):
                 raise ValueError(problem)
         if self.overlap == "one_step_off" and self.placement.kind == "colocated":
             raise ValueError(
-                "overlap one_step_off needs engines that run while the student trains, but colocated engines sleep then:"
+                "overlap one_step_off needs engines that run while the student trains, but colocated engines sleep meanwhile:"
                 " choose placement split or overlap on_policy"
             )
         return self
@@ -312,7 +312,7 @@ def _batch_problem(run: RunConfig) -> str | None:
     if run.batches.unit == "prompts" or size % per_prompt == 0:
         return None
     return (
-        f"batches.size is {size} rollouts, which rollouts.per_prompt {per_prompt} does not divide: choose a multiple of it"
+        f"batches.size {size} (rollouts) is not a multiple of rollouts.per_prompt {per_prompt}: choose a multiple of it"
     )  # fmt: skip
 
 
@@ -321,7 +321,7 @@ def _length_problem(run: RunConfig) -> str | None:
         return None
     return (
         f"engine.micro_batch_tokens is {run.engine.micro_batch_tokens}, but one sequence may have {run.context_tokens} tokens"
-        " (lengths.max_prompt_tokens + max_response_tokens): raise the first or lower the others"
+        " (lengths.max_prompt_tokens + max_response_tokens): raise engine.micro_batch_tokens or lower the lengths"
     )
 
 
@@ -331,14 +331,14 @@ def _teacher_problem(run: RunConfig) -> str | None:
         return None
     if run.placement.kind == "colocated":
         return (
-            "teacher.engine vllm keeps a card of its own, and colocated engines share theirs: choose placement split or"
+            "teacher.engine vllm needs a GPU of its own, but placement colocated shares every GPU: choose placement split or"
             " teacher.engine in_process"
         )
     if teacher.force or (k != "full" and k <= VLLM_TOP_K):
         return None
     return (
-        f"teacher.engine vllm scores up to objective.top_k {VLLM_TOP_K}, and top_k is {k}: choose teacher.engine in_process,"
-        " whose cost hardly grows with k, or set teacher.force"
+        f"teacher.engine vllm supports objective.top_k up to {VLLM_TOP_K}, but top_k is {k}: choose teacher.engine in_process,"
+        " whose cost hardly depends on k, or set teacher.force"
     )
 
 
@@ -346,22 +346,22 @@ def _teacher_problem(run: RunConfig) -> str | None:
 
 
 def run_folder(output: Path, fingerprint: str) -> Path:
-    """Where the run with this fingerprint lies: each has a folder of its own, so that other settings, data or models never
-    meet the checkpoints of an earlier run."""
+    """Return the folder of the run with this fingerprint. Every run has its own folder, so that a run with other settings, data
+    or models never finds the checkpoints of an earlier one."""
     return project_path(output) / fingerprint[:12]
 
 
 def project_path(path: Path | str) -> Path:
-    """An absolute path as it is; a relative one under the project folder."""
+    """Return the path with a relative one resolved against the project folder."""
     return PROJECT_ROOT / Path(path).expanduser()
 
 
 def load_run(path: Path) -> RunConfig:
-    """The run described by a JSON file. `UserError` names the file, the key and what is wrong with it."""
+    """Read the settings of a run from a JSON file. Raises `UserError` with the file, the key and the problem."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise UserError(f"there is no file {path}: give the RUN.json of a distillation run") from error
+        raise UserError(f"{path} does not exist: give the RUN.json of a distillation run") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path} cannot be read ({error}): give the RUN.json of a distillation run"
@@ -370,22 +370,22 @@ def load_run(path: Path) -> RunConfig:
 
 
 def _strict_json(text: str, path: Path) -> Any:
-    """What the text holds; Python's own reader takes a key twice, and words that are no JSON."""
+    """Parse JSON, rejecting duplicate keys and NaN or Infinity, which Python's parser accepts."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next((key for key, count in Counter(key for key, _ in pairs).items() if count > 1), None)
         if twice is not None:
-            raise UserError(f"{path} gives the key {twice!r} twice in one object: keep one of the two")
+            raise UserError(f"{path} has the key {twice!r} twice in one object: remove one of the two")
         return dict(pairs)
 
     def refuse(word: str) -> Any:
-        raise UserError(f"{path} holds {word}, which is no number of JSON: write a finite number instead")
+        raise UserError(f"{path} contains {word}, which is not valid JSON: write a finite number instead")
 
     try:
         return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{path} is no valid JSON: line {error.lineno}, column {error.colno}: {error.msg}; correct it there"
+            f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}: correct it there"
         ) from error
     except RecursionError as error:
         raise UserError(
@@ -396,11 +396,9 @@ def _strict_json(text: str, path: Path) -> Any:
 
 
 def run_from(data: Mapping[str, Any], where: str) -> RunConfig:
-    """The run described by plain data, as a profile's section holds it; `where` names its origin in a `UserError`."""
+    """Build a run from plain data, such as a section of a profile; `where` names its origin in a `UserError`."""
     if not isinstance(data, Mapping):
-        raise UserError(
-            f"{where} holds no settings: write an object with output, dataset, student and teacher"
-        )
+        raise UserError(f"{where} is not a JSON object: write one with output, dataset, student and teacher")
     try:
         return RunConfig.model_validate(dict(data))
     except ValidationError as error:

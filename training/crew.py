@@ -1,5 +1,5 @@
-"""The actors of one run, made from its settings: student ranks, rollout engines, the teacher, and the reference where one is
-needed, on a Ray of their own."""
+"""The workers of one run, created from its settings in a separate Ray session: student ranks, rollout engines, the teacher and,
+if needed, the reference."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ from training.rollout.vllm_teacher import (
 __all__ = ["Crew", "Scores", "assembled", "measuring", "sampling"]
 
 CPU_OBJECT_STORE_BYTES = 1024**3
-"""Weights and the teacher's top-k of one step pass through Ray's object store; what does not fit spills to disk. On GPUs it is
-Ray's own choice, three tenths of the memory: 512 responses of 1,200 tokens have 2.5 GB of top-512."""
+"""Size of Ray's object store on a cpu placement. Weights and the teacher's top k of one step pass through it; the excess spills
+to disk. On GPUs Ray's default applies, three tenths of the memory (512 responses of 1,200 tokens have 2.5 GB of top-512)."""
 
 
 T = TypeVar("T")
 
 
 class Scores(Generic[T]):
-    """A frozen model at work on some sequences; `get` waits for it. `who` is its name."""
+    """The pending scores of a frozen model for some sequences; `get` waits for them. `who` names the model in errors."""
 
     def __init__(self, call: Any, who: str) -> None:
         self._call, self._who = call, who
         self._found: tuple[list[T], float] | None = None
 
     def get(self) -> tuple[list[T], float]:
-        """One answer for each sequence, and the model's seconds. `ActorLost` when it died."""
+        """Return one score object per sequence and the seconds that the model took. Raises `ActorLost` if the worker died."""
         found = self._found
         if found is None:
             found = self._found = result(self._call, self._who)
@@ -61,9 +61,11 @@ class Scores(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crew:
-    """What the loop drives. `teachers` are copies of one model, as many as the placement has seats, and so are `references`,
-    which are there when the objective needs one. `facts` is what students, engines, teacher, reference and transport say of
-    themselves."""
+    """The workers that the training loop uses.
+
+    `teachers` are copies of one model, one for each slot of the placement; so are `references`, which are empty if the objective
+    needs none. `facts` describes students, engines, teacher, reference and transport, as reported by the workers.
+    """
 
     students: StudentGroup
     engines: RolloutPool
@@ -73,13 +75,13 @@ class Crew:
     references: tuple[Any, ...] = ()
 
     def score(self, sequences: Sequence[TokenSequence], part: int = 0) -> Scores[TopK | States]:
-        """Ask a teacher for its top k at every response position, or, without a k, for the states that stand for all of its
-        distribution; returns at once. Copies take the parts of a round in turns."""
+        """Request the teacher's top k at every response position, or without a k the hidden states that represent its full
+        distribution. Returns immediately. The parts of a rollout batch are assigned to the copies round-robin."""
         teacher = self.teachers[part % len(self.teachers)]
         return Scores(teacher.score.remote(list(sequences), self.top_k), "the teacher")
 
     def recall(self, sequences: Sequence[TokenSequence], part: int = 0) -> Scores[np.ndarray] | None:
-        """Ask a reference for log p [T] of every response's own tokens; returns at once. None when there is no reference."""
+        """Request the reference log-probabilities [T] of every response. Returns immediately; None without a reference."""
         if not self.references:
             return None
         reference = self.references[part % len(self.references)]
@@ -88,16 +90,16 @@ class Crew:
 
 @contextmanager
 def assembled(prepared: Prepared, objective: Objective, say: Callable[[str], None]) -> Iterator[Crew]:
-    """Start everything (models load side by side, but for engines that share their GPUs: those come first, since what another
-    model takes meanwhile would be taken from their KV cache) and end it with the block, however that ends.
+    """Start all workers, and end them when the block ends.
 
-    Raises `UserError` when the machine is too small or an actor does not start.
+    Models load in parallel, except that engines which share their GPUs load first: vLLM would subtract memory that other models
+    allocate meanwhile from their KV cache. Raises `UserError` if the machine is too small or a worker does not start.
     """
     run = prepared.run
     where, referred = run.placement, objective.needs.reference_model
     seats = placement(where.kind, students=where.students, engines=where.engines, reference=referred)
     choice = choose_transport(seats)
-    say(f"weights go to the engines by {choice.transport} ({choice.reason})")
+    say(f"weight sync to the rollout engines: {choice.transport} ({choice.reason})")
     warning = teacher_warning(run)
     if warning is not None:
         say(warning)
@@ -137,7 +139,7 @@ def assembled(prepared: Prepared, objective: Objective, say: Callable[[str], Non
 
 
 def sampling(prepared: Prepared) -> RolloutSampling:
-    """How rollouts are drawn: without truncation, to the student's end token."""
+    """Return the sampling settings of rollouts: no truncation of the distribution, stopping at the student's end token."""
     run = prepared.run
     return RolloutSampling(
         temperature=run.rollouts.temperature,
@@ -147,14 +149,14 @@ def sampling(prepared: Prepared) -> RolloutSampling:
 
 
 def measuring(prepared: Prepared) -> RolloutSampling:
-    """How held-out problems are sampled."""
+    """Return the sampling settings of held-out problems."""
     settings = prepared.run.evaluation
     drawn = sampling(prepared)
     return drawn if settings is None else replace(drawn, temperature=settings.temperature)
 
 
 def rollout_settings(prepared: Prepared, seats: Placement) -> RolloutSettings:
-    """Settings of each engine."""
+    """Return the settings of every rollout engine."""
     run, place = prepared.run, prepared.run.placement
     return RolloutSettings(
         model=prepared.student.folder,
@@ -163,7 +165,7 @@ def rollout_settings(prepared: Prepared, seats: Placement) -> RolloutSettings:
         max_num_seqs=place.engine_max_seqs,
         batch_invariant=place.engine_batch_invariant,
         engines=seats.count("rollout"),
-        gpu_memory_fraction=engine_fraction(run) or 0.9,  # on CPU it plays no part, but must be a share
+        gpu_memory_fraction=engine_fraction(run) or 0.9,  # not used on CPU, but must be a fraction
         kv_cache_gib=place.cpu_kv_gib,
         kv_cache_bytes=prepared.memory.engine_kv_bytes if seats.shares_gpus else None,
         transport=choose_transport(seats).transport,
@@ -174,7 +176,7 @@ def rollout_settings(prepared: Prepared, seats: Placement) -> RolloutSettings:
 def student_settings(
     prepared: Prepared, seats: Placement, *, teacher_head: Path | None = None
 ) -> StudentSettings:
-    """Settings of each student rank."""
+    """Return the settings of every student rank."""
     run, optimizer, lora = prepared.run, prepared.run.optimizer, prepared.run.engine.lora
     return StudentSettings(
         model=prepared.student.folder,
@@ -200,7 +202,7 @@ def student_settings(
 
 
 def scoring_settings(prepared: Prepared, top_k: int) -> ScoringSettings:
-    """Settings of a vLLM teacher."""
+    """Return the settings of a vLLM teacher."""
     run = prepared.run
     return ScoringSettings(
         model=prepared.teacher.folder,
@@ -214,7 +216,7 @@ def scoring_settings(prepared: Prepared, top_k: int) -> ScoringSettings:
 
 
 def _actors(role: Role, seats: Placement, group: Any, kind: Any, *arguments: Any) -> tuple[Any, ...]:
-    """One Ray actor for each seat of the role."""
+    """Create one Ray actor for every slot of the role."""
     import ray
 
     return tuple(
@@ -226,12 +228,12 @@ def _actors(role: Role, seats: Placement, group: Any, kind: Any, *arguments: Any
 
 
 def _ready(actors: Sequence[Any], who: str) -> Any:
-    """What the first of some copies says of itself, when all are ready."""
+    """Wait until all copies are ready, and return the description that the first reports."""
     return [result(one.ready.remote(), who) for one in actors][0]  # noqa: RUF015 - all of them are waited for
 
 
 def _teacher(prepared: Prepared, seats: Placement, top_k: int) -> tuple[Any, ...]:
-    """Class and arguments of the teacher, by the engine that the run names."""
+    """Return the class and the arguments of the teacher for the run's teacher backend."""
     if prepared.run.teacher.engine == "vllm":
         scoring = scoring_settings(prepared, top_k)
         environment = scoring_environment(scoring, on_cpu=seats.on_cpu)
@@ -240,7 +242,7 @@ def _teacher(prepared: Prepared, seats: Placement, top_k: int) -> tuple[Any, ...
 
 
 def frozen_settings(prepared: Prepared, seats: Placement, model: Path, dtype: str) -> TeacherSettings:
-    """Settings of a frozen model, which reads as many tokens at once as the student, over the softmax that both share."""
+    """Return the settings of a frozen model: the student's token budget, and a softmax over the shared vocabulary."""
     engine = prepared.run.engine
     return TeacherSettings(
         model=model,

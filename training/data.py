@@ -1,4 +1,4 @@
-"""The exported dataset as training reads it: rows of one split, checked one by one, with their prompts as token ids."""
+"""Read an exported dataset for training: the rows of one split, each of them checked, with prompts as token ids."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ COLUMNS = {
     "id": "text", "problem": "text", "tier": "text", "answer": "text", "majority_answer": "text",
     "semantic_entropy": "numbers", "weight": "numbers", "cluster_labels": "lists of whole numbers",
 }  # fmt: skip
-"""What training reads of a table, and of what kind it must be. A column without any value may be of no type."""
-ROUNDING = 1e-9  # a weight may leave [0, 1] by this much and no more
-# The identity of a local model; that of a hub model is id@revision.
+"""The columns that training reads and the kind of each. A column without any value may have the null type."""
+ROUNDING = 1e-9  # tolerance by which a weight may be outside [0, 1]
+# The identity of a local model; a hub model has id@revision.
 _HASHED = re.compile(r".*:([0-9a-f]{16})", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One problem to train on. `semantic_entropy` in nats, `weight` = 1 - H / log N.
+    """One training problem. `semantic_entropy` in nats, `weight` = 1 - H / log N.
 
-    `pass_rate` is the share of the teacher's samples in its largest cluster of answers: most rows have no ground truth, so
-    all are treated alike. `prompt_ids` is filled in by `with_prompts`.
+    `pass_rate` is the share of the teacher's samples in the largest answer cluster, also for rows with a ground truth, because
+    most have none. `prompt_ids` is set by `with_prompts`.
     """
 
     id: str
     text: str
     tier: str
-    answer: str | None  # ground truth, where known
-    majority_answer: str | None  # the teacher's opinion
+    answer: str | None  # ground truth, if known
+    majority_answer: str | None  # majority answer of the teacher's samples
     semantic_entropy: float
     weight: float
     pass_rate: float
@@ -75,9 +75,11 @@ class Dataset:
 
 
 def read_dataset(settings: DatasetSettings) -> Dataset:
-    """The rows of one config and split. `UserError`, one line for each kind of defect, naming the first row that has it:
-    no such folder, config or split, a missing column (weights above all) or one of another type, no id or one twice, empty
-    text, a weight that is missing, NaN or outside [0, 1], an entropy that is missing, NaN or negative, unusable cluster labels.
+    """Read the rows of one config and split.
+
+    Raises `UserError`, with one line for each kind of defect and the first row that has it: a missing folder, config or split; a
+    missing column or one of the wrong type; a missing or duplicate id; an empty text; a weight that is missing, NaN or outside
+    [0, 1]; an entropy that is missing, NaN or negative; unusable cluster labels.
     """
     folder = project_path(settings.folder)
     manifest = read_manifest(folder)
@@ -92,7 +94,8 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
 
 
 def rows_digest(rows: Iterable[Row]) -> str:
-    """SHA-256 (hex) of all that training uses of the rows. Prompts are left out: they follow from the texts and the student."""
+    """Return the SHA-256 (hex) of all row values that training uses, except prompts, which follow from the texts and the
+    student."""
     digest = hashlib.sha256()
     for row in rows:
         used = [
@@ -103,18 +106,17 @@ def rows_digest(rows: Iterable[Row]) -> str:
 
 
 def _files(folder: Path, settings: DatasetSettings) -> list[Path]:
-    """The Parquet files that the dataset card's front matter gives for the config and split."""
+    """Return the Parquet files that the front matter of the dataset card lists for the config and split."""
     configs = _patterns(folder)
     if settings.config not in configs:
         raise UserError(
-            f"dataset.config is {settings.config!r}, which {folder} does not have: choose one of"
-            f" {', '.join(sorted(configs))}"
+            f"dataset.config {settings.config!r} does not exist in {folder}: choose one of {', '.join(sorted(configs))}"
         )
     splits = configs[settings.config]
     if settings.split not in splits:
         raise UserError(
-            f"dataset.split is {settings.split!r}, which config {settings.config!r} of {folder} does not have: choose one"
-            f" of {', '.join(sorted(splits))}"
+            f"dataset.split {settings.split!r} does not exist in config {settings.config!r} of {folder}: choose one of"
+            f" {', '.join(sorted(splits))}"
         )
     files = {pattern: sorted(folder.glob(pattern)) for pattern in splits[settings.split]}
     missing = next((pattern for pattern, found in files.items() if not found), None)
@@ -124,7 +126,7 @@ def _files(folder: Path, settings: DatasetSettings) -> list[Path]:
 
 
 def _patterns(folder: Path) -> dict[str, dict[str, list[str]]]:
-    """Config -> split -> the patterns of its files."""
+    """Return the file patterns by config and split."""
     card = folder / "README.md"
     try:
         configs = yaml.safe_load(card.read_text(encoding="utf-8").split("---\n")[1])["configs"]
@@ -158,14 +160,14 @@ def _records(files: Iterable[Path], where: str) -> list[dict[str, Any]]:
 
 
 def _column_problems(schema: pa.Schema, where: str) -> list[str]:
-    """One sentence for the first column that is missing, or for each that holds something else than training reads."""
+    """Return one problem for the first missing column, or one for each column of the wrong type."""
     missing = next((name for name in COLUMNS if name not in schema.names), None)
     if missing is not None:
         return [
             f"{where} has no column {missing!r}: train on a dataset that the flow sure-math annotated and exported"
         ]
     return [
-        f"{where} has a column {name!r} of type {schema.field(name).type} where training needs {kind}: export the dataset again"
+        f"{where} has a column {name!r} of type {schema.field(name).type}, but training needs {kind}: export the dataset again"
         for name, kind in COLUMNS.items()
         if not _is_of(schema.field(name).type, kind)
     ]
@@ -186,12 +188,13 @@ def _is_of(found: pa.DataType, kind: str) -> bool:
 
 
 def _problems(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One sentence for each kind of defect, with the first row's id (its place where it has none) and how many rows share it."""
+    """Return one problem for each kind of defect, with the id of the first such row (its number if it has no id) and the number
+    of rows."""
     counts = Counter(record["id"] for record in records)
     checks: tuple[Callable[[Mapping[str, Any]], str | None], ...] = (
         lambda record: None if record["id"] else "has no id",
         lambda record: (
-            f"is there {counts[record['id']]} times" if record["id"] and counts[record["id"]] > 1 else None
+            f"occurs {counts[record['id']]} times" if record["id"] and counts[record["id"]] > 1 else None
         ),
         lambda record: None if (record["problem"] or "").strip() else "has an empty text",
         lambda record: (
@@ -217,7 +220,7 @@ def _problems(records: Sequence[Mapping[str, Any]]) -> list[str]:
         if failed:
             more = f" (and {len(failed) - 1:,} more rows have this defect)" if len(failed) > 1 else ""
             found.append(
-                f"row {failed[0][0]} {failed[0][1]}{more}: mend or leave out the row, or export the dataset again"
+                f"row {failed[0][0]} {failed[0][1]}{more}: correct or remove the row, or export the dataset again"
             )
     return found
 
@@ -246,32 +249,32 @@ def _row(record: Mapping[str, Any]) -> Row:
     )
 
 
-# --- against the run ---------------------------------------------------------------------------------------------
+# --- for a run ---------------------------------------------------------------------------------------------------
 
 
 def with_prompts(rows: Sequence[Row], student: ModelFiles, *, thinking: bool) -> tuple[Row, ...]:
-    """The rows with the token ids that the student is asked with."""
+    """Return the rows with the token ids of their prompts."""
     ids = encode_prompts(student, [row.text for row in rows], thinking=thinking)
     return tuple(replace(row, prompt_ids=prompt) for row, prompt in zip(rows, ids, strict=True))
 
 
 def prompt_length_problems(rows: Sequence[Row], limit: int) -> list[str]:
-    """One sentence when a prompt has more than `limit` tokens, naming the longest."""
+    """Return one problem, naming the longest prompt, if any prompt has more than `limit` tokens."""
     long = [row for row in rows if len(row.prompt_ids) > limit]
     if not long:
         return []
     worst = max(long, key=lambda row: (len(row.prompt_ids), row.id))
     return [
-        f"row {worst.id} has a prompt of {len(worst.prompt_ids):,} tokens and lengths.max_prompt_tokens is {limit:,}"
-        f" ({len(long):,} rows are longer): raise the limit or leave these rows out of the dataset"
+        f"row {worst.id} has a prompt of {len(worst.prompt_ids):,} tokens, but lengths.max_prompt_tokens is {limit:,}"
+        f" ({len(long):,} rows exceed it): raise the limit or remove these rows from the dataset"
     ]
 
 
 def manifest_problems(run: RunConfig, manifest: Manifest, teacher: ModelFiles) -> list[str]:
-    """Where the dataset's teacher differs from the run's, one sentence each; none when `dataset.allow_mismatch` is set.
+    """Return the differences between the dataset's teacher and the run's, one sentence each; none with `dataset.allow_mismatch`.
 
-    A local teacher is compared by a hash of all its files, which reads its weights once; a hub teacher, whose files the
-    manifest does not know, by tokenizer and chat template.
+    A local teacher is compared by a hash of all its files, which reads the weights once. A hub teacher is compared by tokenizer
+    and chat template, because the manifest has no hash of its files.
     """
     if run.dataset.allow_mismatch:
         return []
@@ -288,7 +291,7 @@ def manifest_problems(run: RunConfig, manifest: Manifest, teacher: ModelFiles) -
     differing.append(("prompt", annotated.prompt, load_prompt(PROMPT).fingerprint))
     differing.append(("thinking mode", str(annotated.thinking), str(run.lengths.thinking)))
     return [
-        f"the dataset was annotated with {what} {theirs} and this run has {ours}: use the same, annotate again, or set"
+        f"the dataset was annotated with {what} {theirs}, but this run has {ours}: use the same, annotate again, or set"
         " dataset.allow_mismatch"
         for what, theirs, ours in differing
         if theirs != ours
@@ -296,7 +299,7 @@ def manifest_problems(run: RunConfig, manifest: Manifest, teacher: ModelFiles) -
 
 
 def prompt_weight(run: RunConfig) -> PromptWeight | None:
-    """The prompt weight that the run's settings put in place of the preset's, or None."""
+    """Return the prompt weight that the run's settings choose instead of the preset's, or None."""
     chosen = run.objective.prompt_weight
     if chosen is None:
         return None
@@ -315,7 +318,7 @@ def _plain(chosen: PlainWeight, seed: int) -> PromptWeight:
 
 
 def columns(rows: Sequence[Row]) -> PromptColumns:
-    """What prompt weights are computed from."""
+    """Return the columns from which prompt weights are computed."""
     return PromptColumns(
         ids=[row.id for row in rows],
         entropy=[row.semantic_entropy for row in rows],

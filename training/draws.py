@@ -1,7 +1,7 @@
-"""Which prompts a run draws at which step, and the seed of every rollout: a pure function of (seed, step). No torch.
+"""Sampling of prompts: the prompts of every step and the seed of every rollout, a pure function of (seed, step). No torch.
 
-Draws are uniform and with replacement. Each is its own group, also when two draws of a step give the same problem. A run
-is continued at any step without replaying the steps before, and runs that differ in their objective alone draw the same.
+Prompts are drawn uniformly with replacement. Every draw is its own group, even if two draws of a step give the same problem.
+A run can continue at any step without replaying earlier ones, and runs that differ only in their objective have the same draws.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from training.config import RunConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
-    """One prompt drawn: a group of rollouts. `index` counts the draws of the whole run; `row` is a position in the rows."""
+    """One drawn prompt, which becomes a group of rollouts. `index` counts the draws of the whole run; `row` is a row index."""
 
     index: int
     row: int
     row_id: str
-    seeds: tuple[int, ...]  # of its rollouts, each below 2^63
+    seeds: tuple[int, ...]  # one per rollout, below 2^63
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """All draws of a run. `kept` are the positions of the rows that take part."""
+    """All draws of a run. `kept`: indices of the rows to draw from."""
 
     row_ids: tuple[str, ...] = field(repr=False)
     kept: tuple[int, ...] = field(repr=False)
@@ -41,9 +41,9 @@ class Schedule:
         return math.ceil(self.draws / self.prompts_per_step)
 
     def step(self, number: int) -> tuple[Draw, ...]:
-        """The draws of step `number` (0, 1, ...); the last step may have fewer. IndexError outside of the run."""
+        """Return the draws of step `number` (0, 1, ...); the last step may have fewer. Raises `IndexError` if out of range."""
         if not 0 <= number < self.steps:
-            raise IndexError(f"step {number} is outside of a run of {self.steps} steps")
+            raise IndexError(f"step {number} is out of range for a run of {self.steps} steps")
         first = number * self.prompts_per_step
         return tuple(
             self._draw(index) for index in range(first, min(first + self.prompts_per_step, self.draws))
@@ -58,14 +58,14 @@ class Schedule:
 
 
 def schedule(run: RunConfig, row_ids: Sequence[str], kept: Sequence[bool]) -> Schedule:
-    """The draws of a run over these rows; `kept[i]` says whether row i takes part (see `prompt_weights.PromptWeights`).
+    """Return the draws of a run over these rows; only rows with `kept[i]` are drawn (see `prompt_weights.PromptWeights`).
 
-    ValueError when the two differ in length or no row takes part.
+    Raises `ValueError` if the lengths differ or no row is kept.
     """
     positions = tuple(index for index, keep in enumerate(kept) if keep)
     if len(row_ids) != len(kept) or not positions:
         raise ValueError(
-            f"{len(row_ids)} rows, {len(kept)} flags, {len(positions)} rows kept: nothing to draw from"
+            f"cannot draw prompts from {len(row_ids)} rows with {len(kept)} flags, {len(positions)} of them kept"
         )
     return Schedule(
         row_ids=tuple(row_ids),

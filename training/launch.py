@@ -1,7 +1,7 @@
-"""`python -m training.launch RUN.json [--check]`: start a distillation run, or say in seconds what it would do.
+"""`python -m training.launch RUN.json [--check]`: start a distillation run, or check it within seconds.
 
-The check loads neither torch nor ray nor vllm and takes no GPU. Exit codes: 0 fine, 2 something that you can mend (one
-sentence each on standard error, and alone in the file of `--problems`), 3 stopped on request: started again, it continues.
+The check does not load torch, ray or vllm and does not use a GPU. Exit codes: 0 success; 2 a problem that the user can fix (one
+sentence each on standard error and in the file of `--problems`); 3 stopped on request: start the command again to continue.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ STOPPED = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m training.launch", description="Distil a student from a teacher."
     )
@@ -28,13 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "run", type=Path, metavar="RUN.json", help="settings of the run (see training/config.py)"
     )
     parser.add_argument(
-        "--check", action="store_true", help="look at settings, data, models and memory, then stop"
+        "--check", action="store_true", help="check settings, data, models and memory, then stop"
     )
     parser.add_argument(
         "--problems",
         type=Path,
         metavar="FILE",
-        help="write here, too, what you can mend: one sentence a line",
+        help="also write the problems to this file, one sentence per line",
     )
     arguments = parser.parse_args(argv)
     try:
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(run: RunConfig) -> int:
-    """Train to the end: 0; 3 when it was asked to stop and has written a checkpoint."""
+    """Run the training. Returns 0 at the end, or 3 if it was stopped on request, after writing a checkpoint."""
     from training.loop import Stopped
     from training.loop import run as train_it
 
@@ -61,7 +61,7 @@ def train(run: RunConfig) -> int:
 
 
 def check(run: RunConfig) -> tuple[str, ...]:
-    """Print what the run would do and the bytes that each device needs; gives every problem."""
+    """Print a summary of the run and its memory plan, and return all problems."""
     found = inspect(run)
     if found.prepared is not None:
         print(report(found.prepared))
@@ -71,7 +71,7 @@ def check(run: RunConfig) -> tuple[str, ...]:
 
 
 def tell(problems: Sequence[str], path: Path | None) -> int:
-    """Print problems on standard error, where engines write too, and into the file; the exit code, 2 when there is one."""
+    """Print problems to standard error (shared with the engines' output) and write them to the file; return the exit code."""
     text = "".join(f"{problem}\n" for problem in problems)
     print(text, end="", file=sys.stderr)
     if problems and path is not None:

@@ -1,4 +1,4 @@
-"""The training loop: generate, score, update, sync, log, checkpoint. It reads an objective's declaration, never its name."""
+"""The training loop: generate, score, update, sync, log, checkpoint. It depends on an objective's declaration, not its name."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ __all__ = ["Stopped", "run"]
 
 LOCK = "run.lock"
 LOCK_WAIT_S = 600.0
-"""How long a run waits for an earlier start of itself, which may be finishing a step to save it."""
+"""Seconds that a run waits for an earlier start of the same run, which may still be writing its last checkpoint."""
 MAX_RESTARTS = 3
-"""Deaths of a student or of a frozen model after which the run gives up; each time it goes on from its last checkpoint."""
+"""Maximum number of restarts from the last checkpoint after a student, teacher or reference worker has died."""
 
 
 class Stopped(Exception):
-    """The run was asked to stop (SIGTERM, Ctrl-C) and has written a checkpoint: started again, it continues."""
+    """The run was stopped on request (SIGTERM, Ctrl-C) after writing a checkpoint, from which the next start continues."""
 
 
 def run(config: RunConfig) -> Outcome:
-    """Train to the end (or go on where an earlier start stopped) and write the results into the run's folder.
+    """Train to the end, continuing an earlier start if there is one, and write the results into the run's folder.
 
-    Raises `UserError` for what a person can mend, `Stopped` when it was asked to stop.
+    Raises `UserError` for problems that the user can fix, and `Stopped` after a requested stop.
     """
     prepared = prepare(config)
     folder = run_folder(config.output, prepared.fingerprint)
@@ -59,13 +59,13 @@ def run(config: RunConfig) -> Outcome:
         if done is None:
             done = _trained(prepared, folder)
         else:
-            say(f"this run is finished: {folder}")
+            say(f"this run is already finished: {folder}")
         point_to(folder)
     return done
 
 
 def _trained(prepared: Prepared, folder: Path) -> Outcome:
-    """The run, started again from its last checkpoint when an actor dies."""
+    """Train, restarting from the last checkpoint if a worker dies."""
     objective, hours = compose(prepared.run), Hours(folder)
     for deaths in range(MAX_RESTARTS + 1):
         try:
@@ -73,14 +73,16 @@ def _trained(prepared: Prepared, folder: Path) -> Outcome:
                 return _train(crew, prepared, objective, folder, hours)
         except ActorLost as error:
             say(
-                f"{error}; starting again from the last checkpoint ({deaths + 1} of at most {MAX_RESTARTS} times)"
+                f"{error}; restarting from the last checkpoint (restart {deaths + 1} of at most {MAX_RESTARTS})"
             )
-    raise UserError(f"actors of this run died {MAX_RESTARTS + 1} times: look for what ends them (memory?)")
+    raise UserError(
+        f"workers of this run died {MAX_RESTARTS + 1} times: find out what kills them (often a lack of memory)"
+    )
 
 
 def _train(crew: Crew, prepared: Prepared, objective: Objective, folder: Path, hours: Hours) -> Outcome:
-    """All steps that are left, between a measurement before the first and one after the last. The last step is saved as well, so
-    that what follows it can be done again alone."""
+    """Run the remaining steps, with an evaluation before the first step and after the last one. The last step is saved too, so
+    that evaluation and export can be repeated without training."""
     config, total = prepared.run, prepared.schedule.steps
     held_out = prepared.held_out
     first, record, drawn = _resume(crew, prepared, folder)
@@ -100,10 +102,10 @@ def _train(crew: Crew, prepared: Prepared, objective: Objective, folder: Path, h
                     )
                 if stop.asked:
                     raise Stopped(
-                        f"stopped after step {step} of {total}, with a checkpoint: start again to go on"
+                        f"stopped after step {step} of {total}, with a checkpoint: start again to continue"
                     )
         stop.at_once = (
-            "stopped after the last step, with a checkpoint: start again to measure and write the student"
+            "stopped after the last step, with a checkpoint: start again to evaluate and export the student"
         )
         after = evaluate(crew, held_out, "after", measuring(prepared))
         return write_results(crew, prepared, folder, hours, before=before, after=after)
@@ -117,11 +119,11 @@ def _steps(
     first: int,
     drawn: Sequence[Generation] = (),
 ) -> Iterator[tuple[int, Sequence[Generation]]]:
-    """Generate > score > update > sync > log; gives the number of steps done, and the rollouts of the step to come where they
-    are drawn already. `drawn` are those of step `first`.
+    """Generate > score > update > sync > log. Yields the number of completed steps and the rollouts of the next step, if they
+    exist already. `drawn`: the rollouts of step `first`, if a checkpoint has them.
 
-    The student learns from the first part of a round while the teacher scores the next. With `one_step_off` the next round is
-    generated and scored, by the weights that the engines have, while the student learns from this one.
+    The student trains on the first part of a batch while the teacher scores the next part. With `one_step_off` the next batch is
+    generated (with the engines' current weights) and scored while the student trains on this one.
     """
     config, total = prepared.run, prepared.schedule.steps
     weights = objective.prompt_weight(columns(prepared.rows)).weight
@@ -136,7 +138,7 @@ def _steps(
             if one_step_off and step + 1 < total:
                 drawing = ahead.submit(draw_round, crew, prepared, weights, step + 1)
             if config.placement.kind == "colocated":
-                round_.scoring_seconds()  # its memory and the student's are not needed at once
+                round_.scoring_seconds()  # wait: scoring and training must not allocate memory at the same time
                 crew.engines.sleep()
             parts = range(len(round_.parts))
             update = crew.students.step_in_parts(
@@ -155,7 +157,8 @@ def _steps(
 
 
 def _staleness(round_: Round, step: int, *, allowed: int) -> int:
-    """Updates that the round's weights are behind. `UserError` when a sync was skipped, or engines differ."""
+    """Return how many updates the weights of the batch are behind. Raises `UserError` if a weight sync was skipped or the engines
+    have different weights."""
     version = round_.generations[0].version
     check_versions(version, [generation.version for generation in round_.generations])
     check_versions(version if step - allowed <= version <= step else step, [version])
@@ -163,36 +166,38 @@ def _staleness(round_: Round, step: int, *, allowed: int) -> int:
 
 
 def _check_finite(update: Update, step: int) -> None:
-    """`UserError` when the update moved the student to where nothing can be learned; it is not saved."""
+    """Raise `UserError` if loss or gradient norm is not finite; no checkpoint of such an update is written."""
     if not (math.isfinite(update.loss) and math.isfinite(update.gradient_norm)):
         raise UserError(
             f"step {step + 1} has loss {update.loss} and gradient norm {update.gradient_norm} at learning rate"
-            f" {update.learning_rate:.3g}: the student has diverged; lower optimizer.learning_rate or optimizer.max_gradient_norm"
+            f" {update.learning_rate:.3g}, the student has diverged: lower optimizer.learning_rate or optimizer.max_gradient_norm"
         )
 
 
 def _resume(
     crew: Crew, prepared: Prepared, folder: Path
 ) -> tuple[int, Mapping[str, Any], tuple[Generation, ...]]:
-    """Steps done by the last checkpoint of this very run, its record, and the rollouts that it holds of the next step; a run of
-    other settings is never mixed in."""
+    """Load the last checkpoint; return its number of steps, its record, and the rollouts of the next step that it contains.
+
+    Raises `UserError` if the checkpoint belongs to a run with another fingerprint.
+    """
     checkpoint = latest(folder / "checkpoints", say)
     if checkpoint is None:
         return 0, {}, ()
     record = read_record(checkpoint)
     if record.get("fingerprint") != prepared.fingerprint:
         raise UserError(
-            f"{folder} holds checkpoints of a run with other settings, data or models: delete it, or choose another output"
+            f"{folder} contains checkpoints of a run with other settings, data or models: delete it, or choose another output"
             " folder"
         )
     step = crew.students.load(checkpoint)
-    say(f"continues after step {step}")
+    say(f"continuing after step {step}")
     return step, record, read_generations(checkpoint)
 
 
 @dataclass(slots=True, kw_only=True)
 class _Asked:
-    """Whether somebody asked the run to stop; `at_once`: what to say where nothing has to be finished first."""
+    """Whether a stop was requested; `at_once`: the message of an immediate stop, set while no step is running."""
 
     asked: bool = False
     at_once: str | None = None
@@ -200,8 +205,8 @@ class _Asked:
 
 @contextmanager
 def _asked_to_stop() -> Iterator[_Asked]:
-    """Notes SIGTERM and Ctrl-C: the step that is going on is finished and saved first. When an actor dies in it, the last
-    checkpoint is where the run stops."""
+    """Handle SIGTERM and Ctrl-C in the block: the current step is finished and saved first. If a worker dies during that step,
+    the run stops with the last checkpoint."""
     stop = _Asked()
 
     def note(number: int, _frame: object) -> None:
@@ -210,7 +215,7 @@ def _asked_to_stop() -> Iterator[_Asked]:
         if stop.asked:
             raise KeyboardInterrupt
         stop.asked = True
-        say("asked to stop: finishing this step and writing a checkpoint (again: at once)")
+        say("stop requested: finishing this step and writing a checkpoint (repeat to stop immediately)")
 
     with ExitStack() as stack:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -220,4 +225,4 @@ def _asked_to_stop() -> Iterator[_Asked]:
         except ActorLost as error:
             if not stop.asked:
                 raise
-            raise Stopped(f"stopped at the last checkpoint ({error}): start again to go on") from error
+            raise Stopped(f"stopped at the last checkpoint ({error}): start again to continue") from error

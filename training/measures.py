@@ -1,4 +1,4 @@
-"""What a step tells of itself: one flat row of numbers, computed from the round and the update. Pure."""
+"""Metrics of a training step: one flat dictionary of numbers, computed from the rollout batch and the update. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.rounds import Round
 __all__ = ["PHASES", "phase_seconds", "step_row"]
 
 PHASES = ("rollout", "teacher", "student", "sync")
-"""The phases of every step in their order. With a reference there is one more, `reference`."""
+"""The phases of a step, in order. Runs with a reference have one more, `reference`."""
 
 
 def step_row(
@@ -25,14 +25,13 @@ def step_row(
     sync: float,
     wall: float,
 ) -> dict[str, float]:
-    """Name -> value of step `update.step` (1, 2, ...). Means of `*_mass`, `entropy`, `token_loss` and, with a reference,
-    `reference_kl` (the student's divergence from its start, nats a token) run over the response tokens that the student was
-    trained on; lengths and shares over all rollouts of the round.
+    """Return the metrics (name -> value) of step `update.step` (1, 2, ...).
 
-    `staleness`: updates between the weights that generated and those that were updated (0: strictly on-policy). `sync`:
-    seconds of the weights' way to the engines, `wall` seconds from the step's begin to its end; `overlap` is the phases'
-    seconds of work over the latter, 1 where nothing ran beside something else. `student_memory_gb`: the most that a student
-    rank has held so far.
+    `*_mass`, `entropy`, `token_loss` and, with a reference, `reference_kl` (divergence of the student from its initial weights,
+    nats per token) are means over the trained response tokens; lengths and shares are over all rollouts of the batch.
+    `staleness` counts the updates between the weights that generated and those that were updated (0: strictly on-policy).
+    `sync` is the seconds of the weight sync, `wall` those of the whole step; `overlap` is the phases' total seconds over
+    `wall`, 1 if no phases overlapped. `student_memory_gb`: peak memory of a student rank so far, in 10^9 bytes.
     """
     seconds = {
         "rollout": round_.rollout_seconds,
@@ -63,7 +62,7 @@ def step_row(
 
 
 def response_means(round_: Round) -> dict[str, float]:
-    """Lengths, share of cut-off responses and mean log-probability of a token, over all rollouts of the round."""
+    """Return response lengths, the share of truncated responses and the mean log-probability of a token, over all rollouts."""
     lengths = [len(generation.tokens) for generation in round_.generations]
     return {
         "response_tokens_mean": float(np.mean(lengths)),
@@ -75,25 +74,28 @@ def response_means(round_: Round) -> dict[str, float]:
 
 
 def phase_seconds(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Seconds of work over all steps by phase; `reference` where there was one."""
+    """Return the total seconds of each phase over all steps, `reference` included if the run has one."""
     names = (*PHASES, "reference") if any("seconds_reference" in row for row in rows) else PHASES
     return {name: sum(row[f"seconds_{name}"] for row in rows) for name in names}
 
 
 def gap(pairs: Sequence[tuple[MicroBatch, Mapping[str, np.ndarray]]]) -> tuple[float, float]:
-    """Mean and maximum of |log p(engine) - log p(student)| over the trained tokens, where the token loss tells the latter."""
+    """Return the trainer/engine mismatch: mean and maximum of |log p(engine) - log p(student)| over the trained tokens.
+
+    Only micro-batches whose token loss reports `sampled_logprob` count; (0, 0) without any.
+    """
     told = [(batch.signals["rollout_logprobs"], seen.get("sampled_logprob")) for batch, seen in pairs]
     both = [(engine, student) for engine, student in told if student is not None]
     if not both:
         return 0.0, 0.0
     engine = np.concatenate([one for one, _ in both])
     student = np.concatenate([one for _, one in both])
-    here = np.isfinite(student)  # positions of coefficient 0 are skipped, and NaN there
+    here = np.isfinite(student)  # positions with coefficient 0 are skipped and hold NaN
     return logprob_gap(engine[here], student[here])
 
 
 def token_means(seen: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
-    """Mean over tokens of everything that the token loss noted but the sampled token's log-probability."""
+    """Return the mean over tokens of every metric of the token loss except the sampled token's log-probability."""
     names = sorted({name for one in seen for name in one} - {"sampled_logprob"})
     joined = {name: np.concatenate([one[name] for one in seen if name in one]) for name in names}
     return {

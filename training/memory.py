@@ -1,9 +1,8 @@
-"""Bytes that a run needs on each GPU (or on this machine), from the two config.json files alone. Pure but for the size
-of this machine's memory.
+"""The memory plan: bytes that a run needs on each GPU (or on this machine), from the models' config.json files alone.
 
-Parameters, optimizer states, gradients, KV cache and logits are exact; activations are counted from the tensors that autograd
-keeps for a Qwen3 layer in transformers; what libraries take for themselves are the constants of `training.memory_parts`, which
-says what each actor holds and when.
+Parameters, optimizer states, gradients, KV cache and logits are exact. Activations are counted from the tensors that autograd
+keeps for a Qwen3 layer in transformers. The overhead of libraries is given by constants in `training.memory_parts`, which lists
+the memory of each worker by phase. Pure, except for reading this machine's memory size.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """One GPU, or the machine's memory, and what lies on it."""
+    """One GPU, or the memory of the machine, and what the workers allocate on it."""
 
     name: str
     capacity: int
@@ -83,10 +82,10 @@ class Device:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
     devices: tuple[Device, ...]
-    full_sequences: int  # of context length that one engine's KV cache holds; below 1 the engine cannot start
-    engine_kv_bytes: int  # of that KV cache; not above 0 without room
-    host: tuple[Part, ...]  # in the machine's memory; on a cpu placement it is in its device, too
-    scored_sequences: int | None = None  # the same as `full_sequences` for a vLLM teacher
+    full_sequences: int  # of context length per rollout engine; below 1 the engine cannot start
+    engine_kv_bytes: int  # size of that KV cache; 0 or less if it does not fit
+    host: tuple[Part, ...]  # host memory; on a cpu placement also included in the device
+    scored_sequences: int | None = None  # like `full_sequences`, for a vLLM teacher
 
     @property
     def fits(self) -> bool:
@@ -95,7 +94,7 @@ class MemoryPlan:
 
 
 def memory_plan(run: RunConfig, student: Shape, teacher: Shape, machine: int | None = None) -> MemoryPlan:
-    """Bytes per device for the run's placement. `machine` is the memory of a CPU placement (this machine's by default)."""
+    """Return the memory plan of the run. `machine`: bytes of memory for a cpu placement (default: those of this machine)."""
     seats = seats_of(run)
     capacity = int(run.placement.gpu_memory_gb * 1e9)
     if on_cpu(run):
@@ -125,7 +124,7 @@ def memory_plan(run: RunConfig, student: Shape, teacher: Shape, machine: int | N
 
 
 def seats_of(run: RunConfig) -> Placement:
-    """The table of actors that the run's settings name."""
+    """Return the placement of the workers that the run's settings define."""
     where, referred = run.placement, run.objective.reference_kl_coefficient > 0
     return placement(where.kind, students=where.students, engines=where.engines, reference=referred)
 
@@ -143,7 +142,7 @@ def _seat_parts(
 
 
 def machine_memory() -> int:
-    """Bytes of memory this process may use: the machine's, or its control group's where that is less."""
+    """Return the bytes of memory that this process may use: the machine's total or the limit of its control group."""
     total = psutil.virtual_memory().total
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
@@ -153,9 +152,9 @@ def machine_memory() -> int:
 
 
 def memory_problems(run: RunConfig, plan: MemoryPlan) -> list[str]:
-    """One sentence for each device that is too small, and one for an engine without room."""
+    """Return one problem for each device with too little memory, and one for an engine whose KV cache is too small."""
     found = [
-        f"{name} needs {_gb(devices[0].peak)} and has {_gb(devices[0].capacity)} (placement {run.placement.kind}):"
+        f"{name} needs {_gb(devices[0].peak)} but has {_gb(devices[0].capacity)} (placement {run.placement.kind}):"
         f" {_remedy(run)}"
         for name, devices in _alike(plan.devices)
         if devices[0].peak > devices[0].capacity
@@ -163,12 +162,12 @@ def memory_problems(run: RunConfig, plan: MemoryPlan) -> list[str]:
     if plan.full_sequences < 1:
         key = "cpu_kv_gib" if on_cpu(run) else "engine_memory_fraction"
         found.append(
-            f"a rollout engine has no room for the KV cache of one sequence of {run.context_tokens} tokens: raise"
+            f"the KV cache of a rollout engine is too small for one sequence of {run.context_tokens} tokens: raise"
             f" placement.{key} or lower the lengths"
         )
     if plan.scored_sequences is not None and plan.scored_sequences < 1:
         found.append(
-            f"a vLLM teacher has no room for the KV cache of one sequence of {run.context_tokens + 1} tokens: choose"
+            f"the KV cache of a vLLM teacher is too small for one sequence of {run.context_tokens + 1} tokens: choose"
             " teacher.engine in_process or lower the lengths"
         )
     return found
@@ -185,20 +184,22 @@ def _remedy(run: RunConfig) -> str:
 
 
 def memory_table(plan: MemoryPlan) -> str:
-    """The plan as lines of text in MB (10^6 bytes); devices that hold the same share a line. The last lines are the machine's
-    own memory, which is compared with nothing where the GPUs may be another machine's."""
+    """Return the plan as a table in MB (10^6 bytes). Devices with the same content share their lines.
+
+    With GPUs, the last lines list host memory; it is not checked, because the run may start on another machine.
+    """
     lines = [f"{'device':<10}{'actor':<10}{'what':<22}" + "".join(f"{f'{phase} MB':>12}" for phase in PHASES)]
     for name, devices in _alike(plan.devices):
         parts = devices[0].parts
         lines += _rows(name, parts)
-        lines.append(_line("", "", f"all, of {_gb(devices[0].capacity)}", parts))
+        lines.append(_line("", "", f"total, of {_gb(devices[0].capacity)}", parts))
     if not any(set(plan.host) <= set(device.parts) for device in plan.devices):
         lines += _rows("machine", plan.host)
     return "\n".join(lines)
 
 
 def _rows(name: str, parts: Sequence[Part]) -> list[str]:
-    """A line for each thing that an actor holds; the first has the device's name."""
+    """Return one line per item of each worker; the first line has the device's name."""
     rows = []
     for owner, what in dict.fromkeys((part.owner, part.what) for part in parts):
         rows.append(_line(name, owner, what, [p for p in parts if (p.owner, p.what) == (owner, what)]))
@@ -207,7 +208,7 @@ def _rows(name: str, parts: Sequence[Part]) -> list[str]:
 
 
 def _alike(devices: Sequence[Device]) -> list[tuple[str, list[Device]]]:
-    """Devices that hold the same parts, under one name: `GPU 2-3`."""
+    """Group devices with the same content under one name, such as `GPU 2-3`."""
     groups: dict[tuple[tuple[Part, ...], int], list[Device]] = {}
     for device in devices:
         groups.setdefault((device.parts, device.capacity), []).append(device)

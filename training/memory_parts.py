@@ -1,11 +1,11 @@
-"""What each actor holds on its device, and in which phase of a step: the bytes that `training.memory` adds up.
+"""Device memory of each worker by phase of a step: the bytes that `training.memory` adds up.
 
-Model states are those that DeepSpeed 0.19.8 holds, read in its code and counted in a process of it (bytes a parameter, P of
-them on N ranks, bf16): parameters 2, AdamW's master copy and moments 12/N from stage 1 on. Gradients: stage 0 keeps 2 from
-the first micro-batch to the update, which copies them to float32; stage 1 is DeepSpeed's BF16_Optimizer, whose float32
-gradients stay whole on every rank for the whole run, the bf16 ones beside them until the update; stage 2 has a float32
-partition from the first micro-batch to the update; stage 3 has one for the whole run, and copies a sub-group of it for the
-update. Rajbhandari et al. 2020 (ZeRO) count less, since their gradients are not accumulated in float32.
+Model states follow the code of DeepSpeed 0.19.8 and were verified by measuring a DeepSpeed process. In bytes per parameter, on N
+ranks, with bf16: parameters 2; AdamW's master copy and moments 12/N from stage 1 on. Gradients: stage 0 keeps 2 bytes from the
+first micro-batch to the update, which copies them to float32. Stage 1 is DeepSpeed's BF16_Optimizer: every rank keeps
+unpartitioned float32 gradients for the whole run, and bf16 gradients in addition until the update. Stage 2 has a float32
+partition from the first micro-batch to the update. Stage 3 has one for the whole run and copies a sub-group of it during the
+update. Rajbhandari et al. 2020 (ZeRO) count fewer bytes, because their gradients are not accumulated in float32.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from training.engine.zero import MAX_BUCKET
 from training.shapes import Shape, count_lora, count_parameters, largest_tensor, layer_activations
 
 Phase = Literal["rollout", "train", "sync"]
-"""Rollouts are drawn and scored; the student is updated; the engines get its weights."""
+"""Rollouts are generated and scored; the student is updated; the rollout engines receive its weights."""
 PHASES: tuple[Phase, ...] = ("rollout", "train", "sync")
 
 BF16 = 2  # bytes
-GPU_PROCESS = 1_500_000_000  # CUDA context, NCCL buffers, cuBLAS workspace of one torch process
-ALLOCATOR = 1_000_000_000  # what torch's allocator keeps and cannot reuse, in the process that trains
-ENGINE_WORKING = 2_000_000_000  # activations and CUDA graphs of a vLLM engine, inside its fraction
-ENGINE_ASLEEP = 1_500_000_000  # what a sleeping vLLM engine keeps
+GPU_PROCESS = 1_500_000_000  # CUDA context, NCCL buffers and cuBLAS workspace of one torch process
+ALLOCATOR = 1_000_000_000  # cached but fragmented memory of torch's allocator in the training process
+ENGINE_WORKING = 2_000_000_000  # activations and CUDA graphs of a vLLM engine, within its fraction
+ENGINE_ASLEEP = 1_500_000_000  # memory that a sleeping vLLM engine keeps
 CPU_PROCESS = 750_000_000  # a Ray actor with torch and transformers
-CPU_ENGINE = 1_250_000_000  # a Ray actor with vLLM, KV cache aside
+CPU_ENGINE = 1_250_000_000  # a Ray actor with vLLM, without KV cache
 ENGINE_FRACTION = {"split": 0.9, "colocated": 0.3}
-SCORING_FRACTION = 0.8  # of its card, for a vLLM teacher: its logits come on top
-SCORING_TOKENS = 2048  # most tokens of one pass of a vLLM teacher on a GPU: it forms their logits at once
-LIVE_PARAMETERS = 1_000_000_000  # that DeepSpeed's stage 3 keeps gathered: its own limit of fetching ahead
+SCORING_FRACTION = 0.8  # fraction of the GPU for a vLLM teacher; its logits are not included
+SCORING_TOKENS = 2048  # maximum tokens per pass of a vLLM teacher on a GPU, with all logits at once
+LIVE_PARAMETERS = 1_000_000_000  # parameters that DeepSpeed's stage 3 keeps gathered: its prefetch limit
 SUB_GROUP = 1_000_000_000  # values of a partition that stage 3 updates at once, up to one tensor more
-TRANSFER_BUFFER = 2**30  # of vLLM's weight transfer, or the largest tensor where that is larger
-NCCL_BUFFERS = 2  # of them at each end, and a tensor that no longer fits still goes in
-CPU_OBJECT_STORE = 2**30  # of Ray's object store on a cpu placement; more goes to the disk (`crew`)
-PART_BYTES = 2**29  # of a part of the weights in Ray's object store (`rollout.weights`)
+TRANSFER_BUFFER = 2**30  # buffer of vLLM's weight transfer, unless the largest tensor is larger
+NCCL_BUFFERS = 2  # buffers at each end; the last tensor of a buffer may exceed its size
+CPU_OBJECT_STORE = 2**30  # size of Ray's object store on a cpu placement; the rest spills to disk (`crew`)
+PART_BYTES = 2**29  # size of a part of the weights in Ray's object store (`rollout.weights`)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """What one actor holds on a device in some phases."""
+    """Memory that one worker uses on a device during some phases."""
 
-    owner: str  # role of the actor
+    owner: str  # role of the worker
     what: str
     bytes: int
     phases: tuple[Phase, ...] = PHASES
@@ -54,8 +54,8 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gradients:
-    """Bytes of gradients on one rank: `kept` for the whole run, as is a `bucket`; `summed` from the first micro-batch to the
-    update; on top of these, `reducing` while they are reduced, and `update` during the update."""
+    """Bytes of gradients on one rank: `kept` and `bucket` for the whole run, `summed` from the first micro-batch to the update;
+    in addition `reducing` during the reduction and `update` during the update."""
 
     kept: int
     summed: int
@@ -65,7 +65,7 @@ class Gradients:
 
 
 def student_parts(run: RunConfig, shape: Shape, teacher: Shape) -> tuple[Part, ...]:
-    """What one data-parallel rank of the student holds, of its teacher's answers too."""
+    """Return the memory of one data-parallel rank of the student, the teacher's scores included."""
     engine, number = run.engine, number_bytes(run)
     total = count_parameters(shape)
     trained = total if engine.lora is None else count_lora(shape, engine.lora)
@@ -76,25 +76,26 @@ def student_parts(run: RunConfig, shape: Shape, teacher: Shape) -> tuple[Part, .
         Part(owner="student", what="parameters", bytes=_shared(run, (trained + frozen) * number, 3)),
         Part(owner="student", what="optimizer", bytes=_states(run, trained)),
         *_held("gradients", grown.kept),
-        *_held("gradients in the sum", grown.summed, "train"),
+        *_held("accumulated gradients", grown.summed, "train"),
         *_held("bucket", grown.bucket),
         Part(
             owner="student",
             what="activations, logits" if forward >= grown.update else "update",
-            bytes=max(forward, grown.update),  # one after the other
+            bytes=max(forward, grown.update),  # never at the same time
             phases=("train",),
         ),
-        *_held("weights on their way", _sent(run, shape), "sync"),
+        *_held("weights to send", _sent(run, shape), "sync"),
         *_teacher_head(run, teacher),
         Part(owner="student", what="libraries", bytes=_process(run) + (0 if on_cpu(run) else ALLOCATOR)),
     )
 
 
 def gradients(run: RunConfig, shape: Shape, trained: int) -> Gradients:
-    """Gradients of `trained` parameters by ZeRO stage, and what reducing and applying them takes.
+    """Return the gradient memory of `trained` parameters for the run's ZeRO stage, reduction and update included.
 
-    A bucket has up to MAX_BUCKET values, a larger tensor goes alone. AdamW forms one float32 tensor the size of what it
-    updates at once on a GPU (foreach), two on CPU; all tensors at stage 0, a flat partition above.
+    A bucket has up to MAX_BUCKET values; a larger tensor has a bucket of its own. For the values that it updates at once, AdamW
+    allocates one float32 temporary on a GPU (foreach) and two on CPU; it updates all tensors at once at stage 0, and one flat
+    partition at higher stages.
     """
     stage, number, ranks = run.engine.zero_stage, number_bytes(run), run.placement.students
     largest = min(largest_tensor(shape), trained)
@@ -107,7 +108,7 @@ def gradients(run: RunConfig, shape: Shape, trained: int) -> Gradients:
         return Gradients(kept=mine * 4, summed=0, reducing=reducing, update=update, bucket=held)
     if stage == 2:
         buffers = (1 if on_cpu(run) else 2) * min(trained, MAX_BUCKET) + bucket
-        again = mine * 4 if number == 4 else 0  # float32 partitions are summed, and flattened, as new tensors
+        again = mine * 4 if number == 4 else 0  # float32 partitions are summed and flattened into new tensors
         reducing = buffers * number + again
         return Gradients(kept=0, summed=mine * 4, reducing=reducing, update=mine * roots + again)
     if stage == 1 and number == 2:
@@ -119,13 +120,13 @@ def gradients(run: RunConfig, shape: Shape, trained: int) -> Gradients:
 
 
 def _states(run: RunConfig, trained: int) -> int:
-    """Two float32 moments, and the float32 copy that every stage has but 0 in float32."""
+    """Return the bytes of AdamW's two float32 moments and the float32 master copy (none at stage 0 in float32)."""
     copied = number_bytes(run) == 2 or run.engine.zero_stage > 0
     return _shared(run, trained * (12 if copied else 8), 1)
 
 
 def _shared(run: RunConfig, amount: int, stage: int) -> int:
-    """A rank's share of what is partitioned from a ZeRO stage on."""
+    """Return the bytes per rank of a tensor group that is partitioned from ZeRO stage `stage` on."""
     return -(-amount // run.placement.students) if run.engine.zero_stage >= stage else amount
 
 
@@ -134,14 +135,15 @@ def _held(what: str, amount: int, *phases: Phase) -> tuple[Part, ...]:
 
 
 def _teacher_head(run: RunConfig, teacher: Shape) -> tuple[Part, ...]:
-    """The teacher's head, by which a student reads states of its teacher."""
+    """Return the memory of the teacher's LM head on a student rank, which turns teacher states into logits."""
     if not _by_states(run):
         return ()
     return (Part(owner="student", what="teacher's head", bytes=teacher.embedding * 2),)
 
 
 def _student_working(run: RunConfig, shape: Shape, number: int) -> int:
-    """Forward and backward of one micro-batch: activations, one layer's gradients, gathered parameters, the chunked head."""
+    """Return the bytes of a forward and backward pass of one micro-batch: activations, one layer's gradients, gathered
+    parameters and the chunked head."""
     engine, tokens = run.engine, run.engine.micro_batch_tokens
     layer = layer_activations(shape, number)
     inputs = shape.layers * shape.hidden * number
@@ -149,7 +151,7 @@ def _student_working(run: RunConfig, shape: Shape, number: int) -> int:
     backward = number * (3 * shape.intermediate + 4 * shape.hidden)
     gathered = 0
     if engine.zero_stage == 3 and run.placement.students > 1:
-        needed = shape.embedding + 2 * shape.linear_layer  # the head, the last layer, and the next on its way
+        needed = shape.embedding + 2 * shape.linear_layer  # the head, the last layer, the prefetched next
         gathered = number * min(count_parameters(shape), max(LIVE_PARAMETERS, needed))
     head = 3 * engine.head_chunk * shape.vocab * 4
     head += 0 if engine.lora is not None else shape.embedding * 4  # its gradient in float32
@@ -157,10 +159,10 @@ def _student_working(run: RunConfig, shape: Shape, number: int) -> int:
 
 
 def _sent(run: RunConfig, shape: Shape) -> int:
-    """What a sync takes of a student: the buffer of the transfer, and the tensor that is whole for it where parameters are
-    partitioned (the head stays so until the engines have it) or sent in another type."""
+    """Return the bytes of a weight sync on a student rank: the transfer buffer, and the largest tensor if parameters have to be
+    gathered (the head stays gathered until the engines have received it) or cast."""
     largest = largest_tensor(shape) * 2
-    if on_cpu(run):  # two copies of a part as it is packed, and all parts in the object store
+    if on_cpu(run):  # two copies of a part while it is packed, and all parts in the object store
         whole = count_parameters(shape) * 2
         return 2 * min(whole, PART_BYTES + largest) + min(whole, CPU_OBJECT_STORE)
     gathered = run.engine.zero_stage == 3 and run.placement.students > 1
@@ -172,7 +174,7 @@ def _sent(run: RunConfig, shape: Shape) -> int:
 
 
 def ipc_buffer(shape: Shape) -> int:
-    """Bytes of the buffer through which colocated engines get their weights; no tensor may be larger than it."""
+    """Return the size in bytes of the buffer through which colocated engines receive weights; every tensor must fit in it."""
     return max(TRANSFER_BUFFER, largest_tensor(shape) * 2)
 
 
@@ -180,8 +182,8 @@ def ipc_buffer(shape: Shape) -> int:
 
 
 def teacher_parts(run: RunConfig, shape: Shape) -> tuple[Part, ...]:
-    """What a frozen teacher holds: two-byte weights, one layer's tensors at a time, a chunk of logits, its targets. One that
-    lives in a vLLM engine holds that, and the logits that vLLM's memory profile does not know of."""
+    """Return the memory of a teacher: two-byte weights, the tensors of one layer, a chunk of logits and its scores. A vLLM
+    teacher has the memory of a vLLM engine, and logits that vLLM's memory profiling does not include."""
     if run.teacher.engine == "vllm":
         spike = Part(
             owner="teacher",
@@ -194,12 +196,12 @@ def teacher_parts(run: RunConfig, shape: Shape) -> tuple[Part, ...]:
 
 
 def reference_parts(run: RunConfig, shape: Shape) -> tuple[Part, ...]:
-    """What the reference holds, the student's start in the student's type; it answers with one number a token."""
+    """Return the memory of the reference, the initial student in the student's dtype; it returns one number per token."""
     return _frozen_parts("reference", run, shape, number_bytes(run), run.engine.micro_batch_tokens * 4)
 
 
 def _frozen_parts(owner: str, run: RunConfig, shape: Shape, number: int, answer: int) -> tuple[Part, ...]:
-    """What a frozen model of `number` bytes a value holds that gives `answer` bytes for a micro-batch."""
+    """Return the memory of a frozen model with `number` bytes per value that returns `answer` bytes per micro-batch."""
     tokens = run.engine.micro_batch_tokens
     layer = number * (3 * shape.hidden + 3 * shape.query + 3 * shape.intermediate) + 4 * shape.hidden
     logits = 2 * run.engine.head_chunk * shape.vocab * 4
@@ -216,13 +218,13 @@ def _frozen_parts(owner: str, run: RunConfig, shape: Shape, number: int, answer:
 
 
 def _scoring_phases(run: RunConfig) -> tuple[Phase, ...]:
-    """When frozen models work: unless all share their cards, also while the student learns from what is scored."""
+    """Return the phases in which frozen models run: unless GPUs are shared, also during training, which overlaps with scoring."""
     return ("rollout",) if run.placement.kind == "colocated" else ("rollout", "train")
 
 
 def answer_bytes(run: RunConfig, teacher: Shape) -> int:
-    """The teacher's answer for one micro-batch: float32 log-probabilities and 64-bit ids of its top k; for its full
-    distribution its hidden states, or, of a vLLM teacher, all log-probabilities."""
+    """Return the bytes of the teacher's scores for one micro-batch: float32 log-probabilities and 64-bit ids of its top k; for
+    the full distribution its hidden states, or with a vLLM teacher all log-probabilities."""
     k, vocab = run.objective.top_k, teacher.vocab
     if _by_states(run):
         return run.engine.micro_batch_tokens * teacher.hidden * 2
@@ -230,7 +232,7 @@ def answer_bytes(run: RunConfig, teacher: Shape) -> int:
 
 
 def _by_states(run: RunConfig) -> bool:
-    """Whether the teacher's full distribution travels as its hidden states."""
+    """Return whether the teacher's full distribution is sent as hidden states."""
     return run.objective.top_k == "full" and run.teacher.engine == "in_process"
 
 
@@ -238,32 +240,32 @@ def _by_states(run: RunConfig) -> bool:
 
 
 def engine_parts(run: RunConfig, shape: Shape, *, sleeps: bool) -> tuple[Part, ...]:
-    """What one rollout engine holds: its fraction of the card, or on CPU its weights and KV cache. One that sleeps has its
-    weights back for a sync, its KV cache only after it."""
-    arriving = Part(owner="rollout", what="weights arriving", bytes=_arriving(run, shape), phases=("sync",))
+    """Return the memory of one rollout engine: its fraction of the GPU, or on CPU its weights and KV cache. An engine that sleeps
+    restores its weights for the sync, and its KV cache only afterwards."""
+    arriving = Part(owner="rollout", what="received weights", bytes=_arriving(run, shape), phases=("sync",))
     if on_cpu(run) or not sleeps:
         return (*_engine_parts("rollout", run, shape, engine_budget(run), rollout_bytes(run)), arriving)
     weights = count_parameters(shape) * rollout_bytes(run)
     return (
         Part(owner="rollout", what="weights, KV cache", bytes=engine_budget(run), phases=("rollout",)),
-        Part(owner="rollout", what="asleep", bytes=ENGINE_ASLEEP, phases=("train", "sync")),
+        Part(owner="rollout", what="sleeping engine", bytes=ENGINE_ASLEEP, phases=("train", "sync")),
         Part(owner="rollout", what="weights", bytes=weights, phases=("sync",)),
         arriving,
     )
 
 
 def _arriving(run: RunConfig, shape: Shape) -> int:
-    """What came of the weights, and the layer that vLLM builds of it beside the one it will replace."""
+    """Return the bytes of received weights, and of the new layer that vLLM builds before it replaces the old one."""
     largest = largest_tensor(shape) * rollout_bytes(run)
     if on_cpu(run):
         return min(count_parameters(shape) * 2, PART_BYTES + largest) + largest
     if run.placement.kind == "split":
         return NCCL_BUFFERS * (TRANSFER_BUFFER + largest) + largest
-    return ipc_buffer(shape) + largest  # a copy of what the buffer holds
+    return ipc_buffer(shape) + largest  # a copy of the buffer's content
 
 
 def _engine_parts(owner: str, run: RunConfig, shape: Shape, budget: int, number: int) -> tuple[Part, ...]:
-    """What a vLLM engine that never sleeps holds: its budget of a GPU's bytes; on CPU its weights and KV cache."""
+    """Return the memory of a vLLM engine that never sleeps: its GPU budget, or on CPU its weights and KV cache."""
     if not on_cpu(run):
         return (Part(owner=owner, what="weights, KV cache", bytes=budget),)
     return (
@@ -274,19 +276,19 @@ def _engine_parts(owner: str, run: RunConfig, shape: Shape, budget: int, number:
 
 
 def full_sequences(run: RunConfig, shape: Shape) -> int:
-    """How many sequences of context length one engine's KV cache holds at once; at most 0 when not even one."""
+    """Return how many sequences of full context length fit in one engine's KV cache; 0 or less if not even one fits."""
     per_token = shape.kv_bytes_per_token // BF16 * rollout_bytes(run)
     return engine_kv_bytes(run, shape) // (per_token * run.context_tokens)
 
 
 def scored_sequences(run: RunConfig, shape: Shape) -> int:
-    """The same for a vLLM teacher, which generates one token more."""
+    """Like `full_sequences`, for a vLLM teacher, which generates one more token per sequence."""
     room = _cpu_kv(run) if on_cpu(run) else _kv_room(shape, scoring_budget(run), BF16)
     return room // (shape.kv_bytes_per_token * (run.context_tokens + 1))
 
 
 def engine_kv_bytes(run: RunConfig, shape: Shape) -> int:
-    """Bytes of one rollout engine's KV cache: what its budget leaves beside weights and working memory; negative without room."""
+    """Return the bytes of one rollout engine's KV cache: its budget minus weights and working memory, possibly negative."""
     return _cpu_kv(run) if on_cpu(run) else _kv_room(shape, engine_budget(run), rollout_bytes(run))
 
 
@@ -295,7 +297,8 @@ def _kv_room(shape: Shape, budget: int, number: int) -> int:
 
 
 def scoring_tokens(run: RunConfig) -> int:
-    """Most tokens whose logits a vLLM teacher forms at once. It takes them sequence by sequence; on CPU whole ones."""
+    """Return the maximum number of tokens whose logits a vLLM teacher computes at once. It scores one sequence at a time, and on
+    CPU whole sequences."""
     longest = run.context_tokens + 1
     return longest if on_cpu(run) else min(longest, SCORING_TOKENS)
 
@@ -309,18 +312,18 @@ def engine_budget(run: RunConfig) -> int:
 
 
 def engine_fraction(run: RunConfig) -> float:
-    """Share of a card that a vLLM engine takes (on CPU it plays no part)."""
+    """Return the fraction of a GPU that a vLLM engine uses (not used on CPU)."""
     given = run.placement.engine_memory_fraction
     return ENGINE_FRACTION.get(run.placement.kind, 0.0) if given is None else given
 
 
-# --- the machine's own memory ------------------------------------------------------------------------------------
+# --- host memory -------------------------------------------------------------------------------------------------
 
 
 def host_parts(run: RunConfig, teacher: Shape) -> tuple[Part, ...]:
-    """The teacher's answers of one step on their way, at the longest responses: as it put them into Ray's object store, as the
-    driver joined them to micro-batches, and as those went into the store for the students. With `one_step_off` the next
-    step's are in the store as well."""
+    """Return the host memory of the teacher's scores of one step, for responses of maximum length: the scores in Ray's object
+    store, the driver's micro-batches, and those in the store for the students. With `one_step_off` the store also has the scores
+    of the next step."""
     tokens = run.prompts_per_step * run.rollouts.per_prompt * run.lengths.max_response_tokens
     k, vocab = run.objective.top_k, teacher.vocab
     full = teacher.hidden * 2 if _by_states(run) else vocab * 4
@@ -328,13 +331,13 @@ def host_parts(run: RunConfig, teacher: Shape) -> tuple[Part, ...]:
     stored = answers * (3 if run.overlap == "one_step_off" else 2)
     stored = min(stored, CPU_OBJECT_STORE) if on_cpu(run) else stored
     return (
-        Part(owner="driver", what="answers in the store", bytes=stored, phases=("train",)),
-        Part(owner="driver", what="answers", bytes=answers, phases=("train",)),
+        Part(owner="driver", what="scores, object store", bytes=stored, phases=("train",)),
+        Part(owner="driver", what="teacher's scores", bytes=answers, phases=("train",)),
     )
 
 
 def number_bytes(run: RunConfig) -> int:
-    """Bytes of one of the student's numbers."""
+    """Return the bytes per value of the student's dtype."""
     return 2 if run.engine.dtype == "bfloat16" else 4
 
 

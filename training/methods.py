@@ -1,4 +1,4 @@
-"""From a run's settings to its objective: the preset, with the parts that an ablation changes."""
+"""Build a run's objective from its settings: the preset and the parts that an ablation changes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["compose"]
 
 
 def compose(run: RunConfig) -> Objective:
-    """The objective of a run. `UserError` for an unknown preset, and for one that needs what the loop does not provide."""
+    """Return the objective of a run. Raises `UserError` for an unknown preset, or one that the training loop cannot run."""
     settings = run.objective
     objective = load_preset(settings.preset)
     lacking = _not_provided(objective.needs)
     if lacking is not None:
         raise UserError(
-            f"objective.preset {settings.preset!r} needs {lacking}, which the training loop does not provide: choose another"
+            f"objective.preset {settings.preset!r} needs {lacking}, which the training loop does not support: choose another"
             " preset"
         )
     if isinstance(objective.token_loss, TopKCrossEntropy):
@@ -36,13 +36,13 @@ def compose(run: RunConfig) -> Objective:
 
 
 def _not_provided(needs: Needs) -> str | None:
-    """What `training.rounds` cannot give to an objective with these needs, if anything."""
+    """Return the first of these needs that `training.rounds` does not support, or None."""
     if needs.rollouts != "student":
         return "the dataset's responses (rollouts 'dataset')"
     if needs.teacher == "none":
-        return "no teacher (teacher 'none')"
+        return "a loop without a teacher (teacher 'none')"
     if needs.teacher == "sampled":
-        return "the teacher's view of sampled tokens alone (teacher 'sampled')"
+        return "teacher log-probabilities of the sampled tokens only (teacher 'sampled')"
     if needs.reward:
         return "verified answers (reward)"
     return "a teacher that sees the solution (privileged)" if needs.privileged else None

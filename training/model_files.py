@@ -1,5 +1,6 @@
-"""Checkpoint folders as a run finds them: whole or not, their tokenizer and chat template, and whether student and teacher
-speak the same tokens. Reads files only; the tokenizer classes of transformers work without torch.
+"""Checkpoint folders: completeness, tokenizer and chat template, and whether student and teacher share a vocabulary.
+
+Only files are read; the tokenizer classes of transformers work without torch.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from tasks.io.tokenizer_identity import TokenizerIdentity
 from training.config import project_path
 from training.shapes import Shape
 
-PROMPT = "teacher/solve"  # what the student is asked, and the dataset's teacher was
+PROMPT = "teacher/solve"  # the student's prompt, which is also the one that the dataset was sampled with
 PROBE = "Let x = 3.14159, y = 27/8. Solve \\frac{x}{y} + 1,000 = z;   naïve\n\tÜbung, don't."
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
-MAX_HEADER = 100_000_000  # bytes; the format's own limit
+MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format
 QWEN_TOKENIZERS = ("Qwen2Tokenizer", "Qwen2TokenizerFast")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFiles:
-    """A whole checkpoint: `role` names its setting, `vocab_size` is that of the embedding (padded above the tokenizer's),
-    `tensors` are the shapes in its weight files."""
+    """A complete checkpoint. `role` is the section of its setting (`<role>.model`), `vocab_size` the number of rows of the
+    embedding (padded beyond the tokenizer's size), `tensors` the shape of every tensor in the weight files."""
 
     role: str
     folder: Path
@@ -40,15 +41,15 @@ class ModelFiles:
 
 
 def open_model(role: str, model: str) -> ModelFiles:
-    """Check the checkpoint folder that the setting `<role>.model` names, and load its tokenizer.
+    """Check the checkpoint folder of the setting `<role>.model` and load its tokenizer.
 
-    `UserError`, naming setting and folder, when the folder, config.json, a weights file (or a part of one) or the tokenizer
-    is missing or broken.
+    Raises `UserError`, naming the setting and the folder, if the folder, config.json, a weights file or the tokenizer is missing,
+    truncated or invalid.
     """
     folder = project_path(model)
     if not folder.is_dir():
         raise UserError(
-            f"{role}.model: there is no checkpoint folder {folder}: correct the path, or download the model to it"
+            f"{role}.model: checkpoint folder {folder} does not exist: correct the path, or download the model to it"
         )
     config = _json(role, folder / "config.json")
     tensors: dict[str, tuple[int, ...]] = {}
@@ -58,7 +59,7 @@ def open_model(role: str, model: str) -> ModelFiles:
         sizes = int(config["vocab_size"]), int(config["max_position_embeddings"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
-            f"{role}.model: {folder / 'config.json'} gives no usable vocab_size and max_position_embeddings: put the whole"
+            f"{role}.model: {folder / 'config.json'} has no valid vocab_size and max_position_embeddings: copy the complete"
             " checkpoint there"
         ) from error
     tokenizer = _tokenizer(role, folder)
@@ -72,8 +73,10 @@ def open_model(role: str, model: str) -> ModelFiles:
 
 
 def encode_prompts(model: ModelFiles, problems: Sequence[str], *, thinking: bool) -> list[tuple[int, ...]]:
-    """Token ids of each problem under the solve prompt and the model's chat template, generation prompt included: the same
-    ids that the dataset's engines build. `UserError` when the template fails or a prompt comes out empty."""
+    """Return the token ids of each problem in the solve prompt and the model's chat template, generation prompt included.
+
+    The ids are those that the dataset's engines build. Raises `UserError` if the template fails or gives an empty prompt.
+    """
     prompt, tokenizer = load_prompt(PROMPT), model.tokenizer
     asked = [prompt.render(problem=problem) for problem in problems]
     if not asked:
@@ -86,46 +89,49 @@ def encode_prompts(model: ModelFiles, problems: Sequence[str], *, thinking: bool
             for messages in asked
         ]
         found = [tuple(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-    except Exception as error:  # a template is a program: it raises whatever it likes
+    except Exception as error:  # a template is a program and may raise anything
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{model.role}.model: the chat template of {model.folder} fails ({type(error).__name__}: {reason}): mend it, or use"
+            f"{model.role}.model: the chat template of {model.folder} fails ({type(error).__name__}: {reason}): fix it, or use"
             " a checkpoint whose template works"
         ) from error
     if not all(found):
         raise UserError(
-            f"{model.role}.model: the chat template of {model.folder} makes an empty prompt of a problem: mend it, or use a"
+            f"{model.role}.model: the chat template of {model.folder} gives an empty prompt for a problem: fix it, or use a"
             " checkpoint whose template works"
         )
     return found
 
 
 def tensor_problems(model: ModelFiles, shape: Shape) -> list[str]:
-    """A sentence when the weight files lack a tensor of a model of this shape, hold one of another shape (what then does not
-    load starts from random values, without a word), or hold one that is none of the model's; it names the first."""
+    """Return one problem if the weight files lack a tensor of a model of these dimensions, have one of a different shape, or have
+    an unexpected one; the first such tensor is named.
+
+    transformers would initialise such tensors randomly and only log it.
+    """
     what = _tensor_difference(model.tensors, shape)
     if what is None:
         return []
     return [
-        f"{model.role}.model: {model.folder} {what}, so weights and config.json are not of one model: put the whole checkpoint"
-        " there"
+        f"{model.role}.model: {model.folder} {what}, so weights and config.json belong to different models: copy the complete"
+        " checkpoint there"
     ]
 
 
 def _tensor_difference(found: Mapping[str, tuple[int, ...]], shape: Shape) -> str | None:
-    known = {"lm_head.weight"}  # where it is tied, some files hold it and some do not
+    known = {"lm_head.weight"}  # optional in the files if tied to the embedding
     for name, size in _expected_tensors(shape):
         if name not in found:
             return f"has no tensor {name}"
         if found[name] != size:
-            return f"has {name} of shape {list(found[name])} where its config.json says {list(size)}"
+            return f"has {name} of shape {list(found[name])}, but its config.json requires {list(size)}"
         known.add(name)
     extra = sorted(found.keys() - known)
-    return f"has a tensor {extra[0]} that its config.json knows nothing of" if extra else None
+    return f"has a tensor {extra[0]} that does not exist in a model of its config.json" if extra else None
 
 
 def _expected_tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of every tensor of a dense Qwen2 or Qwen3, as transformers writes it."""
+    """Yield the name and shape of every tensor of a dense Qwen2 or Qwen3, as transformers saves them."""
     h, query, key, inner = shape.hidden, shape.query, shape.key, shape.intermediate
     yield "model.embed_tokens.weight", (shape.vocab, h)
     yield "model.norm.weight", (h,)
@@ -148,8 +154,10 @@ def _expected_tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def pair_problems(student: ModelFiles, teacher: ModelFiles, *, thinking: bool) -> list[str]:
-    """Why the teacher cannot score the student's tokens, one sentence each. The teacher's embedding may be padded further than
-    the student's. `UserError` when a chat template fails."""
+    """Return the reasons why the teacher cannot score the student's tokens, one sentence each.
+
+    The teacher's embedding may be padded further than the student's. Raises `UserError` if a chat template fails.
+    """
     difference = _vocabulary_difference(student, teacher)
     if difference is not None:
         return [difference]
@@ -158,7 +166,7 @@ def pair_problems(student: ModelFiles, teacher: ModelFiles, *, thinking: bool) -
     short = [model for model in (student, teacher) if model.vocab_size < needed]
     for model in short:
         problems.append(
-            f"the {model.role}'s tokenizer has {needed:,} tokens and its embedding only {model.vocab_size:,}"
+            f"the {model.role}'s tokenizer has {needed:,} tokens, but its embedding only {model.vocab_size:,} rows"
             f" ({model.folder}): use the tokenizer that the checkpoint was trained with"
         )
     if short:
@@ -167,19 +175,19 @@ def pair_problems(student: ModelFiles, teacher: ModelFiles, *, thinking: bool) -
     shown = [encode_prompts(model, [PROBE], thinking=thinking) for model in (student, teacher)]
     if shown[0] != shown[1]:
         problems.append(
-            f"student and teacher turn the same problem into different prompts ({student.folder} and {teacher.folder}"
-            " differ in their chat template): choose a pair with the same template"
+            f"student and teacher build different prompts from the same problem ({student.folder} and {teacher.folder}"
+            " have different chat templates): choose a pair with the same template"
         )
     return problems
 
 
 def _end_problems(student: ModelFiles, teacher: ModelFiles) -> list[str]:
-    """Rollouts end with the student's end token, and the teacher must be one that ends there too."""
+    """Return problems with the end tokens: rollouts end with the student's, and the teacher must have the same one."""
     nameless = [model for model in (student, teacher) if model.tokenizer.eos_token_id is None]
     if nameless:
         return [
-            f"{model.role}.model: the tokenizer of {model.folder} has no end token: name its eos_token in tokenizer_config.json,"
-            " or use a checkpoint that does"
+            f"{model.role}.model: the tokenizer of {model.folder} has no end token: set eos_token in tokenizer_config.json, or"
+            " use a checkpoint that has one"
             for model in nameless
         ]
     ours, theirs = student.tokenizer, teacher.tokenizer
@@ -187,38 +195,40 @@ def _end_problems(student: ModelFiles, teacher: ModelFiles) -> list[str]:
         return []
     return [
         f"the student ends a response with {ours.eos_token} ({ours.eos_token_id}) and the teacher with {theirs.eos_token}"
-        f" ({theirs.eos_token_id}): choose a student whose tokenizer ends as the teacher's does (base and instruct"
-        " checkpoints differ here)"
+        f" ({theirs.eos_token_id}): choose a student with the same end token as the teacher (base and instruct checkpoints"
+        " differ here)"
     ]
 
 
 def _row_problems(student: ModelFiles, teacher: ModelFiles) -> list[str]:
-    """An engine samples from the whole of the student's embedding, and records log-probabilities over all of it: it would draw
-    ids that the teacher does not have."""
+    """Return one problem if the student's embedding is larger than the teacher's: rollout engines sample, and normalise, over all
+    of the student's ids, so they would sample ids that the teacher does not have."""
     more = student.vocab_size - teacher.vocab_size
     if more <= 0:
         return []
     return [
-        f"the student's embedding has {student.vocab_size:,} rows, {more:,} more than the teacher's, which could not score their"
+        f"the student's embedding has {student.vocab_size:,} rows, {more:,} more than the teacher's, which cannot score those"
         " tokens: cut the student's embedding (and vocab_size) to the teacher's size, or choose another pair"
     ]
 
 
 def shared_vocabulary(student: ModelFiles, teacher: ModelFiles) -> int:
-    """Size to which both models' logits are cut: Qwen pads embeddings beyond the tokenizer, by different amounts."""
+    """Return the size to which both models' logits are cut: Qwen pads embeddings beyond the tokenizer by different amounts."""
     return min(student.vocab_size, teacher.vocab_size)
 
 
 def top_k_problems(student: ModelFiles, teacher: ModelFiles, top_k: int | Literal["full"]) -> list[str]:
-    """A sentence when the models share fewer tokens than the objective asks the teacher for."""
+    """Return one problem if `top_k` exceeds the vocabulary that the models share."""
     shared = shared_vocabulary(student, teacher)
     if top_k == "full" or top_k <= shared:
         return []
-    return [f'objective.top_k is {top_k:,} and the models share {shared:,} tokens: lower it, or give "full"']
+    return [
+        f'objective.top_k is {top_k:,}, but the models share only {shared:,} tokens: lower it, or set "full"'
+    ]
 
 
 def context_problems(student: ModelFiles, teacher: ModelFiles, tokens: int) -> list[str]:
-    """A sentence for each model whose positions end before a sequence of `tokens` does."""
+    """Return one problem for each model whose context is shorter than `tokens`."""
     return [
         f"a sequence may have {tokens:,} tokens (lengths.max_prompt_tokens + max_response_tokens), but the {model.role}'s"
         f" context ends at {model.max_positions:,}: lower the lengths"
@@ -228,17 +238,19 @@ def context_problems(student: ModelFiles, teacher: ModelFiles, tokens: int) -> l
 
 
 def scoring_problems(student: ModelFiles, teacher: ModelFiles, tokens: int) -> list[str]:
-    """Why a vLLM engine cannot score sequences of `tokens` in the teacher's place: it normalises over all ids of its model, and
-    generates one token after every sequence."""
+    """Return the reasons why a vLLM teacher cannot score sequences of `tokens` tokens.
+
+    vLLM normalises over all ids of its model, and generates one token after every sequence.
+    """
     problems = []
     if teacher.vocab_size > student.vocab_size:
         problems.append(
-            f"teacher.engine vllm takes the softmax over all {teacher.vocab_size:,} ids of the teacher, and the student has"
-            f" {student.vocab_size:,}: choose teacher.engine in_process, or a pair with embeddings of one size"
+            f"teacher.engine vllm takes the softmax over all {teacher.vocab_size:,} ids of the teacher, but the student has"
+            f" {student.vocab_size:,}: choose teacher.engine in_process, or a pair with embeddings of the same size"
         )
     if teacher.max_positions <= tokens:
         problems.append(
-            f"teacher.engine vllm generates one token after a sequence, which may have {tokens:,}, and the teacher's context"
+            f"teacher.engine vllm generates one token after each sequence of up to {tokens:,} tokens, but the teacher's context"
             f" ends at {teacher.max_positions:,}: lower the lengths"
         )
     return problems
@@ -254,9 +266,7 @@ def _vocabulary_difference(student: ModelFiles, teacher: ModelFiles) -> str | No
     )
     if differing:
         token = differing[0]
-        where = (
-            f"{token!r} is number {ours.get(token)} for the student and {theirs.get(token)} for the teacher"
-        )
+        where = f"{token!r} has id {ours.get(token)} in the student and {theirs.get(token)} in the teacher"
         return (
             f"student and teacher have different vocabularies ({where}, {len(differing):,} tokens differ): choose a pair with"
             " the same tokenizer"
@@ -264,7 +274,7 @@ def _vocabulary_difference(student: ModelFiles, teacher: ModelFiles) -> str | No
     cut = [model.tokenizer.encode(PROBE, add_special_tokens=False) for model in (student, teacher)]
     if cut[0] == cut[1]:
         return None
-    return "student and teacher have the same tokens but cut a text differently: choose a pair with the same tokenizer.json"
+    return "student and teacher have the same tokens but tokenize text differently: choose a pair with the same tokenizer.json"
 
 
 def _json(role: str, path: Path) -> dict[str, Any]:
@@ -272,34 +282,38 @@ def _json(role: str, path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(
-            f"{role}.model: {path.parent} lacks {path.name}: put the whole checkpoint there"
+            f"{role}.model: {path.parent} has no {path.name}: copy the complete checkpoint there"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{role}.model: {path} cannot be read ({error}): put the whole checkpoint there"
+            f"{role}.model: {path} cannot be read ({error}): copy the complete checkpoint there"
         ) from error
     if not isinstance(data, dict):
-        raise UserError(f"{role}.model: {path} holds no object: put the whole checkpoint there")
+        raise UserError(f"{role}.model: {path} is not a JSON object: copy the complete checkpoint there")
     return data
 
 
 def _weight_files(role: str, folder: Path) -> list[str]:
-    """Names of all weight files, by the index where there is one."""
+    """Return the names of all weight files, from the index if there is one."""
     if (folder / INDEX).is_file():
         names = _json(role, folder / INDEX).get("weight_map")
         if isinstance(names, dict) and names and all(isinstance(name, str) for name in names.values()):
             return sorted(set(names.values()))
-        raise UserError(f"{role}.model: {folder / INDEX} names no weights: put the whole checkpoint there")
+        raise UserError(
+            f"{role}.model: {folder / INDEX} lists no weight files: copy the complete checkpoint there"
+        )
     if (folder / WEIGHTS).is_file():
         return [WEIGHTS]
     raise UserError(
-        f"{role}.model: {folder} holds no {WEIGHTS} (nor {INDEX}): put the whole checkpoint there"
+        f"{role}.model: {folder} has neither {WEIGHTS} nor {INDEX}: copy the complete checkpoint there"
     )
 
 
 def _read_shapes(role: str, path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors in a safetensors file, from its header, which also says how long the file must be: a half-written
-    copy is seen without reading it."""
+    """Return the tensor shapes in the header of a safetensors file.
+
+    The header also gives the length of the file, so that a truncated copy is detected without reading the data.
+    """
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
@@ -309,18 +323,20 @@ def _read_shapes(role: str, path: Path) -> dict[str, tuple[int, ...]]:
         shapes = {name: tuple(map(int, entry["shape"])) for name, entry in entries.items()}
         found = path.stat().st_size
     except FileNotFoundError as error:
-        raise UserError(f"{role}.model: {path} is missing: put the whole checkpoint there") from error
+        raise UserError(f"{role}.model: {path} is missing: copy the complete checkpoint there") from error
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise UserError(f"{role}.model: {path} is no safetensors file: fetch the weights again") from error
+        raise UserError(
+            f"{role}.model: {path} is not a valid safetensors file: download the weights again"
+        ) from error
     if found != expected:
         raise UserError(
-            f"{role}.model: {path} has {found:,} bytes instead of {expected:,}: fetch the weights again"
+            f"{role}.model: {path} has {found:,} bytes instead of {expected:,}: download the weights again"
         )
     return shapes
 
 
 def _tokenizer(role: str, folder: Path) -> Any:
-    """The tokenizer as `AutoTokenizer` loads it for Qwen checkpoints, without the torch that AutoTokenizer imports."""
+    """Load the tokenizer that `AutoTokenizer` gives for Qwen checkpoints; `AutoTokenizer` itself would import torch."""
     import transformers
 
     settings = _json(role, folder / "tokenizer_config.json")
@@ -331,7 +347,7 @@ def _tokenizer(role: str, folder: Path) -> Any:
     except Exception as error:  # the tokenizers library raises bare Exceptions
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{role}.model: the tokenizer in {folder} cannot be loaded ({reason}): put the whole checkpoint there"
+            f"{role}.model: the tokenizer in {folder} cannot be loaded ({reason}): copy the complete checkpoint there"
         ) from error
     if not tokenizer.chat_template:
         raise UserError(f"{role}.model: {folder} has no chat template: use a checkpoint that has one")

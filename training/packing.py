@@ -1,7 +1,7 @@
 """Length-balanced micro-batches under a token budget, over data-parallel ranks. Pure.
 
-Every rank gets the same number of micro-batches, because a collective of one rank waits for the others; the i-th
-micro-batches of all ranks have about the same length. The cut changes no gradient: coefficients are decided before.
+Every rank gets the same number of micro-batches, because collectives wait for all ranks; the i-th micro-batches of all ranks
+have about the same length. Packing does not affect the gradient: coefficients are computed before.
 """
 
 from __future__ import annotations
@@ -9,22 +9,23 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-MicroBatch = tuple[int, ...]  # indices of sequences; empty where a rank has nothing to add
+MicroBatch = tuple[int, ...]  # indices of sequences; empty if a rank has no more of them
 
 
 def pack(lengths: Sequence[int], *, budget: int, ranks: int = 1) -> tuple[tuple[MicroBatch, ...], ...]:
-    """`result[rank][i]`: the sequences of rank's i-th micro-batch, every sequence in exactly one of them.
+    """Pack sequences into micro-batches: `result[rank][i]` has the indices of that rank's i-th micro-batch.
 
-    `lengths` and `budget` are tokens. As few micro-batches a rank as longest first into the emptiest finds, the fullest
-    first; the same input gives the same result. An empty batch gives every rank one empty micro-batch, so that a step
-    still runs. ValueError for a length below 1 or above the budget.
+    `lengths` and `budget` are in tokens. Every sequence is in exactly one micro-batch. The number of micro-batches per rank is
+    the smallest for which the longest-first heuristic succeeds, and the fullest come first. The result is deterministic. An
+    empty batch gives every rank one empty micro-batch, so that the step still runs. Raises `ValueError` for a length below 1 or
+    above the budget.
     """
     if ranks < 1:
         raise ValueError(f"ranks must be at least 1, got {ranks}")
     for index, length in enumerate(lengths):
         if not 1 <= length <= budget:
             raise ValueError(
-                f"sequence {index} has {length} tokens: need 1 to {budget}, the micro-batch budget"
+                f"sequence {index} has {length} tokens: it must have 1 to {budget}, the micro-batch budget"
             )
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     bins = _bins(order, lengths, budget, ranks)
@@ -32,10 +33,10 @@ def pack(lengths: Sequence[int], *, budget: int, ranks: int = 1) -> tuple[tuple[
 
 
 def _bins(order: Sequence[int], lengths: Sequence[int], budget: int, ranks: int) -> list[list[int]]:
-    """As many bins as a multiple of `ranks`, none above the budget.
+    """Return bins within the budget, their number a multiple of `ranks`.
 
-    It ends: while a sequence overflows, either every bin is more than half full, or holds one that is longer than half of
-    the budget; so fewer than twice the fewest bins that could do are ever tried (and the rest of a round).
+    The loop terminates: while a sequence overflows, every bin is either more than half full or contains a sequence longer than
+    half of the budget. So fewer than twice the minimum number of bins are tried, rounded up to a multiple of `ranks`.
     """
     count = ranks * max(1, -(-sum(lengths) // (budget * ranks)))
     while (bins := _balanced(order, lengths, budget, count)) is None:
@@ -46,7 +47,8 @@ def _bins(order: Sequence[int], lengths: Sequence[int], budget: int, ranks: int)
 def _balanced(
     order: Sequence[int], lengths: Sequence[int], budget: int, count: int
 ) -> list[list[int]] | None:
-    """Longest first into the emptiest bin (Graham 1969: at most 4/3 of the best maximum); None when one overflows."""
+    """Put each sequence, longest first, into the emptiest bin (Graham 1969: at most 4/3 of the optimal maximum). Returns None if
+    a bin overflows."""
     bins: list[list[int]] = [[] for _ in range(count)]
     loads = [(0, number) for number in range(count)]
     for index in order:
@@ -59,7 +61,7 @@ def _balanced(
 
 
 def _deal(bins: Sequence[list[int]], loads: Sequence[int], ranks: int) -> tuple[tuple[MicroBatch, ...], ...]:
-    """Round by round, `ranks` bins of like load; in a round the fullest goes to the rank with least so far."""
+    """Distribute the bins, `ranks` bins of similar load at a time; the fullest goes to the rank with the smallest load so far."""
     order = sorted(range(len(bins)), key=lambda number: (-loads[number], number))
     totals = [0] * ranks
     dealt: list[list[MicroBatch]] = [[] for _ in range(ranks)]

@@ -1,5 +1,5 @@
-"""What a run writes while it goes: metrics as JSON lines and TensorBoard events, and how far it is, for whoever looks: a live
-bar on a terminal, else a line every ten seconds."""
+"""The run log: metrics as JSON lines and TensorBoard events, and progress output (a live bar on a terminal, otherwise a line
+every ten seconds)."""
 
 from __future__ import annotations
 
@@ -24,17 +24,19 @@ __all__ = ["Hours", "Records", "say"]
 SAY_EVERY_S = 10.0
 STARTS = "starts"
 MARK = "step "
-"""How a progress line starts: whoever reads the output of a run finds the step in it."""
+"""The start of every progress line, by which other programs find the current step in the output."""
 
 
 def say(text: str) -> None:
-    """One line in plain words; above the bar where there is one."""
+    """Print one log line, above the progress bar if there is one."""
     print(f"train: {text}", flush=True)
 
 
 class Hours:
-    """How long the starts of a run have lasted, one file each in `starts/`: what a killed one spent is counted up to its last
-    note. Seconds begin when the object is made."""
+    """The duration of every start of a run, stored in one file per start in `starts/`.
+
+    The clock starts when the object is created. A start that was killed counts up to its last `note`.
+    """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder = folder / STARTS
@@ -42,11 +44,11 @@ class Hours:
         self._clock, self._began = clock, clock()
 
     def note(self) -> None:
-        """Remember the seconds up to now."""
+        """Store the seconds elapsed so far."""
         atomic_write(self._path, json.dumps({"seconds": self._clock() - self._began}))
 
     def total(self) -> tuple[int, float]:
-        """The number of starts, this one included, and their seconds together, of this one up to now."""
+        """Return the number of starts (this one included) and their total seconds so far."""
         self.note()
         spent = [
             json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in self._folder.glob("*.json")
@@ -55,14 +57,16 @@ class Hours:
 
 
 def terminal() -> Console | None:
-    """Standard output, when it is a terminal that can show a bar."""
+    """Return a console if standard output is a terminal that can show a progress bar, else None."""
     console = Console()
     return console if sys.stdout.isatty() and console.is_interactive else None
 
 
 class Bar:
-    """The run as two live lines of a terminal. While it is shown, what is printed (`say`) appears above it; the cursor comes
-    back however the block ends."""
+    """Progress of the run in two live lines of a terminal.
+
+    While the bar is active, printed lines (`say`) appear above it. The cursor is restored even if the block raises.
+    """
 
     def __init__(self, console: Console, *, step: int, steps: int) -> None:
         self._bar = Progress(
@@ -88,8 +92,8 @@ class Bar:
 
 
 class Records:
-    """One row a step. Opened at the step that the run continues from: later rows of a killed run are dropped, since those
-    steps are done again."""
+    """The run log, one row per step. `step` is the step that the run continues from: later rows of an interrupted start are
+    removed, because those steps are repeated."""
 
     def __init__(
         self,
@@ -124,7 +128,7 @@ class Records:
         self._events.close()
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Store a step's row and show where the run is: on the bar, or every ten seconds and at the end in a line."""
+        """Store the metrics of a step and show progress, on the bar or as a line every ten seconds and after the last step."""
         line = json.dumps(dict(row), allow_nan=False) + "\n"
         with named_full_disk(self._path, lambda: len(line)):
             self._file.write(line)
@@ -142,7 +146,8 @@ class Records:
             say(self.line(row))
 
     def line(self, row: Mapping[str, Any]) -> str:
-        """'step 12 of 60, loss 0.8123, weight 0.71, 96 tokens a response, 3.4 s a step (rollout 55%, ...), 163 s left'."""
+        """Return 'step 12 of 60, loss 0.8123, weight 0.71, 96 tokens per response, 3.4 s per step (rollout 55%, ...), 163 s
+        left'."""
         return f"{MARK}{int(row['step'])} of {self._steps}, {self._told(row)}, {self._left(row)}"
 
     def _told(self, row: Mapping[str, Any]) -> str:
@@ -151,12 +156,12 @@ class Records:
         )
         return (
             f"loss {row['loss']:.4f}, weight {row['weight_mean']:.2f}, "
-            f"{row['response_tokens_mean']:.0f} tokens a response, {self._pace(row):.1f} s a step ({shares})"
+            f"{row['response_tokens_mean']:.0f} tokens per response, {self._pace(row):.1f} s per step ({shares})"
         )
 
     def _left(self, row: Mapping[str, Any]) -> str:
         return f"{self._pace(row) * (self._steps - row['step']):.0f} s left"
 
     def _pace(self, row: Mapping[str, Any]) -> float:
-        """Seconds a step, since the run was started or continued."""
+        """Return the mean seconds per step since the run was started or continued."""
         return (self._clock() - self._started) / max(int(row["step"]) - self._first, 1)

@@ -1,4 +1,4 @@
-"""What a finished run leaves: the student as a Hugging Face folder with a card, metrics, curves, and what it cost."""
+"""The export of a finished run: the student as a Hugging Face folder with a model card, metrics, curves and cost."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ PANELS = (
     ("loss", "loss (nats)"),
     ("gradient_norm", "gradient norm"),
     ("entropy", "student's entropy (nats)"),
-    ("response_tokens_mean", "tokens a response"),
-    ("gap_mean", "engine against student (nats)"),
-    ("tokens_per_second", "tokens a second"),
+    ("response_tokens_mean", "tokens per response"),
+    ("gap_mean", "trainer/engine mismatch (nats)"),
+    ("tokens_per_second", "tokens per second"),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """Where the trained student lies, and `result.json` as data."""
+    """The folder of the trained student, and the content of `result.json`."""
 
     student: Path
     result: Mapping[str, Any]
 
 
 def finished(folder: Path, fingerprint: str) -> Outcome | None:
-    """The outcome of this very run when it has been written, else None."""
+    """Return the outcome of the run with this fingerprint if it is complete, else None."""
     try:
         result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -64,14 +64,14 @@ def finished(folder: Path, fingerprint: str) -> Outcome | None:
 
 
 def point_to(folder: Path) -> None:
-    """Say beside the folder of a finished run that it is the latest."""
+    """Record a finished run as the latest, in a file next to its folder."""
     atomic_write(folder.parent / LATEST, json.dumps({"run": folder.name}) + "\n")
 
 
 def write_results(
     crew: Crew, prepared: Prepared, folder: Path, hours: Hours, *, before: Marks | None, after: Marks | None
 ) -> Outcome:
-    """Export the student and write everything else; `result.json` comes last and says that all is there."""
+    """Export the student and write all other files; `result.json` is written last and marks the run as finished."""
     crew.students.export(folder / STUDENT)
     rows = read_metrics(folder)
     held_out = None if before is None or after is None else estimates(before, after)
@@ -107,9 +107,12 @@ def write_results(
 def cost(
     rows: Sequence[Mapping[str, float]], prepared: Prepared, starts: int, spent: float
 ) -> dict[str, float]:
-    """What a run took whose `starts` starts lasted `spent` seconds together: `seconds_all` are these, with loading, measuring,
-    checkpoints and steps that were done again, and `gpu_hours` they times the devices. `seconds` are those of the steps that
-    count, `seconds_<phase>` those of work in them, `overlap` the latter's sum over the former; and tokens."""
+    """Return the cost of a run with `starts` starts that lasted `spent` seconds in total.
+
+    `seconds_all` is `spent` (loading, evaluation, checkpoints and repeated steps included); `gpu_hours` is the same times the
+    number of GPUs. `seconds` is the total of the completed steps, `seconds_<phase>` the work of each phase in them, and `overlap`
+    the sum of the phases over `seconds`. `tokens` and `response_tokens` are totals.
+    """
     place = prepared.run.placement
     seats = placement(place.kind, students=place.students, engines=place.engines)
     devices = 0 if seats.on_cpu else len(seats.bundles())
@@ -128,14 +131,14 @@ def cost(
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """The metrics as one Parquet table, a row a step."""
+    """Write the metrics as a Parquet table with one row per step."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), sink)
     atomic_write(path, sink.getvalue().to_pybytes())
 
 
 def draw_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Six curves over the steps, and the share of time by phase in the title."""
+    """Plot six metrics over the steps, with the share of each phase in the title."""
     from io import BytesIO
 
     from matplotlib.figure import Figure
@@ -150,14 +153,14 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     work = sum(phases.values()) or 1.0
     shares = ", ".join(f"{name} {seconds / work:.0%}" for name, seconds in phases.items())
     total = sum(row["seconds"] for row in rows)
-    figure.suptitle(f"{len(rows)} steps, {total:,.0f} s ({shares} of the work)", fontsize=11)
+    figure.suptitle(f"{len(rows)} steps, {total:,.0f} s (share of work: {shares})", fontsize=11)
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     atomic_write(path, buffer.getvalue())
 
 
 def model_card(result: Mapping[str, Any]) -> str:
-    """The card of the student: what it was made from, how, and how good it became. Every number is from the result."""
+    """Return the model card of the student: its models, settings, evaluation and cost, all taken from the result."""
     settings = result["settings"]
     base = " ".join(result["student"]["from"].rpartition(":")[0].split())
     name = f"{base}, distilled by {result['objective']}"

@@ -1,7 +1,7 @@
-"""One round of on-policy data: prompts drawn, rollouts generated, the teacher's view of them, and the student's batches.
+"""One rollout batch: draw prompts, generate rollouts, score them with the teacher and build the student's micro-batches.
 
-Everything stands in the order of the draws (K rollouts of the first, K of the second, ...), whatever ended first, so that a
-run that was killed and continued gives the same gradient bit by bit.
+Rollouts are always in the order of the draws (K of the first, K of the second, ...), independent of the order in which they
+finish, so that a run that was killed and continued has bitwise identical gradients.
 """
 
 from __future__ import annotations
@@ -27,19 +27,22 @@ from training.rollout.teacher import States, TopK
 __all__ = ["Round", "draw_round", "micro_batches", "sequence"]
 
 SCORING_PARTS = 4
-"""Parts of a round that the teacher gets, each as soon as its last rollout has ended: it scores while engines generate, and
-the student learns from the first parts while the teacher scores the others. Neighbours in the order of the draws, so that
-what a part holds does not depend on time."""
+"""Number of parts of a rollout batch. A part is sent to the teacher as soon as its last rollout has finished, so that scoring
+overlaps with generation, and training on the first parts with scoring of the others. A part is contiguous in the order of the
+draws, so that its content does not depend on timing."""
 
 
 View = dict[str, np.ndarray]
-"""What is known of response tokens: arrays [T, ...] by the names of `training.objectives.base.Positions`."""
+"""The loss inputs of some response tokens: arrays [T, ...] by the field names of `training.objectives.base.Positions`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """S = prompts x K rollouts. `weights` [S] float64: of each one's prompt. `asked`: the teacher at work on each of `parts`,
-    `recalled`: the reference, if there is one. `rollout_seconds` that the engines took."""
+    """A rollout batch of S = prompts x K rollouts.
+
+    `weights` [S] float64: the prompt weight of every rollout. `asked`: the pending teacher scores of each part. `recalled`: the
+    pending reference log-probabilities, empty without a reference. `rollout_seconds`: seconds of generation.
+    """
 
     step: int
     draws: tuple[Draw, ...]
@@ -52,17 +55,17 @@ class Round:
 
     @property
     def parts(self) -> list[range]:
-        """The rollouts of each part, as indices."""
+        """The rollout indices of each part."""
         return _parts(len(self.sequences))
 
     def scoring_seconds(self) -> dict[str, float]:
-        """Seconds that the teacher worked, and the reference where there is one, by name; waits for them."""
+        """Return the seconds of scoring by the teacher and, if there is one, the reference. Waits for both."""
         asked = {"teacher": self.asked} | ({"reference": self.recalled} if self.recalled else {})
         return {name: sum(one.get()[1] for one in scores) for name, scores in asked.items()}
 
     @property
     def totals(self) -> Totals:
-        """What the reductions divide by."""
+        """The totals that reductions divide by."""
         tokens = sum(len(generation.tokens) for generation in self.generations)
         return Totals(sequences=len(self.sequences), tokens=tokens)
 
@@ -70,9 +73,10 @@ class Round:
 def draw_round(
     crew: Crew, prepared: Prepared, prompt_weights: np.ndarray, step: int, *, drawn: Sequence[Generation] = ()
 ) -> Round:
-    """Generate the rollouts of a step and have them scored. `prompt_weights` [rows] float64, one for each of `prepared.rows`.
+    """Generate the rollouts of a step and request their scores.
 
-    `drawn` are the step's rollouts where they exist already (a checkpoint kept them): they are scored, and nothing is generated.
+    `prompt_weights` [rows] float64: one for each of `prepared.rows`. `drawn`: the rollouts of the step if a checkpoint has them;
+    they are only scored, and none are generated.
     """
     draws = prepared.schedule.step(step)
     prompts = [prepared.rows[draw.row].prompt_ids for draw in draws for _ in draw.seeds]
@@ -108,8 +112,10 @@ def draw_round(
 def micro_batches(
     round_: Round, part: int, objective: Objective, prepared: Prepared
 ) -> list[list[MicroBatch]]:
-    """`result[rank][i]`: what each student rank gets of a part of the round; waits until teacher and reference have scored it.
-    Rollouts of weight 0 count in the denominators and go no further."""
+    """Build the micro-batches of a part for every student rank: `result[rank][i]`.
+
+    Waits until teacher and reference have scored the part. Rollouts of weight 0 count in the denominators but are not trained on.
+    """
     run, ranks, rollouts = prepared.run, prepared.run.placement.students, round_.parts[part]
     views = _views(round_, part)
     kept = [index for index in rollouts if round_.weights[index] > 0]
@@ -124,7 +130,7 @@ def micro_batches(
 def _micro_batch(
     round_: Round, views: Mapping[int, View], objective: Objective, chosen: Sequence[int]
 ) -> MicroBatch:
-    """The chosen rollouts with every response token's coefficient and what is known of it."""
+    """Return the chosen rollouts with the coefficient and the loss inputs of every response token."""
     sequences, signals = tuple(round_.sequences[index] for index in chosen), _signals(views, chosen)
     if not sequences:
         return MicroBatch(sequences=(), coefficients=np.zeros(0, dtype=np.float32), signals=signals)
@@ -144,7 +150,7 @@ def _micro_batch(
 
 
 def _views(round_: Round, part: int) -> dict[int, View]:
-    """What is known of each rollout of a part; waits for it."""
+    """Return the loss inputs of each rollout of a part; waits for the scores."""
     rollouts, scores = round_.parts[part], round_.asked[part].get()[0]
     recalled = round_.recalled[part].get()[0] if round_.recalled else [None] * len(rollouts)
     views: dict[int, View] = {}
@@ -164,7 +170,7 @@ def _views(round_: Round, part: int) -> dict[int, View]:
 
 
 def _signals(views: Mapping[int, View], chosen: Sequence[int]) -> View:
-    """The views of the chosen rollouts one after the other; with nothing chosen they have no row."""
+    """Concatenate the loss inputs of the chosen rollouts; without any, the arrays have no rows."""
     return {
         name: np.concatenate([values[:0], *(views[index][name] for index in chosen)])
         for name, values in next(iter(views.values())).items()
@@ -172,12 +178,12 @@ def _signals(views: Mapping[int, View], chosen: Sequence[int]) -> View:
 
 
 def _parts(count: int) -> list[range]:
-    """The round cut into up to SCORING_PARTS runs of neighbours."""
+    """Split `count` rollouts into up to SCORING_PARTS contiguous parts."""
     size = -(-count // SCORING_PARTS)
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def sequence(prompt: Sequence[int], generation: Generation) -> TokenSequence:
-    """Prompt and response as the student and the teacher read them."""
+    """Join prompt and response into the sequence that student and teacher process."""
     tokens = np.concatenate([np.asarray(prompt, dtype=np.int32), generation.tokens.astype(np.int32)])
     return TokenSequence(tokens=tokens, prompt_length=len(prompt))

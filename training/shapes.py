@@ -1,4 +1,4 @@
-"""Sizes of a dense Qwen2 or Qwen3 decoder, from its config.json alone, and what follows from them by counting."""
+"""Model dimensions of a dense Qwen2 or Qwen3 decoder, read from its config.json, and the parameter counts derived from them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.config import LoraSettings, Projection
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """Sizes of a dense Qwen2 or Qwen3 decoder."""
+    """Dimensions of a dense Qwen2 or Qwen3 decoder."""
 
     kind: Literal["qwen2", "qwen3"]
     hidden: int
@@ -37,28 +37,30 @@ class Shape:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Keys and values of all layers in two-byte numbers."""
+        """Bytes of keys and values of all layers per token, two bytes per value."""
         return 2 * self.layers * self.key * 2
 
     @property
     def embedding(self) -> int:
-        """Values of the embedding, and of the head: the largest tensors of every published model."""
+        """Number of values of the embedding (and of the LM head), the largest tensors of every published model."""
         return self.vocab * self.hidden
 
     @property
     def linear_layer(self) -> int:
-        """Values of the linear maps of one layer."""
+        """Number of values of the linear projections of one layer."""
         return sum(a * b for a, b in projections(self).values())
 
 
 def read_shape(folder: Path) -> Shape:
-    """Sizes from a checkpoint's config.json. `UserError` for an architecture whose parameters we cannot count."""
+    """Read the dimensions from a checkpoint's config.json. Raises `UserError` for an invalid file or unsupported architecture."""
     path = folder / "config.json"
     try:
         values: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         kind = values.get("model_type")
         if kind not in ("qwen2", "qwen3"):
-            raise UserError(f"{path}: model_type is {kind!r}: use a dense qwen2 or qwen3 checkpoint")
+            raise UserError(
+                f"{path}: model_type {kind!r} is not supported: use a dense qwen2 or qwen3 checkpoint"
+            )
         heads = int(values["num_attention_heads"])
         return Shape(
             kind=kind,
@@ -73,37 +75,37 @@ def read_shape(folder: Path) -> Shape:
             attention_bias=bool(values.get("attention_bias", False)),
         )
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(
-            f"{path} is no model configuration ({reason}): put the whole checkpoint there"
+            f"{path} is not a valid model configuration ({reason}): copy the complete checkpoint there"
         ) from error
 
 
 def count_parameters(shape: Shape) -> int:
-    """Distinct parameters; tied embeddings count once."""
+    """Return the number of parameters; tied embeddings count once."""
     h, q, k = shape.hidden, shape.query, shape.key
     layer = shape.linear_layer + 2 * h
     if shape.kind == "qwen3":
         layer += 2 * shape.head_dim  # the norms of queries and keys
         layer += (q + 2 * k + h) if shape.attention_bias else 0
     else:
-        layer += q + 2 * k  # Qwen2 has biases on these three, whatever its config.json says
+        layer += q + 2 * k  # Qwen2 always has biases on these three, regardless of its config.json
     return shape.layers * layer + h + shape.embedding * (1 if shape.tied else 2)
 
 
 def count_lora(shape: Shape, lora: LoraSettings) -> int:
-    """Trainable parameters of the adapters: rank x (in + out) for every target of every layer."""
+    """Return the number of LoRA parameters: rank x (in + out) for every target of every layer."""
     sizes = projections(shape)
     return shape.layers * sum(lora.rank * sum(sizes[target]) for target in lora.targets)
 
 
 def largest_tensor(shape: Shape) -> int:
-    """Values of the largest tensor."""
+    """Return the number of values of the largest tensor."""
     return max(shape.embedding, *(a * b for a, b in projections(shape).values()))
 
 
 def projections(shape: Shape) -> dict[Projection, tuple[int, int]]:
-    """(in, out) of the linear maps of one layer."""
+    """Return (in, out) of each linear projection of a layer."""
     h, q, k, i = shape.hidden, shape.query, shape.key, shape.intermediate
     return {
         "q_proj": (h, q), "k_proj": (h, k), "v_proj": (h, k), "o_proj": (q, h),
@@ -112,10 +114,10 @@ def projections(shape: Shape) -> dict[Projection, tuple[int, int]]:
 
 
 def layer_activations(shape: Shape, number: int) -> int:
-    """Bytes per token that autograd keeps for one layer with flash attention, `number` bytes a value.
+    """Return the bytes per token that autograd keeps for one layer with flash attention, at `number` bytes per value.
 
-    A norm keeps its input in float32 and its normalised output; attention its input, queries, keys and values (repeated for
-    the query heads) and its output twice; the MLP its input and four tensors of the intermediate size.
+    A norm keeps its input in float32 and its normalised output; attention keeps its input, queries, keys and values (repeated for
+    the query heads) and its output twice; the MLP keeps its input and four tensors of the intermediate size.
     """
     h, q, k, i = shape.hidden, shape.query, shape.key, shape.intermediate
     normed = 2 * h + (q + k if shape.kind == "qwen3" else 0)

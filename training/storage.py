@@ -1,4 +1,4 @@
-"""What a run writes on the disk: whether its output folder takes files, and whether all of it will fit."""
+"""Disk checks of a run: whether its output folder is writable and whether its files will fit."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tasks.core.errors import UserError
 from training.config import RunConfig, project_path
 from training.shapes import Shape, count_lora, count_parameters
 
-RESULT = "result.json"  # the last file of a finished run, which writes nothing more (`training.results`)
+RESULT = "result.json"  # the last file that a run writes; it marks the run as finished (`training.results`)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskPlan:
-    """Bytes on the disk of `folder`. `needed`: all that the run ever holds at once; `held`: what it has there already;
-    `free`: of the disk."""
+    """Bytes on the disk of `folder`. `needed`: the most that the run stores at any time; `held`: what it stores there already;
+    `free`: free space of the disk."""
 
     folder: Path
     needed: int
@@ -28,10 +28,11 @@ class DiskPlan:
 
 
 def stored_bytes(run: RunConfig, shape: Shape) -> int:
-    """Most bytes that a run holds at once: its checkpoints, one more than are kept while it is written, and the exported student.
+    """Return the most bytes that a run stores at any time: `checkpoints.keep` checkpoints, one more while it is being written,
+    and the exported student.
 
-    A checkpoint has all parameters in the training type, and for those that are trained a float32 master copy and the two
-    moments of Adam.
+    A checkpoint holds all parameters in the training dtype and, for trained parameters, a float32 master copy and both Adam
+    moments.
     """
     lora, number = run.engine.lora, 2 if run.engine.dtype == "bfloat16" else 4
     model = count_parameters(shape)
@@ -41,8 +42,10 @@ def stored_bytes(run: RunConfig, shape: Shape) -> int:
 
 
 def probe_output(run: RunConfig) -> Path:
-    """Whether the output folder can be made and written, tried beside it with a folder that goes again; gives the folder, or the
-    nearest above it that is there. `UserError` names the setting."""
+    """Check that the output folder can be created and written, with a temporary folder that is removed again.
+
+    Returns the output folder, or its nearest existing parent. Raises `UserError` naming the setting.
+    """
     folder = project_path(run.output)
     try:
         there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
@@ -50,17 +53,19 @@ def probe_output(run: RunConfig) -> Path:
             tried = Path(name) / folder.relative_to(there)
             tried.mkdir(parents=True, exist_ok=True)
             (tried / "file").write_bytes(b"x")
-    except (OSError, ValueError) as error:  # ValueError: a path that no system takes
+    except (OSError, ValueError) as error:  # ValueError: a path that no file system accepts
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"output: {folder} cannot be made or written ({reason}): choose another folder, or make this one writable"
+            f"output: {folder} cannot be created or written ({reason}): choose another folder, or make this one writable"
         ) from error
     return there
 
 
 def disk_plan(run: RunConfig, shape: Shape, output: Path, own: Path | None) -> DiskPlan:
-    """Bytes needed, and free where `output`, a folder that is there, lies. `own` is the run's folder, where it is known: what it
-    holds of an earlier start is replaced, and a finished run needs nothing."""
+    """Return the bytes that the run needs and the bytes that are free on the disk of `output`, an existing folder.
+
+    `own` is the run's folder, if known: files of an earlier start in it are replaced, and a finished run needs no space.
+    """
     finished = own is not None and (own / RESULT).is_file()
     return DiskPlan(
         folder=output,
@@ -71,26 +76,26 @@ def disk_plan(run: RunConfig, shape: Shape, output: Path, own: Path | None) -> D
 
 
 def disk_problems(run: RunConfig, plan: DiskPlan) -> list[str]:
-    """A sentence when the run cannot fit."""
+    """Return one problem if the run does not fit on the disk, else none."""
     if plan.needed <= plan.held + plan.free:
         return []
     return [
-        f"output: checkpoints and the trained student need {_gb(plan.needed)} and the disk of {plan.folder} has"
-        f" {_gb(plan.held + plan.free)} for them: free some space, choose a folder on another disk, or lower checkpoints.keep"
+        f"output: checkpoints and the trained student need {_gb(plan.needed)}, but the disk of {plan.folder} has"
+        f" {_gb(plan.held + plan.free)} available: free some space, choose a folder on another disk, or lower checkpoints.keep"
         f" ({run.checkpoints.keep})"
     ]
 
 
 def disk_line(plan: DiskPlan) -> str:
-    """The plan in a few words."""
-    return f"at most {_gb(plan.needed)} of checkpoints and the trained student, {_gb(plan.held + plan.free)} free for them"
+    """Return the plan as one line of text."""
+    return f"at most {_gb(plan.needed)} for checkpoints and the trained student, {_gb(plan.held + plan.free)} available"
 
 
 def _size(folder: Path) -> int:
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
-            with suppress(OSError):  # a run that goes on meanwhile removes old checkpoints
+            with suppress(OSError):  # a run in progress may remove old checkpoints meanwhile
                 total += os.lstat(os.path.join(parent, name)).st_size
     return total
 

@@ -1,16 +1,17 @@
-"""What a row's annotation was made with, in two fingerprints, and what has changed since. Pure.
+"""Fingerprints of a row's annotation, and the reason why a row is stale. Pure.
 
-**Sampling fingerprint** of a row: the recipe of stage `sample` that drew its responses, that is the stage's code version,
-the teacher's identity and settings, the prompt's fingerprint, the number of samples and how they are drawn. Every
-response's seed hangs on it too, so equal fingerprints mean the same requests.
+**Sampling fingerprint**: the recipe of stage `sample` that produced the row's responses, i.e. the stage's code version,
+the teacher's identity and settings, the prompt's fingerprint, the number of samples and the sampling parameters. The
+seeds of the responses are derived from it too, so equal fingerprints mean identical requests.
 
-**Annotation fingerprint** of a row: its sampling fingerprint and the recipe of stage `cluster` that turned the responses
-into clusters and a weight (code version, cluster settings). For a row with a pair of answers that a judge was asked about,
-the judge's identity, settings and prompt take part; for all others they do not, since they had no say. So a new
-teacher makes every row stale, another judge only the rows that it judged.
+**Annotation fingerprint**: the sampling fingerprint plus the recipe of stage `cluster` that turned the responses into
+clusters and a weight (code version, cluster settings). The judge's identity, settings and prompt are included only for
+rows with at least one judged pair of answers. A new teacher therefore makes every row stale, a new judge only the rows
+that were judged.
 
-Neither knows of paths, endpoints, GPU counts or the row's position. A model of the hub is known by its `revision`: name
-one, or a change of `main` goes unseen. The problem's text needs no part: its hash is the row's id.
+Neither fingerprint depends on paths, endpoints, GPU counts or the row's position. A hub model is identified by its
+`revision`: if none is given, a change of its `main` branch is not detected. The problem's text is not included, because
+its hash is the row's id.
 """
 
 from __future__ import annotations
@@ -26,38 +27,41 @@ VERSION = 1
 
 
 class Cause(StrEnum):
-    """Why a row has to be annotated: the first that holds."""
+    """Why a row has to be annotated; the first cause that applies."""
 
     NEW = "new"  # the dataset lacks this problem
-    UNKNOWN = "unknown"  # it says nothing of its annotation
+    UNKNOWN = "unknown"  # the row has no fingerprints
     TEACHER = "teacher"  # sampled from another teacher, or another revision of it
     TEACHER_PROMPT = "teacher_prompt"
-    SAMPLING = "sampling"  # other settings, or another version of the stage
+    SAMPLING = "sampling"  # different settings, or another version of the stage
     JUDGE = "judge"  # judged by another model
     JUDGE_PROMPT = "judge_prompt"
-    CLUSTERING = "clustering"  # other settings of clusters or judge, or another version of the stage
+    CLUSTERING = "clustering"  # different cluster or judge settings, or another version of the stage
 
     @property
     def needs_samples(self) -> bool:
-        """Whether the responses that there are cannot be used again."""
+        """Whether the existing responses cannot be reused."""
         return self not in (Cause.JUDGE, Cause.JUDGE_PROMPT, Cause.CLUSTERING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnnotationRecipe:
-    """How rows are annotated now. The three recipes are hashes (see the head of this file); the models and prompts are
-    named beside them only to tell what changed."""
+    """The current annotation recipe.
+
+    `sampling`, `symbolic` and `judged` are hashes (see the module docstring). The models and prompts are listed as well
+    so that `why_stale` can name what changed.
+    """
 
     sampling: str
-    symbolic: str  # recipe of the clusters of a row that no judge saw
-    judged: str  # recipe of the clusters of a row with judged pairs
+    symbolic: str  # cluster recipe of rows without judged pairs
+    judged: str  # cluster recipe of rows with judged pairs
     teacher: str
     teacher_prompt: str
     judge: str
     judge_prompt: str
 
     def fingerprint(self, *, judged: bool) -> str:
-        """Annotation fingerprint of a row (64 hex digits)."""
+        """Return the annotation fingerprint (64 hex digits) of rows with or without judged pairs."""
         return fingerprint(
             stage="annotation", version=VERSION, settings={"judged": judged},
             inputs=(self.sampling, self.judged if judged else self.symbolic),
@@ -65,7 +69,7 @@ class AnnotationRecipe:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """All that a row of today can carry, by name, for the manifest."""
+        """All fingerprints that a current row can have, by name, for the manifest."""
         return {
             "sampling": self.sampling,
             "annotation": self.fingerprint(judged=False),
@@ -73,7 +77,7 @@ class AnnotationRecipe:
         }
 
     def why_stale(self, row: Example) -> Cause | None:
-        """Why the row has to be annotated again; None when it need not."""
+        """Return why the row has to be annotated again, or None if it is up to date."""
         judged = row.equivalence_judge_model is not None
         if row.annotation_fingerprint == self.fingerprint(judged=judged):
             return None
@@ -91,6 +95,6 @@ class AnnotationRecipe:
 
 
 def stale_rows(rows: Iterable[Example], recipe: AnnotationRecipe) -> dict[str, Cause]:
-    """id -> cause, of the rows that have to be annotated again, in their order."""
+    """Return {row id: cause} of the rows that have to be annotated again, in input order."""
     causes = ((row.id, recipe.why_stale(row)) for row in rows)
     return {row_id: cause for row_id, cause in causes if cause is not None}

@@ -1,6 +1,6 @@
-r"""Final answers: finding one in a response, and deciding whether two are the same.
+r"""Final answers: extraction from a response, equivalence of two answers, grading.
 
-Rules for the hard kinds (percent, units, equations, intervals, tuples, sets) are stated in `tasks.core.meaning`.
+The rules for percentages, units, equations, intervals, tuples and sets are documented in `tasks.core.meaning`.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _BRACES: Final = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 def extract_answer(response: str) -> str | None:
-    r"""Content of the last `\boxed{...}` after the last `</think>`, stripped.
+    r"""Return the content of the last `\boxed{...}` after the last `</think>`, stripped.
 
-    None when there is none, when it is empty or never closes (a response cut off inside its box has no answer), or when
-    an opened `<think>` never closes. Of nested boxes the innermost counts. Linear time for any input.
+    Returns None if there is no box, if the box is empty or not closed (truncated response), or if a `<think>` is not
+    closed. Of nested boxes the innermost is used. Linear time for any input.
     """
     span = answer_span(response)
     return None if span is None else response[slice(*span)]
 
 
 def answer_span(response: str) -> tuple[int, int] | None:
-    """Where `extract_answer` finds the answer: its first character and the one behind its last."""
+    """Return the (start, end) character offsets of the answer that `extract_answer` returns; `end` is exclusive."""
     start = response.rfind("</think>") + 1
     if response.find("<think>", start) >= 0:
         return None
@@ -53,11 +53,11 @@ def answer_span(response: str) -> tuple[int, int] | None:
 
 
 def equivalent(a: str, b: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> bool:
-    """Whether two answers denote the same mathematical object. Symmetric, never raises, safe in any thread.
+    """Return whether two answers denote the same mathematical object. Symmetric, never raises, thread-safe.
 
-    In turn: equal strings after `normalise`; our own rules, exact and in this process; for notation that these do not
-    know (matrices, sums, ...) Math-Verify in both directions, in a worker process, for at most `timeout_s` seconds.
-    Answers of more than 1,000 characters are compared as strings only.
+    Tried in order: string equality after `normalise`; the exact rules of `tasks.core.meaning`, in this process; for
+    notation that these do not cover (matrices, sums, ...), Math-Verify in both directions, in a worker process, for at
+    most `timeout_s` seconds. Answers longer than 1,000 characters are compared as strings only.
     """
     first, second = sorted((normalise(a), normalise(b)))
     if first == second:
@@ -69,22 +69,29 @@ def equivalent(a: str, b: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> bool:
 
 
 def is_closed_form_number(answer: str) -> bool:
-    """Whether the answer is one number without variables or unit: integer, decimal, percent, fraction, root, multiple of pi."""
+    """Return whether the answer is a single closed-form number without variables or unit.
+
+    Examples: an integer, decimal, percentage, fraction, root or multiple of pi.
+    """
     text = normalise(answer)
     return len(text) <= MAX_LENGTH and is_numeric(read(text))
 
 
 def symbolic_decision(a: str, b: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> bool | None:
-    """True if equivalent; False when both are closed-form numbers, or pairs, sets or intervals made of them; else None.
+    """Decide whether two answers are equivalent without a judge; None if the judge has to decide.
 
-    None means that a judge has to decide: units that one side lacks, different kinds of answer, expressions, words.
+    True if they are equivalent. False if they are not and both are closed-form numbers, or pairs, sets or intervals of
+    such numbers. None otherwise: a unit on one side only, different kinds of answer, expressions, words.
     """
     return SymbolicDecisions(timeout_s)(a, b)
 
 
 class SymbolicDecisions:
-    """`symbolic_decision` for the answers to one problem. Two answers over which Math-Verify's time ran out do not go there
-    again, only to our own rules, so that a poisonous answer costs its problem `timeout_s` once."""
+    """`symbolic_decision` for all answers to one problem.
+
+    If Math-Verify times out on a pair, neither answer is sent to it again (only the in-process rules apply), so that a
+    pathological answer costs its problem `timeout_s` once.
+    """
 
     def __init__(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         self.timeout_s = timeout_s
@@ -104,8 +111,10 @@ class SymbolicDecisions:
 
 
 def simplest_forms_decision(first: str, second: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> bool | None:
-    """As `symbolic_decision`, for two answers that somebody has already brought to their simplest form: then expressions
-    in the same variables and collections, too, are different when they can be told apart. None: words, other notation.
+    """Like `symbolic_decision`, for two answers that are already in simplest form.
+
+    Here False is also returned for two expressions in the same variables, or two collections, that the rules of
+    `tasks.core.meaning` distinguish. None for words and for notation that the rules do not cover.
     """
     decision = symbolic_decision(first, second, timeout_s=timeout_s)
     if decision is not None or max(len(first), len(second)) > MAX_LENGTH:
@@ -115,10 +124,10 @@ def simplest_forms_decision(first: str, second: str, *, timeout_s: float = DEFAU
 
 
 def grade(response: str, gold: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> bool:
-    """Whether the response's boxed answer is the gold answer.
+    """Return whether the response's boxed answer is equivalent to the gold answer.
 
-    A percent sign on one side only may be left out here, since the question asked for the percentage: 25% is right both
-    for 25 and for 0.25.
+    More lenient than `equivalent` in one case: a percent sign on one side only is ignored, because a question may ask for
+    a percentage. 25% is accepted for both 25 and 0.25.
     """
     answer = extract_answer(response)
     if answer is None:
@@ -138,5 +147,5 @@ def _by_rules(first: str, second: str) -> bool | None:
 
 @lru_cache(maxsize=65536)
 def _verified(first: str, second: str, timeout_s: float) -> bool | None:
-    """None: no verdict in time."""
+    """Return Math-Verify's verdict, or None after a timeout."""
     return verify(first, second, timeout_s)

@@ -1,7 +1,7 @@
-"""Bounded arithmetic on values that are exact while they are rational and have 60 digits once they are not.
+"""Arithmetic of bounded cost: exact for rational values, 60 significant digits for all others.
 
-Every operation either returns quickly or raises `TooLarge` or `Undefined`, so that a tower of powers costs nothing.
-Call under `LOCK`: mpmath changes its working precision inside its functions.
+Every operation either returns quickly or raises `TooLarge` or `Undefined`, even for a tower of powers. Callers must hold
+`LOCK`, because mpmath changes its working precision inside its functions.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _SMALLEST_SCALE: Final = MP.mpf(10) ** -8
 
 
 class TooLarge(Exception):
-    """The value has too many digits to be worth computing."""
+    """The value has too many digits to be computed."""
 
 
 class Undefined(Exception):
-    """Division by zero, or a power or function without one generally agreed value here."""
+    """Division by zero, or a power or function without a generally accepted value for these arguments."""
 
 
 def approximate(value: Value) -> Any:
@@ -41,7 +41,7 @@ def approximate(value: Value) -> Any:
 
 
 def same_value(a: Value, b: Value) -> bool:
-    """Exact for two rationals; otherwise agreement to 40 significant digits."""
+    """Return whether two values are equal: exactly for two rationals, otherwise to 40 significant digits."""
     if isinstance(a, Fraction) and isinstance(b, Fraction):
         return a == b
     x, y = approximate(a), approximate(b)
@@ -63,7 +63,10 @@ def divide(a: Value, b: Value) -> Value:
 
 
 def power(base: Value, exponent: Value) -> Value:
-    """Exact where it can be; a negative base to a fractional power is `Undefined` (writers mean different roots)."""
+    """Return the power, exact where possible.
+
+    A negative base with a fractional exponent is `Undefined`, because conventions for the root differ.
+    """
     if isinstance(base, Fraction) and isinstance(exponent, Fraction):
         if exponent.denominator == 1:
             return _whole_power(base, exponent.numerator)
@@ -82,7 +85,7 @@ def power(base: Value, exponent: Value) -> Value:
 
 
 def root(value: Value, degree: Value) -> Value:
-    """Principal root for an even degree; the real root of a negative number for an odd one."""
+    """Return the principal root, or for an odd degree and a negative number its real root."""
     if not isinstance(degree, Fraction) or degree.denominator != 1 or not 1 <= degree.numerator <= 64:
         raise Undefined
     n = degree.numerator
@@ -103,7 +106,7 @@ def binomial(n: Value, k: Value) -> Value:
 
 
 def apply(function: Callable[[Any], Any], value: Value) -> Value:
-    """One of mpmath's functions. Arguments above 10^6 are `TooLarge` (an exponential of them would be)."""
+    """Apply a function of mpmath. Raises `TooLarge` for arguments above 10^6, whose exponential has too many digits."""
     x = approximate(value)
     if abs(x) > _MAX_LOG2:
         raise TooLarge
@@ -146,7 +149,7 @@ def _whole_power(base: Fraction, exponent: int) -> Value:
 
 
 def _exact_root(value: Fraction, degree: int) -> Fraction | None:
-    """The rational root of a non-negative rational, if it has one."""
+    """Return the rational root of a non-negative rational, or None if the root is irrational."""
     top, bottom = _integer_root(value.numerator, degree), _integer_root(value.denominator, degree)
     return None if top is None or bottom is None else Fraction(top, bottom)
 
@@ -157,7 +160,7 @@ def _integer_root(number: int, degree: int) -> int | None:
     else:
         found = 1 << -(
             -number.bit_length() // degree
-        )  # at least the root; Newton's method comes down to its floor
+        )  # an upper bound, from which Newton's method descends to the floor of the root
         while found > 1:
             lower = ((degree - 1) * found + number // found ** (degree - 1)) // degree
             if lower >= found:

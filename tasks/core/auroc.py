@@ -1,7 +1,7 @@
-"""Does a score find the positives? Areas under the ROC curve and under the risk-coverage curve, with bootstrap intervals.
+"""Areas under the ROC curve and the risk-coverage curve of a score, with bootstrap intervals.
 
-A row is one problem, the unit that is drawn again for the intervals. It has a score and `positives[i]` positives among
-`totals[i]` members (its samples, say), which all share its score; without `totals` a row is a single member.
+A row is one problem, the unit that the bootstrap resamples. Row i has one score, which applies to all of its `totals[i]`
+members (e.g. its samples), `positives[i]` of which are positive. Without `totals` every row is a single member.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 __all__ = ["Area", "aurc", "auroc", "auroc_gain"]
 
-_BATCH = 1 << 18  # rows drawn at once: bounds the memory
+_BATCH = 1 << 18  # rows resampled at once; bounds the memory
 
 
 class Area(NamedTuple):
@@ -34,13 +34,13 @@ def auroc(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Area:
-    """P(score of a positive > score of a negative), a tie counting one half.
+    """Return the AUROC: P(score of a positive > score of a negative), with ties counted as one half.
 
-    The interval is the percentile bootstrap over rows at `level`, deterministic in `seed`; resamples without a positive or
-    without a negative are left out. Under perfect separation it has no width.
+    The interval is the percentile bootstrap over rows at confidence `level`, deterministic in `seed`. Resamples without
+    positives or without negatives are skipped. Under perfect separation the interval has width zero.
 
-    Raises ValueError for lists of different length, a NaN score (the row is named), counts that cannot be, or when there
-    are no positives or no negatives.
+    Raises ValueError for lists of different length, a NaN score (naming the row), impossible counts, or if there are no
+    positives or no negatives.
     """
     rows = _Rows(scores, positives, totals)
     rows.need_both()
@@ -57,7 +57,7 @@ def auroc_gain(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Area:
-    """AUROC of `scores` minus that of `rival`, both on the same resamples. Interval and errors as for `auroc`."""
+    """Return the AUROC of `scores` minus that of `rival`, on the same resamples. Interval and errors as in `auroc`."""
     ours, theirs = _Rows(scores, positives, totals), _Rows(rival, positives, totals)
     ours.need_both()
     value, drawn = _areas(ours, _roc, resamples, seed)
@@ -74,18 +74,20 @@ def aurc(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Area:
-    """Area under the risk-coverage curve (Geifman and El-Yaniv 2017): the share of positives (errors) among the k members
-    of lowest score, averaged over k = 1, ..., all. Smaller is better; a constant score gives the overall share of positives.
+    """Return the area under the risk-coverage curve (Geifman and El-Yaniv 2017).
 
-    Members of equal score stand in random order, and the expectation over it is exact, so that no order of rows plays a
-    part. Interval and errors as for `auroc`, but one kind of member is enough.
+    This is the share of positives (errors) among the k members of lowest score, averaged over k = 1, ..., n. Smaller is
+    better; a constant score gives the overall share of positives. Ties are averaged exactly over all orders of the tied
+    members, so the result does not depend on the order of the rows.
+
+    Interval and errors as in `auroc`, except that all members may be positive, or all negative.
     """
     rows = _Rows(scores, positives, totals)
     return _interval(*_areas(rows, _Risk(rows.n * rows.largest), resamples, seed), level, rows.n)
 
 
 class _Rows:
-    """The checked input: `levels` ranks the scores, equal ones alike."""
+    """Validated input. `levels` holds the dense ranks of the scores."""
 
     def __init__(
         self, scores: Sequence[float], positives: Sequence[bool] | Sequence[int], totals: Sequence[int] | None
@@ -98,7 +100,9 @@ class _Rows:
                 f"{values.size} scores for {self.positives.size} labels: give one of each per row"
             )
         if np.isnan(values).any():
-            raise ValueError(f"the score of row {int(np.isnan(values).argmax())} is not a number")
+            raise ValueError(
+                f"the score of row {int(np.isnan(values).argmax())} is not a number: drop the row"
+            )
         wrong = (self.totals < 1) | (self.positives < 0) | (self.positives > self.totals)
         if not values.size or wrong.any():
             where = f"row {int(wrong.argmax())} has {self.positives[wrong][0]} positives of {self.totals[wrong][0]}" \
@@ -108,14 +112,19 @@ class _Rows:
         self.levels = np.unique(values, return_inverse=True)[1]
 
     def need_both(self) -> None:
-        """ValueError unless there are positives and negatives."""
+        """Raise ValueError unless there are both positives and negatives."""
         found, members = int(self.positives.sum()), int(self.totals.sum())
         if found in (0, members):
             what = "rows" if members == self.n else "members"
-            raise ValueError(f"AUROC needs positives and negatives: {found} of {members} {what} are positive")
+            raise ValueError(
+                f"AUROC needs both positives and negatives: {found} of {members} {what} are positive"
+            )
 
     def by_level(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Positives and negatives at each distinct score, in rising order, with row i taken `times[r, i]` times: [R, levels]."""
+        """Return the positives and negatives at each distinct score, ascending, two arrays of shape [R, levels].
+
+        `times[r, i]` is how often resample r contains row i.
+        """
         resamples, size = len(times), int(self.levels.max()) + 1
         places = (np.arange(resamples)[:, None] * size + self.levels).ravel()
 
@@ -130,7 +139,7 @@ Measure = Callable[[np.ndarray, np.ndarray], np.ndarray]  # positives and negati
 
 
 def _areas(rows: _Rows, measure: Measure, resamples: int, seed: int) -> tuple[float, np.ndarray]:
-    """The measure on the rows, and on each resample. Which rows are drawn hangs on their number and the seed alone."""
+    """Return the measure of the rows, and of each resample. The resamples depend only on the row count and the seed."""
     rng = np.random.default_rng(seed)
     batch = max(1, _BATCH // rows.n)
     drawn = []
@@ -150,7 +159,7 @@ def _interval(value: float, drawn: np.ndarray, level: float, n: int) -> Area:
 
 
 def _roc(hits: np.ndarray, misses: np.ndarray) -> np.ndarray:
-    """Areas under ROC curves; NaN without a positive or without a negative."""
+    """Return the areas under the ROC curves; NaN where there are no positives or no negatives."""
     pairs = hits.sum(axis=1) * misses.sum(axis=1)
     below = np.cumsum(misses, axis=1) - misses / 2.0
     return np.divide((hits * below).sum(axis=1), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
@@ -159,8 +168,8 @@ def _roc(hits: np.ndarray, misses: np.ndarray) -> np.ndarray:
 class _Risk:
     """Areas under risk-coverage curves.
 
-    A level of g members, e of them positive, behind a members with E positives adds the sum over j = 1, ..., g of
-    (E + j e/g) / (a + j) = e + (E - a e/g) (H(a + g) - H(a)), with H the harmonic numbers.
+    A level of g members, e of them positive, that follows a members with E positives contributes the sum over
+    j = 1, ..., g of (E + j e/g) / (a + j) = e + (E - a e/g) (H(a + g) - H(a)), where H are the harmonic numbers.
     """
 
     def __init__(self, most: int) -> None:

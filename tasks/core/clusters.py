@@ -1,8 +1,8 @@
-"""Grouping a teacher's answers to one problem by meaning, and the questions that this leaves to a judge.
+"""Clustering of a teacher's answers to one problem by meaning.
 
-A stage first takes the `pair_decisions` of many problems, asks the judge about the open ones, and then calls
-`cluster_answers` with a `same` that looks all of them up. Both functions see an answer through its representative: the
-first of the answers that `normalise` alike.
+Stage `cluster` first calls `pair_decisions` for many problems, sends the undecided pairs to the judge, and then calls
+`cluster_answers` with a `same` that looks up all decisions. Both functions compare answers through their representatives:
+the first of all answers with the same normalised spelling.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Linkage = Literal["union_find", "complete"]
 Pair = tuple[str, str]
 
 DROPPED = -1
-"""The label of a response that takes no part."""
+"""Label of a response that is excluded from the clustering."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairVerdict:
-    """What `same` said about two answers, given in sorted order."""
+    """The result of `same` for two answers, which are in sorted order."""
 
     first: str
     second: str
@@ -32,11 +32,12 @@ class PairVerdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clustering:
-    """`labels[i]` is the cluster of answer i, numbered by first appearance, or `DROPPED`.
+    """The clusters of the answers to one problem.
 
-    `representatives[c]` is the first answer of cluster c (None for unparsed responses). `judge_calls` counts the calls
-    of `same`, listed in `verdicts`; `transitivity_violations` those of them that the clusters contradict: "different" of
-    two answers in one cluster (union-find) or "same" of two answers in two (complete linkage).
+    `labels[i]` is the cluster of answer i, numbered by first appearance, or `DROPPED`. `representatives[c]` is the first
+    answer of cluster c (None for unparsed responses). `judge_calls` is the number of calls of `same`, which `verdicts`
+    lists; `transitivity_violations` counts the verdicts that contradict the clusters: "different" for two answers in one
+    cluster (union-find), or "same" for two answers in different clusters (complete linkage).
     """
 
     labels: tuple[int, ...]
@@ -53,12 +54,17 @@ def cluster_answers(
     unparsed: Literal["own", "one", "drop"] = "own",
     linkage: Linkage = "union_find",
 ) -> Clustering:
-    """Join equal spellings without a call, ask `same` once about every other pair, and group by the verdicts.
+    """Cluster the answers to one problem by meaning.
 
-    `union_find` closes them transitively (the papers' way). `complete` joins an answer only to a cluster with all of whose
-    members it is the same; answers come in the order of their normalised spelling and take the first such cluster, so
-    that no order of responses matters. `same` gets its two answers in sorted order. None is an unparsed response: a
-    cluster of its own for each (`own`, so that failures look uncertain), one for all (`one`), or none (`drop`).
+    Answers with equal normalised spelling are joined without a call. `same` is called once for every other pair, with the
+    two answers in sorted order, and the answers are grouped by its verdicts.
+
+    `union_find` takes the transitive closure (as in the papers). `complete` adds an answer to a cluster only if it is the
+    same as all of its members; answers are processed in the order of their normalised spelling and join the first such
+    cluster, so the order of the responses does not matter.
+
+    None is an unparsed response. `own` puts each into its own cluster, so that failures count as uncertainty; `one` puts
+    all into one cluster; `drop` excludes them.
     """
     representatives = _representatives(answers)
     verdicts = tuple(
@@ -90,15 +96,16 @@ def cluster_answers(
 def pair_decisions(
     answers: Sequence[str | None], decide: Callable[[str, str], bool | None]
 ) -> dict[Pair, bool | None]:
-    """What `decide` says about every pair that `cluster_answers` will ask about, each in sorted order; None is open.
+    """Return the result of `decide` for every pair for which `cluster_answers` will call `same`.
 
-    Ordered by first appearance. With `decide = lambda a, b: None` a judge gets every pair of different spellings.
+    The pairs are in order of first appearance, each in sorted order; None marks an undecided pair. With
+    `decide = lambda a, b: None` the judge gets every pair of different spellings.
     """
     return {pair: decide(*pair) for pair in _pairs(_representatives(answers).values())}
 
 
 def _representatives(answers: Sequence[str | None]) -> dict[str, str]:
-    """Normalised spelling -> the first answer written so."""
+    """Return {normalised spelling: first answer with this spelling}."""
     found: dict[str, str] = {}
     for answer in answers:
         if answer is not None:
@@ -111,7 +118,7 @@ def _pairs(representatives: Iterable[str]) -> list[Pair]:
 
 
 def _closed(answers: Sequence[str], joined: Set[Pair]) -> dict[str, str]:
-    """Answer -> the root of its cluster, by union-find."""
+    """Return {answer: root of its cluster}, by union-find."""
     roots = {answer: answer for answer in answers}
     for first, second in joined:
         roots[_root(roots, first)] = _root(roots, second)
@@ -119,7 +126,7 @@ def _closed(answers: Sequence[str], joined: Set[Pair]) -> dict[str, str]:
 
 
 def _complete(answers: Sequence[str], joined: Set[Pair]) -> dict[str, str]:
-    """Answer -> the first member of its cluster; all pairs of a cluster are joined."""
+    """Return {answer: first member of its cluster}, where all pairs of a cluster are in `joined`."""
     clusters: list[list[str]] = []
     for answer in answers:
         for members in clusters:
@@ -132,7 +139,7 @@ def _complete(answers: Sequence[str], joined: Set[Pair]) -> dict[str, str]:
 
 
 def _numbered(keys: Iterable[tuple[str, str | int] | None]) -> tuple[int, ...]:
-    """Keys as numbers in order of first appearance; None as `DROPPED`."""
+    """Number the keys in order of first appearance; None becomes `DROPPED`."""
     numbers: dict[tuple[str, str | int], int] = {}
     return tuple(DROPPED if key is None else numbers.setdefault(key, len(numbers)) for key in keys)
 

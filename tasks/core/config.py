@@ -1,7 +1,7 @@
-"""The settings of the factory: frozen pydantic models, unknown keys fatal, defaults = the papers' values.
+"""The settings of the dataset factory: frozen pydantic models that reject unknown keys; defaults are the papers' values.
 
-Two kinds of field: those that change the result take part in a stage's fingerprint; those marked with `resource()`
-(paths, endpoints, concurrency, memory, GPU counts) never do. A profile is `configs/<name>.yaml`.
+Fields that change the result are part of the stages' fingerprints; fields marked with `resource()` (paths, endpoints,
+concurrency, memory, GPU counts) are not. A profile is a file `configs/<name>.yaml`.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ Weight = Annotated[float, Field(ge=0.0)]
 
 
 def resource(default: Any = ..., **constraints: Any) -> Any:
-    """A field that does not change the result: left out of every fingerprint."""
+    """Declare a field that does not change the result and is excluded from every fingerprint."""
     return Field(default, json_schema_extra={"resource": True}, **constraints)
 
 
 class Settings(BaseModel):
-    """Base of every section: immutable, strict about names."""
+    """Base class of every section: immutable, rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     def identity(self) -> dict[str, Any]:
-        """The values that change the result, as plain JSON data (fields marked `resource()` left out, at any depth)."""
+        """Return the values that change the result as plain JSON data, without `resource()` fields at any depth."""
         return {
             name: _plain(getattr(self, name))
             for name, info in type(self).model_fields.items()
@@ -69,29 +69,29 @@ def _plain(value: Any) -> Any:
 
 
 class Source(Settings):
-    """One entry of `aggregate.sources`: what every source has. The further keys are those of its kind.
+    """One entry of `aggregate.sources`: the fields that all sources share. All other keys depend on `kind`.
 
-    Here they stay as they were written: `tasks.seeds.registry.resolve` finds the file of `tasks/seeds/` that has this
-    kind, and its own frozen subclass of this model checks them (unknown keys fatal) before any model starts.
+    These other keys are kept here without validation. `tasks.seeds.registry.resolve` finds the file in `tasks/seeds/`
+    for this kind; its frozen subclass of this model validates them (and rejects unknown keys) before any model starts.
     """
 
     model_config = ConfigDict(extra="allow")
 
     kind: str
-    name: str = ""  # stands in every row; empty: the kind
+    name: str = ""  # written to every row; default: the kind
     role: Literal["seed", "curated"] = "seed"
 
     def identity(self) -> dict[str, Any]:
-        """The values that change the result; of an entry that is not resolved yet, all that was written."""
+        """Return the values that change the result; for an unresolved entry, all keys as written."""
         return {**super().identity(), **_plain(self.model_extra or {})}
 
 
 def must_differ(sources: Sequence[Source]) -> None:
-    """ValueError when two sources have one name."""
+    """Raise ValueError if two sources have the same name."""
     names = [source.name or source.kind for source in sources]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"two sources are called {twice[0]!r}: give each its own name")
+        raise ValueError(f"two sources have the name {twice[0]!r}: give each source a unique name")
 
 
 class AggregateSettings(Settings):
@@ -109,11 +109,11 @@ class AggregateSettings(Settings):
 
 
 class Serve(Settings):
-    """How to start an engine for a model on this machine: all of it is resources."""
+    """How to start an engine for a model on this machine; all fields are resources."""
 
     gpu_memory_fraction: Probability = resource(0.9)
     tensor_parallel_size: PositiveInt = resource(1)
-    engines: PositiveInt = resource(1)  # offline engines (teacher): one per GPU
+    engines: PositiveInt = resource(1)  # number of offline engines (teacher): one per GPU
     kv_cache_gib: PositiveInt | None = resource(None)  # CPU only
     max_num_seqs: PositiveInt = resource(256)
     health_timeout_s: PositiveFloat = resource(600.0)
@@ -122,9 +122,9 @@ class Serve(Settings):
 
 
 class ModelRole(Settings):
-    """One role's model: reached at `base_url`, or served here by `serve`.
+    """The model of one role, either behind an existing server (`base_url`) or started on this machine (`serve`).
 
-    The identity of a local model is a hash of its files, of a hub model `model@revision`.
+    The identity of a local model is a hash of its files; that of a hub model is `model@revision`.
     """
 
     model: str = resource()  # local folder (relative to the project) or hub id
@@ -135,13 +135,15 @@ class ModelRole(Settings):
     thinking: bool = False
     max_model_len: PositiveInt = 8192
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    concurrency: PositiveInt = resource(64)  # most requests in flight
+    concurrency: PositiveInt = resource(64)  # maximum number of requests in flight
     request_timeout_s: PositiveFloat = resource(600.0)
 
     @model_validator(mode="after")
     def _one_way_to_reach_it(self) -> ModelRole:
         if (self.base_url is None) == (self.serve is None):
-            raise ValueError("give exactly one of base_url (a server that runs) and serve (start one here)")
+            raise ValueError(
+                "give exactly one of base_url (a running server) and serve (start one on this machine)"
+            )
         return self
 
 
@@ -164,22 +166,24 @@ FOLLOW_UPS = (Strategy.HARDER, Strategy.COMPETITION, Strategy.COMPOSE)
 
 
 class EvolveSettings(Settings):
-    """Rounds 1/2/3/5 by tier. Round 1 draws a strategy from the tier's weights for each of `branches` children; a later
-    round gives every child one child by a different strategy out of `follow_ups`.
+    """Evolution of seeds: 1, 2, 3 or 5 rounds, depending on the tier.
 
-    The paper gives the rounds and the strategies but no numeric weights: these favour difficulty in the easy tiers,
-    where seeds are plentiful and simple, and variety in the hard ones.
+    Round 1 creates `branches` children per seed, each with a strategy drawn by the tier's weights. Each later round
+    creates one child per problem of the previous round, with a different strategy from `follow_ups`.
 
-    `target` candidates are reached by as many times `branches` as that takes (tasks/core/evolution_plan.py). The paper's
-    million comes of 15,000 easy, 22,500 medium, 9,400 hard and 110 competition seeds: 15,000 x 1 + 22,500 x 2 + 9,400 x 3
-    + 110 x 5 = 88,750 candidates a branch, hence 12 branches, 1,065,000 candidates.
+    The paper gives the rounds and the strategies but no numeric weights. These weights favour difficulty in the easy
+    tiers, where seeds are plentiful and simple, and variety in the hard tiers.
+
+    If `target` is set, `branches` is multiplied until that many candidates are reached (tasks/core/evolution_plan.py).
+    The paper's million corresponds to 15,000 easy, 22,500 medium, 9,400 hard and 110 competition seeds: 15,000 x 1 +
+    22,500 x 2 + 9,400 x 3 + 110 x 5 = 88,750 candidates per branch; 12 branches make 1,065,000 candidates.
     """
 
     rounds: dict[Tier, int] = Field(
         default_factory=lambda: {Tier.EASY: 1, Tier.MEDIUM: 2, Tier.HARD: 3, Tier.COMPETITION: 5}
     )
     branches: dict[Tier, int] = Field(default_factory=lambda: dict.fromkeys(Tier, 1))
-    target: PositiveInt | None = None  # candidates wanted of all rounds when nothing is rejected
+    target: PositiveInt | None = None  # candidates of all rounds together if nothing is rejected
     strategy_weights: dict[Tier, dict[Strategy, Weight]] = Field(
         default_factory=lambda: _default_strategy_weights()
     )
@@ -193,12 +197,14 @@ class EvolveSettings(Settings):
         for tier in Tier:
             weights = self.strategy_weights.get(tier, {})
             if sum(weights.values()) <= 0:
-                raise ValueError(f"strategy_weights has no positive weight for tier {tier}")
+                raise ValueError(
+                    f"strategy_weights has no positive weight for tier {tier}: give at least one"
+                )
             if self.rounds.get(tier, 0) < 0 or self.branches.get(tier, 0) < 1:
                 raise ValueError(f"tier {tier} needs rounds >= 0 and branches >= 1")
         if len(set(self.follow_ups)) < 2:
             raise ValueError(
-                "follow_ups needs two different strategies, since a follow-up never repeats its parent's"
+                "follow_ups needs two different strategies, because a child never repeats its parent's strategy"
             )
         return self
 
@@ -219,36 +225,36 @@ def _default_strategy_weights() -> dict[Tier, dict[Strategy, float]]:
 class RuleSettings(Settings):
     min_chars: PositiveInt = 30
     max_chars: PositiveInt = 2000
-    max_repeated_share: Probability = 0.5  # of word 3-grams that are repeats
+    max_repeated_share: Probability = 0.5  # share of word 3-grams that are repetitions
 
 
 class DedupSettings(Settings):
     threshold: float = Field(default=0.7, gt=0.0, le=1.0)
-    ngram: PositiveInt = 3  # words; the papers say only "0.7 similarity"
+    ngram: PositiveInt = 3  # words per shingle; the papers specify only "0.7 similarity"
     seed: int = 1
 
 
 class DecontamSettings(Settings):
-    """When a problem counts as a benchmark problem in another dress. benchmarks/decontam.py measures hits and false alarms of
-    these values.
+    """When a problem is flagged as a benchmark problem or a variant of one.
 
-    Benchmarks are `benchmarks` (nothing of them is evolved or exported), every seed and curated problem that its source
-    declares one, and the test split. A descendant of a benchmark problem counts always; `checks` are those of the texts.
+    Benchmark problems are those of `benchmarks` (which are neither evolved nor exported), all seeds and curated problems
+    whose source declares them as such, and the test split. Descendants of a benchmark problem are always flagged;
+    `checks` lists the checks on the texts. benchmarks/decontam.py measures the hits and false alarms of these values.
     """
 
     benchmarks: tuple[SerializeAsAny[Source], ...] = ()
     checks: tuple[Literal["ngram", "jaccard", "template"], ...] = ("ngram", "jaccard", "template")
     gram_words: PositiveInt = 13
-    gram_share: Probability = 0.05  # least share of a benchmark problem's grams in the row
-    common_grams: PositiveInt = 2  # a gram in more families of texts is a phrase of the trade: no evidence
+    gram_share: Probability = 0.05  # minimum share of a benchmark problem's grams that the row contains
+    common_grams: PositiveInt = 2  # a gram in more text families than this is a stock phrase and not evidence
     family_threshold: float = Field(
         default=0.3, gt=0.0, le=1.0
-    )  # benchmark texts this similar are one family
-    threshold: float = Field(default=0.7, gt=0.0, le=1.0)  # of the Jaccard check
-    ngram: PositiveInt = 3  # words in a shingle, of Jaccard and template
+    )  # similarity within a family of benchmark texts
+    threshold: float = Field(default=0.7, gt=0.0, le=1.0)  # Jaccard check
+    ngram: PositiveInt = 3  # words per shingle of the Jaccard and template checks
     template_threshold: float = Field(default=0.5, gt=0.0, le=1.0)
-    # words besides the numbers: a short template must reach `threshold`; with too few words for a template the formula
-    # must agree character by character, numbers aside, and have so many of them
+    # Word counts exclude numbers. A template with fewer than `short_template_words` words must reach `threshold`. Below
+    # `template_words` the formulas must be equal apart from their numbers, and contain at least `formula_numbers` numbers.
     short_template_words: PositiveInt = 20
     template_words: PositiveInt = 8
     formula_numbers: PositiveInt = 6
@@ -260,13 +266,13 @@ class DecontamSettings(Settings):
 
 
 class JudgeSettings(Settings):
-    """Temperature 0. `max_tokens` is generous for a five-key JSON object."""
+    """The quality judge, at temperature 0. `max_tokens` is generous for a JSON object with five keys."""
 
     sampling: Sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=256)
 
 
 class SelectSettings(Settings):
-    """`target` is the number of evolved problems kept; None keeps all that is left (the paper's way)."""
+    """`target` is the number of evolved problems to keep; None keeps all that remain (as in the paper)."""
 
     target: PositiveInt | None = 8000
     per_root: PositiveInt | None = None
@@ -280,10 +286,11 @@ class SampleSettings(Settings):
 
 
 class ClusterSettings(Settings):
-    """`scope`: the tokens whose log-probabilities weigh a response (all, after `</think>`, or the boxed answer's).
+    """Clustering of a teacher's responses.
 
-    `overlap`: whether a shard is clustered while the teacher samples the next one. `auto`: unless both models run on the
-    same CPU, of which one engine takes all cores.
+    `scope`: the tokens whose log-probabilities weight a response (all, those after `</think>`, or those of the boxed
+    answer). `overlap`: whether to cluster a shard while the teacher samples the next one; `auto` does so unless both
+    models run on the same CPU, because one engine uses all cores.
     """
 
     unparsed: Literal["own", "one", "drop"] = "own"
@@ -291,7 +298,7 @@ class ClusterSettings(Settings):
     scope: Literal["all", "after_think", "answer"] = "all"
     judge: Literal["when_undecided", "judge_all", "never"] = "when_undecided"
     sampling: Sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=512)
-    symbolic_timeout_s: PositiveFloat = 2.0  # for one pair
+    symbolic_timeout_s: PositiveFloat = 2.0  # per pair
     overlap: Literal["auto", "always", "never"] = resource("auto")
 
 
@@ -302,30 +309,30 @@ class ExportSettings(Settings):
 
 
 class RunSettings(Settings):
-    """Where and how wide: no result depends on it."""
+    """Output folder and parallelism; only `shard_rows` is part of the identity."""
 
-    output: Path = resource(Path("output/pocket"))  # relative to the folder the project stands in
-    shard_rows: PositiveInt = 1000  # of a shard at most; decides the cut, hence part of identity
-    cpu_workers: PositiveInt = resource(2)  # processes of the stages that take no model, and of Math-Verify
+    output: Path = resource(Path("output/pocket"))  # relative to the project's folder
+    shard_rows: PositiveInt = 1000  # maximum rows per shard; part of the identity
+    cpu_workers: PositiveInt = resource(2)  # processes of the stages without a model, and of Math-Verify
 
 
 PlanRole = Literal["evolver", "quality_judge", "teacher", "equivalence_judge", "student"]
 
 
 class Rate(Settings):
-    """Tokens a second of one GPU, an assumption until it was measured on the machine."""
+    """Tokens per second of one GPU; an assumption until measured on the target machine."""
 
     prompt: PositiveFloat
     output: PositiveFloat
 
 
 class PlanSettings(Settings):
-    """What the plan of a run assumes where nothing is known yet. No result depends on it.
+    """Assumptions of the plan of a run. No result depends on them.
 
-    A problem that is not at hand has `problem_chars` (the mean of OlympiadBench is 313, of GSM8K 235), a child `growth`
-    times the length of its parent (1.36 and 1.25 in the first two rounds of a small pocket build), a final answer
-    `answer_tokens`, a response of teacher or student `solution_tokens`. Without the last the plan tells only the most
-    that solutions can take; without the `rates` of a role, no GPU-hours.
+    `problem_chars`: length of a problem that has not been read (the mean is 313 for OlympiadBench, 235 for GSM8K).
+    `growth`: length of a child relative to its parent (1.36 and 1.25 in the first two rounds of a small pocket build).
+    `answer_tokens`: length of a final answer. `solution_tokens`: length of a response of teacher or student; without it
+    the plan gives only upper bounds for solutions. `rates`: throughput by role; without it the plan gives no GPU-hours.
     """
 
     problem_chars: PositiveInt = resource(300)
@@ -336,23 +343,25 @@ class PlanSettings(Settings):
 
 
 class DistillSettings(Settings):
-    """The hand-off to training. `run` holds the settings of training/config.py but for the paths, which the flow fills in;
-    the student is measured on the problems of `held_out` that have an answer."""
+    """The training stage. `run` holds the settings of training/config.py, except for the paths, which the flow sets. The
+    student is evaluated on the problems of the split `held_out` that have an answer."""
 
-    in_build: bool = resource(False)  # the flow sure-math ends with it too
+    in_build: bool = resource(False)  # also run it at the end of the flow sure-math
     run: dict[str, Any] = Field(default_factory=dict)
     held_out: tuple[SerializeAsAny[Source], ...] = ()
-    ray_address: str | None = resource(None)  # http://host:8265 of a Ray cluster; unset: on this machine
+    ray_address: str | None = resource(None)  # http://host:8265 of a Ray cluster; None: this machine
 
 
 class RaySettings(Settings):
-    """A Ray cluster for the stages that take no model: rules, deduplicate, decontaminate. Their results are the same
-    without one. Its nodes need this package, and the output folder under the same path; a cluster that asks for a token
-    needs RAY_AUTH_MODE=token and the token in the environment, as for any program of Ray."""
+    """A Ray cluster for the stages without a model (rules, deduplicate, decontaminate). It does not change their results.
+
+    The nodes need this package and the output folder under the same path. For a cluster with token authentication, set
+    RAY_AUTH_MODE=token and the token in the environment, as for any Ray program.
+    """
 
     address: str | None = resource(
         None
-    )  # host:port, ray://host:port or auto; unset: processes of this machine
+    )  # host:port, ray://host:port or auto; None: processes on this machine
 
 
 class Config(Settings):
@@ -370,7 +379,7 @@ class Config(Settings):
     sample: SampleSettings = SampleSettings()
     cluster: ClusterSettings = ClusterSettings()
     export: ExportSettings = ExportSettings()
-    distill: DistillSettings | None = None  # no training where it is left out
+    distill: DistillSettings | None = None  # None: no training
     plan: PlanSettings = resource(PlanSettings())
 
 
@@ -378,15 +387,17 @@ class Config(Settings):
 
 
 def profiles() -> tuple[str, ...]:
-    """Names of the shipped profiles."""
+    """Return the names of the profiles in configs/."""
     return tuple(sorted(path.stem for path in PROFILES.glob("*.yaml")))
 
 
 def load_config(profile: str = "pocket", overrides: Mapping[str, Any] | None = None) -> Config:
-    """Resolve `configs/<profile>.yaml` with `overrides` laid over it (nested, or with dotted keys: `{"select.target": 50}`).
-    A profile that `extends` another one is laid over that in the same way.
+    """Load `configs/<profile>.yaml` and merge `overrides` into it.
 
-    Raises `UserError` naming the file, the key and the remedy for an unknown profile, an unknown key or a bad value.
+    Overrides are nested, or have dotted keys: `{"select.target": 50}`. A profile with the key `extends` is merged into
+    the profile that it names in the same way.
+
+    Raises `UserError`, with the file, the key and the remedy, for an unknown profile, an unknown key or an invalid value.
     """
     if profile not in profiles():
         raise UserError(
@@ -403,20 +414,24 @@ def load_config(profile: str = "pocket", overrides: Mapping[str, Any] | None = N
 
 
 def _profile_data(name: str, *extended_by: str) -> dict[str, Any]:
-    """What a profile's file says, laid over what the profile says that it extends."""
+    """Return the content of a profile's file, merged into that of the profile it extends."""
     try:
         data = _unshared(yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8")) or {})
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"configs/{name}.yaml is no valid YAML: {error}") from error
+        raise UserError(f"configs/{name}.yaml is not valid YAML, correct it: {error}") from error
     if not isinstance(data, dict):
-        raise UserError(f"configs/{name}.yaml holds no settings: write sections such as models and aggregate")
+        raise UserError(f"configs/{name}.yaml is not a mapping: write sections such as models and aggregate")
     if (base := data.pop("extends", None)) is None:
         return data
     if base not in profiles():
-        raise UserError(f"configs/{name}.yaml extends {base!r}: choose one of {', '.join(profiles())}")
+        raise UserError(
+            f"configs/{name}.yaml extends an unknown profile {base!r}: choose one of {', '.join(profiles())}"
+        )
     if base in (name, *extended_by):
         circle = " > ".join((*extended_by, name, base))
-        raise UserError(f"configs/{name}.yaml: profiles extend each other in a circle ({circle}): break it")
+        raise UserError(
+            f"configs/{name}.yaml: profiles extend each other in a circle ({circle}): remove one `extends`"
+        )
     whole = _profile_data(base, *extended_by, name)
     for key, value in data.items():
         _lay_over(whole, [key], value)
@@ -428,7 +443,7 @@ def _lay_over(data: dict[str, Any], keys: list[str], value: Any) -> None:
     for key in parents:
         data = data.setdefault(key, {})
         if not isinstance(data, dict):
-            raise UserError(f"override {'.'.join(keys)}: {key!r} is a value, not a section")
+            raise UserError(f"override {'.'.join(keys)}: {key!r} is a value, not a section: correct the key")
     if isinstance(value, Mapping) and isinstance(data.get(last), dict):
         for key, item in value.items():
             _lay_over(data[last], [str(key)], item)
@@ -437,15 +452,18 @@ def _lay_over(data: dict[str, Any], keys: list[str], value: Any) -> None:
 
 
 def _unshared(value: Any) -> Any:
-    """A copy in which no section is another one, so that a change of one (a YAML alias, the caller's own) stays there."""
+    """Return a deep copy in which no two sections share an object (a YAML alias, or the caller's own mapping)."""
     if isinstance(value, Mapping):
         return {key: _unshared(item) for key, item in value.items()}
     return [_unshared(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def explain(error: ValidationError, origin: str, keys: str, inside: tuple[str | int, ...] = ()) -> str:
-    """One sentence on the first fault of settings: in which file (`origin`), at which key (below `inside`), what it is,
-    and which file (`keys`) has the keys and their defaults."""
+    """Describe the first validation error in one sentence.
+
+    `origin` is the file with the settings, `inside` the section that was validated (a prefix of the reported key) and
+    `keys` the file that lists the keys and their defaults.
+    """
     first = error.errors()[0]
     where = ".".join(str(part) for part in (*inside, *first["loc"])) or "the profile"
     what = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")

@@ -1,14 +1,15 @@
-"""Which problems are benchmark problems in another dress: by lineage, exactly, and by overlap with the benchmarks' texts.
+"""Detection of benchmark problems and their variants: exactly, by lineage, and by overlap with the benchmarks' texts.
 
-Three overlap checks, each exact up to a collision of 63-bit hashes. *n-gram*: a run of 13 words of a benchmark problem
-(Brown et al. 2020, appendix C), phrases of the trade aside. *Jaccard*: the similarity that `tasks.core.dedup` removes
-near-duplicates by. *Template*: the same similarity after every number became one mark, for problems that were renumbered;
-where a text is hardly more than a formula, the equality of its characters, numbers aside.
+There are three overlap checks, each exact up to collisions of 63-bit hashes:
+- *n-gram*: a run of 13 words of a benchmark problem (Brown et al. 2020, appendix C), stock phrases excluded.
+- *Jaccard*: the similarity by which `tasks.core.dedup` removes near-duplicates.
+- *Template*: the same similarity after replacing every number by one mark, which finds renumbered problems. Texts that are
+  little more than a formula are compared character by character instead, with their numbers masked.
 
-Benchmarks are small and the rows are many, so the benchmarks are indexed and the rows stream past. For a Jaccard of at
-least t with a benchmark text of s shingles a row must share at least ceil(t s) of them, hence one of the rarest
-s - ceil(t s) + 1: only these are indexed (prefix filter: Chaudhuri et al. 2006, Bayardo et al. 2007), and every candidate
-is verified. No sketch is involved, so no pair at the threshold is missed.
+The benchmarks are small and the rows are many, so the benchmarks are indexed and the rows are streamed. For a Jaccard
+similarity of at least t with a benchmark text of s shingles, a row must share at least ceil(t s) of them, and therefore
+one of the rarest s - ceil(t s) + 1. Only these are indexed (prefix filter: Chaudhuri et al. 2006, Bayardo et al. 2007), and
+every candidate is verified. No sketches are used, so no pair at the threshold is missed.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from tasks.core.errors import UserError
 from tasks.core.rows import Finding, FindingKind, Problem
 from tasks.core.wording import MARK, MARK_HASH, Tokens, formula, tokenise, windows, word_hash, words
 
-_ROWS_AT_ONCE = 10_000  # bounds the memory of `findings`
+_ROWS_AT_ONCE = 10_000  # bounds the memory use of `findings`
 
 
 _ORDER = {kind: place for place, kind in enumerate(FindingKind)}
-_NEVER = 2.0  # a similarity that nothing reaches
+_NEVER = 2.0  # a similarity that is never reached
 
 
 def _template_shingles(tokens: Tokens, count: int, ngram: int) -> csr_array:
-    """A row per text, the distinct shingles of its template as sorted column numbers (none when it is too short)."""
+    """Return one row per text: the distinct shingles of its template as sorted columns (none if it is too short)."""
     starts, values = windows(tokens.masked, tokens.masked_rows, ngram)
     sizes = np.bincount(tokens.masked_rows[starts], minlength=count)
     ones = np.ones(len(values), dtype=np.int8)
@@ -52,7 +53,7 @@ def _template_shingles(tokens: Tokens, count: int, ngram: int) -> csr_array:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Postings:
-    """Sorted `keys`, `owners[i]` the benchmark text of keys[i]; `maybe` says cheaply that a value is no key."""
+    """Sorted `keys`; `owners[i]` is the benchmark text of keys[i]. `maybe` is a cheap filter for values that are not keys."""
 
     keys: Indices
     owners: Indices
@@ -66,7 +67,7 @@ class _Postings:
         return cls(keys=keys[order], owners=owners[order], maybe=maybe)
 
     def matches(self, values: Indices) -> tuple[Indices, Indices]:
-        """Every pair (place in `values`, place in `keys`) that agrees."""
+        """Return all matches as index pairs (into `values`, into `keys`)."""
         candidates = np.flatnonzero(self.maybe[values & (len(self.maybe) - 1)])
         lows = np.searchsorted(self.keys, values[candidates], side="left")
         counts = np.searchsorted(self.keys, values[candidates], side="right") - lows
@@ -76,7 +77,7 @@ class _Postings:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Neighbours:
-    """Finds the benchmark texts whose set of shingles has Jaccard >= their own threshold with a row's."""
+    """Search for benchmark texts whose shingles have a Jaccard similarity with a row's of at least the text's threshold."""
 
     shingles: csr_array
     rarest: _Postings
@@ -84,7 +85,7 @@ class _Neighbours:
 
     @classmethod
     def build(cls, shingles: csr_array, thresholds: NDArray[np.float64]) -> _Neighbours:
-        """A benchmark text without shingles, or with a threshold above 1, is never found."""
+        """Index benchmark texts; one without shingles, or with a threshold above 1, is never found."""
         sizes = np.diff(shingles.indptr)
         owners = np.repeat(np.arange(len(sizes)), sizes)
         keys = shingles.indices.astype(np.int64, copy=False)
@@ -98,7 +99,7 @@ class _Neighbours:
         )
 
     def of(self, shingles: csr_array) -> tuple[Indices, Indices, NDArray[np.float64]]:
-        """Every (row, benchmark text) that reaches its threshold, sorted, and its similarity."""
+        """Return all pairs (row, benchmark text) that reach the threshold, sorted, with their similarities."""
         sizes, own_sizes = np.diff(shingles.indptr), np.diff(self.shingles.indptr)
         places, keys = self.rarest.matches(shingles.indices.astype(np.int64, copy=False))
         rows = np.searchsorted(shingles.indptr, places, side="right") - 1
@@ -117,21 +118,22 @@ class _Neighbours:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BenchmarkIndex:
-    """The texts of all benchmarks, ready for rows to stream past. The order of its problems decides nothing but the order
-    of the findings of one row."""
+    """Index of the texts of all benchmarks. The order of `problems` affects only the order of the findings of one row."""
 
     settings: DecontamSettings
     problems: tuple[Problem, ...]
     grams: _Postings
-    gram_totals: Indices  # distinct grams of each problem that count as evidence
+    gram_totals: Indices  # number of distinct grams of each problem that are evidence
     shingles: _Neighbours
     templates: _Neighbours
-    formulas: Mapping[str, tuple[int, ...]]  # of the problems with too few words for a template
+    formulas: Mapping[str, tuple[int, ...]]  # problems with too few words for a template, by formula
 
     @classmethod
     def build(cls, problems: Iterable[Problem], settings: DecontamSettings | None = None) -> BenchmarkIndex:
-        """Index benchmark problems; `Problem.source` is the benchmark's name. Raises `UserError` for an empty text and for
-        an id that occurs twice."""
+        """Index benchmark problems; `Problem.source` is the name of the benchmark.
+
+        Raises `UserError` for an empty text or a duplicate id.
+        """
         settings = settings or DecontamSettings()
         kept = tuple(problems)
         _must_be_sound(kept)
@@ -153,9 +155,9 @@ class BenchmarkIndex:
         )
 
     def findings(self, texts: Iterable[tuple[str, str]]) -> Iterator[Finding]:
-        """The overlaps of (problem id, text) pairs with the benchmarks, in the order of the input, any length of it.
+        """Yield the overlaps of a stream of (problem id, text) pairs with the benchmarks.
 
-        Within a row by kind (n-gram, Jaccard, template), then in the order of the benchmark problems.
+        They are in input order, within a row by kind (n-gram, Jaccard, template), then in the order of `problems`.
         """
         stream = iter(texts)
         while batch := list(islice(stream, _ROWS_AT_ONCE)):
@@ -194,11 +196,11 @@ class BenchmarkIndex:
         ]
 
     def _shared_grams(self, tokens: Tokens) -> Iterator[tuple[int, int, int, float]]:
-        """Row, benchmark text, first shared word of the row and score of every pair that shares enough grams."""
+        """Yield (row, benchmark text, position of the first shared gram in the row, score) of the n-gram overlaps."""
         starts, values = windows(tokens.hashes, tokens.rows, self.settings.gram_words)
         places, keys = self.grams.matches(values)
         rows = tokens.rows[starts[places]]
-        once = rows * len(self.grams.keys) + keys  # a gram counts once for a row
+        once = rows * len(self.grams.keys) + keys  # each gram counts once per row
         _, first = np.unique(once, return_index=True)
         pairs, where, shared = np.unique(
             rows[first] * len(self.problems) + self.grams.owners[keys[first]],
@@ -242,12 +244,12 @@ def _must_be_sound(problems: Sequence[Problem]) -> None:
     twice = next((problem for problem in problems if counts[problem.id] > 1), None)
     if twice is not None:
         raise UserError(
-            f"benchmark {twice.source}: problem id {twice.id} occurs twice: give every benchmark problem its own id"
+            f"benchmark {twice.source}: problem id {twice.id} occurs twice: give every benchmark problem a unique id"
         )
 
 
 def _families(shingles: csr_array, settings: DecontamSettings) -> Indices:
-    """A family number for every benchmark text: those linked by similar pairs, such as the parts of one long problem."""
+    """Return the family of every benchmark text: texts linked by similar pairs, such as the parts of one long problem."""
     count = len(shingles.indptr) - 1
     first, second, _ = _Neighbours.build(shingles, np.full(count, settings.family_threshold)).of(shingles)
     links = csr_array((np.ones(len(first), dtype=np.int8), (first, second)), shape=(count, count))
@@ -257,10 +259,10 @@ def _families(shingles: csr_array, settings: DecontamSettings) -> Indices:
 def _distinctive_grams(
     texts: Sequence[str], tokens: Tokens, families: Indices, settings: DecontamSettings
 ) -> tuple[Indices, Indices]:
-    """Distinct (gram, text), without the phrases of the trade; none when the check is off.
+    """Return the distinct pairs (gram, text) without stock phrases; none if the check is off.
 
-    A gram is one when it occurs in more than `common_grams` families, whatever its numbers and single letters are: "m/n,
-    where m and n are relatively prime positive integers. Find m + n" and the same with p and q are one phrase.
+    A gram is a stock phrase if it occurs in more than `common_grams` families, ignoring its numbers and single letters:
+    "m/n, where m and n are relatively prime positive integers. Find m + n" is the same phrase with p and q.
     """
     if "ngram" not in settings.checks:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
@@ -282,12 +284,12 @@ def _skeleton(word: str) -> str:
 
 
 def _plain_words(tokens: Tokens, count: int) -> Indices:
-    """How many words every text has besides its numbers."""
+    """Return the number of words of every text, numbers excluded."""
     return np.bincount(tokens.masked_rows[tokens.masked != MARK_HASH], minlength=count)
 
 
 def _template_thresholds(tokens: Tokens, count: int, settings: DecontamSettings) -> NDArray[np.float64]:
-    """`_NEVER` for benchmark texts with too few words, and for all when the check is off."""
+    """Return the threshold of every benchmark text: `_NEVER` if it has too few words or the check is off."""
     sizes = _plain_words(tokens, count)
     of_short = max(settings.threshold, settings.template_threshold)
     thresholds = np.where(sizes < settings.short_template_words, of_short, settings.template_threshold)
@@ -296,7 +298,7 @@ def _template_thresholds(tokens: Tokens, count: int, settings: DecontamSettings)
 
 
 def _formulas(texts: Sequence[str], tokens: Tokens, settings: DecontamSettings) -> dict[str, tuple[int, ...]]:
-    """The benchmark texts with too few words for a template but enough numbers, by their formula."""
+    """Return the benchmark texts with too few words for a template but enough numbers, by formula."""
     formulas: dict[str, tuple[int, ...]] = {}
     if "template" not in settings.checks:
         return formulas
@@ -316,11 +318,12 @@ def _formulas(texts: Sequence[str], tokens: Tokens, settings: DecontamSettings) 
 def lineage(
     problems: Iterable[Problem], *, benchmarks: Iterable[Problem] = (), overlaps: Iterable[Finding] = ()
 ) -> list[Finding]:
-    """A finding for every row that is a benchmark problem or descends from one, and every benchmark problem it comes from.
+    """Return a finding for every row that is or descends from a benchmark problem, one for each such benchmark problem.
 
-    A benchmark problem is a row of `benchmarks`, the root of a row with `benchmark_root`, or a row that `overlaps` (what
-    `BenchmarkIndex.findings` saw) recognised: its descendants count, itself is known already. Ancestors are followed
-    through `parent_id` and `root_id` in any order of the rows; one that is missing still counts by its id.
+    Benchmark problems are the rows of `benchmarks` and the roots of rows with `benchmark_root`. A row in `overlaps` (the
+    output of `BenchmarkIndex.findings`) is treated as the benchmark problem that it overlaps with: its descendants are
+    reported, the row itself is not, because it has a finding already. Ancestors are followed through `parent_id` and
+    `root_id`; the rows may be in any order, and an ancestor that is not among them is matched by its id.
     """
     own: dict[str, dict[tuple[str, str], None]] = {}
     for problem in benchmarks:
@@ -345,7 +348,7 @@ def _descent(
     own: Mapping[str, Mapping[tuple[str, str], None]],
     seen: Mapping[str, Mapping[tuple[str, str], None]],
 ) -> list[Finding]:
-    """The benchmark problems of one row's ancestors, the nearest ancestor named."""
+    """Return the findings of one row; each names the nearest ancestor that leads to the benchmark problem."""
     origins = dict.fromkeys(own.get(identity, {}), "is or descends from a benchmark problem")
     visited, waiting = {identity}, deque(links[identity])
     while waiting:
@@ -370,6 +373,6 @@ def _descent(
 
 
 def decontaminate(problems: Sequence[Problem], index: BenchmarkIndex) -> list[Finding]:
-    """Everything found about these rows: overlaps, then lineage, in which a row that overlaps counts as an ancestor."""
+    """Return all findings of these rows: overlaps, then lineage, which also follows the overlaps to descendants."""
     overlaps = list(index.findings((problem.id, problem.text) for problem in problems))
     return overlaps + lineage(problems, benchmarks=index.problems, overlaps=overlaps)

@@ -1,9 +1,9 @@
-"""Near-duplicate removal: MinHash banding proposes, exact Jaccard decides, a greedy pass in priority order removes.
+"""Near-duplicate removal: MinHash banding for candidates, exact Jaccard similarity, a greedy pass in priority order.
 
-A text is the set of its word n-grams (lower-cased, split at white space; a text shorter than n words is one shingle,
-the tuple of all its words). Shingles are 63-bit hashes in one sparse matrix, a row per text, so that a million texts
-fit into memory and the exact similarity of many pairs is one matrix operation. No connected components anywhere: they
-would fold a whole chain of evolved problems into its seed.
+A text is represented by the set of its word n-grams (lower-cased, split at white space; a text shorter than n words is
+one shingle, the tuple of all its words). Shingles are 63-bit hashes in one sparse matrix with a row per text, so that a
+million texts fit into memory and the exact similarity of many pairs is one matrix operation. Connected components are
+not used, because they would merge a whole chain of evolved problems into its seed.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ Indices = NDArray[np.int64]
 EDGE = np.dtype([("i", np.int64), ("j", np.int64), ("jaccard", np.float64)])
 
 _NUMBER = re.compile(r"\d{1,3}(?:(?:\{,\}|,)\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+")
-_TEXTS_AT_ONCE = 1000  # of hashing and signatures; what is worked on stays in the processor's cache
-_PAIRS_AT_ONCE = 1 << 20  # of candidate enumeration
-_AGREEMENTS = 1 << 24  # so many are looked at in any case, and
-_AGREEMENTS_OF_A_TEXT = 32  # so many times the number of texts, before edges are left out
-_SHINGLES_AT_ONCE = 1 << 23  # of verification
+_TEXTS_AT_ONCE = 1000  # batch size of hashing and signatures; fits into the CPU cache
+_PAIRS_AT_ONCE = 1 << 20  # batch size of candidate enumeration
+_AGREEMENTS = 1 << 24  # edges are complete up to this many agreements, or up to
+_AGREEMENTS_OF_A_TEXT = 32  # this many per text, whichever is larger
+_SHINGLES_AT_ONCE = 1 << 23  # batch size of verification
 _PERMUTATIONS = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sketch:
-    """What the decision needs of some texts, in their order: no words any more.
+    """The data about n texts that `decide` needs, in the order of the texts.
 
-    `digests` is [n, 2]: equal rows mean the same words in the same order. `shingles` holds the distinct shingles of one
-    text after the other, sorted within a text, `counts` how many each text has; `keys` is [n, bands].
+    `digests` is [n, 2]: equal rows mean the same words in the same order. `shingles` is the concatenation of each text's
+    distinct shingles, sorted within a text; `counts` [n] is the number of shingles of each text; `keys` is [n, bands].
     """
 
     digests: NDArray[np.uint64]
@@ -49,16 +49,16 @@ class Sketch:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Deduplication:
-    """What `near_duplicates` found, in indices of its input.
+    """The result of `near_duplicates`, in indices of its input.
 
-    `cluster_id[i]` is the kept text that removed text i, and i itself where it was kept. `edges` is an array of records
-    (i, j, jaccard), i < j, sorted: every pair of distinct texts that reaches the threshold. A text that equals an earlier
-    one (case and white space aside) has one edge, to the first of its kind, so that a mass of copies stays linear.
+    `cluster_id[i]` is the kept text that removed text i, or i itself if text i was kept. `edges` is a sorted array of
+    records (i, j, jaccard), i < j: every pair of distinct texts that reaches the threshold. A text that equals an earlier
+    one (ignoring case and white space) has one edge, to the first copy, so that many copies need linear space.
 
-    Texts that differ from each other in a number or a name only are all edges of each other, quadratic in their number.
-    Where there are too many of them, `whole` is False and `edges` has of these only the pairs whose earlier text was kept;
-    nothing else differs. `agreements` counts the pairs of distinct texts with an equal key, once for every such key (an
-    upper bound of the pairs that all edges would have taken), and `compared` the pairs that were compared.
+    The edges among texts that differ only in a number or a name are quadratic in the number of texts. If there are too
+    many, `whole` is False and `edges` contains only the pairs whose earlier text was kept; all else is unchanged.
+    `agreements` counts the pairs of distinct texts with an equal key, once per equal key (an upper bound for the pairs
+    that must be compared to find all edges); `compared` counts the pairs that were compared.
     """
 
     keep: NDArray[np.bool_]
@@ -71,23 +71,23 @@ class Deduplication:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Banding:
-    """`bands` keys of `rows` MinHash values each: a pair is a candidate when any key agrees."""
+    """`bands` keys of `rows` MinHash values each. A pair is a candidate if at least one key is equal."""
 
     bands: int
     rows: int
 
     def recall(self, jaccard: float) -> float:
-        """Chance that a pair of this similarity becomes a candidate."""
+        """Return the probability that a pair of this similarity becomes a candidate."""
         return 1.0 - (1.0 - jaccard**self.rows) ** self.bands
 
 
 def normalise(text: str) -> str:
-    """Lower case, single spaces. Two texts with the same result are exact duplicates."""
+    """Return the text in lower case with single spaces. Two texts with the same result are exact duplicates."""
     return " ".join(text.lower().split())
 
 
 def template_key(text: str) -> str:
-    """The normalised text with every number masked as `#`: equal keys mean "the same problem, renumbered"."""
+    """Return the normalised text with every number masked as `#`. Equal keys mean "same problem, different numbers"."""
     return _NUMBER.sub("#", normalise(text))
 
 
@@ -99,23 +99,24 @@ def near_duplicates(
     priority: Sequence[Any] | None = None,
     seed: int = 1,
 ) -> Deduplication:
-    """Keep a text unless a kept one before it has Jaccard >= `threshold` with it.
+    """Remove near-duplicates: keep a text unless an earlier kept text has Jaccard similarity >= `threshold` with it.
 
-    "Before" is by `priority` (any sortable keys, one per text, smaller first), then by index. With distinct priorities
-    the kept set does not depend on the order of the input. A pair exactly at the threshold is found with a chance of at
-    least 0.999, a more similar one with a higher chance; what is found is exact. `seed` chooses the hash functions.
+    "Earlier" is by `priority` (any sortable keys, one per text, smallest first), then by index. With distinct priorities
+    the kept set does not depend on the order of the input. A pair exactly at the threshold is found with a probability
+    of at least 0.999, a more similar pair with a higher one; similarities of found pairs are exact. `seed` selects the
+    hash functions. Raises ValueError for an invalid `threshold` or `ngram`, or if the priorities do not match the texts.
     """
     order = _priority_order(len(texts), priority)
     return decide(sketch(texts, threshold=threshold, ngram=ngram, seed=seed), order, threshold=threshold)
 
 
 def decide(sketched: Sketch, order: Indices, *, threshold: float, fixed: int = 0) -> Deduplication:
-    """`near_duplicates` of texts that are known by their sketch, `order` being the priority: indices, the first kept first.
+    """Run `near_duplicates` on the sketch of some texts; `order` holds their indices in priority order.
 
-    The first `fixed` texts, which stand first in `order` too, stay whatever they are near to.
+    The first `fixed` texts, which must also be first in `order`, are kept unconditionally.
     """
     first_copy = _first_copies(sketched.digests, order)
-    distinct = order[first_copy[order] == order]  # from here on, a text is its place in priority order
+    distinct = order[first_copy[order] == order]  # from here on, texts are numbered in priority order
     settled = _Pass(
         keys=sketched.keys[distinct], shingles=_sets(sketched.shingles, sketched.counts), rows=distinct,
         threshold=threshold, fixed=int(np.count_nonzero(distinct < fixed)),
@@ -146,9 +147,9 @@ def _priority_order(count: int, priority: Sequence[Any] | None) -> Indices:
 
 
 def _first_copies(digests: NDArray[np.uint64], order: Indices) -> Indices:
-    """For every text the index of the first one in `order` with the same digest."""
+    """Return for every text the index of the first text in `order` with the same digest."""
     ranked = digests[order]
-    by_digest = np.lexsort((ranked[:, 1], ranked[:, 0]))  # stable: equal ones stay in `order`
+    by_digest = np.lexsort((ranked[:, 1], ranked[:, 0]))  # stable: equal digests stay in `order`
     ranked = ranked[by_digest]
     starts = np.flatnonzero(np.append(True, (ranked[1:] != ranked[:-1]).any(axis=1))[: len(order)])
     first_copy = np.empty(len(order), dtype=np.int64)
@@ -166,9 +167,9 @@ def _edges(a: Indices, b: Indices, jaccard: NDArray[np.float64]) -> NDArray[np.v
 
 
 def sketch(texts: Sequence[str], *, threshold: float, ngram: int, seed: int) -> Sketch:
-    """What `decide` needs of these texts. Sketches of parts, put together by `joined`, are that of the whole."""
+    """Return the sketch of these texts. `joined` concatenates the sketches of several parts."""
     if not 0.0 < threshold <= 1.0 or ngram < 1:
-        raise ValueError(f"threshold must lie in (0, 1] and ngram be at least 1, got {threshold} and {ngram}")
+        raise ValueError(f"threshold must be in (0, 1] and ngram at least 1, got {threshold} and {ngram}")
     banding, known = banding_for(threshold), _WordHashes()
     return joined(
         [
@@ -187,7 +188,7 @@ def _sketch(words: _Words, ngram: int, banding: Banding, seed: int) -> Sketch:
 
 
 def joined(parts: list[Sketch]) -> Sketch:
-    """The sketch of the texts of all parts (at least one), in their order. Empties `parts`, which may be large."""
+    """Return the sketch of the texts of all parts (at least one), in order. Empties `parts` to save memory."""
     digests = np.concatenate([part.digests for part in parts])
     counts = np.concatenate([part.counts for part in parts])
     keys = np.concatenate([part.keys for part in parts])
@@ -207,7 +208,7 @@ class _WordHashes(dict[str, int]):
 
 @dataclass(frozen=True, slots=True)
 class _Words:
-    """The words of some texts as 64-bit hashes, one text after the other, and how many each text has."""
+    """The words of n texts as concatenated 64-bit hashes, and the number of words of each text."""
 
     hashes: NDArray[np.uint64]
     lengths: Indices
@@ -227,7 +228,7 @@ class _Words:
 
 
 def shingle_matrix(texts: Sequence[str], ngram: int) -> csr_array:
-    """A row per text, its distinct shingles as sorted 63-bit column numbers."""
+    """Return one row per text: its distinct shingles as sorted 63-bit column numbers."""
     return _distinct_shingles(_Words.of(texts, _WordHashes()), ngram)
 
 
@@ -237,7 +238,7 @@ def _sets(columns: Indices, counts: Indices) -> csr_array:
 
 
 def _distinct_shingles(words: _Words, ngram: int) -> csr_array:
-    """A row per text, its distinct shingles as sorted column numbers."""
+    """Return one row per text: its distinct shingles as sorted column numbers."""
     counts = np.maximum(words.lengths - ngram + 1, 1)
     offsets = offsets_of(counts)
     starts = np.arange(offsets[-1]) + np.repeat(offsets_of(words.lengths)[:-1] - offsets[:-1], counts)
@@ -254,7 +255,7 @@ def _distinct_shingles(words: _Words, ngram: int) -> csr_array:
 
 
 def combine_hashes(columns: Sequence[NDArray[Any]], count: int) -> NDArray[np.uint64]:
-    """One hash of each row of `columns`, in which order and number matter (the finaliser is splitmix64's)."""
+    """Return one hash per row of `columns`, sensitive to order and count (with the finaliser of splitmix64)."""
     value = np.full(count, len(columns), dtype=np.uint64)
     for column in columns:
         value = value * np.uint64(0x9E3779B97F4A7C15) + column.astype(np.uint64)
@@ -272,7 +273,7 @@ def offsets_of(counts: Indices) -> Indices:
 
 
 def banding_for(threshold: float, recall: float = 0.999) -> Banding:
-    """The most selective banding of about 128 MinHash values that finds a pair at `threshold` with chance `recall`."""
+    """Return the most selective banding of about 128 MinHash values with at least `recall` at `threshold`."""
     for rows in range(16, 0, -1):
         banding = Banding(bands=_PERMUTATIONS // rows, rows=rows)
         if banding.recall(threshold) >= recall:
@@ -281,7 +282,7 @@ def banding_for(threshold: float, recall: float = 0.999) -> Banding:
 
 
 def band_keys(shingles: csr_array, banding: Banding, seed: int) -> NDArray[np.uint32]:
-    """One 32-bit key per text and band."""
+    """Return one 32-bit key per text and band, [n, bands]."""
     keys = np.empty((len(shingles.indptr) - 1, banding.bands), dtype=np.uint32)
     columns = shingles.indices.astype(np.uint64, copy=False)
     for low in range(0, len(keys), _TEXTS_AT_ONCE):
@@ -298,7 +299,7 @@ def band_keys(shingles: csr_array, banding: Banding, seed: int) -> NDArray[np.ui
 
 
 def candidate_pairs(keys: NDArray[np.uint32]) -> Iterator[tuple[Indices, Indices]]:
-    """Every pair of rows (i, j), i < j, that agrees in at least one column, exactly once, in batches."""
+    """Yield every pair of rows (i, j), i < j, that agrees in at least one column, exactly once, in batches."""
     for band in range(keys.shape[1]):
         order, ordered = _sorted_with_places(keys[:, band])
         for left, right in _pairs_in_runs(ordered):
@@ -311,7 +312,7 @@ def candidate_pairs(keys: NDArray[np.uint32]) -> Iterator[tuple[Indices, Indices
 def candidate_pairs_between(
     left: NDArray[np.uint32], right: NDArray[np.uint32]
 ) -> Iterator[tuple[Indices, Indices]]:
-    """Every pair (row of `left`, row of `right`) that agrees in at least one column, exactly once, in batches."""
+    """Yield every pair (row of `left`, row of `right`) that agrees in at least one column, exactly once, in batches."""
     for band in range(left.shape[1]):
         order, ordered = _sorted_with_places(left[:, band])
         lows = np.searchsorted(ordered, right[:, band], side="left")
@@ -324,7 +325,7 @@ def candidate_pairs_between(
 
 
 def agreements(keys: NDArray[np.uint32]) -> int:
-    """Pairs of rows that agree in a column, counted once for every such column."""
+    """Count the pairs of rows that agree in a column, once per column."""
     total = 0
     for band in range(keys.shape[1]):
         ordered = np.sort(keys[:, band])
@@ -335,13 +336,13 @@ def agreements(keys: NDArray[np.uint32]) -> int:
 
 
 def _sorted_with_places(keys: NDArray[np.uint32]) -> tuple[Indices, NDArray[np.uint32]]:
-    """What a stable argsort gives, and the keys in that order; one sort of both together is several times faster."""
+    """Return a stable argsort and the sorted keys. Sorting both together is several times faster than an argsort."""
     both = np.sort((keys.astype(np.uint64) << np.uint64(32)) | np.arange(len(keys), dtype=np.uint64))
     return (both & np.uint64(0xFFFFFFFF)).astype(np.int64), (both >> np.uint64(32)).astype(np.uint32)
 
 
 def _pairs_in_runs(ordered: NDArray[np.uint32]) -> Iterator[tuple[Indices, Indices]]:
-    """Positions (p, q), p < q, of equal values in a sorted array, in batches of about a million."""
+    """Yield the positions (p, q), p < q, of equal values in a sorted array, in batches of about a million."""
     ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, len(ordered))
     partners = np.repeat(ends, np.diff(ends, prepend=0)) - np.arange(len(ordered)) - 1
     for position, within in _unfolded(partners):
@@ -349,7 +350,7 @@ def _pairs_in_runs(ordered: NDArray[np.uint32]) -> Iterator[tuple[Indices, Indic
 
 
 def _unfolded(counts: Indices) -> Iterator[tuple[Indices, Indices]]:
-    """(i, k) for every i and every k < counts[i], in batches of about a million."""
+    """Yield (i, k) for every i and every k < counts[i], in batches of about a million."""
     some = np.flatnonzero(counts)
     if len(some) == 0:
         return
@@ -362,7 +363,7 @@ def _unfolded(counts: Indices) -> Iterator[tuple[Indices, Indices]]:
 
 
 def jaccards(shingles: csr_array, first: Indices, second: Indices) -> NDArray[np.float64]:
-    """Exact Jaccard of the rows first[k] and second[k], for every k."""
+    """Return the exact Jaccard similarity of the rows first[k] and second[k], for every k."""
     sizes = np.diff(shingles.indptr)
     both = sizes[first] + sizes[second]
     shared = [
@@ -377,17 +378,17 @@ def jaccards(shingles: csr_array, first: Indices, second: Indices) -> NDArray[np
 # --- the greedy pass ---------------------------------------------------------------------------------------------
 
 Pairs = tuple[Indices, Indices, NDArray[np.float64]]
-"""(earlier, later, their Jaccard)."""
+"""(earlier, later, their Jaccard similarity)."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Pass:
     """The greedy pass over texts that are numbered in priority order; text t is row `rows[t]` of `shingles`.
 
-    All candidates of all texts are compared at once where they are not too many. Else the texts are halved: the earlier
-    half is settled, what of the later half is near to a text that it kept leaves, and what is left of it is settled. Every
-    text is then compared with kept ones only, and with few others of its own block: the same outcome, since texts that
-    leave decide nothing.
+    If there are few enough candidates, all of them are compared at once. Otherwise the texts are split in half: the
+    earlier half is decided, texts of the later half that are near a kept one are removed, and the rest of the later half
+    is decided. Each text is then compared only with kept texts and a few others of its own block. The outcome is the
+    same, because removed texts do not remove others.
     """
 
     keys: NDArray[np.uint32]
@@ -395,13 +396,13 @@ class _Pass:
     rows: Indices
     threshold: float
     fixed: int
-    removed_by: Indices = field(init=False)  # the first kept text that each is too close to, or itself
+    removed_by: Indices = field(init=False)  # the kept text that removed each text, or itself
     whole: bool = True
     agreements: int = 0
     compared: int = 0
 
     def run(self) -> Pairs:
-        """Settle all texts; the verified pairs, all of them or those whose earlier text was kept."""
+        """Decide on all texts; return the verified pairs: all, or only those whose earlier text was kept."""
         self.removed_by = np.arange(len(self.keys), dtype=np.int64)
         self.agreements = agreements(self.keys)
         limit = max(_AGREEMENTS, _AGREEMENTS_OF_A_TEXT * len(self.keys))
@@ -416,7 +417,7 @@ class _Pass:
         return self._joined(self._verified(candidates, kept, others))
 
     def _settle(self, block: Indices, limit: int) -> Indices:
-        """Decide on the texts of a block, which no kept text before it is near to; those that stay."""
+        """Decide on the texts of a block, none of which is near an earlier kept text; return the kept ones."""
         keys = self.keys[block]
         if len(block) <= 2 or agreements(keys) <= limit:
             self._settled_at_once(block, keys)
@@ -427,13 +428,13 @@ class _Pass:
         return block[self._stays(block)]
 
     def _settled_at_once(self, block: Indices, keys: NDArray[np.uint32]) -> Pairs:
-        """Compare all candidates of a block, remove in one pass; the verified pairs."""
+        """Compare all candidates of a block, remove texts in one pass, and return the verified pairs."""
         pairs = self._joined(self._verified(candidate_pairs(keys), block, block))
         self._remove(pairs)
         return pairs
 
     def _far_from(self, kept: Indices, block: Indices) -> Indices:
-        """The texts of a later block that are near to none of those that were kept."""
+        """Remove the texts of a later block that are near a kept one; return the others."""
         candidates = candidate_pairs_between(self.keys[kept], self.keys[block])
         for first, second, _ in self._verified(candidates, kept, block):
             free = np.flatnonzero(second >= self.fixed)
@@ -443,8 +444,8 @@ class _Pass:
         return block[self._stays(block)]
 
     def _remove(self, pairs: Pairs) -> None:
-        """One pass over the pairs of a block, in the order of their later text."""
-        kept = bytearray(b"") * len(self.keys)
+        """Remove texts in one pass over the pairs of a block, in the order of their later text."""
+        kept = bytearray(b"\x01") * len(self.keys)
         by_later = np.lexsort((pairs[0], pairs[1]))
         for low in range(0, len(by_later), _PAIRS_AT_ONCE):
             part = by_later[low : low + _PAIRS_AT_ONCE]
@@ -459,7 +460,7 @@ class _Pass:
     def _verified(
         self, candidates: Iterator[tuple[Indices, Indices]], left: Indices, right: Indices
     ) -> Iterator[Pairs]:
-        """The candidates whose exact Jaccard reaches the threshold; they come as places in `left` and `right`."""
+        """Yield the candidates (index pairs into `left` and `right`) whose exact Jaccard reaches the threshold."""
         sizes = np.diff(self.shingles.indptr)
         for first, second in candidates:
             first, second = left[first], right[second]

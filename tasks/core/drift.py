@@ -1,4 +1,4 @@
-"""How far weights moved when rows were annotated again. Pure."""
+"""Changes of weights between two annotations of the same rows. Pure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from tasks.core.annotation import Cause
 from tasks.core.rows import Tier
 
-FAR = 0.1  # a weight that moved by more is counted as moved far
+FAR = 0.1  # a weight that changed by more counts in `Drift.far`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """One row before and after. `right` is whether the majority answer is right, None where no truth is known."""
+    """One row before and after. `right` is whether the majority answer is correct; None without a ground truth."""
 
     id: str
     problem: str
@@ -38,8 +38,11 @@ class Move:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """Numbers of a set of moves. Means and medians are of weights; `correlation` is Pearson's, None where one side does not
-    vary or there are fewer than two rows; the majorities that are right count rows whose truth is known."""
+    """Statistics of a set of moves.
+
+    Means and medians are of weights. `correlation` is Pearson's; None for fewer than two rows or if one side is constant.
+    The counts of correct majorities include only rows with a ground truth.
+    """
 
     rows: int
     old_mean: float
@@ -51,7 +54,7 @@ class Drift:
     up: int
     down: int
     same: int
-    far: int  # moved by more than FAR
+    far: int  # rows whose weight changed by more than FAR
     answers_changed: int
     correlation: float | None
     with_truth: int
@@ -60,7 +63,7 @@ class Drift:
 
 
 def drift(moves: Sequence[Move]) -> Drift | None:
-    """The numbers; None without a move."""
+    """Return the statistics of the moves, or None if there are none."""
     if not moves:
         return None
     changes = [move.change for move in moves]
@@ -88,7 +91,7 @@ def drift(moves: Sequence[Move]) -> Drift | None:
 
 
 def by_tier(moves: Sequence[Move]) -> dict[Tier, Drift]:
-    """The numbers of every tier that has a move, easiest first."""
+    """Return the statistics of every tier with at least one move, easiest first."""
     groups: dict[Tier, list[Move]] = defaultdict(list)
     for move in moves:
         groups[move.tier].append(move)
@@ -97,13 +100,13 @@ def by_tier(moves: Sequence[Move]) -> dict[Tier, Drift]:
 
 
 def largest_movers(moves: Sequence[Move], count: int) -> list[Move]:
-    """The `count` rows whose weights moved most, ties by id; rows that did not move are left out."""
+    """Return the `count` rows whose weights changed most, ties by id, without unchanged rows."""
     moved = [move for move in moves if move.change != 0]
     return sorted(moved, key=lambda move: (-abs(move.change), move.id))[:count]
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Pearson's correlation; None for fewer than two values or without variation on a side."""
+    """Return Pearson's correlation, or None for fewer than two values or if one side is constant."""
     if len(first) < 2 or min(len(set(first)), len(set(second))) < 2:
         return None
     found = statistics.correlation(first, second)

@@ -1,6 +1,6 @@
-"""Semantic entropy of a teacher's samples, weighted by probability (Kuhn et al. 2023, Farquhar et al. 2024) and by count.
+"""Semantic entropy of a teacher's samples, weighted by probability (Kuhn et al. 2023, Farquhar et al. 2024) or by count.
 
-With l_n = logprob_sum_n / token_count_n: p(c) is the share of exp(l_n) that falls in cluster c, H = -sum p(c) log p(c).
+With l_n = logprob_sum_n / token_count_n, p(c) is the share of exp(l_n) in cluster c, and H = -sum p(c) log p(c).
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from math import exp, fsum, isfinite, log
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SemanticEntropy:
-    """`entropy` and `discrete_entropy` (where p(c) is the share of samples) in nats; `weight` = 1 - entropy / log N in [0, 1].
+    """The semantic entropy of one problem.
 
-    `cluster_probs[c]` is p(c) for label c. N is the number of samples that take part, those with a label >= 0.
+    `entropy` and `discrete_entropy` (with p(c) the share of samples) are in nats; `weight` = 1 - entropy / log N is in
+    [0, 1]; `cluster_probs[c]` is p(c) for label c. N is the number of samples with a label >= 0.
     """
 
     entropy: float
@@ -27,15 +28,16 @@ class SemanticEntropy:
 def semantic_entropy(
     logprob_sums: Sequence[float], token_counts: Sequence[int], labels: Sequence[int]
 ) -> SemanticEntropy:
-    """Entropy over the clusters given by `labels` (0, 1, ...; -1 leaves a sample out of everything, N included).
+    """Return the entropy over the clusters given by `labels` (0, 1, ...; -1 excludes a sample from everything, N included).
 
-    In log space, so that sums of any size neither under- nor overflow; the order of samples changes no bit.
-    ValueError, naming the sample, for a log-probability that is positive or not finite or a token count below 1; also
-    for lists of different length and for fewer than two samples that take part.
+    Computed in log space, without under- or overflow. The result is bit-identical for any order of the samples.
+
+    Raises ValueError, naming the sample, for a log-probability that is positive or not finite or a token count below 1;
+    also for lists of different length and for fewer than two samples with a label >= 0.
     """
     if not len(logprob_sums) == len(token_counts) == len(labels):
         raise ValueError(
-            f"{len(logprob_sums)} sums, {len(token_counts)} token counts and {len(labels)} labels: need as many"
+            f"{len(logprob_sums)} sums, {len(token_counts)} token counts, {len(labels)} labels: give one of each per sample"
         )
     means = [
         _mean(index, *sample)
@@ -43,7 +45,7 @@ def semantic_entropy(
     ]
     used = [(label, mean) for label, mean in zip(labels, means, strict=True) if label >= 0]
     if len(used) < 2:
-        raise ValueError(f"entropy needs at least 2 samples that take part, got {len(used)} of {len(labels)}")
+        raise ValueError(f"entropy needs at least 2 samples with a cluster, got {len(used)} of {len(labels)}")
     clusters: dict[int, list[float]] = {}
     for label, mean in used:
         clusters.setdefault(label, []).append(mean)
@@ -62,7 +64,10 @@ def semantic_entropy(
 
 
 def majority(labels: Sequence[int]) -> int:
-    """The label of the largest cluster; ties go to the one that appears first. -1 has no vote; ValueError if nothing else."""
+    """Return the label of the largest cluster; of several, the one that appears first. Labels of -1 are ignored.
+
+    Raises ValueError if all labels are -1.
+    """
     votes = Counter(label for label in labels if label >= 0)
     if not votes:
         raise ValueError("no sample has a cluster, so there is no majority")
@@ -70,7 +75,7 @@ def majority(labels: Sequence[int]) -> int:
 
 
 def _mean(index: int, logprob_sum: float, token_count: int, label: int) -> float:
-    """Length-normalised log-probability of one sample."""
+    """Return the length-normalised log-probability of one sample."""
     if token_count < 1:
         raise ValueError(f"sample {index} is empty (token count {token_count})")
     if not isfinite(logprob_sum) or logprob_sum > 0:
@@ -78,7 +83,7 @@ def _mean(index: int, logprob_sum: float, token_count: int, label: int) -> float
             f"sample {index} has log-probability {logprob_sum}: need a finite number of at most 0"
         )
     if label < -1:
-        raise ValueError(f"sample {index} has label {label}: need -1 (left out), 0, 1, ...")
+        raise ValueError(f"sample {index} has label {label}: need -1 (excluded), 0, 1, ...")
     return logprob_sum / token_count
 
 

@@ -1,4 +1,7 @@
-"""Who is evolved, how often and by which strategy: a function of problem ids and settings, with no random state."""
+"""The evolution plan: which problems are evolved, how often and by which strategy.
+
+It is a pure function of problem ids and settings, without random state.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,18 @@ from tasks.core.rows import Problem, Role, Strategy, Tier
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """One child to ask the evolver for."""
+    """One child to request from the evolver."""
 
     parent_id: str
-    branch: int  # 0, 1, ... among the children of one parent
+    branch: int  # index among the children of one parent: 0, 1, ...
     strategy: Strategy
 
 
 def first_strategy(problem_id: str, branch: int, tier: Tier, settings: EvolveSettings) -> Strategy:
-    """The strategy of one child of a seed, drawn by the tier's weights.
+    """Return the strategy of one child of a seed, drawn by the tier's weights.
 
-    The branches of one parent are weighted draws without replacement: no strategy comes twice before every one with a
-    positive weight came once; after that a new series begins.
+    The branches of one parent are weighted draws without replacement. A strategy repeats only after every strategy with a
+    positive weight has been drawn once.
     """
     weights = {name: weight for name, weight in settings.strategy_weights[tier].items() if weight > 0}
     series, place = divmod(branch, len(weights))
@@ -38,16 +41,16 @@ def first_strategy(problem_id: str, branch: int, tier: Tier, settings: EvolveSet
 
 
 def follow_up(problem_id: str, parent_strategy: Strategy | None, settings: EvolveSettings) -> Strategy:
-    """The strategy for the child of an evolved problem: any of `follow_ups`, evenly, but the parent's own."""
+    """Return the strategy for the child of an evolved problem: uniform over `follow_ups` without the parent's strategy."""
     choices = sorted(set(settings.follow_ups) - {parent_strategy})
     return min(choices, key=lambda name: (_uniform(settings.seed, problem_id, "follow-up", name), name))
 
 
 def children(problem: Problem, round: int, settings: EvolveSettings) -> tuple[Planned, ...]:
-    """The children that `problem` has in `round` (1, 2, ...).
+    """Return the children of `problem` in `round` (1, 2, ...).
 
-    Round 1 gives every seed `branches` of its tier; round r gives every evolved problem of round r - 1 one, while the
-    tier has that many rounds. Curated problems have none.
+    In round 1 every seed has as many children as its tier's `branches`. In round r every evolved problem of round r - 1
+    has one child, if its tier has at least r rounds. Curated problems have none.
     """
     if round > settings.rounds[problem.tier]:
         return ()
@@ -70,7 +73,7 @@ def children(problem: Problem, round: int, settings: EvolveSettings) -> tuple[Pl
 
 
 def planned_totals(tier_counts: Mapping[Tier, int], settings: EvolveSettings) -> dict[int, int]:
-    """The most candidates that each round can ask for, given how many seeds every tier has: nothing rejected between."""
+    """Return the maximum number of candidates of each round, i.e. if nothing is rejected, from the seeds per tier."""
     last_round = max((settings.rounds[tier] for tier in tier_counts), default=0)
     return {
         round: sum(
@@ -83,22 +86,22 @@ def planned_totals(tier_counts: Mapping[Tier, int], settings: EvolveSettings) ->
 
 
 def with_target(tier_counts: Mapping[Tier, int], settings: EvolveSettings) -> EvolveSettings:
-    """The settings with `branches` multiplied by the smallest whole number with which the candidates reach `target`.
+    """Return the settings with `branches` multiplied by the smallest integer for which the candidates reach `target`.
 
-    Without a target they stay as they are. `UserError` when no number of branches does it: there is nothing to evolve,
-    or single `branches` are more than the target already.
+    Without a target the settings are returned unchanged. Raises `UserError` if there is nothing to evolve, or if the
+    unmultiplied `branches` already exceed the target.
     """
     if settings.target is None:
         return settings
     single = sum(planned_totals(tier_counts, settings).values())
     if single == 0:
         raise UserError(
-            f"evolve.target is {settings.target:,}, but there is nothing to evolve: give seeds of a tier with rounds"
+            f"evolve.target is {settings.target:,}, but there is nothing to evolve: add seeds of a tier with rounds"
         )
     if single > settings.target:
         raise UserError(
-            f"evolve.target is {settings.target:,}, but evolve.branches make {single:,} candidates already: raise the"
-            " target or leave it out, or use fewer seeds"
+            f"evolve.target is {settings.target:,}, but evolve.branches already give {single:,} candidates: raise or"
+            " remove the target, or use fewer seeds"
         )
     times = -(-settings.target // single)
     branches = {tier: times * number for tier, number in settings.branches.items()}
@@ -106,6 +109,6 @@ def with_target(tier_counts: Mapping[Tier, int], settings: EvolveSettings) -> Ev
 
 
 def _uniform(*key: object) -> float:
-    """A number in (0, 1) that depends on `key` alone."""
+    """Return a number in (0, 1) that depends only on `key`."""
     digest = xxhash.xxh3_64_intdigest("\x1f".join(map(str, key)).encode("utf-8", "surrogatepass"))
     return (digest % (1 << 52) + 0.5) / (1 << 52)

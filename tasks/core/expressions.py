@@ -1,7 +1,7 @@
 r"""Numbers and algebraic expressions in LaTeX or plain notation, compared by their values.
 
-Two expressions are equal when they take equal values at a few fixed, irregular rational points (polynomial identity
-testing): numbers are the case without variables. Rational values are exact, others have 60 digits.
+Two expressions are equal if they have equal values at a few fixed, irregular rational points (polynomial identity
+testing); numbers are the case without variables. Rational values are exact, others have 60 digits.
 """
 
 from __future__ import annotations
@@ -72,25 +72,28 @@ class NotAnExpression(Exception):
 
 
 class TooDeep(NotAnExpression):
-    """It may be inside the grammar, but it is nested more than 50 deep."""
+    """The text may be inside the grammar, but it is nested more than 50 levels deep."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expression:
-    """What a text evaluates to at a point that gives each of its variables a value."""
+    """A parsed text, which can be evaluated at a point (a value for each of its variables)."""
 
     value_at: Node
     variables: frozenset[str]
 
 
 def has_words(text: str) -> bool:
-    """Whether a (normalised) text holds English words, beside commands and function names."""
+    """Return whether a normalised text contains English words other than commands and function names."""
     rest = _PLAIN.sub(" ", text)
     return bool(_WORD.search(rest) or _SHORT_WORD.search(rest))
 
 
 def parse_expression(text: str) -> Expression:
-    """Read a normalised text; `NotAnExpression` if it is anything but numbers, letters, operators and known functions."""
+    """Parse a normalised text.
+
+    Raises `NotAnExpression` if it contains anything but numbers, letters, operators and known functions.
+    """
     if has_words(text):
         raise NotAnExpression
     parser = _Parser(_tokens(text))
@@ -105,8 +108,10 @@ def parse_expression(text: str) -> Expression:
 
 @lru_cache(maxsize=16384)
 def number_value(expression: Expression) -> Value | None:
-    """The value of an expression without variables; None when it has some, is undefined or too large. Remembered for
-    expressions that were read once and are compared with many."""
+    """Return the value of an expression; None if it has variables, is undefined or too large.
+
+    Cached, because the same expression is often compared with many others.
+    """
     if expression.variables:
         return None
     try:
@@ -117,9 +122,9 @@ def number_value(expression: Expression) -> Value | None:
 
 
 def identical(a: Expression, b: Expression) -> bool | None:
-    """Whether both agree everywhere; None when the notation leaves that open (branches of roots, division by zero).
+    """Return whether both are equal everywhere; None if that is ambiguous (branches of roots, division by zero).
 
-    Values too large to compute count as different: such answers are only equal when written alike.
+    Values that are too large to compute count as different: such answers are equal only if they are written alike.
     """
     first, second = number_value(a), number_value(b)
     if first is not None and second is not None:
@@ -129,7 +134,7 @@ def identical(a: Expression, b: Expression) -> bool | None:
 
 
 def proportional(a: Expression, b: Expression) -> bool | None:
-    """Whether one is a non-zero constant times the other, so that `a = 0` and `b = 0` say the same."""
+    """Return whether one is a non-zero constant times the other, so that `a = 0` and `b = 0` are the same equation."""
     if not a.variables or a.variables != b.variables:
         return False if a.variables or b.variables else None
     origin = _point(a.variables, 9)
@@ -159,7 +164,7 @@ def _agree(a: Expression, b: Expression, test: Callable[[Node, Node, Point], boo
 
 
 def _point(names: frozenset[str], index: int) -> Point:
-    """A fixed rational for each name: positive for a positive index, negative for a negative one."""
+    """Return a fixed rational for each name: positive for a positive index, negative for a negative one."""
     sign = 1 if index > 0 else -1
     return {name: sign * Fraction(20011 + crc32(f"{name}/{index}".encode()) % 19997, 9973) for name in names}
 
@@ -208,7 +213,7 @@ def _repeating(match: re.Match[str]) -> Fraction:
 
 
 class _Parser:
-    """Recursive descent with a bounded depth; each method returns the node of what it read."""
+    """Recursive-descent parser with bounded depth. Each method returns the node for the text that it consumed."""
 
     def __init__(self, tokens: list[_Token]) -> None:
         self.tokens = tokens[::-1]
@@ -258,7 +263,7 @@ class _Parser:
         return _negated(node) if negative else node
 
     def starts_factor(self) -> bool:
-        """Whether a factor follows without an operator. A number never does: `x 2` and `1 2` are unclear."""
+        """Return whether a factor follows without an operator. Numbers are excluded: `x 2` and `1 2` are ambiguous."""
         if not self.tokens:
             return False
         kind, text = self.tokens[-1]
@@ -327,7 +332,7 @@ class _Parser:
             degree = self.grouped("[") if self.take("[") else _constant(Fraction(2))
             return _binary(root, self.argument(), degree)
         if text == "\\log":
-            self.need("_")  # without a base, writers mean different ones
+            self.need("_")  # the base must be given, because the default differs between authors
             base = _unary(_logarithm, self.argument())
             return _binary(divide, _unary(_logarithm, self.operand()), base)
         if text in _FUNCTIONS:
@@ -339,14 +344,14 @@ class _Parser:
     def function(self, function: Callable[..., Value]) -> Node:
         exponent = None
         if self.take("^"):
-            if self.peek() in ("-", "{"):  # \sin^{-1} is no power
+            if self.peek() in ("-", "{"):  # \sin^{-1} is not a power
                 raise NotAnExpression
             exponent = self.atom()
         node = _unary(lambda value: apply(function, value), self.operand())
         return node if exponent is None else _binary(power, node, exponent)
 
     def operand(self) -> Node:
-        r"""What a function applies to: a group, or as in `\sin 2x` the factors up to the next operator or function."""
+        r"""Parse a function's operand: a group, or, as in `\sin 2x`, the factors up to the next operator or function."""
         if self.peek() in ("(", "{"):
             return self.atom()
         nodes = [self.raised()]
@@ -359,7 +364,10 @@ class _Parser:
         return reduce(lambda left, right: _binary(multiply, left, right), nodes)
 
     def argument(self) -> Node:
-        """A braced group or a single token; of a bare number LaTeX takes one digit, so that is unclear if it has more."""
+        """Parse a braced group or a single token.
+
+        LaTeX takes only one digit of an unbraced number, so a longer number is ambiguous and raises `NotAnExpression`.
+        """
         following = self.peek()
         if isinstance(following, Fraction) and not 0 <= following <= 9:
             raise NotAnExpression

@@ -1,8 +1,7 @@
-"""Identity of work: fingerprints of artifacts and seeds of sampled prompts. Pure.
+"""Fingerprints of artifacts and seeds of sampled prompts. Pure.
 
-A fingerprint is the hash of everything that decides a stage's result. The same fingerprint means the same
-bytes, so a later run finds the artifact again; anything whose written form could differ between two runs is
-refused.
+A fingerprint is the hash of everything that determines a stage's result. Equal fingerprints mean equal bytes, so a later
+run can reuse the artifact. Values whose serialised form could differ between two runs are rejected.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ _SEEDS = 2**63 - 2**16  # an engine gives the i-th of n samples seed + i, which 
 
 
 def canonical_json(value: Any, name: str = "value") -> str:
-    """`value` as JSON that depends on nothing but the value: sorted keys, no spaces, ASCII, floats by repr.
+    """Return `value` as canonical JSON: sorted keys, no spaces, ASCII, floats by repr.
 
-    Takes None, bool, int, finite float, str (string enums too), lists, tuples and mappings with string keys.
-    Raises `UserError` for a number that is not finite and `TypeError` for anything else; both name the place,
-    as in `settings.sampling.temperature`.
+    Accepts None, bool, int, finite float, str (including string enums), lists, tuples and mappings with string keys.
+    Raises `UserError` for a number that is not finite and `TypeError` for any other type; both give the path of the
+    value, such as `settings.sampling.temperature`.
     """
     _check_stable(value, name)
     return _dump(value)
@@ -38,11 +37,10 @@ def fingerprint(
     models: Sequence[str] = (),
     inputs: Sequence[str] = (),
 ) -> str:
-    """SHA-256 (64 hex digits) of all that decides a stage's result.
+    """Return the SHA-256 (64 hex digits) of everything that determines a stage's result.
 
-    `version` is the stage's code version; `settings` its sub-config without resources
-    (`Settings.identity()`); `prompts`, `models` and `inputs` are the identities of prompts, models and input
-    artifacts, in a fixed order.
+    `version` is the stage's code version; `settings` is its section without resources (`Settings.identity()`);
+    `prompts`, `models` and `inputs` are the identities of prompts, models and input artifacts, in a fixed order.
     """
     whole = {
         "stage": stage,
@@ -58,9 +56,7 @@ def fingerprint(
 
 
 def request_seed(problem_id: str, role: str, fingerprint: str) -> int:
-    """Seed of one sampled prompt: 0 <= seed < 2**63 - 65536, a hash of who asks and for what, never of a
-    position.
-    """
+    """Return the seed of one sampled prompt, 0 <= seed < 2**63 - 65536. It does not depend on the row's position."""
     text = canonical_json([problem_id, role, fingerprint])
     return int.from_bytes(hashlib.sha256(text.encode("ascii")).digest()[:16], "big") % _SEEDS
 
@@ -80,7 +76,7 @@ def _check_stable(value: Any, name: str) -> None:
         return
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise UserError(f"{name} is {value!r}, which cannot be part of a setting: give a finite number")
+            raise UserError(f"{name} is {value!r}, which is not a valid setting: give a finite number")
     elif isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):
@@ -91,5 +87,5 @@ def _check_stable(value: Any, name: str) -> None:
             _check_stable(item, f"{name}[{index}]")
     else:
         raise TypeError(
-            f"{name} is of type {type(value).__name__}, which has no stable written form for a fingerprint"
+            f"{name} is of type {type(value).__name__}, which cannot be serialised reproducibly for a fingerprint"
         )

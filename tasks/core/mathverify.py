@@ -1,9 +1,10 @@
-"""Math-Verify in small processes of our own, for the answers that `tasks.core.meaning` cannot read.
+"""Math-Verify in worker processes, for the answers that `tasks.core.meaning` cannot read.
 
-Math-Verify times itself with SIGALRM, which only works in a main thread, and sympy can hang or fill the memory. So it
-runs, with its own timeouts off, in worker processes: one line of JSON in, one out. A worker gives itself a kernel timer
-for each question, which ends it even inside a long C call; it also ends when its input closes, hence with its owner,
-however that dies. Workers start on first use, are reused, and are replaced when they end.
+Math-Verify implements timeouts with SIGALRM, which works only in a main thread, and sympy can hang or exhaust memory.
+It therefore runs, with its own timeouts disabled, in worker processes that read and write one line of JSON per pair. A
+worker sets a kernel timer for each pair, which terminates it even inside a long C call. It also exits when its input is
+closed, that is, when its owner exits for any reason. Workers are started on first use, reused, and replaced when they
+exit.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _START_S: Final = 120.0
 
 
 class _Worker:
-    """One process. Not for use from two threads at once."""
+    """One worker process. Not thread-safe."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -36,31 +37,31 @@ class _Worker:
         self.alive = self._line(_START_S) == b"ready\n"
 
     def ask(self, first: str, second: str, timeout_s: float) -> bool | None:
-        """The worker's verdict; None, and no longer alive, when it gave none in time."""
+        """Return the worker's verdict, or None after a timeout; the worker has then exited."""
         question = json.dumps([first, second, timeout_s]).encode("ascii") + b"\n"
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(question)
             self.process.stdin.flush()
             answer = self._line(timeout_s + _GRACE_S)
-        except OSError:  # it died before it could read
+        except OSError:  # the worker died before it read the pair
             answer = b""
         self.alive = answer.endswith(b"\n")
         return answer == b"true\n" if self.alive else None
 
     def stop(self) -> None:
-        """End the process and reap it."""
+        """Terminate the process and reap it."""
         self.process.kill()
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
             assert stream is not None
             try:
                 stream.close()
-            except OSError:  # an unsent question in the buffer of a dead worker
+            except OSError:  # an unsent pair in the buffer of a dead worker
                 continue
 
     def _line(self, timeout_s: float) -> bytes:
-        """The next line, or what there was of it when the worker ended or was ended after `timeout_s`."""
+        """Return the next line, possibly incomplete if the worker exited or was terminated after `timeout_s`."""
         assert self.process.stdout is not None
         timer = threading.Timer(timeout_s, self.process.kill)
         timer.daemon = True
@@ -72,7 +73,7 @@ class _Worker:
 
 
 class _Pool:
-    """At most `_MAX_WORKERS` workers, handed out one question at a time; the last one used is taken first."""
+    """At most `_MAX_WORKERS` workers, one pair each at a time; the most recently used worker is taken first."""
 
     def __init__(self) -> None:
         self.slots = threading.Semaphore(_MAX_WORKERS)
@@ -88,7 +89,7 @@ class _Pool:
                 verdict = worker.ask(first, second, timeout_s)
             except (
                 BaseException
-            ):  # an interrupt in the middle leaves an answer in the pipe: never reuse this worker
+            ):  # after an interrupt a reply may remain in the pipe: never reuse this worker
                 worker.stop()
                 raise
             if worker.alive:
@@ -109,16 +110,16 @@ _pool = _Pool()
 
 
 def verify(first: str, second: str, timeout_s: float) -> bool | None:
-    """Whether Math-Verify calls the two answers equal in both directions; None when it takes longer than `timeout_s` or
-    dies of the question.
+    """Return whether Math-Verify finds the two answers equal in both directions.
 
-    Safe in any thread and after a fork. The time a busy or starting worker makes us wait does not count.
+    Returns None if it takes longer than `timeout_s` or crashes. Thread-safe and fork-safe. The time spent waiting for a
+    free worker or for its start does not count.
     """
     return _pool.ask(first, second, timeout_s)
 
 
 def _forget() -> None:
-    """After a fork the pipes belong to the parent."""
+    """Discard the workers after a fork: their pipes belong to the parent."""
     global _pool
     _pool = _Pool()
 

@@ -1,7 +1,7 @@
-"""The process behind `tasks.core.mathverify`: run as a script, it imports nothing of ours.
+"""The worker process of `tasks.core.mathverify`. Run as a script; imports nothing from this repository.
 
-Reads lines of JSON `[first, second, timeout_s]`, writes `true` or `false`. Ends when its input closes, when its parent
-is gone, or by SIGALRM (default action, so the kernel does it) when a question takes longer than its time.
+Reads lines of JSON `[first, second, timeout_s]` and writes `true` or `false`. Exits when its input is closed or its
+parent has exited. If a pair takes longer than `timeout_s`, SIGALRM terminates it (default action, done by the kernel).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _PARENT_CHECK_S = 2.0
 
 
 def _limit() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides what Ctrl-C means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner handles Ctrl-C
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     try:
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    except (ValueError, OSError):  # not every system can limit it
+    except (ValueError, OSError):  # not every system supports this limit
         return
 
 
@@ -46,9 +46,7 @@ def _same(first: str, second: str) -> bool:
         if not a or not b:
             return False
         return all(verify(gold, target, timeout_seconds=0) for gold, target in ((a, b), (b, a)))
-    except (
-        Exception
-    ):  # the parser and sympy raise anything on strange input, and all of it means: not shown equal
+    except Exception:  # the parser and sympy can raise anything on unusual input: not shown equal
         return False
 
 
@@ -63,7 +61,7 @@ def _serve(timeout_s: float, first: str, second: str) -> None:
 def main() -> None:
     parent = os.getppid()
     _limit()
-    _same(r"\frac{1}{2}", "0.5")  # load the grammar before the first question
+    _same(r"\frac{1}{2}", "0.5")  # load the grammar before the first pair
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     descriptor = sys.stdin.fileno()

@@ -1,14 +1,14 @@
-r"""What a normalised answer says, and whether two answers say the same. Pure and fast: no process, no sympy.
+r"""The meaning of a normalised answer, and equality of two meanings. Pure and fast: no worker process, no sympy.
 
-The rules, each of them symmetric:
-- Numbers and expressions compare by value; `10%` is 0.1; a rounded number differs from the exact one.
+The rules are symmetric:
+- Numbers and expressions are compared by value; `10%` is 0.1; a rounded number differs from the exact one.
 - A unit in only one of two answers is ignored; two units must agree after exact conversion (100 cm is 1 m). This is
-  the one rule that is not transitive: 5 cm, 5 and 5 m.
-- `x = 10` denotes 10; in a list with several names (`x = 1, y = 2`) the names count, and no bare list equals it.
-- Equations are the same when one is a multiple of the other (`y = 2x + 1` and `2x - y + 1 = 0`).
-- Pairs, tuples and intervals compare in order and with their brackets; sets, bare lists and unions without order;
-  a bare list is a set, and a set of one thing is that thing; `3 < x \le 5` is `(3, 5]`; `\pm a` is a list of two.
-- Words compare as text, in any case. What none of this can read is left open (None).
+  the only rule that is not transitive: 5 cm, 5 and 5 m.
+- `x = 10` denotes 10. In a list with several names (`x = 1, y = 2`) the names count, and no unnamed list equals it.
+- Equations are the same if one is a multiple of the other (`y = 2x + 1` and `2x - y + 1 = 0`).
+- Pairs, tuples and intervals are compared in order and with their brackets; sets, bare lists and unions without order.
+  A bare list is a set; a set with one element equals that element; `3 < x \le 5` is `(3, 5]`; `\pm a` is a list of two.
+- Words are compared as text, ignoring case. If none of these rules applies, the result is undecided (None).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tasks.core.units import Unit, split_unit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantity:
-    """A number or expression, with its unit where one was written."""
+    """A number or expression, with its unit if one is given."""
 
     expression: Expression
     unit: Unit | None
@@ -52,7 +52,7 @@ class Equation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """`name = value`; `strict` where the name counts. As an equation too, when it can be read as one."""
+    """`name = value`. `strict`: the name counts. `equation`: the same as an equation, if it can be read as one."""
 
     name: str
     value: Reading
@@ -62,7 +62,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
-    """`kind` is the pair of brackets, or without order: `set` (also of bare lists), `union`, `names` (`x = 1, y = 2`)."""
+    """`kind` is the pair of brackets, or, if unordered, `set` (also bare lists), `union` or `names` (`x = 1, y = 2`)."""
 
     kind: str
     items: tuple[Reading, ...]
@@ -70,14 +70,14 @@ class Collection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verbatim:
-    """Words, infinity, the empty set, and what nests too deeply: compared as text."""
+    """Words, infinity, the empty set and deeply nested expressions: compared as text."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opaque:
-    """Notation that this module does not know."""
+    """Notation that this module does not support."""
 
 
 Reading = Quantity | Equation | Assignment | Collection | Verbatim | Opaque
@@ -103,7 +103,7 @@ _SIGNS: Final = re.compile(r"\\pm(?![A-Za-z])")
 
 @lru_cache(maxsize=16384)
 def read(text: str, nesting: int = 0) -> Reading:
-    """The reading of a normalised answer of at most `notation.MAX_LENGTH` characters."""
+    """Parse a normalised answer of at most `notation.MAX_LENGTH` characters."""
     if nesting > _MAX_NESTING or "\\begin" in text:
         return Opaque()
     if text in _SYMBOLS or _depth(text) > _MAX_DEPTH:
@@ -150,7 +150,7 @@ def _collection(kind: str, parts: Sequence[str], nesting: int) -> Reading:
 
 
 def _members(item: Reading, kind: str) -> tuple[Reading, ...]:
-    r"""The list in a list: `0, \pm 1` has three members."""
+    r"""Flatten a list inside a list: `0, \pm 1` has three members."""
     return item.items if isinstance(item, Collection) and item.kind == kind else (item,)
 
 
@@ -236,13 +236,13 @@ def _read_brackets(text: str, nesting: int) -> Reading | None:
 
 
 def _depth(text: str) -> int:
-    """How deep the brackets nest: Math-Verify's parser takes exponential time for them."""
+    """Return the nesting depth of the brackets. Math-Verify's parser takes exponential time in it."""
     steps = ((match[0] in _OPENING) - (match[0] in _CLOSING) for match in _SCAN.finditer(text))
     return max(accumulate(steps), default=0)
 
 
 def _encloses(text: str) -> bool:
-    """Whether the first bracket is closed by the last one."""
+    """Return whether the first bracket is closed by the last one."""
     depth = 0
     for match in _SCAN.finditer(text):
         depth += (match[0] in _OPENING) - (match[0] in _CLOSING)
@@ -252,7 +252,7 @@ def _encloses(text: str) -> bool:
 
 
 def _split(text: str, separators: Sequence[str]) -> list[str]:
-    """The parts between separators outside brackets, stripped; empty ones (`1, and 2`) left out."""
+    """Split at separators outside brackets; the parts are stripped, and empty ones (`1, and 2`) dropped."""
     parts, start, depth = [], 0, 0
     for match in _SCAN.finditer(text):
         depth += (match[0] in _OPENING) - (match[0] in _CLOSING)
@@ -280,7 +280,7 @@ def _read_quantity(text: str) -> Reading:
 
 
 def same_meaning(a: Reading, b: Reading) -> bool | None:
-    """True or False where the rules of this module decide; None where they leave it open."""
+    """Return whether two answers have the same meaning; None if the rules of this module do not decide."""
     a, b = _unwrapped(a), _unwrapped(b)
     if isinstance(a, Opaque) or isinstance(b, Opaque):
         return None
@@ -301,21 +301,24 @@ def same_meaning(a: Reading, b: Reading) -> bool | None:
 
 
 def is_numeric(reading: Reading) -> bool:
-    """Whether this is a number in closed form, without a unit."""
+    """Return whether this is a number in closed form, without a unit."""
     return _numbers(reading) == ("number",)
 
 
 def both_numeric(a: Reading, b: Reading) -> bool:
-    """Whether both are numbers, with equal units or none, or the same kind of collection of them.
+    """Return whether both are numbers, with equal units or none, or the same kind of collection of numbers.
 
-    Only then is a `False` of `same_meaning` certain enough to spare the judge.
+    Only then is a `False` from `same_meaning` reliable enough to skip the judge.
     """
     shape = _numbers(a)
     return shape is not None and shape == _numbers(b)
 
 
 def comparable(a: Reading, b: Reading) -> bool:
-    """Whether both are expressions in the same variables, or both collections: what `same_meaning` can tell apart."""
+    """Return whether both are expressions in the same variables, or both collections.
+
+    Only these can be distinguished by `same_meaning` if both are in simplest form.
+    """
     a, b = _unwrapped(a), _unwrapped(b)
     if isinstance(a, Quantity) and isinstance(b, Quantity):
         return a.expression.variables == b.expression.variables
@@ -324,7 +327,7 @@ def comparable(a: Reading, b: Reading) -> bool:
 
 @lru_cache(maxsize=16384)
 def _numbers(reading: Reading) -> tuple[object, ...] | None:
-    """What kind of number or collection of numbers this is; None if it is anything else."""
+    """Return the kind of number or collection of numbers; None for anything else."""
     reading = _unwrapped(reading)
     if isinstance(reading, Assignment) and not reading.strict:
         return _numbers(reading.value)
@@ -343,7 +346,7 @@ def _end(item: Reading) -> tuple[object, ...] | None:
 
 
 def _unwrapped(reading: Reading) -> Reading:
-    """A set or union of one thing is that thing."""
+    """Replace a set or union of one element by that element."""
     while isinstance(reading, Collection) and reading.kind in _UNORDERED and len(reading.items) == 1:
         reading = reading.items[0]
     return reading

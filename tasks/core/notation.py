@@ -1,7 +1,7 @@
-r"""One spelling for the many ways of writing the same answer in LaTeX or plain text.
+r"""Normalisation of the spelling of an answer in LaTeX or plain text.
 
-`normalise` changes only how an answer is written, never what it says: units, percent signs and `x =` stay. What two
-differently written answers mean is compared in `tasks.core.meaning`.
+`normalise` changes only the spelling of an answer, never its meaning: units, percent signs and `x =` are kept. The
+meanings of two differently spelled answers are compared in `tasks.core.meaning`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Final
 
 MAX_LENGTH: Final = 1000
-"""Answers with more characters than this are compared as strings only."""
+"""Longer answers (in characters) are compared as strings only."""
 
 _CHARACTERS: Final = str.maketrans({
     "−": "-", "–": "-", "‐": "-", "×": "\\cdot ", "·": "\\cdot ", "⋅": "\\cdot ", "÷": "/", "π": "\\pi ",
@@ -39,7 +39,7 @@ _WRAPPER: Final = re.compile(
     r"\s*\{([^{}]*)\}"
 )
 
-# Applied in this order. A backslash that is itself escaped (a line break in a matrix) starts no command.
+# Applied in this order. An escaped backslash (a line break in a matrix) does not start a command.
 _REWRITES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -69,10 +69,10 @@ _BRACKET: Final = re.compile(r"[(\[]|\\\{")
 
 
 def normalise(answer: str) -> str:
-    r"""The answer in one spelling: spaces, `$`, `\left`, `\text`, `\dfrac`, thousands separators, a closing dot and the like.
+    r"""Normalise the spelling of an answer: spaces, `$`, `\left`, `\text`, `\dfrac`, thousands separators, final dot, etc.
 
-    Two answers with the same result say the same. Idempotent; takes linear time. An answer of more than `MAX_LENGTH`
-    characters only has its white space collapsed.
+    Two answers with the same result have the same meaning. Idempotent; takes linear time. In an answer of more than
+    `MAX_LENGTH` characters only white space is collapsed.
     """
     text = " ".join(answer.split())
     return text if len(text) > MAX_LENGTH else _normalised(text)
@@ -103,12 +103,12 @@ def _one_pass(text: str) -> str:
 
 
 def _visible(character: str) -> str:
-    """Control, format (such as a right-to-left override) and surrogate characters vanish."""
+    """Return the character, or "" for control, format (such as a right-to-left override) and surrogate characters."""
     return "" if unicodedata.category(character) in ("Cc", "Cf", "Cs") else character
 
 
 def _is_one_group(text: str) -> bool:
-    """Whether a single pair of braces encloses the whole text."""
+    """Return whether a single pair of braces encloses the whole text."""
     if len(text) < 2 or text[0] != "{" or text[-1] != "}":
         return False
     depth = 0

@@ -1,13 +1,13 @@
-"""What a run will ask of its models, told before anything is spent: requests, tokens, GPU-hours, bytes on disk. Pure.
+"""The cost of a run, estimated in advance: requests, tokens, GPU-hours, bytes on disk. Pure.
 
-Requests are those of a run in which nothing is rejected, hence the most that can be sent. Tokens are estimated:
+Requests assume that nothing is rejected, so they are upper bounds. Tokens are estimates:
 
-- a prompt is its fixed text, the marks of the chat template and the problem, each counted by the role's own tokenizer
-  where that is on this machine, else a token for every four characters;
-- a problem that was not read has `plan.problem_chars` characters, and a child `plan.growth` times its parent's length;
-- an evolver's reply is the child between its tags, a judge's the shortest that its schema admits, a solution has
-  `plan.solution_tokens`;
-- the most is `max_tokens` for every reply.
+- A prompt consists of its fixed text, the special tokens of the chat template and the problem. Each is counted with the
+  role's own tokenizer if that is on this machine, otherwise as one token per four characters.
+- A problem that has not been read has `plan.problem_chars` characters; a child has `plan.growth` times its parent's length.
+- An evolver's reply is the child between its tags; a judge's reply is the shortest that its schema allows; a solution has
+  `plan.solution_tokens`.
+- The upper bound is `max_tokens` for every reply.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from tasks.core.rows import Tier
 
 CHARS_PER_TOKEN = 4.0
 MESSAGE_MARKS = 5
-"""Tokens that a Qwen chat template puts around a message: start, role, line end, end, line end."""
+"""Tokens that a Qwen chat template adds to a message: start, role, newline, end, newline."""
 REPLY_MARKS = 7
-"""Tokens that open the reply: start, role, line end, and the four of Qwen3's empty thinking."""
-ROW_BYTES = 300  # of a problem's row in a table, its text aside
-ENTRY_BYTES = 400  # of a request in the ledger, its reply aside; a judge's reply included
-CANDIDATE_COPIES = 4  # of a candidate's text: its round, rules, deduplicate, judge
-SELECTED_COPIES = 4  # of a selected problem's: select, sample, dataset, report
-RESPONSE_COPIES = 3  # of a response's: the ledger, sample, dataset
+"""Tokens before the reply: start, role, newline, and the four tokens of Qwen3's empty thinking block."""
+ROW_BYTES = 300  # a problem's row in a table, without its text
+ENTRY_BYTES = 400  # a request in the ledger, without its reply (but including a judge's)
+CANDIDATE_COPIES = 4  # copies of a candidate's text: its round, rules, deduplicate, judge
+SELECTED_COPIES = 4  # copies of a selected problem's text: select, sample, dataset, report
+RESPONSE_COPIES = 3  # copies of a response's text: the ledger, sample, dataset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceCount:
-    """What one source brings: `basis` says how that is known."""
+    """The number of problems of one source, by tier. `basis` describes where the number comes from."""
 
     name: str
     role: str
@@ -44,10 +44,10 @@ class SourceCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """Mean lengths of a run's texts in one measure: the tokens of one role's model, or characters.
+    """Mean lengths of a run's texts in one unit: tokens of one role's model, or characters.
 
-    `prompts` are the fixed texts of prompts, marks included; `frame` is that of a role's replies: a judge's shortest
-    verdict, the tags around an evolved problem.
+    `prompts` are the lengths of the prompts' fixed texts, including the chat template; `frame` is the fixed part of a
+    role's replies: a judge's shortest verdict, or the tags around an evolved problem.
     """
 
     seeds: Mapping[Tier, float]
@@ -58,7 +58,7 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollouts:
-    """What a distillation will draw from its student."""
+    """The rollouts of a distillation."""
 
     number: int
     max_tokens: int
@@ -66,20 +66,20 @@ class Rollouts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One stage's requests to one role. `expected` and `gpu_hours` are None where nothing tells them."""
+    """One stage's requests to one role. `expected` and `gpu_hours` are None if they cannot be estimated."""
 
     stage: str
     role: str
     requests: int
     prompt_tokens: int
     expected: int | None  # output tokens
-    most: int  # output tokens
+    most: int  # upper bound of the output tokens
     gpu_hours: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """`branches` are those of the run, so multiplied for `evolve.target`; `disk` is in bytes."""
+    """The plan of a run. `branches` are already multiplied for `evolve.target`; `disk` is in bytes."""
 
     profile: str
     sources: tuple[SourceCount, ...]
@@ -94,11 +94,11 @@ class Plan:
     notes: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """The plan as plain data."""
+        """Return the plan as plain JSON data."""
         return asdict(self)
 
 
-# --- what comes through the stages -------------------------------------------------------------------------------
+# --- rows per stage ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,7 @@ class Group:
 
 
 def candidate_groups(seeds: Mapping[Tier, int], settings: EvolveSettings) -> tuple[Group, ...]:
-    """All candidates when nothing is rejected; `settings` with the branches of the run."""
+    """Return all candidates if nothing is rejected. `settings` must have the final branches (see `with_target`)."""
     return tuple(
         Group(tier=tier, round=round, count=count)
         for tier, number in seeds.items()
@@ -127,8 +127,11 @@ def make_plan(
     rollouts: Rollouts | None,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """The plan of a run. `lengths` has one entry for each role, `student` included where there are rollouts, and
-    `chars`. `UserError` when `evolve.target` cannot be reached."""
+    """Return the plan of a run.
+
+    `lengths` has one entry per role (including `student` if there are rollouts) and the entry `chars`. Raises
+    `UserError` if `evolve.target` cannot be reached.
+    """
     seeds, curated = tier_counts(sources, "seed"), sum(tier_counts(sources, "curated").values())
     evolve = with_target(seeds, config.evolve)
     config = config.model_copy(update={"evolve": evolve})
@@ -159,7 +162,7 @@ def make_plan(
 
 
 def tier_counts(sources: Sequence[SourceCount], role: str) -> dict[Tier, int]:
-    """Problems of all sources of a role by tier, easiest first; tiers without any are left out."""
+    """Return the number of problems of all sources of a role by tier, easiest first, without empty tiers."""
     totals = {
         tier: sum(source.problems.get(tier, 0) for source in sources if source.role == role) for tier in Tier
     }
@@ -170,7 +173,7 @@ def tier_counts(sources: Sequence[SourceCount], role: str) -> dict[Tier, int]:
 
 
 def evolve_lines(config: Config, groups: Sequence[Group], lengths: Lengths) -> list[Line]:
-    """One line a round."""
+    """Return one line per round."""
     settings, growth = config.evolve, config.plan.growth
     found = []
     for round in sorted({group.round for group in groups}):
@@ -186,7 +189,7 @@ def evolve_lines(config: Config, groups: Sequence[Group], lengths: Lengths) -> l
 
 
 def _evolution_prompt(group: Group, settings: EvolveSettings, lengths: Lengths) -> float:
-    """Mean fixed text of the strategies that a group's parents are asked with."""
+    """Return the mean length of the prompts' fixed texts over the strategies of a group."""
     weights = settings.strategy_weights[group.tier]
     if group.round > 1:
         weights = dict.fromkeys(settings.follow_ups, 1.0)
@@ -197,7 +200,7 @@ def _evolution_prompt(group: Group, settings: EvolveSettings, lengths: Lengths) 
 
 
 def judge_line(config: Config, groups: Sequence[Group], lengths: Lengths) -> Line:
-    """A verdict for every candidate."""
+    """Return the line of the quality judge: one verdict per candidate."""
     requests, most = sum(group.count for group in groups), config.judge.sampling.max_tokens
     prompts = requests * (lengths.prompts["judge/quality"] + mean_candidate(groups, lengths, config.plan))
     replies = requests * lengths.frame
@@ -205,7 +208,7 @@ def judge_line(config: Config, groups: Sequence[Group], lengths: Lengths) -> Lin
 
 
 def mean_candidate(groups: Sequence[Group], lengths: Lengths, plan: PlanSettings) -> float:
-    """Mean length of a candidate; 0 when there is none."""
+    """Return the mean length of a candidate; 0 if there are none."""
     total = sum(group.count for group in groups)
     weighted = sum(group.count * lengths.seeds[group.tier] * plan.growth**group.round for group in groups)
     return weighted / total if total else 0.0
@@ -214,7 +217,7 @@ def mean_candidate(groups: Sequence[Group], lengths: Lengths, plan: PlanSettings
 def sample_line(
     config: Config, groups: Sequence[Group], selected: int, curated: int, lengths: Lengths
 ) -> Line:
-    """N responses to every selected and curated problem; a request asks for all of one problem."""
+    """Return the line of the teacher: N responses per selected or curated problem, one request per problem."""
     number, cap = config.sample.num_samples, config.sample.sampling.max_tokens
     problems = selected + curated
     prompts = problems * lengths.prompts["teacher/solve"] + curated * lengths.curated
@@ -224,7 +227,7 @@ def sample_line(
 
 
 def cluster_line(config: Config, problems: int, lengths: Lengths) -> Line:
-    """Both orders of every pair of answers, as if all differed and none were decided without the judge."""
+    """Return the line of the equivalence judge: both orders of every pair, as if no pair were decided without it."""
     number = config.sample.num_samples
     requests = 0 if config.cluster.judge == "never" else problems * number * (number - 1)
     answers = 2 * config.plan.answer_tokens
@@ -234,7 +237,7 @@ def cluster_line(config: Config, problems: int, lengths: Lengths) -> Line:
 
 
 def distill_line(config: Config, groups: Sequence[Group], rollouts: Rollouts, lengths: Lengths) -> Line:
-    """The student's rollouts."""
+    """Return the line of the student's rollouts."""
     number, cap = rollouts.number, rollouts.max_tokens
     prompts = number * (lengths.prompts["teacher/solve"] + mean_candidate(groups, lengths, config.plan))
     replies = _solutions(config.plan, number, cap)
@@ -266,7 +269,7 @@ def _line(
 
 
 def gpu_hours(rate: Rate | None, prompts: float, replies: float) -> float | None:
-    """Hours of one GPU for these tokens; None without a rate."""
+    """Return the GPU-hours for these numbers of tokens; None without a rate."""
     return None if rate is None else (prompts / rate.prompt + replies / rate.output) / 3600
 
 
@@ -281,7 +284,7 @@ def disk_bytes(
     curated: int,
     lines: Sequence[Line],
 ) -> dict[str, int]:
-    """Bytes by what takes them, uncompressed, one byte a character. `lengths` are characters."""
+    """Return the disk usage in bytes by part, uncompressed, one byte per character. `lengths` are in characters."""
     candidates = sum(group.count for group in groups)
     candidate = mean_candidate(groups, chars, config.plan)
     problems, (sampled,) = selected + curated, [line for line in lines if line.stage == "sample"]
@@ -296,11 +299,11 @@ def disk_bytes(
     }
 
 
-# --- in words ----------------------------------------------------------------------------------------------------
+# --- text --------------------------------------------------------------------------------------------------------
 
 
 def describe(plan: Plan) -> list[str]:
-    """The plan as lines of text: sources, evolution, the table of requests, disk, and what is to be known."""
+    """Return the plan as lines of text: sources, evolution, the table of requests, disk, notes."""
     seeds = ", ".join(f"{tier} {count:,}" for tier, count in plan.seeds.items()) or "none"
     width = max((len(source.name) for source in plan.sources), default=0)
     sources = [
@@ -309,7 +312,7 @@ def describe(plan: Plan) -> list[str]:
     ]
     disk = ", ".join(f"{name} {size_text(count)}" for name, count in plan.disk.items())
     return [
-        f"plan of {plan.profile}: the most that is sent when nothing is rejected and every pair of answers is judged",
+        f"plan of {plan.profile} (upper bounds: nothing is rejected, every pair of answers is judged)",
         *sources,
         f"seeds {sum(plan.seeds.values()):,} ({seeds}); curated {plan.curated:,}",
         f"rounds {_by_tier(plan.rounds)}, branches {_by_tier(plan.branches)}: {plan.candidates:,} candidates; "
@@ -321,13 +324,13 @@ def describe(plan: Plan) -> list[str]:
 
 
 def _by_tier(values: Mapping[Tier, int]) -> str:
-    """'1/2/3/5', or '2' where all are alike."""
+    """Format as '1/2/3/5', or as '2' if all values are equal."""
     numbers = [values[tier] for tier in Tier]
     return str(numbers[0]) if len(set(numbers)) == 1 else "/".join(map(str, numbers))
 
 
 def table(lines: Sequence[Line]) -> list[str]:
-    """Requests and tokens of every stage in aligned columns, and their sums."""
+    """Return the requests and tokens of every stage in aligned columns, and their sums."""
     columns = {
         "requests": [line.requests for line in lines],
         "prompt tokens": [line.prompt_tokens for line in lines],
@@ -358,10 +361,10 @@ def _cell(value: float | None) -> str:
 
 
 def _sum(values: Sequence[float | None]) -> float | None:
-    """None when one of the values is unknown."""
+    """Return the sum, or None if one of the values is unknown."""
     return None if None in values else sum(value for value in values if value is not None)
 
 
 def size_text(count: int) -> str:
-    """'1.2 GB', in powers of ten."""
+    """Format a size in bytes as '1.2 GB', in powers of ten."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"

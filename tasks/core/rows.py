@@ -1,7 +1,7 @@
-"""The rows that flow through the house. One dataclass per table; `tasks.io.tables` maps each to one pyarrow schema.
+"""The row types of all tables. One dataclass per table; `tasks.io.tables` maps each to one pyarrow schema.
 
-Every row is frozen, slotted and keyword-only. Text is stored once, in `Problem`; later stages write rows keyed by
-`problem_id` that are joined at export.
+All rows are frozen, slotted and keyword-only. Text is stored only in `Problem`; later stages write rows keyed by
+`problem_id`, which are joined at export.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ class Strategy(StrEnum):
 
 
 class Role(StrEnum):
-    """What a problem is there for."""
+    """What a problem is used for."""
 
     SEED = "seed"  # public problem: takes part in lineage and dedup, never exported
     EVOLVED = "evolved"
     CURATED = "curated"  # has a ground-truth answer, never evolved
-    GIVEN = "given"  # somebody's own, annotated as it is; may have a ground-truth answer
+    GIVEN = "given"  # the user's own problem, annotated unchanged; may have a ground-truth answer
 
 
 class Reason(StrEnum):
-    """Why a row was rejected. `Reject.detail` says what exactly was seen."""
+    """Why a row was rejected. `Reject.detail` gives the details."""
 
     # aggregate
     DUPLICATE_ID = "duplicate_id"
-    OTHER_LANGUAGE = "other_language"  # than English
+    OTHER_LANGUAGE = "other_language"  # not English
     SEVERAL_ANSWERS = "several_answers"
-    NO_ANSWER = "no_answer"  # where one is required
+    NO_ANSWER = "no_answer"  # an answer is required but missing
     # evolve
-    MODEL_ERROR = "model_error"  # the endpoint gave up on this request
+    MODEL_ERROR = "model_error"  # the request failed at the endpoint
     TRUNCATED = "truncated"  # finish reason "length"
-    NO_REPLY = "no_reply"  # empty
+    NO_REPLY = "no_reply"  # empty reply
     REPLY_TOO_LONG = "reply_too_long"
-    MALFORMED_REPLY = "malformed_reply"  # no <evolved> block, no JSON, wrong schema
-    ECHO = "echo"  # the parent again
+    MALFORMED_REPLY = "malformed_reply"  # no <evolved> block, invalid JSON, wrong schema
+    ECHO = "echo"  # same text as the parent
     REFUSAL = "refusal"
     SOLUTION_LEAKED = "solution_leaked"
     # rules
@@ -83,7 +83,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One problem. `answer` is a ground truth where one is known (curated rows), never a model's opinion."""
+    """One problem. `answer` is the ground truth if known (curated rows), never a model's answer."""
 
     id: str
     text: str
@@ -94,19 +94,22 @@ class Problem:
     role: Role
     root_id: str  # the seed at the start of the chain; its own id for seeds and curated problems
     parent_id: str | None = None
-    round: int = 0  # evolution rounds behind it
+    round: int = 0  # number of evolution rounds since the root
     strategy: Strategy | None = None
     answer: str | None = None
     solution: str | None = None
     benchmark_root: bool = False  # its root is an evaluation problem
     model: str | None = None  # identity of the model that wrote it
-    prompt: str | None = None  # fingerprint of the prompt that asked for it
+    prompt: str | None = None  # fingerprint of the prompt it was generated with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reject:
-    """A row that stopped at `stage`. `problem_id` is the rejected problem, or its parent when no problem came to be
-    (`text` then holds the reply, cut to 2,000 characters)."""
+    """A row that was rejected in `stage`.
+
+    `problem_id` is the rejected problem, or its parent if no problem was created (`text` is then the reply, truncated to
+    2,000 characters).
+    """
 
     problem_id: str
     stage: str
@@ -135,9 +138,10 @@ class Verdict:
 class Response:
     """One of the teacher's N samples.
 
-    `logprob_sum` (nats) is the sum of the model's own log-probabilities (T=1, before truncation) of the sampled tokens,
-    the end token included; `token_count` counts the same tokens. The same two for the tokens after the last `</think>`
-    (all of them where nothing was thought) and for those of the content of the last box (see `tasks.core.token_spans`).
+    `logprob_sum` (nats) is the sum of the model's log-probabilities (T=1, before truncation) of the sampled tokens,
+    including the end token; `token_count` is the number of these tokens. The `after_think` pair covers the tokens after
+    the last `</think>` (all tokens of a response without thinking), the `answer` pair those of the content of the last
+    box (see `tasks.core.token_spans`).
     """
 
     problem_id: str
@@ -146,7 +150,7 @@ class Response:
     token_count: int
     logprob_sum: float
     after_think_token_count: int = 0
-    after_think_logprob_sum: float | None = None  # None: the thinking never ended
+    after_think_logprob_sum: float | None = None  # None: the thinking did not end
     answer_token_count: int = 0
     answer_logprob_sum: float | None = None  # None: no answer
     finish_reason: str
@@ -159,7 +163,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedPair:
-    """One pair of answers that the equivalence judge saw, in both orders; equivalent only when both say so."""
+    """One pair of answers judged by the equivalence judge in both orders; equivalent only if both verdicts are."""
 
     first: str
     second: str
@@ -171,29 +175,29 @@ class JudgedPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Uncertainty:
-    """The teacher's semantic entropy on one problem, in nats, and what it was computed from (see `tasks.core.entropy`)."""
+    """The teacher's semantic entropy on one problem, in nats, and its inputs (see `tasks.core.entropy`)."""
 
     problem_id: str
     semantic_entropy: float
     weight: float
     discrete_entropy: float
-    valid_entropy: float | None  # over responses with an answer only; None when fewer than two have one
+    valid_entropy: float | None  # over responses with an answer; None if fewer than two have one
     intra_entropy: float  # this and the next four: see `tasks.core.uncertainties`
     predictive_entropy: float
     normalised_entropy: float
     mean_logprob: float
     majority_share: float
-    sizes: tuple[int, ...]  # 2, 4, 8, 16 as far as there are responses
+    sizes: tuple[int, ...]  # 2, 4, 8, 16, up to the number of responses
     entropy_by_size: tuple[float | None, ...]  # semantic entropy of the first n responses
     weight_by_size: tuple[float | None, ...]
     labels: tuple[int, ...]  # cluster of response i
     cluster_probs: tuple[float, ...]
     cluster_answers: tuple[str | None, ...]  # one representative per cluster
     majority_answer: str | None  # representative of the largest cluster; ties go to the first sample
-    majority_correct: bool | None  # against `Problem.answer`; None where there is none
+    majority_correct: bool | None  # compared with `Problem.answer`; None if there is none
     num_samples: int
     num_valid: int
-    num_truncated: int  # responses that the token limit cut off
+    num_truncated: int  # responses truncated by the token limit
     judge_calls: int
     order_flips: int
     transitivity_violations: int
@@ -203,7 +207,7 @@ class Uncertainty:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selected:
-    """A problem that goes to annotation and export, and its split."""
+    """A problem selected for annotation and export, and its split."""
 
     problem_id: str
     split: str  # train | test
@@ -220,7 +224,7 @@ class Edge:
 
 
 class FindingKind(StrEnum):
-    """How a row was recognised as a benchmark problem in another dress."""
+    """How a row was recognised as a benchmark problem or a variant of one."""
 
     LINEAGE = "lineage"
     NGRAM = "ngram"
@@ -230,10 +234,11 @@ class FindingKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One way in which one row is one benchmark problem; a row has one for every (benchmark problem, kind) that holds.
+    """A match of one row with one benchmark problem, of one kind.
 
-    `score`: `lineage` 1; `ngram` the share of the benchmark problem's 13-grams that the row has; `jaccard` and `template`
-    the similarity. `detail`: `lineage` the ancestor, `ngram` the first shared words, otherwise the start of its text.
+    `score`: 1 for `lineage`; for `ngram` the share of the benchmark problem's 13-grams that the row contains; for
+    `jaccard` and `template` the similarity. `detail`: the ancestor for `lineage`, the first shared words for `ngram`,
+    otherwise the start of the benchmark problem's text.
     """
 
     problem_id: str
@@ -246,7 +251,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flag:
-    """What was found about one problem in a word: every selected problem has one, and its `Finding`s say why."""
+    """The decontamination result of one problem. Every selected problem has one; its `Finding`s give the reasons."""
 
     problem_id: str
     benchmark_overlap: bool
@@ -256,7 +261,7 @@ class Flag:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """The exported row: problem, uncertainty, lineage, and the provenance of every model that touched it."""
+    """The exported row: problem, uncertainty, lineage, and the provenance of all models involved."""
 
     id: str
     problem: str
@@ -269,8 +274,8 @@ class Example:
     parent_id: str | None
     round: int
     strategies: tuple[str, ...]  # from the root to this row
-    answer: str | None  # ground truth, where known
-    majority_answer: str | None  # the teacher's opinion
+    answer: str | None  # ground truth, if known
+    majority_answer: str | None  # the teacher's majority answer, not ground truth
     majority_correct: bool | None
     semantic_entropy: float
     weight: float
@@ -294,7 +299,7 @@ class Example:
     order_flips: int
     transitivity_violations: int
     benchmark_root: bool
-    benchmark_overlap: bool  # with any benchmark, by lineage or text
+    benchmark_overlap: bool  # overlap with any benchmark, by lineage or text
     overlap_benchmarks: tuple[str, ...]
     overlap_kinds: tuple[FindingKind, ...]
     evolver_model: str | None
@@ -305,12 +310,12 @@ class Example:
     teacher_prompt: str
     equivalence_judge_model: str | None
     equivalence_judge_prompt: str | None
-    sampling_fingerprint: str = ""  # of the responses; empty: unknown (see `tasks.core.annotation`)
-    annotation_fingerprint: str = ""  # of responses, clusters and weight
+    sampling_fingerprint: str = ""  # of the responses; empty if unknown (see `tasks.core.annotation`)
+    annotation_fingerprint: str = ""  # of responses, clusters and weight; empty if unknown
 
 
 def problem_id(*, source: str, origin: str, strategy: str, text: str) -> str:
-    """Hash of (source, source_id or parent_id, strategy, text): 128 bits as 32 hex digits."""
+    """Return the hash of (source, source_id or parent_id, strategy, text): 128 bits as 32 hex digits."""
     return xxhash.xxh3_128_hexdigest(
         "\x1f".join((source, origin, strategy, text)).encode("utf-8", "surrogatepass")
     )

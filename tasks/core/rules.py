@@ -1,7 +1,6 @@
-"""Rules that reject unfit problem texts before a judge is paid for: one small pure function each, in `RULES`.
+"""Rules that reject unsuitable problem texts before the judge is called: one small pure function each, in `RULES`.
 
-They aim at certainty, not at completeness: a rule that is in doubt lets the text pass, for the five-criteria judge comes
-after them.
+The rules favour precision over recall: in doubt a text passes, because the five-criteria judge follows.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from tasks.core.rows import Reason
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """The first rule a text broke, and what was seen."""
+    """The first rule that a text violates, with details."""
 
     reason: Reason
     detail: str
@@ -27,11 +26,11 @@ Rule = Callable[[str, RuleSettings], Failure | None]
 
 
 def check(text: str, settings: RuleSettings) -> Failure | None:
-    """The first broken rule in the order of `RULES`, or None for a sound text."""
+    """Return the first violated rule in the order of `RULES`, or None."""
     return next((failure for rule in RULES if (failure := rule(text, settings))), None)
 
 
-# --- what asks ---------------------------------------------------------------------------------------------------
+# --- questions ---------------------------------------------------------------------------------------------------
 
 # Where a clause begins: at the start, after punctuation or a formula, after a connective.
 _CLAUSE = r"(?:^|[.!?;:,)\]}$\n\"'*]|\b(?:and|then|to|please|now|hence|also|exactly|must|can you)\b)\s*"
@@ -58,7 +57,7 @@ _RESTATES = re.compile(
 
 
 def _questions(text: str) -> list[str]:
-    """The sentences that end in a question mark and do ask, quotations left out."""
+    """Return the sentences that are questions and end in a question mark, excluding quotations."""
     sentences = (part.strip() for part in _SENTENCE_END.split(_QUOTED.sub(" ", text)))
     return [sentence for sentence in sentences if "?" in sentence and _ASKS.search(sentence)]
 
@@ -68,8 +67,11 @@ def _asks(text: str) -> bool:
 
 
 def _may_match(text: str, needed: tuple[str, ...]) -> bool:
-    """False only where no pattern can match that needs one of these lower-case pieces: most texts have none, and looking for
-    them takes a tenth of the pattern's time. (Outside ASCII a pattern that ignores case knows more letters than `lower`.)"""
+    """Return False only if no pattern that requires one of these lower-case substrings can match.
+
+    Most texts contain none of them, and this test takes a tenth of the pattern's time. Non-ASCII texts always return True,
+    because case-insensitive patterns fold more letters than `lower`.
+    """
     return not text.isascii() or any(map(text.lower().__contains__, needed))
 
 
@@ -81,7 +83,7 @@ def _around(text: str, match: re.Match[str]) -> str:
 
 
 def length(text: str, settings: RuleSettings) -> Failure | None:
-    """Between `min_chars` and `max_chars` characters, white space at the ends aside."""
+    """Require `min_chars` to `max_chars` characters, without white space at the ends."""
     count = len(text.strip())
     if count < settings.min_chars:
         return Failure(reason=Reason.TOO_SHORT, detail=f"{count} characters, fewer than {settings.min_chars}")
@@ -98,7 +100,7 @@ _BAD_CATEGORIES = frozenset({"Cc", "Co", "Cs", "Cn"})
 
 
 def bad_characters(text: str, settings: RuleSettings) -> Failure | None:
-    """No control, private, unassigned or replacement characters; mostly Latin letters outside maths (Greek is fine)."""
+    """Reject control, private, unassigned and replacement characters, and mostly non-Latin text (maths, Greek allowed)."""
     plain = text.translate(_LINES_TO_SPACES)
     if plain.isascii() and plain.isprintable():
         return None
@@ -120,7 +122,7 @@ _LETTER_RUN = re.compile(r"([^\W\d_])\1{9,}")
 
 
 def repetition(text: str, settings: RuleSettings) -> Failure | None:
-    """At most `max_repeated_share` of the word 3-grams occurred before in the text; no letter ten times in a row."""
+    """Reject a share of repeated word 3-grams above `max_repeated_share`, and a letter ten times in a row."""
     if run := _LETTER_RUN.search(text):
         return Failure(
             reason=Reason.REPETITION, detail=f"letter {run.group(1)!r} {len(run.group())} times in a row"
@@ -154,7 +156,7 @@ _FIGURE_NEEDS = (
 
 
 def needs_figure(text: str, settings: RuleSettings) -> Failure | None:
-    """Nothing that points to a picture or draws one."""
+    """Reject references to a figure, and code that draws one."""
     if _may_match(text, _FIGURE_NEEDS) and (match := _FIGURE.search(text)):
         return Failure(reason=Reason.NEEDS_FIGURE, detail=_around(text, match))
     return None
@@ -177,9 +179,9 @@ _CONDITIONS = re.compile(
 
 
 def multiple_choice(text: str, settings: RuleSettings) -> Failure | None:
-    """No list of labelled options: labels A, B, ... in order, the question before the first of them, none after it.
+    """Reject lists of labelled options: labels A, B, ... in order, with the question before the first and none after it.
 
-    Labelled points, conditions "(a) ... (b) ... find" and formulas f(A) + f(B) are none.
+    Labelled points, conditions "(a) ... (b) ... find" and formulas f(A) + f(B) are not options.
     """
     if _may_match(text, ("which", "choose")) and (match := _OPTIONS.search(text)):
         return Failure(reason=Reason.MULTIPLE_CHOICE, detail=_around(text, match))
@@ -192,7 +194,7 @@ def multiple_choice(text: str, settings: RuleSettings) -> Failure | None:
 
 
 def _in_order(matches: Iterator[re.Match[str]]) -> list[re.Match[str]]:
-    """The run A, B, C, ... (or a, b, c, ...) from the last A on."""
+    """Return the run A, B, C, ... (or a, b, c, ...) that starts at the last A."""
     run: list[re.Match[str]] = []
     for match in matches:
         label = match.group(1)
@@ -223,7 +225,7 @@ _PART = re.compile(
 
 
 def several_questions(text: str, settings: RuleSettings) -> Failure | None:
-    """One question: no second question mark that asks for something else, no two enumerated parts that ask.
+    """Reject several questions: a second question about something else, or two enumerated parts that are questions.
 
     "What is the probability? It can be written as m/n. What is m + n?" is one question.
     """
@@ -241,7 +243,7 @@ def several_questions(text: str, settings: RuleSettings) -> Failure | None:
 
 
 def _restated(text: str, questions: list[str]) -> bool:
-    """Whether what follows the first question only says in which form its answer is wanted."""
+    """Return whether the text after the first question only specifies the form of its answer."""
     after = text[text.find(questions[0]) + len(questions[0]) :]
     return len(questions) == 2 and _RESTATES.search(after.strip()) is not None
 
@@ -254,14 +256,14 @@ _PROOF = re.compile(
 
 
 def proof(text: str, settings: RuleSettings) -> Failure | None:
-    """No request for a proof. "Find n, or show that none exists" and "the records show that" are none."""
+    """Reject requests for a proof. "Find n, or show that none exists" and "the records show that" are not requests."""
     if _may_match(text, ("prove", "show")) and (match := _PROOF.search(text)):
         return Failure(reason=Reason.PROOF, detail=_around(text, match))
     return None
 
 
 def no_question(text: str, settings: RuleSettings) -> Failure | None:
-    """A question mark, an imperative such as find or compute, or a what or how that lost its question mark."""
+    """Require a question mark, an imperative such as "find" or "compute", or a "what" or "how" without question mark."""
     if _asks(text) or _WONDERS.search(text):
         return None
     return Failure(reason=Reason.NO_QUESTION, detail=" ".join(text.split())[-80:])

@@ -1,4 +1,7 @@
-"""Which judged problems go on to annotation, and which curated ones are held out. Every draw is a hash: no random state."""
+"""Selection of judged problems for annotation, and of held-out curated problems.
+
+Every draw is decided by a hash, so there is no random state.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from tasks.core.rows import Strategy, Tier
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """What the selection looks at."""
+    """The properties of a problem that the selection depends on."""
 
     id: str
     tier: Tier
@@ -24,12 +27,12 @@ class Candidate:
 
 
 def select(candidates: Sequence[Candidate], settings: SelectSettings) -> tuple[str, ...]:
-    """The ids to keep, in the order in which they were drawn; the order of the input does not matter.
+    """Return the ids to keep, in the order in which they are drawn. The order of the input does not matter.
 
-    Every draw goes to the tier with the fewest problems so far, in it to the strategy with the fewest, and there to the
-    smallest hash of (seed, id) whose root has fewer than `per_root` problems already: shares as equal as the supply
-    allows. Hence the choice for a smaller target is the beginning of that for a larger one. `target` None draws until
-    nothing is left. Raises ValueError when an id occurs twice.
+    Each draw takes the tier with the fewest problems so far, in it the strategy with the fewest, and there the smallest
+    hash of (seed, id) whose root has fewer than `per_root` selected problems. The shares are thus as equal as the supply
+    allows, and the selection for a smaller target is a prefix of that for a larger one. With `target` None everything
+    that `per_root` allows is drawn. Raises ValueError if an id occurs twice.
     """
     _must_be_distinct([candidate.id for candidate in candidates])
     queues = _queues(candidates, settings.seed)
@@ -54,10 +57,10 @@ def select(candidates: Sequence[Candidate], settings: SelectSettings) -> tuple[s
 def split_curated(
     ids: Sequence[str], test_problems: int, seed: int, strata: Mapping[str, Tier]
 ) -> dict[str, str]:
-    """ "test" for exactly `test_problems` of the ids, "train" for the others, in the order of `ids`.
+    """Return {id: split} in the order of `ids`: "test" for exactly `test_problems` of them, "train" for the others.
 
-    `strata` gives every id its tier. Tiers have their share of the test split (largest remainders); within a tier the
-    smallest hashes of (seed, id) are held out. Raises `UserError` when there are fewer ids than test problems.
+    `strata` maps every id to its tier. The test split is stratified by tier (largest remainders); within a tier the
+    smallest hashes of (seed, id) are held out. Raises `UserError` if there are fewer ids than test problems.
     """
     _must_be_distinct(ids)
     if test_problems > len(ids):
@@ -84,11 +87,11 @@ def _draw(seed: int, identity: str) -> tuple[int, str]:
 def _must_be_distinct(ids: Sequence[str]) -> None:
     if len(set(ids)) < len(ids):
         twice = min(identity for identity, count in Counter(ids).items() if count > 1)
-        raise ValueError(f"id {twice!r} occurs twice among the problems to choose from")
+        raise ValueError(f"id {twice!r} occurs twice among the candidates")
 
 
 def _queues(candidates: Sequence[Candidate], seed: int) -> dict[tuple[Tier, Strategy], list[Candidate]]:
-    """The candidates of every stratum, smallest hash last."""
+    """Return the candidates of every stratum, smallest hash last."""
     queues: defaultdict[tuple[Tier, Strategy], list[Candidate]] = defaultdict(list)
     for candidate in sorted(candidates, key=lambda candidate: _draw(seed, candidate.id), reverse=True):
         queues[candidate.tier, candidate.strategy].append(candidate)
@@ -96,7 +99,7 @@ def _queues(candidates: Sequence[Candidate], seed: int) -> dict[tuple[Tier, Stra
 
 
 def _largest_remainders(sizes: Mapping[Tier, int], total: int) -> dict[Tier, int]:
-    """`total` shared in proportion to `sizes`, exactly; remainders that tie go in the order of the tiers' names."""
+    """Divide `total` in proportion to `sizes`; ties between remainders go in the order of the tiers' names."""
     everything = sum(sizes.values())
     shares = {tier: total * size // everything for tier, size in sizes.items()}
     by_remainder = sorted(sizes, key=lambda tier: (-(total * sizes[tier] % everything), tier))

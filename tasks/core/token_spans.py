@@ -1,4 +1,4 @@
-"""Which of a response's tokens come after its thinking, and which spell its answer, with their log-probabilities."""
+"""The tokens of a response that follow its thinking, and those of its answer, with their log-probabilities."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CLOSING: Final = "</think>"
 class TokenSpans:
     """Token counts and log-probability sums (nats) after the last `</think>`, and of the content of the last box.
 
-    A count of 0 goes with a sum of None: the thinking never ended, or there is no answer.
+    If the thinking did not end, or there is no answer, the count is 0 and the sum None.
     """
 
     after_think_token_count: int = 0
@@ -28,16 +28,16 @@ class TokenSpans:
 
 
 def token_spans(text: str, logprobs: Sequence[float], ends: Callable[[int], int]) -> TokenSpans:
-    """The spans of a response of `len(logprobs)` tokens; `ends(k)` is how many characters its first k tokens spell, and
-    never falls.
+    """Return the spans of a response of `len(logprobs)` tokens.
 
-    A token that lies partly in a span belongs to it. Without any thinking every token comes after it; the end token
-    does in any case. A sum that is not finite is None.
+    `ends(k)` is the number of characters of the first k tokens; it must not decrease. A token that overlaps a span belongs
+    to it. In a response without thinking every token counts as after the thinking; the end token always does. A sum that
+    is not finite becomes None.
     """
     total = len(logprobs)
 
     def first_at(position: int) -> int:
-        """The first token that spells something at or behind `position`."""
+        """Return the first token with a character at or after `position`."""
         token = bisect_left(range(total), position, key=ends)
         return token - 1 if token > 0 and (token == total or ends(token) > position) else token
 
@@ -58,14 +58,17 @@ def token_spans(text: str, logprobs: Sequence[float], ends: Callable[[int], int]
 
 
 def ends_of_pieces(text: str, pieces: Sequence[str]) -> Callable[[int], int] | None:
-    """`ends` from what each token spells; None when the pieces do not spell the text (special tokens may follow it)."""
+    """Return `ends` for the texts of the tokens, or None if they do not concatenate to `text`.
+
+    Special tokens may follow the text.
+    """
     if not "".join(pieces).startswith(text):
         return None
     return list(accumulate(map(len, pieces), initial=0)).__getitem__
 
 
 def _summed(logprobs: Sequence[float]) -> tuple[int, float | None]:
-    """One rounding after the other, as the engine adds them up."""
+    """Return the count and the sequential sum, with the same rounding as in the engine."""
     total = 0.0
     for value in logprobs:
         total += value

@@ -1,7 +1,7 @@
-"""Every measure of a teacher's uncertainty about one problem, computed from its N responses and their clusters.
+"""All measures of a teacher's uncertainty about one problem, computed from its N responses and their clusters.
 
-A response n counts with log-probability sum s_n over t_n tokens (of the chosen scope) and l_n = s_n / t_n. Responses of
-label -1 take no part; N is the number of those that do. All entropies are in nats.
+Response n has log-probability sum s_n over t_n tokens (of the chosen scope), and l_n = s_n / t_n. Responses with label -1
+are excluded; N is the number of the others. All entropies are in nats.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class Uncertainties:
 
     `semantic_entropy`, `weight`, `discrete_entropy`, `cluster_probs`: see `tasks.core.entropy`; p(c) = sum_{n in c}
     exp(l_n) / sum_n exp(l_n), H = -sum_c p(c) log p(c), w = 1 - H / log N; discrete: p(c) = |c| / N.
-    `valid_entropy`: H over the responses that have an answer; None when fewer than two have one.
-    `intra_entropy`: what the clusters leave of the entropy over texts, sum_c p(c) H(text | c), where p(text | c) is the
-    share of exp(l_n) in c that falls on that text; H + intra_entropy is the entropy over texts (chain rule).
+    `valid_entropy`: H over the responses that have an answer; None if fewer than two have one.
+    `intra_entropy`: the entropy over texts within the clusters, sum_c p(c) H(text | c), where p(text | c) is the share
+    of that text in the sum of exp(l_n) over c; H + intra_entropy is the entropy over texts (chain rule).
     `predictive_entropy`: -(1/N) sum_n s_n, a Monte Carlo estimate of the entropy over whole sequences.
     `normalised_entropy`: -(1/N) sum_n l_n, the length-normalised predictive entropy (Malinin and Gales 2021).
-    `mean_logprob`: sum_n s_n / sum_n t_n, the mean log-probability of a token; high is certain.
-    `majority_share`: the largest cluster's share of the N responses; the rival of H is 1 - majority_share.
+    `mean_logprob`: sum_n s_n / sum_n t_n, the mean log-probability of a token; higher is more certain.
+    `majority_share`: the largest cluster's share of the N responses; 1 - majority_share is compared with H.
     """
 
     semantic_entropy: float
@@ -48,9 +48,9 @@ class Uncertainties:
 def uncertainties(
     responses: Sequence[Response], labels: Sequence[int], *, scope: Scope = "all"
 ) -> Uncertainties:
-    """All measures of one problem. `labels[i]` is the cluster of `responses[i]`, or -1.
+    """Return all measures of one problem. `labels[i]` is the cluster of `responses[i]`, or -1.
 
-    ValueError as `semantic_entropy`: fewer than two responses that take part, or an impossible log-probability.
+    Raises ValueError like `semantic_entropy`: for fewer than two responses with a cluster, or an invalid log-probability.
     """
     whole = entropy(responses, labels, scope=scope)
     used = [(response, label) for response, label in zip(responses, labels, strict=True) if label >= 0]
@@ -71,7 +71,7 @@ def uncertainties(
 
 
 def entropy(responses: Sequence[Response], labels: Sequence[int], *, scope: Scope = "all") -> SemanticEntropy:
-    """Semantic entropy of one problem's responses, with the log-probabilities of the scope's tokens."""
+    """Return the semantic entropy of one problem's responses, from the log-probabilities of the scope's tokens."""
     return semantic_entropy(*spans(responses, scope), labels)
 
 
@@ -82,9 +82,9 @@ def entropies_by_size(
     scope: Scope = "all",
     sizes: Sequence[int] = SIZES,
 ) -> dict[int, SemanticEntropy | None]:
-    """What the first 2, 4, 8, ... responses alone would have given, under the clusters found with all of them.
+    """Return the semantic entropy of the first 2, 4, 8, ... responses, with the clusters of all responses.
 
-    Sizes above the number of responses are left out; None where fewer than two of the first n take part.
+    Sizes above the number of responses are omitted. An entropy is None if fewer than two of the first n have a cluster.
     """
     return {
         n: entropy(responses[:n], labels[:n], scope=scope) if sum(x >= 0 for x in labels[:n]) > 1 else None
@@ -94,8 +94,11 @@ def entropies_by_size(
 
 
 def spans(responses: Sequence[Response], scope: Scope) -> tuple[list[float], list[int]]:
-    """Log-probability sums and token counts of the scope: all tokens, those after the last `</think>`, or those of the
-    content of the last box. A response that has no such tokens counts with all of its tokens."""
+    """Return the log-probability sums and token counts of the scope.
+
+    The scope is all tokens, those after the last `</think>`, or those of the content of the last box. For a response
+    without such tokens all of its tokens are used.
+    """
     pairs = [_span(response, scope) for response in responses]
     return [total for total, _ in pairs], [count for _, count in pairs]
 
@@ -118,7 +121,7 @@ def _valid_entropy(responses: Sequence[Response], labels: Sequence[int], scope: 
 
 
 def _intra_entropy(keys: Sequence[tuple[int, str]], means: Sequence[float]) -> float:
-    """`keys[i]`: cluster and text of the i-th response that takes part."""
+    """Return the intra-cluster entropy. `keys[i]` is (cluster, text) of the i-th response with a cluster."""
     highest = max(means)
     shares: dict[int, dict[str, list[float]]] = {}
     for (label, text), mean in zip(keys, means, strict=True):

@@ -1,7 +1,7 @@
-r"""Units behind a number: `5 cm`, `30 km/h`, `2 square metres`, `\$5`, `12 apples`.
+r"""Units of numbers: `5 cm`, `30 km/h`, `2 square metres`, `\$5`, `12 apples`.
 
-A known unit has a dimension and an exact factor; any other word is a label that only equals itself. The base of a number
-(`1010_2`) is treated like a unit.
+A known unit has a dimension and an exact factor; any other word is a label that equals only itself. The base of a number
+(`1010_2`) is treated as a unit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tasks.core.expressions import has_words
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """`factor` units of `dimension`; two quantities are equal if value times factor and the dimension are."""
+    """A unit: `factor` base units of `dimension`. Two quantities are equal if their dimensions and value * factor are."""
 
     dimension: str
     factor: Fraction
@@ -63,14 +63,14 @@ _LITRES_PER_CUBIC_METRE: Final = 1000
 _DOLLARS: Final = re.compile(r"(-?)\\\$(.+)")
 _BASED: Final = re.compile(r"(\d+)_(\d|\{\d+\})")
 _LABEL: Final = r"[A-Za-z]{3,}(?: [A-Za-z]+){0,2}"
-_NO_LABEL: Final = frozenset(  # words that change the number, or are letters of mathematics written out
+_NO_LABEL: Final = frozenset(  # words that modify the number, or names of Greek letters
     "hundred thousand million billion trillion dozen half halve third quarter fourth fifth sixth seventh eighth ninth "
     "tenth percent more less least most fewer over under plus minus times squared cubed factorial mod modulo base and "
     "not the alpha beta gamma delta theta lambda sigma omega phi".split()
 )
 _PREFIX: Final = r"(?:(?:square|sq|cubic|cu)\.? ?)?"
 _KNOWN: Final = rf"\^\\circ|\\\$|{_PREFIX}[A-Za-z]{{2,}}(?:\^[23])?(?:(?:/| per )[A-Za-z]+(?:\^[23])?)?"
-# A single letter is only a unit behind a space (from \text{ m} or typed), and never one that is mostly a variable.
+# A single letter is a unit only after a space (from \text{ m} or typed), and only if it is not a common variable name.
 _TRAILING: Final = re.compile(
     rf"(?P<value>.*(?:[\d)}}!]|\\pi)) ?(?P<unit>{_KNOWN})"
     rf"|(?P<labelled>.*[\d)}}!])(?: |(?<=[)}}]))(?P<label>{_LABEL})"
@@ -79,12 +79,12 @@ _TRAILING: Final = re.compile(
 
 
 def split_unit(text: str) -> tuple[str, Unit | None]:
-    r"""Value and unit of a normalised answer: `5 cm` gives ("5", a hundredth of a metre); no unit gives (text, None)."""
+    r"""Split a normalised answer into value and unit: `5 cm` gives ("5", 1/100 metre); without a unit (text, None)."""
     dollars = _DOLLARS.fullmatch(text)
     if dollars:
         return dollars[1] + dollars[2], _BASES["dollar"]
     based = _BASED.fullmatch(text)
-    if based:  # 1010_2: the digits, so that a base left out by one writer does not count as a difference
+    if based:  # 1010_2: the base is a unit, so that an answer without it can be equal
         return based[1], Unit(dimension=f"base {based[2].strip('{}')}", factor=Fraction(1))
     match = _TRAILING.fullmatch(text)
     if match is None:
@@ -100,7 +100,7 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
 
 
 def parse_unit(text: str) -> Unit | None:
-    """A known unit, a compound of two such as `km/h`, or a label made of words; None for anything else."""
+    """Parse a known unit, a compound of two such as `km/h`, or a label made of words; None for anything else."""
     text = _SPEEDS.get(text, text)
     above, _, below = text.replace(" per ", "/").partition("/")
     first = _powered(above)
@@ -116,7 +116,7 @@ def parse_unit(text: str) -> Unit | None:
 
 
 def _powered(text: str) -> Unit | None:
-    """`m`, `m^2`, `square metres`. A litre is a thousandth of a cubic metre."""
+    """Parse `m`, `m^2` or `square metres`. A litre is a thousandth of a cubic metre."""
     prefix, _, rest = text.replace(".", "").partition(" ")
     exponent = _PREFIXES.get(prefix, 1)
     name = rest if prefix in _PREFIXES else text

@@ -1,5 +1,7 @@
-"""Does the annotation mean what it says? Statistics of annotated problems against the truth, of the judge against
-Math-Verify, and of the weight against itself at fewer samples. Pure; all entropies in nats, all intervals at 95%.
+"""Validation statistics of an annotation. Pure; all entropies are in nats, all intervals at 95%.
+
+Annotated problems are compared with the ground truth, the judge with Math-Verify, and weights with weights from fewer
+samples.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ MEASURES: Final[Mapping[str, str]] = {
     "negative_mean_logprob": "negative mean log-probability of a token",
     "one_minus_majority_share": "1 - majority share",
 }
-"""H, which all others are compared with, and its rivals; of each, a larger value is less certain."""
+"""H and the measures that are compared with it; for each, a larger value is less certain."""
 
 STORED: Final = (
     "semantic_entropy", "weight", "discrete_entropy", "predictive_entropy", "normalised_entropy", "mean_logprob",
@@ -41,23 +43,23 @@ SIZES: Final = (4, 8, 16)
 BINS: Final = 10
 RESAMPLES: Final = 1000
 SEED: Final = 0
-_Z: Final = 1.959963984540054  # of a two-sided 95% interval
+_Z: Final = 1.959963984540054  # quantile for a two-sided 95% interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """One problem whose truth is known: what the annotation says, and how often the teacher was right."""
+    """One problem with a ground truth: its annotation, and how often the teacher was right."""
 
     tier: str
     weight: float
-    scores: Mapping[str, float]  # the keys of MEASURES
+    scores: Mapping[str, float]  # by the keys of MEASURES
     majority_right: bool
-    right: int  # of `samples`
+    right: int  # correct samples out of `samples`
     samples: int
 
 
 def measures(row: Example) -> dict[str, float]:
-    """The scores of one exported row, by the keys of MEASURES."""
+    """Return the scores of one exported row, by the keys of MEASURES."""
     return {
         "semantic_entropy": row.semantic_entropy,
         "discrete_entropy": row.discrete_entropy,
@@ -68,15 +70,15 @@ def measures(row: Example) -> dict[str, float]:
     }
 
 
-# --- finding what is wrong ---------------------------------------------------------------------------------------
+# --- detection of wrong answers ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detection:
-    """How well one measure finds what is wrong. `gain` is the AUROC of H minus this one's, on the same resamples."""
+    """How well one measure detects errors. `gain` is the AUROC of H minus that of this measure, on the same resamples."""
 
     measure: str
-    auroc: Area | None  # None: nothing is wrong, or nothing right
+    auroc: Area | None  # None: there are no errors, or only errors
     gain: Area | None  # None for H itself
     aurc: Area
 
@@ -85,8 +87,7 @@ class Detection:
 class Target:
     """Detection of wrong majorities, or of wrong samples (each with the score of its problem).
 
-    `best_aurc` is the smallest area that any score of problems can have; the share wrong / total is that of a score that
-    knows nothing.
+    `best_aurc` is the smallest area that a score per problem can reach; wrong / total is the area of a random score.
     """
 
     problems: int
@@ -97,7 +98,7 @@ class Target:
 
 
 def detect(rows: Sequence[Checked], target: Kind) -> Target:
-    """AUROC and AURC of every measure, with bootstrap intervals over problems. `rows` must not be empty."""
+    """Return AUROC and AURC of every measure, with bootstrap intervals over problems. `rows` must not be empty."""
     wrong, totals = errors(rows, target)
     scores = {name: [row.scores[name] for row in rows] for name in MEASURES}
     both = 0 < sum(wrong) < sum(totals)
@@ -123,7 +124,7 @@ def detect(rows: Sequence[Checked], target: Kind) -> Target:
 
 
 def errors(rows: Sequence[Checked], target: Kind) -> tuple[list[int], list[int]]:
-    """Wrong members and members of every problem."""
+    """Return the number of wrong members and of members of every problem."""
     if target == "majority":
         return [int(not row.majority_right) for row in rows], [1] * len(rows)
     return [row.samples - row.right for row in rows], [row.samples for row in rows]
@@ -131,17 +132,17 @@ def errors(rows: Sequence[Checked], target: Kind) -> tuple[list[int], list[int]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TierResult:
-    """One tier alone: an AUROC over all tiers also profits from telling easy problems from hard ones."""
+    """The result of one tier. (An AUROC over all tiers is also raised by separating easy tiers from hard ones.)"""
 
     tier: str
     problems: int
     mean_weight: float
     majority_right: int
-    auroc: Area | None  # of H for a wrong majority
+    auroc: Area | None  # AUROC of H for wrong majorities
 
 
 def by_tier(rows: Sequence[Checked], tiers: Sequence[str]) -> tuple[TierResult, ...]:
-    """H within each of `tiers` that has problems, in their order."""
+    """Return the results of H within each of `tiers` that has problems, in order."""
     groups = [(tier, [row for row in rows if row.tier == tier]) for tier in tiers]
     return tuple(
         TierResult(
@@ -168,23 +169,24 @@ def _own_auroc(rows: Sequence[Checked]) -> Area | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bin:
-    """The problems with low <= w < high (w = 1 is in the last bin). The interval of `majority` is Wilson's."""
+    """The problems with low <= w < high (the last bin includes w = 1). The interval of `majority` is Wilson's."""
 
     low: float
     high: float
     problems: int
     mean_weight: float
-    majority: float  # share of right majorities
+    majority: float  # share of correct majorities
     majority_low: float
     majority_high: float
-    sample: float  # share of right samples
+    sample: float  # share of correct samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reliability:
-    """The bins that hold a problem, and the expected calibration errors: mean over problems of |accuracy - mean w| of
-    their bins. They say how far w may be read as the probability that the majority (a sample) is right; w is not made
-    to be one.
+    """The non-empty bins, and the expected calibration errors: the mean over problems of |accuracy - mean w| of their bin.
+
+    A small error means that w can be read as the probability that the majority (or a sample) is correct. w is not
+    designed as such a probability.
     """
 
     bins: tuple[Bin, ...]
@@ -193,7 +195,7 @@ class Reliability:
 
 
 def reliability(rows: Sequence[Checked], bins: int = BINS) -> Reliability:
-    """Accuracy by weight, in `bins` bins of equal width on [0, 1]. `rows` must not be empty."""
+    """Return the accuracy by weight, in `bins` bins of equal width on [0, 1]. `rows` must not be empty."""
     places = [min(bins - 1, int(row.weight * bins)) for row in rows]
     groups = {
         place: [row for row, own in zip(rows, places, strict=True) if own == place]
@@ -225,7 +227,7 @@ def _bin(low: float, high: float, group: Sequence[Checked]) -> Bin:
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share (Wilson 1927); (0, 1) without trials."""
+    """Return Wilson's 95% interval of a share (Wilson 1927); (0, 1) without trials."""
     if trials == 0:
         return 0.0, 1.0
     share, spread = successes / trials, _Z * _Z / trials
@@ -234,12 +236,12 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-# --- weight against itself ---------------------------------------------------------------------------------------
+# --- weights at different sample sizes ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizePair:
-    """w from the first `small` samples against w from the first `large`, over the problems that have both."""
+    """Comparison of w from the first `small` samples with w from the first `large`, over problems that have both."""
 
     small: int
     large: int
@@ -249,7 +251,7 @@ class SizePair:
 
 
 def stability(rows: Sequence[Example]) -> tuple[SizePair, ...]:
-    """Every two of N = 4, 8, 16 that some row has a weight for."""
+    """Compare every two of N = 4, 8, 16 for which at least one row has both weights."""
     found = []
     for small, large in combinations(SIZES, 2):
         by_size = [dict(zip(row.sizes, row.weight_by_size, strict=True)) for row in rows]
@@ -269,14 +271,14 @@ def stability(rows: Sequence[Example]) -> tuple[SizePair, ...]:
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Rank correlation with mean ranks for ties; None when either list is constant."""
+    """Return Spearman's rank correlation, with mean ranks for ties; None if either list is constant."""
     a, b = (_ranks(values) for values in (first, second))
     scale = sqrt(float((a @ a) * (b @ b)))
     return float(a @ b) / scale if scale > 0 else None
 
 
 def _ranks(values: Sequence[float]) -> np.ndarray:
-    """Ranks, the mean of all of them subtracted."""
+    """Return the ranks minus their mean."""
     _, places, counts = np.unique(
         np.asarray(values, dtype=np.float64), return_inverse=True, return_counts=True
     )
@@ -289,7 +291,7 @@ def _ranks(values: Sequence[float]) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairCheck:
-    """Two answers, and what the judge and Math-Verify say of them; None: no decision."""
+    """Two answers and the verdicts of the judge and Math-Verify on them; None: no decision."""
 
     first: str
     second: str
@@ -299,7 +301,7 @@ class PairCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """The judge's verdicts beside Math-Verify's. The four counts are of the pairs that both decided."""
+    """Agreement of the judge with Math-Verify. The four counts are of the pairs that both decided."""
 
     pairs: int
     judge_decided: int
@@ -308,23 +310,23 @@ class Agreement:
     both_different: int
     only_judge_same: int
     only_verify_same: int
-    rate: float | None  # None: no pair that both decided
+    rate: float | None  # None: both decided no pair
     low: float
     high: float
-    kappa: float | None  # Cohen's; None: one of them always says the same
+    kappa: float | None  # Cohen's kappa; None: one of them always gives the same verdict
     disagreements: tuple[PairCheck, ...]
 
     @property
     def both(self) -> int:
-        """Pairs that both decided."""
+        """The number of pairs that both decided."""
         return self.both_same + self.both_different + self.only_judge_same + self.only_verify_same
 
 
 def check_pair(pair: JudgedPair, timeout_s: float) -> PairCheck:
-    """What both say of one judged pair.
+    """Return both verdicts on one judged pair.
 
-    The judge decides when both orders gave a verdict, and the same one; Math-Verify when it can read both answers (it finds
-    each equal to itself) and comes to an end within `timeout_s`.
+    The judge decides if both orders gave the same verdict. Math-Verify decides if it can read both answers (it finds each
+    equal to itself) and finishes within `timeout_s`.
     """
     replies = [parse_equivalence(reply, "stop") for reply in (pair.forward, pair.backward)]
     unclear = pair.flipped or any(isinstance(reply, BadReply) for reply in replies)
@@ -340,12 +342,12 @@ def check_pair(pair: JudgedPair, timeout_s: float) -> PairCheck:
 
 @lru_cache(maxsize=16384)
 def _readable(answer: str, timeout_s: float) -> bool:
-    """Whether Math-Verify can read a normalised answer."""
+    """Return whether Math-Verify can read a normalised answer."""
     return len(answer) <= MAX_LENGTH and verify(answer, answer, timeout_s) is True
 
 
 def agreement(checks: Sequence[PairCheck], shown: int = 20) -> Agreement:
-    """Counts, rate with Wilson's interval, kappa, and the first `shown` disagreements."""
+    """Return counts, rate with Wilson's interval, kappa, and the first `shown` disagreements."""
     both = [check for check in checks if check.judge is not None and check.verify is not None]
     counts = {
         (judge, verify): sum((check.judge, check.verify) == (judge, verify) for check in both)
@@ -394,7 +396,7 @@ class Spread:
 
 
 def spread(group: str, entropies: Sequence[float]) -> Spread:
-    """Summary of a group that has problems."""
+    """Summarise the entropies of a non-empty group."""
     return Spread(
         group=group,
         problems=len(entropies),
@@ -404,14 +406,16 @@ def spread(group: str, entropies: Sequence[float]) -> Spread:
     )
 
 
-# --- the stored numbers ------------------------------------------------------------------------------------------
+# --- stored values -----------------------------------------------------------------------------------------------
 
 
 def largest_difference(
     rows: Sequence[Example], responses: Mapping[str, Sequence[Response]], scope: Scope
 ) -> float:
-    """The largest difference between a measure or weight that a row stores and the one that its responses (in order)
-    and cluster labels give now."""
+    """Return the largest absolute difference between the measures stored in the rows and recomputed ones.
+
+    They are recomputed from the responses (in order) and the stored cluster labels.
+    """
     return max((_difference(row, responses[row.id], scope) for row in rows), default=0.0)
 
 

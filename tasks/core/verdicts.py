@@ -1,6 +1,6 @@
-"""From a model's raw reply to a verdict or an evolved problem, or to the reason why it is neither.
+"""Parsing of a model's raw reply into a verdict or an evolved problem, or a reason for rejecting it.
 
-A reply is untrusted: its length is bounded before anything reads it, and whatever it says, parsing ends in a value.
+Replies are untrusted: their length is checked before they are parsed, and parsing never raises.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from tasks.core.answers import simplest_forms_decision
 from tasks.core.rows import Reason
 
 MAX_REPLY_CHARS: Final = 20_000
-_OPENING_CHARS: Final = 40  # further on, a person in the problem's story may well say "I cannot"
+_OPENING_CHARS: Final = 40  # later in the text "I cannot" may be part of the problem itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BadReply:
-    """A reply of no use. `detail` says in a few words what was seen."""
+    """A rejected reply. `detail` describes the defect in a few words."""
 
     reason: Reason
     detail: str
@@ -39,18 +39,18 @@ class QualityVerdict:
 
     @property
     def passed(self) -> bool:
-        """All five hold."""
+        """Whether all five criteria are met."""
         return not self.failed
 
     @property
     def failed(self) -> tuple[str, ...]:
-        """Names of the criteria that do not hold."""
+        """Names of the criteria that are not met."""
         return tuple(name for name in QUALITY_CRITERIA if not getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EquivalenceVerdict:
-    """The equivalence judge's simplest form of each answer, and whether they denote the same."""
+    """The equivalence judge's simplest form of each answer, and its verdict."""
 
     first: str
     second: str
@@ -58,8 +58,11 @@ class EquivalenceVerdict:
 
     @property
     def same(self) -> bool:
-        """The simplest forms decide where they can be compared, the judge's own conclusion only where they cannot:
-        small judges conclude worse than they reduce (measured in `pocket/README.md`)."""
+        """Whether the answers are equivalent.
+
+        The simplest forms decide if they can be compared, otherwise the judge's own verdict. Small judges are better at
+        simplifying than at comparing (measured in `pocket/README.md`).
+        """
         decided = simplest_forms_decision(self.first, self.second)
         return self.equivalent if decided is None else decided
 
@@ -82,15 +85,15 @@ _PUNCTUATION: Final = re.compile(r"(?<!\d)[.,]|[.,](?!\d)|[;:?'\"`$\s]+")
 
 
 class _Malformed(ValueError):
-    """The text is JSON, but not such as we take."""
+    """The text is JSON, but in a form that is not accepted."""
 
 
 def parse_quality(
     reply: str, finish_reason: str, *, max_chars: int = MAX_REPLY_CHARS
 ) -> QualityVerdict | BadReply:
-    """The quality judge's reply: a JSON object of exactly the five criteria, each true or false.
+    """Parse the quality judge's reply: a JSON object of exactly the five criteria, each true or false.
 
-    White space and a code fence around it, and thinking before it, are tolerated; nothing else is.
+    Surrounding white space, a code fence and preceding thinking are accepted; any other text is not.
     """
     fields = _json_fields(reply, finish_reason, dict.fromkeys(QUALITY_CRITERIA, bool), max_chars)
     return fields if isinstance(fields, BadReply) else QualityVerdict(**fields)
@@ -99,7 +102,7 @@ def parse_quality(
 def parse_equivalence(
     reply: str, finish_reason: str, *, max_chars: int = MAX_REPLY_CHARS
 ) -> EquivalenceVerdict | BadReply:
-    """The equivalence judge's reply: a JSON object of exactly `first`, `second` (text) and `equivalent` (true or false)."""
+    """Parse the equivalence judge's reply: a JSON object of exactly `first`, `second` (strings) and `equivalent` (bool)."""
     fields = _json_fields(reply, finish_reason, _EQUIVALENCE_TYPES, max_chars)
     return fields if isinstance(fields, BadReply) else EquivalenceVerdict(**fields)
 
@@ -107,10 +110,10 @@ def parse_equivalence(
 def parse_evolution(
     reply: str, finish_reason: str, parent: str, max_chars: int = MAX_REPLY_CHARS
 ) -> str | BadReply:
-    """The evolved problem: the text of the reply's only `<evolved>` block, without control characters or loose white space.
+    """Parse the evolved problem: the text of the reply's `<evolved>` block, without control characters or extra white space.
 
-    Refused: a reply without exactly one block, a refusal, the parent again (case, spaces and punctuation aside), and a
-    text that carries a solution.
+    Rejected are replies without exactly one block, refusals, copies of the parent (ignoring case, spaces and
+    punctuation), and texts that contain a solution.
     """
     text = _bounded(reply, finish_reason, max_chars)
     if isinstance(text, BadReply):
@@ -142,7 +145,7 @@ def _checked_problem(problem: str, parent: str) -> str | BadReply:
 
 
 def _bounded(reply: str, finish_reason: str, max_chars: int) -> str | BadReply:
-    """The reply behind any thinking, stripped, once it is known to be whole, of bounded length and not empty."""
+    """Return the reply after any thinking, stripped, if it is complete, not too long and not empty."""
     if finish_reason == "length":
         return _bad(Reason.TRUNCATED, f"cut off after {len(reply)} characters")
     if len(reply) > max_chars:
@@ -156,7 +159,7 @@ def _bounded(reply: str, finish_reason: str, max_chars: int) -> str | BadReply:
 def _json_fields(
     reply: str, finish_reason: str, types: dict[str, type], max_chars: int
 ) -> dict[str, Any] | BadReply:
-    """The fields of a JSON object with exactly the keys and types of `types`."""
+    """Parse the fields of a JSON object with exactly the keys and types of `types`."""
     text = _bounded(reply, finish_reason, max_chars)
     if isinstance(text, BadReply):
         return text
@@ -167,7 +170,7 @@ def _json_fields(
         )
     except _Malformed as error:
         return _bad(Reason.MALFORMED_REPLY, str(error))
-    except ValueError as error:  # JSONDecodeError, and integers of absurd length
+    except ValueError as error:  # JSONDecodeError, and integers with too many digits
         return _bad(Reason.MALFORMED_REPLY, f"no JSON: {error}")
     except RecursionError:
         return _bad(Reason.MALFORMED_REPLY, "JSON nested too deeply")
@@ -201,7 +204,7 @@ def _bad(reason: Reason, detail: str) -> BadReply:
 
 
 def _tidy(text: str) -> str:
-    """Lines with single spaces, no control or format characters, at most one empty line in a row."""
+    """Collapse spaces within lines and runs of empty lines; remove control and format characters."""
     lines = ["".join(filter(_printable, " ".join(line.split()))).strip() for line in text.splitlines()]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
@@ -211,7 +214,7 @@ def _printable(character: str) -> bool:
 
 
 def _essence(text: str) -> str:
-    """What is left of a text without case, spaces and the punctuation of prose; signs that mean something in maths stay."""
+    """Return the text without case, spaces and prose punctuation; mathematical signs are kept."""
     return _PUNCTUATION.sub("", text.casefold())
 
 

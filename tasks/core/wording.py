@@ -1,6 +1,6 @@
-"""Problem texts as plain words, and as templates in which every number is one mark: on them overlaps are looked for.
+"""Problem texts as words, and as templates in which every number is one mark; used to find overlaps.
 
-Texts are tokenised once, in bulk, into hashed words, so that everything after the regular expression is numpy.
+Texts are tokenised once, in bulk, into hashed words, so that all steps after the regular expression are vectorised.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ MARK = "#"
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words and numbers, in order. Punctuation, operators, LaTeX layout, fonts and fraction commands are gone.
+    """Return the lower-case words and numbers, in order, without punctuation, operators and LaTeX layout commands.
 
     `\\frac{1}{2}` and 1/2 are both the words 1, 2; 1,000 and 1{,}000 are 1000; % is percent; other commands are words.
     """
@@ -58,7 +58,7 @@ def words(text: str) -> list[str]:
 
 
 def template(text: str) -> list[str]:
-    """The words, every number or run of numbers (digits, words, LaTeX) as one `#`, singular and plural alike.
+    """Return the words, with every run of numbers (digits, words, LaTeX) replaced by one `#`, and plurals by singulars.
 
     An article before a number belongs to it ("a dozen", "an 8-mile walk"), and so does the "and" of "one hundred and five".
     """
@@ -68,8 +68,11 @@ def template(text: str) -> list[str]:
 
 
 def formula(text: str) -> str:
-    """The characters of the text with every number as one `#`, without white space, LaTeX layout and braces: for texts
-    that are mostly a formula, such as "Evaluate 2^3 - 1^3 + 4^3", whose operators tell more than their words."""
+    """Return the characters of the text with every number as one `#`, without white space, LaTeX layout and braces.
+
+    Meant for texts that are mostly a formula, such as "Evaluate 2^3 - 1^3 + 4^3", whose operators carry more information
+    than their words.
+    """
     return _LAYOUT.sub("", _NUMBER_ALONE.sub(MARK, _plain(text)))
 
 
@@ -111,7 +114,7 @@ MARK_HASH = np.uint64(word_hash(MARK))
 
 
 class _Vocabulary(dict[str, int]):
-    """Numbers tokens as they come; `hashes`, `stems` and `kinds` belong to the numbers."""
+    """Assigns numbers to tokens on first use; `hashes`, `stems` and `kinds` are indexed by these numbers."""
 
     def __init__(self) -> None:
         self.hashes: list[int] = []
@@ -129,7 +132,7 @@ class _Vocabulary(dict[str, int]):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Tokens:
-    """Texts as hashed words, one after the other: `rows[i]` is the text of word i. `masked` are the words of the templates."""
+    """The concatenated hashed words of some texts; `rows[i]` is the text of word i. `masked` are the templates' words."""
 
     hashes: NDArray[np.uint64]
     rows: Indices
@@ -138,7 +141,7 @@ class Tokens:
 
 
 def tokenise(texts: Sequence[str]) -> Tokens:
-    """The `words` and the `template` of every text, hashed; a text without words has no row."""
+    """Return the hashed `words` and `template` of every text. A text without words has no entries."""
     vocabulary = _Vocabulary()
     lists = [_tokens(text) for text in texts]
     lengths = np.fromiter(map(len, lists), dtype=np.int64, count=len(lists))
@@ -160,7 +163,7 @@ def tokenise(texts: Sequence[str]) -> Tokens:
 
 
 def _marks(kinds: NDArray[np.int8], rows: Indices) -> NDArray[np.bool_]:
-    """Which words are part of a number."""
+    """Return which words are part of a number."""
     numbers = (kinds == _NUMBER) | (kinds == _SCALE)
     number_follows = _before(numbers, rows, -1)
     inside = (kinds == _AND) & _before(kinds == _SCALE, rows, 1)
@@ -168,7 +171,7 @@ def _marks(kinds: NDArray[np.int8], rows: Indices) -> NDArray[np.bool_]:
 
 
 def _before(flags: NDArray[np.bool_], rows: Indices, places: int) -> NDArray[np.bool_]:
-    """The flag of the word so many places before, in the same text (False where there is none)."""
+    """Return the flags shifted by `places` words within the same text (False where there is no such word)."""
     moved = np.roll(flags, places) & (np.roll(rows, places) == rows)
     if places > 0:
         moved[:places] = False
@@ -178,7 +181,7 @@ def _before(flags: NDArray[np.bool_], rows: Indices, places: int) -> NDArray[np.
 
 
 def windows(hashes: NDArray[np.uint64], rows: Indices, size: int) -> tuple[Indices, Indices]:
-    """Where every run of `size` words within one text starts, and its 63-bit hash."""
+    """Return the start and the 63-bit hash of every run of `size` words within one text."""
     last = len(hashes) - size + 1
     if last < 1:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)

@@ -1,10 +1,10 @@
-"""The store: artifacts on disk, found again by fingerprint.
+"""The artifact store: results of stages on disk, looked up by fingerprint.
 
 An artifact is a folder `<root>/artifacts/<name>-<fingerprint[:16]>` of shards `shard-00000`, ...; a shard is
-a folder of one Parquet file per table and a `record.json`. A shard appears whole or not at all and is never
-replaced; the artifact is whole once its own `record.json` is there, which is written last. Times stand in
-records only, so equal work gives equal Parquet bytes. A shard whose record has a `key` (of all that it was made
-of) can be linked into another artifact instead of being made again.
+a folder with one Parquet file per table and a `record.json`. Shards are written atomically and never
+replaced; the artifact is complete once its own `record.json` exists, which is written last. Times are stored in
+records only, so equal work gives equal Parquet bytes. A shard whose record has a `key` (a hash of all its inputs)
+can be linked into another artifact instead of being computed again.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _OWN_KEYS = {
 
 
 class CountMismatch(AssertionError):
-    """A stage lost or invented rows: in != kept + rejected."""
+    """A stage lost or added rows: in != kept + rejected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,20 +82,18 @@ class ShardHandle:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """All artifacts under one root folder. Several processes may use it at once: of two writers of a shard
-    the first wins.
+    """All artifacts under one root folder. Several processes may use it at once: if two write the same shard, the first one
+    wins.
     """
 
     root: Path
 
     def folder(self, name: str, fingerprint: str) -> Path:
-        """Where the artifact lies, or will."""
+        """Return the folder of an artifact, which need not exist."""
         return self.root / "artifacts" / f"{name}-{fingerprint[:16]}"
 
     def find(self, name: str, fingerprint: str) -> Artifact | None:
-        """The artifact when it is whole: its record, with the very same fingerprint, and every shard it
-        counts.
-        """
+        """Return the artifact if it is complete, with a record of the same full fingerprint and all of its shards, else None."""
         folder = self.folder(name, fingerprint)
         record = _read_record(folder)
         if record is None or record.get("fingerprint") != fingerprint:
@@ -105,8 +103,8 @@ class Store:
         return Artifact(name=name, fingerprint=fingerprint, path=folder, num_rows=record["num_rows"])
 
     def finished_shard(self, folder: Path, index: int) -> dict[str, Any] | None:
-        """The record of a whole shard, None for one that is missing or lacks (part of) a file that its record
-        lists.
+        """Return the record of a complete shard, or None if the shard is missing or a file of its record is missing or has
+        another size.
         """
         path = shard_folder(folder, index)
         record = _read_record(path)
@@ -123,12 +121,11 @@ class Store:
         tables: Mapping[str, tuple[type, Sequence[Any]]],
         record: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """Write `{table name: (row type, rows)}` and the record as shard `index`; return the record as
-        stored.
+        """Write `{table name: (row type, rows)}` and the record as shard `index`, and return the record as stored.
 
-        `record["counts"]` is `{"in": n, "kept": n, "rejected": {reason: n}}` and must add up
-        (`CountMismatch`), also with the rows of the table `rejects` when there is one. A shard that is whole
-        already stays, and its record is returned.
+        `record["counts"]` is `{"in": n, "kept": n, "rejected": {reason: n}}`. Raises `CountMismatch` if it does not add up,
+        or contradicts the rows of the table `rejects` if there is one. A shard that is already complete is kept, and its
+        record is returned.
         """
         path = shard_folder(folder, index)
         _check_own_keys(path, record, _OWN_SHARD_KEYS)
@@ -140,14 +137,15 @@ class Store:
         return self._put_shard(folder, index, fill, record)
 
     def link_shard(self, source: Path, folder: Path, index: int, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Make the tables of the whole shard in folder `source` shard `index` of the artifact in `folder` as well, with
-        counts, notes and key of the source's record and the entries of `record` over them; return the record as stored.
+        """Reuse the tables of the complete shard in folder `source` as shard `index` of the artifact in `folder`.
 
-        The files are linked, where the file system can, else copied. `UserError` when the source went away meanwhile.
+        The new record has the counts, notes and key of the source's record, updated by the entries of `record`; returns it as
+        stored. Files are hard-linked if the file system supports it, else copied. Raises `UserError` if the source was removed
+        in the meantime.
         """
         found = _read_record(source)
         if found is None:
-            raise UserError(f"{source} went away while it was read: start again.")
+            raise UserError(f"{source} was removed while it was read: start again.")
         _check_own_keys(shard_folder(folder, index), record, _OWN_SHARD_KEYS)
 
         def fill(place: Path) -> dict[str, Any]:
@@ -161,9 +159,9 @@ class Store:
     def _put_shard(
         self, folder: Path, index: int, fill: Callable[[Path], dict[str, Any]], record: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Let `fill` put the tables into a folder, which becomes shard `index` with the record; the record as stored."""
+        """Write shard `index` with the tables that `fill` puts into a folder, and the record; return the record as stored."""
         path = shard_folder(folder, index)
-        damaged = path.exists()  # asked before: what was there and is not whole will never become so
+        damaged = path.exists()  # checked first: an existing incomplete shard will never become complete
         if (found := self.finished_shard(folder, index)) is not None:
             return found
         try:
@@ -175,13 +173,14 @@ class Store:
         found = self.finished_shard(folder, index)
         if found is None:
             raise UserError(
-                f"{path} was changed while it was written: start again, with nothing else working in that"
+                f"{path} was changed while it was written: start again, and make sure that nothing else modifies that"
                 " folder."
             )
         return found
 
     def shards_by_key(self, name: str) -> dict[str, Path]:
-        """Folders of the whole shards of all artifacts of that name, finished or not, by the `key` of their records."""
+        """Return the folders of the complete shards of all artifacts of that name, finished or not, by the `key` in their
+        records."""
         found = {}
         for folder in sorted((self.root / "artifacts").glob(f"{name}-*")):
             for path in folder.glob("shard-*"):
@@ -191,10 +190,12 @@ class Store:
         return found
 
     def table_digest(self, artifact: Artifact, index: int, table: str) -> str:
-        """SHA-256 of the Parquet file of one table of one shard, as it was written."""
+        """Return the SHA-256 (hex) of the Parquet file of one table of one shard, from the shard's record."""
         record = self.finished_shard(artifact.path, index)
         if record is None:
-            raise UserError(f"{artifact.path} lacks shard {index}: run the stage {artifact.name!r} again.")
+            raise UserError(
+                f"shard {index} of {artifact.path} is missing: run the stage {artifact.name!r} again."
+            )
         return record["tables"][table]["digest"]
 
     def finish(
@@ -206,10 +207,10 @@ class Store:
         primary: str = "problems",
         inputs: Sequence[Artifact] = (),
     ) -> Artifact:
-        """Write the artifact's record, which makes it whole, and return its handle.
+        """Write the artifact's record, which completes it, and return its handle.
 
-        The record holds the given entries (config, timings, ...), the counts and table rows summed over the
-        shards, names and fingerprints of `inputs`, and the versions in use. `ValueError` when a shard is
+        The record contains the given entries (config, timings, ...), the counts and table rows summed over the
+        shards, names and fingerprints of `inputs`, and the package versions in use. Raises `ValueError` if a shard is
         missing or none has the `primary` table.
         """
         if (found := self.find(name, fingerprint)) is not None:
@@ -247,7 +248,8 @@ class Store:
         return record
 
     def record(self, artifact: Artifact) -> dict[str, Any]:
-        """The artifact's record: counts, rows per table, config, inputs, versions, timings."""
+        """Return the artifact's record: counts, rows per table, config, inputs, versions, timings. Raises `UserError` if it
+        cannot be read."""
         record = _read_record(artifact.path)
         if record is None:
             raise UserError(
@@ -256,44 +258,41 @@ class Store:
         return record
 
     def shards(self, artifact: Artifact) -> tuple[ShardHandle, ...]:
-        """The artifact's shards in order."""
+        """Return the artifact's shards in order."""
         indices = range(self.record(artifact)["num_shards"])
         return tuple(
             ShardHandle(folder=artifact.path, index=i, path=shard_folder(artifact.path, i)) for i in indices
         )
 
     def shard_path(self, artifact: Artifact, index: int, table: str) -> Path:
-        """The Parquet file of one table of one shard."""
+        """Return the path of the Parquet file of one table of one shard."""
         return table_path(shard_folder(artifact.path, index), table)
 
     def rows(self, artifact: Artifact, table: str, row_type: type[Row]) -> Iterator[Row]:
-        """All rows of a table, shard by shard in order. Reading errors are `UserError`s that name the
-        file.
-        """
+        """Yield all rows of a table, shard by shard in order. Raises `UserError` naming the file if it cannot be read."""
         for shard in self.shards(artifact):
             yield from iter_rows(table_path(shard.path, table), row_type)
 
     def discard(self, artifact: Artifact) -> None:
-        """Remove the artifact from disk (no error when it is gone)."""
+        """Remove the artifact from disk. Does nothing if it does not exist."""
         remove_folder(artifact.path)
         sweep(artifact.path.parent, artifact.path.name)
 
 
 def shard_folder(folder: Path, index: int) -> Path:
-    """Folder of shard `index` inside an artifact's folder."""
+    """Return the folder of shard `index` inside an artifact's folder."""
     return folder / f"shard-{index:05d}"
 
 
 def table_path(shard: Path, table: str) -> Path:
-    """Parquet file of a table inside a shard's folder."""
+    """Return the path of a table's Parquet file inside a shard's folder."""
     return shard / f"{table}.parquet"
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 over the relative names and bytes of all Parquet files below `folder`; unfinished work is left
-    out.
+    """Return the SHA-256 (hex) over the relative names and bytes of all Parquet files below `folder`.
 
-    Two artifacts of equal digest hold the same bytes; records, which carry times, play no part.
+    Temporary files are ignored, and so are records, which contain times: two artifacts of equal digest have the same data.
     """
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*.parquet"), key=lambda path: path.relative_to(folder).as_posix()):
@@ -305,7 +304,7 @@ def digest(folder: Path) -> str:
 
 
 def sum_counts(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Add up `{"in", "kept", "rejected": {reason: n}}` of several shards; reasons sorted."""
+    """Sum `{"in", "kept", "rejected": {reason: n}}` over several shards; reasons are sorted."""
     rejected: Counter[str] = Counter()
     for count in counts:
         rejected.update({str(reason): number for reason, number in count["rejected"].items()})
@@ -317,7 +316,7 @@ def sum_counts(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that have a say in results, as installed here."""
+    """Return the installed versions of Python and of the packages that affect results."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -342,8 +341,8 @@ def _link(source: Path, place: Path) -> None:
     try:
         os.link(source, place)
     except FileNotFoundError as error:
-        raise UserError(f"{source} went away while it was read: start again.") from error
-    except OSError:  # a file system without links
+        raise UserError(f"{source} was removed while it was read: start again.") from error
+    except OSError:  # a file system without hard links
         shutil.copyfile(source, place)
 
 
@@ -368,7 +367,7 @@ def _json(record: Mapping[str, Any]) -> str:
 def _check_own_keys(path: Path, record: Mapping[str, Any], own: set[str]) -> None:
     if taken := sorted(own & record.keys()):
         raise ValueError(
-            f"{path.name}: the record may not set {', '.join(taken)}, which the store writes itself"
+            f"{path.name}: the record may not contain {', '.join(taken)}, which the store sets itself"
         )
 
 
@@ -387,5 +386,5 @@ def _check_counts(
         written = Counter(str(row.reason) for row in tables["rejects"][1])
         if written != rejected:
             raise CountMismatch(
-                f"{where}: rejected {rejected}, but the table 'rejects' holds {dict(written)}"
+                f"{where}: counts of rejected rows are {rejected}, but the table 'rejects' has {dict(written)}"
             )

@@ -1,4 +1,4 @@
-"""Cards: Markdown pages from the templates of data_cards/. Whatever a template prints is data, and is escaped."""
+"""Render Markdown cards from the templates in data_cards/. Every value that a template prints is escaped."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tasks.core.config import PROJECT_ROOT
 __all__ = ["CARDS", "MAX_CELL", "Markdown", "escape_markdown", "render_card"]
 
 CARDS = PROJECT_ROOT / "data_cards"
-MAX_CELL = 300  # characters of one value on a card
+MAX_CELL = 300  # characters; longer values are truncated on a card
 
 
 class Markdown(str):
-    """Text that is Markdown already, and printed as it is."""
+    """Text that is already Markdown and is printed unescaped."""
 
 
 def render_card(template: str, /, **values: object) -> str:
-    """The page of a template with these values; the same values give the same text.
+    """Render a template; the same values give the same text.
 
-    Filters: `number` (1,234), `decimals` (0.123), `percent` (12.3%), `points` (+12.3), `minutes` (of seconds), `code` (for
-    code spans) and `plain` (for code blocks).
+    Filters: `number` (1,234), `decimals` (0.123), `percent` (12.3%), `points` (+12.3), `minutes` (from seconds), `code` (for
+    code spans) and `plain` (for code blocks). Raises `jinja2.UndefinedError` for a missing value.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(CARDS),
@@ -46,7 +46,8 @@ def render_card(template: str, /, **values: object) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """One line of `text` that shows as it is in a Markdown table: no markup, HTML, maths or cell border; cut at `MAX_CELL`."""
+    """Return `text` as one line that a Markdown table shows literally: markup, HTML, maths and cell borders are escaped.
+    Truncated to `MAX_CELL` characters."""
     line = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
     if len(line) > MAX_CELL:
         line = line[:MAX_CELL] + " ..."
@@ -62,10 +63,10 @@ def _printed(value: object) -> str:
 
 
 def _only_names(text: str) -> Markdown:
-    """For code spans, where nothing can be escaped: letters, digits, dots, dashes and underscores."""
+    """Keep letters, digits, dots, dashes and underscores only, for code spans, where nothing can be escaped."""
     return Markdown(re.sub(r"[^A-Za-z0-9._-]", "", text)[:MAX_CELL])
 
 
 def _only_words(text: str) -> Markdown:
-    """For code blocks: the same, and spaces."""
+    """Keep the characters of `_only_names` and spaces, for code blocks."""
     return Markdown(re.sub(r"[^A-Za-z0-9._ -]", "", text)[:MAX_CELL])

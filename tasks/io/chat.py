@@ -1,7 +1,7 @@
-"""Chat completions from any OpenAI-compatible server: as many at once as it bears, each answered exactly once.
+"""Chat completions from any OpenAI-compatible server: adaptive concurrency, and exactly one outcome per request.
 
-Concurrency is `tasks.io.throttle`'s: congestion is a 429, a 5xx, a timeout or a broken connection. Waiting times between
-attempts have full jitter.
+`tasks.io.throttle` adapts the concurrency: status 408, 409, 429 and 5xx, timeouts and broken connections count as congestion.
+The pauses between attempts have full jitter.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ MAX_REPLY_CHARS: Final = 100_000
 MAX_PAUSE_S: Final = 60.0
 MAX_RETRY_AFTER_S: Final = 300.0
 LOOKUP: Final = 256
-"""Requests looked up in the ledger at once, and the most that are ever read ahead of the iterator."""
+"""Number of requests looked up in the ledger at once, and the most that are read ahead from the iterator."""
 SERVER_GONE_AFTER: Final = 8
-"""So many requests in a row that used up all their attempts mean that the server is gone, not that the rows are bad."""
+"""After this many requests in a row that used up all their attempts, the server is considered down."""
 TOO_LONG: Final = "too_long"
 
 Progress = Callable[[int, int], None]
@@ -45,7 +45,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """One request. `key` is the caller's row id; `prompt` the fingerprint of the prompt that made `messages`."""
+    """One request. `key` is the caller's row id, `prompt` the fingerprint of the prompt that `messages` were rendered from."""
 
     key: str
     messages: Sequence[Mapping[str, str]]
@@ -59,10 +59,10 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """An answered request. `finish_reason` is the server's, or `too_long` when the text was cut at 100,000 characters.
+    """An answered request. `finish_reason` is the server's, or `too_long` if the text was truncated to 100,000 characters.
 
-    `logprob_sum` (nats) and `logprob_count` cover the returned tokens; None and 0 unless asked for. A sum that is not
-    finite is None. `spans` are the same for parts of the reply, None where the server's tokens do not spell its text.
+    `logprob_sum` (nats) and `logprob_count` cover the returned tokens; None and 0 unless requested. A sum that is not
+    finite is None. `spans` has the same for parts of the reply; None if the server's tokens do not add up to its text.
     """
 
     key: str
@@ -78,7 +78,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A request that was given up, with the server's own sentence."""
+    """A request that failed for good, with the server's error message."""
 
     key: str
     reason: str
@@ -90,7 +90,7 @@ Outcome = Completion | Failure
 
 @dataclass(slots=True, kw_only=True)
 class Usage:
-    """What a `ChatModel` has used since it was made. Ledger hits cost nothing and count as `cached` only."""
+    """Usage of a `ChatModel` since its creation. Ledger hits cost nothing and count as `cached` only."""
 
     attempts: int = 0
     completions: int = 0
@@ -102,7 +102,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A request on its way: its place in the input, and its ledger key."""
+    """A request to be sent, with its index in the input and its ledger key."""
 
     index: int
     request: ChatRequest
@@ -112,9 +112,9 @@ class _Pending:
 class ChatModel:
     """A role's model behind an OpenAI-compatible address.
 
-    `identity` names the model in the ledger; the API key is read from `role.api_key_env` and kept by the client only.
-    `is_vllm` (default: whether the role is served here) decides whether the thinking switch of the chat template is sent.
-    One thread at a time.
+    `identity` identifies the model in the ledger; the API key is read from the environment variable `role.api_key_env`.
+    `is_vllm` (default: whether the role is served on this machine) decides whether the `enable_thinking` argument of the
+    chat template is sent. Not thread-safe.
     """
 
     def __init__(
@@ -143,10 +143,10 @@ class ChatModel:
     async def complete(
         self, requests: Iterable[ChatRequest], *, on_progress: Progress | None = None
     ) -> AsyncGenerator[Outcome]:
-        """Answer every request exactly once, in order of completion; what the ledger knows is not sent.
+        """Yield exactly one outcome per request, in order of completion; requests found in the ledger are not sent.
 
-        Requests are pulled from the iterator as places become free. Raises `UserError` when the server refuses the key
-        or is gone (eight requests in a row used up their attempts). Closing the iterator cancels what is in flight.
+        Requests are pulled from the iterator as slots become free. Raises `UserError` if the server rejects the API key
+        or is down (eight requests in a row used up their attempts). Closing the iterator cancels requests in flight.
         """
         async with aclosing(self._run(requests, on_progress, lambda: None)) as outcomes:
             async for _, outcome in outcomes:
@@ -159,15 +159,15 @@ class ChatModel:
         on_progress: Progress | None = None,
         on_sent: Callable[[], None] = lambda: None,
     ) -> list[Outcome]:
-        """`complete`, with all outcomes at the end, in the order of the requests. `on_sent` is called when no request is left
-        that waits for a place: others may then begin, on the same event loop."""
+        """Like `complete`, but return all outcomes, in the order of the requests. `on_sent` is called once no request is
+        waiting for a slot: another batch may then start on the same event loop."""
         numbered = [pair async for pair in self._run(requests, on_progress, on_sent)]
         return [outcome for _, outcome in sorted(numbered, key=lambda pair: pair[0])]
 
     def complete_all(
         self, requests: Iterable[ChatRequest], *, on_progress: Progress | None = None
     ) -> list[Outcome]:
-        """`outcomes`, from code without an event loop."""
+        """Like `outcomes`, for callers without an event loop."""
         return asyncio.run(self.outcomes(requests, on_progress=on_progress))
 
     async def _run(
@@ -178,7 +178,7 @@ class ChatModel:
         ready: deque[_Pending] = deque()
         running: dict[asyncio.Task[Outcome], _Pending] = {}
         finished: asyncio.Queue[asyncio.Task[Outcome]] = asyncio.Queue()
-        followers: dict[str, list[_Pending]] = {}  # same content as a request in flight
+        followers: dict[str, list[_Pending]] = {}  # requests with the same content as one in flight
         session = open_session(self.base_url, os.environ.get(self.role.api_key_env) or "EMPTY")
         try:
             while True:
@@ -215,7 +215,8 @@ class ChatModel:
     def _read_ahead(
         self, source: Iterator[tuple[int, ChatRequest]], ready: deque[_Pending]
     ) -> Iterator[tuple[int, Completion]]:
-        """Pull up to `LOOKUP` requests: known ones are answered here, the others go to `ready`; until one did or all is read."""
+        """Pull up to `LOOKUP` requests at a time, until `ready` is not empty or the source is exhausted. Yields the outcomes of
+        those found in the ledger; the others are added to `ready`."""
         while not ready:
             chunk = [
                 _Pending(index, request, self._ledger_key(request))
@@ -235,7 +236,7 @@ class ChatModel:
     def _deliver(
         self, leader: _Pending, followers: Sequence[_Pending], outcome: Outcome
     ) -> Iterator[tuple[int, Outcome]]:
-        """The outcome for the request that was sent and for those of the same content that waited for it."""
+        """Yield the outcome for the request that was sent and for those with the same content that waited for it."""
         yield leader.index, outcome
         for item in followers:
             if isinstance(outcome, Completion):
@@ -246,7 +247,7 @@ class ChatModel:
                 yield item.index, replace(outcome, key=item.request.key)
 
     async def _answer(self, session: aiohttp.ClientSession, pending: _Pending) -> Outcome:
-        """Send one request until it is answered, refused, or out of attempts."""
+        """Send one request until it is answered, rejected, or out of attempts."""
         request, reason = pending.request, ""
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
@@ -266,12 +267,13 @@ class ChatModel:
         if self._given_up_in_a_row >= SERVER_GONE_AFTER:
             raise UserError(
                 f"model server {self.base_url} failed {SERVER_GONE_AFTER} requests in a row, {MAX_ATTEMPTS} attempts each "
-                f"(last: {reason}): check that it runs and read its log, then start again (answered requests are kept)"
+                f"(last error: {reason}): check that it runs and read its log, then start again (answered requests are kept)"
             )
         return self._failed(request, reason, MAX_ATTEMPTS)
 
     async def _attempt(self, session: aiohttp.ClientSession, request: ChatRequest) -> Completion:
-        """One attempt in its place of the throttle. Raises `_Retryable` or `_Refused` with a sentence."""
+        """Make one attempt within the throttle's limit. Raises `_Retryable` or `_Refused` with a message, or `UserError` if
+        the server rejects the API key."""
         await self.throttle.enter()
         sent_at = time.monotonic()
         self.usage.attempts += 1
@@ -286,11 +288,11 @@ class ChatModel:
         return completion
 
     def _sorted_error(self, error: Exception, sent_at: float) -> Exception:
-        """The exception to raise for an attempt's error; tells the throttle about congestion."""
+        """Return the exception to raise for an attempt's error, and report congestion to the throttle."""
         if isinstance(error, BadStatus):
             if error.status == 401:
                 return UserError(
-                    f"model server {self.base_url} refuses the key: set {self.role.api_key_env} in the environment"
+                    f"model server {self.base_url} rejects the API key: set {self.role.api_key_env} in the environment"
                 )
             if error.status < 500 and error.status not in (408, 409, 429):
                 return _Refused(str(error))
@@ -324,17 +326,17 @@ class ChatModel:
         return arguments
 
     def _read(self, request: ChatRequest, answer: bytes) -> Completion:
-        """The completion that an answer holds. Raises ValueError when it is none, whatever it is."""
+        """Parse an answer. Raises `ValueError` if it is not a chat completion."""
         try:
             return self._completion(request, json.loads(answer))
         except (AttributeError, LookupError, OverflowError, RecursionError, TypeError) as error:
             raise ValueError(f"no chat completion: {answer[:200]!r}") from error
 
     def _completion(self, request: ChatRequest, reply: Any) -> Completion:
-        """From the JSON of a reply. What has another shape than a chat completion's raises one of `_read`'s errors."""
+        """Build a completion from the JSON of a reply. Other structures raise one of the errors that `_read` catches."""
         choice, usage = reply["choices"][0], reply.get("usage")
         text = choice["message"].get("content") or ""
-        text = text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no text
+        text = text.encode("utf-8", "replace").decode("utf-8")  # replaces lone surrogates
         cut = len(text) > self._max_reply_chars
         tokens = (choice.get("logprobs") or {}).get("content") or []
         if request.logprobs and not tokens:
@@ -352,7 +354,7 @@ class ChatModel:
         )
 
     def _ledger_key(self, request: ChatRequest) -> str:
-        """Hash of all that decides the reply; the address and the concurrency do not."""
+        """Return the hash of everything that determines the reply; the address and the concurrency are not part of it."""
         settings = request.sampling.model_dump() | {
             "thinking": self.role.thinking,
             "dtype": self.role.dtype,
@@ -391,11 +393,11 @@ class ChatModel:
 
 
 class _Refused(Exception):
-    """The server will never accept this request."""
+    """The server rejects this request for good."""
 
 
 class _Retryable(Exception):
-    """Trouble that may pass. `retry_after`: seconds the server asked for."""
+    """A temporary error. `retry_after`: the pause in seconds that the server requested."""
 
     def __init__(self, sentence: str, retry_after: float | None = None) -> None:
         super().__init__(sentence)
@@ -403,7 +405,7 @@ class _Retryable(Exception):
 
 
 class _Meter:
-    """Passes (done, total) on, at most once a second. Without a known total, total = done."""
+    """Reports (done, total), at most once a second. If the total is unknown, total = done."""
 
     def __init__(self, on_progress: Progress | None, total: int | None) -> None:
         self._on_progress = on_progress
@@ -428,7 +430,8 @@ def _from_ledger(key: str, value: Mapping[str, Any]) -> Completion:
 
 
 def _token_spans(text: str, tokens: Sequence[Mapping[str, Any]]) -> TokenSpans | None:
-    """From the bytes of every token, since a token may hold half a character; from its text where it has none."""
+    """Compute spans from the bytes of each token, since a token may contain part of a character, or from its text if the
+    server sends no bytes."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     pieces = [
         token["token"] if token.get("bytes") is None else decoder.decode(bytes(token["bytes"]))
@@ -439,7 +442,7 @@ def _token_spans(text: str, tokens: Sequence[Mapping[str, Any]]) -> TokenSpans |
 
 
 def pause_before(attempt: int, retry_after: float | None = None) -> float:
-    """Seconds to wait before `attempt` (2, 3, ...): uniform on [0, 0.5 * 2**(attempt - 1)], capped at a minute, and never
-    less than what the server asked for (capped at five minutes)."""
+    """Return the seconds to wait before `attempt` (2, 3, ...): uniform on [0, 0.5 * 2**(attempt - 1)], capped at one minute,
+    but at least `retry_after` (capped at five minutes)."""
     jittered = random.uniform(0.0, min(MAX_PAUSE_S, 0.5 * 2 ** (attempt - 1)))
     return max(jittered, min(retry_after or 0.0, MAX_RETRY_AFTER_S))

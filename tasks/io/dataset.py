@@ -1,4 +1,4 @@
-"""The exported dataset: Parquet files that `datasets.load_dataset` opens, a manifest, and a card rendered from the manifest."""
+"""The exported dataset: Parquet files for `datasets.load_dataset`, a manifest, and a card rendered from the manifest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tasks.io.tables import iter_rows, schema, write_rows
 
 MANIFEST = "manifest.json"
 ROWS_PER_FILE = 20_000
-DATA, FLAGGED, RESPONSES = "data", "flagged", "responses"  # folders: unflagged problems, the others, samples
+DATA, FLAGGED, RESPONSES = "data", "flagged", "responses"  # folders; DATA: unflagged problems
 
 Row = TypeVar("Row", Example, Response)
 _STRICT = ConfigDict(extra="forbid")
@@ -34,7 +34,7 @@ _STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageCount:
-    """What one stage did with its rows. Raises ValueError unless rows_in = kept + rejected."""
+    """Row counts of one stage, with rejected rows by reason. Raises `ValueError` unless rows_in = kept + rejected."""
 
     __pydantic_config__ = _STRICT
     stage: str
@@ -50,17 +50,18 @@ class StageCount:
 
     @property
     def dropped(self) -> int:
+        """Number of rejected rows."""
         return sum(self.rejected.values())
 
     @property
     def reasons(self) -> list[tuple[str, int]]:
-        """Reasons with their counts, the most frequent first, then by name."""
+        """Reasons with their counts, most frequent first, ties by name."""
         return sorted(self.rejected.items(), key=lambda item: (-item[1], item[0]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Teacher:
-    """Who was sampled and how: what a training run compares with its own teacher."""
+    """The teacher that was sampled and its settings; a training run compares them with its own teacher."""
 
     __pydantic_config__ = _STRICT
     model: str  # identity, as in the rows
@@ -72,12 +73,14 @@ class Teacher:
     top_p: float
     max_tokens: int
     thinking: bool
-    logprobs: str  # raw: the model's own; tempered: after temperature and truncation
-    scope: str  # whose log-probabilities weigh a response: all tokens, after_think, answer
+    logprobs: str  # raw: of the unmodified distribution; tempered: after temperature and truncation
+    scope: str  # tokens whose log-probabilities weight a response: all, after_think, answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitCount:
+    """Row counts of one split."""
+
     __pydantic_config__ = _STRICT
     split: str
     problems: int
@@ -87,17 +90,19 @@ class SplitCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkCount:
-    """A benchmark that the problems were compared with, and how many of them it flags, in all and by kind of finding."""
+    """A benchmark that the problems were compared with, and how many were flagged, in total and by kind of finding."""
 
     __pydantic_config__ = _STRICT
     benchmark: str
-    problems: int  # its own
-    flagged: int
+    problems: int  # size of the benchmark
+    flagged: int  # problems of the dataset
     kinds: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TierCount:
+    """Number of problems of one tier, with their mean weight and mean semantic entropy."""
+
     __pydantic_config__ = _STRICT
     tier: str
     problems: Mapping[str, int]  # by split
@@ -107,6 +112,8 @@ class TierCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceCount:
+    """Number of problems of one source, licence and role."""
+
     __pydantic_config__ = _STRICT
     source: str
     licence: str
@@ -116,7 +123,7 @@ class SourceCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishCount:
-    """Responses that ended for one reason, and the mean weight of their problems (a problem counts once a response)."""
+    """Responses with one finish reason, and the mean weight of their problems (a problem counts once per response)."""
 
     __pydantic_config__ = _STRICT
     reason: str
@@ -126,7 +133,7 @@ class FinishCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeCount:
-    """What the equivalence judge was asked, and how far its verdicts and the symbolic ones contradict themselves."""
+    """Calls of the equivalence judge, and the contradictions among its verdicts and the symbolic ones."""
 
     __pydantic_config__ = _STRICT
     problems: int  # with at least one call
@@ -137,7 +144,7 @@ class JudgeCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """Numbers counted from the exported rows themselves."""
+    """Statistics of the exported rows."""
 
     __pydantic_config__ = _STRICT
     splits: tuple[SplitCount, ...]
@@ -155,11 +162,11 @@ class Contents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """Everything the card says about a dataset, and what a training run checks before it uses one.
+    """Metadata of a dataset: the content of its card, and what a training run checks before it uses the dataset.
 
     `settings` is `Config.identity()`; `models` maps each role to an identity, `prompts` each prompt to its fingerprint.
-    `timings` (seconds) may differ between two runs that give the same data; they appear nowhere else in the folder.
-    `contents` is counted by `write_dataset`; what the caller puts there is overwritten.
+    `timings` (seconds) may differ between two runs that give the same data, and appear nowhere else in the folder.
+    `contents` is computed by `write_dataset`, which overwrites any value passed in.
     """
 
     __pydantic_config__ = _STRICT
@@ -174,50 +181,49 @@ class Manifest:
     teacher: Teacher
     seeds: Mapping[str, int]
     benchmarks: tuple[BenchmarkCount, ...] = ()
-    annotation: Mapping[str, str] = field(default_factory=dict)  # fingerprints of rows annotated as this says
-    batch_invariance: Mapping[str, str] = field(
-        default_factory=dict
-    )  # role -> what its engines' checks found
+    annotation: Mapping[str, str] = field(default_factory=dict)  # fingerprints of the annotation settings
+    batch_invariance: Mapping[str, str] = field(default_factory=dict)  # role -> result of its engines' checks
     versions: Mapping[str, str] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     contents: Contents | None = None
 
     def to_json(self) -> str:
-        """Indented JSON, ending in a newline; `from_json` gives an equal manifest."""
+        """Return indented JSON with a final newline; `from_json` restores an equal manifest."""
         return TypeAdapter(Manifest).dump_json(self, indent=2).decode("utf-8") + "\n"
 
     @staticmethod
     def from_json(text: str | bytes, where: str = MANIFEST) -> Manifest:
-        """Raises `UserError` naming `where` and the first thing wrong: no JSON, a missing or unknown key, a wrong type."""
+        """Parse a manifest. Raises `UserError` naming `where` and the first error: invalid JSON, a missing or unknown key, a
+        wrong type."""
         try:
             return TypeAdapter(Manifest).validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "the whole file"
             raise UserError(
-                f"{where} is no dataset manifest: {place}: {first['msg']}; export the dataset again"
+                f"{where} is not a valid dataset manifest: {place}: {first['msg']}; export the dataset again"
             ) from error
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of an exported dataset. `UserError` when `folder` holds none or a broken one."""
+    """Return the manifest of an exported dataset. Raises `UserError` if it is missing from `folder` or invalid."""
     path = folder / MANIFEST
     try:
         return Manifest.from_json(path.read_bytes(), str(path))
     except FileNotFoundError as error:
         raise UserError(
-            f"{folder} is no exported dataset: it has no {MANIFEST}; run the flow sure-math first"
+            f"{folder} is not an exported dataset: it has no {MANIFEST}; run the flow sure-math first"
         ) from error
 
 
 def read_dataset(folder: Path) -> tuple[list[Example], list[Response]]:
-    """The rows of all splits: every problem, and every response. `UserError` when a file is missing, damaged or of another
-    version's columns."""
+    """Return all problems and all responses of all splits. Raises `UserError` if a file is missing or damaged, or has the
+    columns of another version."""
     examples = [path for name in (DATA, FLAGGED) for path in sorted((folder / name).glob("*.parquet"))]
     responses = sorted((folder / RESPONSES).glob("*.parquet"))
     if not examples or not responses:
         raise UserError(
-            f"{folder} is no exported dataset: it lacks rows or responses; run the flow sure-math first"
+            f"{folder} is not an exported dataset: it has no problems or no responses; run the flow sure-math first"
         )
     return (
         [row for path in examples for row in iter_rows(path, Example)],
@@ -228,7 +234,7 @@ def read_dataset(folder: Path) -> tuple[list[Example], list[Response]]:
 def describe(
     examples: Mapping[str, Sequence[Example]], responses: Mapping[str, Sequence[Response]]
 ) -> Contents:
-    """Count what is exported: by split, tier, source and last strategy."""
+    """Compute the statistics of the exported rows, given by split."""
     rows = list(chain.from_iterable(examples.values()))
     samples = list(chain.from_iterable(responses.values()))
     sources = Counter((row.source, row.licence, row.role.value) for row in rows)
@@ -275,7 +281,7 @@ def _finish_counts(rows: Sequence[Example], samples: Sequence[Response]) -> tupl
 
 
 def last_strategy(row: Example) -> str:
-    """The strategy that wrote this row; "none" for a curated problem."""
+    """Return the last evolution strategy of a row; "none" for a curated problem."""
     return str(row.strategies[-1]) if row.strategies else "none"
 
 
@@ -299,13 +305,13 @@ def write_dataset(
     responses: Mapping[str, Sequence[Response]],
     manifest: Manifest,
 ) -> None:
-    """Write the dataset folder, whole or not at all; an older one in its place is replaced. Problems with a flag lie in a
-    folder of their own, so that the config `decontaminated` is the config `default` without it.
+    """Write the dataset folder atomically, replacing an existing one.
 
-    `examples` and `responses` map a split to its rows. Rows are written in the order of their ids, so the same rows give
-    the same bytes however they were cut into shards. A split without problems is left out.
+    `examples` and `responses` map a split to its rows. Flagged problems are written to a separate folder, so that the
+    config `decontaminated` is the config `default` without that folder. Rows are sorted by id, so the same rows give the
+    same bytes regardless of their sharding. A split without problems is omitted.
 
-    Raises `UserError` when there is nothing to export, ValueError when the tables do not belong together (an id twice, a
+    Raises `UserError` if there is nothing to export, and `ValueError` if the tables are inconsistent (a duplicate id, a
     seed among the examples, a response without its problem in the same split, a problem without responses).
     """
     problems = {split: sorted(rows, key=lambda row: row.id) for split, rows in examples.items() if rows}
@@ -315,7 +321,7 @@ def write_dataset(
     }
     if not problems:
         raise UserError(
-            f"nothing to export to {folder}: no problem reached the last stage; the funnel tells where they stopped"
+            f"nothing to export to {folder}: no problem reached the last stage; the funnel shows where they were rejected"
         )
     _check_ids(problems)
     _check_responses(problems, samples, responses)
@@ -331,7 +337,7 @@ def write_dataset(
 
 
 def write_papers(place: Path, manifest: Manifest) -> None:
-    """The manifest, which has contents, and the card rendered from it."""
+    """Write the manifest, whose `contents` must be set, and the card rendered from it."""
     card = render_card(manifest)
     (place / MANIFEST).write_text(manifest.to_json(), encoding="utf-8", newline="\n")
     (place / "README.md").write_text(card, encoding="utf-8", newline="\n")
@@ -366,7 +372,7 @@ def _check_responses(
 ) -> None:
     for split in given:
         if given[split] and split not in problems:
-            raise ValueError(f"split {split} has {len(given[split])} responses and no problem")
+            raise ValueError(f"split {split} has {len(given[split])} responses but no problems")
     for split, rows in samples.items():
         ids = {row.id for row in problems[split]}
         keys = Counter((row.problem_id, row.index) for row in rows)
@@ -387,9 +393,10 @@ def _check_responses(
 
 
 def render_card(manifest: Manifest) -> str:
-    """The dataset card (README.md) of a manifest with `contents`. The same manifest gives the same text; timings play no part."""
+    """Render the dataset card (README.md) of a manifest with `contents`. The same manifest gives the same text; `timings` are
+    not used."""
     if manifest.contents is None:
-        raise ValueError("the manifest has no contents: count them with describe() first")
+        raise ValueError("the manifest has no contents: compute them with describe() first")
     return cards.render_card(
         "dataset.md.j2",
         front_matter=cards.Markdown(_front_matter(manifest, manifest.contents)),
@@ -420,7 +427,7 @@ def _type_name(kind: pa.DataType) -> str:
 
 
 def _front_matter(manifest: Manifest, contents: Contents) -> str:
-    """The YAML head of the card: what `load_dataset` and the Hub read."""
+    """Return the YAML front matter of the card, which `load_dataset` and the Hugging Face hub read."""
     known = re.fullmatch(r"[a-z0-9][a-z0-9.-]*", manifest.licence) is not None
     licence = (
         {"license": manifest.licence} if known else {"license": "other", "license_name": manifest.licence}
@@ -433,8 +440,8 @@ def _front_matter(manifest: Manifest, contents: Contents) -> str:
         "tags": ["mathematics", "semantic-entropy", "distillation", "synthetic"],
         "size_categories": [_size_category(sum(row.problems for row in contents.splits))],
         "configs": [
-            # `datasets` caches by what the card says, not by where the folder lies or what its files hold: without the
-            # fingerprint, a rebuilt dataset would be read from the cache of an older one.
+            # `datasets` caches by the content of the card, not by the folder's path or the files' content: without the
+            # fingerprint, a rebuilt dataset would be loaded from the cache of an older one.
             {
                 "config_name": config,
                 "description": f"{config} of version {manifest.fingerprint}",
@@ -448,7 +455,7 @@ def _front_matter(manifest: Manifest, contents: Contents) -> str:
 
 
 def _data_files(contents: Contents) -> dict[str, list[dict[str, Any]]]:
-    """Config -> its splits. A split without rows, or a config without splits, is left out: nothing could load it."""
+    """Map each config to its splits. Splits without rows and configs without splits are omitted: they cannot be loaded."""
     folders: dict[str, dict[str, list[str]]] = {"default": {}, "decontaminated": {}, "responses": {}}
     for row in contents.splits:
         clean = [DATA] if row.decontaminated else []

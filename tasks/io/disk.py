@@ -1,10 +1,9 @@
-"""Files and folders that appear whole or not at all, also after `kill -9` or on a full disk. All atomicity is
-here.
+"""Atomic writes of files and folders, safe against `kill -9` and full disks.
 
-A writer works under a temporary sibling name (`.tmp-<name>-<12 hex digits>`), which it keeps locked (flock)
-while it lives; contents are fsynced, then renamed into place. The lock tells a dead writer's leftover from a
-live writer's work: leftovers are removed when the same name is written again. Where the file system has no
-such locks, leftovers stay.
+A writer uses a temporary sibling name (`.tmp-<name>-<12 hex digits>`), which it keeps locked (flock)
+while it runs; contents are fsynced, then renamed into place. The lock distinguishes leftovers of dead writers from
+the work of live ones: leftovers are removed when the same name is written again. On file systems without
+such locks, leftovers remain.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ _OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST)
 
 @contextmanager
 def named_full_disk(path: Path, needed: Callable[[], int]) -> Iterator[None]:
-    """Turn "no space left" inside the block into a `UserError` that names `path` and the bytes needed for it
-    (at least).
+    """Turn "no space left" errors inside the block into a `UserError` that names `path` and the minimum number of bytes that
+    it needs.
     """
     try:
         yield
@@ -38,18 +37,18 @@ def named_full_disk(path: Path, needed: Callable[[], int]) -> Iterator[None]:
             raise
         raise UserError(
             f"The disk is full: {path} needs at least {needed():,} bytes; free some space or choose another"
-            " output folder, then start again (what was finished is kept)."
+            " output folder, then start again (finished work is kept)."
         ) from error
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its parents. `UserError` when something stands in the way."""
+    """Create a folder and its parents. Raises `UserError` if a file is in the way or permission is denied."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UserError(
-            f"Cannot make the folder {path} ({error.strerror}): choose another output folder or clear the"
-            " way."
+            f"Cannot create the folder {path} ({error.strerror}): choose another output folder, or remove the"
+            " obstacle."
         ) from error
 
 
@@ -63,8 +62,9 @@ def sync_folder(path: Path) -> None:
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:
-    """Write a whole file (text as UTF-8) in place of what was there: readers see the old content or the new
-    one.
+    """Write a file (text as UTF-8) atomically, replacing an existing one: readers see either the old or the new content.
+
+    Raises `UserError` if the disk is full or the folder cannot be created.
     """
     content = data.encode("utf-8") if isinstance(data, str) else data
     make_folder(path.parent)
@@ -85,11 +85,11 @@ def atomic_write(path: Path, data: bytes | str) -> None:
 
 @contextmanager
 def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Fill the yielded temporary folder; when the block ends well it becomes `path`, otherwise nothing stays.
+    """Yield a temporary folder, which becomes `path` if the block succeeds and is removed otherwise.
 
-    Raises `FileExistsError` when `path` is there (or another writer was faster), unless `replace`: then the
-    new folder takes the old one's place, and a kill between the two renames leaves the old one to be put back
-    by the next writer.
+    Raises `FileExistsError` if `path` exists (or another writer was faster), unless `replace`: then the
+    new folder replaces the old one; after a kill between the two renames, the next writer restores the old one. Raises
+    `UserError` if the disk is full.
     """
     make_folder(path.parent)
     sweep(path.parent, path.name)
@@ -102,12 +102,12 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             _sync_tree(temporary)
         _put_in_place(temporary, path, replace)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # not there any more when all went well
+        shutil.rmtree(temporary, ignore_errors=True)  # already renamed if the block succeeded
         os.close(lock)
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder so that it vanishes at once: renamed first, then deleted."""
+    """Remove a folder atomically: rename it, then delete it. Does nothing if it does not exist."""
     with suppress(FileNotFoundError):
         aside = _sibling(path, "tmp")
         os.rename(path, aside)
@@ -115,8 +115,8 @@ def remove_folder(path: Path) -> None:
 
 
 def sweep(folder: Path, name: str | None = None) -> None:
-    """Remove what dead writers of `name` (None: of any name) left in `folder`; put back a folder that was
-    being replaced.
+    """Remove the leftovers of dead writers of `name` (None: of any name) in `folder`, and restore folders that they were
+    replacing.
     """
     try:
         entries = sorted(folder.iterdir())
@@ -138,7 +138,7 @@ def sweep(folder: Path, name: str | None = None) -> None:
 
 @contextmanager
 def _dead(path: Path) -> Iterator[bool]:
-    """Whether the writer of a temporary is gone; the temporary is then ours while the block lasts."""
+    """Yield whether the writer of a temporary is dead; if so, the temporary is locked by this process inside the block."""
     handle = os.open(path, os.O_RDONLY)
     try:
         yield _lock(handle, wait=False) and _is_open_at(handle, path)
@@ -149,7 +149,7 @@ def _dead(path: Path) -> Iterator[bool]:
 def _lock(handle: int, *, wait: bool) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # held by someone, or a file system without locks
+    except OSError:  # held by another process, or a file system without locks
         return False
     return True
 
@@ -175,9 +175,7 @@ def _open_new_folder(path: Path) -> int:
 
 
 def _claim_new(path: Path, open_new: Callable[[Path], int]) -> tuple[Path, int]:
-    """A new, locked temporary beside `path`. One that a sweep took before the lock was ours is given up for
-    another.
-    """
+    """Create and lock a temporary next to `path`. If a sweep removes it before it is locked, tries again with another name."""
     while True:
         temporary = _sibling(path, "tmp")
         try:
@@ -200,16 +198,14 @@ def _put_in_place(temporary: Path, path: Path, replace: bool) -> None:
                     raise
                 if not replace:
                     raise FileExistsError(errno.EEXIST, "already there", str(path)) from error
-                continue  # another writer came between: its folder is now the one to replace
+                continue  # another writer was faster: its folder is now the one to replace
             sync_folder(path.parent)
             return
 
 
 @contextmanager
 def _set_aside(path: Path, replace: bool) -> Iterator[None]:
-    """Move an old folder out of the way, locked; delete it in the end, or put it back when its place stayed
-    empty.
-    """
+    """Lock an old folder and move it aside; afterwards delete it, or restore it if nothing has replaced it."""
     if not (replace and path.exists()):
         yield
         return

@@ -1,5 +1,4 @@
-"""The drift report: what it changed, and what it cost, that rows of a dataset were annotated again. A page and the same
-numbers as JSON."""
+"""The drift report: changes caused by a re-annotation of a dataset, and its cost, as one HTML page and as JSON."""
 
 from __future__ import annotations
 
@@ -21,24 +20,27 @@ from tasks.io.versions import Shared
 
 PAGE, NUMBERS = "drift.html", "drift.json"
 MOVERS = 20  # largest movers shown
-MOST_POINTS = 2_000  # drawn; the numbers count all
+MOST_POINTS = 2_000  # most points drawn; the numbers cover all rows
 _CAUSES = {
     Cause.NEW: "new problems",
-    Cause.UNKNOWN: "annotation unknown",
-    Cause.TEACHER: "another teacher",
-    Cause.TEACHER_PROMPT: "another teacher prompt",
-    Cause.SAMPLING: "sampling settings or code",
-    Cause.JUDGE: "another judge",
-    Cause.JUDGE_PROMPT: "another judge prompt",
-    Cause.CLUSTERING: "cluster settings or code",
+    Cause.UNKNOWN: "unknown annotation",
+    Cause.TEACHER: "changed teacher",
+    Cause.TEACHER_PROMPT: "changed teacher prompt",
+    Cause.SAMPLING: "changed sampling settings or code",
+    Cause.JUDGE: "changed judge",
+    Cause.JUDGE_PROMPT: "changed judge prompt",
+    Cause.CLUSTERING: "changed clustering settings or code",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What a re-annotation took. `sampled` counts problems that needed samples; `sent` the answers that came into the ledger
-    in this run, so what an earlier run had paid for is not among them; `tokens` are those of `responses`, the judge's those
-    of its questions and replies about `judged_pairs`."""
+    """The cost of a re-annotation.
+
+    `sampled` is the number of problems that needed new samples, `sent` the number of answers added to the ledger by this run
+    (answers from earlier runs do not count). `tokens` are the tokens of `responses`; the judge's tokens are those of the
+    prompts and replies for `judged_pairs`.
+    """
 
     sampled: int
     responses: int
@@ -52,8 +54,11 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftData:
-    """What the report tells. `moves` are the rows that were in the old version and are in the new one; `causes` say why
-    rows had to be annotated, new problems among them; `rejects` are those that could not be."""
+    """Input of the drift report.
+
+    `moves` are the re-annotated rows that are in both versions; `causes` counts the reasons for annotating rows, new problems
+    included; `rejects` are rows that could not be annotated.
+    """
 
     name: str
     profile: str
@@ -76,7 +81,7 @@ def write_drift(folder: Path, data: DriftData) -> None:
 
 
 def drift_numbers(data: DriftData) -> dict[str, Any]:
-    """All numbers of the report as plain JSON data; of the moves the largest."""
+    """Return all numbers of the report as plain JSON data, with the largest of the moves."""
     numbers = drift(data.moves)
     return {
         "name": data.name,
@@ -106,7 +111,7 @@ def _plain(move: Move) -> dict[str, Any]:
 
 
 def render_drift(data: DriftData) -> str:
-    """The page as HTML."""
+    """Return the page as HTML."""
     shown = data.moves[:: -(-len(data.moves) // MOST_POINTS)] if data.moves else []
     points = [
         (move.old_weight, move.new_weight, f"tier-{move.tier.value}", f"{move.id}: {move.change:+.3f}")

@@ -1,4 +1,4 @@
-"""One POST to an OpenAI-compatible address: bounded in time and size, its refusal with the server's own sentence."""
+"""POST requests to an OpenAI-compatible server, limited in time and size; errors carry the server's own message."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import httpx
 from tasks.io.servers import is_loopback
 
 MAX_ANSWER_BYTES: Final = 64 * 2**20
-"""An answer longer than this is not read to its end: log-probabilities take some 200 bytes a token."""
+"""Longest answer that is accepted; log-probabilities take about 200 bytes per token."""
 
 
 class BadStatus(Exception):
-    """An answer with a status of 400 or more. `retry_after`: seconds the server asked for."""
+    """An answer with a status of 400 or more. `retry_after`: the pause in seconds that the server requested."""
 
     def __init__(self, status: int, said: str, retry_after: float | None) -> None:
         super().__init__(f"status {status}: {said}")
@@ -31,8 +31,10 @@ class BadStatus(Exception):
 
 
 def open_session(base_url: str, key: str) -> aiohttp.ClientSession:
-    """Kept-alive connections of the running event loop towards `base_url`, as many as are used at once, without any limit on
-    time (that is `post`'s). aiohttp by itself would look for a proxy and for a password in ~/.netrc at every request.
+    """Open a session with keep-alive connections to `base_url`, unlimited in number, on the running event loop.
+
+    It has no timeout, since `post` sets one. The proxy is determined once here: aiohttp would look for a proxy, and for a
+    password in ~/.netrc, at every request.
     """
     certificates = httpx.create_ssl_context() if base_url.startswith("https:") else True
     return aiohttp.ClientSession(
@@ -45,10 +47,11 @@ def open_session(base_url: str, key: str) -> aiohttp.ClientSession:
 
 
 async def post(session: aiohttp.ClientSession, url: str, body: Mapping[str, Any], timeout_s: float) -> bytes:
-    """The body of the answer to a JSON body. Time is limited as a whole: a slow drip would reset a limit on every read.
+    """Send a JSON body and return the body of the answer. `timeout_s` limits the total time, since a server that sends slowly
+    would keep resetting a limit per read.
 
-    Raises `BadStatus`, `TimeoutError`, `aiohttp.ClientError` or `OSError` for a broken connection, and `ValueError` for an
-    answer longer than `MAX_ANSWER_BYTES`.
+    Raises `BadStatus` for a status of 400 or more, `TimeoutError`, `aiohttp.ClientError` or `OSError` for a broken
+    connection, and `ValueError` for an answer longer than `MAX_ANSWER_BYTES`.
     """
     data = json.dumps(body, separators=(",", ":")).encode("ascii")
     async with asyncio.timeout(timeout_s), session.post(url, data=data) as response:
@@ -63,12 +66,12 @@ async def post(session: aiohttp.ClientSession, url: str, body: Mapping[str, Any]
 
 
 def printable(said: object) -> str:
-    """What somebody else said, as bounded text that any file can hold (half a surrogate pair is no text)."""
+    """Return text from a server as valid UTF-8 of at most 500 characters, with lone surrogates replaced."""
     return str(said)[:500].encode("utf-8", "replace").decode("utf-8")
 
 
 def _proxy(url: str) -> str | None:
-    """The proxy that the environment names for `url`; none towards this machine."""
+    """Return the proxy that the environment sets for `url`; None for addresses of this machine."""
     parts = urlsplit(url)
     if is_loopback(url) or proxy_bypass(parts.hostname or ""):
         return None
@@ -76,20 +79,20 @@ def _proxy(url: str) -> str | None:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait by the header Retry-After, which holds seconds or a date; None without a readable one."""
+    """Return the seconds to wait from the header Retry-After (seconds or a date); None if it is missing or invalid."""
     said = headers.get("retry-after", "")
     try:
         seconds = float(said)
     except ValueError:
         try:
             seconds = (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()
-        except (OverflowError, TypeError, ValueError):  # TypeError: a date without its zone
+        except (OverflowError, TypeError, ValueError):  # TypeError: a date without a time zone
             return None
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def _sentence(answer: bytes | bytearray) -> str:
-    """The server's own words: its JSON's error message, or whatever it sent."""
+    """Return the server's error message: from its JSON, or else the raw answer."""
     try:
         body = json.loads(answer)
         error = body.get("error", body)

@@ -1,7 +1,7 @@
-"""The only door to data sets: the Hugging Face hub, streamed at a pinned commit, or a local copy of the same files.
+"""Access to data sets: streamed from the Hugging Face hub at a pinned commit, or read from a local copy of the same files.
 
-Nothing that is downloaded is run: only Parquet and JSON are read, by our choice of reader and not the repository's.
-The access token is read from the environment (`HF_TOKEN`) and from nowhere else, and stands in no message.
+No downloaded code is executed: only Parquet and JSON files are read, with the readers of this package.
+The access token is read from the environment (`HF_TOKEN`) only, and never appears in a message.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ SUFFIXES = (".json", ".jsonl", ".parquet")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMEOUT_S = 20.0
 _BUFFER = 1 << 20
-_MAX_JSON_BYTES = 500_000_000  # of a file that must be parsed whole
+_MAX_JSON_BYTES = 500_000_000  # size limit of a .json file that is parsed as a whole
 _COUNTED = re.compile(r"-\d+-of-\d+$")  # train-00000-of-00005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubSplit:
-    """One split of one configuration of a data set on the hub. `source` is its name in our settings, for messages."""
+    """One split of one configuration of a data set on the hub. `source` is its name in the profile, for messages."""
 
     source: str
     hub_id: str
@@ -46,10 +46,10 @@ class HubSplit:
 
 @cache
 def commit(source: str, hub_id: str, revision: str | None) -> str:
-    """The commit (40 hex digits) that `revision` (a commit, branch or tag; None: the newest) of a data set names.
+    """Resolve `revision` (a commit, branch or tag; None: the newest) of a data set to a commit (40 hex digits).
 
-    A commit is returned as it is, without asking the hub; the hub is asked once per process, so that all of a run reads
-    the same commit. `UserError` as for `reach`.
+    A commit is returned unchanged, without a request. The result is cached per process, so that a run reads one commit
+    throughout. Raises `UserError` as `reach` does.
     """
     if revision is not None and COMMIT.fullmatch(revision):
         return revision
@@ -57,23 +57,23 @@ def commit(source: str, hub_id: str, revision: str | None) -> str:
 
 
 def reach(source: str, hub_id: str, revision: str | None) -> str:
-    """Ask the hub once for a data set at a revision, and return its commit. `UserError` when the hub does not answer
-    within 20 s or has no such data set or revision."""
+    """Request a data set at a revision from the hub once, and return its commit. Raises `UserError` if the hub does not
+    respond within 20 s or has no such data set or revision."""
     from huggingface_hub import HfApi
 
     with _told(source, hub_id):
         info = HfApi(token=_token()).dataset_info(hub_id, revision=revision, timeout=_TIMEOUT_S)
         if info.sha is None:
-            raise ValueError("the hub names no commit")
+            raise ValueError("the hub returned no commit")
     return info.sha
 
 
 def hub_rows(split: HubSplit, revision: str, columns: Sequence[str] = ()) -> Iterator[Row]:
-    """The rows of a split at a commit, in the order of its files, streamed: nothing is stored on disk. `columns` as for
+    """Stream the rows of a split at a commit, in the order of its files, without storing anything on disk. `columns` as for
     `local_rows`.
 
-    `UserError` when the hub cannot be reached, when it has no such data set, configuration or split, or when a file is
-    neither Parquet nor JSON, or damaged.
+    Raises `UserError` if the hub cannot be reached, if it has no such data set, configuration or split, or if a file is
+    damaged or neither Parquet nor JSON.
     """
     from huggingface_hub import HfFileSystem
 
@@ -87,43 +87,45 @@ def hub_rows(split: HubSplit, revision: str, columns: Sequence[str] = ()) -> Ite
 
 
 def _hub_files(split: HubSplit, revision: str) -> list[str]:
-    """Addresses of a split's files. `datasets` finds them, by the card's configurations or by their names, and runs no
-    script; the reading is ours, since its Parquet stream loads torch and may abort a process that leaves it early
+    """Return the URLs of a split's files. `datasets` finds them, by the card's configurations or by their names, and runs no
+    script. It does not read them: its Parquet stream imports torch, and stopping early may abort the process
     (apache/arrow issue 45214)."""
     from datasets import load_dataset_builder
 
     builder = load_dataset_builder(split.hub_id, split.config, revision=revision, token=_token())
     splits = builder.config.data_files or {}
     if split.split not in splits:
-        raise ValueError(f"it has no split {split.split!r}, but {', '.join(map(str, splits)) or 'none'}")
+        raise ValueError(
+            f"it has no split {split.split!r}; its splits: {', '.join(map(str, splits)) or 'none'}"
+        )
     files = [str(url) for url in splits[split.split]]
     if other := [url for url in files if not url.lower().endswith(SUFFIXES)]:
         raise ValueError(
-            f"{other[0].rpartition('/')[2]} is no {', '.join(SUFFIXES)} file, and nothing else is read"
+            f"{other[0].rpartition('/')[2]} is not a {', '.join(SUFFIXES)} file; other types are not supported"
         )
     return files
 
 
 def _token() -> str | bool:
-    """The token of the environment; False keeps the library from looking for one on disk."""
+    """Return the token of the environment, or False, which stops the library from looking for one on disk."""
     return os.environ.get("HF_TOKEN") or False
 
 
 @contextmanager
 def _told(source: str, hub_id: str, config: str | None = None) -> Iterator[None]:
-    """Every failure of the libraries below becomes one sentence that names the source and the remedy."""
+    """Turn every error of the underlying libraries into a `UserError` that names the source and the remedy."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # httpx, huggingface_hub, datasets, fsspec, pyarrow: there is no common base
+    except Exception as error:  # the libraries' errors have no common base class
         where = f"{hub_id}{f' ({config})' if config else ''}"
         if _is_refusal(error):
-            what = f"{where} is not to be had from the Hugging Face hub"
-            remedy = "correct its name, configuration, split or revision (data behind a login need HF_TOKEN)"
+            what = f"{where} is not available from the Hugging Face hub"
+            remedy = "correct its name, configuration, split or revision (gated data sets require HF_TOKEN)"
         else:
-            what = f"{where} is out of reach, since the Hugging Face hub does not answer"
-            remedy = "mend the network"
+            what = f"{where} cannot be reached, since the Hugging Face hub does not respond"
+            remedy = "check the network"
         raise UserError(
             f"Source {source}: {what} ({_short(error)}): {remedy}, or give a local copy of its files as `path` of the"
             f" source {source!r}."
@@ -131,7 +133,7 @@ def _told(source: str, hub_id: str, config: str | None = None) -> Iterator[None]
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Whether the hub answered, and what was asked for is not there, not allowed, or of no use here."""
+    """Whether the hub responded, but the data do not exist, are not accessible, or are not supported."""
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -150,12 +152,14 @@ def _short(error: BaseException) -> str:
 
 
 def local_files(source: str, path: Path, words: Sequence[str], *, alone: bool) -> tuple[Path, ...]:
-    """The files of one part of a source in a local copy, sorted by name.
+    """Return the files of one part of a source in a local copy, sorted by name.
 
-    `path` is a file or a folder. A file belongs to the part when every one of `words` (configuration, split, ...) is a
-    step of its path below the folder, endings and shard numbers (`-00000-of-00005`) left out: `algebra/train.jsonl`,
-    `train/algebra/7.json` and `algebra/train-00000-of-00001.parquet` all are (algebra, train). When the part is the
-    source's only one (`alone`), a file, or a folder without any such name, is taken whole.
+    `path` is a file or a folder. A file belongs to the part if each of `words` (configuration, split, ...) is a
+    component of its path below the folder, ignoring suffixes and shard numbers (`-00000-of-00005`): `algebra/train.jsonl`,
+    `train/algebra/7.json` and `algebra/train-00000-of-00001.parquet` all match (algebra, train). If the source has only
+    one part (`alone`), a single file, or a folder without matching names, belongs to it entirely.
+
+    Raises `UserError` if `path` does not exist or has no file of the part.
     """
     if path.is_file() and alone:
         found = [path] if path.suffix.lower() in SUFFIXES else []
@@ -169,8 +173,8 @@ def local_files(source: str, path: Path, words: Sequence[str], *, alone: bool) -
         found = []
     if not found:
         raise UserError(
-            f"Source {source}: {path} has no {', '.join(SUFFIXES)} file for {'/'.join(words)}: name the files after it,"
-            f" e.g. {'/'.join(words)}.jsonl, in a folder given as `path`."
+            f"Source {source}: {path} has no {', '.join(SUFFIXES)} file for {'/'.join(words)}: give the folder of the files"
+            f" as `path`, and name them accordingly, e.g. {'/'.join(words)}.jsonl."
         )
     return tuple(found)
 
@@ -180,9 +184,11 @@ def _steps(path: Path) -> set[str]:
 
 
 def local_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[Row]:
-    """The rows of a .jsonl, .parquet or .json file in its order. A .json file holds an array of objects, one object, or
-    one object per line. Of a .parquet file only those of `columns` that it has are read (all when it has none of them).
-    `UserError` names file, line and remedy."""
+    """Yield the rows of a .jsonl, .parquet or .json file in order.
+
+    A .json file contains an array of objects, one object, or one object per line. From a .parquet file only those of
+    `columns` that exist are read (all columns if none of them does). Raises `UserError` naming file, line and remedy.
+    """
     with path.open("rb") as file:
         yield from _rows(str(path), file, columns)
 
@@ -199,7 +205,7 @@ def _rows(name: str, file: IO[bytes], columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _holds_lines(file: IO[bytes]) -> bool:
-    """Whether the first line of a .json file is an object by itself; the file is at its start afterwards."""
+    """Whether the first line of a .json file is a JSON object; rewinds the file."""
     first = file.readline(MAX_BYTES).strip() or file.readline(MAX_BYTES)
     file.seek(0)
     try:
@@ -212,23 +218,23 @@ def _whole_json(name: str, file: IO[bytes]) -> Iterator[Located]:
     content = file.read(_MAX_JSON_BYTES + 1)
     if len(content) > _MAX_JSON_BYTES:
         raise UserError(
-            f"{name} has more than {_MAX_JSON_BYTES:,} bytes: write one JSON object per line instead."
+            f"{name} is larger than {_MAX_JSON_BYTES:,} bytes: write one JSON object per line instead."
         )
     try:
         data = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{name} is no valid JSON ({error}): correct it or write one object per line."
+            f"{name} is not valid JSON ({error}): correct it or write one object per line."
         ) from error
     for number, row in enumerate(data if isinstance(data, list) else [data], start=1):
         where = f"{name}, entry {number}"
         if not isinstance(row, dict):
-            raise UserError(f"{where} is no JSON object: write objects with named values.")
+            raise UserError(f"{where} is not a JSON object: write objects with named values.")
         yield where, number, row
 
 
 def files_digest(files: Sequence[Path], root: Path) -> str:
-    """SHA-256 (hex) over the names below `root` and the contents of files, in the given order."""
+    """Return the SHA-256 (hex) over the names relative to `root` and the contents of files, in the given order."""
     total = hashlib.sha256()
     for file in files:
         name = file.relative_to(root).as_posix() if file != root else file.name

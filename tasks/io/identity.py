@@ -1,4 +1,4 @@
-"""Identity of a model: what its files are, not where they lie."""
+"""The identity of a model: a hash of its files, independent of their location."""
 
 from __future__ import annotations
 
@@ -26,18 +26,20 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
 def model_identity(path_or_id: str, revision: str | None, root: Path) -> str:
-    """`folder name:16 hex digits` of a local model, over the bytes of its weights, configuration, tokenizer
-    and chat template (moving or renaming a parent folder changes nothing); `id@revision` of a hub model
-    (`id@main` when there is no revision).
+    """Return the identity of a model.
 
-    A name is local when it is absolute, starts with `.` or `~`, or begins with a folder of `root`; everything
-    else is a hub id. Raises `UserError` for a local folder that is missing or holds no model, and for a name
-    that can be neither.
+    For a local model this is `folder name:16 hex digits`, a hash over the bytes of its weights, configuration, tokenizer
+    and chat template, which does not depend on the parent folders; for a hub model `id@revision` (`id@main` without a
+    revision).
+
+    A name is local if it is absolute, starts with `.` or `~`, or begins with a folder of `root`; everything
+    else is a hub id. Raises `UserError` for a local folder that does not exist or contains no model, and for a name
+    that is neither.
     """
     if not _is_local(path_or_id, root):
         if not _HUB_ID.fullmatch(path_or_id):
             raise UserError(
-                f"Model {path_or_id!r} is neither a folder nor a hub id such as Qwen/Qwen3-1.7B: correct its"
+                f"Model {path_or_id!r} is neither a folder nor a hub id such as Qwen/Qwen3-1.7B: correct the"
                 " name."
             )
         return f"{path_or_id}@{revision or 'main'}"
@@ -48,9 +50,11 @@ def model_identity(path_or_id: str, revision: str | None, root: Path) -> str:
         )
     weights = sorted(file.name for file in folder.glob("*.safetensors"))
     if not weights:
-        raise UserError(f"Model folder {folder} holds no *.safetensors weights: put the whole model there.")
+        raise UserError(
+            f"Model folder {folder} contains no *.safetensors weights: put the complete model there."
+        )
     if not (folder / "config.json").is_file():
-        raise UserError(f"Model folder {folder} holds no config.json: put the whole model there.")
+        raise UserError(f"Model folder {folder} contains no config.json: put the complete model there.")
     total = hashlib.sha256()
     for name in [*(name for name in _FILES if (folder / name).is_file()), *weights]:
         state = (folder / name).stat()
@@ -65,8 +69,6 @@ def _is_local(path_or_id: str, root: Path) -> bool:
 
 @lru_cache(maxsize=256)
 def _file_hash(path: Path, size: int, changed_ns: int) -> str:
-    """SHA-256 of a file, remembered for as long as its size and time stay (several roles may share a
-    model).
-    """
+    """Return the SHA-256 (hex) of a file, cached by size and modification time, since several roles may share a model."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

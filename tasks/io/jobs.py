@@ -1,7 +1,7 @@
-"""Long commands in their own processes: on this machine under the supervisor, or as a job of a Ray cluster.
+"""Run long commands in their own processes: on this machine under the supervisor, or as a job of a Ray cluster.
 
-A local one ends with its owner, whatever ends that: it is asked to, and has time to save its work. A cluster's goes on by
-itself: whoever asks for the same job again while it runs is attached to it.
+A local command never outlives the process that started it: it gets SIGTERM and time to save its work. A job on a cluster
+keeps running; submitting the same job again while it runs attaches to it.
 """
 
 from __future__ import annotations
@@ -31,37 +31,37 @@ from tasks.io.supervisor import PATIENCE
 __all__ = ["JobFailed", "cluster_lines", "end", "job_environment", "local_lines"]
 
 STOP_S = 20.0
-"""How long a supervisor may take, with another below it, to end what nobody has patience with."""
+"""Seconds that a supervisor, possibly with a nested one, may take to end processes without a grace period of their own."""
 QUIET_S = 3.0
-"""How long the end of a command is waited for without a word."""
+"""Seconds to wait for a command to end before a warning is logged."""
 LAST_LINES = 5
 LOOK_S = 0.1
-"""How often the log of a local command is looked at for new lines."""
+"""Seconds between two reads of the log of a local command."""
 PROBE_S = 10.0
-"""How long a cluster may take to say which Ray it runs; Ray's own client would wait for minutes."""
+"""Timeout in seconds for a cluster's version request; Ray's own client would wait for minutes."""
 RECONNECT_S, RECONNECT_EVERY_S = 120.0, 2.0
-"""How long, and how often, a job's output is asked for again after the connection broke."""
+"""How long, and how often, to try to read a job's output again after the connection broke, in seconds."""
 JOB_STOP_S = 600
-"""What a job that is stopped, here or by `ray job stop`, has to end by itself: a training run finishes its step and writes a
-checkpoint first, and the supervisor's 5 s or Ray's 3 s are too few."""
+"""Grace period in seconds of a job that is stopped, here or by `ray job stop`: a training run finishes its step and writes a
+checkpoint first, for which the supervisor's 5 s or Ray's 3 s are too short."""
 STEERING = ("HF_", "NCCL_", "OMP_", "PYTHONUNBUFFERED", "TOKENIZERS_", "TORCH", "VLLM_")
 SECRETS = ("AUTH", "CREDENTIAL", "KEY", "PASSWORD", "SECRET", "TOKEN")
 OF_RAY = ("Running entrypoint for job ", "job_manager.py:")
-"""What marks the lines that Ray writes above a job's own."""
+"""Markers of the lines that Ray itself writes at the start of a job's output."""
 
 
 class JobFailed(UserError):
-    """A command ran, here or on a cluster, and did not end well."""
+    """A command ran, on this machine or on a cluster, and failed."""
 
 
 def local_lines(
     command: Sequence[str], *, folder: Path, environment: Mapping[str, str], log: Path
 ) -> Generator[str]:
-    """Run a command in `folder` and give its output line by line, as it writes it to `log`.
+    """Run a command in `folder` and yield its output line by line, as it is written to `log`.
 
-    When the iterator is closed, or this process ends, the command gets SIGTERM and `JOB_STOP_S` seconds to end by itself, then
-    everything of it ends; closing waits for that, Ctrl-C while it waits ends the command at once. Its output goes to the file
-    and not through a pipe: without a reader it could not say, or do, what it has to. Raises `JobFailed` with its last words.
+    When the iterator is closed, or this process ends, the command gets SIGTERM and `JOB_STOP_S` seconds to finish; then all
+    its processes are killed. Closing waits for that; Ctrl-C during the wait kills the command at once. Output goes to the file
+    and not through a pipe, which would block the command without a reader. Raises `JobFailed` with the last lines of output.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
@@ -78,15 +78,17 @@ def local_lines(
     finally:
         status = end(process, command[-1])
     if status != 0:
-        raise JobFailed(f"{command[-1]} ended with {status}: {' | '.join(last) or 'no word'} (log: {log})")
+        raise JobFailed(
+            f"{command[-1]} failed with exit status {status}: {' | '.join(last) or 'no output'} (log: {log})"
+        )
 
 
 def _written(log: Path, process: subprocess.Popen[bytes]) -> Iterator[str]:
-    """The lines that `process` writes to `log`, until it has ended. A progress bar's returns end lines too."""
+    """Yield the lines that `process` writes to `log` until it ends. Carriage returns, as of progress bars, end lines too."""
     rest, over = b"", False
     with log.open("rb") as written:
         while not over:
-            over = process.poll() is not None  # asked before the file is read: nothing is written afterwards
+            over = process.poll() is not None  # polled before the read, so that no output is missed
             *lines, rest = (rest + written.read()).split(b"\n")
             lines += [rest] if over and rest else []
             for line in lines:
@@ -96,8 +98,10 @@ def _written(log: Path, process: subprocess.Popen[bytes]) -> Iterator[str]:
 
 
 def end(process: subprocess.Popen[bytes], what: str, *, quiet_s: float = QUIET_S) -> int:
-    """Close a supervisor's pipe and wait until `what` runs there has had its time and has ended, after `quiet_s` seconds with a
-    word of it; Ctrl-C cuts that short. Returns the exit status."""
+    """Close a supervisor's pipe, wait until its command, called `what` in the log, has ended, and return the exit status.
+
+    Logs a warning after `quiet_s` seconds. Ctrl-C kills the command at once.
+    """
     assert process.stdin is not None
     process.stdin.close()
     try:
@@ -105,7 +109,7 @@ def end(process: subprocess.Popen[bytes], what: str, *, quiet_s: float = QUIET_S
             return process.wait(quiet_s)
         except subprocess.TimeoutExpired:
             logging.getLogger(__name__).warning(
-                "%s was asked to stop and has up to %d s to save its work (Ctrl-C: at once)", what, JOB_STOP_S
+                "%s is stopping and has up to %d s to save its work (Ctrl-C: stop at once)", what, JOB_STOP_S
             )
         return process.wait(JOB_STOP_S + STOP_S)
     except KeyboardInterrupt:
@@ -117,14 +121,14 @@ def end(process: subprocess.Popen[bytes], what: str, *, quiet_s: float = QUIET_S
 def cluster_lines(
     address: str, job: str, command: Sequence[str], *, folder: Path, environment: Mapping[str, str], log: Path
 ) -> Generator[str]:
-    """Submit a command to the Ray cluster at `address` (http://host:8265) as job `job`, or attach to that job when it waits
-    or runs there, and give its output from the beginning, line by line, which is written to `log` too.
+    """Submit a command to the Ray cluster at `address` (http://host:8265) as job `job`, or attach to that job if it is pending
+    or running, and yield its output from the beginning, line by line; it is also written to `log`.
 
-    `folder` and the command's program must lie at the same place on the cluster; of `environment` the job gets what
-    `job_environment` leaves. A job that has ended is submitted again as `job`-2, -3, ..., also when it succeeded: a command
-    that finds its work done ends at once. Closing the iterator leaves the job running.
+    `folder` and the command's program must have the same paths on the cluster; the job's environment is
+    `job_environment(environment)`. A job that has ended, even successfully, is submitted again as `job`-2, -3, ...: a command
+    whose work is done returns at once. Closing the iterator leaves the job running.
 
-    Raises `UserError` when the cluster does not answer, `JobFailed` with the job's last words when it fails.
+    Raises `UserError` if the cluster does not respond, and `JobFailed` with the last lines of output if the job fails.
     """
     last: deque[str] = deque(maxlen=LAST_LINES)
     with _told(address):
@@ -136,12 +140,12 @@ def cluster_lines(
     with _told(address):
         info = client.get_job_info(name)
     if info.status != "SUCCEEDED":
-        words = " | ".join(last) or (info.message or "no word").splitlines()[0]
-        raise JobFailed(f"Ray job {name} at {address} ended as {info.status}: {words} (log: {log})")
+        words = " | ".join(last) or (info.message or "no output").splitlines()[0]
+        raise JobFailed(f"Ray job {name} at {address} ended with status {info.status}: {words} (log: {log})")
 
 
 def job_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a job on a cluster gets of an environment: what steers libraries, and no secret."""
+    """Return the part of an environment that a job on a cluster gets: variables that configure libraries, but no secrets."""
     return {
         name: value
         for name, value in environment.items()
@@ -150,21 +154,21 @@ def job_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _client(address: str) -> Any:
-    """A client of the cluster's job API, when there is one that answers in time."""
+    """Return a client of the cluster's job API. Raises `UserError` if there is none or it does not respond in time."""
     from ray.job_submission import JobSubmissionClient
 
     try:
         answer = httpx.get(f"{address.rstrip('/')}/api/version", timeout=PROBE_S)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise UserError(
-            f"no Ray cluster answers at {address} ({_cause(error)}): start it, with its dashboard, or leave"
-            " distill.ray_address unset to train here"
+            f"no Ray cluster responds at {address} ({_cause(error)}): start it, with its dashboard, or leave"
+            " distill.ray_address unset to train on this machine"
         ) from error
     wants_token = answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
     if not wants_token and "ray_version" not in answer.text:
         raise UserError(
-            f"what answers at {address} has no job API of Ray (status {answer.status_code} for /api/version): give the"
-            " address of a cluster's dashboard, as http://host:8265"
+            f"the server at {address} has no Ray job API (status {answer.status_code} for /api/version): give the"
+            " address of a cluster's dashboard, such as http://host:8265"
         )
     logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
     with _unset("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # Ray would take these instead of `address`
@@ -172,8 +176,8 @@ def _client(address: str) -> Any:
 
 
 def _submitted(client: Any, job: str, entrypoint: str, environment: Mapping[str, str]) -> str:
-    """The name of the job that runs or waits as `job`, which is submitted when there is none. Every start has a name of its
-    own, since Ray adds the output of a name's second start to that of its first."""
+    """Return the name of the pending or running job for `job`, submitting one if there is none. Every start has its own name,
+    since Ray appends the output of a second start of a name to that of the first."""
     known = {details.submission_id: details.status for details in client.list_jobs()}
     starts = []
     while (name := job if not starts else f"{job}-{len(starts) + 1}") in known:
@@ -186,7 +190,7 @@ def _submitted(client: Any, job: str, entrypoint: str, environment: Mapping[str,
 
 
 def _output(client: Any, address: str, job: str) -> Iterator[str]:
-    """A job's lines from its first to its end. A connection that breaks is opened again, and no line comes twice."""
+    """Yield all output lines of a job until it ends. Reconnects after a broken connection, without repeating lines."""
     given, heard = 0, time.monotonic()
     while True:
         broke: Exception | None = None
@@ -202,20 +206,20 @@ def _output(client: Any, address: str, job: str) -> Iterator[str]:
             broke = error
         if time.monotonic() - heard > RECONNECT_S:
             raise UserError(
-                f"the connection to the Ray cluster at {address} broke ({_cause(broke)}): job {job} goes on by itself if"
-                " the cluster does, start again to be attached to it"
+                f"the connection to the Ray cluster at {address} broke ({_cause(broke)}): job {job} keeps running as long as"
+                " the cluster does; start again to attach to it"
             ) from broke
         time.sleep(RECONNECT_EVERY_S)
 
 
 def _lines(output: AsyncIterator[str]) -> Iterator[str]:
-    """Whole lines of an asynchronous stream of text, without those that Ray writes itself."""
+    """Yield the lines of an asynchronous text stream, without those that Ray itself writes."""
 
     async def next_piece() -> str | None:
         return await anext(output, None)
 
     rest = ""
-    # no asyncio.Runner: its handler of Ctrl-C cancels a task, which may not care
+    # not asyncio.Runner: on Ctrl-C it only cancels the task, which may ignore that
     loop = asyncio.new_event_loop()
     try:
         while (piece := loop.run_until_complete(next_piece())) is not None:
@@ -230,7 +234,7 @@ def _lines(output: AsyncIterator[str]) -> Iterator[str]:
 
 
 def _kept(lines: Iterable[str], log: Path, last: deque[str]) -> Iterator[str]:
-    """The same lines, each written to `log` before it is given; `last` holds the latest."""
+    """Yield the same lines, writing each to `log` first; `last` collects the latest ones."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as kept:
         for line in lines:
@@ -242,25 +246,25 @@ def _kept(lines: Iterable[str], log: Path, last: deque[str]) -> Iterator[str]:
 
 @contextmanager
 def _told(address: str) -> Iterator[None]:
-    """What goes wrong between this process and a cluster, as one sentence."""
+    """Turn errors of the connection to a cluster into a `UserError`."""
     from ray.exceptions import AuthenticationError
 
     try:
         yield
     except AuthenticationError as error:
         raise UserError(
-            f"the Ray cluster at {address} asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH)"
+            f"the Ray cluster at {address} requires a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH)"
             " in the environment"
         ) from error
     except (RuntimeError, OSError) as error:
         raise UserError(
-            f"the Ray cluster at {address} refused ({_cause(error)}): see to its dashboard, then start again"
+            f"the Ray cluster at {address} refused the request ({_cause(error)}): check its dashboard, then start again"
         ) from error
 
 
 @contextmanager
 def _unset(*names: str) -> Iterator[None]:
-    """A block without these environment variables."""
+    """Unset these environment variables inside the block."""
     found = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield
@@ -269,5 +273,5 @@ def _unset(*names: str) -> Iterator[None]:
 
 
 def _cause(error: Exception | None) -> str:
-    """What an error says, or what it is."""
+    """Return the message of an error, or its type if it has none."""
     return last_error_line(str(error)) if str(error).strip() else type(error).__name__

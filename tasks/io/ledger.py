@@ -1,9 +1,9 @@
-"""The ledger: every completed model request, kept by content, so that none is ever sent twice.
+"""The ledger: all completed model requests, keyed by content, so that no request is sent twice.
 
-One SQLite file in WAL mode, shared by any number of threads and processes on one machine. What was committed
-survives `kill -9` at any moment; what was put less than half a second before may be lost. The first answer to
-a request stays. Beside the answers it keeps what they cost, per model, committed together with them, and the engines that
-gave them.
+One SQLite file in WAL mode, shared by any number of threads and processes on one machine. Committed entries
+survive `kill -9` at any moment; entries put less than half a second before may be lost. The first answer to
+a request is kept. The ledger also stores the cost of the answers per model, committed in the same transaction, and the
+engines that gave them.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from tasks.io.disk import make_folder
 
 Result = TypeVar("Result")
 
-BATCH = 200  # the most entries that are not committed; half of them trigger a commit
-IDLE_SECONDS = 0.5  # longest wait of an entry for its commit
-BUSY_SECONDS = 60.0  # patience with another process that is writing
-_LAYOUT = 4  # 1 had the entries only, 2 packed them without the phrases, 3 had no engines; all are read, and written on as 4
+BATCH = 200  # most uncommitted entries; half as many trigger a commit
+IDLE_SECONDS = 0.5  # longest time that an entry waits for its commit
+BUSY_SECONDS = 60.0  # timeout while another process writes
+_LAYOUT = 4  # 1 had entries only, 2 compressed them without _PHRASES, 3 had no engines; all are read and upgraded to 4
 _KEYS_PER_QUERY = 500
 _PHRASES = (
     rb" Therefore, Thus, Since Let we have so that Find the smallest positive integer real number of all values such that"
@@ -43,8 +43,8 @@ _PHRASES = (
     rb'{"text":"<evolved>\n\n</evolved>","finish_reason":"stop","prompt_tokens":,"completion_tokens":,'
     rb'"logprob_sum":null,"logprob_count":0}'
 )
-"""What answers have in common, the commonest last: zlib's preset dictionary (RFC 1950). Part of the file's layout: another
-text here would make every ledger unreadable."""
+"""Phrases that answers have in common, the most common last: zlib's preset dictionary (RFC 1950). Part of the file's layout:
+any change of this text would make existing ledgers unreadable."""
 _TABLES = (
     "entries (key TEXT PRIMARY KEY, value BLOB NOT NULL)",
     "spent (model TEXT PRIMARY KEY, requests INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,"
@@ -52,7 +52,7 @@ _TABLES = (
     "engines (model TEXT, dtype TEXT, machine TEXT, invariant INTEGER NOT NULL, PRIMARY KEY (model, dtype, machine))",
 )
 _to_json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
-"""ASCII, since replies may hold lone surrogates."""
+"""Encodes as ASCII, since replies may contain lone surrogates."""
 _ADD_SPENT = """
 INSERT INTO spent VALUES (?, ?, ?, ?) ON CONFLICT (model) DO UPDATE SET requests = requests + excluded.requests,
 prompt_tokens = prompt_tokens + excluded.prompt_tokens,
@@ -68,8 +68,8 @@ def request_key(
     prompt: str,
     seed: int | None,
 ) -> str:
-    """SHA-256 (hex) of all that decides a reply: model identity, messages, sampling settings, JSON schema of
-    the reply, prompt fingerprint and seed. Raises as `canonical_json` does for what has no stable written
+    """Return the SHA-256 (hex) of everything that determines a reply: model identity, messages, sampling settings, JSON
+    schema of the reply, prompt fingerprint and seed. Raises the errors of `canonical_json` for values without a canonical
     form.
     """
     parts = {
@@ -85,7 +85,7 @@ def request_key(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
-    """What was paid for: answered requests and their tokens. An answer that came twice was paid for twice."""
+    """Cost: answered requests and their tokens. A request that was answered twice counts twice."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -101,7 +101,7 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """What one commit writes: texts by key, what was spent by model, and the number of `put`s that it completes."""
+    """The content of one commit: texts by key, cost by model, and the number of `put`s that it completes."""
 
     entries: Mapping[str, str]
     spent: Mapping[str, Spent]
@@ -109,23 +109,22 @@ class _Batch:
 
 
 class Ledger:
-    """Replies by request key. Use as a context manager, from any thread; open one per process (not across a
-    fork).
+    """Replies by request key. Use as a context manager, from any thread; open one per process (not across a fork).
 
-    A thread of its own commits after half of `BATCH` entries or `IDLE_SECONDS`; `put` waits for it only when `BATCH`
-    entries are not on disk yet, so that a kill loses no more than these. A failure there (full disk, damaged file) is
-    raised as `UserError` by the next call. `hits` and `misses` count the keys asked for.
+    A background thread commits after half of `BATCH` entries or `IDLE_SECONDS`; `put` blocks only while `BATCH` entries are
+    not on disk yet, so that a kill loses no more than these. If a commit fails (full disk, damaged file), the next call
+    raises `UserError`. `hits` and `misses` count the keys looked up.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self.hits = self.misses = 0
         self._pending: dict[str, str] = {}  # not yet committed: key -> JSON text
-        self._unspent: dict[str, Spent] = {}  # not yet on its way to the file, by model
+        self._unspent: dict[str, Spent] = {}  # not yet in a batch, by model
         self._puts = self._committed = 0  # calls of `put`, and how many of them are in the file
         self._failure: BaseException | None = None
         self._closing = False
-        self._hurry = False  # someone waits for a flush
+        self._hurry = False  # a flush is waiting
         self._changed = threading.Condition()
         self._reading = threading.Lock()
         make_folder(self.path.parent)
@@ -143,9 +142,7 @@ class Ledger:
         self.close()
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
-        """The values of those keys that are known, in the order asked; other processes' commits are seen
-        too.
-        """
+        """Return the stored values by key, in the order of `keys`; includes commits of other processes."""
         asked = list(dict.fromkeys(keys))
         with self._changed:
             self._raise_failure()
@@ -162,12 +159,13 @@ class Ledger:
         return {key: json.loads(texts[key]) for key in asked if key in texts}
 
     def get(self, key: str) -> Any | None:
-        """The value of one key, or None."""
+        """Return the value of one key, or None."""
         return self.get_many([key]).get(key)
 
     def put(self, key: str, value: Any, *, model: str = "", spent: Spent | None = None) -> None:
-        """Keep a JSON value under `key`; a value that is known already stays. `spent` is what `model` took for
-        it. Raises `TypeError` or `ValueError` for a value that is no JSON.
+        """Store a JSON value under `key`; an existing value is kept. `spent` is its cost, added to that of `model`.
+
+        Raises `TypeError` or `ValueError` for a value that cannot be encoded as JSON.
         """
         text = _to_json(value)
         with self._changed:
@@ -183,7 +181,7 @@ class Ledger:
                 self._changed.notify_all()
 
     def spent(self) -> dict[str, Spent]:
-        """What every model took, in all runs that used this file, what is not yet committed included."""
+        """Return the cost per model over all runs that used this file, including uncommitted entries."""
         self.flush()
         query = "SELECT model, requests, prompt_tokens, completion_tokens FROM spent ORDER BY model"
         with self._reading:
@@ -210,7 +208,7 @@ class Ledger:
         return {machine: bool(invariant) for machine, invariant in rows}
 
     def flush(self) -> None:
-        """Return when everything put so far is committed."""
+        """Wait until everything put so far is committed."""
         with self._changed:
             puts = self._puts
             self._hurry = self._hurry or puts > self._committed
@@ -219,7 +217,7 @@ class Ledger:
             self._raise_failure()
 
     def close(self) -> None:
-        """Commit what is left and close the file. Closing twice is allowed."""
+        """Commit all pending entries and close the file. May be called more than once."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -238,7 +236,7 @@ class Ledger:
             raise self._failure
 
     def _guarded(self, work: Callable[[], Result]) -> Result:
-        """Run `work`, with what SQLite says turned into a `UserError`."""
+        """Run `work`, turning errors of SQLite into a `UserError`."""
         try:
             return work()
         except (sqlite3.DatabaseError, zlib.error, UnicodeDecodeError) as error:
@@ -269,15 +267,13 @@ class Ledger:
                         del self._pending[key]
                     self._committed = batch.puts
                     self._changed.notify_all()
-        except BaseException as error:  # whatever ends this thread must reach whoever calls next
+        except BaseException as error:  # raised again by the next call from another thread
             with self._changed:
                 self._failure = error
                 self._changed.notify_all()
 
     def _next_batch(self) -> _Batch | None:
-        """Wait for entries and then, for a while, for more of them; None when the ledger is closed and all is
-        written.
-        """
+        """Wait for entries, then up to `IDLE_SECONDS` for more; None when the ledger is closed and everything is written."""
         with self._changed:
             self._changed.wait_for(lambda: self._puts > self._committed or self._closing)
             self._changed.wait_for(
@@ -302,25 +298,27 @@ class Ledger:
 
 
 def _packed(text: str) -> bytes:
-    """The text as a zlib stream with `_PHRASES`; the fastest level, since the others take half as much time again to save
-    another 6 to 8%."""
+    """Compress the text with zlib and `_PHRASES`, at the fastest level: higher ones take 50% more time to save another 6 to
+    8%."""
     packer = zlib.compressobj(1, zdict=_PHRASES)
     return packer.compress(text.encode("ascii")) + packer.flush()
 
 
 def _unpacked(value: bytes) -> str:
-    """The text of `_packed`, or of a stream without phrases. Raises `zlib.error` when it is damaged or cut short."""
+    """Decompress the output of `_packed`, or a stream without phrases. Raises `zlib.error` if it is damaged or truncated."""
     unpacker = zlib.decompressobj(zdict=_PHRASES)
     text = unpacker.decompress(value)
     if not unpacker.eof:
-        raise zlib.error("an answer is cut short")
+        raise zlib.error("an answer is truncated")
     return text.decode("ascii")
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Switch to WAL and create the table; refuse, untouched, a database that is none of ours."""
+    """Switch to WAL and create the tables. Raises `UserError`, without any change, if the database is not a ledger."""
     if _tables(connection) and _layout(connection) not in range(1, _LAYOUT + 1):
-        raise UserError(f"{path} is a database, but no ledger of this version: move it away and start again.")
+        raise UserError(
+            f"{path} is a database, but not a ledger of this version: move it away and start again."
+        )
     _switch_to_wal(connection)
     connection.execute(
         "PRAGMA synchronous = NORMAL"
@@ -342,7 +340,7 @@ def _layout(connection: sqlite3.Connection) -> int:
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """SQLite does not wait by itself when several processes switch a new file at once."""
+    """Switch to WAL mode, retrying: SQLite itself does not wait when several processes switch a new file at once."""
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -357,11 +355,11 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
 def _explain(path: Path, error: Exception) -> str:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        remedy = "is damaged: move it away and start again (the requests it held are then sent once more)"
+        remedy = "is damaged: move it away and start again (the requests stored in it will be sent again)"
     elif code == sqlite3.SQLITE_BUSY:
         remedy = f"was locked by another process for {BUSY_SECONDS:.0f} s: end that process and start again"
     elif code == sqlite3.SQLITE_FULL:
         remedy = "cannot grow because its disk is full: free some space and start again"
     else:
-        remedy = "cannot be used: put it in a folder on a local disk that can be written, then start again"
-    return f"The ledger {path} {remedy}; SQLite says: {error}."
+        remedy = "cannot be used: put it in a writable folder on a local disk, then start again"
+    return f"The ledger {path} {remedy}; SQLite error: {error}."

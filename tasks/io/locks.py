@@ -1,5 +1,5 @@
-"""A lock of the operating system on a file: at most one process holds it, and it falls when that process ends, however it
-ends. What the file says about its holder is for people."""
+"""File locks of the operating system (flock): at most one process holds a lock, and the lock is released when the process
+ends for any reason. The file's content describes its holder and is informational only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ WAIT_STEP_S = 0.5
 
 
 def take_lock(path: Path) -> IO[str] | None:
-    """The open file when nobody else holds the lock (it falls when the file is closed or its process ends), else None."""
+    """Take the lock and return the open file, or None if another process holds it. The lock is released when the file is
+    closed or this process ends."""
     make_folder(path.parent)
     file = path.open("a+", encoding="utf-8")
     try:
@@ -32,7 +33,7 @@ def take_lock(path: Path) -> IO[str] | None:
 
 
 def write_note(file: IO[str], note: Mapping[str, object]) -> None:
-    """Replace what a lock file says about its holder."""
+    """Replace the description of the holder in a lock file."""
     file.seek(0)
     file.truncate()
     json.dump(note, file)
@@ -40,7 +41,7 @@ def write_note(file: IO[str], note: Mapping[str, object]) -> None:
 
 
 def read_note(path: Path) -> dict[str, str]:
-    """What the last holder of a lock wrote; empty when it wrote nothing whole."""
+    """Return what the last holder of a lock wrote; empty if there is no complete note."""
     try:
         note = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -52,19 +53,22 @@ def read_note(path: Path) -> dict[str, str]:
 def alone(
     path: Path, what: str, *, wait_s: float = 0.0, on_wait: Callable[[str], None] | None = None
 ) -> Iterator[None]:
-    """Holds the lock for the length of the block; `what` names the work. Another holder is waited for up to `wait_s` seconds,
-    which `on_wait` is told once in a sentence; then `UserError`."""
+    """Hold the lock for the length of the block; `what` names the work in messages.
+
+    If another process holds it, waits up to `wait_s` seconds, after one call of `on_wait` with a message, then raises
+    `UserError`.
+    """
     until, told = time.monotonic() + wait_s, False
     while (lock := take_lock(path)) is None:
         note = read_note(path)
         held = (
-            f"{note.get('what', what)} is going on in {path.parent} already (process {note.get('pid', 'unknown')}, since"
+            f"{note.get('what', what)} is already running in {path.parent} (process {note.get('pid', 'unknown')}, since"
             f" {note.get('since', 'an unknown time')})"
         )
         if time.monotonic() >= until:
             raise UserError(f"{held}: wait for it or end that process; this run has changed nothing")
         if on_wait is not None and not told:
-            on_wait(f"{held}: waiting up to {wait_s:.0f} s for its end")
+            on_wait(f"{held}: waiting up to {wait_s:.0f} s for it to finish")
         told = True
         time.sleep(WAIT_STEP_S)
     with lock:

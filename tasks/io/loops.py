@@ -1,4 +1,4 @@
-"""Event loops that end with nothing left on them."""
+"""Clean shutdown of event loops."""
 
 from __future__ import annotations
 

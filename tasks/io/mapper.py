@@ -1,7 +1,7 @@
-"""One function over many items, with the results in order: in this process, in several, or on a Ray cluster.
+"""Map a function over many items, with the results in order: in this process, in several, or on a Ray cluster.
 
-The function and the items travel by pickle, so the function must be importable where it runs. What raises there raises
-here. A few items are worked on ahead of the one whose result is asked for, never all of them.
+The function and the items are pickled, so the function must be importable where it runs. Exceptions are raised again in
+the calling process. Only a few items are submitted ahead of the one whose result is requested.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Mapper = Callable[[Callable[[Item], Result], Iterable[Item]], Iterator[Result]]
 
-_AHEAD: Final = 2  # items for every worker
+_AHEAD: Final = 2  # items per worker
 _LENGTH_BYTES: Final = 8
 _CONNECT_S: Final = 10.0
 
 
 @contextmanager
 def open_mapper(workers: int, address: str | None = None) -> Iterator[Mapper[Any, Any]]:
-    """A mapper for the length of a block: on the Ray cluster at `address` where one is given (`auto`, host:port or
-    ray://host:port), else in `workers` processes of this machine, in this one when that is 1 (or there is one core only).
+    """Yield a mapper that is valid inside the block.
 
-    Files must be found under the same paths wherever the function runs.
+    It runs on the Ray cluster at `address` if given (`auto`, host:port or ray://host:port), else in `workers` processes
+    of this machine, or in this process if `workers` or the number of available cores is 1. Files must have the same paths
+    wherever the function runs. Raises `UserError` if the cluster cannot be reached.
     """
     workers = min(workers, available_cores())
     if address is not None:
@@ -53,7 +54,7 @@ def open_mapper(workers: int, address: str | None = None) -> Iterator[Mapper[Any
 def _in_order(
     submit: Callable[[Any], Any], result: Callable[[Any], Any], items: Iterable[Any], ahead: int
 ) -> Iterator[Any]:
-    """The results of `submit`, at most `ahead` of them waiting."""
+    """Yield the results of `submit` in order, with at most `ahead` items pending."""
     waiting: deque[Any] = deque()
     for item in items:
         waiting.append(submit(item))
@@ -89,13 +90,13 @@ def _processes(workers: int) -> Iterator[Mapper[Any, Any]]:
             threads.shutdown(wait=False, cancel_futures=True)
             for worker in started:
                 worker.stop()
-    for worker in started:  # one that was just starting
+    for worker in started:  # again, for one that was still starting
         worker.stop()
 
 
 class _Worker:
-    """A process that calls functions, one at a time; it ends when its input closes, hence with its owner, however that
-    dies."""
+    """A process that calls functions one at a time. It ends when its standard input closes, so it never outlives its
+    parent."""
 
     def __init__(self) -> None:
         paths = os.pathsep.join(path for path in sys.path if path)
@@ -105,15 +106,15 @@ class _Worker:
         )  # fmt: skip
 
     def call(self, function: Callable[[Any], Any], item: Any) -> Any:
-        """`function(item)` there; raises what it raises, and `UserError` when the process ended meanwhile."""
+        """Return `function(item)`, computed in the worker. Raises its exception, or `UserError` if the worker died."""
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
             _send(self.process.stdin, (function, item))
             good, value = _receive(self.process.stdout)
         except (OSError, EOFError) as error:
             raise UserError(
-                f"a worker process ended in the middle of {function.__name__} (exit status {self.process.wait()}): was the"
-                " memory full? Lower run.cpu_workers and start again"
+                f"a worker process died while it ran {function.__name__} (exit status {self.process.wait()}), possibly out"
+                " of memory: lower run.cpu_workers and start again"
             ) from error
         if not good:
             raise value
@@ -124,7 +125,7 @@ class _Worker:
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
             assert stream is not None
-            with contextlib.suppress(OSError):  # what a dead worker was not sent
+            with contextlib.suppress(OSError):  # data that a dead worker did not read
                 stream.close()
 
 
@@ -136,7 +137,7 @@ def _send(stream: IO[bytes], value: Any) -> None:
 
 
 def _receive(stream: IO[bytes]) -> Any:
-    """The next value. `EOFError` when the other side is gone."""
+    """Return the next value. Raises `EOFError` if the other process has closed the stream."""
     length = int.from_bytes(stream.read(_LENGTH_BYTES), "big")
     data = stream.read(length)
     if not length or len(data) < length:
@@ -145,12 +146,12 @@ def _receive(stream: IO[bytes]) -> Any:
 
 
 def _serve() -> None:
-    """The worker's side: calls come in at standard input, results go out where standard output was."""
+    """Run the worker: read calls from standard input, write results to the original standard output."""
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner hears of Ctrl-C and ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and stops its workers
     replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # nothing that is printed gets between the results
+    os.dup2(2, 1)  # keep printed text out of the results
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             function, item = _receive(sys.stdin.buffer)
@@ -166,7 +167,7 @@ def _serve() -> None:
 
 @contextmanager
 def _ray(address: str) -> Iterator[Mapper[Any, Any]]:
-    """Tasks of the Ray that this process is connected to, else of the cluster at `address`, for the length of the block."""
+    """Yield a mapper that uses this process's Ray connection, or else connects to `address` for the length of the block."""
     os.environ.update({name: os.environ.get(name, value) for name, value in RAY_ENVIRONMENT.items()})
     import ray
 
@@ -177,8 +178,8 @@ def _ray(address: str) -> Iterator[Mapper[Any, Any]]:
             ray.init(address=address, log_to_driver=False)
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(
-                f"no Ray cluster answers at ray.address {address} ({error}): start it (set RAY_AUTH_MODE=token if it asks for a"
-                " token), or leave ray.address out"
+                f"no Ray cluster responds at ray.address {address} ({error}): start it (set RAY_AUTH_MODE=token if it requires"
+                " a token), or leave ray.address unset"
             ) from error
     try:
 
@@ -194,7 +195,7 @@ def _ray(address: str) -> Iterator[Mapper[Any, Any]]:
 
 
 def _must_answer(address: str) -> None:
-    """`OSError` when nothing listens at host:port, which Ray itself says after minutes only."""
+    """Raise `OSError` if nothing listens at host:port; Ray itself reports that only after minutes."""
     host, separator, port = address.removeprefix("ray://").rpartition(":")
     if separator:
         socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()

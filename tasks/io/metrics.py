@@ -1,4 +1,4 @@
-"""metrics.jsonl of a training run: one flat row of numbers for each step, written by the run and read by whoever looks."""
+"""metrics.jsonl of a training run: one flat JSON object of numbers per step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ METRICS = "metrics.jsonl"
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows that a run has written into its folder so far, by step; a torn last line is left out."""
+    """Return the rows that a run has written to its folder so far, in step order; an incomplete last line is ignored."""
     path = folder / METRICS
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():

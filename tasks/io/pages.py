@@ -1,4 +1,4 @@
-"""Self-contained pages, readable offline and without scripts, from the templates in `data_cards/`."""
+"""Render self-contained HTML pages, readable offline and without scripts, from the templates in `data_cards/`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _FILTERS: dict[str, Callable[..., Any]] = {
 
 
 def render_page(template: str, values: Mapping[str, Any], **filters: Callable[..., Any]) -> str:
-    """The page as HTML, with the house's style sheet as `css`. Every text that is printed is cleaned, cut at 4,000 characters
-    with a note, and escaped; markup comes in as `Markup`. Raises `jinja2.UndefinedError` for a value that is not given."""
+    """Return the page as HTML, with the shared style sheet as `css`. Every printed string is cleaned, truncated to 4,000
+    characters with a note, and escaped; pass HTML as `Markup`. Raises `jinja2.UndefinedError` for a missing value."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(CARDS),
         undefined=jinja2.StrictUndefined,

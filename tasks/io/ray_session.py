@@ -1,4 +1,4 @@
-"""The Ray that actors live in: the one that runs, or one of our own that ends with its owner by whatever cause."""
+"""Ray sessions: connect to a running Ray, or start a local one that never outlives this process."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from tasks.io.supervisor import Guard
 OBJECT_STORE_BYTES = 256 * 1024**2
 RAY_TRIES = 5
 JOIN_S = 10.0
-"""How long a cluster may take to accept a connection."""
+"""Timeout in seconds for a connection to a cluster."""
 
 RAY_ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",  # Ray's own 15 would starve an engine on a busy machine
-    # How long Ray's parts wait for each other; its own 10 to 60 seconds are too few on a busy machine.
+    "RAY_worker_niceness": "0",  # with Ray's default of 15, workers get too little CPU time on a busy machine
+    # Timeouts between Ray's processes; the defaults of 10 to 60 seconds are too short on a busy machine.
     "RAY_agent_register_timeout_ms": "120000",
     "RAY_raylet_start_wait_time_s": "240",
     "RAY_gcs_server_port_wait_time_s": "240",
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240",
     "RAY_worker_register_timeout_seconds": "240",
 }
-"""What Ray reads when it is imported, unless the environment says otherwise."""
+"""Environment variables that Ray reads on import; values that are already set take precedence."""
 
 
 class RaySession:
-    """A connection to the Ray that runs (this process's, or the one at RAY_ADDRESS), else a Ray of our own.
+    """A connection to a running Ray (this process's, or the one at RAY_ADDRESS), or else a new local Ray.
 
-    Ray gives every job of a cluster that cluster's RAY_ADDRESS, so what runs as a job takes its seats there. `actors` is how
-    many processes will want a core, `object_store_bytes` the size of its store (None: Ray chooses, three tenths of the memory);
-    a Ray that runs already is taken as it is. Some of Ray's helpers outlive a killed owner by minutes, so a Ray of our own is put
-    under a guard. Works as a `with` block too.
+    Ray sets RAY_ADDRESS for every job of a cluster, so the actors of a job are placed on that cluster. `actors` is the number of
+    processes that need a core, `object_store_bytes` the size of the object store (None: Ray's default, 30% of the memory); both
+    apply to a new Ray only. Some helper processes of Ray outlive a killed owner by minutes, so a new Ray is watched by a `Guard`.
+    Also works as a context manager. Raises `UserError` if the cluster cannot be reached or Ray does not start.
     """
 
     def __init__(self, actors: int, object_store_bytes: int | None = OBJECT_STORE_BYTES) -> None:
@@ -76,19 +76,19 @@ class RaySession:
         self.close()
 
     def guard_workers(self) -> None:
-        """Put what runs by now under the guard too."""
+        """Let the guard watch the processes that Ray has started in the meantime, too."""
         if self._guard is not None:
             self._guard.watch(self._new_processes())
 
     def _in_lasting_thread(self, call: Callable[[], None]) -> None:
-        """Make `call` in a thread that lives as long as this object: Ray's processes die with the thread that started them
-        (PR_SET_PDEATHSIG), and the caller's may be a pool's. Also keeps Ray from replacing the SIGTERM handler."""
+        """Run `call` in a thread that lives as long as this object: Ray's processes die with the thread that started them
+        (PR_SET_PDEATHSIG), and the caller's thread may belong to a pool. Also stops Ray from replacing the SIGTERM handler."""
         outcome: Future[None] = Future()
 
         def live() -> None:
             try:
                 outcome.set_result(call())
-            except BaseException as error:  # handed to the caller whatever it is
+            except BaseException as error:  # raised again in the caller
                 outcome.set_exception(error)
             self._ended.wait()
 
@@ -99,7 +99,7 @@ class RaySession:
         return of_ray(psutil.Process().children()) - self._before
 
     def close(self) -> None:
-        """Leave Ray as it was found."""
+        """Shut down the Ray that this session started; a Ray that was already running is left as it was."""
         import ray
 
         if self._ours:
@@ -111,8 +111,8 @@ class RaySession:
 
 
 def _join(address: str) -> None:
-    """Connect to the cluster at `address` (RAY_ADDRESS). `UserError` when nothing listens there: Ray itself would wait for more
-    than ten minutes."""
+    """Connect to the cluster at `address` (RAY_ADDRESS). Raises `UserError` if nothing listens there: Ray itself would wait for
+    more than ten minutes."""
     import ray
 
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -132,10 +132,10 @@ def _start_ray(
     started: Callable[[], set[psutil.Process]],
     unwanted: Callable[[], bool],
 ) -> None:
-    """Start Ray on this machine. One wait is fixed in Ray (30 seconds for the node to show up), hence several tries.
+    """Start Ray on this machine, with retries, since Ray's timeout for the node to register (30 seconds) cannot be changed.
 
-    `started` gives the processes that a failed try left behind; they are ended before the next one. `unwanted` says that
-    the caller has left meanwhile.
+    `started` returns the processes that a failed try left behind; they are killed before the next try. `unwanted` returns
+    whether the session was closed in the meantime.
     """
     import ray
 
@@ -157,12 +157,13 @@ def _start_ray(
                     process.kill()
             if not left or unwanted():
                 raise UserError(
-                    f"Ray did not start on this machine ({error}): end what keeps it busy and try again"
+                    f"Ray did not start on this machine ({error}): stop other heavy processes and try again"
                 ) from error
 
 
 def of_ray(children: Iterable[psutil.Process]) -> set[psutil.Process]:
-    """Those that run a program of Ray's, and all that these started. Other threads may have started servers meanwhile."""
+    """Return those of `children` that run a program of Ray, with all their descendants. The others may be servers that other
+    threads have started."""
     import ray
 
     package, found = f"{Path(ray.__file__).parent}{os.sep}", set[psutil.Process]()
@@ -174,7 +175,7 @@ def of_ray(children: Iterable[psutil.Process]) -> set[psutil.Process]:
 
 
 def last_error_line(text: str) -> str:
-    """What Ray's report of a failed call says it failed of."""
+    """Return the line with the actual error from Ray's report of a failed call (at most 400 characters)."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if "Error:" in line and "ray::" not in line]
     return (errors or lines or ["no message"])[-1][:400]

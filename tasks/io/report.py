@@ -1,4 +1,4 @@
-"""The report: one self-contained page about a dataset, readable offline, without scripts."""
+"""The dataset report: one self-contained HTML page, readable offline and without scripts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks.io.disk import atomic_write
 from tasks.io.pages import render_page
 
 Row = TypeVar("Row")
-MAX_FAMILY = 40  # members of the drawn family
+MAX_FAMILY = 40  # most members of a family that is drawn
 CLUSTER_COLOURS = 8
 
 
@@ -34,7 +34,7 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportData:
-    """What the report shows. `responses` need only hold those of `pick_problems(examples, num_problems)`."""
+    """Input of the report. `responses` need only contain those of `pick_problems(examples, num_problems)`."""
 
     name: str
     profile: str
@@ -45,26 +45,28 @@ class ReportData:
     timings: Mapping[str, float] = field(default_factory=dict)  # stage -> seconds
     models: Mapping[str, str] = field(default_factory=dict)  # role -> identity
     truths: Mapping[str, bool] | None = (
-        None  # problem id -> is the majority answer right, where the truth is known
+        None  # problem id -> whether the majority answer is correct, for problems with a known answer
     )
-    family: Sequence[Problem] = ()  # a seed and what was evolved from it
+    family: Sequence[Problem] = ()  # a seed and its evolved descendants
     benchmarks: Sequence[BenchmarkCount] = ()
     overlaps: Sequence[Overlap] = ()
-    num_responses: int | None = None  # of the whole dataset; None: as many as the examples say
+    num_responses: int | None = None  # of the whole dataset; None: the sum of `num_samples`
     num_problems: int = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """How well the entropy finds wrong majorities among the problems with a known truth."""
+    """How well semantic entropy detects wrong majority answers, on the problems with a known answer."""
 
     scores: list[float]
     wrong: list[bool]
-    result: Area | None  # None when all majorities are right, or all wrong
+    result: Area | None  # None if all majorities are correct, or all wrong
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
+    """One answer cluster of a problem, as drawn on the page."""
+
     style: str
     answer: str | None
     probability: float
@@ -73,6 +75,8 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
+    """One response of a problem, as shown on the page."""
+
     response: Response
     style: str
     mean_logprob: float | None  # nats per token
@@ -80,7 +84,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """One of the problems shown with its samples."""
+    """A problem that is shown with its samples."""
 
     example: Example
     clusters: list[Cluster]
@@ -91,7 +95,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A member of the drawn family."""
+    """A member of a family in the tree of evolved problems."""
 
     problem: Problem
     example: Example | None
@@ -99,12 +103,12 @@ class Node:
 
 
 def write_report(path: Path, data: ReportData) -> None:
-    """Write the page, whole or not at all, in place of an older one. The same data give the same bytes."""
+    """Write the page atomically, replacing an existing file. The same data give the same bytes."""
     atomic_write(Path(path), render_report(data))
 
 
 def render_report(data: ReportData) -> str:
-    """The page as HTML. Every text of a model or a source is escaped, and cut at 4,000 characters with a note."""
+    """Return the page as HTML. Texts of models and sources are escaped, and truncated to 4,000 characters with a note."""
     values = {
         "data": data,
         "headline": _headline(data),
@@ -127,7 +131,7 @@ def render_report(data: ReportData) -> str:
 
 
 def pick_problems(examples: Sequence[Example], count: int) -> list[Example]:
-    """`count` problems, shared out over the tiers, each tier's spread evenly from its lowest to its highest entropy."""
+    """Pick `count` problems, split evenly over the tiers; within a tier evenly spaced from lowest to highest entropy."""
     by_tier = {tier: _by_entropy(examples, tier) for tier in Tier}
     shares = dict.fromkeys(Tier, 0)
     while sum(shares.values()) < min(count, len(examples)):
@@ -143,7 +147,7 @@ def _by_entropy(examples: Sequence[Example], tier: Tier) -> list[Example]:
 
 
 def pick_findings(findings: Sequence[Finding]) -> list[Finding]:
-    """For every kind the finding of the least score, which is nearest to the threshold, and that of the highest."""
+    """Pick for every kind the finding with the lowest score, closest to the threshold, and the one with the highest."""
     order = sorted(findings, key=lambda found: (found.score, found.problem_id, found.benchmark_problem_id))
     by_kind = ([found for found in order if found.kind == kind] for kind in FindingKind)
     return [found for rows in by_kind for found in _evenly(rows, min(2, len(rows)))]
@@ -156,7 +160,7 @@ def _evenly(rows: list[Row], count: int) -> list[Row]:
 
 
 def pick_family(problems: Iterable[Problem]) -> list[Problem]:
-    """The family worth drawing: the one with the most rounds, then strategies, then members (at most `MAX_FAMILY`)."""
+    """Pick the family to draw: the one with most rounds, then strategies, then members (at most `MAX_FAMILY` if possible)."""
     families: dict[str, list[Problem]] = defaultdict(list)
     for problem in problems:
         families[problem.root_id].append(problem)
@@ -171,7 +175,7 @@ def pick_family(problems: Iterable[Problem]) -> list[Problem]:
 
 
 def family_tree(family: Sequence[Problem], examples: Sequence[Example]) -> list[Node]:
-    """Roots of the family's tree. A member whose parent is not in the family stands beside the roots."""
+    """Return the roots of the family's tree. A member whose parent is not in the family is a root too."""
     wanted = {problem.id for problem in family}
     exported = {row.id: row for row in examples if row.id in wanted}
     nodes = {
@@ -186,7 +190,7 @@ def family_tree(family: Sequence[Problem], examples: Sequence[Example]) -> list[
 
 
 def evidence(data: ReportData) -> Evidence | None:
-    """AUROC of semantic entropy against "the majority answer is wrong"; None when no truth is known."""
+    """Compute the AUROC of semantic entropy as a detector of wrong majority answers; None if no answer is known."""
     if not data.truths:
         return None
     known = [row for row in data.examples if row.id in data.truths]
@@ -231,7 +235,7 @@ def _funnel(stages: Sequence[StageCount]) -> list[tuple[StageCount, Markup]]:
 
 
 def _entropies(examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """One histogram per tier, all to the same scale."""
+    """One histogram per tier, all on the same scale."""
     by_tier = {tier: [row.semantic_entropy for row in examples if row.tier == tier] for tier in Tier}
     top = entropy_ceiling(examples)
     tallest = max(max(figures.bin_shares(values, top)) for values in by_tier.values())
@@ -254,7 +258,7 @@ def _entropies(examples: Sequence[Example]) -> list[dict[str, Any]]:
 
 
 def entropy_ceiling(examples: Sequence[Example]) -> float:
-    """ln N for the largest N of the dataset: no entropy is above it."""
+    """Return ln N for the largest number of samples N of the dataset, the upper bound of semantic entropy (nats)."""
     return math.log(max((row.num_samples for row in examples), default=2))
 
 
@@ -278,7 +282,7 @@ def _tiers(data: ReportData) -> dict[str, Any]:
 
 
 def _heat(examples: Sequence[Example]) -> dict[str, Any]:
-    """Tiers x last strategies: the number of problems, their mean weight, and a shade from 0 to 60 (percent)."""
+    """Heat map of tiers by last strategies: the number of problems, their mean weight, and a shade of 0 to 60 (percent)."""
     counts: Counter[tuple[str, str]] = Counter()
     weights: defaultdict[tuple[str, str], float] = defaultdict(float)
     for row in examples:
@@ -339,11 +343,11 @@ def _shown(row: Example, responses: list[Response], right: bool | None) -> Shown
     )
 
 
-# --- words -------------------------------------------------------------------------------------------------------
+# --- formatting --------------------------------------------------------------------------------------------------
 
 
 def duration(seconds: float) -> str:
-    """A wall time in words: "0.4 s", "12 s", "3 min 05 s", "2 h 07 min"."""
+    """Format a wall time in seconds: "0.4 s", "12 s", "3 min 05 s", "2 h 07 min"."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -1,4 +1,4 @@
-"""The report's pictures: inline SVG, coloured by the page's own style sheet, the same data always giving the same text."""
+"""Figures of the reports: inline SVG, coloured by the page's style sheet. The same data always give the same text."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup, escape
 
-MAX_TEXT = 4000  # characters of one text in the report
+MAX_TEXT = 4000  # characters; longer texts are truncated in a report
 _UNSHOWABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff]")
 
 
 def shown(text: str, limit: int = MAX_TEXT) -> str:
-    """`text` fit for a page: control, direction and half characters replaced, cut at `limit` with a note. Not escaped."""
+    """Clean `text` for a page: replace control and direction characters and lone surrogates, and truncate it to `limit`
+    characters with a note. Does not escape."""
     cut = text[:limit].encode("utf-8", "replace").decode("utf-8")
     clean = _UNSHOWABLE.sub("\ufffd", cut.replace("\r\n", "\n"))
-    return clean if len(text) <= limit else f"{clean} [... cut here: {len(text):,} characters in all]"
+    return clean if len(text) <= limit else f"{clean} [... truncated; {len(text):,} characters in total]"
 
 
 def stacked_bar(parts: Sequence[tuple[str, str, float]], scale: float) -> Markup:
-    """One horizontal bar of (style class, label, size) segments; `scale` is the size that fills the whole width."""
+    """Draw a horizontal bar of (style class, label, size) segments; `scale` is the size that fills the full width."""
     drawn, left = [], 0.0
     for style, label, size in parts:
         width = 400.0 * size / scale if scale > 0 else 0.0
@@ -37,7 +38,8 @@ def stacked_bar(parts: Sequence[tuple[str, str, float]], scale: float) -> Markup
 def histogram(
     values: Sequence[float], *, top: float, tallest: float, style: str, title: str, bins: int = 16
 ) -> Markup:
-    """Share of `values` in each of `bins` bins on [0, top], drawn to the share `tallest`; a tick stands at their mean."""
+    """Draw the share of `values` in each of `bins` bins on [0, top], with a line at the mean; `tallest` is the share of a bar
+    of full height."""
     shares = bin_shares(values, top, bins)
     width, height, left, base = 300, 150, 8, 124
     step, rise = (width - 2 * left) / bins, 100.0
@@ -56,7 +58,7 @@ def histogram(
 
 
 def bin_shares(values: Sequence[float], top: float, bins: int = 16) -> list[float]:
-    """Share of `values` in each bin of [0, top]; values outside (rounding) count in the nearest bin."""
+    """Return the share of `values` in each bin of [0, top]; values outside (by rounding) count in the nearest bin."""
     if not values:
         return [0.0] * bins
     places = np.clip((np.asarray(values, dtype=float) / top * bins).astype(int), 0, bins - 1)
@@ -70,7 +72,8 @@ def interval_rows(
     axis: tuple[float, float] = (0.0, 1.0),
     left: float = 96,
 ) -> Markup:
-    """(style class, label, mean, low, high) on `axis`, one line each: a dot with its interval. `left` is the labels' width."""
+    """Draw one line per row of (style class, label, mean, low, high): a dot with its interval, on `axis`. `left` is the width
+    of the labels."""
     right = 20
     span = 324
     width, height = left + span + right, 34 * len(rows) + 30
@@ -96,7 +99,8 @@ def interval_rows(
 
 
 def roc_curve(scores: Sequence[float], positives: Sequence[bool], what: str = "majorities") -> Markup:
-    """The ROC curve of `scores` (needs both classes), with the diagonal of a score that knows nothing; `what` is found."""
+    """Draw the ROC curve of `scores` (both classes are required), with the diagonal of a random score. `what` names the items
+    that are classified."""
     size, left, top = 260, 44, 10
     points = roc_points(scores, positives)
     path = " ".join(f"{left + size * x:.2f},{top + size * (1 - y):.2f}" for x, y in points)
@@ -106,16 +110,16 @@ def roc_curve(scores: Sequence[float], positives: Sequence[bool], what: str = "m
     for tick in (0, 0.5, 1):
         parts.append(_text(left + size * tick, top + size + 18, f"{tick:g}", "middle"))
         parts.append(_text(left - 8, top + size * (1 - tick) + 4, f"{tick:g}", "end"))
-    parts.append(_text(left + size / 2, top + size + 36, f"right {what} flagged", "middle", "name"))
+    parts.append(_text(left + size / 2, top + size + 36, f"correct {what} flagged", "middle", "name"))
     turn = f'transform="rotate(-90 12 {top + size / 2:.0f})"'
-    parts.append(_text(12, top + size / 2, f"wrong {what} found", "middle", "name", turn))
+    parts.append(_text(12, top + size / 2, f"wrong {what} flagged", "middle", "name", turn))
     return _svg(left + size + 12, top + size + 44, parts, "ROC curve of semantic entropy")
 
 
 def roc_points(
     scores: Sequence[float], positives: Sequence[bool], most: int = 200
 ) -> list[tuple[float, float]]:
-    """(false positive rate, true positive rate) from (0, 0) to (1, 1), at most about `most` of them."""
+    """Return the points (false positive rate, true positive rate) from (0, 0) to (1, 1), about `most` at most."""
     values, marks = np.asarray(scores, dtype=float), np.asarray(positives, dtype=bool)
     order = np.argsort(-values, kind="stable")
     values, marks = values[order], marks[order]
@@ -129,7 +133,7 @@ def roc_points(
 
 
 def wrong_by_entropy(scores: Sequence[float], wrong: Sequence[bool], *, top: float, bins: int = 8) -> Markup:
-    """Share of wrong majorities in each bin of semantic entropy; empty bins stay empty."""
+    """Draw the share of wrong majority answers in each bin of semantic entropy; bins without problems stay empty."""
     values, marks = np.asarray(scores, dtype=float), np.asarray(wrong, dtype=bool)
     places = np.clip((values / top * bins).astype(int), 0, bins - 1)
     width, left, base, rise = 420, 44, 270, 250.0
@@ -152,7 +156,7 @@ def wrong_by_entropy(scores: Sequence[float], wrong: Sequence[bool], *, top: flo
         _text(
             (left + right) / 2,
             base + 36,
-            "semantic entropy (nats); number of problems above",
+            "semantic entropy (nats); numbers of problems above bars",
             "middle",
             "name",
         )
@@ -161,7 +165,7 @@ def wrong_by_entropy(scores: Sequence[float], wrong: Sequence[bool], *, top: flo
 
 
 def risk_coverage(scores: Sequence[float], wrong: Sequence[int], totals: Sequence[int]) -> Markup:
-    """Share of wrong members among those kept, from the lowest score on; dashed: the share without any score."""
+    """Draw the share of wrong members among those kept, from the lowest score up; the dashed line is the overall share."""
     left, top, width, height = 48, 10, 300, 260
     points = risk_points(scores, wrong, totals)
     share = sum(wrong) / sum(totals)
@@ -181,15 +185,15 @@ def risk_coverage(scores: Sequence[float], wrong: Sequence[int], totals: Sequenc
         _text(left + width / 2, top + height + 36, "share kept, most certain first", "middle", "name")
     )
     turn = f'transform="rotate(-90 12 {top + height / 2:.0f})"'
-    parts.append(_text(12, top + height / 2, "wrong among the kept", "middle", "name", turn))
+    parts.append(_text(12, top + height / 2, "share wrong among kept", "middle", "name", turn))
     return _svg(left + width + 20, top + height + 44, parts, "Risk-coverage curve of semantic entropy")
 
 
 def risk_points(
     scores: Sequence[float], wrong: Sequence[int], totals: Sequence[int], most: int = 200
 ) -> list[tuple[float, float]]:
-    """(coverage, share of wrong members) at 0 and after each run of rows of equal score, in rising order, at most about
-    `most`. Within the first run, whose rows nothing tells apart, the share is expected to stay the same."""
+    """Return the points (coverage, share of wrong members) at 0 and after each run of rows with equal scores, in ascending
+    order, about `most` at most. Rows of equal score cannot be ranked, so the share is constant within the first run."""
     values, bad, size = (np.asarray(each, dtype=float) for each in (scores, wrong, totals))
     order = np.argsort(values, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)
@@ -201,7 +205,7 @@ def risk_points(
 
 
 def _unit_square(size: int, left: int, top: int, scale: str) -> list[str]:
-    """Frame, diagonal and ticks of the plot of [0, 1] against [0, 1]; `scale` formats the numbers at the side."""
+    """Draw frame, diagonal and ticks of a plot of [0, 1] against [0, 1]; `scale` formats the numbers of the vertical axis."""
     down = top + size
     parts = [
         f'<rect class="frame" x="{left}" y="{top}" width="{size}" height="{size}"></rect>',
@@ -214,13 +218,14 @@ def _unit_square(size: int, left: int, top: int, scale: str) -> list[str]:
 
 
 def reliability_curve(bins: Sequence[tuple[float, float, float, float, float, int]]) -> Markup:
-    """(mean weight, share of right majorities, its interval's ends, share of right samples, problems) of every bin."""
+    """Draw accuracy by weight from one tuple per bin: mean weight, share of correct majorities, the ends of its interval, share
+    of correct samples, number of problems."""
     size, left, top = 300, 48, 10
     down = top + size
     parts = _unit_square(size, left, top, "{:.0%}")
     for weight, majority, low, high, sample, problems in bins:
         x = left + size * weight
-        tip = f"{problems} problems, mean weight {weight:.3f}: {majority:.1%} of majorities, {sample:.1%} of samples right"
+        tip = f"{problems} problems, mean weight {weight:.3f}: {majority:.1%} of majorities, {sample:.1%} of samples correct"
         parts.append(_line(x, down - size * low, x, down - size * high, "whisker kept"))
         dot = f'<circle class="kept" cx="{x:.2f}" cy="{down - size * majority:.2f}" r="5">'
         parts.append(f"{dot}<title>{_label(tip)}</title></circle>")
@@ -228,19 +233,20 @@ def reliability_curve(bins: Sequence[tuple[float, float, float, float, float, in
         parts.append(f"{ring}<title>{_label(tip)}</title></circle>")
     parts.append(_text(left + size / 2, down + 36, "mean weight of the bin", "middle", "name"))
     turn = f'transform="rotate(-90 12 {top + size / 2:.0f})"'
-    parts.append(_text(12, top + size / 2, "share that is right", "middle", "name", turn))
+    parts.append(_text(12, top + size / 2, "share correct", "middle", "name", turn))
     return _svg(left + size + 20, down + 44, parts, "Accuracy by weight")
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of values in [0, 1] with its normal 95% interval, clipped to [0, 1]; without width for a single value."""
+    """Return (mean, low, high) of values in [0, 1], with the normal 95% interval clipped to [0, 1]; for a single value the
+    interval has zero width."""
     mean = float(np.mean(values))
     error = 1.96 * float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
     return mean, max(0.0, mean - error), min(1.0, mean + error)
 
 
 def weight_scatter(points: Sequence[tuple[float, float, str, str]]) -> Markup:
-    """(old weight, new weight, style class, label) of every row, on the unit square; on the diagonal nothing changed."""
+    """Draw (old weight, new weight, style class, label) of every row on the unit square; unchanged rows are on the diagonal."""
     size, left, top = 320, 48, 10
     down = top + size
     parts = _unit_square(size, left, top, "{:g}")
@@ -254,7 +260,7 @@ def weight_scatter(points: Sequence[tuple[float, float, str, str]]) -> Markup:
 
 
 def change_histogram(changes: Sequence[float], bins: int = 20) -> Markup:
-    """Number of `changes` of a weight in each of `bins` bins on [-1, 1]."""
+    """Draw the number of `changes` of a weight in each of `bins` bins on [-1, 1]."""
     width, left, base, rise = 400, 48, 300, 270.0
     span, counts = width - left - 20, change_bins(changes, bins)
     step, tallest = span / bins, max(1, *counts)
@@ -274,12 +280,12 @@ def change_histogram(changes: Sequence[float], bins: int = 20) -> Markup:
 
 
 def change_bins(changes: Sequence[float], bins: int = 20) -> list[int]:
-    """Number of changes in each bin of [-1, 1]. The upper middle bin begins at 0, so unchanged rows are counted there."""
+    """Return the number of changes in each bin of [-1, 1]. The upper middle bin starts at 0 and includes unchanged rows."""
     places = np.clip(((np.asarray(changes, dtype=float) + 1) / 2 * bins).astype(int), 0, bins - 1)
     return [int(count) for count in np.bincount(places, minlength=bins)]
 
 
-# --- pieces ------------------------------------------------------------------------------------------------------
+# --- SVG elements ------------------------------------------------------------------------------------------------
 
 
 def _svg(width: float, height: float, parts: Sequence[str], title: str) -> Markup:

@@ -1,4 +1,4 @@
-"""Problems from a local .jsonl, .csv or .parquet file, with every fault of the file told in one sentence."""
+"""Read problems from a local .jsonl, .csv or .parquet file; every defect of the file is reported as one `UserError`."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ MAX_BYTES = 1_000_000
 """Longest line of a .jsonl or .csv file, and longest text of a .parquet file, in bytes."""
 
 Column = Literal["text", "answer", "solution", "id", "tier"]
-"""Our names of a file's columns."""
+"""The fields of a problem that a column of a file can be mapped to."""
 
 _BATCH = 1000  # Parquet rows read at once
-_NUMBERS = ("answer", "id")  # columns that may also hold numbers
+_NUMBERS = ("answer", "id")  # columns that may also contain numbers
 _TIERS = ", ".join(Tier)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawProblem:
-    """One problem as its file has it. `line` counts from 1 (lines of a .jsonl or .csv, rows of a .parquet file)."""
+    """One problem as read from a file. `line` counts from 1 (lines of a .jsonl or .csv, rows of a .parquet file)."""
 
     line: int
     source_id: str  # the id column, or the line number
@@ -51,15 +51,16 @@ def read_problem_file(
     answers_required: bool = False,
     sparse: bool = False,
 ) -> Iterator[RawProblem]:
-    """The problems of a file in its order, at most `limit` of them, read as they are asked for.
+    """Yield the problems of a file lazily, in file order, at most `limit` of them.
 
-    `columns` maps `text` (needed), `answer`, `solution`, `id` and `tier` to the file's column names; `tier`
-    is for rows that name none. Blank lines are passed over, an empty cell of a .csv is null; `answer` and `solution`
-    may be null unless `answers_required`. With `sparse` a row of a .jsonl may lack any column but the text.
+    `columns` maps `text` (required), `answer`, `solution`, `id` and `tier` to the file's column names; `tier`
+    is the default for rows without one. Blank lines are skipped, and an empty cell of a .csv is null; `answer` and
+    `solution` may be null (`answer` not if `answers_required`). With `sparse`, a row of a .jsonl may lack any column
+    except the text.
 
-    Raises `UserError`, naming file, line or row and remedy, for a file that is missing, empty, of another
-    kind or damaged, and for a row with a missing column, an empty or non-string text, a bad tier, or an id
-    seen before.
+    Raises `UserError`, naming the file, the line or row and the remedy, for a file that is missing, empty, damaged or
+    of an unsupported type, and for a row with a missing column, an empty or non-string text, an invalid tier, or a
+    duplicate id.
     """
     path = Path(path)
     kinds: dict[str, Callable[[Path], Iterator[Located]]] = {
@@ -74,16 +75,17 @@ def read_problem_file(
         if problem.source_id in seen:
             raise UserError(
                 f"{where} repeats the id {problem.source_id!r} of {seen[problem.source_id]}: give every"
-                " problem its own id."
+                " problem a unique id."
             )
         seen[problem.source_id] = where.removeprefix(f"{path}, ")
         yield problem
     if not seen and limit != 0:
-        raise UserError(f"{path} holds no problems: put at least one row there or remove this source.")
+        raise UserError(f"{path} contains no problems: add at least one row or remove this source.")
 
 
 def file_columns(path: Path) -> tuple[str, ...]:
-    """The names of a file's columns (of a .jsonl: of all its rows), in its order. `UserError` as above."""
+    """Return the column names of a file in order (for a .jsonl: the names in any row). Raises `UserError` as
+    `read_problem_file` does."""
     path = Path(path)
     kind = _kind(path)
     if kind == ".parquet":
@@ -96,9 +98,9 @@ def file_columns(path: Path) -> tuple[str, ...]:
 
 
 def _kind(path: Path) -> str:
-    """The ending of a file that can be read. `UserError` for one of another kind, or that cannot be opened."""
+    """Return the suffix of a readable file in lower case. Raises `UserError` for another type, or if it cannot be opened."""
     if path.suffix.lower() not in (".jsonl", ".csv", ".parquet"):
-        raise UserError(f"{path} is no .jsonl, .csv or .parquet file: convert it to one of these.")
+        raise UserError(f"{path} is not a .jsonl, .csv or .parquet file: convert it to one of these.")
     try:
         path.open("rb").close()
     except OSError as error:
@@ -109,7 +111,8 @@ def _kind(path: Path) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file's content, the identity of a file source. `UserError` if it cannot be read."""
+    """Return the SHA-256 (hex) of a file's content, the identity of a file source. Raises `UserError` if it cannot be
+    read."""
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -128,7 +131,8 @@ def _jsonl_file(path: Path) -> Iterator[Located]:
 
 
 def jsonl_rows(name: str, file: IO[bytes]) -> Iterator[Located]:
-    """The objects of an open .jsonl file with their places; blank lines are passed over. `UserError` on a fault."""
+    """Yield (location, line number, object) for every non-blank line of an open .jsonl file. Raises `UserError` for an
+    invalid line."""
     offset = 0
     for number, line in enumerate(iter(lambda: file.readline(MAX_BYTES + 1), b""), start=1):
         where = f"{name}, line {number}"
@@ -144,11 +148,11 @@ def _parse(where: str, line: bytes, offset: int) -> Mapping[str, Any]:
         row = json.loads(_decoded(where, line, offset))
     except json.JSONDecodeError as error:
         reason = f"{error.msg}, character {error.pos + 1}"
-        raise UserError(f"{where} is no valid JSON ({reason}): write one JSON object per line.") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise UserError(f"{where} is not valid JSON ({reason}): write one JSON object per line.") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, deep nesting
         raise UserError(f"{where} cannot be read as JSON ({error}): correct or remove it.") from error
     if not isinstance(row, dict):
-        raise UserError(f"{where} is no JSON object: write one object with named values per line.")
+        raise UserError(f"{where} is not a JSON object: write one object with named values per line.")
     return row
 
 
@@ -163,24 +167,24 @@ def _decoded(where: str, line: bytes, offset: int) -> str:
 
 
 def _csv_file(path: Path) -> Iterator[Located]:
-    """The rows below the header, an empty cell being None; a row is placed where its last line stands."""
+    """Yield the rows below the header, with None for an empty cell; the line number of a row is that of its last line."""
     with path.open("rb") as file:
         lines = _csv_lines(str(path), file)
         _, names = next(lines, (0, []))
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise UserError(f"{path}, line 1 has two columns {twice!r}: give every column its own name.")
+            raise UserError(f"{path}, line 1 has two columns {twice!r}: give every column a unique name.")
         for number, cells in lines:
             where = f"{path}, line {number}"
             if len(cells) != len(names):
                 raise UserError(
-                    f"{where} has {len(cells)} cells, but the header has {len(names)}: put cells that hold commas or line"
+                    f"{where} has {len(cells)} cells, but the header has {len(names)}: put cells with commas or line"
                     " breaks in double quotes."
                 )
             yield where, number, {name: cell or None for name, cell in zip(names, cells, strict=True)}
 
 
 def _csv_lines(name: str, file: IO[bytes]) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells) of every line that is not blank, the header first."""
+    """Yield (line number, cells) for every non-blank row, the header first."""
 
     def lines() -> Iterator[str]:
         offset = 0
@@ -199,7 +203,7 @@ def _csv_lines(name: str, file: IO[bytes]) -> Iterator[tuple[int, list[str]]]:
                 yield rows.line_num, cells
     except csv.Error as error:
         raise UserError(
-            f"{name}, line {rows.line_num} is no valid CSV ({error}): correct it, or write the file as JSON lines."
+            f"{name}, line {rows.line_num} is not valid CSV ({error}): correct it, or write the file as JSON lines."
         ) from error
 
 
@@ -211,8 +215,11 @@ def _parquet_file(path: Path, columns: Mapping[Column, str]) -> Iterator[Located
 
 
 def parquet_rows(name: str, file: IO[bytes], columns: Iterable[str]) -> Iterator[Located]:
-    """The rows of an open .parquet file with their places: of `columns` those that it has, or all when it has none of
-    them. `UserError` on a fault."""
+    """Yield (location, row number, row) for every row of an open .parquet file.
+
+    Reads those of `columns` that exist, or all columns if none of them does. Raises `UserError` for a damaged file or an
+    invalid value.
+    """
     with _parquet(name, file) as table:
         there = table.schema_arrow.names
         wanted, number = [column for column in dict.fromkeys(columns) if column in there] or there, 0
@@ -230,7 +237,7 @@ def _parquet(name: str, file: IO[bytes]) -> Iterator[pq.ParquetFile]:
         yield pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{name} is no readable Parquet file ({reason}): write it again.") from error
+        raise UserError(f"{name} is not a readable Parquet file ({reason}): write it again.") from error
 
 
 def _cell(where: str, name: str, value: pa.Scalar) -> Any:
@@ -297,7 +304,7 @@ def _text(where: str, ours: str, theirs: str, value: Any) -> str | None:
         (value or "").encode("utf-8")
     except UnicodeEncodeError as error:
         raise UserError(
-            f"{where}: the {ours} (column {theirs!r}) holds half a character (a lone surrogate): correct it."
+            f"{where}: the {ours} (column {theirs!r}) contains a lone surrogate, which is not valid UTF-8: correct it."
         ) from error
     return value
 

@@ -1,18 +1,18 @@
-"""Runs a command so that nothing of it outlives the process that asked for it.
+"""Run a command so that none of its processes outlives the process that started the supervisor (the owner).
 
-`python -m tasks.io.supervisor [--patience SECONDS] -- COMMAND ARGUMENT...` starts the command in a session of its own and
-ends it, and everything it started, when the owner closes the supervisor's standard input, when the owner is gone (also after
-`kill -9`), or when the supervisor gets SIGTERM: first SIGTERM to all, after five seconds SIGKILL. When the command ends
-by itself, what it left behind is ended the same way. The exit status is the command's (128 + signal, as in a shell).
+`python -m tasks.io.supervisor [--patience SECONDS] -- COMMAND ARGUMENT...` starts the command in its own session and
+terminates it, with all its descendants, when the owner closes the supervisor's standard input, when the owner dies (also by
+`kill -9`), or when the supervisor gets SIGTERM: first SIGTERM to all, then SIGKILL after five seconds. When the command exits
+by itself, remaining descendants are terminated in the same way. The exit status is the command's (128 + signal, as in a shell).
 
-With `--patience` the command alone gets SIGTERM first, and that long to end by itself, with all that it started still there:
-a training run writes a checkpoint. SIGQUIT to the supervisor ends the patience at once. Where one supervisor runs below
-another, the outer one leaves what the inner one was promised to it, and waits for it.
+With `--patience` only the command gets SIGTERM first, and that many seconds to exit while its descendants keep running, so
+that a training run can write a checkpoint. SIGQUIT to the supervisor ends this grace period at once. If one supervisor runs
+below another, the outer one waits for the grace period of the inner one.
 
-`--guard` in place of a command watches processes that are already there (see `Guard`), for what Ray starts.
+`--guard` instead of a command watches processes that are already running (see `Guard`), such as those that Ray starts.
 
-On Linux the supervisor adopts orphans (`PR_SET_CHILD_SUBREAPER`), so a descendant that left the process group, or whose
-parent is dead, is still found. This file imports nothing of ours: it also runs as a plain script.
+On Linux the supervisor adopts orphans (`PR_SET_CHILD_SUBREAPER`), so descendants that left the process group, or whose
+parent is dead, are found too. This file imports no other module of the project, because it also runs as a plain script.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from collections.abc import Callable, Iterable, Sequence
 import psutil
 
 GRACE_S = 5.0
-"""Between SIGTERM and SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL."""
 NOTICE_S = 2.0
-"""How long guarded processes may take to notice that their owner is gone, and again to obey SIGTERM."""
+"""Seconds that guarded processes have to exit by themselves after the death of their owner, and again after SIGTERM."""
 KILL_S = 3.0
-"""How long SIGKILL may take before the supervisor gives up waiting."""
+"""Seconds to wait for processes to end after SIGKILL."""
 POLL_S = 0.25
 PATIENCE = "--patience"
 PR_SET_CHILD_SUBREAPER = 36
 
 
 def supervise(command: Sequence[str], patience: float = 0.0) -> int:
-    """Run `command` until it ends or the owner is gone, then end every descendant. Returns the exit status.
+    """Run `command` until it exits or the owner is gone, then terminate every descendant. Returns the exit status.
 
-    `patience`: seconds that the command has, from then on, to end by itself.
+    `patience`: seconds that the command has to exit after the owner is gone.
     """
     _adopt_orphans()
     owner = os.getppid()
@@ -64,7 +64,7 @@ def supervise(command: Sequence[str], patience: float = 0.0) -> int:
 
 
 def _ended_by_itself(leader: int, patience: float, stop: _StopFlag) -> int | None:
-    """SIGTERM to `leader` alone; its exit status when it ends within `patience` seconds and before there is haste."""
+    """Send SIGTERM to `leader` only. Returns its exit status if it exits within `patience` seconds and before SIGQUIT."""
     deadline = time.monotonic() + patience
     os.kill(leader, signal.SIGTERM)
     while not stop.at_once and time.monotonic() < deadline:
@@ -75,10 +75,11 @@ def _ended_by_itself(leader: int, patience: float, stop: _StopFlag) -> int | Non
 
 
 def end_descendants(leader: int, stop: _StopFlag) -> int | None:
-    """SIGTERM to the process group of `leader` and to every descendant of this process, SIGKILL to what is left.
+    """Send SIGTERM to the process group of `leader` and to every descendant of this process, then SIGKILL to the remaining
+    ones.
 
-    Supervisors among them that were promised patience get SIGTERM alone and are waited for, those below them nothing.
-    Returns the exit status of `leader` when it was seen to end here, else None.
+    Nested supervisors with a grace period get SIGTERM only, and time to finish; their descendants get no signal from here.
+    Returns the exit status of `leader` if it ended here, else None.
     """
     began = time.monotonic()
     _send(_patient(), signal.SIGTERM)
@@ -97,7 +98,8 @@ def end_descendants(leader: int, stop: _StopFlag) -> int | None:
 
 
 def _end(leader: int, those: Callable[[], list[psutil.Process]]) -> int | None:
-    """SIGTERM to `leader`'s group and to `those`, SIGKILL to what is left of them; `leader`'s exit status, if seen."""
+    """Send SIGTERM to `leader`'s group and to `those`, then SIGKILL to the remaining ones. Returns `leader`'s exit status if
+    it ended here, else None."""
     status: int | None = None
     for sign, patience in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, KILL_S)):
         deadline = time.monotonic() + patience
@@ -106,16 +108,16 @@ def _end(leader: int, those: Callable[[], list[psutil.Process]]) -> int | None:
             status = _first(status, _reap(leader))
             if not those():
                 return status
-            if sign == signal.SIGKILL:  # a process may have been started in between
+            if sign == signal.SIGKILL:  # again, for processes started in between
                 _signal_all(leader, those(), sign)
             time.sleep(0.05)
     return status
 
 
 class Guard:
-    """The owner's side of `--guard`: ends processes that the owner started by other means, when the owner is gone.
+    """Handle of a `--guard` process, which terminates processes that the owner started by other means once the owner is gone.
 
-    They get two seconds to notice for themselves, then SIGTERM, then SIGKILL. `close` does the same at once.
+    They get two seconds to exit by themselves, then SIGTERM, then SIGKILL. `close` starts the same at once.
     """
 
     def __init__(self) -> None:
@@ -125,7 +127,7 @@ class Guard:
         self._known: set[psutil.Process] = set()
 
     def watch(self, processes: Iterable[psutil.Process]) -> None:
-        """Add processes to those that must not outlive this one."""
+        """Add processes that must not outlive this one."""
         assert self._process.stdin is not None
         for process in set(processes) - self._known:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -134,14 +136,15 @@ class Guard:
         self._process.stdin.flush()
 
     def close(self) -> None:
-        """End what is left of the watched processes, and the guard."""
+        """Terminate the watched processes that are still running, and the guard."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
 
 
 def guard() -> int:
-    """Read lines `PID CREATION_TIME` until the owner closes the pipe or is gone, then end those processes."""
+    """Read lines `PID CREATION_TIME` until the owner closes the pipe or is gone, then terminate those processes. Returns 1 if
+    one of them survives, else 0."""
     owner, stop, text = os.getppid(), _StopFlag(), b""
     while (heard := _heard(owner, stop)) is not None:
         text += heard
@@ -157,7 +160,7 @@ def guard() -> int:
 
 
 def _same_process(line: str) -> psutil.Process | None:
-    """The process of a guard's line, unless it ended and its number was given away."""
+    """Return the process of a line of the guard, or None if it has ended, even if its PID was reused."""
     pid, created = line.split()
     try:
         process = psutil.Process(int(pid))
@@ -174,7 +177,8 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _heard(owner: int, stop: _StopFlag) -> bytes | None:
-    """What the owner wrote within the next quarter of a second; None when it closed the pipe, is gone, or says stop."""
+    """Return what the owner writes within the next `POLL_S` seconds; None if it closed the pipe or is gone, or after a stop
+    signal."""
     if stop.raised or os.getppid() != owner:
         return None
     readable, _, _ = select.select([sys.stdin.fileno()], [], [], POLL_S)
@@ -182,7 +186,7 @@ def _heard(owner: int, stop: _StopFlag) -> bytes | None:
 
 
 class _StopFlag:
-    """Turns SIGTERM and SIGHUP into a flag, SIGQUIT into one without patience; Ctrl-C is the owner's business."""
+    """Set by SIGTERM, SIGHUP and SIGQUIT; SIGQUIT also sets `at_once`. SIGINT is ignored: the owner handles Ctrl-C."""
 
     def __init__(self) -> None:
         self.raised = self.at_once = False
@@ -205,18 +209,18 @@ def _descendants() -> list[psutil.Process]:
 
 
 def _own() -> list[psutil.Process]:
-    """Every descendant but the patient supervisors and what is theirs to end."""
+    """Return every descendant except nested supervisors with a grace period and their descendants."""
     theirs = {process for supervisor in _patient() for process in [supervisor, *_children(supervisor)]}
     return [process for process in _descendants() if process not in theirs]
 
 
 def _patient() -> list[psutil.Process]:
-    """The supervisors among the descendants that were promised patience."""
+    """Return the descendants that are supervisors with a grace period."""
     return [process for process in _descendants() if _promised(process) > 0]
 
 
 def _promised(process: psutil.Process) -> float:
-    """The seconds of patience of a process that is a supervisor; 0 for others."""
+    """Return the grace period in seconds of a process that is a supervisor; 0 for other processes."""
     try:
         command = process.cmdline()
         option = command.index(PATIENCE)
@@ -226,7 +230,7 @@ def _promised(process: psutil.Process) -> float:
 
 
 def _signal_all(leader: int, processes: Iterable[psutil.Process], sign: signal.Signals) -> None:
-    """To the group of `leader`, and to those of the processes that are not in it: nobody is told twice."""
+    """Send a signal to the group of `leader` and to the processes outside of it, so that none gets it twice."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, sign)
     _send((process for process in processes if _group(process) != leader), sign)
@@ -246,7 +250,7 @@ def _send(processes: Iterable[psutil.Process], sign: signal.Signals) -> None:
 
 
 def _reap(leader: int) -> int | None:
-    """Collect every ended child; the status of `leader` when it was among them."""
+    """Reap every ended child. Returns the status of `leader` if it was among them, else None."""
     status: int | None = None
     while True:
         try:
@@ -265,7 +269,7 @@ def _first(*values: int | None) -> int | None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Command line: `--guard`, or a command after `--`, before which its patience may stand."""
+    """Run the command line: `--guard`, or an optional `--patience SECONDS` and a command after `--`."""
     if arguments == ["--guard"]:
         return guard()
     patience = 0.0

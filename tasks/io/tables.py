@@ -1,6 +1,4 @@
-"""Rows to Parquet and back: one pyarrow schema per row dataclass, the same rows always giving the same
-bytes.
-"""
+"""Write rows to Parquet and read them back: one pyarrow schema per row dataclass; the same rows always give the same bytes."""
 
 from __future__ import annotations
 
@@ -29,8 +27,10 @@ _SCALARS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.boo
 
 @cache
 def schema(row_type: type) -> pa.Schema:
-    """The Arrow schema of a row dataclass: fields of type str, int, float, bool, a string enum, `tuple[T,
-    ...]` of these, and `X | None` (nullable). Raises `TypeError` naming the field for any other type.
+    """Return the Arrow schema of a row dataclass.
+
+    Supports fields of type str, int, float, bool, string enums, `tuple[T, ...]` of these, and `X | None` (nullable).
+    Raises `TypeError` naming the field for any other type.
     """
     hints = get_type_hints(row_type)
     return pa.schema(
@@ -39,10 +39,11 @@ def schema(row_type: type) -> pa.Schema:
 
 
 def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row] | pa.Table) -> int:
-    """Write rows, or a table of them, to a Parquet file, fsynced; return their number. The bytes depend on the rows alone.
+    """Write rows, or a table of them, to a Parquet file, fsync it and return the number of rows. The bytes depend on the rows
+    alone.
 
-    Raises `ValueError` naming column and row for a value that does not fit its type, `UserError` on a full
-    disk; the file is then removed.
+    Raises `ValueError` naming column and row for a value of the wrong type, and `UserError` if the disk is full; the file
+    is removed on any error.
     """
     written = needed = 0
     try:
@@ -67,21 +68,21 @@ def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row] | pa.Table) 
 
 
 def read_table(path: Path, row_type: type[Row], columns: Sequence[str] | None = None) -> pa.Table:
-    """The file as a table, or some columns of it; errors as in `iter_rows`, but values of enums are not looked at."""
+    """Return the file, or some of its columns, as a table. Raises the errors of `iter_rows`, but does not check enum values."""
     with _reading(path, row_type) as file:
         return file.read(columns=None if columns is None else list(columns), use_threads=False)
 
 
 def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
-    """All rows of a file that `write_rows` wrote; errors as in `iter_rows`."""
+    """Return all rows of a file written by `write_rows`. Raises the errors of `iter_rows`."""
     return list(iter_rows(path, row_type))
 
 
 def iter_rows(path: Path, row_type: type[Row], batch: int = ROW_GROUP) -> Iterator[Row]:
-    """The rows of a file, in order, with `batch` of them in memory at a time.
+    """Yield the rows of a file in order, with `batch` of them in memory at a time.
 
-    Raises `UserError` naming the file for one that is missing, damaged, of another schema (naming the
-    column), or holds a value that its enum does not know (naming column and row).
+    Raises `UserError` naming the file if it is missing or damaged, has another schema (naming the column), or contains
+    a value that is not a member of its enum (naming column and row).
     """
     with _reading(path, row_type) as file:
         done = 0
@@ -92,13 +93,13 @@ def iter_rows(path: Path, row_type: type[Row], batch: int = ROW_GROUP) -> Iterat
 
 @contextmanager
 def _reading(path: Path, row_type: type) -> Iterator[pq.ParquetFile]:
-    """The open file, of the right schema; what is wrong with it is said in one sentence."""
+    """Open a file of the schema of `row_type`. Raises `UserError` if it is missing or damaged or has another schema."""
     try:
         with pq.ParquetFile(path) as file:
             _check_schema(path, row_type, file.schema_arrow)
             yield file
     except FileNotFoundError as error:
-        raise UserError(f"There is no file {path}: run the stage that writes it again.") from error
+        raise UserError(f"File {path} does not exist: run the stage that writes it again.") from error
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
@@ -116,7 +117,7 @@ def _field(where: str, name: str, annotation: Any) -> pa.Field:
         return pa.field(name, pa.string(), nullable=nullable)
     elif kind in _SCALARS:
         return pa.field(name, _SCALARS[kind], nullable=nullable)
-    raise TypeError(f"{where} is annotated {annotation}, which has no column type")
+    raise TypeError(f"{where} has the type {annotation}, which is not supported as a column type")
 
 
 def _without_none(annotation: Any) -> tuple[Any, bool]:
@@ -128,7 +129,7 @@ def _without_none(annotation: Any) -> tuple[Any, bool]:
 
 
 def _groups(path: Path, row_type: type, rows: Iterable[Any] | pa.Table) -> Iterator[pa.Table]:
-    """Tables of a row group each."""
+    """Yield tables of one row group each."""
     if isinstance(rows, pa.Table):
         yield from _cut(path, row_type, rows)
         return
@@ -141,7 +142,7 @@ def _groups(path: Path, row_type: type, rows: Iterable[Any] | pa.Table) -> Itera
 def _cut(path: Path, row_type: type, table: Any) -> Iterator[pa.Table]:
     if not table.schema.remove_metadata().equals(schema(row_type)):
         names = ", ".join(table.schema.names)
-        raise ValueError(f"{path.name}: a table with the columns {names} is none of {row_type.__name__}")
+        raise ValueError(f"{path.name}: the columns {names} do not match the schema of {row_type.__name__}")
     for start in range(0, len(table), ROW_GROUP):
         yield table.slice(start, ROW_GROUP).combine_chunks()
 
@@ -161,7 +162,9 @@ def _column(path: Path, field: pa.Field, values: list[Any], before: int) -> pa.A
                 _checked_array(field, [value])
             except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
                 where = f"{path.name}: column {field.name}, row {before + index}"
-                raise ValueError(f"{where}: {repr(value)[:100]} is no {field.type} ({error})") from error
+                raise ValueError(
+                    f"{where}: {repr(value)[:100]} is not a valid {field.type} ({error})"
+                ) from error
         raise
 
 
@@ -182,7 +185,7 @@ def _check_schema(path: Path, row_type: type, found: pa.Schema) -> None:
     name = row_type.__name__
     for field in wanted:
         if field.name not in found.names:
-            problem = f"lacks the column {field.name!r} of {name}"
+            problem = f"has no column {field.name!r}, which {name} has"
         elif not found.field(field.name).equals(field):
             problem = (
                 f"has the column {_described(found.field(field.name))}, but {name} has {_described(field)}"
@@ -193,7 +196,7 @@ def _check_schema(path: Path, row_type: type, found: pa.Schema) -> None:
     else:
         extra = [column for column in found.names if column not in wanted.names]
         problem = (
-            f"has the column {extra[0]!r}, unknown to {name}"
+            f"has the column {extra[0]!r}, which {name} does not have"
             if extra
             else f"has its columns in another order than {name}"
         )
@@ -208,7 +211,7 @@ def _described(field: pa.Field) -> str:
 
 @cache
 def _converters(row_type: type) -> tuple[Callable[[Any], Any] | None, ...]:
-    """Per field, what turns Arrow's plain value into ours; None where they are the same."""
+    """Per field, the function that converts a value from Arrow to the field's type; None if they are the same."""
     hints = get_type_hints(row_type)
     return tuple(_converter(hints[f.name]) for f in fields(row_type))
 
@@ -226,7 +229,7 @@ def _converter(annotation: Any) -> Callable[[Any], Any] | None:
 
 
 def _member_of(kind: type[StrEnum]) -> Callable[[Any], StrEnum]:
-    """The same as calling the enum, which takes several times as long for a value that it knows."""
+    """Return a function equivalent to calling the enum, but several times faster for its members."""
     members = {member.value: member for member in kind}
     return lambda value: members.get(value) or kind(value)
 

@@ -1,7 +1,7 @@
-"""How many requests may be in flight: as many as the server bears, found as TCP finds it.
+"""Adaptive limit on the number of requests in flight, adjusted to the capacity of the server as in TCP congestion control.
 
-The limit starts at an eighth of the cap (8 at least) and doubles every round until the first sign of congestion, then grows by
-one per round of successes and halves at congestion, at most once per round trip (additive increase, multiplicative decrease;
+The limit starts at an eighth of the cap (at least 8) and doubles every round until the first congestion, then grows by
+one per round of successes and halves on congestion, at most once per round trip (additive increase, multiplicative decrease;
 Chiu and Jain 1989).
 """
 
@@ -14,7 +14,7 @@ from typing import Final
 
 FIRST_CONCURRENCY: Final = 8
 FIRST_SHARE: Final = 8
-"""The first limit is the cap divided by this, `FIRST_CONCURRENCY` at least."""
+"""The first limit is the cap divided by this, but at least `FIRST_CONCURRENCY`."""
 
 
 class Throttle:
@@ -29,29 +29,29 @@ class Throttle:
         self._waiters: deque[asyncio.Future[None]] = deque()
 
     async def enter(self) -> None:
-        """Wait for a free place."""
+        """Wait for a free slot and take it."""
         while self.active >= int(self.limit):
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             try:
                 await waiter
             except asyncio.CancelledError:
-                self._wake()  # hand on a wake-up that came in the same moment
+                self._wake()  # pass on a wake-up that arrived at the same moment
                 raise
         self.active += 1
 
     def leave(self) -> None:
-        """Give the place back."""
+        """Release the slot."""
         self.active -= 1
         self._wake()
 
     def succeeded(self) -> None:
-        """One success: a whole round of them adds one (doubles the limit before the first congestion)."""
+        """Record a success: a full round of them raises the limit by one (doubles it before the first congestion)."""
         self.limit = min(float(self.cap), self.limit + (1.0 if self._slow_start else 1.0 / self.limit))
         self._wake()
 
     def congested(self, sent_at: float) -> None:
-        """Congestion met by an attempt sent at `sent_at` (monotonic seconds): halve, unless already halved since then."""
+        """Record congestion of an attempt sent at `sent_at` (monotonic seconds): halve the limit unless it was halved since."""
         if sent_at > self._cut_at:
             self._slow_start = False
             self.limit = max(1.0, self.limit / 2)

@@ -1,4 +1,4 @@
-"""Counting tokens with a model's own tokenizer, without loading the model or downloading anything."""
+"""Count tokens with a model's tokenizer, without loading the model or downloading anything."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Counter = Callable[[Sequence[str]], list[int]]
 
 
 def token_counter(model: str, revision: str | None, root: Path) -> Counter | None:
-    """A function from texts to their numbers of tokens; None when the model's `tokenizer.json` is neither in its folder
-    nor in this machine's cache of the hub. `UserError` when the model's folder is not there, or the file is damaged."""
+    """Return a function from texts to their token counts, or None if the model's `tokenizer.json` is neither in its folder
+    nor in the local cache of the hub. Raises `UserError` if the model's folder does not exist or the file is damaged."""
     from tokenizers import Tokenizer
 
     path = _tokenizer_file(model, revision, root)
@@ -21,9 +21,9 @@ def token_counter(model: str, revision: str | None, root: Path) -> Counter | Non
         return None
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # the library raises plain Exception
         raise UserError(
-            f"{path} is no readable tokenizer ({error}): put the whole checkpoint there"
+            f"{path} is not a readable tokenizer ({error}): put the complete checkpoint there"
         ) from error
     return lambda texts: [
         len(found.ids) for found in tokenizer.encode_batch(list(texts), add_special_tokens=False)

@@ -1,4 +1,4 @@
-"""What a training run must find again: the teacher's tokenizer and chat template."""
+"""Hashes of the teacher's tokenizer and chat template, which a training run must match."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tasks.io.servers import model_folder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerIdentity:
-    """16 hex digits each of the SHA-256 of the tokenizer's rules and of the chat template."""
+    """Hashes of the tokenizer's rules and of the chat template: the first 16 hex digits of their SHA-256."""
 
     tokenizer: str
     chat_template: str
 
 
 def tokenizer_identity(model: str, revision: str | None, root: Path) -> TokenizerIdentity:
-    """Hashes of the tokenizer as `transformers` loads it (no remote code), from a local folder or the hub.
+    """Compute the hashes of a tokenizer as loaded by `transformers` (no remote code), from a local folder or the hub.
 
-    Raises `UserError` when the tokenizer cannot be loaded.
+    Raises `UserError` if the tokenizer cannot be loaded.
     """
     from transformers import AutoTokenizer
 
@@ -40,7 +40,7 @@ def tokenizer_identity(model: str, revision: str | None, root: Path) -> Tokenize
 
 
 def template_identity(tokenizer: Any) -> str:
-    """Hash of the chat template of a loaded tokenizer."""
+    """Return the hash of the chat template of a loaded tokenizer."""
     return _short_hash(str(tokenizer.chat_template))
 
 

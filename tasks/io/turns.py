@@ -1,5 +1,5 @@
-"""Batches of requests to one model, one after the other without a gap: a batch begins when the last request of the one before
-is on its way, so that the server is busy while the slowest answers of a batch are still being written."""
+"""Send batches of requests to one model back to back: a batch starts when the last request of the previous one has been sent,
+so that the server stays busy while the slowest answers of a batch are still being generated."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from tasks.io.chat import ChatModel, ChatRequest, Outcome
 from tasks.io.loops import cancel_the_others
 
-SHOW_S = 1.0  # between two words on how far a batch is
+SHOW_S = 1.0  # seconds between two progress reports of a batch
 
 
 class Tally:
-    """How many requests of a batch have an outcome."""
+    """Number of requests of a batch that have an outcome; a progress callback."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -27,14 +27,14 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The outcomes of a batch that is on its way."""
+    """The future outcomes of a batch."""
 
     future: Future[list[Outcome]]
     tally: Tally
 
     def wait(self, at: Callable[[int], None]) -> list[Outcome]:
-        """All of them, in the order of the requests; `at(done)` is called about once a second, and may raise. What answering
-        raised is raised here."""
+        """Wait for all outcomes and return them in the order of the requests. Calls `at(done)` about once a second, which may
+        raise. Raises the exception of the batch if it failed."""
         while True:
             try:
                 return self.future.result(SHOW_S)
@@ -45,8 +45,11 @@ class Answers:
 
 
 class Turns:
-    """Use as a context manager: what is still on its way when the block ends is cancelled. `model` is called at the first
-    batch that holds a request; nothing else may use that model while the block lasts. From one thread."""
+    """A queue of batches for one model.
+
+    Use as a context manager, from one thread; batches that are unfinished at the end of the block are cancelled. `model` is
+    called at the first non-empty batch; nothing else may use that model inside the block.
+    """
 
     def __init__(self, model: Callable[[], ChatModel]) -> None:
         self._model = model
@@ -65,7 +68,7 @@ class Turns:
         self._loop.close()
 
     def ask(self, requests: Sequence[ChatRequest]) -> Answers:
-        """Have a batch answered: at once, or when the last request of the batch before it has been sent."""
+        """Submit a batch. It starts at once, or when the last request of the previous batch has been sent."""
         tally = Tally()
         if not requests:
             nothing: Future[list[Outcome]] = Future()

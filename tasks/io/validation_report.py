@@ -1,4 +1,4 @@
-"""The validation report: what the annotation of a dataset is worth, as one self-contained page and as JSON."""
+"""The validation report: quality of the annotation of a dataset, as one self-contained HTML page and as JSON."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from tasks.io.pages import render_page
 
 PAGE, NUMBERS = "report.html", "validation.json"
 NAMES: Mapping[Kind, str] = {"majority": "majorities", "sample": "samples"}
-STARTS = (0.0, 0.2, 0.6)  # where an axis up to 1 may begin, for round numbers at its quarters
-MAX_TEXT = 200  # characters of a name or an answer on the page
+STARTS = (0.0, 0.2, 0.6)  # possible starts of an axis that ends at 1: its quarters are round numbers
+MAX_TEXT = 200  # characters; longer names and answers are truncated on the page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationData:
-    """What is validated: all `examples` of a dataset, of them the `checked` ones, whose truth is known (at least one).
+    """Input of the validation report: all `examples` of a dataset, and the `checked` ones, with a known answer (at least one).
 
-    `agreement` is None where the judge's verdicts are not at hand; `stored_difference` is the largest one between a stored
-    measure and what the stored responses give.
+    `agreement` is None if the judge's verdicts are not available; `stored_difference` is the largest difference between a
+    stored measure and its value recomputed from the stored responses.
     """
 
     name: str
@@ -45,7 +45,7 @@ class ValidationData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """All numbers of the report; the JSON file holds exactly these."""
+    """All numbers of the report, as stored in the JSON file."""
 
     name: str
     profile: str
@@ -65,7 +65,7 @@ class Validation:
 
 
 def write_validation(folder: Path, data: ValidationData) -> Validation:
-    """Write `report.html` and `validation.json` into `folder`, both or none, in place of an older folder; return the numbers.
+    """Write `report.html` and `validation.json` into `folder` atomically, replacing an existing folder, and return the numbers.
     The same data give the same bytes."""
     found = validate(data)
     page = render_validation(found, data)
@@ -76,7 +76,7 @@ def write_validation(folder: Path, data: ValidationData) -> Validation:
 
 
 def validate(data: ValidationData) -> Validation:
-    """All numbers."""
+    """Compute all numbers of the report."""
     return Validation(
         name=data.name,
         profile=data.profile,
@@ -102,7 +102,7 @@ def validate(data: ValidationData) -> Validation:
 
 
 def entropies(examples: Sequence[Example]) -> dict[str, dict[str, list[float]]]:
-    """Semantic entropies by tier (easy first), by last strategy, and by source (the largest first)."""
+    """Group semantic entropies (nats) by tier (easy first), by last strategy, and by source (largest first)."""
     sources = [row.source for row in examples]
     orders = {
         "tier": ([tier.value for tier in Tier], lambda row: row.tier.value),
@@ -123,7 +123,7 @@ def entropies(examples: Sequence[Example]) -> dict[str, dict[str, list[float]]]:
 
 
 def to_json(found: Validation) -> str:
-    """Indented JSON; an area is an object with value, low, high and n."""
+    """Return indented JSON; an area under a curve is an object with value, low, high and n."""
     return json.dumps(_plain(found), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -141,7 +141,7 @@ def _plain(value: Any) -> Any:
 
 
 def render_validation(found: Validation, data: ValidationData) -> str:
-    """The page as HTML. Every text of a model or a source is escaped and cut."""
+    """Return the page as HTML. Texts of models and sources are escaped and truncated."""
     bins = found.reliability.bins
     values = {
         "found": found,
@@ -156,7 +156,7 @@ def render_validation(found: Validation, data: ValidationData) -> str:
 
 
 def _target(kind: Kind, target: Target, data: ValidationData) -> dict[str, Any]:
-    """One detection section: the numbers, its pictures, and the measure with the highest AUROC."""
+    """One detection section: the numbers, the figures, and the measure with the highest AUROC."""
     own = [row.scores[statistics.OWN] for row in data.checked]
     wrong, totals = statistics.errors(data.checked, kind)
     ranked = [one for one in target.detections if one.auroc is not None]
@@ -173,7 +173,7 @@ def _target(kind: Kind, target: Target, data: ValidationData) -> dict[str, Any]:
 def _members(
     scores: Sequence[float], wrong: Sequence[int], totals: Sequence[int]
 ) -> tuple[list[float], list[bool]]:
-    """Score and mark of every member of every row."""
+    """Expand rows of (score, number wrong, total) to one score and one label (wrong or not) per member."""
     rows = list(zip(scores, wrong, totals, strict=True))
     return (
         [score for score, _, total in rows for _ in range(total)],
@@ -199,7 +199,7 @@ def _forest(target: Target) -> Markup | None:
 
 
 def _distributions(found: Validation, examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """Histograms by tier, strategy and source, all to one scale."""
+    """Histograms by tier, strategy and source, all on the same scale."""
     groups = entropies(examples)
     ceiling = math.log(max(row.num_samples for row in examples))
     tallest = max(

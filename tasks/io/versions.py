@@ -1,8 +1,8 @@
-"""Versions of a dataset: a new one is written beside the old one and shares every file in which no row changed.
+"""Versions of a dataset: a new version is written next to the old one and shares every file in which no row changed.
 
-`<root>/latest.json` says where the newest version lies: `<root>/dataset` as the flow sure-math exports it, or
-`<root>/versions/<fingerprint>/dataset`. Files of a dataset are never changed in place, so a shared one is a hard link; where
-the file system has none, a copy whose digest was compared.
+`<root>/latest.json` contains the path of the newest version: `<root>/dataset`, as exported by the flow sure-math, or
+`<root>/versions/<fingerprint>/dataset`. Files of a dataset are never changed in place, so shared files are hard links, or
+copies with a verified digest if the file system does not support links.
 """
 
 from __future__ import annotations
@@ -29,26 +29,22 @@ FOLDER = "versions"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """What a new version has that the old one has not. An updated row without an entry in `responses` keeps its responses."""
+    """Differences between a new version and the old one. An updated row without an entry in `responses` keeps its responses."""
 
-    updated: Mapping[str, Example] = field(
-        default_factory=dict
-    )  # id -> the row that takes the old one's place
+    updated: Mapping[str, Example] = field(default_factory=dict)  # id -> the row that replaces the old one
     removed: frozenset[str] = frozenset()  # ids
-    added: Mapping[str, Sequence[Example]] = field(
-        default_factory=dict
-    )  # split -> rows that the old version lacks
+    added: Mapping[str, Sequence[Example]] = field(default_factory=dict)  # split -> new rows
     responses: Mapping[str, Sequence[Response]] = field(default_factory=dict)  # id -> all of its responses
 
     @property
     def size(self) -> int:
-        """Rows that differ."""
+        """Number of rows that differ."""
         return len(self.updated) + len(self.removed) + sum(len(rows) for rows in self.added.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """Parquet files of a version: those it has in common with the old one, and those that were written."""
+    """Number of Parquet files of a version that it shares with the old one, and of those written anew."""
 
     shared: int
     written: int
@@ -56,27 +52,30 @@ class Shared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _File(Generic[Row]):
-    """One file of the new version; `source` is the old file when they are the same."""
+    """One file of the new version; `source` is the old file if it is unchanged."""
 
     rows: Sequence[Row]
     source: Path | None = None
 
 
 def latest(root: Path) -> dict[str, Any]:
-    """What `latest.json` says of the newest version in an output folder, the paths of its dataset and report with that folder
-    before them: they are kept relative to it, so that it can be moved. `UserError` when there is none."""
+    """Return the content of `latest.json` in an output folder, which describes the newest version.
+
+    The paths of dataset and report are stored relative to `root`, so that the folder can be moved; they are returned with
+    `root` prepended. Raises `UserError` if there is no finished dataset.
+    """
     path = root / LATEST
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {**found, **{name: str(root / found[name]) for name in ("dataset", "report")}}
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{root} holds no finished dataset ({path.name} is missing or damaged): build one first (make build)"
+            f"{root} contains no finished dataset ({path.name} is missing or damaged): build one first (make build)"
         ) from error
 
 
 def read_examples(folder: Path, split: str) -> list[Example]:
-    """All problems of a split, flagged ones last. Errors as in `tasks.io.tables.iter_rows`."""
+    """Return all problems of a split, flagged ones last. Raises the errors of `tasks.io.tables.iter_rows`."""
     return [
         row
         for name in (DATA, FLAGGED)
@@ -86,27 +85,27 @@ def read_examples(folder: Path, split: str) -> list[Example]:
 
 
 def read_responses(folder: Path, split: str) -> Iterator[Response]:
-    """The responses of a split, file by file. Errors as in `tasks.io.tables.iter_rows`."""
+    """Yield the responses of a split, file by file. Raises the errors of `tasks.io.tables.iter_rows`."""
     for path in split_files(folder / RESPONSES, split):
         yield from iter_rows(path, Response)
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
-    """The Parquet files of one split in a folder of a dataset, in order."""
+    """Return the Parquet files of one split in a folder of a dataset, in order."""
     return sorted(folder.glob(f"{split}-*-of-*.parquet"))
 
 
 def splits_of(manifest: Manifest) -> tuple[str, ...]:
-    """The dataset's splits."""
+    """Return the names of the dataset's splits."""
     return () if manifest.contents is None else tuple(row.split for row in manifest.contents.splits)
 
 
 def write_version(place: Path, old: Path, changes: Changes, manifest: Manifest) -> Shared:
-    """Fill the empty folder `place` with the dataset `old` as `changes` make it. `manifest` comes with the contents of the
-    old one, which are counted anew.
+    """Apply `changes` to the dataset `old` and write the result to the empty folder `place`.
 
-    A row stays in the file it was in; added ones follow in files of their own. Responses that were replaced stand where the
-    first of the old ones stood. The caller makes `place` appear whole (see `tasks.io.disk.whole_folder`).
+    `manifest` has the contents of the old version, which are computed again. Rows stay in their files; added rows are
+    written to new files. Replaced responses take the position of the first of the old ones. The caller makes the
+    folder appear atomically (see `tasks.io.disk.whole_folder`).
     """
     examples: dict[str, list[Example]] = {}
     responses: dict[str, list[Response]] = {}
@@ -151,7 +150,7 @@ def _files(
     removed: frozenset[str],
     added: Sequence[Row],
 ) -> Iterator[_File[Row]]:
-    """The files of the new version in order; one of which nothing is left is left out."""
+    """Yield the files of the new version in order; files without remaining rows are omitted."""
     placed: set[str] = set()
     for path in paths:
         rows, kept = read_rows(path, row_type), []
@@ -174,7 +173,7 @@ def _rows(files: Sequence[_File[Row]]) -> list[Row]:
 
 
 def _write(folder: Path, split: str, row_type: type[Row], files: Sequence[_File[Row]]) -> tuple[int, int]:
-    """(shared, written) files."""
+    """Write the files of one split; return the number of shared and of written ones."""
     for number, file in enumerate(files):
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{split}-{number:05d}-of-{len(files):05d}.parquet"
@@ -187,9 +186,9 @@ def _write(folder: Path, split: str, row_type: type[Row], files: Sequence[_File[
 
 
 def share(source: Path, path: Path) -> None:
-    """Make `path` the same file as `source`, or a copy of equal digest where there are no hard links (or too many).
+    """Make `path` a hard link to `source`, or a verified copy if links are not supported or the file has too many.
 
-    Raises `UserError` when the copy differs, which only a failing disk can bring about.
+    Raises `UserError` if the copy differs, which only a failing disk can cause.
     """
     try:
         os.link(source, path)

@@ -1,1 +1,1 @@
-"""Seed sources: one file (or package) each; `registry` finds them."""
+"""Problem sources, one file (or package) each; `registry` discovers them."""

@@ -1,11 +1,10 @@
-r"""AMO-Bench: 50 new problems of at least IMO difficulty with final answers (An et al., 2025, arXiv 2510.26768), a
-benchmark.
+r"""AMO-Bench: 50 original problems of at least IMO difficulty with final answers (An et al., 2025, arXiv 2510.26768).
 
-Schema (split test): `question_id` (integer), `prompt` (the problem, and below it how the answer is to be written:
-"After solving the above problem, please output ..."), `solution`, `answer` (in \boxed{}), `answer_type` (number, set,
-variable, description). Licence MIT. Read in: the data set's card, its grading code, and prompts as public code has them.
+A benchmark. Schema (split test): `question_id` (integer), `prompt` (the problem, followed by a format instruction: "After
+solving the above problem, please output ..."), `solution`, `answer` (in \boxed{}), `answer_type` (number, set, variable,
+description). Licence MIT. Sources for the schema: the data set's card, its grading code, and prompts in public code.
 
-The instruction below the problem is cut off. It may say what the answer is to be expressed in; the problem says so too.
+The format instruction is removed. Where it specifies in which terms to express the answer, the problem does so too.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class AmoBench(HubSource):
 
 
 def read(values: Values, source: AmoBench, part: Part) -> Found:
-    """The problem without the instruction, with its answer."""
+    """Return the problem without the format instruction, with its answer."""
     answer = final_answer(values["answer"])
     return Found(
         text=_INSTRUCTION.sub("", written(values["text"])),

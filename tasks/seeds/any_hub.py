@@ -1,8 +1,8 @@
-r"""Any data set on the hub, or a local copy of one, as seeds or as the curated set with answers.
+r"""Any data set on the hub, or a local copy of one, as seeds or as curated problems with answers.
 
-A profile says everything: `parts`, `columns` (text, and answer, solution, id, tier as there are any), `tier`, `licence`,
-and `answer_form`: the answer column holds the answer, boxed or plain (`final`), a solution whose last balanced
-\boxed{...} counts (`boxed`), or a solution that ends in `#### answer` (`hashes`).
+Everything is set in the profile: `parts`, `columns` (text; optionally answer, solution, id, tier), `tier`, `licence`, and
+`answer_form`, the content of the answer column: the answer, boxed or plain (`final`); a solution with the answer in its
+last balanced \boxed{...} (`boxed`); or a solution that ends in `#### answer` (`hashes`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tasks.seeds.hub_source import Found, HubSource, Part, Values, final_answer,
 
 
 class AnyHub(HubSource):
-    """`tier` is for rows whose tier column, if any, is empty or holds no tier of ours."""
+    """`tier` applies to rows without a valid tier in the tier column."""
 
     column_names: ClassVar = {
         "text": "problem", "answer": "answer", "solution": "solution", "id": "id", "tier": "tier",
@@ -33,7 +33,7 @@ class AnyHub(HubSource):
 
 
 def read(values: Values, source: AnyHub, part: Part) -> Found:
-    """The problem with what the profile's columns say."""
+    """Return the problem with the values of the profile's columns."""
     answer = answer_of(values["answer"], source.answer_form)
     tier = written(values["tier"])
     return Found(
@@ -48,7 +48,7 @@ def read(values: Values, source: AnyHub, part: Part) -> Found:
 
 
 def answer_of(cell: Any, form: str) -> str | None:
-    """The answer in a cell of that form; None when there is none."""
+    """Return the answer in a cell of this form, or None if there is none."""
     if form == "boxed":
         return extract_answer(written(cell))
     if form == "hashes":

@@ -1,4 +1,4 @@
-"""Drawing from a stream: the same rows whatever their order, with memory for little more than what is kept."""
+"""Sampling of rows from a stream, independent of their order, with memory for little more than the kept rows."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ T = TypeVar("T")
 
 
 def draw_key(seed: int, source_id: str) -> int:
-    """Place of a row in the draw, 64 bits: a hash of (seed, id), hence the same in any order and any subset."""
+    """Return the position of a row in the draw: a 64-bit hash of (seed, id), independent of order and of other rows."""
     return xxhash.xxh3_64_intdigest(f"{seed}\x1f{source_id}".encode("utf-8", "surrogatepass"))
 
 
 def draw(
     rows: Iterable[T], *, key: Callable[[T], int], outcome: Callable[[T], Outcome], target: int | None
 ) -> Loaded:
-    """Go through `rows` in the order of their keys until `target` of them are problems (all rows when it is None).
+    """Take `rows` in the order of their keys until `target` of them are problems (None: all rows).
 
-    The result is that of sorting all rows by key first; the stream is read once and `outcome` is asked only for rows
-    that can still take part. Of rows with one key (the same id) a benchmark problem comes before another problem and
-    that before a reject, then the smaller text, answer and solution; the others are rejects. A larger target begins
-    with the rows of a smaller one.
+    The result is the same as after sorting all rows by key, but the stream is read once, and `outcome` is called only for
+    rows that can still be selected. Of several rows with one key (the same id), one is kept and the others are rejected:
+    benchmark problems precede other problems, these precede rejects, and ties go to the smaller text, answer and
+    solution. The rows for a smaller target are a prefix of those for a larger one.
     """
     pool, seen = _Pool(target), 0
     for row in rows:
@@ -39,7 +39,7 @@ def draw(
 
 
 class _Pool:
-    """The rows that are drawn as far as the stream was read, the last of them on top of a heap."""
+    """The rows selected from the part of the stream read so far; a heap gives access to the last of them."""
 
     def __init__(self, target: int | None) -> None:
         self.target, self.kept = target, 0
@@ -61,7 +61,7 @@ class _Pool:
             self.kept -= any(isinstance(one, Problem) for one in last)
 
     def _last_is_surplus(self) -> bool:
-        """Beyond the target-th problem: a problem too many, or a reject behind the last problem."""
+        """Return whether the last row comes after the target-th problem, either as a problem or as a reject."""
         last = self.held[-self.heap[0]]
         return self.kept > (self.target or 0) or not any(isinstance(one, Problem) for one in last)
 

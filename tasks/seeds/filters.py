@@ -1,4 +1,4 @@
-"""Why a public problem is left out as a seed: what its text says of itself."""
+"""Reasons in its text for not using a public problem as a seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.core.rows import Reason
 from tasks.core.rules import Rule, multiple_choice, needs_figure, proof
 
 Drop = Literal["language", "figure", "choice", "proof", "several_answers", "no_answer"]
-"""Reasons that a source may be told to drop rows for; a row without a text is always dropped."""
+"""Reasons that a source's `drop` can list; rows without a text are always dropped."""
 
 REASONS: dict[str, Reason] = {
     "empty": Reason.NO_QUESTION,
@@ -24,26 +24,26 @@ REASONS: dict[str, Reason] = {
     "several_answers": Reason.SEVERAL_ANSWERS,
     "no_answer": Reason.NO_ANSWER,
 }
-FOREIGN_SHARE = 0.1  # of the letters outside formulas
+FOREIGN_SHARE = 0.1  # share of the letters outside formulas
 _IMAGE = re.compile(r"<image_?\d*>|<ImageHere>|!\[[^\]]*\]\(|\bimage_\d+\b", re.IGNORECASE)
 _FORMULA = re.compile(r"\$\$.*?\$\$|\$[^$]*\$|\\\[.*?\\\]|\\\(.*?\\\)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """What makes a row unfit, and what was seen."""
+    """Why a row is unsuitable, with details."""
 
     drop: str
     detail: str
 
     @property
     def reason(self) -> Reason:
-        """As it is written in the table of rejects."""
+        """The reason in the table of rejects."""
         return REASONS[self.drop]
 
 
 def text_fault(text: str, drop: Collection[str]) -> Fault | None:
-    """The first fault of a text among those that are dropped."""
+    """Return the first fault of a text among those in `drop`, or None."""
     if not text.strip():
         return Fault(drop="empty", detail="no text")
     if "language" in drop and (fault := other_language(text)):
@@ -63,8 +63,10 @@ _RULES: tuple[tuple[str, Rule], ...] = (
 
 
 def other_language(text: str) -> Fault | None:
-    """A fault when more than a tenth of the letters outside formulas are neither Latin nor Greek. A language in Latin
-    letters passes: nothing here knows words."""
+    """Return a fault if more than a tenth of the letters outside formulas are neither Latin nor Greek.
+
+    Other languages in Latin script are not detected.
+    """
     if text.isascii():
         return None
     letters = [char for char in _FORMULA.sub(" ", text) if char.isalpha()]

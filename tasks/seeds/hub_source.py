@@ -1,7 +1,7 @@
-"""What the public sources share: settings, reading from the hub or a local copy, reasons for what is left out.
+"""The common part of the public sources: settings, reading from the hub or a local copy, reasons for rejects.
 
-A source is a file with settings (a subclass of `HubSource`: which parts of which data set, columns, tier, licence,
-target) and a function that reads one row (`Reader`); `hub_kind` joins the two.
+A source is a file with settings (a subclass of `HubSource`: parts of the data set, columns, tier, licence, target) and a
+function that reads one row (`Reader`); `hub_kind` combines the two.
 """
 
 from __future__ import annotations
@@ -25,46 +25,42 @@ from tasks.seeds.filters import Drop, Fault, text_fault
 from tasks.seeds.kinds import KindSettings, Loaded, Outcome, SourceKind
 
 Values = Mapping[str, Any]
-"""One row under our names of its columns; None where the row has no such column."""
+"""One row under SURE-Math's column names; None for a column that the row does not have."""
 
 
 class Part(Settings):
-    """One split of one data set. `benchmark`: people evaluate on it, so that it and all its descendants are flagged."""
+    """One split of one data set. `benchmark`: models are evaluated on it, so it and all its descendants are flagged."""
 
     hub_id: str
     split: str
     config: str | None = None
     benchmark: bool = False
-    files: tuple[str, ...] = ()  # what its files are called in a local copy (see tasks.io.hub.local_files)
+    files: tuple[str, ...] = ()  # names of its files in a local copy (see tasks.io.hub.local_files)
 
     @property
     def words(self) -> tuple[str, ...]:
-        """Names that tell this part's files from others' in a local copy."""
+        """Names that distinguish this part's files from those of other parts in a local copy."""
         return self.files or tuple(word for word in (self.config, self.split) if word)
 
 
 class HubSource(KindSettings):
     """Settings of a public source. The defaults of a subclass are the papers' values.
 
-    `columns` may name only the columns that differ. `revisions` pins a data set to a commit; without one the newest is
-    looked up when a run opens, and is part of the fingerprint. `target` problems are drawn in the order of a hash of
-    (`seed`, id); None takes all. `drop` are the reasons for which a row is left out. `rows` is the size of the default
-    parts where it is known to be less than the target: what a plan counts with before the data set was read.
+    `columns` needs to list only columns whose names differ. `revisions` pins a data set to a commit; without it the
+    newest commit is looked up at the start of a run. Either way the commit is part of the fingerprint. `target` problems
+    are drawn in the order of a hash of (`seed`, id); None takes all. `drop` lists the reasons for rejecting a row.
+    `rows` is the size of the default parts if it is known to be below the target; a plan uses it before the data set is
+    read.
     """
 
     required: ClassVar[tuple[str, ...]] = ("text",)
     column_names: ClassVar[Mapping[str, str]] = {}
     rows: ClassVar[int | None] = None
-    judged_by_text: ClassVar[tuple[Drop, ...]] = (
-        "language",
-        "figure",
-        "choice",
-        "proof",
-    )  # where `drop` says so
+    judged_by_text: ClassVar[tuple[Drop, ...]] = ("language", "figure", "choice", "proof")  # if in `drop`
 
     parts: tuple[Part, ...] = Field(min_length=1)
     revisions: dict[str, str] = Field(default_factory=dict)
-    path: Path | None = resource(None)  # a local copy; its hash is in the fingerprint instead
+    path: Path | None = resource(None)  # a local copy; the fingerprint contains its hash instead
     columns: dict[str, str] = Field(default_factory=dict)
     tier: Tier
     licence: str
@@ -75,54 +71,54 @@ class HubSource(KindSettings):
     @model_validator(mode="after")
     def _names_are_known(self) -> HubSource:
         if unknown := sorted(self.columns.keys() - self.column_names.keys()):
-            raise ValueError(f"columns has {unknown[0]!r}; this source has {', '.join(self.column_names)}")
+            raise ValueError(f"columns has unknown key {unknown[0]!r}: use {', '.join(self.column_names)}")
         ids = {part.hub_id for part in self.parts}
         if unknown := sorted(self.revisions.keys() - ids):
-            raise ValueError(f"revisions names {unknown[0]!r}; this source reads {', '.join(sorted(ids))}")
+            raise ValueError(f"revisions has unknown data set {unknown[0]!r}: use {', '.join(sorted(ids))}")
         return self
 
     @property
     def all_columns(self) -> dict[str, str]:
-        """Our names of the columns -> the data set's."""
+        """Return {SURE-Math's column name: the data set's column name}."""
         return {**self.column_names, **self.columns}
 
     @property
     def is_remote(self) -> bool:
-        """Whether loading it reads from the hub."""
+        """Whether loading this source reads from the hub."""
         return self.path is None
 
     @property
     def declared(self) -> tuple[Tier, int] | None:
-        """The tier, and the target or the size of the default parts, whichever is less."""
+        """The tier, and the smaller of the target and the size of the default parts."""
         whole = self.rows if "parts" not in self.model_fields_set else None
         counts = [count for count in (self.target, whole) if count is not None]
         return (self.tier, min(counts)) if counts else None
 
     @property
     def local(self) -> Path | None:
-        """The local copy; a relative path counts from the project's folder."""
+        """The local copy, if any; a relative path is relative to the project's folder."""
         return self.path if self.path is None else PROJECT_ROOT / self.path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What a source reads from one row. `fault`: why the row itself says that it is unfit."""
+    """The content of one row. `fault`: a reason for rejecting the row, found in the row itself."""
 
     text: str
-    row_id: str | None = None  # unique in the source; None: a hash of the text
-    answer: str | None = None  # ground truth, never a model's opinion
+    row_id: str | None = None  # unique within the source; None: a hash of the text
+    answer: str | None = None  # ground truth, never a model's answer
     solution: str | None = None
     benchmark: bool = False
-    tier: Tier | None = None  # None: the source's
+    tier: Tier | None = None  # None: the tier of the source
     fault: Fault | None = None
 
 
 Reader = Callable[[Values, Any, Part], Found]
-"""(values, settings, part) -> what the row says."""
+"""(values, settings, part) -> the content of the row."""
 
 
 def hub_kind(settings: type[HubSource], read: Reader) -> SourceKind:
-    """The kind of source that reads `settings.parts` with `read`."""
+    """Return the kind of source that reads `settings.parts` with `read`."""
     return SourceKind(
         settings=settings,
         load=lambda source: load(source, read),
@@ -132,7 +128,7 @@ def hub_kind(settings: type[HubSource], read: Reader) -> SourceKind:
 
 
 def load(source: HubSource, read: Reader) -> Loaded:
-    """The drawn rows of all parts. `UserError` when the hub cannot be reached or a file is damaged."""
+    """Load the drawn rows of all parts. Raises `UserError` if the hub is unreachable or a file is damaged."""
 
     def found() -> Iterator[Found]:
         for part in source.parts:
@@ -148,7 +144,7 @@ def load(source: HubSource, read: Reader) -> Loaded:
 
 
 def check(source: HubSource, read: Reader) -> None:
-    """Reach every part and read its first row."""
+    """Read the first row of every part, to detect errors early."""
     for part in source.parts:
         if source.local is None:
             reach(source.name, part.hub_id, source.revisions.get(part.hub_id))
@@ -157,7 +153,7 @@ def check(source: HubSource, read: Reader) -> None:
 
 
 def digest(source: HubSource) -> str:
-    """The commit of every data set, or the hash of the files of a local copy."""
+    """Return the commit of every data set, or the hash of the files of a local copy."""
     if (root := source.local) is not None:
         return ",".join(files_digest(_files(source, part, root), root) for part in source.parts)
     ids = dict.fromkeys(part.hub_id for part in source.parts)
@@ -168,7 +164,10 @@ def digest(source: HubSource) -> str:
 
 
 def part_rows(source: HubSource, part: Part) -> Iterator[Values]:
-    """Rows of one part under our names. `UserError` when a required column is not there, or there is no row at all."""
+    """Yield the rows of one part under SURE-Math's column names.
+
+    Raises `UserError` if a required column is missing, or if there are no rows.
+    """
     columns, empty = source.all_columns, True
     for row in _raw_rows(source, part, tuple(columns.values())):
         if empty:
@@ -177,7 +176,7 @@ def part_rows(source: HubSource, part: Part) -> Iterator[Values]:
         yield {ours: row.get(theirs) for ours, theirs in columns.items()}
     if empty:
         where = "/".join(part.words)
-        raise UserError(f"Source {source.name}: {where} holds no rows: correct its path or parts.")
+        raise UserError(f"Source {source.name}: {where} has no rows: correct its path or parts.")
 
 
 def _raw_rows(source: HubSource, part: Part, columns: tuple[str, ...] = ()) -> Iterator[Values]:
@@ -208,14 +207,14 @@ def _commit(source: HubSource, hub_id: str) -> str:
 
 
 def identified(found: Found) -> Found:
-    """The row with an id: its own, or a hash of its text, which no other order of the rows changes."""
+    """Return the row with an id: its own, or a hash of its text, which does not depend on the order of the rows."""
     if found.row_id is not None:
         return found
     return replace(found, row_id=xxhash.xxh3_64_hexdigest(found.text.encode("utf-8", "surrogatepass")))
 
 
 def outcome(found: Found, source: HubSource) -> Outcome:
-    """The row as a seed or curated problem, or why it is none."""
+    """Return the row as a seed or curated problem, or as a reject."""
     source_id = found.row_id or ""
     row_id = problem_id(source=source.name, origin=source_id, strategy="", text=found.text)
     curated = source.role == "curated"
@@ -241,7 +240,7 @@ def outcome(found: Found, source: HubSource) -> Outcome:
 
 
 def _row_fault(found: Found, source: HubSource) -> Fault | None:
-    """What the row's own columns say against it."""
+    """Return the fault given by the row's own columns, if any."""
     if found.fault is not None and found.fault.drop in source.drop:
         return found.fault
     if source.role == "curated" and not found.answer:
@@ -249,17 +248,20 @@ def _row_fault(found: Found, source: HubSource) -> Fault | None:
     return None
 
 
-# --- what readers use --------------------------------------------------------------------------------------------
+# --- helpers for readers -----------------------------------------------------------------------------------------
 
 
 def written(value: Any) -> str:
-    """A cell as text: None is empty, numbers as they print, half characters (lone surrogates) replaced."""
+    """Return a cell as text: None as "", numbers as `str` prints them, lone surrogates replaced."""
     return "" if value is None else str(value).encode("utf-8", "replace").decode("utf-8").strip()
 
 
 def final_answer(value: Any) -> str | None:
-    r"""The answer in a cell that holds an answer: what the last balanced `\boxed{...}` of it holds, or all of it without
-    the dollar signs around it. None when it is empty. A float that is whole loses its `.0`."""
+    r"""Return the answer in an answer cell, or None if it is empty.
+
+    The answer is the content of the last balanced `\boxed{...}`, or else the whole cell without enclosing dollar signs.
+    A float with an integer value is written without `.0`.
+    """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = written(value)
@@ -272,7 +274,7 @@ def final_answer(value: Any) -> str | None:
 
 
 def no_box(solution: Any) -> Fault | None:
-    r"""Why a solution without a balanced `\boxed{...}` makes a row unfit, where such rows are dropped."""
+    r"""Return the fault of a solution without a balanced `\boxed{...}`, or None if it has one."""
     if extract_answer(written(solution)) is not None:
         return None
     return Fault(drop="no_answer", detail="the solution has no boxed answer")

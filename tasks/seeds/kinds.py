@@ -1,4 +1,4 @@
-"""What a file in this folder offers to become a kind of source: its settings, and what is done with them."""
+"""The interface of a kind of source: its settings, and the functions that a file in this folder provides."""
 
 from __future__ import annotations
 
@@ -15,51 +15,53 @@ Outcome = Problem | Reject
 
 
 class KindSettings(Source):
-    """Base of the settings of a kind: unknown keys are fatal. A subclass gives `kind` its one value."""
+    """Base class of the settings of a kind; rejects unknown keys. A subclass sets `kind` to its only value."""
 
     model_config = ConfigDict(extra="forbid")
 
     @property
     def is_remote(self) -> bool:
-        """Whether loading it reads from the hub."""
+        """Whether loading this source reads from the hub."""
         return False
 
     @property
     def declared(self) -> tuple[Tier, int] | None:
-        """Tier and most problems of a source that was not read, as far as the settings say both."""
+        """Tier and maximum number of problems before the source is read; None if the settings do not give both."""
         return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """What a source gave, in a fixed order: problems, and for every row that was drawn and left out a reject."""
+    """The rows of a source in a fixed order: problems, and a reject for every drawn row that was not accepted."""
 
     outcomes: tuple[Outcome, ...]
-    seen: int  # rows of the source that were looked at
-    target: int | None = None  # problems wanted; None: all there are
+    seen: int  # number of rows read from the source
+    target: int | None = None  # requested number of problems; None: all
 
     @property
     def problems(self) -> int:
-        """How many problems there are."""
+        """The number of problems."""
         return sum(isinstance(outcome, Problem) for outcome in self.outcomes)
 
     @property
     def shortfall(self) -> int:
-        """How many of the wanted problems there are not."""
+        """The number of requested problems that the source does not have."""
         return max(0, (self.target or 0) - self.problems)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceKind:
-    """One kind of source; a file in `tasks/seeds/` that calls its own `SOURCE` is found by `registry`.
+    """One kind of source. `registry` discovers the files in `tasks/seeds/` that define one as `SOURCE`.
 
-    All three functions take the settings and raise `UserError`, naming source, place and remedy. `check` finds what
-    can be found wrong in seconds, or is None when nothing can be.
+    All three functions take the settings and raise `UserError` with source, location and remedy. `check` detects errors
+    that can be found within seconds; None if there are no such errors.
     """
 
     settings: type[KindSettings]
     load: Callable[[Any], Loaded]
-    digest: Callable[[Any], str]  # identity of what the source holds; settings are in the fingerprint anyway
+    digest: Callable[
+        [Any], str
+    ]  # identity of the source's content; its settings are always in the fingerprint
     check: Callable[[Any], None] | None = None
 
     @property

@@ -1,4 +1,4 @@
-"""Anybody's .jsonl, .csv or .parquet file as a seed source, with a column mapping."""
+"""A local .jsonl, .csv or .parquet file as a problem source, with a column mapping."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from tasks.seeds.kinds import KindSettings, Loaded, SourceKind
 
 
 class FileSource(KindSettings):
-    """A local .jsonl, .csv or .parquet file. `columns` maps our names (text, answer, solution, id, tier) to the file's."""
+    """A local .jsonl, .csv or .parquet file.
+
+    `columns` maps SURE-Math's column names (text, answer, solution, id, tier) to the file's.
+    """
 
     kind: Literal["file"] = "file"
     name: str = Field(min_length=1)
-    path: Path = resource()  # the content's hash takes part in the fingerprint instead
+    path: Path = resource()  # the fingerprint contains the hash of the content instead
     columns: dict[Column, str] = Field(default_factory=lambda: {"text": "text"})
     tier: Tier | None = None  # for files without a tier column
     licence: str = "unknown"
@@ -28,35 +31,38 @@ class FileSource(KindSettings):
 
     @property
     def declared(self) -> tuple[Tier, int] | None:
-        """Tier and limit, where both are given."""
+        """Tier and limit, if both are given."""
         return (self.tier, self.limit) if self.tier is not None and self.limit is not None else None
 
     @model_validator(mode="after")
     def _columns_make_sense(self) -> FileSource:
         if "text" not in self.columns:
-            raise ValueError("columns must say which column holds the text, e.g. columns: {text: question}")
+            raise ValueError("columns must name the column with the text, e.g. columns: {text: question}")
         if self.tier is None and "tier" not in self.columns:
-            raise ValueError("give tier (easy, medium, hard, competition) or a tier column in columns")
+            raise ValueError("set tier (easy, medium, hard, competition) or name a tier column in columns")
         if self.role == "curated" and "answer" not in self.columns:
-            raise ValueError("a curated source needs an answer column in columns")
+            raise ValueError("a curated source needs an answer column: name it in columns")
         return self
 
 
 def load(source: FileSource) -> Loaded:
-    """All rows of the file, at most `limit`. A row's id hangs on its id column where there is one, else on its text alone: one
-    more line changes no other row's requests."""
+    """Load all rows of the file, at most `limit`.
+
+    A row's id depends on its id column, if there is one, and otherwise only on its text, so inserting a line does not
+    change the requests of other rows.
+    """
     rows = tuple(problems(source))
     return Loaded(outcomes=rows, seen=len(rows))
 
 
 def check(source: FileSource) -> None:
-    """Read the file to its end, so that a bad line is named now and not after hours."""
+    """Read the whole file, so that an invalid line is reported before the run and not after hours."""
     for _ in problems(source):
         pass
 
 
 def problems(source: FileSource) -> Iterator[Problem]:
-    """One row per line. Raises `UserError` with file, line and remedy for what cannot be read."""
+    """Yield one problem per line. Raises `UserError` with file, line and remedy for invalid lines."""
     rows = read_problem_file(
         resolved(source), source.columns, tier=source.tier, limit=source.limit,
         answers_required=source.role == "curated",
@@ -84,12 +90,12 @@ def _row(source: FileSource, raw: RawProblem) -> Problem:
 
 
 def digest(source: FileSource) -> str:
-    """SHA-256 of the file."""
+    """Return the SHA-256 of the file."""
     return file_digest(resolved(source))
 
 
 def resolved(source: FileSource) -> Path:
-    """The file's absolute path; a relative one counts from the project's folder."""
+    """Return the file's absolute path; a relative path is relative to the project's folder."""
     return source.path if source.path.is_absolute() else PROJECT_ROOT / source.path
 
 

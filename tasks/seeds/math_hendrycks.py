@@ -1,12 +1,12 @@
 r"""MATH: 12,500 problems of American contests in seven subjects (Hendrycks et al., 2021, arXiv 2103.03874).
 
 Schema (seven configurations, splits train 7,500 and test 5,000): `problem`, `level` ("Level 1" to "Level 5"), `type`
-(the subject), `solution` (its answer in the last \boxed{}). Licence MIT. Read in: the data set's page and former loading
-script on the hub. A local copy may also be the authors' own archive, one .json file per problem in
-`train/algebra/` and so on.
+(the subject), `solution` (with the answer in the last \boxed{}). Licence MIT. Sources for the schema: the data set's page
+and its former loading script on the hub. A local copy may also be the authors' archive, with one .json file per problem
+in `train/algebra/` etc.
 
-The test split is a benchmark (MATH-500 is drawn from it); the train split is none. Figures are drawn in Asymptote code
-inside the text, which is therefore complete: they are kept, as in the paper, unless `drop` says `figure`.
+The test split is a benchmark (MATH-500 is a subset of it), the train split is not. Figures are Asymptote code inside the
+text, so the text is complete: these problems are kept, as in the paper, unless `drop` contains `figure`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SUBJECTS = (
 
 
 class MathHendrycks(HubSource):
-    """All 12,500 problems, medium."""
+    """All 12,500 problems, in the medium tier."""
 
     required: ClassVar = ("text", "solution")
     column_names: ClassVar = {"text": "problem", "solution": "solution"}
@@ -46,7 +46,7 @@ class MathHendrycks(HubSource):
 
 
 def read(values: Values, source: MathHendrycks, part: Part) -> Found:
-    """The problem with the answer that its solution boxes."""
+    """Return the problem with the boxed answer of its solution."""
     solution = written(values["solution"])
     return Found(
         text=written(values["text"]),

@@ -1,12 +1,12 @@
 """MathArena's contests: AIME 2024 and 2025, HMMT February and November 2025 (Balunovic et al., 2025), all benchmarks.
 
 Schema (one data set per contest, the one split train): `problem_idx` (integer), `problem`, `answer` (integer for AIME,
-string for HMMT), and in newer ones `problem_type` (list of strings). Licence CC BY-NC-SA 4.0, which is carried with every
-row and its descendants. Read in: the cards of aime_2024_I, aime_2024_II, aime_2026, hmmt_feb_2026 and cmimc_2025 on the
-hub and public code that loads aime_2025, hmmt_feb_2025 and hmmt_nov_2025 by these names.
+string for HMMT), and in newer ones `problem_type` (list of strings). Licence CC BY-NC-SA 4.0, which is recorded for every
+row and its descendants. Sources for the schema: the cards of aime_2024_I, aime_2024_II, aime_2026, hmmt_feb_2026 and
+cmimc_2025 on the hub, and public code that loads aime_2025, hmmt_feb_2025 and hmmt_nov_2025 under these names.
 
-15 + 15 + 30 + 30 + 30 = 120 problems; the id is the contest and the number. All
-have a final answer; figures, where there are any, are drawn in Asymptote code inside the text, as in MATH.
+15 + 15 + 30 + 30 + 30 = 120 problems; the id is the contest and the number. All have a final answer. Figures are
+Asymptote code inside the text, as in MATH.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CONTESTS = ("aime_2024_I", "aime_2024_II", "aime_2025", "hmmt_feb_2025", "hmmt_n
 
 
 def contest(name: str) -> Part:
-    """The part for one of MathArena's data sets; in a local copy its files bear the contest's name."""
+    """Return the part for one of MathArena's data sets. In a local copy its files are named after the contest."""
     return Part(hub_id=f"MathArena/{name}", split="train", benchmark=True, files=(name,))
 
 
@@ -45,7 +45,7 @@ class MathArena(HubSource):
 
 
 def read(values: Values, source: MathArena, part: Part) -> Found:
-    """The problem under `contest/number` with its answer."""
+    """Return the problem with the id `contest/number` and its answer."""
     answer = final_answer(values["answer"])
     return Found(
         text=written(values["text"]),

@@ -1,11 +1,12 @@
 """NuminaMath-CoT: 859,494 problems from exercises, olympiads and forums (Li et al., 2024).
 
 Schema (hub features, splits train and test): `source` (the subset: aops_forum, amc_aime, cn_k12, gsm8k, math,
-olympiads, orca_math, synthetic_amc, synthetic_math), `problem`, `solution` (rewritten by a model, its answer boxed),
-`messages` (the same two again). Licence Apache-2.0. Read in: the data set's card on the hub and a public copy of it.
+olympiads, orca_math, synthetic_amc, synthetic_math), `problem`, `solution` (rewritten by a model, with a boxed answer),
+`messages` (both again, as chat messages). Licence Apache-2.0. Sources for the schema: the data set's card on the hub and a
+public copy of it.
 
-The id is the subset and a hash of the text. Problems of `amc_aime` come from the contests behind the AMC and AIME
-benchmarks: they are flagged as benchmark problems.
+The id is the subset and a hash of the text. Problems of `amc_aime` come from the contests of the AMC and AIME
+benchmarks, so they are flagged as benchmark problems.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tasks.seeds.hub_source import Found, HubSource, Part, Values, hub_kind, ide
 
 
 class NuminaMathCot(HubSource):
-    """10,000 medium problems, as in the paper. A solution without a box is mostly a proof."""
+    """10,000 medium problems, as in the paper. Solutions without a box are mostly proofs."""
 
     required: ClassVar = ("text", "solution", "subset")
     column_names: ClassVar = {"text": "problem", "solution": "solution", "subset": "source"}
@@ -37,7 +38,7 @@ class NuminaMathCot(HubSource):
 
 
 def read(values: Values, source: NuminaMathCot, part: Part) -> Found:
-    """The problem under `subset/hash`; its answer is a model's rewriting and stays behind."""
+    """Return the problem with the id `subset/hash`, without its answer, which was rewritten by a model."""
     subset, text = written(values["subset"]), written(values["text"])
     return Found(
         text=text,

@@ -1,15 +1,15 @@
-"""OlympiadBench: 8,476 problems of mathematics and physics, English and Chinese (He et al., 2024, arXiv 2402.14008), a
-benchmark.
+"""OlympiadBench: 8,476 mathematics and physics problems in English and Chinese (He et al., 2024, arXiv 2402.14008).
 
-Schema (one configuration per kind of problem; all have the one split train): `id`, `question`, `context` (what several
-questions share; mostly null), `solution` and `final_answer` (lists of strings), `is_multiple_answer`, `answer_type`,
-`unit`, `error`, `subfield`, `subject`, `language` ("English", "Chinese"), `modality` ("Text-only", "Multimodal"),
-`question_type` ("Open-ended", "Theorem proof"), `difficulty`, `image_1` to `image_9`. Licence Apache-2.0. Read in: the
-data set's repository and pages that load it, and the 675 real rows of OE_TO_maths_en_COMP that evaluation harnesses
-carry, which lack the last six columns. Where a row lacks one of these, nothing is dropped for it.
+A benchmark. Schema (one configuration per kind of problem, each with the single split train): `id`, `question`, `context`
+(shared by several questions; mostly null), `solution` and `final_answer` (lists of strings), `is_multiple_answer`,
+`answer_type`, `unit`, `error`, `subfield`, `subject`, `language` ("English", "Chinese"), `modality` ("Text-only",
+"Multimodal"), `question_type` ("Open-ended", "Theorem proof"), `difficulty`, `image_1` to `image_9`. Licence Apache-2.0.
+Sources for the schema: the data set's repository and pages that load it, and the 675 rows of OE_TO_maths_en_COMP in
+evaluation harnesses, which lack the last six columns. A missing column never causes a row to be dropped.
 
-`OE_TO_maths_en_COMP` is open-ended, text-only, mathematics, English, competition: 674 rows on the hub. The paper's 5,000
-cannot be had this way; further configurations may be given as `parts`, and their rows are then judged by these columns.
+`OE_TO_maths_en_COMP` contains open-ended, text-only competition problems in English mathematics: 674 rows on the hub, so
+the paper's 5,000 problems cannot be reached with it. Other configurations can be added as `parts`; their rows are filtered
+by these columns.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tasks.seeds.hub_source import Found, HubSource, Part, Values, final_answer,
 
 
 class OlympiadBench(HubSource):
-    """5,000 hard problems wanted, as in the paper; the filters leave about 675."""
+    """Up to 5,000 hard problems, as in the paper; about 675 pass the filters."""
 
     required: ClassVar = ("id", "text", "answer")
     column_names: ClassVar = {
@@ -33,10 +33,8 @@ class OlympiadBench(HubSource):
         "several_answers": "is_multiple_answer",
     }  # fmt: skip
 
-    judged_by_text: ClassVar = (
-        "language",
-        "figure",
-    )  # whether it is open-ended, a column and the configuration say
+    # Without "choice" and "proof": a column and the configuration show whether a problem is open-ended.
+    judged_by_text: ClassVar = ("language", "figure")
 
     rows: ClassVar = 674
 
@@ -53,7 +51,7 @@ class OlympiadBench(HubSource):
 
 
 def read(values: Values, source: OlympiadBench, part: Part) -> Found:
-    """The question under what it shares with others, with its answer or answers."""
+    """Return the question, preceded by its shared context, with its answer or answers."""
     answer = joined(values["answer"])
     faults = column_faults(values, answer)
     return Found(
@@ -67,7 +65,7 @@ def read(values: Values, source: OlympiadBench, part: Part) -> Found:
 
 
 def column_faults(values: Values, answer: str | None) -> list[Fault]:
-    """Everything that the row's own columns say against it."""
+    """Return all faults given by the row's own columns."""
     expected = (
         ("language", "language", "English"), ("modality", "figure", "Text-only"),
         ("question_type", "proof", "Open-ended"),
@@ -85,12 +83,12 @@ def column_faults(values: Values, answer: str | None) -> list[Fault]:
 
 
 def joined(answers: Any) -> str | None:
-    """The final answers, joined by commas; None when there is none."""
+    """Return the final answers joined by commas, or None if there are none."""
     return ", ".join(filter(None, map(final_answer, listed(answers)))) or None
 
 
 def listed(value: Any) -> list[Any]:
-    """A cell that holds a list, one value or nothing, as a list."""
+    """Return a cell that contains a list, a single value or nothing as a list."""
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]

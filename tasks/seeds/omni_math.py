@@ -1,8 +1,8 @@
 """Omni-MATH: 4,428 olympiad problems (Gao et al., 2024, arXiv 2410.07985), a benchmark.
 
 Schema (`test.jsonl`, split test): `domain` (list of strings), `difficulty` (1 to 10), `problem`, `solution`, `answer`,
-`source` (the contest). Licence Apache-2.0. Read in: the cards of public copies of the data set and its file list on the
-hub. There is no id: it is a hash of the text.
+`source` (the contest). Licence Apache-2.0. Sources for the schema: the cards of public copies of the data set, and its
+file list on the hub. There is no id column, so the id is a hash of the text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tasks.seeds.hub_source import Found, HubSource, Part, Values, final_answer,
 
 
 class OmniMath(HubSource):
-    """4,400 hard problems wanted, as in the paper; without proofs and figures there are fewer."""
+    """Up to 4,400 hard problems, as in the paper; without proofs and figures there are fewer."""
 
     required: ClassVar = ("text", "answer")
     column_names: ClassVar = {"text": "problem", "answer": "answer", "solution": "solution"}
@@ -32,7 +32,7 @@ class OmniMath(HubSource):
 
 
 def read(values: Values, source: OmniMath, part: Part) -> Found:
-    """The problem with its answer."""
+    """Return the problem with its answer."""
     answer = final_answer(values["answer"])
     return Found(
         text=written(values["text"]),

@@ -1,4 +1,4 @@
-"""Somebody's own problems, to be annotated as they are: no seed, nothing is evolved from them."""
+"""The user's own problems, which are annotated unchanged: they are not seeds, and nothing is evolved from them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ COLUMNS: tuple[Column, ...] = get_args(Column)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnFile:
-    """A .jsonl, .csv or .parquet file of problems. `columns` maps our names (text, answer, solution, id, tier) to the file's;
-    where it is empty, the columns that are called like ours are taken. `tier` stands in rows that name none."""
+    """A .jsonl, .csv or .parquet file of problems.
+
+    `columns` maps SURE-Math's column names (text, answer, solution, id, tier) to the file's. `tier` applies to rows
+    without a tier.
+    """
 
     path: Path
     columns: Mapping[Column, str]
@@ -27,11 +30,11 @@ class OwnFile:
 
     @property
     def source(self) -> str:
-        """Name of the source in every row."""
+        """The name of the source in every row."""
         return self.path.stem
 
     def identity(self) -> dict[str, object]:
-        """What decides the rows: the file's content and how it is read."""
+        """Return everything that determines the rows: the file's content and the settings for reading it."""
         return {
             "file": file_digest(self.path), "source": self.source, "columns": dict(self.columns),
             "tier": self.tier.value, "licence": self.licence,
@@ -41,10 +44,13 @@ class OwnFile:
 def own_file(
     path: Path, columns: Mapping[str, str] | None = None, tier: Tier = Tier.MEDIUM, licence: str = "unknown"
 ) -> OwnFile:
-    """The file with its columns found. `UserError` for a column that is none of ours, or when nothing holds the text."""
+    """Return the file with its columns; those with SURE-Math's names are found without `columns`.
+
+    Raises `UserError` for an unknown target column, for a column that is not in the file, or if there is no text column.
+    """
     given = dict(columns or {})
     if unknown := sorted(given.keys() - set(COLUMNS)):
-        raise UserError(f"there is no column {unknown[0]!r} of ours: choose among {', '.join(COLUMNS)}")
+        raise UserError(f"unknown target column {unknown[0]!r}: choose one of {', '.join(COLUMNS)}")
     there = file_columns(path)
     if absent := sorted(theirs for theirs in given.values() if theirs not in there):
         raise UserError(
@@ -56,17 +62,17 @@ def own_file(
             chosen[ours] = given.get(ours, ours)
     if "text" not in chosen:
         raise UserError(
-            f"{path} has no column 'text'; it has {', '.join(there) or 'none'}: say which one holds the problem, e.g. text="
+            f"{path} has no column 'text'; it has {', '.join(there) or 'none'}: name the one with the problem, e.g. text="
             f"{there[0] if there else 'question'}"
         )
     return OwnFile(path=path, columns=chosen, tier=tier, licence=licence)
 
 
 def load(file: OwnFile) -> Loaded:
-    """Every row as a problem, or as a reject when it stands there twice. `UserError` with file, line and remedy for what
-    cannot be read.
+    """Load every row as a problem, or as a reject if its text is a duplicate.
 
-    A row's id hangs on its id column where there is one, else on its text alone: inserting a line changes no other row.
+    A row's id depends on its id column, if there is one, and otherwise only on its text, so inserting a line does not
+    change other rows. Raises `UserError` with file, line and remedy for invalid lines.
     """
     first: dict[str, int] = {}
     rows = read_problem_file(file.path, file.columns, tier=file.tier, sparse=True)

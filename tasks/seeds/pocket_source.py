@@ -1,4 +1,4 @@
-"""The pocket world as a seed source: procedural problems with answers known by construction."""
+"""The pocket world as a problem source: procedurally generated problems with answers known by construction."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.seeds import pocket
 from tasks.seeds.kinds import KindSettings, Loaded, SourceKind
 
 LICENCE = "cc0-1.0"
-GENERATOR = "pocket-2"  # raise when the generator draws other problems for the same seed
+GENERATOR = "pocket-2"  # raise when the generator draws different problems for the same seed
 
 
 class PocketSource(KindSettings):
@@ -25,14 +25,17 @@ class PocketSource(KindSettings):
 
 
 def load(source: PocketSource) -> Loaded:
-    """All problems that `counts` asks for."""
+    """Generate the problems given by `counts`."""
     rows = tuple(problems(source))
     return Loaded(outcomes=rows, seen=len(rows))
 
 
 def problems(source: PocketSource) -> Iterator[Problem]:
-    """`counts[tier]` problems of each tier, easiest first. Only curated ones carry their answer: a seed's truth is
-    left to the oracle, as a public seed's answer would be lost in evolution anyway."""
+    """Yield `counts[tier]` problems of each tier, easiest first.
+
+    Only curated problems have their answer. The ground truth of a seed comes from the oracle, because a public seed's
+    answer would not survive evolution either.
+    """
     curated = source.role == "curated"
     for tier in Tier:
         for index in range(source.counts.get(tier, 0)):
@@ -53,7 +56,7 @@ def problems(source: PocketSource) -> Iterator[Problem]:
 
 
 def digest(source: PocketSource) -> str:
-    """Version of the generator; seed and counts are settings already."""
+    """Return the version of the generator; seed and counts are in the settings."""
     return f"{GENERATOR}/{source.seed}"
 
 

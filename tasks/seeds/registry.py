@@ -1,4 +1,4 @@
-"""Where the settings of a source meet the file that loads it: every module here with a `SOURCE` is a kind."""
+"""Registry of the kinds of sources: every module in this folder that defines `SOURCE` is one."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from tasks.seeds.kinds import KindSettings, Loaded, SourceKind
 
 @cache
 def kinds() -> Mapping[str, tuple[str, SourceKind]]:
-    """kind -> (name of its module, what it offers), sorted by kind."""
+    """Return {kind: (name of its module, its `SOURCE`)}, sorted by kind."""
     found: dict[str, tuple[str, SourceKind]] = {}
     for module in pkgutil.iter_modules(seeds.__path__):
         offer = getattr(import_module(f"{seeds.__name__}.{module.name}"), "SOURCE", None)
         if isinstance(offer, SourceKind):
             if offer.kind in found:
                 raise TypeError(
-                    f"tasks/seeds/{module.name}.py and {found[offer.kind][0]}.py are both {offer.kind!r}"
+                    f"tasks/seeds/{module.name}.py and {found[offer.kind][0]}.py both define kind {offer.kind!r}"
                 )
             found[offer.kind] = module.name, offer
     return dict(sorted(found.items()))
 
 
 def resolve(config: Config) -> Config:
-    """The settings with every source checked by its own kind. Raises `UserError` naming the key and the remedy."""
+    """Return the settings with every source validated by its kind. Raises `UserError` with the key and the remedy."""
     origin = f"configs/{config.profile}.yaml or the overrides"
 
     def typed(sources: Sequence[Source], *inside: str) -> tuple[Source, ...]:
@@ -51,18 +51,18 @@ def resolve(config: Config) -> Config:
 
 
 def load(source: Source) -> Loaded:
-    """The rows of one source, in a fixed order. Raises `UserError` naming source, place and remedy."""
+    """Return the rows of one source in a fixed order. Raises `UserError` with source, location and remedy."""
     return _kind(source).load(source)
 
 
 def check(source: Source) -> None:
-    """Find what is wrong with a source before hours of work hang on it: unreachable, misnamed, damaged."""
+    """Detect an unreachable, misnamed or damaged source before the run depends on it."""
     if (look := _kind(source).check) is not None:
         look(source)
 
 
 def source_digest(source: Source) -> str:
-    """Identity of what the source holds: a file's content hash, a data set's commit, a generator's version."""
+    """Return the identity of the source's content: a file's hash, a data set's commit, or a generator's version."""
     return _kind(source).digest(source)
 
 
@@ -72,7 +72,7 @@ def _typed(source: Source, inside: tuple[str | int, ...], origin: str) -> Source
     if source.kind not in kinds():
         where = ".".join(map(str, inside))
         raise UserError(
-            f"{origin}: {where}.kind: there is no source of kind {source.kind!r}: choose one of"
+            f"{origin}: {where}.kind: unknown kind {source.kind!r}: choose one of"
             f" {', '.join(kinds())} (files in tasks/seeds/)"
         )
     module, kind = kinds()[source.kind]
@@ -85,6 +85,6 @@ def _typed(source: Source, inside: tuple[str | int, ...], origin: str) -> Source
 def _kind(source: Source) -> SourceKind:
     if not isinstance(source, KindSettings):
         raise TypeError(
-            f"source {source.name or source.kind!r} was not resolved: see tasks.seeds.registry.resolve"
+            f"source {source.name or source.kind!r} is not resolved: call tasks.seeds.registry.resolve first"
         )
     return kinds()[source.kind][1]

@@ -1,8 +1,8 @@
-"""ScaleQuest-Math: a million problems that small models wrote from scratch (Ding et al., 2024, arXiv 2410.18693).
+"""ScaleQuest-Math: a million problems written from scratch by small models (Ding et al., 2024, arXiv 2410.18693).
 
-Schema (`train.json`, one object a line, 1.5 GB): `query` (the problem), `response` (a model's solution). Licence
-Apache-2.0. Read in: the data set's page on the hub (files, licence) and public code that loads `train.json` by these
-two names. There is no id and no ground truth: the id is a hash of the text, and the response is not carried.
+Schema (`train.json`, one object per line, 1.5 GB): `query` (the problem), `response` (a model's solution). Licence
+Apache-2.0. Sources for the schema: the data set's page on the hub (files, licence) and public code that loads `train.json`
+with these two names. There is no id and no ground truth: the id is a hash of the text, and the response is ignored.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ScaleQuest(HubSource):
 
 
 def read(values: Values, source: ScaleQuest, part: Part) -> Found:
-    """The problem; the response is a model's opinion and stays behind."""
+    """Return the problem without the response, which is not ground truth."""
     return Found(text=written(values["text"]), benchmark=part.benchmark)
 
 

@@ -1,4 +1,4 @@
-"""What is known about the right answer of a row: its own ground truth, or what the pocket world's oracle works out."""
+"""The correct answer of a row: its ground truth, or the answer of the pocket world's oracle."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ __all__ = ["check", "is_right", "majority_is_right", "truth_of"]
 
 
 def truth_of(problem: str, answer: str | None) -> str | None:
-    """The right answer: `answer`, the row's own ground truth, where it has one, else the oracle's; None where unknown."""
+    """Return `answer`, the row's ground truth, if given, else the oracle's answer; None if unknown."""
     return answer if answer is not None else pocket.oracle(problem)
 
 
 def is_right(given: str | None, truth: str) -> bool:
-    """Whether an answer, of one sample or of a majority, is the truth. No answer is a wrong one."""
+    """Return whether the answer of a sample or a majority is correct. A missing answer is wrong."""
     return given is not None and equivalent(given, truth)
 
 
 def majority_is_right(problem: str, answer: str | None, majority: str | None) -> bool | None:
-    """Whether the majority answer is right; None where the truth is unknown. No majority answer is a wrong one."""
+    """Return whether the majority answer is correct; None without a ground truth. A missing majority answer is wrong."""
     truth = truth_of(problem, answer)
     return None if truth is None else is_right(majority, truth)
 
 
 def check(row: Example, responses: Sequence[Response]) -> Checked | None:
-    """An annotated row beside its truth, and each of its samples by the same rule; None where the truth is unknown."""
+    """Compare an annotated row and each of its samples with the ground truth; None if it is unknown."""
     truth = truth_of(row.problem, row.answer)
     if truth is None:
         return None

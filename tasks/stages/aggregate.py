@@ -1,4 +1,4 @@
-"""Stage aggregate: every source's problems become rows, curated ones first."""
+"""Stage aggregate: read the problems of all sources, curated ones first."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ VERSION = 3
 
 
 def aggregate(run: Run) -> Artifact:
-    """Problems of all sources. A text that stands twice is kept once, curated before seed, and the other has a reason:
-    a seed equal to a held-out problem would carry it into training through its descendants. A text that is a benchmark
-    problem in one source is one in all, whichever copy is kept."""
+    """Read the problems of all sources and reject duplicate texts.
+
+    Of duplicate texts a curated problem is kept before a seed, since a seed equal to a held-out problem would leak it into
+    training through its descendants. A text that is a benchmark problem in one source is marked as one in all sources.
+    """
     settings = run.config.aggregate
 
     @cache
@@ -58,7 +60,7 @@ def aggregate(run: Run) -> Artifact:
 
 
 def aggregate_stage(config: Config) -> Stage:
-    """What identifies the stage's output. Raises `UserError` when a source's data cannot be identified."""
+    """Return what identifies the stage's output. Raises `UserError` if a source's data cannot be identified."""
     settings = config.aggregate
     digests = {source.name: source_digest(source) for source in settings.sources}
     return Stage(
@@ -69,12 +71,12 @@ def aggregate_stage(config: Config) -> Stage:
 
 
 def curated_first(settings: AggregateSettings) -> list[Any]:
-    """The sources in the order of the config, curated ones first."""
+    """Return the sources in the order of the config, curated ones first."""
     return sorted(settings.sources, key=lambda source: source.role != "curated")
 
 
 def counts(name: str, loaded: Loaded) -> dict[str, Any]:
-    """Rows of one source: seen, problems, wanted (None: all), and what was left out by reason."""
+    """Return the counts of one source: rows read, problems, target (None: all), and rejected rows by reason."""
     dropped = Counter(str(row.reason) for row in loaded.outcomes if isinstance(row, Reject))
     return {
         "source": name,
@@ -86,15 +88,15 @@ def counts(name: str, loaded: Loaded) -> dict[str, Any]:
 
 
 def account(name: str, loaded: Loaded) -> str:
-    """The counts of one source in one line, a shortfall said."""
+    """Return the counts of one source as a log line, including a shortfall against its target."""
     numbers = counts(name, loaded)
     dropped = ", ".join(f"{n:,} {reason}" for reason, n in numbers["dropped"].items()) or "none"
-    short = f", {loaded.shortfall:,} fewer than the {loaded.target:,} wanted" if loaded.shortfall else ""
-    return f"{name}: {loaded.seen:,} rows seen, {loaded.problems:,} problems{short}; left out: {dropped}"
+    short = f", {loaded.shortfall:,} fewer than its target of {loaded.target:,}" if loaded.shortfall else ""
+    return f"{name}: {loaded.seen:,} rows read, {loaded.problems:,} problems{short}; rejected: {dropped}"
 
 
 def flagged(rows: Sequence[Outcome]) -> Sequence[Outcome]:
-    """The rows, every problem whose text is a benchmark problem anywhere among them marked as one."""
+    """Return the rows, with every problem marked as a benchmark problem if any copy of its text is one."""
     problems = [row for row in rows if isinstance(row, Problem)]
     benchmark = {text_key(row.text) for row in problems if row.benchmark_root}
 
@@ -107,12 +109,12 @@ def flagged(rows: Sequence[Outcome]) -> Sequence[Outcome]:
 
 
 def text_key(text: str) -> str:
-    """What two texts share that are the same, case and spacing aside."""
+    """Return a key that is equal for texts that differ in case and spacing only."""
     return " ".join(text.lower().split())
 
 
 def too_long(rows: Sequence[Outcome]) -> dict[int, Reject]:
-    """Position -> reject for every problem that no prompt takes."""
+    """Return a reject, by position, for every problem that is too long for a prompt."""
     return {
         position: Reject(
             problem_id=row.id,
@@ -127,7 +129,7 @@ def too_long(rows: Sequence[Outcome]) -> dict[int, Reject]:
 
 
 def duplicates(rows: Sequence[Outcome]) -> dict[int, Reject]:
-    """Position -> reject for every problem whose text (case and spacing aside) stood earlier."""
+    """Return a reject, by position, for every problem whose text (ignoring case and spacing) occurred before."""
     seen: dict[str, Problem] = {}
     rejected = {}
     for position, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""CPU-heavy stages over processes or a Ray cluster: shards are worked on ahead of the one that the driver writes."""
+"""Run CPU-heavy stages in processes or on a Ray cluster: shards are computed ahead of the one that the driver writes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from tasks.io.mapper import Mapper, open_mapper
 from tasks.stages.driver import Lazy, Run
 from tasks.stages.pending import Pending
 
-WORTH_PROCESSES = 20_000  # rows; with fewer, starting processes takes longer than they save
+WORTH_PROCESSES = 20_000  # rows; with fewer, starting processes takes longer than it saves
 
 
 def cpu_mapper(run: Run, rows: Callable[[], int]) -> AbstractContextManager[Mapper[Any, Any]]:
-    """Where the shards of so many rows are worked on: on the Ray cluster at `ray.address`, else in `run.cpu_workers`
-    processes of this machine, or in this one where there is little to do."""
+    """Open the mapper for shards with `rows()` rows in total.
+
+    It uses the Ray cluster at `ray.address` if set, else `run.cpu_workers` local processes, or only this process if there
+    are fewer than `WORTH_PROCESSES` rows.
+    """
     workers = run.config.run.cpu_workers if rows() >= WORTH_PROCESSES else 1
     return open_mapper(workers, run.config.ray.address)
 
@@ -25,8 +28,11 @@ def ahead(
     mapper: Lazy[Mapper[Any, Any]], function: Callable[[Any], Any], item: Callable[[int], Any], count: Callable[[], int],
     pending: Pending,
 ) -> Callable[[int], Any]:  # fmt: skip
-    """A function from the number of a shard to `function(item(number))`, to be asked for the shards that are `pending` in
-    their order; others are left out."""
+    """Return a function from a shard number to `function(item(number))`.
+
+    Results are computed ahead for the shards that are `pending`; the returned function must be called for these shards in
+    order, and for no others.
+    """
 
     @cache
     def results() -> Iterator[tuple[int, Any]]:

@@ -1,4 +1,4 @@
-"""What every run that annotates knows: its two models, the recipe of an annotation, and that it is alone in its folder."""
+"""Shared parts of all annotation runs: their models, the annotation recipe, and the lock of the output folder."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ ROLES = ("teacher", "equivalence_judge")
 
 
 def open_annotation(profile: str, overrides: Mapping[str, Any] | None, root: Path | None = None) -> Run:
-    """The run of stages `sample` and `cluster` alone, into `root` (by default the profile's output folder): nothing is asked
-    of sources, evolver, quality judge and training. `UserError` as in `tasks.stages.opening.open_run`."""
+    """Open a run of the stages `sample` and `cluster` only, into `root` (default: the profile's output folder).
+
+    Sources, evolver, quality judge and training are not checked. Raises `UserError` as `tasks.stages.opening.open_run` does.
+    """
     config = load_config(profile, overrides)
     root = root or config.run.output
     identities = {}
@@ -38,12 +40,15 @@ def open_annotation(profile: str, overrides: Mapping[str, Any] | None, root: Pat
 
 
 def alone_in(run: Run, what: str) -> AbstractContextManager[None]:
-    """Two runs that annotate into one folder do not overlap: `UserError` at once for the second."""
+    """Lock the output folder for a block; raises `UserError` immediately if another annotation run holds the lock."""
     return alone(run.store.root / "annotation.lock", what)
 
 
 def annotation_recipe(run: Run) -> AnnotationRecipe:
-    """How this run annotates. Without a judge's part, a cluster hangs on all of the stage's settings but its sampling."""
+    """Return the annotation recipe of this run.
+
+    Clusters that were formed without the judge depend on all settings of stage cluster except for the judge's sampling.
+    """
     sampling, judged = sample.sample_stage(run), cluster.cluster_stage(run)
     settings = run.config.cluster.identity()
     symbolic = {name: value for name, value in settings.items() if name != "sampling"}
@@ -59,7 +64,7 @@ def annotation_recipe(run: Run) -> AnnotationRecipe:
 
 
 def teacher_of(run: Run) -> Teacher:
-    """Who is sampled and how, for the manifest."""
+    """Describe the teacher and its sampling settings, for the manifest."""
     role, sampling = run.config.models.teacher, run.config.sample.sampling
     files = tokenizer_identity(role.model, role.revision, PROJECT_ROOT)
     return Teacher(

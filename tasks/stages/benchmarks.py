@@ -1,4 +1,4 @@
-"""Stage benchmarks: the evaluation problems that the dataset is compared with. None of them is evolved or exported."""
+"""Stage benchmarks: read the benchmark problems that the dataset is compared with. They are never evolved or exported."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ VERSION = 2
 
 
 def read_benchmarks(run: Run) -> Artifact:
-    """Problems of all `decontam.benchmarks`, an empty artifact where there are none. `UserError` for a benchmark without
-    problems, with which nothing could be compared."""
+    """Read the problems of all `decontam.benchmarks`; the artifact is empty if there are none.
+
+    Raises `UserError` for a benchmark without problems.
+    """
 
     @cache
     def loaded() -> Mapping[str, Loaded]:
@@ -44,7 +46,7 @@ def read_benchmarks(run: Run) -> Artifact:
 
 
 def benchmarks_stage(config: Config) -> Stage:
-    """What identifies the stage's output. Raises `UserError` when a source's data cannot be identified."""
+    """Return what identifies the stage's output. Raises `UserError` if a source's data cannot be identified."""
     sources = config.decontam.benchmarks
     return Stage(
         name="benchmarks", version=VERSION, unit="benchmark problems",
@@ -57,15 +59,15 @@ def benchmarks_stage(config: Config) -> Stage:
 
 
 def must_hold_problems(name: str, loaded: Loaded) -> None:
-    """`UserError` with the account of a benchmark that gave no problem."""
+    """Raise `UserError` for a benchmark without problems, with the counts of its rows."""
     if loaded.problems == 0:
         raise UserError(
-            f"benchmark {account(name, loaded)}: mend this entry of decontam.benchmarks or leave it out"
+            f"benchmark {account(name, loaded)}: correct or remove this entry of decontam.benchmarks"
         )
 
 
 def without_repeats(rows: Sequence[Outcome]) -> list[Outcome]:
-    """The rows, a reject in place of every problem whose id stood earlier."""
+    """Return the rows, with a reject in place of every problem whose id occurred before."""
     seen: set[str] = set()
     result: list[Outcome] = []
     for row in rows:

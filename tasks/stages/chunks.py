@@ -1,4 +1,4 @@
-"""How rows are cut into shards: by their content, so that one more or less changes the shards around it and no others."""
+"""Cut rows into shards by their content, so that adding or removing a row changes only the shards around it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Marks = NDArray[np.uint64]
 
 
 def marks(keys: Iterable[str]) -> Marks:
-    """A 64-bit hash of the key of every row."""
+    """Return a 64-bit hash of the key of every row."""
     hashes = (xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass")) for key in keys)
     return np.fromiter(hashes, dtype=np.uint64)
 
 
 def cut(rows: Marks, size: int) -> tuple[int, ...]:
-    """Sizes of the shards of rows with these marks: at most `size` rows each, at least three quarters of that but for the last.
+    """Return the sizes of the shards of rows with these marks: at most `size`, and at least 3/4 of it except for the last.
 
-    A shard ends after the row of the least mark in its last quarter (content-defined chunking). Where rows are added or go,
-    the cuts after them fall on the same rows again as soon as two quarters share their least mark: mostly at once. No rows
-    make one empty shard, so that an artifact comes to be.
+    A shard ends after the row with the smallest mark in its last quarter (content-defined chunking). After added or removed
+    rows, the cuts coincide with the old ones again as soon as two quarters share their smallest mark, which is usually the
+    next cut. Without rows there is one empty shard, so that the artifact exists.
 
     >>> cut(marks("abcdefghij"), 4)
     (4, 4, 2)
@@ -43,19 +43,21 @@ def cut(rows: Marks, size: int) -> tuple[int, ...]:
 
 
 def chunk(rows: Sequence[Row], sizes: Sequence[int], index: int) -> Sequence[Row]:
-    """Rows of chunk `index` of a sequence that is cut into chunks of these sizes."""
+    """Return the rows of chunk `index` of a sequence that is cut into chunks of these sizes."""
     start, stop = bounds(sizes, index)
     return rows[start:stop]
 
 
 def bounds(sizes: Sequence[int], index: int) -> tuple[int, int]:
-    """Where chunk `index` begins and ends."""
+    """Return the start and the end (exclusive) of chunk `index`."""
     ends = [0, *accumulate(sizes)]
     return ends[index], ends[index + 1]
 
 
 def overlaps(counts: Sequence[int], start: int, stop: int) -> list[tuple[int, int, int]]:
-    """Where rows start..stop-1 of a sequence lie that comes in parts of `counts` rows: (part, its first row, its last row + 1).
+    """Locate rows start..stop-1 of a sequence that is stored in parts of `counts` rows.
+
+    Returns (part, first row, last row + 1) for every part that contains any of them, with rows relative to the part.
 
     >>> overlaps([2, 3], 1, 4)
     [(0, 1, 2), (1, 0, 2)]
@@ -70,12 +72,12 @@ def overlaps(counts: Sequence[int], start: int, stop: int) -> list[tuple[int, in
 
 
 def shard_rows(store: Store, artifact: Artifact, index: int, table: str, row_type: type[Row]) -> list[Row]:
-    """Rows of one shard's table."""
+    """Read the rows of one table of a shard."""
     return read_rows(store.shard_path(artifact, index, table), row_type)
 
 
 def shard_sizes(store: Store, artifact: Artifact) -> tuple[int, ...]:
-    """Kept rows of every shard of a finished artifact."""
+    """Return the number of kept rows of every shard of a finished artifact."""
     return tuple(
         (store.finished_shard(artifact.path, index) or {})["counts"]["kept"]
         for index in range(store.record(artifact)["num_shards"])

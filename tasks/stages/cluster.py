@@ -1,4 +1,4 @@
-"""Stage cluster: answers into clusters (exact, symbolic, judge, union-find), clusters into semantic entropy."""
+"""Stage cluster: cluster the answers (exact, symbolic, judge, union-find) and compute their semantic entropy."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Decisions = Mapping[Pair, bool | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeTokens:
-    """Of the questions to the judge and of its replies, those that stood in the ledger included."""
+    """Tokens of the judge's prompts and completions, including replies from the ledger."""
 
     judge_prompt_tokens: int = 0
     judge_completion_tokens: int = 0
@@ -53,10 +53,10 @@ def cluster(
     ready: Callable[[int | None], None] = lambda _index: None,
     look: Callable[[], None] = lambda: None,
 ) -> Artifact:
-    """One `Uncertainty` a problem, and every verdict of the equivalence judge in table `judged_pairs`.
+    """Compute one `Uncertainty` per problem; all verdicts of the equivalence judge are in table `judged_pairs`.
 
-    Of an artifact that is still being written: `sizes` are the most rows that its shards will have, `ready` waits for one
-    of them (see `run_shards`), and `look` is called now and then, and may raise.
+    `sampled` may still be being written. Then `sizes` are the maximum sizes of its shards, `ready` waits for one of them
+    (see `run_shards`), and `look` is the cancellation check: it is called periodically and may raise.
     """
     settings, prompt, stage = run.config.cluster, load_prompt(PROMPT), cluster_stage(run, sampled)
     log = get_run_logger().info
@@ -80,7 +80,7 @@ def cluster(
                     for row in problems
                 ]
             log(
-                f"cluster: {len(problems)} problems in {watch.seconds:.1f} s beside the judge; {len(pairs)} pairs judged"
+                f"cluster: {len(problems)} problems in {watch.seconds:.1f} s, excluding the judge; {len(pairs)} pairs judged"
             )
             return shard(rows, verdicts, watch.seconds, tokens)
 
@@ -91,7 +91,7 @@ def cluster(
 def sampled_rows(
     store: Store, sampled: Artifact, index: int
 ) -> tuple[list[Problem], dict[str, list[Response]]]:
-    """The problems of a shard, and the responses to each by its id."""
+    """Return the problems of a shard, and their responses by problem id."""
     problems = shard_rows(store, sampled, index, "problems", Problem)
     groups: dict[str, list[Response]] = {row.id: [] for row in problems}
     for response in shard_rows(store, sampled, index, "responses", Response):
@@ -100,12 +100,12 @@ def sampled_rows(
 
 
 def sampled_digest(store: Store, sampled: Artifact, index: int) -> str:
-    """Identity of the same."""
+    """Return a digest of the problems and responses of a shard."""
     return rows_digest(store.table_digest(sampled, index, name) for name in ("problems", "responses"))
 
 
 def cluster_stage(run: Run, *inputs: Artifact) -> Stage:
-    """What identifies the stage's output; without inputs, of any responses."""
+    """Return what identifies the stage's output. Without inputs, only its recipe is meaningful."""
     judge = run.config.models.equivalence_judge
     return Stage(
         name="cluster", version=VERSION, unit="problems", inputs=inputs, primary="uncertainties",
@@ -115,7 +115,7 @@ def cluster_stage(run: Run, *inputs: Artifact) -> Stage:
 
 
 class Stopwatch:
-    """Counts the seconds spent in its `with` blocks."""
+    """Total seconds spent in its `with` blocks."""
 
     def __init__(self) -> None:
         self.seconds, self._started = 0.0, 0.0
@@ -133,7 +133,7 @@ def shard(
     seconds: float,
     tokens: JudgeTokens,
 ) -> Shard:
-    """The tables of one shard, how long clustering itself took, and the tokens of the judge."""
+    """Build the tables of one shard. Its notes hold the seconds without the judge, and the judge's tokens."""
     tables = {
         "uncertainties": (Uncertainty, [row for row in rows if isinstance(row, Uncertainty)]),
         "judged_pairs": (JudgedPair, list(verdicts.values())),
@@ -144,7 +144,7 @@ def shard(
 
 
 def judge_tokens(store: Store, clustered: Artifact) -> JudgeTokens:
-    """What the judge of a whole artifact took; shards of earlier versions do not say."""
+    """Sum the judge's tokens over the shards of an artifact. Shards of earlier versions without these notes count as 0."""
     notes = [(store.finished_shard(one.folder, one.index) or {})["notes"] for one in store.shards(clustered)]
     return JudgeTokens(
         judge_prompt_tokens=sum(note.get("judge_prompt_tokens", 0) for note in notes),
@@ -156,8 +156,11 @@ def judge_tokens(store: Store, clustered: Artifact) -> JudgeTokens:
 def deciding(
     groups: Mapping[str, Sequence[Response]], settings: ClusterSettings, workers: int
 ) -> Iterator[Iterator[tuple[str, Decisions]]]:
-    """The decisions of every problem by id, in order. So many problems at once: what our own rules cannot read waits for
-    Math-Verify's processes. Leaving the block early drops what has not begun."""
+    """Yield an iterator over (problem id, decisions), in order.
+
+    `workers` problems are decided at a time, since answers that our own rules cannot parse wait for Math-Verify's processes.
+    Problems that have not been started when the block ends are dropped.
+    """
     pool = ThreadPoolExecutor(workers)
     try:
         yield zip(groups, pool.map(partial(decide_pairs, settings=settings), groups.values()), strict=True)
@@ -166,10 +169,10 @@ def deciding(
 
 
 def decide_pairs(group: Sequence[Response], settings: ClusterSettings) -> Decisions:
-    """Every pair of one problem's answers: symbolic yes or no, or None for the judge to decide; with `judge: never` an
-    open question is a no.
+    """Decide every pair of one problem's distinct answers: True or False symbolically, None if the judge has to decide.
 
-    An answer over `MAX_ANSWER_CHARS` is compared as a string only, and of these no two are equal.
+    With `judge: never` an undecided pair is False. Answers longer than `MAX_ANSWER_CHARS` are compared as strings only, so a
+    pair of distinct ones is False.
     """
     symbolic = SymbolicDecisions(settings.symbolic_timeout_s)
 
@@ -185,14 +188,17 @@ def decide_pairs(group: Sequence[Response], settings: ClusterSettings) -> Decisi
 
 
 def undecided(decisions: Decisions) -> list[Pair]:
-    """The pairs that only the judge can decide."""
+    """Return the pairs that the judge has to decide."""
     return [pair for pair, decision in decisions.items() if decision is None]
 
 
 def judge_pairs(
     pairs: Sequence[Pair], model: Lazy[ChatModel], run: Run, look: Callable[[], None]
 ) -> tuple[dict[Pair, JudgedPair], JudgeTokens]:
-    """Both orders of every pair; a reply that is no verdict counts as a no. `look` is called at most once a second."""
+    """Judge every pair in both orders. A reply that is not a valid verdict counts as "not equivalent".
+
+    `look`, the cancellation check, is called at most once a second.
+    """
     if not pairs:
         return {}, JudgeTokens()
     requests = [request(one, two, run) for pair in pairs for one, two in (pair, pair[::-1])]
@@ -209,7 +215,7 @@ def judge_pairs(
 
 
 def request(first: str, second: str, run: Run) -> ChatRequest:
-    """One order of one pair, bound to the JSON schema."""
+    """Build the request for one order of one pair; the reply must follow the JSON schema."""
     prompt = load_prompt(PROMPT)
     return ChatRequest(
         key=f"{first}\x1f{second}",
@@ -223,7 +229,7 @@ def request(first: str, second: str, run: Run) -> ChatRequest:
 
 
 def verdict(pair: Pair, forward: Completion | Failure, backward: Completion | Failure) -> JudgedPair:
-    """Merge only when both orders agree on yes."""
+    """Combine the replies to both orders: equivalent only if both are."""
     texts = [
         reply.text if isinstance(reply, Completion) else f"failed: {reply.reason}"
         for reply in (forward, backward)
@@ -236,7 +242,7 @@ def verdict(pair: Pair, forward: Completion | Failure, backward: Completion | Fa
 
 
 def _says_yes(reply: Completion | Failure) -> bool:
-    """Whether the reply is a verdict that merges the pair."""
+    """Whether the reply is a valid verdict of equivalence."""
     if isinstance(reply, Failure):
         return False
     parsed = parse_equivalence(reply.text, reply.finish_reason)
@@ -251,8 +257,10 @@ def annotate(
     settings: ClusterSettings,
     judge: tuple[str, str],
 ) -> Uncertainty | Reject:
-    """Clusters and uncertainties of one problem's responses. `judge` names the model and the prompt behind `verdicts`,
-    which hold all pairs that `decisions` leave open."""
+    """Cluster one problem's responses and compute its uncertainties; a reject if fewer than two responses take part.
+
+    `verdicts` contains every pair that is None in `decisions`; `judge` is the (model, prompt) that gave them.
+    """
     answers = [response.answer for response in group]
 
     def same(first: str, second: str) -> bool:
@@ -286,7 +294,7 @@ def annotate(
 
 
 def judgement(judged: Sequence[JudgedPair], judge: tuple[str, str]) -> dict[str, Any]:
-    """The columns on the judge's part in one problem: two calls a pair, and its name where it was asked."""
+    """Return the columns about the judge: two calls per pair, and model and prompt if any pair was judged."""
     model, prompt = judge if judged else (None, None)
     return {
         "judge_calls": 2 * len(judged),

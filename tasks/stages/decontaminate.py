@@ -1,4 +1,4 @@
-"""Stage decontaminate: which selected problems are benchmark problems in another dress. They are flagged; none leaves."""
+"""Stage decontaminate: flag the selected problems that overlap with or descend from a benchmark problem; none is rejected."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ from tasks.stages.pending import Pending, rows_digest
 from tasks.stages.shard_work import ToCompare, compared
 
 VERSION = 1
-COMPARED_AT_ONCE = 10_000  # rows that travel to a process together
+COMPARED_AT_ONCE = 10_000  # rows per work item
 TEST_SPLIT = "test split"  # the name of the dataset's own test split among the benchmarks
 
 
 def decontaminate(
     run: Run, selected: Artifact, sources: Artifact, rounds: Sequence[Artifact], benchmarks: Artifact
 ) -> Artifact:
-    """A flag for every selected problem and the findings behind it.
+    """Flag every selected problem and store the findings behind each flag.
 
-    Its ancestors are compared, too, though most were not selected: what descends from one that overlaps is flagged.
+    Ancestors are compared as well, although most of them were not selected: a problem that descends from an overlapping
+    one is flagged.
     """
     settings = run.config.decontam
     stage = Stage(
@@ -66,8 +67,11 @@ def decontaminate(
 def benchmark_problems(
     store: Store, selected: Artifact, sources: Artifact, benchmarks: Artifact
 ) -> list[Problem]:
-    """Every problem to compare with, once, `source` being the benchmark: the configured benchmarks, seeds and curated
-    problems that their source declares a benchmark, and the test split."""
+    """Return every problem to compare with, without repeated ids. `source` is the name of the benchmark.
+
+    These are the configured benchmarks, the seeds and curated problems whose source declares them benchmark problems, and
+    the dataset's own test split.
+    """
     splits = store.rows(selected, "selected", Selected)
     held_out = {row.problem_id for row in splits if row.split == "test"}
     rows = chain(
@@ -86,8 +90,10 @@ def benchmark_problems(
 
 
 def ancestors(rows: Sequence[Problem], generations: Iterable[Iterable[Problem]]) -> list[Problem]:
-    """What `rows` descend from and does not stand among them. `generations`: all problems, the youngest first, since a
-    parent is always older than its child."""
+    """Return the ancestors of `rows` that are not in `rows`.
+
+    `generations` holds all problems, the latest round first, since a parent always belongs to an earlier round.
+    """
     own = {row.id for row in rows}
     wanted = {row.parent_id for row in rows if row.parent_id is not None} - own
     found = []
@@ -106,7 +112,10 @@ def compare(
     settings: DecontamSettings,
     mapper: Mapper[Any, Any] = map,
 ) -> dict[str, list[Finding]]:
-    """Findings by id of those rows that have any. That a held-out problem is one of the test split is none."""
+    """Return the findings by problem id, for the rows that have any.
+
+    A held-out problem that matches the test split is not a finding.
+    """
     index, problems = BenchmarkIndex.build(against, settings), [*older, *rows]
     texts = [(row.id, row.text) for row in problems]
     items = [
@@ -126,7 +135,7 @@ def compare(
 
 
 def flag(problem_id: str, findings: Sequence[Finding]) -> Flag:
-    """The findings of one problem in a word."""
+    """Summarise the findings of one problem."""
     seen = {finding.kind for finding in findings}
     return Flag(
         problem_id=problem_id,
@@ -137,7 +146,7 @@ def flag(problem_id: str, findings: Sequence[Finding]) -> Flag:
 
 
 def account(against: Sequence[Problem], flagged: int, total: int) -> str:
-    """One line: what was compared with what, and how many rows are flagged."""
+    """Return a log line: how many rows are flagged, and the benchmarks with their sizes."""
     sizes = Counter(row.source for row in against)
     names = ", ".join(f"{name} ({size:,})" for name, size in sorted(sizes.items())) or "no benchmark"
     return f"{flagged:,} of {total:,} problems overlap with or descend from {names}"

@@ -1,4 +1,4 @@
-"""Stage deduplicate: verified near-duplicates of seeds, curated problems and each other leave."""
+"""Stage deduplicate: reject verified near-duplicates of seeds, of curated problems and of other candidates."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ VERSION = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Decision:
-    """What becomes of every problem, by position: those of the sources first, then the candidates. No texts, so that a
-    million candidates take little memory.
+    """The outcome for every problem by position: the `fixed` source problems first, then the candidates.
 
-    `near[p]` is the problem that p is too near to, p itself where it stays. `first`, `second` (first < second, sorted by
-    second), `jaccard` are the verified pairs with a candidate. `same_near` and `same_pair` say where the two differ in
-    numbers only. `notes` are for the record.
+    It holds no texts, so that a million candidates take little memory. `near[p]` is the problem that p is a near-duplicate
+    of, or p itself if it is kept. `first`, `second` (first < second, sorted by second) and `jaccard` are the verified pairs
+    that include a candidate. `same_near` and `same_pair` are True where the two texts differ in numbers only. `notes` go
+    into the record.
     """
 
     fixed: int
@@ -51,8 +51,10 @@ class Decision:
 
 
 def deduplicate(run: Run, sources: Artifact, candidates: Artifact) -> Artifact:
-    """Candidates below the threshold against every seed, every curated problem and every kept candidate; a shard of
-    theirs is a shard of the result."""
+    """Keep the candidates that are below the threshold against every seed, curated problem and kept candidate.
+
+    Shard i of the result contains the kept candidates of shard i of the input.
+    """
     settings = run.config.dedup
     stage = Stage(
         name="deduplicate", version=VERSION, unit="candidates", inputs=(sources, candidates),
@@ -86,8 +88,11 @@ def deduplicate(run: Run, sources: Artifact, candidates: Artifact) -> Artifact:
 def decide(
     store: Store, sources: Artifact, candidates: Artifact, settings: DedupSettings, mapper: Mapper[Any, Any]
 ) -> Decision:
-    """Greedy by (source problems first, then id). Every source problem stays, so that a candidate near any of them leaves,
-    even when that source problem is itself a near-duplicate of another one."""
+    """Decide greedily in the order (source problems first, then by id).
+
+    All source problems are kept, so a candidate near any of them is rejected, even if that source problem is itself a
+    near-duplicate of another one.
+    """
     artifacts = (sources, candidates)
     paths = [
         store.shard_path(one, shard.index, "problems") for one in artifacts for shard in store.shards(one)
@@ -113,20 +118,22 @@ def decide(
 
 
 def found_among(ids: pa.Array, sketch: Sketch, fixed: int, settings: DedupSettings) -> Deduplication:
-    """The greedy pass by (one of the first `fixed`, id)."""
+    """Run the greedy pass: the first `fixed` problems in the order of their ids, then the others."""
     orders = [sort_indices(ids[:fixed]), fixed + sort_indices(ids[fixed:])]
     order = np.concatenate(orders).astype(np.int64)
     return settle(sketch, order, threshold=settings.threshold, fixed=fixed)
 
 
 def sort_indices(texts: pa.Array) -> NDArray[np.uint64]:
-    """Positions in the order of the texts; equal ones stay in theirs."""
+    """Return the positions that sort the texts (stable)."""
     return np.asarray(pc.sort_indices(texts))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def near_and_edges(found: Deduplication, fixed: int) -> tuple[Indices, NDArray[np.void]]:
-    """What every problem is too near to (a candidate near source problems to the nearest of these), and the pairs with a
-    candidate, sorted by (second, first)."""
+    """Return the near-duplicate of every problem, and the pairs that include a candidate, sorted by (second, first).
+
+    A candidate near several source problems is assigned to the nearest of them.
+    """
     edges = found.edges[found.edges["j"] >= fixed]
     edges = edges[np.lexsort((edges["i"], edges["j"]))]
     near = found.cluster_id.copy()
@@ -139,7 +146,7 @@ def near_and_edges(found: Deduplication, fixed: int) -> tuple[Indices, NDArray[n
 def same_templates(
     paths: Sequence[Any], counts: Indices, one: Indices, other: Indices, mapper: Mapper[Any, Any]
 ) -> NDArray[np.bool_]:
-    """Whether one[k] and other[k] are the same problem with other numbers; each text is looked at once."""
+    """Return whether one[k] and other[k] differ in numbers only, for every k. Each text is read once."""
     starts = offsets_of(counts)
     asked = np.unique(np.concatenate([one, other]))
     cuts = np.searchsorted(asked, starts)
@@ -156,7 +163,7 @@ def same_templates(
 def to_thin(
     decision: Decision, store: Store, candidates: Artifact, index: int, sizes: Sequence[int]
 ) -> ToThin:
-    """What is to be done with shard `index` of the candidates."""
+    """Return the work item for shard `index` of the candidates."""
     low = decision.fixed + sum(sizes[:index])
     places = np.arange(low, low + sizes[index])
     leaving = places[decision.near[places] != places]
@@ -174,22 +181,21 @@ def to_thin(
 
 
 def notes_of(decision: Decision, index: int) -> dict[str, Any]:
-    """What is recorded with shard `index`: the counts of the whole stand with the first."""
+    """Return the notes of shard `index`. The first shard holds the counts of the whole stage."""
     return decision.notes if index == 0 else {}
 
 
 def content_of(
     decision: Decision, store: Store, candidates: Artifact, index: int, sizes: Sequence[int]
 ) -> str:
-    """Digest of what shard `index` is made of: its candidates, and what the decision, which is about all of them, says of
-    these."""
+    """Return a digest of everything that shard `index` depends on: its candidates and its part of the decision."""
     thin = to_thin(decision, store, candidates, index, sizes)
     said = (thin.leaving.tolist(), thin.details, edges_of(decision, index, sizes).to_pydict())
     return rows_digest((store.table_digest(candidates, index, "problems"), *said, notes_of(decision, index)))
 
 
 def edges_of(decision: Decision, index: int, sizes: Sequence[int]) -> pa.Table:
-    """The verified pairs of which the second is in shard `index` of the candidates."""
+    """Return the verified pairs whose second problem is in shard `index` of the candidates."""
     low = decision.fixed + sum(sizes[:index])
     start, stop = np.searchsorted(decision.second, [low, low + sizes[index]]).tolist()
     columns = {

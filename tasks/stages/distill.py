@@ -1,4 +1,4 @@
-"""Stage distill: the hand-off to training. Writes RUN.json, has it checked, runs it as a job and shows how it goes."""
+"""Stage distill: start the training. Writes RUN.json, checks it, runs it as a job and shows its progress."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tasks.stages.progress import LiveTable, Progress
 from training.config import RunConfig, run_folder, run_from
 
 PROBLEMS = "problems.txt"
-"""Beside RUN.json: what the launcher found that a person can mend."""
+"""File beside RUN.json with the errors of the launcher that the user can fix, one per line."""
 STEP = re.compile(r"train: step (\d+) of (\d+)")
 TABLE_ROWS = 20
 SHOWN = {
@@ -39,13 +39,13 @@ SHOWN = {
     "loss": "loss",
     "mean weight": "weight_mean",
     "teacher's top-k mass": "teacher_mass",
-    "student's": "student_mass",
+    "student's top-k mass": "student_mass",
     "entropy": "entropy",
     "gradient norm": "gradient_norm",
     "learning rate": "learning_rate",
-    "tokens a response": "response_tokens_mean",
-    "cut off": "truncated_share",
-    "engine against student": "gap_mean",
+    "tokens per response": "response_tokens_mean",
+    "truncated": "truncated_share",
+    "trainer/engine mismatch": "gap_mean",
     "staleness": "staleness",
     "tokens/s": "tokens_per_second",
     "seconds": "seconds",
@@ -54,23 +54,26 @@ SHOWN = {
     "student": "share_student",
     "sync": "share_sync",
 }
-"""Title -> metric of the table of steps."""
+"""Columns of the table of steps: title -> metric."""
 FINGERPRINT = re.compile(r"run +([0-9a-f]{64})")
 
 
 def distill_in_build(run: Run, dataset: str) -> str | None:
-    """`distill`, where the profile says that a build ends with it; else None."""
+    """Run `distill` if the profile includes it in a build (`distill.in_build`), else return None."""
     settings = run.config.distill
     return distill(run, dataset) if settings is not None and settings.in_build else None
 
 
 def distill(run: Run, dataset: str) -> str:
-    """Train the student of the profile on the dataset; the folder of the trained student. A finished run is found again; an
-    unfinished one goes on from its last checkpoint. `UserError` when the profile says nothing of distillation."""
+    """Train the profile's student on the dataset and return the folder of the trained student.
+
+    A finished run is reused; an unfinished one continues from its last checkpoint. Raises `UserError` if the profile has no
+    section distill.
+    """
     settings = run.config.distill
     if settings is None:
         raise UserError(
-            f"profile {run.config.profile} has no section distill: add one, or choose another profile"
+            f"profile {run.config.profile} has no section `distill`: add one, or choose another profile"
         )
     output = run.store.root / "distill"
     config = run_config(settings, Path(dataset), output)
@@ -84,7 +87,7 @@ def distill(run: Run, dataset: str) -> str:
 
 
 def run_config(settings: DistillSettings, dataset: Path, folder: Path) -> RunConfig:
-    """The run's settings: the profile's, with the paths that only the flow knows. `UserError` names the key."""
+    """Return the training settings: the profile's, with the paths of this run. Raises `UserError` that names the bad key."""
     given = dict(settings.run)
     given["output"] = str(folder)
     given["dataset"] = {**given.get("dataset", {}), "folder": str(dataset)}
@@ -94,7 +97,7 @@ def run_config(settings: DistillSettings, dataset: Path, folder: Path) -> RunCon
 
 
 def held_out(settings: DistillSettings) -> Iterator[Problem]:
-    """The problems on which the student is measured: those of the sources that have an answer."""
+    """Yield the held-out problems that the student is evaluated on: those with an answer."""
     for source in settings.held_out:
         for row in load(source).outcomes:
             if isinstance(row, Problem) and row.answer is not None:
@@ -102,7 +105,7 @@ def held_out(settings: DistillSettings) -> Iterator[Problem]:
 
 
 def write_held_out(path: Path, problems: Iterable[Problem]) -> None:
-    """JSON lines with id, problem and answer."""
+    """Write the problems as JSON lines with id, problem and answer."""
     rows = ({"id": row.id, "problem": row.text, "answer": row.answer} for row in problems)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -110,13 +113,11 @@ def write_held_out(path: Path, problems: Iterable[Problem]) -> None:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def train(config: RunConfig, settings: DistillSettings) -> Path:
-    """Check, then train, as a job on this machine or on the Ray cluster of the settings; the folder of the run."""
+    """Check the run, then train it as a job on this machine or on the Ray cluster `ray_address`; return the run's folder."""
     logger = get_run_logger()
     settled = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
     folder = run_folder(config.output, checked(config.output, settled, logger.info))
-    atomic_write(
-        folder / "RUN.json", settled
-    )  # of this very run: what runs meanwhile in the same output keeps its own
+    atomic_write(folder / "RUN.json", settled)  # each run has its own, so concurrent runs do not interfere
     launch = command(folder)
     place: Any = {"folder": PROJECT_ROOT, "environment": environment(), "log": folder / "train.log"}
     if settings.ray_address is None:
@@ -129,10 +130,10 @@ def train(config: RunConfig, settings: DistillSettings) -> Path:
 
 
 def checked(output: Path, settled: str, log: Any) -> str:
-    """The fingerprint of the run of these settings (JSON). `UserError` has the sentences of what the check finds.
+    """Check the settings (JSON) and return the fingerprint of their run. Raises `UserError` with all errors that are found.
 
-    The check has a folder of its own in `output`, where others may be checked meanwhile. It is removed, unless the check
-    broke without a sentence: its log is there.
+    Every check has its own folder in `output`, since several may run at the same time. The folder is removed, except when
+    the check crashes: then it keeps the log.
     """
     output.mkdir(parents=True, exist_ok=True)
     with ExitStack() as afterwards:
@@ -155,21 +156,23 @@ def checked(output: Path, settled: str, log: Any) -> str:
             afterwards.pop_all()
             raise
     if not found:
-        raise RuntimeError("the check told no fingerprint: see its lines above")
+        raise RuntimeError("the check printed no fingerprint: see its output above")
     return found
 
 
 def command(folder: Path, *options: str) -> list[str]:
-    """Starts the training run whose RUN.json lies in `folder`."""
+    """Return the command that starts the training run of RUN.json in `folder`."""
     problems = ["--problems", str(folder / PROBLEMS)]
     return [sys.executable, "-m", "training.launch", *problems, *options, str(folder / "RUN.json")]
 
 
 @contextmanager
 def sentences(folder: Path) -> Iterator[None]:
-    """A block whose `JobFailed` becomes a `UserError` of what the launcher found wrong with the run in `folder`, one sentence
-    a line, where it found anything."""
-    (folder / PROBLEMS).unlink(missing_ok=True)  # those of an earlier start
+    """Convert a `JobFailed` of the block to a `UserError` if the launcher wrote errors for the run in `folder`.
+
+    The message has one error per line. Without such errors the `JobFailed` is raised unchanged.
+    """
+    (folder / PROBLEMS).unlink(missing_ok=True)  # errors of an earlier start
     try:
         yield
     except JobFailed as error:
@@ -179,15 +182,15 @@ def sentences(folder: Path) -> Iterator[None]:
 
 
 def environment() -> dict[str, str]:
-    """This process's, without the flow's connection to Prefect."""
+    """Return the environment of this process without the flow's Prefect variables."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return kept | {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def follow(lines: Iterable[str], log: Any, folder: Path) -> None:
-    """Show the lines of the run, its steps as a progress artifact, and the metrics of the last ones as a table."""
+    """Log the output of the run, show its steps as a progress artifact, and the metrics of the last steps as a table."""
     progress: Progress | None = None
-    table = LiveTable("distill-steps", "The last steps of the training")
+    table = LiveTable("distill-steps", "Last training steps")
     for line in lines:
         found = STEP.match(line)
         if line.startswith("train: "):
@@ -204,7 +207,7 @@ def follow(lines: Iterable[str], log: Any, folder: Path) -> None:
 
 
 def last_steps(folder: Path) -> list[dict[str, str]]:
-    """The columns `SHOWN` of the newest steps that the run in `folder` has written, newest first, as text."""
+    """Return the columns `SHOWN` of the last steps of the run in `folder`, as text, newest first."""
     return [
         {title: _figure(row[name]) for title, name in SHOWN.items() if name in row}
         for row in reversed(read_metrics(folder)[-TABLE_ROWS:])
@@ -216,14 +219,14 @@ def _figure(value: float) -> str:
 
 
 def publish(result: dict[str, Any]) -> None:
-    """What came out, for the Prefect UI."""
+    """Publish the result as artifacts of the Prefect UI."""
     cost = result["cost"]
     rows = [{"what": name, "value": f"{value:,.1f}"} for name, value in cost.items()]
-    create_table_artifact(table=rows, key="distill-cost", description="What the training took")
+    create_table_artifact(table=rows, key="distill-cost", description="Cost of the training")
     if result["held_out"] is not None:
         before, after, gain = (result["held_out"][name] for name in ("before", "after", "gain"))
         create_markdown_artifact(
             f"pass@1 {before['value']:.1%} before, {after['value']:.1%} after, gain {100 * gain['value']:+.1f} points"
             f" [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}] on {gain['n']} held-out problems\n",
-            key="distill-gain", description="How much better the student became",
+            key="distill-gain", description="Gain on the held-out problems",
         )  # fmt: skip

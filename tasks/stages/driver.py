@@ -1,8 +1,8 @@
-"""What every stage shares: find the artifact, run the missing shards as one Prefect task each, finish it.
+"""Run a stage: reuse its artifact if it exists, else run each missing shard as one Prefect task and finish the artifact.
 
-A stage is a `Stage` (what identifies it) and a function from a shard number to a `Shard` (what it wrote). The shard's
-own record on disk decides whether it is finished; Prefect's result persistence stays off. A shard that another run of the
-stage made from the same content is taken over (`tasks.stages.pending`).
+A stage is a `Stage` (its identity) and a function from a shard number to a `Shard` (the tables to write). The record on disk
+decides whether a shard is finished; Prefect's result persistence is off. A shard that another run of the stage made from the
+same content is reused (`tasks.stages.pending`).
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """The handle that every stage takes: settings, where artifacts lie, and what each model role is."""
+    """The context that every stage takes: the settings, the artifact store and the identities of the models."""
 
     config: Config
     store: Store
-    identities: Mapping[str, str]  # role -> identity of its model
+    identities: Mapping[str, str]  # role -> model identity
 
     @property
     def ledger_path(self) -> Path:
-        """The request ledger, shared by every run into this output folder."""
+        """Path of the request ledger, which all runs of this output folder share."""
         return self.store.root / "ledger.sqlite"
 
     def server_log(self, stage: str) -> Path:
-        """Where the server of a stage writes its log."""
+        """Path of the log of a stage's model server."""
         return self.store.root / "logs" / f"{stage}.log"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """What identifies a stage's output. Raise `version` when its code changes what comes out.
+    """The identity of a stage's output. Raise `version` when a change of the code changes the output.
 
-    `data`: settings and digests of what comes from outside, which decide what rows come in and not what becomes of one.
-    `shardwise`: shard i is made of shard i of the input alone, so that it can be made before the input is finished.
-    `cut`: rows of a shard, of a stage that cuts its input anew.
+    `data`: settings and digests of external data that decide which rows enter, but not how a row is processed.
+    `shardwise`: shard i depends on shard i of the input only, so it can be made before the input is finished.
+    `cut`: rows per shard, for a stage that cuts its input into new shards.
     """
 
     name: str
@@ -76,15 +76,18 @@ class Stage:
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the artifact: code version, settings, prompts, models, data, inputs, cut."""
+        """Hash of the code version, settings, prompts, models, data, inputs and cut: identifies the artifact."""
         data = (canonical_json(self.data),) if self.data else ()
         cut = () if self.cut is None else (f"shards of {self.cut}",)
         return self._hash((*(artifact.fingerprint for artifact in self.inputs), *data, *cut))
 
     @property
     def recipe(self) -> str:
-        """The same without data, inputs and cut: what becomes of a row, and what a request's seed hangs on, so that one
-        changed seed row changes neither the requests nor the shards of the others."""
+        """The fingerprint without data, inputs and cut: identifies how a row is processed.
+
+        The seeds of requests depend on it, so that one changed input row changes neither the requests nor the shards of
+        the others.
+        """
         return self._hash(())
 
     def _hash(self, inputs: tuple[str, ...]) -> str:
@@ -96,14 +99,14 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """What one shard writes: tables by name, and the number of rows that came in."""
+    """The output of one shard: tables by name, and the number of input rows."""
 
     incoming: int
     tables: Mapping[str, tuple[type, Sequence[Any]]]
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def counts(self, primary: str) -> dict[str, Any]:
-        """in = kept + rejected, by reason; the store refuses a shard where this does not hold."""
+        """Return the counts `in`, `kept` and `rejected` (by reason). The store refuses a shard unless in = kept + rejected."""
         rejects: Sequence[Reject] = self.tables.get("rejects", (Reject, ()))[1]
         reasons = Counter(str(reject.reason) for reject in rejects)
         return {
@@ -114,8 +117,11 @@ class Shard:
 
 
 class Lazy(Generic[T]):
-    """A context that is entered at its first use, and left with the `with` block: a stage whose shards are all
-    finished never starts its server. One at a time is entered, since an engine that starts measures the free memory."""
+    """A context manager that is entered at its first use and left at the end of the `with` block.
+
+    A stage whose shards are all finished thus never starts its server. Contexts are entered one at a time, since an engine
+    measures the free memory while it starts.
+    """
 
     _entering = threading.Lock()
 
@@ -124,7 +130,7 @@ class Lazy(Generic[T]):
         self._value: T | None = None
 
     def get(self) -> T:
-        """The value; the first call enters the context."""
+        """Return the value of the context; the first call enters it."""
         if self._value is None:
             with self._entering:
                 self._value = self._stack.enter_context(self._open())
@@ -146,17 +152,18 @@ def run_shards(
     pending: Pending | None = None,
     ready: Callable[[int | None], None] = lambda _index: None,
 ) -> Artifact:
-    """Run the shards of a stage that are not finished yet, and return its artifact.
+    """Run the unfinished shards of a stage and return its artifact.
 
-    `plan()` gives the incoming rows of each shard, and is asked only when something is left to do;
-    `work(index, at)` computes one shard and reports progress through `at(done)`. `pending` knows the shards that earlier
-    runs made of the same content. `ready(index)` returns when the input of a shard is there, `ready(None)` when all of it is.
+    `plan()` returns the number of input rows of each shard; it is called only when there is work to do.
+    `work(index, at)` computes one shard and reports its progress through `at(done)`. `pending` finds shards that earlier
+    runs made from the same content. `ready(index)` blocks until the input of a shard is available, `ready(None)` until the
+    whole input is.
     """
     logger = get_run_logger()
     found = find(run.store, stage)
     if found is not None:
-        _named(stage, f"{stage.name}: found")(run, stage, None, None, None, None)
-        logger.info("%s: found, %s %s", stage.name, f"{found.num_rows:,}", stage.unit)
+        _named(stage, f"{stage.name}: already built")(run, stage, None, None, None, None)
+        logger.info("%s: already built, %s %s", stage.name, f"{found.num_rows:,}", stage.unit)
         return found
     folder = run.store.folder(stage.name, stage.fingerprint)
     drop_if_stale(run.store, stage)
@@ -184,12 +191,15 @@ def run_shards(
 def run_shard(
     run: Run, stage: Stage, index: int | None, work: Any, progress: Progress | None, pending: Pending | None
 ) -> State | None:
-    """One Prefect task run: one shard, written whole or not at all. A finished one is Cached, and the UI says so."""
+    """Make one shard, as one Prefect task run; it is written completely or not at all.
+
+    The task run ends in the state Cached when the shard, or the whole artifact (`index` None), already exists.
+    """
     if index is None or work is None or progress is None:
-        return Completed(name="Cached", message="every shard is on disk")
+        return Completed(name="Cached", message="all shards already exist")
     folder = run.store.folder(stage.name, stage.fingerprint)
     if run.store.finished_shard(folder, index) is not None:
-        return Completed(name="Cached", message="this shard is on disk")
+        return Completed(name="Cached", message="the shard already exists")
     started = time.time()
     record = {
         "started_at": started,
@@ -199,7 +209,7 @@ def run_shard(
     if pending is not None and (source := pending.earlier(index)) is not None:
         origin = f"{source.parent.name}/{source.name}"
         run.store.link_shard(source, folder, index, {**record, "seconds": 0.0, "taken_from": origin})
-        return Completed(name="Cached", message=f"an earlier run made it of the same rows: {origin}")
+        return Completed(name="Cached", message=f"reused an identical shard: {origin}")
     shard = work(index, progress.at)
     record |= {
         "counts": shard.counts(stage.primary), "seconds": round(time.time() - started, 3), "notes": dict(shard.notes),
@@ -211,7 +221,7 @@ def run_shard(
 
 
 def _say_counts(stage: Stage, index: int, record: Mapping[str, Any]) -> None:
-    """in = kept + rejected of a shard, for the log."""
+    """Log the counts of a shard: in = kept + rejected."""
     counts = record["counts"]
     rejected = ", ".join(f"{n} {reason}" for reason, n in counts["rejected"].items()) or "none"
     get_run_logger().info(
@@ -225,7 +235,7 @@ def _named(stage: Stage, run_name: str) -> Any:
 
 
 def find(store: Store, stage: Stage) -> Artifact | None:
-    """The stage's finished artifact, when it was made from the very builds of its inputs that lie there now."""
+    """Return the stage's finished artifact if it was made from the current builds of its inputs, else None."""
     found = store.find(stage.name, stage.fingerprint)
     if found is None or store.record(found)["input_builds"] != _builds(store, stage):
         return None
@@ -233,7 +243,7 @@ def find(store: Store, stage: Stage) -> Artifact | None:
 
 
 def drop_if_stale(store: Store, stage: Stage) -> None:
-    """Remove what was made from an earlier build of an input: that stage runs again from the start."""
+    """Remove the stage's artifact if any part of it was made from an earlier build of an input; the stage then starts over."""
     folder = store.folder(stage.name, stage.fingerprint)
     found = store.find(stage.name, stage.fingerprint)
     if found is not None:
@@ -248,7 +258,7 @@ def drop_if_stale(store: Store, stage: Stage) -> None:
 
 
 def _written(store: Store, folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Numbers and records of the whole shards in an artifact's folder."""
+    """Yield the number and the record of every finished shard in an artifact's folder."""
     for index in sorted(int(path.name.removeprefix("shard-")) for path in folder.glob("shard-*")):
         record = store.finished_shard(folder, index)
         if record is not None:
@@ -256,8 +266,7 @@ def _written(store: Store, folder: Path) -> Iterator[tuple[int, dict[str, Any]]]
 
 
 def _builds(store: Store, stage: Stage) -> dict[str, str | None]:
-    """The random name that each input was given when it was finished; a rebuilt one has another, and one that is still
-    being written has none."""
+    """Return the build id of each input: random, set when it was finished and new for every rebuild; None if unfinished."""
     whole = [store.find(artifact.name, artifact.fingerprint) for artifact in stage.inputs]
     return {
         artifact.name: None if found is None else store.record(found)["build"]
@@ -266,7 +275,7 @@ def _builds(store: Store, stage: Stage) -> dict[str, str | None]:
 
 
 def _shard_builds(store: Store, stage: Stage, index: int) -> dict[str, str | None]:
-    """The random names of that which shard `index` is made of: the inputs, or of a stage that is `shardwise` their shards."""
+    """Return the build ids that shard `index` depends on: those of the inputs, or of their shards if the stage is `shardwise`."""
     if not stage.shardwise:
         return {artifact.name: store.record(artifact)["build"] for artifact in stage.inputs}
     shards = [(artifact.name, store.finished_shard(artifact.path, index)) for artifact in stage.inputs]

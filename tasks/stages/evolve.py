@@ -1,4 +1,4 @@
-"""Stage evolve: Evol-Instruct in rounds. Each round is an artifact; one server serves them all."""
+"""Stage evolve: Evol-Instruct in rounds. Each round is an artifact; all rounds use the same server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Plan = Sequence[tuple[Problem, Planned]]
 
 
 def evolve(run: Run, sources: Artifact) -> tuple[Artifact, ...]:
-    """Rounds 1..R of evolution; round r starts from what round r-1 wrote and what the quick rules let pass."""
+    """Run rounds 1..R of evolution. Round r evolves the problems of round r-1 that pass the rules."""
     log = get_run_logger().info
     run = with_branches(run, sources)
     artifacts, parents = [], sources
@@ -43,7 +43,7 @@ def evolve(run: Run, sources: Artifact) -> tuple[Artifact, ...]:
 
 
 def with_branches(run: Run, sources: Artifact) -> Run:
-    """The run with the branches that `evolve.target` asks for, given its seeds."""
+    """Return the run with the branches per tier that reach `evolve.target` for its seeds; unchanged without a target."""
     if run.config.evolve.target is None:
         return run
     rows = run.store.rows(sources, "problems", Problem)
@@ -55,7 +55,7 @@ def with_branches(run: Run, sources: Artifact) -> Run:
 
 
 def evolve_round(run: Run, parents: Artifact, number: int, model: Lazy[ChatModel]) -> Artifact:
-    """One round: a request per planned child, a problem or a reject per request."""
+    """Run one round: one request per planned child, one problem or reject per request."""
     settings, size = run.config.evolve, run.config.run.shard_rows
     stage = Stage(
         name=f"evolve-{number}", version=VERSION, unit="problems", inputs=(parents,),
@@ -83,8 +83,11 @@ def evolve_round(run: Run, parents: Artifact, number: int, model: Lazy[ChatModel
 
 
 class Round:
-    """The planned children of a round in shards. Of the whole round only a mark for each child is in memory: its children are
-    planned again, one shard of the parents after the other, when they are asked for."""
+    """The planned children of a round, in shards.
+
+    Only one 64-bit mark per child is kept in memory; the children are planned again, one shard of parents at a time, when
+    they are needed.
+    """
 
     def __init__(self, run: Run, parents: Artifact, number: int) -> None:
         self._of_parents = lru_cache(maxsize=1)(
@@ -102,22 +105,22 @@ class Round:
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """Children in each shard."""
+        """Number of children in each shard."""
         return cut(np.concatenate([np.empty(0, dtype=np.uint64), *self._marks]), self._size)
 
     def shard(self, index: int) -> list[tuple[Problem, Planned]]:
-        """The children of a shard, with their parents."""
+        """Return the (parent, child) pairs of a shard."""
         places = overlaps([len(part) for part in self._marks], *bounds(self.sizes, index))
         return [pair for part, low, high in places for pair in self._of_parents(part)[low:high]]
 
 
 def request_key(parent: Problem, child: Planned) -> str:
-    """The identity of a planned child, whatever else is planned."""
+    """Return the identity of a planned child, independent of the rest of the plan."""
     return f"{parent.id}/{child.branch}/{child.strategy}"
 
 
 def planned(parents: Iterable[Problem], number: int, config: Config) -> Plan:
-    """Children of every parent that the quick rules let pass, in the order of the parents."""
+    """Plan the children of every parent that passes the rules, in the order of the parents."""
     return [
         (parent, child)
         for parent in parents
@@ -127,12 +130,12 @@ def planned(parents: Iterable[Problem], number: int, config: Config) -> Plan:
 
 
 def request_recipe(run: Run) -> str:
-    """What a child's seed hangs on beside its parent: sampling and model, but neither inputs nor the plan."""
+    """Return what a child's seed depends on besides its parent: sampling and model, but neither inputs nor the plan."""
     return f"{run.identities['evolver']}/{run.config.evolve.sampling.identity()}/{run.config.evolve.seed}"
 
 
 def request(parent: Problem, child: Planned, config: Config, recipe: str) -> ChatRequest:
-    """The request for one child. Its seed is a hash of (parent, branch, strategy, recipe): never a position."""
+    """Build the request for one child. Its seed is a hash of (parent, branch, strategy, recipe), never of a position."""
     prompt = load_prompt(f"evolution/{child.strategy}")
     key = request_key(parent, child)
     return ChatRequest(
@@ -145,7 +148,7 @@ def request(parent: Problem, child: Planned, config: Config, recipe: str) -> Cha
 
 
 def evolved(parent: Problem, child: Planned, reply: Completion | Failure, run: Run) -> Problem | Reject:
-    """The child, or why there is none."""
+    """Return the evolved problem, or a reject with the reason why there is none."""
     stage = f"evolve-{parent.round + 1}"
 
     def reject(reason: Reason, detail: str, text: str) -> Reject:
@@ -177,7 +180,7 @@ def evolved(parent: Problem, child: Planned, reply: Completion | Failure, run: R
 
 
 def collect(results: Sequence[Problem | Reject]) -> Shard:
-    """Problems and rejects of a shard; a sibling that came out the same is a reject, too."""
+    """Build the tables of a shard. A problem with the same id as a sibling is rejected."""
     problems: dict[str, Problem] = {}
     rejects: list[Reject] = []
     for result in results:

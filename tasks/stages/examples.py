@@ -1,4 +1,4 @@
-"""Joining the attribute tables into the rows that are exported."""
+"""Join the tables of all stages into the exported rows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ ANNOTATION_COLUMNS = frozenset(_SAME_NAME) | {
     "cluster_labels", "teacher_model", "teacher_prompt", "equivalence_judge_model", "equivalence_judge_prompt",
     "sampling_fingerprint", "annotation_fingerprint",
 }  # fmt: skip
-"""What an annotation says of a problem; all other columns of `Example` are the problem's own."""
+"""Columns of `Example` that come from the annotation; all others belong to the problem."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Annotated:
-    """Everything known about the exported problems, by id. `ancestors` holds every problem of every round."""
+    """All tables about the exported problems, by problem id. `ancestors` contains every problem of every round."""
 
     problems: Sequence[Problem]
     splits: Mapping[str, str]
@@ -31,7 +31,7 @@ class Annotated:
 
 
 def lineage(problem: Problem, ancestors: Mapping[str, Problem]) -> tuple[Problem, ...]:
-    """The chain from the root to this problem, both included."""
+    """Return the chain of problems from the root to this one, both included."""
     chain = [problem]
     while chain[-1].parent_id is not None:
         chain.append(ancestors[chain[-1].parent_id])
@@ -39,7 +39,7 @@ def lineage(problem: Problem, ancestors: Mapping[str, Problem]) -> tuple[Problem
 
 
 def example(problem: Problem, rows: Annotated) -> Example:
-    """The exported row of one annotated problem."""
+    """Build the exported row of one annotated problem."""
     found, flag = rows.uncertainties[problem.id], rows.flags[problem.id]
     verdict = rows.verdicts.get(problem.id)
     teacher = rows.responses[problem.id][0]
@@ -98,12 +98,12 @@ def example(problem: Problem, rows: Annotated) -> Example:
 
 
 def reannotated(old: Example, fresh: Example) -> Example:
-    """The old row with the annotation of the fresh one."""
+    """Return the old row with the annotation of the fresh one."""
     return replace(old, **{name: getattr(fresh, name) for name in ANNOTATION_COLUMNS})
 
 
 def examples_by_split(rows: Annotated) -> tuple[dict[str, list[Example]], dict[str, list[Response]]]:
-    """Examples and responses of every split, for the problems that have an uncertainty."""
+    """Return the examples and the responses of every split, for the problems that have an uncertainty."""
     examples: dict[str, list[Example]] = {"train": [], "test": []}
     responses: dict[str, list[Response]] = {"train": [], "test": []}
     for problem in rows.problems:

@@ -1,4 +1,4 @@
-"""Stage export: the dataset folder and the report, whole or not at all, from the tables of all stages."""
+"""Stage export: write the dataset folder and the report from the tables of all stages, completely or not at all."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ VERSION = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stages:
-    """The finished artifacts that the export joins."""
+    """The finished artifacts that the export reads."""
 
     sources: Artifact
     rounds: tuple[Artifact, ...]
@@ -58,7 +58,7 @@ class Stages:
     benchmarks: Artifact
 
     def in_order(self) -> tuple[Artifact, ...]:
-        """As the rows went through them. The benchmarks, which are no rows of the dataset, take no part."""
+        """Return the artifacts in the order of the stages, without the benchmarks, which are not part of the dataset."""
         return (
             self.sources, *self.rounds, self.rules, self.deduplicated, self.judged, self.selected,
             self.decontaminated, self.sampled, self.clustered,
@@ -67,7 +67,7 @@ class Stages:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlaps:
-    """Findings about exported rows, their texts by id, and the benchmark problems by id."""
+    """Findings about exported rows, the texts of these rows by id, and the benchmark problems by id."""
 
     findings: Sequence[Finding]
     texts: Mapping[str, str]
@@ -84,11 +84,11 @@ def export(run: Run, stages: Stages) -> str:
     write_all.with_options(name="export", task_run_name="export: dataset and report")(run, stages, identity)
     counts = stage_counts(run.store, artifacts)
     create_table_artifact(
-        table=funnel_table(counts), key="funnel", description="Rows through the stages: in = kept + rejected"
+        table=funnel_table(counts), key="funnel", description="Rows per stage: in = kept + rejected"
     )
     dataset, report = run.store.root / "dataset", run.store.root / "report.html"
     create_markdown_artifact(
-        f"- dataset: `{dataset}`\n- report: `{report}`\n", key="dataset", description="What was built"
+        f"- dataset: `{dataset}`\n- report: `{report}`\n", key="dataset", description="Output files"
     )
     get_run_logger().info("dataset: %s", dataset)
     get_run_logger().info("report: %s", report)
@@ -97,14 +97,14 @@ def export(run: Run, stages: Stages) -> str:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def write_all(run: Run, stages: Stages, identity: str) -> State | None:
-    """The files of the export; Cached when they were written from the very artifacts that lie there now."""
+    """Write the files of the export. The task run is Cached if they were already written from the current artifacts."""
     root = run.store.root
     builds = {artifact.name: run.store.record(artifact)["build"] for artifact in stages.in_order()}
     latest = {
         "fingerprint": identity, "builds": builds, "dataset": "dataset", "report": "report.html",
     }  # fmt: skip
     if is_written(root, latest):
-        return Completed(name="Cached", message="dataset and report are on disk")
+        return Completed(name="Cached", message="dataset and report are up to date")
     rows = gather(run, stages)
     examples, responses = examples_by_split(rows)
     counts = stage_counts(run.store, stages.in_order())
@@ -120,7 +120,7 @@ def write_all(run: Run, stages: Stages, identity: str) -> State | None:
 
 
 def is_written(root: Path, latest: Mapping[str, Any]) -> bool:
-    """Whether dataset and report stand there as this very run would write them."""
+    """Whether dataset and report exist and were written from the same artifacts."""
     try:
         seen = json.loads((root / "latest.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -132,7 +132,7 @@ def is_written(root: Path, latest: Mapping[str, Any]) -> bool:
 
 
 def gather(run: Run, stages: Stages) -> Annotated:
-    """All tables, by problem id."""
+    """Read all tables, by problem id."""
     store = run.store
     selected = list(store.rows(stages.selected, "problems", Problem))
     ancestors = {
@@ -158,7 +158,7 @@ def gather(run: Run, stages: Stages) -> Annotated:
 
 
 def gather_overlaps(store: Store, stages: Stages, examples: Mapping[str, Sequence[Example]]) -> Overlaps:
-    """What was found about the exported rows, and the benchmark problems they were compared with."""
+    """Read the findings about the exported rows, and the benchmark problems that they were compared with."""
     exported = {row.id: row.problem for found in examples.values() for row in found}
     against = benchmark_problems(store, stages.selected, stages.sources, stages.benchmarks)
     findings = store.rows(stages.decontaminated, "findings", Finding)
@@ -170,7 +170,7 @@ def gather_overlaps(store: Store, stages: Stages, examples: Mapping[str, Sequenc
 
 
 def benchmark_counts(overlaps: Overlaps) -> tuple[BenchmarkCount, ...]:
-    """Every benchmark by name, also one that nothing overlaps with."""
+    """Count the flagged problems of every benchmark, by name; benchmarks without any overlap are included."""
     sizes = Counter(row.source for row in overlaps.benchmarks.values())
     flagged: defaultdict[tuple[str, FindingKind | None], set[str]] = defaultdict(set)
     for finding in overlaps.findings:
@@ -189,7 +189,7 @@ def benchmark_counts(overlaps: Overlaps) -> tuple[BenchmarkCount, ...]:
 
 
 def stage_counts(store: Store, artifacts: Sequence[Artifact]) -> tuple[StageCount, ...]:
-    """in, kept and rejected by reason of every stage."""
+    """Return the counts of every stage: in, kept, and rejected by reason."""
     counts = [(artifact.name, store.record(artifact)["counts"]) for artifact in artifacts]
     return tuple(
         StageCount(stage=name, rows_in=count["in"], kept=count["kept"], rejected=count["rejected"])
@@ -198,7 +198,7 @@ def stage_counts(store: Store, artifacts: Sequence[Artifact]) -> tuple[StageCoun
 
 
 def timings(store: Store, artifacts: Sequence[Artifact]) -> dict[str, float]:
-    """Seconds of work in the shards of every stage, starting its server included."""
+    """Return the seconds that the shards of every stage took, including the start of its server."""
     seconds = {}
     for artifact in artifacts:
         shards = (store.finished_shard(artifact.path, shard.index) or {} for shard in store.shards(artifact))
@@ -207,7 +207,7 @@ def timings(store: Store, artifacts: Sequence[Artifact]) -> dict[str, float]:
 
 
 def funnel_table(counts: Sequence[StageCount]) -> list[dict[str, Any]]:
-    """One line a stage for the Prefect UI."""
+    """Return one row per stage for a table of the Prefect UI."""
     return [
         {
             "stage": count.stage,
@@ -227,7 +227,7 @@ def describe_run(
     seconds: Mapping[str, float],
     benchmarks: tuple[BenchmarkCount, ...],
 ) -> Manifest:
-    """The manifest: who made the rows, how, and how many."""
+    """Build the manifest: models, prompts, settings and counts behind the dataset."""
     config = run.config
     return Manifest(
         name=config.export.name,
@@ -255,7 +255,7 @@ def report_data(
     overlaps: Overlaps,
     manifest: Manifest,
 ) -> ReportData:
-    """What the report shows."""
+    """Collect the data of the report."""
     shown = [row for found in examples.values() for row in found]
     return ReportData(
         name=manifest.name,
@@ -275,12 +275,12 @@ def report_data(
 
 
 def shown_overlap(finding: Finding, overlaps: Overlaps) -> Overlap:
-    """A finding with the texts of its two problems."""
+    """Return a finding together with the texts of both problems."""
     benchmark = overlaps.benchmarks[finding.benchmark_problem_id]
     return Overlap(finding=finding, text=overlaps.texts[finding.problem_id], benchmark_text=benchmark.text)
 
 
 def majority_truths(examples: Sequence[Example]) -> dict[str, bool] | None:
-    """id -> is the majority answer right, for the rows whose truth is known; None when there is none."""
+    """Return whether the majority answer is right, by id, for the rows with a known truth; None if there are none."""
     known = {row.id: majority_is_right(row.problem, row.answer, row.majority_answer) for row in examples}
     return {row_id: right for row_id, right in known.items() if right is not None} or None

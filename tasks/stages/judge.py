@@ -1,4 +1,4 @@
-"""Stage judge: the five-criteria verdict of every candidate. All five must hold."""
+"""Stage judge: judge every candidate by five criteria, all of which must hold."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROMPT = "judge/quality"
 
 
 def judge(run: Run, candidates: Artifact) -> Artifact:
-    """Problems whose five criteria all hold, with every verdict (of the rejected, too) in table `verdicts`."""
+    """Keep the problems that meet all five criteria. All verdicts, also of rejected problems, are in table `verdicts`."""
     log = get_run_logger().info
     prompt = load_prompt(PROMPT)
     stage = Stage(
@@ -51,7 +51,7 @@ def judge(run: Run, candidates: Artifact) -> Artifact:
 
 
 def request(row: Problem, run: Run) -> ChatRequest:
-    """The request for one verdict, bound to the JSON schema."""
+    """Build the request for one verdict; the reply must follow the JSON schema."""
     prompt = load_prompt(PROMPT)
     return ChatRequest(
         key=row.id,
@@ -67,7 +67,7 @@ def request(row: Problem, run: Run) -> ChatRequest:
 def judged(
     row: Problem, reply: Completion | Failure, run: Run
 ) -> tuple[Problem, Verdict | None, Reject | None]:
-    """The row with its verdict, and the reject where it leaves."""
+    """Return the row, its verdict (None without a valid reply), and its reject if it is rejected."""
 
     def reject(reason: Reason, detail: str) -> Reject:
         return Reject(problem_id=row.id, stage="judge", reason=reason, detail=detail, text=row.text[:2000])
@@ -93,7 +93,7 @@ def judged(
 
 
 def collect(results: list[tuple[Problem, Verdict | None, Reject | None]]) -> Shard:
-    """Tables of one shard."""
+    """Build the tables of one shard."""
     return Shard(
         incoming=len(results),
         tables={

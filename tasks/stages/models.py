@@ -1,4 +1,4 @@
-"""How stages reach a chat model: reached or served, with the run's ledger, and gone when the stage is over."""
+"""Chat models of the stages: connect to an endpoint or start a server, use the run's ledger, and shut down afterwards."""
 
 from __future__ import annotations
 
@@ -22,21 +22,24 @@ Item = TypeVar("Item")
 def chat_model(
     run: Run, role_name: str, stage: str, log: Callable[[str], None], look: Callable[[], None] = lambda: None
 ) -> Iterator[ChatModel]:
-    """The role's model with the run's ledger; a server started for it ends with the block. `look` is called now and then
-    while it starts, and may raise."""
+    """Open the role's model with the run's ledger; a server that is started for it ends with the block.
+
+    `look` is the cancellation check: it is called periodically while the server starts, and may raise.
+    """
     role: ModelRole = getattr(run.config.models, role_name)
     identity = run.identities[role_name]
-    log(f"{stage}: reaching {role_name} {identity}")
+    verb, name = "connecting to" if role.serve is None else "starting", role_name.replace("_", " ")
+    log(f"{stage}: {verb} the {name} server ({role.model})")
 
     waiting = now_and_then(
-        lambda seconds, line: log(f"{stage}: {role_name} is starting, {seconds:.0f} s: {line[:120]}"),
+        lambda seconds, line: log(f"{stage}: waiting for the {name} server, {seconds:.0f} s: {line[:120]}"),
         look=look,
     )
     with (
         serving(role, root=PROJECT_ROOT, log=run.server_log(stage), on_wait=waiting) as server,
         Ledger(run.ledger_path) as ledger,
     ):
-        log(f"{stage}: {role_name} answers at {server.base_url}")
+        log(f"{stage}: the {name} server is ready at {server.base_url}")
         note_engine(server.invariance, role_name, identity, ledger, log)
         model = ChatModel(role, server.base_url, server.model_name, identity, ledger, is_vllm=server.is_vllm)
         yield model
@@ -47,7 +50,7 @@ def chat_model(
         )
         spent = ledger.spent().get(identity, Spent())
         log(
-            f"{stage}: {identity} has answered {spent.requests:,} requests for this folder so far, with "
+            f"{stage}: total of {identity} in this output folder: {spent.requests:,} requests, "
             f"{spent.prompt_tokens:,} prompt and {spent.completion_tokens:,} completion tokens"
         )
 
@@ -82,7 +85,7 @@ def batch_invariance(run: Run) -> dict[str, str]:
 def now_and_then(
     say: Callable[[float, str], None], every_s: float = 15.0, look: Callable[[], None] = lambda: None
 ) -> Callable[[float, str], None]:
-    """`say`, called for the first time after `every_s` seconds of waiting and then at most that often; `look` each time."""
+    """Return a callback that calls `look` each time and `say` at most once every `every_s` seconds of waiting."""
     said = 0.0
 
     def sparse(seconds: float, line: str) -> None:
@@ -98,15 +101,15 @@ def now_and_then(
 def ask(
     model: ChatModel, requests: Sequence[ChatRequest], at: Callable[[int], None]
 ) -> list[Completion | Failure]:
-    """Every request's outcome, in request order. A server that is gone raises; a request that it refuses is a `Failure`."""
+    """Return the outcome of every request, in order: a refused request is a `Failure`; an unreachable server raises."""
     return model.complete_all(requests, on_progress=lambda done, _total: at(done))
 
 
 class AskedAhead(Generic[Item]):
-    """The requests of a stage, shard by shard: while the last answers of a shard are awaited, the next one's are asked for.
+    """Send the requests of a stage shard by shard; the next shard's are sent while the last replies of a shard are pending.
 
-    `requests_of(index)` gives a shard's items and the request of each; `count()` the number of shards. Those that are not
-    `pending` are left out.
+    `requests_of(index)` returns the items of a shard and the request of each, `count()` the number of shards. Only shards
+    that are `pending` are requested ahead.
     """
 
     def __init__(
@@ -117,7 +120,10 @@ class AskedAhead(Generic[Item]):
         self._asked: dict[int, tuple[Sequence[Item], Answers]] = {}
 
     def answered(self, index: int, at: Callable[[int], None]) -> list[tuple[Item, Completion | Failure]]:
-        """The items of a shard with their outcomes, in order; shards in rising order. A server that is gone raises."""
+        """Return the items of a shard with their outcomes, in order. Call it for the shards in ascending order.
+
+        Raises if the server is unreachable.
+        """
         self._ask(index)
         following = (other for other in range(index + 1, self._count()) if self._pending.is_left(other))
         if (after := next(following, None)) is not None:

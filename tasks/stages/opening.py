@@ -1,4 +1,4 @@
-"""Opening a run: settings resolved, and everything that can be known to be wrong said before a model starts."""
+"""Open a run: resolve the settings and check models, sources and training before any model starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from tasks.stages.driver import Run
 
 
 def open_run(profile: str, overrides: Mapping[str, Any] | None) -> Run:
-    """Load the settings, look at every model and source, and write the resolved settings beside the output."""
+    """Load the settings, check every model and source, and write the resolved settings to `config.json` of the output.
+
+    Raises `UserError` for the first problem that is found. Sources whose rows have already been read are not checked.
+    """
     config = resolve(load_config(profile, overrides))
     identities = check_models(config)
     root = config.run.output if config.run.output.is_absolute() else PROJECT_ROOT / config.run.output
@@ -39,7 +42,7 @@ def open_run(profile: str, overrides: Mapping[str, Any] | None) -> Run:
 
 
 def check_models(config: Config) -> dict[str, str]:
-    """Identity of every role's model. A local folder must exist and hold weights; a fixed port must be free."""
+    """Return the identity of every role's model. Raises `UserError` for a missing model folder or an occupied port."""
     identities = {}
     for name in type(config.models).model_fields:
         role = getattr(config.models, name)
@@ -50,26 +53,28 @@ def check_models(config: Config) -> dict[str, str]:
 
 
 def check_distill(settings: DistillSettings, root: Path) -> None:
-    """The settings of the training that follows, and that its two models are there."""
+    """Check the training settings and that the models of student and teacher exist."""
     config = run_config(settings, root / "dataset", root / "distill")
     for model in (config.student.model, config.teacher.model):
         model_identity(model, None, PROJECT_ROOT)
 
 
 def check_sources(config: Config) -> None:
-    """Look at every source (files to their end, the hub for the first rows), so that what is wrong is named now and not
-    after hours. Not asked of sources whose rows are on disk already."""
+    """Check every source: files completely, data sets of the hub by their first rows.
+
+    Raises `UserError` also when the curated sources have fewer problems than are to be held out.
+    """
     for source in config.aggregate.sources:
         check(source)
     curated = sum(load(source).problems for source in config.aggregate.sources if source.role == "curated")
     if curated < config.aggregate.test_problems:
         raise UserError(
-            f"aggregate.test_problems is {config.aggregate.test_problems}, but the curated sources hold {curated} "
-            "problems: add curated problems or hold out fewer"
+            f"aggregate.test_problems is {config.aggregate.test_problems}, but the curated sources have only {curated} "
+            "problems: add curated problems or lower aggregate.test_problems"
         )
 
 
 def check_benchmarks(config: Config) -> None:
-    """The same for the benchmarks that the dataset is compared with."""
+    """Check the benchmarks that the dataset is compared with, like the sources."""
     for source in config.decontam.benchmarks:
         check(source)

@@ -1,4 +1,4 @@
-"""Rows that were just read, from a source or a dataset, as shards: problems, and rejects with their reasons."""
+"""Write rows that were read from a source or a dataset as shards of problems and rejects."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from tasks.stages.driver import Shard
 
 
 def cut_outcomes(rows: Sequence[Outcome], size: int) -> tuple[int, ...]:
-    """Sizes of the shards of the rows."""
+    """Cut the rows into shards of at most `size` rows by their content, and return the sizes."""
     return cut(marks(row.id if isinstance(row, Problem) else row.problem_id for row in rows), size)
 
 
 def results_of(
     rows: Sequence[Outcome], leaving: Mapping[int, Reject], sizes: Sequence[int], index: int
 ) -> list[Outcome]:
-    """What becomes of the rows of one shard. `leaving`: the reject of every problem that does not stay, by its position."""
+    """Return the outcomes of one shard. `leaving` maps the position of a rejected problem to its reject."""
     start, stop = bounds(sizes, index)
     return [leaving.get(position, rows[position]) for position in range(start, stop)]
 
 
 def rejected_by(stage: str, results: Sequence[Outcome]) -> list[Outcome]:
-    """The same rows, with the rejects in the name of this stage."""
+    """Return the rows with `stage` set to this stage in all rejects."""
     return [replace(row, stage=stage) if isinstance(row, Reject) else row for row in results]
 
 
 def shard_of(results: Sequence[Outcome], notes: Mapping[str, Any]) -> Shard:
-    """The problems that stay and the rejects of one shard."""
+    """Build a shard from its problems and rejects."""
     kept = [row for row in results if isinstance(row, Problem)]
     rejects = [row for row in results if isinstance(row, Reject)]
     tables = {"problems": (Problem, kept), "rejects": (Reject, rejects)}

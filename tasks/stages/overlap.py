@@ -1,4 +1,4 @@
-"""Stages sample and cluster at once: clustering begins with a shard as soon as the teacher has sampled it."""
+"""Run the stages sample and cluster concurrently: a shard is clustered as soon as it has been sampled."""
 
 from __future__ import annotations
 
@@ -18,28 +18,33 @@ from tasks.stages.cluster import cluster
 from tasks.stages.driver import Run, drop_if_stale, find
 from tasks.stages.sample import sample, sample_sizes, sample_stage
 
-LOOK_S = 0.2  # between two looks for a shard
+LOOK_S = 0.2  # seconds between two checks for a finished shard
 
 
 class Ended(Exception):
-    """The other stage failed: what it raised is what counts."""
+    """Raised in a stage because the concurrent stage failed; the error of the other stage is the one to report."""
 
 
 class Handover:
-    """What two stages that run at once know of each other: which shards the first, which writes into `folder`, has
-    finished, and whether one of them failed."""
+    """The shared state of two concurrent stages.
+
+    It holds which shards of the first stage, which writes into `folder`, are finished, and whether one of the two failed.
+    """
 
     def __init__(self, store: Store, folder: Path) -> None:
         self._store, self._folder = store, folder
         self._whole, self._failed = threading.Event(), threading.Event()
 
     def look(self) -> None:
-        """Raise `Ended` when a stage failed."""
+        """Raise `Ended` if one of the stages has failed."""
         if self._failed.is_set():
-            raise Ended("a stage that ran at the same time failed")
+            raise Ended("a concurrent stage failed")
 
     def wait(self, index: int | None) -> None:
-        """Until shard `index` of the first stage is on disk (None: until its artifact is finished)."""
+        """Block until shard `index` of the first stage is on disk (None: until its artifact is finished).
+
+        Raises `Ended` if one of the stages fails meanwhile.
+        """
         while not self._there(index):
             self.look()
             self._failed.wait(LOOK_S)
@@ -51,7 +56,7 @@ class Handover:
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:
-        """Whatever the block raises ends the other stage at its next look."""
+        """A block whose exception ends the other stage at its next cancellation check."""
         try:
             yield
         except BaseException:
@@ -59,8 +64,10 @@ class Handover:
             raise
 
     def run(self, first: Callable[[], Artifact], second: Callable[[], Artifact]) -> tuple[Artifact, Artifact]:
-        """Both at once, the second in a thread with this one's Prefect run. Raises what the first to fail raised, after
-        both have ended."""
+        """Run both stages concurrently, the second in a thread that shares this thread's Prefect run context.
+
+        Raises the exception of the stage that failed first, after both have ended.
+        """
 
         def beside() -> Artifact:
             with self.failing_together():
@@ -78,16 +85,16 @@ class Handover:
 
 
 def sample_and_cluster(run: Run, problems: Artifact) -> tuple[Artifact, Artifact]:
-    """The artifacts of both stages, the same as one after the other; at once where `overlaps` says so."""
+    """Run both stages and return their artifacts: concurrently if `overlaps(config)`, with the same result either way."""
     stage = sample_stage(run, problems)
     if not overlaps(run.config) or find(run.store, stage) is not None:
         sampled = sample(run, problems)
         return sampled, cluster(run, sampled)
-    drop_if_stale(run.store, stage)  # now, so that no shard is clustered that is about to go
+    drop_if_stale(run.store, stage)  # before clustering starts to read shards
     folder, sizes = run.store.folder(stage.name, stage.fingerprint), sample_sizes(run, problems)
     coming = Artifact(name=stage.name, fingerprint=stage.fingerprint, path=folder, num_rows=sum(sizes))
     handover = Handover(run.store, folder)
-    get_run_logger().info("cluster: begins with each of %d shards when it is sampled", len(sizes))
+    get_run_logger().info("cluster: runs alongside sampling, shard by shard (%d shards)", len(sizes))
     return handover.run(
         lambda: sample(run, problems, look=handover.look),
         lambda: cluster(run, coming, sizes=sizes, ready=handover.wait, look=handover.look),
@@ -95,8 +102,10 @@ def sample_and_cluster(run: Run, problems: Artifact) -> tuple[Artifact, Artifact
 
 
 def overlaps(config: Config) -> bool:
-    """Whether clustering goes on beside sampling. `auto`: unless both models run on the cores of this machine, which one
-    of them fills alone."""
+    """Whether clustering runs concurrently with sampling.
+
+    With `auto`, it does unless both models run on the CPU of this machine, since either of them uses all cores.
+    """
     roles = (config.models.teacher, config.models.equivalence_judge)
     on_same_cores = device_is_cpu() and all(role.serve is not None for role in roles)
     return {"always": True, "never": False, "auto": not on_same_cores}[config.cluster.overlap]

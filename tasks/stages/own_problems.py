@@ -1,4 +1,4 @@
-"""Annotating somebody's own problems: a file becomes a table, and its samples and clusters become a dataset."""
+"""Annotate a user's own problems: read a file into a table, and export its samples and clusters as a dataset."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from tasks.stages.models import batch_invariance
 from tasks.stages.outcomes import cut_outcomes, rejected_by, results_of, shard_of
 
 VERSION = 2
-SHOWN_REJECTS = 10  # named in the summary
+SHOWN_REJECTS = 10  # listed in the summary
 
 
 def find_file(
     path: str, columns: Mapping[str, str] | None, tier: str, licence: str
-) -> OwnFile:  # parameters of a flow, hence plain
-    """The file, read to its end: what is wrong with it is said now."""
+) -> OwnFile:  # plain types, since these are parameters of a flow
+    """Read the file completely and return its description. Raises `UserError` if it is invalid."""
     file = own_file(Path(path), columns, Tier(tier), licence)
     load(file)
     return file
 
 
 def own_problems(run: Run, file: OwnFile) -> Artifact:
-    """The file's problems. A text (or id) that stands there twice is kept once, one that no prompt takes is rejected."""
+    """Write the file's problems. Duplicate texts (or ids) and texts that are too long for a prompt are rejected."""
     size = run.config.run.shard_rows
     stage = Stage(
         name="problems",
@@ -65,12 +65,12 @@ def own_problems(run: Run, file: OwnFile) -> Artifact:
 
 
 def export_own(run: Run, file: OwnFile, problems: Artifact, sampled: Artifact, clustered: Artifact) -> str:
-    """Write `dataset/`, `report.html` and `latest.json`, say what came out, and return the dataset's path."""
+    """Write `dataset/`, `report.html` and `latest.json`, log a summary, and return the dataset's path."""
     artifacts = (problems, sampled, clustered)
     write_own.with_options(name="export", task_run_name="export: dataset and report")(run, file, artifacts)
     counts = stage_counts(run.store, artifacts)
     create_table_artifact(
-        table=funnel_table(counts), key="annotate-funnel", description="in = kept + rejected"
+        table=funnel_table(counts), key="annotate-funnel", description="Rows per stage: in = kept + rejected"
     )
     examples, _ = examples_by_split(gather(run, artifacts))
     for line in summary(counts, examples["train"], rejects_of(run.store, artifacts)):
@@ -82,7 +82,7 @@ def export_own(run: Run, file: OwnFile, problems: Artifact, sampled: Artifact, c
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def write_own(run: Run, file: OwnFile, artifacts: Sequence[Artifact]) -> State | None:
-    """The files; Cached when they were written from the very artifacts that lie there now."""
+    """Write the files. The task run is Cached if they were already written from the current artifacts."""
     root = run.store.root
     identity = fingerprint(
         stage="annotate", version=VERSION, settings={"own": file.identity()},
@@ -95,7 +95,7 @@ def write_own(run: Run, file: OwnFile, artifacts: Sequence[Artifact]) -> State |
         "report": "report.html",
     }
     if is_written(root, latest):
-        return Completed(name="Cached", message="dataset and report are on disk")
+        return Completed(name="Cached", message="dataset and report are up to date")
     examples, responses = examples_by_split(gather(run, artifacts))
     counts = stage_counts(run.store, artifacts)
     manifest = describe_own(run, file, identity, counts, timings(run.store, artifacts))
@@ -113,7 +113,7 @@ def write_own(run: Run, file: OwnFile, artifacts: Sequence[Artifact]) -> State |
 
 
 def gather(run: Run, artifacts: Sequence[Artifact]) -> Annotated:
-    """All tables, by problem id. They were compared with no benchmark, so none has a flag."""
+    """Read all tables, by problem id. No problem is flagged, since none was compared with a benchmark."""
     problems, sampled, clustered = artifacts
     rows = list(run.store.rows(problems, "problems", Problem))
     responses: dict[str, list[Response]] = defaultdict(list)
@@ -133,14 +133,14 @@ def gather(run: Run, artifacts: Sequence[Artifact]) -> Annotated:
 
 
 def no_flag(problem_id: str) -> Flag:
-    """Of a problem that was compared with no benchmark."""
+    """Return the flag of a problem that was not compared with any benchmark."""
     return Flag(problem_id=problem_id, benchmark_overlap=False, benchmarks=(), kinds=())
 
 
 def describe_own(
     run: Run, file: OwnFile, identity: str, counts: tuple[StageCount, ...], seconds: Mapping[str, float]
 ) -> Manifest:
-    """The manifest: of settings, models and prompts those that had a part."""
+    """Build the manifest, with the settings, models and prompts that were used."""
     return Manifest(
         name=file.source,
         licence=file.licence,
@@ -160,7 +160,7 @@ def describe_own(
 
 
 def annotation_settings(run: Run) -> dict[str, Any]:
-    """The settings that an annotation hangs on, as plain JSON data."""
+    """Return the settings that an annotation depends on, as plain JSON data."""
     config = run.config
     models = {name: getattr(config.models, name).identity() for name in run.identities}
     settings = {"sample": config.sample.identity(), "cluster": config.cluster.identity(), "models": models}
@@ -168,14 +168,14 @@ def annotation_settings(run: Run) -> dict[str, Any]:
 
 
 def rejects_of(store: Store, artifacts: Sequence[Artifact]) -> list[Reject]:
-    """Every row that a stage rejected, in the order of the stages."""
+    """Return all rejected rows, in the order of the stages."""
     return [row for artifact in artifacts for row in store.rows(artifact, "rejects", Reject)]
 
 
 def summary(
     counts: Sequence[StageCount], examples: Sequence[Example], rejects: Sequence[Reject]
 ) -> list[str]:
-    """What a person wants to know at the end, in lines."""
+    """Return the summary of a finished annotation as lines of text."""
     lines = [f"{counts[0].rows_in:,} problems in, {len(examples):,} annotated, {len(rejects):,} rejected"]
     for count in counts:
         lines += [f"rejected by {count.stage}: {number:,} {reason}" for reason, number in count.reasons]

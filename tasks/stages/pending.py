@@ -1,4 +1,4 @@
-"""What of a stage is still to be made: neither on disk, nor made by an earlier run of the very same rows."""
+"""Which shards of a stage are still to be made: not on disk, and not made from the same rows by an earlier run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tasks.io.artifacts import Store
 from tasks.stages.driver import Stage
 
 Content = Callable[[int], str]
-"""Digest of all that a shard is made of, beside the recipe of its stage."""
+"""Returns a digest of everything that a shard is made from, except for the recipe of its stage."""
 
 
 def rows_digest(rows: Iterable[Any]) -> str:
-    """SHA-256 over rows and other values whose `repr` says all there is to them, in their order."""
+    """Return the SHA-256 digest of a sequence of values whose `repr` describes them completely."""
     total = hashlib.sha256()
     for row in rows:
         total.update(repr(row).encode("utf-8", "surrogatepass") + b"\0")
@@ -25,10 +25,10 @@ def rows_digest(rows: Iterable[Any]) -> str:
 
 
 class Pending:
-    """Which shards of a stage are left to be made, and which an earlier run of the stage made from the same content.
+    """Which shards of a stage have to be made, and which an earlier run of the stage made from the same content.
 
-    That other run had other settings or inputs, else its folder would be this one: one seed that changed, say, which is in
-    none of the shards that are taken from it.
+    The earlier run had other settings or inputs, since otherwise its folder would be the same: for example, one seed has
+    changed since, and the shards without this seed are reused.
     """
 
     def __init__(self, store: Store, stage: Stage, content: Content) -> None:
@@ -36,14 +36,14 @@ class Pending:
         self._keys: dict[int, str] = {}
 
     def key(self, index: int) -> str:
-        """Identity of what shard `index` holds."""
+        """Return the identity of the content of shard `index`."""
         if index not in self._keys:
             inputs = (self._stage.recipe, self._content(index))
             self._keys[index] = fingerprint(stage="shard", version=1, settings={}, inputs=inputs)
         return self._keys[index]
 
     def earlier(self, index: int) -> Path | None:
-        """The folder of a shard of the same content, None when there was none at the first question."""
+        """Return the folder of an earlier shard with the same content, or None. The earlier shards are listed once."""
         return self._earlier.get(self.key(index)) if self._earlier else None
 
     def is_left(self, index: int) -> bool:

@@ -1,4 +1,4 @@
-"""Stage plan: what a run would send, spend and store, told in seconds. No model, server or data set of the hub is touched."""
+"""Stage plan: estimate the requests, tokens and disk space of a run in seconds, without a model, a server or the hub."""
 
 from __future__ import annotations
 
@@ -48,15 +48,17 @@ def plan(profile: str, overrides: Mapping[str, Any] | None) -> str:
     for line in lines:
         get_run_logger().info("plan: %s", line)
     text = "\n".join(lines).replace("```", "'''")
-    create_markdown_artifact(f"```\n{text}\n```\n", key="plan", description="What the run would take")
+    create_markdown_artifact(
+        f"```\n{text}\n```\n", key="plan", description="Estimated requests, tokens and disk space"
+    )
     return str(path)
 
 
 def write_plan(profile: str, overrides: Mapping[str, Any] | None) -> tuple[Path, Plan]:
-    """Resolve the settings, plan the run and write `plan.json` into its output folder; its path and the plan.
+    """Resolve the settings, plan the run and write `plan.json` into its output folder; return its path and the plan.
 
-    `UserError` for settings that are wrong, and for a source whose size nothing tells. What is merely missing on this
-    machine (a model, a file) becomes a note of the plan.
+    Raises `UserError` for invalid settings, and for a source of unknown size. A model or file that is merely missing on
+    this machine becomes a note of the plan.
     """
     config = resolve(load_config(profile, overrides))
     root = config.run.output if config.run.output.is_absolute() else PROJECT_ROOT / config.run.output
@@ -67,7 +69,7 @@ def write_plan(profile: str, overrides: Mapping[str, Any] | None) -> tuple[Path,
 
 
 def planned(config: Config, root: Path) -> Plan:
-    """The plan of a run into `root`."""
+    """Return the plan of a run with the output folder `root`."""
     notes: list[str] = []
     problems, counts = read_sources(config, notes)
     roles = {name: getattr(config.models, name) for name in type(config.models).model_fields}
@@ -79,7 +81,7 @@ def planned(config: Config, root: Path) -> Plan:
             number=run.batches.draws * run.rollouts.per_prompt, max_tokens=run.lengths.max_response_tokens
         )
         models["student"] = (run.student.model, None)
-        notes.append("distill is the student's rollouts alone: scoring and training come on top")
+        notes.append("distill: counts the student's rollouts only, not scoring and training")
     texts = Texts(problems=problems, counts=tuple(counts), chars_unread=config.plan.problem_chars)
     lengths = {"chars": texts.lengths(lambda found: [len(text) for text in found], 1.0, "")}
     absent = []
@@ -89,8 +91,8 @@ def planned(config: Config, root: Path) -> Plan:
         lengths[role] = texts.lengths(counter or quarters, 1 / CHARS_PER_TOKEN, FRAMES.get(role, ""))
     if absent:
         notes.append(
-            f"not on this machine: {', '.join(dict.fromkeys(absent))}; four characters count as a token of theirs, and"
-            " their weights are not in the bytes above"
+            f"not on this machine: {', '.join(dict.fromkeys(absent))}; their tokens are estimated at four characters each,"
+            " and their weights are not included in the disk space"
         )
     notes += benchmark_notes(config)
     notes.append(assumptions(config))
@@ -98,19 +100,19 @@ def planned(config: Config, root: Path) -> Plan:
 
 
 def quarters(texts: Sequence[str]) -> list[int]:
-    """Tokens of texts at four characters each."""
+    """Estimate the number of tokens of each text, at four characters per token."""
     return [round(len(text) / CHARS_PER_TOKEN) for text in texts]
 
 
 def assumptions(config: Config) -> str:
-    """What the numbers rest on, in one line."""
+    """Return the assumptions behind the numbers, as one line."""
     plan = config.plan
     solution = "unknown" if plan.solution_tokens is None else f"{plan.solution_tokens:,} tokens"
     rates = ", ".join(f"{role} {rate.prompt:,g} and {rate.output:,g}" for role, rate in plan.rates.items())
     return (
-        f"assumed: a problem that was not read has {plan.problem_chars} characters, a child {plan.growth:g} times its"
-        f" parent's length, a solution {solution}; prompt and output tokens a second of one GPU:"
-        f" {rates or 'not given (plan.rates), hence no GPU-hours'}"
+        f"assumptions: an unread problem has {plan.problem_chars} characters, a child {plan.growth:g} times the length of its"
+        f" parent, a solution {solution}; prompt and output tokens per second and GPU:"
+        f" {rates or 'not given (set plan.rates to get GPU-hours)'}"
     )
 
 
@@ -118,7 +120,7 @@ def assumptions(config: Config) -> str:
 
 
 def read_sources(config: Config, notes: list[str]) -> tuple[list[Problem], list[SourceCount]]:
-    """The problems of all sources that lie on this machine, as aggregate would keep them, and every source's count."""
+    """Return the problems of all local sources, as stage aggregate would keep them, and the count of every source."""
     rows, unread, loose = [], {}, []
     for source in curated_first(config.aggregate):
         if source.is_remote:
@@ -131,7 +133,9 @@ def read_sources(config: Config, notes: list[str]) -> tuple[list[Problem], list[
         else:
             rows.extend(found.outcomes)
     if loose:
-        notes.append(f"read at the newest commit, since their revisions are not pinned: {', '.join(loose)}")
+        notes.append(
+            f"sources read at the latest commit, since their revisions are not pinned: {', '.join(loose)}"
+        )
     leaving = too_long(rows) | duplicates(rows)
     problems = [row for place, row in enumerate(rows) if isinstance(row, Problem) and place not in leaving]
     counts = [unread.get(source.name) or read_count(source, problems) for source in config.aggregate.sources]
@@ -139,42 +143,42 @@ def read_sources(config: Config, notes: list[str]) -> tuple[list[Problem], list[
 
 
 def read_count(source: Source, problems: Sequence[Problem]) -> SourceCount:
-    """The count of a source that was read."""
+    """Count the problems of a source that was read, by tier."""
     tiers = [row.tier for row in problems if row.source == source.name]
     counts = {tier: tiers.count(tier) for tier in Tier if tier in tiers}
     return SourceCount(name=source.name, role=source.role, problems=counts, basis="read")
 
 
 def declared(source: KindSettings, basis: str) -> SourceCount:
-    """The count that a source's settings declare. `UserError` when they declare none."""
+    """Return the count that a source's settings declare. Raises `UserError` if they declare none."""
     if source.declared is None:
         raise UserError(
-            f"Source {source.name}: a plan does not read it, and its settings do not say how many problems it has: give"
-            " its tier and target (limit, for a file), or a local copy as `path`"
+            f"Source {source.name}: its size is unknown, since a plan does not read it: give its tier and target (limit,"
+            " for a file), or a local copy as `path`"
         )
     tier, count = source.declared
     return SourceCount(name=source.name, role=source.role, problems={tier: count}, basis=basis)
 
 
 def is_pinned(source: Any) -> bool:
-    """Whether every data set of a public source is read at a commit that the settings name."""
+    """Whether the settings pin every data set of a public source to a commit."""
     return all(COMMIT.fullmatch(source.revisions.get(part.hub_id) or "") for part in source.parts)
 
 
 def benchmark_notes(config: Config) -> list[str]:
-    """What the dataset will be compared with, and what of it is not pinned to a commit."""
+    """Return notes on the benchmarks that the dataset will be compared with, and on those not pinned to a commit."""
     benchmarks = config.decontam.benchmarks
     if not benchmarks:
         return [
-            "no benchmark is named (decontam.benchmarks): problems are compared only with seeds that are benchmark"
-            " problems and with the test split"
+            "decontam.benchmarks is empty: problems are compared only with seeds that are benchmark problems and with"
+            " the test split"
         ]
     names = ", ".join(one.name for one in benchmarks)
-    notes = [f"compared with {len(benchmarks)} benchmarks beside the seeds and the test split: {names}"]
+    notes = [f"compared with {len(benchmarks)} benchmarks, besides the seeds and the test split: {names}"]
     remote = [one for one in benchmarks if isinstance(one, KindSettings) and one.is_remote]
     if loose := [one.name for one in remote if not is_pinned(one)]:
         notes.append(
-            f"benchmarks read at the newest commit, since their revisions are not pinned: {', '.join(loose)}"
+            f"benchmarks read at the latest commit, since their revisions are not pinned: {', '.join(loose)}"
         )
     return notes
 
@@ -184,14 +188,18 @@ def benchmark_notes(config: Config) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Texts:
-    """The problems that were read, and how many were not: their length is assumed."""
+    """The problems that were read, and the counts of all sources; unread problems have an assumed length."""
 
     problems: Sequence[Problem]
     counts: tuple[SourceCount, ...]
     chars_unread: int
 
     def lengths(self, counter: Counter, per_char: float, frame: str) -> Lengths:
-        """All texts in one measure: `counter` of those at hand, `per_char` for every character of those that are not."""
+        """Return the lengths of all texts in one unit.
+
+        `counter` measures the texts that were read, `per_char` is the number of units per character for the others, and
+        `frame` is the fixed part of a reply.
+        """
         numbers = counter([row.text for row in self.problems])
         seeds = {
             tier: self._mean("seed", tier, numbers, per_char)
@@ -207,7 +215,7 @@ class Texts:
         )
 
     def _mean(self, role: str, tier: Tier | None, numbers: Sequence[int], per_char: float) -> float:
-        """Mean length of the problems of a role in a tier (None: in all)."""
+        """Return the mean length of the problems of a role in a tier (None: in all tiers)."""
         read = [
             number
             for row, number in zip(self.problems, numbers, strict=True)
@@ -224,13 +232,13 @@ class Texts:
 
 
 def prompt_length(prompt: Prompt, counter: Counter) -> float:
-    """The fixed text of a prompt with the marks of the chat template."""
+    """Return the length of the fixed text of a prompt, including the special tokens of the chat template."""
     messages = [message["content"] for message in prompt.render(**dict.fromkeys(prompt.variables, ""))]
     return sum(counter(messages)) + MESSAGE_MARKS * len(messages) + REPLY_MARKS
 
 
 def shortest_reply(schema: Mapping[str, Any]) -> str:
-    """The shortest object of a schema of booleans and strings."""
+    """Return the shortest JSON object that matches a schema of booleans and strings."""
     values = {"boolean": True, "string": ""}
     return json.dumps({name: values[one["type"]] for name, one in schema["properties"].items()})
 
@@ -240,13 +248,13 @@ FRAMES = {
     "quality_judge": shortest_reply(QUALITY_SCHEMA),
     "equivalence_judge": shortest_reply(EQUIVALENCE_SCHEMA),
 }
-"""What every reply of a role holds beside a problem or an answer."""
+"""The fixed part of every reply of a role, without the problem or the answers."""
 
 
 def _attempt(notes: list[str], call: Callable[[], T]) -> T | None:
-    """What the call gives; None when it raises a `UserError`, which becomes a note."""
+    """Return the result of the call, or None if it raises a `UserError`, which becomes a note."""
     try:
         return call()
     except UserError as error:
-        notes.append(f"missing here: {error}".replace(f"{PROJECT_ROOT}/", ""))
+        notes.append(f"missing on this machine: {error}".replace(f"{PROJECT_ROOT}/", ""))
         return None

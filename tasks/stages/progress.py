@@ -1,4 +1,4 @@
-"""Progress that a person can follow: a log line now and then, and a progress artifact in the Prefect UI."""
+"""Progress of a stage: periodic log lines, and artifacts of the Prefect UI."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ TABLE_SECONDS = 10.0
 
 
 class Progress:
-    """Done, total, rate and time left of one stage.
+    """Rows done, total, rate and remaining time of one stage.
 
-    `at(done)` may be called as often as one likes: the UI hears of it at most once a second, the log every ten. The
-    rate counts from the first `at`, so that neither finished shards nor the start of a model count.
+    `at(done)` may be called at any frequency: the UI is updated at most once a second, the log every ten seconds. The rate
+    is measured from the first call of `at`, so that it excludes finished shards and the start of a model.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Progress:
         self.artifact = created if isinstance(created, UUID) else UUID(str(created))
 
     def line(self, done: int) -> str:
-        """'evolve-1: 120 of 500 rows, 14.2/s, 27 s left'."""
+        """Return the state as text: 'evolve-1: 120 of 500 rows, 14.2/s, 27 s left'."""
         text = f"{self.stage}: {done:,} of {self.total:,} {self.unit}"
         if self.first is None or done <= self.first[1]:
             return text
@@ -50,7 +50,7 @@ class Progress:
         )
 
     def at(self, done: int) -> None:
-        """`done` rows of the current shard are done; `base` holds the earlier shards'."""
+        """Report that `done` rows of the current shard are done (`base` counts those of earlier shards)."""
         total_done, now = self.base + done, self.clock()
         self.first = self.first or (now, total_done)
         if now - self.said_ui >= UI_SECONDS:
@@ -61,12 +61,12 @@ class Progress:
             self.log(self.line(total_done))
 
     def shard_done(self, items: int) -> None:
-        """A whole shard of `items` is written."""
+        """Report that a shard of `items` rows has been written."""
         self.base += items
         self._show(self.base)
 
     def finish(self) -> None:
-        """All shards are written: the last word."""
+        """Report that all shards have been written."""
         self._show(self.base, percent=100.0)
         self.log(self.line(self.base))
 
@@ -82,8 +82,10 @@ class Progress:
 
 
 class LiveTable:
-    """A table artifact of the Prefect UI that is filled anew while a stage runs; `show` may be called as often as one likes,
-    `last` says that nothing will follow."""
+    """A table artifact of the Prefect UI that is updated while a stage runs.
+
+    `show` may be called at any frequency; the table is updated every ten seconds, and always when `last` is set.
+    """
 
     def __init__(self, key: str, description: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.key, self.description, self.clock = key, description, clock
@@ -91,7 +93,7 @@ class LiveTable:
         self.shown = -TABLE_SECONDS
 
     def show(self, rows: Callable[[], Sequence[Mapping[str, str]]], *, last: bool = False) -> None:
-        """Put the rows (asked for only when they are due) in place of the earlier ones."""
+        """Replace the rows of the table. `rows` is called only when an update is due."""
         now = self.clock()
         if now - self.shown < TABLE_SECONDS and not last:
             return

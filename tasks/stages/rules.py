@@ -1,4 +1,4 @@
-"""Stage rules: quick checks on the text of every candidate, each with its reason."""
+"""Stage rules: reject candidates whose text breaks a rule, with the rule as the reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VERSION = 1
 
 
 def apply_rules(run: Run, rounds: Sequence[Artifact]) -> Artifact:
-    """Candidates of all rounds that keep every rule of `tasks.core.rules`."""
+    """Keep the candidates of all rounds that pass every rule of `tasks.core.rules`."""
     settings = run.config.rules
     stage = Stage(
         name="rules", version=VERSION, settings=settings.identity(), inputs=tuple(rounds), unit="candidates"

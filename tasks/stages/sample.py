@@ -1,7 +1,7 @@
 """Stage sample: N responses of the teacher to every selected problem, with their log-probability sums.
 
-A shard is in the engine as a whole; every problem goes to the ledger when its last sample is done, so that a killed run
-continues with the problems that were not.
+The engine gets a whole shard at once. A problem is written to the ledger when its last sample is finished, so that a killed
+run continues with the remaining problems.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ PROMPT = "teacher/solve"
 
 
 def sample(run: Run, selected: Artifact, look: Callable[[], None] = lambda: None) -> Artifact:
-    """N responses a problem at the settings' temperature; one engine for the whole stage. `look` is called now and then
-    (after every problem), and may raise."""
+    """Sample N responses per problem, with one engine for the whole stage.
+
+    `look` is the cancellation check: it is called while the engine starts and after every problem, and may raise.
+    """
     stage = sample_stage(run, selected)
     counts = cache(lambda: shard_sizes(run.store, selected))
     sizes = cache(lambda: sample_sizes(run, selected))
@@ -42,7 +44,7 @@ def sample(run: Run, selected: Artifact, look: Callable[[], None] = lambda: None
     @contextmanager
     def open_sampler() -> Iterator[TeacherSampler]:
         identity = run.identities["teacher"]
-        log(f"sample: starting the teacher {identity}")
+        log(f"sample: starting the teacher ({run.config.models.teacher.model})")
         with TeacherSampler(
             run.config.models.teacher, root=PROJECT_ROOT, identity=identity, ledger=ledger,
             logprobs=run.config.sample.logprobs,
@@ -75,15 +77,18 @@ def sample(run: Run, selected: Artifact, look: Callable[[], None] = lambda: None
 
 
 def sample_sizes(run: Run, selected: Artifact) -> tuple[int, ...]:
-    """Rows that come into each shard: full ones, whatever the shards of the input. An engine idles at the end of a shard,
-    while the last responses are written, and those of a selection may hold a few rows each."""
+    """Return the number of input rows of each shard, independent of the shards of the input.
+
+    The engine is partly idle while the last responses of a shard are generated, so shards are full; those of a selection
+    may hold only a few rows each.
+    """
     paths = [run.store.shard_path(selected, shard.index, "problems") for shard in run.store.shards(selected)]
     names = (name for path in paths for name in read_table(path, Problem, ("id",))["id"].to_pylist())
     return cut(marks(names), run.config.run.shard_rows)
 
 
 def sample_stage(run: Run, *inputs: Artifact) -> Stage:
-    """What identifies the stage's output; without inputs, of any problems."""
+    """Return what identifies the stage's output. Without inputs, only its recipe is meaningful."""
     return Stage(
         name="sample", version=VERSION, unit="problems", inputs=inputs,
         settings={"sample": run.config.sample.identity(), "model": run.config.models.teacher.identity()},
@@ -95,7 +100,10 @@ def sampled(
     rows: Sequence[Problem], run: Run, recipe: str, sampler: Lazy[TeacherSampler], ledger: Ledger,
     at: Callable[[int], None],
 ) -> tuple[dict[str, Sampled], int]:  # fmt: skip
-    """problem id -> its samples: from the ledger where they are (so many), else from the engine, flushed as they come."""
+    """Return the samples by problem id, and how many problems came from the ledger.
+
+    The other problems are sampled by the engine; each is written to the ledger as soon as it is complete.
+    """
     prompts = {row.id: sample_prompt(row, recipe) for row in rows}
     keys = {row_id: ledger_key(prompt, run) for row_id, prompt in prompts.items()}
     found = ledger.get_many(list(keys.values()))
@@ -118,13 +126,13 @@ def sampled(
 
 
 def sample_prompt(row: Problem, recipe: str) -> SamplePrompt:
-    """The rendered question with its own seed, a hash of (problem, role, recipe)."""
+    """Render the prompt of a problem, with its own seed: a hash of (problem, role, recipe)."""
     messages = tuple(load_prompt(PROMPT).render(problem=row.text))
     return SamplePrompt(problem_id=row.id, messages=messages, seed=request_seed(row.id, "teacher", recipe))
 
 
 def ledger_key(prompt: SamplePrompt, run: Run) -> str:
-    """Content of the request, the number of samples included."""
+    """Return the ledger key: a hash of the request's content, including the number of samples."""
     sampling = run.config.sample.identity() | {"model": run.config.models.teacher.identity()}
     return request_key(
         run.identities["teacher"],
@@ -137,7 +145,7 @@ def ledger_key(prompt: SamplePrompt, run: Run) -> str:
 
 
 def pack(group: Sampled) -> dict[str, Any]:
-    """The samples of one problem as plain JSON data."""
+    """Convert the samples of one problem to plain JSON data."""
     return {
         "responses": [asdict(item) for item in group if isinstance(item, Response)],
         "failures": [
@@ -149,7 +157,7 @@ def pack(group: Sampled) -> dict[str, Any]:
 
 
 def unpack(row_id: str, value: dict[str, Any]) -> Sampled:
-    """The samples that `pack` wrote."""
+    """Restore the samples that `pack` converted."""
     failures = [
         SampleFailure(
             problem_id=row_id, reason=Reason(item["reason"]), detail=item["detail"], index=item["index"]
@@ -160,8 +168,11 @@ def unpack(row_id: str, value: dict[str, Any]) -> Sampled:
 
 
 def collect(rows: Sequence[Problem], samples: dict[str, Sampled]) -> Shard:
-    """A problem is kept with its samples, or rejected with a failure's reason when fewer than two can be used. Samples
-    that cannot be used stand in table `lost_responses`, each with its reason."""
+    """Build the tables of one shard.
+
+    A problem with at least two usable samples is kept; otherwise it is rejected with the reason of its first failure. The
+    failed samples of kept problems are in table `lost_responses`, each with its reason.
+    """
     kept, responses, lost, rejects = [], [], [], []
     for row in rows:
         good = [item for item in samples[row.id] if isinstance(item, Response)]

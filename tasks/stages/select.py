@@ -1,4 +1,4 @@
-"""Stage select: the evolved problems that go on, and the curated ones with their split."""
+"""Stage select: choose the evolved problems to annotate, and assign the curated problems to their split."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from tasks.stages.pending import Pending, rows_digest
 from tasks.stages.shard_work import REJECT_CHARS, Tables
 
 VERSION = 2
-COLUMNS = ("id", "tier", "strategy", "root_id", "role")  # what the choice looks at
+COLUMNS = ("id", "tier", "strategy", "root_id", "role")  # used by the selection
 
 
 def select(run: Run, judged: Artifact, sources: Artifact) -> Artifact:
-    """Evolved problems down to the target, stratified by tier and strategy, and every curated problem beside them. Shards are
-    those of the sources, as far as they hold curated problems, and those of the judged ones."""
+    """Select evolved problems down to the target, stratified by tier and strategy, and add every curated problem.
+
+    The shards are those of the sources that contain curated problems, followed by those of the judged problems.
+    """
     settings = run.config.select
     curated_settings = {
         "test_problems": run.config.aggregate.test_problems,
@@ -55,7 +57,7 @@ def select(run: Run, judged: Artifact, sources: Artifact) -> Artifact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A shard of the sources, of which only the curated problems count, or of the judged problems."""
+    """One shard of the sources (`curated`: only its curated problems are used) or of the judged problems."""
 
     artifact: Artifact
     shard: int
@@ -65,7 +67,7 @@ class Part:
 
 
 def parts_of(store: Store, sources: Artifact, judged: Artifact) -> list[Part]:
-    """What is chosen from, in order: curated problems, then the judged ones. Never empty."""
+    """Return the parts to select from: curated problems first, then the judged ones. There is always at least one."""
     found = [
         Part(
             artifact=artifact, shard=shard.index, path=store.shard_path(artifact, shard.index, "problems"),
@@ -79,7 +81,7 @@ def parts_of(store: Store, sources: Artifact, judged: Artifact) -> list[Part]:
 
 
 def read_part(part: Part, names: Sequence[str] | None = None) -> pa.Table:
-    """The part's problems, or some columns of them."""
+    """Read the problems of a part, or some of their columns."""
     if not part.curated:
         return read_table(part.path, Problem, names)
     whole = read_table(part.path, Problem, None if names is None else tuple({*names, "role"}))
@@ -87,13 +89,15 @@ def read_part(part: Part, names: Sequence[str] | None = None) -> pa.Table:
 
 
 def columns(parts: Sequence[Part]) -> pa.Table:
-    """What the choice looks at, of all problems; texts stay on disk."""
+    """Read the columns that the selection needs, of all problems; the texts stay on disk."""
     return pa.concat_tables([read_part(part, COLUMNS).select(COLUMNS) for part in parts])
 
 
 def split_of(rows: pa.Table, config: Config) -> dict[str, str]:
-    """id -> "train" or "test" of every row that goes on. Evolved problems train; curated ones are split. `rows` has
-    `COLUMNS`."""
+    """Return the split ("train" or "test") of every selected row by id.
+
+    Evolved problems are in train; curated ones are split. `rows` has the columns `COLUMNS`.
+    """
     candidates, tiers = [], {}
     for name, tier, strategy, root_id, role in zip(*_lists(rows, COLUMNS), strict=True):
         if role == Role.CURATED:
@@ -108,7 +112,7 @@ def split_of(rows: pa.Table, config: Config) -> dict[str, str]:
 
 
 def divided(rows: pa.Table, splits: dict[str, str], settings: SelectSettings) -> Tables:
-    """The rows that go on, their splits, and the others as rejects."""
+    """Keep the rows that have a split and reject the others."""
     stays = [name in splits for name in rows["id"].to_pylist()]
     kept = rows.filter(pa.array(stays, type=pa.bool_()))
     left = rows.filter(pa.array([not one for one in stays], type=pa.bool_()))

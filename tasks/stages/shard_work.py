@@ -1,6 +1,6 @@
-"""What the stages that take no model do with one shard: plain functions of paths and settings, for any process or machine.
+"""The work of the stages without a model on one shard: functions of paths and settings that run in any process.
 
-Nothing here imports prefect, so that a worker process starts in a moment. Rows that only pass through stay Arrow tables.
+This module does not import Prefect, so that worker processes start quickly. Rows that are not changed stay Arrow tables.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from tasks.core.rules import check
 from tasks.io.tables import read_table
 
 Tables = dict[str, tuple[type, Any]]
-"""Rows, or a table of them, by the name of the table."""
-REJECT_CHARS = 2000  # of its text in the table of rejects
+"""Table name -> (row type, rows or an Arrow table)."""
+REJECT_CHARS = 2000  # characters of a text that are stored in the table of rejects
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToRule:
-    """A file of problems, and the rules."""
+    """Work item of `ruled`: a file of problems, and the settings of the rules."""
 
     path: Path
     settings: RuleSettings
 
 
 def ruled(item: ToRule) -> Tables:
-    """The problems that keep every rule, and the others as rejects."""
+    """Keep the problems that pass every rule and reject the others."""
     problems = read_table(item.path, Problem)
     texts: list[str] = problems["text"].to_pylist()
     failures = [check(text, item.settings) for text in texts]
@@ -53,7 +53,7 @@ def ruled(item: ToRule) -> Tables:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToSketch:
-    """A file of problems, and how near-duplicates are found."""
+    """Work item of `sketched`: a file of problems, and the settings of near-duplicate detection."""
 
     path: Path
     settings: DedupSettings
@@ -61,7 +61,7 @@ class ToSketch:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sketched:
-    """What the decision needs of one file: ids and roles (string arrays) and the sketch of the texts, in their order."""
+    """Ids and roles (string arrays) and the sketch of the texts of one file, in the order of its rows."""
 
     ids: pa.Array
     roles: pa.Array
@@ -83,14 +83,14 @@ def sketched(item: ToSketch) -> Sketched:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ToMask:
-    """Some rows of a file of problems, by position."""
+    """Work item of `masked`: a file of problems, and the positions of some of its rows."""
 
     path: Path
     rows: Indices
 
 
 def masked(item: ToMask) -> NDArray[np.uint64]:
-    """[rows, 2]: 128 bits of the template of each; equal ones are the same problem, renumbered."""
+    """Hash the template of each text to 128 bits. Shape [rows, 2]; problems that differ in numbers only are equal."""
     texts = read_table(item.path, Problem, ("text",))["text"].take(pa.array(item.rows)).to_pylist()
     digests = b"".join(
         xxhash.xxh3_128_digest(template_key(text).encode("utf-8", "surrogatepass")) for text in texts
@@ -100,7 +100,7 @@ def masked(item: ToMask) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ToThin:
-    """A file of problems, the positions of those that leave, and to what each of these is too near."""
+    """Work item of `thinned`: a file of problems, the positions of those to reject, and a detail for each of these."""
 
     path: Path
     leaving: Indices
@@ -108,7 +108,7 @@ class ToThin:
 
 
 def thinned(item: ToThin) -> Tables:
-    """The problems that stay, and the others as rejects."""
+    """Reject the near-duplicates and keep the other problems."""
     problems = read_table(item.path, Problem)
     leaving = problems.select(["id", "text"]).take(pa.array(item.leaving))
     rejects = [
@@ -127,12 +127,12 @@ def thinned(item: ToThin) -> Tables:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ToCompare:
-    """Ids and texts, and the benchmarks that they are compared with."""
+    """Work item of `compared`: (id, text) pairs, and the index of the benchmarks."""
 
     texts: Sequence[tuple[str, str]]
     index: BenchmarkIndex
 
 
 def compared(item: ToCompare) -> list[Finding]:
-    """The overlaps of the texts with the benchmarks."""
+    """Return the overlaps of the texts with the benchmarks."""
     return list(item.index.findings(item.texts))

@@ -1,4 +1,4 @@
-"""Which rows of a finished dataset are stale, and the tables of them that the stages sample and cluster take."""
+"""Find the stale rows of a finished dataset and prepare them as inputs of the stages sample and cluster."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ VERSION = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Review:
-    """A dataset, and what of it has to be annotated: `causes` by id, of its own rows and of the `new` problems."""
+    """A dataset and the rows to annotate. `causes` has an entry for every stale row and for every `new` problem."""
 
     dataset: Path
     manifest: Manifest
@@ -43,17 +43,17 @@ class Review:
     rows: Mapping[str, Example]  # by id, in the order of the files
     new: Mapping[str, Problem]  # by id
     causes: Mapping[str, Cause]
-    answers: int  # in the ledger when the review was made
+    answers: int  # entries of the ledger when the review was made
 
     @property
     def to_sample(self) -> tuple[Problem, ...]:
-        """Stale problems whose responses cannot be used again, and new ones."""
+        """Stale problems whose responses cannot be reused, and new problems."""
         old = (problem_of(self.rows[row_id]) for row_id in self.rows if self._needs(row_id, True))
         return (*old, *self.new.values())
 
     @property
     def to_cluster(self) -> tuple[Problem, ...]:
-        """Stale problems whose responses are still right."""
+        """Stale problems whose responses are still valid and only need clustering."""
         return tuple(problem_of(self.rows[row_id]) for row_id in self.rows if self._needs(row_id, False))
 
     def _needs(self, row_id: str, samples: bool) -> bool:
@@ -61,7 +61,7 @@ class Review:
 
 
 def newest_dataset(run: Run) -> str:
-    """The folder of the newest version of the profile's dataset; where none is finished, that of the one to come."""
+    """Return the folder of the newest version of the profile's dataset, or of its future first build if there is none."""
     root = run.store.root
     return latest(root)["dataset"] if (root / LATEST).exists() else str(root / "dataset")
 
@@ -70,9 +70,9 @@ def newest_dataset(run: Run) -> str:
 
 
 def find_stale(run: Run, problems: str | None) -> Review:
-    """Compare every row's annotation fingerprint with that of today, and the problems of the file with those there are.
+    """Find the rows whose annotation fingerprint differs from the current recipe, and the file's problems that are new.
 
-    `UserError` when the output folder holds no dataset, or the file is faulty.
+    Raises `UserError` when the output folder has no dataset, or the file is invalid.
     """
     folder = Path(latest(run.store.root)["dataset"])
     manifest = read_manifest(folder)
@@ -88,7 +88,7 @@ def find_stale(run: Run, problems: str | None) -> Review:
         f"{len(causes) - len(new):,}",
     )
     for cause, count in Counter(causes.values()).most_common():
-        log("reannotate: %s because of %s", f"{count:,}", cause.value)
+        log("reannotate: %s, cause: %s", f"{count:,}", cause.value)
     return Review(
         dataset=folder, manifest=manifest, recipe=recipe, rows=rows, new=new, causes=causes,
         answers=ledger_size(run),
@@ -96,7 +96,7 @@ def find_stale(run: Run, problems: str | None) -> Review:
 
 
 def new_problems(path: Path, rows: Iterable[Example]) -> dict[str, Problem]:
-    """The problems of a file whose text (case and spacing aside) the dataset lacks, by id."""
+    """Return the problems of a file whose text (ignoring case and spacing) is not in the dataset, by id."""
     known = {text_key(row.problem) for row in rows}
     found: dict[str, Problem] = {}
     for row in load(own_file(path)).outcomes:
@@ -107,7 +107,7 @@ def new_problems(path: Path, rows: Iterable[Example]) -> dict[str, Problem]:
 
 
 def ledger_size(run: Run) -> int:
-    """Answers of models that the ledger keeps."""
+    """Return the number of entries in the ledger."""
     if not run.ledger_path.exists():
         return 0
     with Ledger(run.ledger_path) as ledger:
@@ -115,16 +115,16 @@ def ledger_size(run: Run) -> int:
 
 
 def nothing_stale(run: Run, review: Review) -> str:
-    """Say so; the path of the dataset as it is."""
-    how = f"are annotated as profile {run.config.profile} says"
+    """Log that nothing is stale, and return the path of the unchanged dataset."""
+    how = f"match the current profile {run.config.profile}"
     line = f"nothing is stale: all {len(review.rows):,} rows of {review.dataset} {how}"
     get_run_logger().info("reannotate: %s; no model was started", line)
-    create_markdown_artifact(f"{line}\n", key="reannotate", description="What was stale")
+    create_markdown_artifact(f"{line}\n", key="reannotate", description="Stale rows")
     return str(review.dataset)
 
 
 def problem_of(row: Example) -> Problem:
-    """The problem of an exported row, as far as an annotation needs it."""
+    """Return the problem of an exported row, with the fields that an annotation needs."""
     return Problem(
         id=row.id,
         text=row.problem,
@@ -148,7 +148,7 @@ def problem_of(row: Example) -> Problem:
 
 
 def stale_problems(run: Run, review: Review) -> Artifact:
-    """The problems that need samples. A new one that no prompt takes is rejected."""
+    """Write the problems that need samples. A new problem that is too long for a prompt is rejected."""
     rows, size = review.to_sample, run.config.run.shard_rows
     stage = Stage(name="stale", version=VERSION, settings=_settings(run, review, rows), unit="problems")
     leaving = cache(lambda: too_long(rows))
@@ -161,7 +161,10 @@ def stale_problems(run: Run, review: Review) -> Artifact:
 
 
 def annotate_stale(run: Run, review: Review, wanted: Artifact) -> tuple[Artifact, Artifact, Artifact]:
-    """What was sampled for the problems that need it, all responses that were clustered, and what came of them."""
+    """Sample and cluster the stale problems.
+
+    Returns the artifacts of the newly sampled problems, of all responses that were clustered, and of the uncertainties.
+    """
     if not review.to_cluster:
         sampled, clustered = sample_and_cluster(run, wanted)
         return sampled, sampled, clustered
@@ -171,7 +174,7 @@ def annotate_stale(run: Run, review: Review, wanted: Artifact) -> tuple[Artifact
 
 
 def with_kept_responses(run: Run, review: Review, sampled: Artifact) -> Artifact:
-    """What was sampled, and the dataset's own responses to the problems that only have to be clustered again."""
+    """Join the new samples with the dataset's responses to the problems that only need to be clustered again."""
     rows, size = review.to_cluster, run.config.run.shard_rows
     stage = Stage(
         name="responses",
@@ -199,7 +202,7 @@ def with_kept_responses(run: Run, review: Review, sampled: Artifact) -> Artifact
 
 
 def kept_responses(review: Review, wanted: set[str]) -> dict[str, list[Response]]:
-    """The dataset's responses to some problems."""
+    """Return the dataset's responses to the problems with these ids."""
     found: dict[str, list[Response]] = defaultdict(list)
     for split in splits_of(review.manifest):
         for response in read_responses(review.dataset, split):
@@ -209,7 +212,7 @@ def kept_responses(review: Review, wanted: set[str]) -> dict[str, list[Response]
 
 
 def _settings(run: Run, review: Review, rows: Sequence[Problem]) -> dict[str, Any]:
-    """Identity of a table of some rows of a dataset."""
+    """Return settings that identify a selection of a dataset's rows."""
     texts = [json.dumps([row.id, row.answer]) for row in rows]
     return {
         "dataset": review.manifest.fingerprint,

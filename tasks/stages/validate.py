@@ -1,4 +1,4 @@
-"""Stage validate: a finished dataset against the truth, as a page and as JSON."""
+"""Stage validate: compare a finished dataset with the known truth; writes an HTML page and JSON."""
 
 from __future__ import annotations
 
@@ -28,12 +28,15 @@ from tasks.io.validation_report import PAGE, Validation, ValidationData, write_v
 from tasks.io.versions import latest
 from tasks.seeds.truth import check
 
-VERIFY_S = 20.0  # for one question to Math-Verify: long, so that a busy machine changes no verdict
+VERIFY_S = 20.0  # time limit of one Math-Verify call: long, so that a busy machine does not change a verdict
 
 
 def validate(config: Config, dataset: str | None = None) -> str:
-    """Write `validation/` into the profile's output folder; return the path of its page. `dataset` is the folder of an
-    exported dataset, by default the profile's newest. `UserError` when there is none, or no row whose truth is known."""
+    """Write `validation/` into the profile's output folder and return the path of its page.
+
+    `dataset` is the folder of an exported dataset, by default the profile's newest. Raises `UserError` if there is none, or
+    if the truth is not known for any of its rows.
+    """
     root = in_project(config.run.output)
     folder = in_project(Path(latest(root)["dataset"] if dataset is None else dataset))
     written = write_all.with_options(name="validate", task_run_name="validate: report")
@@ -45,7 +48,7 @@ def validate(config: Config, dataset: str | None = None) -> str:
 
 
 def in_project(path: Path) -> Path:
-    """A path of the settings: relative ones start where the project stands."""
+    """Resolve a path of the settings; relative paths start at the project root."""
     return path if path.is_absolute() else PROJECT_ROOT / path
 
 
@@ -60,8 +63,8 @@ def write_all(folder: Path, target: Path) -> Validation:
     checked = [found for row in examples if (found := check(row, responses[row.id])) is not None]
     if not checked:
         raise UserError(
-            f"{folder} has no row whose right answer is known: add curated problems (role: curated) with answers"
-            " to aggregate.sources and build again"
+            f"{folder} has no row with a known answer: add curated problems (role: curated) with answers to"
+            " aggregate.sources and build again"
         )
     data = ValidationData(
         name=manifest.name,
@@ -79,7 +82,7 @@ def write_all(folder: Path, target: Path) -> Validation:
 
 
 def judge_agreement(root: Path, fingerprint: str) -> Agreement | None:
-    """The judge's verdicts of the build that exported this dataset, beside Math-Verify's; None where they are not in `root`."""
+    """Compare the judge's verdicts with Math-Verify's, for the build that exported the dataset; None if it is not in `root`."""
     clustered = clustering_of(root, fingerprint)
     if clustered is None:
         return None
@@ -90,7 +93,7 @@ def judge_agreement(root: Path, fingerprint: str) -> Agreement | None:
 
 
 def clustering_of(root: Path, fingerprint: str) -> Artifact | None:
-    """The artifact of stage cluster that the dataset was exported from, when it still lies there."""
+    """Return the artifact of stage cluster that the dataset was exported from, or None if it no longer exists."""
     try:
         newest = latest(root)
     except UserError:
@@ -110,21 +113,21 @@ def clustering_of(root: Path, fingerprint: str) -> Artifact | None:
 
 
 def publish(found: Validation) -> None:
-    """The figures for the Prefect UI."""
+    """Publish the main figures as artifacts of the Prefect UI."""
     create_table_artifact(
         table=[
             {"measure": MEASURES[one.measure], "AUROC, majority wrong": one_area(one.auroc), "AURC": one_area(one.aurc)}
             for one in found.majority.detections
         ],
-        key="validation", description="Finding wrong majority answers",
+        key="validation", description="Detection of wrong majority answers",
     )  # fmt: skip
     create_markdown_artifact(
-        f"{found.known:,} of {found.problems:,} problems have a known truth; {found.majority.wrong:,} majority answers and"
+        f"{found.known:,} of {found.problems:,} problems have a known answer; {found.majority.wrong:,} majority answers and"
         f" {found.sample.wrong:,} of {found.sample.total:,} samples are wrong.\n",
-        key="validation-rows", description="What the dataset was validated on",
+        key="validation-rows", description="Validated rows",
     )  # fmt: skip
 
 
 def one_area(area: Any) -> str:
-    """0.873 [0.845, 0.897]."""
+    """Format an area with its interval: 0.873 [0.845, 0.897]."""
     return "not defined" if area is None else f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}]"

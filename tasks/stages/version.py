@@ -1,4 +1,4 @@
-"""A new version of a dataset: what was annotated again laid over the old one, with a report of how far weights moved."""
+"""Publish a new version of a dataset: the old rows with the renewed annotations, and a report of the changes."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from tasks.stages.own_problems import annotation_settings, no_flag, rejects_of
 from tasks.stages.stale import Review, ledger_size
 
 VERSION = 1
-NEW_SPLIT = "train"  # of problems that the dataset lacked
+NEW_SPLIT = "train"  # split of problems that are new in the dataset
 
 Artifacts = tuple[Artifact, Artifact, Artifact, Artifact]  # wanted, sampled, responses, clustered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of the stale rows and the new problems."""
+    """The outcome of re-annotating the stale rows and annotating the new problems."""
 
     changes: Changes
     moves: tuple[Move, ...]
@@ -52,7 +52,7 @@ class Outcome:
 
     @property
     def reasons(self) -> dict[str, int]:
-        """Rejected rows by reason."""
+        """Number of rejected rows by reason."""
         return dict(sorted(Counter(str(row.reason) for row in self.rejects).items()))
 
     @property
@@ -61,21 +61,21 @@ class Outcome:
 
 
 def publish_version(run: Run, review: Review, artifacts: Artifacts) -> str:
-    """Write `versions/<fingerprint>/` (dataset, report, drift report), whole or not at all, point `latest.json` to it, and
-    return the path of its dataset. Where nothing came of it (new problems only, and all rejected), the old one's.
+    """Write `versions/<fingerprint>/` (dataset, report, drift report), completely or not at all, and update `latest.json`.
 
-    `UserError`, and the dataset stays as it is, when it would lose more than half of its rows.
+    Returns the path of the new dataset, or of the old one if nothing changed (all new problems were rejected). Raises
+    `UserError`, without changing the dataset, if more than half of its rows would be lost.
     """
     outcome = what_came_out(run, review, artifacts)
     removed, why = len(outcome.changes.removed), json.dumps(outcome.reasons)
     if 2 * removed > len(review.rows):
         raise UserError(
-            f"{removed:,} of {len(review.rows):,} rows could not be annotated again ({why}): the dataset stays as it is; look"
-            " at the teacher and the lengths of the profile"
+            f"{removed:,} of {len(review.rows):,} rows could not be annotated again ({why}), so the dataset was not changed:"
+            " check the teacher and the token limits of the profile"
         )
     if not outcome.changes.size:
         get_run_logger().info(
-            "reannotate: no new problem could be annotated (%s): the dataset stays as it is", why
+            "reannotate: no new problem could be annotated (%s); the dataset was not changed", why
         )
         return str(review.dataset)
     identity = fingerprint(
@@ -94,16 +94,16 @@ def publish_version(run: Run, review: Review, artifacts: Artifacts) -> str:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def write_whole(folder: Path, fill_it: Callable[[Path], None]) -> State | None:
-    """The version's folder; Cached when a run that died before it could point there had finished it."""
+    """Write the version's folder. The task run is Cached if an interrupted run had already finished it."""
     if folder.exists():
-        return Completed(name="Cached", message="this version is on disk")
+        return Completed(name="Cached", message="the version already exists")
     with whole_folder(folder) as place:
         fill_it(place)
     return None
 
 
 def what_came_out(run: Run, review: Review, artifacts: Artifacts) -> Outcome:
-    """What the new version has that the old one has not, how far its weights moved, what was rejected, what it cost."""
+    """Collect the changes against the old version, the moves of the weights, the rejects and the cost."""
     wanted, sampled, responses, clustered = artifacts
     fresh, groups = annotated_again(run, review, responses, clustered)
     updated = {
@@ -128,7 +128,7 @@ def what_came_out(run: Run, review: Review, artifacts: Artifacts) -> Outcome:
 def annotated_again(
     run: Run, review: Review, responses: Artifact, clustered: Artifact
 ) -> tuple[dict[str, Example], dict[str, list[Response]]]:
-    """Fresh rows of the problems that have an uncertainty, and all responses, by id."""
+    """Return the fresh rows of the problems that have an uncertainty, and all responses, by problem id."""
     groups: dict[str, list[Response]] = defaultdict(list)
     for response in run.store.rows(responses, "responses", Response):
         groups[response.problem_id].append(response)
@@ -142,7 +142,7 @@ def annotated_again(
 
 
 def flag_of(row: Example | None, row_id: str) -> Flag:
-    """The flag that the dataset has of a row; a new problem was compared with no benchmark."""
+    """Return the flag of a row of the dataset; a new problem (None) was not compared with any benchmark."""
     if row is None:
         return no_flag(row_id)
     return Flag(
@@ -152,7 +152,7 @@ def flag_of(row: Example | None, row_id: str) -> Flag:
 
 
 def move_of(old: Example, new: Example, cause: Cause) -> Move:
-    """One row before and after."""
+    """Describe the annotation of one row before and after."""
     rights = [majority_is_right(row.problem, row.answer, row.majority_answer) for row in (old, new)]
     return Move(
         id=old.id,
@@ -171,7 +171,7 @@ def move_of(old: Example, new: Example, cause: Cause) -> Move:
 
 
 def new_manifest(run: Run, review: Review, identity: str, outcome: Outcome, artifacts: Artifacts) -> Manifest:
-    """The old one with the annotation of today, and one more line in the funnel."""
+    """Return the old manifest, updated to the current annotation, with one more stage in the counts."""
     old = review.manifest
     settings = annotation_settings(run)
     models = {**old.settings.get("models", {}), **settings.pop("models")}
@@ -201,12 +201,12 @@ def new_manifest(run: Run, review: Review, identity: str, outcome: Outcome, arti
 
 
 def unique(artifacts: Artifacts) -> Iterator[Artifact]:
-    """Each artifact once: without kept responses, the third is the second."""
+    """Yield each artifact once: without reused responses, the third is the same as the second."""
     return iter({artifact.name: artifact for artifact in artifacts}.values())
 
 
 def cost_of(run: Run, review: Review, artifacts: Artifacts) -> Cost:
-    """What was needed, and what of it this run paid for."""
+    """Return the cost of the annotation, and the number of requests that this run sent."""
     _, sampled, _, clustered = artifacts
     tokens = [row.token_count for row in run.store.rows(sampled, "responses", Response)]
     judged = cluster.judge_tokens(run.store, clustered)
@@ -223,7 +223,7 @@ def cost_of(run: Run, review: Review, artifacts: Artifacts) -> Cost:
 
 
 def fill(place: Path, run: Run, review: Review, manifest: Manifest, outcome: Outcome) -> None:
-    """The files of a version."""
+    """Write the files of a version."""
     (place / "dataset").mkdir()
     files = write_version(place / "dataset", review.dataset, outcome.changes, manifest)
     rows, responses = read_dataset(place / "dataset")
@@ -242,7 +242,7 @@ def fill(place: Path, run: Run, review: Review, manifest: Manifest, outcome: Out
 
 
 def point_to(run: Run, review: Review, folder: Path) -> None:
-    """Make this version the newest."""
+    """Update `latest.json` so that this version is the newest."""
     manifest, root = read_manifest(folder / "dataset"), run.store.root
     contents, place = manifest.contents, folder.relative_to(root)
     note = {
@@ -257,12 +257,12 @@ def point_to(run: Run, review: Review, folder: Path) -> None:
 
 
 def publish(folder: Path, outcome: Outcome) -> None:
-    """The numbers for the log and the Prefect UI."""
+    """Log the main numbers and publish them as artifacts of the Prefect UI."""
     rows = [{"what": name, "value": value} for name, value in headline(outcome).items()]
-    create_table_artifact(table=rows, key="drift", description="What the re-annotation changed and cost")
+    create_table_artifact(table=rows, key="drift", description="Changes and cost of the re-annotation")
     create_markdown_artifact(
         f"- dataset: `{folder / 'dataset'}`\n- drift report: `{folder / PAGE}`\n", key="reannotate",
-        description="Where the new version lies",
+        description="Files of the new version",
     )  # fmt: skip
     for row in rows:
         get_run_logger().info("reannotate: %s %s", row["what"], row["value"])
@@ -271,18 +271,20 @@ def publish(folder: Path, outcome: Outcome) -> None:
 
 
 def headline(outcome: Outcome) -> dict[str, str]:
-    """What a person wants to know first."""
+    """Return the main numbers as text, by label."""
     cost, numbers = outcome.cost, drift(outcome.moves)
     found = {
         "rows annotated again": f"{len(outcome.changes.updated):,}",
         "rows added": f"{outcome.added:,}",
         "rows rejected": f"{len(outcome.rejects):,}",
         "problems sampled": f"{cost.sampled:,}",
-        "tokens of their responses": f"{cost.tokens:,}",
+        "response tokens": f"{cost.tokens:,}",
         "prompt and completion tokens of the judge": f"{cost.judge_prompt_tokens:,}, {cost.judge_completion_tokens:,}",
-        "answers paid for in this run": f"{cost.sent:,}",
+        "new ledger entries of this run": f"{cost.sent:,}",
     }
     if numbers is not None:
-        found["mean weight before and after"] = f"{numbers.old_mean:.3f}, {numbers.new_mean:.3f}"
-        found["mean change of the weight"] = f"{numbers.mean_absolute:.3f}, at most {numbers.largest:.3f}"
+        found["mean weight, before and after"] = f"{numbers.old_mean:.3f}, {numbers.new_mean:.3f}"
+        found["change of the weight, mean and maximum"] = (
+            f"{numbers.mean_absolute:.3f}, {numbers.largest:.3f}"
+        )
     return found

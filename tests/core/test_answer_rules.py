@@ -1,4 +1,4 @@
-"""The stated rule of every hard kind of answer (see the head of `tasks.core.meaning`), each on six hard answers or more."""
+"""The documented rule of every kind of answer (see the docstring of `tasks.core.meaning`), each with six hard cases or more."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from tasks.core.answers import equivalent
 
 RULES = {
-    # ends by value, brackets count, an inequality is an interval, the order of a union does not matter
+    # ends are compared by value, brackets count, an inequality is an interval, the order of a union does not matter
     "interval": [
         (r"(-\infty, 3]", r"x \le 3", True),
         (r"\left[\frac{1}{2}, \sqrt{4}\right)", "[0.5,2)", True),
@@ -17,7 +17,7 @@ RULES = {
         ("(0,1)", "(0,1]", False),
         (r"(-\infty,0)\cup(0,\infty)", r"(-\infty,\infty)", False),
     ],
-    # entry by entry, in order; a comma inside brackets never separates thousands
+    # entries in order; a comma inside brackets is never a thousands separator
     "tuple": [
         ("(1,2)", "(2,1)", False),
         (r"\left(\frac{\pi}{6},\sqrt{12}\right)", r"(\pi/6, 2\sqrt{3})", True),
@@ -26,7 +26,7 @@ RULES = {
         ("(x, x+1)", "(x,1+x)", True),
         ("(1,200)", "1200", False),
     ],
-    # no order, no repetition; a bare list is a set, a set of one thing is that thing, a double sign is two things
+    # no order, no repetition; a bare list is a set, a set of one element is that element, a double sign is two elements
     "set": [
         (r"\{1,2,3\}", r"\{3,2,1\}", True),
         ("1, 2 and 3", r"\{3,1,2\}", True),
@@ -37,7 +37,7 @@ RULES = {
         (r"\{\frac{1}{2},x\}", r"\{x,0.5\}", True),
         (r"\{\}", r"\emptyset", True),
     ],
-    # a hundredth, nothing else
+    # exactly a hundredth
     "percent": [
         (r"12.5\%", "1/8", True),
         ("150 percent", r"\frac{3}{2}", True),
@@ -46,7 +46,7 @@ RULES = {
         ("50%", "50", False),
         ("33.3%", "1/3", False),
     ],
-    # exact conversion within a dimension; left out by one writer it does not count
+    # exact conversion within a dimension; a unit on one side only is ignored
     "unit": [
         ("100 cm", "1 m", True),
         (r"90\text{ km/h}", r"25\text{ m/s}", True),
@@ -56,7 +56,7 @@ RULES = {
         ("5 cm", "5 m", False),
         ("3 dollars", "3 apples", False),
     ],
-    # the same up to a constant factor; a single name denotes its value, several names count
+    # equal up to a constant factor; a single name denotes its value, several names count
     "equation": [
         ("y=2x+1", "2x-y+1=0", True),
         ("x^2+y^2=4", "2x^2+2y^2=8", True),
@@ -72,7 +72,7 @@ RULES = {
 @pytest.mark.parametrize(
     ("kind", "a", "b", "same"), [(kind, *case) for kind, cases in RULES.items() for case in cases]
 )
-def test_the_rule_of_its_kind_decides_in_both_directions(kind: str, a: str, b: str, same: bool) -> None:
+def test_each_kind_is_decided_by_its_rule_in_both_directions(kind: str, a: str, b: str, same: bool) -> None:
     assert equivalent(a, b) is same, kind
     assert equivalent(b, a) is same, kind
 

@@ -1,4 +1,4 @@
-"""Answers: finding them, spelling them, comparing them, and surviving the poisonous ones."""
+"""Answers: extraction, normalisation, comparison, and robustness against pathological input."""
 
 from __future__ import annotations
 
@@ -148,19 +148,19 @@ BOMBS = [
 
 
 @pytest.mark.parametrize(("a", "b"), SAME)
-def test_the_same_answer_is_recognised_in_both_directions(a: str, b: str) -> None:
+def test_equal_answers_are_recognised_in_both_directions(a: str, b: str) -> None:
     assert equivalent(a, b)
     assert equivalent(b, a)
 
 
 @pytest.mark.parametrize(("a", "b"), DIFFERENT)
-def test_different_answers_are_told_apart_in_both_directions(a: str, b: str) -> None:
+def test_different_answers_are_distinguished_in_both_directions(a: str, b: str) -> None:
     assert not equivalent(a, b)
     assert not equivalent(b, a)
 
 
 @pytest.mark.parametrize("trio", [("0.1", "10%", "10"), ("x=10", "10", "y=10"), ("(1,2)", "1,2", r"\{1,2\}")])
-def test_the_known_intransitive_trios_of_math_verify_are_transitive_here(trio: tuple[str, str, str]) -> None:
+def test_known_intransitive_triples_of_math_verify_are_transitive_here(trio: tuple[str, str, str]) -> None:
     a, b, c = trio
     links = [equivalent(a, b), equivalent(b, c), equivalent(a, c)]
     assert sum(links) != 2
@@ -180,7 +180,7 @@ def test_any_text_can_be_normalised_read_and_compared(text: str) -> None:
     assert is_closed_form_number(text) in (True, False)
 
 
-def test_normalising_gives_one_spelling() -> None:
+def test_equivalent_spellings_are_normalised_to_one() -> None:
     assert normalise(r" $\dfrac12$. ") == r"\frac{1}{2}"
     assert normalise(r"\left( 1{,}000 ,\; \text{ab} \right)") == "(1000,ab)"
     assert normalise("+.5") == "0.5"
@@ -229,13 +229,13 @@ def test_the_answer_is_the_last_balanced_box_after_the_thinking(response: str, a
         (r"\boxed{" + "{" * 500_000 + "}" * 500_000 + "}", "{" * 500_000 + "}" * 500_000),
     ],
 )
-def test_poisoned_boxes_take_linear_time(response: str, answer: str | None) -> None:
+def test_pathological_boxes_take_linear_time(response: str, answer: str | None) -> None:
     begin = time.process_time()
     assert extract_answer(response) == answer
     assert time.process_time() - begin < 3.0
 
 
-def test_grading_takes_the_box_and_lets_a_percent_sign_be_left_out() -> None:
+def test_grading_uses_the_box_and_accepts_a_missing_percent_sign() -> None:
     assert grade(r"so \boxed{\frac{2}{4}}", "0.5")
     assert not grade("so 0.5", "0.5")
     assert not grade(r"\boxed{0.4}", "0.5")
@@ -258,7 +258,7 @@ def test_closed_form_numbers(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["x", "2x", "5 cm", "(1,2)", "yes", r"\infty", "1/0", "9^{9^{9^9}}", "", r"\sum_{k=1}^3 k"]
 )
-def test_what_is_no_closed_form_number(text: str) -> None:
+def test_other_answers_are_not_closed_form_numbers(text: str) -> None:
     assert not is_closed_form_number(text)
 
 
@@ -277,7 +277,7 @@ def test_what_is_no_closed_form_number(text: str) -> None:
         ("yes", "no", None),
     ],
 )
-def test_only_numbers_are_decided_against_without_a_judge(a: str, b: str, decision: bool | None) -> None:
+def test_only_numbers_are_found_different_without_a_judge(a: str, b: str, decision: bool | None) -> None:
     assert symbolic_decision(a, b) is decision
     assert symbolic_decision(b, a) is decision
 
@@ -291,7 +291,7 @@ def test_unfamiliar_notation_goes_to_math_verify_in_both_directions(a: str, b: s
     assert equivalent(b, a, timeout_s=30) is same
 
 
-def test_sixteen_threads_get_the_right_verdicts() -> None:
+def test_sixteen_threads_get_correct_verdicts() -> None:
     pairs = [(rf"\sum_{{k=1}}^{{{n}}} k", str(n * (n + 1) // 2 + n % 2), n % 2 == 0) for n in range(2, 18)]
     with ThreadPoolExecutor(16) as threads:
         found = list(threads.map(lambda pair: equivalent(pair[0], pair[1], timeout_s=30), pairs))
@@ -300,20 +300,20 @@ def test_sixteen_threads_get_the_right_verdicts() -> None:
 
 @pytest.fixture(scope="module")
 def warm() -> None:
-    """A Math-Verify worker that has started: that takes seconds on a busy machine."""
+    """Start a Math-Verify worker in advance, which takes seconds on a busy machine."""
     assert mathverify.verify(r"\sum_{k=1}^{3} k", "6", 60)
 
 
 @pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: ascii(bomb[:12]))
-def test_a_bomb_costs_little_time_and_never_raises(bomb: str) -> None:
+def test_a_pathological_answer_costs_little_time_and_never_raises(bomb: str) -> None:
     begin = time.perf_counter()
     assert not equivalent(bomb, "17", timeout_s=1)
     assert time.perf_counter() - begin < 5.0
 
 
 @pytest.mark.usefixtures("warm")
-def test_a_hung_worker_is_ended_and_replaced() -> None:
+def test_a_hanging_worker_is_terminated_and_replaced() -> None:
     begin = time.perf_counter()
     assert not equivalent(r"\sum_{k=1}^{10^9} k^k", "17", timeout_s=0.5)
     assert time.perf_counter() - begin < 4.0
@@ -347,7 +347,7 @@ def test_a_busy_worker_does_not_outlive_a_killed_owner() -> None:
 
 
 @pytest.mark.usefixtures("warm")
-def test_a_fork_starts_with_workers_of_its_own() -> None:
+def test_a_forked_process_starts_its_own_workers() -> None:
     before = mathverify._pool
     child = os.fork()
     if child == 0:

@@ -10,17 +10,17 @@ from sklearn.metrics import roc_auc_score
 from tasks.core.auroc import aurc, auroc, auroc_gain
 
 
-def test_by_hand_three_of_four_pairs_are_in_order():
+def test_three_of_four_pairs_in_order_computed_by_hand():
     # positives 0.4 and 0.9, negatives 0.1 and 0.5: 0.4 > 0.1, 0.4 < 0.5, 0.9 > both -> 3/4
     assert auroc([0.4, 0.9, 0.1, 0.5], [True, True, False, False]).value == 0.75
 
 
-def test_by_hand_a_tie_counts_one_half():
+def test_a_tie_counts_one_half_computed_by_hand():
     # positives 1 and 2, negatives 1 and 0: (1,1) half, (1,0), (2,1), (2,0) -> 3.5/4
     assert auroc([1, 2, 1, 0], [True, True, False, False]).value == 0.875
 
 
-def test_equal_scores_know_nothing():
+def test_equal_scores_give_one_half():
     result = auroc([0.3] * 10, [True] * 3 + [False] * 7)
     assert (result.value, result.low, result.high, result.n) == (0.5, 0.5, 0.5, 10)
 
@@ -31,7 +31,7 @@ def test_perfect_and_reversed_order_give_one_and_zero():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_agrees_with_sklearn_with_many_ties_and_with_none(seed: int):
+def test_agrees_with_sklearn_with_and_without_ties(seed: int):
     rng = np.random.default_rng(seed)
     marks = rng.random(300) < 0.3
     continuous = rng.normal(size=300) + marks
@@ -41,7 +41,7 @@ def test_agrees_with_sklearn_with_many_ties_and_with_none(seed: int):
         )
 
 
-def test_the_interval_holds_the_value_is_repeatable_and_narrows_with_rows():
+def test_the_interval_contains_the_value_is_reproducible_and_narrows_with_more_rows():
     rng = np.random.default_rng(1)
     marks = rng.random(4000) < 0.4
     scores = rng.normal(size=4000) + marks
@@ -51,7 +51,7 @@ def test_the_interval_holds_the_value_is_repeatable_and_narrows_with_rows():
     assert (few.high - few.low) / (many.high - many.low) == pytest.approx(20**0.5, rel=0.35)
 
 
-def test_the_interval_covers_the_true_area_about_as_often_as_it_says():
+def test_the_interval_has_about_the_nominal_coverage():
     # normal scores shifted by 1: the true area is Phi(1 / sqrt(2)) = 0.7602
     rng = np.random.default_rng(7)
     covered = 0
@@ -62,7 +62,7 @@ def test_the_interval_covers_the_true_area_about_as_often_as_it_says():
     assert 0.88 <= covered / 150 <= 0.99
 
 
-def test_bad_input_is_refused_with_its_place():
+def test_invalid_input_is_rejected_with_its_row():
     with pytest.raises(ValueError, match="2 scores for 1 labels"):
         auroc([1, 2], [True])
     with pytest.raises(ValueError, match="row 1"):
@@ -73,11 +73,11 @@ def test_bad_input_is_refused_with_its_place():
         auroc([1, 2], [True, True])
 
 
-# --- several members a row ---------------------------------------------------------------------------------------
+# --- several members per row -------------------------------------------------------------------------------------
 
 
 def members(scores: list[float], positives: list[int], totals: list[int]) -> tuple[list[float], list[bool]]:
-    """The same rows, one by one."""
+    """Expand the rows to one row per member."""
     pairs = [
         (score, index < found)
         for score, found, total in zip(scores, positives, totals, strict=True)
@@ -87,7 +87,7 @@ def members(scores: list[float], positives: list[int], totals: list[int]) -> tup
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_rows_of_several_members_have_the_area_of_their_members(seed: int):
+def test_rows_with_several_members_have_the_area_of_their_members(seed: int):
     rng = np.random.default_rng(seed)
     totals = rng.integers(1, 9, 80)
     positives = rng.binomial(totals, 0.4)
@@ -99,14 +99,14 @@ def test_rows_of_several_members_have_the_area_of_their_members(seed: int):
     assert risk == pytest.approx(aurc(*each, resamples=2).value, abs=1e-12)
 
 
-def test_eight_samples_of_one_problem_are_one_piece_of_evidence():
+def test_eight_samples_of_one_problem_are_resampled_together():
     rng = np.random.default_rng(3)
     marks = [int(mark) for mark in rng.random(60) < 0.4]
     scores = list(rng.normal(size=60) + marks)
     assert auroc(scores, [8 * mark for mark in marks], [8] * 60) == auroc(scores, marks)
 
 
-def test_counts_that_cannot_be_are_refused_with_their_row():
+def test_impossible_counts_are_rejected_with_their_row():
     with pytest.raises(ValueError, match="row 1 has 3 positives of 2"):
         auroc([1, 2], [1, 3], [2, 2])
     with pytest.raises(ValueError, match="row 0 has 0 positives of 0"):
@@ -118,7 +118,7 @@ def test_counts_that_cannot_be_are_refused_with_their_row():
 # --- differences -------------------------------------------------------------------------------------------------
 
 
-def test_a_gain_is_the_difference_of_the_areas_and_nothing_over_oneself():
+def test_a_gain_is_the_difference_of_the_areas_and_zero_for_equal_scores():
     rng = np.random.default_rng(5)
     marks = list(rng.random(200) < 0.4)
     good, poor = list(rng.normal(size=200) + 2 * np.asarray(marks)), list(rng.normal(size=200) + marks)
@@ -129,7 +129,7 @@ def test_a_gain_is_the_difference_of_the_areas_and_nothing_over_oneself():
     assert auroc_gain(poor, good, marks).value == -gain.value
 
 
-def test_a_gain_over_a_near_copy_is_known_better_than_either_area():
+def test_the_gain_over_a_near_copy_has_a_narrower_interval_than_either_area():
     rng = np.random.default_rng(6)
     marks = list(rng.random(200) < 0.4)
     scores = rng.normal(size=200) + marks
@@ -142,7 +142,7 @@ def test_a_gain_over_a_near_copy_is_known_better_than_either_area():
 
 
 def every_order(scores: list[float], positives: list[bool]) -> float:
-    """Mean over all orders that keep the scores rising of the mean over k of the error rate of the first k."""
+    """Average, over all orders by ascending score, the mean over k of the error rate of the first k."""
     rows = list(zip(scores, positives, strict=True))
     orders = [order for order in permutations(rows) if [s for s, _ in order] == sorted(scores)]
     areas = [
@@ -161,19 +161,19 @@ def every_order(scores: list[float], positives: list[bool]) -> float:
         ([2, 1, 2, 1, 3, 3, 3], [True, False, False, True, True, False, True]),
     ],
 )
-def test_the_area_is_the_mean_over_every_order_of_equal_scores(scores: list[float], positives: list[bool]):
+def test_the_area_is_the_mean_over_all_orders_of_equal_scores(scores: list[float], positives: list[bool]):
     assert aurc(scores, positives, resamples=2).value == pytest.approx(
         every_order(scores, positives), abs=1e-12
     )
 
 
-def test_by_hand_the_share_of_errors_as_more_is_kept():
-    # kept 1, 2, 3, 4 of right, wrong, right, wrong: 0, 1/2, 1/3, 2/4 -> 4/3 / 4
+def test_aurc_computed_by_hand():
+    # the first 1, 2, 3, 4 of right, wrong, right, wrong: 0, 1/2, 1/3, 2/4 -> 4/3 / 4
     assert aurc([1, 2, 3, 4], [False, True, False, True]).value == pytest.approx(1 / 3)
 
 
-def test_perfect_order_has_the_closed_form_and_a_constant_score_the_error_rate():
-    # 7 right ones first, then 3 wrong ones: (1/8 + 2/9 + 3/10) / 10
+def test_a_perfect_order_gives_the_closed_form_and_a_constant_score_the_error_rate():
+    # 7 right, then 3 wrong: (1/8 + 2/9 + 3/10) / 10
     scores, wrong = list(range(10)), [False] * 7 + [True] * 3
     assert aurc(scores, wrong).value == pytest.approx((1 / 8 + 2 / 9 + 3 / 10) / 10)
     assert aurc([0.5] * 10, wrong).value == pytest.approx(0.3)

@@ -1,4 +1,4 @@
-"""Clusters: exact spellings, verdicts of `same`, union-find, and the pairs that are left to a judge."""
+"""Clusters: equal spellings, verdicts of `same`, union-find, complete linkage, and the pairs that are left to a judge."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.core.entropy import semantic_entropy
 
 
 class Oracle:
-    """A `same` that knows which pairs are equal and remembers what it was asked."""
+    """A `same` with a fixed set of equal pairs that records its calls."""
 
     def __init__(self, *equal: tuple[str, str]) -> None:
         self.equal = {frozenset(pair) for pair in equal}
@@ -26,7 +26,7 @@ class Oracle:
         return frozenset((a, b)) in self.equal
 
 
-def test_equal_spellings_merge_without_a_question() -> None:
+def test_equal_spellings_are_merged_without_a_call() -> None:
     same = Oracle()
     result = cluster_answers(["5", " 5. ", "$5$", r"\text{5}"], same)
     assert result.labels == (0, 0, 0, 0)
@@ -35,7 +35,7 @@ def test_equal_spellings_merge_without_a_question() -> None:
     assert result.representatives == ("5",)
 
 
-def test_every_pair_of_different_answers_is_asked_once_in_sorted_order() -> None:
+def test_same_is_called_once_for_every_pair_of_different_answers_in_sorted_order() -> None:
     same = Oracle(("a", "c"))
     result = cluster_answers(["c", "b", "c", "a", "b"], same)
     assert sorted(same.asked) == [("a", "b"), ("a", "c"), ("b", "c")]
@@ -49,10 +49,10 @@ def test_labels_are_numbered_by_first_appearance() -> None:
     assert cluster_answers(["z", "y", "z", "x", "y"], Oracle()).labels == (0, 1, 0, 2, 1)
 
 
-def test_a_chain_closes_transitively_and_its_broken_link_is_counted() -> None:
+def test_a_chain_is_closed_transitively_and_the_contradicting_verdict_counted() -> None:
     result = cluster_answers(["a", "b", "c", "d"], Oracle(("a", "b"), ("b", "c")))
     assert result.labels == (0, 0, 0, 1)
-    assert result.transitivity_violations == 1  # a and c were called different
+    assert result.transitivity_violations == 1  # a and c were judged different
     assert (
         cluster_answers(["a", "b", "c"], Oracle(("a", "b"), ("b", "c"), ("a", "c"))).transitivity_violations
         == 0
@@ -75,7 +75,7 @@ def test_unparsed_responses_follow_the_setting(
     assert result.representatives == representatives
 
 
-def test_eight_unparsed_responses_look_uncertain() -> None:
+def test_eight_unparsed_responses_count_as_uncertain() -> None:
     labels = cluster_answers([None] * 8, Oracle()).labels
     assert semantic_entropy([-4.0] * 8, [8] * 8, labels).weight == pytest.approx(0.0, abs=1e-12)
 
@@ -93,13 +93,13 @@ def undecided(answers: list[str | None]) -> list[tuple[str, str]]:
     return [pair for pair, same in pair_decisions(answers, symbolic_decision).items() if same is None]
 
 
-def test_only_pairs_that_symbols_leave_open_reach_the_judge() -> None:
+def test_only_symbolically_undecided_pairs_reach_the_judge() -> None:
     assert undecided(["1/2", "0.5", "x+1", None, "3", " x + 1", "yes"]) == [
         ("1/2", "x+1"), ("1/2", "yes"), ("0.5", "x+1"), ("0.5", "yes"), ("3", "x+1"), ("x+1", "yes"), ("3", "yes"),
     ]  # fmt: skip
 
 
-def test_every_pair_that_clustering_asks_about_is_decided_once_before() -> None:
+def test_every_pair_that_clustering_needs_is_decided_once_in_advance() -> None:
     answers = ["1/2", "0.5", "x+1", None, "3", " x + 1", "yes"]
     same = Oracle()
     cluster_answers(answers, same)
@@ -116,17 +116,17 @@ def test_numbers_never_reach_the_judge() -> None:
 # --- complete linkage ----------------------------------------------------------------------------------------------
 
 
-def test_complete_linkage_joins_only_what_all_members_equal() -> None:
+def test_complete_linkage_joins_only_answers_equal_to_all_members() -> None:
     chain = Oracle(("a", "b"), ("b", "c"), ("c", "d"))
     result = cluster_answers(["a", "b", "c", "d"], chain, linkage="complete")
     assert result.labels == (0, 0, 1, 1)
-    assert result.transitivity_violations == 1  # b and c were called the same
+    assert result.transitivity_violations == 1  # b and c were judged the same
     assert cluster_answers(["a", "b", "c", "d"], chain).labels == (0, 0, 0, 0)
 
 
 @settings(deadline=None)
 @given(st.data())
-def test_complete_linkage_splits_union_find_in_any_order_and_equals_it_where_verdicts_are_transitive(
+def test_complete_linkage_refines_union_find_in_any_order_and_equals_it_for_transitive_verdicts(
     data: st.DataObject,
 ) -> None:
     names = list("abcdef")

@@ -1,4 +1,4 @@
-"""A profile may extend another one; circles and unknown names are told in a sentence."""
+"""Profiles that extend other profiles: merging, cycles and unknown names."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     return files
 
 
-def test_a_profile_is_laid_over_the_one_it_extends(write) -> None:
+def test_a_profile_is_merged_into_the_one_it_extends(write) -> None:
     write(
         middle="extends: base\nrun: {output: output/middle}\nevolve: {branches: {easy: 5}}\n",
         last="extends: middle\nselect: {target: 3}\nmodels: {evolver: {model: pocket/judge}}\n",
@@ -44,7 +44,7 @@ def test_a_profile_is_laid_over_the_one_it_extends(write) -> None:
     assert (found.profile, str(found.run.output), found.run.shard_rows) == ("last", "output/middle", 9)
     assert found.evolve.branches == {Tier.EASY: 5, Tier.MEDIUM: 2, Tier.HARD: 2, Tier.COMPETITION: 2}
     assert (found.select.target, found.models.evolver.model) == (3, "pocket/judge")
-    assert found.models.teacher.model == "pocket/assistant"  # an alias of the evolver's in the base
+    assert found.models.teacher.model == "pocket/assistant"  # a YAML alias of the evolver in the base
     assert load_config("base").evolve.branches[Tier.EASY] == 2
 
 
@@ -58,25 +58,31 @@ def test_a_list_replaces_the_list_of_the_base(write) -> None:
 @pytest.mark.parametrize(
     ("texts", "sentence"),
     [
-        ({"one": "extends: nobody"}, r"configs/one\.yaml extends 'nobody': choose one of base, one$"),
-        ({"one": "extends: [base]"}, r"configs/one\.yaml extends \['base'\]: choose one of base, one$"),
-        ({"one": "extends: one"}, r"in a circle \(one > one\): break it"),
+        (
+            {"one": "extends: nobody"},
+            r"configs/one\.yaml extends an unknown profile 'nobody': choose one of base, one$",
+        ),
+        (
+            {"one": "extends: [base]"},
+            r"configs/one\.yaml extends an unknown profile \['base'\]: choose one of base, one$",
+        ),
+        ({"one": "extends: one"}, r"in a circle \(one > one\): remove one `extends`"),
         (
             {"one": "extends: two", "two": "extends: three", "three": "extends: two"},
             r"configs/three\.yaml: profiles extend each other in a circle \(one > two > three > two\)",
         ),
-        ({"one": "extends: two", "two": "a: [1"}, r"configs/two\.yaml is no valid YAML"),
-        ({"one": "[1, 2]"}, r"configs/one\.yaml holds no settings"),
+        ({"one": "extends: two", "two": "a: [1"}, r"configs/two\.yaml is not valid YAML"),
+        ({"one": "[1, 2]"}, r"configs/one\.yaml is not a mapping"),
         ({"one": "extends: base\nevolve: {colour: 1}"}, r"configs/one\.yaml: evolve\.colour: unknown key"),
     ],
 )
-def test_a_base_that_cannot_be_is_told_in_a_sentence(write, texts: dict[str, str], sentence: str) -> None:
+def test_an_invalid_base_is_reported_in_one_sentence(write, texts: dict[str, str], sentence: str) -> None:
     write(**texts)
     with pytest.raises(UserError, match=sentence):
         load_config("one")
 
 
-def test_an_override_of_one_role_leaves_the_others_and_the_caller_alone(write) -> None:
+def test_an_override_of_one_role_changes_neither_the_others_nor_the_callers_mapping(write) -> None:
     given = {"models.evolver": {"serve": {"kv_cache_gib": 2}}, "models.evolver.serve.port": 81}
     models = load_config("base", given).models
     assert models.evolver.serve is not None and models.quality_judge.serve is not None

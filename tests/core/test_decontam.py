@@ -1,4 +1,4 @@
-"""Decontamination: hand-counted overlaps, brute force over the definitions, renumbered contest problems, lineages.
+"""Decontamination: hand-computed overlaps, brute force from the definitions, renumbered contest problems, lineage.
 
 The contest problems below were written for this file.
 """
@@ -40,7 +40,7 @@ def row(
 
 
 def indexed(*texts: str, **changes: object) -> BenchmarkIndex:
-    """An index of problems b0, b1, ..."""
+    """Return an index of problems b0, b1, ..."""
     problems = [row(f"b{number}", text) for number, text in enumerate(texts)]
     return BenchmarkIndex.build(problems, DecontamSettings.model_validate(changes))
 
@@ -75,7 +75,7 @@ def test_an_ngram_finding_has_the_share_of_the_benchmarks_grams_as_score_and_the
     )
 
 
-def test_twelve_words_in_a_row_are_no_evidence_and_a_gram_met_twice_counts_once() -> None:
+def test_twelve_common_words_are_not_evidence_and_a_repeated_gram_counts_once() -> None:
     index = indexed(" ".join(LETTERS[:16]))
     assert found(index, "zz " + " ".join(LETTERS[2:14]) + " zz") == []
     twice = " ".join([*LETTERS[:13], "zz", *LETTERS[:13]])
@@ -90,7 +90,7 @@ def test_case_punctuation_and_latex_layout_do_not_hide_a_gram() -> None:
     assert kinds(indexed(plain), dressed) == {FindingKind.NGRAM}
 
 
-def test_less_than_the_asked_share_of_a_long_problem_is_no_finding() -> None:
+def test_a_share_below_the_minimum_is_not_a_finding() -> None:
     text = " ".join(f"{a}{b}" for a in LETTERS for b in LETTERS[:2])  # 50 words, 38 grams
     shared = " ".join(text.split()[:14])  # 2 of 38 grams: 0.053
     assert found(indexed(text, gram_share=0.05), shared) == [(0, "b0", FindingKind.NGRAM, 2 / 38)]
@@ -100,7 +100,7 @@ def test_less_than_the_asked_share_of_a_long_problem_is_no_finding() -> None:
 PHRASE = "can be written as {0}/{1}, where {0} and {1} are relatively prime positive integers. Find {0}+{1}."
 
 
-def test_a_phrase_of_the_trade_is_no_evidence_whatever_its_letters() -> None:
+def test_a_stock_phrase_is_not_evidence_with_any_letters() -> None:
     stories = (
         "Tom tosses a bent coin until heads come up. His chance to toss an even number of times",
         "A wheel rolls down a slope beside a rectangular garden. The ratio of both areas",
@@ -113,7 +113,7 @@ def test_a_phrase_of_the_trade_is_no_evidence_whatever_its_letters() -> None:
     assert found(indexed(*benchmark), fresh) == []
     assert kinds(indexed(*benchmark[:2]), fresh) == {
         FindingKind.NGRAM
-    }  # in two problems only: not known as a phrase
+    }  # in only two problems: not a stock phrase
     assert {f[1] for f in found(indexed(*benchmark), *benchmark) if f[2] == FindingKind.NGRAM} == {
         "b0",
         "b1",
@@ -121,7 +121,7 @@ def test_a_phrase_of_the_trade_is_no_evidence_whatever_its_letters() -> None:
     }
 
 
-def test_parts_of_one_long_problem_are_one_family_so_what_they_share_stays_evidence() -> None:
+def test_parts_of_one_long_problem_are_one_family_so_their_common_text_is_evidence() -> None:
     preamble = " ".join(f"{a}{b}" for a in LETTERS for b in LETTERS[:2])
     parts = [f"{preamble} Find the {what} of it." for what in "length width depth weight".split()]
     row_text = f"{' '.join(preamble.split()[:20])} and now for something else."
@@ -135,7 +135,7 @@ def test_parts_of_one_long_problem_are_one_family_so_what_they_share_stays_evide
 # --- Jaccard -----------------------------------------------------------------------------------------------------
 
 
-def test_jaccard_is_that_of_word_three_grams_and_the_threshold_itself_counts() -> None:
+def test_jaccard_is_over_word_three_grams_and_the_threshold_is_inclusive() -> None:
     base = " ".join(LETTERS[:19])  # 17 shingles
     other = " ".join([*LETTERS[:16], "xa", "xb", "xc"])  # 14 of them, 17 of its own: 14 / 20 = 0.7
     assert (0, "b0", FindingKind.JACCARD, 0.7) in found(indexed(base), other)
@@ -193,19 +193,19 @@ RENUMBERED = (
 
 
 @pytest.mark.parametrize(("original", "changed"), RENUMBERED)
-def test_a_contest_problem_renumbered_by_hand_is_caught_by_its_template(original: str, changed: str) -> None:
+def test_a_contest_problem_renumbered_by_hand_is_found_by_its_template(original: str, changed: str) -> None:
     assert FindingKind.TEMPLATE in kinds(indexed(original), changed)
     assert FindingKind.TEMPLATE in kinds(indexed(changed), original)
 
 
-def test_the_renumbered_problems_are_told_apart_from_each_other() -> None:
+def test_the_renumbered_problems_are_distinguished_from_each_other() -> None:
     index = indexed(*(original for original, _ in RENUMBERED))
     assert {(f[0], f[1]) for f in found(index, *(changed for _, changed in RENUMBERED))} == {
         (number, f"b{number}") for number in range(len(RENUMBERED))
     }
 
 
-def test_a_template_of_too_few_words_is_not_compared() -> None:
+def test_a_template_with_too_few_words_is_not_compared() -> None:
     # solve for x x: 4 words besides the numbers; how many multiples of # are below # and end in #: 9
     assert kinds(indexed("Solve for x: 3x + 5 = 20"), "Solve for x: 7x + 1 = 50") == set()
     assert kinds(
@@ -221,7 +221,7 @@ def test_a_template_of_too_few_words_is_not_compared() -> None:
     )
 
 
-def test_a_problem_that_is_mostly_a_formula_is_caught_by_its_operators() -> None:
+def test_a_problem_that_is_mostly_a_formula_is_found_by_its_operators() -> None:
     original = r"Evaluate \[4^3 - 1^2 + 9^3 - 6^2 + \dots + 34^3 - 31^2.\]"  # one word, 12 numbers
     assert kinds(indexed(original), r"Evaluate $5^2 - 2^{10} + 11^2 - 8^{10} + \dots + 47^2-44^{10}$") == {
         FindingKind.TEMPLATE
@@ -240,22 +240,22 @@ def test_a_short_template_must_reach_the_threshold_of_the_jaccard_check() -> Non
     ]
 
 
-def test_a_long_problem_reworded_and_renumbered_is_caught_by_its_template() -> None:
+def test_a_long_reworded_and_renumbered_problem_is_found_by_its_template() -> None:
     changed = RENUMBERED[0][1].replace("Nadia", "Priya").replace("Omar", "Kofi").replace("apart", "away")
     [(_, _, kind, score)] = found(indexed(RENUMBERED[0][0]), changed)
     assert kind == FindingKind.TEMPLATE and 0.5 <= score < 0.7
 
 
-def test_unrelated_pocket_problems_raise_no_alarm() -> None:
+def test_unrelated_pocket_problems_give_no_findings() -> None:
     index = indexed(*(text for pair in RENUMBERED for text in pair))
     texts = [problem(5, tier, number).text for tier in TIERS for number in range(500)]
     assert found(index, *texts) == []
 
 
-# --- the whole ---------------------------------------------------------------------------------------------------
+# --- all checks together -----------------------------------------------------------------------------------------
 
 
-def test_an_unchanged_copy_is_found_in_every_way() -> None:
+def test_an_unchanged_copy_is_found_by_every_check() -> None:
     original = RENUMBERED[0][0]
     assert found(indexed(original), original) == [
         (0, "b0", FindingKind.NGRAM, 1.0),
@@ -311,7 +311,7 @@ def naive_template_score(text: str, other: str, wanted: DecontamSettings) -> flo
 def naive_findings(
     benchmark: list[str], rows: list[str], wanted: DecontamSettings
 ) -> dict[tuple[int, str, FindingKind], float]:
-    """The definitions, for texts of lower-case words of two letters and of digits."""
+    """Apply the definitions directly, for texts of lower-case words of two letters and of digits."""
     families = naive_families(benchmark, wanted)
     spread: defaultdict[tuple[str, ...], set[int]] = defaultdict(set)
     for family, text in zip(families, benchmark, strict=True):
@@ -339,7 +339,7 @@ def naive_findings(
 
 
 def drawn_texts(rng: random.Random) -> tuple[list[str], list[str]]:
-    """Benchmark texts over a small vocabulary, some of them alike, and rows that are edited copies or unrelated."""
+    """Return benchmark texts over a small vocabulary, some of them similar, and rows that are edited copies or unrelated."""
     vocabulary = [*LETTERS[: rng.choice([4, 20])], "1", "23", "7"]
 
     def edited(text: str) -> str:
@@ -366,7 +366,7 @@ def drawn_texts(rng: random.Random) -> tuple[list[str], list[str]]:
     short_template_words=st.integers(1, 16),
     formula_numbers=st.integers(1, 6),
 )
-def test_findings_are_those_of_the_definitions_by_brute_force(
+def test_findings_agree_with_brute_force_over_the_definitions(
     seed: int, gram_words: int, common_grams: int, gram_share: float, threshold: float, ngram: int,
     template_threshold: float, template_words: int, short_template_words: int,
     formula_numbers: int,
@@ -385,7 +385,7 @@ def test_findings_are_those_of_the_definitions_by_brute_force(
     assert order == sorted(order)
 
 
-def test_the_cut_into_batches_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_batch_size_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark, rows = drawn_texts(random.Random(3))
     index = indexed(*benchmark, gram_words=4, template_words=3)
     whole = found(index, *rows)
@@ -393,7 +393,7 @@ def test_the_cut_into_batches_changes_nothing(monkeypatch: pytest.MonkeyPatch) -
     assert len(whole) > 10 and found(index, *rows) == whole
 
 
-def test_rows_are_taken_from_the_stream_as_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_read_from_the_stream_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decontam, "_ROWS_AT_ONCE", 3)
     original = RENUMBERED[0][0]
     taken = 0
@@ -409,7 +409,7 @@ def test_rows_are_taken_from_the_stream_as_they_are_needed(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("off", ["ngram", "jaccard", "template"])
-def test_a_check_that_is_off_finds_nothing_and_leaves_the_others_as_they_are(off: str) -> None:
+def test_a_disabled_check_finds_nothing_and_does_not_affect_the_others(off: str) -> None:
     benchmark, rows = drawn_texts(random.Random(3))
     benchmark.append(
         "Evaluate 4^3 - 1^2 + 9^3 - 6^2"
@@ -431,7 +431,7 @@ def test_no_benchmark_no_rows_and_empty_texts_give_no_findings() -> None:
     assert found(indexed("Short one."), "Other.") == []
 
 
-def test_a_benchmark_problem_without_text_or_with_the_id_of_another_is_named() -> None:
+def test_a_benchmark_problem_without_text_or_with_a_duplicate_id_is_reported() -> None:
     with pytest.raises(UserError, match=r"benchmark contest: problem b1 has no text"):
         indexed("How many?", " \n")
     with pytest.raises(UserError, match=r"benchmark exam: problem id x occurs twice"):
@@ -446,7 +446,7 @@ def origins(findings: Sequence[Finding]) -> set[tuple[str, str, str]]:
     return {(finding.problem_id, finding.benchmark, finding.benchmark_problem_id) for finding in findings}
 
 
-def test_every_descendant_of_a_benchmark_problem_is_flagged_and_nothing_else_in_any_order() -> None:
+def test_exactly_the_descendants_of_a_benchmark_problem_are_flagged_in_any_order() -> None:
     rows = [
         row("s", source="exam"),
         row("s1", source="exam", parent="s", root="s"),
@@ -465,14 +465,14 @@ def test_a_row_marked_with_benchmark_root_is_flagged_with_its_source_and_root_wi
     assert findings[0].detail == "is or descends from a benchmark problem"
 
 
-def test_an_ancestor_in_the_middle_counts_for_its_descendants_only() -> None:
+def test_an_intermediate_ancestor_counts_only_for_its_descendants() -> None:
     chain = [row("s"), *(row(f"s{i}", parent=f"s{i - 1}" if i > 1 else "s", root="s") for i in range(1, 5))]
     findings = lineage(chain, benchmarks=[row("s2", source="exam")])
     assert origins(findings) == {("s2", "exam", "s2"), ("s3", "exam", "s2"), ("s4", "exam", "s2")}
     assert [f.detail for f in findings][-1] == "descends from s2"
 
 
-def test_a_missing_ancestor_still_counts_by_its_id_and_a_circle_ends() -> None:
+def test_a_missing_ancestor_is_matched_by_its_id_and_a_cycle_terminates() -> None:
     exam = [row("s", source="exam")]
     assert origins(lineage([row("c", parent="lost", root="s")], benchmarks=exam)) == {("c", "exam", "s")}
     assert origins(lineage([row("c", parent="s", root="elsewhere")], benchmarks=exam)) == {("c", "exam", "s")}

@@ -1,4 +1,4 @@
-"""Near-duplicates: against hand-computed similarities, brute force over word tuples, and in any order of the input."""
+"""Near-duplicates: hand-computed similarities, brute force over word tuples, and independence of the input order."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def edited(text: str, rng: random.Random, edits: int) -> str:
 
 
 def families(seed: int, count: int = 60) -> list[str]:
-    """Texts of 1 to 80 words, each with up to four edited copies, some of them equal."""
+    """Return texts of 1 to 80 words, each with up to four edited copies, some of them equal."""
     rng = random.Random(seed)
     texts: list[str] = []
     for _ in range(count):
@@ -71,7 +71,7 @@ def brute_force_keep(texts: list[str], order: list[int], threshold: float, ngram
     return set(kept)
 
 
-def test_the_jaccard_of_an_edge_is_the_one_counted_by_hand() -> None:
+def test_the_jaccard_of_an_edge_agrees_with_a_hand_computation() -> None:
     # 3-grams: abc bcd cde def efg | abc bcd cde def efx: 4 shared of 6
     result = near_duplicates(["a b c d e f g", "a b c d e f x"], threshold=0.6)
     assert result.edges.tolist() == [(0, 1, 4 / 6)]
@@ -96,14 +96,14 @@ def test_a_text_shorter_than_the_ngram_is_one_shingle_of_all_its_words() -> None
     assert result.cluster_id.tolist() == [0, 1, 0, 3, 4, 4]
 
 
-def test_case_and_white_space_do_not_tell_texts_apart() -> None:
+def test_case_and_white_space_are_ignored() -> None:
     result = near_duplicates(["How many apples are left?", "how many\n APPLES are  left?"])
     assert result.edges.tolist() == [(0, 1, 1.0)]
 
 
 @pytest.mark.parametrize("ngram", [1, 2, 3, 4])
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.85])
-def test_edges_and_kept_texts_are_those_of_brute_force(threshold: float, ngram: int) -> None:
+def test_edges_and_kept_texts_agree_with_brute_force(threshold: float, ngram: int) -> None:
     texts = families(seed=ngram)
     result = near_duplicates(texts, threshold=threshold, ngram=ngram)
     normal = [" ".join(text.lower().split()) for text in texts]
@@ -121,7 +121,7 @@ def test_edges_and_kept_texts_are_those_of_brute_force(threshold: float, ngram: 
     assert kept == brute_force_keep(texts, list(range(len(texts))), threshold, ngram)
 
 
-def test_a_removed_text_names_a_kept_one_within_the_threshold_that_comes_before_it() -> None:
+def test_a_removed_text_refers_to_an_earlier_kept_text_within_the_threshold() -> None:
     texts = families(seed=11)
     result = near_duplicates(texts)
     removed = np.flatnonzero(~result.keep).tolist()
@@ -146,27 +146,27 @@ def test_with_priorities_the_kept_texts_do_not_depend_on_the_order_of_the_input(
     assert len(outcomes) == 1
 
 
-def test_a_smaller_priority_is_kept_first_also_among_equal_texts() -> None:
+def test_the_smallest_priority_is_kept_even_among_equal_texts() -> None:
     result = near_duplicates(["same text here", "same text here", "Same text here"], priority=[2, 1, 3])
     assert result.keep.tolist() == [False, True, False]
     assert result.edges.tolist() == [(0, 1, 1.0), (1, 2, 1.0)]
 
 
 @pytest.mark.parametrize(("order", "kept"), [((0, 1, 2, 3, 4, 5), {0, 2, 4}), ((1, 4, 0, 2, 3, 5), {1, 4})])
-def test_a_chain_of_evolutions_is_not_folded_into_its_seed(order: tuple[int, ...], kept: set[int]) -> None:
-    # windows of 44 words, 6 further each: 38/50 = 0.76 to the next, 32/56 = 0.57 to the next but one
+def test_a_chain_of_evolutions_is_not_merged_into_its_seed(order: tuple[int, ...], kept: set[int]) -> None:
+    # windows of 44 words, each 6 words further: 38/50 = 0.76 to the next, 32/56 = 0.57 to the one after
     chain = [" ".join(f"w{i}" for i in range(6 * k, 6 * k + 44)) for k in range(6)]
     result = near_duplicates(chain, ngram=1, priority=[order.index(k) for k in range(6)])
     assert result.edges.tolist() == [(k, k + 1, 0.76) for k in range(5)]  # one connected component
     assert set(np.flatnonzero(result.keep).tolist()) == kept
 
 
-def test_a_mass_of_equal_texts_stays_linear() -> None:
+def test_many_equal_texts_take_linear_space() -> None:
     result = near_duplicates(["The same problem again and again."] * 20_000)
     assert result.keep.sum() == 1 and len(result.edges) == 19_999 and not result.cluster_id.any()
 
 
-def test_the_size_of_the_batches_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_batch_size_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = families(seed=3)
     whole = near_duplicates(texts, threshold=0.5)
     for name, value in (("_TEXTS_AT_ONCE", 7), ("_PAIRS_AT_ONCE", 3), ("_SHINGLES_AT_ONCE", 50)):
@@ -176,7 +176,7 @@ def test_the_size_of_the_batches_changes_nothing(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("limit", [0, 3, 200])
-def test_where_edges_are_too_many_the_kept_texts_and_their_edges_are_the_same(
+def test_with_too_many_edges_the_kept_texts_and_their_edges_are_the_same(
     monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
     rng = random.Random(limit)
@@ -210,7 +210,7 @@ def test_where_edges_are_too_many_the_kept_texts_and_their_edges_are_the_same(
         assert cut.edges.tolist() == expected and len(expected) < len(whole.edges)
 
 
-def test_sketches_of_parts_put_together_are_that_of_the_whole() -> None:
+def test_joined_sketches_of_parts_equal_the_sketch_of_the_whole() -> None:
     texts = families(seed=2)
     whole = sketch(texts, threshold=0.7, ngram=3, seed=1)
     cuts = (0, 1, 1, 40, len(texts))
@@ -221,7 +221,7 @@ def test_sketches_of_parts_put_together_are_that_of_the_whole() -> None:
         assert getattr(together, name).tolist() == getattr(whole, name).tolist()
 
 
-def test_every_candidate_pair_between_two_sets_comes_once() -> None:
+def test_every_candidate_pair_between_two_sets_is_yielded_once() -> None:
     left, right = (
         np.random.default_rng(seed).integers(0, 12, size=(size, 5), dtype=np.uint32)
         for seed, size in ((0, 40), (1, 30))
@@ -234,12 +234,12 @@ def test_every_candidate_pair_between_two_sets_comes_once() -> None:
     assert sorted(pairs) == [(i, j) for i in range(40) for j in range(30) if (left[i] == right[j]).any()]
 
 
-def test_agreements_count_a_pair_once_for_every_common_key() -> None:
+def test_agreements_count_a_pair_once_per_common_key() -> None:
     keys = np.random.default_rng(2).integers(0, 7, size=(30, 4), dtype=np.uint32)
     assert agreements(keys) == sum(int((keys[i] == keys[j]).sum()) for i, j in combinations(range(30), 2))
 
 
-def test_every_candidate_pair_comes_once() -> None:
+def test_every_candidate_pair_is_yielded_once() -> None:
     keys = np.random.default_rng(0).integers(0, 12, size=(60, 5), dtype=np.uint32)
     pairs = [
         pair
@@ -256,8 +256,8 @@ def test_banding_finds_a_pair_at_any_threshold() -> None:
     assert min(banding_for(threshold / 100).recall(threshold / 100) for threshold in range(2, 101)) >= 0.999
 
 
-def test_band_keys_agree_as_often_as_theory_says() -> None:
-    # 500 pairs that share 60 of 100 words: a key of 2 rows agrees with chance 0.36, give or take 0.004
+def test_band_keys_agree_as_often_as_expected() -> None:
+    # 500 pairs that share 60 of 100 words: a key of 2 rows agrees with probability 0.36, standard error 0.004
     rng = random.Random(0)
     pairs = []
     for number in range(500):
@@ -268,17 +268,17 @@ def test_band_keys_agree_as_often_as_theory_says() -> None:
     assert (keys[::2] == keys[1::2]).mean() == pytest.approx(0.36, abs=0.015)
 
 
-def test_no_texts_and_one_text_are_fine() -> None:
+def test_no_texts_and_one_text_are_accepted() -> None:
     assert near_duplicates([]).keep.tolist() == []
     assert near_duplicates(["alone"]).keep.tolist() == [True]
 
 
-def test_texts_with_lone_surrogates_and_other_scripts_are_fine() -> None:
+def test_texts_with_lone_surrogates_and_other_scripts_are_accepted() -> None:
     result = near_duplicates(["\ud800 x y z", "求 x 的 值", "求 x 的 值"])
     assert result.keep.tolist() == [True, True, False]
 
 
-def test_senseless_arguments_are_refused() -> None:
+def test_invalid_arguments_are_rejected() -> None:
     with pytest.raises(ValueError, match="threshold"):
         near_duplicates(["a"], threshold=0.0)
     with pytest.raises(ValueError, match="ngram"):

@@ -1,4 +1,4 @@
-"""How far weights moved, against numbers worked out by hand."""
+"""Drift of weights, compared with hand-computed numbers."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def move(name: str, old: float, new: float, tier: Tier = Tier.EASY, **more: obje
 MOVES = (
     move("a", 0.5, 0.75, old_right=True, new_right=True),  # +0.25
     move("b", 1.0, 0.5, Tier.HARD, new_answer="2", old_right=True, new_right=False),  # -0.5
-    move("c", 0.25, 0.25),  # 0, truth unknown
+    move("c", 0.25, 0.25),  # 0, no ground truth
     move("d", 0.0, 0.0625, old_right=False, new_right=True),  # +0.0625
 )
 
 
-def test_the_numbers_are_those_of_a_hand_computation() -> None:
+def test_the_statistics_agree_with_a_hand_computation() -> None:
     found = drift(MOVES)
     assert found is not None
     assert (found.rows, found.up, found.down, found.same, found.far) == (4, 2, 1, 1, 2)
@@ -44,21 +44,21 @@ def test_the_numbers_are_those_of_a_hand_computation() -> None:
     assert found.correlation == pytest.approx(products / math.sqrt(squares), abs=1e-12)
 
 
-def test_tiers_are_counted_apart_and_empty_ones_are_left_out() -> None:
+def test_tiers_are_counted_separately_and_empty_ones_omitted() -> None:
     found = by_tier(MOVES)
     assert list(found) == [Tier.EASY, Tier.HARD]
     assert (found[Tier.EASY].rows, found[Tier.HARD].rows) == (3, 1)
     assert found[Tier.HARD].mean_change == -0.5 and found[Tier.HARD].correlation is None
 
 
-def test_the_largest_movers_come_first_and_what_did_not_move_is_no_mover() -> None:
+def test_the_largest_movers_come_first_and_unchanged_rows_are_omitted() -> None:
     assert [one.id for one in largest_movers(MOVES, 10)] == ["b", "a", "d"]
     assert [one.id for one in largest_movers(MOVES, 1)] == ["b"]
     tied = [move("z", 0.5, 0.25), move("y", 0.25, 0.5)]
     assert [one.id for one in largest_movers(tied, 2)] == ["y", "z"]
 
 
-def test_nothing_moved_has_no_numbers_and_a_constant_side_no_correlation() -> None:
+def test_no_moves_give_none_and_a_constant_side_has_no_correlation() -> None:
     assert drift([]) is None
     assert correlation([0.5, 0.5], [0.1, 0.2]) is None and correlation([0.5], [0.5]) is None
     assert correlation([0.0, 0.5, 1.0], [1.0, 0.5, 0.0]) == pytest.approx(-1.0)

@@ -1,4 +1,4 @@
-"""Semantic entropy against closed forms and an independent implementation."""
+"""Semantic entropy, compared with closed forms and an independent implementation."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from scipy.stats import entropy as scipy_entropy
 from tasks.core.entropy import majority, semantic_entropy
 
 
-def test_one_cluster_is_certain() -> None:
+def test_one_cluster_has_no_entropy() -> None:
     result = semantic_entropy([-3.0, -7.0, -1.0], [10, 20, 5], [0, 0, 0])
     assert (result.entropy, result.weight, result.discrete_entropy) == (0.0, 1.0, 0.0)
     assert result.cluster_probs == (1.0,)
 
 
 @pytest.mark.parametrize("n", [2, 4, 8, 16])
-def test_singletons_of_equal_normalised_probability_are_as_uncertain_as_can_be(n: int) -> None:
+def test_singletons_of_equal_normalised_probability_have_maximal_entropy(n: int) -> None:
     counts = [3 * (i + 1) for i in range(n)]
     result = semantic_entropy([-0.25 * count for count in counts], counts, list(range(n)))
     assert result.entropy == pytest.approx(math.log(n), abs=1e-12)
@@ -36,7 +36,7 @@ def test_sizes_four_two_two() -> None:
 
 
 def test_two_clusters_computed_by_hand() -> None:
-    # l = (log 0.5, log 0.25, log 0.25): p = (1/2, 1/2); counts say (1/3, 2/3)
+    # l = (log 0.5, log 0.25, log 0.25): p = (1/2, 1/2); by count (1/3, 2/3)
     result = semantic_entropy([2 * math.log(0.5), math.log(0.25), 4 * math.log(0.25)], [2, 1, 4], [0, 1, 1])
     assert result.cluster_probs == pytest.approx((0.5, 0.5), abs=1e-15)
     assert result.entropy == pytest.approx(math.log(2), abs=1e-15)
@@ -89,7 +89,7 @@ def test_splitting_a_cluster_raises_the_entropy() -> None:
         assert 0.0 <= split.weight < whole.weight <= 1.0
 
 
-def test_dropped_samples_count_for_nothing() -> None:
+def test_dropped_samples_are_ignored() -> None:
     with_dropped = semantic_entropy([-1.0, -5.0, -2.0, -9.0], [1, 2, 3, 4], [0, -1, 1, -1])
     assert with_dropped == semantic_entropy([-1.0, -2.0], [1, 3], [0, 1])
 
@@ -104,10 +104,12 @@ def test_dropped_samples_count_for_nothing() -> None:
         ([-1.0, -1.0], [1, 1], [0, -2], "sample 1 has label -2"),
         ([-1.0], [1], [0], "at least 2 samples"),
         ([-1.0, -1.0], [1, 1], [0, -1], "at least 2 samples"),
-        ([-1.0, -1.0], [1, 1], [0], "need as many"),
+        ([-1.0, -1.0], [1, 1], [0], "give one of each per sample"),
     ],
 )
-def test_bad_samples_are_named(sums: list[float], counts: list[int], labels: list[int], message: str) -> None:
+def test_invalid_samples_are_named(
+    sums: list[float], counts: list[int], labels: list[int], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         semantic_entropy(sums, counts, labels)
 

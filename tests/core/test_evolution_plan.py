@@ -1,4 +1,4 @@
-"""The evolution plan: strategies drawn by weight from ids alone, rounds and branches by tier."""
+"""The evolution plan: strategies drawn by weight from ids only, rounds and branches by tier."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_first_strategies_follow_the_weights() -> None:
         assert counts[strategy] / 20_000 == pytest.approx(weight, abs=0.012)  # 4 standard errors at most
 
 
-def test_branches_of_one_parent_differ_until_every_strategy_was_used() -> None:
+def test_branches_of_one_parent_differ_until_every_strategy_is_used() -> None:
     for index in range(200):
         series = [first_strategy(f"p{index}", branch, Tier.HARD, DEFAULT) for branch in range(12)]
         assert set(series[:6]) == set(series[6:]) == set(Strategy)
@@ -56,7 +56,7 @@ def test_a_strategy_without_weight_is_never_drawn() -> None:
     assert Counter(drawn) == {Strategy.APPLY: 100, Strategy.REWRITE: 100}  # each twice among four branches
 
 
-def test_the_second_branch_is_a_weighted_draw_from_what_is_left() -> None:
+def test_the_second_branch_is_a_weighted_draw_from_the_remaining_strategies() -> None:
     settings = with_easy_weights({Strategy.APPLY: 6.0, Strategy.REWRITE: 3.0, Strategy.HARDER: 1.0})
     pairs = [
         [first_strategy(f"p{index}", branch, Tier.EASY, settings) for branch in (0, 1)]
@@ -66,7 +66,7 @@ def test_the_second_branch_is_a_weighted_draw_from_what_is_left() -> None:
     assert after_apply.count(Strategy.REWRITE) / len(after_apply) == pytest.approx(0.75, abs=0.016)
 
 
-def test_draws_depend_on_id_and_seed_alone() -> None:
+def test_draws_depend_only_on_id_and_seed() -> None:
     ids = [f"p{index}" for index in range(100)]
     again = EvolveSettings()
     other = EvolveSettings(seed=1)
@@ -78,7 +78,7 @@ def test_draws_depend_on_id_and_seed_alone() -> None:
 
 
 @pytest.mark.parametrize("parent", [*Strategy, None])
-def test_a_follow_up_is_any_follow_up_strategy_but_the_parents_evenly(parent: Strategy | None) -> None:
+def test_follow_ups_are_uniform_over_all_strategies_but_the_parents(parent: Strategy | None) -> None:
     counts = Counter(follow_up(f"p{index}", parent, DEFAULT) for index in range(6_000))
     expected = set(DEFAULT.follow_ups) - {parent}
     assert set(counts) == expected
@@ -112,7 +112,7 @@ def test_curated_problems_are_never_evolved() -> None:
     ] * 5
 
 
-def test_planned_totals_are_what_a_run_without_rejects_asks_for() -> None:
+def test_planned_totals_are_the_requests_of_a_run_without_rejects() -> None:
     settings = EvolveSettings(branches={Tier.EASY: 2, Tier.MEDIUM: 3, Tier.HARD: 1, Tier.COMPETITION: 4})
     seeds = {Tier.EASY: 10, Tier.MEDIUM: 5, Tier.HARD: 4, Tier.COMPETITION: 2}
     # easy 20; medium 15, 15; hard 4, 4, 4; competition 8 five times
@@ -145,7 +145,7 @@ PAPER = {Tier.EASY: 15_000, Tier.MEDIUM: 22_500, Tier.HARD: 9_400, Tier.COMPETIT
     [(1_000_000, 12, 1_065_000), (88_750, 1, 88_750), (88_751, 2, 177_500)],
 )
 def test_the_target_is_reached_by_the_fewest_equal_branches(target: int, times: int, candidates: int) -> None:
-    # one branch of the papers' seeds: 15,000 x 1 + 22,500 x 2 + 9,400 x 3 + 110 x 5 = 88,750
+    # one branch with the papers' seeds: 15,000 x 1 + 22,500 x 2 + 9,400 x 3 + 110 x 5 = 88,750
     settings = with_target(PAPER, EvolveSettings(target=target))
     assert set(settings.branches.values()) == {times}
     assert sum(planned_totals(PAPER, settings).values()) == candidates
@@ -154,15 +154,15 @@ def test_the_target_is_reached_by_the_fewest_equal_branches(target: int, times: 
 def test_the_target_keeps_the_proportions_of_the_branches() -> None:
     branches = {Tier.EASY: 2, Tier.MEDIUM: 1, Tier.HARD: 3, Tier.COMPETITION: 1}
     settings = with_target({Tier.EASY: 5, Tier.HARD: 1}, EvolveSettings(branches=branches, target=50))
-    # 5 x 2 x 1 + 1 x 3 x 3 = 19, three times which is 57
+    # 5 x 2 x 1 + 1 x 3 x 3 = 19, three times 19 is 57
     assert settings.branches == {Tier.EASY: 6, Tier.MEDIUM: 3, Tier.HARD: 9, Tier.COMPETITION: 3}
     assert with_target(PAPER, DEFAULT) == DEFAULT
 
 
 @pytest.mark.parametrize(
     ("seeds", "sentence"),
-    [({}, "nothing to evolve"), ({Tier.EASY: 11}, "evolve.branches make 11 candidates already")],
+    [({}, "nothing to evolve"), ({Tier.EASY: 11}, "evolve.branches already give 11 candidates")],
 )
-def test_a_target_that_no_branches_reach_is_refused(seeds: dict[Tier, int], sentence: str) -> None:
+def test_an_unreachable_target_is_rejected(seeds: dict[Tier, int], sentence: str) -> None:
     with pytest.raises(UserError, match=f"evolve.target is 10, but .*{sentence}"):
         with_target(seeds, EvolveSettings(target=10))

@@ -1,6 +1,4 @@
-"""Fingerprints and seeds: the same meaning gives the same hash, any change another one, anything unstable a
-refusal.
-"""
+"""Fingerprints and seeds: equal meaning gives equal hashes, any change a different one, and unstable values are rejected."""
 
 from __future__ import annotations
 
@@ -47,7 +45,7 @@ def test_a_fingerprint_is_the_sha256_of_the_canonical_json_written_out_by_hand()
     assert found == hashlib.sha256(text.encode()).hexdigest()
 
 
-def test_the_order_of_keys_and_the_kind_of_mapping_or_sequence_do_not_matter() -> None:
+def test_the_order_of_keys_and_the_type_of_mapping_or_sequence_do_not_matter() -> None:
     shuffled = MappingProxyType({**dict(reversed(SETTINGS.items())), "tiers": ("easy", Tier.HARD)})
     assert of(shuffled) == of()
 
@@ -71,24 +69,24 @@ def test_every_part_changes_the_fingerprint(change: dict[str, Any]) -> None:
     assert changed != of()
 
 
-def test_texts_do_not_run_together_across_their_borders() -> None:
+def test_adjacent_texts_are_kept_separate() -> None:
     assert of(prompts=["ab", "c"]) != of(prompts=["a", "bc"])
     assert of(prompts=["a"], models=["b"]) != of(prompts=["b"], models=["a"])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_number_that_is_not_finite_is_refused_by_the_name_of_its_key(value: float) -> None:
+def test_a_number_that_is_not_finite_is_rejected_with_its_key(value: float) -> None:
     with pytest.raises(UserError, match=r"settings\.sampling\.top_p is (nan|inf|-inf)"):
         of({"sampling": {"top_p": value}})
 
 
 @pytest.mark.parametrize("value", [len, object(), {1, 2}, Path("x"), b"x", range(3), 1j])
-def test_a_value_without_a_stable_written_form_is_refused_by_the_name_of_its_key(value: object) -> None:
+def test_a_value_that_cannot_be_serialised_reproducibly_is_rejected_with_its_key(value: object) -> None:
     with pytest.raises(TypeError, match=r"settings\.steps\[1\]\.how is of type"):
         of({"steps": [0, {"how": value}]})
 
 
-def test_keys_that_are_no_strings_and_a_bare_string_of_prompts_are_refused() -> None:
+def test_keys_that_are_not_strings_and_a_bare_string_of_prompts_are_rejected() -> None:
     with pytest.raises(TypeError, match="settings has the key 1"):
         of({1: "a"})  # type: ignore[dict-item]
     with pytest.raises(TypeError, match="prompts must be a sequence of strings"):
@@ -114,7 +112,7 @@ def test_the_fingerprint_of_a_real_config_is_the_same_in_another_process_with_ot
     assert {run.stdout.strip() for run in runs} == {here}
 
 
-def test_resources_of_a_config_play_no_part_and_results_do() -> None:
+def test_resources_are_not_part_of_the_fingerprint_and_results_are() -> None:
     def of_config(config: Config) -> str:
         return fingerprint(stage="s", version=1, settings=config.identity())
 
@@ -131,9 +129,7 @@ def test_canonical_json_is_ascii_and_reads_back_as_the_value(value: Any) -> None
     assert text.isascii() and json.loads(text) == value
 
 
-def test_a_seed_depends_on_the_problem_the_role_and_the_fingerprint_and_fits_63_bits_with_room_for_n() -> (
-    None
-):
+def test_a_seed_depends_on_problem_role_and_fingerprint_and_leaves_space_for_n_in_63_bits() -> None:
     seeds = [
         request_seed(f"p{i}", role, mark)
         for i in range(500)
@@ -146,6 +142,6 @@ def test_a_seed_depends_on_the_problem_the_role_and_the_fingerprint_and_fits_63_
     assert request_seed("p0", "teacher", "a") == seeds[0]
 
 
-def test_a_seed_is_pinned_since_finished_datasets_depend_on_it() -> None:
+def test_a_seed_is_pinned_because_existing_datasets_depend_on_it() -> None:
     digest = hashlib.sha256(b'["p1","teacher","ab"]').digest()
     assert request_seed("p1", "teacher", "ab") == int.from_bytes(digest[:16], "big") % (2**63 - 65536)

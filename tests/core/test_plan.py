@@ -1,4 +1,4 @@
-"""The plan of a run, against arithmetic by hand."""
+"""The plan of a run, compared with hand-computed numbers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def numbers(line: Line) -> tuple[int, int, int | None, int]:
     return line.requests, line.prompt_tokens, line.expected, line.most
 
 
-def test_every_line_of_a_small_run_by_hand() -> None:
+def test_every_line_of_a_small_run_computed_by_hand() -> None:
     found = plan()
     # candidates: easy 2 of round 1; hard 3 x 2 in each of three rounds
     assert found.candidates == 20 and found.problems == 9 and found.seeds == {Tier.EASY: 2, Tier.HARD: 3}
@@ -61,7 +61,7 @@ def test_every_line_of_a_small_run_by_hand() -> None:
         "evolve-1": (8, 800 + 2 * 10 + 6 * 20, 2 * 20 + 6 * 40 + 8 * 9, 8 * 512),
         "evolve-2": (6, 600 + 6 * 40, 6 * (80 + 9), 6 * 512),
         "evolve-3": (6, 600 + 6 * 80, 6 * (160 + 9), 6 * 512),
-        # texts: 2 x 20 + 6 x (40 + 80 + 160) = 1,720, hence 86 in the mean
+        # texts: 2 x 20 + 6 x (40 + 80 + 160) = 1,720, mean 86
         "judge": (20, 20 * 70 + 1720, 20 * 9, 20 * 256),
         "sample": (9, 9 * 30 + 8 * 86 + 15, 9 * 8 * 200, 9 * 8 * 448),
         "cluster": (9 * 56, 504 * (60 + 16), 504 * (9 + 16), 504 * 512),  # 8 x 7 ordered pairs of answers
@@ -69,20 +69,20 @@ def test_every_line_of_a_small_run_by_hand() -> None:
     }
 
 
-def test_strategies_count_by_the_tiers_weights_and_follow_ups_evenly() -> None:
+def test_strategies_are_weighted_by_tier_and_follow_ups_evenly() -> None:
     found = lines(plan(measure=lengths(**{"evolution/harder": 200.0})))
     # harder: 0.30 of easy and 0.20 of hard in round 1, then one of three
     assert found["evolve-1"].prompt_tokens == (2 * 130 + 6 * 120 + 140)
     assert found["evolve-2"].prompt_tokens == round(6 * 400 / 3 + 240)
 
 
-def test_a_child_is_never_longer_than_the_most_that_a_reply_may_have() -> None:
+def test_a_child_is_never_longer_than_the_maximum_of_a_reply() -> None:
     found = lines(plan({"evolve.sampling": {"max_tokens": 30}}))
     assert found["evolve-1"].expected == 2 * 29 + 6 * 30
     assert found["evolve-2"].expected == found["evolve-2"].most == 180
 
 
-def test_gpu_hours_are_those_of_the_rates_and_none_without() -> None:
+def test_gpu_hours_follow_the_rates_and_are_none_without_them() -> None:
     rates = {"evolver": {"prompt": 100.0, "output": 10.0}}
     found = plan({"plan.rates": rates})
     assert lines(found)["evolve-1"].gpu_hours == pytest.approx((940 / 100 + 352 / 10) / 3600)
@@ -105,7 +105,7 @@ def test_without_an_assumption_the_length_of_solutions_is_unknown() -> None:
         ({"cluster.judge": "never"}, 9, 0),
     ],
 )
-def test_what_is_selected_and_judged_follows_the_settings(
+def test_selected_problems_and_judged_pairs_follow_the_settings(
     overrides: dict[str, Any], problems: int, pairs: int
 ) -> None:
     found = plan(overrides)
@@ -116,11 +116,11 @@ def test_what_is_selected_and_judged_follows_the_settings(
 def test_the_target_sets_the_branches() -> None:
     found = plan({"evolve.target": 41})  # 20 candidates with single branches: three times as many
     assert found.candidates == 60 and found.branches[Tier.HARD] == 6
-    with pytest.raises(UserError, match=r"evolve\.branches make 20 candidates already"):
+    with pytest.raises(UserError, match=r"evolve\.branches already give 20 candidates"):
         plan({"evolve.target": 19})
 
 
-def test_disk_by_hand() -> None:
+def test_disk_usage_computed_by_hand() -> None:
     # 20 candidates of 86 characters in four tables, 9 problems in four; 72 responses of 800 characters in three places
     assert plan().disk == {
         "problems": 20 * 4 * 386 + 9 * 4 * 386,
@@ -129,7 +129,7 @@ def test_disk_by_hand() -> None:
     }
 
 
-def test_no_seeds_are_no_requests() -> None:
+def test_without_seeds_there_are_no_requests() -> None:
     found = plan(sources=SOURCES[2:])
     assert found.candidates == 0 and [line.stage for line in found.lines if line.requests] == [
         "sample", "cluster", "distill",
@@ -146,7 +146,7 @@ def test_the_table_is_aligned_and_adds_up() -> None:
     assert sums[3] == "unknown"
 
 
-def test_the_words_hold_every_source_and_the_plan_is_json() -> None:
+def test_the_description_lists_every_source_and_the_plan_is_json() -> None:
     found = plan()
     text = "\n".join(describe(found))
     assert "seeds 5 (easy 2, hard 3); curated 1" in text and "branches 1/1/2/1: 20 candidates" in text
@@ -157,5 +157,5 @@ def test_the_words_hold_every_source_and_the_plan_is_json() -> None:
 @pytest.mark.parametrize(
     ("count", "text"), [(0, "0.0 MB"), (99_900_000, "99.9 MB"), (1_250_000_000, "1.2 GB")]
 )
-def test_sizes_in_words(count: int, text: str) -> None:
+def test_sizes_are_formatted(count: int, text: str) -> None:
     assert size_text(count) == text

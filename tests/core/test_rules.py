@@ -1,4 +1,4 @@
-"""The rules: what each rejects, and the real kinds of problem that it must let pass."""
+"""The rules: texts that each one rejects, and realistic problems that must pass."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ REJECTED = {
 }
 
 ACCEPTED = [
-    # points, vertices and formulas with A, B, C are no options
+    # points, vertices and formulas with A, B, C are not options
     "In triangle $ABC$, $AB = 13$, $BC = 14$ and $CA = 15$. Point D lies on BC. What is the length of the altitude?",
     "The points A (1, 2), B (4, 6) and C (7, 2) are given. Find the area of triangle ABC.",
     "Events satisfy $P(A) = 0.3$, $P(B) = 0.5$ and $P(C) = 0.2$. Compute $P(A) + P(B) + P(C)$.",
@@ -73,12 +73,12 @@ ACCEPTED = [
     "Find the number of functions f with these properties: (a) f(0) = 1; (b) f is increasing; (c) f(3) = 9.",
     "A sequence satisfies: (i) a_1 = 2; (ii) a_{n+1} = 3 a_n. Determine a_5.",
     "Cover the board so that (i) each domino covers two cells; (ii) no two overlap. How many dominoes are needed?",
-    # one question, though two question marks
+    # one question with two question marks
     "What is the probability of rolling a 3? It can be written as m/n with m and n relatively prime. What is m + n?",
     'There are 15 "Where\'s Waldo?" books with 30 puzzles each. How many puzzles are there in total?',
     "A zoo has 21 penguins and twice as many bears? How many animals do they have?",
     "How much earlier does Abel reach the destination in minutes??",
-    # words that only resemble
+    # similar words with another meaning
     "Records show that the team won three matches and lost two. How many matches did it play?",
     "Find the smallest positive integer n with n^2 > 50, or show that no such n exists.",
     "Jackson wants to improve his running. He runs 3 miles a day for a week. How many miles is that?",
@@ -87,7 +87,7 @@ ACCEPTED = [
     "There are 7 people in the picture and 4 of them wear hats. How many wear none?",
     "The points lie on the graph of y = x^2 + 1. What is the least value of y?",
     "Give your answer to two significant figures: what is 22 divided by 7?",
-    # imperatives, and a question without its mark
+    # imperatives, and a question without a question mark
     "Compute the remainder when $7^{100}$ is divided by 5.",
     "Given that x + 1 = 3 and y = 2x, express x + y as an integer.",
     "Simplify the expression $\\frac{x^2-1}{x-1}$ for x other than 1.",
@@ -104,7 +104,7 @@ ACCEPTED = [
 @pytest.mark.parametrize(
     ("reason", "text"), [(reason, text) for reason, texts in REJECTED.items() for text in texts]
 )
-def test_an_unfit_text_is_rejected_for_its_reason(reason: Reason, text: str) -> None:
+def test_an_unsuitable_text_is_rejected_for_its_reason(reason: Reason, text: str) -> None:
     failure = check(text, SETTINGS)
     assert failure is not None and failure.reason is reason and failure.detail
 
@@ -135,6 +135,6 @@ def test_the_share_of_repeated_word_3_grams_is_a_setting() -> None:
     assert failure is not None and failure.reason is Reason.REPETITION and failure.detail.startswith("50%")
 
 
-def test_the_first_broken_rule_gives_the_reason() -> None:
+def test_the_first_violated_rule_gives_the_reason() -> None:
     failure = check("Prove it.", SETTINGS)
     assert failure is not None and failure.reason is Reason.TOO_SHORT

@@ -1,4 +1,4 @@
-"""Selection: even over tiers and strategies, capped per root, and the same whatever the order of the input."""
+"""Selection: balanced over tiers and strategies, capped per root, and independent of the input order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.core.selection import Candidate, select, split_curated
 
 
 def pool(counts: dict[tuple[Tier, Strategy], int], roots: int | None = None) -> list[Candidate]:
-    """So many candidates of each stratum; `roots` shared roots per tier, or one root each."""
+    """Return `counts` candidates of each stratum, with `roots` shared roots per tier or one root each."""
     return [
         Candidate(
             id=f"{tier}-{strategy}-{index}",
@@ -59,12 +59,12 @@ def test_the_order_of_the_input_does_not_matter() -> None:
         assert select(candidates, settings) == expected
 
 
-def test_a_smaller_target_is_the_beginning_of_a_larger_one() -> None:
+def test_the_selection_for_a_smaller_target_is_a_prefix_of_that_for_a_larger_one() -> None:
     larger = select(PLENTY, SelectSettings(target=200))
     assert select(PLENTY, SelectSettings(target=50)) == larger[:50]
 
 
-def test_another_seed_chooses_others_in_the_same_numbers() -> None:
+def test_another_seed_selects_other_problems_in_the_same_numbers() -> None:
     first, second = (select(PLENTY, SelectSettings(target=105, seed=seed)) for seed in (0, 1))
     assert set(first) != set(second) and tally(first) == tally(second)
 
@@ -84,7 +84,7 @@ def test_without_a_target_everything_is_kept() -> None:
     assert select([], SelectSettings()) == ()
 
 
-def test_an_id_that_occurs_twice_is_refused() -> None:
+def test_a_duplicate_id_is_rejected() -> None:
     with pytest.raises(ValueError, match="easy-harder-0"):
         select([*PLENTY, PLENTY[0]], SelectSettings())
 
@@ -103,19 +103,19 @@ def test_the_test_split_has_exactly_its_size_and_every_tier_its_share() -> None:
     assert list(split) == list(STRATA) and set(split.values()) == {"train", "test"}
 
 
-def test_the_split_depends_on_ids_and_seed_alone() -> None:
+def test_the_split_depends_only_on_ids_and_seed() -> None:
     shuffled = random.Random(1).sample(list(STRATA), len(STRATA))
     assert split_curated(shuffled, 20, 0, STRATA) == split_curated(list(STRATA), 20, 0, STRATA)
     assert split_curated(list(STRATA), 20, 1, STRATA) != split_curated(list(STRATA), 20, 0, STRATA)
 
 
 @pytest.mark.parametrize("test_problems", [0, 1, 50, 100, 101])
-def test_any_size_up_to_all_is_met_exactly(test_problems: int) -> None:
+def test_every_size_up_to_all_is_reached_exactly(test_problems: int) -> None:
     split = split_curated(list(STRATA), test_problems, 0, STRATA)
     assert Counter(split.values())["test"] == test_problems
 
 
-def test_holding_out_more_than_there_are_is_a_user_error() -> None:
+def test_holding_out_too_many_problems_is_a_user_error() -> None:
     with pytest.raises(UserError, match="only 101 curated problems"):
         split_curated(list(STRATA), 102, 0, STRATA)
     assert split_curated([], 0, 0, {}) == {}

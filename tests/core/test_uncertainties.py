@@ -1,4 +1,4 @@
-"""Measures of uncertainty against scipy, direct formulas, closed forms and their own laws."""
+"""Uncertainty measures, compared with scipy, direct formulas and closed forms, and their invariants."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def response(index: int, total: float, count: int, *, text: str = "", answer: st
 
 
 def random_case(draw: random.Random) -> tuple[list[Response], list[int]]:
-    """2 to 16 responses, some texts equal, some without an answer, some left out, any shape of probabilities."""
+    """Return 2 to 16 responses with random probabilities: some with equal texts, without an answer, or excluded."""
     n = draw.randint(2, 16)
     scale = draw.choice((0.5, 40.0, 3000.0))
     responses, labels = [], []
@@ -48,7 +48,7 @@ def padded(rows: Sequence[Sequence[float]]) -> np.ndarray:
 
 
 def cluster_shares(responses: Sequence[Response], labels: Sequence[int], *, valid: bool) -> list[float]:
-    """p(c), by numpy; all zeros but one when fewer than two take part."""
+    """Return p(c), by numpy; one cluster with p = 1 if fewer than two responses are included."""
     used = [
         (label, row.logprob_sum / row.token_count)
         for label, row in zip(labels, responses, strict=True)
@@ -61,7 +61,7 @@ def cluster_shares(responses: Sequence[Response], labels: Sequence[int], *, vali
     return [float(shares[keys == key].sum()) for key in sorted(set(keys.tolist()))]
 
 
-def test_ten_thousand_random_cases_agree_with_scipy_and_with_the_formulas_written_out() -> None:
+def test_ten_thousand_random_cases_agree_with_scipy_and_the_explicit_formulas() -> None:
     draw = random.Random(11)
     cases = [random_case(draw) for _ in range(CASES)]
     found = [uncertainties(*case) for case in cases]
@@ -92,7 +92,7 @@ def test_ten_thousand_random_cases_agree_with_scipy_and_with_the_formulas_writte
     assert np.abs(column("mean_logprob") - per_token).max() < 1e-9
 
 
-def test_cluster_and_text_entropies_obey_the_chain_rule() -> None:
+def test_cluster_and_text_entropies_satisfy_the_chain_rule() -> None:
     draw = random.Random(12)
     for _ in range(500):
         responses, labels = random_case(draw)
@@ -103,7 +103,7 @@ def test_cluster_and_text_entropies_obey_the_chain_rule() -> None:
         assert found.semantic_entropy + found.intra_entropy == pytest.approx(over_texts, abs=1e-9)
 
 
-def test_eight_equal_texts_have_no_entropy_inside_their_cluster_and_eight_different_ones_log_8() -> None:
+def test_eight_equal_texts_have_no_intra_entropy_and_eight_different_ones_log_8() -> None:
     same = [response(i, -2.0, 4, text="so 1") for i in range(8)]
     different = [response(i, -2.0, 4) for i in range(8)]
     assert uncertainties(same, [0] * 8).intra_entropy == 0.0
@@ -124,7 +124,7 @@ def test_a_case_computed_by_hand() -> None:
     assert found.valid_entropy == 0.0  # the two with an answer agree
 
 
-def test_neither_the_order_of_responses_nor_the_names_of_clusters_change_a_measure() -> None:
+def test_no_measure_depends_on_the_order_of_responses_or_the_labels_of_clusters() -> None:
     draw = random.Random(13)
     for _ in range(500):
         responses, labels = random_case(draw)
@@ -152,10 +152,10 @@ def test_splitting_a_cluster_raises_h_and_weights_stay_between_0_and_1() -> None
         assert apart.discrete_entropy > whole.discrete_entropy
         assert apart.weight <= whole.weight + 1e-12
         splits += apart.semantic_entropy > whole.semantic_entropy
-    assert splits > 200  # the rest: shares too small for a float
+    assert splits > 200  # in the others a share is too small for a float
 
 
-def test_smaller_n_are_the_first_responses_alone() -> None:
+def test_smaller_sizes_use_only_the_first_responses() -> None:
     rows = [response(i, -float(i + 1), 3) for i in range(16)]
     labels = [0, 0, 1, 0, 2, 1, 0, 0, 3, 0, 0, 1, 1, 0, 2, 0]
     found = entropies_by_size(rows, labels)
@@ -172,7 +172,7 @@ def test_smaller_n_are_the_first_responses_alone() -> None:
     ("scope", "sums", "counts"),
     [("all", [-8.0, -4.0], [8, 2]), ("after_think", [-3.0, -4.0], [4, 2]), ("answer", [-0.5, -4.0], [1, 2])],
 )
-def test_the_scope_chooses_the_tokens_and_what_is_missing_counts_whole(
+def test_the_scope_selects_the_tokens_and_responses_without_them_use_all_tokens(
     scope: Scope, sums: list[float], counts: list[int]
 ) -> None:
     thought = replace(
@@ -186,7 +186,7 @@ def test_the_scope_chooses_the_tokens_and_what_is_missing_counts_whole(
     assert found.cluster_probs == pytest.approx(share.tolist(), abs=1e-12)
 
 
-def test_impossible_log_probabilities_are_refused() -> None:
+def test_invalid_log_probabilities_are_rejected() -> None:
     with pytest.raises(ValueError, match="sample 1 has log-probability nan"):
         uncertainties([response(0, -1.0, 1), response(1, math.nan, 1)], [0, 1])
     with pytest.raises(ValueError, match="at least 2 samples"):

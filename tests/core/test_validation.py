@@ -1,4 +1,4 @@
-"""The statistics of a validation, against numbers by hand, closed forms and independent libraries."""
+"""Validation statistics, compared with hand-computed numbers, closed forms and independent libraries."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.annotated import annotated, crowd
 def checked(
     score: float, right: int, *, samples: int = 8, weight: float = 0.5, tier: str = "easy"
 ) -> Checked:
-    """A problem on which every measure has the same score; its majority is right when half of the samples are."""
+    """Return a problem with the same score for every measure; its majority is right if at least half of the samples are."""
     return Checked(
         tier=tier,
         weight=weight,
@@ -43,7 +43,7 @@ def checked(
     )
 
 
-def test_the_measures_of_a_row_are_larger_where_it_is_less_certain():
+def test_the_measures_of_a_row_are_larger_if_it_is_less_certain():
     sure, _ = annotated(1, ["7"] * 8)
     torn, _ = annotated(1, ["7", "8", "7", "8", "9", "6", "5", "7"])
     own, other = measures(sure), measures(torn)
@@ -53,7 +53,7 @@ def test_the_measures_of_a_row_are_larger_where_it_is_less_certain():
     assert own["negative_mean_logprob"] == -sure.mean_logprob > 0
 
 
-def test_majorities_and_samples_are_counted_and_ranked_each_by_themselves():
+def test_majorities_and_samples_are_counted_and_ranked_separately():
     # right of 8: 8, 6, 4 (a majority), 2, 0; the scores rank them perfectly
     rows = [checked(score, right) for score, right in ((0.0, 8), (0.1, 6), (0.2, 4), (0.3, 2), (0.4, 0))]
     majority, sample = detect(rows, "majority"), detect(rows, "sample")
@@ -69,7 +69,7 @@ def test_majorities_and_samples_are_counted_and_ranked_each_by_themselves():
         assert one.aurc.value == pytest.approx(sample.best_aurc)
 
 
-def test_h_comes_first_and_has_no_gain_and_an_equal_rival_gains_nothing():
+def test_h_comes_first_without_a_gain_and_an_equal_measure_has_gain_zero():
     rows = [checked(random.Random(i).random(), i % 9) for i in range(40)]
     first, *others = detect(rows, "majority").detections
     assert first.measure == "semantic_entropy" and first.gain is None
@@ -77,14 +77,14 @@ def test_h_comes_first_and_has_no_gain_and_an_equal_rival_gains_nothing():
     assert all(one.gain is not None and one.gain[:3] == (0.0, 0.0, 0.0) for one in others)
 
 
-def test_without_a_wrong_one_there_is_no_auroc_but_an_aurc_of_zero():
+def test_without_errors_there_is_no_auroc_and_the_aurc_is_zero():
     target = detect([checked(0.1, 8), checked(0.2, 8)], "majority")
     assert target.wrong == 0 and target.best_aurc == 0.0
     assert all(one.auroc is None and one.gain is None and one.aurc.value == 0.0 for one in target.detections)
 
 
-def test_a_tier_of_its_own_has_its_own_area():
-    # over both tiers the score is perfect, within each it is reversed or knows nothing
+def test_every_tier_has_its_own_area():
+    # over both tiers the score is perfect, within each it is reversed or constant
     easy = [checked(0.2, 8), checked(0.1, 0)]
     hard = [checked(0.9, 8, tier="hard", weight=0.1), checked(0.9, 0, tier="hard", weight=0.3)]
     one, two = by_tier(easy + hard, ["easy", "medium", "hard"])
@@ -95,7 +95,7 @@ def test_a_tier_of_its_own_has_its_own_area():
     assert certain.auroc is None
 
 
-def test_bins_and_calibration_errors_by_hand():
+def test_bins_and_calibration_errors_computed_by_hand():
     rows = [
         checked(0, 0, weight=0.05), checked(0, 2, weight=0.09),  # bin 0: mean w 0.07, majorities 0, samples 2/16
         checked(0, 8, weight=0.1),  # bin 1: the lower edge belongs to the bin
@@ -112,19 +112,19 @@ def test_bins_and_calibration_errors_by_hand():
     assert found.sample_error == pytest.approx(0.4 * 0.055 + 0.2 * 0.9 + 0.4 * 0.325)
 
 
-def test_a_weight_that_is_the_probability_of_being_right_has_no_calibration_error():
+def test_a_weight_equal_to_the_probability_of_being_right_has_no_calibration_error():
     rows = [checked(0, 8, weight=1.0)] * 3 + [checked(0, 0, weight=0.0)] * 5
     assert reliability(rows).majority_error == reliability(rows).sample_error == 0.0
 
 
-def test_wilson_by_hand_and_at_its_ends():
+def test_wilson_interval_computed_by_hand_and_at_its_ends():
     # 8 of 10: (0.8 + 1.9208/10 +- 1.96 sqrt(0.016 + 0.9604/100)) / 1.38416
     assert wilson(8, 10) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
     assert wilson(0, 5)[0] == 0.0 and wilson(5, 5)[1] == 1.0 and wilson(0, 0) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_spearman_is_scipys_with_ties_and_without(seed: int):
+def test_spearman_agrees_with_scipy_with_and_without_ties(seed: int):
     rng = random.Random(seed)
     first = [rng.randint(0, 9) if seed % 2 else rng.random() for _ in range(60)]
     second = [value + rng.randint(0, 5) for value in first]
@@ -133,7 +133,7 @@ def test_spearman_is_scipys_with_ties_and_without(seed: int):
 
 
 def test_stability_pairs_the_sizes_that_rows_have():
-    # the first four agree, the next four do not; the other way round
+    # the first four agree and the next four do not; then the reverse
     rows = [
         annotated(1, ["7"] * 4 + ["1", "2", "3", "4"])[0],
         annotated(2, ["1", "2", "3", "4"] + ["7"] * 4)[0],
@@ -168,13 +168,13 @@ def test_agreement_counts_only_pairs_that_both_decided():
     assert found.kappa == pytest.approx(kappa)
 
 
-def test_agreement_on_nothing_is_nothing():
+def test_agreement_without_decided_pairs_is_none():
     assert agreement([]).rate is None and agreement([]).kappa is None
     alike = [PairCheck(first="a", second="b", judge=False, verify=False)] * 4
     assert agreement(alike).rate == 1.0 and agreement(alike).kappa is None
 
 
-def test_only_so_many_disagreements_are_kept():
+def test_the_number_of_disagreements_shown_is_limited():
     apart = [PairCheck(first=str(i), second="x", judge=True, verify=False) for i in range(50)]
     found = agreement(apart, shown=3)
     assert found.only_judge_same == 50 and len(found.disagreements) == 3
@@ -201,17 +201,17 @@ def judged(
         (judged("x" * 2000, "y", same=False), False, None),
     ],
 )
-def test_what_counts_as_a_decision(pair: JudgedPair, judge: bool | None, verify: bool | None):
+def test_when_judge_and_math_verify_decide(pair: JudgedPair, judge: bool | None, verify: bool | None):
     found = check_pair(pair, 60.0)
     assert (found.judge, found.verify) == (judge, verify)
 
 
-def test_a_group_in_numbers():
+def test_the_spread_of_a_group():
     found = spread("hard", [0.0, 0.0, 1.0, 2.0])
     assert (found.problems, found.mean, found.median, found.certain) == (4, 0.75, 0.5, 0.5)
 
 
-def test_a_stored_number_that_the_responses_do_not_give_is_seen():
+def test_a_stored_number_that_differs_from_the_recomputed_one_is_detected():
     made = crowd(20)
     rows, responses = [row for row, _ in made], {row.id: group for row, group in made}
     assert largest_difference(rows, responses, "all") == 0.0

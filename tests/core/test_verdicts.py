@@ -1,4 +1,4 @@
-"""Raw replies: what is taken, and the reason for everything that is not."""
+"""Parsing of raw replies: the accepted ones, and the reason for rejecting each of the others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_criteria_are_those_of_the_prompt() -> None:
     assert EQUIVALENCE_SCHEMA["required"] == ["first", "second", "equivalent"]
 
 
-def test_a_problem_passes_when_all_five_criteria_hold() -> None:
+def test_a_problem_passes_if_all_five_criteria_are_met() -> None:
     verdict = parse_quality(json.dumps(GOOD), "stop")
     assert verdict == QualityVerdict(
         clear=True, complete=True, consistent=True, single_answer=True, nontrivial=True
@@ -51,7 +51,7 @@ def test_one_failed_criterion_is_enough_to_fail(criterion: str) -> None:
 
 
 @pytest.mark.parametrize("dress", ["  {}\n", "```json\n{}\n```", "```\n{}```", "<think>hm\n</think>\n\n{}"])
-def test_space_fences_and_thinking_around_the_json_are_tolerated(dress: str) -> None:
+def test_white_space_fences_and_thinking_around_the_json_are_accepted(dress: str) -> None:
     assert isinstance(parse_quality(dress.replace("{}", json.dumps(GOOD)), "stop"), QualityVerdict)
 
 
@@ -79,7 +79,7 @@ def test_any_other_reply_gets_its_reason(reply: str, finish: str, expected: Reas
     assert reason(parse_quality(reply, finish)) is expected
 
 
-def test_the_equivalence_judge_gives_both_forms_and_a_verdict() -> None:
+def test_the_equivalence_judges_reply_has_both_forms_and_a_verdict() -> None:
     reply = '{"first": "1/2", "second": "1/2", "equivalent": true}'
     assert parse_equivalence(reply, "stop") == EquivalenceVerdict(first="1/2", second="1/2", equivalent=True)
     assert reason(parse_equivalence(reply.replace("true", '"yes"'), "stop")) is Reason.MALFORMED_REPLY
@@ -96,13 +96,13 @@ def test_the_equivalence_judge_gives_both_forms_and_a_verdict() -> None:
         ("(10, \\infty)", "[10, \\infty)", True, False),
         ("10x + 28", "10x + 38", True, False),
         ("x + 1", "1 + x", False, True),
-        ("2k", "2n", True, True),  # another name for an integer: the judge's word
+        ("2k", "2n", True, True),  # another name for an integer: the judge decides
         ("all even numbers", "the even numbers", True, True),
         ("Monday", "Tuesday", False, False),
         ("n!", "n! + 1", True, True),
     ],
 )
-def test_simplest_forms_decide_where_they_can_and_the_judges_word_elsewhere(
+def test_simplest_forms_decide_if_they_can_and_otherwise_the_judge(
     first: str, second: str, said: bool, same: bool
 ) -> None:
     assert EquivalenceVerdict(first=first, second=second, equivalent=said).same is same
@@ -112,7 +112,7 @@ def test_simplest_forms_decide_where_they_can_and_the_judges_word_elsewhere(
 # --- evolution ---------------------------------------------------------------------------------------------------
 
 
-def test_the_evolved_problem_is_the_tidied_content_of_the_block() -> None:
+def test_the_evolved_problem_is_the_cleaned_content_of_the_block() -> None:
     reply = "Here it is:\n<evolved>\n  Find   the\tsum\x07 of\u202e 1.5 and 2. \n\n\n\nGive it  exactly.\n</evolved>\nEnjoy!"
     assert parse_evolution(reply, "stop", PARENT) == "Find the sum of 1.5 and 2.\n\nGive it exactly."
 
@@ -142,16 +142,16 @@ def test_a_reply_without_a_new_problem_gets_its_reason(reply: str, expected: Rea
     assert reason(parse_evolution(reply, "stop", PARENT)) is expected
 
 
-def test_a_truncated_evolution_is_refused_even_with_a_whole_block() -> None:
+def test_a_truncated_evolution_is_rejected_even_with_a_complete_block() -> None:
     assert reason(parse_evolution("<evolved>What is 3 + 4?</evolved>", "length", PARENT)) is Reason.TRUNCATED
 
 
-def test_one_changed_sign_or_decimal_point_is_no_echo() -> None:
+def test_one_changed_sign_or_decimal_point_is_not_an_echo() -> None:
     for parent, child in (("Find 2 + 3.", "Find 2 - 3."), ("Find 2 * 1.5.", "Find 2 * 15.")):
         assert parse_evolution(f"<evolved>{child}</evolved>", "stop", parent) == child
 
 
-def test_a_person_in_the_story_may_be_unable() -> None:
+def test_a_refusal_inside_the_problem_text_is_not_a_refusal() -> None:
     text = 'Nine friends share 60 sweets equally and Anna says "I cannot eat more than 5". How many are left over?'
     assert parse_evolution(f"<evolved>{text}</evolved>", "stop", PARENT) == text
 

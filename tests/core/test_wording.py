@@ -1,4 +1,4 @@
-"""Words and templates: what counts as a word, what counts as a number, on cases written out by hand."""
+"""Words and templates: what counts as a word or a number, on hand-written cases."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tasks.core.wording import formula, template, tokenise, windows, word_hash, 
         ("?!", ""),
     ],
 )
-def test_words_are_what_is_left_without_case_punctuation_and_latex_dress(text: str, expected: str) -> None:
+def test_words_exclude_case_punctuation_and_latex_layout(text: str, expected: str) -> None:
     assert words(text) == expected.split()
 
 
@@ -47,15 +47,15 @@ def test_a_template_has_one_mark_for_every_number_or_run_of_numbers(text: str, e
     assert template(text) == expected.split()
 
 
-def test_a_formula_keeps_operators_and_letters_and_loses_numbers_braces_and_layout() -> None:
+def test_a_formula_keeps_operators_and_letters_without_numbers_braces_and_layout() -> None:
     assert formula(r"Find $\left(x^{10}\right) - \dfrac{1{,}000}{2.5}\,y$.") == r"find(x^#)-\frac##y"
     assert formula("Find (x^7) - \\frac{3}{41} y") == r"find(x^#)-\frac##y"
     assert formula(r"\leftarrow \tfrac12") == r"\leftarrow\frac#"
 
 
-def test_the_texts_of_a_batch_do_not_run_into_each_other() -> None:
+def test_the_texts_of_a_batch_are_kept_separate() -> None:
     tokens = tokenise(["a", "5 eggs", "6", "7 hens", "", "one hundred", "and 5"])
-    # "a | 5", "6 | 7" and "hundred | and 5" touch only across texts
+    # "a | 5", "6 | 7" and "hundred | and 5" are adjacent only across texts
     assert tokens.rows.tolist() == [0, 1, 1, 2, 3, 3, 5, 5, 6, 6]
     assert tokens.masked_rows.tolist() == [0, 1, 1, 2, 3, 3, 5, 6, 6]
     mark, article, also = word_hash("#"), word_hash("a"), word_hash("and")
@@ -64,7 +64,7 @@ def test_the_texts_of_a_batch_do_not_run_into_each_other() -> None:
     ]  # fmt: skip
 
 
-def test_windows_stay_within_a_text_and_agree_exactly_where_the_words_do() -> None:
+def test_windows_stay_within_a_text_and_are_equal_exactly_if_their_words_are() -> None:
     tokens = tokenise(["b c d", "b c", "c d b c"])
     starts, values = windows(tokens.hashes, tokens.rows, 2)
     assert starts.tolist() == [0, 1, 3, 5, 6, 7]  # bc cd | bc | cd db bc

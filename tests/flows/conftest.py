@@ -1,4 +1,4 @@
-"""The undisturbed small build that the tests of the flow compare with."""
+"""An uninterrupted small build that the tests of the flow compare with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.small_build import Builder, Undisturbed
 
 @pytest.fixture(scope="session")
 def build_once(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Undisturbed]:
-    """Makes the undisturbed build, or waits until another process has made it."""
+    """Make the uninterrupted build, or wait until another test process has made it."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "undisturbed"
     folder.mkdir(exist_ok=True)

@@ -1,5 +1,5 @@
-"""Anybody's problems are annotated, and a dataset's stale rows again, with a scripted teacher that counts its requests; once
-with the real one."""
+"""The annotation of a user's problems and of stale rows, with a scripted teacher that counts its requests, and once with a
+real teacher."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TEXTS = [f"Compute {number} + 1." for number in range(20)]
 
 
 def asked(text: str) -> str:
-    """The message in which the teacher is asked a problem."""
+    """The message to the teacher for a problem."""
     return str(load_prompt("teacher/solve").render(problem=text)[-1]["content"])
 
 
@@ -47,7 +47,7 @@ def says(*answers: object) -> list[str]:
 
 @dataclass(frozen=True)
 class Desk:
-    """A folder with a file of 20 problems, and the teacher that is asked about them."""
+    """A folder with a file of 20 problems, and their scripted teacher."""
 
     server: ScriptedServer
     folder: Path
@@ -60,7 +60,7 @@ class Desk:
         reached = {"serve": None, "base_url": self.server.base_url}
         judge = {
             "models.equivalence_judge": {**reached, "base_url": "http://127.0.0.1:9/v1"}
-        }  # nobody answers there
+        }  # no server listens there
         settings = {"models.teacher": reached, **judge, "sample.num_samples": N, "run.output": str(self.out)}
         return {**settings, **more}
 
@@ -105,7 +105,7 @@ def row_of(dataset: Path, text: str) -> Example:
 
 
 def make_stale(dataset: Path, text: str) -> Example:
-    """Let a row say that an older teacher was sampled for it."""
+    """Change a row so that an older teacher appears to have annotated it."""
     old, row = dataset.with_name("before"), row_of(dataset, text)
     dataset.rename(old)
     dataset.mkdir()
@@ -117,19 +117,19 @@ def make_stale(dataset: Path, text: str) -> Example:
 
 
 def forget(out: Path) -> None:
-    """Remove what earlier requests left, so that what is needed has to be paid for."""
+    """Remove artifacts and ledger, so that every response has to be requested again."""
     shutil.rmtree(out / "artifacts")
     for file in out.glob("ledger.sqlite*"):
         file.unlink()
 
 
 def script() -> dict[str, list[str]]:
-    """Right answers; to problem 1 the teacher first says 2, 2, 2, 3 and from then on 2."""
+    """Right answers; for problem 1 the teacher answers 2, 2, 2, 3 first and 2 from then on."""
     replies = {asked(text): says(number + 1) for number, text in enumerate(TEXTS)}
     return replies | {asked(TEXTS[1]): says(2, 2, 2, 3, 2), asked("Compute 50 + 1."): says(51)}
 
 
-def test_own_problems_become_a_dataset_and_a_second_run_asks_nobody(tmp_path: Path) -> None:
+def test_own_problems_become_a_dataset_and_a_second_run_sends_no_request(tmp_path: Path) -> None:
     with desk(tmp_path, script()) as mine:
         dataset = mine.annotate()
         assert mine.requests == 20 * N and dataset == mine.out / "dataset"
@@ -151,11 +151,13 @@ def test_own_problems_become_a_dataset_and_a_second_run_asks_nobody(tmp_path: Pa
     assert [stage.stage for stage in manifest.stages] == ["problems", "sample", "cluster"]
     assert {row["annotation_fingerprint"] for row in rows.values()} == {manifest.annotation["annotation"]}
     card = (dataset / "README.md").read_text()
-    assert "compared with no benchmark" in card and "evolver model" not in card and "license: mit" in card
+    assert (
+        "not compared with any benchmark" in card and "evolver model" not in card and "license: mit" in card
+    )
     assert "<script" not in (mine.out / "report.html").read_text()
 
 
-def test_a_faulty_file_is_told_before_the_teacher_is_asked(tmp_path: Path) -> None:
+def test_an_invalid_file_is_reported_before_the_teacher_gets_a_request(tmp_path: Path) -> None:
     with desk(tmp_path, {}) as mine:
         (tmp_path / "bad.csv").write_text("text,tier\nHow many?,easy\nHow much?,silly\n")
         with pytest.raises(UserError, match=r"bad\.csv, line 3 has the tier 'silly': use one of"):
@@ -163,7 +165,7 @@ def test_a_faulty_file_is_told_before_the_teacher_is_asked(tmp_path: Path) -> No
         assert mine.server.headers == [] and not mine.out.exists()
 
 
-def test_one_stale_row_of_twenty_costs_a_twentieth(tmp_path: Path) -> None:
+def test_one_stale_row_of_twenty_costs_a_twentieth_of_the_requests(tmp_path: Path) -> None:
     with desk(tmp_path, script()) as mine:
         dataset = mine.annotate()
         whole, paid = mine.entries(), mine.requests
@@ -176,7 +178,10 @@ def test_one_stale_row_of_twenty_costs_a_twentieth(tmp_path: Path) -> None:
         assert new.parents[1] == mine.out / "versions" and digest(dataset) == old_bytes
         assert latest(mine.out)["dataset"] == str(new)
         after = row_of(new, TEXTS[1])
-        assert (after.weight, after.teacher_model) == (1.0, before.teacher_model)  # it now says 2 four times
+        assert (after.weight, after.teacher_model) == (
+            1.0,
+            before.teacher_model,
+        )  # the answer is now 2 four times
         others = [
             [row for row in read_dataset(folder)[0] if row.problem != TEXTS[1]] for folder in (dataset, new)
         ]
@@ -198,14 +203,14 @@ def test_one_stale_row_of_twenty_costs_a_twentieth(tmp_path: Path) -> None:
         assert "Compute 1 + 1." in (new.parent / "drift.html").read_text()
 
 
-def test_nothing_stale_asks_nobody_and_leaves_the_dataset_as_it_is(tmp_path: Path) -> None:
+def test_without_stale_rows_no_request_is_sent_and_the_dataset_is_unchanged(tmp_path: Path) -> None:
     with desk(tmp_path, script()) as mine:
         dataset = mine.annotate()
         seen, note = len(mine.server.headers), (mine.out / "latest.json").read_bytes()
         assert mine.reannotate() == dataset
-        # no row was ever put to the judge, so another one makes none stale
+        # no row has a judged pair, so another judge makes no row stale
         assert mine.reannotate(**{"models.equivalence_judge.model": "pocket/teacher"}) == dataset
-        # problems that are there already are not new, however they are written
+        # known problems are not new, whatever their case and spacing
         known = mine.file([f"  {text.upper()} " for text in TEXTS[:3]], "known.csv").replace(
             "question", "text"
         )
@@ -215,7 +220,7 @@ def test_nothing_stale_asks_nobody_and_leaves_the_dataset_as_it_is(tmp_path: Pat
         assert not (mine.out / "versions").exists()
 
 
-def test_a_new_problem_and_new_clusters_are_annotated_without_asking_again(tmp_path: Path) -> None:
+def test_a_new_problem_and_new_clusters_need_no_repeated_requests(tmp_path: Path) -> None:
     with desk(tmp_path, script()) as mine:
         dataset = mine.annotate()
         paid = mine.requests
@@ -234,18 +239,21 @@ def test_a_new_problem_and_new_clusters_are_annotated_without_asking_again(tmp_p
         assert mine.reannotate(**{"cluster.unparsed": "one"}) == again
 
 
-def test_a_second_run_into_the_same_folder_ends_at_once_and_changes_nothing(tmp_path: Path) -> None:
+def test_a_second_run_in_the_same_folder_fails_at_once_and_changes_nothing(tmp_path: Path) -> None:
     with desk(tmp_path, script()) as mine:
         dataset = mine.annotate()
         make_stale(dataset, TEXTS[0])
         before = hashlib.sha256((mine.out / "latest.json").read_bytes()).digest(), mine.requests
         held = alone(mine.out / "annotation.lock", "a re-annotation")
-        with held, pytest.raises(UserError, match=r"a re-annotation is going on .* has changed nothing"):
+        with (
+            held,
+            pytest.raises(UserError, match=r"a re-annotation is already running .* has changed nothing"),
+        ):
             mine.reannotate()
         assert before == (hashlib.sha256((mine.out / "latest.json").read_bytes()).digest(), mine.requests)
 
 
-def test_a_teacher_that_fails_takes_no_rows_away(tmp_path: Path) -> None:
+def test_a_failing_teacher_removes_no_rows(tmp_path: Path) -> None:
     with desk(tmp_path, script()) as mine:
         dataset = mine.annotate()
         note = (mine.out / "latest.json").read_bytes()

@@ -1,4 +1,4 @@
-"""`make build` with its own server and worker, ended in every way that a person or a machine ends it."""
+"""`make build` with its own server and worker, interrupted by Ctrl-C, cancellation and kills."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PATIENCE_S = 10.0
 
 @dataclass(frozen=True)
 class House:
-    """A copy of the project, so that locks, Prefect's home and outputs are those of this test alone."""
+    """A copy of the project with its own locks, Prefect home and outputs."""
 
     root: Path
 
@@ -58,8 +58,10 @@ class House:
 
     @contextmanager
     def stopped_at(self, pattern: str) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process], str]]:
-        """A build that has just logged `pattern`, all its processes, and its server's address; after the block all of
-        them must be gone within ten seconds."""
+        """Start a build and wait until it logs `pattern`; yield it with its descendants and the address of its server.
+
+        After the block all of these processes must end within ten seconds.
+        """
         build, said = self.start(), []
         assert build.stdout is not None
         for line in build.stdout:
@@ -69,7 +71,7 @@ class House:
         else:
             pytest.fail(f"the build ended before {pattern!r}: {''.join(said)[-4000:]}")
         family = psutil.Process(build.pid).children(recursive=True)
-        address = re.search(r"Prefect answers at (\S+)", "".join(said))
+        address = re.search(r"Prefect is ready at (\S+)", "".join(said))
         assert address is not None and len(family) > 4
         yield build, family, f"{address[1]}/api"
         left = left_after(
@@ -97,12 +99,12 @@ def worker_and_flow(family: list[psutil.Process]) -> list[psutil.Process]:
 
 
 def only_run(api: str) -> FlowRun:
-    """The flow run that is going on."""
+    """The flow run that is in progress."""
     with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
         return next(run for run in client.read_flow_runs() if run.state and run.state.is_running())
 
 
-def test_ctrl_c_cancel_and_kills_leave_nothing_behind_and_the_next_build_ends_in_the_same_bytes(
+def test_interruptions_leave_no_process_behind_and_the_next_build_ends_with_the_same_bytes(
     build_once: Callable[[], Undisturbed], tmp_path: Path
 ) -> None:
     house = House(tmp_path / "house")
@@ -128,5 +130,5 @@ def test_ctrl_c_cancel_and_kills_leave_nothing_behind_and_the_next_build_ends_in
         build.kill()
         build.wait()
     log = house.finish()
-    assert "was left unfinished by an earlier build: marked Crashed" in log
+    assert "was left unfinished by an earlier build and is now marked as Crashed" in log
     assert digest(house.root / "output/pocket/dataset") == build_once().digest

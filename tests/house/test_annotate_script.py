@@ -1,4 +1,4 @@
-"""`make annotate`: what is wrong with a file or a setting is told before Prefect or a model starts."""
+"""`make annotate` reports invalid files and settings before Prefect or a model starts."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
         (
             "text\n\n ,\n",
             [],
-            r"mine.csv, line 3 has 2 cells, but the header has 1: put cells that hold commas",
+            r"mine.csv, line 3 has 2 cells, but the header has 1: put cells with commas",
         ),
         (
             "question\nHow many?\n",
             [],
-            "mine.csv has no column 'text'; it has question: say which one holds the problem",
+            "mine.csv has no column 'text'; it has question: name the one with the problem",
         ),
         (
             "question\nHow many?\n",
@@ -42,10 +42,10 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
         ),
         ("text\nHow many?\n", ["--profile", "none"], "unknown profile 'none': choose one of"),
         ("text\nHow many?\n", ["--overrides", '{"sample.samples": 3}'], "sample.samples: unknown key"),
-        ("text\nHow many?\n", ["--overrides", "{"], "OVERRIDES is no JSON"),
+        ("text\nHow many?\n", ["--overrides", "{"], "OVERRIDES is not valid JSON"),
     ],
 )
-def test_faults_are_told_before_anything_starts(
+def test_invalid_files_and_settings_are_reported_before_anything_starts(
     script: Any, tmp_path: Path, capsys: Any, content: str, more: list[str], sentence: str
 ) -> None:
     (tmp_path / "mine.csv").write_text(content)

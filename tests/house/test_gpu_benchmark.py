@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py on a CPU without the packages that a bare GPU machine lacks, and the counts behind its floors."""
+"""benchmarks/gpu.py on a CPU without the packages that a bare GPU machine lacks, and the counts behind its lower bounds."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TINY = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What one run printed, and its lines of JSON, that of the device first."""
+    """The output of one run, and its JSON lines, of which the first describes the device."""
 
     printed: str
     lines: list[dict[str, Any]]
@@ -72,12 +72,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture()
 def parts(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The modules of the command by their names."""
+    """Return a function that imports a module of the command by name."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     return import_module
 
 
-def test_a_bare_machine_really_lacks_the_packages(tmp_path: Path) -> None:
+def test_the_simulated_bare_machine_lacks_the_packages(tmp_path: Path) -> None:
     source = """
 import sys, numpy
 for name in sys.argv[1:]:
@@ -90,7 +90,7 @@ for name in sys.argv[1:]:
     assert done.stdout.split() == ABSENT, done.stderr
 
 
-def test_every_case_has_its_row_in_the_tables_and_in_the_file(run: Run) -> None:
+def test_every_case_has_a_row_in_the_tables_and_in_the_file(run: Run) -> None:
     assert [line["row"] for line in run.lines] == ["device"] + ["head"] * 10 + ["student"] * 3 + [
         "teacher"
     ] * 2
@@ -105,11 +105,11 @@ def test_every_case_has_its_row_in_the_tables_and_in_the_file(run: Run) -> None:
     table = [line for line in run.printed.splitlines() if line.startswith("|")]
     heads = sum(line.startswith("|---") for line in table)
     assert heads == 4 and len(table) == 2 * heads + 15
-    assert all(line.endswith(" n/a |") for line in table[-2:]), "there is no memory to tell on CPU"
+    assert all(line.endswith(" n/a |") for line in table[-2:]), "no memory is measured on a CPU"
     assert run.printed.startswith(f"device {run.lines[0]['device']}, torch {torch.__version__}")
 
 
-def test_times_are_positive_and_ratios_are_theirs(run: Run) -> None:
+def test_times_are_positive_and_ratios_match_them(run: Run) -> None:
     for row in run.lines[1:]:
         times = [value for name, value in row.items() if "second" in name]
         assert len(times) >= 3 and all(math.isfinite(value) and value > 0 for value in times)
@@ -120,7 +120,7 @@ def test_times_are_positive_and_ratios_are_theirs(run: Run) -> None:
         assert 0 < row["head_share"] < 1
 
 
-def test_the_ways_of_the_head_agree(run: Run) -> None:
+def test_all_implementations_of_the_head_agree(run: Run) -> None:
     for tokens in (24, 40):
         naive, *others = (row for row in run.rows("head") if row["tokens"] == tokens)
         assert naive["gradient_error"] is None and len(others) == 4
@@ -129,9 +129,11 @@ def test_the_ways_of_the_head_agree(run: Run) -> None:
             assert row["gradient_error"] < 0.01, "bf16"
 
 
-def test_the_ways_of_the_student_compute_the_same_update(run: Run) -> None:
+def test_all_layouts_of_the_student_compute_the_same_update(run: Run) -> None:
     packed, plain, single = run.rows("student")
-    assert packed["loss"] == pytest.approx(math.log(1000), rel=0.05), "random weights know nothing"
+    assert packed["loss"] == pytest.approx(math.log(1000), rel=0.05), (
+        "random weights predict a uniform distribution"
+    )
     assert [row["loss"] for row in (plain, single)] == pytest.approx([packed["loss"]] * 2, rel=1e-3)
     assert packed["laid_out"] == plain["laid_out"] < single["laid_out"]
     assert packed["tokens"] == single["tokens"] == run.rows("teacher")[0]["tokens"] <= packed["laid_out"]
@@ -140,7 +142,7 @@ def test_the_ways_of_the_student_compute_the_same_update(run: Run) -> None:
 
 
 @pytest.mark.parametrize(("hidden", "layers", "tied"), [(2048, 28, True), (4096, 36, False)])
-def test_the_models_have_the_parameters_of_the_papers(
+def test_the_models_have_the_parameter_counts_of_the_papers(
     parts: Any, hidden: int, layers: int, tied: bool
 ) -> None:
     shape = Shape(
@@ -154,12 +156,12 @@ def test_the_models_have_the_parameters_of_the_papers(
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
-def test_flops_are_those_counted_by_hand(parts: Any) -> None:
+def test_flops_match_a_count_by_hand(parts: Any) -> None:
     models = parts("gpu_models")
     model = models.build_model(hidden=64, layers=2, vocabulary=1000, tied=True, device=torch.device("meta"))
     sequences = [TokenSequence(tokens=np.zeros(n, np.int32), prompt_length=p) for n, p in ((5, 2), (3, 1))]
     matrices = 2 * (4 * 64 * 64 + 3 * 64 * 192)  # one head of 64: q, k, v and o are square
-    attention = 2 * (4 * 64 * (5 * 5 + 3 * 3) // 2)  # scores and mixing, half of the pairs
+    attention = 2 * (4 * 64 * (5 * 5 + 3 * 3) // 2)  # scores and weighted sums, for half of the pairs
     assert models.forward_flops(model, sequences) == (2 * matrices * 8 + attention, 2 * 1000 * 64 * (3 + 2))
 
 
@@ -175,7 +177,7 @@ def test_the_defaults_are_those_of_the_training_stage(parts: Any, monkeypatch: p
     assert 700 < np.median([response for _, response in sizes]) < 1400
 
 
-def test_a_case_that_runs_out_of_memory_is_told_and_the_next_one_runs(
+def test_a_case_that_runs_out_of_memory_is_reported_and_the_next_one_runs(
     parts: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     meter, head = parts("gpu_meter"), parts("gpu_head").HEAD
@@ -193,17 +195,17 @@ def test_a_case_that_runs_out_of_memory_is_told_and_the_next_one_runs(
     assert second.startswith("| n/a | 8,192 | chunked | n/a | 0.25 | n/a |")
 
 
-def test_what_is_to_win_is_the_time_beside_the_products(parts: Any) -> None:
+def test_the_possible_gain_is_the_time_outside_the_matrix_products(parts: Any) -> None:
     row = {"hidden": 2048, "tokens": 8192, "chunk": 512, "ratio": 1.6, "whole_ratio": 2.0}
     said = parts("gpu_head").what_is_to_win(row)
-    assert "fastest in chunks of 512. Its three matrix products alone take 62% of that time" in said
-    assert "at most 38% of the time, or 50% if it did not cut them" in said
+    assert "fastest with chunks of 512. Its three matrix products alone take 62% of that time" in said
+    assert "at most 38% of the time, or 50% without chunking" in said
 
 
-def test_without_a_gpu_the_command_says_what_to_do(
+def test_without_a_gpu_the_command_gives_advice(
     parts: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit):
         parts("gpu").parse([])
-    assert "there is no CUDA device: take --device cpu, with small sizes" in capsys.readouterr().err
+    assert "no CUDA device is available: use --device cpu with small sizes" in capsys.readouterr().err

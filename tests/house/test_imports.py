@@ -1,4 +1,4 @@
-"""The house's rules of DESIGN: who may import whom, what stays lazy, and how long things may be."""
+"""Structure of the code: which packages may import which, which imports must be lazy, and how long code may be."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("flows", "tasks", "prompts", "pocket", "training", "scripts", "benchmarks")
 OURS = frozenset({"flows", "tasks", "prompts", "pocket", "training"})
 
-# A module may import of ours only what starts with one of these (and its own room). The longest prefix decides.
+# The project modules that each package may import besides its own. The longest matching prefix applies.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "flows": ("tasks.stages", "tasks.core.config", "training.config"),
     "tasks.core": (),
     "tasks.io": ("tasks.core",),
-    "tasks.seeds": ("tasks.core", "tasks.io.hub", "tasks.io.seed_files"),  # the two doors for problems
+    "tasks.seeds": ("tasks.core", "tasks.io.hub", "tasks.io.seed_files"),  # the readers of problem files
     "tasks.stages": ("tasks.core", "tasks.io", "tasks.seeds", "prompts", "training.config"),
     "prompts": ("tasks.core",),
     "pocket": ("prompts", "tasks"),
@@ -46,7 +46,7 @@ MAX_FILE_LINES = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Import:
-    """One imported name: where it stands, what it brings, and whether it runs when the module is imported."""
+    """One imported name, its location, and whether the import runs when the module is imported."""
 
     module: str
     line: int
@@ -73,7 +73,7 @@ def parse(path: Path) -> ast.Module:
 
 
 def imports_of(tree: ast.Module, module: str, package: str) -> list[Import]:
-    """Every import of a module, also those inside functions; `if TYPE_CHECKING` is only for readers and left out."""
+    """Return all imports of a module, including those inside functions but not those under `if TYPE_CHECKING`."""
 
     def visit(node: ast.AST, at_top: bool) -> Iterator[Import]:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
@@ -119,7 +119,7 @@ def is_allowed(module: str, name: str) -> bool:
     return room is not None and under(name, (room, *MAY_IMPORT[room]))
 
 
-def test_the_walk_sees_every_kind_of_import() -> None:
+def test_every_kind_of_import_is_found() -> None:
     source = """
 import ray
 from tasks.io import chat
@@ -151,11 +151,11 @@ def later():
         ("training.loop", "tasks.io.tables", True),
     ],
 )
-def test_the_table_says_what_the_plan_says(module: str, name: str, allowed: bool) -> None:
+def test_the_import_rules_apply_to_these_examples(module: str, name: str, allowed: bool) -> None:
     assert is_allowed(module, name) is allowed
 
 
-def test_imports_point_the_right_way() -> None:
+def test_imports_follow_the_rules() -> None:
     wrong = [str(one) for one in all_imports() if not is_allowed(one.module, one.name)]
     assert wrong == [], "see the import directions in CONTRIBUTING.md"
 
@@ -183,7 +183,9 @@ def test_heavy_packages_are_imported_inside_functions() -> None:
 def test_flow_files_define_no_class_and_shadow_no_package() -> None:
     for path in sorted((ROOT / "flows").glob("*.py")):
         classes = [node.name for node in ast.walk(parse(path)) if isinstance(node, ast.ClassDef)]
-        assert classes == [], f"{path.name}: a Ray worker could not unpickle a class of a flow file"
+        assert classes == [], (
+            f"{path.name}: a Ray worker cannot unpickle a class that is defined in a flow file"
+        )
         assert path.stem not in FORBIDDEN_FLOW_FILES, f"{path.name} would shadow the package {path.stem}"
 
 
@@ -191,7 +193,9 @@ def test_flow_files_define_no_class_and_shadow_no_package() -> None:
 def test_packages_that_import_each_other_have_an_empty_init(package: str) -> None:
     path = ROOT / package / "__init__.py"
     if (ROOT / package).is_dir():
-        assert path.read_text(encoding="utf-8").strip() == "", f"{path} makes a cycle or loads torch"
+        assert path.read_text(encoding="utf-8").strip() == "", (
+            f"{path} must be empty, else it creates an import cycle or loads torch"
+        )
 
 
 def test_no_function_is_longer_than_eighty_lines() -> None:

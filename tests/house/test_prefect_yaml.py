@@ -1,4 +1,4 @@
-"""Every deployment of prefect.yaml names a flow that really loads and takes the parameters it is given."""
+"""Every deployment of prefect.yaml names a flow that loads and accepts its parameters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENTRYPOINTS = sorted({deployment["entrypoint"] for deployment in DEPLOYMENTS})
 
 
 def imported_flow(entrypoint: str) -> Flow[..., Any]:
-    """The flow object from a plain import of its file: nothing stands in for it when an import fails."""
+    """Import the flow from its file, without Prefect's placeholder for failed imports."""
     file, name = entrypoint.split(":")
     spec = importlib.util.spec_from_file_location(f"entrypoint_{Path(file).stem}", ROOT / file)
     assert spec is not None and spec.loader is not None
@@ -36,7 +36,7 @@ def test_the_entrypoint_imports_to_a_flow(entrypoint: str) -> None:
 
 
 @pytest.mark.parametrize("entrypoint", ENTRYPOINTS)
-def test_prefect_itself_loads_it_with_flows_first_on_the_path(
+def test_prefect_loads_the_flow_with_flows_first_on_the_path(
     entrypoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -49,7 +49,7 @@ def test_prefect_itself_loads_it_with_flows_first_on_the_path(
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment["name"])
-def test_a_deployment_gives_parameters_its_flow_has(deployment: dict[str, Any]) -> None:
+def test_a_deployment_passes_only_parameters_of_its_flow(deployment: dict[str, Any]) -> None:
     flow = imported_flow(deployment["entrypoint"])
     known = inspect.signature(flow.fn).parameters
     assert set(deployment.get("parameters", {})) <= set(known)
@@ -78,7 +78,7 @@ def test_every_flow_file_has_a_deployment() -> None:
     assert files == {entrypoint.split(":")[0] for entrypoint in ENTRYPOINTS}
 
 
-def test_the_weekly_reannotation_is_planned_and_waits_until_it_is_wanted() -> None:
+def test_the_weekly_reannotation_has_an_inactive_schedule() -> None:
     (weekly,) = (d for d in DEPLOYMENTS if d["name"] == "weekly")
     assert imported_flow(weekly["entrypoint"]).name == "sure-math-reannotate"
     assert weekly["schedules"] == [{"cron": "0 4 * * 1", "timezone": "UTC", "active": False}]

@@ -1,4 +1,4 @@
-"""Every profile of configs/ resolves, sources, training and all, and the paper's fit a node of four 80 GB cards."""
+"""Every profile of configs/ resolves with its sources and training, and the paper profiles fit on four 80 GB GPUs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ from training.memory import ENGINE_WORKING, Shape, count_parameters, memory_plan
 
 PAPER = ("paper-1.7b", "paper-4b", "paper-8b")
 GPUS, GPU_BYTES = 4, 80e9
-CARD_BYTES = 85.0e9  # that torch reports of an H100 of 80 GB: 79.2 GiB
-PEAKS = {  # GB of the fullest card: rollout, train, sync
+CARD_BYTES = 85.0e9  # memory of an 80 GB H100 as reported by torch: 79.2 GiB
+PEAKS = {  # peak memory in GB of the fullest GPU: rollout, train, sync
     "paper-1.7b": (72.0, 72.0, 76.0),
     "paper-4b": (66.0, 54.8, 53.0),
     "paper-8b": (81.3, 71.8, 81.1),
 }
-SEQUENCES = {"paper-1.7b": 113, "paper-4b": 18, "paper-8b": 4}  # whole ones in an engine's KV cache
+SEQUENCES = {
+    "paper-1.7b": 113,
+    "paper-4b": 18,
+    "paper-8b": 4,
+}  # full-length sequences in an engine's KV cache
 
 
 def qwen(
@@ -37,7 +41,7 @@ def qwen(
     )  # fmt: skip
 
 
-# The sizes in the config.json of each model.
+# Model dimensions from the config.json of each model.
 SHAPES = {
     "Qwen3-1.7B": qwen(2048, 28, 16, 8, 6144, three=True, tied=True),
     "Qwen3-4B": qwen(2560, 36, 32, 8, 9728, three=True, tied=True),
@@ -73,7 +77,7 @@ def test_a_profile_resolves_with_its_sources_and_its_training(profile: str) -> N
         assert training(profile).steps > 0
 
 
-def test_the_published_sizes_are_those_of_the_table() -> None:
+def test_parameter_counts_match_the_published_sizes() -> None:
     billions = {name: round(count_parameters(shape) / 1e9, 2) for name, shape in SHAPES.items()}
     assert billions == {
         "Qwen3-1.7B": 1.72, "Qwen3-4B": 4.02, "Qwen3-8B": 8.19, "Qwen2.5-3B-Instruct": 3.09, "Qwen2.5-72B-Instruct": 72.71,
@@ -85,7 +89,7 @@ def test_the_published_sizes_are_those_of_the_table() -> None:
     [("paper-1.7b", "Qwen3-1.7B", "split", 2), ("paper-4b", "Qwen3-4B", "colocated", 2),
      ("paper-8b", "Qwen3-8B", "colocated", 3)],
 )  # fmt: skip
-def test_the_training_is_the_papers_and_fits_the_node(
+def test_the_training_settings_are_the_papers_and_fit_on_the_node(
     profile: str, student: str, placement: str, zero: int
 ) -> None:
     run = training(profile)
@@ -96,7 +100,9 @@ def test_the_training_is_the_papers_and_fits_the_node(
     assert (run.optimizer.learning_rate, run.steps, run.warmup_steps) == (3e-6, 391, 20)
     plan = memory_plan(run, shape_of(run.student.model), shape_of(run.teacher.model))
     assert len(plan.devices) == GPUS and memory_problems(run, plan) == [] and plan.fits
-    assert run.placement.gpu_memory_gb * 1e9 <= CARD_BYTES - 2e9, "a reserve for what no plan knows"
+    assert run.placement.gpu_memory_gb * 1e9 <= CARD_BYTES - 2e9, (
+        "a reserve for memory that is not in the plan"
+    )
     peaks = {
         phase: max(device.needed(phase) for device in plan.devices) / 1e9
         for phase in ("rollout", "train", "sync")
@@ -106,7 +112,7 @@ def test_the_training_is_the_papers_and_fits_the_node(
 
 
 @pytest.mark.parametrize("profile", PAPER)
-def test_every_served_model_fits_its_share_with_room_for_a_sequence(profile: str) -> None:
+def test_every_served_model_fits_its_memory_share_with_one_sequence(profile: str) -> None:
     models = resolved(profile).models
     for name in type(models).model_fields:
         role = getattr(models, name)
@@ -119,7 +125,7 @@ def test_every_served_model_fits_its_share_with_room_for_a_sequence(profile: str
     assert [one.gpu_memory_fraction for one in shared if one is not None] == [0.65, 0.2]
 
 
-def test_the_dataset_is_the_papers_and_the_same_for_every_student() -> None:
+def test_the_dataset_settings_are_the_papers_and_the_same_for_every_student() -> None:
     first = resolved("paper-1.7b")
     counts = [(source.kind, source.declared) for source in first.aggregate.sources]  # type: ignore[attr-defined]
     assert counts == [
@@ -137,7 +143,7 @@ def test_the_dataset_is_the_papers_and_the_same_for_every_student() -> None:
 
 
 @pytest.mark.parametrize("profile", PAPER)
-def test_the_dataset_is_compared_with_every_benchmark_whole_and_at_one_commit(profile: str) -> None:
+def test_the_dataset_is_compared_with_every_complete_benchmark_at_a_pinned_commit(profile: str) -> None:
     config = resolved(profile)
     benchmarks: tuple[HubSource, ...] = config.decontam.benchmarks  # type: ignore[assignment]
     assert {one.name for one in benchmarks} == {
@@ -151,7 +157,7 @@ def test_the_dataset_is_compared_with_every_benchmark_whole_and_at_one_commit(pr
     assert note.startswith("compared with 11 benchmarks") and "not pinned" not in note
 
 
-ROWS = {  # one of each data set, with its columns
+ROWS = {  # one row of each data set, with its columns
     "matharena": {"problem_idx": 1, "problem": "What is 1 + 1?", "answer": 2, "problem_type": ["Algebra"]},
     "amo_bench": {
         "question_id": 1, "prompt": "What is 1 + 1? After solving the above problem, please output it.",
@@ -166,7 +172,7 @@ ROWS = {  # one of each data set, with its columns
 }  # fmt: skip
 
 
-def test_every_benchmark_reads_a_local_copy_with_its_data_sets_columns(tmp_path: Path) -> None:
+def test_every_benchmark_reads_a_local_copy_with_the_columns_of_its_data_set(tmp_path: Path) -> None:
     benchmarks: tuple[HubSource, ...] = resolved("paper-1.7b").decontam.benchmarks  # type: ignore[assignment]
     for one in benchmarks:
         folder = tmp_path / one.name
@@ -182,7 +188,7 @@ def test_every_benchmark_reads_a_local_copy_with_its_data_sets_columns(tmp_path:
             assert (problem.text, problem.answer, problem.benchmark_root) == ("What is 1 + 1?", "2", True)
 
 
-def test_one_data_set_is_pinned_to_one_commit_wherever_it_is_read() -> None:
+def test_every_data_set_is_pinned_to_the_same_commit_everywhere() -> None:
     config = resolved("paper-1.7b")
     pins: dict[str, set[str]] = {}
     for source in (*config.aggregate.sources, *config.decontam.benchmarks):

@@ -1,4 +1,4 @@
-"""What is committed fits every machine: no addresses, no local paths, small weights, profiles and prompts that resolve."""
+"""The repository contains no package indexes, local paths or large weights, and all profiles and prompts resolve."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_WEIGHT_BYTES = 40 * 1024 * 1024
 
 
 def repository_files() -> list[Path]:
-    """What git tracks or would track (neither ignored nor deleted)."""
+    """Return the files that git tracks or would track (neither ignored nor deleted)."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -36,7 +36,7 @@ def repository_files() -> list[Path]:
 
 @cache
 def text_lines() -> list[tuple[str, str]]:
-    """(where, line) for every line of every text file, models' folders and this file left out."""
+    """Return (location, line) for every line of every text file, except for tokenizers and this file."""
     return [
         (f"{path.relative_to(ROOT)}:{number}", line)
         for path in repository_files()
@@ -45,7 +45,7 @@ def text_lines() -> list[tuple[str, str]]:
     ]
 
 
-def test_the_patterns_find_what_they_are_for() -> None:
+def test_the_patterns_match_paths_and_hosts() -> None:
     assert MACHINE_PATH.search("open('/home/ada/x')") and MACHINE_PATH.search("/root/.cache")
     assert not MACHINE_PATH.search("https://example.org/home/x") and not MACHINE_PATH.search("tasks/work/x")
     assert INDEX_HOST.search("--index-url https://pypi.org/simple")
@@ -67,7 +67,7 @@ def test_constraints_are_names_and_versions_only() -> None:
     assert pins and all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in pins)
 
 
-def test_weights_are_small_and_no_pickle() -> None:
+def test_weights_are_small_and_not_pickled() -> None:
     weights = [path for path in repository_files() if path.suffix == ".safetensors"]
     assert sum(path.stat().st_size for path in weights) < MAX_WEIGHT_BYTES
     pickles = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}

@@ -1,4 +1,4 @@
-"""The runner behind `make build`: one build at a time, sentences for bad settings, healing, and nothing left behind."""
+"""The script behind `make build`: one build at a time, errors for bad settings, abandoned runs, no processes left behind."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def runner(local: Any) -> Any:
     return module
 
 
-def test_a_lock_is_held_once_and_falls_with_its_holder(local: Any, tmp_path: Path) -> None:
+def test_a_lock_is_held_once_and_released_with_its_holder(local: Any, tmp_path: Path) -> None:
     first = local.take_lock(tmp_path / "lock")
     local.write_note(first, {"pid": 7, "tag": "pocket-1"})
     assert local.take_lock(tmp_path / "lock") is None
@@ -54,17 +54,17 @@ def test_a_torn_or_missing_note_reads_as_empty(local: Any, tmp_path: Path) -> No
     assert local.read_note(tmp_path / "torn") == local.read_note(tmp_path / "absent") == {}
 
 
-def test_a_second_build_is_refused_with_the_first_ones_pid(
+def test_a_second_build_is_refused_with_the_pid_of_the_first(
     local: Any, runner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "LOCK", tmp_path / "lock")
     with runner.build_lock() as lock:
         local.write_note(lock, {"pid": 4711})
-        with pytest.raises(UserError, match="another build runs \\(pid 4711\\)"), runner.build_lock():
+        with pytest.raises(UserError, match="another build is running \\(pid 4711\\)"), runner.build_lock():
             pass
 
 
-def test_a_port_in_use_is_named_when_asked_for_and_avoided_when_not(
+def test_a_requested_port_in_use_is_an_error_and_the_default_port_is_avoided(
     local: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as taken:
@@ -77,19 +77,17 @@ def test_a_port_in_use_is_named_when_asked_for_and_avoided_when_not(
         assert local.choose_port(None) != port
 
 
-def test_a_server_of_the_user_that_does_not_answer_is_a_sentence(
-    local: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreachable_server_of_the_user_is_an_error(local: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     with (
-        pytest.raises(UserError, match="no Prefect server answers at http://127"),
+        pytest.raises(UserError, match="no Prefect server responds at http://127"),
         local.prefect_api(),
     ):
         pass
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "3"])
-def test_overrides_that_are_no_json_object_are_a_sentence(runner: Any, text: str) -> None:
+def test_overrides_that_are_not_a_json_object_are_an_error(runner: Any, text: str) -> None:
     with pytest.raises(UserError, match=r"OVERRIDES='\{\"select.target\": 50\}'"):
         runner.read_overrides(text)
 
@@ -113,7 +111,7 @@ def test_a_bad_setting_ends_the_build_before_anything_starts(
 ) -> None:
     monkeypatch.setenv(variable, value)
     monkeypatch.setattr(runner, "end_with_parent", lambda: None)
-    monkeypatch.setattr(runner, "build_lock", lambda: pytest.fail("the build went on"))
+    monkeypatch.setattr(runner, "build_lock", lambda: pytest.fail("the build was started"))
     assert runner.main(["build"]) == 1
     assert words in capsys.readouterr().out
 
@@ -178,12 +176,12 @@ def test_the_student_is_shown_unless_it_belongs_to_another_dataset(
     assert ("+25.0 points [+10.0, +40.0] on 9" in printed) == (asked != "d2")
 
 
-def test_report_before_any_build_says_what_to_do(runner: Any, tmp_path: Path) -> None:
+def test_report_before_any_build_is_an_error_with_advice(runner: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="build one first"):
         runner.show(tmp_path)
 
 
-def test_what_the_runner_started_is_gone_after_its_kill_nine(tmp_path: Path) -> None:
+def test_supervised_processes_end_after_kill_9_of_the_runner(tmp_path: Path) -> None:
     program = f"""
 import os, sys, time
 sys.path.insert(0, {str(SCRIPTS)!r})
@@ -213,8 +211,8 @@ def _first_number(log: Path) -> int:
 
 
 @pytest.mark.slow
-def test_runs_left_by_a_dead_worker_are_healed_on_a_real_server(tmp_path: Path) -> None:
-    """A run left Running and one that came due are marked Crashed; one planned for tomorrow stays as it is."""
+def test_runs_of_a_dead_worker_are_marked_as_crashed_on_a_real_server(tmp_path: Path) -> None:
+    """A run left Running and one that is due are marked as Crashed; one scheduled for tomorrow is unchanged."""
     server = subprocess.run(
         [sys.executable, "-c", HEALING, str(SCRIPTS), str(tmp_path)],
         capture_output=True,
@@ -227,7 +225,7 @@ def test_runs_left_by_a_dead_worker_are_healed_on_a_real_server(tmp_path: Path) 
     }  # fmt: skip
 
 
-# In a process of its own: Prefect reads the server's address when it is first imported.
+# In a separate process, since Prefect reads the server's address when it is first imported.
 HEALING = """
 import json, sys
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""The store finds finished work by fingerprint, keeps shards whole, and lets no row vanish uncounted."""
+"""The store looks up finished artifacts by fingerprint, writes shards atomically, and accounts for every row."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_the_record_sums_counts_and_rows_and_names_inputs_and_versions(tmp_path:
     assert store.record(source)["counts"] == {"in": 4, "kept": 3, "rejected": {"too_short": 1}}
 
 
-def test_an_artifact_is_not_found_before_its_record_under_another_fingerprint_or_with_a_part_missing(
+def test_an_artifact_without_record_with_another_fingerprint_or_a_missing_part_is_not_found(
     tmp_path: Path,
 ) -> None:
     store = Store(tmp_path)
@@ -102,7 +102,7 @@ def test_an_artifact_is_not_found_before_its_record_under_another_fingerprint_or
     assert store.find("rules", PRINT) is None
 
 
-def test_a_damaged_record_means_not_finished_and_a_damaged_shard_is_written_anew(tmp_path: Path) -> None:
+def test_a_damaged_record_means_not_finished_and_a_damaged_shard_is_rewritten(tmp_path: Path) -> None:
     store = Store(tmp_path)
     artifact = finished(store)
     before = digest(artifact.path)
@@ -154,8 +154,8 @@ def test_the_same_work_gives_the_same_parquet_bytes_whatever_the_times_in_the_re
         ({"in": 4, "kept": 2, "rejected": {"too_short": 1}}, r"shard-00000: 4 in, but 2 kept \+ 1 rejected"),
         ({"in": 2, "kept": 2, "rejected": {"too_short": 1}}, r"2 in, but 2 kept \+ 1 rejected"),
         ({"in": 1, "kept": 2, "rejected": {"too_short": -1}}, "negative"),
-        ({"in": 3, "kept": 1, "rejected": {"too_short": 2}}, r"the table 'rejects' holds \{'too_short': 1\}"),
-        ({"in": 3, "kept": 2, "rejected": {"too_long": 1}}, r"rejected \{'too_long': 1\}, but"),
+        ({"in": 3, "kept": 1, "rejected": {"too_short": 2}}, r"the table 'rejects' has \{'too_short': 1\}"),
+        ({"in": 3, "kept": 2, "rejected": {"too_long": 1}}, r"rejected rows are \{'too_long': 1\}, but"),
     ],
 )
 def test_a_shard_whose_counts_do_not_add_up_is_refused_and_nothing_is_written(
@@ -167,7 +167,7 @@ def test_a_shard_whose_counts_do_not_add_up_is_refused_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_the_table_rejects_has_to_add_up_with_the_counts(tmp_path: Path) -> None:
+def test_only_the_table_rejects_must_match_the_counts(tmp_path: Path) -> None:
     tables = {"problems": (Selected, selected("a")), "lost_responses": (Reject, rejects("a", "a"))}
     record = Store(tmp_path).write_shard(tmp_path / "f", 0, tables, {"counts": counts(1)["counts"]})
     assert record["tables"]["lost_responses"]["rows"] == 2
@@ -190,12 +190,12 @@ def test_an_artifact_is_not_finished_without_all_its_shards_or_its_primary_table
         store.finish("rules", PRINT, 2, {})
     with pytest.raises(ValueError, match="has no table 'responses'; it has problems, rejects"):
         store.finish("rules", PRINT, 1, {}, primary="responses")
-    with pytest.raises(ValueError, match="may not set counts"):
+    with pytest.raises(ValueError, match="may not contain counts"):
         store.finish("rules", PRINT, 1, {"counts": {}})
     assert store.find("rules", PRINT) is None
 
 
-def test_an_artifact_without_shards_is_whole_and_empty(tmp_path: Path) -> None:
+def test_an_artifact_without_shards_is_complete_and_empty(tmp_path: Path) -> None:
     store = Store(tmp_path)
     artifact = store.finish("evolve-5", PRINT, 0, {})
     assert artifact.num_rows == 0 and store.find("evolve-5", PRINT) == artifact
@@ -220,13 +220,13 @@ def test_a_discarded_artifact_is_gone_with_its_shards(tmp_path: Path) -> None:
     assert list((tmp_path / "artifacts").iterdir()) == []
 
 
-def test_a_table_that_is_not_there_is_told_by_its_file(tmp_path: Path) -> None:
+def test_an_error_about_a_missing_table_names_its_file(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with pytest.raises(UserError, match=r"There is no file .*shard-00000/verdicts\.parquet"):
+    with pytest.raises(UserError, match=r"File .*shard-00000/verdicts\.parquet does not exist"):
         list(store.rows(finished(store), "verdicts", Selected))
 
 
-def test_a_writer_killed_at_any_moment_leaves_whole_shards_only_and_the_next_run_ends_in_the_same_bytes(
+def test_a_writer_killed_at_any_moment_leaves_only_complete_shards_and_the_next_run_gives_the_same_bytes(
     tmp_path: Path,
 ) -> None:
     code = (
@@ -260,7 +260,7 @@ def test_a_writer_killed_at_any_moment_leaves_whole_shards_only_and_the_next_run
     assert not [entry for entry in folder.iterdir() if entry.name.startswith(".")]
 
 
-def test_counts_add_up_over_shards_with_reasons_as_plain_words() -> None:
+def test_counts_are_summed_over_shards_with_reasons_as_plain_strings() -> None:
     parts = [
         {"in": 3, "kept": 1, "rejected": {Reason.ECHO: 2}},
         {"in": 1, "kept": 0, "rejected": {"echo": 1}},

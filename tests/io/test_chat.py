@@ -1,4 +1,4 @@
-"""Every request ends exactly once, whatever the server does; the limit follows congestion; the ledger saves requests."""
+"""Every request gets exactly one outcome; the limit adapts to congestion; the ledger saves requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.scripted_server import LOGPROBS, ScriptedServer, running
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Back-off in milliseconds; Retry-After keeps its length."""
+    """Shorten the pauses to milliseconds, except those of Retry-After."""
     monkeypatch.setattr(chat, "pause_before", lambda _attempt, retry_after=None: retry_after or 0.002)
 
 
@@ -66,7 +66,7 @@ RECOVERED = {
 }
 
 
-def test_passing_trouble_is_retried_until_every_request_is_answered_once() -> None:
+def test_temporary_errors_are_retried_until_every_request_is_answered_once() -> None:
     with running(RECOVERED) as server:
         outcomes = model_at(server, request_timeout_s=2.0).complete_all(
             [request(content) for content in RECOVERED]
@@ -74,7 +74,7 @@ def test_passing_trouble_is_retried_until_every_request_is_answered_once() -> No
     assert [(outcome.key, getattr(outcome, "text", outcome)) for outcome in outcomes] == [
         (content, f"echo {content}") for content in RECOVERED
     ]
-    timed = {"slow drip", "silent"}  # on a busy machine the second try may come late too
+    timed = {"slow drip", "silent"}  # on a busy machine the second attempt may time out too
     assert all(server.counts[content] == len(RECOVERED[content]) for content in RECOVERED.keys() - timed)
     assert all(server.counts[content] >= 2 for content in timed)
 
@@ -94,7 +94,7 @@ def test_passing_trouble_is_retried_until_every_request_is_answered_once() -> No
         ("slow", 6, "no answer within 0.3 s"),
     ],
 )
-def test_lasting_trouble_is_a_failure_with_the_servers_sentence(
+def test_a_permanent_error_is_a_failure_with_the_servers_message(
     behaviour: str, attempts: int, sentence: str
 ) -> None:
     with running({"bad": [behaviour]}) as server:
@@ -105,13 +105,13 @@ def test_lasting_trouble_is_a_failure_with_the_servers_sentence(
     assert model.usage.failures == 1
 
 
-def test_one_bad_request_does_not_touch_its_neighbours() -> None:
+def test_one_bad_request_does_not_affect_the_others() -> None:
     with running({"bad": ["malformed"], "worse": ["400"]}) as server:
         outcomes = model_at(server).complete_all([request(text) for text in ("a", "bad", "b", "worse", "c")])
     assert [isinstance(outcome, Completion) for outcome in outcomes] == [True, False, True, False, True]
 
 
-def test_odd_replies_are_completions_that_say_so() -> None:
+def test_unusual_replies_are_completions_with_a_matching_finish_reason() -> None:
     with running({"e": ["empty"], "h": ["huge"], "l": ["length"]}) as server:
         empty, huge, length = model_at(server).complete_all([request("e"), request("h"), request("l")])
     assert isinstance(empty, Completion) and (empty.text, empty.finish_reason) == ("", "stop")
@@ -126,7 +126,7 @@ def test_retry_after_is_honoured() -> None:
     assert time.monotonic() - started >= 0.5
 
 
-def test_pauses_are_fully_jittered_and_grow_and_never_undercut_the_server(
+def test_pauses_have_full_jitter_and_grow_and_are_never_shorter_than_retry_after(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     drawn: list[tuple[float, float]] = []
@@ -138,7 +138,7 @@ def test_pauses_are_fully_jittered_and_grow_and_never_undercut_the_server(
     assert pause_before(20) == 60.0
 
 
-def test_the_ledger_answers_what_was_answered_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_in_the_ledger_are_not_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat, "LOOKUP", 16)
     requests = [request(f"q{i}", seed=i) for i in range(50)]
     with running({"q7": ["400"]}) as server:
@@ -149,7 +149,7 @@ def test_the_ledger_answers_what_was_answered_before(tmp_path: Path, monkeypatch
             again = model_at(server, ledger)
             second = again.complete_all(requests)
         assert sent == 50
-        assert server.counts.total() == 51, "only the failed request is tried again"
+        assert server.counts.total() == 51, "only the failed request may be sent again"
     for old, new in zip(first, second, strict=True):
         if isinstance(old, Completion) and isinstance(new, Completion):
             assert new.cached and not old.cached and (new.key, new.text) == (old.key, old.text)
@@ -158,16 +158,16 @@ def test_the_ledger_answers_what_was_answered_before(tmp_path: Path, monkeypatch
     assert (again.usage.cached, again.usage.prompt_tokens) == (49, 0)
 
 
-def test_what_was_paid_is_read_back_after_a_restart(tmp_path: Path) -> None:
+def test_the_cost_is_restored_after_a_restart(tmp_path: Path) -> None:
     with running({"q1": ["malformed", "ok"], "q2": ["400"]}) as server:
-        for _ in range(2):  # the second time the ledger answers, and nothing is paid
+        for _ in range(2):  # the second time the ledger answers, at no cost
             with Ledger(tmp_path / "ledger.sqlite") as ledger:
                 model_at(server, ledger).complete_all([request(f"q{i}") for i in range(10)])
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         assert ledger.spent() == {"scripted@1": Spent(requests=9, prompt_tokens=63, completion_tokens=27)}
 
 
-def test_what_changes_the_reply_changes_the_ledger_key(tmp_path: Path) -> None:
+def test_everything_that_changes_the_reply_changes_the_ledger_key(tmp_path: Path) -> None:
     with running() as server, Ledger(tmp_path / "ledger.sqlite") as ledger:
         model_at(server, ledger).complete_all([request("a", seed=1)])
         variants = [
@@ -206,13 +206,13 @@ def test_concurrency_rises_to_the_cap_and_never_exceeds_it() -> None:
     assert 1 < server.most_at_once <= 12
 
 
-def test_one_place_is_enough() -> None:
+def test_a_concurrency_of_one_works() -> None:
     with running(delay_s=0.001) as server:
         model_at(server, concurrency=1).complete_all([request(f"q{i}") for i in range(20)])
     assert server.most_at_once == 1
 
 
-def test_a_429_halves_the_limit_and_retries_queue_for_a_place() -> None:
+def test_a_429_halves_the_limit_and_retries_wait_for_a_slot() -> None:
     with running({f"q{i}": ["429", "ok"] for i in range(40)}, delay_s=0.01) as server:
         model = model_at(server, concurrency=40)
         limits: list[float] = []
@@ -221,7 +221,7 @@ def test_a_429_halves_the_limit_and_retries_queue_for_a_place() -> None:
         outcomes = model.complete_all([request(f"q{i}") for i in range(40)])
     assert all(isinstance(outcome, Completion) for outcome in outcomes)
     assert limits[0] == 4.0, "halved from the first eight"
-    assert server.most_at_once <= 12, "near the limit, though forty requests wait to be sent again"
+    assert server.most_at_once <= 12, "near the limit, although forty requests wait for a retry"
 
 
 def test_the_throttle_doubles_then_halves_once_per_round_trip_then_adds_one_per_round() -> None:
@@ -245,7 +245,9 @@ def test_the_throttle_doubles_then_halves_once_per_round_trip_then_adds_one_per_
 
 
 @pytest.mark.parametrize(("cap", "first"), [(1, 1), (8, 8), (64, 8), (256, 32), (512, 64)])
-def test_the_first_limit_is_an_eighth_of_the_cap_and_three_good_rounds_reach_it(cap: int, first: int) -> None:
+def test_the_first_limit_is_an_eighth_of_the_cap_and_three_successful_rounds_reach_the_cap(
+    cap: int, first: int
+) -> None:
     throttle = Throttle(cap)
     assert throttle.limit == first
     for _ in range(3):
@@ -254,15 +256,15 @@ def test_the_first_limit_is_an_eighth_of_the_cap_and_three_good_rounds_reach_it(
     assert throttle.limit == cap
 
 
-def test_a_server_that_is_gone_stops_the_run_with_a_sentence() -> None:
+def test_a_server_that_is_down_stops_the_run_with_a_user_error() -> None:
     with running() as server:
         model = model_at(server, concurrency=16)
     with pytest.raises(UserError, match=r"failed 8 requests in a row, 6 attempts each .*check that it runs"):
         model.complete_all([request(f"q{i}") for i in range(1000)])
-    assert model.usage.attempts <= 6 * (16 + 8), "the other requests were never tried"
+    assert model.usage.attempts <= 6 * (16 + 8), "the other requests must not be sent"
 
 
-def test_a_refused_key_stops_the_run_and_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rejected_api_key_stops_the_run_and_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", "sk-very-secret")
     with running({"a": ["401"]}) as server:
         model = model_at(server, api_key_env="SOME_KEY")
@@ -296,7 +298,7 @@ def test_log_probabilities_are_summed_over_the_returned_tokens() -> None:
     assert (outcome.logprob_sum, outcome.logprob_count) == (sum(LOGPROBS), 3)
 
 
-def test_requests_are_pulled_only_as_places_become_free() -> None:
+def test_requests_are_pulled_only_as_slots_become_free() -> None:
     pulled = 0
 
     def endless():
@@ -347,10 +349,10 @@ def test_progress_ends_at_the_total() -> None:
             [request(f"q{i}") for i in range(30)], on_progress=lambda done, total: seen.append((done, total))
         )
     assert seen[-1] == (30, 30)
-    assert len(seen) <= 3, "at most one notice a second"
+    assert len(seen) <= 3, "at most one report per second"
 
 
-def test_half_a_surrogate_pair_does_not_reach_the_ledger(tmp_path: Path) -> None:
+def test_a_lone_surrogate_does_not_reach_the_ledger(tmp_path: Path) -> None:
     text = json.loads('"a \\ud83d b"')
     with running({"a": [f"ok:{text}"]}) as server, Ledger(tmp_path / "ledger.sqlite") as ledger:
         (outcome,) = model_at(server, ledger).complete_all([request("a")])

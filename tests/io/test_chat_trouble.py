@@ -1,4 +1,4 @@
-"""A server that does its worst, over real HTTP: each request ends once, memory and time stay bounded."""
+"""A misbehaving server over real HTTP: every request gets exactly one outcome; memory and time stay bounded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.scripted_server import ScriptedServer, running
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Back-off in milliseconds."""
+    """Shorten the pauses between attempts to milliseconds."""
     monkeypatch.setattr(chat, "pause_before", lambda _attempt, _retry_after=None: 0.002)
 
 
@@ -60,7 +60,7 @@ ANSWERED = ("ok", "ok", "ok", "trickle", "empty", "length", "huge")
 
 
 def scripts(rng: random.Random, count: int) -> dict[str, list[str]]:
-    """Random behaviours per request. Fewer than eight requests use up their attempts, since as many in a row end a run."""
+    """Random behaviours per request. Fewer than eight requests use up their attempts, since eight in a row end a run."""
     script = {}
     for number in range(count):
         trouble = [rng.choice(PASSING) for _ in range(rng.choice((0, 0, 0, 1, 1, 2, 5)))]
@@ -71,7 +71,7 @@ def scripts(rng: random.Random, count: int) -> dict[str, list[str]]:
 
 
 async def drive(model: ChatModel, contents: list[str]) -> tuple[list[Outcome], int]:
-    """The outcomes, and the most tasks that were ever alive when one of them came (a new connection takes a second one)."""
+    """Return the outcomes, and the most tasks alive when an outcome arrived (a new connection takes a second task)."""
     outcomes, alive = [], 0
     async with aclosing(model.complete(requests(contents))) as answers:
         async for outcome in answers:
@@ -82,11 +82,11 @@ async def drive(model: ChatModel, contents: list[str]) -> tuple[list[Outcome], i
 
 @pytest.mark.usefixtures("short_pauses")
 @pytest.mark.parametrize(("seed", "timeout_s"), [(0, 60.0), (1, 60.0), (2, 2.0)])
-def test_whatever_the_server_does_every_request_ends_once_as_its_script_says(
+def test_every_request_gets_exactly_one_outcome_as_scripted_whatever_the_server_does(
     seed: int, timeout_s: float
 ) -> None:
     script = scripts(random.Random(seed), 200)
-    timed = timeout_s < 60.0  # on a busy machine any attempt may then come too late
+    timed = timeout_s < 60.0  # on a busy machine any attempt may then time out
     if timed:
         script |= {"drip": ["slow", "ok"], "mute": ["silent", "500", "ok"]}
     with running(script, delay_s=0.001) as server:
@@ -110,7 +110,7 @@ def test_whatever_the_server_does_every_request_ends_once_as_its_script_says(
 
 
 @pytest.mark.usefixtures("short_pauses")
-def test_tasks_and_what_is_read_ahead_do_not_grow_with_the_number_of_requests() -> None:
+def test_tasks_and_read_ahead_do_not_grow_with_the_number_of_requests() -> None:
     pulled = 0
 
     def counted() -> Iterator[ChatRequest]:
@@ -135,7 +135,7 @@ def test_tasks_and_what_is_read_ahead_do_not_grow_with_the_number_of_requests() 
 
 
 @pytest.mark.usefixtures("short_pauses")
-def test_concurrency_finds_what_the_server_bears() -> None:
+def test_concurrency_adapts_to_the_capacity_of_the_server() -> None:
     limits: list[float] = []
     with running(delay_s=0.01, capacity=12) as server:
         model = model_at(server, concurrency=64)
@@ -143,9 +143,9 @@ def test_concurrency_finds_what_the_server_bears() -> None:
         model.throttle.congested = lambda sent_at: (limits.append(model.throttle.limit), cut(sent_at))[1]  # type: ignore[method-assign]
         outcomes, _ = asyncio.run(drive(model, [f"q{number}" for number in range(600)]))
     assert all(isinstance(outcome, Completion) for outcome in outcomes)
-    assert server.turned_away < 300, "rather slower than turned away"
+    assert server.turned_away < 300, "most requests must fit the capacity"
     peaks = [limit for limit in limits if limit >= 12]
-    assert len(peaks) >= 2, "it fell and rose to the capacity again"
+    assert len(peaks) >= 2, "the limit must fall and rise to the capacity again"
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_concurrency_finds_what_the_server_bears() -> None:
         ("soon", None, None),
         ("Fri, 31 Dec 99999999999999999999 23:59:59 GMT", None, None),
     ],
-    ids=["seconds", "date", "date gone by", "negative", "endless", "no number", "no year"],
+    ids=["seconds", "date", "past date", "negative", "infinite", "not a number", "invalid year"],
 )
 def test_retry_after_is_seconds_or_a_date(
     said: str, low: float | None, high: float | None, monkeypatch: pytest.MonkeyPatch
@@ -191,7 +191,7 @@ def test_a_cancelled_run_ends_at_once_though_pauses_and_answers_are_outstanding(
     assert model.throttle.active == 0
 
 
-def test_what_a_server_says_can_be_written_down() -> None:
+def test_error_messages_of_a_server_are_valid_bounded_text() -> None:
     body = '{"error": {"message": "half a pair \\ud83d' + "x" * 5_000 + '"}}'
     with running({"a": ["400"]}) as server:
         server.refusal = body
@@ -201,7 +201,7 @@ def test_what_a_server_says_can_be_written_down() -> None:
 
 
 @pytest.mark.usefixtures("short_pauses")
-def test_after_any_trouble_a_second_run_sends_only_what_failed(tmp_path: Path) -> None:
+def test_a_second_run_sends_only_the_requests_that_failed(tmp_path: Path) -> None:
     script = scripts(random.Random(3), 120)
     failing = {content for content, behaviours in script.items() if behaviours[-1] not in ANSWERED}
     answered = len(script) - len(failing)
@@ -214,7 +214,7 @@ def test_after_any_trouble_a_second_run_sends_only_what_failed(tmp_path: Path) -
         assert len(ledger) == answered == ledger.spent()["scripted@1"].requests
 
 
-def test_what_came_before_a_cancellation_is_not_sent_again(tmp_path: Path) -> None:
+def test_requests_answered_before_a_cancellation_are_not_sent_again(tmp_path: Path) -> None:
     contents = [f"q{number}" for number in range(300)]
 
     async def until(enough: int) -> None:
@@ -231,14 +231,16 @@ def test_what_came_before_a_cancellation_is_not_sent_again(tmp_path: Path) -> No
         outcomes, _ = asyncio.run(drive(model, contents))
     assert Counter(outcome.key for outcome in outcomes) == Counter(contents)
     repeated = [content for content, count in server.counts.items() if count > 1]
-    assert 100 <= paid.requests < 300 and len(repeated) <= 8, "at most what was in flight"
+    assert 100 <= paid.requests < 300 and len(repeated) <= 8, "only requests in flight may be sent twice"
     assert sum(isinstance(outcome, Completion) and outcome.cached for outcome in outcomes) == paid.requests
 
 
-def test_connections_that_the_server_closes_between_requests_cost_no_answer(
+def test_connections_closed_by_the_server_between_requests_lose_no_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(chat, "pause_before", lambda _attempt, _retry_after=None: 0.1)  # the end must arrive
+    monkeypatch.setattr(
+        chat, "pause_before", lambda _attempt, _retry_after=None: 0.1
+    )  # the client must notice the close
     contents = [f"q{number}" for number in range(100)]
     with running({content: ["hangup"] for content in contents}) as server:
         outcomes, _ = asyncio.run(drive(model_at(server, concurrency=4), contents))
@@ -247,21 +249,21 @@ def test_connections_that_the_server_closes_between_requests_cost_no_answer(
 
 
 @pytest.mark.usefixtures("short_pauses")
-def test_an_answer_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_answer_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "MAX_ANSWER_BYTES", 50_000)
     with running({"a": ["huge"]}) as server:
         (outcome,) = model_at(server).complete_all(requests(["a"]))
     assert isinstance(outcome, Failure) and outcome.reason == "unreadable answer: longer than 50,000 bytes"
 
 
-def test_a_refusal_that_is_no_json_is_told_as_it_came() -> None:
+def test_an_error_that_is_not_json_is_reported_verbatim() -> None:
     with running({"a": ["400"]}) as server:
         server.refusal = "<html>too busy</html>"
         (outcome,) = model_at(server).complete_all(requests(["a"]))
     assert isinstance(outcome, Failure) and outcome.reason == "status 400: <html>too busy</html>"
 
 
-def test_a_server_elsewhere_is_reached_through_the_proxy_and_with_the_key_whatever_netrc_says(
+def test_a_remote_server_is_reached_through_the_proxy_with_the_key_and_netrc_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "netrc").write_text("machine models.invalid login someone password else", encoding="ascii")

@@ -157,7 +157,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     )
 
 
-def test_load_dataset_gives_back_every_row_of_both_configs(tmp_path: Path, load):
+def test_load_dataset_returns_every_row_of_both_configs(tmp_path: Path, load):
     write_dataset(tmp_path / "dataset", EXAMPLES, RESPONSES, manifest())
     problems, responses = load(tmp_path / "dataset"), load(tmp_path / "dataset", "responses")
     assert {split: len(rows) for split, rows in problems.items()} == {"train": 3, "test": 1}
@@ -189,7 +189,7 @@ def flagged(row: Example) -> Example:
     )
 
 
-def test_the_config_decontaminated_has_every_row_without_a_flag_and_no_other(tmp_path: Path, load):
+def test_the_config_decontaminated_has_exactly_the_rows_without_a_flag(tmp_path: Path, load):
     rows = {"train": [flagged(TRAIN[0]), *TRAIN[1:]], "test": TEST}
     write_dataset(tmp_path / "dataset", rows, RESPONSES, manifest())
     whole, clean = load(tmp_path / "dataset"), load(tmp_path / "dataset", "decontaminated")
@@ -205,7 +205,7 @@ def test_the_config_decontaminated_has_every_row_without_a_flag_and_no_other(tmp
     assert contents is not None and [row.decontaminated for row in contents.splits] == [2, 1]
 
 
-def test_a_split_of_flagged_rows_only_is_left_out_of_the_config_decontaminated(tmp_path: Path, load):
+def test_a_split_of_flagged_rows_only_is_not_in_the_config_decontaminated(tmp_path: Path, load):
     rows = {"train": TRAIN, "test": [flagged(TEST[0])]}
     write_dataset(tmp_path / "dataset", rows, RESPONSES, manifest())
     assert list(load(tmp_path / "dataset", "decontaminated")) == ["train"]
@@ -218,7 +218,7 @@ def test_a_split_of_flagged_rows_only_is_left_out_of_the_config_decontaminated(t
     assert names == ["default", "responses"]
 
 
-def test_a_rebuilt_dataset_is_not_read_from_the_cache_of_the_older_one(tmp_path: Path, load):
+def test_a_rebuilt_dataset_is_not_loaded_from_the_cache_of_the_older_one(tmp_path: Path, load):
     write_dataset(tmp_path / "dataset", EXAMPLES, RESPONSES, manifest())
     assert len(load(tmp_path / "dataset")["train"]) == 3
     kept = EXAMPLES["train"][:1]
@@ -265,7 +265,7 @@ def test_timings_change_the_manifest_and_nothing_else(tmp_path: Path):
     assert first != second and replace(first, timings={}) == replace(second, timings={})
 
 
-def test_long_splits_are_cut_into_files_that_load_as_one(
+def test_long_splits_are_split_into_files_that_load_as_one(
     tmp_path: Path, load, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(dataset, "ROWS_PER_FILE", 4)
@@ -279,9 +279,7 @@ def test_long_splits_are_cut_into_files_that_load_as_one(
     assert len(load(tmp_path / "dataset", "responses")["train"]) == 6
 
 
-def test_an_export_that_fails_leaves_the_old_dataset_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_failed_export_leaves_the_old_dataset_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_dataset(tmp_path / "dataset", EXAMPLES, RESPONSES, manifest())
     before = digests(tmp_path / "dataset")
 
@@ -312,7 +310,7 @@ def test_an_older_dataset_is_replaced_as_a_whole(tmp_path: Path):
         ),
         ({"train": [replace(TRAIN[0], role=Role.SEED)]}, {}, "seeds are never exported"),
         ({"train": TRAIN}, {"train": RESPONSES["train"] + RESPONSES["test"]}, "not in that split"),
-        ({"train": TRAIN}, RESPONSES, "split test has 2 responses and no problem"),
+        ({"train": TRAIN}, RESPONSES, "split test has 2 responses but no problems"),
         ({"train": TRAIN}, {"train": RESPONSES["train"][:-2]}, "0003 in split train has no responses"),
         (
             {"train": TRAIN},
@@ -321,13 +319,13 @@ def test_an_older_dataset_is_replaced_as_a_whole(tmp_path: Path):
         ),
     ],
 )
-def test_tables_that_do_not_belong_together_are_refused(tmp_path: Path, examples, responses, message: str):
+def test_inconsistent_tables_are_refused(tmp_path: Path, examples, responses, message: str):
     with pytest.raises(ValueError, match=message):
         write_dataset(tmp_path / "dataset", examples, responses, manifest())
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_to_export_is_a_sentence_for_the_user(tmp_path: Path):
+def test_nothing_to_export_is_a_user_error(tmp_path: Path):
     with pytest.raises(UserError, match=r"nothing to export .* the funnel"):
         write_dataset(tmp_path / "dataset", {"train": []}, {}, manifest())
 
@@ -352,7 +350,7 @@ def test_contents_are_counted_from_the_rows():
     )
 
 
-def test_endings_and_judgements_are_counted_over_all_problems():
+def test_finish_reasons_and_judge_calls_are_counted_over_all_problems():
     judged = example(1, judge_calls=4, order_flips=1, transitivity_violations=2, weight=0.25)
     rows = [judged, example(2)]
     first, second = samples(judged)
@@ -381,19 +379,19 @@ def test_a_manifest_survives_the_round_trip_and_its_numbers_are_plain_json():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("not json", "x.json is no dataset manifest: the whole file: Invalid JSON"),
+        ("not json", "x.json is not a valid dataset manifest: the whole file: Invalid JSON"),
         ("{}", "name: Field required"),
         (manifest().to_json().replace('"licence"', '"license"', 1), "licence: Field required"),
         (manifest().to_json().replace('"kept": 1234000', '"kept": 1'), "stages.0: .*1234567 in, but 1 kept"),
     ],
 )
-def test_a_broken_manifest_is_refused_in_one_sentence(text: str, message: str):
+def test_an_invalid_manifest_is_refused(text: str, message: str):
     with pytest.raises(UserError, match=message):
         Manifest.from_json(text, "x.json")
 
 
-def test_a_folder_without_manifest_is_no_dataset(tmp_path: Path):
-    with pytest.raises(UserError, match="is no exported dataset"):
+def test_a_folder_without_a_manifest_is_not_a_dataset(tmp_path: Path):
+    with pytest.raises(UserError, match="is not an exported dataset"):
         read_manifest(tmp_path)
 
 
@@ -412,14 +410,14 @@ def test_the_card_shows_the_funnel_the_splits_and_the_licences():
     assert "| pocket | cc-by-4.0 | curated | 2 |" in text
     assert "| hard | 1 | 0 | 0.500 | 0.250 |" in text
     assert "4 of 8 responses have a readable answer" in text
-    assert "12.5" not in text  # timings stay out
+    assert "12.5" not in text  # timings are not on the card
     assert front_matter(text)["configs"][0]["data_files"][1] == {
         "split": "test",
         "path": "data/test-*.parquet",
     }
 
 
-def test_the_card_explains_every_column_and_nothing_else():
+def test_the_card_explains_exactly_the_columns():
     meanings = yaml.safe_load((cards.CARDS / "columns.yaml").read_text(encoding="utf-8"))
     assert list(meanings["examples"]) == [field.name for field in fields(Example)]
     assert list(meanings["responses"]) == [field.name for field in fields(Response)]
@@ -433,8 +431,8 @@ def test_every_number_in_the_tables_follows_the_manifest():
     assert "word 5-grams, Jaccard similarity 0.42" in card(settings=settings)
 
 
-def test_the_card_tells_what_the_problems_were_compared_with_and_how():
-    assert "compared with no benchmark" in card()
+def test_the_card_describes_the_comparison_with_benchmarks():
+    assert "not compared with any benchmark" in card()
     found = BenchmarkCount(benchmark="aime", problems=30, flagged=1200, kinds={"lineage": 1200, "ngram": 2})
     none = BenchmarkCount(benchmark="amc|23", problems=40, flagged=0)
     settings = load_config("pocket", {"decontam.checks": ["jaccard"], "decontam.threshold": 0.42}).identity()
@@ -445,10 +443,10 @@ def test_the_card_tells_what_the_problems_were_compared_with_and_how():
     rows = {"train": [flagged(TRAIN[0]), *TRAIN[1:]]}
     made = manifest(benchmarks=(found, none), settings=settings)
     text = render_card(replace(made, contents=describe(rows, {"train": []})))
-    assert "1 of 3 problems are flagged" in text and "holds the other 2." in text
+    assert "1 of 3 problems are flagged" in text and "contains the other 2." in text
 
 
-def test_markup_in_a_licence_or_a_model_name_stays_text(tmp_path: Path):
+def test_markup_in_a_licence_or_a_model_name_is_escaped(tmp_path: Path):
     poison = (
         "<script>alert(1)</script> | [x](javascript:y) `a` **b** $c$ & ![i](u)\n---\nlicense: evil \ud800\x00"
     )
@@ -471,12 +469,12 @@ def test_markup_in_a_licence_or_a_model_name_stays_text(tmp_path: Path):
     text.encode("utf-8")
 
 
-def test_a_long_value_is_cut_on_the_card():
+def test_a_long_value_is_truncated_on_the_card():
     text = card(models={"teacher": "x" * 1_000_000})
     assert len(text) < 30_000 and "x" * cards.MAX_CELL + " ..." in text
 
 
-def test_the_card_renders_as_markdown_with_whole_tables():
+def test_the_card_renders_as_markdown_with_complete_tables():
     from markdown_it import MarkdownIt
 
     text = card(benchmarks=(BenchmarkCount(benchmark="aime", problems=30, flagged=0),))

@@ -1,4 +1,4 @@
-"""Files and folders appear whole or not at all: after an error, a kill, a race, a full disk."""
+"""Files and folders are written atomically: after an error, a kill, a race, or on a full disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tasks.io.disk import atomic_write, make_folder, remove_folder, sweep, whole
 
 @contextmanager
 def writer_at_work(path: Path, replace: bool = False) -> Iterator[subprocess.Popen[str]]:
-    """Another process, inside `whole_folder(path)` with one file written."""
+    """Start another process, which is inside `whole_folder(path)` and has written one file."""
     code = (
         "import sys, time; from pathlib import Path; from tasks.io.disk import whole_folder\n"
         f"with whole_folder(Path({str(path)!r}), replace={replace}) as folder:\n"
@@ -41,7 +41,7 @@ def names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
 
-def test_a_folder_is_seen_only_when_its_block_has_ended(tmp_path: Path) -> None:
+def test_a_folder_appears_only_when_its_block_has_ended(tmp_path: Path) -> None:
     with whole_folder(tmp_path / "deep" / "a") as folder:
         (folder / "x").write_text("1")
         assert not (tmp_path / "deep" / "a").exists()
@@ -49,7 +49,7 @@ def test_a_folder_is_seen_only_when_its_block_has_ended(tmp_path: Path) -> None:
     assert names(tmp_path / "deep") == ["a"]
 
 
-def test_an_error_in_the_block_leaves_nothing_and_an_old_folder_untouched(tmp_path: Path) -> None:
+def test_an_error_in_the_block_leaves_nothing_behind_and_an_old_folder_unchanged(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x").write_text("old")
     for error in (RuntimeError, KeyboardInterrupt):
@@ -59,7 +59,7 @@ def test_an_error_in_the_block_leaves_nothing_and_an_old_folder_untouched(tmp_pa
     assert names(tmp_path) == ["a"] and (tmp_path / "a" / "x").read_text() == "old"
 
 
-def test_a_folder_that_is_there_stays_unless_it_is_to_be_replaced(tmp_path: Path) -> None:
+def test_an_existing_folder_is_kept_unless_replace_is_set(tmp_path: Path) -> None:
     with whole_folder(tmp_path / "a") as folder:
         (folder / "x").write_text("1")
     with pytest.raises(FileExistsError), whole_folder(tmp_path / "a"):
@@ -91,7 +91,7 @@ def test_many_threads_may_replace_a_folder_at_once(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a"] and (tmp_path / "a" / "x").read_text() in "0123"
 
 
-def test_a_killed_writer_leaves_no_folder_and_its_leftover_goes_at_the_next_start(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_no_folder_and_the_next_start_removes_its_leftover(tmp_path: Path) -> None:
     with writer_at_work(tmp_path / "a") as process:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -116,12 +116,12 @@ def test_the_unfinished_work_of_a_live_writer_and_of_other_names_is_left_alone(t
     assert names(tmp_path) == sorted(others[1:])
 
 
-def test_a_writer_killed_between_the_two_renames_of_a_replacement_costs_nothing(tmp_path: Path) -> None:
-    (tmp_path / ".old-a-0123456789ab").mkdir()  # what the kill leaves
+def test_the_old_folder_is_restored_after_a_kill_between_the_two_renames(tmp_path: Path) -> None:
+    (tmp_path / ".old-a-0123456789ab").mkdir()  # left behind by the kill
     (tmp_path / ".old-a-0123456789ab" / "x").write_text("old")
     (tmp_path / ".tmp-a-0123456789ab").mkdir()
     with pytest.raises(FileExistsError), whole_folder(tmp_path / "a"):
-        pytest.fail("the old folder is back, so the block must not run")
+        pytest.fail("the old folder was restored, so the block must not run")
     assert names(tmp_path) == ["a"] and (tmp_path / "a" / "x").read_text() == "old"
 
 
@@ -142,13 +142,15 @@ def test_a_file_is_replaced_in_one_step_and_keeps_its_old_content_on_an_error(
     assert path.read_bytes() == b"\x00\x01" and names(tmp_path / "deep") == ["record.json"]
 
 
-def test_a_full_disk_is_told_with_path_and_bytes_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_with_path_and_bytes_and_leaves_nothing(tmp_path: Path) -> None:
     with (
         pytest.raises(UserError, match=r"disk is full: .*/a needs at least 1,001 bytes"),
         whole_folder(tmp_path / "a") as folder,
     ):
         (folder / "x").write_bytes(bytes(1000))
-        with open("/dev/full", "wb", buffering=0) as full:  # the kernel's own "no space left on device"
+        with open(
+            "/dev/full", "wb", buffering=0
+        ) as full:  # writing to it fails with "no space left on device"
             full.write(b"x")
     assert names(tmp_path) == []
 
@@ -163,14 +165,14 @@ def test_a_full_disk_names_the_file_that_did_not_fit(tmp_path: Path, monkeypatch
     assert names(tmp_path) == []
 
 
-def test_a_file_in_the_way_of_a_folder_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_file_in_the_way_of_a_folder_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("")
     for path in (tmp_path / "a", tmp_path / "a" / "b"):
-        with pytest.raises(UserError, match=r"Cannot make the folder .*/a.*choose another output folder"):
+        with pytest.raises(UserError, match=r"Cannot create the folder .*/a.*choose another output folder"):
             make_folder(path)
 
 
-def test_a_removed_folder_is_gone_and_removing_it_again_is_no_error(tmp_path: Path) -> None:
+def test_a_folder_can_be_removed_twice(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     remove_folder(tmp_path / "a")
     remove_folder(tmp_path / "a")

@@ -1,4 +1,4 @@
-"""The drift report tells the numbers of the moves it is given, and shows no text of a model as markup."""
+"""The drift report shows the numbers of the given moves, and no text of a model as markup."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DATA = DriftData(
 )
 
 
-def test_the_json_holds_the_numbers_of_the_moves_and_the_cost(tmp_path: Path) -> None:
+def test_the_json_contains_the_numbers_of_the_moves_and_the_cost(tmp_path: Path) -> None:
     write_drift(tmp_path, DATA)
     found = json.loads((tmp_path / "drift.json").read_text())
     assert found == json.loads(json.dumps(drift_numbers(DATA)))
@@ -55,7 +55,7 @@ def test_the_page_shows_them_and_the_same_data_give_the_same_bytes(tmp_path: Pat
     page = render_drift(DATA)
     assert page == render_drift(DATA)
     for text in (
-        "2 went up, 1 down, 1 stayed",
+        "2 increased, 1 decreased, 1 are the same",
         "5 of 7",
         "0.438 &rarr; 0.391",
         "1 min 15 s",
@@ -67,21 +67,21 @@ def test_the_page_shows_them_and_the_same_data_give_the_same_bytes(tmp_path: Pat
     assert page.count('class="fill point') == 4 and "<script" not in page and "://" not in page
 
 
-def test_texts_of_models_are_escaped_and_cut() -> None:
+def test_texts_of_models_are_escaped_and_truncated() -> None:
     evil = move("e", 0.0, 1.0, new_answer="<script>alert(1)</script>")
     page = render_drift(replace(DATA, moves=[replace(evil, problem="<img src=x>" + "y" * 10_000)]))
     assert "<script" not in page and "<img" not in page and "&lt;img" in page and "y" * 5_000 not in page
 
 
-def test_a_report_without_moves_says_nothing_of_weights() -> None:
+def test_a_report_without_moves_does_not_mention_weights() -> None:
     page = render_drift(replace(DATA, moves=()))
     assert (
-        "Largest movers" not in page
+        "Largest changes" not in page
         and "new problems" in page
         and drift_numbers(replace(DATA, moves=()))["drift"] is None
     )
 
 
-def test_a_change_falls_into_its_bin_and_no_change_into_the_upper_middle_one() -> None:
+def test_a_change_is_counted_in_its_bin_and_no_change_in_the_upper_middle_one() -> None:
     assert change_bins([-1.0, -0.75, -0.0001, 0.0, 0.49, 0.5, 1.0], bins=4) == [2, 1, 2, 2]
     assert change_bins([], bins=4) == [0, 0, 0, 0]

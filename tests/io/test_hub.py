@@ -1,4 +1,4 @@
-"""Data sets come from a hub (a small one on this machine, over the real protocol) or from local files, or not at all."""
+"""Data sets are read from a hub (a small local server of the real protocol) or from local files; errors are `UserError`s."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def found(path: Path, *words: str, alone: bool = False) -> list[str]:
     return [str(file.relative_to(path)) for file in local_files("s", path, words, alone=alone)]
 
 
-def test_a_part_is_found_by_the_steps_of_its_path(tmp_path: Path) -> None:
+def test_a_part_is_found_by_the_components_of_its_path(tmp_path: Path) -> None:
     touch(
         tmp_path, "algebra/train.jsonl", "train/algebra/7.json", "algebra/train-00000-of-00001.parquet",
         "algebra/test.jsonl", "algebra/train.txt", "geometry/train.jsonl", "intermediate_algebra/train.jsonl",
@@ -55,7 +55,7 @@ def test_the_only_part_of_a_source_may_have_any_name(tmp_path: Path) -> None:
             local_files("s", path, ("train",), alone=False)
 
 
-def test_a_missing_or_strange_path_is_one_sentence(tmp_path: Path) -> None:
+def test_a_missing_or_unsuitable_path_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"Source s: .*nowhere does not exist: correct the path"):
         local_files("s", tmp_path / "nowhere", ("train",), alone=True)
     with pytest.raises(UserError, match=r"has no \.json, \.jsonl, \.parquet file"):
@@ -85,7 +85,7 @@ def test_one_object_over_several_lines_is_one_row(tmp_path: Path) -> None:
     assert list(local_rows(tmp_path / "7.json")) == ROWS[:1]
 
 
-def test_of_parquet_only_the_columns_asked_for_are_read(tmp_path: Path) -> None:
+def test_only_the_requested_columns_of_parquet_files_are_read(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "x.parquet")
     assert list(local_rows(tmp_path / "x.parquet")) == ROWS
     assert list(local_rows(tmp_path / "x.parquet", ("a", "none"))) == [{"a": 1}, {"a": 2}]
@@ -95,20 +95,20 @@ def test_of_parquet_only_the_columns_asked_for_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("x.json", "[1, 2]", r"x\.json, entry 1 is no JSON object"),
-        ("x.json", "[{}", r"x\.json is no valid JSON"),
-        ("x.json", "", r"x\.json is no valid JSON"),
-        ("x.jsonl", "{}\n{", r"x\.jsonl, line 2 is no valid JSON"),
-        ("x.parquet", "PAR1", r"x\.parquet is no readable Parquet file"),
+        ("x.json", "[1, 2]", r"x\.json, entry 1 is not a JSON object"),
+        ("x.json", "[{}", r"x\.json is not valid JSON"),
+        ("x.json", "", r"x\.json is not valid JSON"),
+        ("x.jsonl", "{}\n{", r"x\.jsonl, line 2 is not valid JSON"),
+        ("x.parquet", "PAR1", r"x\.parquet is not a readable Parquet file"),
     ],
 )
-def test_a_damaged_file_is_one_sentence(tmp_path: Path, name: str, content: str, sentence: str) -> None:
+def test_a_damaged_file_is_a_user_error(tmp_path: Path, name: str, content: str, sentence: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=sentence):
         list(local_rows(tmp_path / name))
 
 
-def test_the_digest_is_that_of_names_and_contents(tmp_path: Path) -> None:
+def test_the_digest_covers_names_and_contents(tmp_path: Path) -> None:
     files = tuple(touch(tmp_path, "a.jsonl", "b.jsonl") / name for name in ("a.jsonl", "b.jsonl"))
     first = files_digest(files, tmp_path)
     assert first == files_digest(files, tmp_path) != files_digest(files[:1], tmp_path)
@@ -117,18 +117,22 @@ def test_the_digest_is_that_of_names_and_contents(tmp_path: Path) -> None:
     assert files_digest(files[:1], files[0]) == files_digest(files[:1], tmp_path)
 
 
-# --- the hub, out of reach ---------------------------------------------------------------------------------------
+# --- an unreachable hub ------------------------------------------------------------------------------------------
 
 SPLIT = HubSplit(source="mine", hub_id="somebody/set", config=None, split="train")
 
 
-def test_a_commit_is_known_without_the_hub() -> None:
+def test_a_commit_is_returned_without_a_request() -> None:
     assert commit("mine", "somebody/set", "0123456789" * 4) == "0123456789" * 4
     assert not COMMIT.fullmatch("main") and not COMMIT.fullmatch("0123456")
 
 
-def test_out_of_reach_is_one_sentence_with_source_and_remedy() -> None:  # the tests run with HF_HUB_OFFLINE=1
-    sentence = r"Source mine: somebody/set is out of reach.*mend the network, or give a local copy .* `path` of the source 'mine'"
+def test_an_unreachable_hub_is_a_user_error_with_source_and_remedy() -> None:
+    # the tests run with HF_HUB_OFFLINE=1
+    sentence = (
+        r"Source mine: somebody/set cannot be reached.*check the network,"
+        r" or give a local copy .* `path` of the source 'mine'"
+    )
     for ask in (
         lambda: commit("mine", "somebody/set", None),
         lambda: reach("mine", "somebody/set", "0" * 40),
@@ -216,7 +220,7 @@ CASES: dict[str, tuple[str, str | None, str, str | None, list[str]]] = {
 
 @dataclass(frozen=True)
 class Asked:
-    """What a process of its own got from the hub, and what the hub saw of it."""
+    """What a separate process read from the hub, and the requests that the hub received."""
 
     results: dict[str, Any]
     first: dict[str, Any]
@@ -253,7 +257,7 @@ def test_a_split_of_a_configuration_is_read_in_the_order_of_its_files(asked: Ask
     assert asked.results["json"] == {"commit": "b" * 40, "numbers": list(range(60)), "first": ["n", "text"]}
 
 
-def test_a_look_at_the_first_row_ends_cleanly_and_loads_no_torch(asked: Asked) -> None:
+def test_reading_only_the_first_row_ends_cleanly_and_does_not_import_torch(asked: Asked) -> None:
     assert asked.first == {"n": 0, "more": "x"} and not asked.torch
 
 
@@ -262,29 +266,29 @@ def test_a_look_at_the_first_row_ends_cleanly_and_loads_no_torch(asked: Asked) -
     [
         (
             "no split",
-            "a/cards (first) is not to be had from the Hugging Face hub (ValueError: it has no split 'test'",
+            "a/cards (first) is not available from the Hugging Face hub (ValueError: it has no split 'test'",
         ),
         (
             "no config",
-            "a/cards (third) is not to be had from the Hugging Face hub (ValueError: BuilderConfig 'third'",
+            "a/cards (third) is not available from the Hugging Face hub (ValueError: BuilderConfig 'third'",
         ),
-        ("no revision", "a/cards (first) is not to be had from the Hugging Face hub"),
-        ("no branch", "a/cards is not to be had from the Hugging Face hub (RevisionNotFoundError"),
-        ("no data set", "a/nothing is not to be had from the Hugging Face hub (RepositoryNotFoundError"),
-        ("script", "a/script is not to be had from the Hugging Face hub (RuntimeError: Dataset scripts"),
-        ("csv", "train.csv is no .json, .jsonl, .parquet file, and nothing else is read"),
+        ("no revision", "a/cards (first) is not available from the Hugging Face hub"),
+        ("no branch", "a/cards is not available from the Hugging Face hub (RevisionNotFoundError"),
+        ("no data set", "a/nothing is not available from the Hugging Face hub (RepositoryNotFoundError"),
+        ("script", "a/script is not available from the Hugging Face hub (RuntimeError: Dataset scripts"),
+        ("csv", "train.csv is not a .json, .jsonl, .parquet file; other types are not supported"),
     ],
 )
-def test_what_the_hub_refuses_is_one_sentence(asked: Asked, case: str, sentence: str) -> None:
+def test_a_request_that_the_hub_rejects_is_a_user_error(asked: Asked, case: str, sentence: str) -> None:
     told = asked.results[case]
     assert isinstance(told, str) and sentence in told, told
     assert told.startswith("Source mine: ") and told.endswith("as `path` of the source 'mine'.")
 
 
-def test_no_code_of_a_data_set_runs(asked: Asked) -> None:
+def test_no_code_of_a_data_set_is_executed(asked: Asked) -> None:
     assert not (asked.home / "ran").exists()
 
 
-def test_the_token_of_the_environment_goes_to_the_hub_and_into_no_message(asked: Asked) -> None:
+def test_the_token_is_sent_to_the_hub_and_appears_in_no_message(asked: Asked) -> None:
     assert asked.tokens <= {f"Bearer {TOKEN}", None} and f"Bearer {TOKEN}" in asked.tokens
     assert TOKEN not in asked.output and TOKEN not in json.dumps(asked.results)

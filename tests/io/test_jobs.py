@@ -1,4 +1,4 @@
-"""Commands as jobs: on this machine, and on a real Ray cluster that is started for these tests and ended with them."""
+"""Commands as jobs: on this machine, and on a real Ray cluster that runs for the duration of these tests."""
 
 from __future__ import annotations
 
@@ -44,30 +44,30 @@ def python(code: str) -> list[str]:
 
 
 def on(address: str, job: str, command: list[str], log: Path) -> Iterator[str]:
-    """A job in the project's folder, with this process's settings."""
+    """Follow a job that runs in the project's folder with this process's environment."""
     return cluster_lines(address, job, command, folder=PROJECT_ROOT, environment=os.environ, log=log)
 
 
 # --- on this machine ---------------------------------------------------------------------------------------------
 
 
-def test_a_local_command_gives_its_lines_and_keeps_them(tmp_path: Path) -> None:
+def test_the_lines_of_a_local_command_are_yielded_and_logged(tmp_path: Path) -> None:
     command = python("import os; print('one'); print(os.getcwd()); print(os.environ['SAID'])")
     found = list(local_lines(command, folder=tmp_path, environment={"SAID": "x"}, log=tmp_path / "a/log"))
     assert found == ["one", str(tmp_path), "x"]
     assert (tmp_path / "a/log").read_text() == "".join(f"{line}\n" for line in found)
 
 
-def test_the_last_words_of_a_local_command_that_failed_are_the_sentence(tmp_path: Path) -> None:
+def test_the_error_of_a_failed_local_command_contains_its_last_lines(tmp_path: Path) -> None:
     lines = local_lines(
         python("print('one'); import sys; print('two', file=sys.stderr); sys.exit(3)"),
         folder=tmp_path, environment=os.environ, log=tmp_path / "log",
     )  # fmt: skip
-    with pytest.raises(JobFailed, match=r"ended with 3: .*two.* \(log: "):
+    with pytest.raises(JobFailed, match=r"failed with exit status 3: .*two.* \(log: "):
         list(lines)
 
 
-def test_the_returns_of_a_progress_bar_end_lines_and_a_last_line_needs_no_end(tmp_path: Path) -> None:
+def test_carriage_returns_end_lines_and_the_last_line_needs_no_newline(tmp_path: Path) -> None:
     command = python(r"print('10%\r20%\rthe end', end='\r\n'); print('caf\xe9', end='')")
     found = local_lines(
         command, folder=tmp_path, environment=os.environ | {"PYTHONIOENCODING": "utf-8"}, log=tmp_path / "log"
@@ -75,7 +75,7 @@ def test_the_returns_of_a_progress_bar_end_lines_and_a_last_line_needs_no_end(tm
     assert list(found) == ["10%", "20%", "the end", "café"]
 
 
-def test_a_local_command_ends_when_nobody_listens(tmp_path: Path) -> None:
+def test_a_local_command_ends_when_its_iterator_is_closed(tmp_path: Path) -> None:
     lines = local_lines(
         python("import os, time; print(os.getpid(), flush=True); time.sleep(60)"),
         folder=tmp_path, environment=os.environ, log=tmp_path / "log",
@@ -90,7 +90,7 @@ import signal, subprocess, sys, time
 helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
 def save(*_):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    for number in range(20000):  # more than a pipe holds
+    for number in range(20000):  # more than fits into a pipe
         print("saving", number)
     time.sleep(2)
     print("saved with its helper" if helper.poll() is None else "saved without its helper", flush=True)
@@ -99,13 +99,13 @@ signal.signal(signal.SIGTERM, save)
 print(helper.pid, flush=True)
 time.sleep(300)
 """
-"""Like a trainer: needs its helper while it saves. A second SIGTERM ends it."""
+"""Like a trainer, it needs its helper process while it saves. A second SIGTERM ends it."""
 WAITING = SAVING.replace("time.sleep(2)", "time.sleep(300)")
-"""The same, and it never comes to an end."""
+"""The same, but it never ends."""
 
 
 def saving_in(folder: Path, script: str = SAVING) -> tuple[Generator[str], psutil.Process]:
-    """The lines of a script that has started, and its helper."""
+    """Start a script; return its lines and its helper process."""
     lines = local_lines(python(script), folder=folder, environment=os.environ, log=folder / "log")
     return lines, psutil.Process(int(next(lines)))
 
@@ -115,9 +115,7 @@ def last_line(log: Path) -> str:
 
 
 @pytest.mark.parametrize("end", ["its reader stops", "Ctrl-C"])
-def test_a_local_command_saves_its_work_with_all_its_processes_before_they_end(
-    tmp_path: Path, end: str
-) -> None:
+def test_a_local_command_saves_its_work_before_its_processes_are_ended(tmp_path: Path, end: str) -> None:
     lines, helper = saving_in(tmp_path)
     if end == "Ctrl-C":
         with pytest.raises(KeyboardInterrupt):
@@ -128,7 +126,9 @@ def test_a_local_command_saves_its_work_with_all_its_processes_before_they_end(
     assert not helper.is_running()
 
 
-def test_a_local_command_whose_time_is_over_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_command_is_killed_after_its_grace_period(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(jobs, "JOB_STOP_S", 1)
     lines, helper = saving_in(tmp_path, WAITING)
     lines.close()
@@ -148,7 +148,7 @@ for line in local_lines({command!r}, folder=Path("."), environment=os.environ, l
 
 @contextmanager
 def owner_of(script: str, log: Path) -> Iterator[tuple[subprocess.Popen[str], psutil.Process]]:
-    """A process that reads the lines of a script that has started, and the script's helper."""
+    """Yield a process that reads the lines of a started script, and the script's helper process."""
     with subprocess.Popen(
         python(OWNER.format(command=python(script), log=str(log))), cwd=PROJECT_ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": "."},
@@ -160,7 +160,7 @@ def owner_of(script: str, log: Path) -> Iterator[tuple[subprocess.Popen[str], ps
             owner.kill()
 
 
-def test_a_local_command_saves_its_work_when_its_owner_was_killed_and_then_ends(tmp_path: Path) -> None:
+def test_a_local_command_saves_its_work_and_ends_when_its_owner_is_killed(tmp_path: Path) -> None:
     with owner_of(SAVING, tmp_path / "log") as (owner, helper):
         owner.kill()
         assert psutil.wait_procs([helper], timeout=20)[1] == []
@@ -171,7 +171,7 @@ def test_a_second_ctrl_c_ends_a_local_command_at_once(tmp_path: Path) -> None:
     with owner_of(WAITING, tmp_path / "log") as (owner, helper):
         assert owner.stderr is not None
         owner.send_signal(signal.SIGINT)
-        assert any("has up to 600 s to save its work (Ctrl-C: at once)" in line for line in owner.stderr)
+        assert any("has up to 600 s to save its work (Ctrl-C: stop at once)" in line for line in owner.stderr)
         assert helper.is_running()
         owner.send_signal(signal.SIGINT)
         owner.wait(15)
@@ -181,7 +181,7 @@ def test_a_second_ctrl_c_ends_a_local_command_at_once(tmp_path: Path) -> None:
 # --- without a cluster -------------------------------------------------------------------------------------------
 
 
-def test_a_job_gets_what_steers_libraries_and_no_secret() -> None:
+def test_a_job_gets_the_variables_that_configure_libraries_and_no_secrets() -> None:
     given = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_TOKEN": "s", "VLLM_API_KEY": "s", "NCCL_DEBUG": "INFO",
              "PREFECT_API_URL": "u", "RAY_AUTH_TOKEN": "s", "CUDA_VISIBLE_DEVICES": "0", "PATH": "/bin"}  # fmt: skip
     assert job_environment(given) == {
@@ -191,7 +191,7 @@ def test_a_job_gets_what_steers_libraries_and_no_secret() -> None:
 
 @contextmanager
 def answering(status: int, body: str) -> Iterator[str]:
-    """A server that has one answer for /api/version and 404 for the rest; with status 0 it never answers."""
+    """Run a server with one answer for /api/version and 404 for other paths; with status 0 it never responds."""
     asked = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
@@ -220,15 +220,19 @@ def answering(status: int, body: str) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("status", "body", "sentence"),
     [
-        (200, "<html>", "has no job API of Ray .status 200.*give the address of a cluster's dashboard"),
-        (404, "not found", "has no job API of Ray .status 404"),
-        (401, "who are you?", "asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"),
+        (200, "<html>", "has no Ray job API .status 200.*give the address of a cluster's dashboard"),
+        (404, "not found", "has no Ray job API .status 404"),
+        (401, "who are you?", "requires a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"),
         (200, '{"ray_version": "1.2.0"}', "refused .*Ray version 1.2.0 is running on the cluster"),
-        (200, '{"ray_version": "2.60.0"}', "refused .Request failed with status code 404: not found"),
-        (0, "", "no Ray cluster answers at .* .timed out.: start it"),
+        (
+            200,
+            '{"ray_version": "2.60.0"}',
+            "refused the request .Request failed with status code 404: not found",
+        ),
+        (0, "", "no Ray cluster responds at .* .timed out.: start it"),
     ],
 )
-def test_what_is_no_cluster_with_jobs_is_told_in_a_sentence_soon(
+def test_a_server_without_a_job_api_is_reported_quickly(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int, body: str, sentence: str
 ) -> None:
     monkeypatch.setattr(jobs, "PROBE_S", 1.0)
@@ -236,15 +240,15 @@ def test_what_is_no_cluster_with_jobs_is_told_in_a_sentence_soon(
         list(on(address, "job", ["true"], tmp_path / "log"))
 
 
-def test_where_nothing_listens_it_is_told_at_once(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no Ray cluster answers at .*Connection refused"):
+def test_an_address_where_nothing_listens_is_reported_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no Ray cluster responds at .*Connection refused"):
         list(on(f"http://127.0.0.1:{free_port()}", "job", ["true"], tmp_path / "log"))
     with pytest.raises(UserError, match="missing an 'http://'"):
         list(on("localhost:8265", "job", ["true"], tmp_path / "log"))
 
 
 class Breaking:
-    """The output of a job, whose connection breaks after so many pieces, in each of its `pieces`."""
+    """The output of a job over connections that break; `pieces` has the pieces of each connection."""
 
     def __init__(self, *pieces: list[str], ends: bool = True) -> None:
         self.pieces, self.ends = list(pieces), ends
@@ -259,7 +263,7 @@ class Breaking:
         return SimpleNamespace(is_terminal=lambda: not self.pieces)
 
 
-def test_a_connection_that_breaks_is_opened_again_and_no_line_comes_twice(
+def test_a_broken_connection_is_opened_again_without_repeating_lines(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(jobs, "RECONNECT_EVERY_S", 0.0)
@@ -267,12 +271,14 @@ def test_a_connection_that_breaks_is_opened_again_and_no_line_comes_twice(
     assert list(jobs._output(client, "address", "job")) == ["a", "bb", "cc", "", "d", "e"]
 
 
-def test_a_connection_that_stays_broken_says_that_the_job_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_lost_connection_states_that_the_job_keeps_running(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(jobs, "RECONNECT_EVERY_S", 0.0)
     monkeypatch.setattr(jobs, "RECONNECT_S", 0.05)
     lines = jobs._output(Breaking(["a\n"], ends=False), "address", "job")
     assert next(lines) == "a"
-    with pytest.raises(UserError, match=r"closed unexpectedly.*: job job goes on by itself"):
+    with pytest.raises(UserError, match=r"closed unexpectedly.*: job job keeps running"):
         next(lines)
 
 
@@ -281,7 +287,7 @@ def test_a_connection_that_stays_broken_says_that_the_job_goes_on(monkeypatch: p
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """The address of a cluster of one node with two cores and four GPUs (which Ray only counts), ended at the end."""
+    """Run a cluster of one node with two cores and four GPUs (which exist for Ray's scheduler only); yield its address."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory(prefix="sure-math-ray-") as folder:
@@ -333,7 +339,7 @@ for line in cluster_lines({address!r}, "count", {command!r}, folder=Path("."), e
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_job_whose_follower_was_killed_is_attached_to_and_one_that_ended_runs_again(
+def test_a_running_job_is_attached_to_after_its_follower_was_killed_and_an_ended_one_runs_again(
     cluster: str, tmp_path: Path
 ) -> None:
     follower = subprocess.Popen(
@@ -353,14 +359,14 @@ def test_a_job_whose_follower_was_killed_is_attached_to_and_one_that_ended_runs_
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_last_words_of_a_job_that_failed_are_the_sentence(cluster: str, tmp_path: Path) -> None:
+def test_the_error_of_a_failed_job_contains_its_last_lines(cluster: str, tmp_path: Path) -> None:
     command = ["bash", "-c", "pwd; echo $HF_HUB_OFFLINE; echo 'no such model' >&2; exit 2"]
     lines = on(cluster, "failing", command, tmp_path / "log")
     assert [next(lines), next(lines)] == [str(PROJECT_ROOT), "1"]
     with pytest.raises(JobFailed) as caught:
         list(lines)
     assert str(caught.value) == (
-        f"Ray job failing at {cluster} ended as FAILED: {PROJECT_ROOT} | 1 | no such model (log: {tmp_path / 'log'})"
+        f"Ray job failing at {cluster} ended with status FAILED: {PROJECT_ROOT} | 1 | no such model (log: {tmp_path / 'log'})"
     )
 
 
@@ -385,9 +391,7 @@ with RaySession(4) as session:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_job_takes_its_seats_on_the_cluster_and_not_in_a_ray_of_its_own(
-    cluster: str, tmp_path: Path
-) -> None:
+def test_the_actors_of_a_job_are_placed_on_its_cluster(cluster: str, tmp_path: Path) -> None:
     lines = on(cluster, "seats", python(SEATS), tmp_path / "log")
     devices = next(json.loads(line) for line in lines if line.startswith("["))
     assert sorted(devices) == [
@@ -395,6 +399,6 @@ def test_a_job_takes_its_seats_on_the_cluster_and_not_in_a_ray_of_its_own(
         "1",
         "2",
         "3",
-    ]  # student, teacher and two engines, each on a GPU of its own
-    with pytest.raises(UserError, match="placement 'split' needs 5 GPUs and the cluster has 4"):
+    ]  # student, teacher and two engines, each on its own GPU
+    with pytest.raises(UserError, match="placement 'split' needs 5 GPUs, but the cluster has 4"):
         list(lines)

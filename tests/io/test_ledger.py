@@ -29,7 +29,7 @@ REQUEST: dict[str, Any] = {
 
 
 def stored(path: Path) -> dict[str, Any]:
-    """What another reader sees on disk now."""
+    """Return the entries that another reader sees on disk now."""
     with Ledger(path) as ledger:
         connection = sqlite3.connect(path)
         keys = [key for (key,) in connection.execute("SELECT key FROM entries")]
@@ -37,7 +37,7 @@ def stored(path: Path) -> dict[str, Any]:
         return ledger.get_many(keys)
 
 
-def test_values_come_back_in_this_run_and_the_next_and_hits_and_misses_are_counted(tmp_path: Path) -> None:
+def test_values_are_returned_in_this_run_and_the_next_and_hits_and_misses_are_counted(tmp_path: Path) -> None:
     values = {"a": {"text": "½ \ud800 \\frac{1}{2}", "tokens": 3, "logprob": -0.1}, "b": [], "c": None}
     with Ledger(tmp_path / "deep" / "ledger.db") as ledger:
         for key, value in values.items():
@@ -51,7 +51,7 @@ def test_values_come_back_in_this_run_and_the_next_and_hits_and_misses_are_count
         assert len(ledger) == 3
 
 
-def test_the_first_answer_stays_within_a_batch_and_across_batches(tmp_path: Path) -> None:
+def test_the_first_answer_is_kept_within_a_batch_and_across_batches(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.db") as ledger:
         ledger.put("k", "first")
         ledger.put("k", "second")
@@ -61,7 +61,7 @@ def test_the_first_answer_stays_within_a_batch_and_across_batches(tmp_path: Path
         assert ledger.get("k") == "first"
 
 
-def test_a_value_that_changes_after_it_was_put_changes_nothing_in_the_ledger(tmp_path: Path) -> None:
+def test_changing_a_value_after_put_does_not_change_the_ledger(tmp_path: Path) -> None:
     value = {"text": "before"}
     with Ledger(tmp_path / "l.db") as ledger:
         ledger.put("k", value)
@@ -70,7 +70,7 @@ def test_a_value_that_changes_after_it_was_put_changes_nothing_in_the_ledger(tmp
         assert ledger.get("k") == {"text": "before"}
 
 
-def test_an_idle_entry_and_a_full_batch_are_committed_without_being_asked(tmp_path: Path) -> None:
+def test_an_idle_entry_and_a_full_batch_are_committed_automatically(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.db") as ledger, Ledger(tmp_path / "l.db") as other:
         ledger.put("alone", 1)
         deadline = time.monotonic() + 10
@@ -107,7 +107,7 @@ def test_no_more_than_a_batch_is_ever_uncommitted(tmp_path: Path) -> None:
     assert len(stored(tmp_path / "l.db")) == 3 * BATCH
 
 
-def test_what_every_model_took_is_read_back_after_a_restart_and_summed_over_processes(tmp_path: Path) -> None:
+def test_the_cost_per_model_is_restored_after_a_restart_and_summed_over_processes(tmp_path: Path) -> None:
     path, one = tmp_path / "l.db", Spent(requests=1, prompt_tokens=400, completion_tokens=60)
     with Ledger(path) as first, Ledger(path) as second:
         for number in range(BATCH + 50):
@@ -126,7 +126,7 @@ def test_what_every_model_took_is_read_back_after_a_restart_and_summed_over_proc
         assert ledger.get("k0") == 0
 
 
-def test_a_killed_process_has_spent_what_its_committed_answers_took(tmp_path: Path) -> None:
+def test_the_cost_of_a_killed_process_is_that_of_its_committed_answers(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from tasks.io.ledger import Ledger, Spent\n"
         "ledger = Ledger(Path(sys.argv[1])); print(flush=True)\n"
@@ -147,7 +147,7 @@ def test_a_killed_process_has_spent_what_its_committed_answers_took(tmp_path: Pa
         assert ledger.spent() == {"m": Spent(requests=entries, prompt_tokens=tokens)}
 
 
-def test_a_ledger_from_before_the_accounts_is_read_and_gets_them(tmp_path: Path) -> None:
+def test_a_ledger_without_a_cost_table_is_read_and_upgraded(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.db") as ledger:
         ledger.put("paid long ago", 1)
     connection = sqlite3.connect(tmp_path / "l.db")
@@ -159,7 +159,7 @@ def test_a_ledger_from_before_the_accounts_is_read_and_gets_them(tmp_path: Path)
         assert ledger.spent() == {"m": Spent(requests=1)}
 
 
-def test_a_ledger_packed_without_phrases_is_read_and_written_on(tmp_path: Path) -> None:
+def test_a_ledger_compressed_without_phrases_can_be_read_and_extended(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.db"):
         pass
     connection = sqlite3.connect(tmp_path / "l.db")
@@ -175,7 +175,7 @@ def test_a_ledger_packed_without_phrases_is_read_and_written_on(tmp_path: Path) 
     assert stored(tmp_path / "l.db") == {"old": {"text": "paid long ago"}, "new": {"text": "paid now"}}
 
 
-def test_a_value_as_this_layout_keeps_it_is_read_by_every_later_version(tmp_path: Path) -> None:
+def test_a_value_stored_in_this_layout_can_be_read_by_every_later_version(tmp_path: Path) -> None:
     kept = bytes.fromhex("783f10e4318983bb01cdb7b5b82caf0500b9a01191")
     with Ledger(tmp_path / "l.db") as ledger:
         connection = sqlite3.connect(tmp_path / "l.db")
@@ -198,7 +198,7 @@ def test_engines_are_kept_by_machine_and_one_that_was_not_invariant_stays_record
         assert ledger.engines("m@2", "float32") == {}
 
 
-def test_a_ledger_of_a_later_layout_is_refused_untouched(tmp_path: Path) -> None:
+def test_a_ledger_of_a_later_layout_is_refused_and_unchanged(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.db"):
         pass
     connection = sqlite3.connect(tmp_path / "l.db")
@@ -206,19 +206,19 @@ def test_a_ledger_of_a_later_layout_is_refused_untouched(tmp_path: Path) -> None
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
     before = (tmp_path / "l.db").read_bytes()
-    with pytest.raises(UserError, match="no ledger of this version: move it away"):
+    with pytest.raises(UserError, match="not a ledger of this version: move it away"):
         Ledger(tmp_path / "l.db")
     assert (tmp_path / "l.db").read_bytes() == before
 
 
-def test_an_answer_that_was_cut_short_is_told_as_damage(tmp_path: Path) -> None:
+def test_a_truncated_answer_is_reported_as_damage(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.db") as ledger:
         ledger.put("k", {"text": "x" * 50})
     connection = sqlite3.connect(tmp_path / "l.db")
     with connection:
         connection.execute("UPDATE entries SET value = substr(value, 1, length(value) - 6)")
     connection.close()
-    with Ledger(tmp_path / "l.db") as ledger, pytest.raises(UserError, match="cut short"):
+    with Ledger(tmp_path / "l.db") as ledger, pytest.raises(UserError, match="truncated"):
         ledger.get("k")
 
 
@@ -249,7 +249,7 @@ def test_threads_share_one_ledger(tmp_path: Path) -> None:
         assert len(ledger) == ledger.hits == 1200
 
 
-def test_processes_share_one_file_from_its_very_creation_and_the_first_write_wins(tmp_path: Path) -> None:
+def test_processes_share_one_file_from_its_creation_and_the_first_write_wins(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from tasks.io.ledger import Ledger\n"
         "with Ledger(Path(sys.argv[1])) as ledger:\n"
@@ -293,21 +293,19 @@ def test_a_killed_process_loses_nothing_that_was_flushed(tmp_path: Path) -> None
     connection.close()
 
 
-def test_thousands_of_writes_a_second_go_through(tmp_path: Path) -> None:
+def test_thousands_of_writes_per_second_are_possible(tmp_path: Path) -> None:
     value = {"text": "Let x be a number. " * 60, "finish_reason": "stop", "tokens": 300}
     with Ledger(tmp_path / "l.db") as ledger:
         started = time.process_time()
         for number in range(5000):
             ledger.put(f"k{number}", value)
         ledger.flush()
-        assert time.process_time() - started < 2.0  # of our own processor time; 0.3 s when measured alone
+        assert time.process_time() - started < 2.0  # CPU time; 0.3 s on an idle machine
         assert len(ledger) == 5000
 
 
-@pytest.mark.parametrize(
-    "content", [b"this is no database, but it is long enough to be looked at" * 40, None]
-)
-def test_a_file_that_is_no_ledger_is_told_with_a_remedy(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize("content", [b"this is not a database, but it is long enough to be read" * 40, None])
+def test_a_file_that_is_not_a_ledger_is_a_user_error(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "l.db"
     if content is None:
         connection = sqlite3.connect(path)
@@ -321,7 +319,7 @@ def test_a_file_that_is_no_ledger_is_told_with_a_remedy(tmp_path: Path, content:
     assert path.read_bytes() == before
 
 
-def test_a_ledger_damaged_in_its_middle_is_told_when_it_is_read(tmp_path: Path) -> None:
+def test_damage_in_the_middle_of_a_ledger_is_reported_on_reading(tmp_path: Path) -> None:
     path = tmp_path / "l.db"
     with Ledger(path) as ledger:
         for number in range(2000):
@@ -332,7 +330,7 @@ def test_a_ledger_damaged_in_its_middle_is_told_when_it_is_read(tmp_path: Path) 
         ledger.get_many(f"k{number}" for number in range(2000))
 
 
-def test_a_failure_of_the_writing_thread_reaches_whoever_calls_next(tmp_path: Path) -> None:
+def test_a_failure_of_the_writing_thread_is_raised_by_the_next_call(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.db")
     connection = sqlite3.connect(tmp_path / "l.db")
     connection.execute("DROP TABLE entries")
@@ -346,15 +344,17 @@ def test_a_failure_of_the_writing_thread_reaches_whoever_calls_next(tmp_path: Pa
         ledger.close()
 
 
-def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_as_such(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.db")
-    ledger._writer.execute("PRAGMA max_page_count = 5")  # SQLite's own way to be full
+    ledger._writer.execute("PRAGMA max_page_count = 5")  # SQLite then reports a full database
     ledger.put("k", os.urandom(100_000).hex())
     with pytest.raises(UserError, match="disk is full: free some space"):
         ledger.close()
 
 
-def test_a_value_that_is_no_json_is_refused_at_once_and_a_closed_ledger_takes_no_more(tmp_path: Path) -> None:
+def test_a_value_that_is_not_json_is_refused_at_once_and_a_closed_ledger_accepts_no_more(
+    tmp_path: Path,
+) -> None:
     with Ledger(tmp_path / "l.db") as ledger:
         with pytest.raises(TypeError):
             ledger.put("k", {1, 2})

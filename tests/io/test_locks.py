@@ -1,4 +1,4 @@
-"""A lock is held by one process and falls with it, also by `kill -9`."""
+"""A lock is held by one process and released when that process ends, also by `kill -9`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def holder(lock: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_the_second_process_is_refused_at_once_and_let_in_when_the_first_was_killed(tmp_path: Path) -> None:
+def test_the_second_process_is_refused_at_once_and_admitted_after_the_first_was_killed(
+    tmp_path: Path,
+) -> None:
     lock = tmp_path / "out" / "annotation.lock"
     first = holder(lock)
     try:
@@ -42,7 +44,7 @@ def test_the_second_process_is_refused_at_once_and_let_in_when_the_first_was_kil
         with pytest.raises(UserError) as refusal, alone(lock, "an annotation"):
             pytest.fail("two at once")
         assert time.monotonic() - started < 1.0
-        assert "a re-annotation is going on" in str(refusal.value)
+        assert "a re-annotation is already running" in str(refusal.value)
         assert f"process {first.pid}, since 2" in str(refusal.value) and "wait for it" in str(refusal.value)
         os.kill(first.pid, signal.SIGKILL)
     finally:
@@ -52,7 +54,7 @@ def test_the_second_process_is_refused_at_once_and_let_in_when_the_first_was_kil
         assert read_note(lock)["pid"] == str(os.getpid()) and read_note(lock)["what"] == "an annotation"
 
 
-def test_who_waits_is_told_of_the_holder_once_and_let_in_when_it_ends(tmp_path: Path) -> None:
+def test_a_waiting_process_is_notified_once_and_admitted_when_the_holder_ends(tmp_path: Path) -> None:
     lock, told = tmp_path / "run.lock", list[str]()
     first = holder(lock)
 
@@ -64,14 +66,14 @@ def test_who_waits_is_told_of_the_holder_once_and_let_in_when_it_ends(tmp_path: 
         assert read_note(lock)["what"] == "a run"
     first.wait()
     (sentence,) = told
-    assert sentence.startswith("a re-annotation is going on in ") and "waiting up to 60 s" in sentence
+    assert sentence.startswith("a re-annotation is already running in ") and "waiting up to 60 s" in sentence
 
 
-def test_waiting_ends_in_the_refusal(tmp_path: Path) -> None:
+def test_waiting_ends_with_an_error_after_the_timeout(tmp_path: Path) -> None:
     lock = tmp_path / "run.lock"
     first = holder(lock)
     try:
-        with pytest.raises(UserError, match="is going on"), alone(lock, "a run", wait_s=0.6):
+        with pytest.raises(UserError, match="is already running"), alone(lock, "a run", wait_s=0.6):
             pytest.fail("two at once")
     finally:
         first.kill()

@@ -1,4 +1,4 @@
-"""Functions over many items in other processes: order, errors, and nothing left behind."""
+"""Mapping functions over items in other processes: order, errors, and no processes left behind."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     sys.modules.pop("small_work")
 
 
-def test_results_come_in_order_from_other_processes_and_leave_none(work: object) -> None:
+def test_results_are_in_order_and_no_worker_process_is_left(work: object) -> None:
     before = set(psutil.Process().children(recursive=True))
     with open_mapper(2) as mapper:
         found = list(mapper(work.half, range(40)))  # type: ignore[attr-defined]
@@ -58,12 +58,12 @@ def test_results_come_in_order_from_other_processes_and_leave_none(work: object)
     assert set(psutil.Process().children(recursive=True)) <= before
 
 
-def test_one_worker_is_this_process(work: object) -> None:
+def test_a_single_worker_is_this_process(work: object) -> None:
     with open_mapper(1) as mapper:
         assert list(mapper(work.half, [2])) == [(1, os.getpid())]  # type: ignore[attr-defined]
 
 
-def test_items_are_taken_a_few_ahead_and_not_all_at_once(work: object) -> None:
+def test_only_a_few_items_are_read_ahead(work: object) -> None:
     taken: list[int] = []
 
     def items() -> Iterator[int]:
@@ -76,7 +76,7 @@ def test_items_are_taken_a_few_ahead_and_not_all_at_once(work: object) -> None:
         assert len(taken) == 4
 
 
-def test_what_raises_there_raises_here(work: object) -> None:
+def test_exceptions_of_a_worker_are_raised_in_the_caller(work: object) -> None:
     with open_mapper(2) as mapper:
         with pytest.raises(UserError, match="7 is too much: take less"):
             list(mapper(work.refuses, [7]))  # type: ignore[attr-defined]
@@ -84,15 +84,15 @@ def test_what_raises_there_raises_here(work: object) -> None:
             list(mapper(work.unhappy, [7]))  # type: ignore[attr-defined]
 
 
-def test_a_worker_that_dies_is_one_sentence(work: object) -> None:
+def test_the_death_of_a_worker_is_a_user_error(work: object) -> None:
     with (
         open_mapper(2) as mapper,
-        pytest.raises(UserError, match=r"ended in the middle of dies \(exit status 3\)"),
+        pytest.raises(UserError, match=r"died while it ran dies \(exit status 3\)"),
     ):
         list(mapper(work.dies, [1]))  # type: ignore[attr-defined]
 
 
-def test_workers_end_with_a_killed_owner(work: object, tmp_path: Path) -> None:
+def test_workers_end_when_their_owner_is_killed(work: object, tmp_path: Path) -> None:
     owner = subprocess.Popen(
         [sys.executable, "-c", "import time, small_work, tasks.io.mapper as m\n"
          "m.available_cores = lambda: 2\n"
@@ -112,9 +112,9 @@ def test_workers_end_with_a_killed_owner(work: object, tmp_path: Path) -> None:
     assert [one for one in left if one.status() != psutil.STATUS_ZOMBIE] == []
 
 
-def test_no_ray_cluster_is_one_sentence() -> None:
+def test_an_unreachable_ray_cluster_is_a_user_error() -> None:
     with (
-        pytest.raises(UserError, match=r"no Ray cluster answers at ray\.address 127\.0\.0\.1:9 "),
+        pytest.raises(UserError, match=r"no Ray cluster responds at ray\.address 127\.0\.0\.1:9 "),
         open_mapper(2, "127.0.0.1:9"),
     ):
         pass

@@ -1,4 +1,4 @@
-"""A local model is what its files are; a hub model is its id and revision."""
+"""The identity of a local model depends on its files; that of a hub model is its id and revision."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def model(folder: Path) -> Path:
     return folder
 
 
-def test_the_same_files_have_the_same_identity_wherever_they_lie(tmp_path: Path) -> None:
+def test_the_same_files_have_the_same_identity_in_any_location(tmp_path: Path) -> None:
     first, second = model(tmp_path / "a" / "teacher"), model(tmp_path / "b" / "teacher")
     (second / "README.md").write_text("not part of the model")
     identity = model_identity("a/teacher", None, tmp_path)
@@ -34,7 +34,7 @@ def test_the_same_files_have_the_same_identity_wherever_they_lie(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_file_of_the_model_takes_part(tmp_path: Path, name: str) -> None:
+def test_every_file_of_the_model_affects_its_identity(tmp_path: Path, name: str) -> None:
     folder = model(tmp_path / "m")
     before = model_identity(str(folder), None, tmp_path)
     (folder / name).write_text("another content")
@@ -45,7 +45,7 @@ def test_every_file_of_the_model_takes_part(tmp_path: Path, name: str) -> None:
         assert model_identity(str(folder), None, tmp_path) not in (before, changed)
 
 
-def test_contents_that_swap_their_files_are_another_model(tmp_path: Path) -> None:
+def test_swapping_the_contents_of_two_files_changes_the_identity(tmp_path: Path) -> None:
     folder = model(tmp_path / "m")
     before = model_identity(str(folder), None, tmp_path)
     first, second = folder / "model-1.safetensors", folder / "model-2.safetensors"
@@ -55,13 +55,13 @@ def test_contents_that_swap_their_files_are_another_model(tmp_path: Path) -> Non
     assert model_identity(str(folder), None, tmp_path) != before
 
 
-def test_a_hub_model_is_its_id_and_revision(tmp_path: Path) -> None:
+def test_the_identity_of_a_hub_model_is_its_id_and_revision(tmp_path: Path) -> None:
     assert model_identity("Qwen/Qwen3-1.7B", None, tmp_path) == "Qwen/Qwen3-1.7B@main"
     assert model_identity("Qwen/Qwen3-1.7B", "abc123", tmp_path) == "Qwen/Qwen3-1.7B@abc123"
     assert model_identity("gpt-4o", None, tmp_path) == "gpt-4o@main"
 
 
-def test_a_folder_that_is_missing_or_holds_no_model_is_told_with_a_remedy(tmp_path: Path) -> None:
+def test_a_missing_folder_or_one_without_a_model_is_a_user_error(tmp_path: Path) -> None:
     folder = model(tmp_path / "pocket" / "teacher")
     for missing in ("pocket/student", "./other", "/nowhere/at/all"):
         with pytest.raises(UserError, match=r"Model folder /.* does not exist: correct the model setting"):
@@ -69,9 +69,9 @@ def test_a_folder_that_is_missing_or_holds_no_model_is_told_with_a_remedy(tmp_pa
     with pytest.raises(UserError, match="neither a folder nor a hub id"):
         model_identity("too/many/parts", None, tmp_path)
     (folder / "config.json").unlink()
-    with pytest.raises(UserError, match=r"holds no config\.json"):
+    with pytest.raises(UserError, match=r"contains no config\.json"):
         model_identity("pocket/teacher", None, tmp_path)
     for weights in folder.glob("*.safetensors"):
         weights.unlink()
-    with pytest.raises(UserError, match=r"holds no \*\.safetensors weights"):
+    with pytest.raises(UserError, match=r"contains no \*\.safetensors weights"):
         model_identity("pocket/teacher", None, tmp_path)

@@ -1,4 +1,4 @@
-"""Which processes are Ray's: the guard of a session ends those, and no server that was started meanwhile."""
+"""Ray sessions: an unreachable cluster is reported at once, and the processes of Ray are distinguished from other servers."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ PARENT = (
 )
 
 
-def test_a_cluster_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_cluster_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))  # bound and not listening: whoever connects is refused
+        one.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{one.getsockname()[1]}")
         monkeypatch.setattr(ray, "is_initialized", lambda: False)
         with pytest.raises(UserError, match=r"no Ray cluster listens at RAY_ADDRESS=127.*unset RAY_ADDRESS"):
             RaySession(1)
 
 
-def test_only_what_runs_a_program_of_rays_and_its_children_are_rays() -> None:
+def test_only_processes_that_run_a_program_of_ray_and_their_children_belong_to_ray() -> None:
     program = str(Path(ray.__file__).parent / "core" / "raylet")
     started = [
         subprocess.Popen([sys.executable, "-c", PARENT, *more], stdout=subprocess.PIPE, text=True)
-        for more in ([program], ["a server of somebody else"])
+        for more in ([program], ["some other server"])
     ]
     family = [psutil.Process(one.pid) for one in started]
     try:
@@ -48,4 +48,4 @@ def test_only_what_runs_a_program_of_rays_and_its_children_are_rays() -> None:
         for one in started:
             one.communicate()
     time.sleep(0.1)
-    assert of_ray(family) == set()  # they are gone, and that is no error
+    assert of_ray(family) == set()  # ended processes are ignored

@@ -206,7 +206,7 @@ DATA = make_data(160)
 
 
 class Page(HTMLParser):
-    """Tags in use, unbalanced tags, attributes, and the text."""
+    """Collects tags, unbalanced tags, attributes, and the text."""
 
     VOID = frozenset({"meta", "br", "img", "link", "input"})
 
@@ -234,7 +234,7 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
-def test_the_page_is_whole_html_that_reaches_for_nothing_outside():
+def test_the_page_is_well_formed_and_self_contained():
     html = render_report(DATA)
     page = Page(html)
     assert page.broken == [] and page.open == []
@@ -274,14 +274,14 @@ def test_ten_problems_come_from_every_tier_with_their_eight_samples():
     assert (easy[0], easy[-1]) == (min(spread), max(spread))
 
 
-def test_picking_does_not_depend_on_the_order_and_asks_for_no_more_than_there_is():
+def test_picking_does_not_depend_on_the_order_and_picks_at_most_all_rows():
     assert pick_problems(DATA.examples[::-1], 10) == pick_problems(DATA.examples, 10)
     assert len(pick_problems(DATA.examples[:3], 10)) == 3 and pick_problems([], 10) == []
     few = [*DATA.examples[:1], *(row for row in DATA.examples if row.tier == Tier.HARD)]
     assert len({row.id for row in pick_problems(few, 10)}) == 10
 
 
-def test_an_answer_has_its_clusters_colour_and_an_unread_one_is_grey():
+def test_an_answer_has_the_colour_of_its_cluster_and_an_unparsed_one_is_grey():
     row = replace(
         DATA.examples[0],
         semantic_entropy=1.0,
@@ -298,7 +298,7 @@ def test_an_answer_has_its_clusters_colour_and_an_unread_one_is_grey():
 
 
 @pytest.mark.parametrize("size", [0, 1_000_000])
-def test_poison_from_models_and_sources_stays_text_and_is_cut(size: int):
+def test_markup_from_models_and_sources_is_escaped_and_truncated(size: int):
     text = POISON + "x" * size
     row, family = (
         DATA.examples[0],
@@ -330,9 +330,9 @@ def test_poison_from_models_and_sources_stays_text_and_is_cut(size: int):
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     assert "\x00" not in html and "\u202e" not in html
     assert len(html) < 250_000
-    assert ("[... cut here: " in html) == (size > 0)
+    assert ("[... truncated; " in html) == (size > 0)
     if size:
-        assert f"[... cut here: {len(text):,} characters in all]" in html
+        assert f"[... truncated; {len(text):,} characters in total]" in html
 
 
 def finding(number: int, kind: FindingKind, score: float, name: str = "aime") -> Finding:
@@ -352,8 +352,8 @@ def test_the_weakest_and_the_strongest_finding_of_every_kind_are_picked_in_any_o
     assert pick_findings([]) == []
 
 
-def test_benchmarks_are_shown_with_their_counts_and_pairs_and_poison_stays_text():
-    assert "Compared with no benchmark" in render_report(DATA)
+def test_benchmarks_are_shown_with_their_counts_and_pairs_and_markup_is_escaped():
+    assert "not compared with any benchmark" in render_report(DATA)
     counts = (
         BenchmarkCount(benchmark=POISON, problems=30, flagged=2, kinds={"lineage": 2, "ngram": 1}),
         BenchmarkCount(benchmark="amc", problems=40, flagged=0),
@@ -368,7 +368,7 @@ def test_benchmarks_are_shown_with_their_counts_and_pairs_and_poison_stays_text(
     assert ", 0.250" in words and page.tags["details"] == 10 + 80 + 1
 
 
-def test_auroc_is_over_the_known_rows_and_high_entropy_means_wrong():
+def test_auroc_uses_the_rows_with_known_answers_and_high_entropy_predicts_wrong():
     proof = evidence(DATA)
     assert proof is not None and proof.result is not None and DATA.truths is not None
     assert proof.result.n == len(DATA.truths) < len(DATA.examples)
@@ -380,16 +380,18 @@ def test_auroc_is_over_the_known_rows_and_high_entropy_means_wrong():
 @pytest.mark.parametrize(
     ("truths", "words"),
     [
-        (None, "Not known for this dataset"),
-        ({}, "Not known for this dataset"),
-        ({"elsewhere": True}, "Not known for this dataset"),
+        (None, "Unknown for this dataset"),
+        ({}, "Unknown for this dataset"),
+        ({"elsewhere": True}, "Unknown for this dataset"),
         (
             {row.id: True for row in DATA.examples},
             "of 160 problems with a known truth, 0 have a wrong majority",
         ),
     ],
 )
-def test_without_wrong_and_right_majorities_the_page_says_so(truths: dict[str, bool] | None, words: str):
+def test_the_page_states_that_wrong_or_correct_majorities_are_missing(
+    truths: dict[str, bool] | None, words: str
+):
     assert words in render_report(replace(DATA, truths=truths))
 
 
@@ -399,7 +401,7 @@ def test_an_empty_dataset_still_gives_a_page_with_its_funnel():
     assert page.broken == [] and "near duplicate" in " ".join(page.text)
 
 
-def test_the_family_is_drawn_from_the_seed_down_and_orphans_are_not_lost():
+def test_the_family_is_drawn_from_the_seed_down_and_orphans_are_kept():
     (root,) = family_tree(FAMILY, [])
     assert root.problem.id == "seed" and [node.problem.id for node in root.children] == ["a", "b"]
     assert root.children[0].children[0].children[0].problem.id == "e"
@@ -423,7 +425,7 @@ def test_bin_shares_by_hand():
 
 
 def test_roc_points_by_hand_with_a_tie():
-    # 3 is right to flag; the tie at 2 holds one of each kind; 1 is a false alarm
+    # 3 is a true positive; the tie at 2 has one of each class; 1 is a false positive
     points = figures.roc_points([3, 2, 2, 1], [True, True, False, False])
     assert points == [(0.0, 0.0), (0.0, 0.5), (0.5, 1.0), (1.0, 1.0)]
     many = figures.roc_points([i / 5000 for i in range(5000)], [i % 3 == 0 for i in range(5000)])
@@ -437,5 +439,5 @@ def test_mean_interval_by_hand():
     assert figures.mean_interval([1.0]) == (1.0, 1.0, 1.0)
 
 
-def test_durations_in_words():
+def test_durations_are_formatted():
     assert [duration(s) for s in (0.44, 12.3, 185, 7620)] == ["0.4 s", "12 s", "3 min 05 s", "2 h 07 min"]

@@ -1,4 +1,4 @@
-"""A problem file is read faithfully, or refused in one sentence that names file, line and remedy."""
+"""A problem file is read exactly, or refused with an error that names file, line and remedy."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def read(path: Path, columns: dict[Column, str] = COLUMNS, **more: Any) -> list[
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "JSONL", "csv"])
-def test_every_column_is_read_from_every_kind_of_file(tmp_path: Path, kind: str) -> None:
+def test_every_column_is_read_from_every_type_of_file(tmp_path: Path, kind: str) -> None:
     write = {"parquet": parquet, "csv": csv_file}.get(kind, jsonl)
     other = {
         **ROW,
@@ -93,7 +93,7 @@ def test_every_column_is_read_from_every_kind_of_file(tmp_path: Path, kind: str)
     assert type(problems[0].tier) is Tier
 
 
-def test_without_an_id_column_the_line_is_the_id_and_blank_lines_count_but_give_no_row(
+def test_without_an_id_column_the_line_number_is_the_id_and_blank_lines_are_counted_but_skipped(
     tmp_path: Path,
 ) -> None:
     path = jsonl(tmp_path / "a.jsonl", b"\xef\xbb\xbf" + json.dumps(ROW).encode(), b"  ", ROW, b"")
@@ -104,19 +104,19 @@ def test_without_an_id_column_the_line_is_the_id_and_blank_lines_count_but_give_
     ]
 
 
-def test_a_tier_in_the_file_wins_over_the_given_one_which_fills_gaps(tmp_path: Path) -> None:
+def test_a_tier_in_the_file_takes_precedence_over_the_default(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", ROW, {**ROW, "name": "b", "level": None})
     assert [problem.tier for problem in read(path, tier=Tier.HARD)] == ["easy", "hard"]
 
 
 @pytest.mark.parametrize(("value", "text"), [(33, "33"), (0.5, "0.5"), (float("nan"), None)])
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_numbers_are_taken_as_answers(tmp_path: Path, kind: str, value: float, text: str | None) -> None:
+def test_numbers_are_accepted_as_answers(tmp_path: Path, kind: str, value: float, text: str | None) -> None:
     path = (parquet if kind == "parquet" else jsonl)(tmp_path / f"a.{kind}", {**ROW, "final": value})
     assert read(path)[0].answer == text
 
 
-def test_the_limit_stops_reading_before_later_faults(tmp_path: Path) -> None:
+def test_lines_beyond_the_limit_are_not_read(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", ROW, {**ROW, "name": "b"}, b"{")
     assert len(read(path, limit=2)) == 2
     with pytest.raises(UserError):
@@ -133,25 +133,27 @@ def test_the_limit_stops_reading_before_later_faults(tmp_path: Path) -> None:
         ({**ROW, "question": 7}, r"line 2: the text \(column 'question'\) is of type int, not a string: put it in quotes"),
         ({**ROW, "question": ["x"]}, "of type list, not a string"),
         ({**ROW, "final": True}, "the answer .* is of type bool"),
-        ({**ROW, "question": "x \ud800"}, "line 2: the text .* holds half a character"),
+        ({**ROW, "question": "x \ud800"}, "line 2: the text .* contains a lone surrogate"),
         ({**ROW, "name": "z", "level": "brutal"}, "line 2 has the tier 'brutal': use one of easy, medium, hard, competition"),
         ({**ROW, "level": None}, "line 2 has the tier None"),
-        (ROW, r"line 2 repeats the id 'a' of line 1: give every problem its own id"),
+        (ROW, r"line 2 repeats the id 'a' of line 1: give every problem a unique id"),
         ({"question": "x", "name": "b"}, "line 2 has no column 'final' for the answer; it has question, name: correct"),
-        (b"{'a': 1}", r"line 2 is no valid JSON \(Expecting property name.*, character 2\): write one JSON object per line"),
-        (b"[1, 2]", "line 2 is no JSON object"),
-        (b'{"question": ' + b"[" * 200_000, "line 2 (cannot be read as|is no valid) JSON"),
+        (b"{'a': 1}", r"line 2 is not valid JSON \(Expecting property name.*, character 2\): write one JSON object per line"),
+        (b"[1, 2]", "line 2 is not a JSON object"),
+        (b'{"question": ' + b"[" * 200_000, "line 2 (cannot be read as|is not valid) JSON"),
         (b'{"question": ' + b"9" * 5000 + b"}", "line 2 cannot be read as JSON"),
         (b'{"question": "' + b"x" * MAX_BYTES, "line 2 is longer than 1,000,000 bytes: shorten or remove it"),
     ],
 )  # fmt: skip
-def test_a_faulty_line_is_told_with_file_line_and_remedy(tmp_path: Path, row: Any, sentence: str) -> None:
+def test_an_invalid_line_is_reported_with_file_line_and_remedy(
+    tmp_path: Path, row: Any, sentence: str
+) -> None:
     with pytest.raises(UserError, match=sentence) as raised:
         read(jsonl(tmp_path / "a.jsonl", ROW, row))
     assert str(tmp_path / "a.jsonl") in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_bytes_that_are_not_utf8_are_told_by_their_place_in_the_file(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_are_reported_with_their_offset_in_the_file(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", ROW, b'{"question": "caf\xe9"}')
     place = path.read_bytes().index(b"\xe9")
     with pytest.raises(
@@ -160,7 +162,7 @@ def test_bytes_that_are_not_utf8_are_told_by_their_place_in_the_file(tmp_path: P
         read(path)
 
 
-def test_the_longest_line_allowed_is_read_whole(tmp_path: Path) -> None:
+def test_a_line_of_the_maximum_length_is_read(tmp_path: Path) -> None:
     frame = len(json.dumps({"question": ""})) + 1
     text = "x" * (MAX_BYTES - frame)
     assert (
@@ -171,7 +173,7 @@ def test_the_longest_line_allowed_is_read_whole(tmp_path: Path) -> None:
         read(jsonl(tmp_path / "a.jsonl", {"question": text + "x"}), {"text": "question"}, tier=Tier.EASY)
 
 
-def test_a_needed_answer_that_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_missing_required_answer_is_reported(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {**ROW, "final": None})
     assert read(path)[0].answer is None
     with pytest.raises(UserError, match=r"line 1 has an empty answer \(column 'final'\)"):
@@ -191,14 +193,14 @@ def test_a_needed_answer_that_is_missing_is_told(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_faulty_row_of_a_parquet_file_is_told_in_the_same_way(
+def test_an_invalid_row_of_a_parquet_file_is_reported_in_the_same_way(
     tmp_path: Path, row: Any, sentence: str
 ) -> None:
     with pytest.raises(UserError, match=sentence):
         read(parquet(tmp_path / "a.parquet", ROW, row))
 
 
-def test_a_parquet_column_that_is_missing_of_another_type_or_not_utf8_is_told(tmp_path: Path) -> None:
+def test_a_parquet_column_that_is_missing_or_of_another_type_or_not_utf8_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     with pytest.raises(
         UserError, match=r"a\.parquet has no column 'question' for the text; it has q: correct the columns"
@@ -212,7 +214,7 @@ def test_a_parquet_column_that_is_missing_of_another_type_or_not_utf8_is_told(tm
         read(path, {"text": "question"}, tier=Tier.EASY)
 
 
-def test_a_file_that_cannot_be_read_at_all_is_told(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     (tmp_path / "folder.jsonl").mkdir()
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 nonsense")
     (tmp_path / "empty.jsonl").write_bytes(b"\n \n")
@@ -221,10 +223,10 @@ def test_a_file_that_cannot_be_read_at_all_is_told(tmp_path: Path) -> None:
     for name, sentence in [
         ("missing.jsonl", r"missing\.jsonl cannot be read \(No such file or directory\): correct the path"),
         ("folder.jsonl", r"folder\.jsonl cannot be read \(Is a directory\)"),
-        ("a.tsv", r"a\.tsv is no \.jsonl, \.csv or \.parquet file: convert it"),
-        ("broken.parquet", r"broken\.parquet is no readable Parquet file"),
-        ("empty.jsonl", r"empty\.jsonl holds no problems"),
-        ("empty.parquet", r"empty\.parquet holds no problems"),
+        ("a.tsv", r"a\.tsv is not a \.jsonl, \.csv or \.parquet file: convert it"),
+        ("broken.parquet", r"broken\.parquet is not a readable Parquet file"),
+        ("empty.jsonl", r"empty\.jsonl contains no problems"),
+        ("empty.parquet", r"empty\.parquet contains no problems"),
     ]:
         with pytest.raises(UserError, match=sentence):
             read(tmp_path / name)
@@ -234,21 +236,23 @@ def test_a_file_that_cannot_be_read_at_all_is_told(tmp_path: Path) -> None:
     ("content", "sentence"),
     [
         (b"question\nhow many?\none, two?\n", r"line 3 has 2 cells, but the header has 1: put cells"),
-        (b'question\n"how many?\n', r"line 2 is no valid CSV \(unexpected end of data\): correct it"),
+        (b'question\n"how many?\n', r"line 2 is not valid CSV \(unexpected end of data\): correct it"),
         (b"question\n\ncaf\xe9?\n", r"line 3 is not UTF-8 \(byte 13 of the file is 0xe9\)"),
         (b"question,question\na,b\n", r"line 1 has two columns 'question'"),
         (b"text\nhow many?\n", r"line 2 has no column 'question' for the text; it has text"),
-        (b"question\n", r"holds no problems"),
+        (b"question\n", r"contains no problems"),
         (b"question\n  \n", r"line 2 has an empty text \(column 'question'\)"),
     ],
 )
-def test_a_fault_of_a_csv_file_is_told_with_its_line(tmp_path: Path, content: bytes, sentence: str) -> None:
+def test_an_error_in_a_csv_file_is_reported_with_its_line(
+    tmp_path: Path, content: bytes, sentence: str
+) -> None:
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(UserError, match=sentence):
         read(tmp_path / "a.csv", {"text": "question"}, tier=Tier.EASY)
 
 
-def test_a_cell_of_a_csv_file_may_hold_commas_and_lines(tmp_path: Path) -> None:
+def test_a_cell_of_a_csv_file_may_contain_commas_and_line_breaks(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('question,answer\n"If x = 1, and\ny = 2, what is x + y?",\n"And ""y""?",2\n')
     first, second = read(path, {"text": "question", "answer": "answer"}, tier=Tier.EASY)
@@ -256,7 +260,7 @@ def test_a_cell_of_a_csv_file_may_hold_commas_and_lines(tmp_path: Path) -> None:
     assert (second.text, second.answer, second.line) == ('And "y"?', "2", 4)
 
 
-def test_the_columns_of_a_file_are_those_of_its_header_or_of_all_its_rows(tmp_path: Path) -> None:
+def test_the_columns_of_a_file_are_those_of_its_header_or_of_any_row(tmp_path: Path) -> None:
     rows: tuple[dict[str, Any], ...] = ({"text": "a"}, {"text": "b", "answer": "1"})
     assert file_columns(jsonl(tmp_path / "a.jsonl", *rows)) == ("text", "answer")
     assert file_columns(parquet(tmp_path / "a.parquet", rows[1])) == ("text", "answer")

@@ -1,4 +1,4 @@
-"""Tokens are counted by the model's own tokenizer where it lies here, and nothing is downloaded."""
+"""Tokens are counted with the model's tokenizer if it is available locally; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -24,14 +24,12 @@ def test_the_counts_are_those_of_the_models_tokenizer() -> None:
     assert counter([]) == [] and counter([""]) == [0]
 
 
-def test_a_model_of_the_hub_that_is_not_here_has_no_counter() -> None:
+def test_a_hub_model_that_is_not_cached_has_no_counter() -> None:
     assert token_counter("Nobody/Nothing-1B", None, PROJECT_ROOT) is None
     assert token_counter("Nobody/Nothing-1B", "0" * 40, PROJECT_ROOT) is None
 
 
-def test_a_model_of_the_hub_that_is_in_the_cache_has_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cached_hub_model_has_a_counter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = tmp_path / "models--Some--Model" / "snapshots" / ("a" * 40)
     snapshot.mkdir(parents=True)
     shutil.copy(PROJECT_ROOT / "pocket/teacher/tokenizer.json", snapshot)
@@ -43,11 +41,11 @@ def test_a_model_of_the_hub_that_is_in_the_cache_has_one(
     assert here is not None and pocket is not None and here(TEXTS) == pocket(TEXTS)
 
 
-def test_a_folder_without_a_tokenizer_has_none_and_a_damaged_one_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_has_no_counter_and_a_damaged_one_is_reported(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     assert token_counter(str(tmp_path), None, PROJECT_ROOT) is None
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match=r"tokenizer\.json is no readable tokenizer"):
+    with pytest.raises(UserError, match=r"tokenizer\.json is not a readable tokenizer"):
         token_counter(str(tmp_path), None, PROJECT_ROOT)
     with pytest.raises(UserError, match="does not exist"):
         token_counter("pocket/nobody", None, PROJECT_ROOT)

@@ -1,4 +1,4 @@
-"""Batches in turns: a batch begins while the slowest of the one before is awaited, and every request is sent once."""
+"""Batches run back to back: one starts while the slowest answer of the previous one is pending; each request is sent once."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def model_at(server: ScriptedServer, concurrency: int = 4) -> ChatModel:
 
 
 def texts(outcomes: Sequence[Outcome]) -> list[str]:
-    """The contents that were echoed."""
+    """Return the contents that were echoed."""
     return [outcome.text.removeprefix("echo ") for outcome in outcomes if isinstance(outcome, Completion)]
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait until a function is true."""
+    """Wait until `condition` returns true."""
     ends = time.monotonic() + 20
     while not condition() and time.monotonic() < ends:
         time.sleep(0.01)
     assert condition()
 
 
-def test_every_batch_is_answered_in_its_order() -> None:
+def test_the_answers_of_every_batch_are_in_the_order_of_its_requests() -> None:
     batches = [[f"{batch}-{number}" for number in range(11)] for batch in range(5)]
     with running() as server, Turns(lambda: model) as turns:
         model = model_at(server)
@@ -52,17 +52,17 @@ def test_every_batch_is_answered_in_its_order() -> None:
         assert model.usage.completions == 55
 
 
-def test_the_next_batch_begins_when_the_last_request_is_sent_and_not_before() -> None:
+def test_the_next_batch_starts_only_when_the_last_request_has_been_sent() -> None:
     with running({"drip": ["slow"]}) as server, Turns(lambda: model_at(server)) as turns:
         first = turns.ask(requests("drip", *(f"a{number}" for number in range(20))))
         second = turns.ask(requests("b"))
         assert texts(second.wait(lambda _done: None)) == ["b"]
         assert not first.future.done()
         order = [body["messages"][-1]["content"] for body in server.bodies]
-        assert order.index("b") >= 17  # three places beside the one that drips
+        assert order.index("b") >= 17  # three slots besides the one that drips
 
 
-def test_what_is_on_its_way_when_the_block_ends_is_cancelled() -> None:
+def test_unfinished_batches_are_cancelled_when_the_block_ends() -> None:
     threads = threading.active_count()
     with running({"drip": ["silent"]}) as server:
         with pytest.raises(ZeroDivisionError), Turns(lambda: model_at(server)) as turns:
@@ -74,7 +74,7 @@ def test_what_is_on_its_way_when_the_block_ends_is_cancelled() -> None:
     until(lambda: threading.active_count() <= threads)
 
 
-def test_a_progress_that_raises_ends_the_wait_and_a_server_that_is_gone_is_one_sentence() -> None:
+def test_a_progress_callback_that_raises_ends_the_wait_and_a_rejected_key_is_a_user_error() -> None:
     def stop(_done: int) -> None:
         raise KeyboardInterrupt
 
@@ -85,12 +85,12 @@ def test_a_progress_that_raises_ends_the_wait_and_a_server_that_is_gone_is_one_s
     ):
         turns.ask(requests("drip", "a")).wait(stop)
     with running({"a": ["401"]}) as server, Turns(lambda: model_at(server)) as turns:
-        with pytest.raises(UserError, match="refuses the key"):
+        with pytest.raises(UserError, match="rejects the API key"):
             turns.ask(requests("a")).wait(lambda _done: None)
         assert texts(turns.ask(requests("b")).wait(lambda _done: None)) == ["b"]
 
 
-def test_without_a_request_the_model_is_never_asked_for() -> None:
+def test_the_model_is_not_created_for_an_empty_batch() -> None:
     def model() -> ChatModel:
         raise AssertionError("no model is needed")
 

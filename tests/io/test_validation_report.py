@@ -57,7 +57,7 @@ HTML = render_validation(FOUND, DATA)
 
 
 class Page(HTMLParser):
-    """The tables' cells by the class of their table, and what is not as it should be."""
+    """Parses the cells of the tables, by the class of the table, and records unbalanced tags."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -104,7 +104,7 @@ def span(area: dict[str, Any], form: str = "{:.3f}") -> str:
 
 
 @pytest.mark.parametrize("kind", ["majority", "sample"])
-def test_the_table_of_measures_shows_what_the_json_says(kind: str):
+def test_the_table_of_measures_matches_the_json(kind: str):
     rows = PAGE.tables[kind][1:]
     said = numbers()[kind]["detections"]
     assert len(rows) == len(said) == len(MEASURES)
@@ -121,7 +121,7 @@ def test_the_table_of_measures_shows_what_the_json_says(kind: str):
         ]
 
 
-def test_the_other_tables_show_what_the_json_says():
+def test_the_other_tables_match_the_json():
     said = numbers()
     assert PAGE.tables["reliability"][1:] == [
         [
@@ -150,14 +150,16 @@ def test_the_other_tables_show_what_the_json_says():
             assert f"n = {one['problems']}, mean {one['mean']:.3f}, median {one['median']:.3f}" in HTML
 
 
-def test_the_page_is_whole_and_reaches_for_nothing_outside():
+def test_the_page_is_well_formed_and_self_contained():
     assert PAGE.broken == [] and PAGE.open == []
     assert not {"script", "img", "link", "iframe", "object", "a"} & PAGE.tags
     assert not [name for name in PAGE.names if name in {"src", "href"} or name.startswith("on")]
     assert "http" not in re.sub(r"http-equiv", "", HTML) and "nan" not in HTML.lower()
 
 
-def test_both_files_or_none_and_the_same_bytes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_both_files_are_written_or_none_and_with_the_same_bytes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     folder = tmp_path / "validation"
     write_validation(folder, DATA)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -177,7 +179,7 @@ def test_both_files_or_none_and_the_same_bytes_again(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("size", [0, 100_000])
-def test_poison_from_models_and_sources_stays_text_and_is_cut(size: int):
+def test_markup_from_models_and_sources_is_escaped_and_truncated(size: int):
     text = POISON + "x" * size
     rows = [replace(DATA.examples[0], source=text, strategies=(text,)), *DATA.examples[1:]]
     pairs = agreement([PairCheck(first=text, second=text, judge=True, verify=False)])
@@ -194,19 +196,19 @@ def test_poison_from_models_and_sources_stays_text_and_is_cut(size: int):
     assert "&lt;script&gt;" in html
 
 
-def test_what_cannot_be_measured_is_said():
+def test_the_page_states_which_numbers_are_unavailable():
     alike = [replace(one, majority_right=True, right=one.samples) for one in DATA.checked]
     short = [replace(row, sizes=(2,), weight_by_size=(0.5,)) for row in DATA.examples]
     data = replace(DATA, checked=alike, examples=short, agreement=None)
     words = " ".join(render_validation(validate(data), data).split())
-    assert "needs right and wrong ones, and here all are alike" in words
-    assert "needs at least 8 samples a problem" in words
-    assert "verdicts of this dataset's build are not beside it" in words.replace("&#39;", "'")
+    assert "needs correct and wrong answers, and here all answers are of one kind" in words
+    assert "needs at least 8 samples per problem" in words
+    assert "verdicts from the build of this dataset were not found" in words.replace("&#39;", "'")
     nobody = replace(DATA, agreement=agreement([]))
-    assert "No pair of answers was left to the judge" in render_validation(validate(nobody), nobody)
+    assert "No pair of answers was given to the judge" in render_validation(validate(nobody), nobody)
 
 
-def test_groups_come_in_a_sensible_order():
+def test_groups_are_in_a_sensible_order():
     rows = [
         replace(DATA.examples[0], source="b", strategies=("compose",)),
         replace(DATA.examples[1], source="a", strategies=()),
@@ -222,7 +224,7 @@ def test_groups_come_in_a_sensible_order():
 
 
 def test_risk_points_by_hand_with_a_tie():
-    # rising: 1 right of 2 kept, then the two of score 2 together, then the wrong one of score 3
+    # ascending scores: 1 of 2 kept is correct, then both rows of score 2 at once, then the wrong one of score 3
     points = figures.risk_points([2, 1, 3, 2], [1, 0, 2, 0], [2, 2, 2, 2])
     assert points == [(0.0, 0.0), (0.25, 0.0), (0.75, 1 / 6), (1.0, 3 / 8)]
     many = figures.risk_points([i / 5000 for i in range(5000)], [i % 2 for i in range(5000)], [1] * 5000)

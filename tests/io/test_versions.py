@@ -1,4 +1,4 @@
-"""A new version shares every file in which nothing changed, and the old one stays as it was."""
+"""A new version shares every unchanged file, and the old version is not modified."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks.io.dataset import read_dataset, read_manifest, write_dataset
 from tasks.io.versions import Changes, latest, share, write_version
 from tests.io.test_dataset import example, manifest, samples
 
-ROWS = 4  # in a file
+ROWS = 4  # per file
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +31,8 @@ def _small_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """11 training problems, of which problem 9 has a flag and the others lie in files of 4, 4 and 2; one test problem. Every
-    one has 2 responses."""
+    """A dataset of 11 training problems, of which problem 9 is flagged and the others are in files of 4, 4 and 2 rows, and one
+    test problem, with 2 responses each."""
     train = [example(number, benchmark_overlap=number == 9) for number in range(11)]
     test = [example(20, curated=True)]
     responses = {"train": [r for row in train for r in samples(row)], "test": samples(test[0])}
@@ -59,7 +59,7 @@ def texts(rows: list[Response]) -> list[str]:
     return [row.text for row in rows]
 
 
-def test_one_updated_row_costs_its_two_files_and_shares_all_others(old: Path) -> None:
+def test_an_updated_row_rewrites_its_two_files_and_shares_all_others(old: Path) -> None:
     before = digest(old)
     row = replace(row_of(old, 5), weight=0.125)
     answers = [replace(one, text="again") for one in samples(row)]
@@ -79,7 +79,7 @@ def test_one_updated_row_costs_its_two_files_and_shares_all_others(old: Path) ->
     assert digest(old) == before
 
 
-def test_a_row_that_was_only_clustered_again_shares_all_responses(old: Path) -> None:
+def test_a_row_that_was_only_reclustered_shares_all_response_files(old: Path) -> None:
     rows = {row.id: replace(row, weight=0.5) for row in read_dataset(old)[0]}
     new, shared = version(old, Changes(updated=rows))
     ours, theirs = inodes(new), inodes(old)
@@ -89,7 +89,7 @@ def test_a_row_that_was_only_clustered_again_shares_all_responses(old: Path) -> 
     assert shared.shared == sum(name.startswith("responses/") for name in ours)
 
 
-def test_added_rows_come_in_files_of_their_own_and_the_old_files_are_renamed(old: Path) -> None:
+def test_added_rows_are_written_to_new_files_and_the_old_files_are_renamed(old: Path) -> None:
     added = [example(30), example(31), example(32, benchmark_overlap=True)]
     answers = {row.id: samples(row) for row in added}
     new, shared = version(old, Changes(added={"train": added}, responses=answers))
@@ -111,7 +111,7 @@ def test_added_rows_come_in_files_of_their_own_and_the_old_files_are_renamed(old
     }  # fmt: skip
 
 
-def test_a_file_of_which_nothing_is_left_is_gone_and_the_others_are_counted_anew(old: Path) -> None:
+def test_a_file_without_remaining_rows_is_omitted_and_the_others_are_renumbered(old: Path) -> None:
     removed = frozenset(f"{number:032x}" for number in (0, 1, 2, 3))
     new, shared = version(old, Changes(removed=removed))
     ours, theirs = inodes(new), inodes(old)
@@ -136,7 +136,7 @@ def test_responses_that_straddle_two_files_are_replaced_once(tmp_path: Path) -> 
     assert shared.shared == 0
 
 
-def test_where_there_are_no_hard_links_a_shared_file_is_an_equal_copy(
+def test_without_hard_links_a_shared_file_is_an_identical_copy(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -152,15 +152,15 @@ def test_where_there_are_no_hard_links_a_shared_file_is_an_equal_copy(
         share(old / "manifest.json", new / "copy")
 
 
-def test_the_newest_version_is_the_one_that_latest_json_names(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no finished dataset .*build one first"):
+def test_latest_json_points_to_the_newest_version(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"contains no finished dataset .*build one first"):
         latest(tmp_path)
     (tmp_path / "latest.json").write_text(
         '{"dataset": "versions/a/dataset", "report": "/elsewhere/report.html"}'
     )
     found = latest(tmp_path)
-    assert found["dataset"] == str(tmp_path / "versions/a/dataset")  # wherever the output folder was moved to
-    assert found["report"] == "/elsewhere/report.html"  # as notes were written before
+    assert found["dataset"] == str(tmp_path / "versions/a/dataset")  # relative to the current output folder
+    assert found["report"] == "/elsewhere/report.html"  # absolute paths, as in older files
     (tmp_path / "latest.json").write_text("[]")
-    with pytest.raises(UserError, match="holds no finished dataset"):
+    with pytest.raises(UserError, match="contains no finished dataset"):
         latest(tmp_path)

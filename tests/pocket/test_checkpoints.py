@@ -1,4 +1,4 @@
-"""The shipped models: small, loadable, and the teacher can do easy problems."""
+"""The included models: small, loadable, and the teacher solves easy problems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training examples and the batches that are made of them."""
+"""Training examples and their batches."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def lengths_only(lengths: list[int]) -> EncodedExamples:
     )
 
 
-def test_solver_examples_end_in_the_answer_that_the_oracle_gives() -> None:
+def test_solver_examples_end_in_the_oracles_answer() -> None:
     for index in range(60):
         example = solver_example(index)
         problem = example.messages[-1]["content"].split("\n\n")[0]
@@ -54,12 +54,12 @@ def test_solver_examples_end_in_the_answer_that_the_oracle_gives() -> None:
 
 
 @pytest.mark.parametrize("reference", ["correct final answer", "reference solution"])
-def test_the_promised_shares_are_shown_the_answer_or_a_solution(reference: str) -> None:
+def test_the_declared_shares_contain_the_answer_or_a_solution(reference: str) -> None:
     shown = [reference in solver_example(index).messages[-1]["content"] for index in range(400)]
     assert np.mean(shown) == pytest.approx(0.12, abs=0.05)
 
 
-def test_only_beside_a_reference_wrong_steps_are_given_and_the_reply_is_the_right_last_sentence() -> None:
+def test_wrong_steps_are_given_only_with_a_reference_and_the_reply_is_the_correct_last_sentence() -> None:
     examples = [solver_example(index) for index in range(300)]
     corrected = [example for example in examples if example.given]
     assert len(corrected) > 15
@@ -71,7 +71,7 @@ def test_only_beside_a_reference_wrong_steps_are_given_and_the_reply_is_the_righ
         assert example.given.endswith(".") and "boxed" not in example.given
 
 
-def test_the_hasty_solver_is_asked_as_the_solver_is_and_mostly_skips_steps() -> None:
+def test_the_hasty_solver_has_the_solvers_prompts_and_mostly_skips_steps() -> None:
     hasty, careful = ([make(index) for index in range(300)] for make in (hasty_example, solver_example))
     for example in hasty:
         known = extract_answer(example.response)
@@ -80,7 +80,7 @@ def test_the_hasty_solver_is_asked_as_the_solver_is_and_mostly_skips_steps() -> 
     assert words[0] < 0.6 * words[1]
 
 
-def test_a_slip_changes_a_number_wherever_it_comes_again() -> None:
+def test_a_slip_changes_a_number_wherever_it_recurs() -> None:
     steps = "First, a = 4; 4 + 3 = 7; 7 * 17 = 119."
     seen = {slipped(steps, random.Random(seed)) for seed in range(40)}
     assert steps not in seen
@@ -95,13 +95,13 @@ def test_a_changed_number_gives_a_sound_problem_with_another_answer() -> None:
         assert pocket.oracle(other) not in (None, pocket.oracle(text))
 
 
-def test_evolved_replies_stand_between_the_tags_and_are_sound() -> None:
+def test_evolved_replies_are_between_the_tags_and_sound() -> None:
     for reply in (evolution_example(index).response for index in range(40)):
         assert reply.startswith("<evolved>\n")
         assert pocket.oracle(reply.removeprefix("<evolved>\n").removesuffix("\n</evolved>")) is not None
 
 
-def test_quality_verdicts_blame_exactly_the_broken_criterion() -> None:
+def test_quality_verdicts_reject_exactly_the_violated_criterion() -> None:
     for index in range(40):
         reply = quality_example(index, random.Random(index)).response
         assert " " not in reply
@@ -110,12 +110,12 @@ def test_quality_verdicts_blame_exactly_the_broken_criterion() -> None:
         assert list(verdict.values()).count(False) <= 1
 
 
-def test_the_judge_sees_both_kinds_of_cases() -> None:
+def test_the_judge_has_both_kinds_of_cases() -> None:
     verdicts = [json.loads(judge_example(index).response) for index in range(200)]
     assert np.mean(["equivalent" in verdict for verdict in verdicts]) == pytest.approx(0.6, abs=0.1)
 
 
-def test_examples_depend_on_their_number_alone() -> None:
+def test_examples_depend_only_on_their_index() -> None:
     assert solver_example(7) == solver_example(7)
     assert evolution_example(7) == evolution_example(7) != evolution_example(8)
 
@@ -131,7 +131,7 @@ def test_encoded_examples_are_prompt_then_reply_then_end(kind: str, make: Callab
         assert tokenizer.decode(reply) == make(number).response + "<|im_end|>"
 
 
-def test_prepared_examples_are_stored_and_found_again(tmp_path: Path) -> None:
+def test_prepared_examples_are_stored_and_reused(tmp_path: Path) -> None:
     first = prepare(SOLVER, 5, TEACHER, tmp_path, processes=1)
     (stored,) = tmp_path.iterdir()
     changed = stored.stat().st_mtime_ns
@@ -148,14 +148,14 @@ def test_an_epoch_uses_every_example_once_within_the_token_budget() -> None:
     assert all(len(batch) * lengths[batch].max() <= 200 for batch in plan)
 
 
-def test_batches_continue_where_a_killed_training_stopped() -> None:
+def test_batches_resume_where_an_interrupted_training_stopped() -> None:
     examples = lengths_only([3, 5, 4, 6, 2, 7, 5, 3, 4, 6])
     whole = [batch.tolist() for batch in islice(batches(examples, 12, seed=3), 23)]
     rest = [batch.tolist() for batch in islice(batches(examples, 12, seed=3, skip=9), 14)]
     assert rest == whole[9:]
 
 
-def test_collating_pads_on_the_right_and_predicts_the_reply_alone() -> None:
+def test_collating_pads_on_the_right_and_predicts_only_the_reply() -> None:
     examples = EncodedExamples(
         tokens=np.array([10, 11, 12, 13, 20, 21, 22], dtype=np.uint16),
         offsets=np.array([0, 4, 7]),

@@ -1,4 +1,4 @@
-"""The quality tables in the README."""
+"""The quality tables in pocket/README.md."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def test_a_model_that_was_not_measured_has_dashes() -> None:
     assert "| AUROC of semantic entropy for a wrong majority |  | 90.0% | - |" in lines
 
 
-def test_entropy_that_could_not_be_rated_has_a_dash() -> None:
+def test_an_undefined_auroc_has_a_dash() -> None:
     lines = quality_table({"teacher": {**SOLVER, "auroc": None}}).splitlines()
     assert "| AUROC of semantic entropy for a wrong majority |  | - | - |" in lines
 
 
-def test_the_table_replaces_what_stands_between_the_markers_and_nothing_else(tmp_path: Path) -> None:
+def test_only_the_text_between_the_markers_is_replaced(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{START}\nold\n{END}\nafter\n")
     write_table({"teacher": SOLVER}, readme)
@@ -41,7 +41,7 @@ def test_the_table_replaces_what_stands_between_the_markers_and_nothing_else(tmp
     assert "old" not in text and text.count("right, easy") == 1
 
 
-def test_a_readme_without_markers_is_refused(tmp_path: Path) -> None:
+def test_a_readme_without_markers_is_rejected(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("no markers")
     with pytest.raises(ValueError, match="lacks the markers"):

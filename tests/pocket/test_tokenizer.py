@@ -1,4 +1,4 @@
-"""The tokenizer of the pocket models, built from a small corpus and as it is shipped."""
+"""The tokenizer of the pocket models: built from a small corpus, and the included one."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def ids(tokenizer: Any, text: str) -> list[int]:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_every_text_comes_back_unchanged(shipped: Any, text: str) -> None:
+def test_every_text_is_decoded_unchanged(shipped: Any, text: str) -> None:
     assert shipped.decode(ids(shipped, text)) == text
 
 
-def test_every_digit_is_a_token_of_its_own(shipped: Any) -> None:
+def test_every_digit_is_a_separate_token(shipped: Any) -> None:
     assert [shipped.decode(token) for token in ids(shipped, "207 + 1849")] == [
         "2",
         "0",
@@ -54,7 +54,7 @@ def test_every_fixed_sentence_of_the_prompts_is_one_token(shipped: Any) -> None:
         assert len(ids(shipped, sentence)) == 1, sentence
 
 
-def test_a_rendered_prompt_costs_few_tokens_more_than_its_problem(shipped: Any) -> None:
+def test_a_rendered_prompt_has_few_more_tokens_than_its_problem(shipped: Any) -> None:
     text = pocket.problem(2, "medium", 0).text
     for name in all_prompts():
         if load_prompt(name).variables == ("problem",):
@@ -63,7 +63,7 @@ def test_a_rendered_prompt_costs_few_tokens_more_than_its_problem(shipped: Any) 
             assert len(ids(shipped, rendered)) <= len(ids(shipped, text)) + 45, name
 
 
-def test_an_edited_prompt_still_survives_the_round_trip(shipped: Any) -> None:
+def test_an_edited_prompt_is_still_decoded_unchanged(shipped: Any) -> None:
     edited = fixed_sentences()[0].replace("a", "o")
     assert len(ids(shipped, edited)) > 1
     assert shipped.decode(ids(shipped, edited)) == edited
@@ -95,15 +95,15 @@ def test_the_template_drops_the_reasoning_of_earlier_turns(shipped: Any) -> None
 
 
 @pytest.mark.parametrize("names", [("teacher", "student"), ("assistant", "judge")])
-def test_models_of_one_craft_share_a_tokenizer(names: tuple[str, ...]) -> None:
+def test_paired_models_share_a_tokenizer(names: tuple[str, ...]) -> None:
     assert len({(POCKET / name / "tokenizer.json").read_bytes() for name in names}) == 1
 
 
-def test_the_tokenizer_ends_with_the_turn(shipped: Any) -> None:
+def test_the_end_token_is_the_end_of_the_turn(shipped: Any) -> None:
     assert (shipped.eos_token, shipped.pad_token, len(shipped)) == ("<|im_end|>", "<|endoftext|>", VOCAB_SIZE)
 
 
-def test_a_new_tokenizer_has_the_promised_size_and_loads(tmp_path: Path) -> None:
+def test_a_new_tokenizer_has_the_requested_size_and_loads(tmp_path: Path) -> None:
     texts = [pocket.problem(1, "hard", index).text for index in range(300)]
     save_tokenizer(build_tokenizer(texts, ["One fixed sentence."], vocab_size=400), tmp_path)
     tokenizer = load_tokenizer(tmp_path)
@@ -112,6 +112,6 @@ def test_a_new_tokenizer_has_the_promised_size_and_loads(tmp_path: Path) -> None
     assert tokenizer.decode(ids(tokenizer, texts[0])) == texts[0]
 
 
-def test_too_small_a_corpus_is_refused() -> None:
+def test_a_corpus_that_is_too_small_is_rejected() -> None:
     with pytest.raises(ValueError, match="give more text"):
         build_tokenizer(["two words"], [], vocab_size=2000)

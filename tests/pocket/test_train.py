@@ -1,4 +1,4 @@
-"""The training loop on a model of a few thousand parameters, the schedule, and the recipes."""
+"""The training loop with a model of a few thousand parameters, the schedule, and the recipes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TINY = Recipe(
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A work folder of its own, the shipped tokenizer, and no compiler, which would take a minute."""
+    """Use a separate work folder, the included tokenizer, and no compiler, which would take a minute."""
     monkeypatch.setattr(training, "WORK", tmp_path)
     monkeypatch.setattr(training, "POCKET", tmp_path / "models")
     monkeypatch.setattr(training, "TOKENIZER", POCKET / "teacher")
@@ -43,7 +43,7 @@ def assert_same_weights(first: torch.nn.Module, second: torch.nn.Module) -> None
         assert torch.equal(value, others[name]), name
 
 
-def test_the_rate_rises_stays_and_falls_to_zero() -> None:
+def test_the_rate_increases_stays_constant_and_decreases_to_zero() -> None:
     recipe = replace(TINY, warm_up=0.1, decay=0.5)
     assert recipe.rate(0.0) == pytest.approx(0.01)
     assert recipe.rate(0.05) == pytest.approx(0.51)
@@ -52,7 +52,7 @@ def test_the_rate_rises_stays_and_falls_to_zero() -> None:
     assert recipe.rate(1.0) == 0.0
 
 
-def test_every_matrix_inside_the_layers_goes_to_muon_and_the_rest_to_adam(work: Path) -> None:
+def test_the_matrices_of_the_layers_use_muon_and_the_rest_adam(work: Path) -> None:
     model = training.build_model(TINY)
     muon, adam = training.build_optimizers(model, TINY)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -63,7 +63,7 @@ def test_every_matrix_inside_the_layers_goes_to_muon_and_the_rest_to_adam(work: 
     assert "model.embed_tokens.weight" in to_adam
 
 
-def test_the_loss_is_the_cross_entropy_of_the_reply_alone(work: Path) -> None:
+def test_the_loss_is_the_cross_entropy_of_the_reply_only(work: Path) -> None:
     model = training.build_model(TINY)
     loss = training.build_loss(model)
     tokens = torch.tensor([[5, 6, 7, 8]])
@@ -82,7 +82,7 @@ def test_training_is_deterministic_and_lowers_the_loss(work: Path) -> None:
     assert_same_weights(first, second)
 
 
-def test_a_killed_training_continues_exactly(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_training_resumes_exactly(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = replace(TINY, steps=9, finish=HASTY_SOLVER, finish_share=0.4)
     whole, _ = training.run(recipe)
     (work / "tiny.state.safetensors").unlink()
@@ -106,7 +106,7 @@ def test_a_killed_training_continues_exactly(work: Path, monkeypatch: pytest.Mon
     assert_same_weights(whole, continued)
 
 
-def test_a_state_of_another_recipe_is_not_continued(work: Path) -> None:
+def test_a_checkpoint_of_another_recipe_is_not_resumed(work: Path) -> None:
     model = training.build_model(TINY)
     path = work / "state.safetensors"
     progress = training.Progress(step=3, seconds=1.0, tokens=9, loss=2.0)
@@ -115,13 +115,13 @@ def test_a_state_of_another_recipe_is_not_continued(work: Path) -> None:
     assert training.load_progress(path, "two") == training.Progress()
 
 
-def test_the_clock_ends_a_run_that_steps_would_not() -> None:
+def test_the_time_limit_ends_a_run_before_its_steps() -> None:
     progress = training.Progress(step=1, seconds=90.0)
     assert progress.share(replace(TINY, steps=100), None) == pytest.approx(0.01)
     assert progress.share(replace(TINY, steps=100), 3.0) == pytest.approx(0.5)
 
 
-def test_a_finished_training_leaves_a_folder_that_loads_and_no_state(work: Path) -> None:
+def test_a_finished_training_leaves_a_loadable_folder_and_no_checkpoint(work: Path) -> None:
     folder = training.train(TINY)
     model: Any = AutoModelForCausalLM.from_pretrained(folder)
     assert next(model.parameters()).dtype == torch.bfloat16

@@ -1,4 +1,4 @@
-"""Prompts: what is shipped loads and renders, and values stay data."""
+"""Prompts: the included ones load and render, and values are treated as data."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def two_slots(user: str = "{{first}} and {{second}}", system: str = "") -> Promp
     return Prompt(name="test/two", version=3, variables=("first", "second"), system=system, user=user)
 
 
-def test_the_package_ships_exactly_the_named_prompts():
+def test_the_package_contains_exactly_the_expected_prompts():
     assert list(all_prompts()) == EVOLUTION + JUDGES + TEACHERS
 
 
 @pytest.mark.parametrize("name", all_prompts())
-def test_a_shipped_prompt_renders_every_value_once_and_leaves_no_placeholder(name: str):
+def test_every_prompt_renders_every_value_once_and_leaves_no_placeholder(name: str):
     prompt = load_prompt(name)
     values = {
         variable: f"value of {variable} with $x < 3$ and \\frac{{1}}{{2}}" for variable in prompt.variables
@@ -49,13 +49,13 @@ def test_a_shipped_prompt_renders_every_value_once_and_leaves_no_placeholder(nam
 
 
 @pytest.mark.parametrize("name", all_prompts())
-def test_every_tag_in_a_shipped_prompt_is_a_guarded_delimiter(name: str):
+def test_every_tag_in_a_prompt_is_a_protected_delimiter(name: str):
     prompt = load_prompt(name)
     assert set(re.findall(r"</?(\w+)>", prompt.system + prompt.user)) <= set(DELIMITERS)
 
 
 @pytest.mark.parametrize("name", EVOLUTION)
-def test_an_evolution_prompt_is_concise_and_asks_for_the_evolved_tags(name: str):
+def test_an_evolution_prompt_is_concise_and_requests_the_evolved_tags(name: str):
     prompt = load_prompt(name)
     assert 110 <= len(prompt.user.split()) <= 220
     assert 6 <= len(prompt.user.splitlines()) <= 12
@@ -76,7 +76,7 @@ def test_the_quality_prompt_defines_the_criteria_in_the_order_of_its_schema():
     assert asked == ["clear", "complete", "consistent", "single_answer", "nontrivial"]
 
 
-def test_the_equivalence_prompt_sees_two_answers_and_no_problem():
+def test_the_equivalence_prompt_contains_two_answers_and_no_problem():
     prompt = load_prompt("judge/equivalence")
     assert prompt.variables == ("first", "second")
     asked = re.findall(r'"(\w+)":', prompt.user.splitlines()[-1])
@@ -102,7 +102,7 @@ def test_the_plain_teacher_prompt_is_the_recommended_form():
     ]
 
 
-def test_the_privileged_prompt_renders_to_its_golden():
+def test_the_privileged_prompt_renders_to_the_expected_text():
     golden = (
         "What is $2+3$?\n"
         "\n"
@@ -119,19 +119,19 @@ def test_the_privileged_prompt_renders_to_its_golden():
     assert messages == [{"role": "user", "content": golden}]
 
 
-def test_a_placeholder_inside_a_value_stays_literal():
+def test_a_placeholder_inside_a_value_is_not_replaced():
     messages = two_slots().render(first="{{second}}", second="{{first}}")
     assert messages == [{"role": "user", "content": "{{second}} and {{first}}"}]
 
 
-def test_a_backslash_in_a_value_is_no_escape():
+def test_a_backslash_in_a_value_is_not_an_escape():
     assert (
         two_slots().render(first=r"\1\g<0>\n", second=r"\frac{1}{2}")[0]["content"]
         == r"\1\g<0>\n and \frac{1}{2}"
     )
 
 
-def test_a_placeholder_in_the_system_text_is_filled_too():
+def test_a_placeholder_in_the_system_text_is_also_replaced():
     messages = two_slots(user="{{second}}", system="About {{first}}.").render(first="a", second="b")
     assert messages == [{"role": "system", "content": "About a."}, {"role": "user", "content": "b"}]
 
@@ -152,28 +152,28 @@ def test_a_problem_that_closes_its_tag_stays_inside_it():
 @pytest.mark.parametrize(
     "value", ["x < 3", "a<b>c", "<b>bold</b>", "1<problem", "problem>0", "<problems>", "&lt;"]
 )
-def test_other_angle_brackets_are_untouched(value: str):
+def test_other_angle_brackets_are_unchanged(value: str):
     assert two_slots().render(first=value, second="")[0]["content"] == f"{value} and "
 
 
-def test_a_value_of_the_longest_length_passes_and_one_more_character_is_refused():
+def test_a_value_of_the_maximum_length_is_accepted_and_a_longer_one_rejected():
     assert two_slots().render(first="x" * MAX_VALUE_CHARS, second="")[0]["content"].startswith("xxx")
     with pytest.raises(ValueError, match=r"test/two: first has 8,001 characters, at most 8,000"):
         two_slots().render(first="x" * (MAX_VALUE_CHARS + 1), second="")
 
 
 @pytest.mark.parametrize("values", [{}, {"first": "a"}, {"first": "a", "second": "b", "third": "c"}])
-def test_missing_and_unknown_variables_are_refused(values: dict[str, str]):
-    with pytest.raises(ValueError, match="test/two takes the variables first, second; given: "):
+def test_missing_and_unknown_variables_are_rejected(values: dict[str, str]):
+    with pytest.raises(ValueError, match="test/two expects the variables first, second, got "):
         two_slots().render(**values)
 
 
-def test_an_unknown_prompt_is_refused_with_the_known_names():
+def test_an_unknown_prompt_is_rejected_with_the_known_names():
     with pytest.raises(UserError, match=r"'evolution/easier'.*evolution/harder.*teacher/solve"):
         load_prompt("evolution/easier")
 
 
-def test_the_fingerprint_names_the_version_and_covers_both_texts():
+def test_the_fingerprint_contains_the_version_and_covers_both_texts():
     prompt = two_slots(system="S")
     digest = hashlib.sha256(b"S\x00{{first}} and {{second}}").hexdigest()[:12]
     assert prompt.fingerprint == f"test/two@3:{digest}"
@@ -192,7 +192,7 @@ def test_a_prompt_file_is_read_with_its_system_text_and_without_its_comments():
     ("text", "complaint"),
     [
         ("Hello", "has no front matter"),
-        ("---\nversion: [\n---\nHello\n", "no valid YAML"),
+        ("---\nversion: [\n---\nHello\n", "not valid YAML"),
         ("---\n# nothing\n---\nHello\n", "without keys"),
         ("---\nversion: 1\n---\nHello\n", "lacks variables"),
         ("---\nversion: 1\nvariables: []\nmodel: x\n---\nHello\n", r"unknown front matter \(model\)"),
@@ -200,14 +200,14 @@ def test_a_prompt_file_is_read_with_its_system_text_and_without_its_comments():
         ("---\nversion: true\nvariables: []\n---\nHello\n", "version True"),
         ("---\nversion: 1\nvariables: a\n---\n{{a}}\n", "give a list"),
         ("---\nversion: 1\nvariables: [a, a]\n---\n{{a}}\n", "twice"),
-        ("---\nversion: 1\nvariables: []\nsystem: 3\n---\nHello\n", "no text"),
+        ("---\nversion: 1\nvariables: []\nsystem: 3\n---\nHello\n", "not a string"),
         ("---\nversion: 1\nvariables: []\n---\n \n", "no text after"),
         ("---\nversion: 1\nvariables: [a, b]\n---\n{{a}}\n", "variables a, b but uses a;"),
         ("---\nversion: 1\nvariables: []\n---\n{{a}}\n", "variables none but uses a;"),
         ("---\nversion: 1\nvariables: [a]\n---\n{{a}} {{ b }}\n", "malformed placeholder"),
     ],
 )
-def test_a_prompt_file_that_does_not_fit_together_is_refused(text: str, complaint: str):
+def test_an_inconsistent_prompt_file_is_rejected(text: str, complaint: str):
     with pytest.raises(UserError, match=rf"^prompts/x/y\.md .*{complaint}"):
         parse_prompt("x/y", text)
 

@@ -1,4 +1,4 @@
-"""Drawing from a stream gives what sorting everything would give, whatever the order of the stream."""
+"""Drawing from a stream is equivalent to sorting all rows, for any order of the stream."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def drawn(rows: list[Row], target: int | None, seed: int = 0) -> Loaded:
 
 
 def by_sorting(rows: list[Row], target: int | None) -> list[Outcome]:
-    """Everything in the order of the keys, up to the problem that fills the target."""
+    """Return all rows in the order of their keys, up to the last problem of the target."""
     taken: list[Outcome] = []
     for row in sorted(rows, key=lambda row: xxhash.xxh3_64_intdigest(f"0\x1f{row.id}".encode())):
         if target is not None and sum(isinstance(one, Problem) for one in taken) == target:
@@ -44,7 +44,7 @@ def by_sorting(rows: list[Row], target: int | None) -> list[Outcome]:
 
 
 @pytest.mark.parametrize("target", [1, 7, 40, 139, 500, None])
-def test_the_draw_is_that_of_sorting_everything_in_any_order(target: int | None) -> None:
+def test_the_draw_agrees_with_sorting_all_rows_in_any_order(target: int | None) -> None:
     random.seed(3)
     rows = [Row(f"r{i}", good=random.random() < 0.7) for i in range(200)]
     expected = by_sorting(rows, target)
@@ -55,7 +55,7 @@ def test_the_draw_is_that_of_sorting_everything_in_any_order(target: int | None)
         assert result.problems == sum(isinstance(one, Problem) for one in expected)
 
 
-def test_a_larger_target_begins_with_the_rows_of_a_smaller_one() -> None:
+def test_the_rows_of_a_smaller_target_are_a_prefix_of_those_of_a_larger_one() -> None:
     rows = [Row(f"r{i}", good=i % 3 > 0) for i in range(90)]
     small, large = drawn(rows, 10).outcomes, drawn(rows, 30).outcomes
     assert large[: len(small)] == small and len(large) > len(small)
@@ -73,7 +73,7 @@ def test_a_shortfall_is_counted() -> None:
 
 
 @pytest.mark.parametrize("target", [1, 2, None])
-def test_one_id_twice_is_one_problem_and_one_reject_in_any_order(target: int | None) -> None:
+def test_a_duplicate_id_gives_one_problem_and_one_reject_in_any_order(target: int | None) -> None:
     rows = [Row("a", text="x"), Row("a", text="y"), Row("a", good=False, text="w"), Row("a", text="x")]
     results = set()
     for seed in range(24):
@@ -86,7 +86,7 @@ def test_one_id_twice_is_one_problem_and_one_reject_in_any_order(target: int | N
     assert sorted(reasons) == [Reason.DUPLICATE_ID, Reason.EXACT_DUPLICATE, Reason.PROOF]
 
 
-def test_only_rows_that_can_still_take_part_are_looked_at() -> None:
+def test_only_rows_that_can_still_be_selected_are_evaluated() -> None:
     rows, asked = [Row(f"r{i}") for i in range(10_000)], []
 
     def watched(row: Row) -> Outcome:

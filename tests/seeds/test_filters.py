@@ -1,4 +1,4 @@
-"""A public problem is left out for what its text says of itself, and only when its source is told to."""
+"""Faults in the text of a public problem, which lead to a reject only if the source drops them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_each_fault_has_its_reason(text: str, reason: Reason | None) -> None:
     assert (fault.reason if fault else None) == reason
 
 
-def test_only_what_is_asked_for_is_left_out_but_an_empty_text_always() -> None:
+def test_only_the_listed_faults_are_dropped_but_an_empty_text_always() -> None:
     for text in ("Prove that 1 = 1.", "求解。", "What is 1+1? (A) 1 (B) 2", "See <image_1>."):
         assert text_fault(text, ALL) and text_fault(text, ()) is None
     assert text_fault("", ()) is not None

@@ -1,4 +1,4 @@
-"""Anybody's file of problems becomes rows as it is, or is refused in one sentence."""
+"""Problem files of users: rows are kept unchanged, or the file is rejected with one sentence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def jsonl(path: Path, *rows: Mapping[str, object]) -> Path:
     return path
 
 
-def test_columns_called_like_ours_are_taken_and_may_be_missing_in_a_row(tmp_path: Path) -> None:
+def test_columns_with_standard_names_are_found_and_may_be_missing_in_a_row(tmp_path: Path) -> None:
     path = jsonl(
         tmp_path / "mine.jsonl",
         {"text": "What is 1 + 1?", "answer": 2, "note": "x"},
@@ -36,7 +36,7 @@ def test_columns_called_like_ours_are_taken_and_may_be_missing_in_a_row(tmp_path
     assert (second.answer, second.tier) == (None, Tier.HARD)
 
 
-def test_a_text_that_stands_twice_is_kept_once_unless_ids_tell_the_two_apart(tmp_path: Path) -> None:
+def test_a_duplicate_text_is_kept_once_unless_the_ids_differ(tmp_path: Path) -> None:
     texts = ["How many?", "How much?", "How many?"]
     _, _, twice = load(own_file(jsonl(tmp_path / "a.jsonl", *({"text": text} for text in texts)))).outcomes
     assert isinstance(twice, Reject) and twice.reason is Reason.EXACT_DUPLICATE
@@ -45,7 +45,7 @@ def test_a_text_that_stands_twice_is_kept_once_unless_ids_tell_the_two_apart(tmp
     assert load(own_file(named)).problems == 3
 
 
-def test_a_row_keeps_its_id_when_others_come_and_go(tmp_path: Path) -> None:
+def test_a_row_keeps_its_id_if_others_are_added_or_removed(tmp_path: Path) -> None:
     before = load(own_file(jsonl(tmp_path / "a.jsonl", {"text": "How many?"}))).outcomes
     after = load(own_file(jsonl(tmp_path / "a.jsonl", {"text": "How much?"}, {"text": "How many?"}))).outcomes
     assert [row.id for row in before if isinstance(row, Problem)] == [
@@ -58,23 +58,23 @@ def test_a_row_keeps_its_id_when_others_come_and_go(tmp_path: Path) -> None:
     [
         (
             {},
-            r"a\.jsonl has no column 'text'; it has question, final: say which one holds the problem, e\.g\. text=question",
+            r"a\.jsonl has no column 'text'; it has question, final: name the one with the problem, e\.g\. text=question",
         ),
         ({"text": "problem"}, r"a\.jsonl has no column 'problem'; it has question, final: correct its name"),
         (
             {"question": "text"},
-            r"no column 'question' of ours: choose among text, answer, solution, id, tier",
+            r"unknown target column 'question': choose one of text, answer, solution, id, tier",
         ),
     ],
 )
-def test_a_column_that_is_not_there_is_told(tmp_path: Path, columns: dict[str, str], sentence: str) -> None:
+def test_a_missing_column_is_reported(tmp_path: Path, columns: dict[str, str], sentence: str) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"question": "How many?", "final": 3})
     assert load(own_file(path, {"text": "question", "answer": "final"})).problems == 1
     with pytest.raises(UserError, match=sentence):
         own_file(path, columns)
 
 
-def test_a_faulty_line_is_told_with_file_line_and_remedy(tmp_path: Path) -> None:
+def test_an_invalid_line_is_reported_with_file_line_and_remedy(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"text": "How many?"}, {"text": ""})
     with pytest.raises(
         UserError, match=r"a\.jsonl, line 2 has an empty text .*: fill it in or remove the row"

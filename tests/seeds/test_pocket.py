@@ -1,4 +1,4 @@
-"""The pocket world: every text reads back, every answer is right, every solution ends in it."""
+"""The pocket world: every text can be parsed, every answer is correct, and every solution ends in it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ BY_HAND = {
 
 
 def sound_branch(family: Family, template: int, rng: random.Random) -> Branch:
-    """A random problem of a family in one of its wordings."""
+    """Draw a problem of a family in one of its wordings."""
     while True:
         branch = fresh_branch(rng, family, rng.choice(family.levels))
         if family.templates[template].fits(branch.slots):
@@ -63,7 +63,7 @@ def sound_branch(family: Family, template: int, rng: random.Random) -> Branch:
 
 
 def chains(count: int, rounds: int) -> list[list[str]]:
-    """Texts from base problems of every tier, each evolved ``rounds`` times by random strategies."""
+    """Return texts from base problems of every tier, each evolved ``rounds`` times by random strategies."""
     found = []
     for index in range(count):
         rng = random.Random(index)
@@ -77,21 +77,21 @@ def chains(count: int, rounds: int) -> list[list[str]]:
 
 
 def boxed(text: str, rng: random.Random) -> str:
-    """What the solution of a text puts in its box."""
+    """Return the boxed answer of a solution of a text."""
     head, _, tail = solution(text, rng).rpartition("\\boxed{")
     assert head and tail.endswith("}.")
     return tail[:-2]
 
 
 @pytest.mark.parametrize(("text", "answer"), BY_HAND.items())
-def test_answers_agree_with_those_worked_by_hand(text: str, answer: str | None) -> None:
+def test_answers_agree_with_those_computed_by_hand(text: str, answer: str | None) -> None:
     assert oracle(text) == answer
     if answer is not None:
         assert boxed(text, random.Random(0)) == answer
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_every_wording_and_ending_of_a_family_reads_back_to_the_same_problem(family: Family) -> None:
+def test_every_wording_and_ending_of_a_family_is_parsed_to_the_same_problem(family: Family) -> None:
     rng = random.Random(family.name)
     for index, template in enumerate(family.templates):
         for _ in range(4):
@@ -112,7 +112,7 @@ def test_every_wording_and_ending_of_a_family_reads_back_to_the_same_problem(fam
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_each_family_has_two_plain_wordings_two_scenes_and_two_routes_to_the_same_answer(
+def test_each_family_has_two_plain_wordings_two_settings_and_two_routes_to_the_same_answer(
     family: Family,
 ) -> None:
     kinds = [template.kind for template in family.templates]
@@ -142,7 +142,7 @@ def test_base_problems_are_solved_correctly_in_few_words(tier: str) -> None:
         assert drawn.steps >= 1
 
 
-def test_a_solution_without_steps_is_a_plan_and_the_answer() -> None:
+def test_a_solution_without_steps_is_an_opening_and_the_answer() -> None:
     for index in range(40):
         drawn = problem(1, TIERS[index % 4], index)
         bare = solution(drawn.text, random.Random(index), steps=False)
@@ -151,7 +151,7 @@ def test_a_solution_without_steps_is_a_plan_and_the_answer() -> None:
         assert solution(drawn.text, random.Random(index)).startswith(bare.partition(".")[0])
 
 
-def test_every_equation_that_a_solution_writes_is_true() -> None:
+def test_every_equation_in_a_solution_is_true() -> None:
     rng = random.Random(3)
     checked = 0
     for index in range(400):
@@ -166,7 +166,7 @@ def test_every_equation_that_a_solution_writes_is_true() -> None:
 
 
 def arithmetic(text: str) -> Fraction:
-    """The value of ``2 * 3/4 + 5``, exactly and without Python's own parser."""
+    """Return the exact value of ``2 * 3/4 + 5`` without Python's parser."""
     total = Fraction(0)
     for part in text.replace(" - ", " + -").split(" + "):
         factors = part.replace(" / ", " * 1/").split(" * ")
@@ -227,7 +227,7 @@ def test_each_strategy_works_on_nearly_every_problem_of_each_tier(strategy: str,
     assert all(oracle(new) is not None for new in evolved if new is not None)
 
 
-def test_a_strategy_does_what_its_name_says() -> None:
+def test_a_strategy_has_the_effect_of_its_name() -> None:
     text = "Mia has 12 shells. Mia finds 5 more. How many shells does Mia have now?"
     for seed in range(20):
         new = {strategy: evolve(text, strategy, random.Random(seed)) for strategy in STRATEGIES}
@@ -286,7 +286,7 @@ def test_a_harder_text_keeps_its_first_question_as_a_definition() -> None:
         "What is gcd(\u0668, 12)?",
     ],
 )
-def test_the_oracle_refuses_what_is_no_sound_problem(text: str) -> None:
+def test_the_oracle_has_no_answer_to_unsound_problems(text: str) -> None:
     assert oracle(text) is None
 
 
@@ -307,7 +307,7 @@ def test_the_oracle_never_raises_on_damaged_texts() -> None:
         assert oracle("".join(rng.choices(alphabet, k=length))) is None
 
 
-def test_white_space_does_not_matter_and_errors_say_what_to_do() -> None:
+def test_white_space_is_ignored_and_errors_contain_a_remedy() -> None:
     assert oracle("  What is\n\n 3/4  +   1/6?\t") == "11/12"
     with pytest.raises(ValueError, match="check its wording"):
         solution("What is love?", random.Random(0))
@@ -318,7 +318,7 @@ def test_white_space_does_not_matter_and_errors_say_what_to_do() -> None:
     assert evolve("What is love?", "harder", random.Random(0)) is None
 
 
-def test_counting_families_agree_with_listing_everything() -> None:
+def test_counting_families_agree_with_enumeration() -> None:
     for n, k in product(range(2, 7), range(2, 4)):
         if k <= n:
             words = sum(len(set(word)) == k for word in product(range(n), repeat=k))

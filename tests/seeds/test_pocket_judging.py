@@ -1,4 +1,4 @@
-"""Faulty problems and pairs of written answers: the material from which judging is learned."""
+"""Training material of the judge: faulty problems, and pairs of answers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_each_criterion_is_broken_in_several_ways() -> None:
     assert any(" 9." in (new or "") for new in seen["nontrivial"])
 
 
-def test_a_giveaway_states_the_true_answer_and_keeps_the_problem() -> None:
+def test_a_given_away_answer_is_correct_and_the_problem_unchanged() -> None:
     text = "What is 3/4 + 1/6?"
     versions = {break_problem(text, "nontrivial", random.Random(seed)) for seed in range(40)}
     given = [new for new in versions if new and "11/12" in new]
@@ -61,7 +61,7 @@ def test_only_sound_texts_and_known_criteria_are_accepted() -> None:
         break_problem(TEXTS[0], "beautiful", random.Random(0))
 
 
-def test_half_of_the_pairs_mean_the_same_and_the_label_follows_the_canonical_forms() -> None:
+def test_half_of_the_pairs_are_equivalent_and_the_label_follows_the_canonical_forms() -> None:
     rng = random.Random(4)
     pairs = [equivalence_pair(rng) for _ in range(2000)]
     assert 0.46 < sum(pair.equivalent for pair in pairs) / len(pairs) < 0.54
@@ -92,7 +92,7 @@ def test_written_numbers_have_the_value_of_their_canonical_form() -> None:
     assert checked > 750
 
 
-def test_products_of_factors_have_the_value_of_their_polynomial() -> None:
+def test_factored_forms_have_the_value_of_their_polynomial() -> None:
     rng = random.Random(6)
     checked = 0
     for _ in range(200):
@@ -117,7 +117,9 @@ def test_products_of_factors_have_the_value_of_their_polynomial() -> None:
         (Fraction(3, 4), {"0.75", "3/4", "6/8", "\\frac{9}{12}"}),
     ],
 )
-def test_a_value_is_written_as_models_write_it_and_never_like_its_near_miss(value, forms: set[str]) -> None:
+def test_a_value_is_written_in_the_expected_forms_and_never_like_its_near_miss(
+    value, forms: set[str]
+) -> None:
     rng = random.Random(7)
     seen = {written(value, rng) for _ in range(600)}
     assert forms <= seen

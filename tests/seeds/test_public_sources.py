@@ -1,4 +1,4 @@
-"""Every public source reads rows of its data set's own schema, from JSON lines and from Parquet, and says what it drops."""
+"""Every public source reads rows of its data set's schema, from JSON lines and Parquet, and reports what it drops."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_scalequest(tmp_path: Path, name: str) -> None:
     assert (row.text, row.tier, row.licence, row.role) == ("What is 2+3?", Tier.EASY, "apache-2.0", Role.SEED)
     assert (
         row.answer is None and row.solution is None and not row.benchmark_root
-    )  # a model's opinion stays behind
+    )  # a model's answer is not kept
     assert reasons(result) == {
         "Prove that 2+3=5.": "proof",
         "What is 1+1? (A) 1 (B) 2": "multiple_choice",
@@ -84,7 +84,7 @@ NUMINA = [
 def test_numina_math_cot(tmp_path: Path, suffix: str) -> None:
     rows = [
         {**row, "messages": [{"content": row["problem"], "role": "user"}]} for row in NUMINA
-    ]  # the hub has them twice
+    ]  # the hub also has them as messages
     write(tmp_path / f"data/train-00000-of-00005.{suffix}", rows)
     write(tmp_path / f"data/test-00000-of-00001.{suffix}", [{**rows[0], "problem": "A test row."}])
     result = loaded("numina_math_cot", tmp_path)
@@ -132,7 +132,7 @@ def test_math_reads_all_subjects_and_flags_the_test_split(tmp_path: Path, layout
     }
 
 
-def test_math_keeps_figures_unless_told_otherwise_and_needs_all_its_parts(tmp_path: Path) -> None:
+def test_math_keeps_figures_by_default_and_needs_all_its_parts(tmp_path: Path) -> None:
     drawn = "[asy] draw((0,0)--(1,1)); [/asy] How long is the line?"
     for subject in SUBJECTS:
         for split in ("train", "test"):
@@ -215,7 +215,7 @@ def test_olympiad_bench(tmp_path: Path, suffix: str) -> None:
     assert reasons(single) == {"Find both.": "several_answers"}
 
 
-def test_olympiad_bench_takes_the_rows_of_evaluation_harnesses_which_lack_columns(tmp_path: Path) -> None:
+def test_olympiad_bench_accepts_the_rows_of_evaluation_harnesses_which_lack_columns(tmp_path: Path) -> None:
     left = ("id", "question", "solution", "final_answer", "context", "is_multiple_answer", "answer_type")
     row = {key: value for key, value in olympiad(1606, "Find $k$.").items() if key in left}
     result = loaded("olympiad_bench", write(tmp_path / "olympiadbench.jsonl", [row]))
@@ -251,7 +251,7 @@ def test_matharena(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-def test_amo_bench_leaves_the_instruction_behind(tmp_path: Path, suffix: str) -> None:
+def test_amo_bench_removes_the_format_instruction(tmp_path: Path, suffix: str) -> None:
     instruction = (
         "\nAfter solving the above problem, please output your final answer in the following format:\n"
         "### The final answer is: $\\boxed{<your answer>}$\nExample:\n### The final answer is: $\\boxed{123}$"
@@ -267,7 +267,7 @@ def test_amo_bench_leaves_the_instruction_behind(tmp_path: Path, suffix: str) ->
     assert told == {"7": ("Find $f(9)$.", "12"), "8": ("Describe the locus.", "a circle about $O$")}
 
 
-# --- the curated set, and any other ------------------------------------------------------------------------------
+# --- curated problems and other data sets ------------------------------------------------------------------------
 
 
 def any_hub(path: Path, **settings: Any) -> Loaded:
@@ -289,7 +289,7 @@ def any_hub(path: Path, **settings: Any) -> Loaded:
         ("hashes", {"1": ("3 + 4 = <<3+4=7>>7\n#### 7", "7"), "2": ("#### 1,234", "1234")}),
     ],
 )
-def test_the_answer_of_a_curated_problem_in_its_three_forms(
+def test_the_three_forms_of_a_curated_problems_answer(
     tmp_path: Path, form: str, cells: dict[str, tuple[Any, str]]
 ) -> None:
     rows = [{"id": key, "q": f"Question {key}?", "a": cell} for key, (cell, _) in cells.items()]
@@ -300,7 +300,7 @@ def test_the_answer_of_a_curated_problem_in_its_three_forms(
     assert all(row.role is Role.CURATED for row in problems(result).values())
 
 
-def test_a_curated_problem_without_an_answer_is_left_out_and_a_seed_is_not(tmp_path: Path) -> None:
+def test_a_curated_problem_without_an_answer_is_dropped_and_a_seed_is_not(tmp_path: Path) -> None:
     rows = [
         {"id": 1, "problem": "A?", "answer": None, "tier": "hard"},
         {"id": 2, "problem": "B?", "answer": "3"},
@@ -312,7 +312,7 @@ def test_a_curated_problem_without_an_answer_is_left_out_and_a_seed_is_not(tmp_p
     assert all(row.role is Role.SEED and row.licence == "unknown" for row in seeds.values())
 
 
-def test_a_curated_draw_is_bounded_and_does_not_depend_on_the_order(tmp_path: Path) -> None:
+def test_a_curated_draw_is_limited_and_does_not_depend_on_the_order(tmp_path: Path) -> None:
     rows = [{"id": n, "problem": f"What is {n}+1?", "answer": n + 1, "solution": f"{n}+1"} for n in range(50)]
     first = any_hub(write(tmp_path / "a/x.jsonl", rows).parent, role="curated", target=10)
     second = any_hub(write(tmp_path / "b/x.parquet", rows[::-1]).parent, role="curated", target=10)
@@ -320,10 +320,10 @@ def test_a_curated_draw_is_bounded_and_does_not_depend_on_the_order(tmp_path: Pa
     assert all(row.solution for row in problems(first).values())
 
 
-# --- what can be wrong -------------------------------------------------------------------------------------------
+# --- errors ------------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_column_is_named_with_those_that_are_there(tmp_path: Path) -> None:
+def test_a_missing_column_is_reported_with_the_existing_ones(tmp_path: Path) -> None:
     path = write(tmp_path / "train.parquet", [{"question": "What?", "response": "x", "other": 1}])
     with pytest.raises(UserError) as told:
         check(source("scalequest", path))
@@ -337,20 +337,20 @@ def test_a_missing_column_is_named_with_those_that_are_there(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", r"train holds no rows"),
-        (b"\n\n", r"train holds no rows"),
-        (b'{"query": "A?"}\n{"query": ', r"train\.jsonl, line 2 is no valid JSON"),
-        (b"[1]\n", r"train\.jsonl, line 1 is no JSON object"),
+        (b"", r"train has no rows"),
+        (b"\n\n", r"train has no rows"),
+        (b'{"query": "A?"}\n{"query": ', r"train\.jsonl, line 2 is not valid JSON"),
+        (b"[1]\n", r"train\.jsonl, line 1 is not a JSON object"),
         (b'{"query": "\xff"}\n', r"train\.jsonl, line 1 is not UTF-8"),
     ],
 )
-def test_a_damaged_file_is_one_sentence(tmp_path: Path, content: bytes, sentence: str) -> None:
+def test_a_damaged_file_is_reported_in_one_sentence(tmp_path: Path, content: bytes, sentence: str) -> None:
     (tmp_path / "train.jsonl").write_bytes(content)
     with pytest.raises(UserError, match=sentence):
         load(source("scalequest", tmp_path))
 
 
-def test_half_a_character_does_not_reach_the_tables(tmp_path: Path) -> None:
+def test_a_lone_surrogate_does_not_reach_the_tables(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"query": "What is \\ud800 here?"}\n')
     (row,) = problems(loaded("scalequest", tmp_path)).values()
     assert row.text == "What is ? here?"
@@ -364,7 +364,7 @@ def test_the_digest_of_a_local_copy_follows_its_content(tmp_path: Path) -> None:
     assert source_digest(source("scalequest", tmp_path)) != before
 
 
-def test_rows_keep_their_identity_whatever_else_is_drawn(tmp_path: Path) -> None:
+def test_rows_keep_their_id_whatever_else_is_drawn(tmp_path: Path) -> None:
     rows = [{"query": f"What is {n}+{n}?"} for n in range(30)]
     path = write(tmp_path / "train.jsonl", rows)
     small, large = (problems(loaded("scalequest", path, target=n)) for n in (5, 20))

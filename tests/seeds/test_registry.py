@@ -1,4 +1,4 @@
-"""A kind of source is one file: it is found, its settings are checked, and its sentence says where they stand."""
+"""Kinds of sources: each file is discovered, its settings are validated, and errors name the file with the settings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_every_source_of_the_paper_is_a_kind() -> None:
 
 
 @pytest.mark.parametrize("kind", PUBLIC)
-def test_a_public_source_needs_nothing_but_its_kind(kind: str) -> None:
+def test_a_public_source_needs_only_its_kind(kind: str) -> None:
     source: Any = configured({"kind": kind}).aggregate.sources[0]
     assert source.name == source.kind == kind and source.licence and source.parts
     assert "path" not in source.identity() and source.identity()["tier"] in (
@@ -61,52 +61,57 @@ def test_the_public_sources_are_those_of_the_paper() -> None:
     [
         (
             {"kind": "nothing"},
-            r"sources\.0\.kind: there is no source of kind 'nothing': choose one of amo_bench, ",
+            r"sources\.0\.kind: unknown kind 'nothing': choose one of amo_bench, ",
         ),
         (
             {"kind": "pocket", "colour": 1},
             r"sources\.0\.colour: unknown key; see tasks/seeds/pocket_source\.py",
         ),
         ({"kind": "file", "path": "x.jsonl", "tier": "easy"}, r"sources\.0\.name: Field required"),
-        ({"kind": "file", "name": "x", "path": "x.jsonl"}, r"sources\.0: give tier"),
+        ({"kind": "file", "name": "x", "path": "x.jsonl"}, r"sources\.0: set tier"),
         (
             {"kind": "math", "columns": {"colour": "c"}},
-            r"columns has 'colour'; this source has text, solution",
+            r"columns has unknown key 'colour': use text, solution",
         ),
-        ({"kind": "math", "revisions": {"a/b": "c"}}, r"revisions names 'a/b'; .*EleutherAI/hendrycks_math"),
+        (
+            {"kind": "math", "revisions": {"a/b": "c"}},
+            r"revisions has unknown data set 'a/b': use .*EleutherAI/hendrycks_math",
+        ),
         ({"kind": "math", "target": 0}, r"sources\.0\.target: Input should be greater than 0"),
         ({"kind": "omni_math", "drop": ["rain"]}, r"sources\.0\.drop\.0: Input should be"),
         ({"kind": "scalequest", "role": "curated"}, r"sources\.0\.role: Input should be 'seed'"),
         ({"kind": "hub"}, r"sources\.0\.name: Field required \(and 2 more\); see tasks/seeds/any_hub\.py"),
     ],
 )
-def test_a_bad_setting_is_one_sentence_with_key_and_file(source: dict[str, Any], sentence: str) -> None:
+def test_an_invalid_setting_is_reported_in_one_sentence_with_key_and_file(
+    source: dict[str, Any], sentence: str
+) -> None:
     with pytest.raises(UserError, match=sentence):
         configured(source)
 
 
-def test_the_place_of_a_source_is_its_number() -> None:
+def test_an_error_in_a_source_gives_its_index() -> None:
     with pytest.raises(UserError, match=r"aggregate\.sources\.1\.seeds: unknown key"):
         configured({"kind": "pocket"}, {"kind": "pocket", "name": "other", "seeds": 1})
 
 
-def test_two_sources_of_one_name_are_refused_when_the_file_is_read() -> None:
+def test_two_sources_with_one_name_are_rejected_on_loading() -> None:
     for pair in (
         [{"kind": "math"}, {"kind": "math"}],
         [{"kind": "math"}, {"kind": "pocket", "name": "math"}],
     ):
-        with pytest.raises(UserError, match="two sources are called 'math'"):
+        with pytest.raises(UserError, match="two sources have the name 'math'"):
             load_config("pocket", {"aggregate.sources": pair})
 
 
-def test_resolving_again_changes_nothing_and_the_whole_config_is_written_out() -> None:
+def test_resolving_again_changes_nothing_and_the_whole_config_can_be_dumped() -> None:
     config = configured({"kind": "pocket", "counts": {"easy": 2}}, {"kind": "amo_bench"})
     assert resolve(config) == config
     written = config.model_dump(mode="json")["aggregate"]["sources"]
     assert written[0]["counts"] == {"easy": 2} and written[1]["licence"] == "mit"
 
 
-def test_defaults_and_what_is_written_out_have_one_fingerprint() -> None:
+def test_implicit_and_explicit_defaults_have_the_same_fingerprint() -> None:
     def identity(source: dict[str, Any]) -> str:
         return fingerprint(stage="s", version=1, settings=configured(source).aggregate.identity())
 
@@ -116,8 +121,8 @@ def test_defaults_and_what_is_written_out_have_one_fingerprint() -> None:
     assert identity({"kind": "olympiad_bench", "drop": ["figure"]}) != short
 
 
-def test_an_unresolved_source_is_no_source() -> None:
-    with pytest.raises(TypeError, match="was not resolved"):
+def test_an_unresolved_source_is_rejected() -> None:
+    with pytest.raises(TypeError, match="is not resolved"):
         load(load_config("pocket").aggregate.sources[0])
 
 
@@ -128,7 +133,7 @@ def test_the_pocket_source_loads_as_before() -> None:
     assert (loaded.seen, loaded.target, source_digest(source)) == (3, None, "pocket-2/3")
 
 
-def test_a_local_file_needs_no_code_and_carries_answers_only_when_curated(tmp_path: Path) -> None:
+def test_a_local_file_needs_no_code_and_has_answers_only_if_curated(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text('{"q": "What is 1+1?", "a": 2}\n{"q": "What is 1+2?", "a": 3}\n')
     entry = {
         "kind": "file", "name": "mine", "path": str(tmp_path / "mine.jsonl"), "tier": "hard", "licence": "mit",
@@ -147,7 +152,7 @@ def test_a_local_file_needs_no_code_and_carries_answers_only_when_curated(tmp_pa
         registry.check(configured(entry).aggregate.sources[0])
 
 
-def test_one_more_line_changes_the_id_of_no_other_problem(tmp_path: Path) -> None:
+def test_an_inserted_line_does_not_change_other_ids(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     entry = {
         "kind": "file",

@@ -1,4 +1,4 @@
-"""Whether a majority answer is right, where that can be known."""
+"""Whether a majority answer is correct, if that can be determined."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_rows_own_answer_decides(
     assert majority_is_right(problem, answer, majority) is expected
 
 
-def test_the_oracle_decides_where_the_row_has_no_answer() -> None:
+def test_the_oracle_decides_if_the_row_has_no_answer() -> None:
     drawn = pocket.problem(5, "easy", 0)
     assert majority_is_right(drawn.text, None, drawn.answer) is True
     assert majority_is_right(drawn.text, None, "-12345") is False

@@ -1,4 +1,4 @@
-"""Rows of all sources come together: counted by reason, a benchmark's text flagged wherever it stands, faults told first."""
+"""Aggregation of all sources: counts by reason, benchmark texts marked in every source, and early errors."""
 
 from __future__ import annotations
 
@@ -59,24 +59,24 @@ def test_a_text_that_is_a_benchmark_problem_in_one_source_is_one_in_all() -> Non
     assert flagged(rows[:3]) == rows[:3]
 
 
-def test_the_first_of_equal_texts_stays_and_rejects_are_passed_over() -> None:
+def test_the_first_of_equal_texts_is_kept_and_rejects_are_skipped() -> None:
     rows = [problem("a", "one"), reject(), problem(" A ", "two"), problem("b", "two")]
     assert list(duplicates(rows)) == [2]
     assert duplicates(rows)[2].detail == "same text as one/a (one a)"
     assert list(too_long([reject(), problem("x" * 8_001), problem("x" * 8_000)])) == [1]
 
 
-def test_the_account_of_a_source_says_what_is_missing_and_why() -> None:
+def test_the_account_of_a_source_reports_the_shortfall_and_the_reasons() -> None:
     outcomes = (problem("a"), reject(), reject(), reject(Reason.NO_ANSWER))
     found = Loaded(outcomes=outcomes, seen=1_000, target=3)
     assert counts("s", found) == {
         "source": "s", "seen": 1_000, "problems": 1, "target": 3, "dropped": {"no_answer": 1, "proof": 2},
     }  # fmt: skip
     assert account("s", found) == (
-        "s: 1,000 rows seen, 1 problems, 2 fewer than the 3 wanted; left out: 1 no_answer, 2 proof"
+        "s: 1,000 rows read, 1 problems, 2 fewer than its target of 3; rejected: 1 no_answer, 2 proof"
     )
     assert (
-        account("s", Loaded(outcomes=(problem("a"),), seen=1)) == "s: 1 rows seen, 1 problems; left out: none"
+        account("s", Loaded(outcomes=(problem("a"),), seen=1)) == "s: 1 rows read, 1 problems; rejected: none"
     )
 
 
@@ -84,11 +84,11 @@ def configured(*sources: dict[str, Any], **overrides: Any) -> Any:
     return resolve(load_config("pocket", {"aggregate.sources": list(sources), **overrides}))
 
 
-def test_a_source_out_of_reach_is_told_before_any_model_starts() -> (
+def test_an_unreachable_source_is_reported_before_any_model_starts() -> (
     None
 ):  # the tests run with HF_HUB_OFFLINE=1
     config = configured({"kind": "omni_math"}, **{"aggregate.test_problems": 0})
-    with pytest.raises(UserError, match=r"Source omni_math: KbsdJames/Omni-MATH is out of reach.*`path`"):
+    with pytest.raises(UserError, match=r"Source omni_math: KbsdJames/Omni-MATH cannot be reached.*`path`"):
         check_sources(config)
     with pytest.raises(UserError, match="Source omni_math"):
         aggregate_stage(config)
@@ -100,14 +100,14 @@ def test_a_pinned_source_is_identified_without_the_hub() -> None:
     assert stage.data["sources"] == {"omni_math": f"KbsdJames/Omni-MATH@{'a' * 40}"}
 
 
-def test_curated_problems_are_counted_without_those_that_have_no_answer(tmp_path: Path) -> None:
+def test_curated_problems_without_an_answer_are_not_counted(tmp_path: Path) -> None:
     rows = [{"problem": "A?", "answer": "1"}, {"problem": "B?", "answer": ""}]
     source = {
         "kind": "hub", "name": "mine", "role": "curated", "tier": "easy", "path": str(lines(tmp_path / "x.jsonl", rows)),
         "parts": [{"hub_id": "a/b", "split": "train"}],
     }  # fmt: skip
     check_sources(configured(source, **{"aggregate.test_problems": 1}))
-    with pytest.raises(UserError, match="test_problems is 2, but the curated sources hold 1"):
+    with pytest.raises(UserError, match="test_problems is 2, but the curated sources have only 1"):
         check_sources(configured(source, **{"aggregate.test_problems": 2}))
 
 
@@ -129,7 +129,7 @@ def test_the_stage_reconciles_over_sources_shards_and_reasons(tmp_path: Path) ->
             "problem": "find $X$ if $x+3=9$.",
             "answer": "6",
             "solution": "s",
-        },  # stands in the other source, too
+        },  # also in the other source
         {"problem": "Find $y$.", "answer": "", "solution": "s"},
     ]
     config = configured(

@@ -1,4 +1,4 @@
-"""The stages that take no model give the same bytes in this process, in others, and on Ray; what is on disk is left out."""
+"""The stages without a model write the same bytes in one process, in several and on Ray, and skip finished shards."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WORDS = [f"{a}{b}" for a in "ba ke li mo nu pa re si".split() for b in "ra le mi
 
 
 def texts(count: int) -> list[str]:
-    """Problems of which some break a rule, and every second one is near to the one before."""
+    """Problems of which some break a rule, and every second one is a near-duplicate of the one before."""
     rng = random.Random(0)
     found = []
     for number in range(count):
@@ -67,7 +67,7 @@ def problem(number: int, text: str, role: Role = Role.EVOLVED) -> Problem:
 
 
 def made(run: Run) -> dict[str, str]:
-    """Digests of rules, deduplicate and decontaminate over 400 candidates."""
+    """Run rules, deduplicate and decontaminate on 400 candidates; return the digests of their artifacts."""
     written = texts(430)
     seeds = [problem(number, text, Role.SEED) for number, text in enumerate(written[400:])]
     rows = [problem(number, text) for number, text in enumerate(written[:400])]
@@ -97,7 +97,7 @@ def elsewhere(run: Run, root: Path, **settings: object) -> Run:
     return replace(run, store=Store(root), config=config)
 
 
-def test_processes_and_ray_write_the_bytes_of_one_process(
+def test_processes_and_ray_write_the_same_bytes_as_one_process(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = made(run)
@@ -111,7 +111,7 @@ def test_processes_and_ray_write_the_bytes_of_one_process(
 
 
 def _rows(store: Store, name: str) -> list[int]:
-    """Kept and rejected rows, edges and findings of a stage, as far as it has them."""
+    """Numbers of kept rows, rejects, edges and findings of a stage, for those tables that it has."""
     folder = next((store.root / "artifacts").glob(f"{name}-*"))
     found = Artifact(name=name, fingerprint="", path=folder, num_rows=0)
     tables = {"problems": Problem, "rejects": Reject, "edges": Edge, "findings": Finding}
@@ -119,7 +119,7 @@ def _rows(store: Store, name: str) -> list[int]:
     return [len(list(store.rows(found, table, row))) for table, row in tables.items() if table in there]
 
 
-def test_shards_that_are_on_disk_are_not_worked_on_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_shards_are_not_computed_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Path] = []
     ruled = ahead.ahead
 

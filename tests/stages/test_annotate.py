@@ -1,4 +1,4 @@
-"""From responses to clusters and uncertainties, poisoned responses included."""
+"""From responses to clusters and uncertainties, including malicious responses."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def draw(text: str, total: float = -1.0, finish: str = "stop") -> Draw:
 
 
 def rows_of(draws: Sequence[Draw]) -> Sampled:
-    """As the sampler makes them of an engine's output."""
+    """The rows that the sampler makes from an engine's output."""
     sampler = TeacherSampler(ModelRole(model="m", serve=Serve()), root=Path(), identity="m@1")
     prompt = SamplePrompt(problem_id="p", messages=({"role": "user", "content": "?"},), seed=7)
     return sampler._rows(prompt, list(draws), "f", "{}")
@@ -46,7 +46,7 @@ def rows_of(draws: Sequence[Draw]) -> Sampled:
 def annotated(
     responses: Sequence[Response], *, truth: str | None = None, **settings: object
 ) -> Uncertainty | Reject:
-    """With a judge that says no."""
+    """Annotate with a judge that finds no pair equivalent."""
     chosen = ClusterSettings.model_validate(settings)
     decisions = decide_pairs(responses, chosen)
     verdicts = {
@@ -89,7 +89,7 @@ SAME = (
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_saying_the_same_in_other_words_and_notation_changes_neither_clusters_nor_entropies(
+def test_other_words_and_notation_change_neither_clusters_nor_entropies(
     seed: int,
 ) -> None:
     rng = random.Random(seed)
@@ -120,7 +120,7 @@ def test_truncated_responses_are_counted_and_a_wrong_majority_is_one() -> None:
     assert found.valid_entropy == 0.0 < found.semantic_entropy
 
 
-def test_the_judge_is_asked_about_open_pairs_only_and_named_then() -> None:
+def test_the_judge_gets_only_undecided_pairs_and_is_named_only_then() -> None:
     texts = [r"\boxed{all red}", r"\boxed{only red}", r"\boxed{4}", r"\boxed{5}"]
     found = annotated(good(rows_of([draw(text) for text in texts])))
     assert isinstance(found, Uncertainty)
@@ -153,7 +153,7 @@ POISON = {
 
 @pytest.fixture
 def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time limits of the questions to Math-Verify that ran out. Its worker has started: that takes seconds."""
+    """Time limits of the Math-Verify calls that timed out. The worker, which takes seconds to start, is running."""
     answers._verified.cache_clear()
     assert mathverify.verify(r"\sum_{k=1}^{3} k", "6", 60)
     limits: list[float] = []
@@ -168,13 +168,13 @@ def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.mark.parametrize("name", POISON)
-def test_a_poisoned_response_costs_itself_within_five_seconds_and_no_other(
+def test_a_malicious_response_affects_no_other_and_takes_less_than_five_seconds(
     name: str, waited: list[float], tmp_path: Path
 ) -> None:
     bad, answer = POISON[name]
-    begin = time.process_time()  # our own work; what Math-Verify may take is told by `waited`
+    begin = time.process_time()  # our own CPU time; `waited` has the time of Math-Verify
     rows = rows_of([draw(GOOD[0]), bad, *(draw(text) for text in GOOD[1:])])
-    back = unpack("p", json.loads(json.dumps(pack(rows), allow_nan=False)))  # by way of the ledger
+    back = unpack("p", json.loads(json.dumps(pack(rows), allow_nan=False)))  # as stored in the ledger
     shard = collect([problem()], {"p": back})
     kept, lost = shard.tables["responses"][1], shard.tables["lost_responses"][1]
     found = annotated(kept)
@@ -195,7 +195,7 @@ def test_a_poisoned_response_costs_itself_within_five_seconds_and_no_other(
         assert found.labels[1] not in (found.labels[0], found.labels[4])
 
 
-def test_all_poisons_together_do_not_take_longer(waited: list[float]) -> None:
+def test_all_malicious_responses_together_do_not_take_longer(waited: list[float]) -> None:
     draws = [bad for bad, _ in POISON.values()]
     found = annotated(good(rows_of([*draws, draw(GOOD[0]), draw(r"\boxed{\int_0^1 x^2}")])), judge="never")
     assert isinstance(found, Uncertainty)

@@ -1,4 +1,4 @@
-"""Every ingredient of an annotation makes exactly those rows stale that it had a part in."""
+"""A change of anything that an annotation depends on makes exactly the rows that depend on it stale."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run_with(
 
 
 def annotated_by(run: Run) -> list[Example]:
-    """A row that no judge saw, and one with a judged pair."""
+    """A row without a judged pair, and a row with one."""
     recipe = annotation_recipe(run)
     common: dict[str, Any] = {"teacher_model": recipe.teacher, "teacher_prompt": recipe.teacher_prompt}
     plain = example(
@@ -64,14 +64,14 @@ PLAIN, JUDGED = (f"{number:032x}" for number in (1, 2))
         ({"cluster.judge": "judge_all"}, {}, {PLAIN: Cause.CLUSTERING, JUDGED: Cause.CLUSTERING}),
         ({"cluster.sampling.max_tokens": 64}, {}, {JUDGED: Cause.CLUSTERING}),
         ({"models.equivalence_judge.dtype": "float32"}, {}, {JUDGED: Cause.CLUSTERING}),
-        # no part in an annotation: resources, paths, and the rest of the factory
+        # annotations do not depend on resources, paths and the other stages
         ({"models.teacher.serve.max_num_seqs": 8, "models.teacher.concurrency": 1}, {}, {}),
         ({"run.output": "elsewhere", "run.shard_rows": 7, "run.cpu_workers": 1}, {}, {}),
         ({"evolve.seed": 5, "select.target": 10, "dedup.threshold": 0.5, "export.name": "x"}, {}, {}),
         ({"models.quality_judge.dtype": "float32", "models.evolver.thinking": True}, {}, {}),
     ],
 )
-def test_a_changed_ingredient_makes_exactly_the_right_rows_stale(
+def test_a_changed_setting_makes_exactly_the_right_rows_stale(
     overrides: dict[str, Any], identities: dict[str, str], stale: dict[str, Cause]
 ) -> None:
     rows = annotated_by(run_with())
@@ -86,7 +86,7 @@ def test_a_changed_ingredient_makes_exactly_the_right_rows_stale(
         ("judge/quality", {}),
     ],
 )
-def test_a_changed_prompt_makes_the_rows_stale_that_were_asked_with_it(
+def test_a_changed_prompt_makes_the_rows_that_used_it_stale(
     monkeypatch: pytest.MonkeyPatch, prompt: str, stale: dict[str, Cause]
 ) -> None:
     rows = annotated_by(run_with())
@@ -109,7 +109,7 @@ def test_a_new_code_version_of_a_stage_makes_all_rows_stale(
     assert cause.needs_samples is (module is sample)
 
 
-def test_a_row_that_says_nothing_of_its_annotation_is_stale() -> None:
+def test_a_row_without_an_annotation_fingerprint_is_stale() -> None:
     recipe = annotation_recipe(run_with())
     assert recipe.why_stale(example(1)) is Cause.UNKNOWN
     assert Cause.UNKNOWN.needs_samples and Cause.NEW.needs_samples
@@ -117,7 +117,7 @@ def test_a_row_that_says_nothing_of_its_annotation_is_stale() -> None:
     assert len(set(recipe.fingerprints.values())) == 3
 
 
-def test_a_row_annotated_again_keeps_all_that_is_the_problem_s_own() -> None:
+def test_a_row_annotated_again_keeps_the_columns_of_the_problem() -> None:
     names = {field.name for field in fields(Example)}
     own = names - ANNOTATION_COLUMNS
     assert own == {
@@ -131,7 +131,7 @@ def test_a_row_annotated_again_keeps_all_that_is_the_problem_s_own() -> None:
     assert all(getattr(new, name) == getattr(fresh, name) for name in ANNOTATION_COLUMNS)
 
 
-def test_a_run_that_annotates_asks_nothing_of_evolver_and_sources(tmp_path: Path) -> None:
+def test_an_annotation_run_does_not_check_evolver_and_sources(tmp_path: Path) -> None:
     overrides = {"models.evolver.model": "pocket/nobody", "aggregate.sources": [{"kind": "nothing"}]}
     run = open_annotation("pocket", overrides, tmp_path)
     assert set(run.identities) == {"teacher", "equivalence_judge"} and run.store.root == tmp_path
@@ -142,7 +142,10 @@ def test_a_run_that_annotates_asks_nothing_of_evolver_and_sources(tmp_path: Path
 def test_two_runs_do_not_annotate_into_one_folder_at_once(tmp_path: Path) -> None:
     run = run_with(root=tmp_path)
     with alone_in(run, "a re-annotation"):
-        with pytest.raises(UserError, match="a re-annotation is going on"), alone_in(run, "an annotation"):
+        with (
+            pytest.raises(UserError, match="a re-annotation is already running"),
+            alone_in(run, "an annotation"),
+        ):
             pass
         with alone_in(run_with(root=tmp_path / "other"), "an annotation"):
             pass

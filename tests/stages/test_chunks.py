@@ -1,4 +1,4 @@
-"""Rows are cut by their content: every row once, no shard too large, and a change moves the cuts around it only."""
+"""Rows are cut by their content: every row is in one shard, no shard is too large, and a change moves only nearby cuts."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tasks.stages.chunks import chunk, cut, marks
 
 
 def ends(rows: Sequence[str], size: int) -> set[str]:
-    """The last row of every shard but the last."""
+    """The last row of every shard except for the last shard."""
     return {rows[end - 1] for end in list(accumulate(cut(marks(rows), size)))[:-1]}
 
 
 @given(st.lists(st.text(max_size=3), max_size=60), st.integers(1, 20))
-def test_every_row_lies_in_one_shard_and_none_is_too_large(rows: list[str], size: int) -> None:
+def test_every_row_is_in_one_shard_and_no_shard_is_too_large(rows: list[str], size: int) -> None:
     sizes = cut(marks(rows), size)
     assert [row for index in range(len(sizes)) for row in chunk(rows, sizes, index)] == rows
     assert all(4 * one >= 3 * size for one in sizes[:-1]) and max(sizes) <= size
     assert len(sizes) == 1 or all(sizes)
 
 
-def test_a_shard_ends_after_the_least_mark_of_its_last_quarter() -> None:
+def test_a_shard_ends_after_the_smallest_mark_of_its_last_quarter() -> None:
     rows = [f"row {number}" for number in range(1000)]
     hashes, start = marks(rows).tolist(), 0
     for size in cut(marks(rows), 100)[:-1]:
@@ -35,14 +35,14 @@ def test_a_shard_ends_after_the_least_mark_of_its_last_quarter() -> None:
 
 @pytest.mark.parametrize("place", [0, 3333, 9_999])
 @pytest.mark.parametrize("change", ["removed", "added", "changed"])
-def test_a_change_leaves_the_shards_away_from_it_as_they_were(place: int, change: str) -> None:
+def test_a_change_affects_only_nearby_shards(place: int, change: str) -> None:
     rows = [f"row {number}" for number in range(10_000)]
     new = {"removed": [], "added": ["one", "more", rows[place]], "changed": ["other"]}[change]
     before, after = ends(rows, 100), ends([*rows[:place], *new, *rows[place + 1 :]], 100)
     assert len(before) > 100 and len(before - after) <= 2 and len(after - before) <= 2
 
 
-def test_a_thousand_rows_more_in_the_middle_are_soon_forgotten() -> None:
+def test_after_a_thousand_inserted_rows_the_cuts_coincide_again() -> None:
     rows = [f"row {number}" for number in range(10_000)]
     more = [*rows[:5000], *(f"new {number}" for number in range(1037)), *rows[5000:]]
     before, after = ends(rows, 100), ends(more, 100)

@@ -1,4 +1,4 @@
-"""What the judge's replies about a pair of answers mean, and how many problems are decided at once."""
+"""Verdicts from the judge's replies to both orders of a pair, and concurrent decisions for many problems."""
 
 from __future__ import annotations
 
@@ -27,16 +27,21 @@ def form(first: str, second: str, equivalent: str) -> Completion:
     ("forward", "backward", "equivalent", "flipped"),
     [
         (form("3/4", "3/4", "true"), form("3/4", "3/4", "true"), True, False),
-        (form("3/4", "3/4", "false"), form("0.75", "3/4", "false"), True, False),  # the forms decide
+        (form("3/4", "3/4", "false"), form("0.75", "3/4", "false"), True, False),  # the stated forms decide
         (form("3/4", "4/3", "true"), form("4/3", "3/4", "true"), False, False),
-        (form("3/4", "3/4", "true"), form("4/3", "3/4", "true"), False, True),  # one order says no
-        (form("all red", "only red", "true"), form("only red", "all red", "true"), True, False),  # no symbols
+        (form("3/4", "3/4", "true"), form("4/3", "3/4", "true"), False, True),  # one order is a no
+        (
+            form("all red", "only red", "true"),
+            form("only red", "all red", "true"),
+            True,
+            False,
+        ),  # not symbolic
         (said("no JSON"), form("3/4", "3/4", "true"), False, True),
         (said('{"first":"3/4', "length"), form("3/4", "3/4", "true"), False, True),
         (Failure(key="k", reason="refused", attempts=1), form("1", "1", "true"), False, True),
     ],
 )
-def test_two_answers_are_merged_only_when_both_orders_say_so(
+def test_two_answers_are_equivalent_only_if_both_orders_agree(
     forward: Completion | Failure, backward: Completion | Failure, equivalent: bool, flipped: bool
 ) -> None:
     judged = verdict(("a", "b"), forward, backward)
@@ -63,7 +68,7 @@ def test_every_problem_has_its_own_decisions_in_the_order_given(workers: int) ->
     assert decided[7][1] == {("7", "7.0"): True, ("7", "8"): False, ("7.0", "8"): False}
 
 
-def test_what_has_not_begun_is_dropped_when_something_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_drops_the_decisions_that_have_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[object] = []
 
     def slow(group: Sequence[Response], settings: ClusterSettings) -> Decisions:

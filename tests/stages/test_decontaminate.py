@@ -1,4 +1,4 @@
-"""Descendants and lookalikes of benchmark problems are flagged, whatever their text; nothing leaves, nothing else is flagged.
+"""Descendants and copies of benchmark problems are flagged, and nothing else; nothing is rejected.
 
 The contest problems below were written for this file.
 """
@@ -82,7 +82,7 @@ def source(path: Path, texts: Sequence[str], **keys: Any) -> dict[str, Any]:
 
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_ancestors_are_those_of_a_walk_from_parent_to_parent(seed: int) -> None:
+def test_ancestors_are_found_by_following_the_parents(seed: int) -> None:
     rng = random.Random(seed)
     generations: list[list[Problem]] = [[row(f"0.{i}") for i in range(6)]]
     for number in range(1, 5):
@@ -100,7 +100,7 @@ def test_ancestors_are_those_of_a_walk_from_parent_to_parent(seed: int) -> None:
     assert len(found) == len(set(found)) and set(found) == expected - {problem.id for problem in chosen}
 
 
-def test_a_held_out_problem_is_not_held_against_itself_but_against_all_others() -> None:
+def test_a_held_out_problem_is_compared_with_all_problems_but_itself() -> None:
     held_out = [row("a", CURATED[0]), row("b", CURATED[1])]
     rows = [*held_out, row("copy", CURATED[0]), row("free", CURATED[2])]
     against = [replace(problem, source=TEST_SPLIT) for problem in held_out]
@@ -133,15 +133,15 @@ def test_the_account_names_every_benchmark_with_its_size() -> None:
     assert account([], 0, 3) == "0 of 3 problems overlap with or descend from no benchmark"
 
 
-def test_a_benchmark_problem_that_comes_twice_is_a_reject_and_an_empty_benchmark_a_sentence() -> None:
+def test_a_repeated_benchmark_problem_is_rejected_and_an_empty_benchmark_is_an_error() -> None:
     found = without_repeats([row("a"), row("b"), row("a")])
     assert [type(one) for one in found] == [Problem, Problem, Reject]
     must_hold_problems("exam", Loaded(outcomes=(row("a"),), seen=1))
-    with pytest.raises(UserError, match=r"benchmark exam: 4 rows seen, 0 problems; .* leave it out"):
+    with pytest.raises(UserError, match=r"benchmark exam: 4 rows read, 0 problems; .* correct or remove"):
         must_hold_problems("exam", Loaded(outcomes=(), seen=4))
 
 
-def test_counts_are_of_problems_and_name_a_benchmark_that_nothing_overlaps_with() -> None:
+def test_counts_are_per_problem_and_include_benchmarks_without_overlaps() -> None:
     def finding(problem: str, of: str, kind: FindingKind) -> Finding:
         return Finding(
             problem_id=problem, benchmark="exam", benchmark_problem_id=of, kind=kind, score=1.0, detail=""
@@ -165,22 +165,24 @@ def test_benchmarks_are_resolved_and_checked_like_sources(tmp_path: Path) -> Non
     def configured(*benchmarks: dict[str, Any]) -> Any:
         return resolve(load_config("pocket", {"decontam.benchmarks": list(benchmarks)}))
 
-    with pytest.raises(UserError, match=r"decontam.benchmarks.1.kind: there is no source of kind 'nowhere'"):
+    with pytest.raises(UserError, match=r"decontam.benchmarks.1.kind: unknown kind 'nowhere'"):
         configured({"kind": "matharena"}, {"kind": "nowhere"})
     with pytest.raises(
         UserError, match=r"decontam.benchmarks.0.split: unknown key; see tasks/seeds/matharena"
     ):
         configured({"kind": "matharena", "split": "x"})
-    with pytest.raises(UserError, match=r"two sources are called 'amo_bench': give each its own name"):
+    with pytest.raises(
+        UserError, match=r"two sources have the name 'amo_bench': give each source a unique name"
+    ):
         configured({"kind": "amo_bench"}, {"kind": "amo_bench"})
     missing = configured({"kind": "file", "name": "x", "path": "none.jsonl", "tier": "easy"})
     with pytest.raises(UserError, match=r"none\.jsonl"):
         check_benchmarks(missing)
-    with pytest.raises(UserError, match="Source omni_math: KbsdJames/Omni-MATH is out of reach"):
+    with pytest.raises(UserError, match="Source omni_math: KbsdJames/Omni-MATH cannot be reached"):
         check_benchmarks(configured({"kind": "omni_math"}))  # the tests run with HF_HUB_OFFLINE=1
 
 
-def test_the_benchmarks_are_identified_by_what_they_hold(tmp_path: Path) -> None:
+def test_the_benchmarks_are_identified_by_their_content(tmp_path: Path) -> None:
     def identity(texts: Sequence[str], name: str = "exam") -> str:
         exam = source(tmp_path / f"{name}.jsonl", texts)
         return benchmarks_stage(resolve(load_config("pocket", {"decontam.benchmarks": [exam]}))).fingerprint
@@ -194,7 +196,7 @@ def test_the_benchmarks_are_identified_by_what_they_hold(tmp_path: Path) -> None
 
 
 def evolved_rounds(run: Run, sources: Artifact) -> list[Artifact]:
-    """Two rounds in which every seed gets a child and a grandchild of quite other words."""
+    """Two rounds that give every seed a child and a grandchild with completely different words."""
     artifacts, parents = [], sources
     for number in (1, 2):
         stage = Stage(name=f"evolve-{number}", version=1, settings={}, inputs=(parents,))
@@ -208,7 +210,7 @@ def evolved_rounds(run: Run, sources: Artifact) -> list[Artifact]:
 
 @flow
 def factory(run: Run) -> tuple[Artifact, Artifact, Artifact]:
-    """From the sources to the flags; every evolved problem of the last round passes the judge."""
+    """Run the stages from the sources to the flags; every evolved problem of the last round passes the judge."""
     sources = aggregate(run)
     benchmarks = read_benchmarks(run)
     rounds = evolved_rounds(run, sources)
@@ -218,9 +220,9 @@ def factory(run: Run) -> tuple[Artifact, Artifact, Artifact]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
-def test_a_benchmark_fed_as_a_seed_and_evolved_is_flagged_to_the_last_grandchild(tmp_path: Path) -> None:
+def test_all_descendants_of_a_benchmark_problem_used_as_a_seed_are_flagged(tmp_path: Path) -> None:
     copied = CURATED[0].replace("numbers?", "integers?")  # 15 of 17 shingles
-    curated = [CURATED[0], copied]  # whichever is held out, the other one trains
+    curated = [CURATED[0], copied]  # one is held out, the other is in train
     overrides = {
         "run.shard_rows": 3, "aggregate.test_problems": 1, "select.target": None,
         "decontam": {"checks": ["ngram", "jaccard", "template"], "threshold": 0.7, "gram_share": 0.05},
@@ -240,7 +242,7 @@ def test_a_benchmark_fed_as_a_seed_and_evolved_is_flagged_to_the_last_grandchild
     assert all(row.text.startswith("Let k be") for row in rows.values() if row.role is Role.EVOLVED)
 
     def found(origin: str) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
-        """Text or split, benchmarks and kinds of the flagged rows of one source."""
+        """Split, benchmarks and kinds of the flagged rows of one source."""
         chosen = [one for one in flags if one.benchmark_overlap and rows[one.problem_id].source == origin]
         return [(splits[one.problem_id], one.benchmarks, one.kinds) for one in chosen]
 

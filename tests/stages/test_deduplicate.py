@@ -1,4 +1,4 @@
-"""What becomes of candidates that are near a source problem or each other, shard by shard."""
+"""Rejection of candidates that are near-duplicates of a source problem or of each other, shard by shard."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def artifact(store: Store, name: str, rows: Sequence[Problem], size: int) -> Art
 def decided(
     folder: Path, fixed: Sequence[Problem], candidates: Sequence[Problem], size: int
 ) -> tuple[list[str], dict[str, Reject], list[Edge]]:
-    """Kept ids, rejects by id and edges of all shards of `size` candidates."""
+    """Return the kept ids, the rejects by id and the edges of all shards of `size` candidates."""
     store = Store(folder)
     sources, copies = artifact(store, "sources", fixed, size), artifact(store, "copies", candidates, size)
     sizes = shard_sizes(store, copies)
@@ -61,14 +61,14 @@ def decided(
 
 
 @pytest.mark.parametrize("size", [1, 2, 10])
-def test_a_candidate_near_any_source_problem_leaves_and_the_smallest_id_of_the_others_stays(
+def test_candidates_near_a_source_problem_are_rejected_and_the_smallest_id_of_the_others_is_kept(
     tmp_path: Path, size: int
 ) -> None:
     fixed = [
         problem("seed", LONG, Role.SEED),
         problem(
             "twin", LONG + " again", Role.SEED
-        ),  # near the seed, and a candidate near it leaves all the same
+        ),  # near the seed; a candidate near it is rejected all the same
     ]
     other = LONG.replace("farmer", "sailor").replace("apples", "ropes").replace("market", "ship")
     candidates = [
@@ -113,7 +113,7 @@ def jaccard(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_decision_is_the_plain_one_pair_by_pair(tmp_path: Path, seed: int) -> None:
+def test_the_decision_equals_a_brute_force_comparison_of_all_pairs(tmp_path: Path, seed: int) -> None:
     texts = families(random.Random(seed))
     fixed = [problem(f"s{place}", text, Role.SEED) for place, text in enumerate(texts[:20])]
     candidates = [problem(f"c{place * 7919 % 1000:03}", text) for place, text in enumerate(texts[20:])]
@@ -149,18 +149,18 @@ def test_the_decision_is_the_plain_one_pair_by_pair(tmp_path: Path, seed: int) -
         assert edge.same_template == (template_key(one) == template_key(other))
 
 
-def test_a_candidate_that_leaves_because_of_a_source_problem_takes_no_other_with_it(tmp_path: Path) -> None:
-    # windows of 46 words, 5 further each: 39/49 = 0.8 of the 3-grams shared with the next, 0.63 with the next but one
+def test_a_candidate_rejected_for_a_source_problem_does_not_reject_another(tmp_path: Path) -> None:
+    # windows of 46 words, shifted by 5: neighbours share 39/49 = 0.8 of their 3-grams, the next but one 0.63
     words = [f"{chr(97 + word // 26)}{chr(97 + word % 26)}" for word in range(61)]
     chain = [" ".join(words[5 * start : 5 * start + 46]) for start in range(4)]
     fixed = [problem(f"s{place}", chain[place], Role.SEED) for place in range(2)]
     candidates = [problem("c1", chain[2]), problem("c2", chain[3])]
     kept, rejects, _ = decided(tmp_path, fixed, candidates, 5)
-    assert kept == ["c2"]  # near c1, which leaves because of s1, which is near s0 itself
+    assert kept == ["c2"]  # near c1, which is rejected because of s1, which is itself near s0
     assert {name: reject.detail for name, reject in rejects.items()} == {"c1": "near seed problem s1"}
 
 
-def test_without_candidates_or_sources_there_is_nothing_to_decide(tmp_path: Path) -> None:
+def test_without_candidates_or_sources_nothing_is_rejected(tmp_path: Path) -> None:
     assert decided(tmp_path / "none", [problem("s", LONG, Role.SEED)], [], 5) == ([], {}, [])
     kept, rejects, edges = decided(tmp_path / "alone", [], [problem("c", LONG)], 5)
     assert (kept, rejects, edges) == (["c"], {}, [])

@@ -1,4 +1,4 @@
-"""The hand-off to training: the run's own folder, its settings beside it, and its steps as they are told."""
+"""Stage distill: the check, the folder and settings of a run, its errors, and the display of its steps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def settled(run: Any) -> str:
     return json.dumps(run.model_dump(mode="json"))
 
 
-def test_the_check_tells_the_fingerprint_that_names_the_folder(tmp_path: Path) -> None:
+def test_the_check_returns_the_fingerprint_that_names_the_folder(tmp_path: Path) -> None:
     run = small_run(write_small_dataset(tmp_path / "dataset", [example(n) for n in range(4)]))
     said: list[str] = []
     found = distill.checked(tmp_path, settled(run), lambda _format, line: said.append(line))
@@ -40,7 +40,7 @@ def test_the_check_tells_the_fingerprint_that_names_the_folder(tmp_path: Path) -
     assert run_folder(tmp_path, found) == tmp_path / found[:12]
 
 
-def test_all_that_the_check_finds_is_told_by_the_stage_one_sentence_a_line(tmp_path: Path) -> None:
+def test_the_stage_raises_all_errors_of_the_check_one_per_line(tmp_path: Path) -> None:
     run = small_run(
         write_small_dataset(tmp_path / "dataset", [example(1)], teacher(model="teacher:0123456789abcdef")),
         student={"model": str(with_context(300, tmp_path / "short"))},
@@ -58,15 +58,13 @@ def test_all_that_the_check_finds_is_told_by_the_stage_one_sentence_a_line(tmp_p
 
 
 def with_context(tokens: int, folder: Path) -> Path:
-    """A copy of the student that reads no more than so many tokens."""
+    """Copy the student with a context of only `tokens` tokens."""
     config = copy_model("student", folder) / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": tokens}))
     return folder
 
 
-def test_a_check_that_breaks_without_a_sentence_leaves_its_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_check_that_crashes_keeps_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distill, "command", lambda *_: [sys.executable, "-c", "raise ValueError('a bug')"])
     with pytest.raises(JobFailed, match="ValueError: a bug") as broken:
         distill.checked(tmp_path, "{}", lambda *_: None)
@@ -74,7 +72,7 @@ def test_a_check_that_breaks_without_a_sentence_leaves_its_log(
     assert str(broken.value).endswith(f"(log: {log})") and "ValueError: a bug" in log.read_text()
 
 
-def test_two_checks_in_one_output_at_once_each_tell_their_own_run(
+def test_concurrent_checks_in_one_output_do_not_interfere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both_wrote, both_logged = Barrier(2, timeout=20), Barrier(2, timeout=20)
@@ -96,7 +94,7 @@ def test_two_checks_in_one_output_at_once_each_tell_their_own_run(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sentences_come_from_the_launcher_of_this_start_and_from_nothing_else(tmp_path: Path) -> None:
+def test_errors_come_only_from_the_launcher_of_this_start(tmp_path: Path) -> None:
     problems = tmp_path / distill.PROBLEMS
     problems.write_text("Of an earlier start.\n")
     with pytest.raises(JobFailed, match="killed: WARNING of an engine"), distill.sentences(tmp_path):
@@ -117,11 +115,13 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Callable[[RunConfig], Path]:
     return lambda run: distill.train.fn(run, DistillSettings(run={}))
 
 
-def test_what_stops_the_trainer_is_told_by_the_stage_one_sentence_a_line(
+def test_the_stage_raises_the_errors_of_the_trainer_one_per_line(
     tmp_path: Path, train: Callable[[RunConfig], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = small_run(tmp_path / "nowhere", student={"model": "pocket/nobody"}, output=str(tmp_path))
-    monkeypatch.setattr(distill, "checked", lambda *_: "f" * 64)  # it was there at the time of the check
+    monkeypatch.setattr(
+        distill, "checked", lambda *_: "f" * 64
+    )  # as if the dataset had existed during the check
     with pytest.raises(UserError) as refused:
         train(run)
     assert str(refused.value).splitlines() == list(inspect(run).problems)
@@ -129,7 +129,7 @@ def test_what_stops_the_trainer_is_told_by_the_stage_one_sentence_a_line(
 
 
 @pytest.mark.slow
-def test_a_training_that_is_interrupted_saves_the_step_that_is_going_on(
+def test_an_interrupted_training_run_saves_the_current_step(
     tmp_path: Path, train: Callable[[RunConfig], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = small_run(
@@ -160,7 +160,7 @@ def metrics(folder: Path, *steps: int) -> None:
     (folder / METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_lines_of_the_run_are_logged_and_its_steps_shown(
+def test_the_output_of_the_run_is_logged_and_its_steps_are_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[int] = []
@@ -197,7 +197,7 @@ def test_lines_of_the_run_are_logged_and_its_steps_shown(
     assert tables[-1][0][0] == {"step": "3", "loss": "0.3333", "mean weight": "0.71", "seconds": "2"}
 
 
-def test_the_table_has_the_newest_steps_first_and_no_more_than_fit_a_page(tmp_path: Path) -> None:
+def test_the_table_has_the_last_twenty_steps_newest_first(tmp_path: Path) -> None:
     assert distill.last_steps(tmp_path) == []
     metrics(tmp_path, *range(1, 31))
     assert [int(row["step"]) for row in distill.last_steps(tmp_path)] == list(range(30, 10, -1))
@@ -205,7 +205,7 @@ def test_the_table_has_the_newest_steps_first_and_no_more_than_fit_a_page(tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
-def test_the_table_is_one_artifact_that_is_filled_anew_when_due_and_at_the_end() -> None:
+def test_the_table_is_one_artifact_that_is_updated_when_due_and_at_the_end() -> None:
     from prefect.client.orchestration import get_client
 
     times = iter([0.0, 3.0, 11.0, 12.0])

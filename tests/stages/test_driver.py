@@ -1,4 +1,4 @@
-"""The driver finds what is there, repeats what was rebuilt, and runs nothing twice."""
+"""The driver reuses finished work, repeats stages whose inputs were rebuilt, and runs nothing twice."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(tmp_path: Path) -> Run:
 
 
 class Counting:
-    """Two stages of two shards each: letters, then capitals of the letters. Counts the shards that were computed."""
+    """Two stages of two shards each: letters, then their capitals. `computed` lists the computed shards."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.computed = run, []
@@ -80,7 +80,7 @@ class Counting:
         return two_stages()
 
 
-def test_a_second_run_computes_nothing_and_its_task_runs_are_called_cached(run: Run) -> None:
+def test_a_second_run_computes_nothing(run: Run) -> None:
     counting = Counting(run)
     first = counting.both()
     assert counting.computed == ["letters 0", "letters 1", "capitals 0", "capitals 1"]
@@ -90,7 +90,7 @@ def test_a_second_run_computes_nothing_and_its_task_runs_are_called_cached(run: 
     assert second == first and len(counting.computed) == 4
 
 
-def test_deleting_a_stage_repeats_it_and_what_follows_and_nothing_before(run: Run) -> None:
+def test_deleting_a_stage_repeats_it_and_the_following_stages_only(run: Run) -> None:
     counting = Counting(run)
     last = counting.both()
     before = digest(last.path)
@@ -127,7 +127,7 @@ def test_a_run_that_died_between_two_shards_continues_with_the_second(run: Run) 
     assert counting.computed == ["letters 1", "capitals 0", "capitals 1"]
 
 
-def test_rows_that_get_lost_stop_the_stage(run: Run) -> None:
+def test_lost_rows_stop_the_stage(run: Run) -> None:
     @flow
     def loses_a_row() -> None:
         stage = Stage(name="lossy", version=1, settings={})
@@ -139,7 +139,7 @@ def test_rows_that_get_lost_stop_the_stage(run: Run) -> None:
         loses_a_row()
 
 
-def test_the_fingerprint_follows_settings_and_inputs_and_the_recipe_only_settings() -> None:
+def test_the_fingerprint_depends_on_settings_and_inputs_and_the_recipe_on_settings_only() -> None:
     one = Artifact(name="a", fingerprint="1" * 64, path=Path("x"), num_rows=1)
     two = Artifact(name="a", fingerprint="2" * 64, path=Path("x"), num_rows=1)
     stage = Stage(name="s", version=1, settings={"k": 1}, inputs=(one,))
@@ -150,7 +150,7 @@ def test_the_fingerprint_follows_settings_and_inputs_and_the_recipe_only_setting
     assert stage.recipe == other_input.recipe == other_cut.recipe != other_setting.recipe
 
 
-def test_task_runs_are_one_a_shard_and_named_after_it(run: Run) -> None:
+def test_each_shard_has_one_task_run_named_after_it(run: Run) -> None:
     counting = Counting(run)
 
     @flow
@@ -169,7 +169,7 @@ def test_task_runs_are_one_a_shard_and_named_after_it(run: Run) -> None:
     assert parents and {"letters: shard 1 of 2", "letters: shard 2 of 2"} <= set(runs)
 
 
-def test_a_lazy_context_is_entered_once_and_left_only_when_it_was_used() -> None:
+def test_a_lazy_context_is_entered_once_and_left_only_if_it_was_entered() -> None:
     from contextlib import contextmanager
 
     events: list[str] = []
@@ -191,7 +191,7 @@ def test_a_lazy_context_is_entered_once_and_left_only_when_it_was_used() -> None
     assert events == ["start", "stop"]
 
 
-def test_two_lazy_contexts_are_not_entered_at_the_same_time_and_a_failed_one_holds_nobody_up() -> None:
+def test_lazy_contexts_are_entered_one_at_a_time_and_a_failed_one_blocks_no_other() -> None:
     from contextlib import contextmanager, suppress
     from threading import Thread
     from time import sleep

@@ -1,4 +1,4 @@
-"""A round of evolution is planned shard by shard, and asks for the same children as if planned at once."""
+"""A round of evolution that is planned shard by shard requests the same children as one planned as a whole."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def stored(store: Store, rows: list[Problem], size: int) -> Artifact:
 
 
 @pytest.mark.parametrize(("stored_by", "size"), [(7, 5), (7, 40), (40, 7), (100, 100), (1, 3)])
-def test_a_round_in_shards_is_the_round_at_once(tmp_path: Path, stored_by: int, size: int) -> None:
+def test_a_round_planned_in_shards_equals_the_whole_round(tmp_path: Path, stored_by: int, size: int) -> None:
     config = load_config("pocket", {"evolve.branches": dict.fromkeys(Tier, 3), "run.shard_rows": size})
     run = Run(config=config, store=Store(tmp_path), identities={"evolver": "scripted@1"})
     round_ = evolve.Round(run, stored(run.store, seeds(40), stored_by), 1)
@@ -48,7 +48,7 @@ def test_a_round_in_shards_is_the_round_at_once(tmp_path: Path, stored_by: int, 
     assert len(whole) == 96 and [pair for part in parts for pair in part] == list(whole)
 
 
-def test_a_changed_seed_is_in_one_shard_and_the_others_are_cut_as_before(tmp_path: Path) -> None:
+def test_a_changed_seed_changes_one_shard_and_no_cuts(tmp_path: Path) -> None:
     config = load_config("pocket", {"evolve.branches": dict.fromkeys(Tier, 3), "run.shard_rows": 10})
     found = []
     for name, text in (("one", None), ("other", "A boat leaves.")):
@@ -64,8 +64,8 @@ def test_a_changed_seed_is_in_one_shard_and_the_others_are_cut_as_before(tmp_pat
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("prefect_server")
-def test_the_stage_asks_for_every_planned_child_once_and_in_order(tmp_path: Path) -> None:
-    with running() as server:  # it echoes the prompt, whose last tags hold what is read as the child
+def test_the_stage_requests_every_planned_child_once_and_in_order(tmp_path: Path) -> None:
+    with running() as server:  # it echoes the prompt, and the text in its last tags is parsed as the child
         role = {"model": "scripted", "base_url": server.base_url, "serve": None}
         branches = dict.fromkeys(Tier, 3)
         config = load_config(

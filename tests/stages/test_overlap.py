@@ -1,4 +1,4 @@
-"""Sampling and clustering at once: the same artifacts as one after the other, whatever ends them."""
+"""Concurrent sampling and clustering: the same artifacts as one after the other, also after interruptions."""
 
 from __future__ import annotations
 
@@ -32,16 +32,21 @@ from tests.scripted_server import ScriptedServer, running
 
 SHARD, N = 3, 4
 TEXTS = [f"Compute {number} + 1." for number in range(2 * SHARD)]
-WORDS = ("all red", "only red", "all red", "only red")  # in both shards: these answers are the judge's
+WORDS = (
+    "all red",
+    "only red",
+    "all red",
+    "only red",
+)  # in both shards: only the judge can decide these answers
 
 
 def asked(text: str) -> str:
-    """The message in which the teacher is asked a problem."""
+    """The message to the teacher for a problem."""
     return str(load_prompt("teacher/solve").render(problem=text)[-1]["content"])
 
 
 def put(first: str, second: str) -> str:
-    """The message in which the judge is asked about two answers."""
+    """The message to the judge for two answers."""
     return str(load_prompt("judge/equivalence").render(first=first, second=second)[-1]["content"])
 
 
@@ -58,7 +63,7 @@ def teacher_says(number: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two scripted models: a teacher who is asked six problems, two shards of them, and a judge."""
+    """Two scripted models: a teacher for six problems in two shards, and a judge."""
 
     teacher: ScriptedServer
     judge: ScriptedServer
@@ -77,7 +82,7 @@ class Pair:
         return {**models, "sample.num_samples": N, "run.shard_rows": SHARD, **more}
 
     def run(self, name: str, **more: object) -> tuple[Artifact, Artifact]:
-        """Both artifacts, into the folder of that name."""
+        """Run both stages in the folder of that name and return their artifacts."""
         return annotate_file(self.folder / "mine.csv", self.folder / name, self.settings(**more))
 
 
@@ -129,7 +134,7 @@ def in_turn(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> tu
         (notes["judge_prompt_tokens"], notes["judge_completion_tokens"])
         for notes in (record(clustered, index)["notes"] for index in (0, 1))
     ]
-    assert tokens == [(14, 6), (14, 6)]  # the second shard's pair stood in the ledger
+    assert tokens == [(14, 6), (14, 6)]  # the pair of the second shard came from the ledger
     return digest(sampled.path), digest(clustered.path)
 
 
@@ -152,11 +157,11 @@ class TestStages:
             assert requests == (models.teacher.counts.total(), models.judge.counts.total())
 
     @pytest.mark.parametrize("overlap", ["never", "always"])
-    def test_samples_come_in_full_shards_whatever_the_shards_of_the_problems(
+    def test_samples_are_in_full_shards_independent_of_the_shards_of_the_problems(
         self, overlap: str, tmp_path: Path
     ) -> None:
         with two_models(tmp_path / "models") as models:
-            models.write([TEXTS[0]] * 4 + TEXTS)  # four of the first six rows are repetitions
+            models.write([TEXTS[0]] * 4 + TEXTS)  # four of the first six rows are duplicates
             sampled, clustered = models.run("out", **{"cluster.overlap": overlap})
             given = next((models.folder / "out" / "artifacts").glob("problems-*"))
             kept = [
@@ -189,7 +194,7 @@ class TestStages:
                 time.sleep(0.5)
         assert len(names) == 4
 
-    def test_a_judge_that_is_not_there_ends_both_and_costs_no_sample(
+    def test_an_unreachable_judge_ends_both_stages_without_losing_samples(
         self, in_turn: tuple[str, str], tmp_path: Path
     ) -> None:
         late = {asked(TEXTS[-1]): ["429:4", *teacher_says(len(TEXTS) - 1)]}
@@ -200,14 +205,16 @@ class TestStages:
             assert not list((models.folder / "out").rglob("cluster-*/record.json"))
             sampled, clustered = models.run("out")
             assert (digest(sampled.path), digest(clustered.path)) == in_turn
-            assert models.teacher.counts.total() == N * len(TEXTS) + 1  # one was put off
+            assert (
+                models.teacher.counts.total() == N * len(TEXTS) + 1
+            )  # one request was sent twice, after a 429
 
-    def test_a_teacher_that_is_lost_ends_both_and_what_was_clustered_stays(
+    def test_a_lost_teacher_ends_both_stages_and_finished_clusters_are_kept(
         self, in_turn: tuple[str, str], tmp_path: Path
     ) -> None:
         lost = {asked(TEXTS[-1]): ["429:4", "401", *teacher_says(len(TEXTS) - 1)]}
         with two_models(tmp_path / "models", teacher=lost) as models:
-            with pytest.raises(UserError, match="refuses the key"):
+            with pytest.raises(UserError, match="rejects the API key"):
                 models.run("out")
             (first,) = (models.folder / "out").rglob("cluster-*/shard-00000/uncertainties.parquet")
             before = first.stat().st_ino, first.stat().st_mtime_ns
@@ -215,7 +222,7 @@ class TestStages:
             assert (digest(sampled.path), digest(clustered.path)) == in_turn
             assert (first.stat().st_ino, first.stat().st_mtime_ns) == before
 
-    def test_samples_that_were_made_again_are_clustered_again(self, tmp_path: Path) -> None:
+    def test_rebuilt_samples_are_clustered_again(self, tmp_path: Path) -> None:
         with two_models(tmp_path / "models") as models:
             sampled, clustered = models.run("out")
             before = files(models.folder / "out")
@@ -225,11 +232,9 @@ class TestStages:
             after = files(models.folder / "out")
             repeated = {file for file in after if after[file] != before[file]}
             assert {Path(file).parents[1] for file in repeated} == {sampled.path, clustered.path}
-            assert models.teacher.counts.total() == N * len(TEXTS)  # all of it stood in the ledger
+            assert models.teacher.counts.total() == N * len(TEXTS)  # all responses came from the ledger
 
-    def test_of_a_killed_run_a_shard_whose_samples_are_others_now_is_clustered_again(
-        self, tmp_path: Path
-    ) -> None:
+    def test_after_a_kill_shards_with_changed_samples_are_clustered_again(self, tmp_path: Path) -> None:
         with two_models(tmp_path / "models") as models:
             sampled, clustered = models.run("out")
             for artifact in (sampled, clustered):
@@ -242,7 +247,7 @@ class TestStages:
             assert shard_folder(sampled.path, 0) in untouched
             assert not untouched & {shard_folder(clustered.path, index) for index in (0, 1)}
 
-    def test_killed_while_it_judges_and_samples_it_ends_in_the_same_bytes(
+    def test_a_run_killed_while_judging_and_sampling_ends_with_the_same_bytes(
         self, in_turn: tuple[str, str], prefect_server: str, tmp_path: Path
     ) -> None:
         last, (first_order, second_order) = asked(TEXTS[-1]), PAIRS
@@ -274,7 +279,10 @@ class TestStages:
             after = files(models.folder / "out")
             assert flushed and all(after[file] == seen for file, seen in flushed.items())
             again = models.judge.counts
-            assert (again[first_order], again[second_order]) == (1, 2)  # only the one in flight is repeated
+            assert (again[first_order], again[second_order]) == (
+                1,
+                2,
+            )  # only the request in flight is repeated
             assert models.teacher.counts.total() == N * len(TEXTS) + 1
 
 
@@ -285,7 +293,7 @@ def handover(folder: Path) -> Handover:
     return Handover(Store(folder), folder / "first")
 
 
-def test_whatever_interrupts_the_first_ends_the_second_that_waits(tmp_path: Path) -> None:
+def test_an_interrupt_of_the_first_stage_ends_the_waiting_second_stage(tmp_path: Path) -> None:
     between, started, ended = handover(tmp_path), threading.Event(), []
 
     def first() -> Artifact:
@@ -306,7 +314,7 @@ def test_whatever_interrupts_the_first_ends_the_second_that_waits(tmp_path: Path
     assert len(ended) == 1
 
 
-def test_what_the_second_raises_is_raised_and_not_that_the_first_was_ended(tmp_path: Path) -> None:
+def test_the_error_of_the_second_stage_is_raised_not_the_end_of_the_first(tmp_path: Path) -> None:
     between = handover(tmp_path)
 
     def first() -> Artifact:
@@ -321,7 +329,7 @@ def test_what_the_second_raises_is_raised_and_not_that_the_first_was_ended(tmp_p
         between.run(first, second)
 
 
-def test_the_second_may_fail_after_the_first_is_done(tmp_path: Path) -> None:
+def test_the_second_stage_may_fail_after_the_first_has_finished(tmp_path: Path) -> None:
     between = handover(tmp_path)
     artifact = Artifact(name="a", fingerprint="f", path=tmp_path, num_rows=1)
 
@@ -348,7 +356,7 @@ REACHED = {"serve": None, "base_url": "http://127.0.0.1:9/v1"}
         ("never", REACHED, REACHED, False, False),
     ],
 )
-def test_models_that_share_the_cores_of_a_machine_take_turns(
+def test_stages_overlap_unless_both_models_run_on_the_same_cores(
     monkeypatch: pytest.MonkeyPatch, overlap: str, teacher: Any, judge: Any, on_cpu: bool, at_once: bool
 ) -> None:
     monkeypatch.setattr("tasks.stages.overlap.device_is_cpu", lambda: on_cpu)

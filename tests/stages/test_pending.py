@@ -1,4 +1,4 @@
-"""What an earlier run made of the same rows is linked, not made again; a changed row is made again, and only where it is."""
+"""Shards that an earlier run made from the same rows are linked; only the shards of changed rows are made again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHARDS = 10
 
 
 def seeds(folder: Path, changed: int | None = None) -> Path:
-    """A file of 200 problems, one of them with another text."""
+    """Write a file of 200 problems; the text of problem `changed` is different."""
     path = folder / f"seeds-{changed}.jsonl"
     rows = [
         {
@@ -39,7 +39,7 @@ def seeds(folder: Path, changed: int | None = None) -> Path:
 
 
 def word(number: int) -> str:
-    """Words that make every problem unlike the others."""
+    """Words that make every problem different from the others."""
     return " ".join(f"{letter}{number * 31 % 97}{number}" for letter in "abcdefghij")
 
 
@@ -55,7 +55,7 @@ def config(path: Path) -> Config:
 
 
 def evolved(run: Run, sources: Artifact) -> Artifact:
-    """Every seed backwards as its own child, shard by shard."""
+    """Evolve every seed into its words in reverse order, shard by shard."""
     stage = Stage(name="evolve-1", version=1, settings={}, inputs=(sources,))
 
     def work(index: int, _at: object) -> Shard:
@@ -84,14 +84,14 @@ def stages_without_models(path: Path, root: Path) -> tuple[Artifact, ...]:
 
 
 def taken(store: Store, artifact: Artifact) -> int:
-    """Shards that were taken over."""
+    """Return the number of reused shards."""
     records = [store.finished_shard(one.folder, one.index) or {} for one in store.shards(artifact)]
     return sum("taken_from" in record for record in records)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
-def test_one_changed_seed_is_made_again_where_it_is_and_everything_else_is_taken_over(tmp_path: Path) -> None:
+def test_only_the_shards_of_a_changed_seed_are_made_again(tmp_path: Path) -> None:
     store = Store(tmp_path / "both")
     first = stages_without_models(seeds(tmp_path), store.root)
     assert [taken(store, artifact) for artifact in first] == [0] * 5
@@ -102,7 +102,7 @@ def test_one_changed_seed_is_made_again_where_it_is_and_everything_else_is_taken
         assert digest(new.path) == digest(fresh.path) != digest(old.path)
         made = len(store.shards(new)) - taken(store, new)
         assert len(store.shards(new)) >= SHARDS
-        # that of the seed; the first of dedup, which has the counts of all; those that are chosen anew
+        # the shard of the seed, the first shard of deduplicate with the total counts, and shards with another selection
         assert 1 <= made <= 3, new.name
     before = [digest(artifact.path) for artifact in again]
     for artifact in first:
@@ -112,7 +112,7 @@ def test_one_changed_seed_is_made_again_where_it_is_and_everything_else_is_taken
 
 
 class Letters:
-    """A stage of four letters in four shards, of which a run may have another recipe; `made` are those that were computed."""
+    """A stage with one letter per shard and a choice of recipe; `made` lists the computed letters."""
 
     def __init__(self, store: Store) -> None:
         self.run, self.made = Run(config=load_config("pocket"), store=store, identities={}), []
@@ -140,7 +140,7 @@ class Letters:
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 class TestLetters:
-    def test_content_counts_and_neither_place_nor_run(self, tmp_path: Path) -> None:
+    def test_shards_are_reused_by_content_independent_of_position_and_run(self, tmp_path: Path) -> None:
         letters = Letters(Store(tmp_path))
         letters.stage("abcd")
         letters.made.clear()
@@ -153,13 +153,13 @@ class TestLetters:
         assert records[0]["taken_from"].endswith("shard-00003") and records[0]["shard"] == 0
         assert store.record(found)["counts"] == {"in": 4, "kept": 4, "rejected": {}}
 
-    def test_another_recipe_takes_nothing(self, tmp_path: Path) -> None:
+    def test_nothing_is_reused_with_another_recipe(self, tmp_path: Path) -> None:
         letters = Letters(Store(tmp_path))
         letters.stage("ab")
         letters.stage("ab", recipe="b")
         assert letters.made == list("abab")
 
-    def test_a_damaged_shard_is_not_taken(self, tmp_path: Path) -> None:
+    def test_a_damaged_shard_is_not_reused(self, tmp_path: Path) -> None:
         letters = Letters(Store(tmp_path))
         first = letters.stage("ab")
         with (first.path / "shard-00001" / "problems.parquet").open("ab") as file:
@@ -167,7 +167,7 @@ class TestLetters:
         letters.stage("bc")
         assert letters.made == list("abbc")
 
-    def test_without_links_the_files_are_copied(
+    def test_files_are_copied_where_hard_links_fail(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def refuse(*_: object) -> None:
@@ -182,7 +182,7 @@ class TestLetters:
         assert [row.text for row in letters.run.store.rows(found, "problems", Problem)] == ["b", "a"]
 
 
-def test_the_digest_of_rows_knows_order_and_borders() -> None:
+def test_the_digest_of_rows_depends_on_order_and_boundaries() -> None:
     digests = [
         rows_digest(rows) for rows in (["ab", "c"], ["a", "bc"], ["c", "ab"], ["ab", "c", ""], [("ab", "c")])
     ]

@@ -1,4 +1,4 @@
-"""The plan of a run: what lies on this machine is counted, what does not is declared, and evolution sends what it says."""
+"""The plan of a run: local sources are counted, others declared, and evolution sends the planned requests."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def plan_of(tmp_path: Path, **overrides: Any) -> Plan:
     return write_plan("pocket", small(tmp_path, **overrides))[1]
 
 
-def test_a_small_run_is_counted_exactly_and_written_down(tmp_path: Path) -> None:
+def test_a_small_run_is_counted_exactly_and_written_to_plan_json(tmp_path: Path) -> None:
     path, plan = write_plan("pocket", small(tmp_path))
     assert path == tmp_path / "out" / "plan.json"
     written = json.loads(path.read_text(encoding="utf-8"))
@@ -49,7 +49,7 @@ def test_a_small_run_is_counted_exactly_and_written_down(tmp_path: Path) -> None
     assert {line.stage: line.requests for line in plan.lines} == {
         "evolve-1": 24, "evolve-2": 12, "judge": 36, "sample": 24, "cluster": 24 * 56,
     }  # fmt: skip
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["plan.json"]  # nothing was started
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["plan.json"]  # nothing else was written
 
 
 def test_prompts_of_the_first_round_are_counted_with_the_evolvers_own_tokenizer(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_prompts_of_the_first_round_are_counted_with_the_evolvers_own_tokenizer(
     sources: Any = resolve(load_config("pocket", SMALL)).aggregate.sources
     texts = [row.text for row in load(sources[0]).outcomes if isinstance(row, Problem)]
     assert len(texts) == 24
-    # the pocket prompts are of one length: whatever strategies are drawn, the count of the run is known
+    # all pocket prompts have the same length, so the count does not depend on the strategies
     prompt = load_prompt("evolution/harder")
     whole = [
         "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in prompt.render(problem=text))
@@ -71,7 +71,7 @@ def test_prompts_of_the_first_round_are_counted_with_the_evolvers_own_tokenizer(
     assert line.expected == pytest.approx(replies, rel=0.01)
 
 
-def test_files_are_read_with_repeats_left_out_and_the_hub_is_not_asked(
+def test_files_are_read_without_duplicates_and_the_hub_is_not_contacted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "mine.jsonl"
@@ -103,15 +103,15 @@ def test_the_plan_names_the_benchmarks_and_those_that_are_not_pinned(tmp_path: P
     local = {"kind": "pocket", "name": "held-out", "counts": {"easy": 2}}
     plan = plan_of(tmp_path, **{"decontam.benchmarks": [loose, pinned, local]})
     assert (
-        "compared with 3 benchmarks beside the seeds and the test split: exam, contest, held-out"
+        "compared with 3 benchmarks, besides the seeds and the test split: exam, contest, held-out"
         in plan.notes
     )
-    assert "benchmarks read at the newest commit, since their revisions are not pinned: exam" in plan.notes
+    assert "benchmarks read at the latest commit, since their revisions are not pinned: exam" in plan.notes
     (note,) = [note for note in plan_of(tmp_path, **{"decontam.benchmarks": []}).notes if "benchmark" in note]
-    assert note.startswith("no benchmark is named")
+    assert note.startswith("decontam.benchmarks is empty")
 
 
-def test_what_is_not_here_is_told_and_replaced_by_assumptions(tmp_path: Path) -> None:
+def test_missing_files_and_models_are_reported_and_replaced_by_assumptions(tmp_path: Path) -> None:
     curated = {"kind": "file", "name": "gone", "role": "curated", "path": "gone.jsonl", "tier": "hard",
                "columns": {"text": "q", "answer": "a"}, "limit": 30}  # fmt: skip
     models = {"models.teacher.model": "Nobody/Nothing-1B", "models.evolver.model": "pocket/nobody"}
@@ -119,27 +119,27 @@ def test_what_is_not_here_is_told_and_replaced_by_assumptions(tmp_path: Path) ->
     plan = plan_of(tmp_path, **{"aggregate.sources": sources, "plan.problem_chars": 400, **models})
     assert plan.curated == 30 and plan.sources[1].basis == "declared, its file is not here"
     notes = "\n".join(plan.notes)
-    assert "missing here: gone.jsonl cannot be read" in notes
-    assert "missing here: model folder pocket/nobody does not exist" in notes
-    assert "not on this machine: pocket/nobody, Nobody/Nothing-1B; four characters" in notes
-    # round 1 of 10 hard seeds, 100 tokens each by assumption, 130 for the child and 5 for its 21 characters of tags
+    assert "missing on this machine: gone.jsonl cannot be read" in notes
+    assert "missing on this machine: model folder pocket/nobody does not exist" in notes
+    assert "not on this machine: pocket/nobody, Nobody/Nothing-1B; their tokens are estimated" in notes
+    # round 1 of 10 hard seeds: 100 tokens each by assumption, 130 for the child and 5 for the 21 characters of its tags
     assert (plan.lines[0].requests, plan.lines[0].expected) == (10, 1350)
 
 
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        ({"aggregate.sources": [PARTS]}, r"Source big: .* give its tier and target"),
+        ({"aggregate.sources": [PARTS]}, r"Source big: its size is unknown.* give its tier and target"),
         (
             {"aggregate.sources": [{"kind": "file", "name": "x", "path": "gone.jsonl", "tier": "easy"}]},
             r"Source x: .* \(limit, for a file\)",
         ),
-        ({"evolve.target": 3}, r"evolve\.target is 3, but evolve\.branches make 36 candidates already"),
+        ({"evolve.target": 3}, r"evolve\.target is 3, but evolve\.branches already give 36 candidates"),
         ({"plan.colour": 1}, r"plan\.colour: unknown key"),
         ({"plan.rates": {"cook": {"prompt": 1, "output": 1}}}, r"plan\.rates\.cook"),
     ],
 )
-def test_what_cannot_be_planned_is_one_sentence(
+def test_invalid_settings_raise_a_user_error(
     tmp_path: Path, overrides: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(UserError, match=sentence):
@@ -156,11 +156,11 @@ def test_the_shortest_reply_of_a_schema() -> None:
     assert shortest_reply(schema) == '{"a": "", "b": true}'
 
 
-# --- what evolution really sends -----------------------------------------------------------------------------------
+# --- the requests that evolution sends -----------------------------------------------------------------------------------
 
 
 class Evolver(dict[str, list[str]]):
-    """A script that answers every request: with a new problem, or for the `refuses`-th of ten with a refusal."""
+    """A script that answers every request with a new problem, or with a refusal if its hash is `refuses` modulo 10."""
 
     def __init__(self, refuses: int | None) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ class Evolver(dict[str, list[str]]):
 
 @pytest.fixture
 def send(tmp_path: Path, prefect_server: str) -> Callable[..., tuple[Config, dict[int, int]]]:
-    """Runs aggregate and evolve against a scripted evolver; the settings, and the requests sent in each round."""
+    """Run aggregate and evolve with a scripted evolver; return the settings and the requests sent in each round."""
 
     def evolved(refuses: int | None, **overrides: Any) -> tuple[Config, dict[int, int]]:
         with running() as server:
@@ -206,10 +206,10 @@ def planned_rounds(config: Config, tmp_path: Path) -> dict[int, int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", [None, 100])
-def test_the_plan_is_what_evolution_sends_when_nothing_is_rejected(
+def test_the_plan_matches_what_evolution_sends_when_nothing_is_rejected(
     send: Callable[..., tuple[Config, dict[int, int]]], tmp_path: Path, target: int | None
 ) -> None:
-    # single branches: 24 seeds, then 12 of hard and competition; three times that reach 100
+    # one branch gives 24 + 12 candidates (round 2: hard and competition only), so three branches reach 100
     config, sent = send(None, **{"evolve.target": target})
     assert sent == planned_rounds(config, tmp_path) == ({1: 24, 2: 12} if target is None else {1: 72, 2: 36})
 
@@ -232,13 +232,13 @@ def test_a_dry_run_of_the_flow_shows_the_plan_of_the_papers_profile_and_starts_n
     assert [found.name for found in (tmp_path / "out").iterdir()] == [path.name] == ["plan.json"]
     shown: Any = ShownArtifact.get("plan")
     assert shown is not None and "plan of paper-1.7b" in str(shown.data)
-    # 15,000 x 1 + 22,500 x 2 + 5,074 x 3 + 170 x 5 = 76,072 candidates a branch, so 14 branches for a million
+    # 15,000 x 1 + 22,500 x 2 + 5,074 x 3 + 170 x 5 = 76,072 candidates per branch, so a million takes 14 branches
     plan = json.loads(path.read_text(encoding="utf-8"))
     assert (plan["candidates"], plan["problems"]) == (14 * 76_072, 9_000)
     assert "branches 14: 1,065,008 candidates" in str(shown.data)
 
 
-def test_a_curated_problem_is_no_seed_of_the_plan(tmp_path: Path) -> None:
+def test_curated_problems_are_not_counted_as_seeds(tmp_path: Path) -> None:
     config = resolve(load_config("pocket", small(tmp_path)))
     rows = [row for source in config.aggregate.sources for row in load(source).outcomes]
     assert {row.role for row in rows if isinstance(row, Problem)} == {Role.SEED, Role.CURATED}

@@ -1,4 +1,4 @@
-"""A shard that is killed in the middle: what was finished is kept, and nothing of it is asked again."""
+"""Sampling of a shard that is killed halfway: finished problems are kept and not sampled again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks.stages.sample import sample_prompt, sampled
 from tests.scripted_server import running
 
 PROBLEMS = 6
-SLOW = 2  # this problem's samples never come in the first run
+SLOW = 2  # this problem gets no samples in the first run
 
 
 def problems() -> list[Problem]:
@@ -31,12 +31,12 @@ def problems() -> list[Problem]:
 
 
 def content(number: int) -> str:
-    """What the server sees of a problem."""
+    """The message that the server receives for a problem."""
     return str(sample_prompt(problems()[number], "recipe").messages[-1]["content"])
 
 
 def sample_all(base_url: str, folder: Path) -> tuple[dict[str, Sampled], int]:
-    """Every problem by way of the stage's ledger; the teacher itself keeps none here."""
+    """Sample every problem with the stage's ledger; the teacher itself has no ledger here."""
     teacher = {"model": "scripted", "base_url": base_url, "serve": None}
     run = Run(
         config=load_config("pocket", {"models.teacher": teacher, "sample.num_samples": 3}),
@@ -49,12 +49,12 @@ def sample_all(base_url: str, folder: Path) -> tuple[dict[str, Sampled], int]:
 
 
 def finished(folder: Path) -> int:
-    """Problems that a ledger holds, as another process sees them."""
+    """The number of problems in a ledger that another process writes."""
     with Ledger(folder / "ledger.sqlite") as ledger:
         return len(ledger)
 
 
-def test_a_killed_shard_goes_on_with_the_problems_that_were_not_finished(tmp_path: Path) -> None:
+def test_a_killed_shard_continues_with_the_unfinished_problems(tmp_path: Path) -> None:
     disturbed, undisturbed = tmp_path / "disturbed", tmp_path / "undisturbed"
     with running({content(SLOW): ["silent"] * 3 + ["ok"]}) as server:
         code = f"from tests.stages.test_sample import *; sample_all({server.base_url!r}, Path({str(disturbed)!r}))"

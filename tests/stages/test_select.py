@@ -1,4 +1,4 @@
-"""The selection over shards of any cut: the plain choice, row by row, with a reason for every row that stays behind."""
+"""The selection does not depend on how the input is cut into shards, and every row that is not selected has a reason."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def artifact(store: Store, name: str, rows: list[Problem], sizes: list[int]) -> 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize(("target", "curated", "shards"), [(30, 10, 5), (None, 10, 5), (5, 0, 3)])
-def test_the_selection_is_the_plain_one_whatever_the_shards(
+def test_the_selection_does_not_depend_on_the_shards(
     tmp_path: Path, target: int | None, curated: int, shards: int
 ) -> None:
     overrides = {"select.target": target, "aggregate.test_problems": min(4, curated)}
@@ -73,10 +73,10 @@ def test_the_selection_is_the_plain_one_whatever_the_shards(
         assert reject.detail == f"over the share of {row.tier}/{row.strategy} in a target of {target}"
     assert (
         run.store.record(found)["num_shards"] == shards
-    )  # of the sources with curated problems, of the judged
+    )  # those of the sources with curated problems, and of the judged problems
 
 
-def test_every_row_lies_in_one_part() -> None:
+def test_every_row_is_in_one_part() -> None:
     counts = [4, 0, 3, 1]
     whole = [(part, row) for part, count in enumerate(counts) for row in range(count)]
     for start in range(9):

@@ -1,4 +1,4 @@
-"""A dataset folder becomes a validation, or a sentence that says why not."""
+"""The validation of a dataset folder, and the errors for folders that cannot be validated."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def pair(first: str, second: str, same: bool) -> JudgedPair:
     return JudgedPair(first=first, second=second, equivalent=same, flipped=False, forward=said, backward=said)
 
 
-def test_samples_and_majority_follow_one_rule_of_truth():
+def test_samples_and_majority_are_checked_by_the_same_rule():
     row, group = annotated(1, ["1/2", "0.5", "3", None, "1/2", "7", "7", "7"], truth="0.50")
     found = check(replace(row, majority_answer="7"), group)
     assert found is not None and (found.majority_right, found.right, found.samples) == (False, 3, 8)
@@ -59,7 +59,7 @@ def test_samples_and_majority_follow_one_rule_of_truth():
     assert check(*annotated(3, ["1", "2"], problem="Who knows?")) is None
 
 
-def test_a_dataset_is_measured_whole_and_the_judge_beside_it(tmp_path: Path):
+def test_a_whole_dataset_and_the_verdicts_of_its_judge_are_measured(tmp_path: Path):
     made = crowd(60)
     folder = write(tmp_path, made)
     judged(Store(tmp_path), "b0", [pair("x", "y", True)] * 2)  # of another build
@@ -77,7 +77,7 @@ def test_a_dataset_is_measured_whole_and_the_judge_beside_it(tmp_path: Path):
     assert (tmp_path / "validation" / "report.html").is_file()
 
 
-def test_verdicts_of_another_version_are_not_taken_for_this_ones(tmp_path: Path):
+def test_verdicts_of_another_build_are_not_used(tmp_path: Path):
     write(tmp_path, crowd(6))
     judged(Store(tmp_path), "b0", [pair("x", "y", True)])
     assert judge_agreement(tmp_path, manifest().fingerprint) is None
@@ -86,11 +86,11 @@ def test_verdicts_of_another_version_are_not_taken_for_this_ones(tmp_path: Path)
     assert judge_agreement(tmp_path / "elsewhere", manifest().fingerprint) is None
 
 
-def test_without_a_dataset_or_a_known_truth_there_is_a_sentence_and_no_report(tmp_path: Path):
-    with pytest.raises(UserError, match="is no exported dataset"):
+def test_without_a_dataset_or_a_known_truth_there_is_an_error_and_no_report(tmp_path: Path):
+    with pytest.raises(UserError, match="is not an exported dataset"):
         write_all.fn(tmp_path / "dataset", tmp_path / "validation")
     unknown = [annotated(n, ["1", "2"], problem=f"Who knows number {n}?") for n in range(3)]
-    with pytest.raises(UserError, match=r"no row whose right answer is known: add curated problems"):
+    with pytest.raises(UserError, match=r"no row with a known answer: add curated problems"):
         write_all.fn(write(tmp_path, unknown), tmp_path / "validation")
     assert not (tmp_path / "validation").exists()
 
@@ -100,7 +100,7 @@ def test_the_flow_writes_the_report_of_the_newest_dataset(tmp_path: Path, prefec
     from flows.validate import validate
 
     settings = {"run.output": str(tmp_path)}
-    with pytest.raises(UserError, match="holds no finished dataset"):
+    with pytest.raises(UserError, match="contains no finished dataset"):
         validate("pocket", settings)
     write(tmp_path, crowd(24))
     page = Path(validate("pocket", settings))

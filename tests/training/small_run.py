@@ -1,4 +1,4 @@
-"""A small real dataset and the settings of a run on it with the pocket models."""
+"""A small real dataset, and settings for runs on it with the pocket models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TABLE = "data/train-00000-of-00001.parquet"
 
 
 def example(number: int, **changes: object) -> Example:
-    """Row `number`; its four samples agree three to one, w = 0.5 unless changed."""
+    """Return row `number`; its four samples agree three to one, and w = 0.5 unless changed."""
     row = Example(
         id=f"{number:032x}",
         problem=f"Lena has {number} apples and buys {number + 2} more. How many apples does she have now?",
@@ -77,7 +77,7 @@ def example(number: int, **changes: object) -> Example:
 
 
 def teacher(**changes: object) -> Teacher:
-    """The pocket teacher as an export describes it."""
+    """Return the pocket teacher as described in an export."""
     made = Teacher(
         model=model_identity("pocket/teacher", None, PROJECT_ROOT),
         prompt=load_prompt("teacher/solve").fingerprint,
@@ -121,13 +121,13 @@ def write_small_dataset(folder: Path, rows: Sequence[Example], who: Teacher | No
 
 
 def rewrite(folder: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Change the train table in place, past the checks of the exporter."""
+    """Change the train table in place, without the checks of the exporter."""
     path = folder / TABLE
     pq.write_table(change(pq.read_table(path)), path)
 
 
 def set_values(folder: Path, row: int, values: Mapping[str, object]) -> None:
-    """Put values into one row of the train table, past the checks of the exporter."""
+    """Set values in one row of the train table, without the checks of the exporter."""
 
     def change(table: pa.Table) -> pa.Table:
         records = table.to_pylist()
@@ -138,7 +138,7 @@ def set_values(folder: Path, row: int, values: Mapping[str, object]) -> None:
 
 
 def settings(dataset: Path, /, **changes: Any) -> dict[str, Any]:
-    """Settings of a run of the pocket models on the CPU."""
+    """Return settings of a run of the pocket models on CPU."""
     return {
         "output": str(dataset.parent / "run"),
         "dataset": {"folder": str(dataset)},
@@ -156,7 +156,7 @@ def small_run(dataset: Path, /, **changes: Any) -> RunConfig:
 
 
 def copy_model(name: str, folder: Path) -> Path:
-    """A copy of a pocket model that a test may damage."""
+    """Copy a pocket model, so that a test can modify it."""
     return Path(shutil.copytree(PROJECT_ROOT / "pocket" / name, folder))
 
 
@@ -168,7 +168,7 @@ def edit(path: Path, change: Callable[[dict], object]) -> None:
 
 
 Tensors = dict[str, tuple[list[int], bytes]]
-"""Name -> shape and bf16 values."""
+"""Shape and bf16 values by name."""
 
 
 def edit_weights(folder: Path, change: Callable[[Tensors], object]) -> None:
@@ -195,7 +195,7 @@ def edit_weights(folder: Path, change: Callable[[Tensors], object]) -> None:
 
 
 def pad_embedding(folder: Path, rows: int) -> Path:
-    """Give a copied pocket model an embedding of `rows` rows, the new ones zeros."""
+    """Pad the embedding of a copied pocket model with zeros to `rows` rows."""
 
     def pad(tensors: Tensors) -> None:
         (old, width), values = tensors["model.embed_tokens.weight"]

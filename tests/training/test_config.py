@@ -1,4 +1,4 @@
-"""Settings of a run: the papers' values by default, one sentence for what cannot be."""
+"""Settings of a run: the defaults are the papers' values, and every invalid setting gives one sentence."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def test_defaults_are_the_papers() -> None:
     assert (made.objective.preset, made.overlap, made.lengths.thinking) == ("uopd", "on_policy", False)
 
 
-def test_fifty_thousand_draws_of_128_prompts_are_391_steps_with_20_of_warm_up() -> None:
+def test_fifty_thousand_draws_of_128_prompts_are_391_steps_with_20_warm_up_steps() -> None:
     made = run()  # 50,000 / 128 = 390.6; 5% of 391 = 19.55
     assert (made.prompts_per_step, made.steps, made.warmup_steps) == (128, 391, 20)
 
 
-def test_a_batch_of_128_rollouts_holds_32_prompts() -> None:
+def test_a_batch_of_128_rollouts_has_32_prompts() -> None:
     made = run(batches={"unit": "rollouts"})  # 50,000 / 32 = 1562.5
     assert (made.prompts_per_step, made.steps) == (32, 1563)
 
@@ -56,7 +56,7 @@ def test_every_shipped_preset_can_be_chosen() -> None:
         assert run(objective={"preset": name}).objective.preset == name
 
 
-def test_a_prompt_weight_is_a_word_or_an_object() -> None:
+def test_a_prompt_weight_is_a_string_or_an_object() -> None:
     for word in ("uniform", "soft", "pass_rate", "permuted", "constant"):
         assert run(objective={"prompt_weight": word}).objective.prompt_weight == PlainWeight.model_validate(
             {"kind": word}
@@ -72,12 +72,12 @@ def test_a_prompt_weight_is_a_word_or_an_object() -> None:
         ({"engine": {"zero": 3}}, "engine.zero: unknown key"),
         ({"engine": {"zero_stage": 4}}, "engine.zero_stage: Input should be 0, 1, 2 or 3"),
         ({"student": {}}, "student.model: this setting is missing"),
-        ({"objective": {"preset": "magic"}}, "objective: there is no preset 'magic': choose one of .*opd.*uopd"),
+        ({"objective": {"preset": "magic"}}, "objective: unknown preset 'magic': choose one of .*opd.*uopd"),
         ({"objective": {"prompt_weight": "binary"}}, "prompt_weight.binary.tau: this setting is missing"),
         ({"objective": {"prompt_weight": {"kind": "soft", "tau": 0.3}}}, "prompt_weight.soft.tau: unknown key"),
         (
             {"objective": {"prompt_weight": {"kind": "binary", "tau": 1.5, "scale": "normalised"}}},
-            "tau on the normalised scale lies between 0 and 1",
+            "tau on the normalised scale must be between 0 and 1",
         ),
         ({"objective": {"top_k": 0}}, "objective.top_k"),
         (
@@ -90,15 +90,15 @@ def test_a_prompt_weight_is_a_word_or_an_object() -> None:
         ),
         (
             {"objective": {"divergence_beta": 0.5}},
-            'objective: divergence_beta compares whole distributions, and top_k is 512: set top_k to "full", or leave',
+            'objective: divergence_beta needs the full distribution, but top_k is 512: set top_k to "full", or remove',
         ),
         (
             {"objective": {"divergence_beta": 0.0, "top_k": 64}},
-            'divergence_beta compares whole distributions, and top_k is 64: set top_k to "full"',
+            'divergence_beta needs the full distribution, but top_k is 64: set top_k to "full"',
         ),
         (
             {"objective": {"divergence_beta": 0.5, "top_k": "full", "top_k_form": "tail_bucket"}},
-            "objective: top_k_form tail_bucket is one of the cross-entropy, which divergence_beta replaces: leave one of",
+            "objective: top_k_form tail_bucket applies to the cross-entropy, which divergence_beta replaces: remove one of",
         ),
         (
             {"objective": {"divergence_beta": 1.5, "top_k": "full"}},
@@ -113,14 +113,14 @@ def test_a_prompt_weight_is_a_word_or_an_object() -> None:
         ({"optimizer": {"weight_decay": float("inf")}}, "optimizer.weight_decay: Input should be a finite number"),
         (
             {"batches": {"unit": "rollouts", "size": 10}},
-            "batches.size is 10 rollouts, which rollouts.per_prompt 4 does not divide",
+            r"batches.size 10 \(rollouts\) is not a multiple of rollouts.per_prompt 4",
         ),
         ({"engine": {"micro_batch_tokens": 5119}}, "one sequence may have 5120 tokens"),
         ({"teacher": {"model": "t", "scorer": "vllm"}}, "teacher.scorer: unknown key"),
         ({"teacher": {"model": "t", "engine": "sglang"}}, "teacher.engine: Input should be 'in_process' or 'vllm'"),
         (
             {"teacher": {"model": "t", "engine": "vllm"}, "objective": {"top_k": 17}},
-            "teacher.engine vllm scores up to objective.top_k 16, and top_k is 17: choose teacher.engine in_process",
+            "teacher.engine vllm supports objective.top_k up to 16, but top_k is 17: choose teacher.engine in_process",
         ),
         ({"teacher": {"model": "t", "engine": "vllm"}, "objective": {"top_k": "full"}}, "top_k is full"),
         (
@@ -128,12 +128,12 @@ def test_a_prompt_weight_is_a_word_or_an_object() -> None:
                 "teacher": {"model": "t", "engine": "vllm"}, "objective": {"top_k": 16},
                 "placement": {"kind": "colocated", "students": 2, "engines": 2},
             },
-            "teacher.engine vllm keeps a card of its own",
+            "teacher.engine vllm needs a GPU of its own",
         ),
-        ({"placement": {"kind": "colocated", "students": 4, "engines": 2}}, "not 4 and 2: give both the number of GPUs"),
+        ({"placement": {"kind": "colocated", "students": 4, "engines": 2}}, "engines is 2: set both to the number of GPUs"),
         (
             {"placement": {"kind": "colocated", "students": 2, "engines": 2}, "overlap": "one_step_off"},
-            "colocated engines sleep then: choose placement split or overlap on_policy",
+            "colocated engines sleep meanwhile: choose placement split or overlap on_policy",
         ),
         ({"engine": {"lora": {"targets": ["lm_head"]}}}, "engine.lora.targets.0"),
         ({"seed": -1}, "seed"),
@@ -142,13 +142,13 @@ def test_a_prompt_weight_is_a_word_or_an_object() -> None:
         ({"optimizer": {"beta2": 1.0}}, "optimizer.beta2: Input should be less than 1"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_in_one_sentence(changes: dict[str, Any], message: str) -> None:
+def test_an_invalid_setting_is_rejected_in_one_sentence(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as refused:
         run(**changes)
     assert "\n" not in str(refused.value)
 
 
-def test_a_vllm_teacher_takes_small_k_and_any_when_forced() -> None:
+def test_a_vllm_teacher_accepts_small_k_and_any_k_when_forced() -> None:
     small = run(teacher={"model": "t", "engine": "vllm"}, objective={"top_k": 16})
     forced = run(teacher={"model": "t", "engine": "vllm", "force": True}, objective={"top_k": "full"})
     assert (small.teacher.engine, forced.teacher.engine) == ("vllm", "vllm")
@@ -156,7 +156,7 @@ def test_a_vllm_teacher_takes_small_k_and_any_when_forced() -> None:
     assert run(teacher={"model": "t", "force": True}).identity() == run().identity()
 
 
-def test_where_a_run_stands_is_no_part_of_what_it_gives() -> None:
+def test_paths_and_resources_are_not_part_of_the_identity() -> None:
     made = run()
     elsewhere = run(
         output="/elsewhere", dataset={"folder": "/d"}, student={"model": "/s"}, teacher={"model": "/t"},
@@ -174,7 +174,7 @@ def test_where_a_run_stands_is_no_part_of_what_it_gives() -> None:
         assert run(**change).identity() != made.identity()
 
 
-def test_a_run_without_the_penalty_is_the_run_that_it_was_before_there_was_one() -> None:
+def test_the_identity_of_a_run_without_the_penalty_does_not_name_it() -> None:
     plain, penalised = (run(objective={"reference_kl_coefficient": beta}) for beta in (0.0, 0.1))
     assert plain.identity() == run().identity() and plain.identity()["objective"].keys() == {
         "preset", "prompt_weight", "top_k", "top_k_form",
@@ -182,7 +182,7 @@ def test_a_run_without_the_penalty_is_the_run_that_it_was_before_there_was_one()
     assert penalised.identity()["objective"]["reference_kl_coefficient"] == 0.1
 
 
-def test_a_run_without_a_divergence_is_the_run_that_it_was_before_there_was_one() -> None:
+def test_the_identity_of_a_run_without_a_divergence_does_not_name_it() -> None:
     before = {"preset": "uopd", "prompt_weight": None, "top_k": "full", "top_k_form": "teacher_renormalised"}
     plain, silent = (run(objective={"top_k": "full"} | given) for given in ({}, {"divergence_beta": None}))
     assert plain.identity() == silent.identity() and plain.identity()["objective"] == before
@@ -193,7 +193,7 @@ def test_a_run_without_a_divergence_is_the_run_that_it_was_before_there_was_one(
     assert all(one != plain.identity() for one in found)  # also at 0, the forward KL
 
 
-def test_a_run_survives_the_round_trip_through_its_file(tmp_path: Path) -> None:
+def test_a_run_round_trips_through_its_file(tmp_path: Path) -> None:
     made = run(
         objective={
             "prompt_weight": {"kind": "binary", "tau": 0.5},
@@ -208,15 +208,15 @@ def test_a_run_survives_the_round_trip_through_its_file(tmp_path: Path) -> None:
     assert load_run(path) == made
 
 
-def test_a_bad_file_is_named(tmp_path: Path) -> None:
+def test_an_invalid_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "RUN.json"
-    with pytest.raises(UserError, match=r"there is no file .*RUN\.json"):
+    with pytest.raises(UserError, match=r"RUN\.json does not exist"):
         load_run(path)
     path.write_text('{"output": "o",\n "seed": }', encoding="utf-8")
-    with pytest.raises(UserError, match=r"RUN\.json is no valid JSON: line 2, column 10"):
+    with pytest.raises(UserError, match=r"RUN\.json is not valid JSON: line 2, column 10"):
         load_run(path)
     path.write_text("[1, 2]", encoding="utf-8")
-    with pytest.raises(UserError, match=r"RUN\.json holds no settings"):
+    with pytest.raises(UserError, match=r"RUN\.json is not a JSON object"):
         load_run(path)
     path.write_text(json.dumps(REQUIRED | {"bogus": 1}), encoding="utf-8")
     with pytest.raises(UserError, match=r"RUN\.json: bogus: unknown key"):
@@ -230,16 +230,14 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[" * 100_000, "is nested too deeply to be read: write the settings"),
-        ('{"seed": 1, "output": "a", "seed": 2}', "gives the key 'seed' twice in one object: keep one"),
-        ('{"optimizer": {"beta1": 0.9, "beta1": 0.8}}', "gives the key 'beta1' twice"),
-        ('{"optimizer": {"learning_rate": NaN}}', "holds NaN, which is no number of JSON"),
-        ('{"optimizer": {"learning_rate": -Infinity}}', "holds -Infinity, which is no number of JSON"),
+        ('{"seed": 1, "output": "a", "seed": 2}', "has the key 'seed' twice in one object: remove one"),
+        ('{"optimizer": {"beta1": 0.9, "beta1": 0.8}}', "has the key 'beta1' twice"),
+        ('{"optimizer": {"learning_rate": NaN}}', "contains NaN, which is not valid JSON"),
+        ('{"optimizer": {"learning_rate": -Infinity}}', "contains -Infinity, which is not valid JSON"),
         ('{"seed": ' + "9" * 5000 + "}", "cannot be read"),
     ],
 )
-def test_a_file_that_python_alone_would_take_or_break_on_is_refused(
-    tmp_path: Path, text: str, message: str
-) -> None:
+def test_json_that_python_accepts_or_fails_on_is_rejected(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "RUN.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message) as refused:
@@ -247,7 +245,7 @@ def test_a_file_that_python_alone_would_take_or_break_on_is_refused(
     assert str(path) in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_relative_paths_stand_under_the_project() -> None:
+def test_relative_paths_are_relative_to_the_project() -> None:
     assert project_path("pocket/student") == Path(__file__).resolve().parents[2] / "pocket" / "student"
     assert project_path("/tmp/x") == Path("/tmp/x")
 

@@ -1,4 +1,4 @@
-"""Copies of a frozen model take the parts of a round in turns."""
+"""Parts of a rollout batch are assigned round-robin to the copies of a frozen model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.memory import seats_of
 
 
 def copies(asked: list[tuple[int, int]], count: int) -> tuple[Any, ...]:
-    """Handles that note (copy, number of sequences) when they are asked."""
+    """Return handles that record (copy, number of sequences) of every call."""
 
     def handle(copy: int) -> Any:
         remote = SimpleNamespace(remote=lambda sequences, *_: asked.append((copy, len(sequences))))
@@ -26,7 +26,7 @@ def copies(asked: list[tuple[int, int]], count: int) -> tuple[Any, ...]:
     return tuple(handle(copy) for copy in range(count))
 
 
-def test_the_parts_of_a_round_go_round_the_copies() -> None:
+def test_parts_are_assigned_round_robin_to_the_copies() -> None:
     asked: list[tuple[int, int]] = []
     recalled: list[tuple[int, int]] = []
     nobody: Any = None
@@ -42,19 +42,19 @@ def test_the_parts_of_a_round_go_round_the_copies() -> None:
 
 
 @pytest.mark.parametrize(("kind", "shares"), [("colocated", True), ("split", False), ("cpu", False)])
-def test_only_models_that_share_a_gpu_give_back_what_they_do_not_use(
-    tmp_path: Path, kind: str, shares: bool
-) -> None:
+def test_only_models_that_share_a_gpu_release_unused_memory(tmp_path: Path, kind: str, shares: bool) -> None:
     dataset = write_small_dataset(tmp_path / "dataset", [example(1)])
     prepared = prepare(small_run(dataset, placement={"kind": kind, "students": 2, "engines": 2}))
     seats = seats_of(prepared.run)
     teacher = frozen_settings(prepared, seats, prepared.teacher.folder, "bfloat16")
     assert (student_settings(prepared, seats).shares_gpu, teacher.shares_gpu) == (shares, shares)
     planned = prepared.memory.engine_kv_bytes if shares else None
-    assert rollout_settings(prepared, seats).kv_cache_bytes == planned, "not what a neighbour leaves"
+    assert rollout_settings(prepared, seats).kv_cache_bytes == planned, (
+        "must not depend on the free memory of a shared GPU"
+    )
 
 
-def test_without_a_reference_nothing_is_asked() -> None:
+def test_without_a_reference_nothing_is_requested() -> None:
     nobody: Any = None
     crew = Crew(students=nobody, engines=nobody, teachers=(), top_k=4, facts={})
     assert crew.recall([]) is None

@@ -1,4 +1,4 @@
-"""The dataset as training reads it: real exports, and every way in which one can be unfit."""
+"""Reading a dataset for training: real exports, and every kind of invalid one."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def rows_of(folder: Path, **changes: Any) -> tuple[Row, ...]:
     return read_dataset(DatasetSettings(folder=folder, **changes)).rows
 
 
-def test_rows_come_in_the_order_of_their_ids_with_what_training_needs(folder: Path) -> None:
+def test_rows_are_sorted_by_id_and_have_the_values_that_training_needs(folder: Path) -> None:
     found = rows_of(folder)
     assert [row.id for row in found] == [f"{number:032x}" for number in (1, 2, 3)]
     assert found[0] == Row(
@@ -76,12 +76,12 @@ def test_rows_come_in_the_order_of_their_ids_with_what_training_needs(folder: Pa
     assert (found[1].answer, found[1].pass_rate, found[2].weight) == ("6", 0.0, 0.25)
 
 
-def test_left_out_samples_do_not_agree_with_anything(tmp_path: Path) -> None:
+def test_unclustered_samples_count_as_disagreement(tmp_path: Path) -> None:
     made = write_small_dataset(tmp_path / "dataset", [example(1, cluster_labels=(-1, 0, 0, -1))])
     assert rows_of(made)[0].pass_rate == 0.5
 
 
-def test_weights_that_leave_the_bounds_by_rounding_are_clipped(tmp_path: Path) -> None:
+def test_weights_out_of_bounds_by_rounding_are_clipped(tmp_path: Path) -> None:
     rows = [example(1, weight=1 + 1e-12), example(2, weight=-1e-12, semantic_entropy=-1e-12)]
     found = rows_of(write_small_dataset(tmp_path / "dataset", rows))
     assert [(row.weight, row.semantic_entropy) for row in found] == [
@@ -102,12 +102,12 @@ def test_weights_that_leave_the_bounds_by_rounding_are_clipped(tmp_path: Path) -
             {"semantic_entropy": -0.5},
             "row 0+2 has semantic_entropy -0.5, which is not between 0 and infinity",
         ),
-        ({"problem": " \n"}, "row 0+2 has an empty text: mend or leave out the row"),
+        ({"problem": " \n"}, "row 0+2 has an empty text: correct or remove the row"),
         ({"problem": "x" * 8001}, "row 0+2 has a text of more than 8,000 characters"),
         ({"cluster_labels": [-1, -1]}, "row 0+2 has no clustered sample"),
     ],
 )
-def test_a_bad_row_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_an_invalid_row_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     made = write_small_dataset(tmp_path / "dataset", [example(1), example(2), example(3)])
     set_values(made, 1, changes)
     with pytest.raises(UserError, match=message) as refused:
@@ -115,7 +115,7 @@ def test_a_bad_row_is_named(tmp_path: Path, changes: dict[str, Any], message: st
     assert "\n" not in str(refused.value)
 
 
-def test_several_defects_are_all_told_and_rows_that_share_one_are_counted(tmp_path: Path) -> None:
+def test_all_defects_are_reported_with_their_number_of_rows(tmp_path: Path) -> None:
     made = write_small_dataset(tmp_path / "dataset", [example(number) for number in (1, 2, 3, 4)])
     for row, values in enumerate(({"weight": 2.0}, {"problem": ""}, {"weight": math.nan}, {"weight": -1.0})):
         set_values(made, row, values)
@@ -139,7 +139,7 @@ def without_values(name: str) -> Callable[[pa.Table], pa.Table]:
 
 
 def cast_column(name: str, kind: pa.DataType) -> Callable[[pa.Table], pa.Table]:
-    """The column as another type, past what Arrow would cast."""
+    """Convert a column to another type, including conversions that Arrow rejects."""
 
     def change(table: pa.Table) -> pa.Table:
         values = [None if value is None else converted(value, kind) for value in table[name].to_pylist()]
@@ -164,7 +164,7 @@ def dictionary_column(name: str) -> Callable[[pa.Table], pa.Table]:
 
 
 def empty_column(name: str) -> Callable[[pa.Table], pa.Table]:
-    """A column without a type, as a table of nothing but nulls has it."""
+    """Replace a column by one of null type, as in a table with only nulls."""
     return lambda table: table.set_column(
         table.schema.get_field_index(name), name, pa.nulls(table.num_rows, pa.null())
     )
@@ -176,16 +176,18 @@ def empty_column(name: str) -> Callable[[pa.Table], pa.Table]:
         (
             "weight",
             pa.string(),
-            "'weight' of type string where training needs numbers: export the dataset again",
+            "'weight' of type string, but training needs numbers: export the dataset again",
         ),
-        ("semantic_entropy", pa.string(), "'semantic_entropy' of type string where training needs numbers"),
-        ("problem", pa.int64(), "'problem' of type int64 where training needs text"),
-        ("id", pa.int64(), "'id' of type int64 where training needs text"),
+        ("semantic_entropy", pa.string(), "'semantic_entropy' of type string, but training needs numbers"),
+        ("problem", pa.int64(), "'problem' of type int64, but training needs text"),
+        ("id", pa.int64(), "'id' of type int64, but training needs text"),
         ("cluster_labels", pa.list_(pa.string()), "needs lists of whole numbers"),
         ("cluster_labels", pa.list_(pa.float64()), "needs lists of whole numbers"),
     ],
 )
-def test_a_column_of_another_type_is_told_once(folder: Path, name: str, kind: pa.DataType, told: str) -> None:
+def test_a_column_of_the_wrong_type_is_reported_once(
+    folder: Path, name: str, kind: pa.DataType, told: str
+) -> None:
     rewrite(folder, cast_column(name, kind))
     with pytest.raises(UserError) as refused:
         rows_of(folder)
@@ -193,7 +195,7 @@ def test_a_column_of_another_type_is_told_once(folder: Path, name: str, kind: pa
     assert told in sentence and str(folder) in sentence
 
 
-def test_every_column_of_another_type_is_told(folder: Path) -> None:
+def test_every_column_of_the_wrong_type_is_reported(folder: Path) -> None:
     rewrite(folder, cast_column("weight", pa.string()))
     rewrite(folder, cast_column("cluster_labels", pa.list_(pa.string())))
     with pytest.raises(UserError) as refused:
@@ -201,7 +203,7 @@ def test_every_column_of_another_type_is_told(folder: Path) -> None:
     assert [line.split("'")[5] for line in str(refused.value).splitlines()] == ["weight", "cluster_labels"]
 
 
-def test_other_writings_of_the_same_types_are_read(folder: Path) -> None:
+def test_equivalent_arrow_types_are_read(folder: Path) -> None:
     before = rows_of(folder)
     rewrite(folder, cast_column("cluster_labels", pa.large_list(pa.int8())))
     rewrite(folder, cast_column("problem", pa.large_string()))
@@ -214,8 +216,8 @@ def test_other_writings_of_the_same_types_are_read(folder: Path) -> None:
         rows_of(folder)
 
 
-def test_rows_without_an_id_are_counted_and_found_by_their_place(folder: Path) -> None:
-    rewrite(folder, cast_column("id", pa.string()))  # a column of the exporter takes no nulls
+def test_rows_without_an_id_are_counted_and_reported_by_number(folder: Path) -> None:
+    rewrite(folder, cast_column("id", pa.string()))  # the exporter's column does not accept nulls
     set_values(folder, 1, {"id": None})
     set_values(folder, 2, {"id": None})
     with pytest.raises(UserError, match=r"row number 2 has no id \(and 1 more rows") as refused:
@@ -230,7 +232,7 @@ def test_rows_without_an_id_are_counted_and_found_by_their_place(folder: Path) -
         {"semantic_entropy": 0.25}, {"weight": 0.25}, {"pass_rate": 0.5},
     ],
 )  # fmt: skip
-def test_what_training_uses_of_a_row_is_in_the_digest(folder: Path, changes: dict[str, Any]) -> None:
+def test_the_digest_depends_on_every_value_that_training_uses(folder: Path, changes: dict[str, Any]) -> None:
     rows = rows_of(folder)
     changed = (replace(rows[0], **changes), *rows[1:])
     found = {rows_digest(some) for some in (rows, changed, rows[1:])}
@@ -246,10 +248,10 @@ def test_what_training_uses_of_a_row_is_in_the_digest(folder: Path, changes: dic
         (without_values("weight"), r"0001 has no weight \(and 2 more rows"),
         (without_values("problem"), "0001 has an empty text"),
         (lambda table: table.slice(0, 0), "has no rows"),
-        (lambda table: pa.concat_tables([table, table.slice(0, 1)]), "0001 is there 2 times"),
+        (lambda table: pa.concat_tables([table, table.slice(0, 1)]), "0001 occurs 2 times"),
     ],
 )
-def test_a_damaged_table_is_refused(
+def test_a_damaged_table_is_rejected(
     folder: Path, change: Callable[[pa.Table], pa.Table], message: str
 ) -> None:
     rewrite(folder, change)
@@ -257,22 +259,23 @@ def test_a_damaged_table_is_refused(
         rows_of(folder)
 
 
-def test_wrong_folders_configs_and_splits_are_refused_with_what_there_is(
+def test_unknown_folders_configs_and_splits_are_rejected_with_the_choices(
     folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="is no exported dataset"):
+    with pytest.raises(UserError, match="is not an exported dataset"):
         rows_of(tmp_path / "nowhere")
     with pytest.raises(
-        UserError, match=r"dataset.config is 'clean', .* choose one of decontaminated, default, responses"
+        UserError,
+        match=r"dataset.config 'clean' does not exist .* choose one of decontaminated, default, responses",
     ):
         rows_of(folder, config="clean")
-    with pytest.raises(UserError, match=r"dataset.split is 'test', .* choose one of train"):
+    with pytest.raises(UserError, match=r"dataset.split 'test' does not exist .* choose one of train"):
         rows_of(folder, split="test")
     with pytest.raises(UserError, match=r"config 'responses'.* has no column 'id'"):
         rows_of(folder, config="responses")
 
 
-def test_flagged_rows_are_left_out_unless_the_config_is_default(tmp_path: Path) -> None:
+def test_flagged_rows_are_excluded_unless_the_config_is_default(tmp_path: Path) -> None:
     rows = [example(1), example(2, benchmark_overlap=True, overlap_benchmarks=("aime",)), example(3)]
     folder = write_small_dataset(tmp_path / "dataset", rows)
     assert [int(row.id, 16) for row in rows_of(folder)] == [1, 3]
@@ -282,15 +285,15 @@ def test_flagged_rows_are_left_out_unless_the_config_is_default(tmp_path: Path) 
         rows_of(folder, config="default")
 
 
-def test_a_dataset_of_flagged_rows_only_says_which_configs_there_are(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_config_lists_the_existing_ones(tmp_path: Path) -> None:
     folder = write_small_dataset(tmp_path / "dataset", [example(1, benchmark_overlap=True)])
     with pytest.raises(
-        UserError, match=r"dataset.config is 'decontaminated', .* choose one of default, resp"
+        UserError, match=r"dataset.config 'decontaminated' does not exist .* choose one of default, resp"
     ):
         rows_of(folder)
 
 
-def test_missing_and_broken_files_are_refused(folder: Path) -> None:
+def test_missing_and_broken_files_are_rejected(folder: Path) -> None:
     (folder / TABLE).write_bytes(b"PAR1 and nothing else")
     with pytest.raises(UserError, match=r"train-00000-of-00001.parquet cannot be read"):
         rows_of(folder)
@@ -302,7 +305,7 @@ def test_missing_and_broken_files_are_refused(folder: Path) -> None:
         rows_of(folder)
 
 
-def test_prompts_are_what_the_engines_build_and_end_without_thinking(
+def test_prompts_equal_those_of_the_engines_and_end_without_thinking(
     folder: Path, student: ModelFiles
 ) -> None:
     found = with_prompts(rows_of(folder), student, thinking=False)
@@ -316,18 +319,20 @@ def test_prompts_are_what_the_engines_build_and_end_without_thinking(
     )
 
 
-def test_a_prompt_beyond_the_limit_names_the_longest_row(folder: Path, student: ModelFiles) -> None:
+def test_prompts_beyond_the_limit_are_reported_with_the_longest_row(
+    folder: Path, student: ModelFiles
+) -> None:
     rows = with_prompts(rows_of(folder), student, thinking=False)
     lengths = [len(row.prompt_ids) for row in rows]
     assert prompt_length_problems(rows, max(lengths)) == []
     (problem,) = prompt_length_problems(rows, max(lengths) - 1)
     longest = max(rows, key=lambda row: (len(row.prompt_ids), row.id))
     assert problem.startswith(
-        f"row {longest.id} has a prompt of {max(lengths)} tokens and lengths.max_prompt_tokens is"
+        f"row {longest.id} has a prompt of {max(lengths)} tokens, but lengths.max_prompt_tokens is"
     )
 
 
-def test_the_teacher_that_annotated_the_dataset_is_accepted_wherever_it_lies(
+def test_the_datasets_teacher_is_accepted_in_any_folder(
     folder: Path, tmp_path: Path, pocket_teacher: ModelFiles
 ) -> None:
     run, manifest = small_run(folder), read_dataset(DatasetSettings(folder=folder)).manifest
@@ -339,12 +344,12 @@ def test_the_teacher_that_annotated_the_dataset_is_accepted_wherever_it_lies(
 @pytest.mark.parametrize(
     ("who", "message"),
     [
-        ({"model": "teacher:0123456789abcdef"}, "annotated with teacher teacher:0123456789abcdef and this run has teacher:"),
+        ({"model": "teacher:0123456789abcdef"}, "annotated with teacher teacher:0123456789abcdef, but this run has teacher:"),
         ({"prompt": "teacher/solve@9:aaaaaaaaaaaa"}, "annotated with prompt teacher/solve@9:aaaaaaaaaaaa"),
-        ({"thinking": True}, "annotated with thinking mode True and this run has False"),
+        ({"thinking": True}, "annotated with thinking mode True, but this run has False"),
     ],
 )  # fmt: skip
-def test_another_teacher_is_refused_unless_told_otherwise(
+def test_another_teacher_is_rejected_unless_a_mismatch_is_allowed(
     tmp_path: Path, pocket_teacher: ModelFiles, who: dict[str, Any], message: str
 ) -> None:
     folder = write_small_dataset(tmp_path / "dataset", [example(1)], teacher(**who))
@@ -373,7 +378,9 @@ def test_a_hub_teacher_is_compared_by_tokenizer_and_template(
         manifest = read_dataset(DatasetSettings(folder=folder)).manifest
         problems = manifest_problems(small_run(folder), manifest, pocket_teacher)
         assert len(problems) == len(told)
-        assert all(f"annotated with {what} " in problem for what, problem in zip(told, problems, strict=True))
+        assert all(
+            f"annotated with {what}, but" in problem for what, problem in zip(told, problems, strict=True)
+        )
 
 
 def test_the_fixture_describes_the_pocket_teacher() -> None:
@@ -395,7 +402,7 @@ def test_the_settings_choose_the_prompt_weight() -> None:
     )
 
 
-def test_columns_carry_the_rows_to_the_weights(folder: Path) -> None:
+def test_prompt_weights_are_computed_from_the_rows(folder: Path) -> None:
     made = columns(rows_of(folder))
     assert Soft()(made).weight.tolist() == [0.5, 0.5, 0.25]
     assert PassRate()(made).weight.tolist() == [0.1875, 0.0, 0.1875]  # 3/4 * 1/4

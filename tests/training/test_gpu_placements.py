@@ -1,5 +1,5 @@
-"""Whole runs on the placements of a GPU node, whose GPUs Ray only counts here: seats, roads, sleep, turns and self-tests are
-those of the node, what computes is the CPU, and weights travel as `store_transfer` says."""
+"""Complete runs on the placements of a GPU node with simulated GPUs: slots, sleeping engines and sanity checks are as on a node,
+but the CPU computes and weights are sent as in `store_transfer`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def store_for_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def metrics(path: Path, **changes: Any) -> tuple[list[dict[str, float]], dict[str, Any]]:
-    """Train for three steps; the row of each, and the result."""
+    """Train for three steps; return the metrics of each and the result."""
     rows = [example(n, weight=(n + 1) / 12) for n in range(12)]
     made = write_run(
         path, write_small_dataset(path / "dataset", rows), batches={"size": 4, "draws": 12}, **changes
@@ -69,10 +69,13 @@ def test_split_one_step_off_with_a_reference_on_the_students_gpu(
     assert [row["staleness"] for row in steps] == [0, 1, 1]
     assert steps[0]["gap_mean"] < 0.05 and steps[0]["reference_kl"] < 2e-4
     assert result["facts"]["transport"] == "nccl" and result["facts"]["placement"] == "split"
-    assert "by nccl (student and engines on distinct GPUs: NCCL broadcast)" in capfd.readouterr().out
+    assert (
+        "rollout engines: nccl (student and engines on distinct GPUs: NCCL broadcast)"
+        in capfd.readouterr().out
+    )
 
 
-def test_colocated_ranks_share_parameters_and_engines_sleep_while_they_learn_from_teachers_states(
+def test_colocated_ranks_partition_parameters_and_train_on_teacher_states_while_engines_sleep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(crew, "choose_transport", lambda _: Choice(transport="nccl", reason="IPC needs CUDA"))
@@ -86,4 +89,4 @@ def test_colocated_ranks_share_parameters_and_engines_sleep_while_they_learn_fro
     assert max(row["gap_mean"] for row in steps) < 0.05
     assert result["facts"]["placement"] == "colocated"
     assert all(0 < row["loss"] <= 0.6931 and row["teacher_entropy"] > 0 for row in steps)  # at most log 2
-    assert "the teacher tells all of its distribution, by 256 numbers a token" in capfd.readouterr().out
+    assert "the teacher sends its full distribution as 256 numbers per token" in capfd.readouterr().out

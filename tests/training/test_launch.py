@@ -1,4 +1,4 @@
-"""`python -m training.launch`: everything that can be known beforehand, in seconds and without a GPU's libraries."""
+"""`python -m training.launch`: the checks before a run, which take seconds and load no GPU libraries."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write(path: Path, data: dict[str, Any]) -> str:
     return str(path)
 
 
-def test_a_good_run_is_described(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_valid_run_is_summarised(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes = {
         "batches": {"size": 16, "draws": 100},
         "objective": {"prompt_weight": {"kind": "binary", "tau": 0.55}},
@@ -50,23 +50,23 @@ def test_a_good_run_is_described(folder: Path, tmp_path: Path, capsys: pytest.Ca
     out, err = capsys.readouterr()
     assert err == ""
     longest = max(len(row.prompt_ids) for row in prepare(small_run(folder)).rows)
-    # entropies 0.3, 0.4, 0.5 stay below 0.55; 0.1 + ... + 1.0 = 5.5; 100 draws are 6 x 16 + 4; 5% of 7 steps is 1
-    assert "rows       10 of decontaminated/train, 3 of them drawn from" in out
-    assert "weights    soft mass 5.5, mean 0.550, 0 rows at 0" in out
-    assert "binary mass 3.0, mean 0.300" in out
-    assert "steps      7: 100 draws, 16 prompts a step, 4 in the last, 1 of warm-up" in out
+    # entropies 0.3, 0.4, 0.5 are below 0.55; 0.1 + ... + 1.0 = 5.5; 100 draws are 6 x 16 + 4; 5% of 7 steps is 1
+    assert "rows       10 in decontaminated/train, 3 used for sampling" in out
+    assert "weights    sum of weights 5.5, mean 0.550, 0 rows with weight 0" in out
+    assert "sum of binary weights 3.0, mean 0.300" in out
+    assert "steps      7: 100 draws, 16 prompts per step, 4 in the last, 1 warm-up steps" in out
     assert f"tokens     at most {400 * (longest + 448):,} in 400 rollouts" in out
-    assert "disk       at most 0.1 GB of checkpoints and the trained student, " in out
+    assert "disk       at most 0.1 GB for checkpoints and the trained student, " in out
     assert "machine   student   parameters" in out and "reference" not in out
 
 
-def test_a_reference_is_named_and_its_bytes_are_counted(
+def test_a_reference_is_reported_with_its_memory(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = settings(folder, objective={"reference_kl_coefficient": 0.05})
     assert main([write(tmp_path / "RUN.json", data), "--check"]) == 0
     out, _ = capsys.readouterr()
-    assert "reference  the student's start, frozen, in bfloat16; KL coefficient 0.05" in out
+    assert "reference  the frozen initial student, in bfloat16; KL coefficient 0.05" in out
     assert "          reference parameters " in out
 
 
@@ -86,7 +86,7 @@ def test_the_check_loads_neither_torch_nor_ray_nor_vllm(folder: Path, tmp_path: 
     assert result.stdout.splitlines()[-1] == "[] 0"
 
 
-def test_the_command_exits_with_2_and_one_sentence_a_problem(tmp_path: Path) -> None:
+def test_the_command_exits_with_2_and_one_sentence_per_problem(tmp_path: Path) -> None:
     data = settings(tmp_path / "nowhere", student={"model": "pocket/nobody"})
     result = subprocess.run(
         [sys.executable, "-m", "training.launch", write(tmp_path / "RUN.json", data), "--check"],
@@ -94,11 +94,11 @@ def test_the_command_exits_with_2_and_one_sentence_a_problem(tmp_path: Path) -> 
     )  # fmt: skip
     assert result.returncode == 2
     student, dataset = result.stderr.splitlines()
-    assert student.startswith("student.model: there is no checkpoint folder")
-    assert "is no exported dataset" in dataset
+    assert student.startswith("student.model: checkpoint folder ")
+    assert "is not an exported dataset" in dataset
 
 
-def test_what_can_be_mended_is_alone_in_the_file_of_problems(
+def test_the_problems_file_contains_only_the_problems(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = tmp_path / "problems.txt"
@@ -113,14 +113,14 @@ def test_what_can_be_mended_is_alone_in_the_file_of_problems(
         told.unlink()
 
 
-def test_settings_that_cannot_be_read_are_one_sentence(
+def test_invalid_settings_are_reported_in_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([write(tmp_path / "RUN.json", {"bogus": 1}), "--check"]) == 2
     assert "RUN.json: output: this setting is missing (and 4 more)" in capsys.readouterr().err
 
 
-def test_all_problems_are_seen_at_once(folder: Path, tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(folder: Path, tmp_path: Path) -> None:
     short = copy_model("student", tmp_path / "short")
     edit(short / "config.json", lambda data: data.update(max_position_embeddings=300))
     write_small_dataset(folder, [example(1)], teacher(model="teacher:0123456789abcdef"))
@@ -146,23 +146,23 @@ def test_all_problems_are_seen_at_once(folder: Path, tmp_path: Path) -> None:
     ("row", "message"),
     [({"weight": 1.5}, "0002 has weight 1.5"), ({"weight": float("nan")}, "0002 has weight nan"), ({"problem": ""}, "empty")],
 )  # fmt: skip
-def test_bad_rows_stop_a_run(folder: Path, row: dict[str, Any], message: str) -> None:
+def test_invalid_rows_stop_a_run(folder: Path, row: dict[str, Any], message: str) -> None:
     set_values(folder, 1, row)
     with pytest.raises(UserError, match=message):
         prepare(small_run(folder))
 
 
-def test_a_machine_that_is_too_small_is_refused_with_the_table(
+def test_a_machine_with_too_little_memory_is_rejected_with_the_table(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tight = {"kind": "split", "students": 1, "engines": 2, "gpu_memory_gb": 1.0}
     assert main([write(tmp_path / "RUN.json", settings(folder, placement=tight)), "--check"]) == 2
     out, err = capsys.readouterr()
-    assert "GPU 2-3" in out and "all, of 1.0 GB" in out
-    assert "GPU 0 needs " in err and "no room for the KV cache" in err
+    assert "GPU 2-3" in out and "total, of 1.0 GB" in out
+    assert "GPU 0 needs " in err and "KV cache of a rollout engine is too small" in err
 
 
-def test_a_vllm_teacher_is_refused_for_large_k_and_warned_of_when_forced(
+def test_a_vllm_teacher_with_large_k_is_rejected_or_warned_about_when_forced(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def check(k: int, **teacher: Any) -> tuple[int, str, str]:
@@ -174,14 +174,14 @@ def test_a_vllm_teacher_is_refused_for_large_k_and_warned_of_when_forced(
 
     code, _, err = check(17)
     assert code == 2 and err.count("\n") == 1
-    assert "teacher.engine vllm scores up to objective.top_k 16, and top_k is 17" in err
+    assert "teacher.engine vllm supports objective.top_k up to 16, but top_k is 17" in err
     code, out, err = check(16)
-    assert (code, err) == (0, "") and "teacher    in a vLLM engine, by prompt_logprobs" in out
+    assert (code, err) == (0, "") and "teacher    in a vLLM engine, through prompt_logprobs" in out
     code, out, err = check(17, force=True)
     assert (code, err) == (0, "") and "teacher    teacher.force: top_k 17 in a vLLM engine" in out
 
 
-def test_a_vllm_teacher_needs_one_size_of_vocabulary_and_a_position_to_spare(
+def test_a_vllm_teacher_needs_the_same_vocabulary_size_and_a_spare_position(
     folder: Path, tmp_path: Path
 ) -> None:
     teacher = copy_model("teacher", tmp_path / "teacher")
@@ -189,21 +189,21 @@ def test_a_vllm_teacher_needs_one_size_of_vocabulary_and_a_position_to_spare(
     chosen = {"model": str(teacher), "engine": "vllm"}
     found = inspect(small_run(folder, teacher=chosen, objective={"top_k": 16}))
     assert [
-        "takes the softmax over all 2,304 ids of the teacher, and the student has 2,048" in found.problems[0],
-        "may have 704, and the teacher's context ends at 704" in found.problems[1],
+        "takes the softmax over all 2,304 ids of the teacher, but the student has 2,048" in found.problems[0],
+        "up to 704 tokens, but the teacher's context ends at 704" in found.problems[1],
     ] == [True, True]
     in_process = inspect(small_run(folder, teacher={"model": str(teacher)}, objective={"top_k": 16}))
     assert not any("vllm" in problem for problem in in_process.problems)
 
 
-def test_a_run_is_prepared_whole(folder: Path) -> None:
+def test_a_run_is_prepared_completely(folder: Path) -> None:
     made = prepare(small_run(folder, batches={"size": 4, "draws": 8}))
     assert made.shared_vocab == 2048
     assert [draw.row_id == made.rows[draw.row].id for draw in made.schedule.step(1)] == [True] * 4
     assert all(row.prompt_ids for row in made.rows)
 
 
-def test_the_fingerprint_follows_results_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_depends_only_on_settings_that_affect_results(folder: Path, tmp_path: Path) -> None:
     first = prepare(small_run(folder)).fingerprint
     copied = copy_model("student", tmp_path / "elsewhere" / "student")
     assert (
@@ -216,7 +216,7 @@ def test_the_fingerprint_follows_results_and_nothing_else(folder: Path, tmp_path
     assert prepare(small_run(folder, objective={"reference_kl_coefficient": 0.0})).fingerprint == first
 
 
-def test_the_fingerprint_follows_the_rows(folder: Path) -> None:
+def test_the_fingerprint_depends_on_the_rows(folder: Path) -> None:
     found = [prepare(small_run(folder)).fingerprint]
     for changes in ({"weight": 0.75}, {"problem": "What is 1 + 1?"}, {"cluster_labels": [0, 0, 1, 1]}):
         set_values(folder, 1, changes)
@@ -228,7 +228,7 @@ def test_the_fingerprint_follows_the_rows(folder: Path) -> None:
     assert prepare(small_run(folder)).fingerprint == found[-1]  # rows are sorted by id
 
 
-def test_weights_that_are_all_zero_train_nothing_and_are_refused(folder: Path) -> None:
+def test_weights_that_are_all_zero_are_rejected(folder: Path) -> None:
     agreeing = {"weight": 0.0, "cluster_labels": [0, 0, 0, 0]}
     for row in range(10):
         set_values(folder, row, agreeing)
@@ -238,7 +238,7 @@ def test_weights_that_are_all_zero_train_nothing_and_are_refused(folder: Path) -
     assert inspect(small_run(folder, objective={"prompt_weight": "uniform"})).problems == ()
 
 
-def test_weights_that_are_not_the_configurations_are_refused_and_leave_the_memory_out(
+def test_weights_that_do_not_match_the_configuration_are_rejected_without_a_memory_plan(
     folder: Path, tmp_path: Path
 ) -> None:
     untied = copy_model("student", tmp_path / "untied")
@@ -248,7 +248,7 @@ def test_weights_that_are_not_the_configurations_are_refused_and_leave_the_memor
     assert "has no tensor lm_head.weight" in found.problems[0] and found.table == ""
 
 
-def test_a_template_that_fails_is_told_once_beside_all_else(folder: Path, tmp_path: Path) -> None:
+def test_a_failing_template_is_reported_once_with_the_other_problems(folder: Path, tmp_path: Path) -> None:
     broken = copy_model("student", tmp_path / "broken")
     (broken / "chat_template.jinja").write_text("{% if %}", encoding="utf-8")
     set_values(folder, 0, {"weight": 3.0})
@@ -259,14 +259,14 @@ def test_a_template_that_fails_is_told_once_beside_all_else(folder: Path, tmp_pa
     assert "TemplateSyntaxError" in template and "has weight 3.0" in row
 
 
-def test_an_output_folder_that_cannot_be_written_is_refused(folder: Path) -> None:
+def test_an_output_folder_that_cannot_be_written_is_rejected(folder: Path) -> None:
     (problem,) = inspect(small_run(folder, output="/dev/null/x")).problems
     assert problem.startswith(
-        "output: /dev/null/x cannot be made or written (Not a directory): choose another"
+        "output: /dev/null/x cannot be created or written (Not a directory): choose another"
     )
 
 
-def test_held_out_problems_are_asked_in_the_runs_thinking_mode(folder: Path, tmp_path: Path) -> None:
+def test_held_out_prompts_use_the_thinking_mode_of_the_run(folder: Path, tmp_path: Path) -> None:
     problems = tmp_path / "held_out.jsonl"
     problems.write_text(json.dumps({"id": "a", "problem": "What is 1 + 1?", "answer": "2"}), encoding="utf-8")
 

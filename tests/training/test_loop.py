@@ -1,4 +1,4 @@
-"""Whole runs with real engines: a killed one continues bit by bit, a dead engine is replaced, finished work is found."""
+"""Complete runs with real engines: bitwise continuation after a kill, replacement of dead workers, reuse of finished runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STEPS = 6
 
 
 def write_run(folder: Path, dataset: Path, **changes: Any) -> Path:
-    """RUN.json of six steps, with a checkpoint after every second one."""
+    """Write a RUN.json of six steps with a checkpoint after every second step."""
     basic = {
         "output": str(folder),
         "objective": {"preset": "uopd", "top_k": 16},
@@ -65,7 +65,7 @@ def finish(run: Path) -> str:
 
 
 def run_of(run: Path) -> Path:
-    """The folder of the only run that wrote into the output of RUN.json."""
+    """Return the folder of the only run in the output folder of RUN.json."""
     (record,) = run.parent.glob("*/metrics.jsonl")
     return record.parent
 
@@ -98,7 +98,7 @@ def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return run_of(run), said
 
 
-def test_a_run_ends_in_a_student_metrics_curves_and_a_measured_gain(undisturbed: tuple[Path, str]) -> None:
+def test_a_run_writes_a_student_metrics_curves_and_the_gain(undisturbed: tuple[Path, str]) -> None:
     folder, said = undisturbed
     assert steps_done(folder) == STEPS
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -123,14 +123,14 @@ def test_a_run_ends_in_a_student_metrics_curves_and_a_measured_gain(undisturbed:
     assert result["fingerprint"].startswith(folder.name)
 
 
-def test_a_finished_run_is_found_again_without_starting_anything(undisturbed: tuple[Path, str]) -> None:
+def test_a_finished_run_is_not_repeated(undisturbed: tuple[Path, str]) -> None:
     folder, _ = undisturbed
     stamp = (folder / "student/model.safetensors").stat().st_mtime_ns
-    assert "this run is finished" in finish(folder.parent / "RUN.json")
+    assert "this run is already finished" in finish(folder.parent / "RUN.json")
     assert (folder / "student/model.safetensors").stat().st_mtime_ns == stamp
 
 
-def test_what_follows_the_last_step_can_be_done_again_alone(
+def test_evaluation_and_export_can_be_repeated_without_training(
     undisturbed: tuple[Path, str], tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(undisturbed[0].parent, tmp_path / "copy")) / undisturbed[0].name
@@ -139,7 +139,7 @@ def test_what_follows_the_last_step_can_be_done_again_alone(
     (folder / "result.json").unlink()
     shutil.rmtree(folder / "student")
     said = finish(folder.parent / "RUN.json")
-    assert f"continues after step {STEPS}" in said and "train: step" not in said
+    assert f"continuing after step {STEPS}" in said and "train: step" not in said
     assert (folder / "student/model.safetensors").read_bytes() == (
         undisturbed[0] / "student/model.safetensors"
     ).read_bytes()
@@ -151,12 +151,12 @@ def test_what_follows_the_last_step_can_be_done_again_alone(
 
 
 def kill_actor(run: subprocess.Popen[str], kind: str) -> None:
-    """SIGKILL for the only actor of a class among the run's processes."""
+    """Send SIGKILL to the only actor of a class among the run's processes."""
     (actor,) = [one for one in psutil.Process(run.pid).children(recursive=True) if kind in one.name()]
     actor.kill()
 
 
-def test_killed_and_with_a_dead_engine_and_a_dead_student_it_ends_in_the_same_weights(
+def test_a_kill_a_dead_engine_and_a_dead_student_do_not_change_the_weights(
     undisturbed: tuple[Path, str], dataset: Path, tmp_path: Path
 ) -> None:
     run = write_run(tmp_path / "killed", dataset)
@@ -175,20 +175,20 @@ def test_killed_and_with_a_dead_engine_and_a_dead_student_it_ends_in_the_same_we
     assert process.stdout is not None
     for line in process.stdout:
         said += line
-        if "continues after step" in line and said.count("continues after step") == 1:
+        if "continuing after step" in line and said.count("continuing after step") == 1:
             kill_actor(process, "Rollout")
-        if "started again with weight version" in line:
+        if "restarted with weight version" in line:
             kill_actor(process, "Student")
     assert process.wait() == 0, said[-4000:]
-    assert said.count("started again with weight version") == 1
-    assert "starting again from the last checkpoint (1 of at most 3 times)" in said
-    assert said.count("continues after step") == 2
+    assert said.count("restarted with weight version") == 1
+    assert "restarting from the last checkpoint (restart 1 of at most 3)" in said
+    assert said.count("continuing after step") == 2
     whole = load_file(undisturbed[0] / "student/model.safetensors")
     killed = load_file(run_of(run) / "student/model.safetensors")
     assert whole.keys() == killed.keys() and all(whole[name].equal(killed[name]) for name in whole)
 
 
-def test_one_step_off_stopped_by_sigterm_goes_on_with_its_rollouts_and_the_reference_that_it_had(
+def test_one_step_off_continues_after_sigterm_with_its_rollouts_and_reference(
     dataset: Path, tmp_path: Path
 ) -> None:
     penalised = {"preset": "uopd", "top_k": 16, "reference_kl_coefficient": 0.1}
@@ -208,19 +208,19 @@ def test_one_step_off_stopped_by_sigterm_goes_on_with_its_rollouts_and_the_refer
     done = steps_done(folder)
     ahead = read_generations(step_folder(folder / "checkpoints", done))
     assert len(ahead) == 8 and {one.version for one in ahead} == {done - 1}
-    assert f"continues after step {done}" in finish(run)
+    assert f"continuing after step {done}" in finish(run)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["staleness"] for row in rows] == [0, 1, 1, 1, 1, 1]
     assert rows[done]["response_tokens"] == sum(len(one.tokens) for one in ahead)
     first, *later = [row["reference_kl"] for row in rows]
-    assert 0 <= first < 2e-4 < min(later)  # after the new start, too: the reference is no checkpoint
+    assert 0 <= first < 2e-4 < min(later)  # after the restart, too: the reference is the initial student
     result = json.loads((folder / "result.json").read_text())
     assert result["facts"]["reference"]["dtype"] == "bfloat16"
     assert result["cost"]["seconds_reference"] == pytest.approx(sum(row["seconds_reference"] for row in rows))
     assert "KL to the base model times 0.1" in (folder / "student/README.md").read_text()
 
 
-def test_other_settings_have_a_folder_of_their_own_and_a_moved_run_has_the_same(
+def test_the_folder_of_a_run_depends_on_settings_and_not_on_its_location(
     dataset: Path, tmp_path: Path
 ) -> None:
     runs = [

@@ -1,4 +1,4 @@
-"""Bytes per device: parameters and cache exact, states by DeepSpeed's own limits, activations against autograd itself."""
+"""The memory plan: exact parameters and caches, model states as in DeepSpeed, and activations as measured in autograd."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def qwen3(hidden: int, layers: int, heads: int, intermediate: int, *, tied: bool
     )  # fmt: skip
 
 
-# The sizes in the config.json of Qwen/Qwen3-1.7B, -4B and -8B.
+# Dimensions from the config.json of Qwen/Qwen3-1.7B, -4B and -8B.
 SMALL = qwen3(2048, 28, 16, 6144, tied=True)
 MIDDLE = qwen3(2560, 36, 32, 9728, tied=True)
 LARGE = qwen3(4096, 36, 32, 12288, tied=False)
@@ -70,7 +70,7 @@ SPLIT = {"kind": "split", "engines": 2}
 
 
 def node(placement: dict[str, Any] | None = None, **changes: Any) -> RunConfig:
-    """The papers' lengths on a node of 80 GB cards."""
+    """A run with the papers' lengths on a node with 80 GB GPUs."""
     defaults = {"lengths": {}, "engine": {}, "placement": placement or SPLIT}
     return small_run(Path("d"), **(defaults | changes))
 
@@ -80,7 +80,7 @@ def parts_of(parts: tuple[Part, ...]) -> dict[str, int]:
 
 
 def tensors_in(path: Path) -> int:
-    """Values in a safetensors file, by its header."""
+    """Return the number of values in a safetensors file, from its header."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     total = 0
@@ -102,7 +102,7 @@ def test_parameters_of_the_pocket_models_are_exact(name: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "tied", "bias"), [("qwen3", False, True), ("qwen3", True, False), ("qwen2", False, False)]
 )
-def test_parameters_are_those_that_transformers_builds(
+def test_parameter_counts_equal_those_of_transformers(
     tmp_path: Path, kind: str, tied: bool, bias: bool
 ) -> None:
     import torch
@@ -121,7 +121,7 @@ def test_parameters_are_those_that_transformers_builds(
     assert count_parameters(read_shape(tmp_path)) == sum(tensor.numel() for tensor in model.parameters())
 
 
-def test_parameters_of_the_papers_students_are_the_published_ones() -> None:
+def test_parameter_counts_of_the_papers_students_are_the_published_ones() -> None:
     assert [count_parameters(shape) for shape in (SMALL, MIDDLE, LARGE)] == [
         1_720_574_976,
         4_022_468_096,
@@ -130,10 +130,10 @@ def test_parameters_of_the_papers_students_are_the_published_ones() -> None:
 
 
 @pytest.mark.parametrize(("shape", "gigabytes"), [(SMALL, 31), (MIDDLE, 72), (LARGE, 147)])
-def test_model_states_take_eighteen_bytes_a_parameter(shape: Shape, gigabytes: int) -> None:
-    # bf16 parameters 2, their float32 copy 4, two moments 8, and gradients summed in float32 4
+def test_model_states_take_eighteen_bytes_per_parameter(shape: Shape, gigabytes: int) -> None:
+    # bf16 parameters 2, their float32 copy 4, two moments 8, and gradients accumulated in float32 4
     parts = parts_of(student_parts(node(), shape, LARGE))
-    states = parts["parameters"] + parts["gradients in the sum"] + parts["optimizer"]
+    states = parts["parameters"] + parts["accumulated gradients"] + parts["optimizer"]
     assert states == 18 * count_parameters(shape)
     assert round(states / 1e9) == gigabytes
 
@@ -142,7 +142,7 @@ def test_model_states_take_eighteen_bytes_a_parameter(shape: Shape, gigabytes: i
     ("stage", "parameters", "always", "summed", "optimizer"),
     [(0, 2, 0, 2, 12), (1, 2, 4, 2, 3), (2, 2, 0, 1, 3), (3, 0.5, 1, 0, 3)],
 )
-def test_zero_shares_what_its_stage_shares_over_four_ranks(
+def test_each_zero_stage_partitions_its_states_over_four_ranks(
     stage: int, parameters: float, always: float, summed: float, optimizer: float
 ) -> None:
     found = student_parts(node(COLOCATED, engine={"zero_stage": stage}), LARGE, LARGE)
@@ -150,9 +150,9 @@ def test_zero_shares_what_its_stage_shares_over_four_ranks(
     total = count_parameters(LARGE)
     assert parts["parameters"] == parameters * total
     assert parts.get("gradients", 0) == always * total
-    assert parts.get("gradients in the sum", 0) == summed * total
+    assert parts.get("accumulated gradients", 0) == summed * total
     assert parts["optimizer"] == optimizer * total
-    assert phases.get("gradients in the sum", ("train",)) == ("train",)
+    assert phases.get("accumulated gradients", ("train",)) == ("train",)
     assert phases.get("gradients", ("rollout", "train", "sync")) == ("rollout", "train", "sync")
 
 
@@ -163,18 +163,18 @@ def grown(stage: int, **engine: object) -> Gradients:
 
 def test_the_update_and_the_reduction_of_each_stage_by_hand() -> None:
     # 8,190,735,360 parameters on 4 ranks: 2,047,683,840 each; the embedding has 622,329,856, more than a bucket of 500 million.
-    # AdamW's foreach forms the root of the second moment, 4 bytes a value, for all that it updates at once.
+    # AdamW's foreach computes the root of the second moment, 4 bytes per value, for everything that it updates at once.
     assert (grown(0).reducing, grown(0).update) == (2 * 622_329_856, (4 + 4) * 8_190_735_360)
     assert (grown(1).reducing, grown(1).update) == (6 * 622_329_856, 4 * 2_047_683_840)
-    # two buckets by turns, and what of them is sent
+    # two alternating buckets, and the send buffer
     assert (grown(2).reducing, grown(2).update) == (2 * (2 * 500_000_000 + 622_329_856), 4 * 2_047_683_840)
-    # a copy of one sub-group's gradients, and the root: 1e9 values and up to a quarter of the embedding
+    # a copy of the gradients of one sub-group, and the root: 1e9 values and up to a quarter of the embedding
     assert grown(3).update == (4 + 4) * (1_000_000_000 + 622_329_856 // 4)
     assert grown(3).bucket == 2 * 500_000_000
     assert grown(3).reducing == 2 * 622_329_856 + 4 * 622_329_856 // 4
 
 
-def test_the_limits_are_those_of_the_libraries() -> None:
+def test_the_constants_equal_those_of_the_libraries() -> None:
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
     from vllm.distributed.weight_transfer import packed_tensor
 
@@ -196,7 +196,7 @@ def test_the_limits_are_those_of_the_libraries() -> None:
     ("stage", "dtype"),
     [(0, "bfloat16"), (1, "bfloat16"), (2, "bfloat16"), (3, "bfloat16"), (0, "float32"), (2, "float32")],
 )
-def test_what_deepspeed_holds_is_what_is_counted(stage: int, dtype: str) -> None:
+def test_the_plan_equals_the_memory_measured_in_deepspeed(stage: int, dtype: str) -> None:
     folder = PROJECT_ROOT / "pocket" / "student"
     shape, run = read_shape(folder), small_run(Path("d"), engine={"zero_stage": stage, "dtype": dtype})
     with socket.socket() as probe:
@@ -217,10 +217,10 @@ def test_what_deepspeed_holds_is_what_is_counted(stage: int, dtype: str) -> None
 
 
 @pytest.mark.parametrize(("stage", "optimizer"), [(0, 8), (2, 12)])
-def test_float32_has_a_copy_of_its_parameters_from_stage_1_on(stage: int, optimizer: int) -> None:
+def test_float32_has_a_master_copy_from_stage_1_on(stage: int, optimizer: int) -> None:
     run = node(engine={"dtype": "float32", "zero_stage": stage})
     parts, total = parts_of(student_parts(run, SMALL, LARGE)), count_parameters(SMALL)
-    assert (parts["parameters"], parts["gradients in the sum"]) == (4 * total, 4 * total)
+    assert (parts["parameters"], parts["accumulated gradients"]) == (4 * total, 4 * total)
     assert parts["optimizer"] == optimizer * total
 
 
@@ -231,7 +231,7 @@ def test_lora_trains_only_its_adapters() -> None:
     run = node(engine={"lora": {"rank": 8, "targets": list(lora.targets)}})
     parts, trained = parts_of(student_parts(run, SMALL, LARGE)), count_lora(SMALL, lora)
     assert parts["parameters"] == 2 * (count_parameters(SMALL) + trained)
-    assert (parts["gradients in the sum"], parts["optimizer"]) == (4 * trained, 12 * trained)
+    assert (parts["accumulated gradients"], parts["optimizer"]) == (4 * trained, 12 * trained)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_lora_trains_only_its_adapters() -> None:
         (LARGE, TIGHT, 3, True),
     ],
 )  # fmt: skip
-def test_split_holds_the_1_7b_student_only_and_colocated_holds_all(
+def test_split_fits_only_the_1_7b_student_and_colocated_fits_all(
     shape: Shape, placement: dict[str, Any], stage: int, fits: bool
 ) -> None:
     run = node(placement, engine={"zero_stage": stage})
@@ -256,12 +256,12 @@ def test_split_holds_the_1_7b_student_only_and_colocated_holds_all(
     assert bool(memory_problems(run, plan)) is not fits
 
 
-def test_what_does_not_fit_is_said_once_for_equal_devices_and_with_a_way_out() -> None:
+def test_a_plan_that_does_not_fit_is_reported_once_per_kind_of_device_with_a_remedy() -> None:
     split, colocated = node(SPLIT), node(COLOCATED)
     (first,) = memory_problems(split, memory_plan(split, MIDDLE, LARGE))
     assert (
         first.startswith("GPU 0 needs ")
-        and "has 80.0 GB (placement split): choose placement colocated" in first
+        and "but has 80.0 GB (placement split): choose placement colocated" in first
     )
     (second,) = memory_problems(colocated, memory_plan(colocated, LARGE, LARGE))
     assert second.startswith("GPU 0-3 needs ") and second.endswith("set engine.zero_stage to 3")
@@ -270,11 +270,11 @@ def test_what_does_not_fit_is_said_once_for_equal_devices_and_with_a_way_out() -
     assert "a smaller placement.engine_memory_fraction" in third
 
 
-def test_lora_makes_room_for_the_8b_student_on_one_gpu() -> None:
+def test_with_lora_the_8b_student_fits_on_one_gpu() -> None:
     assert memory_plan(node(SPLIT, engine={"lora": {}}), LARGE, LARGE).fits
 
 
-def test_split_gives_every_actor_its_gpu_and_colocated_one_of_each_to_every_gpu() -> None:
+def test_split_has_one_worker_per_gpu_and_colocated_one_of_each_role() -> None:
     def owners(plan: MemoryPlan) -> list[tuple[str, list[str]]]:
         return [
             (device.name, list(dict.fromkeys(part.owner for part in device.parts))) for device in plan.devices
@@ -292,7 +292,7 @@ def test_split_gives_every_actor_its_gpu_and_colocated_one_of_each_to_every_gpu(
     ("placement", "gpus", "phases"),
     [(SPLIT, ["GPU 0"], ("rollout", "train")), (COLOCATED, ["GPU 0", "GPU 1", "GPU 2", "GPU 3"], ("rollout",))],
 )  # fmt: skip
-def test_a_reference_sits_beside_the_student_and_weighs_its_bf16_weights(
+def test_a_reference_is_planned_on_the_students_gpus(
     placement: dict[str, Any], gpus: list[str], phases: tuple[str, ...]
 ) -> None:
     plain, penalised = (node(placement, objective={"reference_kl_coefficient": beta}) for beta in (0, 0.1))
@@ -318,9 +318,9 @@ def test_a_colocated_engine_sleeps_while_the_student_trains() -> None:
     engine = [part for part in device.parts if part.owner == "rollout"]
     assert {part.what: part.phases for part in engine} == {
         "weights, KV cache": ("rollout",),
-        "asleep": ("train", "sync"),
+        "sleeping engine": ("train", "sync"),
         "weights": ("sync",),
-        "weights arriving": ("sync",),
+        "received weights": ("sync",),
     }
     assert device.needed("rollout") == sum(part.bytes for part in device.parts if "rollout" in part.phases)
 
@@ -333,35 +333,35 @@ def needed(placement: dict[str, Any], shape: Shape, stage: int, phase: Phase) ->
 
 
 def test_a_weight_sync_of_the_8b_student_by_hand() -> None:
-    # its share of 2 + 12 + 4 bytes a parameter and the bucket, the teacher's weights, what three processes keep, the engine's
-    # weights; then the transfer's buffer, the engine's copy of it, the head that it builds, and the head gathered
+    # its share of 2 + 12 + 4 bytes per parameter and the bucket, the teacher's weights, the overhead of three processes, the
+    # engine's weights; then the transfer buffer, the engine's copy of it, the head that it builds, and the gathered head
     states = 18 * 8_190_735_360 // 4 + 2 * 500_000_000
     beside = 2 * GPU_PROCESS + ALLOCATOR + ENGINE_ASLEEP + 2 * (2 * 8_190_735_360)
     assert EMBEDDING == 1_244_659_712 == ipc_buffer(LARGE) > TRANSFER_BUFFER
     assert needed(TIGHT, LARGE, 3, "sync") == states + beside + 4 * EMBEDDING == 81_099_889_408
-    # where parameters are whole on every rank, nothing is gathered, and a smaller embedding leaves the buffer at 1 GiB
+    # if parameters are not partitioned, nothing is gathered; with a smaller embedding the buffer has 1 GiB
     parts = parts_of(student_parts(node(COLOCATED), MIDDLE, LARGE))
-    assert parts["weights on their way"] == 2**30
-    arriving = parts_of(engine_parts(node(COLOCATED), MIDDLE, sleeps=True))["weights arriving"]
+    assert parts["weights to send"] == 2**30
+    arriving = parts_of(engine_parts(node(COLOCATED), MIDDLE, sleeps=True))["received weights"]
     assert arriving == 2**30 + 151_936 * 2560 * 2
 
 
-def test_a_sync_by_nccl_has_two_buffers_at_both_ends_and_a_tensor_may_lie_over_the_edge_of_one() -> None:
+def test_an_nccl_sync_has_two_buffers_at_both_ends_that_a_tensor_may_exceed() -> None:
     plan, embedding = memory_plan(node(), SMALL, LARGE), 151_936 * 2048 * 2
     extra = [device.needed("sync") - device.needed("rollout") for device in plan.devices]
     assert extra[0] == 2 * (2**30 + embedding) and extra[2] == extra[3] == extra[0] + embedding
     assert largest_tensor(SMALL) * 2 == embedding
 
 
-def test_a_cpus_sync_goes_in_parts_through_the_object_store() -> None:
+def test_a_sync_on_cpu_sends_parts_through_the_object_store() -> None:
     run = small_run(Path("d"))
     shape = read_shape(PROJECT_ROOT / "pocket" / "student")
     whole, embedding = 2 * count_parameters(shape), 2 * shape.embedding
-    assert parts_of(student_parts(run, shape, shape))["weights on their way"] == 2 * whole + whole
-    assert parts_of(engine_parts(run, shape, sleeps=False))["weights arriving"] == whole + embedding
+    assert parts_of(student_parts(run, shape, shape))["weights to send"] == 2 * whole + whole
+    assert parts_of(engine_parts(run, shape, sleeps=False))["received weights"] == whole + embedding
 
 
-def test_the_teachers_answers_of_a_step_are_in_the_machines_memory_three_times() -> None:
+def test_host_memory_holds_the_teachers_scores_three_times() -> None:
     # 128 prompts x 4 rollouts of up to 4,096 tokens, 512 pairs of a float32 and a 32-bit id: 8.6 GB
     answers = 128 * 4 * 4096 * 512 * 8
     assert answers == 8_589_934_592
@@ -369,25 +369,25 @@ def test_the_teachers_answers_of_a_step_are_in_the_machines_memory_three_times()
     def host(**changes: Any) -> dict[str, int]:
         return parts_of(memory_plan(node(rollouts={}, batches={}, **changes), SMALL, LARGE).host)
 
-    assert host() == {"answers in the store": 2 * answers, "answers": answers}
-    assert host(overlap="one_step_off")["answers in the store"] == 3 * answers
-    states = host(objective={"top_k": "full"})["answers"]
+    assert host() == {"scores, object store": 2 * answers, "teacher's scores": answers}
+    assert host(overlap="one_step_off")["scores, object store"] == 3 * answers
+    states = host(objective={"top_k": "full"})["teacher's scores"]
     assert states == 128 * 4 * 4096 * 4096 * 2
 
 
-def test_answers_are_compared_with_a_machines_memory_and_only_printed_beside_gpus() -> None:
+def test_host_memory_is_checked_only_on_a_cpu_placement() -> None:
     gpus = memory_plan(node(), SMALL, LARGE)
     assert all(part.owner != "driver" for device in gpus.devices for part in device.parts)
-    assert memory_table(gpus).splitlines()[-2].startswith("machine   driver    answers in the store")
+    assert memory_table(gpus).splitlines()[-2].startswith("machine   driver    scores, object store")
     run = small_run(Path("d"))
     student, teacher = (read_shape(PROJECT_ROOT / "pocket" / name) for name in ("student", "teacher"))
     plan = memory_plan(run, student, teacher)
     (machine,) = plan.devices
     assert [part for part in machine.parts if part.owner == "driver"] == list(plan.host)
-    assert memory_table(plan).count("answers in the store") == 1
+    assert memory_table(plan).count("scores, object store") == 1
 
 
-def test_a_teacher_works_beside_the_student_unless_they_share_a_card() -> None:
+def test_a_teacher_overlaps_with_training_unless_they_share_a_gpu() -> None:
     def phases(placement: dict[str, Any]) -> tuple[str, ...]:
         (part,) = [one for one in teacher_parts(node(placement), LARGE) if one.what == "activations, logits"]
         return part.phases
@@ -396,7 +396,7 @@ def test_a_teacher_works_beside_the_student_unless_they_share_a_card() -> None:
 
 
 def test_the_kv_cache_of_the_8b_model_by_hand() -> None:
-    # 36 layers x 8 heads x 128 x 2 (keys, values) x 2 bytes = 147,456 bytes a token; 5,120 tokens = 754,974,720
+    # 36 layers x 8 heads x 128 x 2 (keys, values) x 2 bytes = 147,456 bytes per token; 5,120 tokens = 754,974,720
     assert LARGE.kv_bytes_per_token == 147_456
     run = node(SPLIT | {"engine_memory_fraction": 0.5})
     room = 40_000_000_000 - 2 * 8_190_735_360 - ENGINE_WORKING
@@ -404,23 +404,23 @@ def test_the_kv_cache_of_the_8b_model_by_hand() -> None:
     assert memory_plan(run, LARGE, LARGE).engine_kv_bytes == room == 21_618_529_280
 
 
-def test_an_engine_without_room_for_one_sequence_is_refused() -> None:
+def test_an_engine_with_a_kv_cache_below_one_sequence_is_rejected() -> None:
     run = node(SPLIT | {"engine_memory_fraction": 0.2})  # 16 GB, the weights alone take 16.4
     plan = memory_plan(run, LARGE, LARGE)
     assert plan.full_sequences < 1 and not plan.fits
     assert any(
-        "no room for the KV cache of one sequence of 5120 tokens" in said
+        "KV cache of a rollout engine is too small for one sequence of 5120 tokens" in said
         for said in memory_problems(run, plan)
     )
 
 
-def test_engine_fractions_follow_the_placement_unless_given() -> None:
+def test_engine_fractions_depend_on_the_placement_unless_given() -> None:
     given = SPLIT | {"engine_memory_fraction": 0.7}
     assert [engine_fraction(node(one)) for one in (SPLIT, COLOCATED, given)] == [0.9, 0.3, 0.7]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_activations_of_a_layer_are_those_that_autograd_keeps(dtype: str) -> None:
+def test_activations_of_a_layer_match_those_kept_by_autograd(dtype: str) -> None:
     import torch
     from transformers import Qwen3Config
     from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RotaryEmbedding
@@ -455,17 +455,17 @@ def test_activations_of_a_layer_are_those_that_autograd_keeps(dtype: str) -> Non
     assert 0.85 * expected <= sum(kept.values()) <= 1.1 * expected
 
 
-def test_checkpointing_keeps_a_layers_input_in_place_of_all_its_tensors() -> None:
-    def working(checkpointing: bool) -> int:  # LoRA: so that the gradients' float32 copy is not what decides
+def test_checkpointing_keeps_only_the_input_of_a_layer() -> None:
+    def working(checkpointing: bool) -> int:  # LoRA: keeps the float32 copy of the gradients small
         run = node(engine={"gradient_checkpointing": checkpointing, "lora": {"rank": 8}})
         return parts_of(student_parts(run, SMALL, LARGE))["activations, logits"]
 
-    # all tensors of 28 layers, against 28 inputs of 2 x 2,048 bytes and the tensors of the one layer in work
+    # all tensors of 28 layers, against 28 inputs of 2 x 2,048 bytes and the tensors of the current layer
     per_token = 28 * layer_activations(SMALL, 2) - (28 * 2 * 2048 + layer_activations(SMALL, 2))
     assert working(False) - working(True) == 8192 * per_token
 
 
-def test_the_full_vocabulary_as_a_target_costs_what_it_weighs() -> None:
+def test_the_memory_of_targets_over_the_full_vocabulary() -> None:
     def scored(top_k: object) -> int:
         return parts_of(teacher_parts(node(objective={"top_k": top_k}), LARGE))["activations, logits"]
 
@@ -480,7 +480,7 @@ def scored_by_vllm(**changes: Any) -> RunConfig:
     return node(teacher={"model": "t", "engine": "vllm"}, objective={"top_k": 16}, **changes)
 
 
-def test_a_vllm_teacher_takes_its_share_of_a_card_and_the_logits_of_one_pass_on_top() -> None:
+def test_a_vllm_teacher_takes_its_fraction_of_a_gpu_plus_the_logits_of_one_pass() -> None:
     parts = parts_of(teacher_parts(scored_by_vllm(), LARGE))
     # bf16 logits and two fp32 copies of 2,048 tokens; ids and log-probabilities of the micro-batch's top 16
     assert parts == {
@@ -492,20 +492,20 @@ def test_a_vllm_teacher_takes_its_share_of_a_card_and_the_logits_of_one_pass_on_
     assert memory_plan(scored_by_vllm(), SMALL, LARGE).fits
 
 
-def test_a_vllm_teacher_without_room_for_one_sequence_is_refused() -> None:
+def test_a_vllm_teacher_with_a_kv_cache_below_one_sequence_is_rejected() -> None:
     run = scored_by_vllm(
         placement=SPLIT | {"gpu_memory_gb": 23.0}
     )  # 0.8 of it: 16.4 of weights, 2.0 of working memory
     plan = memory_plan(run, SMALL, LARGE)
     assert plan.scored_sequences == 0 and not plan.fits
     assert any(
-        "a vLLM teacher has no room for the KV cache of one sequence of 5121" in said
+        "KV cache of a vLLM teacher is too small for one sequence of 5121" in said
         for said in memory_problems(run, plan)
     )
     assert memory_plan(node(), SMALL, LARGE).scored_sequences is None
 
 
-def test_on_cpu_a_vllm_teacher_holds_an_engine() -> None:
+def test_on_cpu_a_vllm_teacher_has_the_memory_of_an_engine() -> None:
     run = small_run(Path("d"), teacher={"model": "t", "engine": "vllm"}, objective={"top_k": 16})
     shape = read_shape(PROJECT_ROOT / "pocket" / "teacher")
     parts = parts_of(teacher_parts(run, shape))
@@ -513,13 +513,18 @@ def test_on_cpu_a_vllm_teacher_holds_an_engine() -> None:
     assert parts["logits"] == 705 * 2048 * 10 + 2048 * 16 * 12
 
 
-def test_the_pocket_run_fits_five_gigabytes_and_not_one() -> None:  # 16 prompts a step, as its profile has
+def test_the_pocket_run_fits_in_five_gigabytes_and_not_in_one() -> (
+    None
+):  # 16 prompts a step, as its profile has
     run = small_run(Path("d"), batches={"size": 16})
     student, teacher = (read_shape(PROJECT_ROOT / "pocket" / name) for name in ("student", "teacher"))
     assert memory_plan(run, student, teacher, machine=5_000_000_000).fits
     small = memory_plan(run, student, teacher, machine=1_000_000_000)
     (problem,) = memory_problems(run, small)
-    assert problem.startswith("machine needs ") and "has 1.0 GB (placement cpu): use fewer engines" in problem
+    assert (
+        problem.startswith("machine needs ")
+        and "but has 1.0 GB (placement cpu): use fewer engines" in problem
+    )
     assert [device.capacity for device in memory_plan(run, student, teacher).devices] == [machine_memory()]
 
 
@@ -529,24 +534,24 @@ def test_the_table_adds_up() -> None:
     assert lines[1].startswith("GPU 0-3")
     assert (
         len(lines) == 1 + 13 + 1 + 2
-    )  # head, thirteen parts, sum: the four GPUs are alike; the machine's two
+    )  # header, thirteen parts and the total of four equal GPUs; two lines of host memory
     assert lines[0].split()[-6:] == ["rollout", "MB", "train", "MB", "sync", "MB"]
     total = [round(plan.devices[0].needed(phase) / 1e6) for phase in ("rollout", "train", "sync")]
     assert [int(cell.replace(",", "")) for cell in lines[14].split()[-3:]] == total
 
 
-def test_an_architecture_that_cannot_be_counted_is_refused(tmp_path: Path) -> None:
+def test_an_unsupported_architecture_is_rejected(tmp_path: Path) -> None:
     copy = copy_model("student", tmp_path / "student")
     config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
     for change, message in (
-        ({"model_type": "qwen3_moe"}, "model_type is 'qwen3_moe': use a dense qwen2 or qwen3"),
-        ({"hidden_size": "wide"}, "is no model configuration"),
-        ({"num_attention_heads": None}, "is no model configuration"),
+        ({"model_type": "qwen3_moe"}, "model_type 'qwen3_moe' is not supported: use a dense qwen2 or qwen3"),
+        ({"hidden_size": "wide"}, "is not a valid model configuration"),
+        ({"num_attention_heads": None}, "is not a valid model configuration"),
     ):
         (copy / "config.json").write_text(json.dumps(config | change), encoding="utf-8")
         with pytest.raises(UserError, match=message):
             read_shape(copy)
     del config["intermediate_size"]
     (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(UserError, match="it lacks 'intermediate_size'"):
+    with pytest.raises(UserError, match="'intermediate_size' is missing"):
         read_shape(copy)

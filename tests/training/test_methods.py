@@ -1,4 +1,4 @@
-"""The objective of a run: the preset with what the settings change, and nothing that the loop could not provide."""
+"""The objective of a run: the preset, the parts that the settings change, and needs that the loop does not support."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def composed(**objective: Any) -> Any:
     return compose(small_run(Path("d"), objective=objective))
 
 
-def test_without_changes_it_is_the_preset() -> None:
+def test_without_changes_the_objective_is_the_preset() -> None:
     assert composed() == composed(reference_kl_coefficient=0.0) == load_preset("uopd")
 
 
-def test_the_penalty_stands_around_the_loss_that_the_settings_chose() -> None:
+def test_the_penalty_wraps_the_chosen_loss() -> None:
     made = composed(
         reference_kl_coefficient=0.05, top_k=16, top_k_form="tail_bucket", prompt_weight="uniform"
     )
@@ -39,7 +39,7 @@ def test_the_penalty_stands_around_the_loss_that_the_settings_chose() -> None:
 
 @pytest.mark.parametrize("preset", ["uopd", "opd"])
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
-def test_a_divergence_stands_in_the_place_of_the_cross_entropy(preset: str, beta: float) -> None:
+def test_a_divergence_replaces_the_cross_entropy(preset: str, beta: float) -> None:
     made = composed(preset=preset, top_k="full", divergence_beta=beta)
     expected = replace(load_preset(preset), token_loss=GeneralisedJSD(beta=beta), needs=Needs(teacher="full"))
     assert made == expected
@@ -56,18 +56,20 @@ def test_a_divergence_stands_in_the_place_of_the_cross_entropy(preset: str, beta
         ({"kind": "binary", "tau": 0.3}, Binary(tau=0.3, scale="raw")),
     ],
 )
-def test_a_divergence_goes_with_every_prompt_weight_and_with_the_penalty(chosen: Any, weight: Any) -> None:
+def test_a_divergence_can_be_combined_with_every_prompt_weight_and_the_penalty(
+    chosen: Any, weight: Any
+) -> None:
     made = composed(top_k="full", divergence_beta=0.5, prompt_weight=chosen, reference_kl_coefficient=0.05)
     assert made.prompt_weight == weight
     assert made.token_loss == AnalyticReferenceKL(inner=GeneralisedJSD(beta=0.5), coefficient=0.05)
     assert made.needs == Needs(teacher="full", reference_model=True)
 
 
-def test_a_divergence_is_refused_by_an_objective_that_has_no_cross_entropy(
+def test_a_divergence_is_rejected_for_an_objective_without_a_cross_entropy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def other(logits: Any, positions: Positions) -> TokenValues:
-        raise AssertionError("nothing is computed")
+        raise AssertionError("must not be called")
 
     monkeypatch.setattr(methods, "load_preset", lambda _name: replace(load_preset("uopd"), token_loss=other))
     with pytest.raises(
@@ -79,14 +81,14 @@ def test_a_divergence_is_refused_by_an_objective_that_has_no_cross_entropy(
 @pytest.mark.parametrize(
     ("needs", "what"),
     [
-        ({"teacher": "none"}, r"no teacher \(teacher 'none'\)"),
-        ({"teacher": "sampled"}, "sampled tokens alone"),
+        ({"teacher": "none"}, r"a loop without a teacher \(teacher 'none'\)"),
+        ({"teacher": "sampled"}, "sampled tokens only"),
         ({"teacher": "full", "reward": True}, r"verified answers \(reward\)"),
         ({"teacher": "full", "privileged": True}, r"sees the solution \(privileged\)"),
         ({"teacher": "full", "rollouts": "dataset"}, "the dataset's responses"),
     ],
 )
-def test_what_nobody_provides_is_refused_before_anything_starts(
+def test_unsupported_needs_are_rejected(
     monkeypatch: pytest.MonkeyPatch, needs: dict[str, Any], what: str
 ) -> None:
     other = replace(load_preset("uopd"), needs=Needs(**needs))

@@ -1,4 +1,4 @@
-"""Checkpoint folders: whole ones are read as transformers reads them, broken and mismatched ones are refused."""
+"""Checkpoint folders: complete ones are read as transformers reads them, broken and mismatched ones are rejected."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def pocket(role: str = "teacher") -> ModelFiles:
 
 
 @pytest.mark.parametrize("kind", ["PreTrainedTokenizerFast", "Qwen2Tokenizer"])
-def test_the_tokenizer_is_the_one_that_the_dataset_names(copy: Path, kind: str) -> None:
+def test_the_tokenizer_identity_matches_the_datasets(copy: Path, kind: str) -> None:
     edit(copy / "tokenizer_config.json", lambda data: data.update(tokenizer_class=kind))
     assert open_model("student", str(copy)).identity == tokenizer_identity(str(copy), None, PROJECT_ROOT)
 
 
-def test_prompts_are_encoded_like_one_text_after_the_other(copy: Path) -> None:
+def test_a_batch_of_prompts_is_encoded_like_single_prompts(copy: Path) -> None:
     model = open_model("student", str(copy))
     texts = ["What is 2 + 2?", "Solve x + 1 = 3 for x. What is x?"]
     together = encode_prompts(model, texts, thinking=False)
@@ -53,14 +53,14 @@ def test_prompts_are_encoded_like_one_text_after_the_other(copy: Path) -> None:
     assert encode_prompts(model, [], thinking=False) == []
 
 
-def test_the_pocket_pair_fits_together() -> None:
+def test_the_pocket_models_are_compatible() -> None:
     student, teacher = open_model("student", "pocket/student"), pocket()
     assert pair_problems(student, teacher, thinking=False) == []
     assert shared_vocabulary(student, teacher) == 2048
     assert context_problems(student, teacher, 2048) == []
     assert top_k_problems(student, teacher, 2048) == top_k_problems(student, teacher, "full") == []
     (problem,) = top_k_problems(student, teacher, 2049)
-    assert problem.startswith("objective.top_k is 2,049 and the models share 2,048 tokens")
+    assert problem.startswith("objective.top_k is 2,049, but the models share only 2,048 tokens")
 
 
 def remove(name: str) -> Callable[[Path], object]:
@@ -88,13 +88,13 @@ def index_without_part(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (remove("config.json"), "lacks config.json"),
-        (remove(WEIGHTS), "holds no model.safetensors"),
-        (remove("tokenizer_config.json"), "lacks tokenizer_config.json"),
+        (remove("config.json"), "has no config.json"),
+        (remove(WEIGHTS), "has neither model.safetensors nor model.safetensors.index.json"),
+        (remove("tokenizer_config.json"), "has no tokenizer_config.json"),
         (remove("tokenizer.json"), "the tokenizer in .* cannot be loaded"),
         (remove("chat_template.jinja"), "has no chat template"),
-        (cut, "has 3,447,838 bytes instead of 3,447,840: fetch the weights again"),
-        (pointer, "is no safetensors file: fetch the weights again"),
+        (cut, "has 3,447,838 bytes instead of 3,447,840: download the weights again"),
+        (pointer, "is not a valid safetensors file: download the weights again"),
         (index_without_part, "model-00002-of-00002.safetensors is missing"),
         (
             lambda folder: (folder / "config.json").write_text("{", encoding="utf-8"),
@@ -102,7 +102,7 @@ def index_without_part(folder: Path) -> None:
         ),
         (
             lambda folder: (folder / "config.json").write_text("[]", encoding="utf-8"),
-            "config.json holds no object",
+            "config.json is not a JSON object",
         ),
         (
             lambda folder: (folder / "config.json").write_text("[" * 100_000, encoding="utf-8"),
@@ -110,11 +110,11 @@ def index_without_part(folder: Path) -> None:
         ),
         (
             lambda folder: edit(folder / "config.json", lambda data: data.pop("vocab_size")),
-            "no usable vocab_size",
+            "has no valid vocab_size",
         ),
     ],
 )
-def test_a_checkpoint_that_is_not_whole_is_refused(
+def test_an_incomplete_checkpoint_is_rejected(
     copy: Path, damage: Callable[[Path], object], message: str
 ) -> None:
     damage(copy)
@@ -122,12 +122,12 @@ def test_a_checkpoint_that_is_not_whole_is_refused(
         open_model("student", str(copy))
 
 
-def test_a_missing_folder_is_named_with_its_setting() -> None:
-    with pytest.raises(UserError, match=r"teacher.model: there is no checkpoint folder .*/pocket/nobody"):
+def test_a_missing_folder_is_reported_with_its_setting() -> None:
+    with pytest.raises(UserError, match=r"teacher.model: checkpoint folder .*/pocket/nobody does not exist"):
         open_model("teacher", "pocket/nobody")
 
 
-def test_a_token_with_another_number_is_a_different_vocabulary(copy: Path) -> None:
+def test_a_token_with_another_id_makes_a_different_vocabulary(copy: Path) -> None:
     def swap(data: dict) -> None:
         vocab = data["model"]["vocab"]
         first, second = [token for token in vocab if len(token) > 1][:2]
@@ -138,13 +138,13 @@ def test_a_token_with_another_number_is_a_different_vocabulary(copy: Path) -> No
     assert "different vocabularies" in problem and "2 tokens differ" in problem
 
 
-def test_the_same_tokens_under_other_rules_cut_a_text_differently(copy: Path) -> None:
+def test_the_same_tokens_with_other_merges_are_rejected(copy: Path) -> None:
     edit(copy / "tokenizer.json", lambda data: data["model"].update(merges=data["model"]["merges"][:50]))
     (problem,) = pair_problems(open_model("student", str(copy)), pocket(), thinking=False)
-    assert "cut a text differently" in problem
+    assert "tokenize text differently" in problem
 
 
-def test_another_chat_template_is_refused(copy: Path) -> None:
+def test_a_different_chat_template_is_rejected(copy: Path) -> None:
     path = copy / "chat_template.jinja"
     path.write_text(
         path.read_text(encoding="utf-8").replace("assistant\\n", "assistant:\\n"), encoding="utf-8"
@@ -153,7 +153,7 @@ def test_another_chat_template_is_refused(copy: Path) -> None:
     assert "different prompts" in problem and str(copy) in problem
 
 
-def test_a_teachers_padded_embedding_is_cut_and_a_short_one_refused(tmp_path: Path, copy: Path) -> None:
+def test_a_padded_teacher_embedding_is_cut_and_a_short_one_rejected(tmp_path: Path, copy: Path) -> None:
     teacher = open_model("teacher", str(pad_embedding(copy_model("teacher", tmp_path / "teacher"), 2176)))
     student = open_model("student", str(copy))
     assert pair_problems(student, teacher, thinking=False) == []
@@ -163,14 +163,14 @@ def test_a_teachers_padded_embedding_is_cut_and_a_short_one_refused(tmp_path: Pa
     assert "the student's tokenizer has" in problem and "its embedding only 1,990" in problem
 
 
-def test_a_student_that_samples_ids_beyond_the_teachers_is_refused(copy: Path) -> None:
+def test_a_student_with_ids_beyond_the_teachers_is_rejected(copy: Path) -> None:
     student = open_model("student", str(pad_embedding(copy, 2176)))
     (problem,) = pair_problems(student, pocket(), thinking=False)
     assert problem.startswith("the student's embedding has 2,176 rows, 128 more than the teacher's")
     assert "cut the student's embedding (and vocab_size) to the teacher's size" in problem
 
 
-def test_a_student_that_ends_otherwise_than_its_teacher_is_refused(copy: Path) -> None:
+def test_a_student_with_another_end_token_is_rejected(copy: Path) -> None:
     edit(copy / "tokenizer_config.json", lambda data: data.update(eos_token="<|endoftext|>"))
     (problem,) = pair_problems(open_model("student", str(copy)), pocket(), thinking=False)
     assert problem.startswith(
@@ -178,25 +178,23 @@ def test_a_student_that_ends_otherwise_than_its_teacher_is_refused(copy: Path) -
     )
 
 
-def test_a_tokenizer_without_an_end_token_is_refused(copy: Path) -> None:
+def test_a_tokenizer_without_an_end_token_is_rejected(copy: Path) -> None:
     edit(copy / "tokenizer_config.json", lambda data: data.pop("eos_token"))
     (problem,) = pair_problems(open_model("student", str(copy)), pocket(), thinking=False)
-    assert problem.startswith("student.model: the tokenizer of ") and "name its eos_token" in problem
+    assert problem.startswith("student.model: the tokenizer of ") and "set eos_token in" in problem
 
 
 @pytest.mark.parametrize(
     ("template", "message"),
     [
         ("{% if %}", "fails (TemplateSyntaxError: "),
-        ("{{ raise_exception('no such turn') }}", "fails (TemplateError: no such turn): mend it"),
+        ("{{ raise_exception('no such turn') }}", "fails (TemplateError: no such turn): fix it"),
         ("{{ messages[7].content.x }}", "fails (UndefinedError: "),
         ("{{ 1 / 0 }}", "fails (ZeroDivisionError: "),
-        ("{# nothing #}", "makes an empty prompt of a problem: mend it"),
+        ("{# nothing #}", "gives an empty prompt for a problem: fix it"),
     ],
 )
-def test_a_template_that_cannot_be_used_is_told_in_a_sentence(
-    copy: Path, template: str, message: str
-) -> None:
+def test_an_unusable_template_is_reported_in_one_sentence(copy: Path, template: str, message: str) -> None:
     (copy / "chat_template.jinja").write_text(template, encoding="utf-8")
     with pytest.raises(UserError) as refused:
         encode_prompts(open_model("student", str(copy)), ["What is 1 + 1?"], thinking=False)
@@ -212,22 +210,22 @@ def of_shape(name: str, shape: list[int]) -> Callable[[Tensors], object]:
 @pytest.mark.parametrize(
     ("weights", "config", "message"),
     [
-        (None, {"tie_word_embeddings": False}, "has no tensor lm_head.weight, so weights and config.json are not of one"),
+        (None, {"tie_word_embeddings": False}, "has no tensor lm_head.weight, so weights and config.json belong to different"),
         (None, {"num_hidden_layers": 4}, "has no tensor model.layers.3.input_layernorm.weight"),
-        (None, {"num_hidden_layers": 2}, "has a tensor model.layers.2.input_layernorm.weight that its config.json knows"),
+        (None, {"num_hidden_layers": 2}, "has a tensor model.layers.2.input_layernorm.weight that does not exist in"),
         (
             None, {"hidden_size": 128},
-            "has model.embed_tokens.weight of shape [2048, 192] where its config.json says [2048, 128]",
+            "has model.embed_tokens.weight of shape [2048, 192], but its config.json requires [2048, 128]",
         ),
-        (None, {"num_key_value_heads": 1}, "k_proj.weight of shape [192, 192] where its config.json says [64, 192]"),
+        (None, {"num_key_value_heads": 1}, "k_proj.weight of shape [192, 192], but its config.json requires [64, 192]"),
         (None, {"attention_bias": True}, "has no tensor model.layers.0.self_attn.q_proj.bias"),
         (None, {"model_type": "qwen2"}, "has no tensor model.layers.0.self_attn.q_proj.bias"),
         (lambda tensors: tensors.pop("model.norm.weight"), {}, "has no tensor model.norm.weight"),
         (of_shape("model.layers.1.mlp.up_proj.weight", [256, 384]), {}, "up_proj.weight of shape [256, 384]"),
-        (lambda tensors: tensors.update(x=([1], b"\0\0")), {}, "has a tensor x that its config.json knows nothing of"),
+        (lambda tensors: tensors.update(x=([1], b"\0\0")), {}, "has a tensor x that does not exist in a model of its config"),
     ],
 )  # fmt: skip
-def test_weights_that_are_not_those_of_the_configuration_are_refused(
+def test_weights_that_do_not_match_the_configuration_are_rejected(
     copy: Path, weights: Callable[[Tensors], object] | None, config: dict[str, object], message: str
 ) -> None:
     if weights is not None:
@@ -237,7 +235,7 @@ def test_weights_that_are_not_those_of_the_configuration_are_refused(
     assert problem.startswith(f"student.model: {copy} has ") and message in problem
 
 
-def test_whole_checkpoints_have_their_tensors_and_may_hold_a_tied_head_as_well(copy: Path) -> None:
+def test_complete_checkpoints_pass_and_may_include_a_tied_head(copy: Path) -> None:
     assert tensor_problems(pocket(), read_shape(PROJECT_ROOT / "pocket/teacher")) == []
     edit_weights(
         copy, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"]})
@@ -248,7 +246,7 @@ def test_whole_checkpoints_have_their_tensors_and_may_hold_a_tied_head_as_well(c
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("biased", [True, False])
-def test_the_tensors_are_those_that_transformers_writes(
+def test_the_expected_tensors_are_those_that_transformers_saves(
     copy: Path, kind: str, tied: bool, biased: bool
 ) -> None:
     from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
@@ -267,7 +265,7 @@ def test_the_tensors_are_those_that_transformers_writes(
     assert tensor_problems(open_model("student", str(copy)), read_shape(copy)) == []
 
 
-def test_sequences_beyond_the_context_are_refused_for_the_model_that_is_too_short(copy: Path) -> None:
+def test_sequences_longer_than_a_models_context_are_rejected(copy: Path) -> None:
     edit(copy / "config.json", lambda data: data.update(max_position_embeddings=512))
     (problem,) = context_problems(open_model("student", str(copy)), pocket(), 704)
     assert (

@@ -1,4 +1,4 @@
-"""Metrics on disk, the progress line, the curves, the card, and held-out problems."""
+"""The run log, progress output, curves, model card and held-out problems."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def row(step: int, **more: float) -> dict[str, float]:
     return {**basic, **seconds, **shares, **more}
 
 
-def test_a_continued_run_drops_the_rows_of_steps_that_it_does_again(tmp_path: Path) -> None:
+def test_a_continued_run_removes_the_rows_of_repeated_steps(tmp_path: Path) -> None:
     with Records(tmp_path, step=0, steps=5) as records:
         for step in (1, 2, 3):
             records.write(row(step))
@@ -51,26 +51,26 @@ def test_a_continued_run_drops_the_rows_of_steps_that_it_does_again(tmp_path: Pa
     assert list((tmp_path / "tensorboard").iterdir())
 
 
-def test_the_line_counts_from_where_the_run_continued(tmp_path: Path) -> None:
+def test_the_progress_line_counts_from_the_continued_step(tmp_path: Path) -> None:
     now = [100.0]
     with Records(tmp_path, step=10, steps=60, clock=lambda: now[0]) as records:
         now[0] = 120.0
         line = records.line(row(20))
     assert line.startswith(
-        "step 20 of 60, loss 0.5000, weight 0.70, 90 tokens a response, 2.0 s a step (rollout 25%"
+        "step 20 of 60, loss 0.5000, weight 0.70, 90 tokens per response, 2.0 s per step (rollout 25%"
     )
     assert line.endswith("80 s left")
 
 
 def shown(output: io.StringIO) -> str:
-    """What was written, without the terminal's control sequences."""
+    """Return the output without terminal control sequences."""
     return re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", output.getvalue())
 
 
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 
 
-def test_on_a_terminal_a_bar_shows_the_step_and_what_is_said_stands_above_it(
+def test_on_a_terminal_a_bar_shows_the_step_below_other_output(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output, now = io.StringIO(), [100.0]
@@ -78,24 +78,24 @@ def test_on_a_terminal_a_bar_shows_the_step_and_what_is_said_stands_above_it(
     with Records(tmp_path, step=10, steps=60, clock=lambda: now[0], console=console) as records:
         now[0] = 120.0
         records.write(row(20))
-        say("asked to stop [1/2]")
+        say("stop requested [1/2]")
         assert output.getvalue().count(HIDE) == 1 and SHOW not in output.getvalue()
         now[0] = 122.0
         records.write(row(21, loss=0.25))
     lines = [line.strip() for line in shown(output).replace("\r", "\n").splitlines() if line.strip()]
-    assert lines.count("train: asked to stop [1/2]") == 1  # a line of its own, and no markup of rich's
+    assert lines.count("train: stop requested [1/2]") == 1  # on its own line, not parsed as rich markup
     (step,) = {line for line in lines if line.startswith("train: step 20 of 60 ")}
     assert re.search(r"━+ \d:\d\d:\d\d 80 s left$", step)
     assert lines[-2].startswith("train: step 21 of 60 ") and lines[-2].endswith("78 s left")
     shares = "rollout 25%, teacher 25%, student 25%, sync 25%"
-    assert lines[-1] == f"loss 0.2500, weight 0.70, 90 tokens a response, 2.0 s a step ({shares})"
+    assert lines[-1] == f"loss 0.2500, weight 0.70, 90 tokens per response, 2.0 s per step ({shares})"
     assert output.getvalue().rstrip().endswith(SHOW)
     assert capsys.readouterr().out == "" and len(read_metrics(tmp_path)) == 2
     say("after it")
     assert capsys.readouterr().out == "train: after it\n"
 
 
-def test_ctrl_c_gives_the_cursor_back(tmp_path: Path) -> None:
+def test_ctrl_c_restores_the_cursor(tmp_path: Path) -> None:
     output = io.StringIO()
     console = Console(force_terminal=True, file=output, width=100, legacy_windows=False)
     with pytest.raises(KeyboardInterrupt), Records(tmp_path, step=0, steps=2, console=console) as records:
@@ -106,7 +106,7 @@ def test_ctrl_c_gives_the_cursor_back(tmp_path: Path) -> None:
 
 def test_only_a_terminal_gets_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes this for a terminal
+    monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich assume a terminal
     assert terminal() is None
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as screen, os.fdopen(ours, "rb"):
@@ -116,13 +116,13 @@ def test_only_a_terminal_gets_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert terminal() is None
 
 
-def test_a_number_that_is_none_ends_the_run_and_not_only_the_line(tmp_path: Path) -> None:
+def test_a_metric_that_is_nan_raises(tmp_path: Path) -> None:
     with Records(tmp_path, step=0, steps=1) as records, pytest.raises(ValueError):
         records.write(row(1, loss=float("nan")))
 
 
-def test_a_full_disk_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    full = Path("/dev/full").open("w")  # noqa: SIM115 - what is left in its buffer cannot be written at its end either
+def test_a_full_disk_is_reported_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = Path("/dev/full").open("w")  # noqa: SIM115 - closing fails too, since its buffer cannot be written
     with Records(tmp_path, step=0, steps=1) as records:
         monkeypatch.setattr(records, "_file", full)
         with pytest.raises(
@@ -134,16 +134,16 @@ def test_a_full_disk_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.M
         full.close()
 
 
-def test_the_hours_of_all_starts_count_those_of_a_killed_one_up_to_its_last_note(tmp_path: Path) -> None:
+def test_a_killed_start_counts_up_to_its_last_note(tmp_path: Path) -> None:
     times = iter([100.0, 130.0, 1000.0, 1007.0, 1010.0])
     killed = Hours(tmp_path, clock=lambda: next(times))
-    killed.note()  # 30 s, and no word after that
+    killed.note()  # 30 s, then killed
     again = Hours(tmp_path, clock=lambda: next(times))
     again.note()
     assert again.total() == (2, 40.0)  # 30 and 1,010 - 1,000
 
 
-def test_the_cost_has_the_steps_that_count_and_everything_beside_them(tmp_path: Path) -> None:
+def test_the_cost_separates_completed_steps_from_all_other_time(tmp_path: Path) -> None:
     dataset = write_small_dataset(tmp_path / "dataset", [example(1)])
     prepared = prepare(small_run(dataset, placement={"kind": "split", "students": 1, "engines": 2}))
     rows = [row(step, tokens=100.0, response_tokens=60.0) for step in (1, 2)]
@@ -165,7 +165,7 @@ HOSTILE = "a | b\n---\n# <script>*x*</script> `c`: [l](u)\n:0123456789abcdef"
 
 
 def card(*, measured: bool = True, **changes: Any) -> str:
-    """The card of a made-up result with the settings of a real run."""
+    """Return the model card of an invented result with the settings of a real run."""
 
     run = small_run(
         Path("dataset"),
@@ -193,7 +193,7 @@ def card(*, measured: bool = True, **changes: Any) -> str:
 
 
 def parts(text: str) -> tuple[dict[str, Any], str]:
-    """Front matter and page of a card."""
+    """Return the front matter and the body of a card."""
     _, head, page = text.split("---\n", 2)
     return yaml.safe_load(head), page
 
@@ -207,21 +207,21 @@ def test_the_card_names_models_data_objective_gain_and_how_to_load_it() -> None:
         "uopd, k = 512", "prompt weight binary, 0.3, raw", "AdamW, learning rate 3e-06 with 5.0% of warm-up",
         "| before (base model) | 25.0% |", "| after (this model) | 75.0% |", "| gain | +50.0 points |",
         "on 2 held-out problems, 4 samples each at temperature 0.7", 'from_pretrained("path/to/this/folder")',
-        "put your final answer within", "1.5 minutes in all (90.000 GPU hours)",
+        "put your final answer within", "1.5 minutes in total (90.000 GPU hours)",
         "checkpoints, in 2 starts; the steps took 1.5", '"preset": "uopd"', "torch 2",
     ):  # fmt: skip
         assert words in page, words
 
 
-def test_the_card_of_a_run_that_was_not_measured_says_so() -> None:
-    assert "This run was not measured" in card(measured=False) and "| gain |" not in card(measured=False)
+def test_the_card_of_a_run_without_evaluation_says_so() -> None:
+    assert "This model was not evaluated" in card(measured=False) and "| gain |" not in card(measured=False)
 
 
-def test_names_on_the_card_stay_text_whatever_they_are() -> None:
+def test_names_on_the_card_are_escaped() -> None:
     head, page = parts(card(student={"from": HOSTILE, "to": HOSTILE}, teacher=HOSTILE, dataset=HOSTILE))
     assert head["model_name"].startswith("a | b") and head.keys() == parts(card())[0].keys()
     assert "<script" not in page and "\n---\n" not in page and not re.search(r"(?<!\\)\]\(u\)", page)
-    assert page.count("\n| ") == parts(card())[1].count("\n| ")  # no cell or row more than with plain names
+    assert page.count("\n| ") == parts(card())[1].count("\n| ")  # no more cells or rows than with plain names
     (row,) = (line for line in page.splitlines() if line.startswith("| teacher |"))
     assert len(re.findall(r"(?<!\\)\|", row)) == 3
 
@@ -230,23 +230,26 @@ def test_names_on_the_card_stay_text_whatever_they_are() -> None:
     ("text", "sentence"),
     [
         ("", "is empty"),
-        ('{"id": "1", "problem": "What is 1 + 1?"}\n', "line 1 of .* needs id, problem and answer"),
-        ('{"id": "1", "problem": "x", "answer": "2"}\nnot json\n', "line 2 of .* needs"),
+        (
+            '{"id": "1", "problem": "What is 1 + 1?"}\n',
+            "line 1 of .* is not an object with id, problem and answer",
+        ),
+        ('{"id": "1", "problem": "x", "answer": "2"}\nnot json\n', "line 2 of .* is not an object"),
         (
             '{"id": "1", "problem": " ", "answer": "2"}\n',
             r"line 1 of .*\.jsonl: problem is empty: fill it in",
         ),
-        ('{"id": "1", "problem": "x", "answer": 2}\n', "answer is no text but 2: write it in quotes"),
-        ('{"id": 1, "problem": "x", "answer": "2"}\n', "id is no text but 1: write it in quotes"),
+        ('{"id": "1", "problem": "x", "answer": 2}\n', "answer is not a string but 2: put it in quotes"),
+        ('{"id": 1, "problem": "x", "answer": "2"}\n', "id is not a string but 1: put it in quotes"),
         (
             json.dumps({"id": "1", "problem": "x" * 8001, "answer": "2"}),
-            "problem has 8,001 characters and may have 8,000",
+            "problem has 8,001 characters, more than the 8,000 allowed",
         ),
-        ('{"id": "1", "problem": "\\ud800", "answer": "2"}\n', "problem holds half of a surrogate pair"),
-        ("[" * 100_000, "line 1 of .* needs id, problem and answer"),
+        ('{"id": "1", "problem": "\\ud800", "answer": "2"}\n', "problem contains an unpaired surrogate"),
+        ("[" * 100_000, "line 1 of .* is not an object with id, problem and answer"),
     ],
 )
-def test_held_out_problems_that_cannot_be_used_are_named(tmp_path: Path, text: str, sentence: str) -> None:
+def test_unusable_held_out_problems_are_named(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "held_out.jsonl"
     path.write_text(text)
     student = open_model("student", str(PROJECT_ROOT / "pocket/student"))
@@ -254,7 +257,7 @@ def test_held_out_problems_that_cannot_be_used_are_named(tmp_path: Path, text: s
         read_held_out(EvaluationSettings(problems=path), student, thinking=False)
 
 
-def test_held_out_problems_are_asked_as_the_student_is_trained(tmp_path: Path) -> None:
+def test_held_out_prompts_have_the_format_of_training_prompts(tmp_path: Path) -> None:
     path = tmp_path / "held_out.jsonl"
     path.write_text(json.dumps({"id": "a", "problem": "What is 1 + 1?", "answer": "2"}) + "\n\n")
     student = open_model("student", str(PROJECT_ROOT / "pocket/student"))
@@ -265,7 +268,7 @@ def test_held_out_problems_are_asked_as_the_student_is_trained(tmp_path: Path) -
     assert read_held_out(None, student, thinking=False) is None
 
 
-def test_lines_of_held_out_problems_end_at_line_feeds_alone(tmp_path: Path) -> None:
+def test_held_out_problems_are_split_only_at_line_feeds(tmp_path: Path) -> None:
     path = tmp_path / "held_out.jsonl"
     texts = ["What is\u20281 + 1?", "What is\x851 + 2?", "What is\u20291 + 3?"]
     rows = [{"id": str(n), "problem": text, "answer": "2"} for n, text in enumerate(texts)]

@@ -1,4 +1,4 @@
-"""From rollouts to micro-batches: order, coefficients, and what a step tells of itself."""
+"""Rollout batches: order and coefficients of micro-batches, metrics of a step, and sanity checks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class Scored(Scores[T]):
-    """A model that is done: half a second in all."""
+    """Scores that are ready, and took half a second in total."""
 
     def __init__(self, found: list[T], parts: int) -> None:
         self._found = (found, 0.5 / parts)
@@ -74,7 +74,7 @@ def made_up(prepared: Prepared, weights: list[float], lengths: list[int]) -> Rou
 
 
 def with_reference(round_: Round) -> Round:
-    """The round as a reference sees it: token t of rollout i has log-probability -(i + t / 100)."""
+    """Return the batch with reference log-probabilities: -(i + t / 100) for token t of rollout i."""
     own = [
         -(i + np.arange(len(one.tokens), dtype=np.float32) / 100) for i, one in enumerate(round_.generations)
     ]
@@ -82,7 +82,7 @@ def with_reference(round_: Round) -> Round:
 
 
 def all_parts(round_: Round, objective: Objective, prepared: Prepared) -> list[list[MicroBatch]]:
-    """The micro-batches of every rank, part after part."""
+    """Return the micro-batches of every rank, in the order of the parts."""
     parts = [micro_batches(round_, part, objective, prepared) for part in range(len(round_.parts))]
     return [[batch for part in parts for batch in part[rank]] for rank in range(len(parts[0]))]
 
@@ -91,7 +91,7 @@ def by_hand(weights: list[float], lengths: list[int]) -> list[float]:
     return [w / (n * len(lengths)) for w, n in zip(weights, lengths, strict=True) for _ in range(n)]
 
 
-def test_coefficients_are_those_of_equations_8_and_9_and_prompts_of_weight_0_go_no_further(
+def test_coefficients_follow_equations_8_and_9_and_prompts_of_weight_0_are_left_out(
     prepared: Prepared,
 ) -> None:
     weights, lengths = [0.25, 0.25, 0.0, 1.0], [3, 8, 5, 2]
@@ -104,7 +104,7 @@ def test_coefficients_are_those_of_equations_8_and_9_and_prompts_of_weight_0_go_
     assert shapes["rollout_logprobs"] == [(3,), (8,), (0,), (2,)]
 
 
-def test_however_the_round_is_cut_every_token_keeps_its_coefficient_and_its_teacher(
+def test_tokens_keep_coefficient_and_teacher_scores_for_any_split_of_the_batch(
     prepared: Prepared,
 ) -> None:
     weights, lengths = [0.3, 0.3, 0.9, 0.9], [5, 8, 2, 7]
@@ -137,7 +137,7 @@ def test_however_the_round_is_cut_every_token_keeps_its_coefficient_and_its_teac
         np.testing.assert_array_equal(ids, score.ids)
 
 
-def test_every_token_gets_what_the_reference_said_of_it(prepared: Prepared) -> None:
+def test_every_token_gets_its_reference_logprob(prepared: Prepared) -> None:
     weights, lengths = [0.25, 0.25, 0.0, 1.0], [3, 8, 5, 2]
     (batches,) = all_parts(
         with_reference(made_up(prepared, weights, lengths)), compose(prepared.run), prepared
@@ -163,7 +163,7 @@ def updated(batches: list[MicroBatch], noted: list[dict[str, np.ndarray]]) -> Up
     )  # fmt: skip
 
 
-def test_a_steps_row_by_hand(prepared: Prepared) -> None:
+def test_the_metrics_of_a_step_by_hand(prepared: Prepared) -> None:
     round_ = made_up(prepared, [0.5, 0.5, 0.0, 1.0], [2, 8, 4, 2])
     (batches,) = all_parts(round_, compose(prepared.run), prepared)
     noted = []
@@ -185,7 +185,7 @@ def test_a_steps_row_by_hand(prepared: Prepared) -> None:
     assert "sampled_logprob" not in row and "seconds_reference" not in row
 
 
-def test_with_a_reference_a_step_tells_how_far_the_student_is_and_what_it_took(prepared: Prepared) -> None:
+def test_with_a_reference_the_metrics_include_its_divergence_and_its_phase(prepared: Prepared) -> None:
     round_ = with_reference(made_up(prepared, [0.5, 0.5, 0.0, 1.0], [2, 8, 4, 2]))
     (batches,) = all_parts(round_, compose(prepared.run), prepared)
     noted = [{"reference_kl": np.full(len(one.coefficients), 0.25)} for one in batches]
@@ -199,36 +199,36 @@ def test_with_a_reference_a_step_tells_how_far_the_student_is_and_what_it_took(p
     assert spent["reference"] == 1.0 and sum(spent.values()) == pytest.approx(9.0)
 
 
-def test_without_the_students_log_probabilities_there_is_no_gap(prepared: Prepared) -> None:
+def test_the_mismatch_is_0_without_the_students_logprobs(prepared: Prepared) -> None:
     ((batch,),) = micro_batches(made_up(prepared, [1.0] * 4, [2] * 4), 0, compose(prepared.run), prepared)
     assert gap([(batch, {})]) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("nats", [0.02, float("nan"), float("inf")])
-def test_a_student_that_differs_from_itself_stops_the_run(nats: float) -> None:
+def test_a_nonzero_self_divergence_stops_the_run(nats: float) -> None:
     check_divergence(0.001)
-    with pytest.raises(UserError, match="the student differs from itself"):
+    with pytest.raises(UserError, match="the divergence of the student from itself is"):
         check_divergence(nats)
 
 
-def test_a_reference_that_is_not_the_student_stops_the_run() -> None:
+def test_a_reference_that_differs_from_the_initial_student_stops_the_run() -> None:
     check_reference(0.02)
     with pytest.raises(UserError, match=r"from the untrained student's by 0\.200 nats"):
         check_reference(0.2)
 
 
-def test_what_a_teacher_tells_is_looked_at_and_put_in_words() -> None:
+def test_the_teachers_scores_are_checked_and_described() -> None:
     logprobs = np.log(np.array([[0.5, 0.25], [0.9, 0.05]], dtype=np.float32))
     top = TopK(logprobs=logprobs, ids=np.array([[1, 2], [3, 4]], dtype=np.int32))
-    assert check_scores([top]) == "the teacher's top 2 hold 85.0% of its probability"
+    assert check_scores([top]) == "the teacher's top 2 tokens have 85.0% of its probability mass"
     states = States(bits=to_bits(torch.ones(3, 16)))
-    assert check_scores([states]) == "the teacher tells all of its distribution, by 16 numbers a token"
-    with pytest.raises(UserError, match="hidden states hold NaN or infinity"):
+    assert check_scores([states]) == "the teacher sends its full distribution as 16 numbers per token"
+    with pytest.raises(UserError, match="hidden states contain NaN or infinity"):
         check_scores([states, States(bits=to_bits(torch.full((2, 16), float("nan"))))])
 
 
 @pytest.mark.parametrize("mass", [[0.9, 1.5], [0.9, float("nan")], [0.9, 0.0]])
-def test_a_teacher_that_gives_no_distribution_stops_the_run(mass: list[float]) -> None:
+def test_scores_that_are_not_a_distribution_stop_the_run(mass: list[float]) -> None:
     check_mass(np.array([0.9, 1.0]))
-    with pytest.raises(UserError, match="probabilities that sum to"):
+    with pytest.raises(UserError, match="top-k probabilities sum to"):
         check_mass(np.array(mass))

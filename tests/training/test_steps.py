@@ -1,4 +1,4 @@
-"""The order of a step's parts, seen through actors that only write down what they were asked for."""
+"""The order of the phases of a step, tested with fake workers that record their calls."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Scored:
 
 
 class Recalled:
-    """A reference that gives a token of id n the log-probability -n."""
+    """Reference log-probabilities: -n for a token with id n."""
 
     def __init__(self, sequences: Sequence[TokenSequence]) -> None:
         self._values = [-one.response.astype(np.float32) for one in sequences]
@@ -49,9 +49,9 @@ class Recalled:
 
 
 class Actors:
-    """Engines, students and teacher in one. As with the real ones, rollouts follow from seeds and weights, and the weights
-    (one number here) from the rollouts. `together`: an update ends only after the next round has begun. `referred`: there is a
-    reference, and every update was told what it says."""
+    """Fake engines, students and teacher in one object. As in a real run, rollouts depend on seeds and weights, and the weights
+    (here one number) on the rollouts. `together`: an update ends only after generation of the next batch has begun. `referred`:
+    there is a reference, and every update must receive its log-probabilities."""
 
     def __init__(
         self, weights: float = 0.0, version: int = 0, *, together: bool = False, referred: bool = False
@@ -132,16 +132,14 @@ def steps(
         yield from _steps(cast(Crew, actors), run, compose(run.run), records, first, drawn)
 
 
-def test_on_policy_every_round_is_drawn_by_the_weights_that_it_changes(dataset: Path, tmp_path: Path) -> None:
+def test_on_policy_rollouts_come_from_the_weights_that_they_update(dataset: Path, tmp_path: Path) -> None:
     actors = Actors()
     done = list(steps(actors, prepared(dataset, "on_policy"), tmp_path))
     assert done == [(number, ()) for number in range(1, STEPS + 1)]
     assert [row["staleness"] for row in read_metrics(tmp_path)] == [0] * STEPS
 
 
-def test_one_step_off_draws_the_next_round_while_the_student_learns_from_this_one(
-    dataset: Path, tmp_path: Path
-) -> None:
+def test_one_step_off_generates_the_next_batch_during_training(dataset: Path, tmp_path: Path) -> None:
     actors = Actors(together=True)
     done = list(steps(actors, prepared(dataset, "one_step_off"), tmp_path))
     assert [{one.version for one in coming} for _, coming in done] == [{0}, {1}, {2}, {3}, set()]
@@ -151,7 +149,7 @@ def test_one_step_off_draws_the_next_round_while_the_student_learns_from_this_on
 
 
 @pytest.mark.parametrize("overlap", ["on_policy", "one_step_off"])
-def test_the_reference_reads_every_rollout_and_takes_a_phase_of_its_own(
+def test_the_reference_scores_every_rollout_in_its_own_phase(
     dataset: Path, tmp_path: Path, overlap: str
 ) -> None:
     done = list(steps(Actors(referred=True), prepared(dataset, overlap), tmp_path))
@@ -160,7 +158,7 @@ def test_the_reference_reads_every_rollout_and_takes_a_phase_of_its_own(
 
 
 @pytest.mark.parametrize("stop", range(1, STEPS))
-def test_stopped_after_any_step_and_continued_it_equals_the_undisturbed_run(
+def test_a_run_stopped_after_any_step_continues_like_an_uninterrupted_one(
     dataset: Path, tmp_path: Path, stop: int
 ) -> None:
     run = prepared(dataset, "one_step_off")
@@ -181,7 +179,7 @@ def test_stopped_after_any_step_and_continued_it_equals_the_undisturbed_run(
 
 
 @pytest.mark.parametrize("overlap", ["on_policy", "one_step_off"])
-def test_a_round_by_older_weights_than_the_run_allows_ends_it(
+def test_rollouts_from_weights_that_are_too_old_end_the_run(
     dataset: Path, tmp_path: Path, overlap: str
 ) -> None:
     actors = Actors()
@@ -190,7 +188,7 @@ def test_a_round_by_older_weights_than_the_run_allows_ends_it(
         list(steps(actors, prepared(dataset, overlap), tmp_path))
 
 
-def test_rollouts_come_back_from_disk_bit_by_bit(tmp_path: Path) -> None:
+def test_saved_rollouts_are_read_bit_by_bit(tmp_path: Path) -> None:
     drawn = [
         Generation(
             tokens=np.array(tokens, dtype=np.int32), logprobs=np.array([-0.1] * len(tokens), dtype=np.float32),

@@ -1,4 +1,4 @@
-"""What a run writes: a folder that takes it, and bytes that are counted before they are written."""
+"""Disk checks: a writable output folder, and the bytes that a run will write."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHAPE = read_shape(PROJECT_ROOT / "pocket/student")
 PARAMETERS = 1_722_048  # 2048 x 192 + 3 x (4 x 192 x 192 + 3 x 192 x 512 + 2 x 192 + 2 x 64) + 192
 
 
-def test_a_checkpoint_has_the_model_its_master_copy_and_two_moments(tmp_path: Path) -> None:
+def test_a_checkpoint_holds_the_model_a_master_copy_and_two_moments(tmp_path: Path) -> None:
     assert count_parameters(SHAPE) == PARAMETERS
     three = small_run(tmp_path, checkpoints={"keep": 3})
     assert stored_bytes(three, SHAPE) == 4 * PARAMETERS * (2 + 12) + 2 * PARAMETERS
@@ -30,7 +30,7 @@ def test_a_checkpoint_has_the_model_its_master_copy_and_two_moments(tmp_path: Pa
     assert stored_bytes(whole, SHAPE) == 2 * PARAMETERS * (4 + 12) + 4 * PARAMETERS
 
 
-def test_adapters_alone_have_a_master_copy_and_moments(tmp_path: Path) -> None:
+def test_only_adapters_have_a_master_copy_and_moments(tmp_path: Path) -> None:
     run = small_run(
         tmp_path, engine={"micro_batch_tokens": 2048, "lora": {"rank": 8}}, checkpoints={"keep": 1}
     )
@@ -39,7 +39,7 @@ def test_adapters_alone_have_a_master_copy_and_moments(tmp_path: Path) -> None:
     assert stored_bytes(run, SHAPE) == 2 * (2 * (PARAMETERS + adapters) + 12 * adapters) + 2 * PARAMETERS
 
 
-def test_a_disk_that_is_too_small_is_refused_unless_the_run_has_its_share_already(
+def test_a_full_disk_is_rejected_unless_the_run_already_occupies_its_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = small_run(tmp_path, checkpoints={"keep": 1})
@@ -47,40 +47,40 @@ def test_a_disk_that_is_too_small_is_refused_unless_the_run_has_its_share_alread
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: tempfile_usage(free=needed - 1000))
     plan = disk_plan(run, SHAPE, tmp_path, None)
     (problem,) = disk_problems(run, plan)
-    assert problem.startswith("output: checkpoints and the trained student need 0.1 GB and the disk of")
+    assert problem.startswith("output: checkpoints and the trained student need 0.1 GB, but the disk of")
     assert "lower checkpoints.keep (1)" in problem
     own = tmp_path / "run"
     (own / "checkpoints").mkdir(parents=True)
     (own / "checkpoints" / "state.pt").write_bytes(bytes(1000))
     plan = disk_plan(run, SHAPE, tmp_path, own)
     assert (plan.held, plan.needed, disk_problems(run, plan)) == (1000, needed, [])
-    assert disk_line(plan) == "at most 0.1 GB of checkpoints and the trained student, 0.1 GB free for them"
+    assert disk_line(plan) == "at most 0.1 GB for checkpoints and the trained student, 0.1 GB available"
 
 
 def tempfile_usage(*, free: int) -> Any:
     return type("usage", (), {"free": free})
 
 
-def test_a_finished_run_needs_nothing_more(tmp_path: Path) -> None:
+def test_a_finished_run_needs_no_space(tmp_path: Path) -> None:
     assert RESULT == results.RESULT
     (tmp_path / RESULT).write_text("{}", encoding="utf-8")
     assert disk_plan(small_run(tmp_path), SHAPE, tmp_path, tmp_path).needed == 0
 
 
-def test_an_output_folder_is_tried_without_a_trace(tmp_path: Path) -> None:
+def test_probing_an_output_folder_leaves_no_files(tmp_path: Path) -> None:
     for output in (tmp_path, tmp_path / "a" / "b"):
         assert probe_output(small_run(tmp_path, output=str(output))) == tmp_path
         assert list(tmp_path.iterdir()) == []
 
 
-def test_folders_that_take_no_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_that_cannot_be_written_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for output in (
         *(tmp_path / name for name in ("file", "file/x", "link", "x" * 300)),
         "a\0b",
     ):
-        with pytest.raises(UserError, match=r"^output: .* cannot be made or written") as refused:
+        with pytest.raises(UserError, match=r"^output: .* cannot be created or written") as refused:
             probe_output(small_run(tmp_path, output=str(output)))
         assert "\n" not in str(refused.value)
 
@@ -88,5 +88,5 @@ def test_folders_that_take_no_file_are_refused(tmp_path: Path, monkeypatch: pyte
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(tempfile, "TemporaryDirectory", read_only)
-    with pytest.raises(UserError, match=r"cannot be made or written \(Read-only file system\)"):
+    with pytest.raises(UserError, match=r"cannot be created or written \(Read-only file system\)"):
         probe_output(small_run(tmp_path, output=str(tmp_path / "ro")))

@@ -1,4 +1,4 @@
-"""Results of Ray actors, with what went wrong in them told as what it was."""
+"""Results of Ray actor calls, with failures raised as their original exceptions."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tasks.core.errors import UserError
 from tasks.io.ray_session import last_error_line
 
 GRACE_S = 10.0
-"""How long a failed call's companions are given to show that it failed because one of them had died."""
+"""Seconds to wait, after one call has failed, for another call to reveal that its actor died and caused the failure."""
 
 
 class ActorLost(Exception):
-    """An actor's process ended (killed, out of memory, machine gone). `who` names the actor."""
+    """An actor's process ended (killed, out of memory, node lost). `who` names the actor."""
 
     def __init__(self, who: str, cause: str) -> None:
         super().__init__(f"{who} died: {cause}")
@@ -22,11 +22,11 @@ class ActorLost(Exception):
 
 
 def results(calls: Sequence[Any], who: str, *, limit_s: float | None = None) -> list[Any]:
-    """Results of the calls, in order; the first failure is raised at once, whatever the others do.
+    """Return the results of the calls, in order. The first failure is raised at once, without waiting for the other calls.
 
-    What a method raised (a `UserError`, say) is raised as itself. The end of a process is an `ActorLost`, also where it
-    showed first in another rank's broken collective, and so is a call that takes more than `limit_s` seconds: one whose
-    partner on the other side died may wait for ever.
+    An exception raised by a method (e.g. a `UserError`) is raised unchanged. The death of a process raises `ActorLost`, even
+    if it first appears as a broken collective on another rank. A call that takes more than `limit_s` seconds also raises
+    `ActorLost`: if the peer of a transfer has died, the call may never return.
     """
     import ray
 
@@ -35,7 +35,7 @@ def results(calls: Sequence[Any], who: str, *, limit_s: float | None = None) -> 
         left = None if limit_s is None else max(0.0, started + limit_s - time.monotonic())
         ended, waiting = ray.wait(waiting, num_returns=1, timeout=left)
         if not ended:
-            raise ActorLost(who, f"no answer within {limit_s:.0f} s")
+            raise ActorLost(who, f"no result within {limit_s:.0f} s")
         try:
             result(ended[0], who)
         except (UserError, ActorLost):
@@ -47,7 +47,7 @@ def results(calls: Sequence[Any], who: str, *, limit_s: float | None = None) -> 
 
 
 def _raise_if_lost(calls: list[Any], who: str) -> None:
-    """Raise `ActorLost` when one of the calls ends with its process while they are waited for."""
+    """Raise `ActorLost` if the process of one of the calls ends within `GRACE_S` seconds."""
     import ray
     from ray.exceptions import RayActorError
 
@@ -58,26 +58,26 @@ def _raise_if_lost(calls: list[Any], who: str) -> None:
             ray.get(call)
         except RayActorError as error:
             raise ActorLost(who, last_error_line(str(error))) from error
-        except Exception:  # it failed too, for the same cause as the first
+        except Exception:  # failed too, for the same reason as the first call
             continue
 
 
 def result(call: Any, who: str) -> Any:
-    """`results` for one call."""
+    """Return the result of one call; exceptions as in `results`."""
     import ray
     from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
     try:
         return ray.get(call)
     except RayActorError as error:
-        called = isinstance(error, RayTaskError)  # an engine, say, that a student sent weights to
+        called = isinstance(error, RayTaskError)  # e.g. a rollout engine that a student rank sends weights to
         raise ActorLost(
             f"an actor that {who} called" if called else who, last_error_line(str(error))
         ) from error
     except RayTaskError as error:
         cause = getattr(error, "cause", None)
-        if isinstance(cause, ObjectLostError):  # weights, say, that lay with a student
-            raise ActorLost(f"the owner of what {who} was given", str(cause).splitlines()[0]) from error
+        if isinstance(cause, ObjectLostError):  # e.g. weights owned by a student rank
+            raise ActorLost(f"the owner of an object passed to {who}", str(cause).splitlines()[0]) from error
         if isinstance(cause, Exception):
             raise cause from error
         raise

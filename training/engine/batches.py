@@ -1,7 +1,7 @@
-"""Token sequences as tensors: rows of ids, and where in them the responses are predicted.
+"""Token sequences as padded or packed tensors, with the positions that predict response tokens.
 
-Padding stands on the right and needs no mask: under causal attention nothing real looks at it, and what it computes is
-never read. Letters: R rows, L positions of the longest sequence, T response tokens of the whole batch.
+Padding is on the right and needs no mask: under causal attention no real token attends to it, and its outputs are never
+read. Dimensions: R rows, L positions per row, T response tokens of the whole batch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tasks.core.errors import UserError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSequence:
-    """A prompt and its response: all ids (int32, prompt first) and how many of them are the prompt's (at least 1)."""
+    """A prompt and its response: all token ids (int32, prompt first) and the number of prompt tokens (at least 1)."""
 
     tokens: np.ndarray
     prompt_length: int
@@ -29,9 +29,12 @@ class TokenSequence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Sequences in rows of one width: ids and positions within the sequence [R, L], a mask [R, 1, L, L] (True: may look)
-    where a row holds several of them, else None, and the flat positions [T] in R * L that predict the response tokens,
-    sequence by sequence."""
+    """Sequences in rows of equal width.
+
+    `ids` and `positions` (within the sequence) are [R, L]. `mask` is [R, 1, L, L] (True: may attend) if a row contains several
+    sequences, else None. `predicting` [T] holds the flat indices into R * L that predict the response tokens, sequence by
+    sequence.
+    """
 
     ids: torch.Tensor
     positions: torch.Tensor
@@ -42,12 +45,13 @@ class Batch:
 def make_batch(
     sequences: Sequence[TokenSequence], device: torch.device, *, pack: bool, budget: int | None = None
 ) -> Batch:
-    """Lay sequences into rows as wide as the longest: one to a row, or, with `pack`, as many as fit (no two see each other).
-    Packed rows are wider where they would otherwise have more than `budget` positions together; sequences that have no more
-    tokens than that always have a layout within it.
+    """Arrange sequences in rows as wide as the longest: one per row, or, with `pack`, as many as fit (masked from each other).
 
-    Without any sequence it is one position of padding: there is always something to run, so that a rank with nothing to do
-    takes part in every collective.
+    Packed rows are made wider if the batch would otherwise have more than `budget` positions. Sequences with at most `budget`
+    tokens in total always fit the budget.
+
+    An empty list gives a batch of one padding position, so that a rank without sequences can still take part in every
+    collective.
     """
     lengths = [len(sequence.tokens) for sequence in sequences]
     width, places = _layout(lengths, budget) if pack else (max(lengths, default=1), _one_to_a_row(lengths))
@@ -71,13 +75,16 @@ def make_batch(
 
 
 def _one_to_a_row(lengths: Sequence[int]) -> list[tuple[int, int]]:
-    """(row, start) of each sequence."""
+    """Return (row, start) of each sequence."""
     return [(row, 0) for row in range(len(lengths))]
 
 
 def _layout(lengths: Sequence[int], budget: int | None) -> tuple[int, list[tuple[int, int]]]:
-    """Width of packed rows, and (row, start) of each sequence. Attention costs by rows times width squared, so the narrowest of
-    some widths within the budget is taken, at the widest all in one row."""
+    """Return the width of packed rows and (row, start) of each sequence.
+
+    The cost of attention grows with rows * width**2, so the narrowest candidate width within the budget is chosen; the widest
+    candidate puts all sequences in one row.
+    """
     longest, total = max(lengths, default=1), max(sum(lengths), 1)
     for eighths in range(8, max(9, 8 * total // longest)):
         width = longest * eighths // 8
@@ -88,7 +95,7 @@ def _layout(lengths: Sequence[int], budget: int | None) -> tuple[int, list[tuple
 
 
 def _first_fit(lengths: Sequence[int], width: int) -> list[tuple[int, int]]:
-    """(row, start) of each sequence: first fit, longest first, into rows of `width`."""
+    """Return (row, start) of each sequence, by first-fit decreasing bin packing into rows of `width`."""
     filled = list[int]()
     places = [(0, 0)] * len(lengths)
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
@@ -101,33 +108,37 @@ def _first_fit(lengths: Sequence[int], width: int) -> list[tuple[int, int]]:
 
 
 def _mask(owner: torch.Tensor) -> torch.Tensor:
-    """Who may look at whom, from the owners [R, L] of positions: up to itself in its own sequence (padding, -1, at padding)."""
+    """Return the causal attention mask [R, 1, L, L] from the sequence number of each position [R, L] (-1: padding).
+
+    Each position attends to itself and earlier positions of its own sequence; padding attends to padding.
+    """
     same = owner[:, :, None] == owner[:, None, :]
     return (same & torch.ones_like(same[0]).tril())[:, None]
 
 
 def response_ids(sequences: Sequence[TokenSequence]) -> np.ndarray:
-    """The response tokens [T] (int64), sequence by sequence."""
+    """Return the response tokens [T] (int64), sequence by sequence."""
     parts = [sequence.response for sequence in sequences]
     return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
 
 
 def split_by_sequence(values: np.ndarray, sequences: Sequence[TokenSequence]) -> list[np.ndarray]:
-    """Per-token values [T, ...] of a batch as one array for each sequence."""
+    """Split the per-token values [T, ...] of a batch into one array per sequence."""
     ends = np.cumsum([len(sequence.response) for sequence in sequences])
     return np.split(values, ends[:-1]) if len(sequences) else []
 
 
 def batches_by_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices cut into batches of similar lengths whose padded size (rows times longest) stays within `budget` tokens.
+    """Group indices into batches of similar lengths whose padded size (rows * longest) is at most `budget` tokens.
 
-    Longest first, so that a batch that does not fit the memory shows at once. A sequence longer than the budget: `UserError`.
+    The longest come first, so that a batch that does not fit in memory fails early. Raises `UserError` if a sequence is longer
+    than the budget.
     """
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     if order and lengths[order[0]] > budget:
         raise UserError(
-            f"sequence {order[0]} has {lengths[order[0]]} tokens, the token budget of a batch is {budget}: raise the budget or"
-            " lower the maximum lengths"
+            f"sequence {order[0]} has {lengths[order[0]]} tokens, but the token budget of a batch is {budget}: raise the budget"
+            " or lower the maximum lengths"
         )
     batches: list[list[int]] = []
     for index in order:
@@ -139,22 +150,22 @@ def batches_by_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def check_sequences(sequences: Sequence[TokenSequence], *, vocabulary: int, longest: int) -> None:
-    """Raise `UserError`, naming the sequence, for an empty prompt or response, an id outside the vocabulary, or too long a
-    sequence."""
+    """Raise a `UserError` that names the first invalid sequence: empty prompt or response, longer than `longest` tokens, or an
+    id outside of the `vocabulary` (a number of ids)."""
     for index, sequence in enumerate(sequences):
         size = len(sequence.tokens)
         if not 1 <= sequence.prompt_length < size:
             raise UserError(
-                f"sequence {index} has {sequence.prompt_length} prompt tokens of {size}: both prompt and response must hold at"
-                " least one token"
+                f"sequence {index} has {size} tokens, {sequence.prompt_length} of them in the prompt: prompt and response must"
+                " each have at least one token"
             )
         if size > longest:
             raise UserError(
-                f"sequence {index} has {size} tokens, the model's context {longest}: lower the maximum lengths"
+                f"sequence {index} has {size} tokens, but the model's context length is {longest}: lower the maximum lengths"
             )
         low, high = int(sequence.tokens.min()), int(sequence.tokens.max())
         if low < 0 or high >= vocabulary:
             raise UserError(
-                f"sequence {index} holds token id {low if low < 0 else high}, the shared vocabulary has {vocabulary}: teacher"
-                " and student must share a tokenizer"
+                f"sequence {index} contains token id {low if low < 0 else high}, but the shared vocabulary has {vocabulary} ids:"
+                " use a teacher and a student with the same tokenizer"
             )

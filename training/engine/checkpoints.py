@@ -1,5 +1,8 @@
-"""Checkpoints of a run: folders `step-<n>` that appear whole or not at all, of which the last few are kept. Each says which files
-it is made of, so that one that was damaged afterwards is noticed and the one before it taken."""
+"""Checkpoints of a run.
+
+Each checkpoint is a folder `step-<n>` that is written atomically; only the newest few are kept. Its record lists all files
+with their sizes, so that a damaged checkpoint is detected and an earlier one is used instead.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,12 @@ _NAME = re.compile(r"step-(\d{8})")
 
 
 def step_folder(root: Path, step: int) -> Path:
-    """Where the checkpoint taken after `step` steps lies."""
+    """Return the folder of the checkpoint taken after `step` steps."""
     return root / f"step-{step:08d}"
 
 
 def steps(root: Path) -> list[int]:
-    """Steps of the whole checkpoints under `root`, ascending. A folder without its record does not count."""
+    """Return the steps of the complete checkpoints under `root`, ascending. A folder without a record is ignored."""
     if not root.is_dir():
         return []
     found = ((_NAME.fullmatch(entry.name), entry) for entry in root.iterdir())
@@ -34,37 +37,39 @@ def steps(root: Path) -> list[int]:
 
 
 def latest(root: Path, on_damage: Callable[[str], None] | None = None) -> Path | None:
-    """The newest checkpoint that is as it was written, or None when there is none at all. `on_damage` is told, in a sentence,
-    of each newer one that is not. `UserError` when all of them are damaged."""
+    """Return the newest undamaged checkpoint, or None if there are no checkpoints.
+
+    `on_damage` is called with a message for each newer checkpoint that is damaged. Raises `UserError` if all are damaged.
+    """
     found = [step_folder(root, step) for step in reversed(steps(root))]
     for folder in found:
         wrong = damage(folder)
         if wrong is None:
             return folder
         if on_damage is not None:
-            on_damage(f"checkpoint {folder.name} is damaged ({wrong}) and left out")
+            on_damage(f"checkpoint {folder.name} is damaged ({wrong}) and is skipped")
     if found:
         raise UserError(
-            f"every checkpoint in {root} is damaged, {found[0].name} first of all ({damage(found[0])}): put the files back, or"
-            " delete the folder to start from the beginning"
+            f"every checkpoint in {root} is damaged, the newest being {found[0].name} ({damage(found[0])}): restore the files,"
+            " or delete the folder to start from the beginning"
         )
     return None
 
 
 def damage(folder: Path) -> str | None:
-    """What differs in a checkpoint's files from when it was written, or None."""
+    """Describe the first file that is missing or whose size differs from the record, or return None."""
     for name, size in read_record(folder)["files"].items():
         try:
             held = (folder / name).stat().st_size
         except OSError as error:
             return f"{name}: {error.strerror}"
         if held != size:
-            return f"{name} has {held:,} bytes of {size:,}"
+            return f"{name} has {held:,} bytes instead of {size:,}"
     return None
 
 
 def _files(folder: Path) -> dict[str, int]:
-    """Sizes in bytes of all files, by their paths in the folder."""
+    """Return the sizes in bytes of all files, by path relative to the folder."""
     return {
         str(path.relative_to(folder)): path.stat().st_size
         for path in sorted(folder.rglob("*"))
@@ -74,13 +79,13 @@ def _files(folder: Path) -> dict[str, int]:
 
 @contextmanager
 def writing(root: Path, step: int, record: Mapping[str, Any], *, keep: int) -> Iterator[Path]:
-    """Fill the yielded folder with step `step`; when the block ends well it is a checkpoint, otherwise nothing stays.
+    """Yield a folder to write the checkpoint of step `step` into. If the block raises, the folder is removed.
 
-    `record` (JSON data) is written last and read back by `read_record`. A checkpoint of the same step is replaced. Then
-    all but the newest `keep` go. Raises `UserError` when the disk is full, also when a worker process met that.
+    `record` (JSON data) is written last; `read_record` returns it. A checkpoint of the same step is replaced. Afterwards all but
+    the newest `keep` checkpoints are deleted. Raises `UserError` if the disk is full, in this process or in a worker.
     """
     if keep < 1:
-        raise ValueError(f"keep is {keep}: at least 1 checkpoint must stay")
+        raise ValueError(f"keep is {keep}: at least 1 checkpoint must be kept")
     target = step_folder(root, step)
     with full_disk_told(f"the checkpoint {target}"), whole_folder(target, replace=True) as folder:
         yield folder
@@ -92,30 +97,29 @@ def writing(root: Path, step: int, record: Mapping[str, Any], *, keep: int) -> I
 
 @contextmanager
 def full_disk_told(what: str) -> Iterator[None]:
-    """`DiskFull` of a process that wrote its part of `what`, as the sentence for the person."""
+    """Convert the `DiskFull` of a worker that was writing its part of `what` into a `UserError`."""
     try:
         yield
     except DiskFull as error:
         raise UserError(
-            f"The disk is full: {what} was given up; free some space, then start again (the checkpoints that were finished are"
-            " kept)."
+            f"The disk is full: {what} could not be written; free some space and start again (completed checkpoints are kept)."
         ) from error
 
 
 class DiskFull(Exception):
-    """A part of a checkpoint did not fit on the disk."""
+    """The disk has no space left for a part of a checkpoint."""
 
 
 @contextmanager
 def full_disk_named() -> Iterator[None]:
-    """Turn every way in which torch and the system say "no space left" into `DiskFull`."""
+    """Convert every error by which torch, safetensors or the system reports a full disk into `DiskFull`."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DiskFull(str(error)) from error
-    except (RuntimeError, SafetensorError) as error:  # torch.save and safetensors know no errno
+    except (RuntimeError, SafetensorError) as error:  # torch.save and safetensors set no errno
         if not any(sign in str(error) for sign in _TORCH_FULL):
             raise
         raise DiskFull(str(error)) from error
@@ -125,10 +129,10 @@ _TORCH_FULL = ("PytorchStreamWriter failed", "unexpected pos", "No space left", 
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record of a checkpoint. Raises `UserError` when the folder is not a whole checkpoint."""
+    """Return the record of a checkpoint. Raises `UserError` if the folder is not a complete checkpoint."""
     try:
         return json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(
-            f"{folder} is not a whole checkpoint ({RECORD} is missing or unreadable): resume from another step"
+            f"{folder} is not a complete checkpoint ({RECORD} is missing or unreadable): resume from another step"
         ) from error

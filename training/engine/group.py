@@ -1,4 +1,4 @@
-"""All data-parallel ranks of the student as one."""
+"""The data-parallel student ranks as a single object."""
 
 from __future__ import annotations
 
@@ -25,17 +25,19 @@ from training.rollout.weights import Snapshot
 
 WHO = "a student"
 TRANSFER_LIMIT_S = 600.0
-"""Seconds after which an NCCL or IPC transfer is given up: it takes a few, and waits for ever for an engine that died in it."""
+"""Timeout of an NCCL or IPC transfer in seconds. A transfer takes a few; if an engine dies during one, it never returns."""
 
 RankBatches = Sequence[Sequence[MicroBatch]]
-"""`[rank][i]`: as many micro-batches on every rank."""
+"""Micro-batches as `[rank][i]`; every rank has the same number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
-    """One update of all ranks: the global loss and what the ranks agree on. `seconds` of the rank that worked longest,
-    `memory` in bytes of the one that held most. `trained` has every micro-batch of every rank, with what the token loss noted
-    there."""
+    """Result of one update of all ranks.
+
+    `loss` is global. `seconds` is the time of the slowest rank, `memory` the peak bytes of the rank that used most. `trained`
+    contains every micro-batch of every rank with the per-token diagnostics of its token loss.
+    """
 
     step: int
     loss: float
@@ -47,7 +49,7 @@ class Update:
 
 
 class StudentGroup:
-    """The student ranks of a placement. A rank's death surfaces as `ActorLost`; the run then goes on from its checkpoint."""
+    """The student ranks of a placement. The death of a rank raises `ActorLost`; the caller resumes from the last checkpoint."""
 
     def __init__(
         self, placement: Placement, group: Any, settings: StudentSettings, token_loss: TokenLoss
@@ -63,25 +65,26 @@ class StudentGroup:
             for rank in range(self._ranks)
         ]
         self._choice: Choice | None = None
-        self._losses_seen = 0  # of engines, when the transfer was opened
-        # One step or one snapshot at a time: every rank gets their calls in the same order.
+        self._losses_seen = 0  # the pool's count of lost engines when the transfer was opened
+        # Only one step or snapshot at a time, so that every rank receives the calls in the same order.
         self._at_work = threading.Lock()
 
     def connect(self) -> dict[str, Any]:
-        """Build the engine on every rank; what rank 0 says of itself. `UserError` when a rank dies meanwhile."""
+        """Build the DeepSpeed engine on every rank and return rank 0's description of it (see `Student.connect`). Raises
+        `UserError` if a rank dies meanwhile."""
         try:
             address, port = self._all("address")[0]
             return self._all("connect", address, port)[0]
         except ActorLost as error:
-            raise UserError(f"{error}; check the student's model folder and the memory") from error
+            raise UserError(f"{error}; check the student's model folder and the available memory") from error
 
     def step(self, micro_batches: RankBatches) -> Update:
-        """One update from `micro_batches[rank]`."""
+        """Do one update from `micro_batches[rank]`."""
         return self.step_in_parts([lambda: micro_batches])
 
     def step_in_parts(self, parts: Sequence[Callable[[], RankBatches]]) -> Update:
-        """One update from the micro-batches that `parts` give one after the other: the ranks learn from what is there while the
-        next part is waited for. The gradient is that of all parts together."""
+        """Do one update from the micro-batches that `parts` return one after another. The ranks accumulate the gradient of one
+        part while the next is being computed; the update uses the sum over all parts."""
         given: list[RankBatches] = []
         calls: list[list[Any]] = []
         with self._at_work:
@@ -102,23 +105,25 @@ class StudentGroup:
         counts = {len(batches) for batches in micro_batches}
         if len(micro_batches) != self._ranks or len(counts) != 1 or 0 in counts:
             raise ValueError(
-                f"{len(micro_batches)} ranks with {sorted(counts)} micro-batches: need {self._ranks} ranks with equally many"
+                f"got {sorted(counts)} micro-batches for {len(micro_batches)} ranks: pass the same number, at least 1, for each"
+                f" of {self._ranks} ranks"
             )
         return micro_batches
 
     def logprobs(self, sequences: Sequence[TokenSequence], *, temperature: float = 1.0) -> list[np.ndarray]:
-        """log p [T] of every response's own tokens; every rank computes all of them (a collective under ZeRO-3)."""
+        """Return log p [T] (nats) of the response tokens of each sequence. Every rank computes all of them (a collective under
+        ZeRO-3)."""
         calls = [actor.logprobs.remote(list(sequences), temperature=temperature) for actor in self._actors]
         return results(calls, WHO)[0]
 
     def self_divergence(self, sequence: TokenSequence) -> float:
-        """The largest KL divergence of the student from itself (nats): about 0 where every rank computes right."""
+        """Return the largest KL divergence of the student from itself (nats) over all ranks; about 0 if the loss is correct."""
         return max(self._all("self_divergence", sequence))
 
     # --- weights ------------------------------------------------------------------------------------------------
 
     def open_transfer(self, choice: Choice, engines: RolloutPool) -> None:
-        """Choose the road for `sync`; NCCL and IPC are connected now, and again when an engine was started again."""
+        """Set the transport of `sync`. NCCL and IPC are connected now, and reconnected after an engine was restarted."""
         self._choice = choice
         if choice.transport != "object_store":
             engines.carry_by(self._carried)
@@ -130,17 +135,17 @@ class StudentGroup:
         self._all("open_transfer", choice.transport, engines.actors, address, port)
 
     def _carried(self, version: int) -> Snapshot:
-        """The present weights by the object store; waits for a step that is going on."""
+        """Return the current weights by the object store, after the step in progress."""
         with self._at_work:
             return self._all("publish", version)[0]
 
     def sync(self, engines: RolloutPool, version: int) -> Snapshot:
-        """Bring every engine to the present weights and let each compare what it has with what was sent.
+        """Send the current weights to every rollout engine; each verifies what it received.
 
-        Raises `UserError` when an engine's weights are not the student's afterwards.
+        Raises `UserError` if an engine's weights differ from the student's afterwards.
         """
         if self._choice is None:
-            raise RuntimeError("no transfer was chosen: call open_transfer first")
+            raise RuntimeError("no transport is set: call open_transfer first")
         if self._choice.transport == "object_store":
             carried: Snapshot = self._all("publish", version)[0]
             engines.load(carried)
@@ -164,22 +169,25 @@ class StudentGroup:
         keep: int,
         rollouts: Sequence[Generation] = (),
     ) -> None:
-        """A whole checkpoint `root/step-<step>`, which all ranks write into, so `root` must be a folder that they share. `record`
-        (JSON data) and `rollouts` (of the step to come, drawn already) are what else the run must remember."""
+        """Write the checkpoint `root/step-<step>`. All ranks write into it, so `root` must be on storage that they share.
+
+        `record` (JSON data) and `rollouts` (already sampled for the next step) are saved with it; the newest `keep` checkpoints
+        are kept.
+        """
         layout = {"students": self._ranks, "zero_stage": self._settings.zero_stage}
         with writing(root, step, {**record, "layout": layout}, keep=keep) as folder:
             self._all("save", folder)
             write_generations(folder, rollouts)
 
     def load(self, folder: Path) -> int:
-        """Take up a checkpoint (fresh ranks, as many as wrote it); the number of steps done. `UserError` when it was written by
-        another number of students, or with another way of sharing their states."""
+        """Load a checkpoint into freshly connected ranks and return its number of steps. Raises `UserError` if it was written by
+        another number of students or with an incompatible ZeRO stage."""
         check_layout(folder, read_record(folder)["layout"], self._ranks, self._settings.zero_stage)
         return self._all("load", folder)[0]
 
     def export(self, folder: Path) -> None:
-        """Write the model as a Hugging Face folder that transformers and vLLM load. `UserError` when the disk is full, or when
-        the weights are no numbers."""
+        """Write the model as a Hugging Face folder that transformers and vLLM can load. Raises `UserError` if the disk is full
+        or a weight is not finite."""
         with full_disk_told(f"the student {folder}"):
             self._all("export", folder)
 
@@ -198,22 +206,24 @@ class StudentGroup:
 
 
 def check_layout(folder: Path, layout: Mapping[str, int], students: int, zero_stage: int) -> None:
-    """`UserError` unless so many ranks with this ZeRO stage can take up a checkpoint of that layout: 1 and 2 share alike."""
+    """Raise `UserError` unless this number of ranks and ZeRO stage can load a checkpoint of that layout. Stages 1 and 2 partition
+    the optimiser state in the same way."""
     if layout["students"] != students:
         raise UserError(
-            f"checkpoint {folder} was written by {layout['students']} students and this run has {students}: resume with as many"
+            f"checkpoint {folder} was written with placement.students {layout['students']}, but this run has {students}: restore"
+            " the setting"
         )
     if {1: 2}.get(layout["zero_stage"], layout["zero_stage"]) != {1: 2}.get(zero_stage, zero_stage):
         raise UserError(
-            f"checkpoint {folder} was written with engine.zero_stage {layout['zero_stage']} and this run has {zero_stage}: set"
-            " it back, or delete the run's folder to start from the beginning"
+            f"checkpoint {folder} was written with engine.zero_stage {layout['zero_stage']}, but this run has {zero_stage}:"
+            " restore the setting, or delete the run's folder to start from the beginning"
         )
 
 
 def _update(
     given: Sequence[RankBatches], shares: Sequence[Sequence[Share]], applied: Sequence[Applied]
 ) -> Update:
-    """What the ranks did, part by part (`given[part][rank]`, `shares[part][rank]`), as one."""
+    """Combine the results of all parts and ranks (`given[part][rank]`, `shares[part][rank]`) into one `Update`."""
     ranks = range(len(applied))
     return Update(
         step=applied[0].step,

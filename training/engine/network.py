@@ -1,5 +1,5 @@
-"""The student's network: a Hugging Face causal language model whose head hands its weight to a function instead of forming
-logits, with LoRA folded in wherever its weights leave."""
+"""The student's network: a Hugging Face causal language model whose head passes its weight to a function instead of computing
+logits. LoRA adapters are merged into the base weights whenever weights are sent or written."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tasks.core.errors import UserError
 from training.engine.batches import Batch
 
 HeadWork = Callable[[torch.Tensor, torch.Tensor], Any]
-"""What is done with hidden states [T, H] and head weights [V, H]; returns a tensor or a tuple with tensors."""
+"""A function of hidden states [T, H] and head weights [V, H] that returns a tensor or a tuple of tensors."""
 
 Gather = Callable[[Sequence[torch.nn.Parameter]], AbstractContextManager[Any]]
-"""Makes parameters whole for the length of a block (a collective when they are partitioned)."""
+"""A context manager that gathers full parameters for the duration of a block (a collective if they are partitioned)."""
 
 _COMPANIONS = (
     "tokenizer.json",
@@ -36,7 +36,7 @@ _COMPANIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraSettings:
-    """Low-rank adapters (Hu et al. 2021) of the linear layers whose names end with one of `targets`."""
+    """Low-rank adapters (Hu et al. 2021) for the linear layers whose names end in one of `targets`."""
 
     rank: int
     alpha: float
@@ -44,7 +44,7 @@ class LoraSettings:
 
 
 class Head(torch.nn.Module):
-    """The LM head. A module of its own, so that ZeRO-3 gathers its weight (often the embedding's too) around the work."""
+    """The LM head. It is a separate module so that ZeRO-3 gathers its weight (often tied to the embedding) around the call."""
 
     def __init__(self, weight: torch.nn.Parameter) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Head(torch.nn.Module):
 
 
 class Network(torch.nn.Module):
-    """Body, then head at the positions that predict response tokens."""
+    """The base model, followed by the head at the positions that predict response tokens."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -74,18 +74,22 @@ class Network(torch.nn.Module):
 def load_network(
     folder: Path, *, dtype: torch.dtype, checkpointing: bool, lora: LoraSettings | None, seed: int
 ) -> Network:
-    """The model of a Hugging Face folder, ready to train. `seed` draws the adapters' first values."""
+    """Load the model of a Hugging Face folder for training.
+
+    `checkpointing` enables gradient checkpointing; `seed` initialises the adapters. Raises `UserError` if the folder has no
+    config.json or the model has no bias-free `lm_head`.
+    """
     from transformers import AutoModelForCausalLM
 
     if not (folder / "config.json").is_file():
         raise UserError(
-            f"student folder {folder} holds no config.json: point it at a whole Hugging Face checkpoint"
+            f"student folder {folder} has no config.json: set it to a complete Hugging Face checkpoint"
         )
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
     head = getattr(model, "lm_head", None)
     if head is None or getattr(head, "bias", None) is not None:
         raise UserError(
-            f"the model of {folder} has no plain head called lm_head (or one with a bias): choose another student"
+            f"the model in {folder} has no LM head named lm_head without a bias, which is required: choose another student"
         )
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -96,7 +100,10 @@ def load_network(
 
 
 def read_head(folder: Path, rows: int) -> torch.Tensor:
-    """The first `rows` rows of the LM head [V, H] of a Hugging Face folder, in bf16; of the embedding where the two are one."""
+    """Return the first `rows` rows of the LM head [V, H] of a Hugging Face folder in bf16, or of the embedding if they are tied.
+
+    Raises `UserError` if they cannot be read.
+    """
     from safetensors import SafetensorError, safe_open
 
     tied = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("tie_word_embeddings", False)
@@ -119,16 +126,16 @@ def _add_lora(model: Any, lora: LoraSettings, seed: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     torch.manual_seed(seed)
-    alpha: Any = lora.alpha  # peft says int and takes any number
+    alpha: Any = lora.alpha  # annotated as int in peft, which accepts any number
     inject_adapter_in_model(
         LoraConfig(r=lora.rank, lora_alpha=alpha, target_modules=list(lora.targets)), model
     )
 
 
 def named_weights(model: Any, gather: Gather) -> Iterator[tuple[str, torch.Tensor]]:
-    """Names and whole tensors of the model as transformers and vLLM know them: adapters folded in, tied tensors once.
+    """Yield (name, full tensor) as in a transformers or vLLM checkpoint: adapters merged, tied tensors once.
 
-    A yielded tensor is only valid until the next one is asked for.
+    A yielded tensor is only valid until the next one is requested.
     """
     seen: set[int] = set()
     for name, sources in _outputs(model):
@@ -140,7 +147,7 @@ def named_weights(model: Any, gather: Gather) -> Iterator[tuple[str, torch.Tenso
 
 
 def weight_metadata(model: Any) -> list[tuple[str, tuple[int, ...]]]:
-    """Names and whole shapes of what `named_weights` yields, in the same order, without gathering anything."""
+    """Return the names and full shapes of the tensors of `named_weights`, in the same order, without gathering parameters."""
     seen: set[int] = set()
     found = []
     for name, sources in _outputs(model):
@@ -151,7 +158,7 @@ def weight_metadata(model: Any) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def _outputs(model: Any) -> Iterator[tuple[str, list[torch.nn.Parameter]]]:
-    """(name, [parameter]) of a plain weight; (name, [base, A, B]) of one with an adapter."""
+    """Yield (name, [parameter]) for a plain weight and (name, [base, A, B]) for a weight with an adapter."""
     adapted = [name for name, module in model.named_modules() if hasattr(module, "lora_A")]
     for name, module in model.named_modules(remove_duplicate=False):
         if name in adapted:
@@ -173,8 +180,8 @@ def _folded(model: Any, name: str) -> torch.Tensor:
 
 
 def write_checkpoint(folder: Path, weights: dict[str, torch.Tensor], *, source: Path, dtype: str) -> None:
-    """Fill `folder` with weights (safetensors), config and tokenizer so that transformers and vLLM load it. Config,
-    tokenizer and generation settings are the `source` folder's."""
+    """Write weights (safetensors), config and tokenizer to `folder` so that transformers and vLLM can load it. Config,
+    tokenizer and generation settings are copied from the `source` folder; `dtype` replaces the config's."""
     from huggingface_hub import save_torch_state_dict
 
     save_torch_state_dict(weights, folder, metadata={"format": "pt"})

@@ -1,7 +1,7 @@
-"""Where the actors of a run sit: small tables of Ray placement-group bundles, and nothing that needs a GPU to be read.
+"""Placement of a run's actors in the bundles of a Ray placement group. The tables can be read without a GPU.
 
-A seat is one actor: its role, the bundle it lives in, and its share of that bundle's GPU. Shares are what Ray counts
-with; how much memory an actor really takes is its own setting (vLLM's memory fraction, the student's ZeRO stage).
+A slot belongs to one actor: its role, its bundle, and its share of that bundle's GPU. Shares are used for Ray's scheduling
+only; the memory that an actor uses depends on its own settings (vLLM's memory fraction, the student's ZeRO stage).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ ROLES: tuple[Role, ...] = ("student", "reference", "teacher", "rollout")
 NAMES: tuple[PlacementName, ...] = ("split", "colocated", "cpu")
 
 CPU_SHARE = 0.01
-"""Cores that Ray counts for one actor: a token amount, since threads are bounded by OMP_NUM_THREADS and a run of many
-actors must also fit a small machine."""
+"""CPU cores that Ray reserves for one actor. The value is nominal: OMP_NUM_THREADS limits the threads, and a run with many
+actors must also fit on a small machine."""
 RESERVE_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seat:
-    """One actor: the `index`-th of its role, in bundle `bundle`, with the share `gpus` of a GPU (0 on CPU)."""
+    """The slot of one actor: number `index` of its role, in bundle `bundle`, with a share `gpus` of a GPU (0 on CPU)."""
 
     role: Role
     index: int
@@ -36,13 +36,13 @@ class Seat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """All seats of a run. A bundle is one GPU (or, on CPU, the machine), so two seats in one bundle share a GPU."""
+    """All slots of a run. A bundle is one GPU (on CPU, the machine), so slots in the same bundle share a GPU."""
 
     name: PlacementName
     seats: tuple[Seat, ...]
 
     def count(self, role: Role) -> int:
-        """How many actors of a role there are; that of `student` is the number of data-parallel ranks."""
+        """Return the number of actors of a role. For `student` it is the number of data-parallel ranks."""
         return sum(seat.role == role for seat in self.seats)
 
     def seat(self, role: Role, index: int = 0) -> Seat:
@@ -54,20 +54,20 @@ class Placement:
 
     @property
     def shares_gpus(self) -> bool:
-        """Whether a student and an engine live on the same GPU: the engines then sleep while the student trains."""
+        """Whether a student and a rollout engine share a GPU, in which case the engines sleep while the student trains."""
         students, engines = (
             {seat.bundle for seat in self.seats if seat.role == role} for role in ("student", "rollout")
         )
         return not self.on_cpu and bool(students & engines)
 
     def bundles(self) -> list[dict[str, float]]:
-        """What the placement group reserves, one entry for each bundle."""
+        """Return the resources of each bundle of the placement group."""
         count = max(seat.bundle for seat in self.seats) + 1
         members = [[seat for seat in self.seats if seat.bundle == bundle] for bundle in range(count)]
         return [{"CPU": CPU_SHARE * len(seats)} | ({} if self.on_cpu else {"GPU": 1.0}) for seats in members]
 
 
-# Shares of a GPU. `split` gives the student's GPU to student and reference; `colocated` repeats its line on every GPU.
+# Shares of a GPU. With `split`, student and reference share a GPU; with `colocated`, every GPU has one actor of each role.
 _SPLIT: Mapping[Role, float] = {"student": 0.8, "reference": 0.2, "teacher": 1.0, "rollout": 1.0}
 _COLOCATED: Mapping[Role, float] = {"student": 0.4, "reference": 0.1, "teacher": 0.2, "rollout": 0.3}
 
@@ -75,11 +75,12 @@ _COLOCATED: Mapping[Role, float] = {"student": 0.4, "reference": 0.1, "teacher":
 def placement(
     name: PlacementName, *, students: int = 1, engines: int = 1, reference: bool = False
 ) -> Placement:
-    """The seats of a run. `reference` says whether the objective needs a reference model.
+    """Return the slots of a run. `reference`: whether the objective needs a reference model.
 
-    `split`: each student rank (with the first, the reference), the teacher and each engine on GPUs of their own; the
-    paper's node is 1 student and 2 engines. `colocated`: one actor of every role on each of `students` GPUs. `cpu`: any
-    number of students and engines, one teacher, no GPU.
+    `split`: each student rank, the teacher and each rollout engine has its own GPU; the reference shares the first student's.
+    The paper's node has 1 student and 2 engines. `colocated`: one actor of each role on each of `students` GPUs. `cpu`: any
+    number of students and engines, one teacher, no GPU. Raises `UserError` for an unknown name, or if `colocated` has
+    different numbers of students and engines.
     """
     if name == "split":
         rows: list[tuple[Role, int]] = []
@@ -92,8 +93,8 @@ def placement(
     if name == "colocated":
         if students != engines:
             raise UserError(
-                f"colocated puts one student and one engine on every GPU, not {students} and {engines}: give both the number of"
-                " GPUs"
+                f"placement 'colocated' needs as many rollout engines as students, not {students} students and {engines}"
+                " engines: set both to the number of GPUs"
             )
         rows = [(role, gpu) for gpu in range(students) for role in ROLES]
         return Placement(name=name, seats=_numbered(rows, _COLOCATED, reference))
@@ -101,13 +102,13 @@ def placement(
         counts: Mapping[Role, int] = {"student": students, "reference": 1, "teacher": 1, "rollout": engines}
         rows = [(role, 0) for role, count in counts.items() for _ in range(count)]
         return Placement(name=name, seats=_numbered(rows, dict.fromkeys(ROLES, 0.0), reference))
-    raise UserError(f"placement {name!r} is not known: choose one of {', '.join(NAMES)}")
+    raise UserError(f"unknown placement {name!r}: choose one of {', '.join(NAMES)}")
 
 
 def _numbered(
     rows: Sequence[tuple[Role, int]], shares: Mapping[Role, float], reference: bool
 ) -> tuple[Seat, ...]:
-    """Seats of the rows (role, bundle), numbered within their role."""
+    """Return the slots of the rows (role, bundle), numbered within each role."""
     seen: dict[Role, int] = {}
     seats = []
     for role, bundle in rows:
@@ -119,19 +120,19 @@ def _numbered(
 
 
 def shortfall(placement: Placement, available: Mapping[str, float]) -> str | None:
-    """Why a cluster with these resources (Ray's names) cannot hold the placement, as a sentence, or None when it can."""
+    """Return a message if a cluster with these resources (Ray's names) is too small for the placement, else None."""
     needed = {name: sum(bundle.get(name, 0.0) for bundle in placement.bundles()) for name in ("GPU", "CPU")}
     for name, amount in needed.items():
         if available.get(name, 0.0) + 1e-9 < amount:
             return (
-                f"placement {placement.name!r} needs {amount:g} {name}s and the cluster has"
-                f" {available.get(name, 0.0):g}: choose another placement or a larger machine"
+                f"placement {placement.name!r} needs {amount:g} {name}s, but the cluster has"
+                f" {available.get(name, 0.0):g}: choose another placement or a larger cluster"
             )
     return None
 
 
 def reserve(placement: Placement) -> Any:
-    """A Ray placement group that holds the bundles. Raises `UserError` when the cluster is too small or too busy."""
+    """Return a Ray placement group with the placement's bundles. Raises `UserError` if the cluster is too small or too busy."""
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
@@ -142,14 +143,15 @@ def reserve(placement: Placement) -> Any:
     if not group.wait(RESERVE_TIMEOUT_S):
         remove_placement_group(group)
         raise UserError(
-            f"placement {placement.name!r} was not free within {RESERVE_TIMEOUT_S:.0f} s: end the other jobs of the cluster"
+            f"the resources of placement {placement.name!r} were not available within {RESERVE_TIMEOUT_S:.0f} s: stop other jobs"
+            " on the cluster"
         )
     return group
 
 
 @contextmanager
 def reserved(placement: Placement) -> Iterator[Any]:
-    """`reserve` for the length of a block; at its end the actors in the group end with it, also on a Ray that runs on."""
+    """Call `reserve` and remove the placement group at the end of the block, which ends its actors even if Ray keeps running."""
     from ray.util.placement_group import remove_placement_group
 
     group = reserve(placement)
@@ -160,7 +162,7 @@ def reserved(placement: Placement) -> Iterator[Any]:
 
 
 def actor_options(seat: Seat, group: Any) -> dict[str, Any]:
-    """Arguments of `.options()` that put an actor on its seat."""
+    """Return the arguments of `.options()` that place an actor in its slot."""
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=seat.bundle)

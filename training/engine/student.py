@@ -1,8 +1,8 @@
 """One data-parallel rank of the student: a DeepSpeed engine (ZeRO 0-3) in a Ray actor.
 
-A step is given its micro-batches with every token's coefficient decided beforehand, from counts over all ranks and
-micro-batches; so DeepSpeed's own means (over accumulation steps, over ranks) are undone, and the gradient does not depend
-on how the batch was cut. All methods but `address` are collectives: call them on every rank.
+The coefficient of every token is computed before the step, from counts over all ranks and micro-batches. DeepSpeed's own
+averages (over accumulation steps and ranks) are cancelled, so the gradient does not depend on how the batch is split.
+All methods except `address` are collectives: call them on every rank.
 """
 
 from __future__ import annotations
@@ -56,10 +56,13 @@ SELF_TEST_TOKENS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentSettings:
-    """Everything that a rank must know of the run. `vocabulary`: ids shared with the teacher (None: all of the model's).
-    `head_chunk`: positions that go through the head at once. `token_budget`: positions of a forward pass, padding included.
-    `threads`: of this process on CPU. `shares_gpu`: others need the GPU's memory between this rank's turns. `teacher_head`: the
-    teacher's folder, where micro-batches carry its hidden states (`teacher_states`) and the student forms its distribution."""
+    """Settings of a student rank.
+
+    `vocabulary`: number of ids shared with the teacher (None: the model's whole vocabulary). `head_chunk`: positions per chunk
+    of the LM head. `token_budget`: positions per forward pass, including padding. `threads`: CPU threads of this process.
+    `shares_gpu`: other actors use the GPU's memory between this rank's calls. `teacher_head`: the teacher's model folder, set if
+    micro-batches contain its hidden states (`teacher_states`), from which the student computes the teacher's distribution.
+    """
 
     model: Path
     total_steps: int
@@ -84,11 +87,12 @@ class StudentSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
-    """Sequences, each response token's coefficient [T] (float64, already divided by the global denominators), and what the
-    token loss sees besides the sampled tokens: arrays [T, ...] by the names of `Positions` (training.objectives.base), those of
-    uint16 being patterns of bf16.
+    """The input of one forward and backward pass.
 
-    T runs over the response tokens, sequence by sequence. No sequence at all is allowed: the rank then only takes part.
+    `coefficients` [T] are float64 and already divided by the global denominators. `signals` are the loss inputs besides the
+    sampled tokens: arrays [T, ...] by the field names of `Positions` (training.objectives.base); uint16 arrays hold bf16 bits.
+    T counts the response tokens of all sequences, in order. `sequences` may be empty: the rank then only takes part in the
+    collectives.
     """
 
     sequences: tuple[TokenSequence, ...]
@@ -98,9 +102,12 @@ class MicroBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """What some micro-batches added to a rank's gradient. `loss` is their share of the global loss (add them up).
-    `diagnostics` holds, for each micro-batch, per-token values [T] by name: `token_loss`, and what the token loss notes, such
-    as `sampled_logprob` (NaN at positions with coefficient 0, which are skipped). `seconds` of this rank."""
+    """Contribution of some micro-batches to a rank's gradient.
+
+    `loss` is their share of the global loss; the sum over all shares is the global loss. `diagnostics` contains, for each
+    micro-batch, per-token values [T] by name: `token_loss`, and the diagnostics of the token loss, such as `sampled_logprob`
+    (NaN at positions with coefficient 0, which are skipped). `seconds` is the time on this rank.
+    """
 
     loss: float
     seconds: float
@@ -109,8 +116,11 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
-    """The gradient, put to use: the number of steps done, the rate, the global norm before clipping, this rank's seconds, and
-    the most bytes of memory that it has held so far: of its GPU's, or on CPU of this machine's."""
+    """Result of an optimiser step.
+
+    `step` is the number of steps done, `gradient_norm` the global norm before clipping, `seconds` the time on this rank, and
+    `memory` the peak bytes allocated so far by this rank: GPU memory, or resident memory on CPU.
+    """
 
     step: int
     learning_rate: float
@@ -120,7 +130,7 @@ class Applied:
 
 
 class Student:
-    """Made a Ray actor by `training.engine.group`. `connect` builds the engine once the ranks know each other."""
+    """A student rank; `training.engine.group` turns it into a Ray actor. Call `connect` before any other collective."""
 
     def __init__(self, settings: StudentSettings, token_loss: TokenLoss, *, rank: int, ranks: int) -> None:
         self.settings = settings
@@ -130,7 +140,7 @@ class Student:
         self._sender: GpuSender | None = None
 
     def address(self) -> tuple[str, int]:
-        """An address of this machine and a free port, for the ranks (or an NCCL group) to meet at."""
+        """Return this machine's address and a free port, as a rendezvous for the ranks or for an NCCL group."""
         import ray
 
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -138,7 +148,7 @@ class Student:
             return ray.util.get_node_ip_address(), int(probe.getsockname()[1])
 
     def connect(self, address: str, port: int) -> dict[str, Any]:
-        """Meet the other ranks, load the model, build the engine. Gives what is recorded of the student with every run."""
+        """Join the process group, load the model, build the DeepSpeed engine. Return the student's entry in the run's record."""
         on_cpu = not torch.cuda.is_available()
         _prepare_process(self.settings, rank=self._rank, ranks=self._ranks, address=address, port=port)
         import deepspeed
@@ -171,8 +181,8 @@ class Student:
     # --- training -----------------------------------------------------------------------------------------------
 
     def accumulate(self, micro_batches: Sequence[MicroBatch], *, last: bool) -> Share:
-        """Add to the gradient of the update to come (every rank as many micro-batches; an empty one just takes part). `last`:
-        these are the update's last; `apply` follows."""
+        """Accumulate gradients for the next update. Every rank must pass the same number of micro-batches; they may be empty.
+        `last`: these are the last of the update, and a call of `apply` follows."""
         started = time.perf_counter()
         loss, diagnostics = 0.0, []
         for number, micro_batch in enumerate(micro_batches, start=1):
@@ -187,7 +197,7 @@ class Student:
         )
 
     def apply(self) -> Applied:
-        """One update by the gradient that was accumulated."""
+        """Do an optimiser step with the accumulated gradient."""
         started = time.perf_counter()
         rate, norm = self._set_rate(), self._plain_norm()
         self._engine.step()
@@ -204,7 +214,7 @@ class Student:
         )
 
     def _accumulate(self, micro_batch: MicroBatch) -> tuple[float, dict[str, np.ndarray]]:
-        """Add one micro-batch's gradient; its share of the loss, and what the token loss noted."""
+        """Add the gradient of one micro-batch. Return its share of the loss and the token loss's diagnostics."""
         sequences = micro_batch.sequences
         check_sequences(sequences, vocabulary=self._vocabulary, longest=self._longest())
         work = loss_work(
@@ -232,14 +242,14 @@ class Student:
         return rate
 
     def _plain_norm(self) -> float | None:
-        """The gradient's norm where DeepSpeed does not tell it: ZeRO 0 in float32, where gradients lie whole on each rank."""
+        """Return the gradient norm if DeepSpeed does not compute it (ZeRO 0 in float32, unpartitioned gradients), else None."""
         if self.settings.zero_stage > 0 or self.settings.dtype != "float32":
             return None
         gradients = [p.grad for p in self._network.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
     def _end_turn(self) -> None:
-        """Others may need the memory that torch keeps for this rank's next turn."""
+        """Release torch's cached GPU memory if other actors share the GPU."""
         if self.settings.shares_gpu:
             torch.cuda.empty_cache()
 
@@ -247,7 +257,7 @@ class Student:
         return int(self._network.model.config.max_position_embeddings)
 
     def logprobs(self, sequences: Sequence[TokenSequence], *, temperature: float = 1.0) -> list[np.ndarray]:
-        """log p [T] (float32) of every response's own tokens under the present weights, in the order given; no gradient."""
+        """Return log p [T] (float32, nats) of each sequence's response tokens under the current weights, without gradient."""
         check_sequences(sequences, vocabulary=self._vocabulary, longest=self._longest())
         found: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(sequences)
         lengths = [len(sequence.tokens) for sequence in sequences]
@@ -266,8 +276,7 @@ class Student:
         return found
 
     def self_divergence(self, sequence: TokenSequence) -> float:
-        """The largest KL divergence (nats) of the student from itself over up to 64 response tokens: about 0, see
-        `training.objectives.head.self_divergence`."""
+        """Return the largest KL divergence (nats) of the student from itself over up to 64 response tokens: about 0."""
         check_sequences([sequence], vocabulary=self._vocabulary, longest=self._longest())
 
         def work(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -302,8 +311,8 @@ class Student:
     # --- weights ------------------------------------------------------------------------------------------------
 
     def publish(self, version: int, *, carry: bool = True) -> Snapshot | None:
-        """The present weights with their sums, on rank 0 (None elsewhere). With `carry` the bf16 parts go into Ray's object
-        store; without, the sums only, for engines that got the weights by NCCL or IPC."""
+        """Return a snapshot of the current weights on rank 0, and None on other ranks. With `carry` the bf16 parts are put into
+        Ray's object store; without, the snapshot has checksums only, for engines that received the weights by NCCL or IPC."""
         import ray
 
         sums: dict[str, int] = {}
@@ -319,23 +328,23 @@ class Student:
         return Snapshot(version=version, sums=sums, numels=numels, parts=parts) if self._rank == 0 else None
 
     def open_transfer(self, transport: Transport, engines: Sequence[Any], address: str, port: int) -> None:
-        """Join an NCCL or IPC transfer to the engines (actor handles); rank 0 is its sender. An earlier one is left."""
+        """Join an NCCL or IPC transfer to the engines (actor handles), with rank 0 as the sender. Closes an earlier transfer."""
         if self._sender is not None:
             self._sender.close()
         self._sender = GpuSender(transport, engines, self, rank=self._rank, address=address, port=port)
 
     def send(self) -> None:
-        """Bring the engines to the present weights by the transfer that is open."""
+        """Send the current weights to the engines through the open transfer."""
         if self._sender is None:
             raise RuntimeError("no transfer is open: call open_transfer first")
         self._sender.send()
 
     def metadata(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
-        """(name, dtype, shape) of what `iterate` yields."""
+        """Return (name, dtype, shape) of each tensor of `iterate`, in the same order."""
         return [(name, torch.bfloat16, shape) for name, shape in weight_metadata(self._network.model)]
 
     def iterate(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The weights in bf16, whole, one after the other."""
+        """Yield (name, full bf16 tensor) of each weight."""
         for name, tensor in self._weights():
             yield name, tensor.to(torch.bfloat16)
 
@@ -352,7 +361,7 @@ class Student:
     # --- checkpoints --------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """Write this rank's part of model, optimiser, step and random state into `folder`. `DiskFull` when it is."""
+        """Write this rank's part of model, optimiser, step and random state into `folder`. Raises `DiskFull`."""
         with full_disk_named():
             self._engine.save_checkpoint(
                 str(folder), tag=_STATE, client_state={"step": self._step}, save_latest=False
@@ -360,7 +369,7 @@ class Student:
             np.savez(folder / f"random-{self._rank}.npz", allow_pickle=False, **_random_state())
 
     def load(self, folder: Path) -> int:
-        """Take up what `save` wrote, on a fresh engine with as many ranks; the number of steps done."""
+        """Restore the state written by `save` into a new engine with the same number of ranks. Return the number of steps."""
         _, state = self._engine.load_checkpoint(str(folder), tag=_STATE)
         saved = folder / f"random-{self._rank}.npz"
         with np.load(saved) as values:
@@ -369,8 +378,7 @@ class Student:
         return self._step
 
     def export(self, folder: Path) -> None:
-        """Write the model as a Hugging Face folder (whole or not at all; in place of an older one), in the training dtype.
-        `UserError` when a weight is not finite."""
+        """Write the model as a Hugging Face folder in the training dtype, atomically. `UserError` if a weight is not finite."""
         dtype = getattr(torch, self.settings.dtype)
         weights = {}
         for name, tensor in self._weights():
@@ -379,27 +387,27 @@ class Student:
         broken = next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None)
         if broken is not None:
             raise UserError(
-                f"{broken} of the trained student holds values that are no numbers: lower optimizer.learning_rate"
+                f"weight {broken} of the trained student contains NaN or infinity: lower optimizer.learning_rate"
             )
         if self._rank == 0:
             with full_disk_named(), whole_folder(folder, replace=True) as target:
                 write_checkpoint(target, weights, source=self.settings.model, dtype=self.settings.dtype)
 
     def process(self) -> int:
-        """The process that this rank lives in."""
+        """Return the process id of this rank."""
         return os.getpid()
 
 
 def loss_work(
     micro_batch: MicroBatch, token_loss: TokenLoss, device: torch.device, *, vocabulary: int, chunk: int
 ) -> HeadWork:
-    """What the head does in an update: the micro-batch's share of the loss, and per-token values [T] by name."""
+    """Return the head function of an update: the micro-batch's share of the loss and per-token values [T] by name."""
     ids = torch.from_numpy(response_ids(micro_batch.sequences))
     positions = Positions(sampled_ids=ids, **tensors(micro_batch.signals)).to(device)
     coefficients = torch.from_numpy(micro_batch.coefficients).to(device)
 
     def work(hidden: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        if not len(hidden):  # a zero that every parameter still takes part in
+        if not len(hidden):  # a zero that keeps every parameter in the graph
             return (hidden.sum() + weight[:1].sum()) * 0.0, {}
         result = chunked_head(
             hidden, weight, token_loss, positions, coefficients, vocabulary=vocabulary, chunk_size=chunk
@@ -410,7 +418,7 @@ def loss_work(
 
 
 def tensors(signals: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """A micro-batch's arrays as tensors, without a copy."""
+    """Return a micro-batch's arrays as tensors that share their memory; uint16 arrays are bf16 bits."""
     return {
         name: from_bits(values) if values.dtype == np.uint16 else torch.from_numpy(values)
         for name, values in signals.items()
@@ -418,21 +426,21 @@ def tensors(signals: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
 
 
 def _most_memory() -> int:
-    """Bytes that this process has held at most: allocated on its GPU, or resident where there is none."""
+    """Return the peak bytes of this process: allocated on its GPU, or resident if there is no GPU."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-# --- the process, and DeepSpeed in it ----------------------------------------------------------------------------
+# --- process setup and DeepSpeed ---------------------------------------------------------------------------------
 
 
 def _prepare_process(settings: StudentSettings, *, rank: int, ranks: int, address: str, port: int) -> None:
-    """Environment and switches that must stand before DeepSpeed is imported."""
+    """Set the environment and torch options that are required before DeepSpeed is imported."""
     os.environ |= {
         "RANK": str(rank),
         "WORLD_SIZE": str(ranks),
-        "LOCAL_RANK": "0",  # Ray shows an actor its own GPU only
+        "LOCAL_RANK": "0",  # Ray exposes only its own GPU to an actor
         "MASTER_ADDR": address,
         "MASTER_PORT": str(port),
         "HF_HUB_OFFLINE": "1",
@@ -440,8 +448,8 @@ def _prepare_process(settings: StudentSettings, *, rank: int, ranks: int, addres
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
         torch.use_deterministic_algorithms(True)
-        # The CPU's flash attention rounds differently with every batch shape: in bf16 a gradient then moves by 0.8% when its
-        # batch is cut differently, and by 0.2% with plain attention, which costs a sixth of a step.
+        # The CPU's flash attention rounds differently for each batch shape: in bf16 a gradient changes by 0.8% if its batch is
+        # split differently, and by 0.2% with plain attention, which makes a step a sixth slower.
         torch.backends.cuda.enable_flash_sdp(False)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -450,8 +458,8 @@ def _prepare_process(settings: StudentSettings, *, rank: int, ranks: int, addres
 
 
 def _join_ranks(deepspeed: Any, *, on_cpu: bool) -> None:
-    """Make the process group. On CPU DeepSpeed would first look for a compiler and build a shared-memory all-reduce of its
-    own; Gloo does as well, so it is told that no operator can be built."""
+    """Initialise the process group. On CPU DeepSpeed would otherwise compile its own shared-memory all-reduce; Gloo is
+    sufficient, so the list of compatible operators is emptied."""
     if on_cpu:
         deepspeed.ops.__compatible_ops__ = {}
     deepspeed.init_distributed("gloo" if on_cpu else "nccl", verbose=False)

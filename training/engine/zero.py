@@ -1,4 +1,4 @@
-"""DeepSpeed's settings for a student, and its learning rate as a function of the step. Pure."""
+"""DeepSpeed configuration and learning rate schedule of the student (pure functions)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, Literal
 ZeroStage = Literal[0, 1, 2, 3]
 
 MAX_BUCKET = 500_000_000
-"""DeepSpeed's own bucket size, in elements; far above a small model's size it only costs time."""
+"""DeepSpeed's default bucket size, in elements. For a model much smaller than this, a large bucket only costs time."""
 
 
 def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int) -> float:
-    """Rate of the update number `step` (0, 1, ...): linear up to `peak` at the last warm-up step, then a cosine to 0.
+    """Return the learning rate of update `step` (0, 1, ...): linear warm-up to `peak`, then cosine decay to 0.
 
-    Update w - 1 (the last of w warm-up updates) has the peak rate; the one after the last update would have 0.
+    Update w - 1, the last of w warm-up updates, has the peak rate. The update after the last one would have rate 0.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
@@ -25,10 +25,10 @@ def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int
 def deepspeed_config(
     *, stage: ZeroStage, bf16: bool, clip: float, parameters: int, on_cpu: bool
 ) -> dict[str, Any]:
-    """DeepSpeed's configuration. `parameters`: how many the model has, trained ones or not.
+    """Return DeepSpeed's configuration. `parameters`: number of all parameters of the model, trained or frozen.
 
-    Micro-batches are counted by us, so accumulation stands at 1 and divides nothing. With ZeRO 1-3 bf16 gradients
-    accumulate in float32; ZeRO 0 has no such buffer.
+    Gradient accumulation is managed by the student rank, so `gradient_accumulation_steps` is 1 and nothing is divided by it.
+    With ZeRO 1-3, bf16 gradients are accumulated in float32; ZeRO 0 has no such buffer.
     """
     bucket = max(1024, min(parameters, MAX_BUCKET))
     config: dict[str, Any] = {

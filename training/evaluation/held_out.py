@@ -1,4 +1,4 @@
-"""How good the student is on problems it is not trained on: before the first step and after the last, by its own engines."""
+"""Evaluation of the student on held-out problems, before the first step and after the last one, with the run's own engines."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["HeldOut", "Marks", "estimates", "evaluate", "held_out_problems", "read_held_out"]
 
 Marks = list[list[bool]]
-"""Right or wrong, [problems][samples]."""
+"""Whether each sample is correct, [problems][samples]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOut:
-    """Problems with known answers, ready to be asked. `digest`: of their ids, texts and answers."""
+    """Problems with known answers and their prompts as token ids. `digest`: SHA-256 of their ids, texts and answers."""
 
     digest: str
     ids: tuple[str, ...]
@@ -41,16 +41,15 @@ class HeldOut:
 def read_held_out(
     settings: EvaluationSettings | None, student: ModelFiles, *, thinking: bool
 ) -> HeldOut | None:
-    """The problems of a JSON-lines file with `id`, `problem` and `answer`, asked as the run's prompts are; None when the run is
-    not measured.
+    """Read the problems of a JSON-lines file with `id`, `problem` and `answer`. Returns None without evaluation settings.
 
-    `UserError` names file and line.
+    Prompts are built like those of the training rows. Raises `UserError` with file and line.
     """
     if settings is None:
         return None
     path = project_path(settings.problems)
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # and at no other sign, which a text may hold
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines(): texts may contain U+2028
     except (OSError, ValueError) as error:
         raise UserError(
             f"evaluation.problems: {path} cannot be read ({error}): give a JSON-lines file"
@@ -58,7 +57,7 @@ def read_held_out(
     rows = [_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not rows:
         raise UserError(
-            f"evaluation.problems: {path} is empty: give problems with answers, or leave evaluation out"
+            f"evaluation.problems: {path} is empty: give problems with answers, or remove the section evaluation"
         )
     prompts = encode_prompts(student, [row["problem"] for row in rows], thinking=thinking)
     written = canonical_json([[row["id"], row["problem"], row["answer"]] for row in rows])
@@ -70,20 +69,23 @@ def read_held_out(
 
 
 def held_out_problems(held_out: HeldOut | None, context_tokens: int) -> list[str]:
-    """One sentence when a prompt leaves no room for an answer, naming the longest."""
+    """Return one problem, naming the longest prompt, if any prompt fills the whole context."""
     lengths = {} if held_out is None else dict(zip(held_out.ids, map(len, held_out.prompts), strict=True))
     long = {row_id: length for row_id, length in lengths.items() if length >= context_tokens}
     if not long:
         return []
     worst = max(long, key=lambda row_id: (long[row_id], row_id))
     return [
-        f"evaluation.problems: {worst} has a prompt of {long[worst]:,} tokens and the context {context_tokens:,}"
-        f" ({len(long):,} such problems): leave them out or raise lengths.max_prompt_tokens"
+        f"evaluation.problems: {worst} has a prompt of {long[worst]:,} tokens, but the context has only {context_tokens:,}"
+        f" ({len(long):,} such problems): remove them or raise lengths.max_prompt_tokens"
     ]
 
 
 def evaluate(crew: Crew, held_out: HeldOut | None, label: str, sampling: RolloutSampling) -> Marks | None:
-    """Grade the samples of the present weights; None when the run is not measured. The seeds are the same each time."""
+    """Sample and grade responses with the engines' current weights; returns None without held-out problems.
+
+    The sampling seeds are the same in every evaluation. `label` ("before", "after") appears in the log line.
+    """
     if held_out is None:
         return None
     from training.rollout.engine import RolloutRequest
@@ -102,7 +104,8 @@ def evaluate(crew: Crew, held_out: HeldOut | None, label: str, sampling: Rollout
     ]
     share = sum(map(sum, marks)) / (len(marks) * samples)
     print(
-        f"train: {label}: {share:.1%} right on {len(marks)} held-out problems x {samples} samples", flush=True
+        f"train: pass@1 {label} training: {share:.1%} on {len(marks)} held-out problems x {samples} samples",
+        flush=True,
     )
     return marks
 
@@ -113,7 +116,7 @@ def _row(path: Path, number: int, line: str) -> dict[str, str]:
         found = {key: row[key] for key in ("id", "problem", "answer")}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"evaluation.problems: line {number} of {path} needs id, problem and answer ({error!r}): correct it"
+            f"evaluation.problems: line {number} of {path} is not an object with id, problem and answer ({error!r}): correct it"
         ) from error
     for key, value in found.items():
         what = _value_problem(key, value)
@@ -124,20 +127,20 @@ def _row(path: Path, number: int, line: str) -> dict[str, str]:
 
 def _value_problem(key: str, value: object) -> str | None:
     if not isinstance(value, str):
-        return f"is no text but {json.dumps(value)[:50]}: write it in quotes"
+        return f"is not a string but {json.dumps(value)[:50]}: put it in quotes"
     if not value.strip():
-        return "is empty: fill it in or leave the line out"
+        return "is empty: fill it in or remove the line"
     if key == "problem" and len(value) > MAX_VALUE_CHARS:
-        return f"has {len(value):,} characters and may have {MAX_VALUE_CHARS:,}: leave the line out"
+        return f"has {len(value):,} characters, more than the {MAX_VALUE_CHARS:,} allowed: remove the line"
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        return "holds half of a surrogate pair, which is no character: correct it"
+        return "contains an unpaired surrogate, which is not a valid character: correct it"
     return None
 
 
 def estimates(before: Sequence[Sequence[bool]], after: Sequence[Sequence[bool]]) -> dict[str, Any]:
-    """pass@1 before and after as avg@N, and the paired gain, each with its bootstrap interval."""
+    """Return pass@1 before and after training (as avg@N) and the paired gain, each with its bootstrap interval."""
     from training.evaluation.metrics import gain, mean_estimate
 
     def own(marks: Sequence[Sequence[bool]]) -> dict[str, float]:

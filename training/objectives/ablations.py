@@ -1,4 +1,4 @@
-"""The parts of an objective that an ablation changes, one function each; a new prompt weight is `dataclasses.replace`."""
+"""Ablations of an objective, one function per changed part. (To change the prompt weight, use `dataclasses.replace`.)"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.objectives.token_losses import AnalyticReferenceKL, ReferenceKL, T
 
 
 def with_top_k(objective: Objective, top_k: int | Literal["full"]) -> Objective:
-    """The objective with another k, or with the teacher's full distribution; `UserError` if it has no top-k loss."""
+    """Return the objective with another k, or the teacher's full distribution. Raises `UserError` if it has no top-k loss."""
     _check_top_k(objective, "top_k")
     if top_k == "full":
         return replace(objective, needs=replace(objective.needs, teacher="full", top_k=None))
@@ -20,21 +20,21 @@ def with_top_k(objective: Objective, top_k: int | Literal["full"]) -> Objective:
 
 
 def with_form(objective: Objective, form: TopKForm) -> Objective:
-    """The objective with another form of its top-k cross-entropy; `UserError` if it has none."""
+    """Return the objective with another form of its top-k cross-entropy. Raises `UserError` if it has no top-k loss."""
     loss = _check_top_k(objective, "the top-k form")
     return replace(objective, token_loss=replace(loss, form=form))
 
 
 def with_divergence(objective: Objective, beta: float) -> Objective:
-    """The objective with the generalised Jensen-Shannon divergence in place of its top-k cross-entropy, and with the teacher's
-    full distribution, which that needs; `UserError` if it has no top-k loss, and for a beta outside of 0 to 1."""
+    """Return the objective with its top-k cross-entropy replaced by the generalised Jensen-Shannon divergence, which needs the
+    teacher's full distribution. Raises `UserError` if it has no top-k loss, or for a beta outside [0, 1]."""
     _check_top_k(objective, "divergence_beta")
     full = replace(objective.needs, teacher="full", top_k=None)
     return replace(objective, token_loss=GeneralisedJSD(beta=beta), needs=full)
 
 
 def with_reference_kl(objective: Objective, coefficient: float) -> Objective:
-    """The objective with a penalty of that weight on the student's distance from its start; at 0 the objective as it is."""
+    """Return the objective with a KL penalty towards the student's initial weights; unchanged if `coefficient` is 0."""
     if not coefficient:
         return objective
     inner = objective.token_loss
@@ -47,5 +47,5 @@ def with_reference_kl(objective: Objective, coefficient: float) -> Objective:
 
 def _check_top_k(objective: Objective, part: str) -> TopKCrossEntropy:
     if not isinstance(objective.token_loss, TopKCrossEntropy):
-        raise UserError(f"{part} is set for an objective without a top-k cross-entropy: leave it out")
+        raise UserError(f"{part} is set for an objective without a top-k cross-entropy: remove it")
     return objective.token_loss

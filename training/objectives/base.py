@@ -1,9 +1,9 @@
-"""What an objective is made of: what it needs, and how a response token, a response and a prompt count.
+"""The parts of an objective: its needs, token loss, prompt weight, token weight and reduction.
 
-A loop reads `Objective.needs` and calls the parts; it never asks for a name. The loss of one update is sum_t c_t l_t over
-all response positions t: l_t comes from the token loss, c_t from the prompt weight, the token weight and the reduction.
-A loss that is not a sum over tokens (a preference loss on whole sequences, say) fits as well: a pass without gradient gives
-the derivative with regard to each log-probability, which then is a factor that a field of `Positions` carries.
+The training loop reads `Objective.needs` and calls the parts, independent of the objective's name. The loss of one update is
+sum_t c_t l_t over all response positions t: l_t comes from the token loss, c_t from the prompt weight, the token weight and
+the reduction. A loss that is not a sum over tokens (a preference loss on whole sequences, for example) also fits: a forward pass
+without gradient gives its derivative with respect to each log-probability, which then becomes a factor in a field of `Positions`.
 
 Shapes: S sequences, T response positions, V vocabulary, k entries of the teacher's distribution.
 """
@@ -24,11 +24,11 @@ from training.objectives.reductions import Reduction, Totals, check_sequences, e
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What the loop must provide.
+    """The inputs that the training loop must provide.
 
     `rollouts`: responses of the student, or those in the dataset. `teacher`: nothing, the log-probability of each sampled
-    token, its `top_k` most probable tokens, or its full distribution. `reward`: verified answers. `reference_model`: the
-    student as it was at the start. `privileged`: the teacher's prompt shows the reference solution.
+    token, the teacher's `top_k` most probable tokens, or its full distribution. `reward`: verified answers. `reference_model`:
+    log-probabilities of the initial student. `privileged`: the teacher's prompt includes the reference solution.
     """
 
     rollouts: Literal["student", "dataset"] = "student"
@@ -41,27 +41,27 @@ class Needs:
     def __post_init__(self) -> None:
         if (self.teacher == "topk") != (self.top_k is not None):
             raise UserError(
-                f"top_k is {self.top_k} with teacher {self.teacher!r}: 'topk' needs a k, others have none"
+                f"top_k is {self.top_k} with teacher {self.teacher!r}: set top_k if and only if teacher is 'topk'"
             )
         if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"top_k is {self.top_k}: give at least 1, or ask for the full distribution")
+            raise UserError(f"top_k is {self.top_k}: give at least 1, or choose the full distribution")
         if self.privileged and self.teacher == "none":
-            raise UserError(
-                "a privileged prompt needs a teacher that reads it: choose one, or drop 'privileged'"
-            )
+            raise UserError("a privileged prompt needs a teacher: set teacher, or remove 'privileged'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Positions:
-    """T response positions of some sequences, one response after the other. Every field is None or has T as first length.
+    """The loss inputs at T response positions of some sequences, concatenated. Fields are None or have first dimension T.
 
-    `sampled_ids` int [T]: the token that follows. `teacher_logprobs` fp32 [T, k]: by the teacher's full softmax over the
-    shared vocabulary at temperature 1; -inf pads. `teacher_ids` int [T, k]: their tokens, each at most once in a row; what
-    is outside the student's vocabulary counts as padding. None: column j is token j, up to the full vocabulary.
-    `teacher_states` [T, H]: the teacher's last hidden states, which stand for its full distribution, see
-    `training.objectives.teacher_states`.
-    `rollout_logprobs` fp32 [T]: of the sampled tokens, by the engine that sampled them. `reference_logprobs` fp32 [T]: of the
-    same, by the student as it was at the start, over the shared vocabulary.
+    `sampled_ids` int [T]: the sampled token, that is, the one that follows the position.
+    `teacher_logprobs` fp32 [T, k]: the teacher's log-probabilities, from its full softmax over the shared vocabulary at
+    temperature 1, padded with -inf.
+    `teacher_ids` int [T, k]: their tokens, each at most once per row; ids outside the student's vocabulary count as padding.
+    None: column j is token j, up to the full vocabulary.
+    `teacher_states` [T, H]: the teacher's last hidden states, which represent its full distribution (see
+    `training.objectives.teacher_states`).
+    `rollout_logprobs` fp32 [T]: log-probabilities of the sampled tokens from the engine that sampled them.
+    `reference_logprobs` fp32 [T]: those of the initial student, over the shared vocabulary.
     """
 
     sampled_ids: Tensor
@@ -84,11 +84,11 @@ class Positions:
         return len(self.sampled_ids)
 
     def rows(self, index: Tensor | slice) -> Positions:
-        """The positions at `index`, int64 [n] or a slice."""
+        """Return the positions at `index`, int64 [n] or a slice."""
         return self._map(lambda value: value[index])
 
     def to(self, device: torch.device | str) -> Positions:
-        """The same positions with all tensors on `device`."""
+        """Return the positions with all tensors on `device`."""
         return self._map(lambda value: value.to(device))
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Positions:
@@ -97,19 +97,19 @@ class Positions:
 
 
 ROWS_AT_A_TIME = {"cpu": 16, "cuda": 128}
-"""Rows of [rows, V] that work on logits takes at once: temporaries that stay in a CPU's cache, few GPU launches."""
+"""Number of rows [rows, V] of logits to process at once: temporaries stay in the CPU cache, and GPUs need few kernel launches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenValues:
-    """`losses` [T] in nats, and detached figures [T] of the same pass that are worth a line in the log."""
+    """The loss outputs: `losses` [T] in nats, and detached `diagnostics` [T] of the same pass for the metrics."""
 
     losses: Tensor
     diagnostics: dict[str, Tensor]
 
     @staticmethod
     def joined(parts: Sequence[TokenValues]) -> TokenValues:
-        """The values of consecutive blocks of positions as those of all of them; needs at least one block."""
+        """Concatenate the values of consecutive blocks of positions, at least one."""
         names = parts[0].diagnostics
         return TokenValues(
             losses=torch.cat([part.losses for part in parts]),
@@ -118,17 +118,17 @@ class TokenValues:
 
 
 class TokenLoss(Protocol):
-    """Logits fp32 [T, V] and the T positions they belong to -> losses that autograd can follow. One row, one position."""
+    """Logits fp32 [T, V] and their T positions -> differentiable losses [T], each a function of its own row only."""
 
     def __call__(self, logits: Tensor, positions: Positions, /) -> TokenValues: ...
 
 
 @runtime_checkable
 class AnalyticTokenLoss(TokenLoss, Protocol):
-    """A token loss that also writes its own gradient, so that no graph is needed."""
+    """A token loss that also computes its own gradient, so that no autograd graph is needed."""
 
     def gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor, /) -> TokenValues:
-        """Overwrites `logits` [T, V] with coefficients [T] times the losses' gradient and gives what a call gives, detached."""
+        """Overwrite `logits` [T, V] with their gradient, times `coefficients` [T]; return the values of a call, detached."""
         ...
 
 
@@ -138,7 +138,7 @@ def in_blocks(
     positions: Positions,
     coefficients: Tensor,
 ) -> TokenValues:
-    """A `gradient_` applied to a few rows at a time, for one whose temporaries are [rows, V]."""
+    """Apply a `gradient_` whose temporaries are [rows, V] to a few rows at a time."""
     parts, step = [], ROWS_AT_A_TIME[logits.device.type]
     for start in range(0, max(len(logits), 1), step):
         block = slice(start, start + step)
@@ -147,13 +147,13 @@ def in_blocks(
 
 
 class TokenWeight(Protocol):
-    """Lengths [S] of some sequences and their T positions -> a factor [T] for each token's coefficient."""
+    """Lengths [S] of some sequences and their T positions -> a factor [T] for the tokens' coefficients."""
 
     def __call__(self, lengths: Tensor, positions: Positions, /) -> Tensor: ...
 
 
 def unit_token_weight(lengths: Tensor, positions: Positions) -> Tensor:
-    """1 for every position."""
+    """Return 1 for every position."""
     return torch.ones(len(positions), dtype=torch.float64, device=lengths.device)
 
 
@@ -168,12 +168,12 @@ class Objective:
     token_weight: TokenWeight = unit_token_weight
 
     def coefficients(self, weights: Tensor, lengths: Tensor, positions: Positions, totals: Totals) -> Tensor:
-        """c_t as float64 [T] for S sequences with prompt weights [S] and response lengths [S] that sum to T.
+        """Return c_t, float64 [T], for S sequences with prompt weights [S] and response lengths [S] that sum to T.
 
-        `totals` counts the whole update. ValueError, naming the sequence, for bad weights and lengths.
+        `totals` are the counts of the whole update. Raises `ValueError`, naming the sequence, for invalid weights or lengths.
         """
         check_sequences(weights, lengths)
         if int(lengths.sum()) != len(positions):
-            raise ValueError(f"the lengths sum to {int(lengths.sum())} for {len(positions)} positions")
+            raise ValueError(f"the lengths sum to {int(lengths.sum())} instead of {len(positions)} positions")
         per_token = expand(self.reduction(weights, lengths, totals), lengths)
         return per_token * self.token_weight(lengths, positions)

@@ -1,4 +1,4 @@
-"""Divergences of the student from its teacher: token losses over the whole vocabulary, for a teacher that gave all of it."""
+"""Divergences between student and teacher: token losses over the teacher's full distribution."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.core.errors import UserError
 from training.objectives.base import Positions, TokenValues, in_blocks
 
 _LOG_NOTHING = -1e30
-"""In place of the teacher's log 0 in a mixture, whose derivative would be NaN where both sides have it."""
+"""Replaces the teacher's log 0 in a mixture, whose derivative would be NaN where both probabilities are 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,18 +21,18 @@ class GeneralisedJSD:
 
     With p the teacher's distribution, q the student's, over one vocabulary, and m = beta p + (1 - beta) q:
 
-    - beta = 0: KL(p || q), forward: the cross-entropy to all of p less p's entropy, with the same gradient
+    - beta = 0: KL(p || q), forward: the cross-entropy with all of p minus the entropy of p; both have the same gradient
     - 0 < beta < 1: beta KL(p || m) + (1 - beta) KL(q || m); at 1/2 it is symmetric, and at most log 2
     - beta = 1: KL(q || p), reverse
 
-    Which side has which weight, and which end is forward, is as in the paper and in TRL. The ends are the divergences
-    themselves, since the formula in between vanishes there, as beta KL(p || q) and as (1 - beta) KL(q || p): close to an end
-    beta scales the loss as well, which at 0.99 is about a hundredth of what it is at 1.
+    The convention for beta is that of the paper and of TRL. The two ends are defined separately, because the formula in between
+    vanishes there, like beta KL(p || q) and (1 - beta) KL(q || p). Near an end beta therefore also scales the loss: at 0.99 it is
+    about a hundredth of its value at 1.
 
-    Takes `teacher_logprobs` [T, V], -inf for probability 0, and no `teacher_ids`; ValueError otherwise, `UserError` for a beta
-    outside of 0 to 1. A divergence is infinite where one side rules out what the other does not: at beta = 0 its gradient
-    is q - p there too, at beta = 1 there is none and 0 is given. Diagnostics: the `entropy` of the student and the
-    `teacher_entropy` in nats, `sampled_logprob` of the sampled token.
+    Requires `teacher_logprobs` [T, V], with -inf for probability 0, and no `teacher_ids`; raises `ValueError` otherwise, and
+    `UserError` for a beta outside [0, 1]. KL divergences are infinite where the second distribution is 0 and the first is not: at
+    beta = 0 the gradient is q - p there too, at beta = 1 it does not exist and 0 is returned. Diagnostics: the student's
+    `entropy` and the `teacher_entropy` in nats, and `sampled_logprob` of the sampled token.
     """
 
     beta: float
@@ -53,12 +53,12 @@ class GeneralisedJSD:
 
     @torch.no_grad()
     def gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor) -> TokenValues:
-        """See `AnalyticTokenLoss`. The gradient is q - p at beta = 0, else weight x q (log(q / r) - KL(q || r)), where r is m
-        with the weight 1 - beta, or p with the weight 1."""
+        """See `AnalyticTokenLoss`. The logit gradient is q - p at beta = 0, else weight x q (log(q / r) - KL(q || r)), where r is
+        m with weight 1 - beta, or at beta = 1 p with weight 1."""
         return in_blocks(self._block_gradient_, logits, positions, coefficients)
 
     def _block_gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor) -> TokenValues:
-        """`gradient_` of a few rows: its temporaries are [rows, V]."""
+        """Compute `gradient_` for a few rows; its temporaries are [rows, V]."""
         pair = _pair(logits, positions)
         reference, infinite = self._reference(pair)
         gap = _gap(pair.q, pair.log_q, reference)
@@ -73,8 +73,8 @@ class GeneralisedJSD:
         return TokenValues(losses=losses, diagnostics=diagnostics)
 
     def _reference(self, pair: _Pair) -> tuple[Tensor, Tensor]:
-        """log r [T, V] of what both sides are compared with: q, m or p. And bool [T]: where KL(q || p) is wanted and infinite;
-        there r is q itself, so that the loss without its infinity has no gradient."""
+        """Return log r [T, V], where r is q, m or p, and a mask [T] of positions where beta is 1 and KL(q || p) infinite. There r
+        is q itself, so that the finite part of the loss has no gradient."""
         nowhere = torch.zeros(len(pair.q), dtype=torch.bool, device=pair.q.device)
         if self.beta == 0.0:
             return pair.log_q, nowhere
@@ -85,7 +85,7 @@ class GeneralisedJSD:
         return torch.logaddexp(pair.log_q + math.log1p(-self.beta), of_p), nowhere
 
     def _losses(self, pair: _Pair, reference: Tensor, gap: Tensor) -> Tensor:
-        """The divergences [T] for `gap` = log(q / r)."""
+        """Return the divergences [T] for `gap` = log(q / r)."""
         if self.beta == 1.0:
             return (pair.q * gap).sum(-1)
         forward = (pair.p * _gap(pair.p, pair.log_p, reference)).sum(-1)
@@ -107,23 +107,23 @@ class _Pair:
 def _pair(logits: Tensor, positions: Positions) -> _Pair:
     log_p = positions.teacher_logprobs
     if log_p is None:
-        raise ValueError("the divergence needs the teacher's log-probabilities of these positions")
+        raise ValueError("the divergence needs teacher_logprobs: the positions have none")
     if positions.teacher_ids is not None:
         raise ValueError(
-            f"the divergence needs the teacher's full distribution, and there are its {log_p.shape[-1]} likeliest tokens: ask"
-            " for a full teacher (top_k: full)"
+            f"the divergence needs the teacher's full distribution, but has only its {log_p.shape[-1]} most probable tokens: set"
+            " top_k to full"
         )
     if log_p.shape != logits.shape:
         raise ValueError(
-            f"the teacher gives log-probabilities {tuple(log_p.shape)} for logits {tuple(logits.shape)}: the divergence needs"
-            " both over one vocabulary"
+            f"teacher_logprobs have shape {tuple(log_p.shape)}, but the logits {tuple(logits.shape)}: the divergence needs both"
+            " over the same vocabulary"
         )
     log_p, log_q = log_p.to(logits.dtype), logits.log_softmax(-1)
     return _Pair(p=log_p.exp(), q=log_q.exp(), log_p=log_p, log_q=log_q)
 
 
 def _gap(probs: Tensor, logprobs: Tensor, reference: Tensor) -> Tensor:
-    """log(probs / reference) [T, V] from logarithms, and 0 for outcomes of probability 0, which never count."""
+    """Return log(probs / reference) [T, V] from logarithms, with 0 where `probs` is 0, since these terms never count."""
     return torch.where(probs > 0, logprobs - reference, 0.0)
 
 

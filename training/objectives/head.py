@@ -1,7 +1,7 @@
-"""The LM head and a token loss in chunks of positions: the [T, V] logits of a batch never exist at once.
+"""The LM head and a token loss in chunks of positions, so that the logits [T, V] of a batch never exist at once.
 
-The coefficients of the loss are known beforehand, so one pass over the chunks gives the loss and both gradients with three
-matrix products and recomputes nothing; backward only scales what is there. Shapes: T positions, H hidden, V vocabulary.
+The coefficients of the loss are known in advance. One pass over the chunks therefore computes the loss and both gradients, with
+three matrix products and no recomputation, and backward only scales the gradients. Shapes: T positions, H hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from training.objectives.token_losses import TopKCrossEntropy
 
 CHUNK_SIZE = 512  # positions: 297 MiB of fp32 logits at V = 151,936
 _WEIGHT_ROWS = {"cpu": 2048, "cuda": 32_768}
-"""Rows of the head's gradient that are summed at a time in a wider type: what stays in a CPU's cache, few GPU launches."""
+"""Number of rows of the head's gradient to accumulate at once in a wider dtype: they fit in the CPU cache, and GPUs need few
+kernel launches."""
 _DTYPES = (torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadResult:
-    """`loss`: scalar sum_t c_t l_t that backward can follow. The rest is detached, [T], NaN at positions that were skipped."""
+    """`loss`: the differentiable scalar sum_t c_t l_t. The other values are detached, [T], and NaN at skipped positions."""
 
     loss: Tensor
     token_losses: Tensor
@@ -47,14 +48,14 @@ def chunked_head(
     vocabulary: int | None = None,
     chunk_size: int = CHUNK_SIZE,
 ) -> HeadResult:
-    """sum_t c_t l_t with l_t the token loss of the logits `hidden[t] @ weight.T`, for c = `coefficients` [T].
+    """Return sum_t c_t l_t, where l_t is the token loss of the logits `hidden[t] @ weight.T` and c = `coefficients` [T].
 
-    `hidden` [T, H] are the states that predict the T positions, `weight` [V, H] the head, tied to the embedding or not, both
-    bf16, fp32 or fp64. `vocabulary`: only the first so many rows of the head take part (the shared size of two padded
-    vocabularies). Logits come in the model's type; softmax, losses and their gradient are fp32 (fp64 for fp64), and so is
-    the sum of the head's gradient over chunks. Positions with coefficient 0 are skipped: they cost nothing and cannot spread
-    a NaN; if all are, the loss is a zero whose gradients are zeros. Backward may run once: its gradients are handed over, not
-    copied. All tensors lie on one device. ValueError for shapes, types, ids and coefficients that do not fit.
+    `hidden` [T, H]: the hidden states that predict the T positions. `weight` [V, H]: the LM head, tied to the embedding or not.
+    Both are bf16, fp32 or fp64, and all tensors are on one device. `vocabulary`: number of leading rows of the head to use (the
+    shared size of two padded vocabularies). Logits have the model's dtype; softmax, losses and logit gradients are computed in
+    fp32 (fp64 for fp64), as is the sum of the head's gradient over chunks. Positions with coefficient 0 are skipped: they cost
+    nothing and cannot propagate NaN; if all are skipped, the loss and its gradients are 0. Backward may run only once, since the
+    gradients are not copied. Raises `ValueError` for inconsistent shapes, dtypes, ids or coefficients.
     """
     used = weight.shape[0] if vocabulary is None else vocabulary
     _check(hidden, weight, positions, coefficients, used, chunk_size)
@@ -72,8 +73,9 @@ def chunked_head(
 
 
 def self_divergence(hidden: Tensor, weight: Tensor, *, vocabulary: int, chunk_size: int) -> Tensor:
-    """KL divergence [T] in nats of a student from itself over the whole vocabulary, computed as an update computes its loss: 0
-    but for rounding, unless this device gets the head or the softmax wrong. Holds a few [T, V], so give it few positions."""
+    """Return the KL divergence [T] in nats of a student from itself over the whole vocabulary, computed like the loss of an
+    update: 0 up to rounding, unless the device computes the head or the softmax wrong. Allocates several [T, V]: use few
+    positions."""
     with torch.no_grad():
         own = (hidden @ weight[:vocabulary].T).float().log_softmax(-1)
     with torch.enable_grad():
@@ -91,7 +93,7 @@ def self_divergence(hidden: Tensor, weight: Tensor, *, vocabulary: int, chunk_si
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
-    """What the pass needs beside the two tensors, and where it leaves its figures per position."""
+    """The inputs of the pass apart from the two tensors, and its results per position."""
 
     token_loss: TokenLoss
     positions: Positions
@@ -114,7 +116,7 @@ class _ChunkedHead(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         if ctx.gradients is None:
             raise RuntimeError(
-                "the chunked head gives its gradients away: call it again for a second backward"
+                "backward of the chunked head can run only once: call chunked_head again for a second one"
             )
         (hidden, weight), ctx.gradients = ctx.gradients, None
         for gradient in (hidden, weight):
@@ -126,7 +128,7 @@ class _ChunkedHead(torch.autograd.Function):
 def _run(
     hidden: Tensor, weight: Tensor, work: _Work, *, for_hidden: bool, for_weight: bool
 ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
-    """The pass over all chunks: the loss, and its gradients where they are wanted."""
+    """Run the pass over all chunks; return the loss and the requested gradients."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
     index = work.coefficients.nonzero().flatten()
     grad_hidden = torch.zeros_like(hidden) if for_hidden else None
@@ -135,7 +137,7 @@ def _run(
     buffer = hidden.new_empty(min(work.chunk_size, len(index)), work.vocabulary)
     head = weight[: work.vocabulary]
     loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
-    for rows in index.split(work.chunk_size):  # one empty chunk when all are skipped
+    for rows in index.split(work.chunk_size):  # one empty chunk if all are skipped
         states, coefficients = hidden[rows], work.coefficients[rows].to(wide)
         narrow = torch.mm(states, head.T, out=buffer[: len(rows)])
         values, slope = _loss_and_slope(work, narrow, rows, coefficients, for_hidden or for_weight)
@@ -153,8 +155,8 @@ def _run(
 def _loss_and_slope(
     work: _Work, logits: Tensor, rows: Tensor, coefficients: Tensor, with_slope: bool
 ) -> tuple[TokenValues, Tensor | None]:
-    """Losses of a chunk and, if wanted, the gradient of their weighted sum with regard to its logits (overwritten), in their
-    type; all arithmetic is in that of the coefficients."""
+    """Return the losses of a chunk and, if requested, the gradient of their weighted sum with respect to the logits, which it
+    overwrites. The gradient has the dtype of the logits; the arithmetic uses that of the coefficients."""
     positions, wide = work.positions.rows(rows), coefficients.dtype
     if not with_slope:
         return work.token_loss(logits.to(wide), positions), None
@@ -170,7 +172,7 @@ def _loss_and_slope(
 def _analytic_(
     token_loss: AnalyticTokenLoss, logits: Tensor, positions: Positions, coefficients: Tensor
 ) -> TokenValues:
-    """`gradient_`, a few rows at a time where they must be widened for it: wide logits of a whole chunk never exist."""
+    """Call `gradient_`; if logits must be cast to a wider dtype, a few rows at a time, so that no wide copy of a chunk exists."""
     if logits.dtype == coefficients.dtype:
         return token_loss.gradient_(logits, positions, coefficients)
     parts, step = [], ROWS_AT_A_TIME[logits.device.type]
@@ -183,7 +185,7 @@ def _analytic_(
 
 
 def _add_outer_(total: Tensor, slope: Tensor, states: Tensor) -> None:
-    """total [V, H] += slope [n, V].T @ states [n, H]; a wider total is added to in blocks of rows."""
+    """Compute total [V, H] += slope [n, V].T @ states [n, H]; if `total` has a wider dtype, in blocks of rows."""
     if total.dtype == states.dtype:
         total.addmm_(slope.T, states)
         return
@@ -210,26 +212,27 @@ def _check(
 ) -> None:
     if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
-            f"hidden {tuple(hidden.shape)} and head {tuple(weight.shape)}: need [T, H] and [V, H] with one H"
+            f"hidden {tuple(hidden.shape)} and head {tuple(weight.shape)}: must be [T, H] and [V, H] with the same H"
         )
     if hidden.dtype != weight.dtype or hidden.dtype not in _DTYPES:
         raise ValueError(
-            f"hidden is {hidden.dtype}, the head {weight.dtype}: need one of bf16, fp32, fp64 for both"
+            f"hidden is {hidden.dtype}, the head {weight.dtype}: both must be bf16, fp32 or fp64, and the same"
         )
     if coefficients.shape != (len(hidden),) or len(positions) != len(hidden):
         raise ValueError(
-            f"{len(hidden)} states, {len(positions)} positions and coefficients {tuple(coefficients.shape)}: need T each"
+            f"{len(hidden)} states, {len(positions)} positions and coefficients {tuple(coefficients.shape)}: all must have the"
+            " same length"
         )
     if not 1 <= vocabulary <= len(weight) or chunk_size < 1:
         raise ValueError(
-            f"vocabulary {vocabulary} of {len(weight)} and chunk size {chunk_size}: out of range"
+            f"vocabulary {vocabulary} must be from 1 to {len(weight)}, and chunk size {chunk_size} at least 1"
         )
     if not bool(coefficients.isfinite().all()):
         bad = int((~coefficients.isfinite()).nonzero()[0])
-        raise ValueError(f"position {bad} has coefficient {coefficients[bad].item()}: need a finite number")
+        raise ValueError(f"position {bad} has coefficient {coefficients[bad].item()}: it must be finite")
     ids = positions.sampled_ids
     outside = ((ids < 0) | (ids >= vocabulary)).nonzero().flatten().tolist()
     if outside:
         raise ValueError(
-            f"position {outside[0]} has token {ids[outside[0]].item()} outside of the vocabulary of {vocabulary}"
+            f"position {outside[0]} has token {ids[outside[0]].item()} outside the vocabulary of {vocabulary}"
         )

@@ -1,7 +1,7 @@
-"""How much each prompt counts. Pure functions over a dataset's columns; they do not load torch.
+"""Prompt weights: pure functions of the dataset's columns, without torch.
 
-`kept` says which prompts are drawn at all: what is not kept leaves before sampling, so no rollout is wasted. A kept prompt
-of weight 0 is drawn, counts in every denominator and has a gradient of exactly zero.
+Only prompts that are `kept` are drawn, so that no rollouts are spent on the others. A kept prompt with weight 0 is drawn, counts
+in every denominator and has a gradient of exactly zero.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptColumns:
-    """Columns of P prompts, in one order; None where the dataset has no such column.
+    """Columns of P prompts in the same order; None if the dataset does not have the column.
 
-    `entropy`: semantic entropy H in nats. `weight`: 1 - H / log N, in [0, 1]. `pass_rate`: share of right responses.
+    `entropy`: semantic entropy H in nats. `weight`: 1 - H / log N, in [0, 1]. `pass_rate`: share of correct responses.
     """
 
     ids: Sequence[str]
@@ -34,21 +34,21 @@ class PromptColumns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptWeights:
-    """For P prompts: `kept` bool [P], and `weight` float64 [P], which is 0 where a prompt is not kept."""
+    """`kept` bool [P] and `weight` float64 [P] of P prompts; the weight is 0 if a prompt is not kept."""
 
     kept: NDArray[np.bool_]
     weight: Floats
 
 
 class PromptWeight(Protocol):
-    """Columns of P prompts -> their weights. `UserError`, naming the row, when a column it needs is missing or wrong."""
+    """Columns of P prompts -> their weights. Raises `UserError`, naming the row, if a required column is missing or invalid."""
 
     def __call__(self, prompts: PromptColumns, /) -> PromptWeights: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Uniform:
-    """1 for every prompt; needs no column."""
+    """Weight 1 for every prompt; requires no column."""
 
     def __call__(self, prompts: PromptColumns) -> PromptWeights:
         return _all_kept(np.ones(len(prompts.ids)))
@@ -56,7 +56,7 @@ class Uniform:
 
 @dataclass(frozen=True, slots=True)
 class Soft:
-    """The column `weight` as it is: w = 1 - H / log N (UOPD)."""
+    """The column `weight` unchanged: w = 1 - H / log N (UOPD)."""
 
     def __call__(self, prompts: PromptColumns) -> PromptWeights:
         return _all_kept(_weights(prompts))
@@ -64,7 +64,7 @@ class Soft:
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """1 for prompts of entropy at most `tau`; the others leave before sampling.
+    """Weight 1 for prompts with entropy of at most `tau`; the others are removed before sampling.
 
     `raw` compares H in nats (the paper discards H > tau), `normalised` compares H / log N = 1 - weight.
     """
@@ -90,7 +90,7 @@ class Binary:
 
 @dataclass(frozen=True, slots=True)
 class PassRate:
-    """p (1 - p) of the column `pass_rate`: most for prompts that are solved half of the time, 0.25 there."""
+    """p (1 - p) with p the column `pass_rate`; largest, 0.25, for prompts that are solved half of the time."""
 
     def __call__(self, prompts: PromptColumns) -> PromptWeights:
         rate = _column(prompts, "pass_rate", prompts.pass_rate, 1.0)
@@ -99,9 +99,9 @@ class PassRate:
 
 @dataclass(frozen=True, slots=True)
 class Permuted:
-    """Control: the soft weights dealt out anew among the prompts, so that only their distribution is left.
+    """Control: the soft weights randomly permuted among the prompts, which preserves only their distribution.
 
-    Depends on the ids and `seed` alone, not on the order of the rows.
+    Depends only on the ids and `seed`, not on the order of the rows.
     """
 
     seed: int = 0
@@ -116,7 +116,7 @@ class Permuted:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """Control: the mean of the soft weights for every prompt, that is, uniform weights with a smaller step."""
+    """Control: the mean of the soft weights for every prompt, that is, uniform weights with a smaller step size."""
 
     def __call__(self, prompts: PromptColumns) -> PromptWeights:
         weight = _weights(prompts)
@@ -138,20 +138,20 @@ def _entropies(prompts: PromptColumns) -> Floats:
 def _column(
     prompts: PromptColumns, name: str, column: Sequence[float] | Floats | None, highest: float
 ) -> Floats:
-    """The column as float64 [P], every value within 0 and `highest`."""
+    """Return the column as float64 [P], with every value checked to be between 0 and `highest`."""
     if column is None:
         raise UserError(
-            f"the dataset has no column {name}, which this prompt weight needs: annotate it first"
+            f"the dataset has no column {name}, which this prompt weight requires: annotate the dataset first"
         )
     values = np.asarray(column, dtype=np.float64)
     if values.shape != (len(prompts.ids),) or not len(values):
         raise UserError(
-            f"the column {name} has {values.size} values for {len(prompts.ids)} prompts: need one each"
+            f"the column {name} has {values.size} values for {len(prompts.ids)} prompts: it must have one per prompt"
         )
     bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0.0) & (values <= highest)))
     if len(bad):
         bounds = "of at least 0" if highest == inf else f"from 0 to {highest:g}"
         raise UserError(
-            f"prompt {prompts.ids[bad[0]]!r} has {name} {values[bad[0]]}: need a finite number {bounds}, annotate it again"
+            f"prompt {prompts.ids[bad[0]]!r} has {name} {values[bad[0]]} instead of a finite number {bounds}: annotate it again"
         )
     return values

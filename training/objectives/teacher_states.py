@@ -1,6 +1,6 @@
-"""A teacher's full distribution from its last hidden states: what travels to the student is [T, H], not [T, V].
+"""The teacher's full distribution, computed from its last hidden states: the student receives [T, H] instead of [T, V].
 
-At Qwen3-8B's sizes (H = 4,096, V = 151,936) that is 8 KB a token in place of 608.
+For Qwen3-8B (H = 4,096, V = 151,936) that is 8 KB per token instead of 608 KB.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from training.objectives.base import AnalyticTokenLoss, Positions, TokenLoss, To
 
 
 def from_states(inner: TokenLoss, head: Tensor) -> TokenLoss:
-    """`inner`, a loss over the teacher's full distribution, for positions that carry the teacher's states instead.
+    """Return `inner`, a loss over the teacher's full distribution, for positions that have teacher states instead.
 
-    `head` [V, H] is the teacher's LM head over the shared vocabulary, in the type and on the device of the states. The
-    teacher's logits come in that type, its log-softmax is float32 (float64 for float64), as `training.rollout.scoring` has
-    it; they exist for as many positions at a time as the loss is asked for. ValueError for positions without states.
+    `head` [V, H]: the teacher's LM head over the shared vocabulary, with the dtype and on the device of the states. The teacher's
+    logits have that dtype; its log-softmax is float32 (float64 for float64), as in `training.rollout.scoring`. Both are allocated
+    for the positions of one call only. The loss raises `ValueError` for positions without states.
     """
     if isinstance(inner, AnalyticTokenLoss):
         return AnalyticTeacherStates(inner=inner, head=head)
@@ -38,7 +38,7 @@ class TeacherStates:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AnalyticTeacherStates(TeacherStates):
-    """`TeacherStates` of a loss that writes its own gradient, and so does this one."""
+    """`TeacherStates` with an analytic gradient, for an inner loss that has one."""
 
     inner: AnalyticTokenLoss
 
@@ -49,10 +49,10 @@ class AnalyticTeacherStates(TeacherStates):
 
 
 def _told(positions: Positions, head: Tensor) -> Positions:
-    """The positions with the distribution that their states stand for."""
+    """Return the positions with the teacher's log-probabilities in place of its states."""
     states = positions.teacher_states
     if states is None:
-        raise ValueError("the loss needs the teacher's hidden states of these positions")
+        raise ValueError("the loss needs teacher_states: the positions have none")
     with torch.no_grad():
         logits = states @ head.T
         logprobs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)

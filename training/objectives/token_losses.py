@@ -1,4 +1,4 @@
-"""Token losses: pure functions of a chunk of logits [T, V] and what is known about its T positions."""
+"""Token losses: pure functions of a chunk of logits [T, V] and the loss inputs of its T positions."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ TopKForm = Literal["teacher_renormalised", "tail_bucket", "unnormalised"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopKCrossEntropy:
-    """Cross-entropy of the student to the teacher's k most probable tokens (UOPD Eq. 7), or to all of them.
+    """Cross-entropy of the student with the teacher's k most probable tokens (UOPD Eq. 7), or with all tokens.
 
-    With p_j the teacher's probabilities, m their sum and log q_j the student's log-probabilities by its full softmax:
+    With p_j the teacher's probabilities, m their sum and log q_j the student's log-probabilities from its full softmax:
 
     - `teacher_renormalised` (the paper's): -sum_j p_j / m log q_j
     - `unnormalised`: -sum_j p_j log q_j
-    - `tail_bucket`: the same, and -(1 - m) log(1 - sum_j q_j), all other tokens being one outcome
+    - `tail_bucket`: `unnormalised` plus -(1 - m) log(1 - sum_j q_j), with all other tokens as one outcome
 
-    The three agree over the full vocabulary. Positions without any teacher entry have loss 0 and no gradient. Diagnostics:
+    The three are equal over the full vocabulary. Positions without teacher entries have loss 0 and gradient 0. Diagnostics:
     `teacher_mass` m, `student_mass` sum_j q_j, the student's `entropy` in nats, `sampled_logprob` of the sampled token.
     """
 
@@ -48,14 +48,14 @@ class TopKCrossEntropy:
 
     @torch.no_grad()
     def gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor) -> TokenValues:
-        """See `AnalyticTokenLoss`. The gradient is mass x softmax - scatter(p), where the tail adds its own softmax."""
+        """See `AnalyticTokenLoss`. The logit gradient is mass x softmax - scatter(p); the tail bucket adds its own softmax."""
         return in_blocks(self._block_gradient_, logits, positions, coefficients)
 
     def _block_gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor) -> TokenValues:
-        """`gradient_` of a few rows: its temporaries are [rows, V]."""
+        """Compute `gradient_` for a few rows; its temporaries are [rows, V]."""
         target = _target(positions, logits, self.form)
         softmax = logits.softmax(-1)
-        normaliser = logits.amax(-1) - softmax.amax(-1).log()  # logsumexp, without its passes over [rows, V]
+        normaliser = logits.amax(-1) - softmax.amax(-1).log()  # logsumexp, with fewer passes over [rows, V]
         chosen = target.gather(logits) - normaliser[:, None]
         sampled = _at(logits, positions.sampled_ids) - normaliser
         losses = -(target.probs * torch.where(target.used, chosen, 0.0)).sum(-1)
@@ -77,12 +77,13 @@ class TopKCrossEntropy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceKL:
-    """Another token loss and `coefficient` (beta) times the student's divergence from its start, estimated on the sampled token.
+    """A token loss plus `coefficient` (beta) times the KL divergence of the student from the reference, its initial weights.
 
-    With d = log p_reference - log p_student of that token, the penalty is beta (exp(d) - d - 1): Schulman's k3 estimator, in
-    the place that GRPO gives it (DeepSeekMath, arXiv:2402.03300, Eq. 4). It is never negative. Over tokens that the student
-    samples (at temperature 1) its mean is KL(student || reference), and the mean of its gradient, which treats the sampled
-    token as given, is that of KL(reference || student). Diagnostics: those of `inner`, and `reference_kl`, the estimate in nats.
+    The divergence is estimated from the sampled token. With d = log p_reference - log p_student of that token, the penalty is
+    beta (exp(d) - d - 1): Schulman's k3 estimator, used as in GRPO (DeepSeekMath, arXiv:2402.03300, Eq. 4). It is never negative.
+    Over tokens that the student samples at temperature 1, its mean is KL(student || reference), while the mean of its gradient,
+    taken with the sampled token fixed, is the gradient of KL(reference || student). Diagnostics: those of `inner`, and
+    `reference_kl`, the estimate in nats.
     """
 
     inner: TokenLoss
@@ -94,7 +95,7 @@ class ReferenceKL:
         return self._added(values, _behind(positions, sampled))
 
     def _added(self, values: TokenValues, behind: Tensor) -> TokenValues:
-        """`values` of the inner loss with the penalty for d = `behind` [T]."""
+        """Return the values of the inner loss with the penalty for d = `behind` [T] added."""
         estimate = behind.expm1() - behind
         return replace(
             values,
@@ -105,13 +106,13 @@ class ReferenceKL:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnalyticReferenceKL(ReferenceKL):
-    """`ReferenceKL` of a token loss that writes its own gradient, and so does this one."""
+    """`ReferenceKL` with an analytic gradient, for an inner loss that has one."""
 
     inner: AnalyticTokenLoss
 
     @torch.no_grad()
     def gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor) -> TokenValues:
-        """See `AnalyticTokenLoss`. The penalty adds beta (exp(d) - 1) (softmax - the sampled token's one)."""
+        """See `AnalyticTokenLoss`. The penalty adds beta (exp(d) - 1) (softmax - one_hot(sampled)) to the logit gradient."""
         return in_blocks(self._block_gradient_, logits, positions, coefficients)
 
     def _block_gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor) -> TokenValues:
@@ -126,17 +127,15 @@ class AnalyticReferenceKL(ReferenceKL):
 
 
 def _behind(positions: Positions, sampled: Tensor) -> Tensor:
-    """d [T]: how much likelier the reference finds the sampled tokens than the student, which gives them `sampled` [T]."""
+    """Return d [T], the reference log-probabilities of the sampled tokens minus the student's, which are `sampled` [T]."""
     if positions.reference_logprobs is None:
-        raise ValueError(
-            "the penalty needs the reference's log-probabilities of these positions' sampled tokens"
-        )
+        raise ValueError("the reference KL penalty needs reference_logprobs: the positions have none")
     return positions.reference_logprobs.to(sampled.dtype) - sampled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Target:
-    """The teacher's side of a chunk: weights `probs` [T, k] of log q_j (0 where padded), at `ids` or at column j.
+    """The target distribution of a chunk: weights `probs` [T, k] of log q_j (0 if padding), at token `ids`, or at column j.
 
     `used` bool [T, k]: not padding. `mass` [T]: m. `tail` [T]: weight of the bucket of all other tokens, 0 if there are none.
     """
@@ -148,11 +147,11 @@ class _Target:
     tail: Tensor
 
     def gather(self, values: Tensor) -> Tensor:
-        """The entries [T, k] of `values` [T, V] that the teacher names."""
+        """Return the entries [T, k] of `values` [T, V] at the teacher's tokens."""
         return values[:, : self.probs.shape[-1]] if self.ids is None else values.gather(-1, self.ids)
 
     def subtract_(self, values: Tensor, amounts: Tensor) -> None:
-        """Takes `amounts` [T, k] from those entries, in place."""
+        """Subtract `amounts` [T, k] from these entries in place."""
         if self.ids is None:
             values[:, : amounts.shape[-1]].sub_(amounts)
         else:
@@ -163,7 +162,7 @@ def _target(positions: Positions, logits: Tensor, form: TopKForm) -> _Target:
     vocabulary = logits.shape[-1]
     logprobs, ids = positions.teacher_logprobs, positions.teacher_ids
     if logprobs is None:
-        raise ValueError("the top-k cross-entropy needs the teacher's log-probabilities of these positions")
+        raise ValueError("the top-k cross-entropy needs teacher_logprobs: the positions have none")
     if ids is None:
         logprobs = logprobs[:, :vocabulary]
         used = logprobs > -torch.inf
@@ -180,18 +179,18 @@ def _target(positions: Positions, logits: Tensor, form: TopKForm) -> _Target:
 
 
 def _without(logits: Tensor, target: _Target) -> Tensor:
-    """A copy of the logits with -inf at the teacher's tokens; rows without a tail are left whole, so all stays finite."""
+    """Return a copy of the logits with -inf at the teacher's tokens; rows without a tail are unchanged, so they stay finite."""
     hidden = target.used & (target.tail > 0)[:, None]
     if target.ids is None:
         head = torch.where(hidden, -torch.inf, target.gather(logits))
         return torch.cat([head, logits[:, head.shape[-1] :]], dim=-1)
-    # Padding points at token 0: the sum leaves that token alone, where a plain scatter would overwrite it.
+    # Padding has id 0: adding 0 leaves that token unchanged, while a plain scatter would overwrite it.
     offsets = torch.where(hidden, -torch.inf, 0.0).to(logits.dtype)
     return logits.scatter_add(-1, target.ids, offsets)
 
 
 def _log_tail(logits: Tensor, normaliser: Tensor, target: _Target) -> Tensor:
-    """log(1 - sum_j q_j) [T] without cancellation; 0 in rows without a tail."""
+    """Return log(1 - sum_j q_j) [T], computed without cancellation; 0 in rows without a tail."""
     return torch.where(target.tail > 0, _without(logits, target).logsumexp(-1) - normaliser, 0.0)
 
 

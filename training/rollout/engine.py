@@ -1,8 +1,8 @@
-"""The rollout engine: one offline vLLM engine in a Ray actor, token ids in, token ids and their log-probabilities out.
+"""The rollout engine: an offline vLLM engine in a Ray actor that maps prompt token ids to sampled ids with log-probabilities.
 
-Nothing is ever turned into text and back: what the student trains on is what the engine sampled. Every rollout has a seed
-of its own, so it does not depend on order, company or the number of engines (on CPU bit by bit, once the weights agree).
-The actor keeps nothing but its weights and their version, so a dead one is started again, given a snapshot, and asked again.
+Tokens are never decoded and encoded again, so the student trains on exactly what the engine sampled. Every rollout has its own
+seed and does not depend on order, on the batch or on the number of engines (bitwise on CPU, given equal weights). An actor's
+only state is its weights and their version: a dead one is restarted, given a snapshot, and sent its requests again.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from training.rollout.sync import Transport
 from training.rollout.weights import LiveCheck, Snapshot, compare_live, summed, tensor_sum, unpack
 
 INITIAL_VERSION = -1
-"""The version of an engine that still has the weights of the model folder."""
+"""The weight version of an engine that has not been synced: it has the weights of the model folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutSettings:
-    """How an engine is started. `engines` is how many run beside it (they share the cores on CPU).
+    """Settings of a rollout engine. `engines` is the number of engines of the run (they share the cores on CPU).
 
-    `logprobs`: of the model as it is ("raw"), or after the temperature ("tempered"). `sleeps`: shares its GPU, so it gives
-    its memory back between rollouts. `kv_cache_bytes`: of its KV cache on a GPU, whatever is free there (None: what its
-    fraction of the card leaves, by vLLM's own profile, which takes a neighbour's memory for its own).
+    `logprobs`: of the unscaled distribution ("raw"), or after the temperature ("tempered"). `sleeps`: the engine shares its GPU
+    and frees its memory between rollouts. `kv_cache_bytes`: fixed size of the KV cache on a GPU (None: vLLM profiles what
+    `gpu_memory_fraction` leaves, which counts other processes' memory as its own).
     """
 
     model: Path
@@ -52,9 +52,10 @@ class RolloutSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutSampling:
-    """Sampling without truncation (top_p = 1, no top_k): what is drawn has exactly the log-probability that is recorded.
+    """Sampling without truncation (top_p = 1, no top_k), so the recorded log-probabilities are those of the sampling
+    distribution.
 
-    A rollout ends with one of `stop_token_ids`, which belongs to it, or after `max_tokens`.
+    A rollout ends with one of `stop_token_ids`, which it includes, or after `max_tokens`.
     """
 
     temperature: float
@@ -64,7 +65,7 @@ class RolloutSampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutRequest:
-    """One rollout to draw: the prompt's token ids and the seed."""
+    """A request for one rollout: the prompt's token ids and the sampling seed."""
 
     prompt: Sequence[int]
     seed: int
@@ -72,8 +73,8 @@ class RolloutRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """One rollout: sampled ids [T] (int32), the log-probability of each [T] (float32, nats), how it ended ("stop" or
-    "length"), and the version of the weights that drew it."""
+    """One rollout: sampled ids [T] (int32), the log-probability of each [T] (float32, nats), the finish reason ("stop" or
+    "length"), and the weight version it was sampled with."""
 
     tokens: np.ndarray
     logprobs: np.ndarray
@@ -83,7 +84,8 @@ class Generation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
-    """An engine after a sync: its version, the checksum of what reached it, and its own tensors against the sender's."""
+    """State of an engine after a sync: its weight version, the checksum of the received weights, and the comparison of its own
+    tensors with the sender's."""
 
     version: int
     checksum: int
@@ -91,7 +93,7 @@ class LoadReport:
 
 
 def rollout_options(settings: RolloutSettings, *, on_cpu: bool) -> dict[str, Any]:
-    """Arguments of `vllm.LLM`: the dataset factory's, without a tokenizer, and open for new weights."""
+    """Return the arguments of `vllm.LLM`: those of the dataset factory, without a tokenizer and with weight transfer."""
     serve = Serve(max_num_seqs=settings.max_num_seqs, gpu_memory_fraction=settings.gpu_memory_fraction)
     role = ModelRole(
         model=str(settings.model), dtype=settings.dtype, max_model_len=settings.max_model_len, serve=serve
@@ -106,14 +108,14 @@ def rollout_options(settings: RolloutSettings, *, on_cpu: bool) -> dict[str, Any
 
 
 def rollout_environment(settings: RolloutSettings, *, on_cpu: bool) -> dict[str, str]:
-    """Environment of the actor: vLLM in this very process, which is what lets weights be handed over without a copy."""
+    """Return the environment of the actor. vLLM runs in the actor's own process, so weights are passed without a copy."""
     serve = Serve(kv_cache_gib=settings.kv_cache_gib, batch_invariant=settings.batch_invariant)
     common = engine_environment(serve, local=True, on_cpu=on_cpu, engines=settings.engines)
     return common | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
 
 
 class Rollout:
-    """One engine. Made a Ray actor by `training.rollout.pool`; every method may be called remotely."""
+    """One rollout engine; `training.rollout.pool` turns it into a Ray actor. Every public method may be called remotely."""
 
     def __init__(
         self, settings: RolloutSettings, environment: dict[str, str], options: dict[str, Any]
@@ -128,7 +130,7 @@ class Rollout:
         self._asleep: set[str] = set()
 
     def ready(self) -> dict[str, Any]:
-        """What is recorded of the engine with every run; checks its batch invariance."""
+        """Check the engine's batch invariance, and return the description of the engine for the run's record."""
         import vllm
 
         engine = self._llm.llm_engine
@@ -143,31 +145,31 @@ class Rollout:
         }
 
     def version(self) -> int:
-        """The version of the weights that the engine holds."""
+        """Return the version of the engine's weights."""
         return self._version
 
     def process(self) -> int:
-        """The process that the engine lives in."""
+        """Return the process id of the engine."""
         return os.getpid()
 
     # --- generating ---------------------------------------------------------------------------------------------
 
     def generate(self, requests: Sequence[RolloutRequest], sampling: RolloutSampling) -> list[Generation]:
-        """One rollout for each request, in the order of the requests."""
+        """Return one rollout per request, in the order of the requests."""
         found = dict(self.stream(requests, sampling))
         return [found[index] for index in range(len(requests))]
 
     def stream(
         self, requests: Sequence[RolloutRequest], sampling: RolloutSampling
     ) -> Iterator[tuple[int, Generation]]:
-        """(index of the request, rollout) as rollouts end, shortest first as a rule: scoring can start at once.
+        """Yield (index of the request, rollout) as rollouts finish, usually the shortest first, so that scoring can start early.
 
-        Raises `UserError`, before anything is drawn, for a prompt that is empty or fills the context.
+        Raises `UserError`, before anything is sampled, if a prompt is empty or fills the context.
         """
         from vllm.inputs import tokens_input
 
         if self._asleep:
-            raise RuntimeError("the engine slept and dropped its weights: sync before the next rollout")
+            raise RuntimeError("the engine is asleep and has no weights: sync before the next rollout")
         params = [self._params(index, request, sampling) for index, request in enumerate(requests)]
         engine, call = self._llm.llm_engine, self._calls
         self._calls += 1
@@ -183,7 +185,7 @@ class Rollout:
                             int(output.request_id.partition("-")[2]),
                             generation(output.outputs[0], self._version),
                         )
-        finally:  # a consumer that stops early leaves nothing behind
+        finally:  # abort the requests that are left if the consumer stops early
             if engine.has_unfinished_requests():
                 engine.abort_request([f"{call}-{index}" for index in range(len(requests))])
 
@@ -194,8 +196,8 @@ class Rollout:
         room = self.settings.max_model_len - len(request.prompt)
         if room < 1 or len(request.prompt) < 1:
             raise UserError(
-                f"prompt {index} has {len(request.prompt)} tokens and the context {self.settings.max_model_len}: leave such"
-                " problems out, or raise the maximum lengths"
+                f"prompt {index} has {len(request.prompt)} tokens, but the context length is {self.settings.max_model_len}: drop"
+                " the problem or raise the maximum lengths"
             )
         return SamplingParams(
             temperature=sampling.temperature,
@@ -213,7 +215,7 @@ class Rollout:
     # --- weights ------------------------------------------------------------------------------------------------
 
     def load(self, snapshot: Snapshot) -> LoadReport:
-        """Take the snapshot's weights, by the object store. Raises `UserError` when what arrived is not what was sent."""
+        """Load the snapshot's weights from Ray's object store. Raises `UserError` if they differ from what was sent."""
         self._wake("weights")
         sums: dict[str, int] = {}
         arriving = (pair for part in snapshot.parts for pair in unpack(_fetched(part)))
@@ -222,7 +224,8 @@ class Rollout:
         return self._taken(snapshot, Snapshot(version=snapshot.version, sums=sums, numels={}).checksum)
 
     def confirm(self, snapshot: Snapshot) -> LoadReport:
-        """After NCCL or IPC brought the weights: compare the engine's own tensors with the snapshot's sums."""
+        """After a transfer by NCCL or IPC, compare the engine's own tensors with the snapshot's checksums. Raises `UserError` if
+        they differ."""
         return self._taken(snapshot, snapshot.checksum)
 
     def _taken(self, snapshot: Snapshot, arrived: int) -> LoadReport:
@@ -230,17 +233,17 @@ class Rollout:
         self._llm.reset_prefix_cache()
         live = self._live(snapshot)
         if arrived != snapshot.checksum or live.different or not live.equal:
-            wrong = live.different[0] if live.different else "the checksum of what arrived"
+            wrong = live.different[0] if live.different else "the checksum of the received weights"
             raise UserError(
-                f"weight version {snapshot.version} did not reach an engine whole ({wrong} differs): start the run again from"
-                " its last checkpoint"
+                f"weight version {snapshot.version} was not received correctly by a rollout engine ({wrong} differs): start the"
+                " run again from its last checkpoint"
             )
         self._version = snapshot.version
         return LoadReport(version=self._version, checksum=arrived, live=live)
 
     def _live(self, snapshot: Snapshot) -> LiveCheck:
-        """The engine's own tensors against the snapshot. A CPU engine repacks its linear layers beyond recognition and
-        keeps embeddings and norms; a GPU engine keeps all of them."""
+        """Compare the engine's own tensors with the snapshot. A CPU engine repacks its linear layers, so only embeddings and
+        norms are comparable; on a GPU all tensors are."""
 
         def sums(model: Any) -> tuple[dict[str, tuple[int, int]], dict[str, list[str]]]:
             named = {
@@ -252,31 +255,31 @@ class Rollout:
         live, joined = self._llm.apply_model(sums)[0]
         return compare_live(live, snapshot, joined)
 
-    # The receiving end of an NCCL or IPC transfer, driven by `training.rollout.sync.EngineClient`.
+    # The receiving end of an NCCL or IPC transfer, called by `training.rollout.sync.EngineClient`.
 
     def open_transfer(self, init_info: dict[str, Any]) -> None:
-        """Join the sender's transfer, as vLLM's `init_info` describes it; an earlier one is left."""
+        """Join the sender's transfer, described by vLLM's `init_info`. Closes an earlier transfer."""
         self._llm.collective_rpc("shutdown_weight_transfer_engine")
         self._llm.collective_rpc("init_weight_transfer_engine", args=(init_info,))
 
     def start_update(self) -> None:
-        """Make ready for new weights."""
+        """Prepare for new weights."""
         self._wake("weights")
         self._llm.collective_rpc("start_weight_update")
 
     def receive(self, update_info: Any) -> None:
-        """Take the weights that vLLM's `update_info` describes, or one chunk of them."""
+        """Receive the weights described by vLLM's `update_info`, or one chunk of them."""
         self._llm.collective_rpc("update_weights", args=(update_info,))
 
     def finish_update(self) -> None:
-        """Put the received weights to use."""
+        """Activate the received weights."""
         self._llm.collective_rpc("finish_weight_update")
         self._llm.apply_model(repack_tied_head)
 
     # --- sleeping -----------------------------------------------------------------------------------------------
 
     def sleep(self) -> None:
-        """Give the GPU's memory back; the weights are dropped too, so a sync must come before the next rollout."""
+        """Free the GPU memory of an engine that shares its GPU. This drops the weights, so sync them before the next rollout."""
         if self.settings.sleeps and not self._asleep:
             self._llm.sleep(level=2)
             self._asleep = {"weights", "kv_cache"}
@@ -289,12 +292,12 @@ class Rollout:
 
 
 def generation(sample: Any, version: int) -> Generation:
-    """vLLM's output of one rollout as ours. The sampled token stands first at each position of the flat log-probabilities."""
+    """Convert vLLM's output of one rollout. At each position of the flat log-probabilities the sampled token comes first."""
     flat = sample.logprobs
     chosen = np.asarray(flat.start_indices, dtype=np.int64)
     tokens = np.asarray(sample.token_ids, dtype=np.int32)
     if len(chosen) != len(tokens) or (np.asarray(flat.token_ids, dtype=np.int64)[chosen] != tokens).any():
-        raise RuntimeError("the engine's log-probabilities do not belong to the tokens that it sampled")
+        raise RuntimeError("vLLM's log-probabilities do not match the sampled tokens: check its version")
     return Generation(
         tokens=tokens,
         logprobs=np.asarray(flat.logprobs, dtype=np.float32)[chosen],
@@ -304,8 +307,11 @@ def generation(sample: Any, version: int) -> Generation:
 
 
 def repack_tied_head(model: Any) -> bool:
-    """On CPU vLLM computes with repacked copies of its weights, and its reload leaves that of a head whose weight is the
-    embedding's (nothing of its own was loaded): pack it again. Says whether there was one."""
+    """Repack a tied LM head on CPU; return whether there was one.
+
+    On CPU vLLM computes with repacked copies of its weights. Its reload does not update the copy of a head that is tied to the
+    embedding, because no tensor is loaded for that head.
+    """
     head: Any = getattr(model, "lm_head", None)
     embedding: Any = getattr(getattr(model, "model", None), "embed_tokens", None)
     if embedding is None or head is embedding or not hasattr(head, "cpu_linear"):
@@ -317,7 +323,7 @@ def repack_tied_head(model: Any) -> bool:
 
 
 def _fetched(part: Any) -> Any:
-    """A part, out of Ray's object store when it is a reference."""
+    """Return a part, fetched from Ray's object store if it is a reference."""
     import ray
 
     return ray.get(part) if isinstance(part, ray.ObjectRef) else part

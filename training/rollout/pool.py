@@ -1,4 +1,4 @@
-"""All rollout engines of a run as one: work is dealt to them, weights are synced to all, and a dead one is started again."""
+"""The rollout engines of a run as a single object that distributes requests, loads weights and restarts dead engines."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ from training.rollout.engine import (
 from training.rollout.weights import Snapshot
 
 MAX_LOSSES = 3
-"""Losses of engines in a run after which it ends: something kills them, and starting them again will not help."""
+"""Number of engine deaths that a run tolerates; after more, restarting is unlikely to help."""
 
 OnLoss = Callable[[str], None]
 Carry = Callable[[int], Snapshot]
-"""Gives the student's present weights, which it calls by that version, by the object store."""
+"""A function of a version that returns a snapshot of the student's current weights, labelled with that version, whose parts are
+in the object store."""
 
 
 class RolloutPool:
-    """The engines of a placement. Starting them and waiting for them are two steps, so that models load side by side."""
+    """The rollout engines of a placement. The constructor starts them and `ready` waits for them, so that models can load in
+    parallel. `on_loss` is called with a message for each engine that died."""
 
     def __init__(
         self, placement: Placement, group: Any, settings: RolloutSettings, *, on_loss: OnLoss | None = None
@@ -45,46 +47,49 @@ class RolloutPool:
         self.actors: list[Any] = [self._start(index) for index in range(placement.count("rollout"))]
 
     def ready(self) -> list[dict[str, Any]]:
-        """Wait until every engine has its model; what each says of itself. `UserError` when one does not start."""
+        """Wait until every engine has loaded its model and return their descriptions. Raises `UserError` if one does not
+        start."""
         try:
             return results([actor.ready.remote() for actor in self.actors], "a rollout engine")
         except ActorLost as error:
             raise UserError(f"{error}; check the student's model folder and the engine's memory") from error
 
     def load(self, snapshot: Snapshot) -> list[LoadReport]:
-        """Bring every engine to the snapshot by the object store; a dead engine is started again and gets it too."""
+        """Load the snapshot into every engine from the object store. A dead engine is restarted and loads it too."""
         self._snapshot = snapshot
         calls = [actor.load.remote(snapshot) for actor in self.actors]
         return [self._loaded(index, call) for index, call in enumerate(calls)]
 
     def carry_by(self, carry: Carry) -> None:
-        """Where NCCL or IPC brings the weights: how an engine that was started again in the middle of a round gets them."""
+        """Set how an engine that is restarted during a rollout batch gets its weights if they are otherwise sent by NCCL or
+        IPC."""
         self._carry = carry
 
     def revive(self) -> None:
-        """Start engines again that died since the last round, without weights: what follows brings them to all."""
+        """Restart engines that died since the last rollout batch, without loading weights: the caller then syncs all engines."""
         for index, call in enumerate([actor.version.remote() for actor in self.actors]):
             try:
                 result(call, f"rollout engine {index}")
             except ActorLost as error:
-                self._replace(index, error, "started again")
+                self._replace(index, error, "restarted")
                 result(self.actors[index].ready.remote(), f"rollout engine {index}")
 
     def confirm(self, snapshot: Snapshot) -> list[LoadReport]:
-        """After NCCL or IPC: every engine compares its own tensors with the snapshot's sums and takes its version."""
+        """After a transfer by NCCL or IPC, let every engine compare its tensors with the snapshot's checksums and adopt its
+        version."""
         self._snapshot = snapshot
         return results([actor.confirm.remote(snapshot) for actor in self.actors], "a rollout engine")
 
     def generate(self, requests: Sequence[RolloutRequest], sampling: RolloutSampling) -> list[Generation]:
-        """One rollout for each request, in order."""
+        """Return one rollout per request, in the order of the requests."""
         found = dict(self.stream(requests, sampling))
         return [found[index] for index in range(len(requests))]
 
     def stream(
         self, requests: Sequence[RolloutRequest], sampling: RolloutSampling
     ) -> Iterator[tuple[int, Generation]]:
-        """(index, rollout) as rollouts end on any engine. What a lost engine had not finished is drawn again, by the same
-        seeds, once it is back with the last snapshot."""
+        """Yield (index, rollout) as rollouts finish on any engine. If an engine dies, it is restarted with the last snapshot and
+        its unfinished rollouts are sampled again with the same seeds."""
         count = len(self.actors)
         left = [set(range(engine, len(requests), count)) for engine in range(count)]
         streams = {
@@ -107,7 +112,7 @@ class RolloutPool:
             yield index, item[1]
 
     def sleep(self) -> None:
-        """Engines that share their GPU give its memory back."""
+        """Free the GPU memory of engines that share their GPU."""
         results([actor.sleep.remote() for actor in self.actors], "a rollout engine")
 
     def close(self) -> None:
@@ -134,13 +139,13 @@ class RolloutPool:
     def _open(
         self, engine: int, requests: Sequence[RolloutRequest], mine: set[int], sampling: RolloutSampling
     ) -> tuple[list[int], Any]:
-        """Order of the requests given to an engine, and the stream of their rollouts."""
+        """Send requests to an engine. Return their indices in the order sent, and the stream of their rollouts."""
         order = sorted(mine)
         method = self.actors[engine].stream.options(num_returns="streaming")
         return order, method.remote([requests[index] for index in order], sampling)
 
     def _next(self, streams: dict[int, tuple[list[int], Any]]) -> tuple[int, Any]:
-        """The engine whose stream has something next, and the reference to it; None at the end of the stream."""
+        """Return an engine whose stream is ready, and the reference to its next item, or None at the end of the stream."""
         import ray
 
         owners = {generator: engine for engine, (_, generator) in streams.items()}
@@ -158,14 +163,14 @@ class RolloutPool:
             return self._restart(engine, error)
 
     def _restart(self, engine: int, error: ActorLost) -> Any:
-        """Start an engine in a dead one's place and give it the last snapshot."""
+        """Replace a dead engine and load the last snapshot into the new one."""
         snapshot = self._carried(error)
-        self._replace(engine, error, f"started again with weight version {snapshot.version}")
+        self._replace(engine, error, f"restarted with weight version {snapshot.version}")
         return result(self.actors[engine].load.remote(snapshot), f"rollout engine {engine}")
 
     def _carried(self, error: ActorLost) -> Snapshot:
-        """The last snapshot with its weights. `ActorLost` when the student has moved on from them: the run then goes on from
-        its checkpoint."""
+        """Return the last snapshot with its weights. Raises `ActorLost` if the student's weights have changed since: the run then
+        resumes from its checkpoint."""
         snapshot = self._snapshot
         if snapshot is None:
             raise _too_many(error, self.losses) from error
@@ -177,7 +182,7 @@ class RolloutPool:
         return carried
 
     def _replace(self, engine: int, error: ActorLost, told: str) -> None:
-        """A fresh engine, with the weights of the model folder, in a dead one's place."""
+        """Replace a dead engine by a new one that has the weights of the model folder."""
         self.losses += 1
         if self.losses > MAX_LOSSES:
             raise _too_many(error, self.losses) from error
@@ -188,6 +193,6 @@ class RolloutPool:
 
 def _too_many(error: ActorLost, losses: int) -> UserError:
     return UserError(
-        f"{error} ({losses} losses in this run): look for what ends it (memory?) and start the run again; it resumes from"
-        " its last checkpoint"
+        f"{error} (engine deaths in this run: {losses}): find the cause, for instance a lack of memory, and start the run again;"
+        " it resumes from its last checkpoint"
     )

@@ -1,4 +1,4 @@
-"""Rollouts on disk: those of the step to come, which a checkpoint keeps when they were drawn before its weights were made."""
+"""Rollouts saved with a checkpoint: those of the next step that were already sampled when the checkpoint was written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAME = "rollouts.npz"
 
 
 def write_generations(folder: Path, generations: Sequence[Generation]) -> None:
-    """Write them into `folder`, in order; nothing is written when there are none."""
+    """Write rollouts to `folder`, in order. If there are none, no file is written."""
     if not generations:
         return
     np.savez(
@@ -30,7 +30,7 @@ def write_generations(folder: Path, generations: Sequence[Generation]) -> None:
 
 
 def read_generations(folder: Path) -> tuple[Generation, ...]:
-    """What `write_generations` wrote, bit by bit; empty when there were none."""
+    """Return exactly the rollouts written by `write_generations`; empty if there is no file."""
     if not (folder / NAME).is_file():
         return ()
     with np.load(folder / NAME) as saved:

@@ -1,6 +1,6 @@
-"""What a frozen LM head says of given hidden states, a chunk of positions at a time: never [T, V] at once for all T.
+"""Log-probabilities of a frozen LM head for given hidden states, in chunks of positions, so that [T, V] is never materialised.
 
-Letters: T positions, H hidden size, V vocabulary, k entries kept. Log-probabilities are float32, from the full softmax.
+Dimensions: T positions, H hidden size, V vocabulary size, k kept entries. Log-probabilities are float32, of the full softmax.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def sampled_logprobs(
     temperature: float = 1.0,
     chunk: int = CHUNK,
 ) -> torch.Tensor:
-    """log p [T] of given tokens `ids` [T], for hidden states [T, H] and head weights [V, H]."""
+    """Return log p [T] (nats) of the tokens `ids` [T], given hidden states [T, H] and head weights [V, H]."""
     out = torch.empty(len(ids), dtype=torch.float32, device=hidden.device)
     for span, logits in _logits(hidden, weight, chunk):
         if temperature != 1.0:
@@ -32,14 +32,14 @@ def sampled_logprobs(
 def topk_logprobs(
     hidden: torch.Tensor, weight: torch.Tensor, k: int, *, chunk: int = CHUNK
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The k most likely tokens after each hidden state [T, H] by the head [V, H]: log p [T, k], descending, and ids [T, k].
+    """Return the k most likely tokens for hidden states [T, H] and head weights [V, H]: log p [T, k], descending, and ids [T, k].
 
-    With k = V nothing is sorted and there are no ids: entry v belongs to id v. Nothing is renormalised: a row's mass is at
-    most 1.
+    With k = V the entries are in order of ids and no ids are returned. Probabilities are not renormalised: the sum of a row is
+    at most 1. Raises ValueError if k is not in 1 ... V.
     """
     tokens, vocabulary = len(hidden), len(weight)
     if not 1 <= k <= vocabulary:
-        raise ValueError(f"k is {k}: need 1 to {vocabulary}")
+        raise ValueError(f"k is {k}: choose a value from 1 to {vocabulary}")
     logprobs = torch.empty(tokens, k, dtype=torch.float32, device=hidden.device)
     ids = None
     if k < vocabulary:

@@ -1,7 +1,7 @@
-"""From the student to the engines: which road the weights take, and how a sync that did not happen is noticed.
+"""Weight sync from the student to the rollout engines: choice of transport, and detection of missed syncs.
 
 `object_store` works everywhere: the student packs bf16 parts into Ray's object store and every engine reloads from them.
-`nccl` and `ipc` are vLLM's own weight transfer (vllm.distributed.weight_transfer), which keeps weights on the GPUs.
+`nccl` and `ipc` use vLLM's weight transfer (vllm.distributed.weight_transfer), which keeps weights on the GPUs.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from training.engine.placement import Placement
 Transport = Literal["nccl", "ipc", "object_store"]
 
 STALE_GAP = 0.05
-"""Mean |log p(engine) - log p(student)| of sampled tokens above which the engine's weights are taken for stale: bf16
-kernels of two engines differ by 0.01 to 0.02."""
+"""Mean |log p(engine) - log p(student)| of sampled tokens, in nats, above which the engine's weights are considered stale.
+Different bf16 kernels cause differences of 0.01 to 0.02."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """A transport and, for the log, why it was chosen."""
+    """A transport and the reason for choosing it, for the log."""
 
     transport: Transport
     reason: str
 
 
 def choose_transport(placement: Placement) -> Choice:
-    """CUDA IPC where student and engine share each GPU, NCCL where every engine has a GPU of its own, else Ray's object store."""
+    """Choose the transport of a placement: CUDA IPC if every engine shares its GPU with a student rank, NCCL if every engine has
+    its own GPU, else Ray's object store."""
     if placement.on_cpu:
         return Choice(transport="object_store", reason="no GPU: bf16 weights through Ray's object store")
     students = {seat.bundle for seat in placement.seats if seat.role == "student"}
@@ -45,59 +46,60 @@ def choose_transport(placement: Placement) -> Choice:
         return Choice(transport="nccl", reason="student and engines on distinct GPUs: NCCL broadcast")
     return Choice(
         transport="object_store",
-        reason="some engines share a GPU with a student and some do not, which neither NCCL nor IPC serves",
+        reason="only some engines share a GPU with a student, which neither NCCL nor IPC supports",
     )
 
 
-# --- noticing a sync that did not happen -------------------------------------------------------------------------
+# --- detection of missed syncs -----------------------------------------------------------------------------------
 
 
 def check_versions(expected: int, versions: Sequence[int]) -> None:
-    """Raise `UserError` unless every engine generated with the weights of version `expected`."""
+    """Raise `UserError` unless every engine generated with weight version `expected`."""
     stale = [index for index, version in enumerate(versions) if version != expected]
     if stale:
         raise UserError(
-            f"rollout engine {stale[0]} holds weight version {versions[stale[0]]} and the student version {expected}:"
+            f"rollout engine {stale[0]} has weight version {versions[stale[0]]}, but the student has version {expected}:"
             " a weight sync was skipped; resume from the last checkpoint"
         )
 
 
 def logprob_gap(rollout: np.ndarray, student: np.ndarray) -> tuple[float, float]:
-    """Mean and maximum of |log p(engine) - log p(student)| over the same sampled tokens ([T] each, nats).
+    """Return the trainer/engine mismatch: mean and maximum of |log p(engine) - log p(student)| over sampled tokens.
 
-    (0, 0) for no token at all. ValueError when the lengths differ or a value is not finite.
+    Both arrays are [T], in nats; (0, 0) if T is 0. Raises ValueError if the shapes differ or a value is not finite.
     """
     if rollout.shape != student.shape:
         raise ValueError(
-            f"{rollout.shape} log-probabilities of the engine and {student.shape} of the student"
+            f"the engine's log-probabilities have shape {rollout.shape}, the student's {student.shape}: pass the same tokens"
         )
     if rollout.size == 0:
         return 0.0, 0.0
     gap = np.abs(rollout.astype(np.float64) - student.astype(np.float64))
     if not np.isfinite(gap).all():
-        raise ValueError(f"token {int(np.argmin(np.isfinite(gap)))} has a log-probability that is not finite")
+        raise ValueError(f"the log-probability of token {int(np.argmin(np.isfinite(gap)))} is not finite")
     return float(gap.mean()), float(gap.max())
 
 
 def check_gap(mean: float, *, version: int, limit: float = STALE_GAP) -> None:
-    """Raise `UserError` when the mean gap says that the engines generate with other weights than the student's."""
+    """Raise `UserError` if the mean trainer/engine mismatch (nats) exceeds `limit`: the engines' weights then probably differ
+    from the student's."""
     if mean > limit:
         raise UserError(
-            f"the engines' log-probabilities differ from the student's by {mean:.3f} nats a token on average (weight version"
-            f" {version}, at most {limit} is normal): their weights are stale or their numerics differ; resume from the last"
-            " checkpoint, and set the engine's dtype to the student's"
+            f"trainer/engine mismatch is {mean:.3f} nats per token on average (weight version {version}; at most {limit} is"
+            " expected): the engines' weights are stale or their numerics differ; resume from the last checkpoint, and set the"
+            " engine's dtype to the student's"
         )
 
 
-# --- vLLM's own transfer, GPUs only ------------------------------------------------------------------------------
+# --- vLLM's weight transfer, GPUs only ---------------------------------------------------------------------------
 
 
 class GpuSender:
-    """The student's end of an NCCL or IPC transfer; made and called on every data-parallel rank, rank 0 sends.
+    """The student's end of an NCCL or IPC transfer. Create and call it on every data-parallel rank; rank 0 sends.
 
-    `engines` are handles of `Rollout` actors. `weights.metadata()` gives (name, dtype, shape) of what `weights.iterate()`
-    yields, in the same order; iterating is a collective when the parameters are partitioned, so every rank does it. With
-    NCCL, the group meets at `address` and `port` of rank 0.
+    `engines` are handles of `Rollout` actors. `weights.metadata()` returns (name, dtype, shape) of each tensor that
+    `weights.iterate()` yields, in the same order. Iterating is a collective if parameters are partitioned, so every rank
+    iterates. `address` and `port` of rank 0 are the rendezvous of the NCCL group.
     """
 
     def __init__(
@@ -126,18 +128,18 @@ class GpuSender:
         )
 
     def send(self) -> None:
-        """Bring the engines to the student's present weights; returns when they have them."""
+        """Send the student's current weights; returns when the engines have received them."""
         self._sender.send_weights()
 
     def close(self) -> None:
-        """Leave the transfer; does not wait for engines that are gone."""
+        """Close the transfer without waiting for engines that have died."""
         self._sender.shutdown()
 
 
 class EngineClient:
-    """What vLLM's sender says to the engines (its `VLLMWeightSyncClient`), several engines of one worker each.
+    """Calls from vLLM's sender to the engines (its `VLLMWeightSyncClient`), for several engines with one worker each.
 
-    vLLM's own client tells all of them the same; in an NCCL group each must have a rank of its own.
+    vLLM's own client sends the same description to all engines, but in an NCCL group each needs its own rank.
     """
 
     def __init__(self, engines: Sequence[Any]) -> None:
@@ -150,8 +152,8 @@ class EngineClient:
         )
 
     def start_weight_update(self) -> None:
-        """An engine that shares its GPU and is awake (before the first rollout) sleeps first: the room of its KV cache is the
-        transfer's."""
+        """Start an update. Engines that share their GPU first go to sleep if they are awake (as before the first rollout): the
+        transfer uses the memory of their KV cache."""
         self._wait(engine.sleep.remote() for engine in self._engines)
         self._wait(engine.start_update.remote() for engine in self._engines)
 
@@ -168,24 +170,24 @@ class EngineClient:
 
 
 def numbered(init_info: dict[str, Any], engine: int) -> dict[str, Any]:
-    """The description of a transfer for one engine of several: its rank in an NCCL group stands after those before it."""
+    """Return the description of a transfer for one of several engines: its rank in an NCCL group is offset by its index."""
     if "rank_offset" not in init_info:
         return init_info
     return {**init_info, "rank_offset": init_info["rank_offset"] + engine}
 
 
 def largest_bytes(metadata: Iterable[tuple[str, Any, Sequence[int]]]) -> int:
-    """Bytes of the largest tensor of a model, from (name, dtype, shape) of each."""
+    """Return the bytes of a model's largest tensor, given (name, dtype, shape) of each."""
     return max(math.prod(shape) * dtype.itemsize for _, dtype, shape in metadata)
 
 
 def _init_info(
     transport: Transport, *, rank: int, address: str, port: int, engines: int, largest: int
 ) -> Any:
-    """vLLM's description of the sender. The NCCL group has one sender and one worker for each engine.
+    """Return vLLM's description of the sender. The NCCL group has one sender and one worker per engine.
 
-    An IPC buffer takes no tensor that is larger than it, so it has room for `largest`, the bytes of the largest. NCCL's grow
-    with a tensor: they keep vLLM's size.
+    An IPC buffer cannot transfer a tensor that is larger than itself, so it has at least `largest` bytes, the size of the largest
+    tensor. NCCL's buffers grow as needed and keep vLLM's default size.
     """
     if transport == "nccl":
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
@@ -199,11 +201,11 @@ def _init_info(
 
         size = max(DEFAULT_PACKED_BUFFER_SIZE_BYTES, largest)
         return IPCTrainerInitInfo(packed=True, packed_buffer_size_bytes=size, rank=rank)
-    raise ValueError(f"transport {transport!r} is not one of vLLM's")
+    raise ValueError(f"transport {transport!r} is not supported by vLLM: use 'nccl' or 'ipc'")
 
 
 def _source(weights: Any) -> Any:
-    """A vLLM `WeightSource` over an object with `metadata()` and `iterate()`."""
+    """Wrap an object with `metadata()` and `iterate()` as a vLLM `WeightSource`."""
     from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
     class Source(WeightSource):

@@ -1,4 +1,4 @@
-"""The teacher: a frozen model that says, for every response token, which tokens it would have found likely there."""
+"""The teacher: a frozen model that computes its most likely tokens, or its distribution, at every response position."""
 
 from __future__ import annotations
 
@@ -26,9 +26,12 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherSettings:
-    """`vocabulary`: ids shared with the student, over which the softmax runs (None: all of the model's). `token_budget`:
-    padded tokens of one forward pass. `chunk`: positions that go through the head at once. `shares_gpu`: others need the GPU's
-    memory between this model's turns."""
+    """Settings of the in-process teacher.
+
+    `vocabulary`: number of ids shared with the student, which the softmax covers (None: the model's whole vocabulary).
+    `token_budget`: tokens per forward pass, including padding. `chunk`: positions per chunk of the LM head. `threads`: CPU
+    threads of this process. `shares_gpu`: other actors use the GPU's memory between this model's calls.
+    """
 
     model: Path
     dtype: str = "bfloat16"
@@ -41,8 +44,8 @@ class TeacherSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopK:
-    """The teacher over one response of T tokens: log-probabilities [T, k] (float32, of the full softmax) in descending
-    order, and ids [T, k] (int32). With k = V there are no ids: entry v belongs to id v."""
+    """The teacher's top-k tokens for one response of T tokens: log-probabilities [T, k] (float32, of the full softmax) in
+    descending order, and ids [T, k] (int32). With k = V, entries are in order of ids and `ids` is None."""
 
     logprobs: np.ndarray
     ids: np.ndarray | None
@@ -50,14 +53,15 @@ class TopK:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class States:
-    """The teacher's last hidden states [T, H] at one response's T tokens: bf16 patterns as uint16. With its head they are its
-    full distribution, at a fraction of the size."""
+    """The teacher's last hidden states [T, H] for one response of T tokens, as bf16 bits in uint16. Together with the LM head
+    they determine the full distribution, at a fraction of its size."""
 
     bits: np.ndarray
 
 
 class Teacher:
-    """A Ray actor; also answers for a frozen reference model. Scores depend on nothing but weights, tokens and batch shape."""
+    """A Ray actor with a frozen model, used as the teacher and as the reference model. Scores depend only on weights, tokens and
+    batch shape."""
 
     def __init__(self, settings: TeacherSettings) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -75,22 +79,22 @@ class Teacher:
         head = self._network.get_output_embeddings()
         if getattr(head, "bias", None) is not None:
             raise UserError(
-                f"the head of {settings.model} has a bias, which is not supported: choose another teacher"
+                f"the LM head of {settings.model} has a bias, which is not supported: choose another teacher"
             )
         self._weight = head.weight[: settings.vocabulary]
 
     def ready(self) -> dict[str, Any]:
-        """What is recorded of the teacher with every run."""
+        """Return the description of the teacher for the run's record."""
         return {"vocabulary": len(self._weight), "dtype": self.settings.dtype, "device": str(self._device)}
 
     def topk(self, sequences: Sequence[TokenSequence], k: int) -> list[TopK]:
-        """The k likeliest tokens at every response position of every sequence, in the order given. k may be the whole
-        vocabulary. Raises `UserError` for ids outside the vocabulary and sequences that do not fit."""
+        """Return the k most likely tokens at every response position of each sequence, in input order. k may be the vocabulary
+        size. Raises `UserError` for an invalid k, ids outside of the vocabulary, and sequences longer than the context."""
         from training.rollout.scoring import topk_logprobs
 
         if not 1 <= k <= len(self._weight):
             raise UserError(
-                f"k is {k} and the teacher's vocabulary has {len(self._weight)} ids: set top_k to at most that, or to full"
+                f"k is {k}, but the teacher's vocabulary has {len(self._weight)} ids: set top_k to at most that, or to full"
             )
 
         def read(hidden: Any, batch: Sequence[TokenSequence]) -> list[TopK]:
@@ -102,7 +106,7 @@ class Teacher:
         return self._read(sequences, read)
 
     def states(self, sequences: Sequence[TokenSequence]) -> list[States]:
-        """The hidden states that stand for the full distribution at every response position, in the order given."""
+        """Return the hidden states that determine the full distribution at every response position, in input order."""
         from training.rollout.weights import to_bits
 
         def read(hidden: Any, batch: Sequence[TokenSequence]) -> list[States]:
@@ -113,11 +117,11 @@ class Teacher:
     def score(
         self, sequences: Sequence[TokenSequence], k: int | None
     ) -> tuple[Sequence[TopK | States], float]:
-        """`topk` (without a k: `states`), and the seconds that it took."""
+        """Return `topk`, or `states` if k is None, and the seconds it took."""
         return self._timed(lambda: self.states(sequences) if k is None else self.topk(sequences, k))
 
     def logprobs(self, sequences: Sequence[TokenSequence]) -> list[np.ndarray]:
-        """log p [T] (float32) of every response's own tokens, in the order given."""
+        """Return log p [T] (float32, nats) of the response tokens of each sequence, in input order."""
         import torch
 
         from training.rollout.scoring import sampled_logprobs
@@ -130,11 +134,11 @@ class Teacher:
         return self._read(sequences, read)
 
     def recall(self, sequences: Sequence[TokenSequence]) -> tuple[list[np.ndarray], float]:
-        """`logprobs`, and the seconds that it took."""
+        """Return the reference log-probabilities (`logprobs`) and the seconds they took."""
         return self._timed(lambda: self.logprobs(sequences))
 
     def _timed(self, turn: Callable[[], Answer]) -> tuple[Answer, float]:
-        """What a turn gives and its seconds; others may then have the memory that torch would keep for the next one."""
+        """Return the result of `turn` and its seconds. Release torch's cached GPU memory if other actors share the GPU."""
         import torch
 
         started = time.perf_counter()
@@ -148,8 +152,8 @@ class Teacher:
         sequences: Sequence[TokenSequence],
         read: Callable[[Any, Sequence[TokenSequence]], Sequence[Answer]],
     ) -> list[Answer]:
-        """What `read` makes of the hidden states [T, H] that predict a batch's response tokens, for each of the batch's
-        sequences; batch by batch, in the order given."""
+        """Run the model batch by batch and return one result per sequence, in input order. `read` maps the hidden states [T, H]
+        that predict a batch's response tokens to the results of its sequences."""
         import torch
 
         longest = int(self._network.config.max_position_embeddings)

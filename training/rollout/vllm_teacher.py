@@ -1,5 +1,7 @@
-"""The teacher in a vLLM engine, by prompt_logprobs: for clusters that have an engine's kernels for a model and no other forward
-pass. Each entry passes through Python, so it is for small k only (`training.config.VLLM_TOP_K`)."""
+"""The vLLM teacher backend, which uses prompt_logprobs. It is meant for models that only vLLM's kernels can run on a cluster.
+
+Each entry passes through Python, so k must be small (at most `training.config.VLLM_TOP_K`).
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,12 @@ from training.rollout.teacher import TopK
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringSettings:
-    """How the scoring engine is started. `max_tokens`: of the longest sequence. `top_k`: the largest k that it is asked for.
-    `vocabulary`: ids of the model, which the softmax runs over. `pass_tokens`: most tokens that a GPU takes at once.
-    `gpu_memory_fraction`: of its card, those logits aside."""
+    """Settings of the vLLM teacher.
+
+    `max_tokens`: length of the longest sequence. `top_k`: the largest k of any call. `vocabulary`: number of the model's ids,
+    which the softmax covers. `pass_tokens`: maximum number of tokens per forward pass on a GPU. `gpu_memory_fraction`: share of
+    the GPU's memory for vLLM, excluding the logits of a pass.
+    """
 
     model: Path
     max_tokens: int
@@ -37,8 +42,8 @@ class ScoringSettings:
 
 
 def scoring_options(settings: ScoringSettings, *, on_cpu: bool) -> dict[str, Any]:
-    """Arguments of `vllm.LLM`: no prefix cache (it would swallow the scores of what it holds), passes of bounded size (their
-    float32 logits stand in no memory profile), no tokenizer."""
+    """Return the arguments of `vllm.LLM`: no prefix cache (cached tokens would get no log-probabilities), passes of bounded size
+    (vLLM's memory profile does not include their float32 logits), no tokenizer."""
     serve = Serve(gpu_memory_fraction=settings.gpu_memory_fraction)
     role = ModelRole(
         model=str(settings.model), dtype=settings.dtype, max_model_len=settings.max_tokens + 1, serve=serve
@@ -46,13 +51,14 @@ def scoring_options(settings: ScoringSettings, *, on_cpu: bool) -> dict[str, Any
     options = engine_options(role, serve, str(settings.model), "raw", on_cpu=on_cpu)
     options |= {"skip_tokenizer_init": True, "disable_log_stats": True, "enable_prefix_caching": False}
     options |= {"max_logprobs": settings.top_k}
-    if on_cpu:  # sequences are whole there, and logits are formed for one at a time
+    if on_cpu:  # sequences are not chunked there, and logits are computed for one at a time
         return options
     return options | {"max_num_batched_tokens": settings.pass_tokens, "enable_chunked_prefill": True}
 
 
 def scoring_environment(settings: ScoringSettings, *, on_cpu: bool) -> dict[str, str]:
-    """Environment of the actor: vLLM in this very process, and one thread on CPU, as the teacher has beside the engines."""
+    """Return the environment of the actor. vLLM runs in the actor's own process and, on CPU, with one thread, since the rollout
+    engines use the other cores."""
     serve = Serve(kv_cache_gib=settings.kv_cache_gib)
     common = engine_environment(serve, local=True, on_cpu=on_cpu)
     own = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
@@ -60,7 +66,7 @@ def scoring_environment(settings: ScoringSettings, *, on_cpu: bool) -> dict[str,
 
 
 class VllmTeacher:
-    """A Ray actor with the contract of `training.rollout.teacher.Teacher`: the same questions, the same answers."""
+    """A Ray actor with the interface of `training.rollout.teacher.Teacher` for top-k tokens and log-probabilities."""
 
     def __init__(
         self, settings: ScoringSettings, environment: dict[str, str], options: dict[str, Any]
@@ -72,7 +78,7 @@ class VllmTeacher:
         self._llm = LLM(**options)
 
     def ready(self) -> dict[str, Any]:
-        """What is recorded of the teacher with every run."""
+        """Return the description of the teacher for the run's record."""
         import vllm
 
         config = self._llm.llm_engine.model_config
@@ -83,12 +89,12 @@ class VllmTeacher:
         }
 
     def topk(self, sequences: Sequence[TokenSequence], k: int) -> list[TopK]:
-        """The k likeliest tokens at every response position of every sequence, in the order given. k may be the whole
-        vocabulary. Raises `UserError` for ids outside the vocabulary, sequences that do not fit, and a k that the engine was
-        not started for."""
+        """Return the k most likely tokens at every response position of each sequence, in input order. k may be the vocabulary
+        size. Raises `UserError` for ids outside of the vocabulary, sequences longer than `max_tokens`, and a k above the
+        settings' `top_k`."""
         if not 1 <= k <= self.settings.top_k:
             raise UserError(
-                f"k is {k} and the teacher's engine was started for at most {self.settings.top_k}: set top_k to at most that"
+                f"k is {k}, but the vLLM teacher was started with top_k {self.settings.top_k}: choose k from 1 to top_k"
             )
         return [
             topk_of(ids[:, 1:], values[:, 1:], self.settings.vocabulary)
@@ -96,17 +102,17 @@ class VllmTeacher:
         ]
 
     def score(self, sequences: Sequence[TokenSequence], k: int) -> tuple[list[TopK], float]:
-        """`topk`, and the seconds that it took."""
+        """Return `topk` and the seconds it took."""
         started = time.perf_counter()
         return self.topk(sequences, k), time.perf_counter() - started
 
     def logprobs(self, sequences: Sequence[TokenSequence]) -> list[np.ndarray]:
-        """log p [T] (float32) of every response's own tokens, in the order given."""
+        """Return log p [T] (float32, nats) of the response tokens of each sequence, in input order."""
         return [values[:, 0] for _, values in self._entries(sequences, 1)]
 
     def _entries(self, sequences: Sequence[TokenSequence], k: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Ids (int32) and log-probabilities (float32) [T, 1 + k] of each sequence's response: the sampled token, then the k
-        likeliest, the sampled one among them or not."""
+        """Return ids (int32) and log-probabilities (float32) [T, 1 + k] of each response: the sampled token, then the k most
+        likely ones, which may include the sampled token."""
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
 
@@ -124,21 +130,21 @@ class VllmTeacher:
 
 
 def response_entries(flat: Any, sequence: TokenSequence, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """vLLM's flat prompt_logprobs at the response's positions: ids and log-probabilities [T, 1 + k], the token that stands
-    there first. RuntimeError when they are not those of this sequence."""
+    """Return vLLM's flat prompt_logprobs at the response positions: ids and log-probabilities [T, 1 + k], the response token
+    first. Raises RuntimeError if they belong to another sequence."""
     length, width = len(sequence.tokens), k + 1  # the first token has no entries
     ids, values = np.asarray(flat.token_ids, np.int32), np.asarray(flat.logprobs, np.float32)
     if len(ids) != (length - 1) * width:
-        raise RuntimeError(f"the engine gave {len(ids)} entries for {length - 1} positions of {width}")
+        raise RuntimeError(f"vLLM returned {len(ids)} entries for {length - 1} positions of {width}")
     first = sequence.prompt_length - 1
     ids, values = (array.reshape(-1, width)[first:] for array in (ids, values))
     if (ids[:, 0] != sequence.response).any():
-        raise RuntimeError("the engine's log-probabilities do not belong to the tokens that it was given")
+        raise RuntimeError("vLLM's log-probabilities do not match the tokens: check its version")
     return ids, values
 
 
 def topk_of(ids: np.ndarray, values: np.ndarray, vocabulary: int) -> TopK:
-    """Entries [T, k] in descending order as a `TopK`: with k = V they are put in the order of their ids."""
+    """Convert entries [T, k] in descending order to a `TopK`. With k = V they are sorted by id."""
     if ids.shape[1] < vocabulary:
         return TopK(logprobs=np.ascontiguousarray(values), ids=np.ascontiguousarray(ids))
     whole = np.empty_like(values)

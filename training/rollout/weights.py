@@ -1,8 +1,8 @@
-"""Weights on their way from the student to the engines: packed as bf16, and summed so that both ends can compare.
+"""Packing and checksums of the weights that the student sends to the rollout engines.
 
-The sum of a tensor counts its bf16 values, each through a fixed 64-bit hash, modulo 2^64. Order within a tensor does not
-enter, so a tensor that an engine transposed or joined with its neighbours (q, k and v in one matrix) still has a sum that
-follows from the sender's. The checksum of a model mixes each sum with the tensor's name; order of tensors does not enter.
+Weights are packed as bf16. The sum of a tensor adds a fixed 64-bit hash of each bf16 value, modulo 2^64. It does not depend on
+the order of values, so the sum of a tensor that an engine transposed or fused with others (q, k and v in one matrix) follows
+from the sender's sums. The checksum of a model combines each sum with the tensor's name, independent of the order of tensors.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Named = Iterable[tuple[str, torch.Tensor]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """Some tensors end to end: `bits` holds their bf16 patterns as uint16, which Ray ships without a copy."""
+    """Several concatenated tensors: `bits` holds their bf16 bits as uint16, which Ray transfers without a copy."""
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
@@ -34,9 +34,9 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The weights of one version. `parts` are `Part`s, or Ray references to them; empty when another road carries them.
+    """The weights of one version. `parts` are `Part`s or Ray references to them; empty if weights are sent by NCCL or IPC.
 
-    `sums` gives each tensor's sum, `numels` its number of elements; tied embeddings stand there once, as the embedding.
+    `sums` maps tensor names to sums, `numels` to numbers of elements; tied embeddings are listed once, as the embedding.
     """
 
     version: int
@@ -51,15 +51,15 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveCheck:
-    """What comparing an engine's own tensors with the sender's sums gave, in numbers of tensors as the engine has them."""
+    """Result of comparing an engine's own tensors with the sender's sums, counted in the engine's tensors."""
 
     equal: int
     different: tuple[str, ...]
-    opaque: int  # repacked or split, so that no sum can be formed
+    opaque: int  # repacked or split, so that sums cannot be compared
 
 
 def tensor_sum(tensor: torch.Tensor) -> int:
-    """The sum of a tensor's values as bf16, in [0, 2^64). Order of values does not matter; every value's bits do."""
+    """Return the sum of the hashes of a tensor's bf16 values, in [0, 2^64). It is independent of the order of values."""
     flat = tensor.detach().reshape(-1)
     counts = torch.zeros(1 << 16, dtype=torch.int64, device=flat.device)
     for start in range(0, flat.numel(), _SLICE):
@@ -69,7 +69,7 @@ def tensor_sum(tensor: torch.Tensor) -> int:
 
 
 def checksum(sums: Mapping[str, int]) -> int:
-    """One number in [0, 2^64) for a model's named sums, whatever their order."""
+    """Return the checksum, in [0, 2^64), of a model's named sums. It is independent of their order."""
     return sum(_named(name, value) for name, value in sums.items()) & _MASK
 
 
@@ -108,27 +108,27 @@ def pack(named: Named, *, part_bytes: int = PART_BYTES) -> Iterator[Part]:
 
 
 def to_bits(tensor: torch.Tensor) -> np.ndarray:
-    """A tensor's values as bf16, their patterns as uint16: numpy knows no bf16, and Ray ships arrays without a copy."""
+    """Return a tensor's values as bf16 bits in uint16: numpy has no bf16 type, and Ray transfers arrays without a copy."""
     return tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().view(np.uint16)
 
 
 def from_bits(bits: np.ndarray) -> torch.Tensor:
-    """The bf16 tensor whose patterns they are; it shares their memory."""
+    """Return the bf16 tensor with these bits; it shares their memory."""
     return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
 
 
 def unpack(part: Part) -> Iterator[tuple[str, torch.Tensor]]:
-    """The bf16 tensors of a part, each in memory of its own."""
+    """Yield (name, bf16 tensor) for each tensor of a part; each is a copy."""
     start = 0
     for name, shape in zip(part.names, part.shapes, strict=True):
         end = start + int(np.prod(shape, dtype=np.int64))
-        bits = np.array(part.bits[start:end])  # a copy: what Ray ships is read-only
+        bits = np.array(part.bits[start:end])  # a copy: arrays from Ray are read-only
         yield name, from_bits(bits).reshape(shape)
         start = end
 
 
 def summed(named: Named, sums: dict[str, int], numels: dict[str, int]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Hand tensors on, noting the sum and the size of each that passed."""
+    """Pass tensors through and record the sum and the number of elements of each."""
     for name, tensor in named:
         sums[name] = tensor_sum(tensor)
         numels[name] = tensor.numel()
@@ -138,10 +138,10 @@ def summed(named: Named, sums: dict[str, int], numels: dict[str, int]) -> Iterat
 def compare_live(
     live: Mapping[str, tuple[int, int]], snapshot: Snapshot, joined: Mapping[str, Sequence[str]]
 ) -> LiveCheck:
-    """Compare an engine's own tensors, name -> (number of elements, sum), with what was sent.
+    """Compare an engine's own tensors, name -> (number of elements, sum), with the snapshot.
 
-    `joined` maps the last module of a tensor's name to the modules that the engine put together there, as vLLM's
-    `packed_modules_mapping` does: {"qkv_proj": ["q_proj", "k_proj", "v_proj"], ...}.
+    `joined` maps the last module of a tensor's name to the modules that the engine fused into it, like vLLM's
+    `packed_modules_mapping`: {"qkv_proj": ["q_proj", "k_proj", "v_proj"], ...}.
     """
     different: list[str] = []
     equal = opaque = 0
@@ -158,7 +158,7 @@ def compare_live(
 
 
 def _sources(name: str, joined: Mapping[str, Sequence[str]]) -> list[str]:
-    """Names of the sent tensors that an engine's tensor is made of."""
+    """Return the names of the sent tensors that an engine's tensor consists of."""
     path, _, leaf = name.rpartition(".")
     parent, _, module = path.rpartition(".")
     return [".".join(filter(None, (parent, source, leaf))) for source in joined.get(module, (module,))]

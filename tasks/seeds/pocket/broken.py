@@ -1,4 +1,4 @@
-"""Faulty versions of sound pocket texts: each violates one quality criterion, visibly, and keeps the others."""
+"""Faulty versions of sound pocket texts, each of which visibly violates exactly one quality criterion."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ Damage = Callable[[Node, Solved, random.Random], str | None]
 
 
 def break_problem(text: str, criterion: str, rng: random.Random) -> str | None:
-    """A version of a sound text that violates ``criterion``; None when no way was found or the text is not sound.
+    """Return a version of a sound text that violates ``criterion``; None if none was found or the text is not sound.
 
-    Raises ValueError for a criterion outside CRITERIA. The oracle rejects every result.
+    The oracle rejects every result. Raises ValueError for a criterion outside CRITERIA.
     """
     if criterion not in CRITERIA:
         raise ValueError(f"unknown criterion {criterion!r}: choose one of {', '.join(CRITERIA)}")
@@ -80,13 +80,13 @@ def sentences(text: str) -> list[str]:
 
 
 def body_and_task(node: Node) -> tuple[str, str]:
-    """Everything before the question (may be empty), and the question itself."""
+    """Return everything before the question (possibly empty), and the question itself."""
     parts = sentences(render(node))
     return " ".join(parts[:-1]), parts[-1]
 
 
 def given_numbers(node: Node) -> list[int]:
-    """The numbers that are written in the facts."""
+    """Return the numbers in the facts."""
     return [
         int(token)
         for item in node.items
@@ -109,7 +109,7 @@ def with_branch(node: Node, index: int, branch: Branch) -> Node:
 
 
 def shuffled_words(node: Node, solved: Solved, rng: random.Random) -> str | None:
-    """One long sentence with its words in a random order."""
+    """Shuffle the words of one long sentence."""
     parts = sentences(render(node))
     long = [i for i, part in enumerate(parts) if len(part.split()) >= 5]
     if not long:
@@ -122,7 +122,7 @@ def shuffled_words(node: Node, solved: Solved, rng: random.Random) -> str | None
 
 
 def nonsense_words(node: Node, solved: Solved, rng: random.Random) -> str | None:
-    """About a third of the longer words of the text replaced by words that do not exist."""
+    """Replace about a third of the longer words by nonexistent words."""
     words = render(node).split(" ")
     plain = [i for i, word in enumerate(words) if word.isalpha() and len(word) > 3]
     if len(plain) < 3:
@@ -133,7 +133,7 @@ def nonsense_words(node: Node, solved: Solved, rng: random.Random) -> str | None
 
 
 def dangling_reference(node: Node, solved: Solved, rng: random.Random) -> str:
-    """A question about something that was never introduced."""
+    """Ask about something that was never introduced."""
     body, _ = body_and_task(node)
     thing = rng.choice(DANGLING)
     task = rng.choice(
@@ -149,7 +149,7 @@ def dangling_reference(node: Node, solved: Solved, rng: random.Random) -> str:
 
 
 def vague_number(node: Node, solved: Solved, rng: random.Random) -> str | None:
-    """A needed number becomes "some", or a letter that nothing defines."""
+    """Replace a required number by "some", or by an undefined letter."""
     i, branch = pick_branch(node, rng)
     template = BY_NAME[branch.family].templates[branch.template]
     slots = [slot for slot, token in branch.slots.items() if not is_context(slot) and token not in CODES]
@@ -167,12 +167,12 @@ def vague_number(node: Node, solved: Solved, rng: random.Random) -> str | None:
 
 
 def render_without_unused(node: Node, token: str) -> str:
-    """The text, without the definition of a letter that was just taken out of the facts."""
+    """Return the text without the definition of a letter that was just removed from the facts."""
     return render(replace(node, letters=tuple(letter for letter in node.letters if letter.letter != token)))
 
 
 def removed_fact(node: Node, solved: Solved, rng: random.Random) -> str | None:
-    """A sentence with a needed number is gone: a definition of a letter, or one of the facts."""
+    """Remove a sentence with a required number: the definition of a letter, or one of the facts."""
     if node.letters and rng.random() < 0.5:
         gone = rng.randrange(len(node.letters))
         return render(replace(node, letters=node.letters[:gone] + node.letters[gone + 1 :]))
@@ -186,7 +186,7 @@ def removed_fact(node: Node, solved: Solved, rng: random.Random) -> str | None:
 
 
 def repeated_fact(node: Node, solved: Solved, rng: random.Random) -> str | None:
-    """A fact is said again with another number."""
+    """Repeat a fact with a different number."""
     _, branch = pick_branch(node, rng)
     facts = sentences(BY_NAME[branch.family].templates[branch.template].facts_text(branch.slots))
     numbered = [part for part in facts if re.search(r"\d", part)]
@@ -207,7 +207,7 @@ def repeated_fact(node: Node, solved: Solved, rng: random.Random) -> str | None:
 
 
 def contradicted_name(node: Node, solved: Solved, rng: random.Random) -> str | None:
-    """A name or letter gets a second value."""
+    """Give a name or letter a second value."""
     k = rng.randint(1, 9)
     numbers = {
         name: value
@@ -229,7 +229,7 @@ def contradicted_name(node: Node, solved: Solved, rng: random.Random) -> str | N
 
 
 def contradicted_result(node: Node, solved: Solved, rng: random.Random) -> str | None:
-    """What is asked gets a name, and with it a property that it cannot have."""
+    """Name the result and give it an impossible property."""
     if not isinstance(solved.answer, int):
         return None
     subject = subject_of(node, solved, rng)
@@ -247,7 +247,7 @@ def contradicted_result(node: Node, solved: Solved, rng: random.Random) -> str |
 
 
 def impossible_numbers(node: Node, solved: Solved, rng: random.Random) -> str | None:
-    """Numbers that cannot belong together, such as more taken away than there is."""
+    """Make the numbers inconsistent, such as more taken away than there is."""
     i, branch = pick_branch(node, rng)
     numbers = branch_numbers(branch, solved.letters)
     change = impossible_change(branch.family, numbers, rng)
@@ -260,7 +260,7 @@ def impossible_numbers(node: Node, solved: Solved, rng: random.Random) -> str | 
 
 
 def impossible_change(family: str, v: dict[str, int], rng: random.Random) -> tuple[str, int] | None:
-    """The slot and the number that make the facts of a family contradict each other; None where there is no such way."""
+    """Return a slot and a number for it that make the facts of a family contradictory, or None."""
     extra = rng.randint(2, 30)
     if family == "chain":
         losses = [slot for slot, code in v.items() if slot[0] == "o" and code == CODES["-"]]
@@ -289,7 +289,7 @@ def no_question(node: Node, solved: Solved, rng: random.Random) -> str | None:
 
 
 def second_question(node: Node, solved: Solved, rng: random.Random) -> str:
-    """Two unrelated questions in one text."""
+    """Add an unrelated second question."""
     while True:
         family = rng.choice([f for f in FAMILIES if EASY in f.levels])
         branch = fresh_branch(rng, family, EASY)
@@ -305,7 +305,7 @@ def second_question(node: Node, solved: Solved, rng: random.Random) -> str:
 
 
 def open_question(node: Node, solved: Solved, rng: random.Random) -> str:
-    """A task that many numbers fulfil."""
+    """Replace the question by a task with many solutions."""
     body, _ = body_and_task(node)
     scalars = sorted(
         name for name, value in solved.names.items() if isinstance(value, int) and len(name) == 1
@@ -315,20 +315,20 @@ def open_question(node: Node, solved: Solved, rng: random.Random) -> str:
 
 
 def given_away(node: Node, solved: Solved, rng: random.Random) -> str:
-    """The answer stands in the text."""
+    """State the answer in the text."""
     body, task = body_and_task(node)
     claim = rng.choice(GIVEAWAYS).format(v=canonical(solved.answer))
     return f"{body} {claim} {task}".strip() if rng.random() < 0.5 else f"{body} {task} {claim}".strip()
 
 
 def trivial_question(node: Node, solved: Solved, rng: random.Random) -> str:
-    """The question asks for a number that is given."""
+    """Ask for a number that is given."""
     body, _ = body_and_task(node)
     return f"{body} {rng.choice(TRIVIAL_TASKS).format(k=some_number(node, rng))}".strip()
 
 
 def letter_question(node: Node, solved: Solved, rng: random.Random) -> str | None:
-    """The question asks for a letter whose value is written down."""
+    """Ask for a letter whose value is given."""
     plain = [letter for letter in node.letters if isinstance(letter, Letter) and letter.form == 0]
     if not plain:
         return None

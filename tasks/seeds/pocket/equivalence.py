@@ -1,4 +1,4 @@
-"""Pairs of answers as models write them, half of them equal in meaning, half near misses."""
+"""Pairs of answers in the styles of language models; half are equivalent, half are near misses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DECIMAL_PLACES = {2: 1, 4: 2, 5: 1, 10: 1, 20: 2}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EquivalencePair:
-    """Two written answers, the simplest form of each, and whether they mean the same."""
+    """Two answers, the simplest form of each, and whether they are equivalent."""
 
     first: str
     second: str
@@ -43,7 +43,7 @@ class EquivalencePair:
 
 
 def equivalence_pair(rng: random.Random) -> EquivalencePair:
-    """Two answers; with probability one half they mean the same. Equal ones are written in different ways."""
+    """Draw two answers, which are equivalent with probability 1/2. Equivalent answers are written differently."""
     value = rng.choice(DRAWS)(rng)
     same = rng.random() < 0.5
     other = value if same else near_miss(value, rng)
@@ -111,7 +111,7 @@ DRAWS: tuple[Callable[[random.Random], Value], ...] = (
 
 
 def written(value: Value, rng: random.Random) -> str:
-    """One of the ways in which a model writes this value."""
+    """Return the value in one of the styles in which models write it."""
     if isinstance(value, int):
         return written_whole(value, rng)
     if isinstance(value, Fraction):
@@ -203,7 +203,7 @@ def written_polynomial(value: Polynomial, rng: random.Random) -> str:
 
 
 def reordered(value: Polynomial, rng: random.Random) -> str:
-    """The terms in another order: ``7x + x^2 + 10``."""
+    """Return the terms in another order: ``7x + x^2 + 10``."""
     parts = [(value.square, "x^2"), (value.linear, "x"), (value.constant, "")]
     parts = [(c, power) for c, power in parts if c]
     rng.shuffle(parts)
@@ -216,7 +216,7 @@ def reordered(value: Polynomial, rng: random.Random) -> str:
 
 
 def factored(value: Polynomial) -> tuple[str, str] | None:
-    """``(x + 2)(x + 5)`` in both orders, when the roots are integers."""
+    """Return ``(x + 2)(x + 5)`` in both orders, or None if the roots are not integers."""
     if value.square != 1 or not value.constant:
         return None
     for a in range(-abs(value.constant), abs(value.constant) + 1):
@@ -227,7 +227,7 @@ def factored(value: Polynomial) -> tuple[str, str] | None:
 
 
 def near_miss(value: Value, rng: random.Random) -> Value:
-    """Another value that looks much like this one."""
+    """Return a different value that looks similar."""
     while True:
         other = missed(value, rng)
         if other != value:
@@ -260,7 +260,7 @@ def missed(value: Value, rng: random.Random) -> Value:
 
 
 def missed_whole(n: int, rng: random.Random) -> int:
-    """One digit off, digits swapped, or a factor of ten."""
+    """Change one digit, swap two digits, add or subtract 1, or multiply by ten."""
     digits = list(str(n))
     i = rng.randrange(len(digits))
     swapped = [*digits]
@@ -289,7 +289,7 @@ def missed_fraction(value: Fraction, rng: random.Random) -> Value:
 
 
 def missed_interval(value: Interval, rng: random.Random) -> Interval:
-    """A bracket turned, an end moved, or the other side of the number line."""
+    """Change a bracket, move an end, or take the other side of the number line."""
     if value.low is None or value.high is None:
         bound = value.high if value.low is None else value.low
         closed = value.high_closed or value.low_closed

@@ -1,4 +1,4 @@
-"""The six evolution strategies on pocket texts, and fresh branches to start from."""
+"""The six evolution strategies for pocket texts, and new branches as their starting point."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TASK_VERBS = ("Find", "Compute", "Determine", "Calculate", "What is the value of
 CONTEST_VERBS = ("Determine", "Find", "Compute")
 ATTEMPTS = 60
 PRODUCT_FORMS = (3, 6, 7)
-"""The forms of LETTER_FORMS in which the letter is multiplied or is a quotient."""
+"""Indices of LETTER_FORMS in which the letter is multiplied or is a quotient."""
 TABLE = 12
 """The largest value of a letter in these forms."""
 
@@ -54,7 +54,7 @@ Change = Callable[[Node, Solved, random.Random], Node | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A text whose question was turned into a definition: its items, and the name and value of what was asked."""
+    """A text whose question was turned into a definition: its items, and the name and value of the old result."""
 
     items: tuple[Item, ...]
     name: str
@@ -63,7 +63,7 @@ class Subject:
 
 
 def evolve(text: str, strategy: str, rng: random.Random) -> str | None:
-    """A new sound text made from this one by a strategy of STRATEGIES, or None when that is impossible here.
+    """Evolve a text by a strategy of STRATEGIES; return a new sound text, or None if the strategy is not applicable.
 
     Raises ValueError for an unknown strategy.
     """
@@ -81,7 +81,7 @@ def evolve(text: str, strategy: str, rng: random.Random) -> str | None:
 
 
 def evolve_node(node: Node, strategy: str, rng: random.Random) -> Node | None:
-    """As ``evolve``, from a sound structure to a sound structure."""
+    """Like ``evolve``, for sound structures."""
     solved, before = evaluate(node), render(node)
     for _ in range(ATTEMPTS):
         try:
@@ -97,7 +97,7 @@ def evolve_node(node: Node, strategy: str, rng: random.Random) -> Node | None:
 
 
 def acceptable(node: Node) -> bool:
-    """Sound, and not below zero, so that later steps find a natural number."""
+    """Return whether the node is sound and its answer not negative, so that later steps get a natural number."""
     try:
         answer = evaluate(node).answer
     except Unsound:
@@ -106,7 +106,7 @@ def acceptable(node: Node) -> bool:
 
 
 def fresh_branch(rng: random.Random, family: Family, level: int) -> Branch:
-    """A new problem of a family, asked directly."""
+    """Draw a new problem of a family that is asked directly."""
     while True:
         slots = {slot: str(token) for slot, token in family.draw(rng, level).items()}
         fitting = [i for i, template in enumerate(family.templates) if template.fits(slots)]
@@ -120,7 +120,7 @@ def fresh_branch(rng: random.Random, family: Family, level: int) -> Branch:
 
 
 def reworded(branch: Branch, index: int, rng: random.Random) -> Branch:
-    """The same numbers in the words of another template; a name given to the result stays."""
+    """Return the branch with the same numbers in the words of another template; the name of its result is kept."""
     template = BY_NAME[branch.family].templates[index]
     numbers = {slot: token for slot, token in branch.slots.items() if not is_context(slot)}
     ending = branch.ending
@@ -131,7 +131,7 @@ def reworded(branch: Branch, index: int, rng: random.Random) -> Branch:
 
 
 def subject_of(node: Node, solved: Solved, rng: random.Random, names: str = SCALAR_NAMES) -> Subject:
-    """Gives a name to what the text asks for; the question itself is gone."""
+    """Replace the question of a text by a definition that names its result."""
     taken = frozenset(solved.names) | {char for name in solved.names for char in name}
     name = fresh_name(solved.answer, taken, names)
     if node.question is not None:
@@ -157,12 +157,12 @@ def subject_of(node: Node, solved: Solved, rng: random.Random, names: str = SCAL
 
 
 def introduction_for(phrase: str, rng: random.Random) -> int:
-    """A wording that names a phrase; "Denote by R ..." only reads well before "the"."""
+    """Choose a wording that names a phrase; "Denote by R ..." is grammatical only before "the"."""
     return rng.choice((0, 1, 3) if phrase.startswith("the ") else (0, 1))
 
 
 def fresh_name(value: Value, taken: frozenset[str], names: str) -> str:
-    """A name of the right form that the text does not use yet."""
+    """Return an unused name of the right form for a value."""
     if isinstance(value, Pair):
         first, second = free_pair(PAIR_NAMES, taken)
         return f"({first}, {second})"
@@ -192,7 +192,7 @@ def linear(*terms: tuple[int, str], constant: Fraction | int = 0) -> Linear:
 
 
 def further_step(subject: Subject, rng: random.Random) -> Expression:
-    """One small calculation with what was asked for."""
+    """Draw one small calculation with the old result."""
     value, name = subject.value, subject.name
     if isinstance(value, Pair):
         return pair_step(name[1], name[4], rng)
@@ -260,21 +260,21 @@ def constraint_step(name: str, value: int, rng: random.Random) -> Property:
 
 
 def harder(node: Node, solved: Solved, rng: random.Random) -> Node:
-    """One more calculation after the old question."""
+    """Add one more calculation after the old question."""
     subject = subject_of(node, solved, rng)
     question = Question(verb=rng.choice(TASK_VERBS), expression=further_step(subject, rng))
     return replace(node, items=subject.items, question=tidy(question))
 
 
 def tidy(question: Question) -> Question:
-    """ "What is the value of" belongs before formulas, "Find" before words."""
+    """Use "What is the value of" before formulas and "Find" before words."""
     if isinstance(question.expression, Property) and question.verb.startswith("What"):
         return replace(question, verb="What is")
     return question
 
 
 def competition(node: Node, solved: Solved, rng: random.Random) -> Node:
-    """Contest style: a property of the result, or of a small expression in it."""
+    """Ask in contest style for a property of the result, or of a small expression in it."""
     subject = subject_of(node, solved, rng, CONTEST_NAMES)
     if isinstance(subject.value, Fraction):
         return contest_fraction(node, subject, rng)
@@ -314,7 +314,7 @@ def contest_property(of: Linear, size: int, rng: random.Random) -> Property:
 
 
 def contest_fraction(node: Node, subject: Subject, rng: random.Random) -> Node:
-    """Write it as m/n in lowest terms; the question is about m and n."""
+    """Write the result as m/n in lowest terms and ask about m and n."""
     m, n = free_pair(SPLIT_NAMES, subject.taken)
     expression = rng.choice(
         (
@@ -332,7 +332,7 @@ def contest_fraction(node: Node, subject: Subject, rng: random.Random) -> Node:
 
 
 def algebraize(node: Node, solved: Solved, rng: random.Random) -> Node | None:
-    """One number of the facts becomes a letter, defined at the front."""
+    """Replace one number of the facts by a letter that is defined at the beginning."""
     free = [letter for letter in LETTERS if letter not in solved.letters]
     places = [
         (i, slot)
@@ -354,9 +354,9 @@ def algebraize(node: Node, solved: Solved, rng: random.Random) -> Node | None:
 
 
 def letter_for(value: int, letter: str, rng: random.Random) -> Letter:
-    """An equation of a random form whose solution is the value.
+    """Draw an equation of a random form whose solution is the value.
 
-    Products stay within the multiplication table, so that whoever writes the equation can do it in the head.
+    Products stay within the multiplication table, so that the evolver can compute them without intermediate steps.
     """
     form = rng.choice([f for f in range(len(LETTER_FORMS)) if value <= TABLE or f not in PRODUCT_FORMS])
     k = rng.randint(2, 9)
@@ -378,12 +378,12 @@ def letter_for(value: int, letter: str, rng: random.Random) -> Letter:
 
 
 def rewrite(node: Node, solved: Solved, rng: random.Random) -> Node:
-    """Other wordings of the same facts."""
+    """Express the same facts in other words."""
     return reworded_everywhere(node, rng, ("abstract", "story"))
 
 
 def apply(node: Node, solved: Solved, rng: random.Random) -> Node:
-    """Real-world scenes for the same facts."""
+    """Put the same facts into a real-world setting."""
     return reworded_everywhere(node, rng, ("story",))
 
 
@@ -400,7 +400,7 @@ def reworded_everywhere(node: Node, rng: random.Random, kinds: tuple[str, ...]) 
 
 
 def compose(node: Node, solved: Solved, rng: random.Random) -> Node | None:
-    """Joined with a small problem of another family."""
+    """Join the problem with a small problem of another family."""
     subject = subject_of(node, solved, rng)
     present = {item.family for item in node.items if isinstance(item, Branch)}
     branch = partner(present, rng)
@@ -429,7 +429,7 @@ def compose(node: Node, solved: Solved, rng: random.Random) -> Node | None:
 def joinable(
     subject: Subject, rng: random.Random
 ) -> tuple[tuple[Item, ...], tuple[tuple[int, str], ...], frozenset[str]]:
-    """The items, the terms that stand for the old answer in a sum, and the names in use."""
+    """Return the items, the terms that represent the old answer in a sum, and the names in use."""
     if isinstance(subject.value, Pair):
         return subject.items, ((1, subject.name[1]), (1, subject.name[4])), subject.taken
     if isinstance(subject.value, int | Fraction):
@@ -440,7 +440,7 @@ def joinable(
 
 
 def partner(present: set[str], rng: random.Random) -> Branch:
-    """A small problem with an integer answer, of a family that is not yet there."""
+    """Draw a small problem with an integer answer from a family that is not in ``present``."""
     while True:
         level = rng.choice((EASY, MEDIUM))
         family = rng.choice([f for f in FAMILIES if f.name not in present and level in f.levels])

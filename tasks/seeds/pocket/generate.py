@@ -1,4 +1,4 @@
-"""Base problems: a family, a level and sometimes an evolution inside, decided by (seed, tier, index) alone."""
+"""Base problems: a family, a level and possibly evolutions, determined by (seed, tier, index) alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .tree import Branch, Node, branch_numbers, evaluate, render
 from .values import canonical
 
 MOST_STEPS = 7
-"""A base problem takes no more calculations than this: its solution then rarely has more than 130 words."""
+"""Maximum number of calculations of a base problem; its solution then rarely exceeds 130 words."""
 
 TIERS = ("easy", "medium", "hard", "competition")
 
@@ -29,7 +29,7 @@ class PocketProblem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """A level for the family and the evolutions that follow; ``share`` is its weight within the tier."""
+    """The level of a family and the evolutions applied to it; ``share`` is the weight within the tier."""
 
     share: int
     level: int
@@ -61,7 +61,7 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
 
 
 def problem(seed: int, tier: str, index: int) -> PocketProblem:
-    """The problem number ``index`` of a tier: the same in every process. Raises ValueError for an unknown tier."""
+    """Return problem number ``index`` of a tier, identical in every process. Raises ValueError for an unknown tier."""
     if tier not in RECIPES:
         raise ValueError(f"unknown tier {tier!r}: choose one of {', '.join(TIERS)}")
     rng = random.Random(f"{seed}/{tier}/{index}")
@@ -87,7 +87,7 @@ def draw_node(tier: str, rng: random.Random) -> Node:
 
 
 def count_steps(node: Node) -> int:
-    """Calculations: those of every branch, and one for each letter, definition and final formula."""
+    """Return the number of calculations: those of every branch, and one per letter, definition and final formula."""
     letters = evaluate(node).letters
     total = len(node.letters) + (node.question is not None)
     for item in node.items:

@@ -1,9 +1,9 @@
-"""Words and templates: how a set of numbers becomes English, and how that English is read back.
+"""Words and templates: rendering of numbers as English text, and parsing of this text.
 
 A pattern is plain text with slots. ``{a}`` is a number (or one of the letters a-d after "algebraize"), ``{O}`` an
-operator, ``{C}`` and ``{D}`` comparisons, ``{N}`` and ``{M}`` two different people, ``{T}`` things one can count,
-``{He}``, ``{he}``, ``{his}`` the pronouns of ``{N}``, and ``[gets|receives]`` a free choice of words. A slot that
-occurs twice has the same value both times, so every rendered text can be read back without guessing.
+operator, ``{C}`` and ``{D}`` comparisons, ``{N}`` and ``{M}`` two different people, ``{T}`` countable things, ``{He}``,
+``{he}``, ``{his}`` the pronouns of ``{N}``, and ``[gets|receives]`` a free choice of words. A slot that occurs twice has
+the same value both times, so every rendered text can be parsed unambiguously.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ NUMBER = r"(?:[1-9]\d{0,3}|0|[a-d])"
 NAME = r"(?:[A-Z]|\([a-z], [a-z]\)|[f-h]\(x\))"
 
 ASK_CHOICES, PHRASE_CHOICES = 20, 40
-"""Numbers of the first free choice in a question and in a phrase; those of the facts start at 0."""
+"""Index of the first free choice in a question and in a phrase; those of the facts start at 0."""
 
 Slots = Mapping[str, str]
 Kind = Literal["abstract", "story"]
@@ -49,7 +49,7 @@ _TOKEN = re.compile(r"\{(\w+)\}|\[([^\]]*)\]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """What follows the facts: the template's own question (both None), a verb + phrase, or the phrase with a name.
+    """The text after the facts: the template's own question (both None), a verb + phrase, or the phrase with a name.
 
     ``introduction`` is the index into INTRODUCTIONS of the wording that gives the name.
     """
@@ -61,7 +61,7 @@ class Ending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """One template found in a text: its slots, how it ends, and the position after it."""
+    """A template matched in a text: its slots, its ending, and the position after it."""
 
     slots: dict[str, str]
     ending: Ending
@@ -79,15 +79,15 @@ class Template:
     form: tuple[tuple[str, str], ...] = ()
 
     def fits(self, slots: Slots) -> bool:
-        """Whether the operators of these slots are the ones that the wording speaks of."""
+        """Return whether the operators of these slots are those that the wording expresses."""
         return all(slots.get(name) == token for name, token in self.form)
 
     def complete(self, slots: Slots, rng: random.Random) -> dict[str, str]:
-        """The slots with every missing person, thing and free choice of words drawn."""
+        """Return the slots with random values for all missing people, things and free choices of words."""
         return complete_words(choices(self), slots, rng)
 
     def facts_text(self, slots: Slots) -> str:
-        """The sentences before the question; empty when the question says it all."""
+        """Return the sentences before the question; empty if the question contains all facts."""
         return fill(pieces(self.facts, 0), slots)
 
     def render(self, slots: Slots, ending: Ending) -> str:
@@ -133,7 +133,7 @@ class ChainTemplate:
         return done
 
     def facts_text(self, slots: Slots) -> str:
-        """The start and one sentence per operation."""
+        """Return the start and one sentence per operation."""
         known = dict(self.steps)
         parts = [fill(pieces(self.start), slots)]
         for i in range(1, chain_length(slots) + 1):
@@ -183,22 +183,22 @@ class ChainTemplate:
 
 
 def abstract(phrase: str, facts: str = "", ask: str = "", **form: str) -> Template:
-    """A wording without a scene."""
+    """Return a wording without a real-world setting."""
     return Template(kind="abstract", facts=facts, ask=ask, phrase=phrase, form=tuple(form.items()))
 
 
 def story(facts: str, ask: str, phrase: str, **form: str) -> Template:
-    """A wording with a real-world scene."""
+    """Return a wording with a real-world setting."""
     return Template(kind="story", facts=facts, ask=ask, phrase=phrase, form=tuple(form.items()))
 
 
 def is_context(slot: str) -> bool:
-    """Whether a slot only carries words, so that another wording may replace it."""
+    """Return whether a slot contains only words, so that another wording may replace it."""
     return slot in WORDS or slot.startswith("_")
 
 
 def chain_length(slots: Slots) -> int:
-    """How many operations a chain's slots hold."""
+    """Return the number of operations in a chain's slots."""
     count = 0
     while f"k{count + 1}" in slots:
         count += 1
@@ -206,7 +206,7 @@ def chain_length(slots: Slots) -> int:
 
 
 def finish(phrase: str, ending: Ending) -> str:
-    """The phrase as a question, as a command, or with a name."""
+    """Return the phrase as a question, as a command, or with a name."""
     if ending.name is not None:
         before, after = INTRODUCTIONS[ending.introduction]
         return f"{before}{ending.name}{after}{phrase}."
@@ -239,7 +239,7 @@ def complete_words(
 
 
 def fill(parts: tuple[tuple[str, str], ...], slots: Slots) -> str:
-    """The text of a pattern; each part is a literal before a slot ("" at the end)."""
+    """Return the text of a pattern; each part is (literal, slot after it), with the slot "" at the end."""
     out: list[str] = []
     for literal, slot in parts:
         out.append(literal)
@@ -252,7 +252,7 @@ def fill(parts: tuple[tuple[str, str], ...], slots: Slots) -> str:
 
 @cache
 def pieces(pattern: str, offset: int = 0) -> tuple[tuple[str, str], ...]:
-    """A pattern cut at its slots; free choices become slots ``_offset``, ``_offset+1``, ..."""
+    """Split a pattern at its slots; free choices become slots ``_offset``, ``_offset+1``, ..."""
     parts: list[tuple[str, str]] = []
     place, free = 0, offset
     for token in _TOKEN.finditer(pattern):
@@ -267,7 +267,7 @@ def pieces(pattern: str, offset: int = 0) -> tuple[tuple[str, str], ...]:
 
 @cache
 def choices(template: Template) -> dict[str, tuple[str, ...]]:
-    """Every context slot of a template with the words it may take."""
+    """Return every context slot of a template with its possible words."""
     found: dict[str, tuple[str, ...]] = {}
     for offset, pattern in offsets(template):
         for token in _TOKEN.finditer(pattern):
@@ -282,7 +282,7 @@ def choices(template: Template) -> dict[str, tuple[str, ...]]:
 
 
 def offsets(template: Template) -> tuple[tuple[int, str], ...]:
-    """The patterns of a template, each with the number of its first free choice."""
+    """Return the patterns of a template, each with the index of its first free choice."""
     return ((0, template.facts), (ASK_CHOICES, template.ask), (PHRASE_CHOICES, template.phrase))
 
 
@@ -297,7 +297,7 @@ def opening_regex() -> str:
 
 @cache
 def reading_regex(template: Template) -> re.Pattern[str]:
-    """One anchored regular expression for a template with each of its endings."""
+    """Return one anchored regular expression for a template with all of its endings."""
     words = choices(template)
     seen: set[str] = set()
     facts = slot_regex(pieces(template.facts, 0), words, seen, "")
@@ -329,7 +329,7 @@ def step_regexes(template: ChainTemplate) -> tuple[tuple[str, int, re.Pattern[st
 def slot_regex(
     parts: tuple[tuple[str, str], ...], words: Mapping[str, tuple[str, ...]], seen: set[str], suffix: str
 ) -> str:
-    """The regular expression of a pattern; slots in ``seen`` become back references, new ones are added to it."""
+    """Return the regular expression of a pattern; slots in ``seen`` become back references, new slots are added to it."""
     out: list[str] = []
     for literal, slot in parts:
         out.append(re.escape(literal))

@@ -1,4 +1,4 @@
-"""Reading a pocket text, evolved ones too, back into its structure."""
+"""Parsing of original and evolved pocket texts into their structure."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ _LINEAR = r"-?\d{0,3}[A-Zj-w](?: [+-] \d{0,3}[A-Zj-w])*(?: [+-] \d{1,4}(?:/[1-9]
 
 
 def parse(text: str) -> Node | None:
-    """The structure of a text, or None when it is no pocket text. The structure may still be unsound.
+    """Return the structure of a text, or None if it is not a pocket text. The structure may be unsound.
 
-    Extra white space is ignored. Texts of more than 2,000 characters are never pocket texts.
+    Extra white space is ignored. Texts of more than 2,000 characters are not pocket texts.
     """
     if len(text) > MAX_CHARACTERS:
         return None
@@ -63,7 +63,7 @@ def parse(text: str) -> Node | None:
 
 
 def oracle(text: str) -> str | None:
-    """The answer of a sound pocket text in canonical form, or None for any other text. Never raises."""
+    """Return the answer of a sound pocket text in canonical form, or None for any other text. Never raises."""
     node = parse(text)
     if node is None:
         return None
@@ -100,7 +100,7 @@ def letter_regexes() -> tuple[re.Pattern[str], ...]:
 
 
 def read_item(text: str, place: int) -> tuple[Item, int] | None:
-    """The definition or branch that starts here, and the position after its last full stop."""
+    """Parse the definition or branch at ``place``; return it with the position after its last full stop."""
     found = split_regex().match(text, place)
     if found is not None:
         return Split(source=found["s"], top=found["t"], bottom=found["b"]), found.end()
@@ -153,7 +153,7 @@ def question_regex() -> re.Pattern[str]:
 
 
 def plain_regex() -> str:
-    """A linear expression, a product of two names, or a polynomial at a point."""
+    """Match a linear expression, a product of two names, or a polynomial at a point."""
     return rf"(?:{_LINEAR}|[A-Zj-w][A-Zj-w]|[f-h]\(\d{{1,3}}\))"
 
 
@@ -176,7 +176,7 @@ def named_properties() -> tuple[tuple[str, re.Pattern[str]], ...]:
 
 
 def read_expression(text: str) -> Expression | None:
-    """``3R + 7``, ``pq``, ``f(3)`` or a property in words."""
+    """Parse ``3R + 7``, ``pq``, ``f(3)`` or a property in words."""
     if text.startswith("the "):
         for kind, regex in named_properties():
             found = regex.fullmatch(text)
@@ -191,7 +191,7 @@ def read_expression(text: str) -> Expression | None:
 
 
 def read_linear(text: str) -> Linear:
-    """A text that matched the linear pattern; terms are cut at `` + `` and `` - ``."""
+    """Parse a text that matches the linear pattern; terms are separated by `` + `` and `` - ``."""
     terms: list[tuple[int, str]] = []
     constant = Fraction(0)
     for operator, size, name, number in re.findall(r"([+-]?) ?(?:(\d*)([A-Za-z])|(\d+(?:/[1-9]\d*)?))", text):

@@ -1,4 +1,4 @@
-"""Step-by-step solutions of pocket texts, on one of several routes and in one of many wordings."""
+"""Step-by-step solutions of pocket texts, by one of several routes and in one of many wordings."""
 
 from __future__ import annotations
 
@@ -86,18 +86,18 @@ CLOSERS = (
 
 
 def solution(text: str, rng: random.Random, *, steps: bool = True) -> str:
-    """A correct solution that ends in ``\\boxed{answer}``, on request without the steps to it.
+    """Return a correct solution that ends in ``\\boxed{answer}``, with or without the steps.
 
-    Raises ValueError when the text is no sound pocket text.
+    Raises ValueError if the text is not a sound pocket text.
     """
     node = parse(text)
     if node is None:
-        raise ValueError("this text is no pocket problem, so it has no solution here: check its wording")
+        raise ValueError("not a sound pocket text, so it has no solution: check its wording")
     return solve(node, rng, steps=steps)
 
 
 def solve(node: Node, rng: random.Random, *, steps: bool = True) -> str:
-    """As ``solution``, for a parsed text."""
+    """Like ``solution``, for a parsed text."""
     solved = evaluate(node)
     statements = [letter_statement(letter) for letter in node.letters]
     names: dict[str, Value] = dict(solved.names)
@@ -109,7 +109,7 @@ def solve(node: Node, rng: random.Random, *, steps: bool = True) -> str:
 
 
 def connect(statements: list[str], answer: str, rng: random.Random) -> str:
-    """Sentences of three statements each, with freely chosen connecting words."""
+    """Join statements to sentences of three statements each, with random connecting words."""
     groups = ["; ".join(statements[start : start + 3]) for start in range(0, len(statements), 3)]
     sentences = [rng.choice(PLANS), *(f"{rng.choice(OPENERS)}{group}." for group in groups[:1])]
     sentences += [f"{rng.choice(LINKS)}{group}." for group in groups[1:]]
@@ -117,7 +117,7 @@ def connect(statements: list[str], answer: str, rng: random.Random) -> str:
 
 
 def letter_statement(letter: Letter) -> str:
-    """``a = 19 - 5 = 14``."""
+    """Return ``a = 19 - 5 = 14``."""
     shown = {
         0: "",
         1: f"{letter.m} - {letter.k} = ",
@@ -155,7 +155,7 @@ def branch_statements(branch: Branch, letters: Mapping[str, int], rng: random.Ra
 
 
 def name_statement(name: str, value: Value) -> str:
-    """``R = 23``, ``p = 7 and q = 4``, ``f(x) = x^2 + 2x``, ``J = [3, 8)``."""
+    """Return ``R = 23``, ``p = 7 and q = 4``, ``f(x) = x^2 + 2x`` or ``J = [3, 8)``."""
     if isinstance(value, Pair):
         return f"{name[1]} = {value.first} and {name[4]} = {value.second}"
     return f"{name} = {canonical(value)}"
@@ -164,7 +164,7 @@ def name_statement(name: str, value: Value) -> str:
 def expression_statements(
     expression: Expression, name: str, names: Mapping[str, Value], rng: random.Random
 ) -> list[str]:
-    """The steps to the value of an expression; with a name they end in ``name = value``."""
+    """Return the steps to the value of an expression; with a name they end in ``name = value``."""
     if isinstance(expression, Property):
         return property_statements(expression, name, names, rng)
     shown = name or expression_text(expression)
@@ -181,7 +181,7 @@ def expression_statements(
 
 
 def polynomial_steps(polynomial: Polynomial, x: int) -> str:
-    """``3^2 + 7 * 3 + 10 = 9 + 21 + 10 = 40``."""
+    """Return ``3^2 + 7 * 3 + 10 = 9 + 21 + 10 = 40``."""
     parts, shown = [], ""
     for coefficient, power in ((polynomial.square, 2), (polynomial.linear, 1), (polynomial.constant, 0)):
         if not coefficient:
@@ -196,7 +196,7 @@ def polynomial_steps(polynomial: Polynomial, x: int) -> str:
 
 
 def linear_statements(linear: Linear, shown: str, names: Mapping[str, Value]) -> list[str]:
-    """``3 * 23 = 60 + 9 = 69`` where needed, then ``S = 3 * 23 + 7 = 69 + 7 = 76``."""
+    """Return ``3 * 23 = 60 + 9 = 69`` if needed, then ``S = 3 * 23 + 7 = 69 + 7 = 76``."""
     values = [(coefficient, scalar(names, name)) for coefficient, name in linear.terms]
     if any(isinstance(value, Fraction) for _, value in values) or isinstance(linear.constant, Fraction):
         return fraction_statements(linear, shown, names)
@@ -217,7 +217,7 @@ def linear_statements(linear: Linear, shown: str, names: Mapping[str, Value]) ->
 
 
 def fraction_statements(linear: Linear, shown: str, names: Mapping[str, Value]) -> list[str]:
-    """One term after the other, each sum over a common denominator."""
+    """Add one term after the other, each sum over a common denominator."""
     statements: list[str] = []
     total: Fraction | None = None
     terms = [(Fraction(c), Fraction(scalar(names, name))) for c, name in linear.terms]
@@ -263,7 +263,7 @@ def interval_statement(kind: str, interval: Interval, value: str) -> str:
 
 
 def number_property(kind: str, n: int, k: int, rng: random.Random) -> list[str]:
-    """The steps to one property of the positive integer ``n``."""
+    """Return the steps to one property of the positive integer ``n``."""
     if kind == "remainder":
         below = n - n % k
         return rng.choice(

@@ -13,12 +13,12 @@ from .values import Interval, Pair, Polynomial, Value, in_range, whole
 
 
 class Unsound(ValueError):
-    """The text has the right form but no meaningful answer; the message says why."""
+    """The text has a valid form but no meaningful answer; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letter:
-    """A letter that stands for a number of the facts: ``Suppose 2a = 28.`` (``form`` indexes LETTER_FORMS)."""
+    """A letter that replaces a number of the facts: ``Suppose 2a = 28.`` (``form`` indexes LETTER_FORMS)."""
 
     letter: str
     form: int
@@ -28,7 +28,7 @@ class Letter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Branch:
-    """The facts of one family in one wording, and how they end: asked directly or given a name."""
+    """The facts of one family in one wording, and their ending: asked directly or given a name."""
 
     family: str
     template: int
@@ -92,7 +92,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """The last sentence, ``Find 3R + 7.``; a text without it asks its last branch directly."""
+    """The last sentence, ``Find 3R + 7.``. In a text without it, the last branch is asked directly."""
 
     verb: str
     expression: Expression
@@ -112,7 +112,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solved:
-    """What evaluating a text found: letters, names (with the value of each), and the answer."""
+    """The result of evaluating a text: letters and names with their values, and the answer."""
 
     answer: Value
     letters: dict[str, int] = field(default_factory=dict)
@@ -121,7 +121,7 @@ class Solved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PropertyKind:
-    """Wording with ``{e}`` and ``{k}``, what it takes (a positive integer or an interval), and its value."""
+    """The wording of a property, with ``{e}`` and ``{k}``, and its value for a positive integer up to ``top``."""
 
     phrase: str
     value: Callable[[int, int], int]
@@ -178,7 +178,7 @@ LETTER_FORMS: tuple[tuple[str, Callable[[int, int], Fraction]], ...] = (
 
 
 def evaluate(node: Node) -> Solved:
-    """All values of a text, exactly. Raises Unsound when some step has no meaning in the pocket world."""
+    """Return all values of a text, exactly. Raises Unsound if a step has no meaning in the pocket world."""
     letters = {letter.letter: letter_value(letter) for letter in node.letters}
     if len(letters) != len(node.letters):
         raise Unsound("a letter is defined twice")
@@ -207,7 +207,7 @@ def letter_value(letter: Letter) -> int:
         raise Unsound("a letter's equation is degenerate")
     value = form[1](letter.k, letter.m)
     if value.denominator != 1 or value < 1:
-        raise Unsound("a letter is no positive integer")
+        raise Unsound("a letter is not a positive integer")
     return value.numerator
 
 
@@ -222,7 +222,7 @@ def used_letters(node: Node) -> set[str]:
 
 
 def item_value(item: Item, letters: Mapping[str, int], names: dict[str, Value]) -> Value | None:
-    """The value of one sentence group; names that it introduces are added to ``names``."""
+    """Return the value of one item; names that it introduces are added to ``names``."""
     if isinstance(item, Split):
         source = scalar(names, item.source)
         add_name(names, item.top, Fraction(source).numerator)
@@ -235,13 +235,13 @@ def item_value(item: Item, letters: Mapping[str, int], names: dict[str, Value]) 
     value = branch_value(item, letters)
     if item.ending.name is not None:
         if item.ending.introduction == 2 and not (isinstance(value, int) and value > 0):
-            raise Unsound("no positive integer")
+            raise Unsound("not a positive integer")
         bind(names, item.ending.name, value)
     return value
 
 
 def branch_numbers(branch: Branch, letters: Mapping[str, int]) -> dict[str, int]:
-    """The numbers of a branch by slot. Raises Unsound for a letter without a definition."""
+    """Return the numbers of a branch by slot. Raises Unsound for a letter without a definition."""
     numbers: dict[str, int] = {}
     for slot, token in branch.slots.items():
         if is_context(slot):
@@ -261,7 +261,7 @@ def branch_value(branch: Branch, letters: Mapping[str, int]) -> Value:
     family = BY_NAME[branch.family]
     numbers = branch_numbers(branch, letters)
     if not family.sound(numbers):
-        raise Unsound("the facts do not fit together")
+        raise Unsound("the facts are inconsistent")
     value = family.answer(numbers)
     if not in_range(value):
         raise Unsound("a value is too large")
@@ -269,7 +269,7 @@ def branch_value(branch: Branch, letters: Mapping[str, int]) -> Value:
 
 
 def bind(names: dict[str, Value], name: str, value: Value) -> None:
-    """Gives a value its name; ``(p, q)`` needs a pair, ``f(x)`` a polynomial, a capital letter anything else."""
+    """Name a value; ``(p, q)`` requires a pair, ``f(x)`` a polynomial, a capital letter anything else."""
     if isinstance(value, Pair) and name[0] == "(":
         add_name(names, name[1], value.first)
         add_name(names, name[4], value.second)
@@ -278,7 +278,7 @@ def bind(names: dict[str, Value], name: str, value: Value) -> None:
     elif isinstance(value, int | Fraction | Interval) and len(name) == 1:
         add_name(names, name, value)
     else:
-        raise Unsound(f"{name} is no name for this kind of value")
+        raise Unsound(f"{name} is not a valid name for this kind of value")
 
 
 def add_name(names: dict[str, Value], name: str, value: Value) -> None:
@@ -292,7 +292,7 @@ def add_name(names: dict[str, Value], name: str, value: Value) -> None:
 def scalar(names: Mapping[str, Value], name: str) -> int | Fraction:
     value = names.get(name)
     if not isinstance(value, int | Fraction):
-        raise Unsound(f"{name} is no defined number")
+        raise Unsound(f"{name} is not a defined number")
     return value
 
 
@@ -304,7 +304,7 @@ def expression_value(expression: Expression, names: Mapping[str, Value]) -> Valu
     if isinstance(expression, At):
         polynomial = names.get(expression.name)
         if not isinstance(polynomial, Polynomial):
-            raise Unsound(f"{expression.name} is no defined polynomial")
+            raise Unsound(f"{expression.name} is not a defined polynomial")
         return polynomial.at(expression.point)
     return property_value(expression, names)
 
@@ -331,7 +331,7 @@ def property_value(wanted: Property, names: Mapping[str, Value]) -> int:
 
 def interval_property(kind: str, value: Value | None) -> int:
     if not isinstance(value, Interval):
-        raise Unsound("no interval")
+        raise Unsound("not an interval")
     least = None if value.low is None else value.low + (not value.low_closed)
     greatest = None if value.high is None else value.high - (not value.high_closed)
     if kind == "positive":
@@ -347,7 +347,7 @@ def interval_property(kind: str, value: Value | None) -> int:
 
 
 def render(node: Node) -> str:
-    """The text of a node; ``parse`` reads it back."""
+    """Return the text of a node; ``parse`` is the inverse."""
     parts = [letter_text(letter) for letter in node.letters]
     parts += [item_text(item) for item in node.items]
     if node.question is not None:

@@ -1,4 +1,4 @@
-"""The four kinds of answers of the pocket world, their canonical text, and small exact arithmetic in words."""
+"""The kinds of answers of the pocket world, their canonical text, and small exact calculations as text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fractions import Fraction
 from math import gcd
 
 LIMIT = 2000
-"""Every number that appears in a sound problem is smaller than this in absolute value."""
+"""Strict upper bound of the absolute value of every number in a sound problem."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A set of real numbers between two integers; None is an end at infinity, which is always open."""
+    """A set of real numbers between two integers. None is an infinite end, which is always open."""
 
     low: int | None
     high: int | None
@@ -44,14 +44,14 @@ Value = int | Fraction | Pair | Interval | Polynomial
 
 
 def whole(number: Fraction | int) -> int | Fraction:
-    """The number itself, as an int when it is one."""
+    """Return the number, as an int if it is an integer."""
     if isinstance(number, int):
         return number
     return number.numerator if number.denominator == 1 else number
 
 
 def canonical(value: Value) -> str:
-    """The one way in which the pocket world writes this answer."""
+    """Return the canonical text of an answer."""
     if isinstance(value, Pair):
         return f"({value.first}, {value.second})"
     if isinstance(value, Interval):
@@ -67,7 +67,7 @@ INFINITY = "\\infty"
 
 
 def polynomial_text(value: Polynomial) -> str:
-    """Highest power first: ``x^2 + 7x - 10``; coefficients 1 and 0 are left out."""
+    """Return ``x^2 + 7x - 10``: highest power first, without coefficients of 1 and terms of 0."""
     text = ""
     for coefficient, power in ((value.square, "x^2"), (value.linear, "x"), (value.constant, "")):
         if coefficient == 0:
@@ -82,7 +82,7 @@ def polynomial_text(value: Polynomial) -> str:
 
 
 def in_range(value: Value) -> bool:
-    """Whether every number in the value is small enough for the pocket world."""
+    """Return whether every number in the value is small enough for the pocket world."""
     if isinstance(value, Pair):
         return abs(value.first) < LIMIT and abs(value.second) < LIMIT
     if isinstance(value, Interval):
@@ -95,7 +95,7 @@ def in_range(value: Value) -> bool:
 
 
 def times(a: int, b: int) -> str:
-    """``a * b`` worked in small steps: ``3 * 69 = 180 + 27 = 207``."""
+    """Return ``a * b`` computed in small steps: ``3 * 69 = 180 + 27 = 207``."""
     head = f"{a} * {b}"
     small, large = sorted((abs(a), abs(b)))
     if min(a, b) < 0 or large <= 10 or small <= 1:
@@ -113,13 +113,13 @@ def times(a: int, b: int) -> str:
 
 
 def place_values(number: int) -> list[int]:
-    """169 -> [100, 60, 9]; zeros are left out."""
+    """Return [100, 60, 9] for 169, without zeros."""
     digits = str(number)
     return [int(d) * 10 ** (len(digits) - 1 - i) for i, d in enumerate(digits) if d != "0"]
 
 
 def running_sum(parts: list[int]) -> str:
-    """``a + b + c = ab + c = abc``, one addition at a time; a negative part is written as a subtraction."""
+    """Return a sum with one addition at a time, ``2 + 3 + 4 = 5 + 4 = 9``; negative parts are subtracted."""
     shown = [signed_sum(parts)]
     while len(parts) > 2:
         parts = [parts[0] + parts[1], *parts[2:]]
@@ -130,17 +130,17 @@ def running_sum(parts: list[int]) -> str:
 
 
 def signed_sum(parts: list[int]) -> str:
-    """``5 + 3 - 2`` for [5, 3, -2]."""
+    """Return ``5 + 3 - 2`` for [5, 3, -2]."""
     return str(parts[0]) + "".join(f" {'-' if part < 0 else '+'} {abs(part)}" for part in parts[1:])
 
 
 def sign(direction: int) -> str:
-    """``+`` for 1 and ``-`` for -1."""
+    """Return ``+`` for 1 and ``-`` for -1."""
     return "+" if direction > 0 else "-"
 
 
 def fraction_sum(left: Fraction, right: Fraction) -> str:
-    """``3/4 + 1/6 = 9/12 + 2/12 = 11/12``; a negative right side is written as a subtraction."""
+    """Return ``3/4 + 1/6 = 9/12 + 2/12 = 11/12``; a negative right side is written as a subtraction."""
     operator, other = ("-", -right) if right < 0 else ("+", right)
     shown = [f"{left} {operator} {other}"]
     bottom = left.denominator * right.denominator // gcd(left.denominator, right.denominator)
@@ -152,6 +152,6 @@ def fraction_sum(left: Fraction, right: Fraction) -> str:
 
 
 def reduced_forms(top: int, bottom: int) -> list[str]:
-    """The written fraction and, when it differs, its lowest terms: ["6/4", "3/2"]; a whole number alone: ["7"]."""
+    """Return the fraction and, if different, its lowest terms: ["6/4", "3/2"]; for an integer only ["7"]."""
     raw, lowest = f"{top}/{bottom}", str(Fraction(top, bottom))
     return [lowest] if bottom == 1 or raw == lowest else [raw, lowest]

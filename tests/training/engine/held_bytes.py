@@ -1,6 +1,9 @@
-"""What a process of DeepSpeed really holds: `python -m tests.training.engine.held_bytes MODEL STAGE DTYPE PORT` trains the model
-for two updates of two micro-batches and prints, as JSON, the bytes of all live tensors after the second update (`kept`), before
-it (`summed`), and at most during it (`update`)."""
+"""Measure the tensor memory of a DeepSpeed process.
+
+`python -m tests.training.engine.held_bytes MODEL STAGE DTYPE PORT` trains the model for two updates of two micro-batches and
+prints, as JSON, the bytes of all live tensors after the second update (`kept`), before it (`summed`), and the peak during it
+(`update`).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from training.objectives.token_losses import TopKCrossEntropy
 
 
 class Live(TorchDispatchMode):
-    """Notes every storage that an operation gives, and the most bytes that lived at once."""
+    """Tracks the storages created by operations, and the peak of their live bytes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A Ray of our own, student ranks in it, and made-up updates: what the tests with real engines share."""
+"""Helpers of the tests with real engines: a local Ray session, student ranks, and synthetic updates."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ray_running() -> Iterator[RaySession]:
 
 @contextmanager
 def students(folder: Path, *, ranks: int = 1, **settings: Any) -> Iterator[StudentGroup]:
-    """Connected student ranks of the model in `folder`, closed at the end of the block."""
+    """Yield connected student ranks of the model in `folder` and close them at the end of the block."""
     from ray.util.placement_group import remove_placement_group
 
     plan = placement("cpu", students=ranks, engines=1)
@@ -61,9 +61,10 @@ def sequences(count: int, *, vocabulary: int = 512, seed: int = 0) -> list[Token
 def update(
     chosen: Sequence[TokenSequence], parts: Sequence[Sequence[int]], *, seed: int = 0
 ) -> list[MicroBatch]:
-    """One update over `chosen`, cut into `parts`: per-sequence means with weights 0.1, 0.2, ..., a made-up teacher.
+    """Return the micro-batches of an update over `chosen`, split into `parts`: per-sequence means with weights 0.1, 0.2, ... and
+    a random teacher.
 
-    Coefficients and teacher belong to the sequence, so the same update can be cut in any way.
+    Coefficients and teacher depend only on the sequence, so the same update can be split in any way.
     """
     own = [_made_up(one, 0.1 * (index + 1) / len(chosen), seed + index) for index, one in enumerate(chosen)]
     return [
@@ -96,7 +97,7 @@ def exported(group: StudentGroup, folder: Path) -> dict[str, torch.Tensor]:
 def relative(
     found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], start: dict[str, torch.Tensor]
 ) -> float:
-    """|found - expected| / |expected - start| over all weights together, in float64."""
+    """Return |found - expected| / |expected - start| over all weights, in float64."""
 
     def flat(values: dict[str, torch.Tensor]) -> torch.Tensor:
         return torch.cat([values[name].double().flatten() for name in sorted(start)])
@@ -105,8 +106,7 @@ def relative(
 
 
 def naive_gradient(folder: Path, chosen: Sequence[TokenSequence]) -> dict[str, torch.Tensor]:
-    """The gradient of `update(chosen, ...)` from transformers' own logits, one sequence at a time, by plain autograd in
-    float32."""
+    """Return the gradient of `update(chosen, ...)` from transformers' logits, one sequence at a time, by autograd in float32."""
     from transformers import AutoModelForCausalLM
 
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""What went wrong in an actor arrives as what it was; a death is told from its consequences in other actors."""
+"""An actor's exception is raised unchanged; an actor's death is reported even if another actor's call fails first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 
 
 def call(work: Callable[[], Any]) -> Any:
-    """Run `work` in an actor of its own; the actor lives until the test's Ray ends."""
+    """Run `work` in a new actor, which is kept alive until the test's Ray session ends."""
     import ray
 
     class Worker:
@@ -54,7 +54,7 @@ def test_results_come_in_the_order_of_the_calls() -> None:
     assert results([call(lambda: (time.sleep(0.5), 1)[1]), call(lambda: 2)], "a worker") == [1, 2]
 
 
-def test_a_sentence_for_the_person_arrives_as_itself_and_at_once() -> None:
+def test_a_user_error_is_raised_unchanged_and_at_once() -> None:
     started = time.monotonic()
     with pytest.raises(UserError) as caught:
         results([call(lambda: time.sleep(60)), call(refuse)], "a worker")
@@ -62,18 +62,18 @@ def test_a_sentence_for_the_person_arrives_as_itself_and_at_once() -> None:
     assert time.monotonic() - started < 50
 
 
-def test_the_end_of_a_process_is_a_lost_actor() -> None:
+def test_the_death_of_a_process_raises_actor_lost() -> None:
     with pytest.raises(ActorLost, match=r"^a worker died: ") as caught:
         result(call(die), "a worker")
     assert caught.value.who == "a worker"
 
 
-def test_a_call_that_waits_for_somebody_who_is_gone_is_given_up() -> None:
-    with pytest.raises(ActorLost, match=r"^a worker died: no answer within 1 s$"):
+def test_a_call_that_exceeds_its_limit_raises_actor_lost() -> None:
+    with pytest.raises(ActorLost, match=r"^a worker died: no result within 1 s$"):
         results([call(lambda: 1), call(lambda: time.sleep(60))], "a worker", limit_s=1.0)
 
 
-def test_the_end_of_an_actor_that_an_actor_called_is_a_lost_actor_too() -> None:
+def test_the_death_of_an_actor_called_by_an_actor_raises_actor_lost() -> None:
     import ray
 
     class Caller:
@@ -89,12 +89,12 @@ def test_the_end_of_an_actor_that_an_actor_called_is_a_lost_actor_too() -> None:
         result(caller.ask.remote(_kept(dying, dying)), "a student")
 
 
-def test_a_broken_collective_is_blamed_on_the_rank_that_died() -> None:
+def test_a_collective_broken_by_a_dead_rank_raises_actor_lost() -> None:
     with pytest.raises(ActorLost):
         results([call(break_down), call(die)], "a student")
 
 
-def test_what_lay_with_an_actor_that_died_is_a_lost_actor_too() -> None:
+def test_the_loss_of_an_object_owned_by_a_dead_actor_raises_actor_lost() -> None:
     import ray
 
     class Owner:
@@ -111,10 +111,10 @@ def test_what_lay_with_an_actor_that_died_is_a_lost_actor_too() -> None:
     other = _kept(owner, cast(Any, ray.remote)(Reader).options(num_cpus=0).remote())
     ray.kill(owner)
     time.sleep(2.0)
-    with pytest.raises(ActorLost, match=r"^the owner of what an engine was given died: "):
+    with pytest.raises(ActorLost, match=r"^the owner of an object passed to an engine died: "):
         result(other.read.remote(parts), "an engine")
 
 
-def test_an_error_without_any_death_stays_what_it_is() -> None:
+def test_an_error_without_a_death_is_raised_unchanged() -> None:
     with pytest.raises(RuntimeError, match="Connection reset"):
         results([call(break_down), call(break_down)], "a student")

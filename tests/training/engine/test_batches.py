@@ -1,4 +1,4 @@
-"""Rows, masks and positions of small batches, written out by hand; attention in packed rows equals attention alone."""
+"""Rows, masks and positions of small batches against values written by hand; packed rows give the same hidden states."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sequence(*tokens: int, prompt: int = 1) -> TokenSequence:
 A, B, C = sequence(11, 12, 13, 14, prompt=2), sequence(21, 22), sequence(31, 32, prompt=1)
 
 
-def test_one_sequence_to_a_row_is_padded_on_the_right_and_needs_no_mask() -> None:
+def test_one_sequence_per_row_is_padded_on_the_right_and_needs_no_mask() -> None:
     batch = make_batch([B, A], CPU, pack=False)
     assert batch.ids.tolist() == [[21, 22, 0, 0], [11, 12, 13, 14]]
     assert batch.mask is None
@@ -37,7 +37,7 @@ def test_one_sequence_to_a_row_is_padded_on_the_right_and_needs_no_mask() -> Non
     assert response_ids([B, A]).tolist() == [22, 13, 14]
 
 
-def test_packed_rows_are_as_wide_as_the_longest_and_hold_what_fits() -> None:
+def test_packed_rows_are_as_wide_as_the_longest_sequence() -> None:
     batch = make_batch([B, A, C], CPU, pack=True)
     assert batch.ids.tolist() == [[11, 12, 13, 14], [21, 22, 31, 32]]
     assert batch.positions.tolist() == [[0, 1, 2, 3], [0, 1, 0, 1]]
@@ -48,13 +48,13 @@ def test_packed_rows_are_as_wide_as_the_longest_and_hold_what_fits() -> None:
     assert batch.mask[1, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
 
 
-def test_every_position_of_a_mask_may_look_somewhere() -> None:
+def test_every_position_attends_to_at_least_one_position() -> None:
     batch = make_batch([sequence(*range(1, 8)), sequence(1, 2, 3), sequence(1, 2)], CPU, pack=True)
     assert batch.ids.shape == (2, 7) and batch.mask is not None
-    assert bool(batch.mask.any(-1).all()), "a position that looks nowhere would be NaN"
+    assert bool(batch.mask.any(-1).all()), "attention over no position would be NaN"
 
 
-def test_no_sequence_at_all_is_one_position_that_predicts_nothing() -> None:
+def test_an_empty_batch_has_one_padding_position() -> None:
     batch = make_batch([], CPU, pack=True)
     assert batch.ids.tolist() == [[0]] and batch.predicting.tolist() == []
     assert response_ids([]).tolist() == [] and split_by_sequence(np.zeros(0), []) == []
@@ -75,8 +75,8 @@ def test_packing_keeps_every_token_once_and_wastes_less_than_padding() -> None:
     assert flat[batch.predicting + 1].tolist() == response_ids(sequences).tolist()
 
 
-def test_rows_are_wider_where_the_longest_would_waste_more_than_the_budget_allows() -> None:
-    # lengths 4, 3, 3, 3. Width 4: four rows, 16 positions; 7: 4 + 3 and 3 + 3, 14; in one row 13.
+def test_rows_are_made_wider_to_fit_the_budget() -> None:
+    # Lengths 4, 3, 3, 3. Width 4: four rows, 16 positions; width 7: 4 + 3 and 3 + 3, 14; one row: 13.
     sequences = [sequence(*range(1, 5)), *(sequence(5, 6, 7) for _ in range(3))]
     shapes = {
         budget: tuple(make_batch(sequences, CPU, pack=True, budget=budget).ids.shape)
@@ -86,20 +86,20 @@ def test_rows_are_wider_where_the_longest_would_waste_more_than_the_budget_allow
 
 
 @given(st.lists(st.integers(2, 300), min_size=1, max_size=40), st.integers(0, 500))
-def test_what_has_no_more_tokens_than_the_budget_has_no_more_positions(lengths: list[int], room: int) -> None:
+def test_sequences_within_the_budget_are_packed_within_it(lengths: list[int], room: int) -> None:
     sequences = [TokenSequence(tokens=np.ones(length, dtype=np.int32), prompt_length=1) for length in lengths]
     budget = sum(lengths) + room
     batch = make_batch(sequences, CPU, pack=True, budget=budget)
     assert batch.ids.numel() <= budget and int(batch.ids.sum()) == sum(lengths)
 
 
-def test_values_are_cut_back_into_sequences() -> None:
+def test_values_are_split_by_sequence() -> None:
     parts = split_by_sequence(np.array([1.0, 2.0, 3.0, 4.0]), [B, A, C])
     assert [part.tolist() for part in parts] == [[1.0], [2.0, 3.0], [4.0]]
 
 
-def test_batches_stay_within_the_budget_and_hold_like_lengths() -> None:
-    # 7 alone fills most of 10; 4 and 3 together take 2 x 4 = 8; 2 2 1 take 3 x 2 = 6.
+def test_batches_stay_within_the_budget_and_group_similar_lengths() -> None:
+    # Budget 10: 7 alone; 4 and 3 take 2 x 4 = 8; 2, 2 and 1 take 3 x 2 = 6.
     assert batches_by_budget([3, 7, 2, 4, 1, 2], 10) == [[1], [3, 0], [2, 5, 4]]
     assert batches_by_budget([], 10) == []
     random = np.random.default_rng(1).integers(1, 100, size=200).tolist()
@@ -108,14 +108,14 @@ def test_batches_stay_within_the_budget_and_hold_like_lengths() -> None:
     assert all(len(batch) * max(random[index] for index in batch) <= 400 for batch in batches)
 
 
-def test_what_cannot_be_scored_is_named() -> None:
-    with pytest.raises(UserError, match="sequence 1 has 12 tokens, the token budget"):
+def test_invalid_sequences_are_named() -> None:
+    with pytest.raises(UserError, match="sequence 1 has 12 tokens, but the token budget of a batch is 10"):
         batches_by_budget([3, 12], 10)
-    with pytest.raises(UserError, match="sequence 1 has 2 prompt tokens of 2"):
+    with pytest.raises(UserError, match="sequence 1 has 2 tokens, 2 of them in the prompt"):
         check_sequences([A, sequence(1, 2, prompt=2)], vocabulary=100, longest=10)
-    with pytest.raises(UserError, match="sequence 0 has 4 tokens, the model's context 3"):
+    with pytest.raises(UserError, match="sequence 0 has 4 tokens, but the model's context length is 3"):
         check_sequences([A], vocabulary=100, longest=3)
-    with pytest.raises(UserError, match="sequence 0 holds token id 14, the shared vocabulary has 14"):
+    with pytest.raises(UserError, match="sequence 0 contains token id 14, but the shared vocabulary has 14"):
         check_sequences([A], vocabulary=14, longest=10)
     with pytest.raises(UserError, match="token id -1"):
         check_sequences([sequence(3, -1)], vocabulary=14, longest=10)

@@ -1,4 +1,4 @@
-"""Checkpoints appear whole or not at all; the newest whole one is found; a full disk is one sentence and leaves nothing."""
+"""Checkpoints are written atomically; the newest complete one is found; a full disk raises one error and leaves no folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write(root: Path, step: int, *, keep: int = 2, content: str = "weights") -> 
         (folder / "state").write_text(content)
 
 
-def test_the_last_ones_are_kept_and_the_newest_is_found(tmp_path: Path) -> None:
+def test_the_newest_checkpoints_are_kept_and_the_latest_is_found(tmp_path: Path) -> None:
     assert latest(tmp_path / "none") is None
     for step in (10, 20, 30, 100):
         write(tmp_path, step)
@@ -41,28 +41,28 @@ def test_the_last_ones_are_kept_and_the_newest_is_found(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["step-00000030", "step-00000100"]
 
 
-def test_what_the_run_must_remember_is_read_back(tmp_path: Path) -> None:
+def test_the_record_is_read_back(tmp_path: Path) -> None:
     write(tmp_path, 4)
     assert read_record(step_folder(tmp_path, 4)) == {"step": 4, "seed": 7, "files": {"state": 7}}
 
 
-def test_a_step_may_be_written_again(tmp_path: Path) -> None:
+def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:
     write(tmp_path, 4, content="old")
     write(tmp_path, 4, content="new")
     assert (step_folder(tmp_path, 4) / "state").read_text() == "new"
 
 
-def test_folders_that_are_not_whole_checkpoints_are_never_the_latest(tmp_path: Path) -> None:
+def test_folders_that_are_not_complete_checkpoints_are_never_the_latest(tmp_path: Path) -> None:
     write(tmp_path, 3)
     (tmp_path / "step-00000009").mkdir()
     (tmp_path / ".tmp-step-00000008-0123456789ab").mkdir()
     (tmp_path / "export").mkdir()
     assert latest(tmp_path) == step_folder(tmp_path, 3)
-    with pytest.raises(UserError, match="not a whole checkpoint"):
+    with pytest.raises(UserError, match="not a complete checkpoint"):
         read_record(tmp_path / "step-00000009")
 
 
-def test_a_writer_that_is_killed_leaves_the_earlier_checkpoint_as_the_latest(tmp_path: Path) -> None:
+def test_after_a_kill_while_writing_the_previous_checkpoint_is_the_latest(tmp_path: Path) -> None:
     write(tmp_path, 5)
     code = (
         "import os, signal; from pathlib import Path; from training.engine.checkpoints import writing\n"
@@ -77,7 +77,7 @@ def test_a_writer_that_is_killed_leaves_the_earlier_checkpoint_as_the_latest(tmp
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), DiskFull("rank 1")])
-def test_a_full_disk_is_one_sentence_and_leaves_no_partial_folder(tmp_path: Path, error: Exception) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_partial_folder(tmp_path: Path, error: Exception) -> None:
     write(tmp_path, 1)
     with (
         pytest.raises(UserError, match=r"^The disk is full: .*step-00000002"),
@@ -89,11 +89,11 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_partial_folder(tmp_path: Path
 
 
 def safetensors_without_room() -> None:
-    """What its library says on a full disk; a device file it would replace."""
+    """Raise the error of safetensors on a full disk (writing to /dev/full would replace the device file)."""
     raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
-def test_every_writer_says_disk_full_in_the_same_way() -> None:
+def test_every_writer_raises_disk_full() -> None:
     full = Path("/dev/full")
     for write_to_full in (
         lambda: full.write_bytes(b"x" * 10_000),
@@ -105,14 +105,14 @@ def test_every_writer_says_disk_full_in_the_same_way() -> None:
             write_to_full()
 
 
-def test_other_errors_of_a_writer_stay_what_they_are() -> None:
+def test_other_errors_of_a_writer_are_unchanged() -> None:
     with pytest.raises(RuntimeError, match="shape"), full_disk_named():
         raise RuntimeError("bad shape")
     with pytest.raises(PermissionError), full_disk_named():
         raise PermissionError(errno.EACCES, "no")
 
 
-def test_a_checkpoint_that_was_damaged_gives_way_to_the_one_before(tmp_path: Path) -> None:
+def test_damaged_checkpoints_are_skipped(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         write(tmp_path, step, keep=3)
     (step_folder(tmp_path, 3) / "state").write_text("weig")
@@ -120,23 +120,23 @@ def test_a_checkpoint_that_was_damaged_gives_way_to_the_one_before(tmp_path: Pat
     said: list[str] = []
     assert latest(tmp_path, said.append) == step_folder(tmp_path, 1)
     assert said == [
-        "checkpoint step-00000003 is damaged (state has 4 bytes of 7) and left out",
-        "checkpoint step-00000002 is damaged (state: No such file or directory) and left out",
+        "checkpoint step-00000003 is damaged (state has 4 bytes instead of 7) and is skipped",
+        "checkpoint step-00000002 is damaged (state: No such file or directory) and is skipped",
     ]
     (step_folder(tmp_path, 1) / "state").write_text("")
-    with pytest.raises(UserError, match=r"every checkpoint in .* is damaged, step-00000003 first of all"):
+    with pytest.raises(UserError, match=r"every checkpoint in .* is damaged, the newest being step-00000003"):
         latest(tmp_path)
 
 
 @pytest.mark.parametrize(("written", "now"), [(1, 2), (2, 1), (0, 0), (3, 3)])
-def test_states_that_are_shared_alike_are_taken_up(tmp_path: Path, written: int, now: int) -> None:
+def test_checkpoints_of_a_compatible_zero_stage_are_accepted(tmp_path: Path, written: int, now: int) -> None:
     check_layout(tmp_path, {"students": 2, "zero_stage": written}, 2, now)
 
 
-def test_states_that_are_shared_otherwise_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="written by 2 students and this run has 4"):
+def test_checkpoints_of_another_layout_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"placement\.students 2, but this run has 4: restore the setting"):
         check_layout(tmp_path, {"students": 2, "zero_stage": 1}, 4, 1)
-    with pytest.raises(UserError, match="zero_stage 1 and this run has 3: set it back"):
+    with pytest.raises(UserError, match="zero_stage 1, but this run has 3: restore the setting"):
         check_layout(tmp_path, {"students": 2, "zero_stage": 1}, 2, 3)
 
 

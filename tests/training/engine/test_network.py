@@ -1,4 +1,4 @@
-"""The student's network: its head's weight reaches the work, its weights leave as transformers knows them."""
+"""The student's network: inputs of the head function, gradients, and weights in the format of transformers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def network(folder: Path, *, checkpointing: bool = False, lora: LoraSettings | N
 
 
 def logits(model: Any, tokens: list[int]) -> torch.Tensor:
-    """What transformers' own model says, [L, V]."""
+    """Return the logits [L, V] of a transformers model."""
     with torch.no_grad():
         return model(torch.tensor([tokens])).logits[0]
 
@@ -57,7 +57,7 @@ def reference(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def test_the_work_gets_the_hidden_states_that_predict_the_response(folder: Path) -> None:
+def test_the_head_function_gets_the_hidden_states_that_predict_the_response(folder: Path) -> None:
     sequences = [
         TokenSequence(tokens=np.array([5, 6, 7, 8, 9], dtype=np.int32), prompt_length=2),
         TokenSequence(tokens=np.array([15, 16], dtype=np.int32), prompt_length=1),
@@ -68,7 +68,7 @@ def test_the_work_gets_the_hidden_states_that_predict_the_response(folder: Path)
     torch.testing.assert_close(found.detach(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_gradient_checkpointing_changes_no_gradient(folder: Path) -> None:
+def test_gradient_checkpointing_does_not_change_gradients(folder: Path) -> None:
     batch = make_batch([TokenSequence(tokens=np.arange(20, dtype=np.int32), prompt_length=4)], CPU, pack=True)
     gradients = []
     for checkpointing in (False, True):
@@ -78,7 +78,7 @@ def test_gradient_checkpointing_changes_no_gradient(folder: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-def test_tied_embeddings_leave_once_and_under_the_embeddings_name(folder: Path) -> None:
+def test_tied_embeddings_are_yielded_once_under_the_embeddings_name(folder: Path) -> None:
     model = network(folder).model
     named = dict(named_weights(model, whole))
     assert "model.embed_tokens.weight" in named and "lm_head.weight" not in named
@@ -89,7 +89,7 @@ def test_tied_embeddings_leave_once_and_under_the_embeddings_name(folder: Path) 
     assert weight_metadata(model) == [(name, tuple(tensor.shape)) for name, tensor in named.items()]
 
 
-def test_an_exported_folder_is_the_same_model_to_transformers(folder: Path, tmp_path: Path) -> None:
+def test_transformers_loads_the_same_model_from_an_exported_folder(folder: Path, tmp_path: Path) -> None:
     model = network(folder)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -116,7 +116,7 @@ def test_an_exported_folder_is_the_same_model_to_transformers(folder: Path, tmp_
 LORA = LoraSettings(rank=4, alpha=8.0, targets=("q_proj", "v_proj", "down_proj"))
 
 
-def test_an_adapter_leaves_folded_into_its_weight(folder: Path, tmp_path: Path) -> None:
+def test_an_adapter_is_merged_into_its_weight(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     model = network(folder, lora=LORA)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -139,7 +139,7 @@ def test_an_adapter_leaves_folded_into_its_weight(folder: Path, tmp_path: Path) 
     assert weight_metadata(model.model) == [(name, tuple(tensor.shape)) for name, tensor in named.items()]
 
 
-def test_a_fresh_adapter_is_drawn_by_the_seed_and_changes_nothing(folder: Path) -> None:
+def test_a_new_adapter_is_seeded_and_does_not_change_the_model(folder: Path) -> None:
     pytest.importorskip("peft")
     first, second = (network(folder, lora=LORA) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
@@ -148,13 +148,13 @@ def test_a_fresh_adapter_is_drawn_by_the_seed_and_changes_nothing(folder: Path) 
     assert all(torch.equal(tensor, plain.get_parameter(name)) for name, tensor in named.items())
 
 
-def test_a_missing_student_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no config\.json"):
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no config\.json"):
         network(tmp_path)
 
 
 @pytest.mark.parametrize("parts", [[list(range(8))], [[7], [0, 2], [], [1, 3, 4], [5, 6]]])
-def test_an_update_through_packed_rows_and_the_chunked_head_has_plain_autograds_gradient(
+def test_packed_rows_and_the_chunked_head_give_the_gradient_of_plain_autograd(
     folder: Path, parts: list[list[int]]
 ) -> None:
     chosen = sequences(8)
@@ -172,7 +172,7 @@ def test_an_update_through_packed_rows_and_the_chunked_head_has_plain_autograds_
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("parts", [1, 3])
-def test_a_head_is_read_by_itself_from_one_file_or_several(tmp_path: Path, tied: bool, parts: int) -> None:
+def test_only_the_head_is_read_from_one_file_or_several(tmp_path: Path, tied: bool, parts: int) -> None:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     config = Qwen3Config(
@@ -187,7 +187,7 @@ def test_a_head_is_read_by_itself_from_one_file_or_several(tmp_path: Path, tied:
     assert torch.equal(read_head(tmp_path, 50), model.get_output_embeddings().weight[:50])
 
 
-def test_a_head_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_head_is_named(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     (tmp_path / "config.json").write_text(json.dumps({"tie_word_embeddings": False}))

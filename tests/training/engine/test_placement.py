@@ -1,4 +1,4 @@
-"""Seats and bundles of the placements, counted by hand; what does not fit is said in one sentence."""
+"""Slots and bundles of the placements against values counted by hand; a cluster that is too small raises one error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROJECT = Path(__file__).resolve().parents[3]
 
 
 def shares(name: PlacementName, **counts: int | bool) -> list[float]:
-    """How much of each GPU is given away."""
+    """Return the allocated share of each GPU."""
     plan = placement(name, **counts)  # type: ignore[arg-type]
     return [
         round(sum(seat.gpus for seat in plan.seats if seat.bundle == bundle), 6)
@@ -23,7 +23,7 @@ def shares(name: PlacementName, **counts: int | bool) -> list[float]:
     ]
 
 
-def test_the_papers_node_has_four_gpus_and_two_engines() -> None:
+def test_the_papers_node_has_four_gpus_and_two_rollout_engines() -> None:
     plan = placement("split", students=1, engines=2, reference=True)
     assert [(seat.role, seat.index, seat.bundle, seat.gpus) for seat in plan.seats] == [
         ("student", 0, 0, 0.8),
@@ -36,13 +36,13 @@ def test_the_papers_node_has_four_gpus_and_two_engines() -> None:
     assert not plan.shares_gpus and not plan.on_cpu
 
 
-def test_without_a_reference_its_seat_is_not_reserved() -> None:
+def test_no_slot_is_reserved_without_a_reference() -> None:
     plan = placement("split", students=2, engines=2)
     assert plan.count("reference") == 0 and plan.count("student") == 2
     assert plan.seat("teacher").bundle == 2 and plan.seat("rollout", 1).bundle == 4
 
 
-def test_colocated_puts_one_of_everything_on_each_gpu_and_never_more_than_a_whole_gpu() -> None:
+def test_colocated_puts_one_actor_of_each_role_on_every_gpu() -> None:
     plan = placement("colocated", students=4, engines=4, reference=True)
     assert [plan.count(role) for role in ("student", "reference", "teacher", "rollout")] == [4, 4, 4, 4]
     assert shares("colocated", students=4, engines=4, reference=True) == [1.0] * 4
@@ -50,7 +50,7 @@ def test_colocated_puts_one_of_everything_on_each_gpu_and_never_more_than_a_whol
     assert plan.shares_gpus
 
 
-def test_cpu_takes_no_gpu_and_fits_a_single_core() -> None:
+def test_cpu_uses_no_gpu_and_fits_on_a_single_core() -> None:
     plan = placement("cpu", students=2, engines=3, reference=True)
     assert plan.on_cpu and not plan.shares_gpus
     assert [plan.count(role) for role in ("student", "reference", "teacher", "rollout")] == [2, 1, 1, 3]
@@ -59,21 +59,21 @@ def test_cpu_takes_no_gpu_and_fits_a_single_core() -> None:
     assert shortfall(plan, {"CPU": 1.0}) is None
 
 
-def test_a_cluster_that_is_too_small_is_named_with_what_it_has() -> None:
+def test_the_error_for_a_small_cluster_names_its_resources() -> None:
     plan = placement("split", students=1, engines=2)
     assert shortfall(plan, {"CPU": 8.0, "GPU": 4.0}) is None
     assert shortfall(plan, {"CPU": 8.0, "GPU": 3.0}) == (
-        "placement 'split' needs 4 GPUs and the cluster has 3: choose another placement or a larger machine"
+        "placement 'split' needs 4 GPUs, but the cluster has 3: choose another placement or a larger cluster"
     )
     assert shortfall(plan, {"CPU": 8.0}) is not None
 
 
 def test_unequal_numbers_cannot_be_colocated() -> None:
-    with pytest.raises(UserError, match="not 2 and 1"):
+    with pytest.raises(UserError, match="not 2 students and 1 engines"):
         placement("colocated", students=2, engines=1)
 
 
-def test_placements_are_read_without_any_of_the_engines() -> None:
+def test_placements_import_no_heavy_library() -> None:
     code = (
         "import sys; import training.engine.placement; import training.engine.checkpoints; import training.engine.zero\n"
         "print([name for name in ('torch', 'ray', 'vllm', 'deepspeed') if name in sys.modules])"

@@ -1,4 +1,4 @@
-"""Real DeepSpeed engines in Ray actors: cuts and ranks change no gradient, and a killed run goes on bit by bit."""
+"""Real DeepSpeed engines in Ray actors: gradients do not depend on the split or the ranks, and resuming is bitwise exact."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from training.engine.network import LoraSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("ray_session")]
 
-# With a large epsilon an AdamW update is -rate * gradient / epsilon: what moves is the gradient itself, made large.
+# With a large epsilon an AdamW update is -rate * gradient / epsilon, so weights move by the scaled gradient itself.
 BARE = {
     "learning_rate": 1e8,
     "epsilon": 1e4,
@@ -54,14 +54,14 @@ def start(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> dict[str, Any]:
-    """One rank, ZeRO 0, float32, the whole update in one micro-batch: what every cut must equal."""
+    """The reference for every split: one rank, ZeRO 0, float32, the update in a single micro-batch."""
     with students(folder, zero_stage=0, dtype="float32", **BARE) as group:
         done = group.step([update(sequences(8), [ALL])])
         weights = exported(group, tmp_path_factory.mktemp("whole") / "export")
     return {"update": done, "weights": weights}
 
 
-def test_an_update_moves_by_the_gradient_of_plain_autograd(
+def test_an_update_applies_the_gradient_of_plain_autograd(
     folder: Path, start: dict[str, torch.Tensor], whole: dict[str, Any]
 ) -> None:
     gradient = naive_gradient(folder, sequences(8))
@@ -74,7 +74,7 @@ def test_an_update_moves_by_the_gradient_of_plain_autograd(
 
 
 @pytest.mark.parametrize("parts", [[[0, 1, 2, 3], [4, 5, 6, 7]], [[7], [0, 2], [1, 3, 4], [5, 6]]])
-def test_cutting_an_update_changes_no_gradient(
+def test_splitting_an_update_does_not_change_the_gradient(
     folder: Path,
     start: dict[str, torch.Tensor],
     whole: dict[str, Any],
@@ -90,7 +90,7 @@ def test_cutting_an_update_changes_no_gradient(
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_two_ranks_that_get_their_parts_one_after_the_other_equal_one_whatever_the_zero_stage(
+def test_two_ranks_with_an_update_in_parts_equal_one_rank_for_every_zero_stage(
     folder: Path, start: dict[str, torch.Tensor], whole: dict[str, Any], stage: int, tmp_path: Path
 ) -> None:
     with students(folder, ranks=2, zero_stage=stage, dtype="float32", **BARE) as group:
@@ -105,7 +105,7 @@ def test_two_ranks_that_get_their_parts_one_after_the_other_equal_one_whatever_t
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_in_bf16_two_ranks_equal_one_within_its_rounding(
+def test_in_bf16_two_ranks_equal_one_rank_up_to_rounding(
     folder: Path, start: dict[str, torch.Tensor], stage: int, tmp_path: Path
 ) -> None:
     found = []
@@ -119,7 +119,7 @@ def test_in_bf16_two_ranks_equal_one_within_its_rounding(
     assert two.gradient_norm == pytest.approx(one.gradient_norm, rel=5e-3)
 
 
-def test_an_update_without_weight_or_without_sequences_moves_nothing_and_does_not_hang(
+def test_an_update_with_zero_weights_or_without_sequences_changes_nothing_and_does_not_hang(
     folder: Path, start: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     zero = [
@@ -134,9 +134,7 @@ def test_an_update_without_weight_or_without_sequences_moves_nothing_and_does_no
     assert all(torch.equal(weights[name], start[name]) for name in start)
 
 
-def test_a_weightless_sequence_beside_others_contributes_exactly_nothing(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_sequence_with_weight_zero_contributes_exactly_nothing(folder: Path, tmp_path: Path) -> None:
     chosen = sequences(8)
     with_zero = [
         replace(batch, coefficients=batch.coefficients * (index != 2))
@@ -151,7 +149,7 @@ def test_a_weightless_sequence_beside_others_contributes_exactly_nothing(
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_the_gradient_is_clipped_and_the_student_tells_its_own_log_probabilities(folder: Path) -> None:
+def test_the_gradient_is_clipped_and_log_probabilities_follow_the_weights(folder: Path) -> None:
     chosen = sequences(8)
     with students(folder, zero_stage=2, dtype="float32", learning_rate=1e-2, token_budget=64) as group:
         before = group.logprobs(chosen)
@@ -166,7 +164,7 @@ def test_the_gradient_is_clipped_and_the_student_tells_its_own_log_probabilities
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_a_killed_run_goes_on_bit_by_bit(folder: Path, tmp_path: Path, stage: int) -> None:
+def test_a_killed_run_resumes_bitwise_exactly(folder: Path, tmp_path: Path, stage: int) -> None:
     steps = [update(sequences(8, seed=step), [ALL[:4], ALL[4:]], seed=step) for step in range(6)]
 
     def run(group: Any, chosen: list[Any]) -> None:
@@ -200,13 +198,13 @@ def test_a_checkpoint_of_another_number_of_students_is_refused(folder: Path, tmp
     assert checkpoint is not None
     with (
         students(folder, ranks=2, zero_stage=2) as group,
-        pytest.raises(UserError, match="was written by 1 students and this run has 2"),
+        pytest.raises(UserError, match=r"placement\.students 1, but this run has 2"),
     ):
         group.load(checkpoint)
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_an_adapter_is_trained_and_leaves_folded_in(folder: Path, tmp_path: Path, stage: int) -> None:
+def test_an_adapter_is_trained_and_merged_into_the_export(folder: Path, tmp_path: Path, stage: int) -> None:
     lora = LoraSettings(rank=4, alpha=8.0, targets=("q_proj", "down_proj"))
     start = load_file(folder / "model.safetensors")
     with students(folder, ranks=2, zero_stage=stage, lora=lora, learning_rate=3e-2) as group:
@@ -217,7 +215,7 @@ def test_an_adapter_is_trained_and_leaves_folded_in(folder: Path, tmp_path: Path
     assert changed and changed <= {name for name in start if "q_proj" in name or "down_proj" in name}
 
 
-def test_a_sequence_that_the_model_cannot_hold_is_one_sentence(folder: Path) -> None:
+def test_an_id_outside_of_the_vocabulary_is_refused(folder: Path) -> None:
     chosen = sequences(1)
     chosen[0].tokens[0] = 600
     with students(folder, zero_stage=2) as group, pytest.raises(UserError, match="token id 600"):

@@ -1,4 +1,4 @@
-"""The learning rate against hand-computed points of its curve, and DeepSpeed's settings for each stage."""
+"""The learning rate schedule against values computed by hand, and DeepSpeed's settings for each stage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_the_rate_rises_in_equal_steps_to_the_peak() -> None:
 
 
 def test_the_rate_falls_along_a_cosine_that_reaches_zero_after_the_last_update() -> None:
-    # 4 of 11 updates warm up, so 8 intervals lie between the peak and 0: half of them down is half of the peak.
+    # 4 of 11 updates are warm-up, so there are 8 intervals from the peak to 0: after 4 of them the rate is half the peak.
     def rate(step: int) -> float:
         return learning_rate(step, peak=8.0, warmup_steps=4, total_steps=11)
 
@@ -25,7 +25,7 @@ def test_the_rate_falls_along_a_cosine_that_reaches_zero_after_the_last_update()
     assert rate(5) == pytest.approx(4.0 * (1 + math.cos(math.pi / 4)))
     assert rate(11) == pytest.approx(0.0)
     assert 0 < rate(10) < rate(9) < rate(8)
-    assert rate(50) == pytest.approx(0.0), "a step beyond the end never raises the rate again"
+    assert rate(50) == pytest.approx(0.0), "the rate stays 0 after the last step"
 
 
 def test_without_warm_up_the_first_update_is_just_below_the_peak() -> None:
@@ -40,7 +40,7 @@ def test_the_papers_run_peaks_at_its_twentieth_update() -> None:
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_accumulation_never_divides_and_buckets_follow_the_model(stage: int) -> None:
+def test_accumulation_steps_are_one_and_buckets_follow_the_model_size(stage: int) -> None:
     config = deepspeed_config(
         stage=stage,  # type: ignore[arg-type]
         bf16=True,
@@ -55,7 +55,7 @@ def test_accumulation_never_divides_and_buckets_follow_the_model(stage: int) -> 
     assert ("data_types" in config) == (stage > 0)
 
 
-def test_a_large_model_keeps_deepspeeds_bucket_and_float32_needs_no_bf16_section() -> None:
+def test_a_large_model_keeps_deepspeeds_bucket_size_and_float32_has_no_bf16_section() -> None:
     config = deepspeed_config(stage=2, bf16=False, clip=0.5, parameters=8_000_000_000, on_cpu=False)
     assert config["zero_optimization"]["allgather_bucket_size"] == MAX_BUCKET
     assert config["zero_optimization"]["overlap_comm"] is True

@@ -1,4 +1,4 @@
-"""Accuracies against hand-computed numbers and brute force."""
+"""Accuracies against hand-computed values and brute force."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from training.evaluation.metrics import avg_at_n, gain, maj_at_n, mean_estimate, pass_at_k
 
 
-def test_avg_at_n_weighs_problems_and_not_samples() -> None:
+def test_avg_at_n_weights_problems_equally() -> None:
     assert avg_at_n([[True, False], [True, True, True, True]]) == 0.75
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4), st.integers(1, 5))
-def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(marks: list[list[bool]], k: int) -> None:
+def test_pass_at_k_is_the_share_of_subsets_with_a_correct_sample(marks: list[list[bool]], k: int) -> None:
     brute = np.mean([np.mean([any(subset) for subset in combinations(row, k)]) for row in marks])
     assert pass_at_k(marks, k) == pytest.approx(float(brute))
 
@@ -33,13 +33,13 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(marks: list[list[
         ([0, -1], [True, False], 1.0),
     ],
 )
-def test_the_majority_votes_with_those_who_have_no_answer(
+def test_samples_without_an_answer_take_part_in_the_vote(
     labels: list[int], correct: list[bool], expected: float
 ) -> None:
     assert maj_at_n([labels], [correct]) == expected
 
 
-def test_the_interval_covers_the_true_mean_about_as_often_as_promised() -> None:
+def test_the_interval_has_about_its_nominal_coverage() -> None:
     rng = np.random.default_rng(0)
     inside = 0
     for seed in range(200):
@@ -58,17 +58,17 @@ def test_a_gain_is_paired() -> None:
 
 
 @pytest.mark.parametrize("marks", [[], [[]], [[True], []]])
-def test_nothing_to_average_is_an_error(marks: list[list[bool]]) -> None:
+def test_no_samples_are_an_error(marks: list[list[bool]]) -> None:
     with pytest.raises(ValueError, match="at least one"):
         avg_at_n(marks)
 
 
 def test_too_few_samples_for_k_are_an_error() -> None:
-    with pytest.raises(ValueError, match="pass@3 needs"):
+    with pytest.raises(ValueError, match="pass@3 cannot be computed"):
         pass_at_k([[True, False]], 3)
 
 
-def test_a_mean_of_nothing_or_of_nan_is_an_error() -> None:
+def test_a_mean_of_no_values_or_nan_is_an_error() -> None:
     with pytest.raises(ValueError, match="finite"):
         mean_estimate([])
     with pytest.raises(ValueError, match="finite"):

@@ -1,4 +1,4 @@
-"""The definitions, row by row on whole logits in float64: an independent check of the token losses and the head."""
+"""Reference implementations: the definitions, row by row on full float64 logits, independent of the token losses and the head."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from training.objectives.base import Positions
 
 
 def naive_losses(logits: Tensor, positions: Positions, form: str) -> Tensor:
-    """The top-k cross-entropy [T] of float64 logits [T, V], one outcome after the other."""
+    """Return the top-k cross-entropy [T] of float64 logits [T, V], computed in a loop over outcomes."""
     assert positions.teacher_logprobs is not None
     rows = []
     for t in range(len(logits)):
@@ -33,7 +33,7 @@ def naive_losses(logits: Tensor, positions: Positions, form: str) -> Tensor:
 def naive_head(
     hidden: Tensor, weight: Tensor, positions: Positions, coefficients: Tensor, form: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """sum_t c_t l_t and its gradients with regard to hidden and weight, all in float64."""
+    """Return sum_t c_t l_t and its gradients with respect to hidden and weight, all in float64."""
     hidden, weight = (tensor.detach().double().requires_grad_() for tensor in (hidden, weight))
     loss = (naive_losses(hidden @ weight.T, positions, form) * coefficients.double()).sum()
     loss.backward()
@@ -42,12 +42,12 @@ def naive_head(
 
 
 def teacher_top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """fp32 log-probabilities [T, k] by the full softmax and their ids [T, k]."""
+    """Return fp32 log-probabilities [T, k] from the full softmax and their ids [T, k]."""
     top = torch.log_softmax(logits.float(), -1).topk(k)
     return top.values, top.indices
 
 
 def relative_error(got: Tensor, expected: Tensor) -> float:
-    """|got - expected| / |expected| in the Euclidean norm."""
+    """Return |got - expected| / |expected| in the Euclidean norm."""
     got, expected = got.detach().double(), expected.detach().double()
     return float((got - expected).norm() / expected.norm().clamp_min(1e-300))

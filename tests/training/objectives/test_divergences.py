@@ -1,4 +1,4 @@
-"""The generalised Jensen-Shannon divergence: by hand, against its definition in float64, against TRL's, with infinite logs."""
+"""The generalised Jensen-Shannon divergence: against hand-computed values, its definition in float64 and TRL; infinite logs."""
 
 from __future__ import annotations
 
@@ -45,26 +45,26 @@ HAND = {
 
 
 def told(logprobs: Tensor, sampled: Tensor | None = None) -> Positions:
-    """Positions at which the teacher gave these log-probabilities [T, V]."""
+    """Positions with these teacher log-probabilities [T, V]."""
     ids = torch.zeros(len(logprobs), dtype=torch.int64) if sampled is None else sampled
     return Positions(sampled_ids=ids, teacher_logprobs=logprobs)
 
 
 def drawn(rows: int, vocabulary: int, *, seed: int = 0, dtype: Any = torch.float64) -> tuple[Tensor, Tensor]:
-    """The student's logits and the teacher's log-probabilities [rows, vocabulary], not much alike."""
+    """Random student logits and teacher log-probabilities, [rows, vocabulary] each."""
     draw = torch.Generator().manual_seed(seed)
     logits, teacher = 2 * torch.randn(2, rows, vocabulary, generator=draw, dtype=torch.float64)
     return logits.to(dtype), teacher.log_softmax(-1).to(torch.promote_types(dtype, torch.float32))
 
 
 def naive_kl(first: Tensor, second: Tensor) -> Tensor:
-    """KL(first || second) of two rows of probabilities; outcomes that the first gives 0 do not count."""
+    """Return KL(first || second) of two rows of probabilities; outcomes with probability 0 in the first do not count."""
     there = first > 0
     return (first[there] * (first[there].log() - second[there].log())).sum()
 
 
 def naive_losses(logits: Tensor, teacher: Tensor, beta: float) -> Tensor:
-    """The definition [T] in float64, with a mixture of plain probabilities."""
+    """Return the divergence [T] by its float64 definition, with a mixture of probabilities."""
     rows = []
     for q, p in zip(logits.double().softmax(-1), teacher.double().exp(), strict=True):
         m = beta * p + (1 - beta) * q
@@ -76,7 +76,7 @@ def naive_losses(logits: Tensor, teacher: Tensor, beta: float) -> Tensor:
 
 
 def naive_slope(logits: Tensor, teacher: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-    """The definition's losses and the gradient of their sum."""
+    """Return the losses by the definition and the gradient of their sum."""
     leaf = logits.detach().double().requires_grad_()
     losses = naive_losses(leaf, teacher, beta)
     (slope,) = torch.autograd.grad(losses.sum(), leaf)
@@ -99,7 +99,7 @@ def analytically(loss: AnalyticTokenLoss, logits: Tensor, positions: Positions) 
 
 @dataclass(frozen=True, slots=True)
 class ByGraph:
-    """A token loss that leaves its gradient to autograd."""
+    """A token loss whose gradient is computed by autograd."""
 
     loss: TokenLoss
 
@@ -167,7 +167,7 @@ def test_any_shape_and_beta_equal_the_definition(rows: int, vocabulary: int, bet
 
 
 @EVERY_BETA
-def test_the_gradient_is_that_of_finite_differences(beta: float) -> None:
+def test_the_gradient_matches_finite_differences(beta: float) -> None:
     logits, teacher = drawn(3, 7, seed=1)
     loss, step = GeneralisedJSD(beta=beta), 1e-5
     _, gradient = analytically(loss, logits, told(teacher))
@@ -178,21 +178,23 @@ def test_the_gradient_is_that_of_finite_differences(beta: float) -> None:
         assert torch.allclose((ahead - behind) / (2 * step), gradient[:, column], rtol=1e-7, atol=1e-9)
 
 
-# --- what a divergence must be -----------------------------------------------------------------------------------
+# --- properties of a divergence ----------------------------------------------------------------------------------
 
 
 @BOTH
 @EVERY_BETA
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float64, 1e-14), (torch.float32, 1e-6)])
-def test_a_student_equal_to_its_teacher_pays_nothing_and_stays(dtype, most, beta: float, evaluate) -> None:
+def test_a_student_equal_to_its_teacher_has_no_loss_and_no_gradient(
+    dtype, most, beta: float, evaluate
+) -> None:
     logits, _ = drawn(20, 50, seed=2, dtype=dtype)
     loss, gradient = evaluate(GeneralisedJSD(beta=beta), logits, told(logits.log_softmax(-1)))
     assert loss.abs().max() < most and gradient.abs().max() < most
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1, 0.25, 0.5])
-def test_swapping_both_sides_swaps_beta_and_its_complement(beta: float) -> None:
-    """At 1/2 this is the symmetry of the Jensen-Shannon divergence, at 0 that one KL is the other of swapped sides."""
+def test_swapping_both_distributions_swaps_beta_and_its_complement(beta: float) -> None:
+    """At 1/2 this is the symmetry of the Jensen-Shannon divergence; at 0 forward KL becomes reverse KL."""
     logits, teacher = drawn(30, 40, seed=3)
     one = GeneralisedJSD(beta=beta)(logits, told(teacher)).losses
     other = GeneralisedJSD(beta=1.0 - beta)(teacher, told(logits.log_softmax(-1))).losses
@@ -200,7 +202,7 @@ def test_swapping_both_sides_swaps_beta_and_its_complement(beta: float) -> None:
     assert torch.allclose(one, other, rtol=1e-12, atol=0.0)
 
 
-def test_close_to_an_end_it_is_that_ends_divergence_times_the_distance() -> None:
+def test_close_to_an_end_it_is_the_divergence_of_that_end_times_the_distance() -> None:
     logits, teacher = drawn(30, 40, seed=4)
     near, forward, reverse, far = (
         GeneralisedJSD(beta=beta)(logits, told(teacher)).losses for beta in (1e-9, 0.0, 1.0, 1.0 - 1e-9)
@@ -210,7 +212,7 @@ def test_close_to_an_end_it_is_that_ends_divergence_times_the_distance() -> None
     assert (forward - reverse).abs().min() > 1e-3
 
 
-def test_at_one_half_it_is_log_2_for_sides_without_a_common_token() -> None:
+def test_at_one_half_it_is_log_2_for_distributions_without_a_common_token() -> None:
     logits = torch.tensor([[0.3, 0.7, 0.0, 0.0]]).log()
     teacher = torch.tensor([[0.0, 0.0, 0.9, 0.1]]).log()
     loss, gradient = analytically(GeneralisedJSD(beta=0.5), logits, told(teacher))
@@ -219,7 +221,7 @@ def test_at_one_half_it_is_log_2_for_sides_without_a_common_token() -> None:
 
 
 @BOTH
-def test_at_0_it_is_the_cross_entropy_less_the_teachers_entropy_with_one_gradient(evaluate) -> None:
+def test_at_0_it_is_the_cross_entropy_minus_the_teachers_entropy(evaluate) -> None:
     logits, teacher = drawn(40, 50, seed=5)
     loss, gradient = evaluate(GeneralisedJSD(beta=0.0), logits, told(teacher))
     cross, slope = evaluate(TopKCrossEntropy(), logits, told(teacher))
@@ -234,21 +236,19 @@ def test_at_0_it_is_the_cross_entropy_less_the_teachers_entropy_with_one_gradien
 @BOTH
 @EVERY_BETA
 def test_probabilities_that_underflow_still_count(beta: float, evaluate) -> None:
-    """Tokens of e^-400 on one side or the other: their probability is 0 in float32, their logarithm is not lost."""
+    """Tokens of probability e^-400 in either distribution: 0 in float32, but with a finite logarithm."""
     logits = torch.tensor([[200.0, 190.0, -200.0, -200.0], [-200.0, -200.0, 200.0, 0.0]])
     teacher = torch.tensor([[-200.0, 200.0, -200.0, 199.0], [200.0, 198.0, -200.0, 0.0]]).log_softmax(-1)
     expected, slope = naive_slope(logits, teacher, beta)
     loss, gradient = evaluate(GeneralisedJSD(beta=beta), logits, told(teacher))
     assert torch.allclose(loss.double(), expected, rtol=1e-6)
-    rounding = 1e-7 * max(
-        1.0, expected.max().item()
-    )  # of the logarithms that the gradient is a difference of
+    rounding = 1e-7 * max(1.0, expected.max().item())  # of the logarithms whose difference is the gradient
     assert torch.allclose(gradient.double(), slope, rtol=1e-6, atol=rounding)
 
 
 @BOTH
 @pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 0.9])
-def test_tokens_that_the_teacher_rules_out_are_outcomes_of_probability_0(beta: float, evaluate) -> None:
+def test_tokens_excluded_by_the_teacher_have_probability_0(beta: float, evaluate) -> None:
     logits, teacher = drawn(20, 30, seed=6)
     teacher = teacher.masked_fill(torch.arange(30) >= 22, -INF).log_softmax(-1)
     expected, slope = naive_slope(logits, teacher, beta)
@@ -259,7 +259,7 @@ def test_tokens_that_the_teacher_rules_out_are_outcomes_of_probability_0(beta: f
 
 
 @BOTH
-def test_reverse_kl_to_a_teacher_that_rules_a_token_out_is_infinite_and_says_so_without_nan(evaluate) -> None:
+def test_reverse_kl_to_a_teacher_that_excludes_a_token_is_infinite_without_nan(evaluate) -> None:
     logits, teacher = drawn(3, 30, seed=7)
     expected, slope = evaluate(GeneralisedJSD(beta=1.0), logits, told(teacher))
     ruled_out = teacher.clone()
@@ -271,7 +271,7 @@ def test_reverse_kl_to_a_teacher_that_rules_a_token_out_is_infinite_and_says_so_
 
 @BOTH
 @EVERY_BETA
-def test_a_token_that_both_rule_out_is_as_if_it_were_not_there(beta: float, evaluate) -> None:
+def test_a_token_excluded_by_both_has_no_effect(beta: float, evaluate) -> None:
     logits, teacher = drawn(20, 30, seed=8)
     nobody = torch.full((20, 4), -INF, dtype=torch.float64)
     expected, slope = evaluate(GeneralisedJSD(beta=beta), logits, told(teacher))
@@ -284,7 +284,7 @@ def test_a_token_that_both_rule_out_is_as_if_it_were_not_there(beta: float, eval
 
 @BOTH
 @EVERY_BETA
-def test_what_the_student_alone_rules_out_makes_only_forward_kl_infinite(beta: float, evaluate) -> None:
+def test_a_token_excluded_only_by_the_student_makes_only_forward_kl_infinite(beta: float, evaluate) -> None:
     """Student (1/3, 2/3, 0), teacher (1/4, 1/4, 1/2)."""
     logits = torch.tensor([[1 / 3, 2 / 3, 0.0]], dtype=torch.float64).log()
     teacher = torch.tensor([[1 / 4, 1 / 4, 1 / 2]], dtype=torch.float64).log()
@@ -314,7 +314,7 @@ def test_coefficients_scale_the_analytic_gradient_row_by_row() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Responses of three prompts, the head they meet, and the teacher's full distribution at each of their positions."""
+    """Responses of three prompts, an LM head, and the teacher's full distribution at every position."""
 
     hidden: Tensor
     weight: Tensor
@@ -338,7 +338,7 @@ def draw_batch(dtype: torch.dtype) -> Batch:
 
 
 def through_the_head(batch: Batch, loss: TokenLoss, **options: Any) -> tuple[Any, Tensor, Tensor]:
-    """The head's result and its gradients with regard to hidden and weight."""
+    """Return the head's result and its gradients with respect to hidden and weight."""
     hidden, weight = (tensor.clone().requires_grad_() for tensor in (batch.hidden, batch.weight))
     result = chunked_head(hidden, weight, loss, batch.positions, batch.coefficients, **options)
     result.loss.backward()
@@ -347,7 +347,7 @@ def through_the_head(batch: Batch, loss: TokenLoss, **options: Any) -> tuple[Any
 
 
 def naive_head(batch: Batch, beta: float, penalty: Any = None) -> tuple[Tensor, Tensor, Tensor]:
-    """The weighted sum by the definition on whole float64 logits, with a penalty [T] of the logits on top, and its gradients."""
+    """Return the weighted sum by the definition on full float64 logits, plus a penalty [T], and its gradients."""
     leaves = [tensor.detach().double().requires_grad_() for tensor in (batch.hidden, batch.weight)]
     logits = leaves[0] @ leaves[1].T
     losses = naive_losses(logits, batch.teacher, beta) + (0.0 if penalty is None else penalty(logits))
@@ -361,7 +361,7 @@ def naive_head(batch: Batch, beta: float, penalty: Any = None) -> tuple[Tensor, 
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 5e-3)]
 )
-def test_through_the_chunked_head_it_equals_whole_logits(dtype, tolerance: float, wrap, beta: float) -> None:
+def test_the_chunked_head_gives_the_result_of_full_logits(dtype, tolerance: float, wrap, beta: float) -> None:
     batch = draw_batch(dtype)
     result, hidden, weight = through_the_head(batch, wrap(GeneralisedJSD(beta=beta)), chunk_size=20)
     for got, expected in zip((result.loss, hidden, weight), naive_head(batch, beta), strict=True):
@@ -372,7 +372,7 @@ def test_through_the_chunked_head_it_equals_whole_logits(dtype, tolerance: float
 
 
 @EVERY_BETA
-def test_the_padding_of_the_students_vocabulary_takes_no_part(beta: float) -> None:
+def test_the_padding_of_the_students_vocabulary_has_no_effect(beta: float) -> None:
     batch = draw_batch(torch.float64)
     wide = replace(batch, weight=torch.cat([batch.weight, torch.full((31, 24), 9.0, dtype=torch.float64)]))
     loss = GeneralisedJSD(beta=beta)
@@ -384,7 +384,7 @@ def test_the_padding_of_the_students_vocabulary_takes_no_part(beta: float) -> No
 
 @pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 0.9])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
-def test_padding_columns_of_the_teacher_equal_whole_logits(dtype, tolerance: float, beta: float) -> None:
+def test_padding_columns_of_the_teacher_have_no_effect(dtype, tolerance: float, beta: float) -> None:
     batch = draw_batch(dtype)
     padded = batch.teacher.masked_fill(torch.arange(97) >= 80, -INF).log_softmax(-1)
     batch = replace(batch, positions=replace(batch.positions, teacher_logprobs=padded))
@@ -394,7 +394,7 @@ def test_padding_columns_of_the_teacher_equal_whole_logits(dtype, tolerance: flo
 
 
 @EVERY_BETA
-def test_it_is_trls_divergence_with_trls_gradients(beta: float) -> None:
+def test_it_equals_trls_divergence_and_gradients(beta: float) -> None:
     from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
     batch, draw = draw_batch(torch.float32), torch.Generator().manual_seed(12)
@@ -415,7 +415,7 @@ def test_it_is_trls_divergence_with_trls_gradients(beta: float) -> None:
 
 
 @EVERY_BETA
-def test_it_is_the_loss_of_trls_gkd_trainer(monkeypatch: pytest.MonkeyPatch, beta: float) -> None:
+def test_it_equals_the_loss_of_trls_gkd_trainer(monkeypatch: pytest.MonkeyPatch, beta: float) -> None:
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     from trl.experimental.gkd.gkd_trainer import GKDTrainer
 
@@ -435,7 +435,7 @@ def test_it_is_the_loss_of_trls_gkd_trainer(monkeypatch: pytest.MonkeyPatch, bet
 
 @EVERY_BETA
 @pytest.mark.parametrize("wrap", [lambda loss: loss, ByGraph])
-def test_a_penalty_on_the_distance_from_the_start_adds_to_it(wrap, beta: float) -> None:
+def test_the_reference_kl_penalty_adds_to_it(wrap, beta: float) -> None:
     batch = draw_batch(torch.float64)
     sampled, draw = batch.positions.sampled_ids, torch.Generator().manual_seed(14)
     start = -5 * torch.rand(70, generator=draw, dtype=torch.float64)
@@ -454,7 +454,7 @@ def test_a_penalty_on_the_distance_from_the_start_adds_to_it(wrap, beta: float) 
     assert {"reference_kl", "teacher_entropy", "sampled_logprob"} <= result.diagnostics.keys()
 
 
-def test_as_an_ablation_it_replaces_the_cross_entropy_and_asks_for_the_whole_teacher() -> None:
+def test_as_an_ablation_it_replaces_the_cross_entropy_and_needs_the_full_teacher() -> None:
     changed = with_divergence(UOPD, 0.5)
     assert changed.token_loss == GeneralisedJSD(beta=0.5)
     assert changed.needs == Needs(rollouts="student", teacher="full")
@@ -463,7 +463,7 @@ def test_as_an_ablation_it_replaces_the_cross_entropy_and_asks_for_the_whole_tea
     assert kept == Needs(rollouts="student", teacher="full", reward=True)
 
 
-def test_parts_that_do_not_go_together_are_refused() -> None:
+def test_incompatible_parts_are_rejected() -> None:
     changed = with_divergence(UOPD, 0.5)
     with pytest.raises(
         UserError, match="divergence_beta is set for an objective without a top-k cross-entropy"
@@ -476,23 +476,23 @@ def test_parts_that_do_not_go_together_are_refused() -> None:
 
 
 @pytest.mark.parametrize("beta", [-0.1, 1.1, math.nan, INF])
-def test_a_beta_lies_between_the_two_ends(beta: float) -> None:
+def test_a_beta_outside_0_to_1_is_rejected(beta: float) -> None:
     with pytest.raises(UserError, match=r"the divergence's beta is .*: give a number from 0 \(forward KL\)"):
         with_divergence(UOPD, beta)
 
 
 @BOTH
-def test_less_than_the_teachers_full_distribution_is_refused(evaluate) -> None:
+def test_less_than_the_teachers_full_distribution_is_rejected(evaluate) -> None:
     logits, teacher = drawn(4, 30, seed=15)
     logprobs, ids = teacher_top_k(teacher, 6)
     loss, sampled = GeneralisedJSD(beta=0.5), torch.zeros(4, dtype=torch.int64)
     for positions, message in [
-        (Positions(sampled_ids=sampled), "needs the teacher's log-probabilities"),
+        (Positions(sampled_ids=sampled), "the divergence needs teacher_logprobs"),
         (
             Positions(sampled_ids=sampled, teacher_logprobs=logprobs, teacher_ids=ids),
-            r"needs the teacher's full distribution, and there are its 6 likeliest tokens: ask for .* \(top_k: full\)",
+            "needs the teacher's full distribution, but has only its 6 most probable tokens: set top_k to full",
         ),
-        (told(teacher[:, :29]), r"gives log-probabilities \(4, 29\) for logits \(4, 30\)"),
+        (told(teacher[:, :29]), r"have shape \(4, 29\), but the logits \(4, 30\)"),
     ]:
         with pytest.raises(ValueError, match=message):
             evaluate(loss, logits, positions)

@@ -1,4 +1,4 @@
-"""The chunked head against whole float64 logits, for any cut of the batch, and what a zero weight must not touch."""
+"""The chunked head: equal to full float64 logits for any split of the batch, and unaffected by prompts of weight 0."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 @pytest.fixture(scope="module", params=DEVICES)
 def device(request: pytest.FixtureRequest) -> str:
-    """Every device of this machine that a student may be trained on."""
+    """Return every device of this machine on which a student can be trained."""
     return request.param
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Responses of several sequences, the head they meet, and what the teacher thinks of each position."""
+    """Responses of several sequences, an LM head, and the teacher's top k at every position."""
 
     hidden: Tensor
     weight: Tensor
@@ -73,7 +73,7 @@ def draw_batch(
 
 
 def gradients(batch: Batch, token_loss: Any = None, **options: Any) -> tuple[HeadResult, Tensor, Tensor]:
-    """The head's result and its gradients with regard to hidden and weight."""
+    """Return the head's result and its gradients with respect to hidden and weight."""
     hidden, weight = (tensor.clone().requires_grad_() for tensor in (batch.hidden, batch.weight))
     if "coefficients" not in options:
         options["coefficients"] = batch.coefficients
@@ -85,7 +85,7 @@ def gradients(batch: Batch, token_loss: Any = None, **options: Any) -> tuple[Hea
 
 @dataclass(frozen=True, slots=True)
 class ByGraph:
-    """The same loss without its analytic gradient: the head must go through autograd."""
+    """The same loss without its analytic gradient, so that the head uses autograd."""
 
     loss: TopKCrossEntropy
 
@@ -97,7 +97,7 @@ class ByGraph:
 @pytest.mark.parametrize("chunk_size", [1, 20, 1000])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("wrap", [lambda loss: loss, ByGraph])
-def test_equal_to_whole_logits_in_float64(
+def test_it_equals_full_float64_logits(
     device: str, wrap, form: TopKForm, chunk_size: int, dtype, tolerance: float
 ) -> None:
     batch = draw_batch(device, dtype=dtype)
@@ -126,8 +126,8 @@ def test_bf16_is_within_five_thousandths(device: str, form: TopKForm) -> None:
 
 
 @pytest.mark.parametrize("scale", [1 / 3, 1.0, 3.0])
-def test_bf16_chunks_are_about_as_exact_as_whole_bf16_logits(device: str, scale: float) -> None:
-    """Large logits round coarsely in bf16, whoever does it; of the head's gradient each chunk's part rounds as well."""
+def test_bf16_chunks_are_about_as_accurate_as_full_bf16_logits(device: str, scale: float) -> None:
+    """Large logits have large rounding errors in bf16 either way; each chunk's part of the head's gradient is rounded, too."""
     batch = draw_batch(device, dtype=torch.bfloat16, hidden=64, vocabulary=400, k=32)
     batch = replace(batch, weight=batch.weight * scale)
     _, hidden, weight = gradients(batch, chunk_size=50)
@@ -157,8 +157,10 @@ def test_the_full_vocabulary_needs_no_ids(device: str) -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-3)])
 @pytest.mark.parametrize("parts", [1, 2, 4])
-def test_cutting_the_batch_moves_nothing(device: str, parts: int, dtype, tolerance: float) -> None:
-    """Micro-batches of unequal token counts, added up as ranks or accumulation steps would add them."""
+def test_splitting_the_batch_does_not_change_the_result(
+    device: str, parts: int, dtype, tolerance: float
+) -> None:
+    """Micro-batches of unequal token counts, summed like ranks or accumulation steps."""
     batch = draw_batch(device, dtype=dtype, hidden=48, vocabulary=300, k=16)
     whole, hidden, weight = gradients(batch)
     bounds = [0, *batch.lengths.cumsum(0).tolist()]
@@ -183,8 +185,8 @@ def test_cutting_the_batch_moves_nothing(device: str, parts: int, dtype, toleran
     assert relative_error(torch.stack(weights).sum(0), weight) < tolerance
 
 
-def test_weight_zero_prompts_contribute_exactly_nothing(device: str) -> None:
-    """Not even NaN states of theirs; the rest is bitwise what it is without them."""
+def test_prompts_of_weight_zero_contribute_exactly_nothing(device: str) -> None:
+    """Not even if their states are NaN; the result is bitwise equal to that without them."""
     batch = draw_batch(device)
     zero = batch.coefficients == 0
     assert zero.sum() == 45  # the sequences of 40 and 5 tokens
@@ -204,7 +206,7 @@ def test_weight_zero_prompts_contribute_exactly_nothing(device: str) -> None:
 
 
 class CountRows:
-    """How many rows of logits a loss was asked about."""
+    """Counts the rows of logits that a loss receives."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -214,7 +216,7 @@ class CountRows:
         return TopKCrossEntropy()(logits, positions)
 
 
-def test_weight_zero_prompts_are_not_computed() -> None:
+def test_prompts_of_weight_zero_are_not_computed() -> None:
     batch, counter = draw_batch(), CountRows()
     gradients(batch, counter)
     assert counter.rows == len(batch.hidden) - 45
@@ -222,7 +224,7 @@ def test_weight_zero_prompts_are_not_computed() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("wrap", [lambda loss: loss, ByGraph])
-def test_a_batch_of_zero_weights_is_a_connected_zero(device: str, wrap, dtype) -> None:
+def test_a_batch_of_zero_weights_gives_a_differentiable_zero(device: str, wrap, dtype) -> None:
     batch = replace(draw_batch(device, dtype=dtype), weights=torch.zeros(8, device=device))
     body = torch.nn.Linear(24, 24).to(device, dtype)
     head = torch.nn.Parameter(batch.weight.clone())
@@ -237,7 +239,7 @@ def test_a_batch_of_zero_weights_is_a_connected_zero(device: str, wrap, dtype) -
     assert all(values.isnan().all() and len(values) == 127 for values in result.diagnostics.values())
 
 
-def test_the_gradient_is_that_of_finite_differences(device: str) -> None:
+def test_the_gradient_matches_finite_differences(device: str) -> None:
     batch = draw_batch(device, hidden=3, vocabulary=11, k=4, dtype=torch.float64)
     small = replace(batch, hidden=batch.hidden[:6], positions=batch.positions.rows(slice(0, 6)))
     coefficients = torch.tensor([0.3, 0.0, -1.0, 0.5, 2.0, 1.0], dtype=torch.float64, device=device)
@@ -254,7 +256,7 @@ def test_the_gradient_is_that_of_finite_differences(device: str) -> None:
 
 
 class _Repeatable(torch.autograd.Function):
-    """gradcheck goes backward twice, the head only once: this keeps the head's gradients."""
+    """Keeps copies of the head's gradients, since gradcheck runs backward twice and the head allows it only once."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, head: Any) -> Tensor:
@@ -270,7 +272,7 @@ class _Repeatable(torch.autograd.Function):
         return hidden * upstream[0], weight * upstream[0], None
 
 
-def test_the_upstream_gradient_scales_and_a_second_backward_is_refused(device: str) -> None:
+def test_the_upstream_gradient_scales_and_a_second_backward_raises(device: str) -> None:
     batch = draw_batch(device)
     _, hidden, weight = gradients(batch)
     leaves = (batch.hidden.clone().requires_grad_(), batch.weight.clone().requires_grad_())
@@ -279,7 +281,7 @@ def test_the_upstream_gradient_scales_and_a_second_backward_is_refused(device: s
     scaled.backward(retain_graph=True)
     assert leaves[0].grad is not None and torch.equal(leaves[0].grad, hidden * 4.0)
     assert leaves[1].grad is not None and torch.equal(leaves[1].grad, weight * 4.0)
-    with pytest.raises(RuntimeError, match="call it again"):
+    with pytest.raises(RuntimeError, match="can run only once: call chunked_head again"):
         scaled.backward()
 
 
@@ -300,7 +302,7 @@ def test_a_tied_embedding_gets_both_gradients(device: str) -> None:
     assert relative_error(ours.grad, naive.grad) < 1e-12
 
 
-def test_only_what_is_trained_gets_a_gradient(device: str) -> None:
+def test_only_trained_tensors_get_a_gradient(device: str) -> None:
     batch = draw_batch(device)
     _, hidden, _ = gradients(batch)
     states = batch.hidden.clone().requires_grad_()
@@ -314,7 +316,7 @@ def test_only_what_is_trained_gets_a_gradient(device: str) -> None:
     assert relative_error(plain.loss, gradients(batch)[0].loss) < 1e-6
 
 
-def test_the_padding_of_the_vocabulary_takes_no_part(device: str) -> None:
+def test_the_padding_of_the_vocabulary_has_no_effect(device: str) -> None:
     batch = draw_batch(device, dtype=torch.float64)
     padded = replace(batch, weight=torch.cat([batch.weight, torch.full_like(batch.weight[:31], 9.0)]))
     result, hidden, weight = gradients(padded, vocabulary=97)
@@ -325,7 +327,7 @@ def test_the_padding_of_the_vocabulary_takes_no_part(device: str) -> None:
     assert weight.shape == (128, 24) and (weight[97:] == 0).all()
 
 
-def test_diagnostics_and_losses_are_those_of_whole_logits(device: str) -> None:
+def test_diagnostics_and_losses_equal_those_of_full_logits(device: str) -> None:
     batch = replace(draw_batch(device, dtype=torch.float64), weights=torch.ones(8, device=device))
     result, _, _ = gradients(batch, chunk_size=17)
     logprobs = torch.log_softmax(batch.hidden @ batch.weight.T, -1)
@@ -345,7 +347,7 @@ def test_diagnostics_and_losses_are_those_of_whole_logits(device: str) -> None:
     assert torch.allclose(result.token_losses, losses, rtol=1e-10)
 
 
-def test_over_the_full_vocabulary_it_is_trls_forward_kl_plus_the_teachers_entropy() -> None:
+def test_over_the_full_vocabulary_it_equals_trls_forward_kl_plus_the_teachers_entropy() -> None:
     from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
     batch = draw_batch()
@@ -369,7 +371,7 @@ def test_over_the_full_vocabulary_it_is_trls_forward_kl_plus_the_teachers_entrop
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-3)])
-def test_a_student_does_not_differ_from_itself(device: str, dtype: torch.dtype, most: float) -> None:
+def test_the_self_divergence_is_zero(device: str, dtype: torch.dtype, most: float) -> None:
     draw = torch.Generator().manual_seed(0)
     hidden, weight = (torch.randn(size, 16, generator=draw).to(device, dtype) for size in (23, 70))
     for chunk_size in (5, 100):
@@ -377,7 +379,7 @@ def test_a_student_does_not_differ_from_itself(device: str, dtype: torch.dtype, 
         assert found.shape == (23,) and found.abs().max() < most
 
 
-def test_a_head_that_goes_wrong_makes_the_student_differ_from_itself(
+def test_a_wrong_head_gives_a_self_divergence_above_zero(
     device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = TopKCrossEntropy.gradient_
@@ -391,7 +393,7 @@ def test_a_head_that_goes_wrong_makes_the_student_differ_from_itself(
     assert self_divergence(hidden, weight, vocabulary=64, chunk_size=2).max() > 0.01
 
 
-def test_autocast_does_not_reach_inside(device: str) -> None:
+def test_autocast_has_no_effect_inside_the_head(device: str) -> None:
     batch = draw_batch(device)
     _, hidden, weight = gradients(batch)
     with torch.autocast(device, dtype=torch.bfloat16):
@@ -399,7 +401,7 @@ def test_autocast_does_not_reach_inside(device: str) -> None:
     assert torch.equal(hidden, other_hidden) and torch.equal(weight, other_weight)
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_inconsistent_inputs_are_rejected() -> None:
     batch, loss = draw_batch(), TopKCrossEntropy()
 
     def call(**changes: Any) -> None:
@@ -416,14 +418,14 @@ def test_what_does_not_fit_is_refused() -> None:
     bad = batch.coefficients.clone()
     bad[4] = torch.nan
     for changes, message in [
-        ({"hidden": batch.hidden[:, :5]}, "need \\[T, H\\] and \\[V, H\\]"),
+        ({"hidden": batch.hidden[:, :5]}, "must be \\[T, H\\] and \\[V, H\\]"),
         ({"hidden": batch.hidden.bfloat16()}, "hidden is torch.bfloat16, the head torch.float32"),
-        ({"hidden": batch.hidden.half(), "weight": batch.weight.half()}, "need one of bf16"),
+        ({"hidden": batch.hidden.half(), "weight": batch.weight.half()}, "both must be bf16, fp32 or fp64"),
         ({"coefficients": bad[:9]}, "127 states, 127 positions and coefficients \\(9,\\)"),
         ({"coefficients": bad}, "position 4 has coefficient nan"),
         ({"chunk_size": 0}, "chunk size 0"),
-        ({"vocabulary": 98}, "vocabulary 98 of 97"),
-        ({"vocabulary": 2}, "outside of the vocabulary of 2"),
+        ({"vocabulary": 98}, "vocabulary 98 must be from 1 to 97"),
+        ({"vocabulary": 2}, "outside the vocabulary of 2"),
     ]:
         with pytest.raises(ValueError, match=message):
             call(**changes)

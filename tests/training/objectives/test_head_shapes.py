@@ -1,4 +1,4 @@
-"""The chunked head against whole float64 logits for any shape. A file of its own: a bare GPU machine lacks hypothesis."""
+"""The chunked head against full float64 logits for any shape. A separate file, because GPU machines may lack hypothesis."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORMS: tuple[TopKForm, ...] = get_args(TopKForm)
     form=st.sampled_from(FORMS),
     seed=st.integers(0, 2**31),
 )
-def test_any_shape_equals_whole_logits(
+def test_any_shape_equals_full_logits(
     count: int, hidden: int, vocabulary: int, chunk_size: int, data: st.DataObject, form: TopKForm, seed: int
 ) -> None:
     k = data.draw(st.integers(1, vocabulary))

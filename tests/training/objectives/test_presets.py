@@ -1,4 +1,4 @@
-"""Every preset that is shipped, and what may not be declared."""
+"""All shipped presets, and declarations that are rejected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_every_file_is_an_objective(name: str) -> None:
     assert isinstance(load_preset(name), Objective)
 
 
-def test_a_preset_is_found_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_preset_is_found_by_its_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = (Path(presets.__path__[0]) / "opd.py").read_text(encoding="utf-8")
     (tmp_path / "a_method_of_tomorrow.py").write_text(source, encoding="utf-8")
     monkeypatch.setattr(presets, "__path__", [*presets.__path__, str(tmp_path)])
@@ -31,12 +31,12 @@ def test_a_preset_is_found_by_its_file(tmp_path: Path, monkeypatch: pytest.Monke
     assert load_preset("a_method_of_tomorrow") == load_preset("opd")
 
 
-def test_an_unknown_objective_is_answered_with_the_names() -> None:
-    with pytest.raises(UserError, match=r"no objective 'updo': choose one of .*opd, .*uopd"):
+def test_the_error_for_an_unknown_objective_lists_the_names() -> None:
+    with pytest.raises(UserError, match=r"unknown objective 'updo': choose one of .*opd, .*uopd"):
         load_preset("updo")
 
 
-def test_uopd_is_what_the_paper_says() -> None:
+def test_uopd_is_as_in_the_paper() -> None:
     uopd = load_preset("uopd")
     assert uopd.needs == Needs(rollouts="student", teacher="topk", top_k=512)
     assert uopd.token_loss == TopKCrossEntropy(form="teacher_renormalised")
@@ -61,7 +61,7 @@ def test_an_ablation_changes_one_part() -> None:
     assert with_form(tail, "teacher_renormalised") == uopd
 
 
-def test_a_part_that_an_objective_lacks_cannot_be_changed() -> None:
+def test_a_part_that_an_objective_does_not_have_cannot_be_changed() -> None:
     def hard(logits: torch.Tensor, positions: Positions) -> TokenValues:
         return TokenValues(losses=torch.zeros(len(positions)), diagnostics={})
 
@@ -82,12 +82,12 @@ def test_a_part_that_an_objective_lacks_cannot_be_changed() -> None:
         {"privileged": True},
     ],
 )
-def test_needs_that_contradict_themselves_are_refused(needs: dict) -> None:
+def test_contradictory_needs_are_rejected(needs: dict) -> None:
     with pytest.raises(UserError):
         Needs(**needs)
 
 
-def test_positions_are_cut_and_checked_together() -> None:
+def test_positions_are_sliced_and_checked_together() -> None:
     ids = torch.arange(12).reshape(4, 3)
     positions = Positions(sampled_ids=torch.arange(4), teacher_logprobs=-ids.float(), teacher_ids=ids)
     part = positions.rows(torch.tensor([3, 1]))

@@ -1,4 +1,4 @@
-"""Prompt weights: hand-computed numbers, which prompts leave, and sentences that name the row."""
+"""Prompt weights: hand-computed values, removed prompts, and errors that name the row."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from training.objectives.prompt_weights import (
     Uniform,
 )
 
-# eight samples a prompt: weight = 1 - H / log 8
+# eight samples per prompt: weight = 1 - H / log 8
 ENTROPY = [0.0, 0.25, 0.5, 1.0, math.log(8)]
 COLUMNS = PromptColumns(
     ids=["a", "b", "c", "d", "e"],
@@ -37,7 +37,7 @@ def test_uniform_needs_no_column() -> None:
     assert (weights.kept.tolist(), weights.weight.tolist()) == ([True, True], [1.0, 1.0])
 
 
-def test_soft_is_the_weight_as_given_and_zero_stays() -> None:
+def test_soft_is_the_weight_column_and_keeps_zeros() -> None:
     weights = Soft()(COLUMNS)
     assert weights.weight.tolist() == COLUMNS.weight
     assert weights.weight[4] == 0.0
@@ -48,7 +48,7 @@ def test_soft_is_the_weight_as_given_and_zero_stays() -> None:
     ("tau", "scale", "kept"),
     [
         (0.3, "raw", [True, True, False, False, False]),
-        (0.5, "raw", [True, True, True, False, False]),  # H > tau leaves, H = tau stays
+        (0.5, "raw", [True, True, True, False, False]),  # H > tau is removed, H = tau is kept
         (0.3, "normalised", [True, True, True, False, False]),  # H / log 8 = 0, 0.12, 0.24, 0.48, 1
         (0.5, "normalised", [True, True, True, True, False]),
         (0.0, "raw", [True, False, False, False, False]),
@@ -72,7 +72,7 @@ def test_constant_is_the_mean() -> None:
     assert weights.weight.tolist() == [0.5, 0.5, 0.5]
 
 
-def test_permuted_deals_the_same_weights_to_other_prompts() -> None:
+def test_permuted_assigns_the_same_weights_to_other_prompts() -> None:
     draw = random.Random(1)
     ids = [f"p{i}" for i in range(200)]
     columns = PromptColumns(ids=ids, weight=[draw.random() for _ in ids])
@@ -100,7 +100,11 @@ def test_permuted_does_not_depend_on_the_order_of_rows() -> None:
     ("weight", "columns", "message"),
     [
         (Soft(), replace(COLUMNS, weight=[1, 1, math.nan, 1, 1]), "prompt 'c' has weight nan"),
-        (Constant(), replace(COLUMNS, weight=[1, 1, 1, 1.5, 1]), "prompt 'd' has weight 1.5: .* from 0 to 1"),
+        (
+            Constant(),
+            replace(COLUMNS, weight=[1, 1, 1, 1.5, 1]),
+            "prompt 'd' has weight 1.5 instead of a finite number from 0 to 1",
+        ),
         (Permuted(), replace(COLUMNS, weight=[1, -0.1, 1, 1, 1]), "prompt 'b' has weight -0.1"),
         (
             Binary(0.3),
@@ -116,13 +120,13 @@ def test_permuted_does_not_depend_on_the_order_of_rows() -> None:
         (Binary(0.1), replace(COLUMNS, entropy=[1.0] * 5), "keeps none of 5 prompts"),
     ],
 )
-def test_bad_columns_are_named(weight: PromptWeight, columns: PromptColumns, message: str) -> None:
+def test_invalid_columns_are_named(weight: PromptWeight, columns: PromptColumns, message: str) -> None:
     with pytest.raises(UserError, match=message):
         weight(columns)
 
 
 @pytest.mark.parametrize("tau", [-0.1, math.nan, math.inf])
-def test_a_threshold_must_be_a_number(tau: float) -> None:
+def test_the_threshold_must_be_a_finite_number(tau: float) -> None:
     with pytest.raises(UserError, match="tau"):
         Binary(tau)
 

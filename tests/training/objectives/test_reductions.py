@@ -1,4 +1,4 @@
-"""Coefficients of token losses: hand-computed, and the same however a batch is cut."""
+"""Coefficients of token losses: hand-computed values, and independence of how a batch is split."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def blank(count: int) -> Positions:
 
 
 def test_per_sequence_mean_by_hand() -> None:
-    # two prompts x K = 2; w = (1/2, 1/2, 0, 0), lengths (2, 1, 4, 1): w / (|y| x 4), and never divided by sum w = 1
+    # two prompts x K = 2; w = (1/2, 1/2, 0, 0), lengths (2, 1, 4, 1): w / (|y| x 4), not divided by sum w = 1
     totals = Totals(sequences=4, tokens=8)
     weights, lengths = torch.tensor([0.5, 0.5, 0.0, 0.0]), torch.tensor([2, 1, 4, 1])
     got = UOPD.coefficients(weights, lengths, blank(8), totals)
@@ -37,7 +37,7 @@ def test_global_token_mean_by_hand() -> None:
     assert got.tolist() == pytest.approx([0.2, 0.2, 0.1, 0.1, 0.1])
 
 
-def test_equal_losses_come_out_as_the_mean_weight() -> None:
+def test_equal_losses_reduce_to_the_mean_weight() -> None:
     weights, lengths = torch.tensor([0.25, 1.0, 0.0]), torch.tensor([7, 2, 5])
     per_token = UOPD.coefficients(weights, lengths, blank(14), Totals(sequences=3, tokens=14))
     assert (per_token * 3.0).sum().item() == pytest.approx(3.0 * 1.25 / 3)
@@ -65,7 +65,9 @@ def test_a_token_weight_multiplies_its_token() -> None:
     cut=st.integers(0, 12),
     reduction=st.sampled_from([per_sequence_mean, global_token_mean]),
 )
-def test_cutting_the_batch_changes_no_coefficient(rows: list[tuple[float, int]], cut: int, reduction) -> None:
+def test_splitting_the_batch_changes_no_coefficient(
+    rows: list[tuple[float, int]], cut: int, reduction
+) -> None:
     objective = replace(UOPD, reduction=reduction)
     weights = torch.tensor([weight for weight, _ in rows], dtype=torch.float64)
     lengths = torch.tensor([length for _, length in rows])
@@ -86,11 +88,11 @@ def test_cutting_the_batch_changes_no_coefficient(rows: list[tuple[float, int]],
         ([0.5, -0.1], [1, 1], "sequence 1 has weight -0.1"),
         ([math.inf, 1.0], [1, 1], "sequence 0 has weight inf"),
         ([1.0, 1.0], [2, 0], "sequence 1 has length 0"),
-        ([1.0], [1, 1], "need two equal"),
-        ([1.0, 1.0], [1, 2], "sum to 3 for 2 positions"),
+        ([1.0], [1, 1], r"both must be \[S\]"),
+        ([1.0, 1.0], [1, 2], "sum to 3 instead of 2 positions"),
     ],
 )
-def test_bad_sequences_are_named(weights: list[float], lengths: list[int], message: str) -> None:
+def test_invalid_sequences_are_named(weights: list[float], lengths: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         UOPD.coefficients(
             torch.tensor(weights), torch.tensor(lengths), blank(2), Totals(sequences=2, tokens=2)
@@ -98,6 +100,6 @@ def test_bad_sequences_are_named(weights: list[float], lengths: list[int], messa
 
 
 @pytest.mark.parametrize(("sequences", "tokens"), [(0, 0), (0, 5), (3, 2)])
-def test_impossible_totals_are_refused(sequences: int, tokens: int) -> None:
-    with pytest.raises(ValueError, match="need at least one"):
+def test_impossible_totals_are_rejected(sequences: int, tokens: int) -> None:
+    with pytest.raises(ValueError, match="there must be at least one"):
         Totals(sequences=sequences, tokens=tokens)

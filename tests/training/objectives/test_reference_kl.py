@@ -1,4 +1,4 @@
-"""The penalty on the student's distance from its start: by hand, against its definition in float64, and through the head."""
+"""The reference KL penalty: against hand-computed values and its float64 definition, and through the chunked head."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UOPD = load_preset("uopd")
 
 @dataclass(frozen=True, slots=True)
 class ByGraph:
-    """A token loss that leaves its gradient to autograd."""
+    """A token loss whose gradient is computed by autograd."""
 
     loss: TokenLoss
 
@@ -36,12 +36,12 @@ def penalised(inner: TokenLoss | None = None, beta: float = BETA) -> TokenLoss:
 
 
 def nothing(logits: Tensor, positions: Positions) -> TokenValues:
-    """A loss of 0, so that what is left is the penalty."""
+    """A loss of 0, so that only the penalty remains."""
     return TokenValues(losses=logits.sum(-1) * 0.0, diagnostics={})
 
 
 def draw_positions(logits: Tensor, *, seed: int = 0, distance: float = 0.5) -> Positions:
-    """Sampled tokens, a teacher's top 6, and a reference whose logits are `distance` away from the given ones [T, V]."""
+    """Sampled tokens, a teacher's top 6, and a reference whose logits differ by `distance` from the given ones [T, V]."""
     draw = torch.Generator().manual_seed(seed)
     count, vocabulary = logits.shape
     sampled = torch.randint(vocabulary, (count,), generator=draw)
@@ -56,7 +56,7 @@ def draw_positions(logits: Tensor, *, seed: int = 0, distance: float = 0.5) -> P
 
 
 def naive_penalty(logits: Tensor, positions: Positions) -> Tensor:
-    """exp(d) - d - 1 [T], with d from the whole softmax of float64 logits."""
+    """Return exp(d) - d - 1 [T], with d from the full softmax of float64 logits."""
     assert positions.reference_logprobs is not None
     own = logits.log_softmax(-1)[torch.arange(len(logits)), positions.sampled_ids]
     behind = positions.reference_logprobs.double() - own
@@ -66,7 +66,7 @@ def naive_penalty(logits: Tensor, positions: Positions) -> Tensor:
 def slope_of(
     loss: TokenLoss, logits: Tensor, positions: Positions, coefficients: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Losses, and the gradient of their weighted sum: the loss's own where it has one, else autograd's."""
+    """Return the losses and the gradient of their weighted sum: analytic if the loss has one, else by autograd."""
     leaf = logits.detach().clone()
     if isinstance(loss, AnalyticTokenLoss):
         return loss.gradient_(leaf, positions, coefficients).losses, leaf
@@ -79,7 +79,7 @@ BOTH = pytest.mark.parametrize("wrap", [lambda loss: loss, ByGraph])
 
 
 @BOTH
-def test_a_token_that_the_reference_finds_twice_as_likely_by_hand(wrap) -> None:
+def test_a_token_twice_as_likely_in_the_reference_by_hand(wrap) -> None:
     logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]], dtype=torch.float64).log() + 3.0
     positions = Positions(
         sampled_ids=torch.tensor([1]),
@@ -90,7 +90,7 @@ def test_a_token_that_the_reference_finds_twice_as_likely_by_hand(wrap) -> None:
     loss, slope = slope_of(
         penalised(wrap(TopKCrossEntropy())), logits, positions, torch.ones(1, dtype=torch.float64)
     )
-    # d = log 2: exp(d) - d - 1 = 1 - log 2, with slope (2 - 1)(q - e_1); the teacher's token adds log 2 and q - e_0
+    # d = log 2: exp(d) - d - 1 = 1 - log 2, with gradient (2 - 1)(q - e_1); the teacher's token adds log 2 and q - e_0
     assert loss.item() == pytest.approx(math.log(2) + BETA * (1 - math.log(2)), abs=1e-14)
     expected = [-0.5 + BETA * 0.5, 0.25 - BETA * 0.75, 0.125 * (1 + BETA), 0.125 * (1 + BETA)]
     assert slope[0].tolist() == pytest.approx(expected, abs=1e-14)
@@ -112,7 +112,7 @@ def test_loss_and_gradient_equal_the_definition(wrap, form, dtype: torch.dtype, 
 
 
 @BOTH
-def test_a_student_at_its_start_pays_nothing_and_is_not_moved(wrap) -> None:
+def test_the_initial_student_has_no_penalty_and_no_gradient(wrap) -> None:
     logits = 3 * torch.randn(20, 50, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     positions, ones = draw_positions(logits, distance=0.0), torch.ones(20, dtype=torch.float64)
     inner = wrap(TopKCrossEntropy())
@@ -122,8 +122,8 @@ def test_a_student_at_its_start_pays_nothing_and_is_not_moved(wrap) -> None:
     assert penalised(nothing)(logits, positions).losses.abs().max() < 1e-28  # quadratic in the rounding of d
 
 
-def test_over_the_students_own_samples_it_is_the_divergence_from_the_reference() -> None:
-    """Every token once, counted by the student's probability: the mean is KL(q || p), that of the gradient KL(p || q)'s."""
+def test_over_the_students_own_samples_its_mean_is_the_divergence_from_the_reference() -> None:
+    """Every token once, weighted by the student's probability: the mean is KL(q || p), the mean gradient that of KL(p || q)."""
     draw = torch.Generator().manual_seed(3)
     logits, start = 2 * torch.randn(2, 12, generator=draw, dtype=torch.float64)
     q, p = logits.softmax(-1), start.softmax(-1)
@@ -137,7 +137,7 @@ def test_over_the_students_own_samples_it_is_the_divergence_from_the_reference()
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 5e-3)]
 )
-def test_through_the_chunked_head_it_equals_whole_logits(wrap, dtype: torch.dtype, tolerance: float) -> None:
+def test_the_chunked_head_gives_the_result_of_full_logits(wrap, dtype: torch.dtype, tolerance: float) -> None:
     draw = torch.Generator().manual_seed(4)
     states = torch.randn(70, 64, generator=draw).to(dtype)
     head = (torch.randn(400, 64, generator=draw) / 9).to(dtype)
@@ -161,7 +161,7 @@ def test_through_the_chunked_head_it_equals_whole_logits(wrap, dtype: torch.dtyp
     assert relative_error(seen["reference_kl"][1:], naive_penalty(logits, positions)[1:]) < 10 * tolerance
 
 
-def test_a_skipped_position_cannot_spread_what_the_reference_said_of_it() -> None:
+def test_a_skipped_position_cannot_propagate_nan_from_the_reference() -> None:
     draw = torch.Generator().manual_seed(5)
     states, head = torch.randn(3, 8, generator=draw), torch.randn(30, 8, generator=draw)
     positions = draw_positions(states @ head.T)
@@ -173,7 +173,7 @@ def test_a_skipped_position_cannot_spread_what_the_reference_said_of_it() -> Non
     assert hidden.grad is not None and result.loss.isfinite() and hidden.grad.isfinite().all()
 
 
-def test_positions_carry_the_reference_along_or_refuse_it() -> None:
+def test_positions_slice_and_check_the_reference() -> None:
     positions = Positions(sampled_ids=torch.arange(4), reference_logprobs=-torch.arange(4.0))
     part = positions.rows(torch.tensor([3, 1])).to("cpu")
     assert part.reference_logprobs is not None and part.reference_logprobs.tolist() == [-3.0, -1.0]
@@ -184,14 +184,14 @@ def test_positions_carry_the_reference_along_or_refuse_it() -> None:
 
 
 @BOTH
-def test_without_a_reference_there_is_no_penalty_to_compute(wrap) -> None:
+def test_the_penalty_without_reference_logprobs_raises(wrap) -> None:
     logits = torch.zeros(2, 9)
     positions = replace(draw_positions(logits), reference_logprobs=None)
-    with pytest.raises(ValueError, match="needs the reference's log-probabilities"):
+    with pytest.raises(ValueError, match="needs reference_logprobs"):
         slope_of(penalised(wrap(TopKCrossEntropy())), logits, positions, torch.ones(2))
 
 
-def test_a_coefficient_of_0_changes_no_part_and_another_asks_for_a_reference() -> None:
+def test_only_a_coefficient_above_0_needs_a_reference() -> None:
     assert with_reference_kl(UOPD, 0.0) is UOPD
     analytic = with_reference_kl(UOPD, 0.05)
     assert analytic.token_loss == AnalyticReferenceKL(inner=TopKCrossEntropy(), coefficient=0.05)

@@ -1,4 +1,4 @@
-"""A teacher's states stand for its full distribution: the same losses and gradients as from the distribution itself."""
+"""Teacher states represent the full distribution: the same losses and gradients as with the distribution itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T, H, WIDE, V = 23, 12, 20, 40  # the teacher is wider than the student
 
 
 def drawn() -> tuple[Tensor, Tensor, Tensor, Tensor, Positions, Tensor]:
-    """Hidden states and head of student and teacher, what is known of the positions, and coefficients; in float64."""
+    """Float64 hidden states and heads of student and teacher, loss inputs and coefficients."""
     draw = torch.Generator().manual_seed(3)
 
     def normal(*shape: int) -> Tensor:
@@ -34,7 +34,7 @@ def drawn() -> tuple[Tensor, Tensor, Tensor, Tensor, Positions, Tensor]:
 
 
 def both(loss: TokenLoss) -> tuple[list[Tensor], list[Tensor]]:
-    """(loss, gradients, token losses) by the states and by the distribution."""
+    """Return (loss, gradients, token losses) from the states and from the distribution."""
     hidden, weight, states, head, positions, coefficients = drawn()
     told = replace(positions, teacher_logprobs=(states @ head.T).log_softmax(-1))
     found = []
@@ -51,7 +51,7 @@ def both(loss: TokenLoss) -> tuple[list[Tensor], list[Tensor]]:
 
 
 class Graph:
-    """The cross-entropy without its own gradient: autograd's."""
+    """The cross-entropy without its analytic gradient, so that autograd is used."""
 
     def __call__(self, logits: Tensor, positions: Positions) -> TokenValues:
         return TopKCrossEntropy()(logits, positions)
@@ -71,7 +71,7 @@ def test_states_and_distribution_give_the_same_loss_and_gradients(loss: TokenLos
         assert relative_error(one, other) < 1e-12
 
 
-def test_it_is_the_naive_cross_entropy_of_the_teachers_softmax() -> None:
+def test_it_equals_the_naive_cross_entropy_of_the_teachers_softmax() -> None:
     hidden, weight, states, head, positions, coefficients = drawn()
     told = replace(positions, teacher_logprobs=torch.log(torch.softmax(states @ head.T, -1)))
     expected = naive_head(hidden, weight, told, coefficients, "unnormalised")
@@ -85,13 +85,13 @@ def test_it_is_the_naive_cross_entropy_of_the_teachers_softmax() -> None:
         assert got is not None and relative_error(got.detach(), one) < 1e-6
 
 
-def test_a_loss_that_writes_its_own_gradient_still_does() -> None:
+def test_a_loss_with_an_analytic_gradient_keeps_it() -> None:
     head = drawn()[3]
     assert isinstance(from_states(TopKCrossEntropy(), head), AnalyticTokenLoss)
     assert not isinstance(from_states(Graph(), head), AnalyticTokenLoss)
 
 
-def test_positions_without_states_are_refused() -> None:
+def test_positions_without_states_are_rejected() -> None:
     _, _, _, head, positions, _ = drawn()
-    with pytest.raises(ValueError, match="needs the teacher's hidden states"):
+    with pytest.raises(ValueError, match="needs teacher_states"):
         from_states(TopKCrossEntropy(), head)(torch.zeros(T, V), positions)

@@ -1,4 +1,4 @@
-"""The top-k cross-entropy: hand-computed numbers, closed forms, and the definition written out row by row."""
+"""The top-k cross-entropy: against hand-computed values, closed forms, and a row-by-row implementation of the definition."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ HAND = {
     "teacher_renormalised": (2 / 3 * LN2 + 1 / 3 * 3 * LN2, [-1 / 6, 1 / 4, -5 / 24, 1 / 8]),
     # 1/2 log 2 + 1/4 log 8; gradient 3/4 q - (1/2, 0, 1/4, 0)
     "unnormalised": (1 / 2 * LN2 + 1 / 4 * 3 * LN2, [-1 / 8, 3 / 16, -5 / 32, 3 / 32]),
-    # and 1/4 log(8/3), since tokens 1 and 3 have 3/8; gradient q - p on top, q (1 - (1/4) / (3/8)) = q / 3 in the tail
+    # and 1/4 log(8/3), since tokens 1 and 3 have 3/8; gradient q - p in the top k, q (1 - (1/4) / (3/8)) = q / 3 in the tail
     "tail_bucket": (1 / 2 * LN2 + 3 / 4 * LN2 + math.log(8 / 3) / 4, [0.0, 1 / 12, -1 / 8, 1 / 24]),
 }
 
@@ -112,7 +112,7 @@ def test_a_student_equal_to_its_teacher_over_the_top_k(evaluate) -> None:
 
 
 @BOTH
-def test_the_tail_bucket_has_no_gradient_where_the_buckets_agree(evaluate) -> None:
+def test_the_tail_bucket_has_no_gradient_if_the_buckets_agree(evaluate) -> None:
     logits = torch.randn(5, 40, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     logprobs, ids = torch.log_softmax(logits, -1).topk(6)
     _, gradient = evaluate(TopKCrossEntropy(form="tail_bucket"), logits, positions_of(logprobs, ids))
@@ -121,7 +121,7 @@ def test_the_tail_bucket_has_no_gradient_where_the_buckets_agree(evaluate) -> No
 
 @BOTH
 @pytest.mark.parametrize("form", FORMS)
-def test_one_token_teaches_too(form: TopKForm, evaluate) -> None:
+def test_a_single_teacher_token_gives_a_gradient(form: TopKForm, evaluate) -> None:
     # Renormalising both sides would make this gradient vanish.
     logits = torch.randn(4, 12, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     logprobs, ids = teacher_top_k(torch.randn(4, 12, generator=torch.Generator().manual_seed(5)), 1)
@@ -131,8 +131,8 @@ def test_one_token_teaches_too(form: TopKForm, evaluate) -> None:
 
 @BOTH
 @pytest.mark.parametrize("form", FORMS)
-def test_padding_is_as_if_it_were_not_there(form: TopKForm, evaluate) -> None:
-    """-inf with any id, ids outside of the student's vocabulary, and a row of nothing but padding."""
+def test_padding_has_no_effect(form: TopKForm, evaluate) -> None:
+    """-inf with any id, ids outside the student's vocabulary, and a row that is only padding."""
     logits = torch.randn(3, 9, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     bare = positions_of(torch.tensor([[0.5, 0.3], [0.6, 0.1]]).log(), torch.tensor([[0, 4], [8, 2]]))
     padded = positions_of(
@@ -149,7 +149,7 @@ def test_padding_is_as_if_it_were_not_there(form: TopKForm, evaluate) -> None:
 @BOTH
 @pytest.mark.parametrize("form", FORMS)
 def test_extreme_logits_stay_finite(form: TopKForm, evaluate) -> None:
-    """A student sure of the top k (its tail underflows), and one sure of something else."""
+    """A student whose mass is all in the top k (its tail underflows), and one with all its mass elsewhere."""
     logits = torch.tensor([[200.0, 190.0, -200.0, -200.0], [-200.0, -200.0, 200.0, 0.0]])
     teacher = positions_of(torch.tensor([[0.6, 0.3], [0.6, 0.3]]).log(), torch.tensor([[0, 1], [0, 1]]))
     loss, gradient = evaluate(TopKCrossEntropy(form=form), logits, teacher)
@@ -197,6 +197,6 @@ def test_coefficients_scale_the_analytic_gradient_row_by_row() -> None:
         assert torch.allclose(work, plain * coefficients[:, None], rtol=1e-10, atol=1e-12)
 
 
-def test_without_a_teacher_there_is_nothing_to_learn_from() -> None:
-    with pytest.raises(ValueError, match="needs the teacher's log-probabilities"):
+def test_positions_without_teacher_logprobs_are_rejected() -> None:
+    with pytest.raises(ValueError, match="needs teacher_logprobs"):
         TopKCrossEntropy()(torch.zeros(2, 3), Positions(sampled_ids=torch.zeros(2, dtype=torch.int64)))

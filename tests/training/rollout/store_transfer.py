@@ -1,5 +1,7 @@
-"""vLLM's NCCL weight transfer with its communicator exchanged for a TCP store, so that a machine without a GPU can run the rest:
-both ends, the handshake, the lifecycle of a reload and all of our code. Each class below changes nothing but the wire."""
+"""vLLM's NCCL weight transfer with a TCP store as its communicator, for tests without a GPU.
+
+Both ends, the handshake, the reload of weights and this project's code are real; the classes replace only the communication.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from training.rollout.engine import Rollout
 
 
 def use_store_instead_of_nccl() -> None:
-    """Make this process's vLLM carry weights through a TCP store where it is asked for "nccl"."""
+    """Patch this process's vLLM so that the transport "nccl" sends weights through a TCP store."""
     from vllm.distributed.utils import StatelessProcessGroup
     from vllm.distributed.weight_transfer import factory, nccl_engine
     from vllm.distributed.weight_transfer.nccl_engine import (
@@ -64,7 +66,7 @@ def use_store_instead_of_nccl() -> None:
 
 
 class StoreRollout(Rollout):
-    """An engine of that kind. What it does asleep is noted only: a CPU's vLLM knows no sleep."""
+    """A rollout engine with this transfer. Sleep mode is removed from its options, since vLLM on CPU does not support it."""
 
     def __init__(self, settings: Any, environment: dict[str, str], options: dict[str, Any]) -> None:
         os.environ.update(environment)
@@ -74,7 +76,7 @@ class StoreRollout(Rollout):
 
 
 class StoreStudent(Student):
-    """A student rank of that kind."""
+    """A student rank with this transfer."""
 
     def open_transfer(self, *arguments: Any) -> None:
         use_store_instead_of_nccl()

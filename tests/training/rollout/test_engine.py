@@ -1,4 +1,4 @@
-"""The real rollout engine beside a real student: tokens in, tokens out, weights that arrive, syncs that are missed."""
+"""The real rollout engine with a real student: generation, weight sync, and detection of missed syncs."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ SAMPLING = RolloutSampling(temperature=1.0, max_tokens=48, stop_token_ids=(END,)
 SETTINGS = RolloutSettings(model=MODEL, max_model_len=128, max_num_seqs=64)
 
 
-# --- rules that need no engine -----------------------------------------------------------------------------------
+# --- without an engine -------------------------------------------------------------------------------------------
 
 
-def test_an_engine_has_no_tokenizer_and_does_not_split_seeded_prompts_on_cpu() -> None:
+def test_an_engine_has_no_tokenizer_and_does_not_chunk_prompts_on_cpu() -> None:
     options = rollout_options(SETTINGS, on_cpu=True)
     assert options["skip_tokenizer_init"] is True and options["logprobs_mode"] == "raw_logprobs"
     assert options["enable_chunked_prefill"] is False
@@ -51,7 +51,7 @@ def test_an_engine_has_no_tokenizer_and_does_not_split_seeded_prompts_on_cpu() -
     assert "weight_transfer_config" not in options and "enable_sleep_mode" not in options
 
 
-def test_on_a_shared_gpu_the_engine_may_sleep_and_gets_its_weights_by_vllms_transfer() -> None:
+def test_on_a_shared_gpu_sleep_mode_and_vllms_weight_transfer_are_enabled() -> None:
     settings = RolloutSettings(
         model=MODEL,
         max_model_len=128,
@@ -66,7 +66,7 @@ def test_on_a_shared_gpu_the_engine_may_sleep_and_gets_its_weights_by_vllms_tran
     assert "kv_cache_memory_bytes" not in options
 
 
-def test_a_kv_cache_of_so_many_bytes_is_asked_for_on_a_gpu_only() -> None:
+def test_the_size_of_the_kv_cache_is_set_on_a_gpu_only() -> None:
     from vllm.engine.arg_utils import EngineArgs
 
     settings = replace(SETTINGS, kv_cache_bytes=3 * 10**9)
@@ -75,14 +75,14 @@ def test_a_kv_cache_of_so_many_bytes_is_asked_for_on_a_gpu_only() -> None:
     assert "kv_cache_memory_bytes" not in rollout_options(settings, on_cpu=True)
 
 
-def test_the_engine_lives_in_the_actors_own_process() -> None:
+def test_the_engine_runs_in_the_actors_own_process() -> None:
     environment = rollout_environment(SETTINGS, on_cpu=True)
     assert environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "1"
 
 
 def flat(tokens: list[int], logprobs: list[list[tuple[int, float]]]) -> SimpleNamespace:
-    """vLLM's output of one rollout, as its FlatLogprobs holds it."""
+    """Return vLLM's output of one rollout with the layout of its FlatLogprobs."""
     starts = np.cumsum([0, *(len(row) for row in logprobs)])[:-1].tolist()
     entries = [pair for row in logprobs for pair in row]
     values = SimpleNamespace(
@@ -101,17 +101,17 @@ def test_the_sampled_tokens_log_probability_is_taken_at_every_position() -> None
 
 
 @pytest.mark.parametrize("logprobs", [[[(4, -0.5)]], [[(4, -0.5)], [(8, -2.0)]]])
-def test_log_probabilities_of_other_tokens_are_not_taken(logprobs: list[list[tuple[int, float]]]) -> None:
-    with pytest.raises(RuntimeError, match="do not belong"):
+def test_log_probabilities_of_other_tokens_are_refused(logprobs: list[list[tuple[int, float]]]) -> None:
+    with pytest.raises(RuntimeError, match="do not match the sampled tokens"):
         generation(flat([4, 9], logprobs), version=0)
 
 
-# --- the real ones -----------------------------------------------------------------------------------------------
+# --- with real engines -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class World:
-    """One student rank, one engine, the same pocket model in both."""
+    """A student and its rollout engines with the same pocket model, and the messages about lost engines."""
 
     student: StudentGroup
     engines: RolloutPool
@@ -170,7 +170,7 @@ def gap(world: World, asked: list[RolloutRequest], drawn: list[Generation]) -> t
 
 
 def learn(world: World, sequences: list[TokenSequence]) -> None:
-    """One update that moves the student far."""
+    """Do one update that changes the student considerably."""
     world.student.step([update(sequences[:8], [list(range(8))])])
 
 
@@ -180,7 +180,7 @@ slow = [pytest.mark.slow, pytest.mark.timeout(900)]
 class TestWithEngines:
     pytestmark = slow
 
-    def test_what_an_engine_draws_is_tokens_with_log_probabilities_and_an_end(self, world: World) -> None:
+    def test_rollouts_have_tokens_log_probabilities_and_a_finish_reason(self, world: World) -> None:
         world.student.sync(world.engines, 0)
         asked = requests()
         drawn = world.engines.generate(asked, SAMPLING)
@@ -193,7 +193,7 @@ class TestWithEngines:
         assert {one.finish_reason for one in drawn} >= {"stop"}
         assert {one.version for one in drawn} == {0}
 
-    def test_a_rollout_depends_on_its_seed_only(self, world: World) -> None:
+    def test_a_rollout_depends_only_on_its_seed(self, world: World) -> None:
         asked = requests()
         drawn = world.engines.generate(asked, SAMPLING)
         backwards = world.engines.generate(asked[::-1], SAMPLING)[::-1]
@@ -206,7 +206,7 @@ class TestWithEngines:
         again = [RolloutRequest(prompt=asked[0].prompt, seed=seed) for seed in range(8)]
         assert len({one.tokens.tobytes() for one in world.engines.generate(again, SAMPLING)}) > 1
 
-    def test_after_a_sync_the_engine_and_the_student_agree_on_64_sequences(self, world: World) -> None:
+    def test_after_a_sync_engine_and_student_agree_on_64_sequences(self, world: World) -> None:
         asked = requests()
         first = world.engines.generate(asked, SAMPLING)
         learn(world, joined(asked, first))
@@ -221,38 +221,42 @@ class TestWithEngines:
         check_versions(1, [one.version for one in drawn])
         check_gap(mean, version=1)
 
-    def test_a_skipped_sync_is_caught_by_version_and_by_gap(self, world: World) -> None:
+    def test_a_skipped_sync_is_detected_by_version_and_by_mismatch(self, world: World) -> None:
         asked = requests()
         world.student.sync(world.engines, 2)
         learn(world, joined(asked, world.engines.generate(asked, SAMPLING)))
-        drawn = world.engines.generate(asked, SAMPLING)  # the student has moved on, the engine has not
-        with pytest.raises(UserError, match="holds weight version 2 and the student version 3"):
+        drawn = world.engines.generate(asked, SAMPLING)  # the student was updated, the engine was not
+        with pytest.raises(UserError, match="has weight version 2, but the student has version 3"):
             check_versions(3, [one.version for one in drawn])
         mean, _ = gap(world, asked, drawn)
-        with pytest.raises(UserError, match="their weights are stale"):
+        with pytest.raises(UserError, match="the engines' weights are stale"):
             check_gap(mean, version=3)
         world.student.sync(world.engines, 3)
         after, _ = gap(world, asked, world.engines.generate(asked, SAMPLING))
         assert after < 0.02 < 0.05 < mean
 
-    def test_weights_that_were_damaged_on_the_way_are_refused(self, world: World) -> None:
+    def test_corrupted_weights_are_refused(self, world: World) -> None:
         snapshot = world.student.sync(world.engines, 4)
         name = "model.norm.weight"
         lying = replace(snapshot, version=5, sums={**snapshot.sums, name: snapshot.sums[name] ^ 1})
-        with pytest.raises(UserError, match="weight version 5 did not reach an engine whole"):
+        with pytest.raises(
+            UserError, match="weight version 5 was not received correctly by a rollout engine"
+        ):
             world.engines.load(lying)
         (report,) = world.engines.load(snapshot)
         assert report.version == 4
 
-    def test_a_prompt_without_room_is_one_sentence_and_the_engine_lives_on(self, world: World) -> None:
+    def test_a_prompt_that_fills_the_context_is_refused_and_the_engine_keeps_working(
+        self, world: World
+    ) -> None:
         asked = requests(3)
         asked[1] = RolloutRequest(prompt=[5] * 128, seed=1)
-        with pytest.raises(UserError, match="prompt 1 has 128 tokens and the context 128"):
+        with pytest.raises(UserError, match="prompt 1 has 128 tokens, but the context length is 128"):
             world.engines.generate(asked, SAMPLING)
         drawn = world.engines.generate([RolloutRequest(prompt=[5] * 120, seed=1)], SAMPLING)
         assert len(drawn[0].tokens) <= 8
 
-    def test_a_killed_engine_comes_back_with_the_last_weights_and_draws_the_same(self, world: World) -> None:
+    def test_a_killed_engine_is_restarted_and_generates_the_same_rollouts(self, world: World) -> None:
         import ray
 
         world.student.sync(world.engines, 6)
@@ -272,7 +276,7 @@ class TestWithEngines:
         assert all(np.array_equal(a.tokens, b.tokens) for a, b in zip(again, expected, strict=True))
         assert world.losses and all("weight version 6" in one for one in world.losses)
 
-    def test_an_exported_student_is_a_model_that_the_engine_loads(self, world: World, tmp_path: Path) -> None:
+    def test_a_rollout_engine_loads_an_exported_student(self, world: World, tmp_path: Path) -> None:
         world.student.export(tmp_path / "export")
         plan = placement("cpu", students=1, engines=1)
         other = RolloutPool(

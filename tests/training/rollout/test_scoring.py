@@ -1,4 +1,4 @@
-"""Top-k and sampled log-probabilities against a full float64 softmax, whatever the chunk."""
+"""Top-k and sampled log-probabilities against a full float64 softmax, for several chunk sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> str:
-    """Every device of this machine that a teacher may score on."""
+    """Each device of this machine that a teacher can use."""
     return request.param
 
 
@@ -24,7 +24,7 @@ def inputs(device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 23, 1000])
-def test_the_k_likeliest_are_those_of_the_full_softmax(device: str, chunk: int) -> None:
+def test_the_top_k_are_those_of_the_full_softmax(device: str, chunk: int) -> None:
     hidden, weight, naive = inputs(device)
     logprobs, ids = topk_logprobs(hidden, weight, 5, chunk=chunk)
     expected = naive.topk(5)
@@ -33,7 +33,7 @@ def test_the_k_likeliest_are_those_of_the_full_softmax(device: str, chunk: int) 
     assert bool((logprobs.exp().sum(-1) < 1).all()), "nothing is renormalised"
 
 
-def test_the_whole_vocabulary_comes_in_order_of_ids(device: str) -> None:
+def test_the_whole_vocabulary_is_in_order_of_ids(device: str) -> None:
     hidden, weight, naive = inputs(device)
     logprobs, ids = topk_logprobs(hidden, weight, 40, chunk=7)
     assert ids is None
@@ -52,11 +52,11 @@ def test_sampled_tokens_get_their_own_log_probability(device: str, chunk: int) -
     torch.testing.assert_close(tempered.double(), sharper[torch.arange(23), chosen], rtol=1e-5, atol=1e-5)
 
 
-def test_no_position_gives_nothing_and_a_bad_k_is_refused(device: str) -> None:
+def test_empty_inputs_give_empty_results_and_an_invalid_k_is_refused(device: str) -> None:
     hidden, weight, _ = inputs(device)
     logprobs, ids = topk_logprobs(hidden[:0], weight, 3)
     assert logprobs.shape == (0, 3) and ids is not None and ids.shape == (0, 3)
     assert sampled_logprobs(hidden[:0], weight, torch.zeros(0, dtype=torch.long, device=device)).shape == (0,)
     for k in (0, 41):
-        with pytest.raises(ValueError, match="need 1 to 40"):
+        with pytest.raises(ValueError, match="choose a value from 1 to 40"):
             topk_logprobs(hidden, weight, k)

@@ -1,4 +1,4 @@
-"""The road is chosen from the placement; a skipped sync is caught by its version and by the log-probability gap."""
+"""The transport follows from the placement; a skipped sync is detected by the weight version and the trainer/engine mismatch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_transport_follows_from_the_placement(plan: Placement, transport: st
     assert choice.transport == transport and choice.reason
 
 
-def test_half_shared_gpus_fall_back_to_the_object_store() -> None:
+def test_partly_shared_gpus_fall_back_to_the_object_store() -> None:
     seats = (
         Seat(role="student", index=0, bundle=0, gpus=0.5),
         Seat(role="rollout", index=0, bundle=0, gpus=0.5),
@@ -47,7 +47,7 @@ def test_half_shared_gpus_fall_back_to_the_object_store() -> None:
     assert choose_transport(Placement(name="split", seats=seats)).transport == "object_store"
 
 
-def test_two_engines_on_one_gpu_cannot_be_in_one_nccl_group() -> None:
+def test_two_engines_on_one_gpu_do_not_use_nccl() -> None:
     seats = (
         Seat(role="student", index=0, bundle=0, gpus=1.0),
         Seat(role="rollout", index=0, bundle=1, gpus=0.5),
@@ -58,11 +58,13 @@ def test_two_engines_on_one_gpu_cannot_be_in_one_nccl_group() -> None:
 
 def test_an_engine_that_missed_a_sync_is_named_by_its_version() -> None:
     check_versions(3, [3, 3])
-    with pytest.raises(UserError, match="rollout engine 1 holds weight version 2 and the student version 3"):
+    with pytest.raises(
+        UserError, match="rollout engine 1 has weight version 2, but the student has version 3"
+    ):
         check_versions(3, [3, 2])
 
 
-def test_the_gap_is_the_mean_and_the_maximum_over_tokens() -> None:
+def test_the_mismatch_is_the_mean_and_the_maximum_over_tokens() -> None:
     # |differences| 0.5, 0, 0.25, 0.25: mean 0.25.
     rollout = np.array([-1.0, -2.0, -3.0, -4.0], dtype=np.float32)
     student = np.array([-1.5, -2.0, -2.75, -4.25], dtype=np.float32)
@@ -70,27 +72,27 @@ def test_the_gap_is_the_mean_and_the_maximum_over_tokens() -> None:
     assert logprob_gap(rollout[:0], student[:0]) == (0.0, 0.0)
 
 
-def test_lengths_and_values_must_make_sense() -> None:
-    with pytest.raises(ValueError, match=r"\(2,\) log-probabilities of the engine and \(3,\)"):
+def test_different_lengths_and_infinite_values_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"log-probabilities have shape \(2,\), the student's \(3,\)"):
         logprob_gap(np.zeros(2), np.zeros(3))
     with pytest.raises(ValueError, match="token 1"):
         logprob_gap(np.array([0.0, -np.inf]), np.zeros(2))
 
 
-def test_a_mean_gap_above_the_limit_stops_the_run_with_a_sentence() -> None:
+def test_a_mean_mismatch_above_the_limit_is_refused() -> None:
     check_gap(STALE_GAP, version=4)
-    with pytest.raises(UserError, match=r"by 0\.210 nats a token on average \(weight version 4"):
+    with pytest.raises(UserError, match=r"mismatch is 0\.210 nats per token on average \(weight version 4"):
         check_gap(0.21, version=4)
 
 
-def test_every_engine_of_an_nccl_group_has_a_rank_of_its_own() -> None:
+def test_every_engine_of_an_nccl_group_has_its_own_rank() -> None:
     # vLLM: rank = rank_offset + rank within the engine (0 here); the sender is rank 0 of a group of 1 + 3.
     ranks = [numbered({"rank_offset": 1, "world_size": 4}, engine)["rank_offset"] for engine in range(3)]
     assert ranks == [1, 2, 3]
     assert numbered({"packed": True}, 2) == {"packed": True}, "IPC has no ranks"
 
 
-def test_vllms_description_of_a_transfer_takes_our_settings() -> None:
+def test_vllms_description_of_a_transfer_has_the_given_settings() -> None:
     from training.rollout.sync import _init_info
 
     nccl = _init_info("nccl", rank=0, address="10.0.0.1", port=29500, engines=2, largest=1)
@@ -102,8 +104,8 @@ def test_vllms_description_of_a_transfer_takes_our_settings() -> None:
 
 
 def chunks(weights: list[tuple[str, Any]], size: int) -> list[list[int]]:
-    """Bytes of each tensor in each chunk that vLLM's own packing makes of `weights` in a buffer of `size` bytes; nothing is
-    allocated, and the GPU's calls are answered by nobody."""
+    """Return the bytes of each tensor in each chunk into which vLLM packs `weights` with a buffer of `size` bytes. Nothing is
+    allocated, and GPU calls are mocked."""
     import torch
     from vllm.distributed.weight_transfer import packed_tensor
 
@@ -124,7 +126,7 @@ def chunks(weights: list[tuple[str, Any]], size: int) -> list[list[int]]:
 @pytest.mark.parametrize(
     ("hidden", "size"), [(2048, 2**30), (2560, 2**30), (4096, 151_936 * 4096 * 2)], ids=["1.7B", "4B", "8B"]
 )
-def test_the_transfers_buffer_takes_the_largest_tensor_of_every_student(hidden: int, size: int) -> None:
+def test_the_transfer_buffer_fits_the_largest_tensor_of_every_student(hidden: int, size: int) -> None:
     import torch
 
     from training.rollout.sync import _init_info
@@ -142,7 +144,7 @@ def test_the_transfers_buffer_takes_the_largest_tensor_of_every_student(hidden: 
     assert sizes == [largest, hidden * 2]
 
 
-def test_a_buffer_that_is_too_small_for_a_tensor_is_what_vllm_refuses() -> None:
+def test_vllm_refuses_a_buffer_that_is_too_small_for_a_tensor() -> None:
     import torch
 
     weights = [("head", torch.empty(3, 5, dtype=torch.bfloat16, device="meta"))]
@@ -162,7 +164,7 @@ def test_nccl_packs_a_tensor_that_is_larger_than_its_buffer() -> None:
     assert packed is not None and packed.tensor_sizes == [8], "beyond the buffer by less than one tensor"
 
 
-def test_engines_give_up_their_kv_cache_before_weights_come(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_free_their_kv_cache_before_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[tuple[int, str]] = []
 
     def engine(number: int) -> Any:

@@ -1,4 +1,4 @@
-"""The teacher's scores against a naive float32 forward of each sequence alone, over all of its logits."""
+"""The teacher's scores against a plain float32 forward pass of each sequence alone, with all logits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def sequences(count: int = 12) -> list[TokenSequence]:
 
 
 def naive(folder: Path, sequence: TokenSequence, vocabulary: int = 512) -> torch.Tensor:
-    """log p [T, V] in float64 from a float32 forward of one sequence, no batch, no padding."""
+    """Return log p [T, V] in float64 from a float32 forward pass of one sequence, without batching or padding."""
     from transformers import AutoModelForCausalLM
 
     network = AutoModelForCausalLM.from_pretrained(
@@ -52,7 +52,7 @@ def teacher(folder: Path) -> Iterator[Teacher]:
     yield Teacher(TeacherSettings(model=folder, dtype="float32", token_budget=100, chunk=16, threads=1))
 
 
-def test_the_top_k_are_the_naive_forwards_for_every_response_token(folder: Path, teacher: Teacher) -> None:
+def test_the_top_k_equal_those_of_a_plain_forward_pass(folder: Path, teacher: Teacher) -> None:
     chosen = sequences()
     for sequence, scored in zip(chosen, teacher.topk(chosen, 8), strict=True):
         expected = naive(folder, sequence)
@@ -71,14 +71,16 @@ def test_k_may_be_the_whole_vocabulary(folder: Path, teacher: Teacher) -> None:
     np.testing.assert_allclose(scored.logprobs, naive(folder, sequence), rtol=1e-4, atol=1e-4)
 
 
-def test_sampled_tokens_get_the_naive_log_probability(folder: Path, teacher: Teacher) -> None:
+def test_sampled_log_probabilities_equal_those_of_a_plain_forward_pass(
+    folder: Path, teacher: Teacher
+) -> None:
     chosen = sequences()
     for sequence, values in zip(chosen, teacher.logprobs(chosen), strict=True):
         expected = naive(folder, sequence)[np.arange(len(sequence.response)), sequence.response]
         np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_same_batch_gives_the_same_bits_and_the_budget_only_rounding(
+def test_scores_are_deterministic_and_the_budget_changes_only_rounding(
     folder: Path, teacher: Teacher
 ) -> None:
     chosen = sequences()
@@ -96,15 +98,15 @@ def test_only_the_shared_part_of_a_padded_vocabulary_is_normalised(folder: Path,
     (scored,) = small.topk([sequence], 500)
     np.testing.assert_allclose(scored.logprobs, naive(folder, sequence, 500), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(np.exp(scored.logprobs).sum(-1), 1.0, rtol=1e-5)
-    with pytest.raises(UserError, match="holds token id 511, the shared vocabulary has 500"):
+    with pytest.raises(UserError, match="contains token id 511, but the shared vocabulary has 500"):
         small.topk([TokenSequence(tokens=np.array([1, 511], dtype=np.int32), prompt_length=1)], 4)
 
 
-def test_what_cannot_be_scored_is_one_sentence(teacher: Teacher) -> None:
-    with pytest.raises(UserError, match="k is 513 and the teacher's vocabulary has 512 ids"):
+def test_invalid_calls_are_refused(teacher: Teacher) -> None:
+    with pytest.raises(UserError, match="k is 513, but the teacher's vocabulary has 512 ids"):
         teacher.topk(sequences(), 513)
     long = TokenSequence(tokens=np.zeros(101, dtype=np.int32), prompt_length=1)
-    with pytest.raises(UserError, match="sequence 0 has 101 tokens, the token budget of a batch is 100"):
+    with pytest.raises(UserError, match="sequence 0 has 101 tokens, but the token budget of a batch is 100"):
         teacher.topk([long], 4)
 
 
@@ -123,7 +125,7 @@ def test_bf16_scores_stay_near_float32(folder: Path) -> None:
     assert np.concatenate(gaps).mean() < 0.05
 
 
-def test_its_states_with_its_head_are_its_full_distribution(folder: Path) -> None:
+def test_hidden_states_and_head_give_the_full_distribution(folder: Path) -> None:
     teacher = Teacher(TeacherSettings(model=folder, vocabulary=511, token_budget=100, chunk=16, threads=1))
     head = read_head(folder, 511)
     chosen = sequences()
@@ -136,7 +138,7 @@ def test_its_states_with_its_head_are_its_full_distribution(folder: Path) -> Non
 
 
 @pytest.mark.parametrize(("shares", "times"), [(True, 2), (False, 0)])
-def test_where_others_share_its_gpu_every_turn_ends_with_the_cache_given_back(
+def test_on_a_shared_gpu_cached_memory_is_released_after_every_call(
     folder: Path, teacher: Teacher, monkeypatch: pytest.MonkeyPatch, shares: bool, times: int
 ) -> None:
     given_back: list[str] = []

@@ -1,4 +1,4 @@
-"""Weights on vLLM's own road (see `store_transfer`): partitioned over two student ranks, to two engines, one of which dies."""
+"""Weight sync by vLLM's transfer (see `store_transfer`) from two ZeRO-3 student ranks to two engines, one of which dies."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def world(ray_session: None) -> Iterator[World]:
 
 
 def learn(world: World, asked: list[RolloutRequest], drawn: list[Generation]) -> None:
-    """One update of both ranks that moves the student far."""
+    """Do one update of both ranks that changes the student considerably."""
     sequences = joined(asked, drawn)
     world.student.step([update(sequences[part], [list(range(8))]) for part in (slice(0, 8), slice(8, 16))])
 
@@ -67,9 +67,9 @@ def test_both_engines_agree_with_the_student_after_every_transfer(world: World) 
     world.student.sync(world.engines, 0)
     first = world.engines.generate(asked, SAMPLING)
     learn(world, asked, first)
-    assert gap(world, asked, first)[0] > 0.05, "the student moved"
+    assert gap(world, asked, first)[0] > 0.05, "the student changed"
     snapshot = world.student.sync(world.engines, 1)
-    assert snapshot.parts == (), "nothing went through the object store"
+    assert snapshot.parts == (), "the object store is not used"
     for report in world.engines.confirm(snapshot):
         assert report.version == 1 and report.live.equal >= 1 and report.live.different == ()
     drawn = world.engines.generate(asked, SAMPLING)
@@ -77,7 +77,7 @@ def test_both_engines_agree_with_the_student_after_every_transfer(world: World) 
     assert {one.version for one in drawn} == {1}
 
 
-def test_an_engine_that_dies_in_a_round_comes_back_with_the_same_weights_and_joins_the_next_transfer(
+def test_an_engine_that_dies_in_a_rollout_batch_is_restarted_and_joins_the_next_transfer(
     world: World,
 ) -> None:
     asked = requests()
@@ -87,19 +87,19 @@ def test_an_engine_that_dies_in_a_round_comes_back_with_the_same_weights_and_joi
     found = dict([next(stream)])
     kill(world, 1)
     found |= dict(stream)
-    again = world.engines.generate(asked, SAMPLING)  # it had perhaps drawn all of its share before it died
+    again = world.engines.generate(asked, SAMPLING)  # the engine may have finished its share before it died
     for index, one in enumerate(expected):
         assert np.array_equal(found[index].tokens, one.tokens) and np.array_equal(
             again[index].tokens, one.tokens
         )
     assert {one.version for one in (*found.values(), *again)} == {2}
-    assert len(world.losses) == 1 and "started again with weight version 2" in world.losses[0]
+    assert len(world.losses) == 1 and "restarted with weight version 2" in world.losses[0]
     learn(world, asked, expected)
     world.student.sync(world.engines, 3)
     assert gap(world, asked, world.engines.generate(asked, SAMPLING))[0] < 0.02
 
 
-def test_one_that_dies_before_a_transfer_is_back_for_it(world: World) -> None:
+def test_an_engine_that_dies_before_a_transfer_is_restarted_for_it(world: World) -> None:
     asked = requests()
     kill(world, 0)
     world.student.sync(world.engines, 4)
@@ -108,7 +108,7 @@ def test_one_that_dies_before_a_transfer_is_back_for_it(world: World) -> None:
     assert len(world.losses) == 2
 
 
-def test_when_the_student_has_moved_on_the_old_weights_are_gone_and_the_run_must_go_back(
+def test_an_engine_cannot_be_restarted_after_the_students_weights_changed(
     world: World,
 ) -> None:
     asked = requests()

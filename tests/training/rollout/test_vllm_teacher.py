@@ -1,4 +1,4 @@
-"""The vLLM teacher: what its engine is told, what its answer is made of, and that it says what the in-process teacher says."""
+"""The vLLM teacher backend: its engine options, its parsing of log-probabilities, and its agreement with the in-process one."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from training.rollout.vllm_teacher import (
 
 MODEL = PROJECT_ROOT / "pocket" / "teacher"
 SETTINGS = ScoringSettings(model=MODEL, max_tokens=256, top_k=2048, vocabulary=2048, pass_tokens=2048)
-BF16_TOLERANCE = 0.05  # nats, in the mean; a bf16 logit of 20 is known to 0.06
+BF16_TOLERANCE = 0.05  # mean in nats; the precision of a bf16 logit of 20 is 0.06
 
 
-# --- rules that need no engine -----------------------------------------------------------------------------------
+# --- without an engine -------------------------------------------------------------------------------------------
 
 
-def test_a_scoring_engine_caches_no_prefix_and_takes_passes_of_bounded_size() -> None:
+def test_the_engine_has_no_prefix_cache_and_passes_of_bounded_size() -> None:
     for on_cpu in (True, False):
         options = scoring_options(SETTINGS, on_cpu=on_cpu)
         assert options["enable_prefix_caching"] is False and options["skip_tokenizer_init"] is True
-        assert options["max_model_len"] == 257  # the sequence, and the one token that vLLM insists on
+        assert options["max_model_len"] == 257  # the sequence, and the one token that vLLM must generate
         assert options["max_logprobs"] == 2048 and options["logprobs_mode"] == "raw_logprobs"
     assert scoring_options(SETTINGS, on_cpu=False)["max_num_batched_tokens"] == 2048
     assert scoring_options(SETTINGS, on_cpu=False)["gpu_memory_utilization"] == 0.8
@@ -47,9 +47,9 @@ def flat(ids: list[int], logprobs: list[float]) -> SimpleNamespace:
     return SimpleNamespace(token_ids=ids, logprobs=logprobs)
 
 
-def test_the_token_that_stands_there_is_no_part_of_the_top_k() -> None:
-    # Tokens 5 | 7 9; k = 2. Position 1 holds 7, whose own entry comes first and which is not among the two likeliest;
-    # position 2 holds 9, which is the likeliest and so comes twice.
+def test_the_sampled_token_is_not_part_of_the_top_k() -> None:
+    # Tokens 5 | 7 9; k = 2. Position 1 has token 7, whose entry comes first and which is not among the two most likely;
+    # position 2 has token 9, which is the most likely and therefore appears twice.
     sequence = TokenSequence(tokens=np.array([5, 7, 9], np.int32), prompt_length=1)
     given = flat([7, 1, 2, 9, 9, 3], [-4.0, -0.5, -1.5, -0.25, -0.25, -2.0])
     ids, values = response_entries(given, sequence, 2)
@@ -61,7 +61,7 @@ def test_the_token_that_stands_there_is_no_part_of_the_top_k() -> None:
     assert scored.ids.dtype == np.int32 and scored.logprobs.dtype == np.float32
 
 
-def test_positions_of_the_prompt_are_left_out() -> None:
+def test_positions_of_the_prompt_are_excluded() -> None:
     sequence = TokenSequence(tokens=np.array([5, 7, 9], np.int32), prompt_length=2)
     ids, values = response_entries(flat([7, 1, 9, 3], [-4.0, -0.5, -0.25, -0.125]), sequence, 1)
     assert ids.tolist() == [[9, 3]] and values.tolist() == [[-0.25, -0.125]]
@@ -69,24 +69,24 @@ def test_positions_of_the_prompt_are_left_out() -> None:
 
 @pytest.mark.parametrize(
     ("ids", "message"),
-    [([7, 1, 9], "3 entries for 2 positions of 2"), ([7, 1, 8, 3], "do not belong to the tokens")],
+    [([7, 1, 9], "3 entries for 2 positions of 2"), ([7, 1, 8, 3], "do not match the tokens")],
 )
-def test_entries_of_another_sequence_are_never_taken(ids: list[int], message: str) -> None:
+def test_entries_of_another_sequence_are_refused(ids: list[int], message: str) -> None:
     sequence = TokenSequence(tokens=np.array([5, 7, 9], np.int32), prompt_length=1)
     with pytest.raises(RuntimeError, match=message):
         response_entries(flat(ids, [-1.0] * len(ids)), sequence, 1)
 
 
-def test_the_whole_vocabulary_comes_in_the_order_of_its_ids() -> None:
+def test_the_whole_vocabulary_is_in_order_of_ids() -> None:
     scored = topk_of(np.array([[2, 0, 1]], np.int32), np.array([[-0.5, -1.0, -3.0]], np.float32), 3)
     assert scored.ids is None and scored.logprobs.tolist() == [[-1.0, -3.0, -0.5]]
 
 
-# --- the engine --------------------------------------------------------------------------------------------------
+# --- with an engine ----------------------------------------------------------------------------------------------
 
 
 def sequences() -> list[TokenSequence]:
-    """Prompts of 24 pocket problems and, in place of a response, their last tokens."""
+    """Return the prompts of 24 pocket problems, whose last tokens serve as responses."""
     texts = [pocket.problem(3, tier, number).text for tier in ("easy", "hard") for number in range(12)]
     prompts = encode_prompts(open_model("teacher", str(MODEL)), texts, thinking=False)
     assert max(map(len, prompts)) <= 256
@@ -113,7 +113,9 @@ def in_process() -> Teacher:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 16, 64])
-def test_it_says_what_the_in_process_teacher_says(engine: VllmTeacher, in_process: Teacher, k: int) -> None:
+def test_the_top_k_agree_with_the_in_process_teacher(
+    engine: VllmTeacher, in_process: Teacher, k: int
+) -> None:
     chosen = sequences()
     ours, every = in_process.topk(chosen, k), in_process.topk(chosen, SETTINGS.vocabulary)
     values, entries = [], []
@@ -122,7 +124,7 @@ def test_it_says_what_the_in_process_teacher_says(engine: VllmTeacher, in_proces
         assert one.ids.shape == one.logprobs.shape == (len(sequence.response), k)
         assert (np.diff(one.logprobs) <= 0).all() and (np.exp(one.logprobs).sum(-1) <= 1.001).all()
         assert all(len(set(row)) == k for row in one.ids.tolist())
-        values.append(one.logprobs - other.logprobs)  # ids may differ among equals: bf16 logits have many
+        values.append(one.logprobs - other.logprobs)  # ids of equal bf16 logits may differ
         entries.append(one.logprobs - np.take_along_axis(whole.logprobs, one.ids.astype(np.int64), axis=1))
     for gaps in (np.abs(np.concatenate(values)), np.abs(np.concatenate(entries))):
         assert gaps.mean() < BF16_TOLERANCE and gaps.max() < 1.0
@@ -138,7 +140,7 @@ def test_the_whole_vocabulary_is_the_same_distribution(engine: VllmTeacher, in_p
 
 
 @pytest.mark.slow
-def test_sampled_tokens_have_the_log_probability_that_they_have_in_the_whole_vocabulary(
+def test_sampled_log_probabilities_equal_those_of_the_whole_vocabulary(
     engine: VllmTeacher, in_process: Teacher
 ) -> None:
     chosen = sequences()[:6]
@@ -151,11 +153,11 @@ def test_sampled_tokens_have_the_log_probability_that_they_have_in_the_whole_voc
 
 
 @pytest.mark.slow
-def test_what_it_cannot_score_is_one_sentence(engine: VllmTeacher) -> None:
-    with pytest.raises(UserError, match="k is 2049 and the teacher's engine was started for at most 2048"):
+def test_invalid_calls_are_refused(engine: VllmTeacher) -> None:
+    with pytest.raises(UserError, match="k is 2049, but the vLLM teacher was started with top_k 2048"):
         engine.topk(sequences(), 2049)
     long = TokenSequence(tokens=np.zeros(257, np.int32), prompt_length=1)
-    with pytest.raises(UserError, match="sequence 0 has 257 tokens, the model's context 256"):
+    with pytest.raises(UserError, match="sequence 0 has 257 tokens, but the model's context length is 256"):
         engine.topk([long], 1)
     full = TokenSequence(tokens=np.arange(256, dtype=np.int32), prompt_length=1)
     assert len(engine.topk([full], 1)[0].logprobs) == 255

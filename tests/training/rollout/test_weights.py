@@ -1,4 +1,4 @@
-"""Packing gives back the same bits; sums notice any changed value and survive the joins that an engine makes."""
+"""Packing is lossless; sums change with any value and can be compared for tensors that an engine fused."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ def snapshot(named: dict[str, torch.Tensor], version: int = 1) -> Snapshot:
 
 
 @pytest.mark.parametrize("part_bytes", [1, 70, 10_000])
-def test_packing_and_unpacking_gives_the_same_bits_in_the_same_order(part_bytes: int) -> None:
+def test_packing_and_unpacking_preserves_bits_and_order(part_bytes: int) -> None:
     named = model()
     parts = list(pack(named.items(), part_bytes=part_bytes))
     back = [pair for part in parts for pair in unpack(part)]
     assert [name for name, _ in back] == list(named)
     assert all(torch.equal(tensor, named[name]) for name, tensor in back)
     assert len(parts) == {1: 5, 70: 3, 10_000: 1}[part_bytes]
-    # 70 bytes: 80 alone; 32 + 16 + 16 = 64; 8 would make 72.
+    # Parts of 70 bytes: 80 alone; 32 + 16 + 16 = 64, since adding 8 would make 72; 8.
 
 
-def test_a_part_can_be_read_only_and_of_float32_origin() -> None:
+def test_a_part_can_be_read_only_and_made_from_float32() -> None:
     values = torch.tensor([1.0, 1.0 + 2**-9, -0.0])
     (part,) = pack([("w", values)])
     part.bits.setflags(write=False)
@@ -60,7 +60,7 @@ def test_a_part_can_be_read_only_and_of_float32_origin() -> None:
 
 
 def test_a_sum_is_the_sum_of_hashed_bit_patterns() -> None:
-    # Independent of the package: splitmix64 in Python's integers, 1.0 is 0x3F80 and -2.0 is 0xC000 in bf16.
+    # Independent implementation: splitmix64 with Python integers; in bf16, 1.0 is 0x3F80 and -2.0 is 0xC000.
     def splitmix(value: int) -> int:
         z = (value + 1) * 0x9E3779B97F4A7C15 % 2**64
         z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
@@ -98,7 +98,7 @@ JOINED = {"qkv_proj": ["q_proj", "k_proj", "v_proj"]}
 
 
 def live(named: dict[str, torch.Tensor]) -> dict[str, tuple[int, int]]:
-    """The same weights as an engine has them: q, k and v in one matrix, one layer repacked out of sight."""
+    """Return the same weights as in an engine: q, k and v in one matrix, one layer repacked and not comparable."""
     attention = "model.layers.0.self_attn"
     tensors = {
         "model.embed_tokens.weight": named["model.embed_tokens.weight"],
@@ -110,12 +110,12 @@ def live(named: dict[str, torch.Tensor]) -> dict[str, tuple[int, int]]:
     return {name: (tensor.numel(), tensor_sum(tensor)) for name, tensor in tensors.items()}
 
 
-def test_an_engines_joined_tensors_are_compared_and_repacked_ones_left_out() -> None:
+def test_fused_tensors_are_compared_and_repacked_ones_are_skipped() -> None:
     named = model()
     assert compare_live(live(named), snapshot(named), JOINED) == LiveCheck(equal=3, different=(), opaque=2)
 
 
-def test_an_engine_with_other_weights_is_told_apart() -> None:
+def test_different_weights_are_detected() -> None:
     check = compare_live(live(model(seed=1)), snapshot(model(seed=0)), JOINED)
     assert check.different == ("model.embed_tokens.weight", "model.layers.0.self_attn.qkv_proj.weight")
     assert check.equal == 1, "the norm is all ones in both"

@@ -1,4 +1,4 @@
-"""One file per objective: each defines `OBJECTIVE`, and its file name is its name. Importing this package loads no torch."""
+"""Presets: one file per objective, which defines `OBJECTIVE` under its file name. Importing this package does not load torch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def preset_names() -> list[str]:
-    """The names of all objectives, sorted."""
+    """Return the names of all presets, sorted."""
     return sorted(module.name for module in iter_modules(__path__))
 
 
 def load_preset(name: str) -> Objective:
-    """The objective of that name; `UserError` with the names that exist when there is none."""
+    """Return the objective of that name. Raises `UserError`, listing all names, if it does not exist."""
     if name not in preset_names():
-        raise UserError(f"there is no objective {name!r}: choose one of {', '.join(preset_names())}")
+        raise UserError(f"unknown objective {name!r}: choose one of {', '.join(preset_names())}")
     return import_module(f"{__name__}.{name}").OBJECTIVE

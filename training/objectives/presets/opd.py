@@ -1,4 +1,4 @@
-"""OPD: on-policy distillation from the teacher's top k, every prompt counting the same: UOPD with uniform weights."""
+"""OPD: on-policy distillation from the teacher's top k with equal prompt weights, that is, UOPD with uniform weights."""
 
 from __future__ import annotations
 

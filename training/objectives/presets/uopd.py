@@ -1,4 +1,4 @@
-"""UOPD: on-policy distillation where a prompt counts by the teacher's semantic certainty, w = 1 - H / log N (Eq. 7 to 9)."""
+"""UOPD: on-policy distillation with prompts weighted by the teacher's semantic certainty, w = 1 - H / log N (Eq. 7 to 9)."""
 
 from __future__ import annotations
 

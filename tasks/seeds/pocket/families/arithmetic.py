@@ -1,4 +1,4 @@
-"""Chains of operations in words, averages, sharing in a ratio, and journeys."""
+"""Chains of operations in words, averages, division in a ratio, and trips."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def apply_operation(value: int, operation: int, number: int) -> int:
 
 
 def chain_values(v: Numbers) -> list[int]:
-    """The start and the number after every operation."""
+    """Return the start value and the value after every operation."""
     values = [v["n"]]
     for i in range(1, count_steps(v) + 1):
         values.append(apply_operation(values[-1], v[f"o{i}"], v[f"k{i}"]))
@@ -154,7 +154,7 @@ def chain_in_order(v: Numbers) -> list[str]:
 
 
 def chain_grouped(v: Numbers) -> list[str]:
-    """Gains and losses apart; falls back to the order of the text when something is multiplied or divided."""
+    """Add up gains and losses separately; with multiplications or divisions, follow the order of the text."""
     changes = [v[f"o{i}"] * v[f"k{i}"] for i in range(1, count_steps(v) + 1) if abs(v[f"o{i}"]) == 1]
     gains, losses = [c for c in changes if c > 0], [-c for c in changes if c < 0]
     if len(changes) < max(2, count_steps(v)) or not gains or not losses:
@@ -181,7 +181,7 @@ def average_sum(v: Numbers) -> list[str]:
 
 
 def average_around(v: Numbers) -> list[str]:
-    """Deviations from the smallest number."""
+    """Average the deviations from the smallest number."""
     parts = [v["a"], v["b"], v["c"], v["d"]]
     low = min(parts)
     rest = [part - low for part in parts]
@@ -249,7 +249,7 @@ def missing_total(v: Numbers) -> list[str]:
 
 
 def missing_balance(v: Numbers) -> list[str]:
-    """Over and under the mean must cancel."""
+    """Let the deviations from the mean cancel."""
     gaps = [v["m"] - v[name] for name in "abc"]
     shown = [f"{v['m']} - {v[name]} = {gap}" for name, gap in zip("abc", gaps, strict=True)]
     return [*shown, f"{signed_sum([v['m'], *gaps])} = {missing_answer(v)}"]
@@ -371,7 +371,7 @@ def trip_parts(v: Numbers) -> list[str]:
 
 
 def trip_common(v: Numbers) -> list[str]:
-    """First everything at the first rate, then the correction."""
+    """Compute everything at the first rate, then correct it."""
     hours, gap = v["t"] + v["u"], v["b"] - v["a"]
     flat = v["a"] * hours
     change = abs(gap) * v["u"]

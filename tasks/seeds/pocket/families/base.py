@@ -1,4 +1,4 @@
-"""What a family of problems is: templates, a way to draw numbers, the answer, and routes to it."""
+"""The definition of a family of problems: templates, drawing of numbers, the answer, and solution routes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ..language import ChainTemplate, Template
 from ..values import Value
 
 Numbers = Mapping[str, int]
-"""The numbers of one problem by slot; operators and comparisons are coded as in ``language.CODES``."""
+"""The numbers of one problem by slot; operators and comparisons are encoded as in ``language.CODES``."""
 
 Drawn = dict[str, int | str]
 Route = Callable[[Numbers], list[str]]
-"""The statements that lead to the answer, without connecting words; the last one ends in the answer."""
+"""Returns the statements of a solution without connecting words; the last one ends in the answer."""
 
 EASY, MEDIUM, HARD = 0, 1, 2
 
@@ -23,9 +23,9 @@ EASY, MEDIUM, HARD = 0, 1, 2
 class Family:
     """One kind of problem.
 
-    ``draw(rng, level)`` gives the slots of a new problem (it may be unsound: draw again), ``sound`` says whether
-    numbers make a meaningful problem with an exact answer, ``answer`` and ``routes`` may rely on ``sound``.
-    ``steps`` counts the calculations a person would do. ``levels`` are those at which the family is offered.
+    ``draw(rng, level)`` returns the slots of a new problem, which may be unsound (then draw again). ``sound`` returns
+    whether the numbers make a meaningful problem with an exact answer; ``answer`` and ``routes`` may assume that.
+    ``steps`` counts the calculations of a solution. ``levels`` are the levels at which the family is used.
     """
 
     name: str

@@ -91,7 +91,7 @@ def linear_undo(v: Numbers) -> list[str]:
 
 
 def linear_divide(v: Numbers) -> list[str]:
-    """Divide first where everything is divisible; otherwise count how often the coefficient fits."""
+    """Divide first if everything is divisible; otherwise count how often the coefficient fits."""
     a, b, c = v["a"], v["b"], v["c"]
     if b % a == 0 and c % a == 0:
         head = f"dividing everything by {a} gives x {sign(v['O'])} {b // a} = {c // a}"
@@ -325,7 +325,7 @@ def weighted_substitute(v: Numbers) -> list[str]:
 
 
 def multiple(count: int, name: str) -> str:
-    """``3y``, and plain ``y`` for one."""
+    """Return ``3y``, or ``y`` for a count of one."""
     return name if count == 1 else f"{count}{name}"
 
 

@@ -31,7 +31,7 @@ def term_listing(v: Numbers) -> list[str]:
 
 
 def term_from_zero(v: Numbers) -> list[str]:
-    """d * n plus the gap at the start."""
+    """Compute d * n plus the offset of the sequence."""
     gap = v["a"] - v["d"]
     return [
         f"the term before the first would be {v['a']} - {v['d']} = {gap}",
@@ -107,7 +107,7 @@ def series_listing(v: Numbers) -> list[str]:
 
 
 def series_split(v: Numbers) -> list[str]:
-    """n times the first term, plus d times 1 + 2 + ... + (n - 1)."""
+    """Add n times the first term and d times 1 + 2 + ... + (n - 1)."""
     n, inner = v["n"], v["n"] * (v["n"] - 1) // 2
     return [
         f"the first terms alone give {times(n, v['a'])}",

@@ -11,7 +11,7 @@ from .base import EASY, HARD, MEDIUM, Drawn, Family, Numbers
 
 
 def reduce_statement(a: int, m: int) -> str:
-    """``47 = 6 * 7 + 5`` with the remainder last."""
+    """Return a division with remainder as ``47 = 6 * 7 + 5``."""
     return f"{a} = {a // m} * {m} + {a % m}"
 
 
@@ -112,7 +112,7 @@ PRODUCT = Family(
 
 
 def power_steps(v: Numbers) -> list[str]:
-    """One factor at a time."""
+    """Multiply by one factor at a time."""
     a, m, value = v["a"], v["m"], v["a"] % v["m"]
     shown = [f"{a}^1 leaves {value}"]
     for n in range(2, v["n"] + 1):
@@ -294,7 +294,7 @@ LCM = Family(
 
 
 def factorise(n: int) -> list[tuple[int, int]]:
-    """[(2, 2), (3, 1)] for 12."""
+    """Return the prime factorisation, [(2, 2), (3, 1)] for 12."""
     found: list[tuple[int, int]] = []
     for p in range(2, n + 1):
         count = 0

@@ -34,7 +34,7 @@ def fraction_lcm(v: Numbers) -> list[str]:
 
 
 def fraction_cross(v: Numbers) -> list[str]:
-    """Crosswise products, reduced at the end."""
+    """Cross-multiply and reduce at the end."""
     a, b, c, d = v["a"], v["b"], v["c"], v["d"]
     if b == d:
         top = a + v["O"] * c
@@ -113,7 +113,7 @@ def part_divide(v: Numbers) -> list[str]:
 
 
 def part_rest(v: Numbers) -> list[str]:
-    """Take away the parts that are not asked for."""
+    """Subtract the parts that are not asked for."""
     one, others = v["n"] // v["b"], v["b"] - v["a"]
     return [
         f"one of {v['b']} parts is {v['n']} / {v['b']} = {one}",
@@ -159,12 +159,12 @@ PART = Family(
 
 
 def percent(k: int, p: int) -> int:
-    """k percent of p, exact in sound problems."""
+    """Return k percent of p, which is exact in sound problems."""
     return k * p // 100
 
 
 def ten_percent_steps(k: int, p: int) -> list[str]:
-    """Through 10 percent (or 1 percent when 10 percent is no whole number)."""
+    """Compute via 10 percent (or 1 percent if 10 percent is not an integer)."""
     part = percent(k, p)
     for unit in (10, 5):
         one = p * unit // 100
@@ -175,7 +175,7 @@ def ten_percent_steps(k: int, p: int) -> list[str]:
 
 
 def fraction_steps(k: int, p: int, part: int) -> list[str]:
-    """Through k/100 in lowest terms."""
+    """Compute via k/100 in lowest terms."""
     share = Fraction(k, 100)
     top, bottom = share.numerator, share.denominator
     shown = [f"{k} percent is {share}"]
@@ -241,7 +241,7 @@ def change_part(v: Numbers) -> list[str]:
 
 
 def change_whole(v: Numbers) -> list[str]:
-    """The new value as a percentage of the old one."""
+    """Compute the new value as a percentage of the old one."""
     k = 100 + v["O"] * v["k"]
     return [
         f"100 {sign(v['O'])} {v['k']} = {k} percent of {v['p']} is the new value",
