@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import sleep
 
 import psutil
 import pytest
@@ -120,14 +121,16 @@ def test_interruptions_leave_no_process_behind_and_the_next_build_ends_with_the_
         for process in worker_and_flow(family):
             process.kill()
         assert build.wait(60) == 1
-    with house.stopped_at(r"sample shard 1:") as (build, _, api):
+    with house.stopped_at(r"starting the teacher") as (build, _, api):
         run = only_run(api)
         with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
             client.set_flow_run_state(run.id, Cancelling())
         assert build.wait(60) == 1
         assert build.stdout is not None and "ended as Cancelled" in build.stdout.read()
-    with house.stopped_at(r"starting the teacher|sample shard") as (build, _, _):
-        build.kill()
+    with house.stopped_at(r"sample shard 1:") as (build, family, _):
+        sleep(1.0)  # the engine is sampling the next shard
+        for process in (build, *worker_and_flow(family)):
+            process.kill()
         build.wait()
     log = house.finish()
     assert "was left unfinished by an earlier build and is now marked as Crashed" in log
