@@ -1,8 +1,8 @@
 """Offline vLLM engines in Ray actors.
 
-A whole shard goes into the engines at once (continuous batching), and a problem comes back as soon as its samples are
-done, with the log-probabilities of its sampled tokens summed up. Every prompt has its own seed, so its samples do not
-depend on order, batch, or the number of engines.
+All prompts of a shard are given to the engines at once (continuous batching). A problem is returned as soon as its samples are
+complete, with the sum of the log-probabilities of its sampled tokens. Every prompt has its own seed, so with a batch-invariant
+engine its samples do not depend on order, batch or number of engines.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ POLL_S = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplePrompt:
-    """A problem to sample. The i-th of n samples is drawn with `seed` + i."""
+    """A problem to sample. Sample i of n uses the seed `seed` + i."""
 
     problem_id: str
     messages: Sequence[Mapping[str, str]]
@@ -52,7 +52,7 @@ class SamplePrompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleFailure:
-    """A problem without samples: `prompt_too_long`, or `model_error` (remote teachers only). With an `index`, one sample
+    """A problem without samples: `prompt_too_long`, or `model_error` (remote teachers only). With an `index`, a single sample
     that cannot be used: `invalid_logprob`."""
 
     problem_id: str
@@ -63,7 +63,7 @@ class SampleFailure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
-    """One sample as the engine gives it."""
+    """One sample of an engine. `logprob_sum` in nats."""
 
     text: str
     token_count: int
@@ -82,7 +82,7 @@ class EngineFacts:
 
 Result = list[Draw] | SampleFailure
 OnResult = Callable[[int, Result], None]
-"""Called with a prompt's place and its result, in order of completion."""
+"""Called with the index of a prompt and its result, in order of completion."""
 
 
 class Engines:
@@ -100,7 +100,7 @@ class Engines:
         self._model = role.model
         self._actors: list[Any] = []
         self.template = ""  # identity of the chat template
-        self.invariance: BatchInvariance | None = None  # of the engine that did worst
+        self.invariance: BatchInvariance | None = None  # of the engine with most differences
         self._ray = RaySession(serve.engines)
         try:
             self._start(
@@ -146,7 +146,7 @@ class Engines:
         on_result: OnResult,
         on_progress: Progress | None,
     ) -> None:
-        """Every prompt's result to `on_result`, soon after it is there; `on_progress` counts samples."""
+        """Sample every prompt; pass each result to `on_result` soon after it is complete. `on_progress` counts samples."""
         import ray
 
         count, done = len(self._actors), 0
@@ -189,7 +189,7 @@ class Engines:
         every: float = 1.0,
         limit: float = math.inf,
     ) -> list[Any]:
-        """Results of the calls, calling `notice(seconds)` meanwhile. A dead or late engine is a `UserError`."""
+        """Return the results of the calls, and call `notice(seconds)` meanwhile. `UserError` for a dead or late engine."""
         import ray
         from ray.exceptions import RayError
 
@@ -197,7 +197,7 @@ class Engines:
         try:
             while ray.wait(calls, num_returns=len(calls), timeout=every)[1]:
                 ended = ray.wait(calls, num_returns=len(calls), timeout=0)[0]
-                ray.get(ended)  # raises at once what an engine died of
+                ray.get(ended)  # raises the error of an engine that has died
                 waited = time.monotonic() - started
                 if waited > limit:
                     raise UserError(
@@ -215,7 +215,7 @@ class Engines:
 def engine_options(
     role: ModelRole, serve: Serve, model: str, logprobs: LogprobsMode, *, on_cpu: bool
 ) -> dict[str, Any]:
-    """Arguments of `vllm.LLM`. On CPU a seeded prompt must not be split over two steps, hence no chunked prefill there."""
+    """Return the arguments of `vllm.LLM`. Without chunked prefill on CPU, where a seeded prompt must not span two steps."""
     options: dict[str, Any] = {
         "model": model,
         "revision": role.revision,
@@ -234,7 +234,7 @@ def engine_options(
 
 
 class EngineActor:
-    """A vLLM engine in its own process (a Ray actor with two threads: one draws, one answers `take`)."""
+    """A vLLM engine in its own process, a Ray actor with two threads: one for `draw`, one for `take`."""
 
     def __init__(self, environment: dict[str, str], options: dict[str, Any], thinking: bool) -> None:
         os.environ.update(environment, VLLM_ENABLE_V1_MULTIPROCESSING="0")
@@ -246,15 +246,15 @@ class EngineActor:
         self._finished: SimpleQueue[tuple[int, Result]] = SimpleQueue()
         self._engine: Any = LLM(**options).llm_engine
         self._tokenizer: Any = self._engine.get_tokenizer()
-        self._piece_of: dict[int, str] = {}  # token id -> what it spells by itself
+        self._piece_of: dict[int, str] = {}  # token id -> its text
 
     def ready(self) -> EngineFacts:
-        """What is recorded of the engine; checks its batch invariance."""
+        """Check the engine's batch invariance, and return the facts to record about it."""
         invariance = check_invariance(engine_probes(self._engine), dtype=self._dtype, machine=machine())
         return EngineFacts(template=template_identity(self._tokenizer), invariance=invariance)
 
     def take(self) -> list[tuple[int, Result]]:
-        """What was finished since the last call, each with its prompt's place in the running (or last) `draw`."""
+        """Return the results since the last call, each with the index of its prompt in the current (or last) `draw`."""
         taken = []
         with contextlib.suppress(Empty):
             while True:
@@ -262,7 +262,7 @@ class EngineActor:
         return taken
 
     def draw(self, prompts: list[SamplePrompt], n: int, sampling: dict[str, Any]) -> None:
-        """Sample every prompt, all of them in the engine at once; `take` hands out what is finished."""
+        """Sample all prompts in one go; `take` returns the results that are complete."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -297,17 +297,17 @@ class EngineActor:
         return self._tokenizer.encode(text, add_special_tokens=False)
 
     def _draws(self, output: Any) -> list[Draw]:
-        """The samples of one vLLM output, by index."""
+        """Return the samples of one vLLM output, by index."""
         return [self._drawn(sample) for sample in sorted(output.outputs, key=lambda sample: sample.index)]
 
     def _drawn(self, sample: Any) -> Draw:
-        """One sample, decoded as a whole. Only the sampled token's log-probability was requested, so the flat list of
-        log-probabilities holds one entry per token."""
+        """Return one sample. Only the log-probability of the sampled token was requested, so the flat list has one entry per
+        token."""
         ids, logprobs = list(sample.token_ids), sample.logprobs.logprobs
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
 
         def decoded(count: int) -> int:
-            """For a tokenizer whose tokens, decoded one by one, do not spell the text."""
+            """Fallback for tokenizers whose tokens, decoded one by one, do not add up to the text."""
             return len(self._tokenizer.decode(ids[:count], skip_special_tokens=True))
 
         ends = ends_of_pieces(text, self._pieces(ids)) or decoded
@@ -318,7 +318,7 @@ class EngineActor:
         )  # fmt: skip
 
     def _pieces(self, ids: Sequence[int]) -> list[str]:
-        """What each token spells by itself."""
+        """Return the text of each token by itself."""
         pieces = self._piece_of
         for token in set(ids) - pieces.keys():
             pieces[token] = self._tokenizer.decode([token])

@@ -1,4 +1,4 @@
-"""The teacher's N samples with their log-probabilities: from engines of our own, or from a remote endpoint."""
+"""The teacher's N samples with their log-probabilities, from local engines or from a remote endpoint."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from tasks.io.servers import OnWait, check_endpoint
 __all__ = ["SampleFailure", "SamplePrompt", "Sampled", "TeacherSampler"]
 
 Sampled = list[Response | SampleFailure]
-"""What became of one problem: its samples in order (a failure in the place of one that cannot be used), or one failure."""
+"""The result of one problem: its samples in order (a failure in place of a sample that cannot be used), or one failure."""
 
 
 class TeacherSampler:
-    """Samples a role's model for the length of a `with` block; engines start once, at its beginning.
+    """Samples a role's model inside a `with` block; engines start once, at its beginning.
 
-    `root` is the project's folder, `identity` the model's identity, stored with every row. `logprobs="tempered"` sums the
-    log-probabilities after temperature and truncation instead of the model's own. A remote teacher (`role.base_url`)
-    gives the same rows through `ChatModel`, which keeps its answers in `ledger`; it knows raw log-probabilities only.
+    `root` is the project's folder; `identity` is the model's identity, stored with every row. `logprobs="tempered"` sums the
+    log-probabilities after temperature and truncation instead of the model's own. A remote teacher (`role.base_url`) returns the
+    same rows through `ChatModel`, which stores its answers in `ledger`; it supports raw log-probabilities only.
 
-    Entering raises `UserError` when the model is missing, the endpoint silent, or an engine does not start in
-    `serve.health_timeout_s`. When the block ends, by whatever cause, the engines end with it (and Ray, if started here).
+    Entering raises `UserError` if the model is missing, the endpoint does not answer, or an engine does not start within
+    `serve.health_timeout_s`. The engines (and Ray, if started here) end with the block, whatever ends it.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class TeacherSampler:
 
     @property
     def invariance(self) -> BatchInvariance | None:
-        """What the engines' check of batch invariance found; None for a remote teacher."""
+        """Result of the engines' check of batch invariance; None for a remote teacher."""
         return self._backend.invariance if isinstance(self._backend, Engines) else None
 
     def __exit__(self, *_: object) -> None:
@@ -88,12 +88,12 @@ class TeacherSampler:
         on_problem: Callable[[Sampled], None] | None = None,
         on_progress: Progress | None = None,
     ) -> Sampled:
-        """`n` responses, or one failure, for each prompt, in the order of the prompts.
+        """Return `n` responses, or one failure, for each prompt, in the order of the prompts.
 
-        Nothing waits for the slowest problem: `on_problem(rows)` gets each as soon as its samples are done, from this
-        thread. `on_progress(done, total)` counts samples. A sample with an invalid log-probability (NaN, infinite,
-        positive, or none at all) is a failure with its index; the others of its problem stand. Raises `UserError` for
-        n > 1 at temperature 0 and when an engine or the endpoint dies.
+        `on_problem(rows)` is called from this thread for each problem as soon as its samples are complete.
+        `on_progress(done, total)` counts samples. A sample with an invalid log-probability (NaN, infinite, positive or missing)
+        becomes a failure with its index; the other samples of the problem are kept. Raises `UserError` for n > 1 at
+        temperature 0, and if an engine or the endpoint dies.
         """
         if self._backend is None:
             raise RuntimeError("TeacherSampler.sample works inside its `with` block only")
@@ -113,7 +113,7 @@ class TeacherSampler:
         return [row for place in range(len(prompts)) for row in rows[place]]
 
     def _provenance(self, sampling: Sampling) -> str:
-        """How the samples are drawn and their log-probabilities taken; of a remote teacher's template nothing is known."""
+        """Return the sampling settings as JSON; the chat template of a remote teacher is unknown."""
         template = self._backend.template if isinstance(self._backend, Engines) else None
         known = {"thinking": self.role.thinking, "logprobs": self._logprobs, "template": template}
         return canonical_json(sampling.model_dump() | known)
@@ -152,7 +152,7 @@ class TeacherSampler:
 
 
 class _Remote:
-    """One request per sample, seeded as the engine would seed it."""
+    """Sends one request per sample, with the seed that an engine would use."""
 
     def __init__(self, role: ModelRole, identity: str, ledger: Ledger | None) -> None:
         handle = check_endpoint(role)
@@ -169,7 +169,7 @@ class _Remote:
         on_result: OnResult,
         on_progress: Progress | None,
     ) -> None:
-        """As `Engines.draw`."""
+        """Like `Engines.draw`."""
         requests = [
             ChatRequest(
                 key=f"{place} {index}",
@@ -197,7 +197,7 @@ class _Remote:
 
 
 def _gathered(problem_id: str, outcomes: Sequence[Outcome]) -> Result:
-    """The samples of one problem; the first failure among them fails the problem."""
+    """Return the samples of one problem, or a failure if one of its requests failed."""
     draws: list[Draw] = []
     for outcome in outcomes:
         if isinstance(outcome, Failure):

