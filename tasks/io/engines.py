@@ -36,9 +36,7 @@ from tasks.io.servers import (
 from tasks.io.tokenizer_identity import template_identity
 
 LogprobsMode = Literal["raw", "tempered"]
-POLL_S = (
-    0.5  # between two looks at what an engine has finished: with the ledger's commits, what a kill can cost
-)
+POLL_S = 0.5  # interval between two collections of results; later results are lost by a kill
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,7 +39,7 @@ STOP_S = 12.0
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 LOG_PREFIX = re.compile(r"^(\([^)]*\)\s*)?((INFO|WARNING|ERROR|DEBUG)\s+[\d-]+ [\d:.]+ )?(\[[^\]]+\]\s*)?")
 COMPLAINT = re.compile(r"\b(\w+Error|\w*Exception|error):\s*\S")
-HEARSAY = ("Engine core initialization failed", "See root cause above", "WorkerProc initialization failed")
+SECONDARY_ERRORS = ("Engine core initialization failed", "See root cause above", "WorkerProc initialization failed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +162,7 @@ def check_endpoint(role: ModelRole) -> ServerHandle:
     )
 
 
-# --- a server of our own -----------------------------------------------------------------------------------------
+# --- a local server -----------------------------------------------------------------------------------------------
 
 
 def server_command(role: ModelRole, serve: Serve, *, model: str, port: int, on_cpu: bool) -> list[str]:
@@ -234,7 +234,7 @@ def last_complaint(log: Path) -> str:
     lines = [LOG_PREFIX.sub("", line).strip() for line in _tail(log).splitlines()]
     lines = [line for line in lines if line]
     errors = [
-        line for line in lines if COMPLAINT.search(line) and not any(phrase in line for phrase in HEARSAY)
+        line for line in lines if COMPLAINT.search(line) and not any(phrase in line for phrase in SECONDARY_ERRORS)
     ]
     return (errors or lines or ["the log is empty"])[-1][:400]
 
