@@ -37,9 +37,9 @@ from tasks.core.rows import Edge, Problem, Role, Strategy, Tier
 from tasks.io.artifacts import Artifact, Store
 from tasks.io.mapper import open_mapper
 from tasks.stages.chunks import shard_sizes
-from tasks.stages.deduplicate import decide, edges_of, to_thin
+from tasks.stages.deduplicate import decide, dedup_work, edges_of
 from tasks.stages.driver import Shard
-from tasks.stages.shard_work import thinned
+from tasks.stages.shard_work import reject_near_duplicates
 
 Mutate = Callable[[str], str]
 SETTINGS = DedupSettings()
@@ -101,8 +101,8 @@ def dedup(store: Store, sources: Artifact, copies: Artifact, workers: int = 1) -
     with open_mapper(workers) as mapper:
         decision = decide(store, sources, copies, SETTINGS, mapper)
         decided = time.perf_counter()
-        items = (to_thin(decision, store, copies, index, sizes) for index in range(len(sizes)))
-        for index, tables in enumerate(mapper(thinned, items)):
+        items = (dedup_work(decision, store, copies, index, sizes) for index in range(len(sizes)))
+        for index, tables in enumerate(mapper(reject_near_duplicates, items)):
             edges = (Edge, edges_of(decision, index, sizes))
             shard = Shard(incoming=sizes[index], tables={**tables, "edges": edges})
             counts = shard.counts("problems")

@@ -10,7 +10,7 @@ import torch
 from gpu_meter import MIB, Meter, Report, Row, Table, free
 from torch import Tensor
 
-from training.objectives.base import Positions
+from training.objectives.base import LossInputs
 from training.objectives.head import chunked_head
 from training.objectives.token_losses import TopKCrossEntropy
 
@@ -41,7 +41,7 @@ class Inputs:
 
     hidden: Tensor
     weight: Tensor
-    positions: Positions
+    loss_inputs: LossInputs
     coefficients: Tensor
 
     def gradients(self) -> list[Tensor]:
@@ -52,12 +52,12 @@ class Inputs:
         self.hidden.grad = self.weight.grad = None
 
 
-def draw_positions(sampled: Tensor, vocabulary: int, k: int, draw: torch.Generator) -> Positions:
+def draw_loss_inputs(sampled: Tensor, vocabulary: int, k: int, draw: torch.Generator) -> LossInputs:
     """Return k random teacher tokens (int32) for each sampled token [T], with total probability 0.95, on the device of
     `sampled`."""
     steps = torch.arange(k, device=sampled.device) * (vocabulary // k)
     scores = torch.randn(len(sampled), k, generator=draw, device=sampled.device)
-    return Positions(
+    return LossInputs(
         sampled_ids=sampled,
         teacher_logprobs=torch.log_softmax(3 * scores, -1) - 0.05,
         teacher_ids=((sampled[:, None] + steps) % vocabulary).int(),
@@ -75,7 +75,7 @@ def draw_inputs(tokens: int, hidden: int, vocabulary: int, k: int, device: torch
     return Inputs(
         hidden=normal(tokens, hidden).requires_grad_(),
         weight=normal(vocabulary, hidden).mul_(0.05).requires_grad_(),
-        positions=draw_positions(sampled, vocabulary, k, draw),
+        loss_inputs=draw_loss_inputs(sampled, vocabulary, k, draw),
         coefficients=torch.full((tokens,), 1.0 / tokens, dtype=torch.float64, device=device),
     )
 
@@ -90,11 +90,11 @@ def step(inputs: Inputs, way: str, chunk: int) -> Tensor:
 
 def _naive(inputs: Inputs) -> Tensor:
     """Return the loss from all logits, by log-softmax, gather and autograd."""
-    positions = inputs.positions
-    assert positions.teacher_logprobs is not None and positions.teacher_ids is not None
+    loss_inputs = inputs.loss_inputs
+    assert loss_inputs.teacher_logprobs is not None and loss_inputs.teacher_ids is not None
     logprobs = torch.log_softmax((inputs.hidden @ inputs.weight.T).float(), dim=-1)
-    share = positions.teacher_logprobs.softmax(-1)
-    losses = -(share * logprobs.gather(-1, positions.teacher_ids.long())).sum(-1)
+    share = loss_inputs.teacher_logprobs.softmax(-1)
+    losses = -(share * logprobs.gather(-1, loss_inputs.teacher_ids.long())).sum(-1)
     return (losses * inputs.coefficients.float()).sum()
 
 
@@ -103,7 +103,7 @@ def _chunked(inputs: Inputs, chunk: int, *, frozen: bool) -> Tensor:
         inputs.hidden,
         inputs.weight.detach() if frozen else inputs.weight,
         TopKCrossEntropy(),
-        inputs.positions,
+        inputs.loss_inputs,
         inputs.coefficients,
         chunk_size=chunk,
     ).loss
@@ -119,11 +119,11 @@ def products(inputs: Inputs, chunk: int, *, frozen: bool) -> Callable[[], None]:
     def work() -> None:
         for start in range(0, len(hidden), chunk):
             states = hidden[start : start + chunk]
-            slope = logits[: len(states)]
-            torch.matmul(states, weight.T, out=slope)
-            torch.matmul(slope, weight, out=back[start : start + chunk])
+            logit_gradient = logits[: len(states)]
+            torch.matmul(states, weight.T, out=logit_gradient)
+            torch.matmul(logit_gradient, weight, out=back[start : start + chunk])
             if outer is not None:
-                torch.matmul(slope.T, states, out=outer)
+                torch.matmul(logit_gradient.T, states, out=outer)
 
     return work
 
@@ -167,7 +167,7 @@ def head_rows(options: argparse.Namespace, meter: Meter, report: Report) -> None
             inputs = draw_inputs(tokens, hidden, options.vocabulary, options.k, meter.device)
             trained = [row for row in _rows(options.chunks, meter, report, inputs) if row["way"] == CHUNKED]
             if trained:
-                report.say(what_is_to_win(min(trained, key=lambda row: row["seconds"])))
+                report.log_line(what_is_to_win(min(trained, key=lambda row: row["seconds"])))
 
 
 def _rows(chunks: Sequence[int], meter: Meter, report: Report, inputs: Inputs) -> Iterator[Row]:

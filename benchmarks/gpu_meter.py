@@ -109,7 +109,7 @@ class Report:
         print(table.line(row), flush=True)
         self.write({"row": table.name, **row})
 
-    def say(self, sentence: str) -> None:
+    def log_line(self, sentence: str) -> None:
         print(f"\n{sentence}", flush=True)
         self._open = None
 

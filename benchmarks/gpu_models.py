@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_head import draw_positions
+from gpu_head import draw_loss_inputs
 from gpu_meter import MIB, Meter, Report, Row, Table
 from torch import Tensor
 
 from training.engine.batches import Batch, TokenSequence, batches_by_budget, make_batch, response_ids
 from training.engine.network import Head, Network
-from training.objectives.base import Positions
+from training.objectives.base import LossInputs
 from training.objectives.head import chunked_head
 from training.objectives.token_losses import TopKCrossEntropy
 from training.packing import pack
@@ -140,7 +140,7 @@ class MicroBatch:
     """Sequences and, on the host, the teacher's top k for their T response tokens. `budget`: positions of packed rows."""
 
     sequences: list[TokenSequence]
-    positions: Positions
+    loss_inputs: LossInputs
     budget: int
 
     def laid_out(self, device: torch.device, packed: bool) -> Batch:
@@ -156,21 +156,21 @@ def micro_batches(options: argparse.Namespace) -> list[MicroBatch]:
     for indices in chosen:
         own = [sequences[index] for index in indices]
         sampled = torch.from_numpy(response_ids(own))
-        positions = draw_positions(sampled, options.vocabulary, options.k, draw)
-        batches.append(MicroBatch(sequences=own, positions=positions, budget=options.micro_batch))
+        loss_inputs = draw_loss_inputs(sampled, options.vocabulary, options.k, draw)
+        batches.append(MicroBatch(sequences=own, loss_inputs=loss_inputs, budget=options.micro_batch))
     return batches
 
 
 def student_step(network: Network, batches: Sequence[MicroBatch], *, packed: bool, chunk: int) -> float:
     """Compute the gradient of an update from all micro-batches; return its loss, the mean over response tokens."""
-    device, total = network.model.device, sum(len(batch.positions) for batch in batches)
+    device, total = network.model.device, sum(len(batch.loss_inputs) for batch in batches)
     network.zero_grad()
     loss = 0.0
     for batch in batches:
-        positions = batch.positions.to(device)
-        shares = torch.full((len(positions),), 1.0 / total, dtype=torch.float64, device=device)
+        loss_inputs = batch.loss_inputs.to(device)
+        shares = torch.full((len(loss_inputs),), 1.0 / total, dtype=torch.float64, device=device)
 
-        def work(hidden: Tensor, weight: Tensor, seen: Any = positions, shares: Any = shares) -> Tensor:
+        def work(hidden: Tensor, weight: Tensor, seen: Any = loss_inputs, shares: Any = shares) -> Tensor:
             return chunked_head(hidden, weight, TopKCrossEntropy(), seen, shares, chunk_size=chunk).loss
 
         part = network(batch.laid_out(device, packed), work)

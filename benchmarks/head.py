@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.objectives.base import Positions
+from training.objectives.base import LossInputs
 from training.objectives.head import CHUNK_SIZE, chunked_head
 from training.objectives.token_losses import TopKCrossEntropy
 
@@ -39,7 +39,7 @@ class Inputs:
     hidden: Tensor
     weight: Tensor
     teacher: Tensor
-    positions: Positions
+    loss_inputs: LossInputs
     coefficients: Tensor
 
 
@@ -52,18 +52,18 @@ def draw_inputs(tokens: int, hidden: int, vocabulary: int, k: int, dtype: torch.
         hidden=torch.randn(tokens, hidden, generator=draw).to(dtype).requires_grad_(),
         weight=(torch.randn(vocabulary, hidden, generator=draw) * 0.05).to(dtype).requires_grad_(),
         teacher=torch.randn(tokens, hidden, generator=draw).to(dtype),
-        positions=Positions(sampled_ids=ids[:, 0], teacher_logprobs=logprobs, teacher_ids=ids),
+        loss_inputs=LossInputs(sampled_ids=ids[:, 0], teacher_logprobs=logprobs, teacher_ids=ids),
         coefficients=torch.full((tokens,), 1.0 / tokens, dtype=torch.float64),
     )
 
 
 def naive(inputs: Inputs, chunk_size: int) -> Tensor:
     """Return the loss from all logits, by log-softmax, gather and autograd."""
-    positions = inputs.positions
-    assert positions.teacher_logprobs is not None and positions.teacher_ids is not None
+    loss_inputs = inputs.loss_inputs
+    assert loss_inputs.teacher_logprobs is not None and loss_inputs.teacher_ids is not None
     logprobs = torch.log_softmax((inputs.hidden @ inputs.weight.T).float(), dim=-1)
-    share = positions.teacher_logprobs.softmax(-1)
-    losses = -(share * logprobs.gather(-1, positions.teacher_ids)).sum(-1)
+    share = loss_inputs.teacher_logprobs.softmax(-1)
+    losses = -(share * logprobs.gather(-1, loss_inputs.teacher_ids)).sum(-1)
     return (losses * inputs.coefficients.float()).sum()
 
 
@@ -72,7 +72,7 @@ def chunked(inputs: Inputs, chunk_size: int) -> Tensor:
         inputs.hidden,
         inputs.weight,
         TopKCrossEntropy(),
-        inputs.positions,
+        inputs.loss_inputs,
         inputs.coefficients,
         chunk_size=chunk_size,
     ).loss
@@ -94,7 +94,7 @@ def liger(inputs: Inputs, chunk_size: int) -> Tensor:
     from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss  # pyright: ignore[reportMissingImports]
 
     loss = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.0, compiled=False)
-    labels = inputs.positions.sampled_ids
+    labels = inputs.loss_inputs.sampled_ids
     return loss(inputs.hidden, inputs.weight, inputs.teacher, inputs.weight.detach(), labels)
 
 

@@ -44,7 +44,7 @@ from tasks.core.rows import Tier
 from tasks.io.artifacts import digest
 from tasks.io.ledger import BATCH, Ledger
 
-HOUSE = ("benchmarks", "configs", "data_cards", "flows", "pocket", "prompts", "tasks", "training")
+PROJECT_FOLDERS = ("benchmarks", "configs", "data_cards", "flows", "pocket", "prompts", "tasks", "training")
 CAP = 64  # requests in flight
 RECORD = 9  # bytes of one received request, see steady_server.py
 KINDS = {"e": "evolve", "j": "judge", "s": "sample"}
@@ -61,9 +61,9 @@ class Place:
     column: str
 
     @property
-    def house(self) -> Path:
+    def project(self) -> Path:
         """The copy of the code."""
-        return self.root / "house"
+        return self.root / "project"
 
     @property
     def notes(self) -> Path:
@@ -110,7 +110,7 @@ def model_server(place: Place, received: Path) -> Iterator[str]:
     """Start the scripted server, which records every request in `received`, and yield its address."""
     command = [sys.executable, "benchmarks/steady_server.py", str(place.seeds), place.column, str(received)]
     with subprocess.Popen(
-        command, cwd=place.house, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, cwd=place.project, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
@@ -137,14 +137,14 @@ def settings(place: Place, output: Path, url: str, candidates: int) -> dict[str,
     }  # fmt: skip
 
 
-def start(house: Path, api: str, overrides: dict[str, Any]) -> subprocess.Popen[str]:
+def start(project: Path, api: str, overrides: dict[str, Any]) -> subprocess.Popen[str]:
     """Start the flow in a separate process."""
     code = (
         f"import json; from flows.build import build; build('pocket', json.loads({json.dumps(overrides)!r}))"
     )
-    environment = os.environ | {"PREFECT_API_URL": api, "PYTHONPATH": str(house), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PREFECT_API_URL": api, "PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", code], cwd=house, env=environment, text=True,
+        [sys.executable, "-P", "-c", code], cwd=project, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
@@ -218,7 +218,7 @@ def whole(place: Place, candidates: int) -> None:
     """Run the flow without interruption and record its results."""
     output, received = place.root / "whole", place.root / "whole.received"
     with prefect_server(place) as api, model_server(place, received) as url:
-        seconds, _ = finished(start(place.house, api, settings(place, output, url, candidates)))
+        seconds, _ = finished(start(place.project, api, settings(place, output, url, candidates)))
     kinds = Counter(KINDS[kind] for _, kind in requests_in(received))
     place.write_notes(seconds=seconds, requests=dict(kinds), digest=digest(output / "dataset"))
     print(f"uninterrupted: {seconds:.0f} s, requests {dict(kinds)}")
@@ -235,7 +235,7 @@ def kill(place: Place, candidates: int, kills: int, seed: int, until: float) -> 
         while len(table) < kills and time.monotonic() < until:
             before = len(requests_in(received))
             seconds = 2 * notes["seconds"] / (kills + 4) * random.Random(seed + len(table)).random()
-            last = killed(start(place.house, api, overrides), seconds, lambda: work_done(output, received))
+            last = killed(start(place.project, api, overrides), seconds, lambda: work_done(output, received))
             if last is None:
                 print("the run finished before this kill")
                 break
@@ -251,7 +251,7 @@ def kill(place: Place, candidates: int, kills: int, seed: int, until: float) -> 
             )
         if time.monotonic() < until:
             before = len(requests_in(received))
-            finished(start(place.house, api, overrides))
+            finished(start(place.project, api, overrides))
             compare(place, table, requests_in(received), before, known)
 
 
@@ -302,7 +302,7 @@ def changed(place: Place, name: str, api: str, candidates: int) -> None:
     folder = place.root / "changed"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(place.root / "whole", folder / "output")
-    shutil.copytree(place.house, folder / "house")
+    shutil.copytree(place.project, folder / "project")
     mine = Place(root=folder, seeds=folder / "seeds.jsonl", column=place.column)
     lines = place.seeds.read_text(encoding="utf-8").splitlines()
     if name.startswith("one seed"):  # replace the middle one, or insert one before it
@@ -313,7 +313,7 @@ def changed(place: Place, name: str, api: str, candidates: int) -> None:
     mine.seeds.write_text("\n".join(lines) + "\n", encoding="utf-8")
     edited = {"evolution prompt": "evolution/harder.md", "judge prompt": "judge/quality.md"}.get(name)
     if edited is not None:
-        prompt = mine.house / "prompts" / edited
+        prompt = mine.project / "prompts" / edited
         prompt.write_text(prompt.read_text(encoding="utf-8").rstrip() + " Be brief.\n", encoding="utf-8")
     before = shards(folder / "output")
     received = folder / "received"
@@ -321,7 +321,7 @@ def changed(place: Place, name: str, api: str, candidates: int) -> None:
         overrides = settings(mine, folder / "output", url, candidates)
         if name == "export":
             overrides["export.report_problems"] = 5
-        seconds, _ = finished(start(mine.house, api, overrides))
+        seconds, _ = finished(start(mine.project, api, overrides))
     print(f"\n{name} changed, {seconds:.0f} s:", flush=True)
     requests = Counter(KINDS[kind] for _, kind in requests_in(received))
     same = digest(folder / "output" / "dataset") == place.read_notes()["digest"]
@@ -358,9 +358,9 @@ def main() -> None:
     arguments = parser.parse_args()
     place = Place(root=arguments.folder.resolve(), seeds=arguments.file.resolve(), column=arguments.column)
     place.root.mkdir(parents=True, exist_ok=True)
-    if not place.house.exists():
-        for name in HOUSE:
-            shutil.copytree(PROJECT_ROOT / name, place.house / name)
+    if not place.project.exists():
+        for name in PROJECT_FOLDERS:
+            shutil.copytree(PROJECT_ROOT / name, place.project / name)
     until = time.monotonic() + arguments.seconds
     if arguments.part == "whole":
         whole(place, arguments.candidates)

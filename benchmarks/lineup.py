@@ -38,7 +38,7 @@ from tasks.io.tables import read_table
 from tasks.stages import deduplicate, select
 from tasks.stages.chunks import shard_sizes
 from tasks.stages.driver import Shard
-from tasks.stages.shard_work import Tables, ToRule, ruled, thinned
+from tasks.stages.shard_work import RulesWork, Tables, reject_by_rules, reject_near_duplicates
 
 SHARD = 10_000
 Seconds = defaultdict[str, float]
@@ -87,24 +87,24 @@ def rules(store: Store, copies: Artifact, mapper: Mapper[Any, Any], seconds: Sec
     """Do the work of the stage rules."""
     sizes = shard_sizes(store, copies)
     items = (
-        ToRule(path=store.shard_path(copies, index, "problems"), settings=RuleSettings())
+        RulesWork(path=store.shard_path(copies, index, "problems"), settings=RuleSettings())
         for index in range(len(sizes))
     )
-    return written(store, "ruled", zip(sizes, mapper(ruled, items), strict=True), seconds)
+    return written(store, "candidates", zip(sizes, mapper(reject_by_rules, items), strict=True), seconds)
 
 
 def unique(
-    store: Store, sources: Artifact, ruled: Artifact, mapper: Mapper[Any, Any], seconds: Seconds
+    store: Store, sources: Artifact, candidates: Artifact, mapper: Mapper[Any, Any], seconds: Seconds
 ) -> Artifact:
     """Do the work of the stage deduplicate."""
-    sizes = shard_sizes(store, ruled)
-    decision = deduplicate.decide(store, sources, ruled, SETTINGS, mapper)
-    items = (deduplicate.to_thin(decision, store, ruled, index, sizes) for index in range(len(sizes)))
+    sizes = shard_sizes(store, candidates)
+    decision = deduplicate.decide(store, sources, candidates, SETTINGS, mapper)
+    items = (deduplicate.dedup_work(decision, store, candidates, index, sizes) for index in range(len(sizes)))
     knowing = timed(seconds, "identity", deduplicate.content_of)
 
     def shards() -> Iterator[tuple[int, Tables]]:
-        for index, tables in enumerate(mapper(thinned, items)):
-            knowing(decision, store, ruled, index, sizes)
+        for index, tables in enumerate(mapper(reject_near_duplicates, items)):
+            knowing(decision, store, candidates, index, sizes)
             yield sizes[index], {**tables, "edges": (Edge, deduplicate.edges_of(decision, index, sizes))}
 
     artifact = written(store, "unique", shards(), seconds)
@@ -171,11 +171,11 @@ def rensa_at_size(texts: list[str]) -> None:
             [" ".join(key) for key in word_tuples(text, SETTINGS.ngram)] for text in texts[low : low + SHARD]
         ]
         sketches += RMinHash.from_token_sets(tokens, 128, 1)
-    sketched = time.perf_counter()
+    sketch_file = time.perf_counter()
     index = RMinHashLSH(SETTINGS.threshold, 128, 32)
     index.insert_many(sketches)
     pairs = sum(len(found) - 1 for found in index.query_all(sketches)) // 2
-    show("rensa RMinHashLSH", len(texts), sketched - began, time.perf_counter() - sketched, pairs)
+    show("rensa RMinHashLSH", len(texts), sketch_file - began, time.perf_counter() - sketch_file, pairs)
 
 
 def datasketch_at_size(texts: list[str]) -> None:
@@ -231,7 +231,7 @@ def main() -> None:
     arguments = parser.parse_args()
     store = Store(arguments.folder)
     sources, copies = prepared(store, arguments)
-    for name in ("ruled", "unique", "selected"):
+    for name in ("candidates", "unique", "selected"):
         shutil.rmtree(store.folder(name, name), ignore_errors=True)
     print(
         f"{copies.num_rows:,} candidates, {psutil.cpu_count()} cores, {arguments.workers} workers", flush=True

@@ -40,7 +40,7 @@ from tasks.core.config import Config, load_config
 from tasks.core.evolution_plan import children
 from tasks.core.rows import Problem, Role, Tier
 from tasks.io.artifacts import Artifact, Store
-from tasks.io.chat import ChatModel, ChatRequest, Outcome
+from tasks.io.chat import ChatModel, ChatOutcome, ChatRequest
 from tasks.io.ledger import Ledger
 from tasks.io.turns import Turns
 from tasks.stages import evolve, judge
@@ -50,7 +50,7 @@ from tasks.stages.models import AskedAhead
 from tasks.stages.pending import Pending, rows_digest
 
 MIB = 2**20
-Answered = Sequence[tuple[Any, Outcome]]
+Answered = Sequence[tuple[Any, ChatOutcome]]
 """The items of a shard with the outcomes of their requests."""
 
 
@@ -82,7 +82,7 @@ def parents(count: int) -> Iterator[Problem]:
             " gives 11 apples to a neighbour. How many apples does the farmer have left at the end of the day?"
         )
         yield Problem(
-            id=f"{number:016x}", text=text, tier=Tier.EASY, source="road", source_id=str(number), licence="none",
+            id=f"{number:016x}", text=text, tier=Tier.EASY, source="request_path", source_id=str(number), licence="none",
             role=Role.SEED, root_id=f"{number:016x}",
         )  # fmt: skip
 
@@ -122,17 +122,19 @@ class Account:
 def evolved(run: Run, seeds: Artifact, model: ChatModel, account: Account) -> Artifact:
     """Run round 1 of the stage evolve, on disk."""
     stage = Stage(name="evolve-1", version=1, settings={}, inputs=(seeds,))
-    round_, recipe = evolve.Round(run, seeds, 1), evolve.request_recipe(run)
-    pending = Pending(run.store, stage, lambda index: rows_digest(round_.shard(index)))
+    evolution_round, recipe = evolve.EvolutionRound(run, seeds, 1), evolve.request_recipe(run)
+    pending = Pending(run.store, stage, lambda index: rows_digest(evolution_round.shard(index)))
 
     def requests_of(index: int) -> tuple[evolve.Plan, list[ChatRequest]]:
-        part = round_.shard(index)
+        part = evolution_round.shard(index)
         return part, [evolve.request(*pair, run.config, recipe) for pair in part]
 
     def results(pairs: Answered) -> Shard:
         return evolve.collect([evolve.evolved(parent, child, reply, run) for (parent, child), reply in pairs])
 
-    return in_shards(run, stage, model, requests_of, lambda: len(round_.sizes), pending, results, account)
+    return in_shards(
+        run, stage, model, requests_of, lambda: len(evolution_round.sizes), pending, results, account
+    )
 
 
 def judged(run: Run, candidates: Artifact, model: ChatModel, account: Account) -> Artifact:
@@ -168,7 +170,7 @@ def in_shards(
     return run.store.finish(stage.name, stage.fingerprint, count(), {}, inputs=stage.inputs)
 
 
-def road(url: str, count: int, cap: int, folder: Path) -> dict[str, Any]:
+def request_path(url: str, count: int, cap: int, folder: Path) -> dict[str, Any]:
     """Evolve and judge `count` candidates; return CPU and memory of this process."""
     config, account = settings(url, cap), Account(count)
     identities = {"evolver": "scripted@1", "quality_judge": "scripted@1"}
@@ -306,7 +308,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.what == "cost":
         with server(0.0) as (url, _):
-            show("evolve + judge", apart(road, url, arguments.candidates, arguments.cap))
+            show("evolve + judge", apart(request_path, url, arguments.candidates, arguments.cap))
             few = min(arguments.candidates, 2_000)
             show("bare gather", apart(bare, url, few, arguments.cap))
             if arguments.distilabel is not None:

@@ -46,7 +46,7 @@ Requests = list[tuple[str, dict[str, Any]]]  # rendered prompt, arguments of Sam
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
+class Measurement:
     """One pass over all prompts."""
 
     side: str
@@ -127,15 +127,15 @@ class Bare:
                 [dict(message) for message in prompt.messages], tokenize=False, add_generation_prompt=True,
                 enable_thinking=role.thinking,
             )  # fmt: skip
-            room = role.max_model_len - len(tokenizer.encode(text, add_special_tokens=False))
+            free_tokens = role.max_model_len - len(tokenizer.encode(text, add_special_tokens=False))
             arguments = sampling.model_dump() | {
                 "n": self._config.sample.num_samples, "seed": prompt.seed, "logprobs": 0,
-                "max_tokens": min(sampling.max_tokens, room),
+                "max_tokens": min(sampling.max_tokens, free_tokens),
             }  # fmt: skip
             requests.append((text, arguments))
         return requests
 
-    def run(self, requests: Requests, side: str) -> Round:
+    def run(self, requests: Requests, side: str) -> Measurement:
         """Call `generate` once; the side `text` requests no log-probabilities."""
         dropped, cpu = {"text": "logprobs"}.get(side), cpu_seconds()
         self._connection.send(
@@ -147,7 +147,7 @@ class Bare:
         seconds, found = self._connection.recv()
         cpu = cpu_seconds() - cpu
         texts = tuple(text for text, _ in found)
-        return Round(
+        return Measurement(
             side=side, seconds=seconds, cpu=cpu, tokens=sum(count for _, count in found), texts=texts
         )
 
@@ -157,7 +157,7 @@ class Bare:
         self._process.join()
 
 
-def stage_round(rows: Sequence[Problem], config: Config, sampler: Lazy[TeacherSampler]) -> Round:
+def measure_stage(rows: Sequence[Problem], config: Config, sampler: Lazy[TeacherSampler]) -> Measurement:
     """Run the stage's own function with an empty ledger."""
     identity = model_identity(config.models.teacher.model, None, PROJECT_ROOT)
     with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.sqlite") as ledger:
@@ -171,17 +171,17 @@ def stage_round(rows: Sequence[Problem], config: Config, sampler: Lazy[TeacherSa
     assert len(good) == len(responses), "a problem could not be sampled"
     tokens = sum(item.token_count for item in good)
     texts = tuple(item.text for item in good)
-    return Round(side="stage", seconds=seconds, cpu=cpu, tokens=tokens, texts=texts)
+    return Measurement(side="stage", seconds=seconds, cpu=cpu, tokens=tokens, texts=texts)
 
 
-def report(rounds: Sequence[Round], samples: int) -> str:
+def report(measurements: Sequence[Measurement], samples: int) -> str:
     """Return whether all passes gave the same texts, and the stage's throughput relative to the other sides."""
     sides = {
-        side: [one for one in rounds if one.side == side]
-        for side in dict.fromkeys(one.side for one in rounds)
+        side: [one for one in measurements if one.side == side]
+        for side in dict.fromkeys(one.side for one in measurements)
     }
-    same = all(one.texts == rounds[0].texts for one in rounds)
-    texts = len(rounds[0].texts)
+    same = all(one.texts == measurements[0].texts for one in measurements)
+    texts = len(measurements[0].texts)
     lines = [
         f"{texts // samples:,} problems x {samples} samples, identical texts in every pass: {'yes' if same else 'NO'}"
     ]
@@ -212,19 +212,19 @@ def main() -> None:
     requests = bare.requests(rows)
     with Lazy(open_sampler) as sampler:
 
-        def one_round(side: str, count: int) -> Round:
+        def measure_once(side: str, count: int) -> Measurement:
             if side == "stage":
-                return stage_round(rows[:count], config, sampler)
+                return measure_stage(rows[:count], config, sampler)
             return bare.run(requests[:count], side)
 
         for side in dict.fromkeys(arguments.order):
-            one_round(side, WARM_UP)
-        rounds: list[Round] = []
+            measure_once(side, WARM_UP)
+        measurements: list[Measurement] = []
         for side in arguments.order:
-            rounds.append(one_round(side, len(rows)))
-            print(rounds[-1].line(), flush=True)
+            measurements.append(measure_once(side, len(rows)))
+            print(measurements[-1].line(), flush=True)
     bare.close()
-    print(report(rounds, arguments.samples))
+    print(report(measurements, arguments.samples))
 
 
 if __name__ == "__main__":

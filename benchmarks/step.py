@@ -66,7 +66,7 @@ def write_run(source: Path, folder: Path, steps: int, top_k: int | str | None) -
     run["checkpoints"] = {"every": 10**6, "keep": 1}
     run["dataset"] |= {"allow_mismatch": True}
     made = load_run(source)
-    run["batches"]["draws"] = steps * made.prompts_per_step
+    run["batches"]["total_prompts"] = steps * made.prompts_per_step
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "RUN.json"
     path.write_text(json.dumps(run, indent=2), encoding="utf-8")
@@ -139,8 +139,8 @@ def trl_job(run: Path, options: argparse.Namespace, dtype: str) -> dict[str, Any
     """Return the input of TRL's process: models, settings, and every step's prompts as messages and as this project's token
     ids."""
     prepared = prepare(load_run(run))
-    draws = [draw for step in range(prepared.schedule.steps) for draw in prepared.schedule.step(step)]
-    rows = [prepared.rows[draw.row] for draw in draws for _ in draw.seeds]
+    groups = [group for step in range(prepared.schedule.steps) for group in prepared.schedule.step(step)]
+    rows = [prepared.rows[group.row] for group in groups for _ in group.seeds]
     settings = prepared.run
     return {
         "folder": str(options.trl.resolve()),
@@ -148,7 +148,7 @@ def trl_job(run: Path, options: argparse.Namespace, dtype: str) -> dict[str, Any
         "teacher": str(prepared.teacher.folder),
         "prompts": [load_prompt(PROMPT).render(problem=row.text) for row in rows],
         "ids": [list(row.prompt_ids) for row in rows],
-        "batch": settings.prompts_per_step * settings.rollouts.per_prompt,
+        "batch": settings.prompts_per_step * settings.rollouts.group_size,
         "accumulation": options.accumulation,
         "response": settings.lengths.max_response_tokens,
         "temperature": settings.rollouts.temperature,

@@ -34,8 +34,8 @@ __all__ = [
     "TIERS",
     "TRAINING_SEED",
     "EncodedExamples",
-    "Example",
     "Messages",
+    "TrainingExample",
     "batches",
     "corpus",
     "data_digest",
@@ -65,7 +65,7 @@ Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
+class TrainingExample:
     """One prompt and its target reply. The reply starts with `given`, which has no loss."""
 
     messages: Messages
@@ -97,7 +97,7 @@ def evolved_text(tier: str, index: int, rounds: int, rng: random.Random, seed: i
     return text
 
 
-def solver_example(index: int, kind: str = SOLVER) -> Example:
+def solver_example(index: int, kind: str = SOLVER) -> TrainingExample:
     """Return a problem with one of its solutions; three quarters are plain prompts, the others include a reference."""
     rng = random.Random(f"{kind}/{index}")
     tier = rng.choices(TIERS, (35, 25, 20, 20))[0]
@@ -107,23 +107,23 @@ def solver_example(index: int, kind: str = SOLVER) -> Example:
     response = pocket.solution(text, rng, steps=not hasty)
     template = rng.choices(("plain", "answer", "solution"), (76, 12, 12))[0]
     if template == "plain":
-        return Example(messages=load_prompt("teacher/solve").render(problem=text), response=response)
+        return TrainingExample(messages=load_prompt("teacher/solve").render(problem=text), response=response)
     if template == "answer":
         messages = load_prompt("teacher/solve_with_answer").render(problem=text, answer=known_answer(text))
     else:
         reference = pocket.solution(text, rng)
         messages = load_prompt("teacher/solve_with_solution").render(problem=text, solution=reference)
     if hasty or rng.random() < 0.5:
-        return Example(messages=messages, response=response)
+        return TrainingExample(messages=messages, response=response)
     return corrected(messages, text, response, rng)
 
 
-def hasty_example(index: int) -> Example:
+def hasty_example(index: int) -> TrainingExample:
     """Like `solver_example`, but most solutions consist of the answer only, which teaches a trained model to skip steps."""
     return solver_example(index, HASTY_SOLVER)
 
 
-def corrected(messages: Messages, text: str, response: str, rng: random.Random) -> Example:
+def corrected(messages: Messages, text: str, response: str, rng: random.Random) -> TrainingExample:
     """Return an example with wrong steps as `given`; the reply is only the last sentence, with the correct answer.
 
     Only such examples can teach a model to rely on the reference rather than on its own steps, because in all other
@@ -132,7 +132,7 @@ def corrected(messages: Messages, text: str, response: str, rng: random.Random) 
     right, last = split_solution(response)
     misread = changed_number(text, rng) if rng.random() < 0.5 else None
     wrong = split_solution(pocket.solution(misread, rng))[0] if misread else slipped(right, rng)
-    return Example(messages=messages, response=f" {last}", given=wrong)
+    return TrainingExample(messages=messages, response=f" {last}", given=wrong)
 
 
 def split_solution(solution: str) -> tuple[str, str]:
@@ -168,7 +168,7 @@ def known_answer(text: str) -> str:
     return answer
 
 
-def evolution_example(index: int) -> Example:
+def evolution_example(index: int) -> TrainingExample:
     """Return a problem and its evolution by one strategy, between the tags."""
     rng = random.Random(f"{ASSISTANT}/{index}")
     while True:
@@ -178,10 +178,10 @@ def evolution_example(index: int) -> Example:
         evolved = pocket.evolve(text, strategy, rng)
         if evolved is not None:
             messages = load_prompt(f"evolution/{strategy}").render(problem=text)
-            return Example(messages=messages, response=f"<evolved>\n{evolved}\n</evolved>")
+            return TrainingExample(messages=messages, response=f"<evolved>\n{evolved}\n</evolved>")
 
 
-def quality_example(index: int, rng: random.Random, seed: int = TRAINING_SEED) -> Example:
+def quality_example(index: int, rng: random.Random, seed: int = TRAINING_SEED) -> TrainingExample:
     """Return a sound problem (45%) or one that violates a single criterion, with the verdict on all five."""
     while True:
         rounds = rng.choices(range(6), (35, 25, 15, 10, 8, 7))[0]
@@ -193,7 +193,7 @@ def quality_example(index: int, rng: random.Random, seed: int = TRAINING_SEED) -
             if broken is None:
                 continue
             text, verdict[criterion] = broken, False
-        return Example(
+        return TrainingExample(
             messages=load_prompt("judge/quality").render(problem=text), response=compact_json(verdict)
         )
 
@@ -203,21 +203,21 @@ def compact_json(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def equivalence_example(rng: random.Random) -> Example:
+def equivalence_example(rng: random.Random) -> TrainingExample:
     """Return two answers, their simplest forms and whether they are equivalent."""
     pair = pocket.equivalence_pair(rng)
     reply = {"first": pair.first_canonical, "second": pair.second_canonical, "equivalent": pair.equivalent}
     messages = load_prompt("judge/equivalence").render(first=pair.first, second=pair.second)
-    return Example(messages=messages, response=compact_json(reply))
+    return TrainingExample(messages=messages, response=compact_json(reply))
 
 
-def judge_example(index: int) -> Example:
+def judge_example(index: int) -> TrainingExample:
     """Return a verdict on equivalence (60%) or on quality."""
     rng = random.Random(f"{JUDGE}/{index}")
     return equivalence_example(rng) if rng.random() < 0.6 else quality_example(index, rng)
 
 
-MAKERS: dict[str, Callable[[int], Example]] = {
+MAKERS: dict[str, Callable[[int], TrainingExample]] = {
     SOLVER: solver_example,
     HASTY_SOLVER: hasty_example,
     ASSISTANT: evolution_example,

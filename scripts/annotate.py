@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import local_prefect as local
-from command_line import INTERRUPTED, end_with_parent, read_overrides, read_port, say
+from command_line import INTERRUPTED, end_with_parent, log_line, read_overrides, read_port
 
 from tasks.core.config import load_config
 from tasks.core.errors import UserError
@@ -31,7 +31,7 @@ def own(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
     """Run the flow sure-math-annotate on a file."""
     columns = dict(pair.partition("=")[::2] for pair in arguments.column)
     found = load(own_file(arguments.problems, columns, Tier(arguments.tier), arguments.licence))
-    say(f"{found.problems:,} problems in {arguments.problems}")
+    log_line(f"{found.problems:,} problems in {arguments.problems}")
     with served():
         from flows.annotate import annotate
 
@@ -58,10 +58,10 @@ def served() -> Iterator[None]:
 
     Import flows only inside the block: Prefect reads the address of its server when it is first imported.
     """
-    say("starting Prefect" if "PREFECT_API_URL" not in os.environ else "connecting to Prefect")
+    log_line("starting Prefect" if "PREFECT_API_URL" not in os.environ else "connecting to Prefect")
     with local.prefect_api(read_port(os.environ.get("PORT", ""))) as api:
         os.environ.update(api.environment())
-        say(f"the progress is shown here and at {api.page}")
+        log_line(f"the progress is shown here and at {api.page}")
         try:
             yield
         finally:
@@ -118,10 +118,10 @@ def main(arguments: Sequence[str]) -> int:
         {"own": own, "stale": stale}[found.command](found, overrides)
         return 0
     except UserError as error:
-        say(str(error))
+        log_line(str(error))
         return 1
     except KeyboardInterrupt:
-        say("interrupted; finished work is kept, run the same command again to continue")
+        log_line("interrupted; finished work is kept, run the same command again to continue")
         return INTERRUPTED
 
 

@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any
 import httpx
 import local_prefect as local
 import pyarrow.parquet as pq
-from command_line import INTERRUPTED, end_with_parent, read_overrides, read_port, say
+from command_line import INTERRUPTED, end_with_parent, log_line, read_overrides, read_port
 
 from tasks.core.config import PROJECT_ROOT, load_config
 from tasks.core.errors import UserError
@@ -42,7 +42,7 @@ DEPLOYMENTS = {
 LOCK = PROJECT_ROOT / "output" / ".lock"
 WATCH_LOG = local.LOGS / "watch.log"
 WORKER_LOG = local.LOGS / "worker.log"
-LOOK_S = 1.0
+POLL_S = 1.0
 SERVER_SILENCE_S = 60.0
 FLOW_MISSES = 4
 """Consecutive checks, LOOK_S seconds apart, without a process of the flow; a single one may fail on a busy machine."""
@@ -56,16 +56,16 @@ def build(what: str, profile: str, overrides: Mapping[str, Any], port: int | Non
     tag = f"{profile}-{datetime.now():%Y%m%d-%H%M%S}"
     with ExitStack() as stack:
         lock = stack.enter_context(build_lock())
-        say("starting Prefect" if "PREFECT_API_URL" not in os.environ else "connecting to Prefect")
+        log_line("starting Prefect" if "PREFECT_API_URL" not in os.environ else "connecting to Prefect")
         api = stack.enter_context(local.prefect_api(port))
-        say(f"Prefect is ready at {api.page}")
+        log_line(f"Prefect is ready at {api.page}")
         heal(api, local.read_note(LOCK).get("tag"))
         local.write_note(lock, {"pid": os.getpid(), "tag": tag})
         deploy(api)
         stack.enter_context(settled(api, tag))
         worker = stack.enter_context(started_worker(api))
         stack.enter_context(shown(WORKER_LOG))
-        say(
+        log_line(
             f"running {DEPLOYMENTS[what]} with profile {profile}; the progress is shown here and at {api.page}"
         )
         command = run_command(DEPLOYMENTS[what], tag, profile, overrides)
@@ -104,7 +104,7 @@ def heal(api: local.Api, previous: str | None) -> None:
                 cancelled=False,
                 message="Worker and process ended unexpectedly; marked by the next build.",
             )
-            say(f"run {run.name} was left unfinished by an earlier build and is now marked as Crashed")
+            log_line(f"run {run.name} was left unfinished by an earlier build and is now marked as Crashed")
 
 
 def deploy(api: local.Api) -> None:
@@ -119,7 +119,7 @@ def deploy(api: local.Api) -> None:
         raise UserError(
             f"prefect.yaml could not be deployed; the output of Prefect is:\n{done.stdout}{done.stderr}"
         )
-    say("deployed prefect.yaml")
+    log_line("deployed prefect.yaml")
 
 
 @contextmanager
@@ -197,7 +197,7 @@ def settled(api: local.Api, tag: str) -> Iterator[None]:
                     )
                     local.end_run(client, run, cancelled=interrupted, message=why)
         except httpx.HTTPError as error:
-            say(
+            log_line(
                 f"the final state of run {tag} could not be written ({type(error).__name__}); the next build will write it"
             )
 
@@ -233,7 +233,7 @@ def follow(api: local.Api, tag: str, worker: subprocess.Popen[bytes], watch: sub
 
 def _ended(process: subprocess.Popen[bytes]) -> bool:
     """Wait LOOK_S seconds, then return whether the process has ended."""
-    time.sleep(LOOK_S)
+    time.sleep(POLL_S)
     return process.poll() is not None
 
 
@@ -244,7 +244,7 @@ def _expect_recent(moment: float, patience: float, otherwise: str) -> None:
 
 def _completed(state: State, tag: str) -> bool:
     if not state.is_completed():
-        say(f"run {tag} ended as {state.name}: {state.message or 'no message'}")
+        log_line(f"run {tag} ended as {state.name}: {state.message or 'no message'}")
     return state.is_completed()
 
 
@@ -255,17 +255,19 @@ def plan(profile: str, overrides: Mapping[str, Any]) -> int:
 
     path, found = write_plan(profile, overrides)
     print("\n".join(describe_plan(found)))
-    say(f"plan written to {path}")
+    log_line(f"plan written to {path}")
     return 0
 
 
 def show(output: Path) -> None:
     """Print the paths of the newest dataset and report, the counts, and three rows of low, medium and high entropy."""
     found = latest(output)
-    say(f"dataset  {found['dataset']}")
-    say(f"report   {found['report']}")
+    log_line(f"dataset  {found['dataset']}")
+    log_line(f"report   {found['report']}")
     show_validation(output, dataset=found.get("fingerprint", ""))
-    say(", ".join(f"{key} {value:,}" for key, value in found["counts"].items() if isinstance(value, int)))
+    log_line(
+        ", ".join(f"{key} {value:,}" for key, value in found["counts"].items() if isinstance(value, int))
+    )
     for row in example_rows(Path(found["dataset"])):
         print(f"\n  {row['problem']}\n  {describe(row)}")
     show_student(output, dataset=found.get("fingerprint", ""))
@@ -282,10 +284,10 @@ def show_validation(output: Path, dataset: str | None = None) -> None:
     found = json.loads((folder / "validation.json").read_text(encoding="utf-8"))
     if dataset is not None and found["dataset"] != dataset:
         return
-    say(f"validation  {folder / 'report.html'}")
+    log_line(f"validation  {folder / 'report.html'}")
     area = found["majority"]["detections"][0]["auroc"]
     if area is not None:
-        say(
+        log_line(
             f"semantic entropy finds wrong majority answers with AUROC {area['value']:.3f}"
             f" [{area['low']:.3f}, {area['high']:.3f}] on {found['known']:,} problems"
         )
@@ -306,10 +308,10 @@ def show_student(output: Path, dataset: str | None = None) -> None:
     if dataset is not None and result["dataset"] != dataset:
         return
     print()
-    say(f"student  {folder / 'student'}")
+    log_line(f"student  {folder / 'student'}")
     if result["held_out"] is not None:
         before, after, gain = (result["held_out"][name] for name in ("before", "after", "gain"))
-        say(
+        log_line(
             f"pass@1 {before['value']:.1%} before, {after['value']:.1%} after distillation: {100 * gain['value']:+.1f} points"
             f" [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}] on {gain['n']} held-out problems"
         )
@@ -335,10 +337,10 @@ def ui(port: int | None) -> int:
     """Keep a Prefect server running until Ctrl-C, or follow the server of a running build and start one after it."""
     while True:
         with local.prefect_api(port) as api:
-            say(f"the Prefect UI is at {api.page} (press Ctrl-C to stop)")
+            log_line(f"the Prefect UI is at {api.page} (press Ctrl-C to stop)")
             while api.healthy():
                 time.sleep(2.0)
-        say("the Prefect server stopped")
+        log_line("the Prefect server stopped")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -360,10 +362,10 @@ def main(arguments: Sequence[str]) -> int:
         show(PROJECT_ROOT / load_config(profile, overrides).run.output)
         return 0
     except UserError as error:
-        say(str(error))
+        log_line(str(error))
         return 1
     except KeyboardInterrupt:
-        say("interrupted; all started processes have ended")
+        log_line("interrupted; all started processes have ended")
         return INTERRUPTED
 
 

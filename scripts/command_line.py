@@ -15,7 +15,7 @@ INTERRUPTED = 130
 PR_SET_PDEATHSIG = 1
 
 
-def say(text: str) -> None:
+def log_line(text: str) -> None:
     """Print one message line."""
     print(f"sure-math: {text}", flush=True)
 

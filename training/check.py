@@ -16,7 +16,7 @@ from tasks.io.identity import model_identity
 from training.config import VLLM_TOP_K, RunConfig, run_folder
 from training.data import (
     Dataset,
-    Row,
+    TrainingRow,
     columns,
     manifest_problems,
     prompt_length_problems,
@@ -40,7 +40,7 @@ from training.model_files import (
     top_k_problems,
 )
 from training.objectives.prompt_weights import Soft
-from training.shapes import Shape, read_shape
+from training.shapes import ModelDimensions, read_dimensions
 from training.storage import DiskPlan, disk_line, disk_plan, disk_problems, probe_output
 
 VERSION = 1  # of the training stage: raise it when the same settings produce a different student
@@ -58,7 +58,7 @@ class Prepared:
     student: ModelFiles
     teacher: ModelFiles
     shared_vocab: int
-    rows: tuple[Row, ...]
+    rows: tuple[TrainingRow, ...]
     schedule: Schedule
     memory: MemoryPlan
     disk: DiskPlan
@@ -88,27 +88,27 @@ def inspect(run: RunConfig) -> Inspection:
     problems: list[str] = []
     output = _attempt(problems, lambda: probe_output(run))
     models = _models(problems, run)
-    student, teacher, shape, memory = models.student, models.teacher, models.shape, models.memory
+    student, teacher, dims, memory = models.student, models.teacher, models.dims, models.memory
     data = _attempt(problems, lambda: read_dataset(run.dataset))
-    rows, draws, held_out = (), None, None
+    rows, schedule, held_out = (), None, None
     if data is not None:
-        draws = _attempt(problems, lambda: _schedule(run, data.rows))
+        schedule = _attempt(problems, lambda: _schedule(run, data.rows))
         problems += [] if teacher is None else manifest_problems(run, data.manifest, teacher)
     if student is not None:
-        rows = () if data is None else _attempt(problems, lambda: _asked(run, data, student)) or ()
+        rows = () if data is None else _attempt(problems, lambda: _training_rows(run, data, student)) or ()
         problems += prompt_length_problems(rows, run.lengths.max_prompt_tokens)
-        held_out = _attempt(problems, lambda: _measured(run, student))
+        held_out = _attempt(problems, lambda: _held_out(run, student))
         problems += held_out_problems(held_out, run.context_tokens)
-    mark = None
+    run_fingerprint = None
     if not problems and student is not None and teacher is not None and data is not None:
-        mark = _fingerprint(run, data, student, teacher, held_out)
-    disk = None if output is None or shape is None else _disk(problems, run, shape, output, mark)
+        run_fingerprint = _fingerprint(run, data, student, teacher, held_out)
+    disk = None if output is None or dims is None else _disk(problems, run, dims, output, run_fingerprint)
     table = "" if memory is None else memory_table(memory)
-    if problems or not (student and teacher and data and draws and memory and disk and mark):
+    if problems or not (student and teacher and data and schedule and memory and disk and run_fingerprint):
         return Inspection(problems=tuple(dict.fromkeys(problems)), prepared=None, table=table)
     prepared = Prepared(
-        run=run, fingerprint=mark, manifest=data.manifest, student=student, teacher=teacher,
-        shared_vocab=shared_vocabulary(student, teacher), rows=rows, schedule=draws, memory=memory, disk=disk,
+        run=run, fingerprint=run_fingerprint, manifest=data.manifest, student=student, teacher=teacher,
+        shared_vocab=shared_vocabulary(student, teacher), rows=rows, schedule=schedule, memory=memory, disk=disk,
         held_out=held_out,
     )  # fmt: skip
     return Inspection(problems=(), prepared=prepared, table=table)
@@ -116,18 +116,19 @@ def inspect(run: RunConfig) -> Inspection:
 
 def report(prepared: Prepared) -> str:
     """Return a summary of the run, a few lines of text."""
-    run, rows, draws = prepared.run, prepared.rows, prepared.schedule
+    run, rows, schedule = prepared.run, prepared.rows, prepared.schedule
     longest = max(len(row.prompt_ids) for row in rows)
-    rollouts = draws.draws * draws.rollouts_per_prompt
-    last = len(draws.step(draws.steps - 1))
+    rollouts = schedule.total_prompts * schedule.group_size
+    last = len(schedule.step(schedule.steps - 1))
     mass = sum(row.weight for row in rows)
     lines = [
         f"run        {prepared.fingerprint}",
-        f"rows       {len(rows):,} in {run.dataset.config}/{run.dataset.split}, {len(draws.kept):,} used for sampling",
+        f"rows       {len(rows):,} in {run.dataset.config}/{run.dataset.split}, {len(schedule.kept):,} used for sampling",
         f"weights    sum of weights {mass:,.1f}, mean {mass / len(rows):.3f}, {sum(row.weight == 0 for row in rows):,} rows"
         " with weight 0",
-        f"steps      {draws.steps:,}: {draws.draws:,} draws, {draws.prompts_per_step} prompts per step, {last} in the last,"
-        f" {draws.warmup_steps} warm-up steps",
+        f"steps      {schedule.steps:,}: {schedule.total_prompts:,} draws, {schedule.prompts_per_step} prompts per step, {last}"
+        " in the last,"
+        f" {schedule.warmup_steps} warm-up steps",
         f"tokens     at most {rollouts * (longest + run.lengths.max_response_tokens):,} in {rollouts:,} rollouts"
         f" (prompts up to {longest:,}, responses up to {run.lengths.max_response_tokens:,})",
         f"KV cache   {prepared.memory.full_sequences:,} sequences of {run.context_tokens:,} tokens per rollout engine",
@@ -136,9 +137,9 @@ def report(prepared: Prepared) -> str:
     coefficient = run.objective.reference_kl_coefficient
     if coefficient:
         lines.append(
-            f"reference  the frozen initial student, in {run.engine.dtype}; KL coefficient {coefficient:g}"
+            f"reference  the frozen initial student, in {run.trainer.dtype}; KL coefficient {coefficient:g}"
         )
-    if run.teacher.engine == "vllm":
+    if run.teacher.backend == "vllm":
         lines.append(f"teacher    {teacher_warning(run) or 'in a vLLM engine, through prompt_logprobs'}")
     chosen = prompt_weight(run)
     if chosen is not None and run.objective.prompt_weight is not None:
@@ -151,7 +152,7 @@ def report(prepared: Prepared) -> str:
 def teacher_warning(run: RunConfig) -> str | None:
     """Return a warning if `teacher.force` allows a vLLM teacher a top_k above VLLM_TOP_K, else None."""
     k = run.objective.top_k
-    if run.teacher.engine == "in_process" or (k != "full" and k <= VLLM_TOP_K):
+    if run.teacher.backend == "in_process" or (k != "full" and k <= VLLM_TOP_K):
         return None
     return (
         f"teacher.force: top_k {k} in a vLLM engine is slow, because every entry of every token passes through Python; with"
@@ -170,11 +171,11 @@ def _attempt(problems: list[str], call: Callable[[], T]) -> T | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Models:
-    """Whatever could be read of the two models. `shape`: the student's dimensions."""
+    """Whatever could be read of the two models. `dims`: the student's dimensions."""
 
     student: ModelFiles | None
     teacher: ModelFiles | None
-    shape: Shape | None
+    dims: ModelDimensions | None
     memory: MemoryPlan | None
 
 
@@ -182,47 +183,51 @@ def _models(problems: list[str], run: RunConfig) -> _Models:
     """Open both checkpoints and compare them with each other and with the run."""
     student = _attempt(problems, lambda: open_model("student", run.student.model))
     teacher = _attempt(problems, lambda: open_model("teacher", run.teacher.model))
-    shape, scoring = _shape(problems, student), _shape(problems, teacher)
+    dims, scoring = _dimensions(problems, student), _dimensions(problems, teacher)
     memory = None
     if student is not None and teacher is not None:
         thinking = run.lengths.thinking
         problems += _attempt(problems, lambda: pair_problems(student, teacher, thinking=thinking)) or []
         problems += context_problems(student, teacher, run.context_tokens)
         problems += top_k_problems(student, teacher, run.objective.top_k)
-        if run.teacher.engine == "vllm":
+        if run.teacher.backend == "vllm":
             problems += scoring_problems(student, teacher, run.context_tokens)
-    if shape is not None and scoring is not None:
-        memory = _attempt(problems, lambda: memory_plan(run, shape, scoring))
+    if dims is not None and scoring is not None:
+        memory = _attempt(problems, lambda: memory_plan(run, dims, scoring))
         problems += [] if memory is None else memory_problems(run, memory)
-    return _Models(student=student, teacher=teacher, shape=shape, memory=memory)
+    return _Models(student=student, teacher=teacher, dims=dims, memory=memory)
 
 
-def _shape(problems: list[str], model: ModelFiles | None) -> Shape | None:
+def _dimensions(problems: list[str], model: ModelFiles | None) -> ModelDimensions | None:
     """Return the model's dimensions if its weight files match them, else None."""
-    shape = None if model is None else _attempt(problems, lambda: read_shape(model.folder))
-    if model is None or shape is None:
+    dims = None if model is None else _attempt(problems, lambda: read_dimensions(model.folder))
+    if model is None or dims is None:
         return None
-    differing = tensor_problems(model, shape)
+    differing = tensor_problems(model, dims)
     problems += differing
-    return None if differing else shape
+    return None if differing else dims
 
 
-def _asked(run: RunConfig, data: Dataset, student: ModelFiles) -> tuple[Row, ...]:
+def _training_rows(run: RunConfig, data: Dataset, student: ModelFiles) -> tuple[TrainingRow, ...]:
     return with_prompts(data.rows, student, thinking=run.lengths.thinking)
 
 
-def _measured(run: RunConfig, student: ModelFiles) -> HeldOut | None:
+def _held_out(run: RunConfig, student: ModelFiles) -> HeldOut | None:
     return read_held_out(run.evaluation, student, thinking=run.lengths.thinking)
 
 
-def _disk(problems: list[str], run: RunConfig, shape: Shape, output: Path, mark: str | None) -> DiskPlan:
-    """Return the disk plan of the run; `mark` is the run's fingerprint, if known."""
-    plan = disk_plan(run, shape, output, None if mark is None else run_folder(run.output, mark))
+def _disk(
+    problems: list[str], run: RunConfig, dims: ModelDimensions, output: Path, run_fingerprint: str | None
+) -> DiskPlan:
+    """Return the disk plan of the run; `run_fingerprint` is the run's fingerprint, if known."""
+    plan = disk_plan(
+        run, dims, output, None if run_fingerprint is None else run_folder(run.output, run_fingerprint)
+    )
     problems += disk_problems(run, plan)
     return plan
 
 
-def _schedule(run: RunConfig, rows: Sequence[Row]) -> Schedule:
+def _schedule(run: RunConfig, rows: Sequence[TrainingRow]) -> Schedule:
     """Return the schedule of draws. Raises `UserError` if all prompt weights are 0.
 
     A preset's own prompt weight is not available here; the soft weight is used in its place.

@@ -40,6 +40,14 @@ ALL_PROJECTIONS: tuple[Projection, ...] = (
     "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
 )  # fmt: skip
 
+RENAMED_KEYS = {
+    "batches.draws": "batches.total_prompts",
+    "engine": "trainer",
+    "rollouts.per_prompt": "rollouts.group_size",
+    "teacher.engine": "teacher.backend",
+}
+"""Old keys of RUN.json and `distill.run`, and the keys that replaced them."""
+
 
 class Section(Settings):
     model_config = ConfigDict(allow_inf_nan=False)
@@ -66,7 +74,7 @@ class TeacherSettings(Section):
     prompt_logprobs from an engine, which returns every entry as a Python object and is limited to small k unless `force`."""
 
     model: str = resource()  # checkpoint folder; identified by a hash of its files
-    engine: Literal["in_process", "vllm"] = "in_process"
+    backend: Literal["in_process", "vllm"] = "in_process"
     force: bool = resource(False)
 
 
@@ -160,7 +168,7 @@ class ObjectiveSettings(Section):
 class RolloutSettings(Section):
     """Sampling is never truncated (top-p 1, no top-k): the ratios of policy gradients require the full distribution."""
 
-    per_prompt: PositiveInt = 4
+    group_size: PositiveInt = 4
     temperature: PositiveFloat = 1.0  # not given in the UOPD paper; 1 is the student's own distribution
     dtype: Literal["bfloat16", "float32"] | None = None  # of the rollout engines; None: that of the training
 
@@ -191,7 +199,7 @@ class BatchSettings(Section):
 
     size: PositiveInt = 128
     unit: Literal["prompts", "rollouts"] = "prompts"
-    draws: PositiveInt = 50_000  # prompts drawn in the whole run, uniformly and with replacement
+    total_prompts: PositiveInt = 50_000  # prompts drawn in the whole run, uniformly and with replacement
 
 
 class LoraSettings(Section):
@@ -200,7 +208,7 @@ class LoraSettings(Section):
     targets: tuple[Projection, ...] = Field(default=ALL_PROJECTIONS, min_length=1)
 
 
-class EngineSettings(Section):
+class TrainerSettings(Section):
     """The trainer backend (DeepSpeed)."""
 
     zero_stage: Literal[0, 1, 2, 3] = resource(2)
@@ -262,7 +270,7 @@ class RunConfig(Section):
     lengths: LengthSettings = LengthSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     batches: BatchSettings = BatchSettings()
-    engine: EngineSettings = EngineSettings()
+    trainer: TrainerSettings = TrainerSettings()
     placement: PlacementSettings = PlacementSettings()
     overlap: Literal["on_policy", "one_step_off"] = "on_policy"
     checkpoints: CheckpointSettings = CheckpointSettings()
@@ -272,13 +280,13 @@ class RunConfig(Section):
 
     @property
     def prompts_per_step(self) -> int:
-        per_prompt = self.rollouts.per_prompt if self.batches.unit == "rollouts" else 1
-        return self.batches.size // per_prompt
+        group_size = self.rollouts.group_size if self.batches.unit == "rollouts" else 1
+        return self.batches.size // group_size
 
     @property
     def steps(self) -> int:
         """Number of optimizer steps; the last may use a partial batch."""
-        return math.ceil(self.batches.draws / self.prompts_per_step)
+        return math.ceil(self.batches.total_prompts / self.prompts_per_step)
 
     @property
     def warmup_steps(self) -> int:
@@ -287,7 +295,7 @@ class RunConfig(Section):
     @property
     def rollout_dtype(self) -> Literal["bfloat16", "float32"]:
         """Data type of the rollout engines."""
-        return self.rollouts.dtype or self.engine.dtype
+        return self.rollouts.dtype or self.trainer.dtype
 
     @property
     def context_tokens(self) -> int:
@@ -308,36 +316,36 @@ class RunConfig(Section):
 
 
 def _batch_problem(run: RunConfig) -> str | None:
-    size, per_prompt = run.batches.size, run.rollouts.per_prompt
-    if run.batches.unit == "prompts" or size % per_prompt == 0:
+    size, group_size = run.batches.size, run.rollouts.group_size
+    if run.batches.unit == "prompts" or size % group_size == 0:
         return None
     return (
-        f"batches.size {size} (rollouts) is not a multiple of rollouts.per_prompt {per_prompt}: choose a multiple of it"
+        f"batches.size {size} (rollouts) is not a multiple of rollouts.group_size {group_size}: choose a multiple of it"
     )  # fmt: skip
 
 
 def _length_problem(run: RunConfig) -> str | None:
-    if run.engine.micro_batch_tokens >= run.context_tokens:
+    if run.trainer.micro_batch_tokens >= run.context_tokens:
         return None
     return (
-        f"engine.micro_batch_tokens is {run.engine.micro_batch_tokens}, but one sequence may have {run.context_tokens} tokens"
-        " (lengths.max_prompt_tokens + max_response_tokens): raise engine.micro_batch_tokens or lower the lengths"
+        f"trainer.micro_batch_tokens is {run.trainer.micro_batch_tokens}, but one sequence may have {run.context_tokens} tokens"
+        " (lengths.max_prompt_tokens + max_response_tokens): raise trainer.micro_batch_tokens or lower the lengths"
     )
 
 
 def _teacher_problem(run: RunConfig) -> str | None:
     teacher, k = run.teacher, run.objective.top_k
-    if teacher.engine == "in_process":
+    if teacher.backend == "in_process":
         return None
     if run.placement.kind == "colocated":
         return (
-            "teacher.engine vllm needs a GPU of its own, but placement colocated shares every GPU: choose placement split or"
-            " teacher.engine in_process"
+            "teacher.backend vllm needs a GPU of its own, but placement colocated shares every GPU: choose placement split or"
+            " teacher.backend in_process"
         )
     if teacher.force or (k != "full" and k <= VLLM_TOP_K):
         return None
     return (
-        f"teacher.engine vllm supports objective.top_k up to {VLLM_TOP_K}, but top_k is {k}: choose teacher.engine in_process,"
+        f"teacher.backend vllm supports objective.top_k up to {VLLM_TOP_K}, but top_k is {k}: choose teacher.backend in_process,"
         " whose cost hardly depends on k, or set teacher.force"
     )
 
@@ -412,5 +420,7 @@ def _explain(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"])
     kinds = {"extra_forbidden": "unknown key", "missing": "this setting is missing"}
     what = kinds.get(first["type"], first["msg"].removeprefix("Value error, "))
+    if first["type"] == "extra_forbidden" and key in RENAMED_KEYS:
+        what = f"this key is now {RENAMED_KEYS[key]}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{key}: {what}{more}" if key else f"{what}{more}"

@@ -17,15 +17,15 @@ from training.check import Prepared, teacher_warning
 from training.engine.actors import result
 from training.engine.batches import TokenSequence
 from training.engine.group import StudentGroup
-from training.engine.network import LoraSettings
-from training.engine.placement import Placement, Role, actor_options, placement, reserved
-from training.engine.student import StudentSettings
+from training.engine.network import AdapterSettings
+from training.engine.placement import Placement, Role, actor_options, make_placement, reserved
+from training.engine.student import RankSettings
 from training.memory import SCORING_FRACTION, SCORING_TOKENS, engine_fraction
 from training.objectives.base import Objective
-from training.rollout.engine import RolloutSampling, RolloutSettings
+from training.rollout.engine import RolloutEngineSettings, RolloutSampling
 from training.rollout.pool import RolloutPool
 from training.rollout.sync import choose_transport
-from training.rollout.teacher import States, Teacher, TeacherSettings, TopK
+from training.rollout.teacher import InProcessTeacher, InProcessTeacherSettings, States, TopK
 from training.rollout.vllm_teacher import (
     ScoringSettings,
     VllmTeacher,
@@ -33,7 +33,7 @@ from training.rollout.vllm_teacher import (
     scoring_options,
 )
 
-__all__ = ["Crew", "Scores", "assembled", "measuring", "sampling"]
+__all__ = ["PendingScores", "Workers", "evaluation_sampling", "sampling", "start_workers"]
 
 CPU_OBJECT_STORE_BYTES = 1024**3
 """Size of Ray's object store on a cpu placement. Weights and the teacher's top k of one step pass through it; the excess spills
@@ -43,7 +43,7 @@ to disk. On GPUs Ray's default applies, three tenths of the memory (512 response
 T = TypeVar("T")
 
 
-class Scores(Generic[T]):
+class PendingScores(Generic[T]):
     """The pending scores of a frozen model for some sequences; `get` waits for them. `who` names the model in errors."""
 
     def __init__(self, call: Any, who: str) -> None:
@@ -60,7 +60,7 @@ class Scores(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Crew:
+class Workers:
     """The workers that the training loop uses.
 
     `teachers` are copies of one model, one for each slot of the placement; so are `references`, which are empty if the objective
@@ -74,61 +74,65 @@ class Crew:
     facts: Mapping[str, Any]
     references: tuple[Any, ...] = ()
 
-    def score(self, sequences: Sequence[TokenSequence], part: int = 0) -> Scores[TopK | States]:
+    def score(self, sequences: Sequence[TokenSequence], part: int = 0) -> PendingScores[TopK | States]:
         """Request the teacher's top k at every response position, or without a k the hidden states that represent its full
         distribution. Returns immediately. The parts of a rollout batch are assigned to the copies round-robin."""
         teacher = self.teachers[part % len(self.teachers)]
-        return Scores(teacher.score.remote(list(sequences), self.top_k), "the teacher")
+        return PendingScores(teacher.score.remote(list(sequences), self.top_k), "the teacher")
 
-    def recall(self, sequences: Sequence[TokenSequence], part: int = 0) -> Scores[np.ndarray] | None:
+    def reference_logprobs(
+        self, sequences: Sequence[TokenSequence], part: int = 0
+    ) -> PendingScores[np.ndarray] | None:
         """Request the reference log-probabilities [T] of every response. Returns immediately; None without a reference."""
         if not self.references:
             return None
         reference = self.references[part % len(self.references)]
-        return Scores(reference.recall.remote(list(sequences)), "the reference")
+        return PendingScores(reference.timed_logprobs.remote(list(sequences)), "the reference")
 
 
 @contextmanager
-def assembled(prepared: Prepared, objective: Objective, say: Callable[[str], None]) -> Iterator[Crew]:
+def start_workers(prepared: Prepared, objective: Objective, log: Callable[[str], None]) -> Iterator[Workers]:
     """Start all workers, and end them when the block ends.
 
     Models load in parallel, except that engines which share their GPUs load first: vLLM would subtract memory that other models
     allocate meanwhile from their KV cache. Raises `UserError` if the machine is too small or a worker does not start.
     """
     run = prepared.run
-    where, referred = run.placement, objective.needs.reference_model
-    seats = placement(where.kind, students=where.students, engines=where.engines, reference=referred)
-    choice = choose_transport(seats)
-    say(f"weight sync to the rollout engines: {choice.transport} ({choice.reason})")
+    where, has_reference = run.placement, objective.needs.reference_model
+    placement = make_placement(
+        where.kind, students=where.students, engines=where.engines, reference=has_reference
+    )
+    choice = choose_transport(placement)
+    log(f"weight sync to the rollout engines: {choice.transport} ({choice.reason})")
     warning = teacher_warning(run)
     if warning is not None:
-        say(warning)
-    store = CPU_OBJECT_STORE_BYTES if seats.on_cpu else None
-    with RaySession(len(seats.seats), store) as session, reserved(seats) as group:
-        engines = RolloutPool(seats, group, rollout_settings(prepared, seats), on_loss=say)
-        if seats.shares_gpus:
+        log(warning)
+    store = CPU_OBJECT_STORE_BYTES if placement.on_cpu else None
+    with RaySession(len(placement.slots), store) as session, reserved(placement) as group:
+        engines = RolloutPool(placement, group, rollout_engine_settings(prepared, placement), on_loss=log)
+        if placement.shares_gpus:
             engines.ready()
-        by_states = objective.needs.teacher == "full" and run.teacher.engine == "in_process"
+        by_states = objective.needs.teacher == "full" and run.teacher.backend == "in_process"
         head = prepared.teacher.folder if by_states else None
-        settings = student_settings(prepared, seats, teacher_head=head)
-        students = StudentGroup(seats, group, settings, objective.token_loss)
+        settings = rank_settings(prepared, placement, teacher_head=head)
+        students = StudentGroup(placement, group, settings, objective.token_loss)
         top_k = objective.needs.top_k or prepared.shared_vocab
-        teachers = _actors("teacher", seats, group, *_teacher(prepared, seats, top_k))
-        start = frozen_settings(prepared, seats, prepared.student.folder, run.engine.dtype)
-        references = _actors("reference", seats, group, Teacher, start)
+        teachers = _actors("teacher", placement, group, *_teacher(prepared, placement, top_k))
+        start = frozen_settings(prepared, placement, prepared.student.folder, run.trainer.dtype)
+        references = _actors("reference", placement, group, InProcessTeacher, start)
         facts = {
             "student": students.connect(),
             "teacher": _ready(teachers, "the teacher"),
             "engines": engines.ready(),
             "transport": choice.transport,
-            "placement": seats.name,
+            "placement": placement.name,
         }
         if references:
             facts["reference"] = _ready(references, "the reference")
-        say(f"rollout engines: {facts['engines'][0]['batch_invariance']}")
+        log(f"rollout engines: {facts['engines'][0]['batch_invariance']}")
         session.guard_workers()
         students.open_transfer(choice, engines)
-        yield Crew(
+        yield Workers(
             students=students,
             engines=engines,
             teachers=teachers,
@@ -148,37 +152,37 @@ def sampling(prepared: Prepared) -> RolloutSampling:
     )
 
 
-def measuring(prepared: Prepared) -> RolloutSampling:
+def evaluation_sampling(prepared: Prepared) -> RolloutSampling:
     """Return the sampling settings of held-out problems."""
     settings = prepared.run.evaluation
     drawn = sampling(prepared)
     return drawn if settings is None else replace(drawn, temperature=settings.temperature)
 
 
-def rollout_settings(prepared: Prepared, seats: Placement) -> RolloutSettings:
+def rollout_engine_settings(prepared: Prepared, placement: Placement) -> RolloutEngineSettings:
     """Return the settings of every rollout engine."""
     run, place = prepared.run, prepared.run.placement
-    return RolloutSettings(
+    return RolloutEngineSettings(
         model=prepared.student.folder,
         max_model_len=run.context_tokens,
         dtype=run.rollout_dtype,
         max_num_seqs=place.engine_max_seqs,
         batch_invariant=place.engine_batch_invariant,
-        engines=seats.count("rollout"),
+        engines=placement.count("rollout"),
         gpu_memory_fraction=engine_fraction(run) or 0.9,  # not used on CPU, but must be a fraction
         kv_cache_gib=place.cpu_kv_gib,
-        kv_cache_bytes=prepared.memory.engine_kv_bytes if seats.shares_gpus else None,
-        transport=choose_transport(seats).transport,
-        sleeps=seats.shares_gpus,
+        kv_cache_bytes=prepared.memory.engine_kv_bytes if placement.shares_gpus else None,
+        transport=choose_transport(placement).transport,
+        sleeps=placement.shares_gpus,
     )
 
 
-def student_settings(
-    prepared: Prepared, seats: Placement, *, teacher_head: Path | None = None
-) -> StudentSettings:
+def rank_settings(
+    prepared: Prepared, placement: Placement, *, teacher_head: Path | None = None
+) -> RankSettings:
     """Return the settings of every student rank."""
-    run, optimizer, lora = prepared.run, prepared.run.optimizer, prepared.run.engine.lora
-    return StudentSettings(
+    run, optimizer, lora = prepared.run, prepared.run.optimizer, prepared.run.trainer.lora
+    return RankSettings(
         model=prepared.student.folder,
         total_steps=run.steps,
         warmup_steps=run.warmup_steps,
@@ -187,16 +191,18 @@ def student_settings(
         epsilon=optimizer.epsilon,
         weight_decay=optimizer.weight_decay,
         clip=optimizer.max_gradient_norm,
-        zero_stage=run.engine.zero_stage,
-        dtype=run.engine.dtype,
-        gradient_checkpointing=run.engine.gradient_checkpointing,
-        lora=None if lora is None else LoraSettings(rank=lora.rank, alpha=lora.alpha, targets=lora.targets),
+        zero_stage=run.trainer.zero_stage,
+        dtype=run.trainer.dtype,
+        gradient_checkpointing=run.trainer.gradient_checkpointing,
+        lora=None
+        if lora is None
+        else AdapterSettings(rank=lora.rank, alpha=lora.alpha, targets=lora.targets),
         vocabulary=prepared.shared_vocab,
-        head_chunk=run.engine.head_chunk,
-        token_budget=run.engine.micro_batch_tokens,
+        head_chunk=run.trainer.head_chunk,
+        token_budget=run.trainer.micro_batch_tokens,
         seed=run.seed,
-        threads=max(1, available_cores() // seats.count("student")) if seats.on_cpu else None,
-        shares_gpu=seats.shares_gpus,
+        threads=max(1, available_cores() // placement.count("student")) if placement.on_cpu else None,
+        shares_gpu=placement.shares_gpus,
         teacher_head=teacher_head,
     )
 
@@ -215,15 +221,15 @@ def scoring_settings(prepared: Prepared, top_k: int) -> ScoringSettings:
     )
 
 
-def _actors(role: Role, seats: Placement, group: Any, kind: Any, *arguments: Any) -> tuple[Any, ...]:
+def _actors(role: Role, placement: Placement, group: Any, kind: Any, *arguments: Any) -> tuple[Any, ...]:
     """Create one Ray actor for every slot of the role."""
     import ray
 
     return tuple(
         cast(Any, ray.remote)(kind)
-        .options(**actor_options(seats.seat(role, index), group), max_restarts=0)
+        .options(**actor_options(placement.slot(role, index), group), max_restarts=0)
         .remote(*arguments)
-        for index in range(seats.count(role))
+        for index in range(placement.count(role))
     )
 
 
@@ -232,24 +238,26 @@ def _ready(actors: Sequence[Any], who: str) -> Any:
     return [result(one.ready.remote(), who) for one in actors][0]  # noqa: RUF015 - all of them are waited for
 
 
-def _teacher(prepared: Prepared, seats: Placement, top_k: int) -> tuple[Any, ...]:
+def _teacher(prepared: Prepared, placement: Placement, top_k: int) -> tuple[Any, ...]:
     """Return the class and the arguments of the teacher for the run's teacher backend."""
-    if prepared.run.teacher.engine == "vllm":
+    if prepared.run.teacher.backend == "vllm":
         scoring = scoring_settings(prepared, top_k)
-        environment = scoring_environment(scoring, on_cpu=seats.on_cpu)
-        return VllmTeacher, scoring, environment, scoring_options(scoring, on_cpu=seats.on_cpu)
-    return Teacher, frozen_settings(prepared, seats, prepared.teacher.folder, "bfloat16")
+        environment = scoring_environment(scoring, on_cpu=placement.on_cpu)
+        return VllmTeacher, scoring, environment, scoring_options(scoring, on_cpu=placement.on_cpu)
+    return InProcessTeacher, frozen_settings(prepared, placement, prepared.teacher.folder, "bfloat16")
 
 
-def frozen_settings(prepared: Prepared, seats: Placement, model: Path, dtype: str) -> TeacherSettings:
+def frozen_settings(
+    prepared: Prepared, placement: Placement, model: Path, dtype: str
+) -> InProcessTeacherSettings:
     """Return the settings of a frozen model: the student's token budget, and a softmax over the shared vocabulary."""
-    engine = prepared.run.engine
-    return TeacherSettings(
+    trainer = prepared.run.trainer
+    return InProcessTeacherSettings(
         model=model,
         dtype=dtype,
         vocabulary=prepared.shared_vocab,
-        token_budget=engine.micro_batch_tokens,
-        chunk=engine.head_chunk,
-        threads=1 if seats.on_cpu else None,
-        shares_gpu=seats.shares_gpus,
+        token_budget=trainer.micro_batch_tokens,
+        chunk=trainer.head_chunk,
+        threads=1 if placement.on_cpu else None,
+        shares_gpu=placement.shares_gpus,
     )

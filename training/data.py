@@ -46,7 +46,7 @@ _HASHED = re.compile(r".*:([0-9a-f]{16})", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class TrainingRow:
     """One training problem. `semantic_entropy` in nats, `weight` = 1 - H / log N.
 
     `pass_rate` is the share of the teacher's samples in the largest answer cluster, also for rows with a ground truth, because
@@ -68,7 +68,7 @@ class Row:
 class Dataset:
     folder: Path
     manifest: Manifest
-    rows: tuple[Row, ...]  # ordered by id
+    rows: tuple[TrainingRow, ...]  # ordered by id
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
     return Dataset(folder=folder, manifest=manifest, rows=tuple(rows))
 
 
-def rows_digest(rows: Iterable[Row]) -> str:
+def rows_digest(rows: Iterable[TrainingRow]) -> str:
     """Return the SHA-256 (hex) of all row values that training uses, except prompts, which follow from the texts and the
     student."""
     digest = hashlib.sha256()
@@ -213,9 +213,9 @@ def _problems(records: Sequence[Mapping[str, Any]]) -> list[str]:
     found = []
     for check in checks:
         failed = [
-            (record["id"] or f"number {number}", said)
+            (record["id"] or f"number {number}", problem)
             for number, record in enumerate(records, 1)
-            if (said := check(record)) is not None
+            if (problem := check(record)) is not None
         ]
         if failed:
             more = f" (and {len(failed) - 1:,} more rows have this defect)" if len(failed) > 1 else ""
@@ -233,11 +233,11 @@ def _number_problem(name: str, value: float | None, highest: float) -> str | Non
     return f"has {name} {value}, which is not between 0 and {'infinity' if highest == math.inf else f'{highest:g}'}"
 
 
-def _row(record: Mapping[str, Any]) -> Row:
+def _row(record: Mapping[str, Any]) -> TrainingRow:
     labels = [-1 if label is None else label for label in record["cluster_labels"]]
     largest = majority(labels)
     agreed = record["majority_answer"] is not None
-    return Row(
+    return TrainingRow(
         id=record["id"],
         text=record["problem"],
         tier=record["tier"],
@@ -252,13 +252,15 @@ def _row(record: Mapping[str, Any]) -> Row:
 # --- for a run ---------------------------------------------------------------------------------------------------
 
 
-def with_prompts(rows: Sequence[Row], student: ModelFiles, *, thinking: bool) -> tuple[Row, ...]:
+def with_prompts(
+    rows: Sequence[TrainingRow], student: ModelFiles, *, thinking: bool
+) -> tuple[TrainingRow, ...]:
     """Return the rows with the token ids of their prompts."""
     ids = encode_prompts(student, [row.text for row in rows], thinking=thinking)
     return tuple(replace(row, prompt_ids=prompt) for row, prompt in zip(rows, ids, strict=True))
 
 
-def prompt_length_problems(rows: Sequence[Row], limit: int) -> list[str]:
+def prompt_length_problems(rows: Sequence[TrainingRow], limit: int) -> list[str]:
     """Return one problem, naming the longest prompt, if any prompt has more than `limit` tokens."""
     long = [row for row in rows if len(row.prompt_ids) > limit]
     if not long:
@@ -317,7 +319,7 @@ def _plain(chosen: PlainWeight, seed: int) -> PromptWeight:
     return simple[chosen.kind]()
 
 
-def columns(rows: Sequence[Row]) -> PromptColumns:
+def columns(rows: Sequence[TrainingRow]) -> PromptColumns:
     """Return the columns from which prompt weights are computed."""
     return PromptColumns(
         ids=[row.id for row in rows],

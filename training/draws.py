@@ -15,7 +15,7 @@ from training.config import RunConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draw:
+class PromptGroup:
     """One drawn prompt, which becomes a group of rollouts. `index` counts the draws of the whole run; `row` is a row index."""
 
     index: int
@@ -30,31 +30,32 @@ class Schedule:
 
     row_ids: tuple[str, ...] = field(repr=False)
     kept: tuple[int, ...] = field(repr=False)
-    draws: int
+    total_prompts: int
     prompts_per_step: int
-    rollouts_per_prompt: int
+    group_size: int
     warmup_steps: int
     seed: int
 
     @property
     def steps(self) -> int:
-        return math.ceil(self.draws / self.prompts_per_step)
+        return math.ceil(self.total_prompts / self.prompts_per_step)
 
-    def step(self, number: int) -> tuple[Draw, ...]:
+    def step(self, number: int) -> tuple[PromptGroup, ...]:
         """Return the draws of step `number` (0, 1, ...); the last step may have fewer. Raises `IndexError` if out of range."""
         if not 0 <= number < self.steps:
             raise IndexError(f"step {number} is out of range for a run of {self.steps} steps")
         first = number * self.prompts_per_step
         return tuple(
-            self._draw(index) for index in range(first, min(first + self.prompts_per_step, self.draws))
+            self._group(index)
+            for index in range(first, min(first + self.prompts_per_step, self.total_prompts))
         )
 
-    def _draw(self, index: int) -> Draw:
+    def _group(self, index: int) -> PromptGroup:
         run = str(self.seed)
         row = self.kept[request_seed(str(index), "draw", run) % len(self.kept)]
         row_id = self.row_ids[row]
-        seeds = (request_seed(row_id, f"rollout/{index}/{k}", run) for k in range(self.rollouts_per_prompt))
-        return Draw(index=index, row=row, row_id=row_id, seeds=tuple(seeds))
+        seeds = (request_seed(row_id, f"rollout/{index}/{k}", run) for k in range(self.group_size))
+        return PromptGroup(index=index, row=row, row_id=row_id, seeds=tuple(seeds))
 
 
 def schedule(run: RunConfig, row_ids: Sequence[str], kept: Sequence[bool]) -> Schedule:
@@ -70,9 +71,9 @@ def schedule(run: RunConfig, row_ids: Sequence[str], kept: Sequence[bool]) -> Sc
     return Schedule(
         row_ids=tuple(row_ids),
         kept=positions,
-        draws=run.batches.draws,
+        total_prompts=run.batches.total_prompts,
         prompts_per_step=run.prompts_per_step,
-        rollouts_per_prompt=run.rollouts.per_prompt,
+        group_size=run.rollouts.group_size,
         warmup_steps=run.warmup_steps,
         seed=run.seed,
     )

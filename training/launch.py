@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         problems = check(run)
     except UserError as error:
         problems = (str(error),)
-    return tell(problems, arguments.problems)
+    return print_problems(problems, arguments.problems)
 
 
 def train(run: RunConfig) -> int:
@@ -70,7 +70,7 @@ def check(run: RunConfig) -> tuple[str, ...]:
     return found.problems
 
 
-def tell(problems: Sequence[str], path: Path | None) -> int:
+def print_problems(problems: Sequence[str], path: Path | None) -> int:
     """Print problems to standard error (shared with the engines' output) and write them to the file; return the exit code."""
     text = "".join(f"{problem}\n" for problem in problems)
     print(text, end="", file=sys.stderr)

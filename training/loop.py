@@ -17,21 +17,21 @@ from tasks.core.errors import UserError
 from tasks.io.locks import alone
 from training.check import Prepared, prepare
 from training.config import RunConfig, run_folder
-from training.crew import Crew, assembled, measuring
+from training.crew import Workers, evaluation_sampling, start_workers
 from training.data import columns
 from training.engine.actors import ActorLost
 from training.engine.checkpoints import latest, read_record
 from training.engine.group import Update
 from training.evaluation.held_out import evaluate
-from training.measures import step_row
+from training.measures import step_metrics
 from training.methods import compose
 from training.objectives.base import Objective
-from training.records import Hours, Records, say
-from training.results import Outcome, finished, point_to, write_results
+from training.records import Hours, RunLog, log_line
+from training.results import RunResult, export_run, finished, point_to
 from training.rollout.engine import Generation
 from training.rollout.saved import read_generations
-from training.rollout.sync import check_gap, check_versions
-from training.rounds import Round, draw_round, micro_batches
+from training.rollout.sync import check_mismatch, check_versions
+from training.rounds import RolloutBatch, generate_batch, micro_batches
 from training.self_tests import self_test
 
 __all__ = ["Stopped", "run"]
@@ -47,32 +47,32 @@ class Stopped(Exception):
     """The run was stopped on request (SIGTERM, Ctrl-C) after writing a checkpoint, from which the next start continues."""
 
 
-def run(config: RunConfig) -> Outcome:
+def run(config: RunConfig) -> RunResult:
     """Train to the end, continuing an earlier start if there is one, and write the results into the run's folder.
 
     Raises `UserError` for problems that the user can fix, and `Stopped` after a requested stop.
     """
     prepared = prepare(config)
     folder = run_folder(config.output, prepared.fingerprint)
-    with alone(folder / LOCK, "a distillation run", wait_s=LOCK_WAIT_S, on_wait=say):
+    with alone(folder / LOCK, "a distillation run", wait_s=LOCK_WAIT_S, on_wait=log_line):
         done = finished(folder, prepared.fingerprint)
         if done is None:
-            done = _trained(prepared, folder)
+            done = _train_with_restarts(prepared, folder)
         else:
-            say(f"this run is already finished: {folder}")
+            log_line(f"this run is already finished: {folder}")
         point_to(folder)
     return done
 
 
-def _trained(prepared: Prepared, folder: Path) -> Outcome:
+def _train_with_restarts(prepared: Prepared, folder: Path) -> RunResult:
     """Train, restarting from the last checkpoint if a worker dies."""
     objective, hours = compose(prepared.run), Hours(folder)
     for deaths in range(MAX_RESTARTS + 1):
         try:
-            with assembled(prepared, objective, say) as crew:
-                return _train(crew, prepared, objective, folder, hours)
+            with start_workers(prepared, objective, log_line) as workers:
+                return _train(workers, prepared, objective, folder, hours)
         except ActorLost as error:
-            say(
+            log_line(
                 f"{error}; restarting from the last checkpoint (restart {deaths + 1} of at most {MAX_RESTARTS})"
             )
     raise UserError(
@@ -80,47 +80,51 @@ def _trained(prepared: Prepared, folder: Path) -> Outcome:
     )
 
 
-def _train(crew: Crew, prepared: Prepared, objective: Objective, folder: Path, hours: Hours) -> Outcome:
+def _train(
+    workers: Workers, prepared: Prepared, objective: Objective, folder: Path, hours: Hours
+) -> RunResult:
     """Run the remaining steps, with an evaluation before the first step and after the last one. The last step is saved too, so
     that evaluation and export can be repeated without training."""
     config, total = prepared.run, prepared.schedule.steps
     held_out = prepared.held_out
-    first, record, drawn = _resume(crew, prepared, folder)
-    crew.students.sync(crew.engines, first)
+    first, record, saved = _resume(workers, prepared, folder)
+    workers.students.sync(workers.engines, first)
     if config.self_tests:
-        self_test(crew, prepared, first)
-    before = record["before"] if first else evaluate(crew, held_out, "before", measuring(prepared))
+        self_test(workers, prepared, first)
+    before = (
+        record["before"] if first else evaluate(workers, held_out, "before", evaluation_sampling(prepared))
+    )
     kept = {"fingerprint": prepared.fingerprint, "before": before}
     hours.note()
-    with _asked_to_stop() as stop:
-        with Records(folder, step=first, steps=total) as records:
-            for step, coming in _steps(crew, prepared, objective, records, first, drawn):
+    with _stop_on_signals() as stop:
+        with RunLog(folder, step=first, steps=total) as run_log:
+            for step, upcoming in _steps(workers, prepared, objective, run_log, first, saved):
                 hours.note()
-                if step % config.checkpoints.every == 0 or step == total or stop.asked:
-                    crew.students.save(
-                        folder / "checkpoints", step, kept, keep=config.checkpoints.keep, rollouts=coming
+                if step % config.checkpoints.every == 0 or step == total or stop.requested:
+                    workers.students.save(
+                        folder / "checkpoints", step, kept, keep=config.checkpoints.keep, rollouts=upcoming
                     )
-                if stop.asked:
+                if stop.requested:
                     raise Stopped(
                         f"stopped after step {step} of {total}, with a checkpoint: start again to continue"
                     )
         stop.at_once = (
             "stopped after the last step, with a checkpoint: start again to evaluate and export the student"
         )
-        after = evaluate(crew, held_out, "after", measuring(prepared))
-        return write_results(crew, prepared, folder, hours, before=before, after=after)
+        after = evaluate(workers, held_out, "after", evaluation_sampling(prepared))
+        return export_run(workers, prepared, folder, hours, before=before, after=after)
 
 
 def _steps(
-    crew: Crew,
+    workers: Workers,
     prepared: Prepared,
     objective: Objective,
-    records: Records,
+    run_log: RunLog,
     first: int,
-    drawn: Sequence[Generation] = (),
+    saved: Sequence[Generation] = (),
 ) -> Iterator[tuple[int, Sequence[Generation]]]:
     """Generate > score > update > sync > log. Yields the number of completed steps and the rollouts of the next step, if they
-    exist already. `drawn`: the rollouts of step `first`, if a checkpoint has them.
+    exist already. `saved`: the rollouts of step `first`, if a checkpoint has them.
 
     The student trains on the first part of a batch while the teacher scores the next part. With `one_step_off` the next batch is
     generated (with the engines' current weights) and scored while the student trains on this one.
@@ -128,39 +132,41 @@ def _steps(
     config, total = prepared.run, prepared.schedule.steps
     weights = objective.prompt_weight(columns(prepared.rows)).weight
     one_step_off = config.overlap == "one_step_off"
-    coming: Round | None = None
+    ready: RolloutBatch | None = None
     with ThreadPoolExecutor(1) as ahead:
         for step in range(first, total):
             began = time.perf_counter()
-            round_ = coming or draw_round(crew, prepared, weights, step, drawn=drawn if step == first else ())
-            staleness = _staleness(round_, step, allowed=int(one_step_off))
-            drawing: Future[Round] | None = None
+            batch = ready or generate_batch(
+                workers, prepared, weights, step, saved=saved if step == first else ()
+            )
+            staleness = _staleness(batch, step, allowed=int(one_step_off))
+            next_batch: Future[RolloutBatch] | None = None
             if one_step_off and step + 1 < total:
-                drawing = ahead.submit(draw_round, crew, prepared, weights, step + 1)
+                next_batch = ahead.submit(generate_batch, workers, prepared, weights, step + 1)
             if config.placement.kind == "colocated":
-                round_.scoring_seconds()  # wait: scoring and training must not allocate memory at the same time
-                crew.engines.sleep()
-            parts = range(len(round_.parts))
-            update = crew.students.step_in_parts(
-                [partial(micro_batches, round_, part, objective, prepared) for part in parts]
+                batch.scoring_seconds()  # wait: scoring and training must not allocate memory at the same time
+                workers.engines.sleep()
+            parts = range(len(batch.parts))
+            update = workers.students.step_in_parts(
+                [partial(micro_batches, batch, part, objective, prepared) for part in parts]
             )
             _check_finite(update, step)
-            coming = drawing.result() if drawing else None
+            ready = next_batch.result() if next_batch else None
             waited = time.perf_counter()
-            crew.students.sync(crew.engines, step + 1)
+            workers.students.sync(workers.engines, step + 1)
             ended = time.perf_counter()
-            row = step_row(round_, update, staleness=staleness, sync=ended - waited, wall=ended - began)
-            records.write(row)
+            row = step_metrics(batch, update, staleness=staleness, sync=ended - waited, wall=ended - began)
+            run_log.write(row)
             if staleness == 0:
-                check_gap(row["gap_mean"], version=step)
-            yield step + 1, coming.generations if coming else ()
+                check_mismatch(row["mismatch_mean"], version=step)
+            yield step + 1, ready.generations if ready else ()
 
 
-def _staleness(round_: Round, step: int, *, allowed: int) -> int:
+def _staleness(batch: RolloutBatch, step: int, *, allowed: int) -> int:
     """Return how many updates the weights of the batch are behind. Raises `UserError` if a weight sync was skipped or the engines
     have different weights."""
-    version = round_.generations[0].version
-    check_versions(version, [generation.version for generation in round_.generations])
+    version = batch.generations[0].version
+    check_versions(version, [generation.version for generation in batch.generations])
     check_versions(version if step - allowed <= version <= step else step, [version])
     return step - version
 
@@ -175,13 +181,13 @@ def _check_finite(update: Update, step: int) -> None:
 
 
 def _resume(
-    crew: Crew, prepared: Prepared, folder: Path
+    workers: Workers, prepared: Prepared, folder: Path
 ) -> tuple[int, Mapping[str, Any], tuple[Generation, ...]]:
     """Load the last checkpoint; return its number of steps, its record, and the rollouts of the next step that it contains.
 
     Raises `UserError` if the checkpoint belongs to a run with another fingerprint.
     """
-    checkpoint = latest(folder / "checkpoints", say)
+    checkpoint = latest(folder / "checkpoints", log_line)
     if checkpoint is None:
         return 0, {}, ()
     record = read_record(checkpoint)
@@ -190,32 +196,32 @@ def _resume(
             f"{folder} contains checkpoints of a run with other settings, data or models: delete it, or choose another output"
             " folder"
         )
-    step = crew.students.load(checkpoint)
-    say(f"continuing after step {step}")
+    step = workers.students.load(checkpoint)
+    log_line(f"continuing after step {step}")
     return step, record, read_generations(checkpoint)
 
 
 @dataclass(slots=True, kw_only=True)
-class _Asked:
+class _StopRequest:
     """Whether a stop was requested; `at_once`: the message of an immediate stop, set while no step is running."""
 
-    asked: bool = False
+    requested: bool = False
     at_once: str | None = None
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[_Asked]:
+def _stop_on_signals() -> Iterator[_StopRequest]:
     """Handle SIGTERM and Ctrl-C in the block: the current step is finished and saved first. If a worker dies during that step,
     the run stops with the last checkpoint."""
-    stop = _Asked()
+    stop = _StopRequest()
 
     def note(number: int, _frame: object) -> None:
         if stop.at_once is not None:
             raise Stopped(stop.at_once)
-        if stop.asked:
+        if stop.requested:
             raise KeyboardInterrupt
-        stop.asked = True
-        say("stop requested: finishing this step and writing a checkpoint (repeat to stop immediately)")
+        stop.requested = True
+        log_line("stop requested: finishing this step and writing a checkpoint (repeat to stop immediately)")
 
     with ExitStack() as stack:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -223,6 +229,6 @@ def _asked_to_stop() -> Iterator[_Asked]:
         try:
             yield stop
         except ActorLost as error:
-            if not stop.asked:
+            if not stop.requested:
                 raise
             raise Stopped(f"stopped at the last checkpoint ({error}): start again to continue") from error

@@ -8,17 +8,17 @@ import numpy as np
 
 from training.engine.group import Update
 from training.engine.student import MicroBatch
-from training.rollout.sync import logprob_gap
-from training.rounds import Round
+from training.rollout.sync import logprob_mismatch
+from training.rounds import RolloutBatch
 
-__all__ = ["PHASES", "phase_seconds", "step_row"]
+__all__ = ["PHASES", "phase_seconds", "step_metrics"]
 
 PHASES = ("rollout", "teacher", "student", "sync")
 """The phases of a step, in order. Runs with a reference have one more, `reference`."""
 
 
-def step_row(
-    round_: Round,
+def step_metrics(
+    batch: RolloutBatch,
     update: Update,
     *,
     staleness: int,
@@ -34,21 +34,21 @@ def step_row(
     `wall`, 1 if no phases overlapped. `student_memory_gb`: peak memory of a student rank so far, in 10^9 bytes.
     """
     seconds = {
-        "rollout": round_.rollout_seconds,
-        **round_.scoring_seconds(),
+        "rollout": batch.rollout_seconds,
+        **batch.scoring_seconds(),
         "student": update.seconds,
         "sync": sync,
     }
-    tokens, work = sum(len(sequence.tokens) for sequence in round_.sequences), sum(seconds.values())
+    tokens, work = sum(len(sequence.tokens) for sequence in batch.sequences), sum(seconds.values())
     row: dict[str, float] = {
         "step": update.step,
         "loss": update.loss,
         "learning_rate": update.learning_rate,
         "gradient_norm": update.gradient_norm,
-        "weight_mean": float(round_.weights.mean()),
-        "weight_zero_share": float((round_.weights == 0).mean()),
-        **token_means([seen for _, seen in update.trained]),
-        **response_means(round_),
+        "weight_mean": float(batch.weights.mean()),
+        "weight_zero_share": float((batch.weights == 0).mean()),
+        **token_metrics([seen for _, seen in update.trained]),
+        **response_metrics(batch),
         "staleness": staleness,
         "tokens": tokens,
         "tokens_per_second": tokens / wall,
@@ -56,20 +56,20 @@ def step_row(
         "overlap": work / wall,
         "student_memory_gb": update.memory / 1e9,
     }
-    row |= dict(zip(("gap_mean", "gap_max"), gap(update.trained), strict=True))
+    row |= dict(zip(("mismatch_mean", "mismatch_max"), mismatch(update.trained), strict=True))
     row |= {f"seconds_{name}": spent for name, spent in seconds.items()}
     return row | {f"share_{name}": spent / work for name, spent in seconds.items()}
 
 
-def response_means(round_: Round) -> dict[str, float]:
+def response_metrics(batch: RolloutBatch) -> dict[str, float]:
     """Return response lengths, the share of truncated responses and the mean log-probability of a token, over all rollouts."""
-    lengths = [len(generation.tokens) for generation in round_.generations]
+    lengths = [len(generation.tokens) for generation in batch.generations]
     return {
         "response_tokens_mean": float(np.mean(lengths)),
         "response_tokens_max": max(lengths),
         "response_tokens": sum(lengths),
-        "truncated_share": float(np.mean([one.finish_reason == "length" for one in round_.generations])),
-        "rollout_logprob_mean": float(np.concatenate([one.logprobs for one in round_.generations]).mean()),
+        "truncated_share": float(np.mean([one.finish_reason == "length" for one in batch.generations])),
+        "rollout_logprob_mean": float(np.concatenate([one.logprobs for one in batch.generations]).mean()),
     }
 
 
@@ -79,22 +79,22 @@ def phase_seconds(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(row[f"seconds_{name}"] for row in rows) for name in names}
 
 
-def gap(pairs: Sequence[tuple[MicroBatch, Mapping[str, np.ndarray]]]) -> tuple[float, float]:
+def mismatch(pairs: Sequence[tuple[MicroBatch, Mapping[str, np.ndarray]]]) -> tuple[float, float]:
     """Return the trainer/engine mismatch: mean and maximum of |log p(engine) - log p(student)| over the trained tokens.
 
     Only micro-batches whose token loss reports `sampled_logprob` count; (0, 0) without any.
     """
-    told = [(batch.signals["rollout_logprobs"], seen.get("sampled_logprob")) for batch, seen in pairs]
-    both = [(engine, student) for engine, student in told if student is not None]
+    sampled = [(batch.signals["rollout_logprobs"], seen.get("sampled_logprob")) for batch, seen in pairs]
+    both = [(engine, student) for engine, student in sampled if student is not None]
     if not both:
         return 0.0, 0.0
     engine = np.concatenate([one for one, _ in both])
     student = np.concatenate([one for _, one in both])
     here = np.isfinite(student)  # positions with coefficient 0 are skipped and hold NaN
-    return logprob_gap(engine[here], student[here])
+    return logprob_mismatch(engine[here], student[here])
 
 
-def token_means(seen: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
+def token_metrics(seen: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
     """Return the mean over tokens of every metric of the token loss except the sampled token's log-probability."""
     names = sorted({name for one in seen for name in one} - {"sampled_logprob"})
     joined = {name: np.concatenate([one[name] for one in seen if name in one]) for name in names}

@@ -14,13 +14,13 @@ from pathlib import Path
 import psutil
 
 from training.config import RunConfig
-from training.engine.placement import Placement, Seat, placement
+from training.engine.placement import Placement, Slot, make_placement
 from training.memory_parts import (
     ENGINE_WORKING,
     PHASES,
     SCORING_FRACTION,
     SCORING_TOKENS,
-    Part,
+    MemoryPart,
     Phase,
     engine_fraction,
     engine_kv_bytes,
@@ -33,7 +33,7 @@ from training.memory_parts import (
     student_parts,
     teacher_parts,
 )
-from training.shapes import Shape, count_lora, count_parameters, layer_activations, read_shape
+from training.shapes import ModelDimensions, count_lora, count_parameters, layer_activations, read_dimensions
 
 __all__ = [
     "ENGINE_WORKING",
@@ -41,10 +41,10 @@ __all__ = [
     "SCORING_FRACTION",
     "SCORING_TOKENS",
     "Device",
+    "MemoryPart",
     "MemoryPlan",
-    "Part",
+    "ModelDimensions",
     "Phase",
-    "Shape",
     "count_lora",
     "count_parameters",
     "engine_fraction",
@@ -55,9 +55,9 @@ __all__ = [
     "memory_plan",
     "memory_problems",
     "memory_table",
-    "read_shape",
+    "placement_of",
+    "read_dimensions",
     "reference_parts",
-    "seats_of",
     "student_parts",
     "teacher_parts",
 ]
@@ -69,7 +69,7 @@ class Device:
 
     name: str
     capacity: int
-    parts: tuple[Part, ...]
+    parts: tuple[MemoryPart, ...]
 
     def needed(self, phase: Phase) -> int:
         return sum(part.bytes for part in self.parts if phase in part.phases)
@@ -84,22 +84,24 @@ class MemoryPlan:
     devices: tuple[Device, ...]
     full_sequences: int  # of context length per rollout engine; below 1 the engine cannot start
     engine_kv_bytes: int  # size of that KV cache; 0 or less if it does not fit
-    host: tuple[Part, ...]  # host memory; on a cpu placement also included in the device
+    host: tuple[MemoryPart, ...]  # host memory; on a cpu placement also included in the device
     scored_sequences: int | None = None  # like `full_sequences`, for a vLLM teacher
 
     @property
     def fits(self) -> bool:
-        room = self.full_sequences >= 1 and (self.scored_sequences is None or self.scored_sequences >= 1)
-        return room and all(device.peak <= device.capacity for device in self.devices)
+        has_cache = self.full_sequences >= 1 and (self.scored_sequences is None or self.scored_sequences >= 1)
+        return has_cache and all(device.peak <= device.capacity for device in self.devices)
 
 
-def memory_plan(run: RunConfig, student: Shape, teacher: Shape, machine: int | None = None) -> MemoryPlan:
+def memory_plan(
+    run: RunConfig, student: ModelDimensions, teacher: ModelDimensions, machine: int | None = None
+) -> MemoryPlan:
     """Return the memory plan of the run. `machine`: bytes of memory for a cpu placement (default: those of this machine)."""
-    seats = seats_of(run)
+    placement = placement_of(run)
     capacity = int(run.placement.gpu_memory_gb * 1e9)
     if on_cpu(run):
         capacity = machine_memory() if machine is None else machine
-    bundles = sorted({seat.bundle for seat in seats.seats})
+    bundles = sorted({slot.bundle for slot in placement.slots})
     host = host_parts(run, teacher)
     return MemoryPlan(
         devices=tuple(
@@ -108,9 +110,9 @@ def memory_plan(run: RunConfig, student: Shape, teacher: Shape, machine: int | N
                 capacity=capacity,
                 parts=tuple(
                     part
-                    for seat in seats.seats
-                    if seat.bundle == bundle
-                    for part in _seat_parts(run, seat, student, teacher, sleeps=seats.shares_gpus)
+                    for slot in placement.slots
+                    if slot.bundle == bundle
+                    for part in _slot_parts(run, slot, student, teacher, sleeps=placement.shares_gpus)
                 )
                 + (host if on_cpu(run) else ()),
             )
@@ -119,24 +121,24 @@ def memory_plan(run: RunConfig, student: Shape, teacher: Shape, machine: int | N
         full_sequences=full_sequences(run, student),
         engine_kv_bytes=engine_kv_bytes(run, student),
         host=host,
-        scored_sequences=scored_sequences(run, teacher) if run.teacher.engine == "vllm" else None,
+        scored_sequences=scored_sequences(run, teacher) if run.teacher.backend == "vllm" else None,
     )
 
 
-def seats_of(run: RunConfig) -> Placement:
+def placement_of(run: RunConfig) -> Placement:
     """Return the placement of the workers that the run's settings define."""
-    where, referred = run.placement, run.objective.reference_kl_coefficient > 0
-    return placement(where.kind, students=where.students, engines=where.engines, reference=referred)
+    where, has_reference = run.placement, run.objective.reference_kl_coefficient > 0
+    return make_placement(where.kind, students=where.students, engines=where.engines, reference=has_reference)
 
 
-def _seat_parts(
-    run: RunConfig, seat: Seat, student: Shape, teacher: Shape, *, sleeps: bool
-) -> tuple[Part, ...]:
-    if seat.role == "student":
+def _slot_parts(
+    run: RunConfig, slot: Slot, student: ModelDimensions, teacher: ModelDimensions, *, sleeps: bool
+) -> tuple[MemoryPart, ...]:
+    if slot.role == "student":
         return student_parts(run, student, teacher)
-    if seat.role == "teacher":
+    if slot.role == "teacher":
         return teacher_parts(run, teacher)
-    if seat.role == "reference":
+    if slot.role == "reference":
         return reference_parts(run, student)
     return engine_parts(run, student, sleeps=sleeps)
 
@@ -168,19 +170,19 @@ def memory_problems(run: RunConfig, plan: MemoryPlan) -> list[str]:
     if plan.scored_sequences is not None and plan.scored_sequences < 1:
         found.append(
             f"the KV cache of a vLLM teacher is too small for one sequence of {run.context_tokens + 1} tokens: choose"
-            " teacher.engine in_process or lower the lengths"
+            " teacher.backend in_process or lower the lengths"
         )
     return found
 
 
 def _remedy(run: RunConfig) -> str:
     if run.placement.kind == "split":
-        return "choose placement colocated with engine.zero_stage 3, a smaller model, or engine.lora"
+        return "choose placement colocated with trainer.zero_stage 3, a smaller model, or trainer.lora"
     if run.placement.kind == "cpu":
         return "use fewer engines, a smaller placement.cpu_kv_gib or smaller models"
-    if run.engine.zero_stage < 3:
-        return "set engine.zero_stage to 3"
-    return "use more GPUs, a smaller placement.engine_memory_fraction or engine.micro_batch_tokens, or engine.lora"
+    if run.trainer.zero_stage < 3:
+        return "set trainer.zero_stage to 3"
+    return "use more GPUs, a smaller placement.engine_memory_fraction or trainer.micro_batch_tokens, or trainer.lora"
 
 
 def memory_table(plan: MemoryPlan) -> str:
@@ -198,7 +200,7 @@ def memory_table(plan: MemoryPlan) -> str:
     return "\n".join(lines)
 
 
-def _rows(name: str, parts: Sequence[Part]) -> list[str]:
+def _rows(name: str, parts: Sequence[MemoryPart]) -> list[str]:
     """Return one line per item of each worker; the first line has the device's name."""
     rows = []
     for owner, what in dict.fromkeys((part.owner, part.what) for part in parts):
@@ -209,7 +211,7 @@ def _rows(name: str, parts: Sequence[Part]) -> list[str]:
 
 def _alike(devices: Sequence[Device]) -> list[tuple[str, list[Device]]]:
     """Group devices with the same content under one name, such as `GPU 2-3`."""
-    groups: dict[tuple[tuple[Part, ...], int], list[Device]] = {}
+    groups: dict[tuple[tuple[MemoryPart, ...], int], list[Device]] = {}
     for device in devices:
         groups.setdefault((device.parts, device.capacity), []).append(device)
     return [
@@ -218,7 +220,7 @@ def _alike(devices: Sequence[Device]) -> list[tuple[str, list[Device]]]:
     ]
 
 
-def _line(name: str, owner: str, what: str, parts: Sequence[Part]) -> str:
+def _line(name: str, owner: str, what: str, parts: Sequence[MemoryPart]) -> str:
     sums = [sum(part.bytes for part in parts if phase in part.phases) for phase in PHASES]
     return f"{name:<10}{owner:<10}{what:<22}" + "".join(f"{amount / 1e6:>12,.0f}" for amount in sums)
 

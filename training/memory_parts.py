@@ -15,7 +15,7 @@ from typing import Literal
 
 from training.config import RunConfig
 from training.engine.zero import MAX_BUCKET
-from training.shapes import Shape, count_lora, count_parameters, largest_tensor, layer_activations
+from training.shapes import ModelDimensions, count_lora, count_parameters, largest_tensor, layer_activations
 
 Phase = Literal["rollout", "train", "sync"]
 """Rollouts are generated and scored; the student is updated; the rollout engines receive its weights."""
@@ -35,12 +35,12 @@ LIVE_PARAMETERS = 1_000_000_000  # parameters that DeepSpeed's stage 3 keeps gat
 SUB_GROUP = 1_000_000_000  # values of a partition that stage 3 updates at once, up to one tensor more
 TRANSFER_BUFFER = 2**30  # buffer of vLLM's weight transfer, unless the largest tensor is larger
 NCCL_BUFFERS = 2  # buffers at each end; the last tensor of a buffer may exceed its size
-CPU_OBJECT_STORE = 2**30  # size of Ray's object store on a cpu placement; the rest spills to disk (`crew`)
+CPU_OBJECT_STORE = 2**30  # size of Ray's object store on a cpu placement; the rest spills to disk (`workers`)
 PART_BYTES = 2**29  # size of a part of the weights in Ray's object store (`rollout.weights`)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class MemoryPart:
     """Memory that one worker uses on a device during some phases."""
 
     owner: str  # role of the worker
@@ -64,41 +64,43 @@ class Gradients:
     bucket: int = 0
 
 
-def student_parts(run: RunConfig, shape: Shape, teacher: Shape) -> tuple[Part, ...]:
+def student_parts(run: RunConfig, dims: ModelDimensions, teacher: ModelDimensions) -> tuple[MemoryPart, ...]:
     """Return the memory of one data-parallel rank of the student, the teacher's scores included."""
-    engine, number = run.engine, number_bytes(run)
-    total = count_parameters(shape)
-    trained = total if engine.lora is None else count_lora(shape, engine.lora)
-    frozen = 0 if engine.lora is None else total
-    grown = gradients(run, shape, trained)
-    forward = _student_working(run, shape, number) + answer_bytes(run, teacher) + grown.reducing
+    trainer, number = run.trainer, number_bytes(run)
+    total = count_parameters(dims)
+    trained = total if trainer.lora is None else count_lora(dims, trainer.lora)
+    frozen = 0 if trainer.lora is None else total
+    grown = gradients(run, dims, trained)
+    forward = _student_working(run, dims, number) + answer_bytes(run, teacher) + grown.reducing
     return (
-        Part(owner="student", what="parameters", bytes=_shared(run, (trained + frozen) * number, 3)),
-        Part(owner="student", what="optimizer", bytes=_states(run, trained)),
+        MemoryPart(owner="student", what="parameters", bytes=_shared(run, (trained + frozen) * number, 3)),
+        MemoryPart(owner="student", what="optimizer", bytes=_states(run, trained)),
         *_held("gradients", grown.kept),
         *_held("accumulated gradients", grown.summed, "train"),
         *_held("bucket", grown.bucket),
-        Part(
+        MemoryPart(
             owner="student",
             what="activations, logits" if forward >= grown.update else "update",
             bytes=max(forward, grown.update),  # never at the same time
             phases=("train",),
         ),
-        *_held("weights to send", _sent(run, shape), "sync"),
+        *_held("weights to send", _sent(run, dims), "sync"),
         *_teacher_head(run, teacher),
-        Part(owner="student", what="libraries", bytes=_process(run) + (0 if on_cpu(run) else ALLOCATOR)),
+        MemoryPart(
+            owner="student", what="libraries", bytes=_process(run) + (0 if on_cpu(run) else ALLOCATOR)
+        ),
     )
 
 
-def gradients(run: RunConfig, shape: Shape, trained: int) -> Gradients:
+def gradients(run: RunConfig, dims: ModelDimensions, trained: int) -> Gradients:
     """Return the gradient memory of `trained` parameters for the run's ZeRO stage, reduction and update included.
 
     A bucket has up to MAX_BUCKET values; a larger tensor has a bucket of its own. For the values that it updates at once, AdamW
     allocates one float32 temporary on a GPU (foreach) and two on CPU; it updates all tensors at once at stage 0, and one flat
     partition at higher stages.
     """
-    stage, number, ranks = run.engine.zero_stage, number_bytes(run), run.placement.students
-    largest = min(largest_tensor(shape), trained)
+    stage, number, ranks = run.trainer.zero_stage, number_bytes(run), run.placement.students
+    largest = min(largest_tensor(dims), trained)
     bucket, mine = min(trained, max(MAX_BUCKET, largest)), -(-trained // ranks)
     roots, whole = (8, largest) if on_cpu(run) else (4, trained)
     if stage == 3:
@@ -121,99 +123,101 @@ def gradients(run: RunConfig, shape: Shape, trained: int) -> Gradients:
 
 def _states(run: RunConfig, trained: int) -> int:
     """Return the bytes of AdamW's two float32 moments and the float32 master copy (none at stage 0 in float32)."""
-    copied = number_bytes(run) == 2 or run.engine.zero_stage > 0
+    copied = number_bytes(run) == 2 or run.trainer.zero_stage > 0
     return _shared(run, trained * (12 if copied else 8), 1)
 
 
 def _shared(run: RunConfig, amount: int, stage: int) -> int:
     """Return the bytes per rank of a tensor group that is partitioned from ZeRO stage `stage` on."""
-    return -(-amount // run.placement.students) if run.engine.zero_stage >= stage else amount
+    return -(-amount // run.placement.students) if run.trainer.zero_stage >= stage else amount
 
 
-def _held(what: str, amount: int, *phases: Phase) -> tuple[Part, ...]:
-    return (Part(owner="student", what=what, bytes=amount, phases=phases or PHASES),) if amount else ()
+def _held(what: str, amount: int, *phases: Phase) -> tuple[MemoryPart, ...]:
+    return (MemoryPart(owner="student", what=what, bytes=amount, phases=phases or PHASES),) if amount else ()
 
 
-def _teacher_head(run: RunConfig, teacher: Shape) -> tuple[Part, ...]:
+def _teacher_head(run: RunConfig, teacher: ModelDimensions) -> tuple[MemoryPart, ...]:
     """Return the memory of the teacher's LM head on a student rank, which turns teacher states into logits."""
     if not _by_states(run):
         return ()
-    return (Part(owner="student", what="teacher's head", bytes=teacher.embedding * 2),)
+    return (MemoryPart(owner="student", what="teacher's head", bytes=teacher.embedding * 2),)
 
 
-def _student_working(run: RunConfig, shape: Shape, number: int) -> int:
+def _student_working(run: RunConfig, dims: ModelDimensions, number: int) -> int:
     """Return the bytes of a forward and backward pass of one micro-batch: activations, one layer's gradients, gathered
     parameters and the chunked head."""
-    engine, tokens = run.engine, run.engine.micro_batch_tokens
-    layer = layer_activations(shape, number)
-    inputs = shape.layers * shape.hidden * number
-    kept = inputs + layer if engine.gradient_checkpointing else shape.layers * layer
-    backward = number * (3 * shape.intermediate + 4 * shape.hidden)
+    trainer, tokens = run.trainer, run.trainer.micro_batch_tokens
+    layer = layer_activations(dims, number)
+    inputs = dims.layers * dims.hidden * number
+    kept = inputs + layer if trainer.gradient_checkpointing else dims.layers * layer
+    backward = number * (3 * dims.intermediate + 4 * dims.hidden)
     gathered = 0
-    if engine.zero_stage == 3 and run.placement.students > 1:
-        needed = shape.embedding + 2 * shape.linear_layer  # the head, the last layer, the prefetched next
-        gathered = number * min(count_parameters(shape), max(LIVE_PARAMETERS, needed))
-    head = 3 * engine.head_chunk * shape.vocab * 4
-    head += 0 if engine.lora is not None else shape.embedding * 4  # its gradient in float32
+    if trainer.zero_stage == 3 and run.placement.students > 1:
+        needed = dims.embedding + 2 * dims.linear_layer  # the head, the last layer, the prefetched next
+        gathered = number * min(count_parameters(dims), max(LIVE_PARAMETERS, needed))
+    head = 3 * trainer.head_chunk * dims.vocab * 4
+    head += 0 if trainer.lora is not None else dims.embedding * 4  # its gradient in float32
     return tokens * (kept + backward) + gathered + head
 
 
-def _sent(run: RunConfig, shape: Shape) -> int:
+def _sent(run: RunConfig, dims: ModelDimensions) -> int:
     """Return the bytes of a weight sync on a student rank: the transfer buffer, and the largest tensor if parameters have to be
     gathered (the head stays gathered until the engines have received it) or cast."""
-    largest = largest_tensor(shape) * 2
+    largest = largest_tensor(dims) * 2
     if on_cpu(run):  # two copies of a part while it is packed, and all parts in the object store
-        whole = count_parameters(shape) * 2
+        whole = count_parameters(dims) * 2
         return 2 * min(whole, PART_BYTES + largest) + min(whole, CPU_OBJECT_STORE)
-    gathered = run.engine.zero_stage == 3 and run.placement.students > 1
-    made = largest * number_bytes(run) // 2 if gathered or run.engine.lora is not None else 0
+    gathered = run.trainer.zero_stage == 3 and run.placement.students > 1
+    made = largest * number_bytes(run) // 2 if gathered or run.trainer.lora is not None else 0
     made += largest if number_bytes(run) == 4 else 0
     if run.placement.kind == "split":
         return NCCL_BUFFERS * (TRANSFER_BUFFER + largest) + made
-    return ipc_buffer(shape) + made
+    return ipc_buffer(dims) + made
 
 
-def ipc_buffer(shape: Shape) -> int:
+def ipc_buffer(dims: ModelDimensions) -> int:
     """Return the size in bytes of the buffer through which colocated engines receive weights; every tensor must fit in it."""
-    return max(TRANSFER_BUFFER, largest_tensor(shape) * 2)
+    return max(TRANSFER_BUFFER, largest_tensor(dims) * 2)
 
 
 # --- teacher and reference ---------------------------------------------------------------------------------------
 
 
-def teacher_parts(run: RunConfig, shape: Shape) -> tuple[Part, ...]:
+def teacher_parts(run: RunConfig, dims: ModelDimensions) -> tuple[MemoryPart, ...]:
     """Return the memory of a teacher: two-byte weights, the tensors of one layer, a chunk of logits and its scores. A vLLM
     teacher has the memory of a vLLM engine, and logits that vLLM's memory profiling does not include."""
-    if run.teacher.engine == "vllm":
-        spike = Part(
+    if run.teacher.backend == "vllm":
+        spike = MemoryPart(
             owner="teacher",
             what="logits",
-            bytes=scoring_tokens(run) * shape.vocab * 10 + answer_bytes(run, shape),  # bf16, and fp32 twice
+            bytes=scoring_tokens(run) * dims.vocab * 10 + answer_bytes(run, dims),  # bf16, and fp32 twice
             phases=_scoring_phases(run),
         )
-        return (*_engine_parts("teacher", run, shape, scoring_budget(run), BF16), spike)
-    return _frozen_parts("teacher", run, shape, 2, answer_bytes(run, shape))
+        return (*_engine_parts("teacher", run, dims, scoring_budget(run), BF16), spike)
+    return _frozen_parts("teacher", run, dims, 2, answer_bytes(run, dims))
 
 
-def reference_parts(run: RunConfig, shape: Shape) -> tuple[Part, ...]:
+def reference_parts(run: RunConfig, dims: ModelDimensions) -> tuple[MemoryPart, ...]:
     """Return the memory of the reference, the initial student in the student's dtype; it returns one number per token."""
-    return _frozen_parts("reference", run, shape, number_bytes(run), run.engine.micro_batch_tokens * 4)
+    return _frozen_parts("reference", run, dims, number_bytes(run), run.trainer.micro_batch_tokens * 4)
 
 
-def _frozen_parts(owner: str, run: RunConfig, shape: Shape, number: int, answer: int) -> tuple[Part, ...]:
+def _frozen_parts(
+    owner: str, run: RunConfig, dims: ModelDimensions, number: int, answer: int
+) -> tuple[MemoryPart, ...]:
     """Return the memory of a frozen model with `number` bytes per value that returns `answer` bytes per micro-batch."""
-    tokens = run.engine.micro_batch_tokens
-    layer = number * (3 * shape.hidden + 3 * shape.query + 3 * shape.intermediate) + 4 * shape.hidden
-    logits = 2 * run.engine.head_chunk * shape.vocab * 4
+    tokens = run.trainer.micro_batch_tokens
+    layer = number * (3 * dims.hidden + 3 * dims.query + 3 * dims.intermediate) + 4 * dims.hidden
+    logits = 2 * run.trainer.head_chunk * dims.vocab * 4
     return (
-        Part(owner=owner, what="parameters", bytes=count_parameters(shape) * number),
-        Part(
+        MemoryPart(owner=owner, what="parameters", bytes=count_parameters(dims) * number),
+        MemoryPart(
             owner=owner,
             what="activations, logits",
             bytes=tokens * layer + logits + answer,
             phases=_scoring_phases(run),
         ),
-        Part(owner=owner, what="libraries", bytes=_process(run)),
+        MemoryPart(owner=owner, what="libraries", bytes=_process(run)),
     )
 
 
@@ -222,78 +226,82 @@ def _scoring_phases(run: RunConfig) -> tuple[Phase, ...]:
     return ("rollout",) if run.placement.kind == "colocated" else ("rollout", "train")
 
 
-def answer_bytes(run: RunConfig, teacher: Shape) -> int:
+def answer_bytes(run: RunConfig, teacher: ModelDimensions) -> int:
     """Return the bytes of the teacher's scores for one micro-batch: float32 log-probabilities and 64-bit ids of its top k; for
     the full distribution its hidden states, or with a vLLM teacher all log-probabilities."""
     k, vocab = run.objective.top_k, teacher.vocab
     if _by_states(run):
-        return run.engine.micro_batch_tokens * teacher.hidden * 2
-    return run.engine.micro_batch_tokens * (vocab * 4 if k == "full" else min(k, vocab) * 12)
+        return run.trainer.micro_batch_tokens * teacher.hidden * 2
+    return run.trainer.micro_batch_tokens * (vocab * 4 if k == "full" else min(k, vocab) * 12)
 
 
 def _by_states(run: RunConfig) -> bool:
     """Return whether the teacher's full distribution is sent as hidden states."""
-    return run.objective.top_k == "full" and run.teacher.engine == "in_process"
+    return run.objective.top_k == "full" and run.teacher.backend == "in_process"
 
 
 # --- the engines -------------------------------------------------------------------------------------------------
 
 
-def engine_parts(run: RunConfig, shape: Shape, *, sleeps: bool) -> tuple[Part, ...]:
+def engine_parts(run: RunConfig, dims: ModelDimensions, *, sleeps: bool) -> tuple[MemoryPart, ...]:
     """Return the memory of one rollout engine: its fraction of the GPU, or on CPU its weights and KV cache. An engine that sleeps
     restores its weights for the sync, and its KV cache only afterwards."""
-    arriving = Part(owner="rollout", what="received weights", bytes=_arriving(run, shape), phases=("sync",))
+    arriving = MemoryPart(
+        owner="rollout", what="received weights", bytes=_arriving(run, dims), phases=("sync",)
+    )
     if on_cpu(run) or not sleeps:
-        return (*_engine_parts("rollout", run, shape, engine_budget(run), rollout_bytes(run)), arriving)
-    weights = count_parameters(shape) * rollout_bytes(run)
+        return (*_engine_parts("rollout", run, dims, engine_budget(run), rollout_bytes(run)), arriving)
+    weights = count_parameters(dims) * rollout_bytes(run)
     return (
-        Part(owner="rollout", what="weights, KV cache", bytes=engine_budget(run), phases=("rollout",)),
-        Part(owner="rollout", what="sleeping engine", bytes=ENGINE_ASLEEP, phases=("train", "sync")),
-        Part(owner="rollout", what="weights", bytes=weights, phases=("sync",)),
+        MemoryPart(owner="rollout", what="weights, KV cache", bytes=engine_budget(run), phases=("rollout",)),
+        MemoryPart(owner="rollout", what="sleeping engine", bytes=ENGINE_ASLEEP, phases=("train", "sync")),
+        MemoryPart(owner="rollout", what="weights", bytes=weights, phases=("sync",)),
         arriving,
     )
 
 
-def _arriving(run: RunConfig, shape: Shape) -> int:
+def _arriving(run: RunConfig, dims: ModelDimensions) -> int:
     """Return the bytes of received weights, and of the new layer that vLLM builds before it replaces the old one."""
-    largest = largest_tensor(shape) * rollout_bytes(run)
+    largest = largest_tensor(dims) * rollout_bytes(run)
     if on_cpu(run):
-        return min(count_parameters(shape) * 2, PART_BYTES + largest) + largest
+        return min(count_parameters(dims) * 2, PART_BYTES + largest) + largest
     if run.placement.kind == "split":
         return NCCL_BUFFERS * (TRANSFER_BUFFER + largest) + largest
-    return ipc_buffer(shape) + largest  # a copy of the buffer's content
+    return ipc_buffer(dims) + largest  # a copy of the buffer's content
 
 
-def _engine_parts(owner: str, run: RunConfig, shape: Shape, budget: int, number: int) -> tuple[Part, ...]:
+def _engine_parts(
+    owner: str, run: RunConfig, dims: ModelDimensions, budget: int, number: int
+) -> tuple[MemoryPart, ...]:
     """Return the memory of a vLLM engine that never sleeps: its GPU budget, or on CPU its weights and KV cache."""
     if not on_cpu(run):
-        return (Part(owner=owner, what="weights, KV cache", bytes=budget),)
+        return (MemoryPart(owner=owner, what="weights, KV cache", bytes=budget),)
     return (
-        Part(owner=owner, what="parameters", bytes=count_parameters(shape) * number),
-        Part(owner=owner, what="KV cache", bytes=_cpu_kv(run)),
-        Part(owner=owner, what="libraries", bytes=CPU_ENGINE),
+        MemoryPart(owner=owner, what="parameters", bytes=count_parameters(dims) * number),
+        MemoryPart(owner=owner, what="KV cache", bytes=_cpu_kv(run)),
+        MemoryPart(owner=owner, what="libraries", bytes=CPU_ENGINE),
     )
 
 
-def full_sequences(run: RunConfig, shape: Shape) -> int:
+def full_sequences(run: RunConfig, dims: ModelDimensions) -> int:
     """Return how many sequences of full context length fit in one engine's KV cache; 0 or less if not even one fits."""
-    per_token = shape.kv_bytes_per_token // BF16 * rollout_bytes(run)
-    return engine_kv_bytes(run, shape) // (per_token * run.context_tokens)
+    per_token = dims.kv_bytes_per_token // BF16 * rollout_bytes(run)
+    return engine_kv_bytes(run, dims) // (per_token * run.context_tokens)
 
 
-def scored_sequences(run: RunConfig, shape: Shape) -> int:
+def scored_sequences(run: RunConfig, dims: ModelDimensions) -> int:
     """Like `full_sequences`, for a vLLM teacher, which generates one more token per sequence."""
-    room = _cpu_kv(run) if on_cpu(run) else _kv_room(shape, scoring_budget(run), BF16)
-    return room // (shape.kv_bytes_per_token * (run.context_tokens + 1))
+    free_bytes = _cpu_kv(run) if on_cpu(run) else _free_kv_bytes(dims, scoring_budget(run), BF16)
+    return free_bytes // (dims.kv_bytes_per_token * (run.context_tokens + 1))
 
 
-def engine_kv_bytes(run: RunConfig, shape: Shape) -> int:
+def engine_kv_bytes(run: RunConfig, dims: ModelDimensions) -> int:
     """Return the bytes of one rollout engine's KV cache: its budget minus weights and working memory, possibly negative."""
-    return _cpu_kv(run) if on_cpu(run) else _kv_room(shape, engine_budget(run), rollout_bytes(run))
+    return _cpu_kv(run) if on_cpu(run) else _free_kv_bytes(dims, engine_budget(run), rollout_bytes(run))
 
 
-def _kv_room(shape: Shape, budget: int, number: int) -> int:
-    return budget - count_parameters(shape) * number - ENGINE_WORKING
+def _free_kv_bytes(dims: ModelDimensions, budget: int, number: int) -> int:
+    return budget - count_parameters(dims) * number - ENGINE_WORKING
 
 
 def scoring_tokens(run: RunConfig) -> int:
@@ -320,25 +328,25 @@ def engine_fraction(run: RunConfig) -> float:
 # --- host memory -------------------------------------------------------------------------------------------------
 
 
-def host_parts(run: RunConfig, teacher: Shape) -> tuple[Part, ...]:
+def host_parts(run: RunConfig, teacher: ModelDimensions) -> tuple[MemoryPart, ...]:
     """Return the host memory of the teacher's scores of one step, for responses of maximum length: the scores in Ray's object
     store, the driver's micro-batches, and those in the store for the students. With `one_step_off` the store also has the scores
     of the next step."""
-    tokens = run.prompts_per_step * run.rollouts.per_prompt * run.lengths.max_response_tokens
+    tokens = run.prompts_per_step * run.rollouts.group_size * run.lengths.max_response_tokens
     k, vocab = run.objective.top_k, teacher.vocab
     full = teacher.hidden * 2 if _by_states(run) else vocab * 4
     answers = tokens * (full if k == "full" else min(k, vocab) * 8)  # float32 and 32-bit ids
     stored = answers * (3 if run.overlap == "one_step_off" else 2)
     stored = min(stored, CPU_OBJECT_STORE) if on_cpu(run) else stored
     return (
-        Part(owner="driver", what="scores, object store", bytes=stored, phases=("train",)),
-        Part(owner="driver", what="teacher's scores", bytes=answers, phases=("train",)),
+        MemoryPart(owner="driver", what="scores, object store", bytes=stored, phases=("train",)),
+        MemoryPart(owner="driver", what="teacher's scores", bytes=answers, phases=("train",)),
     )
 
 
 def number_bytes(run: RunConfig) -> int:
     """Return the bytes per value of the student's dtype."""
-    return 2 if run.engine.dtype == "bfloat16" else 4
+    return 2 if run.trainer.dtype == "bfloat16" else 4
 
 
 def rollout_bytes(run: RunConfig) -> int:

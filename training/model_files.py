@@ -16,7 +16,7 @@ from prompts import load_prompt
 from tasks.core.errors import UserError
 from tasks.io.tokenizer_identity import TokenizerIdentity
 from training.config import project_path
-from training.shapes import Shape
+from training.shapes import ModelDimensions
 
 PROMPT = "teacher/solve"  # the student's prompt, which is also the one that the dataset was sampled with
 PROBE = "Let x = 3.14159, y = 27/8. Solve \\frac{x}{y} + 1,000 = z;   naïve\n\tÜbung, don't."
@@ -103,13 +103,13 @@ def encode_prompts(model: ModelFiles, problems: Sequence[str], *, thinking: bool
     return found
 
 
-def tensor_problems(model: ModelFiles, shape: Shape) -> list[str]:
+def tensor_problems(model: ModelFiles, dims: ModelDimensions) -> list[str]:
     """Return one problem if the weight files lack a tensor of a model of these dimensions, have one of a different shape, or have
     an unexpected one; the first such tensor is named.
 
     transformers would initialise such tensors randomly and only log it.
     """
-    what = _tensor_difference(model.tensors, shape)
+    what = _tensor_difference(model.tensors, dims)
     if what is None:
         return []
     return [
@@ -118,9 +118,9 @@ def tensor_problems(model: ModelFiles, shape: Shape) -> list[str]:
     ]
 
 
-def _tensor_difference(found: Mapping[str, tuple[int, ...]], shape: Shape) -> str | None:
+def _tensor_difference(found: Mapping[str, tuple[int, ...]], dims: ModelDimensions) -> str | None:
     known = {"lm_head.weight"}  # optional in the files if tied to the embedding
-    for name, size in _expected_tensors(shape):
+    for name, size in _expected_tensors(dims):
         if name not in found:
             return f"has no tensor {name}"
         if found[name] != size:
@@ -130,16 +130,16 @@ def _tensor_difference(found: Mapping[str, tuple[int, ...]], shape: Shape) -> st
     return f"has a tensor {extra[0]} that does not exist in a model of its config.json" if extra else None
 
 
-def _expected_tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _expected_tensors(dims: ModelDimensions) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield the name and shape of every tensor of a dense Qwen2 or Qwen3, as transformers saves them."""
-    h, query, key, inner = shape.hidden, shape.query, shape.key, shape.intermediate
-    yield "model.embed_tokens.weight", (shape.vocab, h)
+    h, query, key, inner = dims.hidden, dims.query, dims.key, dims.intermediate
+    yield "model.embed_tokens.weight", (dims.vocab, h)
     yield "model.norm.weight", (h,)
-    if not shape.tied:
-        yield "lm_head.weight", (shape.vocab, h)
-    qwen3 = shape.kind == "qwen3"
-    biased = "qkvo" if qwen3 and shape.attention_bias else "" if qwen3 else "qkv"
-    for layer in range(shape.layers):
+    if not dims.tied:
+        yield "lm_head.weight", (dims.vocab, h)
+    qwen3 = dims.kind == "qwen3"
+    biased = "qkvo" if qwen3 and dims.attention_bias else "" if qwen3 else "qkv"
+    for layer in range(dims.layers):
         at = f"model.layers.{layer}"
         yield f"{at}.input_layernorm.weight", (h,)
         yield f"{at}.post_attention_layernorm.weight", (h,)
@@ -148,7 +148,7 @@ def _expected_tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
             if name in biased:
                 yield f"{at}.self_attn.{name}_proj.bias", size[:1]
         for name in ("q_norm", "k_norm") if qwen3 else ():
-            yield f"{at}.self_attn.{name}.weight", (shape.head_dim,)
+            yield f"{at}.self_attn.{name}.weight", (dims.head_dim,)
         for name, size in {"gate": (inner, h), "up": (inner, h), "down": (h, inner)}.items():
             yield f"{at}.mlp.{name}_proj.weight", size
 
@@ -245,12 +245,12 @@ def scoring_problems(student: ModelFiles, teacher: ModelFiles, tokens: int) -> l
     problems = []
     if teacher.vocab_size > student.vocab_size:
         problems.append(
-            f"teacher.engine vllm takes the softmax over all {teacher.vocab_size:,} ids of the teacher, but the student has"
-            f" {student.vocab_size:,}: choose teacher.engine in_process, or a pair with embeddings of the same size"
+            f"teacher.backend vllm takes the softmax over all {teacher.vocab_size:,} ids of the teacher, but the student has"
+            f" {student.vocab_size:,}: choose teacher.backend in_process, or a pair with embeddings of the same size"
         )
     if teacher.max_positions <= tokens:
         problems.append(
-            f"teacher.engine vllm generates one token after each sequence of up to {tokens:,} tokens, but the teacher's context"
+            f"teacher.backend vllm generates one token after each sequence of up to {tokens:,} tokens, but the teacher's context"
             f" ends at {teacher.max_positions:,}: lower the lengths"
         )
     return problems

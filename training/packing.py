@@ -9,10 +9,10 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-MicroBatch = tuple[int, ...]  # indices of sequences; empty if a rank has no more of them
+BatchIndices = tuple[int, ...]  # indices of sequences; empty if a rank has no more of them
 
 
-def pack(lengths: Sequence[int], *, budget: int, ranks: int = 1) -> tuple[tuple[MicroBatch, ...], ...]:
+def pack(lengths: Sequence[int], *, budget: int, ranks: int = 1) -> tuple[tuple[BatchIndices, ...], ...]:
     """Pack sequences into micro-batches: `result[rank][i]` has the indices of that rank's i-th micro-batch.
 
     `lengths` and `budget` are in tokens. Every sequence is in exactly one micro-batch. The number of micro-batches per rank is
@@ -60,11 +60,13 @@ def _balanced(
     return bins
 
 
-def _deal(bins: Sequence[list[int]], loads: Sequence[int], ranks: int) -> tuple[tuple[MicroBatch, ...], ...]:
+def _deal(
+    bins: Sequence[list[int]], loads: Sequence[int], ranks: int
+) -> tuple[tuple[BatchIndices, ...], ...]:
     """Distribute the bins, `ranks` bins of similar load at a time; the fullest goes to the rank with the smallest load so far."""
     order = sorted(range(len(bins)), key=lambda number: (-loads[number], number))
     totals = [0] * ranks
-    dealt: list[list[MicroBatch]] = [[] for _ in range(ranks)]
+    dealt: list[list[BatchIndices]] = [[] for _ in range(ranks)]
     for start in range(0, len(order), ranks):
         emptiest = sorted(range(ranks), key=lambda rank: (totals[rank], rank))
         for rank, number in zip(emptiest, order[start : start + ranks], strict=True):

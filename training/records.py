@@ -19,15 +19,15 @@ from rich.text import Text
 from tasks.io.disk import atomic_write, named_full_disk
 from tasks.io.metrics import METRICS, read_metrics
 
-__all__ = ["Hours", "Records", "say"]
+__all__ = ["Hours", "RunLog", "log_line"]
 
-SAY_EVERY_S = 10.0
+LOG_EVERY_S = 10.0
 STARTS = "starts"
-MARK = "step "
+STEP_PREFIX = "step "
 """The start of every progress line, by which other programs find the current step in the output."""
 
 
-def say(text: str) -> None:
+def log_line(text: str) -> None:
     """Print one log line, above the progress bar if there is one."""
     print(f"train: {text}", flush=True)
 
@@ -65,12 +65,12 @@ def terminal() -> Console | None:
 class Bar:
     """Progress of the run in two live lines of a terminal.
 
-    While the bar is active, printed lines (`say`) appear above it. The cursor is restored even if the block raises.
+    While the bar is active, printed lines (`log_line`) appear above it. The cursor is restored even if the block raises.
     """
 
     def __init__(self, console: Console, *, step: int, steps: int) -> None:
         self._bar = Progress(
-            TextColumn(f"train: {MARK}{{task.completed}} of {{task.total}}"),
+            TextColumn(f"train: {STEP_PREFIX}{{task.completed}} of {{task.total}}"),
             BarColumn(None),
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
@@ -86,12 +86,12 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def show(self, step: int, told: str, left: str) -> None:
+    def show(self, step: int, text: str, left: str) -> None:
         self._bar.update(self._task, completed=step, left=left)
-        self._live.update(Group(self._bar, Text(told)), refresh=True)
+        self._live.update(Group(self._bar, Text(text)), refresh=True)
 
 
-class Records:
+class RunLog:
     """The run log, one row per step. `step` is the step that the run continues from: later rows of an interrupted start are
     removed, because those steps are repeated."""
 
@@ -112,11 +112,11 @@ class Records:
         self._file = self._path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._first, self._steps = step, steps
-        self._clock, self._started, self._said = clock, clock(), -SAY_EVERY_S
+        self._clock, self._started, self._logged = clock, clock(), -LOG_EVERY_S
         console = console or terminal()
         self._bar = None if console is None else Bar(console, step=step, steps=steps)
 
-    def __enter__(self) -> Records:
+    def __enter__(self) -> RunLog:
         if self._bar is not None:
             self._bar.__enter__()
         return self
@@ -138,19 +138,19 @@ class Records:
                 if name != "step":
                     self._events.add_scalar(name, value, int(row["step"]))
         if self._bar is not None:
-            self._bar.show(int(row["step"]), self._told(row), self._left(row))
+            self._bar.show(int(row["step"]), self._summary(row), self._left(row))
             return
         now = self._clock()
-        if now - self._said >= SAY_EVERY_S or row["step"] == self._steps:
-            self._said = now
-            say(self.line(row))
+        if now - self._logged >= LOG_EVERY_S or row["step"] == self._steps:
+            self._logged = now
+            log_line(self.line(row))
 
     def line(self, row: Mapping[str, Any]) -> str:
         """Return 'step 12 of 60, loss 0.8123, weight 0.71, 96 tokens per response, 3.4 s per step (rollout 55%, ...), 163 s
         left'."""
-        return f"{MARK}{int(row['step'])} of {self._steps}, {self._told(row)}, {self._left(row)}"
+        return f"{STEP_PREFIX}{int(row['step'])} of {self._steps}, {self._summary(row)}, {self._left(row)}"
 
-    def _told(self, row: Mapping[str, Any]) -> str:
+    def _summary(self, row: Mapping[str, Any]) -> str:
         shares = ", ".join(
             f"{name.removeprefix('share_')} {row[name]:.0%}" for name in row if name.startswith("share_")
         )

@@ -20,17 +20,17 @@ from tasks.io.disk import atomic_write
 from tasks.io.identity import model_identity
 from tasks.io.metrics import read_metrics
 from training.check import Prepared
-from training.engine.placement import placement
-from training.evaluation.held_out import Marks, estimates
+from training.engine.placement import make_placement
+from training.evaluation.held_out import Grades, estimates
 from training.measures import phase_seconds
 from training.model_files import PROMPT
-from training.records import Hours, say
+from training.records import Hours, log_line
 from training.storage import RESULT
 
 if TYPE_CHECKING:
-    from training.crew import Crew
+    from training.crew import Workers
 
-__all__ = ["RESULT", "Outcome", "finished", "point_to", "write_results"]
+__all__ = ["RESULT", "RunResult", "export_run", "finished", "point_to"]
 
 LATEST = "latest.json"
 STUDENT = "student"
@@ -39,20 +39,20 @@ PANELS = (
     ("gradient_norm", "gradient norm"),
     ("entropy", "student's entropy (nats)"),
     ("response_tokens_mean", "tokens per response"),
-    ("gap_mean", "trainer/engine mismatch (nats)"),
+    ("mismatch_mean", "trainer/engine mismatch (nats)"),
     ("tokens_per_second", "tokens per second"),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class RunResult:
     """The folder of the trained student, and the content of `result.json`."""
 
     student: Path
     result: Mapping[str, Any]
 
 
-def finished(folder: Path, fingerprint: str) -> Outcome | None:
+def finished(folder: Path, fingerprint: str) -> RunResult | None:
     """Return the outcome of the run with this fingerprint if it is complete, else None."""
     try:
         result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
@@ -60,7 +60,7 @@ def finished(folder: Path, fingerprint: str) -> Outcome | None:
         return None
     if result.get("fingerprint") != fingerprint or not (folder / STUDENT / "config.json").is_file():
         return None
-    return Outcome(student=folder / STUDENT, result=result)
+    return RunResult(student=folder / STUDENT, result=result)
 
 
 def point_to(folder: Path) -> None:
@@ -68,11 +68,17 @@ def point_to(folder: Path) -> None:
     atomic_write(folder.parent / LATEST, json.dumps({"run": folder.name}) + "\n")
 
 
-def write_results(
-    crew: Crew, prepared: Prepared, folder: Path, hours: Hours, *, before: Marks | None, after: Marks | None
-) -> Outcome:
+def export_run(
+    workers: Workers,
+    prepared: Prepared,
+    folder: Path,
+    hours: Hours,
+    *,
+    before: Grades | None,
+    after: Grades | None,
+) -> RunResult:
     """Export the student and write all other files; `result.json` is written last and marks the run as finished."""
-    crew.students.export(folder / STUDENT)
+    workers.students.export(folder / STUDENT)
     rows = read_metrics(folder)
     held_out = None if before is None or after is None else estimates(before, after)
     result = {
@@ -84,24 +90,24 @@ def write_results(
         "dataset": prepared.manifest.fingerprint,
         "held_out": held_out,
         "cost": cost(rows, prepared, *hours.total()),
-        "facts": crew.facts,
+        "facts": workers.facts,
         "settings": prepared.run.identity(),
         "versions": versions(),
     }
-    write_table(folder / "metrics.parquet", rows)
+    write_metrics(folder / "metrics.parquet", rows)
     atomic_write(folder / "cost.json", json.dumps(result["cost"], indent=2) + "\n")
     draw_curves(folder / "curves.png", rows)
     atomic_write(folder / STUDENT / "README.md", model_card(result))
     atomic_write(folder / RESULT, json.dumps(result, indent=2, default=str) + "\n")
     if held_out is not None:
         gained = held_out["gain"]
-        say(
+        log_line(
             f"pass@1 {held_out['before']['value']:.1%} -> {held_out['after']['value']:.1%}, gain"
             f" {100 * gained['value']:+.1f} points [{100 * gained['low']:+.1f}, {100 * gained['high']:+.1f}]"
             f" on {gained['n']} held-out problems"
         )
-    say(f"student: {folder / STUDENT}")
-    return Outcome(student=folder / STUDENT, result=result)
+    log_line(f"student: {folder / STUDENT}")
+    return RunResult(student=folder / STUDENT, result=result)
 
 
 def cost(
@@ -114,8 +120,8 @@ def cost(
     the sum of the phases over `seconds`. `tokens` and `response_tokens` are totals.
     """
     place = prepared.run.placement
-    seats = placement(place.kind, students=place.students, engines=place.engines)
-    devices = 0 if seats.on_cpu else len(seats.bundles())
+    placement = make_placement(place.kind, students=place.students, engines=place.engines)
+    devices = 0 if placement.on_cpu else len(placement.bundles())
     seconds = sum(row["seconds"] for row in rows)
     phases = phase_seconds(rows)
     return {
@@ -130,7 +136,7 @@ def cost(
     }
 
 
-def write_table(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+def write_metrics(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Write the metrics as a Parquet table with one row per step."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), sink)

@@ -10,10 +10,10 @@ import numpy as np
 
 from tasks.core.errors import UserError
 from training.check import Prepared
-from training.crew import Crew, sampling
-from training.records import say
+from training.crew import Workers, sampling
+from training.records import log_line
 from training.rollout.engine import RolloutRequest
-from training.rollout.sync import STALE_GAP, check_gap, logprob_gap
+from training.rollout.sync import MAX_MISMATCH, check_mismatch, logprob_mismatch
 from training.rollout.teacher import States, TopK
 from training.rounds import sequence
 
@@ -26,22 +26,26 @@ BF16_EXPONENT = np.uint16(0x7F80)
 """The exponent bits of bf16, all set only in infinities and NaN."""
 
 
-def self_test(crew: Crew, prepared: Prepared, version: int) -> None:
+def self_test(workers: Workers, prepared: Prepared, version: int) -> None:
     """Run all sanity checks on one small batch of rollouts. Raises `UserError` with the remedy if one fails."""
-    draws = prepared.schedule.step(0)[:PROMPTS]
-    prompts = [prepared.rows[draw.row].prompt_ids for draw in draws]
-    requests = [RolloutRequest(prompt=p, seed=d.seeds[0]) for p, d in zip(prompts, draws, strict=True)]
-    generations = crew.engines.generate(requests, sampling(prepared))
+    groups = prepared.schedule.step(0)[:PROMPTS]
+    prompts = [prepared.rows[group.row].prompt_ids for group in groups]
+    requests = [RolloutRequest(prompt=p, seed=d.seeds[0]) for p, d in zip(prompts, groups, strict=True)]
+    generations = workers.engines.generate(requests, sampling(prepared))
     sequences = [sequence(prompt, one) for prompt, one in zip(prompts, generations, strict=True)]
-    own = np.concatenate(crew.students.logprobs(sequences))
-    mean, most = logprob_gap(np.concatenate([one.logprobs for one in generations]), own)
-    check_gap(mean, version=version)
-    check_divergence(crew.students.self_divergence(sequences[0]))
-    told = check_scores(crew.score(sequences).get()[0])
-    recall = crew.recall(sequences) if version == 0 else None  # only before the first update
-    if recall is not None:
-        check_reference(logprob_gap(np.concatenate(recall.get()[0]), own)[0])
-    say(f"self-test: trainer/engine mismatch {mean:.4f} nats per token (maximum {most:.2f}); {told}")
+    own = np.concatenate(workers.students.logprobs(sequences))
+    mean, most = logprob_mismatch(np.concatenate([one.logprobs for one in generations]), own)
+    check_mismatch(mean, version=version)
+    check_divergence(workers.students.self_divergence(sequences[0]))
+    description = check_scores(workers.score(sequences).get()[0])
+    reference = (
+        workers.reference_logprobs(sequences) if version == 0 else None
+    )  # only before the first update
+    if reference is not None:
+        check_reference(logprob_mismatch(np.concatenate(reference.get()[0]), own)[0])
+    log_line(
+        f"self-test: trainer/engine mismatch {mean:.4f} nats per token (maximum {most:.2f}); {description}"
+    )
 
 
 def check_scores(scores: Sequence[TopK | States]) -> str:
@@ -65,17 +69,17 @@ def check_divergence(nats: float) -> None:
     if not nats <= DIVERGENCE_ROUNDING:
         raise UserError(
             f"the divergence of the student from itself is {nats:.3g} nats at some token instead of 0, because the LM head or the"
-            " softmax is wrong on this device or the checkpoint contains NaN: try engine.dtype float32 and another torch build"
+            " softmax is wrong on this device or the checkpoint contains NaN: try trainer.dtype float32 and another torch build"
         )
 
 
-def check_reference(gap: float) -> None:
+def check_reference(mismatch: float) -> None:
     """Raise `UserError` unless the student before its first update equals the reference, up to rounding."""
-    if gap > STALE_GAP:
+    if mismatch > MAX_MISMATCH:
         raise UserError(
-            f"the reference log-probabilities differ from the untrained student's by {gap:.3f} nats per token on average, though"
-            " both are student.model, because its files have changed or this device computes wrong results: start again, or try"
-            " engine.dtype float32"
+            f"the reference log-probabilities differ from the untrained student's by {mismatch:.3f} nats per token on average,"
+            " though both are student.model, because its files have changed or this device computes wrong results: start again,"
+            " or try trainer.dtype float32"
         )
 
 

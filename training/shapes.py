@@ -13,7 +13,7 @@ from training.config import LoraSettings, Projection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class ModelDimensions:
     """Dimensions of a dense Qwen2 or Qwen3 decoder."""
 
     kind: Literal["qwen2", "qwen3"]
@@ -51,7 +51,7 @@ class Shape:
         return sum(a * b for a, b in projections(self).values())
 
 
-def read_shape(folder: Path) -> Shape:
+def read_dimensions(folder: Path) -> ModelDimensions:
     """Read the dimensions from a checkpoint's config.json. Raises `UserError` for an invalid file or unsupported architecture."""
     path = folder / "config.json"
     try:
@@ -62,7 +62,7 @@ def read_shape(folder: Path) -> Shape:
                 f"{path}: model_type {kind!r} is not supported: use a dense qwen2 or qwen3 checkpoint"
             )
         heads = int(values["num_attention_heads"])
-        return Shape(
+        return ModelDimensions(
             kind=kind,
             hidden=int(values["hidden_size"]),
             layers=int(values["num_hidden_layers"]),
@@ -81,44 +81,44 @@ def read_shape(folder: Path) -> Shape:
         ) from error
 
 
-def count_parameters(shape: Shape) -> int:
+def count_parameters(dims: ModelDimensions) -> int:
     """Return the number of parameters; tied embeddings count once."""
-    h, q, k = shape.hidden, shape.query, shape.key
-    layer = shape.linear_layer + 2 * h
-    if shape.kind == "qwen3":
-        layer += 2 * shape.head_dim  # the norms of queries and keys
-        layer += (q + 2 * k + h) if shape.attention_bias else 0
+    h, q, k = dims.hidden, dims.query, dims.key
+    layer = dims.linear_layer + 2 * h
+    if dims.kind == "qwen3":
+        layer += 2 * dims.head_dim  # the norms of queries and keys
+        layer += (q + 2 * k + h) if dims.attention_bias else 0
     else:
         layer += q + 2 * k  # Qwen2 always has biases on these three, regardless of its config.json
-    return shape.layers * layer + h + shape.embedding * (1 if shape.tied else 2)
+    return dims.layers * layer + h + dims.embedding * (1 if dims.tied else 2)
 
 
-def count_lora(shape: Shape, lora: LoraSettings) -> int:
+def count_lora(dims: ModelDimensions, lora: LoraSettings) -> int:
     """Return the number of LoRA parameters: rank x (in + out) for every target of every layer."""
-    sizes = projections(shape)
-    return shape.layers * sum(lora.rank * sum(sizes[target]) for target in lora.targets)
+    sizes = projections(dims)
+    return dims.layers * sum(lora.rank * sum(sizes[target]) for target in lora.targets)
 
 
-def largest_tensor(shape: Shape) -> int:
+def largest_tensor(dims: ModelDimensions) -> int:
     """Return the number of values of the largest tensor."""
-    return max(shape.embedding, *(a * b for a, b in projections(shape).values()))
+    return max(dims.embedding, *(a * b for a, b in projections(dims).values()))
 
 
-def projections(shape: Shape) -> dict[Projection, tuple[int, int]]:
+def projections(dims: ModelDimensions) -> dict[Projection, tuple[int, int]]:
     """Return (in, out) of each linear projection of a layer."""
-    h, q, k, i = shape.hidden, shape.query, shape.key, shape.intermediate
+    h, q, k, i = dims.hidden, dims.query, dims.key, dims.intermediate
     return {
         "q_proj": (h, q), "k_proj": (h, k), "v_proj": (h, k), "o_proj": (q, h),
         "gate_proj": (h, i), "up_proj": (h, i), "down_proj": (i, h),
     }  # fmt: skip
 
 
-def layer_activations(shape: Shape, number: int) -> int:
+def layer_activations(dims: ModelDimensions, number: int) -> int:
     """Return the bytes per token that autograd keeps for one layer with flash attention, at `number` bytes per value.
 
     A norm keeps its input in float32 and its normalised output; attention keeps its input, queries, keys and values (repeated for
     the query heads) and its output twice; the MLP keeps its input and four tensors of the intermediate size.
     """
-    h, q, k, i = shape.hidden, shape.query, shape.key, shape.intermediate
-    normed = 2 * h + (q + k if shape.kind == "qwen3" else 0)
+    h, q, k, i = dims.hidden, dims.query, dims.key, dims.intermediate
+    normed = 2 * h + (q + k if dims.kind == "qwen3" else 0)
     return normed * (4 + number) + number * (2 * h + 5 * q + 4 * i)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tasks.core.errors import UserError
 from training.config import RunConfig, project_path
-from training.shapes import Shape, count_lora, count_parameters
+from training.shapes import ModelDimensions, count_lora, count_parameters
 
 RESULT = "result.json"  # the last file that a run writes; it marks the run as finished (`training.results`)
 
@@ -27,16 +27,16 @@ class DiskPlan:
     free: int
 
 
-def stored_bytes(run: RunConfig, shape: Shape) -> int:
+def stored_bytes(run: RunConfig, dims: ModelDimensions) -> int:
     """Return the most bytes that a run stores at any time: `checkpoints.keep` checkpoints, one more while it is being written,
     and the exported student.
 
     A checkpoint holds all parameters in the training dtype and, for trained parameters, a float32 master copy and both Adam
     moments.
     """
-    lora, number = run.engine.lora, 2 if run.engine.dtype == "bfloat16" else 4
-    model = count_parameters(shape)
-    adapters = 0 if lora is None else count_lora(shape, lora)
+    lora, number = run.trainer.lora, 2 if run.trainer.dtype == "bfloat16" else 4
+    model = count_parameters(dims)
+    adapters = 0 if lora is None else count_lora(dims, lora)
     checkpoint = (model + adapters) * number + (adapters or model) * 12
     return (run.checkpoints.keep + 1) * checkpoint + model * number
 
@@ -61,7 +61,7 @@ def probe_output(run: RunConfig) -> Path:
     return there
 
 
-def disk_plan(run: RunConfig, shape: Shape, output: Path, own: Path | None) -> DiskPlan:
+def disk_plan(run: RunConfig, dims: ModelDimensions, output: Path, own: Path | None) -> DiskPlan:
     """Return the bytes that the run needs and the bytes that are free on the disk of `output`, an existing folder.
 
     `own` is the run's folder, if known: files of an earlier start in it are replaced, and a finished run needs no space.
@@ -69,7 +69,7 @@ def disk_plan(run: RunConfig, shape: Shape, output: Path, own: Path | None) -> D
     finished = own is not None and (own / RESULT).is_file()
     return DiskPlan(
         folder=output,
-        needed=0 if finished else stored_bytes(run, shape),
+        needed=0 if finished else stored_bytes(run, dims),
         held=0 if own is None else _size(own),
         free=shutil.disk_usage(output).free,
     )

@@ -33,7 +33,7 @@ RESPONSE_COPIES = 3  # copies of a response's text: the ledger, sample, dataset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SourceCount:
+class PlannedSource:
     """The number of problems of one source, by tier. `basis` describes where the number comes from."""
 
     name: str
@@ -82,7 +82,7 @@ class Plan:
     """The plan of a run. `branches` are already multiplied for `evolve.target`; `disk` is in bytes."""
 
     profile: str
-    sources: tuple[SourceCount, ...]
+    sources: tuple[PlannedSource, ...]
     seeds: Mapping[Tier, int]
     curated: int
     rounds: Mapping[Tier, int]
@@ -121,7 +121,7 @@ def candidate_groups(seeds: Mapping[Tier, int], settings: EvolveSettings) -> tup
 
 def make_plan(
     config: Config,
-    sources: Sequence[SourceCount],
+    sources: Sequence[PlannedSource],
     lengths: Mapping[str, Lengths],
     *,
     rollouts: Rollouts | None,
@@ -161,7 +161,7 @@ def make_plan(
     )
 
 
-def tier_counts(sources: Sequence[SourceCount], role: str) -> dict[Tier, int]:
+def tier_counts(sources: Sequence[PlannedSource], role: str) -> dict[Tier, int]:
     """Return the number of problems of all sources of a role by tier, easiest first, without empty tiers."""
     totals = {
         tier: sum(source.problems.get(tier, 0) for source in sources if source.role == role) for tier in Tier

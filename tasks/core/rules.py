@@ -15,17 +15,17 @@ from tasks.core.rows import Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class RuleFailure:
     """The first rule that a text violates, with details."""
 
     reason: Reason
     detail: str
 
 
-Rule = Callable[[str, RuleSettings], Failure | None]
+Rule = Callable[[str, RuleSettings], RuleFailure | None]
 
 
-def check(text: str, settings: RuleSettings) -> Failure | None:
+def check(text: str, settings: RuleSettings) -> RuleFailure | None:
     """Return the first violated rule in the order of `RULES`, or None."""
     return next((failure for rule in RULES if (failure := rule(text, settings))), None)
 
@@ -82,13 +82,17 @@ def _around(text: str, match: re.Match[str]) -> str:
 # --- the rules ---------------------------------------------------------------------------------------------------
 
 
-def length(text: str, settings: RuleSettings) -> Failure | None:
+def length(text: str, settings: RuleSettings) -> RuleFailure | None:
     """Require `min_chars` to `max_chars` characters, without white space at the ends."""
     count = len(text.strip())
     if count < settings.min_chars:
-        return Failure(reason=Reason.TOO_SHORT, detail=f"{count} characters, fewer than {settings.min_chars}")
+        return RuleFailure(
+            reason=Reason.TOO_SHORT, detail=f"{count} characters, fewer than {settings.min_chars}"
+        )
     if count > settings.max_chars:
-        return Failure(reason=Reason.TOO_LONG, detail=f"{count} characters, more than {settings.max_chars}")
+        return RuleFailure(
+            reason=Reason.TOO_LONG, detail=f"{count} characters, more than {settings.max_chars}"
+        )
     return None
 
 
@@ -99,20 +103,20 @@ _LINES_TO_SPACES = str.maketrans("\n\r\t", "   ")
 _BAD_CATEGORIES = frozenset({"Cc", "Co", "Cs", "Cn"})
 
 
-def bad_characters(text: str, settings: RuleSettings) -> Failure | None:
+def bad_characters(text: str, settings: RuleSettings) -> RuleFailure | None:
     """Reject control, private, unassigned and replacement characters, and mostly non-Latin text (maths, Greek allowed)."""
     plain = text.translate(_LINES_TO_SPACES)
     if plain.isascii() and plain.isprintable():
         return None
     bad = (char for char in plain if char == "\ufffd" or unicodedata.category(char) in _BAD_CATEGORIES)
     if (char := next(bad, None)) is not None:
-        return Failure(reason=Reason.BAD_CHARACTERS, detail=f"character U+{ord(char):04X}")
+        return RuleFailure(reason=Reason.BAD_CHARACTERS, detail=f"character U+{ord(char):04X}")
     letters = [char for char in _MATHS.sub(" ", text) if char.isalpha()]
     foreign = sum(
         not unicodedata.name(char, "").startswith(("LATIN", "GREEK", "MATHEMATICAL")) for char in letters
     )
     if 2 * foreign > len(letters):
-        return Failure(
+        return RuleFailure(
             reason=Reason.BAD_CHARACTERS, detail=f"{foreign} of {len(letters)} letters are not Latin"
         )
     return None
@@ -121,17 +125,17 @@ def bad_characters(text: str, settings: RuleSettings) -> Failure | None:
 _LETTER_RUN = re.compile(r"([^\W\d_])\1{9,}")
 
 
-def repetition(text: str, settings: RuleSettings) -> Failure | None:
+def repetition(text: str, settings: RuleSettings) -> RuleFailure | None:
     """Reject a share of repeated word 3-grams above `max_repeated_share`, and a letter ten times in a row."""
     if run := _LETTER_RUN.search(text):
-        return Failure(
+        return RuleFailure(
             reason=Reason.REPETITION, detail=f"letter {run.group(1)!r} {len(run.group())} times in a row"
         )
     words = text.lower().split()
     grams = list(zip(words, words[1:], words[2:], strict=False))
     share = 1.0 - len(set(grams)) / len(grams) if grams else 0.0
     if share > settings.max_repeated_share:
-        return Failure(reason=Reason.REPETITION, detail=f"{share:.0%} of the word 3-grams are repeats")
+        return RuleFailure(reason=Reason.REPETITION, detail=f"{share:.0%} of the word 3-grams are repeats")
     return None
 
 
@@ -155,10 +159,10 @@ _FIGURE_NEEDS = (
 )  # fmt: skip
 
 
-def needs_figure(text: str, settings: RuleSettings) -> Failure | None:
+def needs_figure(text: str, settings: RuleSettings) -> RuleFailure | None:
     """Reject references to a figure, and code that draws one."""
     if _may_match(text, _FIGURE_NEEDS) and (match := _FIGURE.search(text)):
-        return Failure(reason=Reason.NEEDS_FIGURE, detail=_around(text, match))
+        return RuleFailure(reason=Reason.NEEDS_FIGURE, detail=_around(text, match))
     return None
 
 
@@ -178,18 +182,18 @@ _CONDITIONS = re.compile(
 )
 
 
-def multiple_choice(text: str, settings: RuleSettings) -> Failure | None:
+def multiple_choice(text: str, settings: RuleSettings) -> RuleFailure | None:
     """Reject lists of labelled options: labels A, B, ... in order, with the question before the first and none after it.
 
     Labelled points, conditions "(a) ... (b) ... find" and formulas f(A) + f(B) are not options.
     """
     if _may_match(text, ("which", "choose")) and (match := _OPTIONS.search(text)):
-        return Failure(reason=Reason.MULTIPLE_CHOICE, detail=_around(text, match))
+        return RuleFailure(reason=Reason.MULTIPLE_CHOICE, detail=_around(text, match))
     plain = _LATEX_DRESS.sub(" ", text)
     for style in _LABEL_STYLES:
         labels = _in_order(style.finditer(plain))
         if len(labels) >= 2 and _are_options(plain, labels):
-            return Failure(reason=Reason.MULTIPLE_CHOICE, detail=_around(plain, labels[0]))
+            return RuleFailure(reason=Reason.MULTIPLE_CHOICE, detail=_around(plain, labels[0]))
     return None
 
 
@@ -224,21 +228,23 @@ _PART = re.compile(
 )
 
 
-def several_questions(text: str, settings: RuleSettings) -> Failure | None:
+def several_questions(text: str, settings: RuleSettings) -> RuleFailure | None:
     """Reject several questions: a second question about something else, or two enumerated parts that are questions.
 
     "What is the probability? It can be written as m/n. What is m + n?" is one question.
     """
     questions = _questions(text) if text.count("?") > 1 else []
     if len(questions) > 1 and not _restated(text, questions):
-        return Failure(
+        return RuleFailure(
             reason=Reason.SEVERAL_QUESTIONS,
             detail=f"{len(questions)} questions, the last: {questions[-1][-80:]}",
         )
     pieces = _PART.split(text)[1:]
     asking = sum(_asks(piece) for piece in pieces)
     if asking > 1:
-        return Failure(reason=Reason.SEVERAL_QUESTIONS, detail=f"{asking} enumerated parts ask for something")
+        return RuleFailure(
+            reason=Reason.SEVERAL_QUESTIONS, detail=f"{asking} enumerated parts ask for something"
+        )
     return None
 
 
@@ -255,18 +261,18 @@ _PROOF = re.compile(
 )
 
 
-def proof(text: str, settings: RuleSettings) -> Failure | None:
+def proof(text: str, settings: RuleSettings) -> RuleFailure | None:
     """Reject requests for a proof. "Find n, or show that none exists" and "the records show that" are not requests."""
     if _may_match(text, ("prove", "show")) and (match := _PROOF.search(text)):
-        return Failure(reason=Reason.PROOF, detail=_around(text, match))
+        return RuleFailure(reason=Reason.PROOF, detail=_around(text, match))
     return None
 
 
-def no_question(text: str, settings: RuleSettings) -> Failure | None:
+def no_question(text: str, settings: RuleSettings) -> RuleFailure | None:
     """Require a question mark, an imperative such as "find" or "compute", or a "what" or "how" without question mark."""
     if _asks(text) or _WONDERS.search(text):
         return None
-    return Failure(reason=Reason.NO_QUESTION, detail=" ".join(text.split())[-80:])
+    return RuleFailure(reason=Reason.NO_QUESTION, detail=" ".join(text.split())[-80:])
 
 
 RULES: tuple[Rule, ...] = (

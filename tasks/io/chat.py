@@ -39,7 +39,7 @@ SERVER_GONE_AFTER: Final = 8
 """After this many requests in a row that used up all their attempts, the server is considered down."""
 TOO_LONG: Final = "too_long"
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Called with (done, total), at most once a second and once at the end."""
 
 
@@ -85,7 +85,7 @@ class Failure:
     attempts: int
 
 
-Outcome = Completion | Failure
+ChatOutcome = Completion | Failure
 
 
 @dataclass(slots=True, kw_only=True)
@@ -141,8 +141,8 @@ class ChatModel:
         self._given_up_in_a_row = 0
 
     async def complete(
-        self, requests: Iterable[ChatRequest], *, on_progress: Progress | None = None
-    ) -> AsyncGenerator[Outcome]:
+        self, requests: Iterable[ChatRequest], *, on_progress: OnProgress | None = None
+    ) -> AsyncGenerator[ChatOutcome]:
         """Yield exactly one outcome per request, in order of completion; requests found in the ledger are not sent.
 
         Requests are pulled from the iterator as slots become free. Raises `UserError` if the server rejects the API key
@@ -156,28 +156,28 @@ class ChatModel:
         self,
         requests: Iterable[ChatRequest],
         *,
-        on_progress: Progress | None = None,
+        on_progress: OnProgress | None = None,
         on_sent: Callable[[], None] = lambda: None,
-    ) -> list[Outcome]:
+    ) -> list[ChatOutcome]:
         """Like `complete`, but return all outcomes, in the order of the requests. `on_sent` is called once no request is
         waiting for a slot: another batch may then start on the same event loop."""
         numbered = [pair async for pair in self._run(requests, on_progress, on_sent)]
         return [outcome for _, outcome in sorted(numbered, key=lambda pair: pair[0])]
 
     def complete_all(
-        self, requests: Iterable[ChatRequest], *, on_progress: Progress | None = None
-    ) -> list[Outcome]:
+        self, requests: Iterable[ChatRequest], *, on_progress: OnProgress | None = None
+    ) -> list[ChatOutcome]:
         """Like `outcomes`, for callers without an event loop."""
         return asyncio.run(self.outcomes(requests, on_progress=on_progress))
 
     async def _run(
-        self, requests: Iterable[ChatRequest], on_progress: Progress | None, on_sent: Callable[[], None]
-    ) -> AsyncGenerator[tuple[int, Outcome]]:
+        self, requests: Iterable[ChatRequest], on_progress: OnProgress | None, on_sent: Callable[[], None]
+    ) -> AsyncGenerator[tuple[int, ChatOutcome]]:
         meter = _Meter(on_progress, len(requests) if isinstance(requests, Sized) else None)
         source = enumerate(requests)
         ready: deque[_Pending] = deque()
-        running: dict[asyncio.Task[Outcome], _Pending] = {}
-        finished: asyncio.Queue[asyncio.Task[Outcome]] = asyncio.Queue()
+        running: dict[asyncio.Task[ChatOutcome], _Pending] = {}
+        finished: asyncio.Queue[asyncio.Task[ChatOutcome]] = asyncio.Queue()
         followers: dict[str, list[_Pending]] = {}  # requests with the same content as one in flight
         session = open_session(self.base_url, os.environ.get(self.role.api_key_env) or "EMPTY")
         try:
@@ -234,8 +234,8 @@ class ChatModel:
                     yield item.index, _from_ledger(item.request.key, known[item.ledger_key])
 
     def _deliver(
-        self, leader: _Pending, followers: Sequence[_Pending], outcome: Outcome
-    ) -> Iterator[tuple[int, Outcome]]:
+        self, leader: _Pending, followers: Sequence[_Pending], outcome: ChatOutcome
+    ) -> Iterator[tuple[int, ChatOutcome]]:
         """Yield the outcome for the request that was sent and for those with the same content that waited for it."""
         yield leader.index, outcome
         for item in followers:
@@ -246,7 +246,7 @@ class ChatModel:
                 self.usage.failures += 1
                 yield item.index, replace(outcome, key=item.request.key)
 
-    async def _answer(self, session: aiohttp.ClientSession, pending: _Pending) -> Outcome:
+    async def _answer(self, session: aiohttp.ClientSession, pending: _Pending) -> ChatOutcome:
         """Send one request until it is answered, rejected, or out of attempts."""
         request, reason = pending.request, ""
         for attempt in range(1, MAX_ATTEMPTS + 1):
@@ -407,7 +407,7 @@ class _Retryable(Exception):
 class _Meter:
     """Reports (done, total), at most once a second. If the total is unknown, total = done."""
 
-    def __init__(self, on_progress: Progress | None, total: int | None) -> None:
+    def __init__(self, on_progress: OnProgress | None, total: int | None) -> None:
         self._on_progress = on_progress
         self._total = total
         self._done = 0

@@ -24,8 +24,8 @@ MAX_ANSWER_BYTES: Final = 64 * 2**20
 class BadStatus(Exception):
     """An answer with a status of 400 or more. `retry_after`: the pause in seconds that the server requested."""
 
-    def __init__(self, status: int, said: str, retry_after: float | None) -> None:
-        super().__init__(f"status {status}: {said}")
+    def __init__(self, status: int, message: str, retry_after: float | None) -> None:
+        super().__init__(f"status {status}: {message}")
         self.status = status
         self.retry_after = retry_after
 
@@ -65,9 +65,9 @@ async def post(session: aiohttp.ClientSession, url: str, body: Mapping[str, Any]
         return bytes(answer)
 
 
-def printable(said: object) -> str:
+def printable(text: object) -> str:
     """Return text from a server as valid UTF-8 of at most 500 characters, with lone surrogates replaced."""
-    return str(said)[:500].encode("utf-8", "replace").decode("utf-8")
+    return str(text)[:500].encode("utf-8", "replace").decode("utf-8")
 
 
 def _proxy(url: str) -> str | None:
@@ -80,12 +80,12 @@ def _proxy(url: str) -> str | None:
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds to wait from the header Retry-After (seconds or a date); None if it is missing or invalid."""
-    said = headers.get("retry-after", "")
+    header = headers.get("retry-after", "")
     try:
-        seconds = float(said)
+        seconds = float(header)
     except ValueError:
         try:
-            seconds = (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()
+            seconds = (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
         except (OverflowError, TypeError, ValueError):  # TypeError: a date without a time zone
             return None
     return max(0.0, seconds) if math.isfinite(seconds) else None

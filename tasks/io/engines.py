@@ -21,7 +21,7 @@ from tasks.core.config import ModelRole, Sampling, Serve
 from tasks.core.errors import UserError
 from tasks.core.rows import Reason
 from tasks.core.token_spans import TokenSpans, ends_of_pieces, token_spans
-from tasks.io.chat import Progress
+from tasks.io.chat import OnProgress
 from tasks.io.invariance import BatchInvariance, check_invariance, engine_probes
 from tasks.io.ray_session import RaySession, last_error_line
 from tasks.io.servers import (
@@ -60,7 +60,7 @@ class SampleFailure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draw:
+class SampleOutput:
     """One sample of an engine. `logprob_sum` in nats."""
 
     text: str
@@ -78,7 +78,7 @@ class EngineFacts:
     invariance: BatchInvariance
 
 
-Result = list[Draw] | SampleFailure
+Result = list[SampleOutput] | SampleFailure
 OnResult = Callable[[int, Result], None]
 """Called with the index of a prompt and its result, in order of completion."""
 
@@ -142,7 +142,7 @@ class Engines:
         sampling: Sampling,
         fingerprint: str,
         on_result: OnResult,
-        on_progress: Progress | None,
+        on_progress: OnProgress | None,
     ) -> None:
         """Sample every prompt; pass each result to `on_result` soon after it is complete. `on_progress` counts samples."""
         import ray
@@ -239,7 +239,7 @@ class EngineActor:
         from vllm import LLM
 
         self._thinking = thinking
-        self._room: int = options["max_model_len"]
+        self._context: int = options["max_model_len"]
         self._dtype: str = options["dtype"]
         self._finished: SimpleQueue[tuple[int, Result]] = SimpleQueue()
         self._engine: Any = LLM(**options).llm_engine
@@ -266,15 +266,15 @@ class EngineActor:
 
         for place, prompt in enumerate(prompts):
             ids = self._encode(prompt)
-            room = self._room - len(ids)
-            if room < 1:
-                detail = f"{len(ids)} tokens, the context holds {self._room}"
+            free_tokens = self._context - len(ids)
+            if free_tokens < 1:
+                detail = f"{len(ids)} tokens, the context holds {self._context}"
                 failure = SampleFailure(
                     problem_id=prompt.problem_id, reason=Reason.PROMPT_TOO_LONG, detail=detail
                 )
                 self._finished.put((place, failure))
                 continue
-            limits = sampling | {"max_tokens": min(sampling["max_tokens"], room)}
+            limits = sampling | {"max_tokens": min(sampling["max_tokens"], free_tokens)}
             params = SamplingParams(
                 n=n, seed=prompt.seed, logprobs=0, flat_logprobs=True, detokenize=False,
                 output_kind=RequestOutputKind.FINAL_ONLY, **limits,
@@ -283,7 +283,7 @@ class EngineActor:
         while self._engine.has_unfinished_requests():
             for output in self._engine.step():
                 if output.finished:
-                    self._finished.put((int(output.request_id), self._draws(output)))
+                    self._finished.put((int(output.request_id), self._outputs(output)))
 
     def _encode(self, prompt: SamplePrompt) -> list[int]:
         text = self._tokenizer.apply_chat_template(
@@ -294,11 +294,11 @@ class EngineActor:
         )
         return self._tokenizer.encode(text, add_special_tokens=False)
 
-    def _draws(self, output: Any) -> list[Draw]:
+    def _outputs(self, output: Any) -> list[SampleOutput]:
         """Return the samples of one vLLM output, by index."""
         return [self._drawn(sample) for sample in sorted(output.outputs, key=lambda sample: sample.index)]
 
-    def _drawn(self, sample: Any) -> Draw:
+    def _drawn(self, sample: Any) -> SampleOutput:
         """Return one sample. Only the log-probability of the sampled token was requested, so the flat list has one entry per
         token."""
         ids, logprobs = list(sample.token_ids), sample.logprobs.logprobs
@@ -310,7 +310,7 @@ class EngineActor:
 
         ends = ends_of_pieces(text, self._pieces(ids)) or decoded
         total = math.nan if sample.cumulative_logprob is None else float(sample.cumulative_logprob)
-        return Draw(
+        return SampleOutput(
             text=text, token_count=len(ids), logprob_sum=total, finish_reason=str(sample.finish_reason),
             spans=token_spans(text, logprobs, ends),
         )  # fmt: skip

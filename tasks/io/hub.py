@@ -61,7 +61,7 @@ def reach(source: str, hub_id: str, revision: str | None) -> str:
     respond within 20 s or has no such data set or revision."""
     from huggingface_hub import HfApi
 
-    with _told(source, hub_id):
+    with _hub_errors(source, hub_id):
         info = HfApi(token=_token()).dataset_info(hub_id, revision=revision, timeout=_TIMEOUT_S)
         if info.sha is None:
             raise ValueError("the hub returned no commit")
@@ -77,7 +77,7 @@ def hub_rows(split: HubSplit, revision: str, columns: Sequence[str] = ()) -> Ite
     """
     from huggingface_hub import HfFileSystem
 
-    with _told(split.source, split.hub_id, split.config):
+    with _hub_errors(split.source, split.hub_id, split.config):
         files = _hub_files(split, revision)
         system: Any = HfFileSystem(token=_token())
         for url in files:
@@ -112,7 +112,7 @@ def _token() -> str | bool:
 
 
 @contextmanager
-def _told(source: str, hub_id: str, config: str | None = None) -> Iterator[None]:
+def _hub_errors(source: str, hub_id: str, config: str | None = None) -> Iterator[None]:
     """Turn every error of the underlying libraries into a `UserError` that names the source and the remedy."""
     try:
         yield

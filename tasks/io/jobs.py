@@ -35,7 +35,7 @@ STOP_S = 20.0
 QUIET_S = 3.0
 """Seconds to wait for a command to end before a warning is logged."""
 LAST_LINES = 5
-LOOK_S = 0.1
+POLL_S = 0.1
 """Seconds between two reads of the log of a local command."""
 PROBE_S = 10.0
 """Timeout in seconds for a cluster's version request; Ray's own client would wait for minutes."""
@@ -94,7 +94,7 @@ def _written(log: Path, process: subprocess.Popen[bytes]) -> Iterator[str]:
             for line in lines:
                 yield from line.decode("utf-8", "replace").removesuffix("\r").split("\r")
             if not (lines or over):
-                time.sleep(LOOK_S)
+                time.sleep(POLL_S)
 
 
 def end(process: subprocess.Popen[bytes], what: str, *, quiet_s: float = QUIET_S) -> int:
@@ -131,13 +131,13 @@ def cluster_lines(
     Raises `UserError` if the cluster does not respond, and `JobFailed` with the last lines of output if the job fails.
     """
     last: deque[str] = deque(maxlen=LAST_LINES)
-    with _told(address):
+    with _cluster_errors(address):
         client = _client(address)
         name = _submitted(
             client, job, f"cd {shlex.quote(str(folder))} && exec {shlex.join(command)}", environment
         )
     yield from _kept(_output(client, address, name), log, last)
-    with _told(address):
+    with _cluster_errors(address):
         info = client.get_job_info(name)
     if info.status != "SUCCEEDED":
         words = " | ".join(last) or (info.message or "no output").splitlines()[0]
@@ -245,7 +245,7 @@ def _kept(lines: Iterable[str], log: Path, last: deque[str]) -> Iterator[str]:
 
 
 @contextmanager
-def _told(address: str) -> Iterator[None]:
+def _cluster_errors(address: str) -> Iterator[None]:
     """Turn errors of the connection to a cluster into a `UserError`."""
     from ray.exceptions import AuthenticationError
 

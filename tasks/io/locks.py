@@ -58,7 +58,7 @@ def alone(
     If another process holds it, waits up to `wait_s` seconds, after one call of `on_wait` with a message, then raises
     `UserError`.
     """
-    until, told = time.monotonic() + wait_s, False
+    until, notified = time.monotonic() + wait_s, False
     while (lock := take_lock(path)) is None:
         note = read_note(path)
         held = (
@@ -67,9 +67,9 @@ def alone(
         )
         if time.monotonic() >= until:
             raise UserError(f"{held}: wait for it or end that process; this run has changed nothing")
-        if on_wait is not None and not told:
+        if on_wait is not None and not notified:
             on_wait(f"{held}: waiting up to {wait_s:.0f} s for it to finish")
-        told = True
+        notified = True
         time.sleep(WAIT_STEP_S)
     with lock:
         write_note(lock, {"what": what, "pid": os.getpid(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"})

@@ -94,12 +94,12 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class FamilyNode:
     """A member of a family in the tree of evolved problems."""
 
     problem: Problem
     example: Example | None
-    children: list[Node]
+    children: list[FamilyNode]
 
 
 def write_report(path: Path, data: ReportData) -> None:
@@ -174,12 +174,13 @@ def pick_family(problems: Iterable[Problem]) -> list[Problem]:
     return sorted(best, key=lambda problem: (problem.round, problem.id))
 
 
-def family_tree(family: Sequence[Problem], examples: Sequence[Example]) -> list[Node]:
+def family_tree(family: Sequence[Problem], examples: Sequence[Example]) -> list[FamilyNode]:
     """Return the roots of the family's tree. A member whose parent is not in the family is a root too."""
     wanted = {problem.id for problem in family}
     exported = {row.id: row for row in examples if row.id in wanted}
     nodes = {
-        problem.id: Node(problem=problem, example=exported.get(problem.id), children=[]) for problem in family
+        problem.id: FamilyNode(problem=problem, example=exported.get(problem.id), children=[])
+        for problem in family
     }
     roots = []
     for node in sorted(nodes.values(), key=lambda node: (node.problem.round, node.problem.id)):

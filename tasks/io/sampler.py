@@ -16,8 +16,16 @@ from tasks.core.errors import UserError
 from tasks.core.identity import canonical_json
 from tasks.core.rows import Reason, Response
 from tasks.core.token_spans import TokenSpans
-from tasks.io.chat import ChatModel, ChatRequest, Failure, Outcome, Progress
-from tasks.io.engines import Draw, Engines, LogprobsMode, OnResult, Result, SampleFailure, SamplePrompt
+from tasks.io.chat import ChatModel, ChatOutcome, ChatRequest, Failure, OnProgress
+from tasks.io.engines import (
+    Engines,
+    LogprobsMode,
+    OnResult,
+    Result,
+    SampleFailure,
+    SampleOutput,
+    SamplePrompt,
+)
 from tasks.io.invariance import BatchInvariance
 from tasks.io.ledger import Ledger
 from tasks.io.servers import OnWait, check_endpoint
@@ -86,7 +94,7 @@ class TeacherSampler:
         prompt_fingerprint: str,
         *,
         on_problem: Callable[[Sampled], None] | None = None,
-        on_progress: Progress | None = None,
+        on_progress: OnProgress | None = None,
     ) -> Sampled:
         """Return `n` responses, or one failure, for each prompt, in the order of the prompts.
 
@@ -121,30 +129,32 @@ class TeacherSampler:
     def _rows(self, prompt: SamplePrompt, result: Result, fingerprint: str, provenance: str) -> Sampled:
         if isinstance(result, SampleFailure):
             return [result]
-        return [self._row(prompt, index, draw, fingerprint, provenance) for index, draw in enumerate(result)]
+        return [
+            self._row(prompt, index, output, fingerprint, provenance) for index, output in enumerate(result)
+        ]
 
     def _row(
-        self, prompt: SamplePrompt, index: int, draw: Draw, fingerprint: str, provenance: str
+        self, prompt: SamplePrompt, index: int, output: SampleOutput, fingerprint: str, provenance: str
     ) -> Response | SampleFailure:
-        if not (math.isfinite(draw.logprob_sum) and draw.logprob_sum <= 0.0 and draw.token_count > 0):
-            detail = f"sample {index}: log-probability {draw.logprob_sum} over {draw.token_count} tokens"
+        if not (math.isfinite(output.logprob_sum) and output.logprob_sum <= 0.0 and output.token_count > 0):
+            detail = f"sample {index}: log-probability {output.logprob_sum} over {output.token_count} tokens"
             return SampleFailure(
                 problem_id=prompt.problem_id, reason=Reason.INVALID_LOGPROB, detail=detail, index=index
             )
-        text = draw.text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no text
+        text = output.text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no text
         return Response(
             problem_id=prompt.problem_id,
             index=index,
             text=text,
-            token_count=draw.token_count,
-            logprob_sum=draw.logprob_sum,
-            finish_reason=draw.finish_reason,
+            token_count=output.token_count,
+            logprob_sum=output.logprob_sum,
+            finish_reason=output.finish_reason,
             answer=extract_answer(text),
             model=self.identity,
             prompt=fingerprint,
             sampling=provenance,
             seed=prompt.seed + index,
-            **asdict(draw.spans),
+            **asdict(output.spans),
         )
 
 
@@ -167,7 +177,7 @@ class _Remote:
         sampling: Sampling,
         fingerprint: str,
         on_result: OnResult,
-        on_progress: Progress | None,
+        on_progress: OnProgress | None,
     ) -> None:
         """Like `Engines.draw`."""
         requests = [
@@ -184,7 +194,7 @@ class _Remote:
         ]
 
         async def collect() -> None:
-            found: dict[int, dict[int, Outcome]] = defaultdict(dict)
+            found: dict[int, dict[int, ChatOutcome]] = defaultdict(dict)
             async with aclosing(self._chat.complete(requests, on_progress=on_progress)) as outcomes:
                 async for outcome in outcomes:
                     place, index = map(int, outcome.key.split())
@@ -196,17 +206,17 @@ class _Remote:
         asyncio.run(collect())
 
 
-def _gathered(problem_id: str, outcomes: Sequence[Outcome]) -> Result:
+def _gathered(problem_id: str, outcomes: Sequence[ChatOutcome]) -> Result:
     """Return the samples of one problem, or a failure if one of its requests failed."""
-    draws: list[Draw] = []
+    outputs: list[SampleOutput] = []
     for outcome in outcomes:
         if isinstance(outcome, Failure):
             too_long = "maximum context length" in outcome.reason or "context_length" in outcome.reason
             reason = Reason.PROMPT_TOO_LONG if too_long else Reason.MODEL_ERROR
             return SampleFailure(problem_id=problem_id, reason=reason, detail=outcome.reason)
         total = math.nan if outcome.logprob_sum is None else outcome.logprob_sum
-        draws.append(
-            Draw(
+        outputs.append(
+            SampleOutput(
                 text=outcome.text,
                 token_count=outcome.logprob_count,
                 logprob_sum=total,
@@ -214,4 +224,4 @@ def _gathered(problem_id: str, outcomes: Sequence[Outcome]) -> Result:
                 spans=outcome.spans or TokenSpans(),
             )
         )
-    return draws
+    return outputs

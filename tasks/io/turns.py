@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from tasks.io.chat import ChatModel, ChatRequest, Outcome
+from tasks.io.chat import ChatModel, ChatOutcome, ChatRequest
 from tasks.io.loops import cancel_the_others
 
 SHOW_S = 1.0  # seconds between two progress reports of a batch
@@ -29,19 +29,19 @@ class Tally:
 class Answers:
     """The future outcomes of a batch."""
 
-    future: Future[list[Outcome]]
+    future: Future[list[ChatOutcome]]
     tally: Tally
 
-    def wait(self, at: Callable[[int], None]) -> list[Outcome]:
-        """Wait for all outcomes and return them in the order of the requests. Calls `at(done)` about once a second, which may
-        raise. Raises the exception of the batch if it failed."""
+    def wait(self, on_progress: Callable[[int], None]) -> list[ChatOutcome]:
+        """Wait for all outcomes and return them in the order of the requests. Calls `on_progress(done)` about once a second,
+        which may raise. Raises the exception of the batch if it failed."""
         while True:
             try:
                 return self.future.result(SHOW_S)
             except TimeoutError:
                 if self.future.done():
                     raise
-            at(self.tally.done)
+            on_progress(self.tally.done)
 
 
 class Turns:
@@ -71,13 +71,13 @@ class Turns:
         """Submit a batch. It starts at once, or when the last request of the previous batch has been sent."""
         tally = Tally()
         if not requests:
-            nothing: Future[list[Outcome]] = Future()
+            nothing: Future[list[ChatOutcome]] = Future()
             nothing.set_result([])
             return Answers(nothing, tally)
         model, before, sent = self._model(), self._last, asyncio.Event()
         self._last = sent
 
-        async def answer() -> list[Outcome]:
+        async def answer() -> list[ChatOutcome]:
             try:
                 if before is not None:
                     await before.wait()

@@ -16,7 +16,7 @@ from pydantic import PositiveInt
 
 from tasks.core.rows import Tier
 from tasks.seeds.filters import Drop, Fault
-from tasks.seeds.hub_source import Found, HubSource, Part, Values, final_answer, hub_kind, written
+from tasks.seeds.hub_source import Found, HubPart, HubSource, Values, final_answer, hub_kind, written
 
 _INSTRUCTION = re.compile(r"\s*After solving the above problem, please\b.*\Z", re.DOTALL)
 
@@ -33,14 +33,14 @@ class AmoBench(HubSource):
 
     kind: Literal["amo_bench"] = "amo_bench"
     name: str = "amo_bench"
-    parts: tuple[Part, ...] = (Part(hub_id="meituan-longcat/AMO-Bench", split="test", benchmark=True),)
+    parts: tuple[HubPart, ...] = (HubPart(hub_id="meituan-longcat/AMO-Bench", split="test", benchmark=True),)
     tier: Tier = Tier.COMPETITION
     licence: str = "mit"
     target: PositiveInt | None = None
     drop: tuple[Drop, ...] = ("language", "no_answer")
 
 
-def read(values: Values, source: AmoBench, part: Part) -> Found:
+def read(values: Values, source: AmoBench, part: HubPart) -> Found:
     """Return the problem without the format instruction, with its answer."""
     answer = final_answer(values["answer"])
     return Found(

@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt
 from tasks.core.answers import extract_answer
 from tasks.core.rows import Tier
 from tasks.seeds.filters import Drop, Fault
-from tasks.seeds.hub_source import Found, HubSource, Part, Values, final_answer, hub_kind, written
+from tasks.seeds.hub_source import Found, HubPart, HubSource, Values, final_answer, hub_kind, written
 
 
 class AnyHub(HubSource):
@@ -32,7 +32,7 @@ class AnyHub(HubSource):
     answer_form: Literal["final", "boxed", "hashes"] = "final"
 
 
-def read(values: Values, source: AnyHub, part: Part) -> Found:
+def read(values: Values, source: AnyHub, part: HubPart) -> Found:
     """Return the problem with the values of the profile's columns."""
     answer = answer_of(values["answer"], source.answer_form)
     tier = written(values["tier"])

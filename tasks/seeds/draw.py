@@ -9,7 +9,7 @@ from typing import TypeVar
 import xxhash
 
 from tasks.core.rows import Problem, Reason, Reject
-from tasks.seeds.kinds import Loaded, Outcome
+from tasks.seeds.kinds import Loaded, SeedOutcome
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ def draw_key(seed: int, source_id: str) -> int:
 
 
 def draw(
-    rows: Iterable[T], *, key: Callable[[T], int], outcome: Callable[[T], Outcome], target: int | None
+    rows: Iterable[T], *, key: Callable[[T], int], outcome: Callable[[T], SeedOutcome], target: int | None
 ) -> Loaded:
     """Take `rows` in the order of their keys until `target` of them are problems (None: all rows).
 
@@ -44,12 +44,12 @@ class _Pool:
     def __init__(self, target: int | None) -> None:
         self.target, self.kept = target, 0
         self.heap: list[int] = []  # negated keys
-        self.held: dict[int, list[Outcome]] = {}
+        self.held: dict[int, list[SeedOutcome]] = {}
 
     def may_take(self, place: int) -> bool:
         return self.target is None or self.kept < self.target or place <= -self.heap[0]
 
-    def add(self, place: int, outcome: Outcome) -> None:
+    def add(self, place: int, outcome: SeedOutcome) -> None:
         held = self.held.setdefault(place, [])
         if not held:
             heapq.heappush(self.heap, -place)
@@ -65,23 +65,23 @@ class _Pool:
         last = self.held[-self.heap[0]]
         return self.kept > (self.target or 0) or not any(isinstance(one, Problem) for one in last)
 
-    def in_order(self) -> tuple[Outcome, ...]:
+    def in_order(self) -> tuple[SeedOutcome, ...]:
         return tuple(one for place in sorted(self.held) for one in _first_wins(self.held[place]))
 
 
-def _first_wins(same: list[Outcome]) -> list[Outcome]:
+def _first_wins(same: list[SeedOutcome]) -> list[SeedOutcome]:
     first, *others = sorted(same, key=_rank)
     return [first, *(_repeated(one, first) for one in others)]
 
 
-def _rank(outcome: Outcome) -> tuple[str, ...]:
+def _rank(outcome: SeedOutcome) -> tuple[str, ...]:
     if isinstance(outcome, Problem):
         place = "0" if outcome.benchmark_root else "1"
         return place, outcome.text, outcome.answer or "", outcome.solution or ""
     return "2", outcome.text, outcome.reason, outcome.detail
 
 
-def _repeated(outcome: Outcome, first: Outcome) -> Reject:
+def _repeated(outcome: SeedOutcome, first: SeedOutcome) -> Reject:
     if isinstance(outcome, Reject):
         return outcome
     same_text = isinstance(first, Problem) and first.text == outcome.text

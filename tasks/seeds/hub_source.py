@@ -22,13 +22,13 @@ from tasks.core.rows import Problem, Reject, Role, Tier, problem_id
 from tasks.io.hub import HubSplit, commit, files_digest, hub_rows, local_files, local_rows, reach
 from tasks.seeds.draw import draw, draw_key
 from tasks.seeds.filters import Drop, Fault, text_fault
-from tasks.seeds.kinds import KindSettings, Loaded, Outcome, SourceKind
+from tasks.seeds.kinds import KindSettings, Loaded, SeedOutcome, SourceKind
 
 Values = Mapping[str, Any]
 """One row under SURE-Math's column names; None for a column that the row does not have."""
 
 
-class Part(Settings):
+class HubPart(Settings):
     """One split of one data set. `benchmark`: models are evaluated on it, so it and all its descendants are flagged."""
 
     hub_id: str
@@ -58,7 +58,7 @@ class HubSource(KindSettings):
     rows: ClassVar[int | None] = None
     judged_by_text: ClassVar[tuple[Drop, ...]] = ("language", "figure", "choice", "proof")  # if in `drop`
 
-    parts: tuple[Part, ...] = Field(min_length=1)
+    parts: tuple[HubPart, ...] = Field(min_length=1)
     revisions: dict[str, str] = Field(default_factory=dict)
     path: Path | None = resource(None)  # a local copy; the fingerprint contains its hash instead
     columns: dict[str, str] = Field(default_factory=dict)
@@ -113,7 +113,7 @@ class Found:
     fault: Fault | None = None
 
 
-Reader = Callable[[Values, Any, Part], Found]
+Reader = Callable[[Values, Any, HubPart], Found]
 """(values, settings, part) -> the content of the row."""
 
 
@@ -163,7 +163,7 @@ def digest(source: HubSource) -> str:
 # --- from rows to outcomes ---------------------------------------------------------------------------------------
 
 
-def part_rows(source: HubSource, part: Part) -> Iterator[Values]:
+def part_rows(source: HubSource, part: HubPart) -> Iterator[Values]:
     """Yield the rows of one part under SURE-Math's column names.
 
     Raises `UserError` if a required column is missing, or if there are no rows.
@@ -179,7 +179,7 @@ def part_rows(source: HubSource, part: Part) -> Iterator[Values]:
         raise UserError(f"Source {source.name}: {where} has no rows: correct its path or parts.")
 
 
-def _raw_rows(source: HubSource, part: Part, columns: tuple[str, ...] = ()) -> Iterator[Values]:
+def _raw_rows(source: HubSource, part: HubPart, columns: tuple[str, ...] = ()) -> Iterator[Values]:
     if (root := source.local) is not None:
         for file in _files(source, part, root):
             yield from local_rows(file, columns)
@@ -188,7 +188,7 @@ def _raw_rows(source: HubSource, part: Part, columns: tuple[str, ...] = ()) -> I
         yield from hub_rows(split, _commit(source, part.hub_id), columns)
 
 
-def _check_columns(source: HubSource, part: Part, row: Values) -> None:
+def _check_columns(source: HubSource, part: HubPart, row: Values) -> None:
     for ours in source.required:
         if (theirs := source.all_columns[ours]) not in row:
             there = next(_raw_rows(source, part))
@@ -198,7 +198,7 @@ def _check_columns(source: HubSource, part: Part, row: Values) -> None:
             )
 
 
-def _files(source: HubSource, part: Part, root: Path) -> tuple[Path, ...]:
+def _files(source: HubSource, part: HubPart, root: Path) -> tuple[Path, ...]:
     return local_files(source.name, root, part.words, alone=len(source.parts) == 1)
 
 
@@ -213,7 +213,7 @@ def identified(found: Found) -> Found:
     return replace(found, row_id=xxhash.xxh3_64_hexdigest(found.text.encode("utf-8", "surrogatepass")))
 
 
-def outcome(found: Found, source: HubSource) -> Outcome:
+def outcome(found: Found, source: HubSource) -> SeedOutcome:
     """Return the row as a seed or curated problem, or as a reject."""
     source_id = found.row_id or ""
     row_id = problem_id(source=source.name, origin=source_id, strategy="", text=found.text)

@@ -11,7 +11,7 @@ from pydantic import ConfigDict
 from tasks.core.config import Source
 from tasks.core.rows import Problem, Reject, Tier
 
-Outcome = Problem | Reject
+SeedOutcome = Problem | Reject
 
 
 class KindSettings(Source):
@@ -34,7 +34,7 @@ class KindSettings(Source):
 class Loaded:
     """The rows of a source in a fixed order: problems, and a reject for every drawn row that was not accepted."""
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[SeedOutcome, ...]
     seen: int  # number of rows read from the source
     target: int | None = None  # requested number of problems; None: all
 

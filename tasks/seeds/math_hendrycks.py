@@ -18,7 +18,7 @@ from pydantic import PositiveInt
 from tasks.core.answers import extract_answer
 from tasks.core.rows import Tier
 from tasks.seeds.filters import Drop
-from tasks.seeds.hub_source import Found, HubSource, Part, Values, hub_kind, no_box, written
+from tasks.seeds.hub_source import Found, HubPart, HubSource, Values, hub_kind, no_box, written
 
 SUBJECTS = (
     "algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory", "prealgebra",
@@ -34,8 +34,8 @@ class MathHendrycks(HubSource):
 
     kind: Literal["math"] = "math"
     name: str = "math"
-    parts: tuple[Part, ...] = tuple(
-        Part(hub_id="EleutherAI/hendrycks_math", config=subject, split=split, benchmark=split == "test")
+    parts: tuple[HubPart, ...] = tuple(
+        HubPart(hub_id="EleutherAI/hendrycks_math", config=subject, split=split, benchmark=split == "test")
         for subject in SUBJECTS
         for split in ("train", "test")
     )
@@ -45,7 +45,7 @@ class MathHendrycks(HubSource):
     drop: tuple[Drop, ...] = ("language", "no_answer")
 
 
-def read(values: Values, source: MathHendrycks, part: Part) -> Found:
+def read(values: Values, source: MathHendrycks, part: HubPart) -> Found:
     """Return the problem with the boxed answer of its solution."""
     solution = written(values["solution"])
     return Found(

@@ -17,14 +17,14 @@ from pydantic import PositiveInt
 
 from tasks.core.rows import Tier
 from tasks.seeds.filters import Drop, Fault
-from tasks.seeds.hub_source import Found, HubSource, Part, Values, final_answer, hub_kind, written
+from tasks.seeds.hub_source import Found, HubPart, HubSource, Values, final_answer, hub_kind, written
 
 CONTESTS = ("aime_2024_I", "aime_2024_II", "aime_2025", "hmmt_feb_2025", "hmmt_nov_2025")
 
 
-def contest(name: str) -> Part:
+def contest(name: str) -> HubPart:
     """Return the part for one of MathArena's data sets. In a local copy its files are named after the contest."""
-    return Part(hub_id=f"MathArena/{name}", split="train", benchmark=True, files=(name,))
+    return HubPart(hub_id=f"MathArena/{name}", split="train", benchmark=True, files=(name,))
 
 
 class MathArena(HubSource):
@@ -37,14 +37,14 @@ class MathArena(HubSource):
 
     kind: Literal["matharena"] = "matharena"
     name: str = "matharena"
-    parts: tuple[Part, ...] = tuple(map(contest, CONTESTS))
+    parts: tuple[HubPart, ...] = tuple(map(contest, CONTESTS))
     tier: Tier = Tier.COMPETITION
     licence: str = "cc-by-nc-sa-4.0"
     target: PositiveInt | None = None
     drop: tuple[Drop, ...] = ("language", "no_answer")
 
 
-def read(values: Values, source: MathArena, part: Part) -> Found:
+def read(values: Values, source: MathArena, part: HubPart) -> Found:
     """Return the problem with the id `contest/number` and its answer."""
     answer = final_answer(values["answer"])
     return Found(

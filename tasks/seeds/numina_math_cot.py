@@ -17,7 +17,7 @@ from pydantic import PositiveInt
 
 from tasks.core.rows import Tier
 from tasks.seeds.filters import Drop
-from tasks.seeds.hub_source import Found, HubSource, Part, Values, hub_kind, identified, no_box, written
+from tasks.seeds.hub_source import Found, HubPart, HubSource, Values, hub_kind, identified, no_box, written
 
 
 class NuminaMathCot(HubSource):
@@ -29,7 +29,7 @@ class NuminaMathCot(HubSource):
     kind: Literal["numina_math_cot"] = "numina_math_cot"
     name: str = "numina_math_cot"
     role: Literal["seed"] = "seed"
-    parts: tuple[Part, ...] = (Part(hub_id="AI-MO/NuminaMath-CoT", split="train"),)
+    parts: tuple[HubPart, ...] = (HubPart(hub_id="AI-MO/NuminaMath-CoT", split="train"),)
     tier: Tier = Tier.MEDIUM
     licence: str = "apache-2.0"
     target: PositiveInt | None = 10_000
@@ -37,7 +37,7 @@ class NuminaMathCot(HubSource):
     benchmark_subsets: tuple[str, ...] = ("amc_aime",)
 
 
-def read(values: Values, source: NuminaMathCot, part: Part) -> Found:
+def read(values: Values, source: NuminaMathCot, part: HubPart) -> Found:
     """Return the problem with the id `subset/hash`, without its answer, which was rewritten by a model."""
     subset, text = written(values["subset"]), written(values["text"])
     return Found(

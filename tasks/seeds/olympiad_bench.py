@@ -20,7 +20,7 @@ from pydantic import PositiveInt
 
 from tasks.core.rows import Tier
 from tasks.seeds.filters import Drop, Fault
-from tasks.seeds.hub_source import Found, HubSource, Part, Values, final_answer, hub_kind, written
+from tasks.seeds.hub_source import Found, HubPart, HubSource, Values, final_answer, hub_kind, written
 
 
 class OlympiadBench(HubSource):
@@ -40,8 +40,8 @@ class OlympiadBench(HubSource):
 
     kind: Literal["olympiad_bench"] = "olympiad_bench"
     name: str = "olympiad_bench"
-    parts: tuple[Part, ...] = (
-        Part(hub_id="Hothan/OlympiadBench", config="OE_TO_maths_en_COMP", split="train", benchmark=True,
+    parts: tuple[HubPart, ...] = (
+        HubPart(hub_id="Hothan/OlympiadBench", config="OE_TO_maths_en_COMP", split="train", benchmark=True,
              files=("OE_TO_maths_en_COMP",)),
     )  # fmt: skip
     tier: Tier = Tier.HARD
@@ -50,7 +50,7 @@ class OlympiadBench(HubSource):
     drop: tuple[Drop, ...] = ("language", "figure", "proof", "no_answer")
 
 
-def read(values: Values, source: OlympiadBench, part: Part) -> Found:
+def read(values: Values, source: OlympiadBench, part: HubPart) -> Found:
     """Return the question, preceded by its shared context, with its answer or answers."""
     answer = joined(values["answer"])
     faults = column_faults(values, answer)

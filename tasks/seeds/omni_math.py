@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 
 from tasks.core.rows import Tier
 from tasks.seeds.filters import Drop, Fault
-from tasks.seeds.hub_source import Found, HubSource, Part, Values, final_answer, hub_kind, written
+from tasks.seeds.hub_source import Found, HubPart, HubSource, Values, final_answer, hub_kind, written
 
 
 class OmniMath(HubSource):
@@ -24,14 +24,14 @@ class OmniMath(HubSource):
 
     kind: Literal["omni_math"] = "omni_math"
     name: str = "omni_math"
-    parts: tuple[Part, ...] = (Part(hub_id="KbsdJames/Omni-MATH", split="test", benchmark=True),)
+    parts: tuple[HubPart, ...] = (HubPart(hub_id="KbsdJames/Omni-MATH", split="test", benchmark=True),)
     tier: Tier = Tier.HARD
     licence: str = "apache-2.0"
     target: PositiveInt | None = 4_400
     drop: tuple[Drop, ...] = ("language", "figure", "proof", "no_answer")
 
 
-def read(values: Values, source: OmniMath, part: Part) -> Found:
+def read(values: Values, source: OmniMath, part: HubPart) -> Found:
     """Return the problem with its answer."""
     answer = final_answer(values["answer"])
     return Found(

@@ -10,7 +10,7 @@ from typing import get_args
 from tasks.core.errors import UserError
 from tasks.core.rows import Problem, Reason, Reject, Role, Tier, problem_id
 from tasks.io.seed_files import Column, RawProblem, file_columns, file_digest, read_problem_file
-from tasks.seeds.kinds import Loaded, Outcome
+from tasks.seeds.kinds import Loaded, SeedOutcome
 
 COLUMNS: tuple[Column, ...] = get_args(Column)
 
@@ -80,7 +80,7 @@ def load(file: OwnFile) -> Loaded:
     return Loaded(outcomes=outcomes, seen=len(outcomes))
 
 
-def _outcome(file: OwnFile, raw: RawProblem, first: dict[str, int]) -> Outcome:
+def _outcome(file: OwnFile, raw: RawProblem, first: dict[str, int]) -> SeedOutcome:
     origin = raw.source_id if "id" in file.columns else ""
     row_id = problem_id(source=file.source, origin=origin, strategy="", text=raw.text)
     line = first.setdefault(row_id, raw.line)

@@ -57,8 +57,8 @@ def load(source: Source) -> Loaded:
 
 def check(source: Source) -> None:
     """Detect an unreachable, misnamed or damaged source before the run depends on it."""
-    if (look := _kind(source).check) is not None:
-        look(source)
+    if (check := _kind(source).check) is not None:
+        check(source)
 
 
 def source_digest(source: Source) -> str:

@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 
 from tasks.core.rows import Tier
 from tasks.seeds.filters import Drop
-from tasks.seeds.hub_source import Found, HubSource, Part, Values, hub_kind, written
+from tasks.seeds.hub_source import Found, HubPart, HubSource, Values, hub_kind, written
 
 
 class ScaleQuest(HubSource):
@@ -24,14 +24,14 @@ class ScaleQuest(HubSource):
     kind: Literal["scalequest"] = "scalequest"
     name: str = "scalequest"
     role: Literal["seed"] = "seed"
-    parts: tuple[Part, ...] = (Part(hub_id="dyyyyyyyy/ScaleQuest-Math", split="train"),)
+    parts: tuple[HubPart, ...] = (HubPart(hub_id="dyyyyyyyy/ScaleQuest-Math", split="train"),)
     tier: Tier = Tier.EASY
     licence: str = "apache-2.0"
     target: PositiveInt | None = 15_000
     drop: tuple[Drop, ...] = ("language", "figure", "choice", "proof")
 
 
-def read(values: Values, source: ScaleQuest, part: Part) -> Found:
+def read(values: Values, source: ScaleQuest, part: HubPart) -> Found:
     """Return the problem without the response, which is not ground truth."""
     return Found(text=written(values["text"]), benchmark=part.benchmark)
 

@@ -14,7 +14,7 @@ from prompts import MAX_VALUE_CHARS
 from tasks.core.config import AggregateSettings, Config
 from tasks.core.rows import Problem, Reason, Reject
 from tasks.io.artifacts import Artifact
-from tasks.seeds.kinds import Loaded, Outcome
+from tasks.seeds.kinds import Loaded, SeedOutcome
 from tasks.seeds.registry import load, source_digest
 from tasks.stages.driver import Run, Shard, Stage, run_shards
 from tasks.stages.outcomes import cut_outcomes, results_of, shard_of
@@ -39,19 +39,19 @@ def aggregate(run: Run) -> Artifact:
         return found
 
     @cache
-    def rows() -> Sequence[Outcome]:
+    def rows() -> Sequence[SeedOutcome]:
         return flagged([row for source in loaded().values() for row in source.outcomes])
 
     leaving = cache(lambda: too_long(rows()) | duplicates(rows()))
     sizes = cache(lambda: cut_outcomes(rows(), run.config.run.shard_rows))
 
-    def results(index: int) -> list[Outcome]:
+    def results(index: int) -> list[SeedOutcome]:
         return results_of(rows(), leaving(), sizes(), index)
 
     def notes(index: int) -> dict[str, Any]:
         return {"sources": [counts(name, source) for name, source in loaded().items()]} if index == 0 else {}
 
-    def work(index: int, _at: object) -> Shard:
+    def work(index: int, _on_progress: object) -> Shard:
         return shard_of(results(index), notes(index))
 
     stage = aggregate_stage(run.config)
@@ -95,12 +95,12 @@ def account(name: str, loaded: Loaded) -> str:
     return f"{name}: {loaded.seen:,} rows read, {loaded.problems:,} problems{short}; rejected: {dropped}"
 
 
-def flagged(rows: Sequence[Outcome]) -> Sequence[Outcome]:
+def flagged(rows: Sequence[SeedOutcome]) -> Sequence[SeedOutcome]:
     """Return the rows, with every problem marked as a benchmark problem if any copy of its text is one."""
     problems = [row for row in rows if isinstance(row, Problem)]
     benchmark = {text_key(row.text) for row in problems if row.benchmark_root}
 
-    def marked(row: Outcome) -> Outcome:
+    def marked(row: SeedOutcome) -> SeedOutcome:
         if isinstance(row, Problem) and not row.benchmark_root and text_key(row.text) in benchmark:
             return replace(row, benchmark_root=True)
         return row
@@ -113,7 +113,7 @@ def text_key(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def too_long(rows: Sequence[Outcome]) -> dict[int, Reject]:
+def too_long(rows: Sequence[SeedOutcome]) -> dict[int, Reject]:
     """Return a reject, by position, for every problem that is too long for a prompt."""
     return {
         position: Reject(
@@ -128,7 +128,7 @@ def too_long(rows: Sequence[Outcome]) -> dict[int, Reject]:
     }
 
 
-def duplicates(rows: Sequence[Outcome]) -> dict[int, Reject]:
+def duplicates(rows: Sequence[SeedOutcome]) -> dict[int, Reject]:
     """Return a reject, by position, for every problem whose text (ignoring case and spacing) occurred before."""
     seen: dict[str, Problem] = {}
     rejected = {}

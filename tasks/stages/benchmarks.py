@@ -11,7 +11,7 @@ from tasks.core.config import Config
 from tasks.core.errors import UserError
 from tasks.core.rows import Reason, Reject
 from tasks.io.artifacts import Artifact
-from tasks.seeds.kinds import Loaded, Outcome
+from tasks.seeds.kinds import Loaded, SeedOutcome
 from tasks.seeds.registry import load, source_digest
 from tasks.stages.aggregate import account, counts
 from tasks.stages.chunks import chunk
@@ -38,7 +38,7 @@ def read_benchmarks(run: Run) -> Artifact:
     rows = cache(lambda: without_repeats([row for source in loaded().values() for row in source.outcomes]))
     sizes = cache(lambda: cut_outcomes(rows(), run.config.run.shard_rows))
 
-    def work(index: int, _at: object) -> Shard:
+    def work(index: int, _on_progress: object) -> Shard:
         notes = {"sources": [counts(name, source) for name, source in loaded().items()]} if index == 0 else {}
         return shard_of(chunk(rows(), sizes(), index), notes)
 
@@ -66,10 +66,10 @@ def must_hold_problems(name: str, loaded: Loaded) -> None:
         )
 
 
-def without_repeats(rows: Sequence[Outcome]) -> list[Outcome]:
+def without_repeats(rows: Sequence[SeedOutcome]) -> list[SeedOutcome]:
     """Return the rows, with a reject in place of every problem whose id occurred before."""
     seen: set[str] = set()
-    result: list[Outcome] = []
+    result: list[SeedOutcome] = []
     for row in rows:
         if isinstance(row, Reject):
             result.append(row)

@@ -14,16 +14,16 @@ from tasks.io.artifacts import Artifact, Store
 from tasks.io.tables import read_rows
 
 Row = TypeVar("Row")
-Marks = NDArray[np.uint64]
+RowHashes = NDArray[np.uint64]
 
 
-def marks(keys: Iterable[str]) -> Marks:
+def row_hashes(keys: Iterable[str]) -> RowHashes:
     """Return a 64-bit hash of the key of every row."""
     hashes = (xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass")) for key in keys)
     return np.fromiter(hashes, dtype=np.uint64)
 
 
-def cut(rows: Marks, size: int) -> tuple[int, ...]:
+def cut(rows: RowHashes, size: int) -> tuple[int, ...]:
     """Return the sizes of the shards of rows with these marks: at most `size`, and at least 3/4 of it except for the last.
 
     A shard ends after the row with the smallest mark in its last quarter (content-defined chunking). After added or removed

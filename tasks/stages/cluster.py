@@ -51,29 +51,29 @@ def cluster(
     sampled: Artifact,
     sizes: Sequence[int] | None = None,
     ready: Callable[[int | None], None] = lambda _index: None,
-    look: Callable[[], None] = lambda: None,
+    check_cancelled: Callable[[], None] = lambda: None,
 ) -> Artifact:
     """Compute one `Uncertainty` per problem; all verdicts of the equivalence judge are in table `judged_pairs`.
 
     `sampled` may still be being written. Then `sizes` are the maximum sizes of its shards, `ready` waits for one of them
-    (see `run_shards`), and `look` is the cancellation check: it is called periodically and may raise.
+    (see `run_shards`), and `check_cancelled` is the cancellation check: it is called periodically and may raise.
     """
     settings, prompt, stage = run.config.cluster, load_prompt(PROMPT), cluster_stage(run, sampled)
     log = get_run_logger().info
     judge = (run.identities["equivalence_judge"], prompt.fingerprint)
 
-    with Lazy(lambda: chat_model(run, "equivalence_judge", "cluster", log, look)) as model:
+    with Lazy(lambda: chat_model(run, "equivalence_judge", "cluster", log, check_cancelled)) as model:
 
-        def work(index: int, at: Callable[[int], None]) -> Shard:
+        def work(index: int, on_progress: Callable[[int], None]) -> Shard:
             problems, groups = sampled_rows(run.store, sampled, index)
             watch, decisions = Stopwatch(), dict[str, Decisions]()
             with watch, deciding(groups, settings, run.config.run.cpu_workers) as found:
                 for row_id, decided in found:
-                    look()
+                    check_cancelled()
                     decisions[row_id] = decided
-                    at(len(decisions))
+                    on_progress(len(decisions))
             pairs = sorted({pair for decided in decisions.values() for pair in undecided(decided)})
-            verdicts, tokens = judge_pairs(pairs, model, run, look)
+            verdicts, tokens = judge_pairs(pairs, model, run, check_cancelled)
             with watch:
                 rows = [
                     annotate(row, groups[row.id], decisions[row.id], verdicts, settings, judge)
@@ -193,16 +193,16 @@ def undecided(decisions: Decisions) -> list[Pair]:
 
 
 def judge_pairs(
-    pairs: Sequence[Pair], model: Lazy[ChatModel], run: Run, look: Callable[[], None]
+    pairs: Sequence[Pair], model: Lazy[ChatModel], run: Run, check_cancelled: Callable[[], None]
 ) -> tuple[dict[Pair, JudgedPair], JudgeTokens]:
     """Judge every pair in both orders. A reply that is not a valid verdict counts as "not equivalent".
 
-    `look`, the cancellation check, is called at most once a second.
+    `check_cancelled`, the cancellation check, is called at most once a second.
     """
     if not pairs:
         return {}, JudgeTokens()
     requests = [request(one, two, run) for pair in pairs for one, two in (pair, pair[::-1])]
-    replies = ask(model.get(), requests, lambda _done: look())
+    replies = ask(model.get(), requests, lambda _done: check_cancelled())
     forward, backward = replies[0::2], replies[1::2]
     verdicts = {
         pair: verdict(pair, one, two) for pair, one, two in zip(pairs, forward, backward, strict=True)
@@ -234,14 +234,14 @@ def verdict(pair: Pair, forward: Completion | Failure, backward: Completion | Fa
         reply.text if isinstance(reply, Completion) else f"failed: {reply.reason}"
         for reply in (forward, backward)
     ]
-    marks = [_says_yes(reply) for reply in (forward, backward)]
+    marks = [_is_yes(reply) for reply in (forward, backward)]
     return JudgedPair(
         first=pair[0], second=pair[1], equivalent=all(marks), flipped=marks[0] != marks[1],
         forward=texts[0][:2000], backward=texts[1][:2000],
     )  # fmt: skip
 
 
-def _says_yes(reply: Completion | Failure) -> bool:
+def _is_yes(reply: Completion | Failure) -> bool:
     """Whether the reply is a valid verdict of equivalence."""
     if isinstance(reply, Failure):
         return False

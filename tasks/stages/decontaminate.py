@@ -20,7 +20,7 @@ from tasks.stages.ahead import cpu_mapper
 from tasks.stages.chunks import shard_rows, shard_sizes
 from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
 from tasks.stages.pending import Pending, rows_digest
-from tasks.stages.shard_work import ToCompare, compared
+from tasks.stages.shard_work import CompareWork, compare_with_benchmarks
 
 VERSION = 1
 COMPARED_AT_ONCE = 10_000  # rows per work item
@@ -55,7 +55,7 @@ def decontaminate(
         flags = [flag(row.id, found().get(row.id, ())) for row in rows]
         return flags, [finding for row in rows for finding in found().get(row.id, ())]
 
-    def work(index: int, _at: object) -> Shard:
+    def work(index: int, _on_progress: object) -> Shard:
         flags, findings = found_in(index)
         return Shard(incoming=len(flags), tables={"flags": (Flag, flags), "findings": (Finding, findings)})
 
@@ -119,17 +119,17 @@ def compare(
     index, problems = BenchmarkIndex.build(against, settings), [*older, *rows]
     texts = [(row.id, row.text) for row in problems]
     items = [
-        ToCompare(texts=texts[start : start + COMPARED_AT_ONCE], index=index)
+        CompareWork(texts=texts[start : start + COMPARED_AT_ONCE], index=index)
         for start in range(0, len(texts), COMPARED_AT_ONCE)
     ]
-    overlaps = list(chain.from_iterable(mapper(compared, items)))
+    overlaps = list(chain.from_iterable(mapper(compare_with_benchmarks, items)))
     descent = lineage(problems, benchmarks=index.problems, overlaps=overlaps)
     own = {row.id for row in rows}
     held_out = {row.id for row in against if row.source == TEST_SPLIT}
     result: defaultdict[str, list[Finding]] = defaultdict(list)
     for finding in (*overlaps, *descent):
-        at_home = finding.benchmark == TEST_SPLIT and finding.problem_id in held_out
-        if finding.problem_id in own and not at_home:
+        in_test_split = finding.benchmark == TEST_SPLIT and finding.problem_id in held_out
+        if finding.problem_id in own and not in_test_split:
             result[finding.problem_id].append(finding)
     return dict(result)
 

@@ -23,7 +23,14 @@ from tasks.stages.ahead import ahead, cpu_mapper
 from tasks.stages.chunks import shard_sizes
 from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
 from tasks.stages.pending import Pending, rows_digest
-from tasks.stages.shard_work import ToMask, ToSketch, ToThin, masked, sketched, thinned
+from tasks.stages.shard_work import (
+    DedupWork,
+    SketchWork,
+    TemplateWork,
+    reject_near_duplicates,
+    sketch_file,
+    template_digests,
+)
 
 VERSION = 3
 
@@ -65,16 +72,16 @@ def deduplicate(run: Run, sources: Artifact, candidates: Artifact) -> Artifact:
     with Lazy(lambda: cpu_mapper(run, lambda: sum(sizes()))) as mapper:
         decision = cache(lambda: decide(run.store, sources, candidates, settings, mapper.get()))
 
-        def item(index: int) -> ToThin:
-            return to_thin(decision(), run.store, candidates, index, sizes())
+        def item(index: int) -> DedupWork:
+            return dedup_work(decision(), run.store, candidates, index, sizes())
 
         def content(index: int) -> str:
             return content_of(decision(), run.store, candidates, index, sizes())
 
         pending = Pending(run.store, stage, content)
-        tables = ahead(mapper, thinned, item, lambda: len(sizes()), pending)
+        tables = ahead(mapper, reject_near_duplicates, item, lambda: len(sizes()), pending)
 
-        def work(index: int, _at: object) -> Shard:
+        def work(index: int, _on_progress: object) -> Shard:
             edges = edges_of(decision(), index, sizes())
             return Shard(
                 incoming=sizes()[index],
@@ -97,7 +104,7 @@ def decide(
     paths = [
         store.shard_path(one, shard.index, "problems") for one in artifacts for shard in store.shards(one)
     ]
-    parts = list(mapper(sketched, [ToSketch(path=path, settings=settings) for path in paths]))
+    parts = list(mapper(sketch_file, [SketchWork(path=path, settings=settings) for path in paths]))
     ids = pa.concat_arrays([part.ids for part in parts])
     roles = pa.concat_arrays([part.roles for part in parts])
     counts = np.array([len(part.ids) for part in parts])
@@ -151,18 +158,18 @@ def same_templates(
     asked = np.unique(np.concatenate([one, other]))
     cuts = np.searchsorted(asked, starts)
     items = [
-        ToMask(path=path, rows=asked[low:high] - start)
+        TemplateWork(path=path, rows=asked[low:high] - start)
         for path, start, low, high in zip(paths, starts, cuts, cuts[1:], strict=False)
         if high > low
     ]
-    templates = np.concatenate([np.empty((0, 2), dtype=np.uint64), *mapper(masked, items)])
+    templates = np.concatenate([np.empty((0, 2), dtype=np.uint64), *mapper(template_digests, items)])
     pair = templates[np.searchsorted(asked, one)], templates[np.searchsorted(asked, other)]
     return (pair[0] == pair[1]).all(axis=1)
 
 
-def to_thin(
+def dedup_work(
     decision: Decision, store: Store, candidates: Artifact, index: int, sizes: Sequence[int]
-) -> ToThin:
+) -> DedupWork:
     """Return the work item for shard `index` of the candidates."""
     low = decision.fixed + sum(sizes[:index])
     places = np.arange(low, low + sizes[index])
@@ -175,7 +182,7 @@ def to_thin(
             decision.same_near[leaving].tolist(), strict=True,
         )
     ]  # fmt: skip
-    return ToThin(
+    return DedupWork(
         path=store.shard_path(candidates, index, "problems"), leaving=leaving - low, details=details
     )
 
@@ -189,9 +196,11 @@ def content_of(
     decision: Decision, store: Store, candidates: Artifact, index: int, sizes: Sequence[int]
 ) -> str:
     """Return a digest of everything that shard `index` depends on: its candidates and its part of the decision."""
-    thin = to_thin(decision, store, candidates, index, sizes)
-    said = (thin.leaving.tolist(), thin.details, edges_of(decision, index, sizes).to_pydict())
-    return rows_digest((store.table_digest(candidates, index, "problems"), *said, notes_of(decision, index)))
+    work_item = dedup_work(decision, store, candidates, index, sizes)
+    decided = (work_item.leaving.tolist(), work_item.details, edges_of(decision, index, sizes).to_pydict())
+    return rows_digest(
+        (store.table_digest(candidates, index, "problems"), *decided, notes_of(decision, index))
+    )
 
 
 def edges_of(decision: Decision, index: int, sizes: Sequence[int]) -> pa.Table:

@@ -45,7 +45,7 @@ SHOWN = {
     "learning rate": "learning_rate",
     "tokens per response": "response_tokens_mean",
     "truncated": "truncated_share",
-    "trainer/engine mismatch": "gap_mean",
+    "trainer/engine mismatch": "mismatch_mean",
     "staleness": "staleness",
     "tokens/s": "tokens_per_second",
     "seconds": "seconds",
@@ -198,7 +198,7 @@ def follow(lines: Iterable[str], log: Any, folder: Path) -> None:
         if found and progress is None:
             progress = Progress("distill", int(found[2]), lambda _line: None, time.monotonic, unit="steps")
         if found and progress is not None:
-            progress.at(int(found[1]))
+            progress.update(int(found[1]))
             table.show(lambda: last_steps(folder))
     if progress is not None:
         progress.shard_done(progress.total)

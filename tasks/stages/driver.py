@@ -155,9 +155,9 @@ def run_shards(
     """Run the unfinished shards of a stage and return its artifact.
 
     `plan()` returns the number of input rows of each shard; it is called only when there is work to do.
-    `work(index, at)` computes one shard and reports its progress through `at(done)`. `pending` finds shards that earlier
-    runs made from the same content. `ready(index)` blocks until the input of a shard is available, `ready(None)` until the
-    whole input is.
+    `work(index, on_progress)` computes one shard and reports its progress through `on_progress(done)`. `pending` finds shards
+    that earlier runs made from the same content. `ready(index)` blocks until the input of a shard is available, `ready(None)`
+    until the whole input is.
     """
     logger = get_run_logger()
     found = find(run.store, stage)
@@ -210,17 +210,17 @@ def run_shard(
         origin = f"{source.parent.name}/{source.name}"
         run.store.link_shard(source, folder, index, {**record, "seconds": 0.0, "taken_from": origin})
         return Completed(name="Cached", message=f"reused an identical shard: {origin}")
-    shard = work(index, progress.at)
+    shard = work(index, progress.update)
     record |= {
         "counts": shard.counts(stage.primary), "seconds": round(time.time() - started, 3), "notes": dict(shard.notes),
         **({} if pending is None else {"key": pending.key(index)}),
     }  # fmt: skip
     run.store.write_shard(folder, index, shard.tables, record)
-    _say_counts(stage, index, record)
+    _log_counts(stage, index, record)
     return None
 
 
-def _say_counts(stage: Stage, index: int, record: Mapping[str, Any]) -> None:
+def _log_counts(stage: Stage, index: int, record: Mapping[str, Any]) -> None:
     """Log the counts of a shard: in = kept + rejected."""
     counts = record["counts"]
     rejected = ", ".join(f"{n} {reason}" for reason, n in counts["rejected"].items()) or "none"

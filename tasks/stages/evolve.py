@@ -20,7 +20,7 @@ from tasks.core.verdicts import BadReply, parse_evolution
 from tasks.io.artifacts import Artifact
 from tasks.io.chat import ChatModel, ChatRequest, Completion, Failure
 from tasks.io.turns import Turns
-from tasks.stages.chunks import Marks, bounds, cut, marks, overlaps, shard_rows
+from tasks.stages.chunks import RowHashes, bounds, cut, overlaps, row_hashes, shard_rows
 from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
 from tasks.stages.models import AskedAhead, chat_model
 from tasks.stages.pending import Pending, rows_digest
@@ -66,7 +66,7 @@ def evolve_round(run: Run, parents: Artifact, number: int, model: Lazy[ChatModel
         prompts=tuple(load_prompt(f"evolution/{strategy}").fingerprint for strategy in Strategy),
         models=(run.identities["evolver"],),
     )  # fmt: skip
-    children_of, recipe = Round(run, parents, number), request_recipe(run)
+    children_of, recipe = EvolutionRound(run, parents, number), request_recipe(run)
     pending = Pending(run.store, stage, lambda index: rows_digest(children_of.shard(index)))
 
     def requests_of(index: int) -> tuple[Plan, list[ChatRequest]]:
@@ -76,13 +76,13 @@ def evolve_round(run: Run, parents: Artifact, number: int, model: Lazy[ChatModel
     with Turns(model.get) as turns:
         asked = AskedAhead(turns, requests_of, lambda: len(children_of.sizes), pending)
 
-        def work(index: int, at: Callable[[int], None]) -> Shard:
-            return collect([evolved(*pair, reply, run) for pair, reply in asked.answered(index, at)])
+        def work(index: int, on_progress: Callable[[int], None]) -> Shard:
+            return collect([evolved(*pair, reply, run) for pair, reply in asked.answered(index, on_progress)])
 
         return run_shards(run, stage, lambda: children_of.sizes, work, pending)
 
 
-class Round:
+class EvolutionRound:
     """The planned children of a round, in shards.
 
     Only one 64-bit mark per child is kept in memory; the children are planned again, one shard of parents at a time, when
@@ -99,18 +99,18 @@ class Round:
         self._size = run.config.run.shard_rows
 
     @cached_property
-    def _marks(self) -> list[Marks]:
+    def _row_hashes(self) -> list[RowHashes]:
         plans = map(self._of_parents, range(self._num_parents()))
-        return [marks(request_key(*pair) for pair in plan) for plan in plans]
+        return [row_hashes(request_key(*pair) for pair in plan) for plan in plans]
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Number of children in each shard."""
-        return cut(np.concatenate([np.empty(0, dtype=np.uint64), *self._marks]), self._size)
+        return cut(np.concatenate([np.empty(0, dtype=np.uint64), *self._row_hashes]), self._size)
 
     def shard(self, index: int) -> list[tuple[Problem, Planned]]:
         """Return the (parent, child) pairs of a shard."""
-        places = overlaps([len(part) for part in self._marks], *bounds(self.sizes, index))
+        places = overlaps([len(part) for part in self._row_hashes], *bounds(self.sizes, index))
         return [pair for part, low, high in places for pair in self._of_parents(part)[low:high]]
 
 

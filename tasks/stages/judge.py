@@ -44,8 +44,8 @@ def judge(run: Run, candidates: Artifact) -> Artifact:
     with Lazy(lambda: chat_model(run, "quality_judge", "judge", log)) as model, Turns(model.get) as turns:
         asked = AskedAhead(turns, requests_of, lambda: len(sizes()), pending)
 
-        def work(index: int, at: Callable[[int], None]) -> Shard:
-            return collect([judged(row, reply, run) for row, reply in asked.answered(index, at)])
+        def work(index: int, on_progress: Callable[[int], None]) -> Shard:
+            return collect([judged(row, reply, run) for row, reply in asked.answered(index, on_progress)])
 
         return run_shards(run, stage, sizes, work, pending)
 

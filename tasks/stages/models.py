@@ -20,11 +20,15 @@ Item = TypeVar("Item")
 
 @contextmanager
 def chat_model(
-    run: Run, role_name: str, stage: str, log: Callable[[str], None], look: Callable[[], None] = lambda: None
+    run: Run,
+    role_name: str,
+    stage: str,
+    log: Callable[[str], None],
+    check_cancelled: Callable[[], None] = lambda: None,
 ) -> Iterator[ChatModel]:
     """Open the role's model with the run's ledger; a server that is started for it ends with the block.
 
-    `look` is the cancellation check: it is called periodically while the server starts, and may raise.
+    `check_cancelled` is the cancellation check: it is called periodically while the server starts, and may raise.
     """
     role: ModelRole = getattr(run.config.models, role_name)
     identity = run.identities[role_name]
@@ -33,7 +37,7 @@ def chat_model(
 
     waiting = now_and_then(
         lambda seconds, line: log(f"{stage}: waiting for the {name} server, {seconds:.0f} s: {line[:120]}"),
-        look=look,
+        check_cancelled=check_cancelled,
     )
     with (
         serving(role, root=PROJECT_ROOT, log=run.server_log(stage), on_wait=waiting) as server,
@@ -83,26 +87,28 @@ def batch_invariance(run: Run) -> dict[str, str]:
 
 
 def now_and_then(
-    say: Callable[[float, str], None], every_s: float = 15.0, look: Callable[[], None] = lambda: None
+    log: Callable[[float, str], None],
+    every_s: float = 15.0,
+    check_cancelled: Callable[[], None] = lambda: None,
 ) -> Callable[[float, str], None]:
-    """Return a callback that calls `look` each time and `say` at most once every `every_s` seconds of waiting."""
-    said = 0.0
+    """Return a callback that calls `check_cancelled` each time and `log` at most once every `every_s` seconds of waiting."""
+    logged = 0.0
 
     def sparse(seconds: float, line: str) -> None:
-        nonlocal said
-        look()
-        if seconds - said >= every_s:
-            said = seconds
-            say(seconds, line)
+        nonlocal logged
+        check_cancelled()
+        if seconds - logged >= every_s:
+            logged = seconds
+            log(seconds, line)
 
     return sparse
 
 
 def ask(
-    model: ChatModel, requests: Sequence[ChatRequest], at: Callable[[int], None]
+    model: ChatModel, requests: Sequence[ChatRequest], on_progress: Callable[[int], None]
 ) -> list[Completion | Failure]:
     """Return the outcome of every request, in order: a refused request is a `Failure`; an unreachable server raises."""
-    return model.complete_all(requests, on_progress=lambda done, _total: at(done))
+    return model.complete_all(requests, on_progress=lambda done, _total: on_progress(done))
 
 
 class AskedAhead(Generic[Item]):
@@ -117,9 +123,11 @@ class AskedAhead(Generic[Item]):
         count: Callable[[], int], pending: Pending,
     ) -> None:  # fmt: skip
         self._turns, self._requests_of, self._count, self._pending = turns, requests_of, count, pending
-        self._asked: dict[int, tuple[Sequence[Item], Answers]] = {}
+        self._requested: dict[int, tuple[Sequence[Item], Answers]] = {}
 
-    def answered(self, index: int, at: Callable[[int], None]) -> list[tuple[Item, Completion | Failure]]:
+    def answered(
+        self, index: int, on_progress: Callable[[int], None]
+    ) -> list[tuple[Item, Completion | Failure]]:
         """Return the items of a shard with their outcomes, in order. Call it for the shards in ascending order.
 
         Raises if the server is unreachable.
@@ -128,10 +136,10 @@ class AskedAhead(Generic[Item]):
         following = (other for other in range(index + 1, self._count()) if self._pending.is_left(other))
         if (after := next(following, None)) is not None:
             self._ask(after)
-        items, answers = self._asked.pop(index)
-        return list(zip(items, answers.wait(at), strict=True))
+        items, answers = self._requested.pop(index)
+        return list(zip(items, answers.wait(on_progress), strict=True))
 
     def _ask(self, index: int) -> None:
-        if index not in self._asked:
+        if index not in self._requested:
             items, requests = self._requests_of(index)
-            self._asked[index] = items, self._turns.ask(requests)
+            self._requested[index] = items, self._turns.ask(requests)

@@ -7,30 +7,30 @@ from dataclasses import replace
 from typing import Any
 
 from tasks.core.rows import Problem, Reject
-from tasks.seeds.kinds import Outcome
-from tasks.stages.chunks import bounds, cut, marks
+from tasks.seeds.kinds import SeedOutcome
+from tasks.stages.chunks import bounds, cut, row_hashes
 from tasks.stages.driver import Shard
 
 
-def cut_outcomes(rows: Sequence[Outcome], size: int) -> tuple[int, ...]:
+def cut_outcomes(rows: Sequence[SeedOutcome], size: int) -> tuple[int, ...]:
     """Cut the rows into shards of at most `size` rows by their content, and return the sizes."""
-    return cut(marks(row.id if isinstance(row, Problem) else row.problem_id for row in rows), size)
+    return cut(row_hashes(row.id if isinstance(row, Problem) else row.problem_id for row in rows), size)
 
 
 def results_of(
-    rows: Sequence[Outcome], leaving: Mapping[int, Reject], sizes: Sequence[int], index: int
-) -> list[Outcome]:
+    rows: Sequence[SeedOutcome], leaving: Mapping[int, Reject], sizes: Sequence[int], index: int
+) -> list[SeedOutcome]:
     """Return the outcomes of one shard. `leaving` maps the position of a rejected problem to its reject."""
     start, stop = bounds(sizes, index)
     return [leaving.get(position, rows[position]) for position in range(start, stop)]
 
 
-def rejected_by(stage: str, results: Sequence[Outcome]) -> list[Outcome]:
+def rejected_by(stage: str, results: Sequence[SeedOutcome]) -> list[SeedOutcome]:
     """Return the rows with `stage` set to this stage in all rejects."""
     return [replace(row, stage=stage) if isinstance(row, Reject) else row for row in results]
 
 
-def shard_of(results: Sequence[Outcome], notes: Mapping[str, Any]) -> Shard:
+def shard_of(results: Sequence[SeedOutcome], notes: Mapping[str, Any]) -> Shard:
     """Build a shard from its problems and rejects."""
     kept = [row for row in results if isinstance(row, Problem)]
     rejects = [row for row in results if isinstance(row, Reject)]

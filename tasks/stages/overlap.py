@@ -18,7 +18,7 @@ from tasks.stages.cluster import cluster
 from tasks.stages.driver import Run, drop_if_stale, find
 from tasks.stages.sample import sample, sample_sizes, sample_stage
 
-LOOK_S = 0.2  # seconds between two checks for a finished shard
+POLL_S = 0.2  # seconds between two checks for a finished shard
 
 
 class Ended(Exception):
@@ -35,7 +35,7 @@ class Handover:
         self._store, self._folder = store, folder
         self._whole, self._failed = threading.Event(), threading.Event()
 
-    def look(self) -> None:
+    def check_cancelled(self) -> None:
         """Raise `Ended` if one of the stages has failed."""
         if self._failed.is_set():
             raise Ended("a concurrent stage failed")
@@ -46,8 +46,8 @@ class Handover:
         Raises `Ended` if one of the stages fails meanwhile.
         """
         while not self._there(index):
-            self.look()
-            self._failed.wait(LOOK_S)
+            self.check_cancelled()
+            self._failed.wait(POLL_S)
 
     def _there(self, index: int | None) -> bool:
         if index is None:
@@ -96,8 +96,10 @@ def sample_and_cluster(run: Run, problems: Artifact) -> tuple[Artifact, Artifact
     handover = Handover(run.store, folder)
     get_run_logger().info("cluster: runs alongside sampling, shard by shard (%d shards)", len(sizes))
     return handover.run(
-        lambda: sample(run, problems, look=handover.look),
-        lambda: cluster(run, coming, sizes=sizes, ready=handover.wait, look=handover.look),
+        lambda: sample(run, problems, check_cancelled=handover.check_cancelled),
+        lambda: cluster(
+            run, coming, sizes=sizes, ready=handover.wait, check_cancelled=handover.check_cancelled
+        ),
     )
 
 

@@ -58,7 +58,7 @@ def own_problems(run: Run, file: OwnFile) -> Artifact:
     leaving = cache(lambda: too_long(rows()))
     sizes = cache(lambda: cut_outcomes(rows(), size))
 
-    def work(index: int, _at: object) -> Shard:
+    def work(index: int, _on_progress: object) -> Shard:
         return shard_of(rejected_by("problems", results_of(rows(), leaving(), sizes(), index)), {})
 
     return run_shards(run, stage, sizes, work)

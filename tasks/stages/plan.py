@@ -23,8 +23,8 @@ from tasks.core.plan import (
     REPLY_MARKS,
     Lengths,
     Plan,
+    PlannedSource,
     Rollouts,
-    SourceCount,
     describe,
     make_plan,
 )
@@ -78,7 +78,8 @@ def planned(config: Config, root: Path) -> Plan:
     if config.distill is not None:
         run = run_config(config.distill, root / "dataset", root / "distill")
         rollouts = Rollouts(
-            number=run.batches.draws * run.rollouts.per_prompt, max_tokens=run.lengths.max_response_tokens
+            number=run.batches.total_prompts * run.rollouts.group_size,
+            max_tokens=run.lengths.max_response_tokens,
         )
         models["student"] = (run.student.model, None)
         notes.append("distill: counts the student's rollouts only, not scoring and training")
@@ -119,7 +120,7 @@ def assumptions(config: Config) -> str:
 # --- sources -----------------------------------------------------------------------------------------------------
 
 
-def read_sources(config: Config, notes: list[str]) -> tuple[list[Problem], list[SourceCount]]:
+def read_sources(config: Config, notes: list[str]) -> tuple[list[Problem], list[PlannedSource]]:
     """Return the problems of all local sources, as stage aggregate would keep them, and the count of every source."""
     rows, unread, loose = [], {}, []
     for source in curated_first(config.aggregate):
@@ -142,14 +143,14 @@ def read_sources(config: Config, notes: list[str]) -> tuple[list[Problem], list[
     return problems, counts
 
 
-def read_count(source: Source, problems: Sequence[Problem]) -> SourceCount:
+def read_count(source: Source, problems: Sequence[Problem]) -> PlannedSource:
     """Count the problems of a source that was read, by tier."""
     tiers = [row.tier for row in problems if row.source == source.name]
     counts = {tier: tiers.count(tier) for tier in Tier if tier in tiers}
-    return SourceCount(name=source.name, role=source.role, problems=counts, basis="read")
+    return PlannedSource(name=source.name, role=source.role, problems=counts, basis="read")
 
 
-def declared(source: KindSettings, basis: str) -> SourceCount:
+def declared(source: KindSettings, basis: str) -> PlannedSource:
     """Return the count that a source's settings declare. Raises `UserError` if they declare none."""
     if source.declared is None:
         raise UserError(
@@ -157,7 +158,7 @@ def declared(source: KindSettings, basis: str) -> SourceCount:
             " for a file), or a local copy as `path`"
         )
     tier, count = source.declared
-    return SourceCount(name=source.name, role=source.role, problems={tier: count}, basis=basis)
+    return PlannedSource(name=source.name, role=source.role, problems={tier: count}, basis=basis)
 
 
 def is_pinned(source: Any) -> bool:
@@ -191,7 +192,7 @@ class Texts:
     """The problems that were read, and the counts of all sources; unread problems have an assumed length."""
 
     problems: Sequence[Problem]
-    counts: tuple[SourceCount, ...]
+    counts: tuple[PlannedSource, ...]
     chars_unread: int
 
     def lengths(self, counter: Counter, per_char: float, frame: str) -> Lengths:

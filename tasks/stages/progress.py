@@ -19,8 +19,8 @@ TABLE_SECONDS = 10.0
 class Progress:
     """Rows done, total, rate and remaining time of one stage.
 
-    `at(done)` may be called at any frequency: the UI is updated at most once a second, the log every ten seconds. The rate
-    is measured from the first call of `at`, so that it excludes finished shards and the start of a model.
+    `update(done)` may be called at any frequency: the UI is updated at most once a second, the log every ten seconds. The rate
+    is measured from the first call of `update`, so that it excludes finished shards and the start of a model.
     """
 
     def __init__(
@@ -33,8 +33,8 @@ class Progress:
     ) -> None:
         self.stage, self.total, self.log, self.clock, self.unit = stage, total, log, clock, unit
         self.base = 0
-        self.first: tuple[float, int] | None = None  # time and count of the first `at`
-        self.said_ui = self.said_log = clock()
+        self.first: tuple[float, int] | None = None  # time and count of the first `update`
+        self.shown_at = self.logged_at = clock()
         key = "".join(c if c.isalnum() else "-" for c in stage.lower()) + "-progress"
         created = create_progress_artifact(progress=self._percent(0), key=key, description=self.line(0))
         self.artifact = created if isinstance(created, UUID) else UUID(str(created))
@@ -49,15 +49,15 @@ class Progress:
             f", {(self.total - done) / rate:,.0f} s left" if done < self.total else ""
         )
 
-    def at(self, done: int) -> None:
+    def update(self, done: int) -> None:
         """Report that `done` rows of the current shard are done (`base` counts those of earlier shards)."""
         total_done, now = self.base + done, self.clock()
         self.first = self.first or (now, total_done)
-        if now - self.said_ui >= UI_SECONDS:
-            self.said_ui = now
+        if now - self.shown_at >= UI_SECONDS:
+            self.shown_at = now
             self._show(total_done)
-        if now - self.said_log >= LOG_SECONDS:
-            self.said_log = now
+        if now - self.logged_at >= LOG_SECONDS:
+            self.logged_at = now
             self.log(self.line(total_done))
 
     def shard_done(self, items: int) -> None:

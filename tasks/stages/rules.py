@@ -10,7 +10,7 @@ from tasks.stages.ahead import ahead, cpu_mapper
 from tasks.stages.chunks import shard_sizes
 from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
 from tasks.stages.pending import Pending
-from tasks.stages.shard_work import ToRule, ruled
+from tasks.stages.shard_work import RulesWork, reject_by_rules
 
 VERSION = 1
 
@@ -30,9 +30,9 @@ def apply_rules(run: Run, rounds: Sequence[Artifact]) -> Artifact:
             for index, size in enumerate(shard_sizes(run.store, artifact))
         ]
 
-    def item(index: int) -> ToRule:
+    def item(index: int) -> RulesWork:
         artifact, shard, _ = parts()[index]
-        return ToRule(path=run.store.shard_path(artifact, shard, "problems"), settings=settings)
+        return RulesWork(path=run.store.shard_path(artifact, shard, "problems"), settings=settings)
 
     def content(index: int) -> str:
         artifact, shard, _ = parts()[index]
@@ -40,9 +40,9 @@ def apply_rules(run: Run, rounds: Sequence[Artifact]) -> Artifact:
 
     pending = Pending(run.store, stage, content)
     with Lazy(lambda: cpu_mapper(run, lambda: sum(size for _, _, size in parts()))) as mapper:
-        tables = ahead(mapper, ruled, item, lambda: len(parts()), pending)
+        tables = ahead(mapper, reject_by_rules, item, lambda: len(parts()), pending)
 
-        def work(index: int, _at: object) -> Shard:
+        def work(index: int, _on_progress: object) -> Shard:
             return Shard(incoming=parts()[index][2], tables=tables(index))
 
         return run_shards(run, stage, lambda: [size for _, _, size in parts()], work, pending)

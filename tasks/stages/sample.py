@@ -22,7 +22,7 @@ from tasks.io.artifacts import Artifact
 from tasks.io.ledger import Ledger, request_key
 from tasks.io.sampler import Sampled, SampleFailure, SamplePrompt, TeacherSampler
 from tasks.io.tables import read_table
-from tasks.stages.chunks import bounds, cut, marks, overlaps, shard_rows, shard_sizes
+from tasks.stages.chunks import bounds, cut, overlaps, row_hashes, shard_rows, shard_sizes
 from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
 from tasks.stages.models import note_engine, now_and_then
 from tasks.stages.pending import Pending, rows_digest
@@ -31,10 +31,10 @@ VERSION = 2
 PROMPT = "teacher/solve"
 
 
-def sample(run: Run, selected: Artifact, look: Callable[[], None] = lambda: None) -> Artifact:
+def sample(run: Run, selected: Artifact, check_cancelled: Callable[[], None] = lambda: None) -> Artifact:
     """Sample N responses per problem, with one engine for the whole stage.
 
-    `look` is the cancellation check: it is called while the engine starts and after every problem, and may raise.
+    `check_cancelled` is the cancellation check: it is called while the engine starts and after every problem, and may raise.
     """
     stage = sample_stage(run, selected)
     counts = cache(lambda: shard_sizes(run.store, selected))
@@ -48,7 +48,7 @@ def sample(run: Run, selected: Artifact, look: Callable[[], None] = lambda: None
         with TeacherSampler(
             run.config.models.teacher, root=PROJECT_ROOT, identity=identity, ledger=ledger,
             logprobs=run.config.sample.logprobs,
-            on_wait=now_and_then(lambda seconds, line: log(f"sample: {line}, {seconds:.0f} s"), look=look),
+            on_wait=now_and_then(lambda seconds, line: log(f"sample: {line}, {seconds:.0f} s"), check_cancelled=check_cancelled),
         ) as sampler:  # fmt: skip
             note_engine(sampler.invariance, "teacher", identity, ledger, log)
             yield sampler
@@ -62,10 +62,10 @@ def sample(run: Run, selected: Artifact, look: Callable[[], None] = lambda: None
 
     with ledger, Lazy(open_sampler) as sampler:
 
-        def work(index: int, at: Callable[[int], None]) -> Shard:
+        def work(index: int, on_progress: Callable[[int], None]) -> Shard:
             def done(count: int) -> None:
-                look()
-                at(count)
+                check_cancelled()
+                on_progress(count)
 
             rows = rows_of(index)
             samples, known = sampled(rows, run, stage.recipe, sampler, ledger, done)
@@ -84,7 +84,7 @@ def sample_sizes(run: Run, selected: Artifact) -> tuple[int, ...]:
     """
     paths = [run.store.shard_path(selected, shard.index, "problems") for shard in run.store.shards(selected)]
     names = (name for path in paths for name in read_table(path, Problem, ("id",))["id"].to_pylist())
-    return cut(marks(names), run.config.run.shard_rows)
+    return cut(row_hashes(names), run.config.run.shard_rows)
 
 
 def sample_stage(run: Run, *inputs: Artifact) -> Stage:
@@ -98,7 +98,7 @@ def sample_stage(run: Run, *inputs: Artifact) -> Stage:
 
 def sampled(
     rows: Sequence[Problem], run: Run, recipe: str, sampler: Lazy[TeacherSampler], ledger: Ledger,
-    at: Callable[[int], None],
+    on_progress: Callable[[int], None],
 ) -> tuple[dict[str, Sampled], int]:  # fmt: skip
     """Return the samples by problem id, and how many problems came from the ledger.
 
@@ -109,13 +109,13 @@ def sampled(
     found = ledger.get_many(list(keys.values()))
     done = {row_id: unpack(row_id, found[key]) for row_id, key in keys.items() if key in found}
     missing, known = [prompt for row_id, prompt in prompts.items() if row_id not in done], len(done)
-    at(known)
+    on_progress(known)
 
     def keep(group: Sampled) -> None:
         row_id = group[0].problem_id
         ledger.put(keys[row_id], pack(group))
         done[row_id] = group
-        at(len(done))
+        on_progress(len(done))
 
     if missing:
         settings = run.config.sample

@@ -47,7 +47,7 @@ def select(run: Run, judged: Artifact, sources: Artifact) -> Artifact:
         digest = run.store.table_digest(artifact, shard, "problems")
         return rows_digest([digest, [splits().get(name) for name in names]])
 
-    def work(index: int, _at: object) -> Shard:
+    def work(index: int, _on_progress: object) -> Shard:
         rows = read_part(parts()[index])
         return Shard(incoming=len(rows), tables=divided(rows, splits(), settings))
 
@@ -56,7 +56,7 @@ def select(run: Run, judged: Artifact, sources: Artifact) -> Artifact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class SelectionShard:
     """One shard of the sources (`curated`: only its curated problems are used) or of the judged problems."""
 
     artifact: Artifact
@@ -66,10 +66,10 @@ class Part:
     rows: int
 
 
-def parts_of(store: Store, sources: Artifact, judged: Artifact) -> list[Part]:
+def parts_of(store: Store, sources: Artifact, judged: Artifact) -> list[SelectionShard]:
     """Return the parts to select from: curated problems first, then the judged ones. There is always at least one."""
     found = [
-        Part(
+        SelectionShard(
             artifact=artifact, shard=shard.index, path=store.shard_path(artifact, shard.index, "problems"),
             curated=artifact is sources, rows=0,
         )
@@ -80,7 +80,7 @@ def parts_of(store: Store, sources: Artifact, judged: Artifact) -> list[Part]:
     return [part for part in counted if part.rows] or counted[-1:]
 
 
-def read_part(part: Part, names: Sequence[str] | None = None) -> pa.Table:
+def read_part(part: SelectionShard, names: Sequence[str] | None = None) -> pa.Table:
     """Read the problems of a part, or some of their columns."""
     if not part.curated:
         return read_table(part.path, Problem, names)
@@ -88,7 +88,7 @@ def read_part(part: Part, names: Sequence[str] | None = None) -> pa.Table:
     return whole.filter(pc.equal(whole["role"], Role.CURATED.value))  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def columns(parts: Sequence[Part]) -> pa.Table:
+def columns(parts: Sequence[SelectionShard]) -> pa.Table:
     """Read the columns that the selection needs, of all problems; the texts stay on disk."""
     return pa.concat_tables([read_part(part, COLUMNS).select(COLUMNS) for part in parts])
 

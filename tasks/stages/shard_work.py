@@ -28,14 +28,14 @@ REJECT_CHARS = 2000  # characters of a text that are stored in the table of reje
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ToRule:
-    """Work item of `ruled`: a file of problems, and the settings of the rules."""
+class RulesWork:
+    """Work item of `reject_by_rules`: a file of problems, and the settings of the rules."""
 
     path: Path
     settings: RuleSettings
 
 
-def ruled(item: ToRule) -> Tables:
+def reject_by_rules(item: RulesWork) -> Tables:
     """Keep the problems that pass every rule and reject the others."""
     problems = read_table(item.path, Problem)
     texts: list[str] = problems["text"].to_pylist()
@@ -52,15 +52,15 @@ def ruled(item: ToRule) -> Tables:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ToSketch:
-    """Work item of `sketched`: a file of problems, and the settings of near-duplicate detection."""
+class SketchWork:
+    """Work item of `sketch_file`: a file of problems, and the settings of near-duplicate detection."""
 
     path: Path
     settings: DedupSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Sketched:
+class FileSketch:
     """Ids and roles (string arrays) and the sketch of the texts of one file, in the order of its rows."""
 
     ids: pa.Array
@@ -68,11 +68,11 @@ class Sketched:
     sketch: Sketch
 
 
-def sketched(item: ToSketch) -> Sketched:
+def sketch_file(item: SketchWork) -> FileSketch:
     """Read one file and sketch its texts."""
     table = read_table(item.path, Problem, ("id", "role", "text")).combine_chunks()
     settings = item.settings
-    return Sketched(
+    return FileSketch(
         ids=pa.concat_arrays(table["id"].chunks) if len(table) else pa.array([], type=pa.string()),
         roles=pa.concat_arrays(table["role"].chunks) if len(table) else pa.array([], type=pa.string()),
         sketch=sketch(
@@ -82,14 +82,14 @@ def sketched(item: ToSketch) -> Sketched:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ToMask:
-    """Work item of `masked`: a file of problems, and the positions of some of its rows."""
+class TemplateWork:
+    """Work item of `template_digests`: a file of problems, and the positions of some of its rows."""
 
     path: Path
     rows: Indices
 
 
-def masked(item: ToMask) -> NDArray[np.uint64]:
+def template_digests(item: TemplateWork) -> NDArray[np.uint64]:
     """Hash the template of each text to 128 bits. Shape [rows, 2]; problems that differ in numbers only are equal."""
     texts = read_table(item.path, Problem, ("text",))["text"].take(pa.array(item.rows)).to_pylist()
     digests = b"".join(
@@ -99,15 +99,16 @@ def masked(item: ToMask) -> NDArray[np.uint64]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ToThin:
-    """Work item of `thinned`: a file of problems, the positions of those to reject, and a detail for each of these."""
+class DedupWork:
+    """Work item of `reject_near_duplicates`: a file of problems, the positions of those to reject, and a detail for each of
+    these."""
 
     path: Path
     leaving: Indices
     details: Sequence[str]
 
 
-def thinned(item: ToThin) -> Tables:
+def reject_near_duplicates(item: DedupWork) -> Tables:
     """Reject the near-duplicates and keep the other problems."""
     problems = read_table(item.path, Problem)
     leaving = problems.select(["id", "text"]).take(pa.array(item.leaving))
@@ -126,13 +127,13 @@ def thinned(item: ToThin) -> Tables:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ToCompare:
-    """Work item of `compared`: (id, text) pairs, and the index of the benchmarks."""
+class CompareWork:
+    """Work item of `compare_with_benchmarks`: (id, text) pairs, and the index of the benchmarks."""
 
     texts: Sequence[tuple[str, str]]
     index: BenchmarkIndex
 
 
-def compared(item: ToCompare) -> list[Finding]:
+def compare_with_benchmarks(item: CompareWork) -> list[Finding]:
     """Return the overlaps of the texts with the benchmarks."""
     return list(item.index.findings(item.texts))

@@ -23,7 +23,7 @@ from tasks.io.versions import LATEST, latest, read_examples, read_responses, spl
 from tasks.seeds.own_file import load, own_file
 from tasks.stages.aggregate import text_key, too_long
 from tasks.stages.annotation import annotation_recipe
-from tasks.stages.chunks import chunk, cut, marks, shard_rows, shard_sizes
+from tasks.stages.chunks import chunk, cut, row_hashes, shard_rows, shard_sizes
 from tasks.stages.cluster import cluster
 from tasks.stages.driver import Run, Shard, Stage, run_shards
 from tasks.stages.outcomes import cut_outcomes, rejected_by, results_of, shard_of
@@ -154,7 +154,7 @@ def stale_problems(run: Run, review: Review) -> Artifact:
     leaving = cache(lambda: too_long(rows))
     sizes = cut_outcomes(rows, size)
 
-    def work(index: int, _at: object) -> Shard:
+    def work(index: int, _on_progress: object) -> Shard:
         return shard_of(rejected_by("stale", results_of(rows, leaving(), sizes, index)), {})
 
     return run_shards(run, stage, lambda: sizes, work)
@@ -183,10 +183,10 @@ def with_kept_responses(run: Run, review: Review, sampled: Artifact) -> Artifact
         inputs=(sampled,),
         unit="problems",
     )
-    drawn, own = shard_sizes(run.store, sampled), cut(marks(row.id for row in rows), size)
+    drawn, own = shard_sizes(run.store, sampled), cut(row_hashes(row.id for row in rows), size)
     kept = cache(lambda: kept_responses(review, {row.id for row in rows}))
 
-    def work(index: int, _at: object) -> Shard:
+    def work(index: int, _on_progress: object) -> Shard:
         if index < len(drawn):
             problems = shard_rows(run.store, sampled, index, "problems", Problem)
             responses = shard_rows(run.store, sampled, index, "responses", Response)

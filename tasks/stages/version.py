@@ -42,7 +42,7 @@ Artifacts = tuple[Artifact, Artifact, Artifact, Artifact]  # wanted, sampled, re
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Reannotation:
     """The outcome of re-annotating the stale rows and annotating the new problems."""
 
     changes: Changes
@@ -66,7 +66,7 @@ def publish_version(run: Run, review: Review, artifacts: Artifacts) -> str:
     Returns the path of the new dataset, or of the old one if nothing changed (all new problems were rejected). Raises
     `UserError`, without changing the dataset, if more than half of its rows would be lost.
     """
-    outcome = what_came_out(run, review, artifacts)
+    outcome = reannotation_of(run, review, artifacts)
     removed, why = len(outcome.changes.removed), json.dumps(outcome.reasons)
     if 2 * removed > len(review.rows):
         raise UserError(
@@ -102,7 +102,7 @@ def write_whole(folder: Path, fill_it: Callable[[Path], None]) -> State | None:
     return None
 
 
-def what_came_out(run: Run, review: Review, artifacts: Artifacts) -> Outcome:
+def reannotation_of(run: Run, review: Review, artifacts: Artifacts) -> Reannotation:
     """Collect the changes against the old version, the moves of the weights, the rejects and the cost."""
     wanted, sampled, responses, clustered = artifacts
     fresh, groups = annotated_again(run, review, responses, clustered)
@@ -117,7 +117,7 @@ def what_came_out(run: Run, review: Review, artifacts: Artifacts) -> Outcome:
         added={NEW_SPLIT: added} if added else {},
         responses={row_id: groups[row_id] for row_id in fresh if review.causes[row_id].needs_samples},
     )
-    return Outcome(
+    return Reannotation(
         changes=changes,
         moves=tuple(move_of(review.rows[id], row, review.causes[id]) for id, row in updated.items()),
         rejects=tuple(rejects_of(run.store, (wanted, sampled, clustered))),
@@ -170,7 +170,9 @@ def move_of(old: Example, new: Example, cause: Cause) -> Move:
     )
 
 
-def new_manifest(run: Run, review: Review, identity: str, outcome: Outcome, artifacts: Artifacts) -> Manifest:
+def new_manifest(
+    run: Run, review: Review, identity: str, outcome: Reannotation, artifacts: Artifacts
+) -> Manifest:
     """Return the old manifest, updated to the current annotation, with one more stage in the counts."""
     old = review.manifest
     settings = annotation_settings(run)
@@ -222,7 +224,7 @@ def cost_of(run: Run, review: Review, artifacts: Artifacts) -> Cost:
     )
 
 
-def fill(place: Path, run: Run, review: Review, manifest: Manifest, outcome: Outcome) -> None:
+def fill(place: Path, run: Run, review: Review, manifest: Manifest, outcome: Reannotation) -> None:
     """Write the files of a version."""
     (place / "dataset").mkdir()
     files = write_version(place / "dataset", review.dataset, outcome.changes, manifest)
@@ -256,7 +258,7 @@ def point_to(run: Run, review: Review, folder: Path) -> None:
     atomic_write(root / LATEST, json.dumps(note, indent=2) + "\n")
 
 
-def publish(folder: Path, outcome: Outcome) -> None:
+def publish(folder: Path, outcome: Reannotation) -> None:
     """Log the main numbers and publish them as artifacts of the Prefect UI."""
     rows = [{"what": name, "value": value} for name, value in headline(outcome).items()]
     create_table_artifact(table=rows, key="drift", description="Changes and cost of the re-annotation")
@@ -270,7 +272,7 @@ def publish(folder: Path, outcome: Outcome) -> None:
     get_run_logger().info("reannotate: drift report %s", folder / PAGE)
 
 
-def headline(outcome: Outcome) -> dict[str, str]:
+def headline(outcome: Reannotation) -> dict[str, str]:
     """Return the main numbers as text, by label."""
     cost, numbers = outcome.cost, drift(outcome.moves)
     found = {

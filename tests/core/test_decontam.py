@@ -84,10 +84,10 @@ def test_twelve_common_words_are_not_evidence_and_a_repeated_gram_counts_once() 
 
 def test_case_punctuation_and_latex_layout_do_not_hide_a_gram() -> None:
     plain = "let x be 1/2 of the sum of y and z so that x exceeds y"
-    dressed = (
+    disguised = (
         r"Zz. Let $x$ be $\dfrac{1}{2}$ of the \textbf{sum} of $y$ and\ $z$, so\quad that is the end of it."
     )
-    assert kinds(indexed(plain), dressed) == {FindingKind.NGRAM}
+    assert kinds(indexed(plain), disguised) == {FindingKind.NGRAM}
 
 
 def test_a_share_below_the_minimum_is_not_a_finding() -> None:

@@ -131,10 +131,10 @@ def test_canonical_json_is_ascii_and_reads_back_as_the_value(value: Any) -> None
 
 def test_a_seed_depends_on_problem_role_and_fingerprint_and_leaves_space_for_n_in_63_bits() -> None:
     seeds = [
-        request_seed(f"p{i}", role, mark)
+        request_seed(f"p{i}", role, recipe)
         for i in range(500)
         for role in ("teacher", "evolver")
-        for mark in "ab"
+        for recipe in "ab"
     ]
     assert len(set(seeds)) == 2000
     assert all(0 <= seed < 2**63 - 2**16 for seed in seeds)

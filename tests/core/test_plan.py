@@ -10,15 +10,25 @@ import pytest
 from prompts import all_prompts
 from tasks.core.config import load_config
 from tasks.core.errors import UserError
-from tasks.core.plan import Lengths, Line, Plan, Rollouts, SourceCount, describe, make_plan, size_text, table
+from tasks.core.plan import (
+    Lengths,
+    Line,
+    Plan,
+    PlannedSource,
+    Rollouts,
+    describe,
+    make_plan,
+    size_text,
+    table,
+)
 from tasks.core.rows import Tier
 
 ROLES = ("evolver", "quality_judge", "teacher", "equivalence_judge", "student")
 # Two easy and three hard seeds, one curated problem. Every child is twice as long as its parent.
 SOURCES = (
-    SourceCount(name="a", role="seed", problems={Tier.EASY: 2, Tier.HARD: 1}, basis="read"),
-    SourceCount(name="b", role="seed", problems={Tier.HARD: 2}, basis="declared"),
-    SourceCount(name="c", role="curated", problems={Tier.HARD: 1}, basis="read"),
+    PlannedSource(name="a", role="seed", problems={Tier.EASY: 2, Tier.HARD: 1}, basis="read"),
+    PlannedSource(name="b", role="seed", problems={Tier.HARD: 2}, basis="declared"),
+    PlannedSource(name="c", role="curated", problems={Tier.HARD: 1}, basis="read"),
 )
 SETTINGS: dict[str, Any] = {
     "evolve.branches": {"easy": 1, "medium": 1, "hard": 2, "competition": 1},
@@ -37,7 +47,7 @@ def lengths(**prompts: float) -> Lengths:
 def plan(
     overrides: dict[str, Any] | None = None,
     *,
-    sources: tuple[SourceCount, ...] = SOURCES,
+    sources: tuple[PlannedSource, ...] = SOURCES,
     measure: Lengths | None = None,
 ) -> Plan:
     config = load_config("pocket", SETTINGS | (overrides or {}))

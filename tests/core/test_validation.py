@@ -183,9 +183,11 @@ def test_the_number_of_disagreements_shown_is_limited():
 def judged(
     first: str, second: str, *, same: bool = True, flipped: bool = False, reply: str | None = None
 ) -> JudgedPair:
-    said = f'{{"first":"{first}","second":"{second}","equivalent":{str(same).lower()}}}'.replace("\\", "\\\\")
+    output = f'{{"first":"{first}","second":"{second}","equivalent":{str(same).lower()}}}'.replace(
+        "\\", "\\\\"
+    )
     return JudgedPair(
-        first=first, second=second, equivalent=same, flipped=flipped, forward=said, backward=said if reply is None else reply
+        first=first, second=second, equivalent=same, flipped=flipped, forward=output, backward=output if reply is None else reply
     )  # fmt: skip
 
 

@@ -50,9 +50,11 @@ def test_one_failed_criterion_is_enough_to_fail(criterion: str) -> None:
     assert verdict.failed == (criterion,)
 
 
-@pytest.mark.parametrize("dress", ["  {}\n", "```json\n{}\n```", "```\n{}```", "<think>hm\n</think>\n\n{}"])
-def test_white_space_fences_and_thinking_around_the_json_are_accepted(dress: str) -> None:
-    assert isinstance(parse_quality(dress.replace("{}", json.dumps(GOOD)), "stop"), QualityVerdict)
+@pytest.mark.parametrize(
+    "wrapping", ["  {}\n", "```json\n{}\n```", "```\n{}```", "<think>hm\n</think>\n\n{}"]
+)
+def test_white_space_fences_and_thinking_around_the_json_are_accepted(wrapping: str) -> None:
+    assert isinstance(parse_quality(wrapping.replace("{}", json.dumps(GOOD)), "stop"), QualityVerdict)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_the_equivalence_judges_reply_has_both_forms_and_a_verdict() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "said", "same"),
+    ("first", "second", "output", "same"),
     [
         ("1/2", "0.5", False, True),  # the forms decide
         ("1/2", "1/3", True, False),
@@ -103,10 +105,10 @@ def test_the_equivalence_judges_reply_has_both_forms_and_a_verdict() -> None:
     ],
 )
 def test_simplest_forms_decide_if_they_can_and_otherwise_the_judge(
-    first: str, second: str, said: bool, same: bool
+    first: str, second: str, output: bool, same: bool
 ) -> None:
-    assert EquivalenceVerdict(first=first, second=second, equivalent=said).same is same
-    assert EquivalenceVerdict(first=second, second=first, equivalent=said).same is same
+    assert EquivalenceVerdict(first=first, second=second, equivalent=output).same is same
+    assert EquivalenceVerdict(first=second, second=first, equivalent=output).same is same
 
 
 # --- evolution ---------------------------------------------------------------------------------------------------

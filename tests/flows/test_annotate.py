@@ -40,7 +40,7 @@ def asked(text: str) -> str:
     return str(load_prompt("teacher/solve").render(problem=text)[-1]["content"])
 
 
-def says(*answers: object) -> list[str]:
+def replies_of(*answers: object) -> list[str]:
     """Replies to successive requests; the last one repeats."""
     return [f"ok:It is \\boxed{{{answer}}}." for answer in answers]
 
@@ -125,8 +125,8 @@ def forget(out: Path) -> None:
 
 def script() -> dict[str, list[str]]:
     """Right answers; for problem 1 the teacher answers 2, 2, 2, 3 first and 2 from then on."""
-    replies = {asked(text): says(number + 1) for number, text in enumerate(TEXTS)}
-    return replies | {asked(TEXTS[1]): says(2, 2, 2, 3, 2), asked("Compute 50 + 1."): says(51)}
+    replies = {asked(text): replies_of(number + 1) for number, text in enumerate(TEXTS)}
+    return replies | {asked(TEXTS[1]): replies_of(2, 2, 2, 3, 2), asked("Compute 50 + 1."): replies_of(51)}
 
 
 def test_own_problems_become_a_dataset_and_a_second_run_sends_no_request(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from tests.small_build import SMALL, Undisturbed, left_after
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-HOUSE = (
+PROJECT_FILES = (
     "benchmarks",
     "configs",
     "data_cards",
@@ -44,7 +44,7 @@ PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
-class House:
+class ProjectCopy:
     """A copy of the project with its own locks, Prefect home and outputs."""
 
     root: Path
@@ -63,16 +63,16 @@ class House:
 
         After the block all of these processes must end within ten seconds.
         """
-        build, said = self.start(), []
+        build, output = self.start(), []
         assert build.stdout is not None
         for line in build.stdout:
-            said.append(line)
+            output.append(line)
             if re.search(pattern, line):
                 break
         else:
-            pytest.fail(f"the build ended before {pattern!r}: {''.join(said)[-4000:]}")
+            pytest.fail(f"the build ended before {pattern!r}: {''.join(output)[-4000:]}")
         family = psutil.Process(build.pid).children(recursive=True)
-        address = re.search(r"Prefect is ready at (\S+)", "".join(said))
+        address = re.search(r"Prefect is ready at (\S+)", "".join(output))
         assert address is not None and len(family) > 4
         yield build, family, f"{address[1]}/api"
         left = left_after(
@@ -108,30 +108,30 @@ def only_run(api: str) -> FlowRun:
 def test_interruptions_leave_no_process_behind_and_the_next_build_ends_with_the_same_bytes(
     build_once: Callable[[], Undisturbed], tmp_path: Path
 ) -> None:
-    house = House(tmp_path / "house")
-    house.root.mkdir()
-    for name in HOUSE:
+    project = ProjectCopy(tmp_path / "project")
+    project.root.mkdir()
+    for name in PROJECT_FILES:
         source = PROJECT_ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy2
-        copy(source, house.root / name)
-    with house.stopped_at(r"evolve-1 shard 1:") as (build, _, _):
+        copy(source, project.root / name)
+    with project.stopped_at(r"evolve-1 shard 1:") as (build, _, _):
         build.send_signal(signal.SIGINT)
         assert build.wait(60) == 130
-    with house.stopped_at(r"judge shard 1:") as (build, family, _):
+    with project.stopped_at(r"judge shard 1:") as (build, family, _):
         for process in worker_and_flow(family):
             process.kill()
         assert build.wait(60) == 1
-    with house.stopped_at(r"starting the teacher") as (build, _, api):
+    with project.stopped_at(r"starting the teacher") as (build, _, api):
         run = only_run(api)
         with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
             client.set_flow_run_state(run.id, Cancelling())
         assert build.wait(60) == 1
         assert build.stdout is not None and "ended as Cancelled" in build.stdout.read()
-    with house.stopped_at(r"sample shard 1:") as (build, family, _):
+    with project.stopped_at(r"sample shard 1:") as (build, family, _):
         sleep(1.0)  # the engine is sampling the next shard
         for process in (build, *worker_and_flow(family)):
             process.kill()
         build.wait()
-    log = house.finish()
+    log = project.finish()
     assert "was left unfinished by an earlier build and is now marked as Crashed" in log
-    assert digest(house.root / "output/pocket/dataset") == build_once().digest
+    assert digest(project.root / "output/pocket/dataset") == build_once().digest

@@ -50,6 +50,6 @@ def test_invalid_files_and_settings_are_reported_before_anything_starts(
 ) -> None:
     (tmp_path / "mine.csv").write_text(content)
     assert script.main(["own", str(tmp_path / "mine.csv"), "--out", str(tmp_path / "out"), *more]) == 1
-    said = capsys.readouterr().out
-    assert said.startswith("sure-math: ") and sentence in said and said.count("\n") == 1
+    output = capsys.readouterr().out
+    assert output.startswith("sure-math: ") and sentence in output and output.count("\n") == 1
     assert not (tmp_path / "out").exists()

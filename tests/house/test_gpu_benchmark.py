@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from training.config import EngineSettings, LengthSettings, ObjectiveSettings
+from training.config import LengthSettings, ObjectiveSettings, TrainerSettings
 from training.engine.batches import TokenSequence
-from training.memory import Shape, count_parameters
+from training.memory import ModelDimensions, count_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 ABSENT = (
@@ -145,14 +145,14 @@ def test_all_layouts_of_the_student_compute_the_same_update(run: Run) -> None:
 def test_the_models_have_the_parameter_counts_of_the_papers(
     parts: Any, hidden: int, layers: int, tied: bool
 ) -> None:
-    shape = Shape(
+    dims = ModelDimensions(
         kind="qwen3", hidden=hidden, layers=layers, heads=hidden // 128, kv_heads=8, head_dim=128,
         intermediate=3 * hidden, vocab=151_936, tied=tied, attention_bias=False,
     )  # fmt: skip
     model = parts("gpu_models").build_model(
         hidden=hidden, layers=layers, vocabulary=151_936, tied=tied, device=torch.device("meta")
     )
-    assert sum(parameter.numel() for parameter in model.parameters()) == count_parameters(shape)
+    assert sum(parameter.numel() for parameter in model.parameters()) == count_parameters(dims)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
@@ -168,8 +168,8 @@ def test_flops_match_a_count_by_hand(parts: Any) -> None:
 def test_the_defaults_are_those_of_the_training_stage(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     options = parts("gpu").parse([])
-    engine = EngineSettings()
-    assert (options.head_chunk, options.micro_batch) == (engine.head_chunk, engine.micro_batch_tokens)
+    trainer = TrainerSettings()
+    assert (options.head_chunk, options.micro_batch) == (trainer.head_chunk, trainer.micro_batch_tokens)
     assert (options.k, options.longest) == (ObjectiveSettings().top_k, LengthSettings().max_response_tokens)
     sequences = parts("gpu_models").draw_sequences(24, options.longest, options.vocabulary)
     sizes = [(one.prompt_length, len(one.response)) for one in sequences]
@@ -197,9 +197,9 @@ def test_a_case_that_runs_out_of_memory_is_reported_and_the_next_one_runs(
 
 def test_the_possible_gain_is_the_time_outside_the_matrix_products(parts: Any) -> None:
     row = {"hidden": 2048, "tokens": 8192, "chunk": 512, "ratio": 1.6, "whole_ratio": 2.0}
-    said = parts("gpu_head").what_is_to_win(row)
-    assert "fastest with chunks of 512. Its three matrix products alone take 62% of that time" in said
-    assert "at most 38% of the time, or 50% without chunking" in said
+    output = parts("gpu_head").what_is_to_win(row)
+    assert "fastest with chunks of 512. Its three matrix products alone take 62% of that time" in output
+    assert "at most 38% of the time, or 50% without chunking" in output
 
 
 def test_without_a_gpu_the_command_gives_advice(

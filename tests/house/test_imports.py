@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("flows", "tasks", "prompts", "pocket", "training", "scripts", "benchmarks")
+PACKAGES = ("flows", "tasks", "prompts", "pocket", "training", "scripts", "benchmarks")
 OURS = frozenset({"flows", "tasks", "prompts", "pocket", "training"})
 
 # The project modules that each package may import besides its own. The longest matching prefix applies.
@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "scripts": ("tasks", "flows"),
     "benchmarks": ("tasks", "training", "prompts", "pocket"),
 }
-PREFECT_ROOMS = ("flows", "tasks.stages", "scripts")
+PREFECT_PACKAGES = ("flows", "tasks.stages", "scripts")
 HEAVY = frozenset({"deepspeed", "ray", "torch", "transformers", "vllm"})
 HEAVY_AT_TOP = (
     "pocket",
@@ -58,7 +58,7 @@ class Import:
 
 
 def source_files() -> list[Path]:
-    files = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+    files = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
     return [path for path in files if ".work" not in path.parts]
 
 
@@ -113,10 +113,10 @@ def under(name: str, prefixes: tuple[str, ...]) -> bool:
 
 
 def is_allowed(module: str, name: str) -> bool:
-    room = max((room for room in MAY_IMPORT if under(module, (room,))), key=len, default=None)
+    package = max((package for package in MAY_IMPORT if under(module, (package,))), key=len, default=None)
     if name.partition(".")[0] not in OURS:
         return True
-    return room is not None and under(name, (room, *MAY_IMPORT[room]))
+    return package is not None and under(name, (package, *MAY_IMPORT[package]))
 
 
 def test_every_kind_of_import_is_found() -> None:
@@ -164,7 +164,7 @@ def test_prefect_stays_in_flows_and_stages() -> None:
     wrong = [
         str(one)
         for one in all_imports()
-        if one.name.partition(".")[0] == "prefect" and not under(one.module, PREFECT_ROOMS)
+        if one.name.partition(".")[0] == "prefect" and not under(one.module, PREFECT_PACKAGES)
     ]
     assert wrong == []
 

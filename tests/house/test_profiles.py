@@ -14,7 +14,7 @@ from tasks.seeds.registry import load, resolve
 from tasks.stages.distill import run_config
 from tasks.stages.plan import benchmark_notes, is_pinned
 from training.config import RunConfig
-from training.memory import ENGINE_WORKING, Shape, count_parameters, memory_plan, memory_problems
+from training.memory import ENGINE_WORKING, ModelDimensions, count_parameters, memory_plan, memory_problems
 
 PAPER = ("paper-1.7b", "paper-4b", "paper-8b")
 GPUS, GPU_BYTES = 4, 80e9
@@ -34,15 +34,15 @@ SEQUENCES = {
 def qwen(
     hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int, *, three: bool, tied: bool,
     vocab: int = 151_936,
-) -> Shape:  # fmt: skip
-    return Shape(
+) -> ModelDimensions:  # fmt: skip
+    return ModelDimensions(
         kind="qwen3" if three else "qwen2", hidden=hidden, layers=layers, heads=heads, kv_heads=kv_heads, head_dim=128,
         intermediate=intermediate, vocab=vocab, tied=tied, attention_bias=False,
     )  # fmt: skip
 
 
 # Model dimensions from the config.json of each model.
-SHAPES = {
+DIMENSIONS = {
     "Qwen3-1.7B": qwen(2048, 28, 16, 8, 6144, three=True, tied=True),
     "Qwen3-4B": qwen(2560, 36, 32, 8, 9728, three=True, tied=True),
     "Qwen3-8B": qwen(4096, 36, 32, 8, 12288, three=True, tied=False),
@@ -61,8 +61,8 @@ def training(profile: str) -> RunConfig:
     return run_config(settings, Path("dataset"), Path("distill"))
 
 
-def shape_of(model: str) -> Shape:
-    return SHAPES[model.rpartition("/")[2]]
+def dimensions_of(model: str) -> ModelDimensions:
+    return DIMENSIONS[model.rpartition("/")[2]]
 
 
 def test_the_papers_profiles_are_shipped() -> None:
@@ -78,7 +78,7 @@ def test_a_profile_resolves_with_its_sources_and_its_training(profile: str) -> N
 
 
 def test_parameter_counts_match_the_published_sizes() -> None:
-    billions = {name: round(count_parameters(shape) / 1e9, 2) for name, shape in SHAPES.items()}
+    billions = {name: round(count_parameters(dims) / 1e9, 2) for name, dims in DIMENSIONS.items()}
     assert billions == {
         "Qwen3-1.7B": 1.72, "Qwen3-4B": 4.02, "Qwen3-8B": 8.19, "Qwen2.5-3B-Instruct": 3.09, "Qwen2.5-72B-Instruct": 72.71,
     }  # fmt: skip
@@ -94,11 +94,11 @@ def test_the_training_settings_are_the_papers_and_fit_on_the_node(
 ) -> None:
     run = training(profile)
     assert (Path(run.student.model).name, Path(run.teacher.model).name) == (student, "Qwen3-8B")
-    assert (run.placement.kind, run.engine.zero_stage, run.objective.preset) == (placement, zero, "uopd")
-    assert (run.objective.top_k, run.rollouts.per_prompt) == (512, 4)
-    assert (run.batches.size, run.batches.unit, run.batches.draws) == (128, "prompts", 50_000)
+    assert (run.placement.kind, run.trainer.zero_stage, run.objective.preset) == (placement, zero, "uopd")
+    assert (run.objective.top_k, run.rollouts.group_size) == (512, 4)
+    assert (run.batches.size, run.batches.unit, run.batches.total_prompts) == (128, "prompts", 50_000)
     assert (run.optimizer.learning_rate, run.steps, run.warmup_steps) == (3e-6, 391, 20)
-    plan = memory_plan(run, shape_of(run.student.model), shape_of(run.teacher.model))
+    plan = memory_plan(run, dimensions_of(run.student.model), dimensions_of(run.teacher.model))
     assert len(plan.devices) == GPUS and memory_problems(run, plan) == [] and plan.fits
     assert run.placement.gpu_memory_gb * 1e9 <= CARD_BYTES - 2e9, (
         "a reserve for memory that is not in the plan"
@@ -116,10 +116,10 @@ def test_every_served_model_fits_its_memory_share_with_one_sequence(profile: str
     models = resolved(profile).models
     for name in type(models).model_fields:
         role = getattr(models, name)
-        shape, serve = shape_of(role.model), role.serve
+        dims, serve = dimensions_of(role.model), role.serve
         assert serve.tensor_parallel_size <= GPUS
-        weights = 2 * count_parameters(shape) / serve.tensor_parallel_size
-        sequence = shape.kv_bytes_per_token * role.max_model_len / serve.tensor_parallel_size
+        weights = 2 * count_parameters(dims) / serve.tensor_parallel_size
+        sequence = dims.kv_bytes_per_token * role.max_model_len / serve.tensor_parallel_size
         assert weights + sequence + ENGINE_WORKING < serve.gpu_memory_fraction * GPU_BYTES, name
     shared = (models.teacher.serve, models.equivalence_judge.serve)
     assert [one.gpu_memory_fraction for one in shared if one is not None] == [0.65, 0.2]

@@ -78,13 +78,13 @@ def test_every_package_is_listed() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"][
         "packages"
     ]
-    rooms = {name.partition(".")[0] for name in listed} | (
+    packages = {name.partition(".")[0] for name in listed} | (
         {"training"} if (ROOT / "training").is_dir() else set()
     )
     found = {
         ".".join(path.parent.relative_to(ROOT).parts)
-        for room in rooms
-        for path in (ROOT / room).rglob("__init__.py")
+        for package in packages
+        for path in (ROOT / package).rglob("__init__.py")
     }
     assert sorted(found) == sorted(listed)
 

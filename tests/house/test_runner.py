@@ -148,8 +148,8 @@ def test_the_validation_is_shown_unless_it_belongs_to_another_dataset(
     assert capsys.readouterr().out == ""
     (tmp_path / "validation").mkdir()
     area = {"value": 0.875, "low": 0.85, "high": 0.9, "n": 1200}
-    said = {"dataset": "d1", "known": 1200, "majority": {"detections": [{"auroc": area}]}}
-    (tmp_path / "validation" / "validation.json").write_text(json.dumps(said))
+    output = {"dataset": "d1", "known": 1200, "majority": {"detections": [{"auroc": area}]}}
+    (tmp_path / "validation" / "validation.json").write_text(json.dumps(output))
     runner.show_validation(tmp_path, asked)
     printed = capsys.readouterr().out
     assert (str(tmp_path / "validation" / "report.html") in printed) is shown

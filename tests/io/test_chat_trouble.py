@@ -17,7 +17,7 @@ import pytest
 
 from tasks.core.config import ModelRole, Sampling
 from tasks.io import chat, endpoint
-from tasks.io.chat import MAX_ATTEMPTS, ChatModel, ChatRequest, Completion, Failure, Outcome
+from tasks.io.chat import MAX_ATTEMPTS, ChatModel, ChatOutcome, ChatRequest, Completion, Failure
 from tasks.io.ledger import Ledger
 from tests.scripted_server import ScriptedServer, running
 
@@ -70,7 +70,7 @@ def scripts(rng: random.Random, count: int) -> dict[str, list[str]]:
     return script
 
 
-async def drive(model: ChatModel, contents: list[str]) -> tuple[list[Outcome], int]:
+async def drive(model: ChatModel, contents: list[str]) -> tuple[list[ChatOutcome], int]:
     """Return the outcomes, and the most tasks alive when an outcome arrived (a new connection takes a second task)."""
     outcomes, alive = [], 0
     async with aclosing(model.complete(requests(contents))) as answers:
@@ -149,7 +149,7 @@ def test_concurrency_adapts_to_the_capacity_of_the_server() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "low", "high"),
+    ("output", "low", "high"),
     [
         ("7.5", 7.5, 7.5),
         (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3000.0, 3600.0),
@@ -162,11 +162,11 @@ def test_concurrency_adapts_to_the_capacity_of_the_server() -> None:
     ids=["seconds", "date", "past date", "negative", "infinite", "not a number", "invalid year"],
 )
 def test_retry_after_is_seconds_or_a_date(
-    said: str, low: float | None, high: float | None, monkeypatch: pytest.MonkeyPatch
+    output: str, low: float | None, high: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[float | None] = []
     monkeypatch.setattr(chat, "pause_before", lambda _attempt, seconds=None: asked.append(seconds) or 0.0)
-    with running({"a": [f"429:{said}", "ok"]}) as server:
+    with running({"a": [f"429:{output}", "ok"]}) as server:
         model_at(server).complete_all(requests(["a"]))
     (seconds,) = asked
     assert seconds is None if low is None or high is None else seconds is not None and low <= seconds <= high

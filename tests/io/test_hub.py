@@ -244,9 +244,9 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
             env=environment, cwd=home, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert process.returncode == 0, process.stderr[-3000:]
-        told = json.loads(process.stdout.splitlines()[-1])
+        reported = json.loads(process.stdout.splitlines()[-1])
         yield Asked(
-            results=dict(zip(CASES, told["results"], strict=True)), first=told["first"], torch=told["torch"],
+            results=dict(zip(CASES, reported["results"], strict=True)), first=reported["first"], torch=reported["torch"],
             home=home, output=process.stdout + process.stderr, tokens={token for _, _, token in hub.asked},
         )  # fmt: skip
 
@@ -280,9 +280,9 @@ def test_reading_only_the_first_row_ends_cleanly_and_does_not_import_torch(asked
     ],
 )
 def test_a_request_that_the_hub_rejects_is_a_user_error(asked: Asked, case: str, sentence: str) -> None:
-    told = asked.results[case]
-    assert isinstance(told, str) and sentence in told, told
-    assert told.startswith("Source mine: ") and told.endswith("as `path` of the source 'mine'.")
+    reported = asked.results[case]
+    assert isinstance(reported, str) and sentence in reported, reported
+    assert reported.startswith("Source mine: ") and reported.endswith("as `path` of the source 'mine'.")
 
 
 def test_no_code_of_a_data_set_is_executed(asked: Asked) -> None:

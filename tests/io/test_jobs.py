@@ -348,8 +348,8 @@ def test_a_running_job_is_attached_to_after_its_follower_was_killed_and_an_ended
     )  # fmt: skip
     assert follower.stdout is not None and follower.stdout.readline() == "line 1\n"
     follower.send_signal(signal.SIGINT)
-    said, _ = follower.communicate(timeout=30)
-    assert said.rstrip().endswith("KeyboardInterrupt") and "line 5\n" not in said
+    output, _ = follower.communicate(timeout=30)
+    assert output.rstrip().endswith("KeyboardInterrupt") and "line 5\n" not in output
     assert list(on(cluster, "count", COUNT, tmp_path / "log")) == LINES
     assert names(cluster) == ["count"]
     assert (tmp_path / "log").read_text() == "".join(f"{line}\n" for line in LINES)
@@ -370,29 +370,29 @@ def test_the_error_of_a_failed_job_contains_its_last_lines(cluster: str, tmp_pat
     )
 
 
-SEATS = """
+SLOTS = """
 import json, os
 import ray
 from tasks.io.ray_session import RaySession
-from training.engine.placement import actor_options, placement, reserve
+from training.engine.placement import actor_options, make_placement, reserve
 
 class Actor:
     def device(self):
         return os.environ["CUDA_VISIBLE_DEVICES"]
 
 with RaySession(4) as session:
-    seats = placement("split", students=1, engines=2)
-    group = reserve(seats)
-    actors = [ray.remote(Actor).options(**actor_options(seat, group)).remote() for seat in seats.seats]
+    placement = make_placement("split", students=1, engines=2)
+    group = reserve(placement)
+    actors = [ray.remote(Actor).options(**actor_options(slot, group)).remote() for slot in placement.slots]
     print(json.dumps(ray.get([actor.device.remote() for actor in actors])))
-    reserve(placement("split", students=2, engines=2))
+    reserve(make_placement("split", students=2, engines=2))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_actors_of_a_job_are_placed_on_its_cluster(cluster: str, tmp_path: Path) -> None:
-    lines = on(cluster, "seats", python(SEATS), tmp_path / "log")
+    lines = on(cluster, "slots", python(SLOTS), tmp_path / "log")
     devices = next(json.loads(line) for line in lines if line.startswith("["))
     assert sorted(devices) == [
         "0",

@@ -55,17 +55,17 @@ def test_the_second_process_is_refused_at_once_and_admitted_after_the_first_was_
 
 
 def test_a_waiting_process_is_notified_once_and_admitted_when_the_holder_ends(tmp_path: Path) -> None:
-    lock, told = tmp_path / "run.lock", list[str]()
+    lock, reported = tmp_path / "run.lock", list[str]()
     first = holder(lock)
 
     def end(sentence: str) -> None:
-        told.append(sentence)
+        reported.append(sentence)
         first.kill()
 
     with alone(lock, "a run", wait_s=60.0, on_wait=end):
         assert read_note(lock)["what"] == "a run"
     first.wait()
-    (sentence,) = told
+    (sentence,) = reported
     assert sentence.startswith("a re-annotation is already running in ") and "waiting up to 60 s" in sentence
 
 

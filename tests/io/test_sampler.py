@@ -20,7 +20,7 @@ from tasks.core.config import ModelRole, Sampling, Serve
 from tasks.core.errors import UserError
 from tasks.core.rows import Reason, Response
 from tasks.core.token_spans import TokenSpans
-from tasks.io.engines import Draw
+from tasks.io.engines import SampleOutput
 from tasks.io.ledger import Ledger
 from tasks.io.ray_session import last_error_line
 from tasks.io.sampler import SampleFailure, SamplePrompt, TeacherSampler
@@ -106,8 +106,10 @@ def test_tempered_log_probabilities_need_an_engine_of_our_own() -> None:
 def test_an_impossible_log_probability_costs_its_sample_and_no_other(total: float, count: int) -> None:
     sampler = TeacherSampler(ModelRole(model="m", serve=Serve()), root=PROJECT, identity="m")
     spans = TokenSpans(after_think_token_count=2, after_think_logprob_sum=-1.0)
-    good = Draw(text="a", token_count=2, logprob_sum=-1.0, finish_reason="stop", spans=spans)
-    bad = Draw(text="b", token_count=count, logprob_sum=total, finish_reason="stop", spans=TokenSpans())
+    good = SampleOutput(text="a", token_count=2, logprob_sum=-1.0, finish_reason="stop", spans=spans)
+    bad = SampleOutput(
+        text="b", token_count=count, logprob_sum=total, finish_reason="stop", spans=TokenSpans()
+    )
     first, lost, last = sampler._rows(prompt(4), [good, bad, good], "f", "{}")
     assert isinstance(lost, SampleFailure)
     assert (lost.problem_id, lost.index, lost.reason) == ("p4", 1, Reason.INVALID_LOGPROB)

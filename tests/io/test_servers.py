@@ -260,7 +260,7 @@ def test_a_missing_model_folder_is_named_before_anything_starts(
     assert not (root / "log").exists()
 
 
-def test_hub_ids_are_told_from_folders(root: Path) -> None:
+def test_hub_ids_are_distinguished_from_folders(root: Path) -> None:
     assert model_folder("Qwen/Qwen3-1.7B", root) is None
     assert model_folder("tiny", root) == root / "tiny"
     (root / "empty").mkdir()

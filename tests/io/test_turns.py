@@ -10,7 +10,7 @@ import pytest
 
 from tasks.core.config import ModelRole, Sampling
 from tasks.core.errors import UserError
-from tasks.io.chat import ChatModel, ChatRequest, Completion, Outcome
+from tasks.io.chat import ChatModel, ChatOutcome, ChatRequest, Completion
 from tasks.io.turns import Turns
 from tests.scripted_server import ScriptedServer, running
 
@@ -29,7 +29,7 @@ def model_at(server: ScriptedServer, concurrency: int = 4) -> ChatModel:
     return ChatModel(role, server.base_url, "scripted", "scripted@1")
 
 
-def texts(outcomes: Sequence[Outcome]) -> list[str]:
+def texts(outcomes: Sequence[ChatOutcome]) -> list[str]:
     """Return the contents that were echoed."""
     return [outcome.text.removeprefix("echo ") for outcome in outcomes if isinstance(outcome, Completion)]
 

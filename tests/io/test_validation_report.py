@@ -106,9 +106,9 @@ def span(area: dict[str, Any], form: str = "{:.3f}") -> str:
 @pytest.mark.parametrize("kind", ["majority", "sample"])
 def test_the_table_of_measures_matches_the_json(kind: str):
     rows = PAGE.tables[kind][1:]
-    said = numbers()[kind]["detections"]
-    assert len(rows) == len(said) == len(MEASURES)
-    for cells, one in zip(rows, said, strict=True):
+    output = numbers()[kind]["detections"]
+    assert len(rows) == len(output) == len(MEASURES)
+    for cells, one in zip(rows, output, strict=True):
         gain = one["gain"]
         assert cells == [
             MEASURES[one["measure"]],
@@ -122,30 +122,30 @@ def test_the_table_of_measures_matches_the_json(kind: str):
 
 
 def test_the_other_tables_match_the_json():
-    said = numbers()
+    output = numbers()
     assert PAGE.tables["reliability"][1:] == [
         [
             f"{one['low']:.1f} to {one['high']:.1f}", f"{one['problems']:,}", f"{one['mean_weight']:.3f}",
             f"{one['majority']:.1%}", f"{one['majority_low']:.1%} to {one['majority_high']:.1%}", f"{one['sample']:.1%}",
         ]
-        for one in said["reliability"]["bins"]
+        for one in output["reliability"]["bins"]
     ]  # fmt: skip
     assert PAGE.tables["stability"][1:] == [
         [
             f"{one['small']} against {one['large']}", f"{one['problems']}", f"{one['spearman']:.3f}",
             f"{one['mean_difference']:.3f}",
         ]
-        for one in said["stability"]
+        for one in output["stability"]
     ]  # fmt: skip
     assert [row[:3] for row in PAGE.tables["tiers"][1:]] == [
-        [one["tier"], f"{one['problems']}", f"{one['mean_weight']:.3f}"] for one in said["tiers"]
+        [one["tier"], f"{one['problems']}", f"{one['mean_weight']:.3f}"] for one in output["tiers"]
     ]
-    judge = said["judge"]
+    judge = output["judge"]
     assert [row[1:] for row in PAGE.tables["judge"][1:]] == [
         [str(judge["both_same"]), str(judge["only_judge_same"])],
         [str(judge["only_verify_same"]), str(judge["both_different"])],
     ]
-    for groups in said["entropy"].values():
+    for groups in output["entropy"].values():
         for one in groups:
             assert f"n = {one['problems']}, mean {one['mean']:.3f}, median {one['median']:.3f}" in HTML
 

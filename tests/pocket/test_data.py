@@ -17,7 +17,7 @@ from pocket.data import (
     ASSISTANT,
     SOLVER,
     EncodedExamples,
-    Example,
+    TrainingExample,
     batches,
     changed_number,
     encode_chunk,
@@ -121,7 +121,9 @@ def test_examples_depend_only_on_their_index() -> None:
 
 
 @pytest.mark.parametrize(("kind", "make"), [(SOLVER, solver_example), (ASSISTANT, evolution_example)])
-def test_encoded_examples_are_prompt_then_reply_then_end(kind: str, make: Callable[[int], Example]) -> None:
+def test_encoded_examples_are_prompt_then_reply_then_end(
+    kind: str, make: Callable[[int], TrainingExample]
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(TEACHER)
     encoded = encode_chunk(kind, 0, 3, TEACHER)
     for number in range(3):

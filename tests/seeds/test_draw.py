@@ -10,7 +10,7 @@ import xxhash
 
 from tasks.core.rows import Problem, Reason, Reject, Role, Tier
 from tasks.seeds.draw import draw, draw_key
-from tasks.seeds.kinds import Loaded, Outcome
+from tasks.seeds.kinds import Loaded, SeedOutcome
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Row:
     text: str = "text"
 
 
-def outcome(row: Row) -> Outcome:
+def outcome(row: Row) -> SeedOutcome:
     if not row.good:
         return Reject(problem_id=row.id, stage="aggregate", reason=Reason.PROOF, text=row.text)
     return Problem(
@@ -33,9 +33,9 @@ def drawn(rows: list[Row], target: int | None, seed: int = 0) -> Loaded:
     return draw(rows, key=lambda row: draw_key(seed, row.id), outcome=outcome, target=target)
 
 
-def by_sorting(rows: list[Row], target: int | None) -> list[Outcome]:
+def by_sorting(rows: list[Row], target: int | None) -> list[SeedOutcome]:
     """Return all rows in the order of their keys, up to the last problem of the target."""
-    taken: list[Outcome] = []
+    taken: list[SeedOutcome] = []
     for row in sorted(rows, key=lambda row: xxhash.xxh3_64_intdigest(f"0\x1f{row.id}".encode())):
         if target is not None and sum(isinstance(one, Problem) for one in taken) == target:
             break
@@ -89,7 +89,7 @@ def test_a_duplicate_id_gives_one_problem_and_one_reject_in_any_order(target: in
 def test_only_rows_that_can_still_be_selected_are_evaluated() -> None:
     rows, asked = [Row(f"r{i}") for i in range(10_000)], []
 
-    def watched(row: Row) -> Outcome:
+    def watched(row: Row) -> SeedOutcome:
         asked.append(row)
         return outcome(row)
 

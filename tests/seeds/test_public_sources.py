@@ -263,8 +263,8 @@ def test_amo_bench_removes_the_format_instruction(tmp_path: Path, suffix: str) -
          "answer_type": "description"},
     ]  # fmt: skip
     result = loaded("amo_bench", write(tmp_path / f"data/test-00000-of-00001.{suffix}", rows))
-    told = {row.source_id: (row.text, row.answer) for row in problems(result).values()}
-    assert told == {"7": ("Find $f(9)$.", "12"), "8": ("Describe the locus.", "a circle about $O$")}
+    reported = {row.source_id: (row.text, row.answer) for row in problems(result).values()}
+    assert reported == {"7": ("Find $f(9)$.", "12"), "8": ("Describe the locus.", "a circle about $O$")}
 
 
 # --- curated problems and other data sets ------------------------------------------------------------------------
@@ -325,9 +325,9 @@ def test_a_curated_draw_is_limited_and_does_not_depend_on_the_order(tmp_path: Pa
 
 def test_a_missing_column_is_reported_with_the_existing_ones(tmp_path: Path) -> None:
     path = write(tmp_path / "train.parquet", [{"question": "What?", "response": "x", "other": 1}])
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as reported:
         check(source("scalequest", path))
-    assert str(told.value) == (
+    assert str(reported.value) == (
         "Source scalequest: dyyyyyyyy/ScaleQuest-Math (train) has no column 'query' for the text; it has question,"
         " response, other: correct the columns of this source, e.g. columns: {text: question}."
     )

@@ -44,8 +44,8 @@ def test_a_public_source_needs_only_its_kind(kind: str) -> None:
 
 def test_the_public_sources_are_those_of_the_paper() -> None:
     sources: Any = configured(*({"kind": kind} for kind in PUBLIC)).aggregate.sources
-    told = {source.kind: (source.tier.value, source.target, source.licence) for source in sources}
-    assert told == {
+    reported = {source.kind: (source.tier.value, source.target, source.licence) for source in sources}
+    assert reported == {
         "scalequest": ("easy", 15_000, "apache-2.0"),
         "numina_math_cot": ("medium", 10_000, "apache-2.0"),
         "math": ("medium", 12_500, "mit"),
@@ -182,13 +182,13 @@ def fresh_registry() -> Iterator[None]:
 NEW_FILE = """
 from typing import Literal
 from tasks.core.rows import Tier
-from tasks.seeds.hub_source import Found, HubSource, Part, hub_kind, written
+from tasks.seeds.hub_source import Found, HubSource, HubPart, hub_kind, written
 
 class Settings(HubSource):
     kind: Literal["brand_new"] = "brand_new"
     name: str = "brand_new"
     column_names = {"text": "question"}
-    parts: tuple[Part, ...] = (Part(hub_id="somebody/new", split="train"),)
+    parts: tuple[HubPart, ...] = (HubPart(hub_id="somebody/new", split="train"),)
     tier: Tier = Tier.EASY
     licence: str = "mit"
     target: int | None = 3

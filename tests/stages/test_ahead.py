@@ -82,10 +82,10 @@ def made(run: Run) -> dict[str, str]:
 
     @flow
     def three_stages() -> list[Artifact]:
-        ruled = apply_rules(run, [evolved])
+        kept = apply_rules(run, [evolved])
         return [
-            ruled,
-            deduplicate(run, sources, ruled),
+            kept,
+            deduplicate(run, sources, kept),
             decontaminate(run, selected, sources, [evolved], benchmarks),
         ]
 
@@ -121,14 +121,14 @@ def _rows(store: Store, name: str) -> list[int]:
 
 def test_finished_shards_are_not_computed_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Path] = []
-    ruled = ahead.ahead
+    kept = ahead.ahead
 
     def noted(mapper: Any, function: Any, item: Any, count: Any, pending: Any) -> Any:
         def seen(thing: Any) -> Any:
             asked.append(thing.path)
             return function(thing)
 
-        return ruled(mapper, seen, item, count, pending)
+        return kept(mapper, seen, item, count, pending)
 
     monkeypatch.setattr("tasks.stages.rules.ahead", noted)
     first = made(run)

@@ -15,7 +15,7 @@ from tasks.core import answers, mathverify
 from tasks.core.config import ClusterSettings, ModelRole, Serve
 from tasks.core.rows import JudgedPair, Problem, Reason, Reject, Response, Role, Tier, Uncertainty
 from tasks.core.token_spans import TokenSpans
-from tasks.io.engines import Draw, SampleFailure, SamplePrompt
+from tasks.io.engines import SampleFailure, SampleOutput, SamplePrompt
 from tasks.io.sampler import Sampled, TeacherSampler
 from tasks.io.tables import write_rows
 from tasks.stages.cluster import annotate, decide_pairs, undecided
@@ -32,15 +32,15 @@ def problem(answer: str | None = None) -> Problem:
     )  # fmt: skip
 
 
-def draw(text: str, total: float = -1.0, finish: str = "stop") -> Draw:
-    return Draw(text=text, token_count=9, logprob_sum=total, finish_reason=finish, spans=SPANS)
+def output(text: str, total: float = -1.0, finish: str = "stop") -> SampleOutput:
+    return SampleOutput(text=text, token_count=9, logprob_sum=total, finish_reason=finish, spans=SPANS)
 
 
-def rows_of(draws: Sequence[Draw]) -> Sampled:
+def rows_of(outputs: Sequence[SampleOutput]) -> Sampled:
     """The rows that the sampler makes from an engine's output."""
     sampler = TeacherSampler(ModelRole(model="m", serve=Serve()), root=Path(), identity="m@1")
     prompt = SamplePrompt(problem_id="p", messages=({"role": "user", "content": "?"},), seed=7)
-    return sampler._rows(prompt, list(draws), "f", "{}")
+    return sampler._rows(prompt, list(outputs), "f", "{}")
 
 
 def annotated(
@@ -63,7 +63,7 @@ def good(rows: Sampled) -> list[Response]:
 
 
 def test_four_answers_become_two_clusters_with_everything_counted() -> None:
-    found = annotated(good(rows_of([draw(text) for text in GOOD])), truth="1/2")
+    found = annotated(good(rows_of([output(text) for text in GOOD])), truth="1/2")
     assert isinstance(found, Uncertainty)
     assert (found.labels, found.cluster_answers) == ((0, 0, 0, 1), (r"\frac{1}{2}", "3"))
     assert found.semantic_entropy == pytest.approx(math.log(4) - 0.75 * math.log(3), abs=1e-12)
@@ -97,15 +97,15 @@ def test_other_words_and_notation_change_neither_clusters_nor_entropies(
     chosen = [rng.choice(kinds) for _ in range(8)]
     totals = [-rng.uniform(0.5, 9.0) for _ in chosen]
 
-    def told(words: tuple[str, ...], pick: Callable[[tuple[str, ...]], str]) -> Uncertainty:
+    def uncertainty_of(words: tuple[str, ...], pick: Callable[[tuple[str, ...]], str]) -> Uncertainty:
         texts = [rf"{rng.choice(words)} \boxed{{{pick(kind)}}}." for kind in chosen]
-        found = annotated(good(rows_of([draw(*pair) for pair in zip(texts, totals, strict=True)])))
+        found = annotated(good(rows_of([output(*pair) for pair in zip(texts, totals, strict=True)])))
         assert isinstance(found, Uncertainty)
         return found
 
-    plain = told(("So",), lambda kind: kind[0])
+    plain = uncertainty_of(("So",), lambda kind: kind[0])
     for _ in range(3):
-        other = told(("So", "Hence it is", "We get, by the above,"), rng.choice)
+        other = uncertainty_of(("So", "Hence it is", "We get, by the above,"), rng.choice)
         assert other.labels == plain.labels
         assert (other.semantic_entropy, other.weight, other.discrete_entropy, other.cluster_probs) == (
             plain.semantic_entropy, plain.weight, plain.discrete_entropy, plain.cluster_probs,
@@ -113,8 +113,8 @@ def test_other_words_and_notation_change_neither_clusters_nor_entropies(
 
 
 def test_truncated_responses_are_counted_and_a_wrong_majority_is_one() -> None:
-    cut = [draw("I think", finish="length")] * 2
-    found = annotated(good(rows_of([*cut, *(draw(text) for text in GOOD[:2])])), truth="7")
+    cut = [output("I think", finish="length")] * 2
+    found = annotated(good(rows_of([*cut, *(output(text) for text in GOOD[:2])])), truth="7")
     assert isinstance(found, Uncertainty)
     assert (found.num_truncated, found.num_valid, found.majority_correct) == (2, 2, False)
     assert found.valid_entropy == 0.0 < found.semantic_entropy
@@ -122,32 +122,32 @@ def test_truncated_responses_are_counted_and_a_wrong_majority_is_one() -> None:
 
 def test_the_judge_gets_only_undecided_pairs_and_is_named_only_then() -> None:
     texts = [r"\boxed{all red}", r"\boxed{only red}", r"\boxed{4}", r"\boxed{5}"]
-    found = annotated(good(rows_of([draw(text) for text in texts])))
+    found = annotated(good(rows_of([output(text) for text in texts])))
     assert isinstance(found, Uncertainty)
     assert found.judge_calls == 2 * 5  # words against words and against each number; 4 and 5 differ anyway
     assert (found.judge_model, found.judge_prompt, found.majority_correct) == ("judge", "prompt", None)
-    never = annotated(good(rows_of([draw(text) for text in texts])), judge="never")
+    never = annotated(good(rows_of([output(text) for text in texts])), judge="never")
     assert isinstance(never, Uncertainty) and never.judge_calls == 0 and never.labels == found.labels
 
 
 def test_without_two_responses_that_take_part_a_problem_is_rejected_with_the_reason() -> None:
-    found = annotated(good(rows_of([draw("no"), draw("box"), draw(GOOD[0])])), unparsed="drop")
+    found = annotated(good(rows_of([output("no"), output("box"), output(GOOD[0])])), unparsed="drop")
     assert isinstance(found, Reject) and found.reason is Reason.TOO_FEW_ANSWERS
 
 
 # --- poison --------------------------------------------------------------------------------------------------------
 
 POISON = {
-    "NaN": (draw(r"\boxed{1}", math.nan), None),
-    "empty": (draw(""), None),
-    "a megabyte of braces": (draw(r"\boxed{" + "{" * 1_000_000), None),
-    "a closed megabyte of braces": (draw(r"\boxed{" + "{" * 500_000 + "}" * 500_001), "{" * 500_000 + "}" * 500_000),
-    "a bomb for sympy": (draw(r"\boxed{\sum_{k=1}^{10^9} k^k}"), r"\sum_{k=1}^{10^9} k^k"),
-    "another bomb": (draw(r"\boxed{9^{9^{9^9}}\bmod 7}"), r"9^{9^{9^9}}\bmod 7"),
-    "right to left": (draw("\\boxed{\u202e21\u202c}"), "\u202e21\u202c"),
-    "ten thousand boxes": (draw(r"\boxed{" * 10_000), None),
-    "ten thousand closed boxes": (draw(r"\boxed{" * 10_000 + "5" + "}" * 10_000), "5"),
-    "half a surrogate pair": (draw("\\boxed{\ud800}"), "?"),
+    "NaN": (output(r"\boxed{1}", math.nan), None),
+    "empty": (output(""), None),
+    "a megabyte of braces": (output(r"\boxed{" + "{" * 1_000_000), None),
+    "a closed megabyte of braces": (output(r"\boxed{" + "{" * 500_000 + "}" * 500_001), "{" * 500_000 + "}" * 500_000),
+    "a bomb for sympy": (output(r"\boxed{\sum_{k=1}^{10^9} k^k}"), r"\sum_{k=1}^{10^9} k^k"),
+    "another bomb": (output(r"\boxed{9^{9^{9^9}}\bmod 7}"), r"9^{9^{9^9}}\bmod 7"),
+    "right to left": (output("\\boxed{\u202e21\u202c}"), "\u202e21\u202c"),
+    "ten thousand boxes": (output(r"\boxed{" * 10_000), None),
+    "ten thousand closed boxes": (output(r"\boxed{" * 10_000 + "5" + "}" * 10_000), "5"),
+    "half a surrogate pair": (output("\\boxed{\ud800}"), "?"),
 }  # fmt: skip
 
 
@@ -173,7 +173,7 @@ def test_a_malicious_response_affects_no_other_and_takes_less_than_five_seconds(
 ) -> None:
     bad, answer = POISON[name]
     begin = time.process_time()  # our own CPU time; `waited` has the time of Math-Verify
-    rows = rows_of([draw(GOOD[0]), bad, *(draw(text) for text in GOOD[1:])])
+    rows = rows_of([output(GOOD[0]), bad, *(output(text) for text in GOOD[1:])])
     back = unpack("p", json.loads(json.dumps(pack(rows), allow_nan=False)))  # as stored in the ledger
     shard = collect([problem()], {"p": back})
     kept, lost = shard.tables["responses"][1], shard.tables["lost_responses"][1]
@@ -196,15 +196,17 @@ def test_a_malicious_response_affects_no_other_and_takes_less_than_five_seconds(
 
 
 def test_all_malicious_responses_together_do_not_take_longer(waited: list[float]) -> None:
-    draws = [bad for bad, _ in POISON.values()]
-    found = annotated(good(rows_of([*draws, draw(GOOD[0]), draw(r"\boxed{\int_0^1 x^2}")])), judge="never")
+    outputs = [bad for bad, _ in POISON.values()]
+    found = annotated(
+        good(rows_of([*outputs, output(GOOD[0]), output(r"\boxed{\int_0^1 x^2}")])), judge="never"
+    )
     assert isinstance(found, Uncertainty)
     assert len(set(found.labels)) == len(found.labels)
     assert len(waited) <= 2
 
 
 def test_a_problem_whose_samples_are_all_lost_is_rejected() -> None:
-    rows = rows_of([draw("a", math.nan), draw("b", 1.0), draw(GOOD[0])])
+    rows = rows_of([output("a", math.nan), output("b", 1.0), output(GOOD[0])])
     shard = collect([problem()], {"p": rows})
     assert shard.counts("problems") == {"in": 1, "kept": 0, "rejected": {"invalid_logprob": 1}}
     failure = SampleFailure(problem_id="p", reason=Reason.PROMPT_TOO_LONG, detail="900 tokens")

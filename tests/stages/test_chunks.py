@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.stages.chunks import chunk, cut, marks
+from tasks.stages.chunks import chunk, cut, row_hashes
 
 
 def ends(rows: Sequence[str], size: int) -> set[str]:
     """The last row of every shard except for the last shard."""
-    return {rows[end - 1] for end in list(accumulate(cut(marks(rows), size)))[:-1]}
+    return {rows[end - 1] for end in list(accumulate(cut(row_hashes(rows), size)))[:-1]}
 
 
 @given(st.lists(st.text(max_size=3), max_size=60), st.integers(1, 20))
 def test_every_row_is_in_one_shard_and_no_shard_is_too_large(rows: list[str], size: int) -> None:
-    sizes = cut(marks(rows), size)
+    sizes = cut(row_hashes(rows), size)
     assert [row for index in range(len(sizes)) for row in chunk(rows, sizes, index)] == rows
     assert all(4 * one >= 3 * size for one in sizes[:-1]) and max(sizes) <= size
     assert len(sizes) == 1 or all(sizes)
@@ -27,8 +27,8 @@ def test_every_row_is_in_one_shard_and_no_shard_is_too_large(rows: list[str], si
 
 def test_a_shard_ends_after_the_smallest_mark_of_its_last_quarter() -> None:
     rows = [f"row {number}" for number in range(1000)]
-    hashes, start = marks(rows).tolist(), 0
-    for size in cut(marks(rows), 100)[:-1]:
+    hashes, start = row_hashes(rows).tolist(), 0
+    for size in cut(row_hashes(rows), 100)[:-1]:
         assert hashes[start + size - 1] == min(hashes[start + 74 : start + 100])
         start += size
 

@@ -15,12 +15,12 @@ from tasks.stages.cluster import Decisions, decide_pairs, deciding, verdict
 from tests.core.test_uncertainties import response
 
 
-def said(text: str, finish: str = "stop") -> Completion:
+def output(text: str, finish: str = "stop") -> Completion:
     return Completion(key="k", text=text, finish_reason=finish, prompt_tokens=1, completion_tokens=1)
 
 
 def form(first: str, second: str, equivalent: str) -> Completion:
-    return said(f'{{"first":"{first}","second":"{second}","equivalent":{equivalent}}}')
+    return output(f'{{"first":"{first}","second":"{second}","equivalent":{equivalent}}}')
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def form(first: str, second: str, equivalent: str) -> Completion:
             True,
             False,
         ),  # not symbolic
-        (said("no JSON"), form("3/4", "3/4", "true"), False, True),
-        (said('{"first":"3/4', "length"), form("3/4", "3/4", "true"), False, True),
+        (output("no JSON"), form("3/4", "3/4", "true"), False, True),
+        (output('{"first":"3/4', "length"), form("3/4", "3/4", "true"), False, True),
         (Failure(key="k", reason="refused", attempts=1), form("1", "1", "true"), False, True),
     ],
 )

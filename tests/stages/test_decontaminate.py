@@ -203,7 +203,7 @@ def evolved_rounds(run: Run, sources: Artifact) -> list[Artifact]:
         older = [p for p in run.store.rows(parents, "problems", Problem) if p.role is not Role.CURATED]
         rows = [child(parent, UNLIKE.format(f"{index}{number}")) for index, parent in enumerate(older)]
         shard = Shard(incoming=len(rows), tables={"problems": (Problem, rows)})
-        parents = run_shards(run, stage, lambda: (5,), lambda _i, _at, made=shard: made)
+        parents = run_shards(run, stage, lambda: (5,), lambda _i, _on_progress, made=shard: made)
         artifacts.append(parents)
     return artifacts
 

@@ -15,9 +15,9 @@ from tasks.core.rows import Edge, Problem, Reject, Role, Tier
 from tasks.io.artifacts import Artifact, Store
 from tasks.io.tables import schema
 from tasks.stages.chunks import shard_sizes
-from tasks.stages.deduplicate import decide, edges_of, to_thin
+from tasks.stages.deduplicate import decide, dedup_work, edges_of
 from tasks.stages.driver import Shard
-from tasks.stages.shard_work import thinned
+from tasks.stages.shard_work import reject_near_duplicates
 
 WORDS = [f"{a}{b}" for a in "ba ke li mo nu pa re si".split() for b in "ra le mi no tu".split()]
 LONG = "A farmer has 12 crates with 30 apples each and sells half of all the apples that he has on the market today"
@@ -49,7 +49,7 @@ def decided(
     rejects: dict[str, Reject] = {}
     edges: list[Edge] = []
     for index in range(len(sizes)):
-        tables = thinned(to_thin(decision, store, copies, index, sizes))
+        tables = reject_near_duplicates(dedup_work(decision, store, copies, index, sizes))
         shard = Shard(incoming=sizes[index], tables=tables)
         counts = shard.counts("problems")
         assert counts["in"] == sizes[index] == counts["kept"] + sum(counts["rejected"].values())

@@ -33,9 +33,9 @@ def settled(run: Any) -> str:
 
 def test_the_check_returns_the_fingerprint_that_names_the_folder(tmp_path: Path) -> None:
     run = small_run(write_small_dataset(tmp_path / "dataset", [example(n) for n in range(4)]))
-    said: list[str] = []
-    found = distill.checked(tmp_path, settled(run), lambda _format, line: said.append(line))
-    assert found == prepare(run).fingerprint and any(line.startswith("steps ") for line in said)
+    printed: list[str] = []
+    found = distill.checked(tmp_path, settled(run), lambda _format, line: printed.append(line))
+    assert found == prepare(run).fingerprint and any(line.startswith("steps ") for line in printed)
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
     assert run_folder(tmp_path, found) == tmp_path / found[:12]
 
@@ -102,10 +102,10 @@ def test_errors_come_only_from_the_launcher_of_this_start(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="no cluster answers"), distill.sentences(tmp_path):
         problems.write_text("The disk is full.\n")
         raise UserError("no cluster answers")
-    with pytest.raises(UserError) as told, distill.sentences(tmp_path):
+    with pytest.raises(UserError) as reported, distill.sentences(tmp_path):
         problems.write_text("The disk is full.\nThe model is gone.\n")
         raise JobFailed("RUN.json ended with 2: noise | The model is gone. | noise")
-    assert str(told.value) == "The disk is full.\nThe model is gone."
+    assert str(reported.value) == "The disk is full.\nThe model is gone."
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_an_interrupted_training_run_saves_the_current_step(
 ) -> None:
     run = small_run(
         write_small_dataset(tmp_path / "dataset", [example(n) for n in range(4)]), output=str(tmp_path / "output"),
-        batches={"size": 4, "draws": 400}, lengths={"max_prompt_tokens": 128, "max_response_tokens": 96},
+        batches={"size": 4, "total_prompts": 400}, lengths={"max_prompt_tokens": 128, "max_response_tokens": 96},
         checkpoints={"every": 1000, "keep": 2},
     )  # fmt: skip
 
@@ -176,7 +176,7 @@ def test_the_output_of_the_run_is_logged_and_its_steps_are_shown(
         def __init__(self, _name: str, total: int, *_: object, **__: object) -> None:
             self.total = total
 
-        def at(self, step: int) -> None:
+        def update(self, step: int) -> None:
             shown.append(step)
 
         def shard_done(self, total: int) -> None:

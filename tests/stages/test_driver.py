@@ -46,10 +46,10 @@ class Counting:
     def letters(self, settings: str = "v1") -> Artifact:
         stage = Stage(name="letters", version=1, settings={"kind": settings})
 
-        def work(index: int, at: Callable[[int], None]) -> Shard:
+        def work(index: int, on_progress: Callable[[int], None]) -> Shard:
             self.computed.append(f"letters {index}")
             rows = [problem(letter) for letter in "abcd"[2 * index : 2 * index + 2]]
-            at(2)
+            on_progress(2)
             return Shard(incoming=2, tables={"problems": (Problem, rows)})
 
         return run_shards(self.run, stage, lambda: (2, 2), work)
@@ -57,7 +57,7 @@ class Counting:
     def capitals(self, letters: Artifact) -> Artifact:
         stage = Stage(name="capitals", version=1, settings={}, inputs=(letters,))
 
-        def work(index: int, _at: object) -> Shard:
+        def work(index: int, _on_progress: object) -> Shard:
             self.computed.append(f"capitals {index}")
             rows = shard_rows(self.run.store, letters, index, "problems", Problem)
             kept = [problem(row.text.upper()) for row in rows if row.text != "c"]
@@ -113,7 +113,7 @@ def test_a_run_that_died_between_two_shards_continues_with_the_second(run: Run) 
     def dies_in_shard_1() -> None:
         stage = Stage(name="letters", version=1, settings={"kind": "v1"})
 
-        def work(index: int, _at: object) -> Shard:
+        def work(index: int, _on_progress: object) -> Shard:
             if index == 1:
                 raise RuntimeError("killed")
             rows = [problem(letter) for letter in "ab"]
@@ -132,7 +132,10 @@ def test_lost_rows_stop_the_stage(run: Run) -> None:
     def loses_a_row() -> None:
         stage = Stage(name="lossy", version=1, settings={})
         run_shards(
-            run, stage, lambda: (2,), lambda _i, _at: Shard(incoming=2, tables={"problems": (Problem, [])})
+            run,
+            stage,
+            lambda: (2,),
+            lambda _i, _on_progress: Shard(incoming=2, tables={"problems": (Problem, [])}),
         )
 
     with pytest.raises(CountMismatch, match="2 in, but 0 kept"):

@@ -57,7 +57,7 @@ def yes(first: str, second: str) -> str:
 PAIRS = {put(*pair): yes(*pair) for pair in (("all red", "only red"), ("only red", "all red"))}
 
 
-def teacher_says(number: int) -> list[str]:
+def teacher_replies(number: int) -> list[str]:
     return [rf"ok:It is \boxed{{{answer}}}." for answer in (WORDS if number % SHARD == 1 else [number + 1])]
 
 
@@ -94,7 +94,7 @@ def annotate_file(file: Path, out: Path, settings: dict[str, Any]) -> tuple[Arti
 
 @contextmanager
 def two_models(folder: Path, **scripts: Mapping[str, Sequence[str]]) -> Iterator[Pair]:
-    teacher = {asked(text): teacher_says(number) for number, text in enumerate(TEXTS)}
+    teacher = {asked(text): teacher_replies(number) for number, text in enumerate(TEXTS)}
     judge = {content: [reply] for content, reply in PAIRS.items()}
     folder.mkdir(exist_ok=True)
     with (
@@ -145,7 +145,7 @@ class TestStages:
         self, in_turn: tuple[str, str], tmp_path: Path
     ) -> None:
         late = {
-            asked(TEXTS[-1]): ["429:4", *teacher_says(len(TEXTS) - 1)]
+            asked(TEXTS[-1]): ["429:4", *teacher_replies(len(TEXTS) - 1)]
         }  # the last problem takes four seconds
         with two_models(tmp_path / "models", teacher=late) as models:
             sampled, clustered = models.run("out")
@@ -197,7 +197,7 @@ class TestStages:
     def test_an_unreachable_judge_ends_both_stages_without_losing_samples(
         self, in_turn: tuple[str, str], tmp_path: Path
     ) -> None:
-        late = {asked(TEXTS[-1]): ["429:4", *teacher_says(len(TEXTS) - 1)]}
+        late = {asked(TEXTS[-1]): ["429:4", *teacher_replies(len(TEXTS) - 1)]}
         with two_models(tmp_path / "models", teacher=late) as models:
             nobody = {"serve": None, "base_url": "http://127.0.0.1:9/v1"}
             with pytest.raises(UserError, match=r"127\.0\.0\.1:9.*does not answer"):
@@ -212,7 +212,7 @@ class TestStages:
     def test_a_lost_teacher_ends_both_stages_and_finished_clusters_are_kept(
         self, in_turn: tuple[str, str], tmp_path: Path
     ) -> None:
-        lost = {asked(TEXTS[-1]): ["429:4", "401", *teacher_says(len(TEXTS) - 1)]}
+        lost = {asked(TEXTS[-1]): ["429:4", "401", *teacher_replies(len(TEXTS) - 1)]}
         with two_models(tmp_path / "models", teacher=lost) as models:
             with pytest.raises(UserError, match="rejects the API key"):
                 models.run("out")
@@ -252,7 +252,7 @@ class TestStages:
     ) -> None:
         last, (first_order, second_order) = asked(TEXTS[-1]), PAIRS
         silent = {
-            "teacher": {last: ["silent", *teacher_says(len(TEXTS) - 1)]},
+            "teacher": {last: ["silent", *teacher_replies(len(TEXTS) - 1)]},
             "judge": {second_order: ["silent", PAIRS[second_order]]},
         }
         with two_models(tmp_path / "models", **silent) as models:
@@ -319,7 +319,7 @@ def test_the_error_of_the_second_stage_is_raised_not_the_end_of_the_first(tmp_pa
 
     def first() -> Artifact:
         while True:
-            between.look()
+            between.check_cancelled()
             time.sleep(0.01)
 
     def second() -> Artifact:

@@ -15,7 +15,7 @@ from tasks.core.rows import Problem, Reject, Role, Strategy, Tier
 from tasks.io.artifacts import Artifact, Store, digest
 from tasks.seeds.registry import resolve
 from tasks.stages.aggregate import aggregate
-from tasks.stages.chunks import cut, marks, shard_rows, shard_sizes
+from tasks.stages.chunks import cut, row_hashes, shard_rows, shard_sizes
 from tasks.stages.deduplicate import deduplicate
 from tasks.stages.driver import Run, Shard, Stage, run_shards
 from tasks.stages.pending import Pending, rows_digest
@@ -58,7 +58,7 @@ def evolved(run: Run, sources: Artifact) -> Artifact:
     """Evolve every seed into its words in reverse order, shard by shard."""
     stage = Stage(name="evolve-1", version=1, settings={}, inputs=(sources,))
 
-    def work(index: int, _at: object) -> Shard:
+    def work(index: int, _on_progress: object) -> Shard:
         rows = shard_rows(run.store, sources, index, "problems", Problem)
         children = [
             Problem(
@@ -78,9 +78,9 @@ def stages_without_models(path: Path, root: Path) -> tuple[Artifact, ...]:
     run = Run(config=config(path), store=Store(root), identities={})
     sources = aggregate(run)
     children = evolved(run, sources)
-    ruled = apply_rules(run, (children,))
-    unique = deduplicate(run, sources, ruled)
-    return sources, children, ruled, unique, select(run, unique, sources)
+    kept = apply_rules(run, (children,))
+    unique = deduplicate(run, sources, kept)
+    return sources, children, kept, unique, select(run, unique, sources)
 
 
 def taken(store: Store, artifact: Artifact) -> int:
@@ -120,7 +120,7 @@ class Letters:
     def stage(self, text: str, recipe: str = "a") -> Artifact:
         stage = Stage(name="letters", version=1, settings={"recipe": recipe}, data={"text": text})
 
-        def work(index: int, _at: object) -> Shard:
+        def work(index: int, _on_progress: object) -> Shard:
             self.made.append(text[index])
             row = Problem(
                 id=text[index], text=text[index], tier=Tier.EASY, source="s", source_id="1", licence="l", role=Role.SEED,
@@ -190,4 +190,4 @@ def test_the_digest_of_rows_depends_on_order_and_boundaries() -> None:
 
 
 def test_the_seeds_of_these_tests_are_cut_into_enough_shards() -> None:
-    assert len(cut(marks(map(str, range(200))), 20)) >= SHARDS
+    assert len(cut(row_hashes(map(str, range(200))), 20)) >= SHARDS

@@ -44,8 +44,10 @@ def judged(store: Store, build: str, pairs: list[JudgedPair]) -> None:
 
 
 def pair(first: str, second: str, same: bool) -> JudgedPair:
-    said = json.dumps({"first": first, "second": second, "equivalent": same})
-    return JudgedPair(first=first, second=second, equivalent=same, flipped=False, forward=said, backward=said)
+    output = json.dumps({"first": first, "second": second, "equivalent": same})
+    return JudgedPair(
+        first=first, second=second, equivalent=same, flipped=False, forward=output, backward=output
+    )
 
 
 def test_samples_and_majority_are_checked_by_the_same_rule():
@@ -65,13 +67,13 @@ def test_a_whole_dataset_and_the_verdicts_of_its_judge_are_measured(tmp_path: Pa
     judged(Store(tmp_path), "b0", [pair("x", "y", True)] * 2)  # of another build
     judged(Store(tmp_path), "b1", [pair("x + 1", "1 + x", True), pair("x + 1", "x + 2", True)])
     found = write_all.fn(folder, tmp_path / "validation")
-    said = json.loads((tmp_path / "validation" / "validation.json").read_text(encoding="utf-8"))
-    assert said["problems"] == 60 and said["known"] == found.known == 50
-    assert said["dataset"] == manifest().fingerprint and said["stored_difference"] == 0.0
+    output = json.loads((tmp_path / "validation" / "validation.json").read_text(encoding="utf-8"))
+    assert output["problems"] == 60 and output["known"] == found.known == 50
+    assert output["dataset"] == manifest().fingerprint and output["stored_difference"] == 0.0
     right = [sum(one.answer == row.answer for one in group) for row, group in made if row.answer is not None]
-    assert said["sample"]["wrong"] == 8 * 50 - sum(right)
-    assert said["majority"]["detections"][0]["auroc"]["value"] > 0.6
-    judge = said["judge"]
+    assert output["sample"]["wrong"] == 8 * 50 - sum(right)
+    assert output["majority"]["detections"][0]["auroc"]["value"] > 0.6
+    judge = output["judge"]
     assert (judge["pairs"], judge["both_same"], judge["only_judge_same"]) == (2, 1, 1)
     assert judge["disagreements"][0]["second"] == "x + 2"
     assert (tmp_path / "validation" / "report.html").is_file()

@@ -145,7 +145,7 @@ def settings(dataset: Path, /, **changes: Any) -> dict[str, Any]:
         "student": {"model": "pocket/student"},
         "teacher": {"model": "pocket/teacher"},
         "lengths": {"max_prompt_tokens": 256, "max_response_tokens": 448},
-        "engine": {"micro_batch_tokens": 2048},
+        "trainer": {"micro_batch_tokens": 2048},
         "placement": {"kind": "cpu", "engines": 1},
         **changes,
     }

@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 
 from tasks.core.errors import UserError
-from training.config import BinaryWeight, PlainWeight, RunConfig, load_run, presets, project_path, run_from
+from training.config import (
+    RENAMED_KEYS,
+    BinaryWeight,
+    PlainWeight,
+    RunConfig,
+    load_run,
+    presets,
+    project_path,
+    run_from,
+)
 
 REQUIRED: dict[str, Any] = {
     "output": "output/run",
@@ -27,7 +36,7 @@ def run(**changes: Any) -> RunConfig:
 
 def test_defaults_are_the_papers() -> None:
     made = run()
-    assert (made.rollouts.per_prompt, made.rollouts.temperature, made.lengths.max_response_tokens) == (
+    assert (made.rollouts.group_size, made.rollouts.temperature, made.lengths.max_response_tokens) == (
         4,
         1.0,
         4096,
@@ -35,12 +44,12 @@ def test_defaults_are_the_papers() -> None:
     optimizer = made.optimizer
     assert (optimizer.learning_rate, optimizer.beta1, optimizer.beta2) == (3e-6, 0.9, 0.95)
     assert (optimizer.warmup_fraction, optimizer.max_gradient_norm) == (0.05, 1.0)
-    assert (made.batches.size, made.batches.unit, made.batches.draws) == (128, "prompts", 50_000)
+    assert (made.batches.size, made.batches.unit, made.batches.total_prompts) == (128, "prompts", 50_000)
     assert (made.objective.top_k, made.objective.top_k_form) == (512, "teacher_renormalised")
     assert (made.objective.preset, made.overlap, made.lengths.thinking) == ("uopd", "on_policy", False)
 
 
-def test_fifty_thousand_draws_of_128_prompts_are_391_steps_with_20_warm_up_steps() -> None:
+def test_fifty_thousand_prompts_in_batches_of_128_are_391_steps_with_20_warm_up_steps() -> None:
     made = run()  # 50,000 / 128 = 390.6; 5% of 391 = 19.55
     assert (made.prompts_per_step, made.steps, made.warmup_steps) == (128, 391, 20)
 
@@ -69,8 +78,8 @@ def test_a_prompt_weight_is_a_string_or_an_object() -> None:
     ("changes", "message"),
     [
         ({"studnet": {}}, "test: studnet: unknown key; see training/config.py"),
-        ({"engine": {"zero": 3}}, "engine.zero: unknown key"),
-        ({"engine": {"zero_stage": 4}}, "engine.zero_stage: Input should be 0, 1, 2 or 3"),
+        ({"trainer": {"zero": 3}}, "trainer.zero: unknown key"),
+        ({"trainer": {"zero_stage": 4}}, "trainer.zero_stage: Input should be 0, 1, 2 or 3"),
         ({"student": {}}, "student.model: this setting is missing"),
         ({"objective": {"preset": "magic"}}, "objective: unknown preset 'magic': choose one of .*opd.*uopd"),
         ({"objective": {"prompt_weight": "binary"}}, "prompt_weight.binary.tau: this setting is missing"),
@@ -113,29 +122,29 @@ def test_a_prompt_weight_is_a_string_or_an_object() -> None:
         ({"optimizer": {"weight_decay": float("inf")}}, "optimizer.weight_decay: Input should be a finite number"),
         (
             {"batches": {"unit": "rollouts", "size": 10}},
-            r"batches.size 10 \(rollouts\) is not a multiple of rollouts.per_prompt 4",
+            r"batches.size 10 \(rollouts\) is not a multiple of rollouts.group_size 4",
         ),
-        ({"engine": {"micro_batch_tokens": 5119}}, "one sequence may have 5120 tokens"),
+        ({"trainer": {"micro_batch_tokens": 5119}}, "one sequence may have 5120 tokens"),
         ({"teacher": {"model": "t", "scorer": "vllm"}}, "teacher.scorer: unknown key"),
-        ({"teacher": {"model": "t", "engine": "sglang"}}, "teacher.engine: Input should be 'in_process' or 'vllm'"),
+        ({"teacher": {"model": "t", "backend": "sglang"}}, "teacher.backend: Input should be 'in_process' or 'vllm'"),
         (
-            {"teacher": {"model": "t", "engine": "vllm"}, "objective": {"top_k": 17}},
-            "teacher.engine vllm supports objective.top_k up to 16, but top_k is 17: choose teacher.engine in_process",
+            {"teacher": {"model": "t", "backend": "vllm"}, "objective": {"top_k": 17}},
+            "teacher.backend vllm supports objective.top_k up to 16, but top_k is 17: choose teacher.backend in_process",
         ),
-        ({"teacher": {"model": "t", "engine": "vllm"}, "objective": {"top_k": "full"}}, "top_k is full"),
+        ({"teacher": {"model": "t", "backend": "vllm"}, "objective": {"top_k": "full"}}, "top_k is full"),
         (
             {
-                "teacher": {"model": "t", "engine": "vllm"}, "objective": {"top_k": 16},
+                "teacher": {"model": "t", "backend": "vllm"}, "objective": {"top_k": 16},
                 "placement": {"kind": "colocated", "students": 2, "engines": 2},
             },
-            "teacher.engine vllm needs a GPU of its own",
+            "teacher.backend vllm needs a GPU of its own",
         ),
         ({"placement": {"kind": "colocated", "students": 4, "engines": 2}}, "engines is 2: set both to the number of GPUs"),
         (
             {"placement": {"kind": "colocated", "students": 2, "engines": 2}, "overlap": "one_step_off"},
             "colocated engines sleep meanwhile: choose placement split or overlap on_policy",
         ),
-        ({"engine": {"lora": {"targets": ["lm_head"]}}}, "engine.lora.targets.0"),
+        ({"trainer": {"lora": {"targets": ["lm_head"]}}}, "trainer.lora.targets.0"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**63}, f"seed: Input should be less than {2**63}"),
         ({"optimizer": {"beta1": 1.0}}, "optimizer.beta1: Input should be less than 1"),
@@ -149,9 +158,9 @@ def test_an_invalid_setting_is_rejected_in_one_sentence(changes: dict[str, Any],
 
 
 def test_a_vllm_teacher_accepts_small_k_and_any_k_when_forced() -> None:
-    small = run(teacher={"model": "t", "engine": "vllm"}, objective={"top_k": 16})
-    forced = run(teacher={"model": "t", "engine": "vllm", "force": True}, objective={"top_k": "full"})
-    assert (small.teacher.engine, forced.teacher.engine) == ("vllm", "vllm")
+    small = run(teacher={"model": "t", "backend": "vllm"}, objective={"top_k": 16})
+    forced = run(teacher={"model": "t", "backend": "vllm", "force": True}, objective={"top_k": "full"})
+    assert (small.teacher.backend, forced.teacher.backend) == ("vllm", "vllm")
     assert small.identity() != run(objective={"top_k": 16}).identity()  # bf16 kernels of their own
     assert run(teacher={"model": "t", "force": True}).identity() == run().identity()
 
@@ -160,7 +169,7 @@ def test_paths_and_resources_are_not_part_of_the_identity() -> None:
     made = run()
     elsewhere = run(
         output="/elsewhere", dataset={"folder": "/d"}, student={"model": "/s"}, teacher={"model": "/t"},
-        engine={"zero_stage": 3, "micro_batch_tokens": 16384, "gradient_checkpointing": False},
+        trainer={"zero_stage": 3, "micro_batch_tokens": 16384, "gradient_checkpointing": False},
         placement={"kind": "colocated", "students": 8, "engines": 8}, checkpoints={"every": 1}, self_tests=False,
     )  # fmt: skip
     assert made.identity() == elsewhere.identity()
@@ -201,7 +210,7 @@ def test_a_run_round_trips_through_its_file(tmp_path: Path) -> None:
             "reference_kl_coefficient": 0.25,
             "divergence_beta": 0.5,
         },
-        engine={"lora": {"rank": 8}},
+        trainer={"lora": {"rank": 8}},
     )
     path = tmp_path / "RUN.json"
     path.write_text(made.model_dump_json(), encoding="utf-8")
@@ -255,3 +264,36 @@ def test_importing_the_settings_loads_nothing_heavy() -> None:
     code = f"import sys, training.config; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"batches": {"size": 16, "draws": 800}},
+            "test: batches.draws: this key is now batches.total_prompts; see",
+        ),
+        ({"engine": {"zero_stage": 3}}, "test: engine: this key is now trainer; see training/config.py"),
+        (
+            {"rollouts": {"per_prompt": 2}},
+            "test: rollouts.per_prompt: this key is now rollouts.group_size; see",
+        ),
+        (
+            {"teacher": {"model": "t", "engine": "vllm"}},
+            "test: teacher.engine: this key is now teacher.backend; see",
+        ),
+    ],
+)
+def test_an_old_key_is_refused_with_the_key_that_replaced_it(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}"):
+        run(**changes)
+
+
+def test_every_old_key_has_a_new_one_that_exists() -> None:
+    made = run()
+    for old, new in RENAMED_KEYS.items():
+        value: Any = made
+        for part in new.split("."):
+            value = getattr(value, part)
+        with pytest.raises(AttributeError):
+            getattr(made if "." not in old else getattr(made, old.split(".")[0]), old.split(".")[-1])

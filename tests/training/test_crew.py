@@ -11,9 +11,9 @@ import pytest
 
 from tests.training.small_run import example, small_run, write_small_dataset
 from training.check import prepare
-from training.crew import Crew, frozen_settings, rollout_settings, student_settings
+from training.crew import Workers, frozen_settings, rank_settings, rollout_engine_settings
 from training.engine.batches import TokenSequence
-from training.memory import seats_of
+from training.memory import placement_of
 
 
 def copies(asked: list[tuple[int, int]], count: int) -> tuple[Any, ...]:
@@ -21,40 +21,40 @@ def copies(asked: list[tuple[int, int]], count: int) -> tuple[Any, ...]:
 
     def handle(copy: int) -> Any:
         remote = SimpleNamespace(remote=lambda sequences, *_: asked.append((copy, len(sequences))))
-        return SimpleNamespace(score=remote, recall=remote)
+        return SimpleNamespace(score=remote, timed_logprobs=remote)
 
     return tuple(handle(copy) for copy in range(count))
 
 
 def test_parts_are_assigned_round_robin_to_the_copies() -> None:
     asked: list[tuple[int, int]] = []
-    recalled: list[tuple[int, int]] = []
+    referenced: list[tuple[int, int]] = []
     nobody: Any = None
-    crew = Crew(
-        students=nobody, engines=nobody, teachers=copies(asked, 3), top_k=4, facts={}, references=copies(recalled, 2)
+    workers = Workers(
+        students=nobody, engines=nobody, teachers=copies(asked, 3), top_k=4, facts={}, references=copies(referenced, 2)
     )  # fmt: skip
     one = TokenSequence(tokens=np.arange(5, dtype=np.int32), prompt_length=2)
     for part in range(5):
-        crew.score([one] * (part + 1), part)
-        crew.recall([one] * (part + 1), part)
+        workers.score([one] * (part + 1), part)
+        workers.reference_logprobs([one] * (part + 1), part)
     assert asked == [(0, 1), (1, 2), (2, 3), (0, 4), (1, 5)]
-    assert recalled == [(0, 1), (1, 2), (0, 3), (1, 4), (0, 5)]
+    assert referenced == [(0, 1), (1, 2), (0, 3), (1, 4), (0, 5)]
 
 
 @pytest.mark.parametrize(("kind", "shares"), [("colocated", True), ("split", False), ("cpu", False)])
 def test_only_models_that_share_a_gpu_release_unused_memory(tmp_path: Path, kind: str, shares: bool) -> None:
     dataset = write_small_dataset(tmp_path / "dataset", [example(1)])
     prepared = prepare(small_run(dataset, placement={"kind": kind, "students": 2, "engines": 2}))
-    seats = seats_of(prepared.run)
-    teacher = frozen_settings(prepared, seats, prepared.teacher.folder, "bfloat16")
-    assert (student_settings(prepared, seats).shares_gpu, teacher.shares_gpu) == (shares, shares)
+    placement = placement_of(prepared.run)
+    teacher = frozen_settings(prepared, placement, prepared.teacher.folder, "bfloat16")
+    assert (rank_settings(prepared, placement).shares_gpu, teacher.shares_gpu) == (shares, shares)
     planned = prepared.memory.engine_kv_bytes if shares else None
-    assert rollout_settings(prepared, seats).kv_cache_bytes == planned, (
+    assert rollout_engine_settings(prepared, placement).kv_cache_bytes == planned, (
         "must not depend on the free memory of a shared GPU"
     )
 
 
 def test_without_a_reference_nothing_is_requested() -> None:
     nobody: Any = None
-    crew = Crew(students=nobody, engines=nobody, teachers=(), top_k=4, facts={})
-    assert crew.recall([]) is None
+    workers = Workers(students=nobody, engines=nobody, teachers=(), top_k=4, facts={})
+    assert workers.reference_logprobs([]) is None

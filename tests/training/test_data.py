@@ -27,7 +27,7 @@ from tests.training.small_run import (
 )
 from training.config import DatasetSettings
 from training.data import (
-    Row,
+    TrainingRow,
     columns,
     manifest_problems,
     prompt_length_problems,
@@ -56,14 +56,14 @@ def pocket_teacher() -> ModelFiles:
     return open_model("teacher", "pocket/teacher")
 
 
-def rows_of(folder: Path, **changes: Any) -> tuple[Row, ...]:
+def rows_of(folder: Path, **changes: Any) -> tuple[TrainingRow, ...]:
     return read_dataset(DatasetSettings(folder=folder, **changes)).rows
 
 
 def test_rows_are_sorted_by_id_and_have_the_values_that_training_needs(folder: Path) -> None:
     found = rows_of(folder)
     assert [row.id for row in found] == [f"{number:032x}" for number in (1, 2, 3)]
-    assert found[0] == Row(
+    assert found[0] == TrainingRow(
         id=f"{1:032x}",
         text="Lena has 1 apples and buys 3 more. How many apples does she have now?",
         tier="easy",
@@ -171,7 +171,7 @@ def empty_column(name: str) -> Callable[[pa.Table], pa.Table]:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "told"),
+    ("name", "kind", "reported"),
     [
         (
             "weight",
@@ -186,13 +186,13 @@ def empty_column(name: str) -> Callable[[pa.Table], pa.Table]:
     ],
 )
 def test_a_column_of_the_wrong_type_is_reported_once(
-    folder: Path, name: str, kind: pa.DataType, told: str
+    folder: Path, name: str, kind: pa.DataType, reported: str
 ) -> None:
     rewrite(folder, cast_column(name, kind))
     with pytest.raises(UserError) as refused:
         rows_of(folder)
     (sentence,) = str(refused.value).splitlines()
-    assert told in sentence and str(folder) in sentence
+    assert reported in sentence and str(folder) in sentence
 
 
 def test_every_column_of_the_wrong_type_is_reported(folder: Path) -> None:
@@ -356,15 +356,15 @@ def test_another_teacher_is_rejected_unless_a_mismatch_is_allowed(
     manifest = read_dataset(DatasetSettings(folder=folder)).manifest
     (problem,) = manifest_problems(small_run(folder), manifest, pocket_teacher)
     assert message in problem and "dataset.allow_mismatch" in problem
-    told = small_run(folder, dataset={"folder": str(folder), "allow_mismatch": True})
-    assert manifest_problems(told, manifest, pocket_teacher) == []
+    reported = small_run(folder, dataset={"folder": str(folder), "allow_mismatch": True})
+    assert manifest_problems(reported, manifest, pocket_teacher) == []
 
 
 def test_a_hub_teacher_is_compared_by_tokenizer_and_template(
     tmp_path: Path, pocket_teacher: ModelFiles
 ) -> None:
     ours = pocket_teacher.identity
-    for changes, told in (
+    for changes, reported in (
         ({}, []),
         ({"tokenizer": "other"}, ["tokenizer other"]),
         ({"tokenizer": "other", "chat_template": "another"}, ["tokenizer other", "chat template another"]),
@@ -377,9 +377,9 @@ def test_a_hub_teacher_is_compared_by_tokenizer_and_template(
         folder = write_small_dataset(tmp_path / "dataset", [example(1)], teacher(**(who | changes)))
         manifest = read_dataset(DatasetSettings(folder=folder)).manifest
         problems = manifest_problems(small_run(folder), manifest, pocket_teacher)
-        assert len(problems) == len(told)
+        assert len(problems) == len(reported)
         assert all(
-            f"annotated with {what}, but" in problem for what, problem in zip(told, problems, strict=True)
+            f"annotated with {what}, but" in problem for what, problem in zip(reported, problems, strict=True)
         )
 
 

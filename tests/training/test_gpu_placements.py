@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tasks.io.ray_session import RAY_ENVIRONMENT
-from tests.training.rollout.store_transfer import StoreRollout, StoreStudent
+from tests.training.rollout.store_transfer import StoreRolloutEngine, StoreStudent
 from tests.training.small_run import example, write_small_dataset
 from tests.training.test_loop import run_of, write_run
 from training import crew
@@ -41,7 +41,7 @@ def counted_gpus() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def store_for_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "Rollout", StoreRollout)
+    monkeypatch.setattr(pool, "RolloutEngine", StoreRolloutEngine)
     monkeypatch.setattr(group, "Student", StoreStudent)
 
 
@@ -49,7 +49,7 @@ def metrics(path: Path, **changes: Any) -> tuple[list[dict[str, float]], dict[st
     """Train for three steps; return the metrics of each and the result."""
     rows = [example(n, weight=(n + 1) / 12) for n in range(12)]
     made = write_run(
-        path, write_small_dataset(path / "dataset", rows), batches={"size": 4, "draws": 12}, **changes
+        path, write_small_dataset(path / "dataset", rows), batches={"size": 4, "total_prompts": 12}, **changes
     )
     run(load_run(made))
     folder = run_of(made)
@@ -67,7 +67,7 @@ def test_split_one_step_off_with_a_reference_on_the_students_gpu(
         overlap="one_step_off",
     )
     assert [row["staleness"] for row in steps] == [0, 1, 1]
-    assert steps[0]["gap_mean"] < 0.05 and steps[0]["reference_kl"] < 2e-4
+    assert steps[0]["mismatch_mean"] < 0.05 and steps[0]["reference_kl"] < 2e-4
     assert result["facts"]["transport"] == "nccl" and result["facts"]["placement"] == "split"
     assert (
         "rollout engines: nccl (student and engines on distinct GPUs: NCCL broadcast)"
@@ -82,11 +82,11 @@ def test_colocated_ranks_partition_parameters_and_train_on_teacher_states_while_
     steps, result = metrics(
         tmp_path,
         placement={"kind": "colocated", "students": 2, "engines": 2},
-        engine={"zero_stage": 3, "micro_batch_tokens": 1024},
+        trainer={"zero_stage": 3, "micro_batch_tokens": 1024},
         objective={"preset": "opd", "top_k": "full", "divergence_beta": 0.5},
     )
     assert [row["staleness"] for row in steps] == [0] * 3
-    assert max(row["gap_mean"] for row in steps) < 0.05
+    assert max(row["mismatch_mean"] for row in steps) < 0.05
     assert result["facts"]["placement"] == "colocated"
     assert all(0 < row["loss"] <= 0.6931 and row["teacher_entropy"] > 0 for row in steps)  # at most log 2
     assert "the teacher sends its full distribution as 256 numbers per token" in capfd.readouterr().out

@@ -43,7 +43,7 @@ def write(path: Path, data: dict[str, Any]) -> str:
 
 def test_a_valid_run_is_summarised(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes = {
-        "batches": {"size": 16, "draws": 100},
+        "batches": {"size": 16, "total_prompts": 100},
         "objective": {"prompt_weight": {"kind": "binary", "tau": 0.55}},
     }
     assert main([write(tmp_path / "RUN.json", settings(folder, **changes)), "--check"]) == 0
@@ -101,16 +101,16 @@ def test_the_command_exits_with_2_and_one_sentence_per_problem(tmp_path: Path) -
 def test_the_problems_file_contains_only_the_problems(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = tmp_path / "problems.txt"
-    assert main([write(tmp_path / "RUN.json", settings(folder)), "--check", "--problems", str(told)]) == 0
-    assert not told.exists()
+    reported = tmp_path / "problems.txt"
+    assert main([write(tmp_path / "RUN.json", settings(folder)), "--check", "--problems", str(reported)]) == 0
+    assert not reported.exists()
     wrong = write(tmp_path / "RUN.json", settings(tmp_path / "nowhere", student={"model": "pocket/nobody"}))
     for options in (["--check"], []):
         capsys.readouterr()
-        assert main([wrong, "--problems", str(told), *options]) == 2
-        assert told.read_text(encoding="utf-8") == capsys.readouterr().err
-        assert len(told.read_text(encoding="utf-8").splitlines()) == 2
-        told.unlink()
+        assert main([wrong, "--problems", str(reported), *options]) == 2
+        assert reported.read_text(encoding="utf-8") == capsys.readouterr().err
+        assert len(reported.read_text(encoding="utf-8").splitlines()) == 2
+        reported.unlink()
 
 
 def test_invalid_settings_are_reported_in_one_sentence(
@@ -166,7 +166,7 @@ def test_a_vllm_teacher_with_large_k_is_rejected_or_warned_about_when_forced(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def check(k: int, **teacher: Any) -> tuple[int, str, str]:
-        chosen = {"model": "pocket/teacher", "engine": "vllm", **teacher}
+        chosen = {"model": "pocket/teacher", "backend": "vllm", **teacher}
         data = settings(folder, teacher=chosen, objective={"top_k": k})
         code = main([write(tmp_path / "RUN.json", data), "--check"])
         out, err = capsys.readouterr()
@@ -174,7 +174,7 @@ def test_a_vllm_teacher_with_large_k_is_rejected_or_warned_about_when_forced(
 
     code, _, err = check(17)
     assert code == 2 and err.count("\n") == 1
-    assert "teacher.engine vllm supports objective.top_k up to 16, but top_k is 17" in err
+    assert "teacher.backend vllm supports objective.top_k up to 16, but top_k is 17" in err
     code, out, err = check(16)
     assert (code, err) == (0, "") and "teacher    in a vLLM engine, through prompt_logprobs" in out
     code, out, err = check(17, force=True)
@@ -186,7 +186,7 @@ def test_a_vllm_teacher_needs_the_same_vocabulary_size_and_a_spare_position(
 ) -> None:
     teacher = copy_model("teacher", tmp_path / "teacher")
     edit(pad_embedding(teacher, 2304) / "config.json", lambda data: data.update(max_position_embeddings=704))
-    chosen = {"model": str(teacher), "engine": "vllm"}
+    chosen = {"model": str(teacher), "backend": "vllm"}
     found = inspect(small_run(folder, teacher=chosen, objective={"top_k": 16}))
     assert [
         "takes the softmax over all 2,304 ids of the teacher, but the student has 2,048" in found.problems[0],
@@ -197,7 +197,7 @@ def test_a_vllm_teacher_needs_the_same_vocabulary_size_and_a_spare_position(
 
 
 def test_a_run_is_prepared_completely(folder: Path) -> None:
-    made = prepare(small_run(folder, batches={"size": 4, "draws": 8}))
+    made = prepare(small_run(folder, batches={"size": 4, "total_prompts": 8}))
     assert made.shared_vocab == 2048
     assert [draw.row_id == made.rows[draw.row].id for draw in made.schedule.step(1)] == [True] * 4
     assert all(row.prompt_ids for row in made.rows)

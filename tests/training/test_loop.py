@@ -37,10 +37,10 @@ def write_run(folder: Path, dataset: Path, **changes: Any) -> Path:
         "output": str(folder),
         "objective": {"preset": "uopd", "top_k": 16},
         "lengths": {"max_prompt_tokens": 128, "max_response_tokens": 96},
-        "batches": {"size": 4, "draws": 4 * STEPS},
-        "rollouts": {"per_prompt": 2},
+        "batches": {"size": 4, "total_prompts": 4 * STEPS},
+        "rollouts": {"group_size": 2},
         "optimizer": {"learning_rate": 4e-4},
-        "engine": {"zero_stage": 1, "micro_batch_tokens": 1024, "gradient_checkpointing": False},
+        "trainer": {"zero_stage": 1, "micro_batch_tokens": 1024, "gradient_checkpointing": False},
         "checkpoints": {"every": 2, "keep": 2},
     }
     chosen = settings(dataset, **basic | changes)
@@ -59,9 +59,9 @@ def start(run: Path) -> subprocess.Popen[str]:
 
 def finish(run: Path) -> str:
     process = start(run)
-    said, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, said[-5000:]
-    return said
+    printed, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, printed[-5000:]
+    return printed
 
 
 def run_of(run: Path) -> Path:
@@ -94,16 +94,16 @@ def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
         )
     )
     run = write_run(folder, dataset, evaluation={"problems": str(held_out), "samples": 2})
-    said = finish(run)
-    return run_of(run), said
+    printed = finish(run)
+    return run_of(run), printed
 
 
 def test_a_run_writes_a_student_metrics_curves_and_the_gain(undisturbed: tuple[Path, str]) -> None:
-    folder, said = undisturbed
+    folder, printed = undisturbed
     assert steps_done(folder) == STEPS
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    assert all(row["gap_mean"] < 0.05 and row["staleness"] == 0 for row in rows)
+    assert all(row["mismatch_mean"] < 0.05 and row["staleness"] == 0 for row in rows)
     phases = [
         sum(row[f"seconds_{name}"] for name in ("rollout", "teacher", "student", "sync")) for row in rows
     ]
@@ -118,7 +118,7 @@ def test_a_run_writes_a_student_metrics_curves_and_the_gain(undisturbed: tuple[P
     result = json.loads((folder / "result.json").read_text())
     assert result["held_out"]["gain"]["n"] == 8 and result["cost"]["gpu_hours"] == 0
     assert not any("reference" in name for row in rows for name in row)
-    assert (folder / "curves.png").stat().st_size > 10_000 and "pass@1" in said
+    assert (folder / "curves.png").stat().st_size > 10_000 and "pass@1" in printed
     assert json.loads((folder.parent / "latest.json").read_text()) == {"run": folder.name}
     assert result["fingerprint"].startswith(folder.name)
 
@@ -138,8 +138,8 @@ def test_evaluation_and_export_can_be_repeated_without_training(
     (folder.parent / "RUN.json").write_text(json.dumps(run))
     (folder / "result.json").unlink()
     shutil.rmtree(folder / "student")
-    said = finish(folder.parent / "RUN.json")
-    assert f"continuing after step {STEPS}" in said and "train: step" not in said
+    printed = finish(folder.parent / "RUN.json")
+    assert f"continuing after step {STEPS}" in printed and "train: step" not in printed
     assert (folder / "student/model.safetensors").read_bytes() == (
         undisturbed[0] / "student/model.safetensors"
     ).read_bytes()
@@ -171,18 +171,18 @@ def test_a_kill_a_dead_engine_and_a_dead_student_do_not_change_the_weights(
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not left_after(family, 15.0)
-    process, said = start(run), ""
+    process, printed = start(run), ""
     assert process.stdout is not None
     for line in process.stdout:
-        said += line
-        if "continuing after step" in line and said.count("continuing after step") == 1:
-            kill_actor(process, "Rollout")
+        printed += line
+        if "continuing after step" in line and printed.count("continuing after step") == 1:
+            kill_actor(process, "RolloutEngine")
         if "restarted with weight version" in line:
             kill_actor(process, "Student")
-    assert process.wait() == 0, said[-4000:]
-    assert said.count("restarted with weight version") == 1
-    assert "restarting from the last checkpoint (restart 1 of at most 3)" in said
-    assert said.count("continuing after step") == 2
+    assert process.wait() == 0, printed[-4000:]
+    assert printed.count("restarted with weight version") == 1
+    assert "restarting from the last checkpoint (restart 1 of at most 3)" in printed
+    assert printed.count("continuing after step") == 2
     whole = load_file(undisturbed[0] / "student/model.safetensors")
     killed = load_file(run_of(run) / "student/model.safetensors")
     assert whole.keys() == killed.keys() and all(whole[name].equal(killed[name]) for name in whole)
@@ -196,14 +196,14 @@ def test_one_step_off_continues_after_sigterm_with_its_rollouts_and_reference(
     run = write_run(
         tmp_path / "stopped", dataset, checkpoints=seldom, overlap="one_step_off", objective=penalised
     )
-    process, said = start(run), ""
+    process, printed = start(run), ""
     assert process.stdout is not None
     for line in process.stdout:
-        said += line
+        printed += line
         if line.startswith("train: step 1 "):
             process.terminate()
-    assert process.wait() == 3, said[-4000:]
-    assert re.search(r"stopped after step \d of 6, with a checkpoint", said)
+    assert process.wait() == 3, printed[-4000:]
+    assert re.search(r"stopped after step \d of 6, with a checkpoint", printed)
     folder = run_of(run)
     done = steps_done(folder)
     ahead = read_generations(step_folder(folder / "checkpoints", done))

@@ -37,17 +37,17 @@ def test_a_student_that_diverged_is_not_saved(broken: dict[str, float]) -> None:
 
 def test_a_requested_stop_does_not_restart_a_dead_worker() -> None:
     lost = ActorLost("a student", "killed")
-    with pytest.raises(ActorLost), loop._asked_to_stop():
+    with pytest.raises(ActorLost), loop._stop_on_signals():
         raise lost
     sentence = r"stopped at the last checkpoint \(a student died: killed\): start again to continue"
-    with pytest.raises(loop.Stopped, match=sentence), loop._asked_to_stop():
+    with pytest.raises(loop.Stopped, match=sentence), loop._stop_on_signals():
         os.kill(os.getpid(), signal.SIGTERM)
         raise lost
 
 
 def test_a_stop_request_while_results_are_written_takes_effect_immediately() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(loop.Stopped, match="after the last step"), loop._asked_to_stop() as stop:
+    with pytest.raises(loop.Stopped, match="after the last step"), loop._stop_on_signals() as stop:
         stop.at_once = "stopped after the last step"
         os.kill(os.getpid(), signal.SIGTERM)
         pytest.fail("continued")
@@ -59,7 +59,7 @@ def test_a_run_folder_is_used_by_one_process_at_a_time(
 ) -> None:
     config = small_run(write_small_dataset(tmp_path / "dataset", [example(1)]), output=str(tmp_path / "out"))
     monkeypatch.setattr(loop, "LOCK_WAIT_S", 0.0)
-    monkeypatch.setattr(loop, "_trained", lambda *_: pytest.fail("two at once"))
+    monkeypatch.setattr(loop, "_train_with_restarts", lambda *_: pytest.fail("two at once"))
     folder = run_folder(config.output, prepare(config).fingerprint)
     # the lock belongs to the open file, so a process can block itself
     with (

@@ -17,10 +17,10 @@ from tests.training.small_run import copy_model, small_run
 from training.config import LoraSettings, RunConfig
 from training.memory import (
     ENGINE_WORKING,
+    MemoryPart,
     MemoryPlan,
-    Part,
+    ModelDimensions,
     Phase,
-    Shape,
     count_lora,
     count_parameters,
     engine_fraction,
@@ -31,7 +31,7 @@ from training.memory import (
     memory_plan,
     memory_problems,
     memory_table,
-    read_shape,
+    read_dimensions,
     reference_parts,
     student_parts,
     teacher_parts,
@@ -53,8 +53,8 @@ from training.memory_parts import (
 from training.shapes import largest_tensor
 
 
-def qwen3(hidden: int, layers: int, heads: int, intermediate: int, *, tied: bool) -> Shape:
-    return Shape(
+def qwen3(hidden: int, layers: int, heads: int, intermediate: int, *, tied: bool) -> ModelDimensions:
+    return ModelDimensions(
         kind="qwen3", hidden=hidden, layers=layers, heads=heads, kv_heads=8, head_dim=128, intermediate=intermediate,
         vocab=151_936, tied=tied, attention_bias=False,
     )  # fmt: skip
@@ -71,11 +71,11 @@ SPLIT = {"kind": "split", "engines": 2}
 
 def node(placement: dict[str, Any] | None = None, **changes: Any) -> RunConfig:
     """A run with the papers' lengths on a node with 80 GB GPUs."""
-    defaults = {"lengths": {}, "engine": {}, "placement": placement or SPLIT}
+    defaults = {"lengths": {}, "trainer": {}, "placement": placement or SPLIT}
     return small_run(Path("d"), **(defaults | changes))
 
 
-def parts_of(parts: tuple[Part, ...]) -> dict[str, int]:
+def parts_of(parts: tuple[MemoryPart, ...]) -> dict[str, int]:
     return {part.what: part.bytes for part in parts}
 
 
@@ -96,7 +96,7 @@ def tensors_in(path: Path) -> int:
 @pytest.mark.parametrize("name", ["student", "teacher", "assistant", "judge"])
 def test_parameters_of_the_pocket_models_are_exact(name: str) -> None:
     folder = PROJECT_ROOT / "pocket" / name
-    assert count_parameters(read_shape(folder)) == tensors_in(folder / "model.safetensors")
+    assert count_parameters(read_dimensions(folder)) == tensors_in(folder / "model.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -118,23 +118,23 @@ def test_parameter_counts_equal_those_of_transformers(
     with torch.device("meta"):
         model: Any = (Qwen3ForCausalLM if kind == "qwen3" else Qwen2ForCausalLM)(config)
     config.save_pretrained(tmp_path)
-    assert count_parameters(read_shape(tmp_path)) == sum(tensor.numel() for tensor in model.parameters())
+    assert count_parameters(read_dimensions(tmp_path)) == sum(tensor.numel() for tensor in model.parameters())
 
 
 def test_parameter_counts_of_the_papers_students_are_the_published_ones() -> None:
-    assert [count_parameters(shape) for shape in (SMALL, MIDDLE, LARGE)] == [
+    assert [count_parameters(dims) for dims in (SMALL, MIDDLE, LARGE)] == [
         1_720_574_976,
         4_022_468_096,
         8_190_735_360,
     ]
 
 
-@pytest.mark.parametrize(("shape", "gigabytes"), [(SMALL, 31), (MIDDLE, 72), (LARGE, 147)])
-def test_model_states_take_eighteen_bytes_per_parameter(shape: Shape, gigabytes: int) -> None:
+@pytest.mark.parametrize(("dims", "gigabytes"), [(SMALL, 31), (MIDDLE, 72), (LARGE, 147)])
+def test_model_states_take_eighteen_bytes_per_parameter(dims: ModelDimensions, gigabytes: int) -> None:
     # bf16 parameters 2, their float32 copy 4, two moments 8, and gradients accumulated in float32 4
-    parts = parts_of(student_parts(node(), shape, LARGE))
+    parts = parts_of(student_parts(node(), dims, LARGE))
     states = parts["parameters"] + parts["accumulated gradients"] + parts["optimizer"]
-    assert states == 18 * count_parameters(shape)
+    assert states == 18 * count_parameters(dims)
     assert round(states / 1e9) == gigabytes
 
 
@@ -145,7 +145,7 @@ def test_model_states_take_eighteen_bytes_per_parameter(shape: Shape, gigabytes:
 def test_each_zero_stage_partitions_its_states_over_four_ranks(
     stage: int, parameters: float, always: float, summed: float, optimizer: float
 ) -> None:
-    found = student_parts(node(COLOCATED, engine={"zero_stage": stage}), LARGE, LARGE)
+    found = student_parts(node(COLOCATED, trainer={"zero_stage": stage}), LARGE, LARGE)
     parts, phases = parts_of(found), {part.what: part.phases for part in found}
     total = count_parameters(LARGE)
     assert parts["parameters"] == parameters * total
@@ -156,8 +156,8 @@ def test_each_zero_stage_partitions_its_states_over_four_ranks(
     assert phases.get("gradients", ("rollout", "train", "sync")) == ("rollout", "train", "sync")
 
 
-def grown(stage: int, **engine: object) -> Gradients:
-    run = node(COLOCATED, engine={"zero_stage": stage} | engine)
+def grown(stage: int, **trainer: object) -> Gradients:
+    run = node(COLOCATED, trainer={"zero_stage": stage} | trainer)
     return gradients(run, LARGE, 8_190_735_360)
 
 
@@ -198,17 +198,17 @@ def test_the_constants_equal_those_of_the_libraries() -> None:
 )
 def test_the_plan_equals_the_memory_measured_in_deepspeed(stage: int, dtype: str) -> None:
     folder = PROJECT_ROOT / "pocket" / "student"
-    shape, run = read_shape(folder), small_run(Path("d"), engine={"zero_stage": stage, "dtype": dtype})
+    dims, run = read_dimensions(folder), small_run(Path("d"), trainer={"zero_stage": stage, "dtype": dtype})
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    told = subprocess.run(
+    reported = subprocess.run(
         [sys.executable, "-m", "tests.training.engine.held_bytes", str(folder), str(stage), dtype, str(port)],
         cwd=PROJECT_ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    held = json.loads(told.stdout.strip().splitlines()[-1])
-    counted = gradients(run, shape, count_parameters(shape))
-    parts = parts_of(student_parts(run, shape, shape))
+    held = json.loads(reported.stdout.strip().splitlines()[-1])
+    counted = gradients(run, dims, count_parameters(dims))
+    parts = parts_of(student_parts(run, dims, dims))
     kept = parts["parameters"] + parts["optimizer"] + counted.kept + counted.bucket
     summed = kept + counted.summed
     assert [held["kept"], held["summed"], held["update"]] == [
@@ -218,7 +218,7 @@ def test_the_plan_equals_the_memory_measured_in_deepspeed(stage: int, dtype: str
 
 @pytest.mark.parametrize(("stage", "optimizer"), [(0, 8), (2, 12)])
 def test_float32_has_a_master_copy_from_stage_1_on(stage: int, optimizer: int) -> None:
-    run = node(engine={"dtype": "float32", "zero_stage": stage})
+    run = node(trainer={"dtype": "float32", "zero_stage": stage})
     parts, total = parts_of(student_parts(run, SMALL, LARGE)), count_parameters(SMALL)
     assert (parts["parameters"], parts["accumulated gradients"]) == (4 * total, 4 * total)
     assert parts["optimizer"] == optimizer * total
@@ -228,14 +228,14 @@ def test_lora_trains_only_its_adapters() -> None:
     # 1.7B: in + out of q 2048 + 2048, k and v 2048 + 1024 each, o 2048 + 2048; rank 8, 28 layers
     lora = LoraSettings(rank=8, targets=("q_proj", "k_proj", "v_proj", "o_proj"))
     assert count_lora(SMALL, lora) == 28 * 8 * (4096 + 3072 + 3072 + 4096)
-    run = node(engine={"lora": {"rank": 8, "targets": list(lora.targets)}})
+    run = node(trainer={"lora": {"rank": 8, "targets": list(lora.targets)}})
     parts, trained = parts_of(student_parts(run, SMALL, LARGE)), count_lora(SMALL, lora)
     assert parts["parameters"] == 2 * (count_parameters(SMALL) + trained)
     assert (parts["accumulated gradients"], parts["optimizer"]) == (4 * trained, 12 * trained)
 
 
 @pytest.mark.parametrize(
-    ("shape", "placement", "stage", "fits"),
+    ("dims", "placement", "stage", "fits"),
     [
         (SMALL, SPLIT, 2, True),
         (MIDDLE, SPLIT, 3, False),
@@ -248,10 +248,10 @@ def test_lora_trains_only_its_adapters() -> None:
     ],
 )  # fmt: skip
 def test_split_fits_only_the_1_7b_student_and_colocated_fits_all(
-    shape: Shape, placement: dict[str, Any], stage: int, fits: bool
+    dims: ModelDimensions, placement: dict[str, Any], stage: int, fits: bool
 ) -> None:
-    run = node(placement, engine={"zero_stage": stage})
-    plan = memory_plan(run, shape, LARGE)
+    run = node(placement, trainer={"zero_stage": stage})
+    plan = memory_plan(run, dims, LARGE)
     assert plan.fits is fits
     assert bool(memory_problems(run, plan)) is not fits
 
@@ -264,14 +264,14 @@ def test_a_plan_that_does_not_fit_is_reported_once_per_kind_of_device_with_a_rem
         and "but has 80.0 GB (placement split): choose placement colocated" in first
     )
     (second,) = memory_problems(colocated, memory_plan(colocated, LARGE, LARGE))
-    assert second.startswith("GPU 0-3 needs ") and second.endswith("set engine.zero_stage to 3")
-    partitioned = node(COLOCATED, engine={"zero_stage": 3})
+    assert second.startswith("GPU 0-3 needs ") and second.endswith("set trainer.zero_stage to 3")
+    partitioned = node(COLOCATED, trainer={"zero_stage": 3})
     (third,) = memory_problems(partitioned, memory_plan(partitioned, LARGE, LARGE))
     assert "a smaller placement.engine_memory_fraction" in third
 
 
 def test_with_lora_the_8b_student_fits_on_one_gpu() -> None:
-    assert memory_plan(node(SPLIT, engine={"lora": {}}), LARGE, LARGE).fits
+    assert memory_plan(node(SPLIT, trainer={"lora": {}}), LARGE, LARGE).fits
 
 
 def test_split_has_one_worker_per_gpu_and_colocated_one_of_each_role() -> None:
@@ -307,7 +307,7 @@ def test_a_reference_is_planned_on_the_students_gpus(
     parts = {part.what: part for part in reference_parts(penalised, SMALL)}
     assert parts["parameters"].bytes == 2 * 1_720_574_976
     assert parts["activations, logits"].phases == phases
-    wide = node(placement, engine={"dtype": "float32"})
+    wide = node(placement, trainer={"dtype": "float32"})
     assert parts_of(reference_parts(wide, SMALL))["parameters"] == 4 * 1_720_574_976
     (line,) = [line for line in memory_table(after).splitlines() if "reference parameters" in line]
     assert line.split()[-3:] == [f"{2 * 1_720_574_976 / 1e6:,.0f}"] * 3
@@ -328,8 +328,8 @@ def test_a_colocated_engine_sleeps_while_the_student_trains() -> None:
 EMBEDDING = 151_936 * 4096 * 2  # bytes of the 8B model's embedding, and of its head
 
 
-def needed(placement: dict[str, Any], shape: Shape, stage: int, phase: Phase) -> int:
-    return memory_plan(node(placement, engine={"zero_stage": stage}), shape, LARGE).devices[0].needed(phase)
+def needed(placement: dict[str, Any], dims: ModelDimensions, stage: int, phase: Phase) -> int:
+    return memory_plan(node(placement, trainer={"zero_stage": stage}), dims, LARGE).devices[0].needed(phase)
 
 
 def test_a_weight_sync_of_the_8b_student_by_hand() -> None:
@@ -355,10 +355,10 @@ def test_an_nccl_sync_has_two_buffers_at_both_ends_that_a_tensor_may_exceed() ->
 
 def test_a_sync_on_cpu_sends_parts_through_the_object_store() -> None:
     run = small_run(Path("d"))
-    shape = read_shape(PROJECT_ROOT / "pocket" / "student")
-    whole, embedding = 2 * count_parameters(shape), 2 * shape.embedding
-    assert parts_of(student_parts(run, shape, shape))["weights to send"] == 2 * whole + whole
-    assert parts_of(engine_parts(run, shape, sleeps=False))["received weights"] == whole + embedding
+    dims = read_dimensions(PROJECT_ROOT / "pocket" / "student")
+    whole, embedding = 2 * count_parameters(dims), 2 * dims.embedding
+    assert parts_of(student_parts(run, dims, dims))["weights to send"] == 2 * whole + whole
+    assert parts_of(engine_parts(run, dims, sleeps=False))["received weights"] == whole + embedding
 
 
 def test_host_memory_holds_the_teachers_scores_three_times() -> None:
@@ -380,7 +380,7 @@ def test_host_memory_is_checked_only_on_a_cpu_placement() -> None:
     assert all(part.owner != "driver" for device in gpus.devices for part in device.parts)
     assert memory_table(gpus).splitlines()[-2].startswith("machine   driver    scores, object store")
     run = small_run(Path("d"))
-    student, teacher = (read_shape(PROJECT_ROOT / "pocket" / name) for name in ("student", "teacher"))
+    student, teacher = (read_dimensions(PROJECT_ROOT / "pocket" / name) for name in ("student", "teacher"))
     plan = memory_plan(run, student, teacher)
     (machine,) = plan.devices
     assert [part for part in machine.parts if part.owner == "driver"] == list(plan.host)
@@ -399,9 +399,9 @@ def test_the_kv_cache_of_the_8b_model_by_hand() -> None:
     # 36 layers x 8 heads x 128 x 2 (keys, values) x 2 bytes = 147,456 bytes per token; 5,120 tokens = 754,974,720
     assert LARGE.kv_bytes_per_token == 147_456
     run = node(SPLIT | {"engine_memory_fraction": 0.5})
-    room = 40_000_000_000 - 2 * 8_190_735_360 - ENGINE_WORKING
-    assert full_sequences(run, LARGE) == room // 754_974_720 == 28
-    assert memory_plan(run, LARGE, LARGE).engine_kv_bytes == room == 21_618_529_280
+    free_bytes = 40_000_000_000 - 2 * 8_190_735_360 - ENGINE_WORKING
+    assert full_sequences(run, LARGE) == free_bytes // 754_974_720 == 28
+    assert memory_plan(run, LARGE, LARGE).engine_kv_bytes == free_bytes == 21_618_529_280
 
 
 def test_an_engine_with_a_kv_cache_below_one_sequence_is_rejected() -> None:
@@ -409,8 +409,8 @@ def test_an_engine_with_a_kv_cache_below_one_sequence_is_rejected() -> None:
     plan = memory_plan(run, LARGE, LARGE)
     assert plan.full_sequences < 1 and not plan.fits
     assert any(
-        "KV cache of a rollout engine is too small for one sequence of 5120 tokens" in said
-        for said in memory_problems(run, plan)
+        "KV cache of a rollout engine is too small for one sequence of 5120 tokens" in printed
+        for printed in memory_problems(run, plan)
     )
 
 
@@ -446,18 +446,18 @@ def test_activations_of_a_layer_match_those_kept_by_autograd(dtype: str) -> None
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = layer(hidden, position_embeddings=rotary, position_ids=positions, attention_mask=None)
-    shape = Shape(
+    dims = ModelDimensions(
         kind="qwen3", hidden=64, layers=1, heads=4, kv_heads=2, head_dim=32, intermediate=192, vocab=96, tied=True,
         attention_bias=False,
     )  # fmt: skip
-    expected = tokens * layer_activations(shape, 2 if dtype == "bfloat16" else 4)
+    expected = tokens * layer_activations(dims, 2 if dtype == "bfloat16" else 4)
     assert output is not None
     assert 0.85 * expected <= sum(kept.values()) <= 1.1 * expected
 
 
 def test_checkpointing_keeps_only_the_input_of_a_layer() -> None:
     def working(checkpointing: bool) -> int:  # LoRA: keeps the float32 copy of the gradients small
-        run = node(engine={"gradient_checkpointing": checkpointing, "lora": {"rank": 8}})
+        run = node(trainer={"gradient_checkpointing": checkpointing, "lora": {"rank": 8}})
         return parts_of(student_parts(run, SMALL, LARGE))["activations, logits"]
 
     # all tensors of 28 layers, against 28 inputs of 2 x 2,048 bytes and the tensors of the current layer
@@ -477,7 +477,7 @@ def test_the_memory_of_targets_over_the_full_vocabulary() -> None:
 
 
 def scored_by_vllm(**changes: Any) -> RunConfig:
-    return node(teacher={"model": "t", "engine": "vllm"}, objective={"top_k": 16}, **changes)
+    return node(teacher={"model": "t", "backend": "vllm"}, objective={"top_k": 16}, **changes)
 
 
 def test_a_vllm_teacher_takes_its_fraction_of_a_gpu_plus_the_logits_of_one_pass() -> None:
@@ -499,17 +499,17 @@ def test_a_vllm_teacher_with_a_kv_cache_below_one_sequence_is_rejected() -> None
     plan = memory_plan(run, SMALL, LARGE)
     assert plan.scored_sequences == 0 and not plan.fits
     assert any(
-        "KV cache of a vLLM teacher is too small for one sequence of 5121" in said
-        for said in memory_problems(run, plan)
+        "KV cache of a vLLM teacher is too small for one sequence of 5121" in printed
+        for printed in memory_problems(run, plan)
     )
     assert memory_plan(node(), SMALL, LARGE).scored_sequences is None
 
 
 def test_on_cpu_a_vllm_teacher_has_the_memory_of_an_engine() -> None:
-    run = small_run(Path("d"), teacher={"model": "t", "engine": "vllm"}, objective={"top_k": 16})
-    shape = read_shape(PROJECT_ROOT / "pocket" / "teacher")
-    parts = parts_of(teacher_parts(run, shape))
-    assert parts["parameters"] == 2 * count_parameters(shape) and parts["KV cache"] == 2**30
+    run = small_run(Path("d"), teacher={"model": "t", "backend": "vllm"}, objective={"top_k": 16})
+    dims = read_dimensions(PROJECT_ROOT / "pocket" / "teacher")
+    parts = parts_of(teacher_parts(run, dims))
+    assert parts["parameters"] == 2 * count_parameters(dims) and parts["KV cache"] == 2**30
     assert parts["logits"] == 705 * 2048 * 10 + 2048 * 16 * 12
 
 
@@ -517,7 +517,7 @@ def test_the_pocket_run_fits_in_five_gigabytes_and_not_in_one() -> (
     None
 ):  # 16 prompts a step, as its profile has
     run = small_run(Path("d"), batches={"size": 16})
-    student, teacher = (read_shape(PROJECT_ROOT / "pocket" / name) for name in ("student", "teacher"))
+    student, teacher = (read_dimensions(PROJECT_ROOT / "pocket" / name) for name in ("student", "teacher"))
     assert memory_plan(run, student, teacher, machine=5_000_000_000).fits
     small = memory_plan(run, student, teacher, machine=1_000_000_000)
     (problem,) = memory_problems(run, small)
@@ -550,8 +550,8 @@ def test_an_unsupported_architecture_is_rejected(tmp_path: Path) -> None:
     ):
         (copy / "config.json").write_text(json.dumps(config | change), encoding="utf-8")
         with pytest.raises(UserError, match=message):
-            read_shape(copy)
+            read_dimensions(copy)
     del config["intermediate_size"]
     (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(UserError, match="'intermediate_size' is missing"):
-        read_shape(copy)
+        read_dimensions(copy)

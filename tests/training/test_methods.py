@@ -12,7 +12,7 @@ from tasks.core.errors import UserError
 from tests.training.small_run import small_run
 from training import methods
 from training.methods import compose
-from training.objectives.base import Needs, Positions, TokenValues
+from training.objectives.base import LossInputs, LossOutputs, Needs
 from training.objectives.divergences import GeneralisedJSD
 from training.objectives.presets import load_preset
 from training.objectives.prompt_weights import Binary, Constant, PassRate, Permuted, Soft, Uniform
@@ -68,7 +68,7 @@ def test_a_divergence_can_be_combined_with_every_prompt_weight_and_the_penalty(
 def test_a_divergence_is_rejected_for_an_objective_without_a_cross_entropy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def other(logits: Any, positions: Positions) -> TokenValues:
+    def other(logits: Any, inputs: LossInputs) -> LossOutputs:
         raise AssertionError("must not be called")
 
     monkeypatch.setattr(methods, "load_preset", lambda _name: replace(load_preset("uopd"), token_loss=other))

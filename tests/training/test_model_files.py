@@ -24,7 +24,7 @@ from training.model_files import (
     tensor_problems,
     top_k_problems,
 )
-from training.shapes import read_shape
+from training.shapes import read_dimensions
 
 
 @pytest.fixture
@@ -198,9 +198,9 @@ def test_an_unusable_template_is_reported_in_one_sentence(copy: Path, template: 
     (copy / "chat_template.jinja").write_text(template, encoding="utf-8")
     with pytest.raises(UserError) as refused:
         encode_prompts(open_model("student", str(copy)), ["What is 1 + 1?"], thinking=False)
-    told = str(refused.value)
-    assert told.startswith(f"student.model: the chat template of {copy} ") and message in told
-    assert "\n" not in told
+    reported = str(refused.value)
+    assert reported.startswith(f"student.model: the chat template of {copy} ") and message in reported
+    assert "\n" not in reported
 
 
 def of_shape(name: str, shape: list[int]) -> Callable[[Tensors], object]:
@@ -231,16 +231,16 @@ def test_weights_that_do_not_match_the_configuration_are_rejected(
     if weights is not None:
         edit_weights(copy, weights)
     edit(copy / "config.json", lambda data: data.update(config))
-    (problem,) = tensor_problems(open_model("student", str(copy)), read_shape(copy))
+    (problem,) = tensor_problems(open_model("student", str(copy)), read_dimensions(copy))
     assert problem.startswith(f"student.model: {copy} has ") and message in problem
 
 
 def test_complete_checkpoints_pass_and_may_include_a_tied_head(copy: Path) -> None:
-    assert tensor_problems(pocket(), read_shape(PROJECT_ROOT / "pocket/teacher")) == []
+    assert tensor_problems(pocket(), read_dimensions(PROJECT_ROOT / "pocket/teacher")) == []
     edit_weights(
         copy, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"]})
     )
-    assert tensor_problems(open_model("student", str(copy)), read_shape(copy)) == []
+    assert tensor_problems(open_model("student", str(copy)), read_dimensions(copy)) == []
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
@@ -262,7 +262,7 @@ def test_the_expected_tensors_are_those_that_transformers_saves(
     )
     model.save_pretrained(copy, max_shard_size="40KB")  # in parts, with an index
     (copy / WEIGHTS).unlink()
-    assert tensor_problems(open_model("student", str(copy)), read_shape(copy)) == []
+    assert tensor_problems(open_model("student", str(copy)), read_dimensions(copy)) == []
 
 
 def test_sequences_longer_than_a_models_context_are_rejected(copy: Path) -> None:

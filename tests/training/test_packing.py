@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.packing import MicroBatch, pack
+from training.packing import BatchIndices, pack
 
-Packed = tuple[tuple[MicroBatch, ...], ...]
+Packed = tuple[tuple[BatchIndices, ...], ...]
 
 
 def loads(packed: Packed, lengths: list[int]) -> list[list[int]]:

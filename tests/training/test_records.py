@@ -24,8 +24,8 @@ from training.check import prepare
 from training.config import EvaluationSettings
 from training.evaluation.held_out import estimates, read_held_out
 from training.model_files import open_model
-from training.records import Hours, Records, say, terminal
-from training.results import cost, draw_curves, model_card, write_table
+from training.records import Hours, RunLog, log_line, terminal
+from training.results import cost, draw_curves, model_card, write_metrics
 
 
 def row(step: int, **more: float) -> dict[str, float]:
@@ -36,13 +36,13 @@ def row(step: int, **more: float) -> dict[str, float]:
 
 
 def test_a_continued_run_removes_the_rows_of_repeated_steps(tmp_path: Path) -> None:
-    with Records(tmp_path, step=0, steps=5) as records:
+    with RunLog(tmp_path, step=0, steps=5) as run_log:
         for step in (1, 2, 3):
-            records.write(row(step))
+            run_log.write(row(step))
     with (tmp_path / METRICS).open("a") as file:
         file.write('{"step": 4, "lo')  # killed while writing
-    with Records(tmp_path, step=2, steps=5) as records:
-        records.write(row(3, loss=0.1))
+    with RunLog(tmp_path, step=2, steps=5) as run_log:
+        run_log.write(row(3, loss=0.1))
     assert [(found["step"], found["loss"]) for found in read_metrics(tmp_path)] == [
         (1, 0.5),
         (2, 0.5),
@@ -53,9 +53,9 @@ def test_a_continued_run_removes_the_rows_of_repeated_steps(tmp_path: Path) -> N
 
 def test_the_progress_line_counts_from_the_continued_step(tmp_path: Path) -> None:
     now = [100.0]
-    with Records(tmp_path, step=10, steps=60, clock=lambda: now[0]) as records:
+    with RunLog(tmp_path, step=10, steps=60, clock=lambda: now[0]) as run_log:
         now[0] = 120.0
-        line = records.line(row(20))
+        line = run_log.line(row(20))
     assert line.startswith(
         "step 20 of 60, loss 0.5000, weight 0.70, 90 tokens per response, 2.0 s per step (rollout 25%"
     )
@@ -75,13 +75,13 @@ def test_on_a_terminal_a_bar_shows_the_step_below_other_output(
 ) -> None:
     output, now = io.StringIO(), [100.0]
     console = Console(force_terminal=True, file=output, width=140, legacy_windows=False)
-    with Records(tmp_path, step=10, steps=60, clock=lambda: now[0], console=console) as records:
+    with RunLog(tmp_path, step=10, steps=60, clock=lambda: now[0], console=console) as run_log:
         now[0] = 120.0
-        records.write(row(20))
-        say("stop requested [1/2]")
+        run_log.write(row(20))
+        log_line("stop requested [1/2]")
         assert output.getvalue().count(HIDE) == 1 and SHOW not in output.getvalue()
         now[0] = 122.0
-        records.write(row(21, loss=0.25))
+        run_log.write(row(21, loss=0.25))
     lines = [line.strip() for line in shown(output).replace("\r", "\n").splitlines() if line.strip()]
     assert lines.count("train: stop requested [1/2]") == 1  # on its own line, not parsed as rich markup
     (step,) = {line for line in lines if line.startswith("train: step 20 of 60 ")}
@@ -91,15 +91,15 @@ def test_on_a_terminal_a_bar_shows_the_step_below_other_output(
     assert lines[-1] == f"loss 0.2500, weight 0.70, 90 tokens per response, 2.0 s per step ({shares})"
     assert output.getvalue().rstrip().endswith(SHOW)
     assert capsys.readouterr().out == "" and len(read_metrics(tmp_path)) == 2
-    say("after it")
+    log_line("after it")
     assert capsys.readouterr().out == "train: after it\n"
 
 
 def test_ctrl_c_restores_the_cursor(tmp_path: Path) -> None:
     output = io.StringIO()
     console = Console(force_terminal=True, file=output, width=100, legacy_windows=False)
-    with pytest.raises(KeyboardInterrupt), Records(tmp_path, step=0, steps=2, console=console) as records:
-        records.write(row(1))
+    with pytest.raises(KeyboardInterrupt), RunLog(tmp_path, step=0, steps=2, console=console) as run_log:
+        run_log.write(row(1))
         raise KeyboardInterrupt
     assert output.getvalue().rfind(SHOW) > output.getvalue().rfind(HIDE) >= 0
 
@@ -117,18 +117,18 @@ def test_only_a_terminal_gets_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_metric_that_is_nan_raises(tmp_path: Path) -> None:
-    with Records(tmp_path, step=0, steps=1) as records, pytest.raises(ValueError):
-        records.write(row(1, loss=float("nan")))
+    with RunLog(tmp_path, step=0, steps=1) as run_log, pytest.raises(ValueError):
+        run_log.write(row(1, loss=float("nan")))
 
 
 def test_a_full_disk_is_reported_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = Path("/dev/full").open("w")  # noqa: SIM115 - closing fails too, since its buffer cannot be written
-    with Records(tmp_path, step=0, steps=1) as records:
-        monkeypatch.setattr(records, "_file", full)
+    with RunLog(tmp_path, step=0, steps=1) as run_log:
+        monkeypatch.setattr(run_log, "_file", full)
         with pytest.raises(
             UserError, match=r"^The disk is full: .*metrics.jsonl needs at least [\d,]+ bytes; free"
         ):
-            records.write(row(1))
+            run_log.write(row(1))
         monkeypatch.undo()
     with suppress(OSError):
         full.close()
@@ -155,7 +155,7 @@ def test_the_cost_separates_completed_steps_from_all_other_time(tmp_path: Path) 
 
 def test_table_and_curves_are_written_from_the_rows(tmp_path: Path) -> None:
     rows = [row(step, gradient_norm=1.0) for step in (1, 2)]
-    write_table(tmp_path / "metrics.parquet", rows)
+    write_metrics(tmp_path / "metrics.parquet", rows)
     assert pq.read_table(tmp_path / "metrics.parquet").to_pylist() == rows
     draw_curves(tmp_path / "curves.png", rows)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -172,7 +172,7 @@ def card(*, measured: bool = True, **changes: Any) -> str:
         evaluation={"problems": "held_out.jsonl"},
         objective={"prompt_weight": {"kind": "binary", "tau": 0.3}},
     )
-    marks = estimates([[False, True], [False, False]], [[True, True], [False, True]])
+    grades = estimates([[False, True], [False, False]], [[True, True], [False, True]])
     names = (
         "seconds",
         "seconds_rollout",
@@ -187,7 +187,7 @@ def card(*, measured: bool = True, **changes: Any) -> str:
         "fingerprint": "f" * 64, "objective": "uopd", "steps": 1234, "student": {"from": "base:01", "to": "student:02"},
         "teacher": "teacher:03", "dataset": "d" * 64,
         "cost": {**dict.fromkeys(names, 90.0), "starts": 2, "overlap": 1.25, "response_tokens": 5678.0},
-        "held_out": marks if measured else None, "settings": run.identity(), "versions": {"torch": "2"},
+        "held_out": grades if measured else None, "settings": run.identity(), "versions": {"torch": "2"},
     }  # fmt: skip
     return model_card(result | changes)
 
@@ -213,7 +213,7 @@ def test_the_card_names_models_data_objective_gain_and_how_to_load_it() -> None:
         assert words in page, words
 
 
-def test_the_card_of_a_run_without_evaluation_says_so() -> None:
+def test_the_card_of_a_run_without_evaluation_states_it() -> None:
     assert "This model was not evaluated" in card(measured=False) and "| gain |" not in card(measured=False)
 
 

@@ -12,17 +12,17 @@ import torch
 from tasks.core.errors import UserError
 from tests.training.small_run import example, small_run, write_small_dataset
 from training.check import Prepared, prepare
-from training.crew import Scores
+from training.crew import PendingScores
 from training.engine.batches import TokenSequence
 from training.engine.group import Update
 from training.engine.student import MicroBatch
-from training.measures import gap, phase_seconds, step_row
+from training.measures import mismatch, phase_seconds, step_metrics
 from training.methods import compose
 from training.objectives.base import Objective
 from training.rollout.engine import Generation
 from training.rollout.teacher import States, TopK
 from training.rollout.weights import to_bits
-from training.rounds import Round, micro_batches
+from training.rounds import RolloutBatch, micro_batches
 from training.self_tests import check_divergence, check_mass, check_reference, check_scores
 
 K, V = 3, 50
@@ -30,7 +30,7 @@ PHASES = ("rollout", "teacher", "student", "sync")
 T = TypeVar("T")
 
 
-class Scored(Scores[T]):
+class Scored(PendingScores[T]):
     """Scores that are ready, and took half a second in total."""
 
     def __init__(self, found: list[T], parts: int) -> None:
@@ -40,10 +40,10 @@ class Scored(Scores[T]):
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     folder = write_small_dataset(tmp_path_factory.mktemp("data") / "dataset", [example(n) for n in range(6)])
-    return prepare(small_run(folder, batches={"size": 2, "draws": 4}, rollouts={"per_prompt": 2}))
+    return prepare(small_run(folder, batches={"size": 2, "total_prompts": 4}, rollouts={"group_size": 2}))
 
 
-def made_up(prepared: Prepared, weights: list[float], lengths: list[int]) -> Round:
+def made_up(prepared: Prepared, weights: list[float], lengths: list[int]) -> RolloutBatch:
     random = np.random.default_rng(0)
     generations = [
         Generation(
@@ -59,31 +59,36 @@ def made_up(prepared: Prepared, weights: list[float], lengths: list[int]) -> Rou
         )
         for n in lengths
     ]
-    return Round(
+    return RolloutBatch(
         step=0,
-        draws=prepared.schedule.step(0),
+        groups=prepared.schedule.step(0),
         sequences=tuple(
             TokenSequence(tokens=np.concatenate([np.arange(4, dtype=np.int32), one.tokens]), prompt_length=4)
             for one in generations
         ),
         generations=tuple(generations),
-        asked=tuple(Scored([score], len(lengths)) for score in scores),
+        teacher_scores=tuple(Scored([score], len(lengths)) for score in scores),
         weights=np.array(weights),
         rollout_seconds=2.0,
     )
 
 
-def with_reference(round_: Round) -> Round:
+def with_reference(rollout_batch: RolloutBatch) -> RolloutBatch:
     """Return the batch with reference log-probabilities: -(i + t / 100) for token t of rollout i."""
     own = [
-        -(i + np.arange(len(one.tokens), dtype=np.float32) / 100) for i, one in enumerate(round_.generations)
+        -(i + np.arange(len(one.tokens), dtype=np.float32) / 100)
+        for i, one in enumerate(rollout_batch.generations)
     ]
-    return replace(round_, recalled=tuple(Scored([values], len(own)) for values in own))
+    return replace(rollout_batch, reference_scores=tuple(Scored([values], len(own)) for values in own))
 
 
-def all_parts(round_: Round, objective: Objective, prepared: Prepared) -> list[list[MicroBatch]]:
+def all_parts(
+    rollout_batch: RolloutBatch, objective: Objective, prepared: Prepared
+) -> list[list[MicroBatch]]:
     """Return the micro-batches of every rank, in the order of the parts."""
-    parts = [micro_batches(round_, part, objective, prepared) for part in range(len(round_.parts))]
+    parts = [
+        micro_batches(rollout_batch, part, objective, prepared) for part in range(len(rollout_batch.parts))
+    ]
     return [[batch for part in parts for batch in part[rank]] for rank in range(len(parts[0]))]
 
 
@@ -108,14 +113,14 @@ def test_tokens_keep_coefficient_and_teacher_scores_for_any_split_of_the_batch(
     prepared: Prepared,
 ) -> None:
     weights, lengths = [0.3, 0.3, 0.9, 0.9], [5, 8, 2, 7]
-    round_ = made_up(prepared, weights, lengths)
+    rollout_batch = made_up(prepared, weights, lengths)
     cut = prepared.run.model_copy(
         update={
-            "engine": prepared.run.engine.model_copy(update={"micro_batch_tokens": 16}),
+            "trainer": prepared.run.trainer.model_copy(update={"micro_batch_tokens": 16}),
             "placement": prepared.run.placement.model_copy(update={"students": 2}),
         }
     )
-    ranks = all_parts(round_, compose(cut), replace(prepared, run=cut))
+    ranks = all_parts(rollout_batch, compose(cut), replace(prepared, run=cut))
     assert len(ranks) == 2 and len({len(batches) for batches in ranks}) == 1
     found = {}
     for batch in (batch for batches in ranks for batch in batches):
@@ -129,8 +134,8 @@ def test_tokens_keep_coefficient_and_teacher_scores_for_any_split_of_the_batch(
             start = end
     assert len(found) == 4 and not any("reference_logprobs" in one.signals for one in ranks[0])
     expected = iter(by_hand(weights, lengths))
-    scores = [score for asked in round_.asked for score in asked.get()[0]]
-    for one, score in zip(round_.sequences, scores, strict=True):
+    scores = [score for teacher_scores in rollout_batch.teacher_scores for score in teacher_scores.get()[0]]
+    for one, score in zip(rollout_batch.sequences, scores, strict=True):
         assert isinstance(score, TopK)
         coefficients, ids = found[tuple(one.response)]
         np.testing.assert_allclose(coefficients, [next(expected) for _ in one.response], rtol=1e-6)
@@ -142,12 +147,12 @@ def test_every_token_gets_its_reference_logprob(prepared: Prepared) -> None:
     (batches,) = all_parts(
         with_reference(made_up(prepared, weights, lengths)), compose(prepared.run), prepared
     )
-    told = [one.signals["reference_logprobs"] for one in batches]
-    assert [len(one) for one in told] == [3, 8, 0, 2] and {one.dtype for one in told} == {
+    reference = [one.signals["reference_logprobs"] for one in batches]
+    assert [len(one) for one in reference] == [3, 8, 0, 2] and {one.dtype for one in reference} == {
         np.dtype(np.float32)
     }
-    np.testing.assert_array_equal(told[1], np.float32(-1) - np.arange(8, dtype=np.float32) / 100)
-    np.testing.assert_array_equal(told[3], [-3.0, np.float32(-3.01)])
+    np.testing.assert_array_equal(reference[1], np.float32(-1) - np.arange(8, dtype=np.float32) / 100)
+    np.testing.assert_array_equal(reference[3], [-3.0, np.float32(-3.01)])
 
 
 def test_a_part_without_any_weight_is_one_empty_micro_batch(prepared: Prepared) -> None:
@@ -164,8 +169,8 @@ def updated(batches: list[MicroBatch], noted: list[dict[str, np.ndarray]]) -> Up
 
 
 def test_the_metrics_of_a_step_by_hand(prepared: Prepared) -> None:
-    round_ = made_up(prepared, [0.5, 0.5, 0.0, 1.0], [2, 8, 4, 2])
-    (batches,) = all_parts(round_, compose(prepared.run), prepared)
+    rollout_batch = made_up(prepared, [0.5, 0.5, 0.0, 1.0], [2, 8, 4, 2])
+    (batches,) = all_parts(rollout_batch, compose(prepared.run), prepared)
     noted = []
     for batch, mass in zip(batches, ([0.0, 0.0], [0.75] * 8, [], [0.0, 0.0]), strict=True):
         sampled = batch.signals["rollout_logprobs"] + np.float32(0.25)
@@ -173,12 +178,12 @@ def test_the_metrics_of_a_step_by_hand(prepared: Prepared) -> None:
         noted.append(
             {"entropy": np.full(len(mass), 0.75), "teacher_mass": np.array(mass), "sampled_logprob": sampled}
         )
-    row = step_row(round_, updated(batches, noted), staleness=0, sync=0.5, wall=2.5)
+    row = step_metrics(rollout_batch, updated(batches, noted), staleness=0, sync=0.5, wall=2.5)
     assert row["weight_mean"] == 0.5 and row["weight_zero_share"] == 0.25
     assert row["response_tokens_mean"] == 4.0 and row["response_tokens_max"] == 8
     assert row["truncated_share"] == 0.25
     assert row["entropy"] == 0.75 and row["teacher_mass"] == pytest.approx(0.5)
-    assert row["gap_mean"] == pytest.approx(0.25, rel=1e-5)
+    assert row["mismatch_mean"] == pytest.approx(0.25, rel=1e-5)
     assert row["tokens"] == 16 + 4 * 4 and row["tokens_per_second"] == 32 / 2.5
     assert row["seconds"] == 2.5 and row["overlap"] == 4.0 / 2.5 and row["seconds_teacher"] == 0.5
     assert row["share_rollout"] == 0.5 and sum(row[f"share_{name}"] for name in PHASES) == pytest.approx(1.0)
@@ -186,11 +191,11 @@ def test_the_metrics_of_a_step_by_hand(prepared: Prepared) -> None:
 
 
 def test_with_a_reference_the_metrics_include_its_divergence_and_its_phase(prepared: Prepared) -> None:
-    round_ = with_reference(made_up(prepared, [0.5, 0.5, 0.0, 1.0], [2, 8, 4, 2]))
-    (batches,) = all_parts(round_, compose(prepared.run), prepared)
+    rollout_batch = with_reference(made_up(prepared, [0.5, 0.5, 0.0, 1.0], [2, 8, 4, 2]))
+    (batches,) = all_parts(rollout_batch, compose(prepared.run), prepared)
     noted = [{"reference_kl": np.full(len(one.coefficients), 0.25)} for one in batches]
     noted[0]["reference_kl"][:] = [np.nan, 0.5]  # a skipped position
-    row = step_row(round_, updated(batches, noted), staleness=0, sync=0.5, wall=2.5)
+    row = step_metrics(rollout_batch, updated(batches, noted), staleness=0, sync=0.5, wall=2.5)
     assert row["reference_kl"] == pytest.approx((0.5 + 10 * 0.25) / 11)
     assert row["seconds_reference"] == row["seconds_teacher"] == 0.5 and row["overlap"] == 4.5 / 2.5
     shares = [row[f"share_{name}"] for name in (*PHASES, "reference")]
@@ -201,7 +206,7 @@ def test_with_a_reference_the_metrics_include_its_divergence_and_its_phase(prepa
 
 def test_the_mismatch_is_0_without_the_students_logprobs(prepared: Prepared) -> None:
     ((batch,),) = micro_batches(made_up(prepared, [1.0] * 4, [2] * 4), 0, compose(prepared.run), prepared)
-    assert gap([(batch, {})]) == (0.0, 0.0)
+    assert mismatch([(batch, {})]) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("nats", [0.02, float("nan"), float("inf")])

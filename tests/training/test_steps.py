@@ -13,12 +13,12 @@ import pytest
 from tasks.core.errors import UserError
 from tests.training.small_run import example, small_run, write_small_dataset
 from training.check import Prepared, prepare
-from training.crew import Crew
+from training.crew import Workers
 from training.engine.batches import TokenSequence
 from training.engine.group import RankBatches, Update
 from training.loop import _steps
 from training.methods import compose
-from training.records import Records, read_metrics
+from training.records import RunLog, read_metrics
 from training.rollout.engine import Generation, RolloutRequest
 from training.rollout.saved import read_generations, write_generations
 from training.rollout.teacher import TopK
@@ -38,7 +38,7 @@ class Scored:
         ], 0.0
 
 
-class Recalled:
+class ReferenceScores:
     """Reference log-probabilities: -n for a token with id n."""
 
     def __init__(self, sequences: Sequence[TokenSequence]) -> None:
@@ -50,24 +50,24 @@ class Recalled:
 
 class Actors:
     """Fake engines, students and teacher in one object. As in a real run, rollouts depend on seeds and weights, and the weights
-    (here one number) on the rollouts. `together`: an update ends only after generation of the next batch has begun. `referred`:
-    there is a reference, and every update must receive its log-probabilities."""
+    (here one number) on the rollouts. `together`: an update ends only after generation of the next batch has begun.
+    `with_reference`: there is a reference, and every update must receive its log-probabilities."""
 
     def __init__(
-        self, weights: float = 0.0, version: int = 0, *, together: bool = False, referred: bool = False
+        self, weights: float = 0.0, version: int = 0, *, together: bool = False, with_reference: bool = False
     ) -> None:
-        self.referred = referred
+        self.with_reference = with_reference
         self.students = self.engines = self
         self.weights, self.version, self.together = weights, version, together
         self.loaded = (weights, version)
-        self.rounds = version
+        self.batches_started = version
         self.changed = threading.Condition()
 
     def stream(
         self, requests: Sequence[RolloutRequest], _sampling: object
     ) -> Iterator[tuple[int, Generation]]:
         with self.changed:
-            self.rounds += 1
+            self.batches_started += 1
             self.changed.notify_all()
         weights, version = self.loaded
         for index in reversed(range(len(requests))):
@@ -84,19 +84,21 @@ class Actors:
     def score(self, sequences: Sequence[TokenSequence], part: int) -> Scored:
         return Scored(sequences)
 
-    def recall(self, sequences: Sequence[TokenSequence], part: int) -> Recalled | None:
-        return Recalled(sequences) if self.referred else None
+    def reference_logprobs(self, sequences: Sequence[TokenSequence], part: int) -> ReferenceScores | None:
+        return ReferenceScores(sequences) if self.with_reference else None
 
     def step_in_parts(self, parts: Sequence[Callable[[], RankBatches]]) -> Update:
         given = [part() for part in parts]
         if self.together and self.version + 1 < STEPS:
             with self.changed:
-                assert self.changed.wait_for(lambda: self.rounds >= self.version + 2, PATIENCE_S)
+                assert self.changed.wait_for(lambda: self.batches_started >= self.version + 2, PATIENCE_S)
         batches = [batch for ranks in given for rank in ranks for batch in rank]
         for batch in batches:
-            told = batch.signals.get("reference_logprobs")
-            assert (told is not None) == self.referred
-            assert told is None or told.tolist() == [-n for one in batch.sequences for n in one.response]
+            reference = batch.signals.get("reference_logprobs")
+            assert (reference is not None) == self.with_reference
+            assert reference is None or reference.tolist() == [
+                -n for one in batch.sequences for n in one.response
+            ]
         self.weights += sum(int(one.response.sum()) for batch in batches for one in batch.sequences)
         self.version += 1
         trained = tuple((batch, {}) for batch in batches)
@@ -121,15 +123,15 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepared(dataset: Path, overlap: str) -> Prepared:
-    batches, rollouts = {"size": 2, "draws": 2 * STEPS}, {"per_prompt": 2}
+    batches, rollouts = {"size": 2, "total_prompts": 2 * STEPS}, {"group_size": 2}
     return prepare(small_run(dataset, batches=batches, rollouts=rollouts, overlap=overlap))
 
 
 def steps(
-    actors: Actors, run: Prepared, folder: Path, first: int = 0, drawn: Sequence[Generation] = ()
+    actors: Actors, run: Prepared, folder: Path, first: int = 0, saved: Sequence[Generation] = ()
 ) -> Iterator[tuple[int, Sequence[Generation]]]:
-    with Records(folder, step=first, steps=STEPS) as records:
-        yield from _steps(cast(Crew, actors), run, compose(run.run), records, first, drawn)
+    with RunLog(folder, step=first, steps=STEPS) as run_log:
+        yield from _steps(cast(Workers, actors), run, compose(run.run), run_log, first, saved)
 
 
 def test_on_policy_rollouts_come_from_the_weights_that_they_update(dataset: Path, tmp_path: Path) -> None:
@@ -145,14 +147,14 @@ def test_one_step_off_generates_the_next_batch_during_training(dataset: Path, tm
     assert [{one.version for one in coming} for _, coming in done] == [{0}, {1}, {2}, {3}, set()]
     rows = read_metrics(tmp_path)
     assert [row["staleness"] for row in rows] == [0, 1, 1, 1, 1]
-    assert actors.rounds == STEPS
+    assert actors.batches_started == STEPS
 
 
 @pytest.mark.parametrize("overlap", ["on_policy", "one_step_off"])
 def test_the_reference_scores_every_rollout_in_its_own_phase(
     dataset: Path, tmp_path: Path, overlap: str
 ) -> None:
-    done = list(steps(Actors(referred=True), prepared(dataset, overlap), tmp_path))
+    done = list(steps(Actors(with_reference=True), prepared(dataset, overlap), tmp_path))
     assert len(done) == STEPS
     assert all("seconds_reference" in row for row in read_metrics(tmp_path))
 
@@ -189,7 +191,7 @@ def test_rollouts_from_weights_that_are_too_old_end_the_run(
 
 
 def test_saved_rollouts_are_read_bit_by_bit(tmp_path: Path) -> None:
-    drawn = [
+    saved = [
         Generation(
             tokens=np.array(tokens, dtype=np.int32), logprobs=np.array([-0.1] * len(tokens), dtype=np.float32),
             finish_reason=reason, version=7,
@@ -197,8 +199,8 @@ def test_saved_rollouts_are_read_bit_by_bit(tmp_path: Path) -> None:
         for tokens, reason in (([3, 1, 2], "stop"), ([9], "length"), ([], "stop"))
     ]  # fmt: skip
     assert read_generations(tmp_path) == ()
-    write_generations(tmp_path, drawn)
-    for found, expected in zip(read_generations(tmp_path), drawn, strict=True):
+    write_generations(tmp_path, saved)
+    for found, expected in zip(read_generations(tmp_path), saved, strict=True):
         assert (found.finish_reason, found.version) == (expected.finish_reason, expected.version)
         for one, other in ((found.tokens, expected.tokens), (found.logprobs, expected.logprobs)):
             assert one.dtype == other.dtype

@@ -13,46 +13,46 @@ from tasks.core.config import PROJECT_ROOT
 from tasks.core.errors import UserError
 from tests.training.small_run import small_run
 from training import results, storage
-from training.shapes import count_lora, count_parameters, read_shape
+from training.shapes import count_lora, count_parameters, read_dimensions
 from training.storage import RESULT, disk_line, disk_plan, disk_problems, probe_output, stored_bytes
 
-SHAPE = read_shape(PROJECT_ROOT / "pocket/student")
+DIMENSIONS = read_dimensions(PROJECT_ROOT / "pocket/student")
 PARAMETERS = 1_722_048  # 2048 x 192 + 3 x (4 x 192 x 192 + 3 x 192 x 512 + 2 x 192 + 2 x 64) + 192
 
 
 def test_a_checkpoint_holds_the_model_a_master_copy_and_two_moments(tmp_path: Path) -> None:
-    assert count_parameters(SHAPE) == PARAMETERS
+    assert count_parameters(DIMENSIONS) == PARAMETERS
     three = small_run(tmp_path, checkpoints={"keep": 3})
-    assert stored_bytes(three, SHAPE) == 4 * PARAMETERS * (2 + 12) + 2 * PARAMETERS
+    assert stored_bytes(three, DIMENSIONS) == 4 * PARAMETERS * (2 + 12) + 2 * PARAMETERS
     whole = small_run(
-        tmp_path, checkpoints={"keep": 1}, engine={"micro_batch_tokens": 2048, "dtype": "float32"}
+        tmp_path, checkpoints={"keep": 1}, trainer={"micro_batch_tokens": 2048, "dtype": "float32"}
     )
-    assert stored_bytes(whole, SHAPE) == 2 * PARAMETERS * (4 + 12) + 4 * PARAMETERS
+    assert stored_bytes(whole, DIMENSIONS) == 2 * PARAMETERS * (4 + 12) + 4 * PARAMETERS
 
 
 def test_only_adapters_have_a_master_copy_and_moments(tmp_path: Path) -> None:
     run = small_run(
-        tmp_path, engine={"micro_batch_tokens": 2048, "lora": {"rank": 8}}, checkpoints={"keep": 1}
+        tmp_path, trainer={"micro_batch_tokens": 2048, "lora": {"rank": 8}}, checkpoints={"keep": 1}
     )
-    assert run.engine.lora is not None
-    adapters = count_lora(SHAPE, run.engine.lora)
-    assert stored_bytes(run, SHAPE) == 2 * (2 * (PARAMETERS + adapters) + 12 * adapters) + 2 * PARAMETERS
+    assert run.trainer.lora is not None
+    adapters = count_lora(DIMENSIONS, run.trainer.lora)
+    assert stored_bytes(run, DIMENSIONS) == 2 * (2 * (PARAMETERS + adapters) + 12 * adapters) + 2 * PARAMETERS
 
 
 def test_a_full_disk_is_rejected_unless_the_run_already_occupies_its_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = small_run(tmp_path, checkpoints={"keep": 1})
-    needed = stored_bytes(run, SHAPE)
+    needed = stored_bytes(run, DIMENSIONS)
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: tempfile_usage(free=needed - 1000))
-    plan = disk_plan(run, SHAPE, tmp_path, None)
+    plan = disk_plan(run, DIMENSIONS, tmp_path, None)
     (problem,) = disk_problems(run, plan)
     assert problem.startswith("output: checkpoints and the trained student need 0.1 GB, but the disk of")
     assert "lower checkpoints.keep (1)" in problem
     own = tmp_path / "run"
     (own / "checkpoints").mkdir(parents=True)
     (own / "checkpoints" / "state.pt").write_bytes(bytes(1000))
-    plan = disk_plan(run, SHAPE, tmp_path, own)
+    plan = disk_plan(run, DIMENSIONS, tmp_path, own)
     assert (plan.held, plan.needed, disk_problems(run, plan)) == (1000, needed, [])
     assert disk_line(plan) == "at most 0.1 GB for checkpoints and the trained student, 0.1 GB available"
 
@@ -64,7 +64,7 @@ def tempfile_usage(*, free: int) -> Any:
 def test_a_finished_run_needs_no_space(tmp_path: Path) -> None:
     assert RESULT == results.RESULT
     (tmp_path / RESULT).write_text("{}", encoding="utf-8")
-    assert disk_plan(small_run(tmp_path), SHAPE, tmp_path, tmp_path).needed == 0
+    assert disk_plan(small_run(tmp_path), DIMENSIONS, tmp_path, tmp_path).needed == 0
 
 
 def test_probing_an_output_folder_leaves_no_files(tmp_path: Path) -> None:

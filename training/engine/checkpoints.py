@@ -87,7 +87,7 @@ def writing(root: Path, step: int, record: Mapping[str, Any], *, keep: int) -> I
     if keep < 1:
         raise ValueError(f"keep is {keep}: at least 1 checkpoint must be kept")
     target = step_folder(root, step)
-    with full_disk_told(f"the checkpoint {target}"), whole_folder(target, replace=True) as folder:
+    with disk_full_as_user_error(f"the checkpoint {target}"), whole_folder(target, replace=True) as folder:
         yield folder
         written = {"step": step, **record, "files": _files(folder)}
         (folder / RECORD).write_text(json.dumps(written, indent=1), encoding="utf-8")
@@ -96,7 +96,7 @@ def writing(root: Path, step: int, record: Mapping[str, Any], *, keep: int) -> I
 
 
 @contextmanager
-def full_disk_told(what: str) -> Iterator[None]:
+def disk_full_as_user_error(what: str) -> Iterator[None]:
     """Convert the `DiskFull` of a worker that was writing its part of `what` into a `UserError`."""
     try:
         yield

@@ -13,9 +13,9 @@ import numpy as np
 from tasks.core.errors import UserError
 from training.engine.actors import ActorLost, results
 from training.engine.batches import TokenSequence
-from training.engine.checkpoints import full_disk_told, read_record, writing
+from training.engine.checkpoints import disk_full_as_user_error, read_record, writing
 from training.engine.placement import Placement, actor_options
-from training.engine.student import Applied, MicroBatch, Share, Student, StudentSettings
+from training.engine.student import Applied, MicroBatch, RankSettings, Share, Student
 from training.objectives.base import TokenLoss
 from training.rollout.engine import Generation
 from training.rollout.pool import RolloutPool
@@ -52,7 +52,7 @@ class StudentGroup:
     """The student ranks of a placement. The death of a rank raises `ActorLost`; the caller resumes from the last checkpoint."""
 
     def __init__(
-        self, placement: Placement, group: Any, settings: StudentSettings, token_loss: TokenLoss
+        self, placement: Placement, group: Any, settings: RankSettings, token_loss: TokenLoss
     ) -> None:
         import ray
 
@@ -60,7 +60,7 @@ class StudentGroup:
         self._ranks = placement.count("student")
         self._actors = [
             cast(Any, ray.remote)(Student)
-            .options(**actor_options(placement.seat("student", rank), group), max_restarts=0)
+            .options(**actor_options(placement.slot("student", rank), group), max_restarts=0)
             .remote(settings, token_loss, rank=rank, ranks=self._ranks)
             for rank in range(self._ranks)
         ]
@@ -188,7 +188,7 @@ class StudentGroup:
     def export(self, folder: Path) -> None:
         """Write the model as a Hugging Face folder that transformers and vLLM can load. Raises `UserError` if the disk is full
         or a weight is not finite."""
-        with full_disk_told(f"the student {folder}"):
+        with disk_full_as_user_error(f"the student {folder}"):
             self._all("export", folder)
 
     def processes(self) -> list[int]:
@@ -215,7 +215,7 @@ def check_layout(folder: Path, layout: Mapping[str, int], students: int, zero_st
         )
     if {1: 2}.get(layout["zero_stage"], layout["zero_stage"]) != {1: 2}.get(zero_stage, zero_stage):
         raise UserError(
-            f"checkpoint {folder} was written with engine.zero_stage {layout['zero_stage']}, but this run has {zero_stage}:"
+            f"checkpoint {folder} was written with trainer.zero_stage {layout['zero_stage']}, but this run has {zero_stage}:"
             " restore the setting, or delete the run's folder to start from the beginning"
         )
 

@@ -35,7 +35,7 @@ _COMPANIONS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoraSettings:
+class AdapterSettings:
     """Low-rank adapters (Hu et al. 2021) for the linear layers whose names end in one of `targets`."""
 
     rank: int
@@ -72,7 +72,7 @@ class Network(torch.nn.Module):
 
 
 def load_network(
-    folder: Path, *, dtype: torch.dtype, checkpointing: bool, lora: LoraSettings | None, seed: int
+    folder: Path, *, dtype: torch.dtype, checkpointing: bool, lora: AdapterSettings | None, seed: int
 ) -> Network:
     """Load the model of a Hugging Face folder for training.
 
@@ -122,7 +122,7 @@ def read_head(folder: Path, rows: int) -> torch.Tensor:
         ) from error
 
 
-def _add_lora(model: Any, lora: LoraSettings, seed: int) -> None:
+def _add_lora(model: Any, lora: AdapterSettings, seed: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     torch.manual_seed(seed)

@@ -25,7 +25,7 @@ RESERVE_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seat:
+class Slot:
     """The slot of one actor: number `index` of its role, in bundle `bundle`, with a share `gpus` of a GPU (0 on CPU)."""
 
     role: Role
@@ -39,32 +39,32 @@ class Placement:
     """All slots of a run. A bundle is one GPU (on CPU, the machine), so slots in the same bundle share a GPU."""
 
     name: PlacementName
-    seats: tuple[Seat, ...]
+    slots: tuple[Slot, ...]
 
     def count(self, role: Role) -> int:
         """Return the number of actors of a role. For `student` it is the number of data-parallel ranks."""
-        return sum(seat.role == role for seat in self.seats)
+        return sum(slot.role == role for slot in self.slots)
 
-    def seat(self, role: Role, index: int = 0) -> Seat:
-        return next(seat for seat in self.seats if (seat.role, seat.index) == (role, index))
+    def slot(self, role: Role, index: int = 0) -> Slot:
+        return next(slot for slot in self.slots if (slot.role, slot.index) == (role, index))
 
     @property
     def on_cpu(self) -> bool:
-        return all(seat.gpus == 0 for seat in self.seats)
+        return all(slot.gpus == 0 for slot in self.slots)
 
     @property
     def shares_gpus(self) -> bool:
         """Whether a student and a rollout engine share a GPU, in which case the engines sleep while the student trains."""
         students, engines = (
-            {seat.bundle for seat in self.seats if seat.role == role} for role in ("student", "rollout")
+            {slot.bundle for slot in self.slots if slot.role == role} for role in ("student", "rollout")
         )
         return not self.on_cpu and bool(students & engines)
 
     def bundles(self) -> list[dict[str, float]]:
         """Return the resources of each bundle of the placement group."""
-        count = max(seat.bundle for seat in self.seats) + 1
-        members = [[seat for seat in self.seats if seat.bundle == bundle] for bundle in range(count)]
-        return [{"CPU": CPU_SHARE * len(seats)} | ({} if self.on_cpu else {"GPU": 1.0}) for seats in members]
+        count = max(slot.bundle for slot in self.slots) + 1
+        members = [[slot for slot in self.slots if slot.bundle == bundle] for bundle in range(count)]
+        return [{"CPU": CPU_SHARE * len(slots)} | ({} if self.on_cpu else {"GPU": 1.0}) for slots in members]
 
 
 # Shares of a GPU. With `split`, student and reference share a GPU; with `colocated`, every GPU has one actor of each role.
@@ -72,7 +72,7 @@ _SPLIT: Mapping[Role, float] = {"student": 0.8, "reference": 0.2, "teacher": 1.0
 _COLOCATED: Mapping[Role, float] = {"student": 0.4, "reference": 0.1, "teacher": 0.2, "rollout": 0.3}
 
 
-def placement(
+def make_placement(
     name: PlacementName, *, students: int = 1, engines: int = 1, reference: bool = False
 ) -> Placement:
     """Return the slots of a run. `reference`: whether the objective needs a reference model.
@@ -89,7 +89,7 @@ def placement(
         rows.extend([("reference", 0), ("teacher", students)])
         for gpu in range(engines):
             rows.append(("rollout", students + 1 + gpu))
-        return Placement(name=name, seats=_numbered(rows, _SPLIT, reference))
+        return Placement(name=name, slots=_numbered(rows, _SPLIT, reference))
     if name == "colocated":
         if students != engines:
             raise UserError(
@@ -97,26 +97,26 @@ def placement(
                 " engines: set both to the number of GPUs"
             )
         rows = [(role, gpu) for gpu in range(students) for role in ROLES]
-        return Placement(name=name, seats=_numbered(rows, _COLOCATED, reference))
+        return Placement(name=name, slots=_numbered(rows, _COLOCATED, reference))
     if name == "cpu":
         counts: Mapping[Role, int] = {"student": students, "reference": 1, "teacher": 1, "rollout": engines}
         rows = [(role, 0) for role, count in counts.items() for _ in range(count)]
-        return Placement(name=name, seats=_numbered(rows, dict.fromkeys(ROLES, 0.0), reference))
+        return Placement(name=name, slots=_numbered(rows, dict.fromkeys(ROLES, 0.0), reference))
     raise UserError(f"unknown placement {name!r}: choose one of {', '.join(NAMES)}")
 
 
 def _numbered(
     rows: Sequence[tuple[Role, int]], shares: Mapping[Role, float], reference: bool
-) -> tuple[Seat, ...]:
+) -> tuple[Slot, ...]:
     """Return the slots of the rows (role, bundle), numbered within each role."""
     seen: dict[Role, int] = {}
-    seats = []
+    slots = []
     for role, bundle in rows:
         if role == "reference" and not reference:
             continue
-        seats.append(Seat(role=role, index=seen.get(role, 0), bundle=bundle, gpus=shares[role]))
+        slots.append(Slot(role=role, index=seen.get(role, 0), bundle=bundle, gpus=shares[role]))
         seen[role] = seen.get(role, 0) + 1
-    return tuple(seats)
+    return tuple(slots)
 
 
 def shortfall(placement: Placement, available: Mapping[str, float]) -> str | None:
@@ -161,9 +161,9 @@ def reserved(placement: Placement) -> Iterator[Any]:
         remove_placement_group(group)
 
 
-def actor_options(seat: Seat, group: Any) -> dict[str, Any]:
+def actor_options(slot: Slot, group: Any) -> dict[str, Any]:
     """Return the arguments of `.options()` that place an actor in its slot."""
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=seat.bundle)
-    return {"num_cpus": CPU_SHARE, "num_gpus": seat.gpus, "scheduling_strategy": strategy}
+    strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=slot.bundle)
+    return {"num_cpus": CPU_SHARE, "num_gpus": slot.gpus, "scheduling_strategy": strategy}

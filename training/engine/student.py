@@ -33,8 +33,8 @@ from training.engine.batches import (
 )
 from training.engine.checkpoints import full_disk_named
 from training.engine.network import (
+    AdapterSettings,
     HeadWork,
-    LoraSettings,
     Network,
     load_network,
     named_weights,
@@ -43,7 +43,7 @@ from training.engine.network import (
     write_checkpoint,
 )
 from training.engine.zero import ZeroStage, deepspeed_config, learning_rate
-from training.objectives.base import Positions, TokenLoss
+from training.objectives.base import LossInputs, TokenLoss
 from training.objectives.head import chunked_head, self_divergence
 from training.objectives.teacher_states import from_states
 from training.rollout.scoring import sampled_logprobs
@@ -55,7 +55,7 @@ SELF_TEST_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StudentSettings:
+class RankSettings:
     """Settings of a student rank.
 
     `vocabulary`: number of ids shared with the teacher (None: the model's whole vocabulary). `head_chunk`: positions per chunk
@@ -75,7 +75,7 @@ class StudentSettings:
     zero_stage: ZeroStage = 2
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     gradient_checkpointing: bool = True
-    lora: LoraSettings | None = None
+    lora: AdapterSettings | None = None
     vocabulary: int | None = None
     head_chunk: int = 256
     token_budget: int = 8192
@@ -90,7 +90,7 @@ class MicroBatch:
     """The input of one forward and backward pass.
 
     `coefficients` [T] are float64 and already divided by the global denominators. `signals` are the loss inputs besides the
-    sampled tokens: arrays [T, ...] by the field names of `Positions` (training.objectives.base); uint16 arrays hold bf16 bits.
+    sampled tokens: arrays [T, ...] by the field names of `LossInputs` (training.objectives.base); uint16 arrays hold bf16 bits.
     T counts the response tokens of all sequences, in order. `sequences` may be empty: the rank then only takes part in the
     collectives.
     """
@@ -132,7 +132,7 @@ class Applied:
 class Student:
     """A student rank; `training.engine.group` turns it into a Ray actor. Call `connect` before any other collective."""
 
-    def __init__(self, settings: StudentSettings, token_loss: TokenLoss, *, rank: int, ranks: int) -> None:
+    def __init__(self, settings: RankSettings, token_loss: TokenLoss, *, rank: int, ranks: int) -> None:
         self.settings = settings
         self._token_loss = token_loss
         self._rank, self._ranks = rank, ranks
@@ -168,8 +168,8 @@ class Student:
         if self.settings.teacher_head is not None:
             head = read_head(self.settings.teacher_head, self._vocabulary).to(self._device)
             self._token_loss = from_states(self._token_loss, head)
-        self._engine = _build_engine(deepspeed, network, self.settings, parameters, on_cpu=on_cpu)
-        self._network: Network = self._engine.module
+        self._backend = _build_backend(deepspeed, network, self.settings, parameters, on_cpu=on_cpu)
+        self._network: Network = self._backend.module
         return {
             "parameters": parameters,
             "trained_parameters": trained,
@@ -186,7 +186,7 @@ class Student:
         started = time.perf_counter()
         loss, diagnostics = 0.0, []
         for number, micro_batch in enumerate(micro_batches, start=1):
-            self._engine.set_gradient_accumulation_boundary(last and number == len(micro_batches))
+            self._backend.set_gradient_accumulation_boundary(last and number == len(micro_batches))
             part, seen = self._accumulate(micro_batch)
             loss += part
             diagnostics.append(seen)
@@ -200,9 +200,9 @@ class Student:
         """Do an optimiser step with the accumulated gradient."""
         started = time.perf_counter()
         rate, norm = self._set_rate(), self._plain_norm()
-        self._engine.step()
+        self._backend.step()
         if norm is None:
-            norm = float(self._engine.get_global_grad_norm())
+            norm = float(self._backend.get_global_grad_norm())
         self._step += 1
         self._end_turn()
         return Applied(
@@ -225,8 +225,8 @@ class Student:
             chunk=self.settings.head_chunk,
         )
         batch = make_batch(sequences, self._device, pack=True, budget=self.settings.token_budget)
-        loss, noted = self._engine(batch, work)
-        self._engine.backward(loss * self._ranks, scale_wrt_gas=False)  # DeepSpeed divides by the ranks
+        loss, noted = self._backend(batch, work)
+        self._backend.backward(loss * self._ranks, scale_wrt_gas=False)  # DeepSpeed divides by the ranks
         return float(loss), {name: values.cpu().numpy() for name, values in noted.items()}
 
     def _set_rate(self) -> float:
@@ -237,7 +237,7 @@ class Student:
             warmup_steps=settings.warmup_steps,
             total_steps=settings.total_steps,
         )
-        for group in self._engine.optimizer.param_groups:
+        for group in self._backend.optimizer.param_groups:
             group["lr"] = rate
         return rate
 
@@ -261,17 +261,17 @@ class Student:
         check_sequences(sequences, vocabulary=self._vocabulary, longest=self._longest())
         found: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(sequences)
         lengths = [len(sequence.tokens) for sequence in sequences]
-        self._engine.eval()
+        self._backend.eval()
         with torch.no_grad():
             for chosen in batches_by_budget(lengths, self.settings.token_budget):
                 batch = [sequences[index] for index in chosen]
-                values = self._engine(
+                values = self._backend(
                     make_batch(batch, self._device, pack=False),
                     self._scoring(batch, temperature),
                 )
                 for index, one in zip(chosen, split_by_sequence(values.cpu().numpy(), batch), strict=True):
                     found[index] = one
-        self._engine.train()
+        self._backend.train()
         self._end_turn()
         return found
 
@@ -287,10 +287,10 @@ class Student:
                 chunk_size=self.settings.head_chunk,
             )
 
-        self._engine.eval()
+        self._backend.eval()
         with torch.no_grad():
-            values = self._engine(make_batch([sequence], self._device, pack=False), work)
-        self._engine.train()
+            values = self._backend(make_batch([sequence], self._device, pack=False), work)
+        self._backend.train()
         self._end_turn()
         return float(values.abs().max())
 
@@ -363,14 +363,14 @@ class Student:
     def save(self, folder: Path) -> None:
         """Write this rank's part of model, optimiser, step and random state into `folder`. Raises `DiskFull`."""
         with full_disk_named():
-            self._engine.save_checkpoint(
+            self._backend.save_checkpoint(
                 str(folder), tag=_STATE, client_state={"step": self._step}, save_latest=False
             )
             np.savez(folder / f"random-{self._rank}.npz", allow_pickle=False, **_random_state())
 
     def load(self, folder: Path) -> int:
         """Restore the state written by `save` into a new engine with the same number of ranks. Return the number of steps."""
-        _, state = self._engine.load_checkpoint(str(folder), tag=_STATE)
+        _, state = self._backend.load_checkpoint(str(folder), tag=_STATE)
         saved = folder / f"random-{self._rank}.npz"
         with np.load(saved) as values:
             _restore_random_state(values)
@@ -403,14 +403,14 @@ def loss_work(
 ) -> HeadWork:
     """Return the head function of an update: the micro-batch's share of the loss and per-token values [T] by name."""
     ids = torch.from_numpy(response_ids(micro_batch.sequences))
-    positions = Positions(sampled_ids=ids, **tensors(micro_batch.signals)).to(device)
+    inputs = LossInputs(sampled_ids=ids, **tensors(micro_batch.signals)).to(device)
     coefficients = torch.from_numpy(micro_batch.coefficients).to(device)
 
     def work(hidden: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if not len(hidden):  # a zero that keeps every parameter in the graph
             return (hidden.sum() + weight[:1].sum()) * 0.0, {}
         result = chunked_head(
-            hidden, weight, token_loss, positions, coefficients, vocabulary=vocabulary, chunk_size=chunk
+            hidden, weight, token_loss, inputs, coefficients, vocabulary=vocabulary, chunk_size=chunk
         )
         return result.loss, {"token_loss": result.token_losses, **result.diagnostics}
 
@@ -435,7 +435,7 @@ def _most_memory() -> int:
 # --- process setup and DeepSpeed ---------------------------------------------------------------------------------
 
 
-def _prepare_process(settings: StudentSettings, *, rank: int, ranks: int, address: str, port: int) -> None:
+def _prepare_process(settings: RankSettings, *, rank: int, ranks: int, address: str, port: int) -> None:
     """Set the environment and torch options that are required before DeepSpeed is imported."""
     os.environ |= {
         "RANK": str(rank),
@@ -465,8 +465,8 @@ def _join_ranks(deepspeed: Any, *, on_cpu: bool) -> None:
     deepspeed.init_distributed("gloo" if on_cpu else "nccl", verbose=False)
 
 
-def _build_engine(
-    deepspeed: Any, network: Network, settings: StudentSettings, parameters: int, *, on_cpu: bool
+def _build_backend(
+    deepspeed: Any, network: Network, settings: RankSettings, parameters: int, *, on_cpu: bool
 ) -> Any:
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -485,8 +485,8 @@ def _build_engine(
         parameters=parameters,
         on_cpu=on_cpu,
     )
-    engine, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=config)
-    return engine
+    backend, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=config)
+    return backend
 
 
 def _random_state() -> dict[str, np.ndarray]:

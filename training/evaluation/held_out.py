@@ -17,12 +17,12 @@ from training.config import EvaluationSettings, project_path
 from training.model_files import ModelFiles, encode_prompts
 
 if TYPE_CHECKING:
-    from training.crew import Crew
+    from training.crew import Workers
     from training.rollout.engine import RolloutSampling
 
-__all__ = ["HeldOut", "Marks", "estimates", "evaluate", "held_out_problems", "read_held_out"]
+__all__ = ["Grades", "HeldOut", "estimates", "evaluate", "held_out_problems", "read_held_out"]
 
-Marks = list[list[bool]]
+Grades = list[list[bool]]
 """Whether each sample is correct, [problems][samples]."""
 
 
@@ -81,7 +81,9 @@ def held_out_problems(held_out: HeldOut | None, context_tokens: int) -> list[str
     ]
 
 
-def evaluate(crew: Crew, held_out: HeldOut | None, label: str, sampling: RolloutSampling) -> Marks | None:
+def evaluate(
+    workers: Workers, held_out: HeldOut | None, label: str, sampling: RolloutSampling
+) -> Grades | None:
     """Sample and grade responses with the engines' current weights; returns None without held-out problems.
 
     The sampling seeds are the same in every evaluation. `label` ("before", "after") appears in the log line.
@@ -96,18 +98,18 @@ def evaluate(crew: Crew, held_out: HeldOut | None, label: str, sampling: Rollout
         for row_id, prompt in zip(held_out.ids, held_out.prompts, strict=True)
         for number in range(samples)
     ]
-    generations = crew.engines.generate(requests, sampling)
+    generations = workers.engines.generate(requests, sampling)
     texts = [held_out.tokenizer.decode(one.tokens.tolist(), skip_special_tokens=True) for one in generations]
-    marks = [
+    grades = [
         [grade(text, answer) for text in texts[place * samples : (place + 1) * samples]]
         for place, answer in enumerate(held_out.answers)
     ]
-    share = sum(map(sum, marks)) / (len(marks) * samples)
+    share = sum(map(sum, grades)) / (len(grades) * samples)
     print(
-        f"train: pass@1 {label} training: {share:.1%} on {len(marks)} held-out problems x {samples} samples",
+        f"train: pass@1 {label} training: {share:.1%} on {len(grades)} held-out problems x {samples} samples",
         flush=True,
     )
-    return marks
+    return grades
 
 
 def _row(path: Path, number: int, line: str) -> dict[str, str]:
@@ -143,7 +145,7 @@ def estimates(before: Sequence[Sequence[bool]], after: Sequence[Sequence[bool]])
     """Return pass@1 before and after training (as avg@N) and the paired gain, each with its bootstrap interval."""
     from training.evaluation.metrics import gain, mean_estimate
 
-    def own(marks: Sequence[Sequence[bool]]) -> dict[str, float]:
-        return mean_estimate([sum(row) / len(row) for row in marks])._asdict()
+    def own(grades: Sequence[Sequence[bool]]) -> dict[str, float]:
+        return mean_estimate([sum(row) / len(row) for row in grades])._asdict()
 
     return {"before": own(before), "after": own(after), "gain": gain(before, after)._asdict()}

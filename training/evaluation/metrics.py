@@ -10,7 +10,7 @@ import numpy as np
 
 __all__ = ["Estimate", "avg_at_n", "gain", "maj_at_n", "mean_estimate", "pass_at_k"]
 
-Marks = Sequence[Sequence[bool]]
+Grades = Sequence[Sequence[bool]]
 
 
 class Estimate(NamedTuple):
@@ -22,7 +22,7 @@ class Estimate(NamedTuple):
     n: int
 
 
-def avg_at_n(correct: Marks) -> float:
+def avg_at_n(correct: Grades) -> float:
     """Return the mean over problems of the share of correct samples, an estimate of pass@1.
 
     Raises `ValueError` without problems, or if a problem has no samples.
@@ -30,13 +30,13 @@ def avg_at_n(correct: Marks) -> float:
     return float(np.mean(_shares(correct)))
 
 
-def pass_at_k(correct: Marks, k: int) -> float:
+def pass_at_k(correct: Grades, k: int) -> float:
     """Return pass@k by the unbiased estimator 1 - C(n - c, k) / C(n, k) of Chen et al. 2021 (Eq. 1), averaged over problems.
 
     Raises `ValueError` if a problem has fewer than `k` samples, or `k` is below 1.
     """
     _shares(correct)
-    fewest = min(len(marks) for marks in correct)
+    fewest = min(len(grades) for grades in correct)
     if not 1 <= k <= fewest:
         raise ValueError(
             f"pass@{k} cannot be computed with k outside 1 to {fewest}, the fewest samples of a problem"
@@ -44,14 +44,14 @@ def pass_at_k(correct: Marks, k: int) -> float:
     return float(np.mean([1.0 - comb(len(m) - sum(m), k) / comb(len(m), k) for m in correct]))
 
 
-def maj_at_n(labels: Sequence[Sequence[int]], correct: Marks) -> float:
+def maj_at_n(labels: Sequence[Sequence[int]], correct: Grades) -> float:
     """Return the share of problems whose largest answer cluster is correct. `labels` [problems][samples]: cluster ids from 0.
 
     Samples without an answer have label -1 and vote as one cluster, which is wrong. Ties go to the cluster that appears first. A
     cluster is correct if its first sample is. Raises `ValueError` if lengths differ.
     """
     _shares(correct)
-    wins = [_winner_is_right(own, marks) for own, marks in zip(labels, correct, strict=True)]
+    wins = [_winner_is_right(own, grades) for own, grades in zip(labels, correct, strict=True)]
     return float(np.mean(wins))
 
 
@@ -72,7 +72,7 @@ def mean_estimate(
     return Estimate(float(array.mean()), float(low), float(high), int(array.size))
 
 
-def gain(before: Marks, after: Marks, *, level: float = 0.95, seed: int = 0) -> Estimate:
+def gain(before: Grades, after: Grades, *, level: float = 0.95, seed: int = 0) -> Estimate:
     """Return avg@N of `after` minus avg@N of `before`, paired by problem so that varying difficulty does not widen the interval.
 
     Raises `ValueError` if the numbers of problems differ.
@@ -81,11 +81,11 @@ def gain(before: Marks, after: Marks, *, level: float = 0.95, seed: int = 0) -> 
     return mean_estimate(differences, level=level, seed=seed)
 
 
-def _shares(correct: Marks) -> list[float]:
+def _shares(correct: Grades) -> list[float]:
     """Return the share of correct samples of each problem."""
-    if not correct or any(not marks for marks in correct):
+    if not correct or any(not grades for grades in correct):
         raise ValueError("accuracy needs at least one problem, and at least one sample per problem")
-    return [sum(marks) / len(marks) for marks in correct]
+    return [sum(grades) / len(grades) for grades in correct]
 
 
 def _winner_is_right(labels: Sequence[int], correct: Sequence[bool]) -> bool:

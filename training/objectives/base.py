@@ -3,7 +3,8 @@
 The training loop reads `Objective.needs` and calls the parts, independent of the objective's name. The loss of one update is
 sum_t c_t l_t over all response positions t: l_t comes from the token loss, c_t from the prompt weight, the token weight and
 the reduction. A loss that is not a sum over tokens (a preference loss on whole sequences, for example) also fits: a forward pass
-without gradient gives its derivative with respect to each log-probability, which then becomes a factor in a field of `Positions`.
+without gradient gives its derivative with respect to each log-probability, which then becomes a factor in a field of
+`LossInputs`.
 
 Shapes: S sequences, T response positions, V vocabulary, k entries of the teacher's distribution.
 """
@@ -50,7 +51,7 @@ class Needs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Positions:
+class LossInputs:
     """The loss inputs at T response positions of some sequences, concatenated. Fields are None or have first dimension T.
 
     `sampled_ids` int [T]: the sampled token, that is, the one that follows the position.
@@ -83,15 +84,15 @@ class Positions:
     def __len__(self) -> int:
         return len(self.sampled_ids)
 
-    def rows(self, index: Tensor | slice) -> Positions:
+    def rows(self, index: Tensor | slice) -> LossInputs:
         """Return the positions at `index`, int64 [n] or a slice."""
         return self._map(lambda value: value[index])
 
-    def to(self, device: torch.device | str) -> Positions:
+    def to(self, device: torch.device | str) -> LossInputs:
         """Return the positions with all tensors on `device`."""
         return self._map(lambda value: value.to(device))
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Positions:
+    def _map(self, function: Callable[[Tensor], Tensor]) -> LossInputs:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: function(value) for name, value in values.items() if value is not None})
 
@@ -101,17 +102,17 @@ ROWS_AT_A_TIME = {"cpu": 16, "cuda": 128}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenValues:
+class LossOutputs:
     """The loss outputs: `losses` [T] in nats, and detached `diagnostics` [T] of the same pass for the metrics."""
 
     losses: Tensor
     diagnostics: dict[str, Tensor]
 
     @staticmethod
-    def joined(parts: Sequence[TokenValues]) -> TokenValues:
+    def joined(parts: Sequence[LossOutputs]) -> LossOutputs:
         """Concatenate the values of consecutive blocks of positions, at least one."""
         names = parts[0].diagnostics
-        return TokenValues(
+        return LossOutputs(
             losses=torch.cat([part.losses for part in parts]),
             diagnostics={name: torch.cat([part.diagnostics[name] for part in parts]) for name in names},
         )
@@ -120,41 +121,41 @@ class TokenValues:
 class TokenLoss(Protocol):
     """Logits fp32 [T, V] and their T positions -> differentiable losses [T], each a function of its own row only."""
 
-    def __call__(self, logits: Tensor, positions: Positions, /) -> TokenValues: ...
+    def __call__(self, logits: Tensor, inputs: LossInputs, /) -> LossOutputs: ...
 
 
 @runtime_checkable
 class AnalyticTokenLoss(TokenLoss, Protocol):
     """A token loss that also computes its own gradient, so that no autograd graph is needed."""
 
-    def gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor, /) -> TokenValues:
+    def gradient_(self, logits: Tensor, inputs: LossInputs, coefficients: Tensor, /) -> LossOutputs:
         """Overwrite `logits` [T, V] with their gradient, times `coefficients` [T]; return the values of a call, detached."""
         ...
 
 
 def in_blocks(
-    gradient_: Callable[[Tensor, Positions, Tensor], TokenValues],
+    gradient_: Callable[[Tensor, LossInputs, Tensor], LossOutputs],
     logits: Tensor,
-    positions: Positions,
+    inputs: LossInputs,
     coefficients: Tensor,
-) -> TokenValues:
+) -> LossOutputs:
     """Apply a `gradient_` whose temporaries are [rows, V] to a few rows at a time."""
     parts, step = [], ROWS_AT_A_TIME[logits.device.type]
     for start in range(0, max(len(logits), 1), step):
         block = slice(start, start + step)
-        parts.append(gradient_(logits[block], positions.rows(block), coefficients[block]))
-    return TokenValues.joined(parts)
+        parts.append(gradient_(logits[block], inputs.rows(block), coefficients[block]))
+    return LossOutputs.joined(parts)
 
 
 class TokenWeight(Protocol):
     """Lengths [S] of some sequences and their T positions -> a factor [T] for the tokens' coefficients."""
 
-    def __call__(self, lengths: Tensor, positions: Positions, /) -> Tensor: ...
+    def __call__(self, lengths: Tensor, inputs: LossInputs, /) -> Tensor: ...
 
 
-def unit_token_weight(lengths: Tensor, positions: Positions) -> Tensor:
+def unit_token_weight(lengths: Tensor, inputs: LossInputs) -> Tensor:
     """Return 1 for every position."""
-    return torch.ones(len(positions), dtype=torch.float64, device=lengths.device)
+    return torch.ones(len(inputs), dtype=torch.float64, device=lengths.device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,13 +168,13 @@ class Objective:
     reduction: Reduction
     token_weight: TokenWeight = unit_token_weight
 
-    def coefficients(self, weights: Tensor, lengths: Tensor, positions: Positions, totals: Totals) -> Tensor:
+    def coefficients(self, weights: Tensor, lengths: Tensor, inputs: LossInputs, totals: Totals) -> Tensor:
         """Return c_t, float64 [T], for S sequences with prompt weights [S] and response lengths [S] that sum to T.
 
         `totals` are the counts of the whole update. Raises `ValueError`, naming the sequence, for invalid weights or lengths.
         """
         check_sequences(weights, lengths)
-        if int(lengths.sum()) != len(positions):
-            raise ValueError(f"the lengths sum to {int(lengths.sum())} instead of {len(positions)} positions")
+        if int(lengths.sum()) != len(inputs):
+            raise ValueError(f"the lengths sum to {int(lengths.sum())} instead of {len(inputs)} positions")
         per_token = expand(self.reduction(weights, lengths, totals), lengths)
-        return per_token * self.token_weight(lengths, positions)
+        return per_token * self.token_weight(lengths, inputs)

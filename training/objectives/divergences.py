@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tasks.core.errors import UserError
-from training.objectives.base import Positions, TokenValues, in_blocks
+from training.objectives.base import LossInputs, LossOutputs, in_blocks
 
 _LOG_NOTHING = -1e30
 """Replaces the teacher's log 0 in a mixture, whose derivative would be NaN where both probabilities are 0."""
@@ -43,34 +43,36 @@ class GeneralisedJSD:
                 f"the divergence's beta is {self.beta}: give a number from 0 (forward KL) to 1 (reverse KL)"
             )
 
-    def __call__(self, logits: Tensor, positions: Positions) -> TokenValues:
-        pair = _pair(logits, positions)
+    def __call__(self, logits: Tensor, inputs: LossInputs) -> LossOutputs:
+        pair = _pair(logits, inputs)
         reference, infinite = self._reference(pair)
-        losses = self._losses(pair, reference, _gap(pair.q, pair.log_q, reference))
+        losses = self._losses(pair, reference, _log_ratio(pair.q, pair.log_q, reference))
         with torch.no_grad():
-            diagnostics = _diagnostics(pair, positions.sampled_ids)
-        return TokenValues(losses=torch.where(infinite, torch.inf, losses), diagnostics=diagnostics)
+            diagnostics = _diagnostics(pair, inputs.sampled_ids)
+        return LossOutputs(losses=torch.where(infinite, torch.inf, losses), diagnostics=diagnostics)
 
     @torch.no_grad()
-    def gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor) -> TokenValues:
+    def gradient_(self, logits: Tensor, inputs: LossInputs, coefficients: Tensor) -> LossOutputs:
         """See `AnalyticTokenLoss`. The logit gradient is q - p at beta = 0, else weight x q (log(q / r) - KL(q || r)), where r is
         m with weight 1 - beta, or at beta = 1 p with weight 1."""
-        return in_blocks(self._block_gradient_, logits, positions, coefficients)
+        return in_blocks(self._block_gradient_, logits, inputs, coefficients)
 
-    def _block_gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor) -> TokenValues:
+    def _block_gradient_(self, logits: Tensor, inputs: LossInputs, coefficients: Tensor) -> LossOutputs:
         """Compute `gradient_` for a few rows; its temporaries are [rows, V]."""
-        pair = _pair(logits, positions)
+        pair = _pair(logits, inputs)
         reference, infinite = self._reference(pair)
-        gap = _gap(pair.q, pair.log_q, reference)
-        losses = torch.where(infinite, torch.inf, self._losses(pair, reference, gap))
-        diagnostics = _diagnostics(pair, positions.sampled_ids)
+        log_ratio = _log_ratio(pair.q, pair.log_q, reference)
+        losses = torch.where(infinite, torch.inf, self._losses(pair, reference, log_ratio))
+        diagnostics = _diagnostics(pair, inputs.sampled_ids)
         if self.beta == 0.0:
             torch.mul(pair.q, pair.p.sum(-1, keepdim=True), out=logits).sub_(pair.p)
         else:
             weight = 1.0 if self.beta == 1.0 else 1.0 - self.beta
-            torch.sub(gap, (pair.q * gap).sum(-1, keepdim=True), out=logits).mul_(pair.q).mul_(weight)
+            torch.sub(log_ratio, (pair.q * log_ratio).sum(-1, keepdim=True), out=logits).mul_(pair.q).mul_(
+                weight
+            )
         logits.mul_(coefficients[:, None])
-        return TokenValues(losses=losses, diagnostics=diagnostics)
+        return LossOutputs(losses=losses, diagnostics=diagnostics)
 
     def _reference(self, pair: _Pair) -> tuple[Tensor, Tensor]:
         """Return log r [T, V], where r is q, m or p, and a mask [T] of positions where beta is 1 and KL(q || p) infinite. There r
@@ -84,14 +86,14 @@ class GeneralisedJSD:
         of_p = pair.log_p.clamp(min=_LOG_NOTHING) + math.log(self.beta)
         return torch.logaddexp(pair.log_q + math.log1p(-self.beta), of_p), nowhere
 
-    def _losses(self, pair: _Pair, reference: Tensor, gap: Tensor) -> Tensor:
-        """Return the divergences [T] for `gap` = log(q / r)."""
+    def _losses(self, pair: _Pair, reference: Tensor, log_ratio: Tensor) -> Tensor:
+        """Return the divergences [T] for `log_ratio` = log(q / r)."""
         if self.beta == 1.0:
-            return (pair.q * gap).sum(-1)
-        forward = (pair.p * _gap(pair.p, pair.log_p, reference)).sum(-1)
+            return (pair.q * log_ratio).sum(-1)
+        forward = (pair.p * _log_ratio(pair.p, pair.log_p, reference)).sum(-1)
         if self.beta == 0.0:
             return forward
-        return self.beta * forward + (1.0 - self.beta) * (pair.q * gap).sum(-1)
+        return self.beta * forward + (1.0 - self.beta) * (pair.q * log_ratio).sum(-1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,11 +106,11 @@ class _Pair:
     log_q: Tensor
 
 
-def _pair(logits: Tensor, positions: Positions) -> _Pair:
-    log_p = positions.teacher_logprobs
+def _pair(logits: Tensor, inputs: LossInputs) -> _Pair:
+    log_p = inputs.teacher_logprobs
     if log_p is None:
         raise ValueError("the divergence needs teacher_logprobs: the positions have none")
-    if positions.teacher_ids is not None:
+    if inputs.teacher_ids is not None:
         raise ValueError(
             f"the divergence needs the teacher's full distribution, but has only its {log_p.shape[-1]} most probable tokens: set"
             " top_k to full"
@@ -122,7 +124,7 @@ def _pair(logits: Tensor, positions: Positions) -> _Pair:
     return _Pair(p=log_p.exp(), q=log_q.exp(), log_p=log_p, log_q=log_q)
 
 
-def _gap(probs: Tensor, logprobs: Tensor, reference: Tensor) -> Tensor:
+def _log_ratio(probs: Tensor, logprobs: Tensor, reference: Tensor) -> Tensor:
     """Return log(probs / reference) [T, V] from logarithms, with 0 where `probs` is 0, since these terms never count."""
     return torch.where(probs > 0, logprobs - reference, 0.0)
 

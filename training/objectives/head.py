@@ -16,9 +16,9 @@ from torch.autograd.function import once_differentiable
 from training.objectives.base import (
     ROWS_AT_A_TIME,
     AnalyticTokenLoss,
-    Positions,
+    LossInputs,
+    LossOutputs,
     TokenLoss,
-    TokenValues,
 )
 from training.objectives.token_losses import TopKCrossEntropy
 
@@ -42,7 +42,7 @@ def chunked_head(
     hidden: Tensor,
     weight: Tensor,
     token_loss: TokenLoss,
-    positions: Positions,
+    inputs: LossInputs,
     coefficients: Tensor,
     *,
     vocabulary: int | None = None,
@@ -58,10 +58,10 @@ def chunked_head(
     gradients are not copied. Raises `ValueError` for inconsistent shapes, dtypes, ids or coefficients.
     """
     used = weight.shape[0] if vocabulary is None else vocabulary
-    _check(hidden, weight, positions, coefficients, used, chunk_size)
+    _check(hidden, weight, inputs, coefficients, used, chunk_size)
     work = _Work(
         token_loss=token_loss,
-        positions=positions,
+        inputs=inputs,
         coefficients=coefficients.detach(),
         vocabulary=used,
         chunk_size=chunk_size,
@@ -83,7 +83,7 @@ def self_divergence(hidden: Tensor, weight: Tensor, *, vocabulary: int, chunk_si
             hidden.detach().requires_grad_(),
             weight.detach(),
             TopKCrossEntropy(),
-            Positions(sampled_ids=own.argmax(-1), teacher_logprobs=own),
+            LossInputs(sampled_ids=own.argmax(-1), teacher_logprobs=own),
             torch.full((len(hidden),), 1.0 / max(len(hidden), 1), device=hidden.device),
             vocabulary=vocabulary,
             chunk_size=chunk_size,
@@ -96,7 +96,7 @@ class _Work:
     """The inputs of the pass apart from the two tensors, and its results per position."""
 
     token_loss: TokenLoss
-    positions: Positions
+    inputs: LossInputs
     coefficients: Tensor
     vocabulary: int
     chunk_size: int
@@ -140,62 +140,66 @@ def _run(
     for rows in index.split(work.chunk_size):  # one empty chunk if all are skipped
         states, coefficients = hidden[rows], work.coefficients[rows].to(wide)
         narrow = torch.mm(states, head.T, out=buffer[: len(rows)])
-        values, slope = _loss_and_slope(work, narrow, rows, coefficients, for_hidden or for_weight)
+        values, logit_gradient = _loss_and_logit_gradient(
+            work, narrow, rows, coefficients, for_hidden or for_weight
+        )
         loss += (values.losses.double() * work.coefficients[rows]).sum()
         _keep(work, values, rows, len(hidden))
-        if slope is not None:
+        if logit_gradient is not None:
             if grad_hidden is not None:
-                grad_hidden[rows] = slope @ head
+                grad_hidden[rows] = logit_gradient @ head
             if grad_weight is not None:
-                _add_outer_(grad_weight[: work.vocabulary], slope, states)
+                _add_outer_(grad_weight[: work.vocabulary], logit_gradient, states)
     grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
     return loss.to(wide), (grad_hidden, grad_weight)
 
 
-def _loss_and_slope(
-    work: _Work, logits: Tensor, rows: Tensor, coefficients: Tensor, with_slope: bool
-) -> tuple[TokenValues, Tensor | None]:
+def _loss_and_logit_gradient(
+    work: _Work, logits: Tensor, rows: Tensor, coefficients: Tensor, with_gradient: bool
+) -> tuple[LossOutputs, Tensor | None]:
     """Return the losses of a chunk and, if requested, the gradient of their weighted sum with respect to the logits, which it
     overwrites. The gradient has the dtype of the logits; the arithmetic uses that of the coefficients."""
-    positions, wide = work.positions.rows(rows), coefficients.dtype
-    if not with_slope:
-        return work.token_loss(logits.to(wide), positions), None
+    inputs, wide = work.inputs.rows(rows), coefficients.dtype
+    if not with_gradient:
+        return work.token_loss(logits.to(wide), inputs), None
     if isinstance(work.token_loss, AnalyticTokenLoss):
-        return _analytic_(work.token_loss, logits, positions, coefficients), logits
+        return _analytic_(work.token_loss, logits, inputs, coefficients), logits
     with torch.enable_grad():
         widened = logits.detach().to(wide).requires_grad_()
-        values = work.token_loss(widened, positions)
-        (slope,) = torch.autograd.grad((values.losses * coefficients).sum(), widened)
-    return TokenValues(losses=values.losses.detach(), diagnostics=values.diagnostics), logits.copy_(slope)
+        values = work.token_loss(widened, inputs)
+        (logit_gradient,) = torch.autograd.grad((values.losses * coefficients).sum(), widened)
+    return LossOutputs(losses=values.losses.detach(), diagnostics=values.diagnostics), logits.copy_(
+        logit_gradient
+    )
 
 
 def _analytic_(
-    token_loss: AnalyticTokenLoss, logits: Tensor, positions: Positions, coefficients: Tensor
-) -> TokenValues:
+    token_loss: AnalyticTokenLoss, logits: Tensor, inputs: LossInputs, coefficients: Tensor
+) -> LossOutputs:
     """Call `gradient_`; if logits must be cast to a wider dtype, a few rows at a time, so that no wide copy of a chunk exists."""
     if logits.dtype == coefficients.dtype:
-        return token_loss.gradient_(logits, positions, coefficients)
+        return token_loss.gradient_(logits, inputs, coefficients)
     parts, step = [], ROWS_AT_A_TIME[logits.device.type]
     for start in range(0, max(len(logits), 1), step):
         block = slice(start, start + step)
         widened = logits[block].to(coefficients.dtype)
-        parts.append(token_loss.gradient_(widened, positions.rows(block), coefficients[block]))
+        parts.append(token_loss.gradient_(widened, inputs.rows(block), coefficients[block]))
         logits[block] = widened
-    return TokenValues.joined(parts)
+    return LossOutputs.joined(parts)
 
 
-def _add_outer_(total: Tensor, slope: Tensor, states: Tensor) -> None:
+def _add_outer_(total: Tensor, logit_gradient: Tensor, states: Tensor) -> None:
     """Compute total [V, H] += slope [n, V].T @ states [n, H]; if `total` has a wider dtype, in blocks of rows."""
     if total.dtype == states.dtype:
-        total.addmm_(slope.T, states)
+        total.addmm_(logit_gradient.T, states)
         return
     step = _WEIGHT_ROWS[total.device.type]
     for start in range(0, len(total), step):
         block = slice(start, start + step)
-        total[block] += slope[:, block].T @ states
+        total[block] += logit_gradient[:, block].T @ states
 
 
-def _keep(work: _Work, values: TokenValues, rows: Tensor, count: int) -> None:
+def _keep(work: _Work, values: LossOutputs, rows: Tensor, count: int) -> None:
     for name, part in {"loss": values.losses, **values.diagnostics}.items():
         if name not in work.results:
             work.results[name] = torch.full((count,), torch.nan, dtype=part.dtype, device=part.device)
@@ -205,7 +209,7 @@ def _keep(work: _Work, values: TokenValues, rows: Tensor, count: int) -> None:
 def _check(
     hidden: Tensor,
     weight: Tensor,
-    positions: Positions,
+    inputs: LossInputs,
     coefficients: Tensor,
     vocabulary: int,
     chunk_size: int,
@@ -218,9 +222,9 @@ def _check(
         raise ValueError(
             f"hidden is {hidden.dtype}, the head {weight.dtype}: both must be bf16, fp32 or fp64, and the same"
         )
-    if coefficients.shape != (len(hidden),) or len(positions) != len(hidden):
+    if coefficients.shape != (len(hidden),) or len(inputs) != len(hidden):
         raise ValueError(
-            f"{len(hidden)} states, {len(positions)} positions and coefficients {tuple(coefficients.shape)}: all must have the"
+            f"{len(hidden)} states, {len(inputs)} positions and coefficients {tuple(coefficients.shape)}: all must have the"
             " same length"
         )
     if not 1 <= vocabulary <= len(weight) or chunk_size < 1:
@@ -230,7 +234,7 @@ def _check(
     if not bool(coefficients.isfinite().all()):
         bad = int((~coefficients.isfinite()).nonzero()[0])
         raise ValueError(f"position {bad} has coefficient {coefficients[bad].item()}: it must be finite")
-    ids = positions.sampled_ids
+    ids = inputs.sampled_ids
     outside = ((ids < 0) | (ids >= vocabulary)).nonzero().flatten().tolist()
     if outside:
         raise ValueError(

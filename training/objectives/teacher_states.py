@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from training.objectives.base import AnalyticTokenLoss, Positions, TokenLoss, TokenValues
+from training.objectives.base import AnalyticTokenLoss, LossInputs, LossOutputs, TokenLoss
 
 
 def from_states(inner: TokenLoss, head: Tensor) -> TokenLoss:
@@ -32,8 +32,8 @@ class TeacherStates:
     inner: TokenLoss
     head: Tensor
 
-    def __call__(self, logits: Tensor, positions: Positions) -> TokenValues:
-        return self.inner(logits, _told(positions, self.head))
+    def __call__(self, logits: Tensor, inputs: LossInputs) -> LossOutputs:
+        return self.inner(logits, _with_distribution(inputs, self.head))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,17 +43,17 @@ class AnalyticTeacherStates(TeacherStates):
     inner: AnalyticTokenLoss
 
     @torch.no_grad()
-    def gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor) -> TokenValues:
+    def gradient_(self, logits: Tensor, inputs: LossInputs, coefficients: Tensor) -> LossOutputs:
         """See `AnalyticTokenLoss`."""
-        return self.inner.gradient_(logits, _told(positions, self.head), coefficients)
+        return self.inner.gradient_(logits, _with_distribution(inputs, self.head), coefficients)
 
 
-def _told(positions: Positions, head: Tensor) -> Positions:
+def _with_distribution(inputs: LossInputs, head: Tensor) -> LossInputs:
     """Return the positions with the teacher's log-probabilities in place of its states."""
-    states = positions.teacher_states
+    states = inputs.teacher_states
     if states is None:
         raise ValueError("the loss needs teacher_states: the positions have none")
     with torch.no_grad():
         logits = states @ head.T
         logprobs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-    return replace(positions, teacher_states=None, teacher_logprobs=logprobs)
+    return replace(inputs, teacher_states=None, teacher_logprobs=logprobs)

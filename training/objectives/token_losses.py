@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from training.objectives.base import AnalyticTokenLoss, Positions, TokenLoss, TokenValues, in_blocks
+from training.objectives.base import AnalyticTokenLoss, LossInputs, LossOutputs, TokenLoss, in_blocks
 
 TopKForm = Literal["teacher_renormalised", "tail_bucket", "unnormalised"]
 
@@ -29,8 +29,8 @@ class TopKCrossEntropy:
 
     form: TopKForm = "teacher_renormalised"
 
-    def __call__(self, logits: Tensor, positions: Positions) -> TokenValues:
-        target = _target(positions, logits, self.form)
+    def __call__(self, logits: Tensor, inputs: LossInputs) -> LossOutputs:
+        target = _target(inputs, logits, self.form)
         normaliser = logits.logsumexp(-1)
         chosen = target.gather(logits) - normaliser[:, None]
         losses = -(target.probs * torch.where(target.used, chosen, 0.0)).sum(-1)
@@ -42,22 +42,22 @@ class TopKCrossEntropy:
                 target=target,
                 chosen=chosen,
                 entropy=-(logprobs.exp() * logprobs).sum(-1),
-                sampled=_at(logprobs, positions.sampled_ids),
+                sampled=_at(logprobs, inputs.sampled_ids),
             )
-        return TokenValues(losses=losses, diagnostics=diagnostics)
+        return LossOutputs(losses=losses, diagnostics=diagnostics)
 
     @torch.no_grad()
-    def gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor) -> TokenValues:
+    def gradient_(self, logits: Tensor, inputs: LossInputs, coefficients: Tensor) -> LossOutputs:
         """See `AnalyticTokenLoss`. The logit gradient is mass x softmax - scatter(p); the tail bucket adds its own softmax."""
-        return in_blocks(self._block_gradient_, logits, positions, coefficients)
+        return in_blocks(self._block_gradient_, logits, inputs, coefficients)
 
-    def _block_gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor) -> TokenValues:
+    def _block_gradient_(self, logits: Tensor, inputs: LossInputs, coefficients: Tensor) -> LossOutputs:
         """Compute `gradient_` for a few rows; its temporaries are [rows, V]."""
-        target = _target(positions, logits, self.form)
+        target = _target(inputs, logits, self.form)
         softmax = logits.softmax(-1)
         normaliser = logits.amax(-1) - softmax.amax(-1).log()  # logsumexp, with fewer passes over [rows, V]
         chosen = target.gather(logits) - normaliser[:, None]
-        sampled = _at(logits, positions.sampled_ids) - normaliser
+        sampled = _at(logits, inputs.sampled_ids) - normaliser
         losses = -(target.probs * torch.where(target.used, chosen, 0.0)).sum(-1)
         entropy = normaliser - torch.linalg.vecdot(softmax, logits)
         scale = target.probs.sum(-1)
@@ -72,7 +72,7 @@ class TopKCrossEntropy:
             torch.mul(softmax, (scale * coefficients)[:, None], out=logits)
         target.subtract_(logits, target.probs * coefficients[:, None])
         diagnostics = _diagnostics(target=target, chosen=chosen, entropy=entropy, sampled=sampled)
-        return TokenValues(losses=losses, diagnostics=diagnostics)
+        return LossOutputs(losses=losses, diagnostics=diagnostics)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +89,12 @@ class ReferenceKL:
     inner: TokenLoss
     coefficient: float
 
-    def __call__(self, logits: Tensor, positions: Positions) -> TokenValues:
-        values = self.inner(logits, positions)
-        sampled = _at(logits, positions.sampled_ids) - logits.logsumexp(-1)
-        return self._added(values, _behind(positions, sampled))
+    def __call__(self, logits: Tensor, inputs: LossInputs) -> LossOutputs:
+        values = self.inner(logits, inputs)
+        sampled = _at(logits, inputs.sampled_ids) - logits.logsumexp(-1)
+        return self._added(values, _behind(inputs, sampled))
 
-    def _added(self, values: TokenValues, behind: Tensor) -> TokenValues:
+    def _added(self, values: LossOutputs, behind: Tensor) -> LossOutputs:
         """Return the values of the inner loss with the penalty for d = `behind` [T] added."""
         estimate = behind.expm1() - behind
         return replace(
@@ -111,26 +111,26 @@ class AnalyticReferenceKL(ReferenceKL):
     inner: AnalyticTokenLoss
 
     @torch.no_grad()
-    def gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor) -> TokenValues:
+    def gradient_(self, logits: Tensor, inputs: LossInputs, coefficients: Tensor) -> LossOutputs:
         """See `AnalyticTokenLoss`. The penalty adds beta (exp(d) - 1) (softmax - one_hot(sampled)) to the logit gradient."""
-        return in_blocks(self._block_gradient_, logits, positions, coefficients)
+        return in_blocks(self._block_gradient_, logits, inputs, coefficients)
 
-    def _block_gradient_(self, logits: Tensor, positions: Positions, coefficients: Tensor) -> TokenValues:
-        ids, softmax = positions.sampled_ids, logits.softmax(-1)
+    def _block_gradient_(self, logits: Tensor, inputs: LossInputs, coefficients: Tensor) -> LossOutputs:
+        ids, softmax = inputs.sampled_ids, logits.softmax(-1)
         sampled = _at(logits, ids) - (logits.amax(-1) - softmax.amax(-1).log())
-        behind = _behind(positions, sampled)
-        slope = self.coefficient * behind.expm1() * coefficients
-        values = self.inner.gradient_(logits, positions, coefficients)
-        logits.add_(softmax.mul_(slope[:, None]))
-        logits.scatter_add_(-1, ids.long()[:, None], slope.neg()[:, None])
+        behind = _behind(inputs, sampled)
+        sampled_gradient = self.coefficient * behind.expm1() * coefficients
+        values = self.inner.gradient_(logits, inputs, coefficients)
+        logits.add_(softmax.mul_(sampled_gradient[:, None]))
+        logits.scatter_add_(-1, ids.long()[:, None], sampled_gradient.neg()[:, None])
         return self._added(values, behind)
 
 
-def _behind(positions: Positions, sampled: Tensor) -> Tensor:
+def _behind(inputs: LossInputs, sampled: Tensor) -> Tensor:
     """Return d [T], the reference log-probabilities of the sampled tokens minus the student's, which are `sampled` [T]."""
-    if positions.reference_logprobs is None:
+    if inputs.reference_logprobs is None:
         raise ValueError("the reference KL penalty needs reference_logprobs: the positions have none")
-    return positions.reference_logprobs.to(sampled.dtype) - sampled
+    return inputs.reference_logprobs.to(sampled.dtype) - sampled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,9 +158,9 @@ class _Target:
             values.scatter_add_(-1, self.ids, amounts.neg())
 
 
-def _target(positions: Positions, logits: Tensor, form: TopKForm) -> _Target:
+def _target(inputs: LossInputs, logits: Tensor, form: TopKForm) -> _Target:
     vocabulary = logits.shape[-1]
-    logprobs, ids = positions.teacher_logprobs, positions.teacher_ids
+    logprobs, ids = inputs.teacher_logprobs, inputs.teacher_ids
     if logprobs is None:
         raise ValueError("the top-k cross-entropy needs teacher_logprobs: the positions have none")
     if ids is None:

@@ -28,7 +28,7 @@ INITIAL_VERSION = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutSettings:
+class RolloutEngineSettings:
     """Settings of a rollout engine. `engines` is the number of engines of the run (they share the cores on CPU).
 
     `logprobs`: of the unscaled distribution ("raw"), or after the temperature ("tempered"). `sleeps`: the engine shares its GPU
@@ -92,7 +92,7 @@ class LoadReport:
     live: LiveCheck
 
 
-def rollout_options(settings: RolloutSettings, *, on_cpu: bool) -> dict[str, Any]:
+def rollout_options(settings: RolloutEngineSettings, *, on_cpu: bool) -> dict[str, Any]:
     """Return the arguments of `vllm.LLM`: those of the dataset factory, without a tokenizer and with weight transfer."""
     serve = Serve(max_num_seqs=settings.max_num_seqs, gpu_memory_fraction=settings.gpu_memory_fraction)
     role = ModelRole(
@@ -107,18 +107,18 @@ def rollout_options(settings: RolloutSettings, *, on_cpu: bool) -> dict[str, Any
     return options | ({"enable_sleep_mode": True} if settings.sleeps else {})
 
 
-def rollout_environment(settings: RolloutSettings, *, on_cpu: bool) -> dict[str, str]:
+def rollout_environment(settings: RolloutEngineSettings, *, on_cpu: bool) -> dict[str, str]:
     """Return the environment of the actor. vLLM runs in the actor's own process, so weights are passed without a copy."""
     serve = Serve(kv_cache_gib=settings.kv_cache_gib, batch_invariant=settings.batch_invariant)
     common = engine_environment(serve, local=True, on_cpu=on_cpu, engines=settings.engines)
     return common | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
 
 
-class Rollout:
+class RolloutEngine:
     """One rollout engine; `training.rollout.pool` turns it into a Ray actor. Every public method may be called remotely."""
 
     def __init__(
-        self, settings: RolloutSettings, environment: dict[str, str], options: dict[str, Any]
+        self, settings: RolloutEngineSettings, environment: dict[str, str], options: dict[str, Any]
     ) -> None:
         os.environ.update(environment)
         from vllm import LLM
@@ -193,8 +193,8 @@ class Rollout:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        room = self.settings.max_model_len - len(request.prompt)
-        if room < 1 or len(request.prompt) < 1:
+        free_tokens = self.settings.max_model_len - len(request.prompt)
+        if free_tokens < 1 or len(request.prompt) < 1:
             raise UserError(
                 f"prompt {index} has {len(request.prompt)} tokens, but the context length is {self.settings.max_model_len}: drop"
                 " the problem or raise the maximum lengths"
@@ -203,7 +203,7 @@ class Rollout:
             temperature=sampling.temperature,
             top_p=1.0,
             top_k=0,
-            max_tokens=min(sampling.max_tokens, room),
+            max_tokens=min(sampling.max_tokens, free_tokens),
             stop_token_ids=list(sampling.stop_token_ids),
             seed=request.seed,
             logprobs=0,

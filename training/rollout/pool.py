@@ -12,10 +12,10 @@ from training.engine.placement import Placement, actor_options
 from training.rollout.engine import (
     Generation,
     LoadReport,
-    Rollout,
+    RolloutEngine,
+    RolloutEngineSettings,
     RolloutRequest,
     RolloutSampling,
-    RolloutSettings,
     rollout_environment,
     rollout_options,
 )
@@ -35,7 +35,12 @@ class RolloutPool:
     parallel. `on_loss` is called with a message for each engine that died."""
 
     def __init__(
-        self, placement: Placement, group: Any, settings: RolloutSettings, *, on_loss: OnLoss | None = None
+        self,
+        placement: Placement,
+        group: Any,
+        settings: RolloutEngineSettings,
+        *,
+        on_loss: OnLoss | None = None,
     ) -> None:
         self._placement = placement
         self._group = group
@@ -128,8 +133,8 @@ class RolloutPool:
         import ray
 
         on_cpu = device_is_cpu()
-        options = actor_options(self._placement.seat("rollout", index), self._group)
-        actor = cast(Any, ray.remote)(Rollout).options(**options, max_restarts=0, max_concurrency=1)
+        options = actor_options(self._placement.slot("rollout", index), self._group)
+        actor = cast(Any, ray.remote)(RolloutEngine).options(**options, max_restarts=0, max_concurrency=1)
         return actor.remote(
             self._settings,
             rollout_environment(self._settings, on_cpu=on_cpu),
@@ -181,13 +186,13 @@ class RolloutPool:
             raise error
         return carried
 
-    def _replace(self, engine: int, error: ActorLost, told: str) -> None:
+    def _replace(self, engine: int, error: ActorLost, action: str) -> None:
         """Replace a dead engine by a new one that has the weights of the model folder."""
         self.losses += 1
         if self.losses > MAX_LOSSES:
             raise _too_many(error, self.losses) from error
         if self._on_loss is not None:
-            self._on_loss(f"{error}; {told}")
+            self._on_loss(f"{error}; {action}")
         self.actors[engine] = self._start(engine)
 
 

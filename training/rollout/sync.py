@@ -18,7 +18,7 @@ from training.engine.placement import Placement
 
 Transport = Literal["nccl", "ipc", "object_store"]
 
-STALE_GAP = 0.05
+MAX_MISMATCH = 0.05
 """Mean |log p(engine) - log p(student)| of sampled tokens, in nats, above which the engine's weights are considered stale.
 Different bf16 kernels cause differences of 0.01 to 0.02."""
 
@@ -36,8 +36,8 @@ def choose_transport(placement: Placement) -> Choice:
     its own GPU, else Ray's object store."""
     if placement.on_cpu:
         return Choice(transport="object_store", reason="no GPU: bf16 weights through Ray's object store")
-    students = {seat.bundle for seat in placement.seats if seat.role == "student"}
-    engines = [seat.bundle for seat in placement.seats if seat.role == "rollout"]
+    students = {slot.bundle for slot in placement.slots if slot.role == "student"}
+    engines = [slot.bundle for slot in placement.slots if slot.role == "rollout"]
     if set(engines) <= students:
         return Choice(
             transport="ipc", reason="every engine shares its GPU with a student rank: CUDA IPC handles"
@@ -63,7 +63,7 @@ def check_versions(expected: int, versions: Sequence[int]) -> None:
         )
 
 
-def logprob_gap(rollout: np.ndarray, student: np.ndarray) -> tuple[float, float]:
+def logprob_mismatch(rollout: np.ndarray, student: np.ndarray) -> tuple[float, float]:
     """Return the trainer/engine mismatch: mean and maximum of |log p(engine) - log p(student)| over sampled tokens.
 
     Both arrays are [T], in nats; (0, 0) if T is 0. Raises ValueError if the shapes differ or a value is not finite.
@@ -74,13 +74,15 @@ def logprob_gap(rollout: np.ndarray, student: np.ndarray) -> tuple[float, float]
         )
     if rollout.size == 0:
         return 0.0, 0.0
-    gap = np.abs(rollout.astype(np.float64) - student.astype(np.float64))
-    if not np.isfinite(gap).all():
-        raise ValueError(f"the log-probability of token {int(np.argmin(np.isfinite(gap)))} is not finite")
-    return float(gap.mean()), float(gap.max())
+    mismatch = np.abs(rollout.astype(np.float64) - student.astype(np.float64))
+    if not np.isfinite(mismatch).all():
+        raise ValueError(
+            f"the log-probability of token {int(np.argmin(np.isfinite(mismatch)))} is not finite"
+        )
+    return float(mismatch.mean()), float(mismatch.max())
 
 
-def check_gap(mean: float, *, version: int, limit: float = STALE_GAP) -> None:
+def check_mismatch(mean: float, *, version: int, limit: float = MAX_MISMATCH) -> None:
     """Raise `UserError` if the mean trainer/engine mismatch (nats) exceeds `limit`: the engines' weights then probably differ
     from the student's."""
     if mean > limit:
@@ -97,7 +99,7 @@ def check_gap(mean: float, *, version: int, limit: float = STALE_GAP) -> None:
 class GpuSender:
     """The student's end of an NCCL or IPC transfer. Create and call it on every data-parallel rank; rank 0 sends.
 
-    `engines` are handles of `Rollout` actors. `weights.metadata()` returns (name, dtype, shape) of each tensor that
+    `engines` are handles of `RolloutEngine` actors. `weights.metadata()` returns (name, dtype, shape) of each tensor that
     `weights.iterate()` yields, in the same order. Iterating is a collective if parameters are partitioned, so every rank
     iterates. `address` and `port` of rank 0 are the rendezvous of the NCCL group.
     """
@@ -208,11 +210,11 @@ def _source(weights: Any) -> Any:
     """Wrap an object with `metadata()` and `iterate()` as a vLLM `WeightSource`."""
     from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
-    class Source(WeightSource):
+    class StudentWeights(WeightSource):
         def metadata(self) -> list[ParamMeta]:
             return [ParamMeta(name, dtype, shape) for name, dtype, shape in weights.metadata()]
 
         def __iter__(self) -> Iterator[tuple[str, Any]]:
             return iter(weights.iterate())
 
-    return Source()
+    return StudentWeights()

@@ -25,7 +25,7 @@ Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TeacherSettings:
+class InProcessTeacherSettings:
     """Settings of the in-process teacher.
 
     `vocabulary`: number of ids shared with the student, which the softmax covers (None: the model's whole vocabulary).
@@ -59,11 +59,11 @@ class States:
     bits: np.ndarray
 
 
-class Teacher:
+class InProcessTeacher:
     """A Ray actor with a frozen model, used as the teacher and as the reference model. Scores depend only on weights, tokens and
     batch shape."""
 
-    def __init__(self, settings: TeacherSettings) -> None:
+    def __init__(self, settings: InProcessTeacherSettings) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         import torch
         from transformers import AutoModelForCausalLM
@@ -133,7 +133,7 @@ class Teacher:
 
         return self._read(sequences, read)
 
-    def recall(self, sequences: Sequence[TokenSequence]) -> tuple[list[np.ndarray], float]:
+    def timed_logprobs(self, sequences: Sequence[TokenSequence]) -> tuple[list[np.ndarray], float]:
         """Return the reference log-probabilities (`logprobs`) and the seconds they took."""
         return self._timed(lambda: self.logprobs(sequences))
 

@@ -66,7 +66,7 @@ def scoring_environment(settings: ScoringSettings, *, on_cpu: bool) -> dict[str,
 
 
 class VllmTeacher:
-    """A Ray actor with the interface of `training.rollout.teacher.Teacher` for top-k tokens and log-probabilities."""
+    """A Ray actor with the interface of `training.rollout.teacher.InProcessTeacher` for top-k tokens and log-probabilities."""
 
     def __init__(
         self, settings: ScoringSettings, environment: dict[str, str], options: dict[str, Any]
@@ -83,7 +83,7 @@ class VllmTeacher:
 
         config = self._llm.llm_engine.model_config
         return {
-            "engine": f"vllm {vllm.__version__}",
+            "backend": f"vllm {vllm.__version__}",
             "vocabulary": config.get_vocab_size(),
             "dtype": str(config.dtype).removeprefix("torch."),
         }

@@ -24,7 +24,7 @@ Named = Iterable[tuple[str, torch.Tensor]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class WeightPart:
     """Several concatenated tensors: `bits` holds their bf16 bits as uint16, which Ray transfers without a copy."""
 
     names: tuple[str, ...]
@@ -34,7 +34,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The weights of one version. `parts` are `Part`s or Ray references to them; empty if weights are sent by NCCL or IPC.
+    """The weights of one version. `parts` are `WeightPart`s or Ray references to them; empty if weights are sent by NCCL or IPC.
 
     `sums` maps tensor names to sums, `numels` to numbers of elements; tied embeddings are listed once, as the embedding.
     """
@@ -88,7 +88,7 @@ def _hashes() -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def pack(named: Named, *, part_bytes: int = PART_BYTES) -> Iterator[Part]:
+def pack(named: Named, *, part_bytes: int = PART_BYTES) -> Iterator[WeightPart]:
     """Pack tensors into parts of at most `part_bytes` (a larger tensor gets a part of its own), in the order given."""
     names: list[str] = []
     shapes: list[tuple[int, ...]] = []
@@ -97,14 +97,14 @@ def pack(named: Named, *, part_bytes: int = PART_BYTES) -> Iterator[Part]:
     for name, tensor in named:
         flat = to_bits(tensor).reshape(-1)
         if names and held + flat.nbytes > part_bytes:
-            yield Part(names=tuple(names), shapes=tuple(shapes), bits=np.concatenate(bits))
+            yield WeightPart(names=tuple(names), shapes=tuple(shapes), bits=np.concatenate(bits))
             names, shapes, bits, held = [], [], [], 0
         names.append(name)
         shapes.append(tuple(tensor.shape))
         bits.append(flat)
         held += flat.nbytes
     if names:
-        yield Part(names=tuple(names), shapes=tuple(shapes), bits=np.concatenate(bits))
+        yield WeightPart(names=tuple(names), shapes=tuple(shapes), bits=np.concatenate(bits))
 
 
 def to_bits(tensor: torch.Tensor) -> np.ndarray:
@@ -117,7 +117,7 @@ def from_bits(bits: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
 
 
-def unpack(part: Part) -> Iterator[tuple[str, torch.Tensor]]:
+def unpack(part: WeightPart) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, bf16 tensor) for each tensor of a part; each is a copy."""
     start = 0
     for name, shape in zip(part.names, part.shapes, strict=True):

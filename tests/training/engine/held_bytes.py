@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from training.engine.batches import TokenSequence
-from training.engine.student import MicroBatch, Student, StudentSettings
+from training.engine.student import MicroBatch, RankSettings, Student
 from training.objectives.token_losses import TopKCrossEntropy
 
 
@@ -59,7 +59,7 @@ def micro_batch() -> MicroBatch:
 
 def measured(model: Path, stage: Any, dtype: Any, port: int) -> dict[str, int]:
     with Live() as live:
-        settings = StudentSettings(
+        settings = RankSettings(
             model=model, total_steps=9, warmup_steps=1, learning_rate=1e-4, zero_stage=stage, dtype=dtype, threads=1
         )  # fmt: skip
         student = Student(settings, TopKCrossEntropy(), rank=0, ranks=1)

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from tasks.io.ray_session import RaySession
 from training.engine.batches import TokenSequence
 from training.engine.group import StudentGroup
-from training.engine.placement import placement, reserve
-from training.engine.student import MicroBatch, StudentSettings
+from training.engine.placement import make_placement, reserve
+from training.engine.student import MicroBatch, RankSettings
 from training.objectives.token_losses import TopKCrossEntropy
 
 K = 8
@@ -32,12 +32,12 @@ def students(folder: Path, *, ranks: int = 1, **settings: Any) -> Iterator[Stude
     """Yield connected student ranks of the model in `folder` and close them at the end of the block."""
     from ray.util.placement_group import remove_placement_group
 
-    plan = placement("cpu", students=ranks, engines=1)
+    plan = make_placement("cpu", students=ranks, engines=1)
     place = reserve(plan)
     defaults: dict[str, Any] = {
         "model": folder, "total_steps": 10, "warmup_steps": 0, "learning_rate": 1e-3, "threads": 1, "head_chunk": 16,
     }  # fmt: skip
-    group = StudentGroup(plan, place, StudentSettings(**defaults | settings), TopKCrossEntropy())
+    group = StudentGroup(plan, place, RankSettings(**defaults | settings), TopKCrossEntropy())
     try:
         group.connect()
         yield group

@@ -86,9 +86,9 @@ def test_rows_are_made_wider_to_fit_the_budget() -> None:
 
 
 @given(st.lists(st.integers(2, 300), min_size=1, max_size=40), st.integers(0, 500))
-def test_sequences_within_the_budget_are_packed_within_it(lengths: list[int], room: int) -> None:
+def test_sequences_within_the_budget_are_packed_within_it(lengths: list[int], spare: int) -> None:
     sequences = [TokenSequence(tokens=np.ones(length, dtype=np.int32), prompt_length=1) for length in lengths]
-    budget = sum(lengths) + room
+    budget = sum(lengths) + spare
     batch = make_batch(sequences, CPU, pack=True, budget=budget)
     assert batch.ids.numel() <= budget and int(batch.ids.sum()) == sum(lengths)
 

@@ -117,9 +117,9 @@ def test_damaged_checkpoints_are_skipped(tmp_path: Path) -> None:
         write(tmp_path, step, keep=3)
     (step_folder(tmp_path, 3) / "state").write_text("weig")
     (step_folder(tmp_path, 2) / "state").unlink()
-    said: list[str] = []
-    assert latest(tmp_path, said.append) == step_folder(tmp_path, 1)
-    assert said == [
+    output: list[str] = []
+    assert latest(tmp_path, output.append) == step_folder(tmp_path, 1)
+    assert output == [
         "checkpoint step-00000003 is damaged (state has 4 bytes instead of 7) and is skipped",
         "checkpoint step-00000002 is damaged (state: No such file or directory) and is skipped",
     ]

@@ -17,7 +17,7 @@ from tests.tiny_model import write_tiny_model
 from tests.training.engine.running import naive_gradient, sequences, update
 from training.engine.batches import TokenSequence, make_batch
 from training.engine.network import (
-    LoraSettings,
+    AdapterSettings,
     Network,
     load_network,
     named_weights,
@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("student") / "tiny")
 
 
-def network(folder: Path, *, checkpointing: bool = False, lora: LoraSettings | None = None) -> Network:
+def network(folder: Path, *, checkpointing: bool = False, lora: AdapterSettings | None = None) -> Network:
     return load_network(folder, dtype=torch.float32, checkpointing=checkpointing, lora=lora, seed=3)
 
 
@@ -113,7 +113,7 @@ def test_transformers_loads_the_same_model_from_an_exported_folder(folder: Path,
     assert texts[0] == texts[1]
 
 
-LORA = LoraSettings(rank=4, alpha=8.0, targets=("q_proj", "v_proj", "down_proj"))
+LORA = AdapterSettings(rank=4, alpha=8.0, targets=("q_proj", "v_proj", "down_proj"))
 
 
 def test_an_adapter_is_merged_into_its_weight(folder: Path, tmp_path: Path) -> None:

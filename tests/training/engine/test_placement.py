@@ -9,23 +9,23 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import UserError
-from training.engine.placement import PlacementName, placement, shortfall
+from training.engine.placement import PlacementName, make_placement, shortfall
 
 PROJECT = Path(__file__).resolve().parents[3]
 
 
 def shares(name: PlacementName, **counts: int | bool) -> list[float]:
     """Return the allocated share of each GPU."""
-    plan = placement(name, **counts)  # type: ignore[arg-type]
+    plan = make_placement(name, **counts)  # type: ignore[arg-type]
     return [
-        round(sum(seat.gpus for seat in plan.seats if seat.bundle == bundle), 6)
+        round(sum(slot.gpus for slot in plan.slots if slot.bundle == bundle), 6)
         for bundle in range(len(plan.bundles()))
     ]
 
 
 def test_the_papers_node_has_four_gpus_and_two_rollout_engines() -> None:
-    plan = placement("split", students=1, engines=2, reference=True)
-    assert [(seat.role, seat.index, seat.bundle, seat.gpus) for seat in plan.seats] == [
+    plan = make_placement("split", students=1, engines=2, reference=True)
+    assert [(slot.role, slot.index, slot.bundle, slot.gpus) for slot in plan.slots] == [
         ("student", 0, 0, 0.8),
         ("reference", 0, 0, 0.2),
         ("teacher", 0, 1, 1.0),
@@ -37,13 +37,13 @@ def test_the_papers_node_has_four_gpus_and_two_rollout_engines() -> None:
 
 
 def test_no_slot_is_reserved_without_a_reference() -> None:
-    plan = placement("split", students=2, engines=2)
+    plan = make_placement("split", students=2, engines=2)
     assert plan.count("reference") == 0 and plan.count("student") == 2
-    assert plan.seat("teacher").bundle == 2 and plan.seat("rollout", 1).bundle == 4
+    assert plan.slot("teacher").bundle == 2 and plan.slot("rollout", 1).bundle == 4
 
 
 def test_colocated_puts_one_actor_of_each_role_on_every_gpu() -> None:
-    plan = placement("colocated", students=4, engines=4, reference=True)
+    plan = make_placement("colocated", students=4, engines=4, reference=True)
     assert [plan.count(role) for role in ("student", "reference", "teacher", "rollout")] == [4, 4, 4, 4]
     assert shares("colocated", students=4, engines=4, reference=True) == [1.0] * 4
     assert shares("colocated", students=4, engines=4) == [0.9] * 4
@@ -51,7 +51,7 @@ def test_colocated_puts_one_actor_of_each_role_on_every_gpu() -> None:
 
 
 def test_cpu_uses_no_gpu_and_fits_on_a_single_core() -> None:
-    plan = placement("cpu", students=2, engines=3, reference=True)
+    plan = make_placement("cpu", students=2, engines=3, reference=True)
     assert plan.on_cpu and not plan.shares_gpus
     assert [plan.count(role) for role in ("student", "reference", "teacher", "rollout")] == [2, 1, 1, 3]
     (bundle,) = plan.bundles()
@@ -60,7 +60,7 @@ def test_cpu_uses_no_gpu_and_fits_on_a_single_core() -> None:
 
 
 def test_the_error_for_a_small_cluster_names_its_resources() -> None:
-    plan = placement("split", students=1, engines=2)
+    plan = make_placement("split", students=1, engines=2)
     assert shortfall(plan, {"CPU": 8.0, "GPU": 4.0}) is None
     assert shortfall(plan, {"CPU": 8.0, "GPU": 3.0}) == (
         "placement 'split' needs 4 GPUs, but the cluster has 3: choose another placement or a larger cluster"
@@ -70,7 +70,7 @@ def test_the_error_for_a_small_cluster_names_its_resources() -> None:
 
 def test_unequal_numbers_cannot_be_colocated() -> None:
     with pytest.raises(UserError, match="not 2 students and 1 engines"):
-        placement("colocated", students=2, engines=1)
+        make_placement("colocated", students=2, engines=1)
 
 
 def test_placements_import_no_heavy_library() -> None:

@@ -27,7 +27,7 @@ from tests.training.engine.running import (
 )
 from training.engine.actors import ActorLost
 from training.engine.checkpoints import latest
-from training.engine.network import LoraSettings
+from training.engine.network import AdapterSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("ray_session")]
 
@@ -205,7 +205,7 @@ def test_a_checkpoint_of_another_number_of_students_is_refused(folder: Path, tmp
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_an_adapter_is_trained_and_merged_into_the_export(folder: Path, tmp_path: Path, stage: int) -> None:
-    lora = LoraSettings(rank=4, alpha=8.0, targets=("q_proj", "down_proj"))
+    lora = AdapterSettings(rank=4, alpha=8.0, targets=("q_proj", "down_proj"))
     start = load_file(folder / "model.safetensors")
     with students(folder, ranks=2, zero_stage=stage, lora=lora, learning_rate=3e-2) as group:
         for _ in range(2):

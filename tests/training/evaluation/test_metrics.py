@@ -17,9 +17,9 @@ def test_avg_at_n_weights_problems_equally() -> None:
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4), st.integers(1, 5))
-def test_pass_at_k_is_the_share_of_subsets_with_a_correct_sample(marks: list[list[bool]], k: int) -> None:
-    brute = np.mean([np.mean([any(subset) for subset in combinations(row, k)]) for row in marks])
-    assert pass_at_k(marks, k) == pytest.approx(float(brute))
+def test_pass_at_k_is_the_share_of_subsets_with_a_correct_sample(grades: list[list[bool]], k: int) -> None:
+    brute = np.mean([np.mean([any(subset) for subset in combinations(row, k)]) for row in grades])
+    assert pass_at_k(grades, k) == pytest.approx(float(brute))
 
 
 @pytest.mark.parametrize(
@@ -57,10 +57,10 @@ def test_a_gain_is_paired() -> None:
     assert estimate.n == 40
 
 
-@pytest.mark.parametrize("marks", [[], [[]], [[True], []]])
-def test_no_samples_are_an_error(marks: list[list[bool]]) -> None:
+@pytest.mark.parametrize("grades", [[], [[]], [[True], []]])
+def test_no_samples_are_an_error(grades: list[list[bool]]) -> None:
     with pytest.raises(ValueError, match="at least one"):
-        avg_at_n(marks)
+        avg_at_n(grades)
 
 
 def test_too_few_samples_for_k_are_an_error() -> None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from training.objectives.base import Positions
+from training.objectives.base import LossInputs
 
 
-def naive_losses(logits: Tensor, positions: Positions, form: str) -> Tensor:
+def naive_losses(logits: Tensor, inputs: LossInputs, form: str) -> Tensor:
     """Return the top-k cross-entropy [T] of float64 logits [T, V], computed in a loop over outcomes."""
-    assert positions.teacher_logprobs is not None
+    assert inputs.teacher_logprobs is not None
     rows = []
     for t in range(len(logits)):
         logprobs = logits[t] - torch.log(torch.exp(logits[t] - logits[t].max()).sum()) - logits[t].max()
-        row = positions.teacher_logprobs[t].double()
-        ids = range(len(row)) if positions.teacher_ids is None else positions.teacher_ids[t].tolist()
+        row = inputs.teacher_logprobs[t].double()
+        ids = range(len(row)) if inputs.teacher_ids is None else inputs.teacher_ids[t].tolist()
         entries = {
             i: p for i, p in zip(ids, row.exp().tolist(), strict=True) if p > 0 and 0 <= i < len(logprobs)
         }
@@ -31,11 +31,11 @@ def naive_losses(logits: Tensor, positions: Positions, form: str) -> Tensor:
 
 
 def naive_head(
-    hidden: Tensor, weight: Tensor, positions: Positions, coefficients: Tensor, form: str
+    hidden: Tensor, weight: Tensor, inputs: LossInputs, coefficients: Tensor, form: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return sum_t c_t l_t and its gradients with respect to hidden and weight, all in float64."""
     hidden, weight = (tensor.detach().double().requires_grad_() for tensor in (hidden, weight))
-    loss = (naive_losses(hidden @ weight.T, positions, form) * coefficients.double()).sum()
+    loss = (naive_losses(hidden @ weight.T, inputs, form) * coefficients.double()).sum()
     loss.backward()
     assert hidden.grad is not None and weight.grad is not None
     return loss.detach(), hidden.grad, weight.grad

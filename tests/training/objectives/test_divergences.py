@@ -15,7 +15,7 @@ from torch import Tensor
 from tasks.core.errors import UserError
 from tests.training.objectives.naive import relative_error, teacher_top_k
 from training.objectives.ablations import with_divergence, with_form, with_reference_kl, with_top_k
-from training.objectives.base import AnalyticTokenLoss, Needs, Positions, TokenLoss, TokenValues
+from training.objectives.base import AnalyticTokenLoss, LossInputs, LossOutputs, Needs, TokenLoss
 from training.objectives.divergences import GeneralisedJSD
 from training.objectives.head import chunked_head
 from training.objectives.presets import load_preset
@@ -44,10 +44,10 @@ HAND = {
 }
 
 
-def told(logprobs: Tensor, sampled: Tensor | None = None) -> Positions:
+def inputs_of(logprobs: Tensor, sampled: Tensor | None = None) -> LossInputs:
     """Positions with these teacher log-probabilities [T, V]."""
     ids = torch.zeros(len(logprobs), dtype=torch.int64) if sampled is None else sampled
-    return Positions(sampled_ids=ids, teacher_logprobs=logprobs)
+    return LossInputs(sampled_ids=ids, teacher_logprobs=logprobs)
 
 
 def drawn(rows: int, vocabulary: int, *, seed: int = 0, dtype: Any = torch.float64) -> tuple[Tensor, Tensor]:
@@ -75,25 +75,25 @@ def naive_losses(logits: Tensor, teacher: Tensor, beta: float) -> Tensor:
     return torch.stack(rows)
 
 
-def naive_slope(logits: Tensor, teacher: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+def naive_grad(logits: Tensor, teacher: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     """Return the losses by the definition and the gradient of their sum."""
     leaf = logits.detach().double().requires_grad_()
     losses = naive_losses(leaf, teacher, beta)
-    (slope,) = torch.autograd.grad(losses.sum(), leaf)
-    return losses.detach(), slope
+    (grad,) = torch.autograd.grad(losses.sum(), leaf)
+    return losses.detach(), grad
 
 
-def by_autograd(loss: TokenLoss, logits: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
+def by_autograd(loss: TokenLoss, logits: Tensor, inputs: LossInputs) -> tuple[Tensor, Tensor]:
     leaf = logits.detach().clone().requires_grad_()
-    values = loss(leaf, positions)
+    values = loss(leaf, inputs)
     values.losses.sum().backward()
     assert leaf.grad is not None
     return values.losses.detach(), leaf.grad
 
 
-def analytically(loss: AnalyticTokenLoss, logits: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
+def analytically(loss: AnalyticTokenLoss, logits: Tensor, inputs: LossInputs) -> tuple[Tensor, Tensor]:
     work = logits.detach().clone()
-    values = loss.gradient_(work, positions, torch.ones(len(work), dtype=work.dtype))
+    values = loss.gradient_(work, inputs, torch.ones(len(work), dtype=work.dtype))
     return values.losses, work
 
 
@@ -103,8 +103,8 @@ class ByGraph:
 
     loss: TokenLoss
 
-    def __call__(self, logits: Tensor, positions: Positions) -> TokenValues:
-        return self.loss(logits, positions)
+    def __call__(self, logits: Tensor, inputs: LossInputs) -> LossOutputs:
+        return self.loss(logits, inputs)
 
 
 BOTH = pytest.mark.parametrize("evaluate", [by_autograd, analytically])
@@ -116,23 +116,23 @@ EVERY_BETA = pytest.mark.parametrize("beta", BETAS)
 def test_two_tokens_computed_by_hand(beta: float, evaluate) -> None:
     logits = torch.tensor([[0.25, 0.75]], dtype=torch.float64).log() + 3.0
     teacher = torch.tensor([[0.5, 0.5]], dtype=torch.float64).log()
-    loss, gradient = evaluate(GeneralisedJSD(beta=beta), logits, told(teacher))
-    expected, slope = HAND[beta]
+    loss, gradient = evaluate(GeneralisedJSD(beta=beta), logits, inputs_of(teacher))
+    expected, grad = HAND[beta]
     assert loss.item() == pytest.approx(expected, abs=1e-14)
-    assert gradient[0].tolist() == pytest.approx([slope, -slope], abs=1e-14)
+    assert gradient[0].tolist() == pytest.approx([grad, -grad], abs=1e-14)
 
 
 def test_diagnostics_computed_by_hand() -> None:
     logits = torch.tensor([[0.5, 0.25, 0.125, 0.125, 0.0]], dtype=torch.float64).log() - 2.0
     teacher = torch.tensor([[0.5, 0.5, 0.0, 0.0, 0.0]], dtype=torch.float64).log()
-    positions = told(teacher, torch.tensor([3]))
+    inputs = inputs_of(teacher, torch.tensor([3]))
     bits = {"entropy": 1.75, "teacher_entropy": 1.0, "sampled_logprob": -3.0}
     expected = {name: value * math.log(2) for name, value in bits.items()}
     for beta in BETAS:
         loss = GeneralisedJSD(beta=beta)
         assert isinstance(loss, AnalyticTokenLoss)
         leaf = logits.clone().requires_grad_()
-        for values in (loss(leaf, positions), loss.gradient_(logits.clone(), positions, torch.ones(1))):
+        for values in (loss(leaf, inputs), loss.gradient_(logits.clone(), inputs, torch.ones(1))):
             seen = {name: value.item() for name, value in values.diagnostics.items()}
             assert seen == pytest.approx(expected)
             assert not any(value.requires_grad for value in values.diagnostics.values())
@@ -143,11 +143,11 @@ def test_diagnostics_computed_by_hand() -> None:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
 def test_loss_and_gradient_equal_the_definition(dtype, tolerance: float, beta: float, evaluate) -> None:
     logits, teacher = drawn(40, 50, dtype=dtype)
-    expected, slope = naive_slope(logits, teacher, beta)
-    loss, gradient = evaluate(GeneralisedJSD(beta=beta), logits, told(teacher))
+    expected, grad = naive_grad(logits, teacher, beta)
+    loss, gradient = evaluate(GeneralisedJSD(beta=beta), logits, inputs_of(teacher))
     assert (loss.dtype, gradient.dtype) == (dtype, dtype)
     assert relative_error(loss, expected) < tolerance
-    assert relative_error(gradient, slope) < tolerance
+    assert relative_error(gradient, grad) < tolerance
 
 
 @settings(max_examples=60, deadline=None)
@@ -159,22 +159,22 @@ def test_loss_and_gradient_equal_the_definition(dtype, tolerance: float, beta: f
 )
 def test_any_shape_and_beta_equal_the_definition(rows: int, vocabulary: int, beta: float, seed: int) -> None:
     logits, teacher = drawn(rows, vocabulary, seed=seed)
-    expected, slope = naive_slope(logits, teacher, beta)
+    expected, grad = naive_grad(logits, teacher, beta)
     for evaluate in (by_autograd, analytically):
-        loss, gradient = evaluate(GeneralisedJSD(beta=beta), logits, told(teacher))
+        loss, gradient = evaluate(GeneralisedJSD(beta=beta), logits, inputs_of(teacher))
         assert torch.allclose(loss, expected, rtol=1e-9, atol=1e-13)
-        assert torch.allclose(gradient, slope, rtol=1e-8, atol=1e-13)
+        assert torch.allclose(gradient, grad, rtol=1e-8, atol=1e-13)
 
 
 @EVERY_BETA
 def test_the_gradient_matches_finite_differences(beta: float) -> None:
     logits, teacher = drawn(3, 7, seed=1)
     loss, step = GeneralisedJSD(beta=beta), 1e-5
-    _, gradient = analytically(loss, logits, told(teacher))
+    _, gradient = analytically(loss, logits, inputs_of(teacher))
     for column in range(7):
         moved = torch.zeros(7, dtype=torch.float64)
         moved[column] = step
-        ahead, behind = (loss(logits + side * moved, told(teacher)).losses for side in (1, -1))
+        ahead, behind = (loss(logits + side * moved, inputs_of(teacher)).losses for side in (1, -1))
         assert torch.allclose((ahead - behind) / (2 * step), gradient[:, column], rtol=1e-7, atol=1e-9)
 
 
@@ -188,7 +188,7 @@ def test_a_student_equal_to_its_teacher_has_no_loss_and_no_gradient(
     dtype, most, beta: float, evaluate
 ) -> None:
     logits, _ = drawn(20, 50, seed=2, dtype=dtype)
-    loss, gradient = evaluate(GeneralisedJSD(beta=beta), logits, told(logits.log_softmax(-1)))
+    loss, gradient = evaluate(GeneralisedJSD(beta=beta), logits, inputs_of(logits.log_softmax(-1)))
     assert loss.abs().max() < most and gradient.abs().max() < most
 
 
@@ -196,8 +196,8 @@ def test_a_student_equal_to_its_teacher_has_no_loss_and_no_gradient(
 def test_swapping_both_distributions_swaps_beta_and_its_complement(beta: float) -> None:
     """At 1/2 this is the symmetry of the Jensen-Shannon divergence; at 0 forward KL becomes reverse KL."""
     logits, teacher = drawn(30, 40, seed=3)
-    one = GeneralisedJSD(beta=beta)(logits, told(teacher)).losses
-    other = GeneralisedJSD(beta=1.0 - beta)(teacher, told(logits.log_softmax(-1))).losses
+    one = GeneralisedJSD(beta=beta)(logits, inputs_of(teacher)).losses
+    other = GeneralisedJSD(beta=1.0 - beta)(teacher, inputs_of(logits.log_softmax(-1))).losses
     assert one.min() > 0.01
     assert torch.allclose(one, other, rtol=1e-12, atol=0.0)
 
@@ -205,7 +205,7 @@ def test_swapping_both_distributions_swaps_beta_and_its_complement(beta: float) 
 def test_close_to_an_end_it_is_the_divergence_of_that_end_times_the_distance() -> None:
     logits, teacher = drawn(30, 40, seed=4)
     near, forward, reverse, far = (
-        GeneralisedJSD(beta=beta)(logits, told(teacher)).losses for beta in (1e-9, 0.0, 1.0, 1.0 - 1e-9)
+        GeneralisedJSD(beta=beta)(logits, inputs_of(teacher)).losses for beta in (1e-9, 0.0, 1.0, 1.0 - 1e-9)
     )
     assert torch.allclose(near / 1e-9, forward, rtol=1e-5)
     assert torch.allclose(far / 1e-9, reverse, rtol=1e-5)
@@ -215,7 +215,7 @@ def test_close_to_an_end_it_is_the_divergence_of_that_end_times_the_distance() -
 def test_at_one_half_it_is_log_2_for_distributions_without_a_common_token() -> None:
     logits = torch.tensor([[0.3, 0.7, 0.0, 0.0]]).log()
     teacher = torch.tensor([[0.0, 0.0, 0.9, 0.1]]).log()
-    loss, gradient = analytically(GeneralisedJSD(beta=0.5), logits, told(teacher))
+    loss, gradient = analytically(GeneralisedJSD(beta=0.5), logits, inputs_of(teacher))
     assert loss.item() == pytest.approx(math.log(2), rel=1e-6)
     assert gradient.abs().max() < 1e-6
 
@@ -223,11 +223,11 @@ def test_at_one_half_it_is_log_2_for_distributions_without_a_common_token() -> N
 @BOTH
 def test_at_0_it_is_the_cross_entropy_minus_the_teachers_entropy(evaluate) -> None:
     logits, teacher = drawn(40, 50, seed=5)
-    loss, gradient = evaluate(GeneralisedJSD(beta=0.0), logits, told(teacher))
-    cross, slope = evaluate(TopKCrossEntropy(), logits, told(teacher))
+    loss, gradient = evaluate(GeneralisedJSD(beta=0.0), logits, inputs_of(teacher))
+    cross, grad = evaluate(TopKCrossEntropy(), logits, inputs_of(teacher))
     entropy = -(teacher.exp() * teacher).sum(-1)
     assert torch.allclose(loss, cross - entropy, rtol=1e-12, atol=1e-13)
-    assert torch.allclose(gradient, slope, rtol=1e-12, atol=1e-15)
+    assert torch.allclose(gradient, grad, rtol=1e-12, atol=1e-15)
 
 
 # --- infinite and vanishing --------------------------------------------------------------------------------------
@@ -239,11 +239,11 @@ def test_probabilities_that_underflow_still_count(beta: float, evaluate) -> None
     """Tokens of probability e^-400 in either distribution: 0 in float32, but with a finite logarithm."""
     logits = torch.tensor([[200.0, 190.0, -200.0, -200.0], [-200.0, -200.0, 200.0, 0.0]])
     teacher = torch.tensor([[-200.0, 200.0, -200.0, 199.0], [200.0, 198.0, -200.0, 0.0]]).log_softmax(-1)
-    expected, slope = naive_slope(logits, teacher, beta)
-    loss, gradient = evaluate(GeneralisedJSD(beta=beta), logits, told(teacher))
+    expected, grad = naive_grad(logits, teacher, beta)
+    loss, gradient = evaluate(GeneralisedJSD(beta=beta), logits, inputs_of(teacher))
     assert torch.allclose(loss.double(), expected, rtol=1e-6)
     rounding = 1e-7 * max(1.0, expected.max().item())  # of the logarithms whose difference is the gradient
-    assert torch.allclose(gradient.double(), slope, rtol=1e-6, atol=rounding)
+    assert torch.allclose(gradient.double(), grad, rtol=1e-6, atol=rounding)
 
 
 @BOTH
@@ -251,22 +251,22 @@ def test_probabilities_that_underflow_still_count(beta: float, evaluate) -> None
 def test_tokens_excluded_by_the_teacher_have_probability_0(beta: float, evaluate) -> None:
     logits, teacher = drawn(20, 30, seed=6)
     teacher = teacher.masked_fill(torch.arange(30) >= 22, -INF).log_softmax(-1)
-    expected, slope = naive_slope(logits, teacher, beta)
-    loss, gradient = evaluate(GeneralisedJSD(beta=beta), logits, told(teacher))
+    expected, grad = naive_grad(logits, teacher, beta)
+    loss, gradient = evaluate(GeneralisedJSD(beta=beta), logits, inputs_of(teacher))
     assert torch.allclose(loss, expected, rtol=1e-11) and torch.allclose(
-        gradient, slope, rtol=1e-9, atol=1e-14
+        gradient, grad, rtol=1e-9, atol=1e-14
     )
 
 
 @BOTH
 def test_reverse_kl_to_a_teacher_that_excludes_a_token_is_infinite_without_nan(evaluate) -> None:
     logits, teacher = drawn(3, 30, seed=7)
-    expected, slope = evaluate(GeneralisedJSD(beta=1.0), logits, told(teacher))
+    expected, grad = evaluate(GeneralisedJSD(beta=1.0), logits, inputs_of(teacher))
     ruled_out = teacher.clone()
     ruled_out[1, 5] = -INF
-    loss, gradient = evaluate(GeneralisedJSD(beta=1.0), logits, told(ruled_out))
+    loss, gradient = evaluate(GeneralisedJSD(beta=1.0), logits, inputs_of(ruled_out))
     assert loss[1] == INF and gradient[1].abs().max() < 1e-16
-    assert torch.equal(loss[::2], expected[::2]) and torch.equal(gradient[::2], slope[::2])
+    assert torch.equal(loss[::2], expected[::2]) and torch.equal(gradient[::2], grad[::2])
 
 
 @BOTH
@@ -274,11 +274,11 @@ def test_reverse_kl_to_a_teacher_that_excludes_a_token_is_infinite_without_nan(e
 def test_a_token_excluded_by_both_has_no_effect(beta: float, evaluate) -> None:
     logits, teacher = drawn(20, 30, seed=8)
     nobody = torch.full((20, 4), -INF, dtype=torch.float64)
-    expected, slope = evaluate(GeneralisedJSD(beta=beta), logits, told(teacher))
+    expected, grad = evaluate(GeneralisedJSD(beta=beta), logits, inputs_of(teacher))
     loss, gradient = evaluate(
-        GeneralisedJSD(beta=beta), torch.cat([logits, nobody], 1), told(torch.cat([teacher, nobody], 1))
+        GeneralisedJSD(beta=beta), torch.cat([logits, nobody], 1), inputs_of(torch.cat([teacher, nobody], 1))
     )
-    assert torch.allclose(loss, expected, rtol=1e-12) and torch.allclose(gradient[:, :30], slope, atol=1e-14)
+    assert torch.allclose(loss, expected, rtol=1e-12) and torch.allclose(gradient[:, :30], grad, atol=1e-14)
     assert (gradient[:, 30:] == 0).all()
 
 
@@ -288,14 +288,14 @@ def test_a_token_excluded_only_by_the_student_makes_only_forward_kl_infinite(bet
     """Student (1/3, 2/3, 0), teacher (1/4, 1/4, 1/2)."""
     logits = torch.tensor([[1 / 3, 2 / 3, 0.0]], dtype=torch.float64).log()
     teacher = torch.tensor([[1 / 4, 1 / 4, 1 / 2]], dtype=torch.float64).log()
-    loss, gradient = evaluate(GeneralisedJSD(beta=beta), logits, told(teacher))
+    loss, gradient = evaluate(GeneralisedJSD(beta=beta), logits, inputs_of(teacher))
     if beta == 0.0:
         assert loss.item() == INF
         assert gradient[0].tolist() == pytest.approx([1 / 12, 5 / 12, -1 / 2], abs=1e-15)  # q - p
     else:
-        expected, slope = naive_slope(logits, teacher, beta)
+        expected, grad = naive_grad(logits, teacher, beta)
         assert expected.isfinite().all() and torch.allclose(loss, expected, rtol=1e-12)
-        assert slope[0, 0] < -0.001 and torch.allclose(gradient, slope, rtol=1e-12, atol=1e-15)
+        assert grad[0, 0] < -0.001 and torch.allclose(gradient, grad, rtol=1e-12, atol=1e-15)
 
 
 def test_coefficients_scale_the_analytic_gradient_row_by_row() -> None:
@@ -303,10 +303,10 @@ def test_coefficients_scale_the_analytic_gradient_row_by_row() -> None:
     coefficients = torch.linspace(-1, 2, 40, dtype=torch.float64)
     for beta in BETAS:
         loss, work = GeneralisedJSD(beta=beta), logits.clone()
-        values = loss.gradient_(work, told(teacher), coefficients)
-        plain, slope = by_autograd(loss, logits, told(teacher))
+        values = loss.gradient_(work, inputs_of(teacher), coefficients)
+        plain, grad = by_autograd(loss, logits, inputs_of(teacher))
         assert torch.allclose(values.losses, plain, rtol=1e-12)
-        assert torch.allclose(work, slope * coefficients[:, None], rtol=1e-10, atol=1e-13)
+        assert torch.allclose(work, grad * coefficients[:, None], rtol=1e-10, atol=1e-13)
 
 
 # --- through the head --------------------------------------------------------------------------------------------
@@ -318,13 +318,13 @@ class Batch:
 
     hidden: Tensor
     weight: Tensor
-    positions: Positions
+    inputs: LossInputs
     coefficients: Tensor
 
     @property
     def teacher(self) -> Tensor:
-        assert self.positions.teacher_logprobs is not None
-        return self.positions.teacher_logprobs
+        assert self.inputs.teacher_logprobs is not None
+        return self.inputs.teacher_logprobs
 
 
 def draw_batch(dtype: torch.dtype) -> Batch:
@@ -332,7 +332,7 @@ def draw_batch(dtype: torch.dtype) -> Batch:
     return Batch(
         hidden=torch.randn(70, 24, generator=draw).to(dtype),
         weight=(torch.randn(97, 24, generator=draw) / 5).to(dtype),
-        positions=told(drawn(70, 97, seed=11, dtype=dtype)[1], torch.randint(97, (70,), generator=draw)),
+        inputs=inputs_of(drawn(70, 97, seed=11, dtype=dtype)[1], torch.randint(97, (70,), generator=draw)),
         coefficients=torch.tensor([0.9] * 30 + [0.0] * 13 + [0.5] * 27) / 70,
     )
 
@@ -340,7 +340,7 @@ def draw_batch(dtype: torch.dtype) -> Batch:
 def through_the_head(batch: Batch, loss: TokenLoss, **options: Any) -> tuple[Any, Tensor, Tensor]:
     """Return the head's result and its gradients with respect to hidden and weight."""
     hidden, weight = (tensor.clone().requires_grad_() for tensor in (batch.hidden, batch.weight))
-    result = chunked_head(hidden, weight, loss, batch.positions, batch.coefficients, **options)
+    result = chunked_head(hidden, weight, loss, batch.inputs, batch.coefficients, **options)
     result.loss.backward()
     assert hidden.grad is not None and weight.grad is not None
     return result, hidden.grad, weight.grad
@@ -387,7 +387,7 @@ def test_the_padding_of_the_students_vocabulary_has_no_effect(beta: float) -> No
 def test_padding_columns_of_the_teacher_have_no_effect(dtype, tolerance: float, beta: float) -> None:
     batch = draw_batch(dtype)
     padded = batch.teacher.masked_fill(torch.arange(97) >= 80, -INF).log_softmax(-1)
-    batch = replace(batch, positions=replace(batch.positions, teacher_logprobs=padded))
+    batch = replace(batch, inputs=replace(batch.inputs, teacher_logprobs=padded))
     result, hidden, weight = through_the_head(batch, GeneralisedJSD(beta=beta), chunk_size=20)
     for got, expected in zip((result.loss, hidden, weight), naive_head(batch, beta), strict=True):
         assert relative_error(got, expected) < tolerance
@@ -401,7 +401,7 @@ def test_it_equals_trls_divergence_and_gradients(beta: float) -> None:
     states, head = torch.randn(70, 24, generator=draw), torch.randn(97, 24, generator=draw) / 3
     batch = replace(
         batch,
-        positions=told((states @ head.T).log_softmax(-1), batch.positions.sampled_ids),
+        inputs=inputs_of((states @ head.T).log_softmax(-1), batch.inputs.sampled_ids),
         coefficients=torch.linspace(0.1, 1, 70) / 70,
     )
     result, hidden, weight = through_the_head(batch, GeneralisedJSD(beta=beta))
@@ -420,7 +420,7 @@ def test_it_equals_the_loss_of_trls_gkd_trainer(monkeypatch: pytest.MonkeyPatch,
     from trl.experimental.gkd.gkd_trainer import GKDTrainer
 
     logits, teacher = drawn(40, 50, seed=13)
-    loss, gradient = analytically(GeneralisedJSD(beta=beta), logits, told(teacher))
+    loss, gradient = analytically(GeneralisedJSD(beta=beta), logits, inputs_of(teacher))
     leaf = logits.clone().requires_grad_()
     theirs = GKDTrainer.generalized_jsd_loss(leaf[None], teacher[None], beta=beta, reduction="sum")
     assert isinstance(theirs, Tensor)
@@ -437,9 +437,9 @@ def test_it_equals_the_loss_of_trls_gkd_trainer(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize("wrap", [lambda loss: loss, ByGraph])
 def test_the_reference_kl_penalty_adds_to_it(wrap, beta: float) -> None:
     batch = draw_batch(torch.float64)
-    sampled, draw = batch.positions.sampled_ids, torch.Generator().manual_seed(14)
+    sampled, draw = batch.inputs.sampled_ids, torch.Generator().manual_seed(14)
     start = -5 * torch.rand(70, generator=draw, dtype=torch.float64)
-    batch = replace(batch, positions=replace(batch.positions, reference_logprobs=start))
+    batch = replace(batch, inputs=replace(batch.inputs, reference_logprobs=start))
 
     def penalty(logits: Tensor) -> Tensor:
         behind = start - logits.log_softmax(-1)[torch.arange(70), sampled]
@@ -486,13 +486,13 @@ def test_less_than_the_teachers_full_distribution_is_rejected(evaluate) -> None:
     logits, teacher = drawn(4, 30, seed=15)
     logprobs, ids = teacher_top_k(teacher, 6)
     loss, sampled = GeneralisedJSD(beta=0.5), torch.zeros(4, dtype=torch.int64)
-    for positions, message in [
-        (Positions(sampled_ids=sampled), "the divergence needs teacher_logprobs"),
+    for inputs, message in [
+        (LossInputs(sampled_ids=sampled), "the divergence needs teacher_logprobs"),
         (
-            Positions(sampled_ids=sampled, teacher_logprobs=logprobs, teacher_ids=ids),
+            LossInputs(sampled_ids=sampled, teacher_logprobs=logprobs, teacher_ids=ids),
             "needs the teacher's full distribution, but has only its 6 most probable tokens: set top_k to full",
         ),
-        (told(teacher[:, :29]), r"have shape \(4, 29\), but the logits \(4, 30\)"),
+        (inputs_of(teacher[:, :29]), r"have shape \(4, 29\), but the logits \(4, 30\)"),
     ]:
         with pytest.raises(ValueError, match=message):
-            evaluate(loss, logits, positions)
+            evaluate(loss, logits, inputs)

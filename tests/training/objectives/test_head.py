@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.training.objectives.naive import naive_head, naive_losses, relative_error, teacher_top_k
-from training.objectives.base import Positions, TokenValues
+from training.objectives.base import LossInputs, LossOutputs
 from training.objectives.head import HeadResult, chunked_head, self_divergence
 from training.objectives.presets import load_preset
 from training.objectives.reductions import Totals
@@ -35,7 +35,7 @@ class Batch:
     weight: Tensor
     lengths: Tensor
     weights: Tensor
-    positions: Positions
+    inputs: LossInputs
 
     @property
     def totals(self) -> Totals:
@@ -43,7 +43,7 @@ class Batch:
 
     @property
     def coefficients(self) -> Tensor:
-        return UOPD.coefficients(self.weights, self.lengths, self.positions, self.totals)
+        return UOPD.coefficients(self.weights, self.lengths, self.inputs, self.totals)
 
 
 def draw_batch(
@@ -64,7 +64,7 @@ def draw_batch(
         weight=(torch.randn(vocabulary, hidden, generator=draw) / 3).to(device, dtype),
         lengths=lengths.to(device),
         weights=torch.tensor([0.9, 0.5, 0.0, 1.0, 0.25, 0.0, 0.7, 0.33], device=device),
-        positions=Positions(
+        inputs=LossInputs(
             sampled_ids=torch.randint(vocabulary, (count,), generator=draw),
             teacher_logprobs=logprobs,
             teacher_ids=ids,
@@ -77,7 +77,7 @@ def gradients(batch: Batch, token_loss: Any = None, **options: Any) -> tuple[Hea
     hidden, weight = (tensor.clone().requires_grad_() for tensor in (batch.hidden, batch.weight))
     if "coefficients" not in options:
         options["coefficients"] = batch.coefficients
-    result = chunked_head(hidden, weight, token_loss or TopKCrossEntropy(), batch.positions, **options)
+    result = chunked_head(hidden, weight, token_loss or TopKCrossEntropy(), batch.inputs, **options)
     result.loss.backward()
     assert hidden.grad is not None and weight.grad is not None
     return result, hidden.grad, weight.grad
@@ -89,8 +89,8 @@ class ByGraph:
 
     loss: TopKCrossEntropy
 
-    def __call__(self, logits: Tensor, positions: Positions) -> TokenValues:
-        return self.loss(logits, positions)
+    def __call__(self, logits: Tensor, inputs: LossInputs) -> LossOutputs:
+        return self.loss(logits, inputs)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
@@ -103,7 +103,7 @@ def test_it_equals_full_float64_logits(
     batch = draw_batch(device, dtype=dtype)
     result, hidden, weight = gradients(batch, wrap(TopKCrossEntropy(form=form)), chunk_size=chunk_size)
     loss, naive_hidden, naive_weight = naive_head(
-        batch.hidden, batch.weight, batch.positions, batch.coefficients, form
+        batch.hidden, batch.weight, batch.inputs, batch.coefficients, form
     )
     assert relative_error(result.loss, loss) < tolerance
     assert relative_error(hidden, naive_hidden) < tolerance
@@ -117,7 +117,7 @@ def test_bf16_is_within_five_thousandths(device: str, form: TopKForm) -> None:
     batch = replace(batch, weight=batch.weight / 3)  # logits of standard deviation 1
     result, hidden, weight = gradients(batch, TopKCrossEntropy(form=form), chunk_size=9)
     loss, naive_hidden, naive_weight = naive_head(
-        batch.hidden, batch.weight, batch.positions, batch.coefficients, form
+        batch.hidden, batch.weight, batch.inputs, batch.coefficients, form
     )
     assert (result.loss.dtype, hidden.dtype, weight.dtype) == (torch.float32, torch.bfloat16, torch.bfloat16)
     assert relative_error(result.loss, loss) < 5e-3
@@ -132,11 +132,11 @@ def test_bf16_chunks_are_about_as_accurate_as_full_bf16_logits(device: str, scal
     batch = replace(batch, weight=batch.weight * scale)
     _, hidden, weight = gradients(batch, chunk_size=50)
     _, *exact = naive_head(
-        batch.hidden, batch.weight, batch.positions, batch.coefficients, "teacher_renormalised"
+        batch.hidden, batch.weight, batch.inputs, batch.coefficients, "teacher_renormalised"
     )
     leaves = [tensor.clone().requires_grad_() for tensor in (batch.hidden, batch.weight)]
     logits = (leaves[0] @ leaves[1].T).float()
-    (TopKCrossEntropy()(logits, batch.positions).losses * batch.coefficients).sum().backward()
+    (TopKCrossEntropy()(logits, batch.inputs).losses * batch.coefficients).sum().backward()
     for got, leaf, expected in zip((hidden, weight), leaves, exact, strict=True):
         assert leaf.grad is not None
         assert relative_error(got, expected) < 1.5 * relative_error(leaf.grad, expected)
@@ -144,11 +144,11 @@ def test_bf16_chunks_are_about_as_accurate_as_full_bf16_logits(device: str, scal
 
 def test_the_full_vocabulary_needs_no_ids(device: str) -> None:
     batch = draw_batch(device, k=97, dtype=torch.float64)
-    assert batch.positions.teacher_ids is not None and batch.positions.teacher_logprobs is not None
-    dense = torch.empty_like(batch.positions.teacher_logprobs).scatter_(
-        1, batch.positions.teacher_ids, batch.positions.teacher_logprobs
+    assert batch.inputs.teacher_ids is not None and batch.inputs.teacher_logprobs is not None
+    dense = torch.empty_like(batch.inputs.teacher_logprobs).scatter_(
+        1, batch.inputs.teacher_ids, batch.inputs.teacher_logprobs
     )
-    full = replace(batch, positions=replace(batch.positions, teacher_ids=None, teacher_logprobs=dense))
+    full = replace(batch, inputs=replace(batch.inputs, teacher_ids=None, teacher_logprobs=dense))
     (first, *first_gradients), (second, *second_gradients) = gradients(batch), gradients(full)
     assert relative_error(second.loss, first.loss) < 1e-12
     for got, expected in zip(second_gradients, first_gradients, strict=True):
@@ -173,9 +173,9 @@ def test_splitting_the_batch_does_not_change_the_result(
             hidden=batch.hidden[tokens],
             lengths=batch.lengths[sequences],
             weights=batch.weights[sequences],
-            positions=batch.positions.rows(tokens),
+            inputs=batch.inputs.rows(tokens),
         )
-        coefficients = UOPD.coefficients(part.weights, part.lengths, part.positions, batch.totals)
+        coefficients = UOPD.coefficients(part.weights, part.lengths, part.inputs, batch.totals)
         result, grad_hidden, grad_weight = gradients(part, coefficients=coefficients)
         losses.append(result.loss.detach())
         hiddens.append(grad_hidden)
@@ -193,7 +193,7 @@ def test_prompts_of_weight_zero_contribute_exactly_nothing(device: str) -> None:
     poisoned = replace(batch, hidden=batch.hidden.masked_fill(zero[:, None], torch.nan))
     result, hidden, weight = gradients(poisoned, chunk_size=16)
     kept = (~zero).nonzero().flatten()
-    without = replace(batch, hidden=batch.hidden[kept], positions=batch.positions.rows(kept))
+    without = replace(batch, hidden=batch.hidden[kept], inputs=batch.inputs.rows(kept))
     expected, expected_hidden, expected_weight = gradients(
         without, coefficients=batch.coefficients[kept], chunk_size=16
     )
@@ -211,9 +211,9 @@ class CountRows:
     def __init__(self) -> None:
         self.rows = 0
 
-    def __call__(self, logits: Tensor, positions: Positions) -> TokenValues:
+    def __call__(self, logits: Tensor, inputs: LossInputs) -> LossOutputs:
         self.rows += len(logits)
-        return TopKCrossEntropy()(logits, positions)
+        return TopKCrossEntropy()(logits, inputs)
 
 
 def test_prompts_of_weight_zero_are_not_computed() -> None:
@@ -229,7 +229,7 @@ def test_a_batch_of_zero_weights_gives_a_differentiable_zero(device: str, wrap, 
     body = torch.nn.Linear(24, 24).to(device, dtype)
     head = torch.nn.Parameter(batch.weight.clone())
     result = chunked_head(
-        body(batch.hidden), head, wrap(TopKCrossEntropy()), batch.positions, batch.coefficients
+        body(batch.hidden), head, wrap(TopKCrossEntropy()), batch.inputs, batch.coefficients
     )
     assert result.loss.requires_grad and result.loss.item() == 0.0
     result.loss.backward()
@@ -241,7 +241,7 @@ def test_a_batch_of_zero_weights_gives_a_differentiable_zero(device: str, wrap, 
 
 def test_the_gradient_matches_finite_differences(device: str) -> None:
     batch = draw_batch(device, hidden=3, vocabulary=11, k=4, dtype=torch.float64)
-    small = replace(batch, hidden=batch.hidden[:6], positions=batch.positions.rows(slice(0, 6)))
+    small = replace(batch, hidden=batch.hidden[:6], inputs=batch.inputs.rows(slice(0, 6)))
     coefficients = torch.tensor([0.3, 0.0, -1.0, 0.5, 2.0, 1.0], dtype=torch.float64, device=device)
     hidden, weight = (tensor.clone().requires_grad_() for tensor in (small.hidden, small.weight))
     for form in FORMS:
@@ -249,7 +249,7 @@ def test_the_gradient_matches_finite_differences(device: str) -> None:
         assert torch.autograd.gradcheck(
             lambda *inputs, loss=loss: _Repeatable.apply(
                 *inputs,
-                lambda h, w: chunked_head(h, w, loss, small.positions, coefficients, chunk_size=4).loss,
+                lambda h, w: chunked_head(h, w, loss, small.inputs, coefficients, chunk_size=4).loss,
             ),
             (hidden, weight),
         )
@@ -276,7 +276,7 @@ def test_the_upstream_gradient_scales_and_a_second_backward_raises(device: str) 
     batch = draw_batch(device)
     _, hidden, weight = gradients(batch)
     leaves = (batch.hidden.clone().requires_grad_(), batch.weight.clone().requires_grad_())
-    result = chunked_head(*leaves, TopKCrossEntropy(), batch.positions, batch.coefficients)
+    result = chunked_head(*leaves, TopKCrossEntropy(), batch.inputs, batch.coefficients)
     scaled = result.loss * 4.0
     scaled.backward(retain_graph=True)
     assert leaves[0].grad is not None and torch.equal(leaves[0].grad, hidden * 4.0)
@@ -287,16 +287,14 @@ def test_the_upstream_gradient_scales_and_a_second_backward_raises(device: str) 
 
 def test_a_tied_embedding_gets_both_gradients(device: str) -> None:
     batch = draw_batch(device, dtype=torch.float64)
-    tokens = batch.positions.sampled_ids.roll(1)
+    tokens = batch.inputs.sampled_ids.roll(1)
 
     def embedded(table: Tensor) -> Tensor:
         return torch.tanh(table[tokens])
 
     ours, naive = (batch.weight.clone().requires_grad_() for _ in range(2))
-    chunked_head(
-        embedded(ours), ours, TopKCrossEntropy(), batch.positions, batch.coefficients
-    ).loss.backward()
-    losses = naive_losses(embedded(naive) @ naive.T, batch.positions, "teacher_renormalised")
+    chunked_head(embedded(ours), ours, TopKCrossEntropy(), batch.inputs, batch.coefficients).loss.backward()
+    losses = naive_losses(embedded(naive) @ naive.T, batch.inputs, "teacher_renormalised")
     (losses * batch.coefficients).sum().backward()
     assert ours.grad is not None and naive.grad is not None
     assert relative_error(ours.grad, naive.grad) < 1e-12
@@ -306,12 +304,10 @@ def test_only_trained_tensors_get_a_gradient(device: str) -> None:
     batch = draw_batch(device)
     _, hidden, _ = gradients(batch)
     states = batch.hidden.clone().requires_grad_()
-    chunked_head(
-        states, batch.weight, TopKCrossEntropy(), batch.positions, batch.coefficients
-    ).loss.backward()
+    chunked_head(states, batch.weight, TopKCrossEntropy(), batch.inputs, batch.coefficients).loss.backward()
     assert states.grad is not None and torch.equal(states.grad, hidden)
     with torch.no_grad():
-        plain = chunked_head(states, batch.weight, TopKCrossEntropy(), batch.positions, batch.coefficients)
+        plain = chunked_head(states, batch.weight, TopKCrossEntropy(), batch.inputs, batch.coefficients)
     assert not plain.loss.requires_grad
     assert relative_error(plain.loss, gradients(batch)[0].loss) < 1e-6
 
@@ -331,19 +327,19 @@ def test_diagnostics_and_losses_equal_those_of_full_logits(device: str) -> None:
     batch = replace(draw_batch(device, dtype=torch.float64), weights=torch.ones(8, device=device))
     result, _, _ = gradients(batch, chunk_size=17)
     logprobs = torch.log_softmax(batch.hidden @ batch.weight.T, -1)
-    ids = batch.positions.teacher_ids
-    assert ids is not None and batch.positions.teacher_logprobs is not None
+    ids = batch.inputs.teacher_ids
+    assert ids is not None and batch.inputs.teacher_logprobs is not None
     expected = {
-        "teacher_mass": batch.positions.teacher_logprobs.double().exp().sum(-1),
+        "teacher_mass": batch.inputs.teacher_logprobs.double().exp().sum(-1),
         "student_mass": logprobs.exp().gather(1, ids).sum(-1),
         "entropy": torch.distributions.Categorical(logits=logprobs).entropy(),
-        "sampled_logprob": logprobs[torch.arange(127), batch.positions.sampled_ids],
+        "sampled_logprob": logprobs[torch.arange(127), batch.inputs.sampled_ids],
     }
     assert result.diagnostics.keys() == expected.keys()
     for name, values in expected.items():
         assert torch.allclose(result.diagnostics[name], values, rtol=1e-10, atol=1e-12), name
         assert not result.diagnostics[name].requires_grad
-    losses = naive_losses(batch.hidden @ batch.weight.T, batch.positions, "teacher_renormalised")
+    losses = naive_losses(batch.hidden @ batch.weight.T, batch.inputs, "teacher_renormalised")
     assert torch.allclose(result.token_losses, losses, rtol=1e-10)
 
 
@@ -357,8 +353,8 @@ def test_over_the_full_vocabulary_it_equals_trls_forward_kl_plus_the_teachers_en
         torch.randn(97, 24, generator=draw) / 3,
     )
     logprobs = torch.log_softmax(teacher_hidden @ teacher_head.T, -1)
-    positions = replace(batch.positions, teacher_logprobs=logprobs, teacher_ids=None)
-    full = replace(batch, positions=positions, weights=torch.ones(8))
+    inputs = replace(batch.inputs, teacher_logprobs=logprobs, teacher_ids=None)
+    full = replace(batch, inputs=inputs, weights=torch.ones(8))
     result, hidden, weight = gradients(full)
     leaves = (batch.hidden.clone().requires_grad_(), batch.weight.clone().requires_grad_())
     divergence, _ = ChunkedDivergenceFunction.apply(*leaves, None, teacher_hidden, teacher_head, None, 0.0)
@@ -408,7 +404,7 @@ def test_inconsistent_inputs_are_rejected() -> None:
         options = {
             "hidden": batch.hidden,
             "weight": batch.weight,
-            "positions": batch.positions,
+            "inputs": batch.inputs,
             "coefficients": batch.coefficients,
             "token_loss": loss,
         }

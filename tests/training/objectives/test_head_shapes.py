@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.training.objectives.naive import naive_head, teacher_top_k
-from training.objectives.base import Positions
+from training.objectives.base import LossInputs
 from training.objectives.head import chunked_head
 from training.objectives.token_losses import TopKCrossEntropy, TopKForm
 
@@ -34,18 +34,16 @@ def test_any_shape_equals_full_logits(
     states = torch.randn(count, hidden, generator=draw, dtype=torch.float64)
     weight = torch.randn(vocabulary, hidden, generator=draw, dtype=torch.float64)
     logprobs, ids = teacher_top_k(2 * torch.randn(count, vocabulary, generator=draw), k)
-    positions = Positions(
+    inputs = LossInputs(
         sampled_ids=torch.randint(vocabulary, (count,), generator=draw),
         teacher_logprobs=logprobs,
         teacher_ids=ids,
     )
     coefficients = torch.rand(count, generator=draw) * (torch.rand(count, generator=draw) < 0.7)
     leaves = (states.clone().requires_grad_(), weight.clone().requires_grad_())
-    result = chunked_head(
-        *leaves, TopKCrossEntropy(form=form), positions, coefficients, chunk_size=chunk_size
-    )
+    result = chunked_head(*leaves, TopKCrossEntropy(form=form), inputs, coefficients, chunk_size=chunk_size)
     result.loss.backward()
-    loss, *expected = naive_head(states, weight, positions, coefficients, form)
+    loss, *expected = naive_head(states, weight, inputs, coefficients, form)
     assert torch.allclose(result.loss, loss, rtol=1e-10, atol=1e-12)
     for leaf, gradient in zip(leaves, expected, strict=True):
         assert leaf.grad is not None and torch.allclose(leaf.grad, gradient, rtol=1e-8, atol=1e-10)

@@ -11,7 +11,7 @@ import torch
 from tasks.core.errors import UserError
 from training.objectives import presets
 from training.objectives.ablations import with_form, with_top_k
-from training.objectives.base import Needs, Objective, Positions, TokenValues
+from training.objectives.base import LossInputs, LossOutputs, Needs, Objective
 from training.objectives.presets import load_preset, preset_names
 from training.objectives.prompt_weights import Soft, Uniform
 from training.objectives.reductions import per_sequence_mean
@@ -62,8 +62,8 @@ def test_an_ablation_changes_one_part() -> None:
 
 
 def test_a_part_that_an_objective_does_not_have_cannot_be_changed() -> None:
-    def hard(logits: torch.Tensor, positions: Positions) -> TokenValues:
-        return TokenValues(losses=torch.zeros(len(positions)), diagnostics={})
+    def hard(logits: torch.Tensor, inputs: LossInputs) -> LossOutputs:
+        return LossOutputs(losses=torch.zeros(len(inputs)), diagnostics={})
 
     other = replace(load_preset("opd"), token_loss=hard, needs=Needs(rollouts="dataset"))
     with pytest.raises(UserError, match="top_k is set for an objective without"):
@@ -89,12 +89,12 @@ def test_contradictory_needs_are_rejected(needs: dict) -> None:
 
 def test_positions_are_sliced_and_checked_together() -> None:
     ids = torch.arange(12).reshape(4, 3)
-    positions = Positions(sampled_ids=torch.arange(4), teacher_logprobs=-ids.float(), teacher_ids=ids)
-    part = positions.rows(torch.tensor([3, 1]))
+    inputs = LossInputs(sampled_ids=torch.arange(4), teacher_logprobs=-ids.float(), teacher_ids=ids)
+    part = inputs.rows(torch.tensor([3, 1]))
     assert part.sampled_ids.tolist() == [3, 1]
     assert part.teacher_ids is not None and part.teacher_ids.tolist() == [[9, 10, 11], [3, 4, 5]]
     assert part.rollout_logprobs is None
     with pytest.raises(ValueError, match="rollout_logprobs has 3 rows for 4"):
-        replace(positions, rollout_logprobs=torch.zeros(3))
+        replace(inputs, rollout_logprobs=torch.zeros(3))
     with pytest.raises(ValueError, match="same shape"):
-        replace(positions, teacher_ids=ids[:, :2])
+        replace(inputs, teacher_ids=ids[:, :2])

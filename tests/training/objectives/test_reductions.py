@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from training.objectives.base import Positions
+from training.objectives.base import LossInputs
 from training.objectives.presets.uopd import OBJECTIVE as UOPD
 from training.objectives.reductions import Totals, global_token_mean, per_sequence_mean
 
 
-def blank(count: int) -> Positions:
-    return Positions(sampled_ids=torch.zeros(count, dtype=torch.int64))
+def blank(count: int) -> LossInputs:
+    return LossInputs(sampled_ids=torch.zeros(count, dtype=torch.int64))
 
 
 def test_per_sequence_mean_by_hand() -> None:
@@ -44,8 +44,8 @@ def test_equal_losses_reduce_to_the_mean_weight() -> None:
 
 
 def test_a_token_weight_multiplies_its_token() -> None:
-    def last_token_only(lengths: Tensor, positions: Positions) -> Tensor:
-        weight = torch.zeros(len(positions), dtype=torch.float64)
+    def last_token_only(lengths: Tensor, inputs: LossInputs) -> Tensor:
+        weight = torch.zeros(len(inputs), dtype=torch.float64)
         weight[lengths.cumsum(0) - 1] = 1.0
         return weight
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.training.objectives.naive import naive_head, relative_error
 from training.objectives.ablations import with_reference_kl
-from training.objectives.base import AnalyticTokenLoss, Positions, TokenLoss, TokenValues
+from training.objectives.base import AnalyticTokenLoss, LossInputs, LossOutputs, TokenLoss
 from training.objectives.divergences import GeneralisedJSD
 from training.objectives.head import chunked_head
 from training.objectives.presets import load_preset
@@ -20,27 +20,27 @@ from training.objectives.token_losses import TopKCrossEntropy
 T, H, WIDE, V = 23, 12, 20, 40  # the teacher is wider than the student
 
 
-def drawn() -> tuple[Tensor, Tensor, Tensor, Tensor, Positions, Tensor]:
+def drawn() -> tuple[Tensor, Tensor, Tensor, Tensor, LossInputs, Tensor]:
     """Float64 hidden states and heads of student and teacher, loss inputs and coefficients."""
     draw = torch.Generator().manual_seed(3)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw, dtype=torch.float64)
 
-    positions = Positions(
+    inputs = LossInputs(
         sampled_ids=torch.randint(V, (T,), generator=draw), reference_logprobs=-normal(T).abs()
     )
-    return normal(T, H), normal(V, H), normal(T, WIDE), normal(V, WIDE), positions, normal(T).abs()
+    return normal(T, H), normal(V, H), normal(T, WIDE), normal(V, WIDE), inputs, normal(T).abs()
 
 
 def both(loss: TokenLoss) -> tuple[list[Tensor], list[Tensor]]:
     """Return (loss, gradients, token losses) from the states and from the distribution."""
-    hidden, weight, states, head, positions, coefficients = drawn()
-    told = replace(positions, teacher_logprobs=(states @ head.T).log_softmax(-1))
+    hidden, weight, states, head, inputs, coefficients = drawn()
+    with_distribution = replace(inputs, teacher_logprobs=(states @ head.T).log_softmax(-1))
     found = []
     for token_loss, known in (
-        (from_states(loss, head), replace(positions, teacher_states=states)),
-        (loss, told),
+        (from_states(loss, head), replace(inputs, teacher_states=states)),
+        (loss, with_distribution),
     ):
         leaves = [tensor.clone().requires_grad_() for tensor in (hidden, weight)]
         result = chunked_head(leaves[0], leaves[1], token_loss, known, coefficients, chunk_size=7)
@@ -53,8 +53,8 @@ def both(loss: TokenLoss) -> tuple[list[Tensor], list[Tensor]]:
 class Graph:
     """The cross-entropy without its analytic gradient, so that autograd is used."""
 
-    def __call__(self, logits: Tensor, positions: Positions) -> TokenValues:
-        return TopKCrossEntropy()(logits, positions)
+    def __call__(self, logits: Tensor, inputs: LossInputs) -> LossOutputs:
+        return TopKCrossEntropy()(logits, inputs)
 
 
 PENALISED = with_reference_kl(load_preset("opd"), 0.3).token_loss
@@ -72,12 +72,12 @@ def test_states_and_distribution_give_the_same_loss_and_gradients(loss: TokenLos
 
 
 def test_it_equals_the_naive_cross_entropy_of_the_teachers_softmax() -> None:
-    hidden, weight, states, head, positions, coefficients = drawn()
-    told = replace(positions, teacher_logprobs=torch.log(torch.softmax(states @ head.T, -1)))
-    expected = naive_head(hidden, weight, told, coefficients, "unnormalised")
+    hidden, weight, states, head, inputs, coefficients = drawn()
+    with_distribution = replace(inputs, teacher_logprobs=torch.log(torch.softmax(states @ head.T, -1)))
+    expected = naive_head(hidden, weight, with_distribution, coefficients, "unnormalised")
     leaves = [tensor.clone().requires_grad_() for tensor in (hidden, weight)]
     result = chunked_head(
-        leaves[0], leaves[1], from_states(TopKCrossEntropy(), head), replace(positions, teacher_states=states),
+        leaves[0], leaves[1], from_states(TopKCrossEntropy(), head), replace(inputs, teacher_states=states),
         coefficients,
     )  # fmt: skip
     result.loss.backward()
@@ -92,6 +92,6 @@ def test_a_loss_with_an_analytic_gradient_keeps_it() -> None:
 
 
 def test_positions_without_states_are_rejected() -> None:
-    _, _, _, head, positions, _ = drawn()
+    _, _, _, head, inputs, _ = drawn()
     with pytest.raises(ValueError, match="needs teacher_states"):
-        from_states(TopKCrossEntropy(), head)(torch.zeros(T, V), positions)
+        from_states(TopKCrossEntropy(), head)(torch.zeros(T, V), inputs)

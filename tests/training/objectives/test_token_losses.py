@@ -12,29 +12,29 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.training.objectives.naive import naive_losses, relative_error, teacher_top_k
-from training.objectives.base import AnalyticTokenLoss, Positions
+from training.objectives.base import AnalyticTokenLoss, LossInputs
 from training.objectives.token_losses import TopKCrossEntropy, TopKForm
 
 FORMS: tuple[TopKForm, ...] = get_args(TopKForm)
 LN2 = math.log(2)
 
 
-def positions_of(logprobs: Tensor, ids: Tensor | None) -> Positions:
+def inputs_of(logprobs: Tensor, ids: Tensor | None) -> LossInputs:
     sampled = torch.zeros(len(logprobs), dtype=torch.int64)
-    return Positions(sampled_ids=sampled, teacher_logprobs=logprobs, teacher_ids=ids)
+    return LossInputs(sampled_ids=sampled, teacher_logprobs=logprobs, teacher_ids=ids)
 
 
-def by_autograd(loss: TopKCrossEntropy, logits: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
+def by_autograd(loss: TopKCrossEntropy, logits: Tensor, inputs: LossInputs) -> tuple[Tensor, Tensor]:
     leaf = logits.detach().clone().requires_grad_()
-    values = loss(leaf, positions)
+    values = loss(leaf, inputs)
     values.losses.sum().backward()
     assert leaf.grad is not None
     return values.losses.detach(), leaf.grad
 
 
-def analytically(loss: TopKCrossEntropy, logits: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
+def analytically(loss: TopKCrossEntropy, logits: Tensor, inputs: LossInputs) -> tuple[Tensor, Tensor]:
     work = logits.detach().clone()
-    values = loss.gradient_(work, positions, torch.ones(len(work), dtype=work.dtype))
+    values = loss.gradient_(work, inputs, torch.ones(len(work), dtype=work.dtype))
     return values.losses, work
 
 
@@ -56,7 +56,7 @@ HAND = {
 @pytest.mark.parametrize("form", FORMS)
 def test_the_three_forms_computed_by_hand(form: TopKForm, evaluate) -> None:
     logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]], dtype=torch.float64).log() + 3.0
-    teacher = positions_of(torch.tensor([[0.5, 0.25]], dtype=torch.float64).log(), torch.tensor([[0, 2]]))
+    teacher = inputs_of(torch.tensor([[0.5, 0.25]], dtype=torch.float64).log(), torch.tensor([[0, 2]]))
     loss, gradient = evaluate(TopKCrossEntropy(form=form), logits, teacher)
     expected_loss, expected_gradient = HAND[form]
     assert loss.item() == pytest.approx(expected_loss, abs=1e-14)
@@ -65,7 +65,7 @@ def test_the_three_forms_computed_by_hand(form: TopKForm, evaluate) -> None:
 
 def test_diagnostics_computed_by_hand() -> None:
     logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]], dtype=torch.float64).log() - 2.0
-    teacher = Positions(
+    teacher = LossInputs(
         sampled_ids=torch.tensor([3]),
         teacher_logprobs=torch.tensor([[0.5, 0.25]], dtype=torch.float64).log(),
         teacher_ids=torch.tensor([[0, 2]]),
@@ -92,7 +92,7 @@ def test_a_student_equal_to_its_teacher_over_the_full_vocabulary(
     logprobs = torch.log_softmax(logits, -1)
     entropy = -(logprobs.exp() * logprobs).sum(-1)
     ids = torch.arange(33).expand(7, 33).flip(-1) if with_ids else None
-    teacher = positions_of(logprobs.flip(-1) if with_ids else logprobs, ids)
+    teacher = inputs_of(logprobs.flip(-1) if with_ids else logprobs, ids)
     loss, gradient = evaluate(TopKCrossEntropy(form=form), logits, teacher)
     assert loss.tolist() == pytest.approx(entropy.tolist(), rel=1e-12)
     assert gradient.abs().max() < 1e-14
@@ -104,7 +104,7 @@ def test_a_student_equal_to_its_teacher_over_the_top_k(evaluate) -> None:
     logprobs, ids = torch.log_softmax(logits, -1).topk(6)
     mass = logprobs.exp().sum(-1)
     share = logprobs.exp() / mass[:, None]
-    loss, gradient = evaluate(TopKCrossEntropy(), logits, positions_of(logprobs, ids))
+    loss, gradient = evaluate(TopKCrossEntropy(), logits, inputs_of(logprobs, ids))
     expected = torch.softmax(logits, -1).scatter_add(-1, ids, -share)
     assert loss.tolist() == pytest.approx((-(share * share.log()).sum(-1) - mass.log()).tolist(), rel=1e-12)
     assert relative_error(gradient, expected) < 1e-12
@@ -115,7 +115,7 @@ def test_a_student_equal_to_its_teacher_over_the_top_k(evaluate) -> None:
 def test_the_tail_bucket_has_no_gradient_if_the_buckets_agree(evaluate) -> None:
     logits = torch.randn(5, 40, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     logprobs, ids = torch.log_softmax(logits, -1).topk(6)
-    _, gradient = evaluate(TopKCrossEntropy(form="tail_bucket"), logits, positions_of(logprobs, ids))
+    _, gradient = evaluate(TopKCrossEntropy(form="tail_bucket"), logits, inputs_of(logprobs, ids))
     assert gradient.abs().max() < 1e-15
 
 
@@ -125,7 +125,7 @@ def test_a_single_teacher_token_gives_a_gradient(form: TopKForm, evaluate) -> No
     # Renormalising both sides would make this gradient vanish.
     logits = torch.randn(4, 12, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     logprobs, ids = teacher_top_k(torch.randn(4, 12, generator=torch.Generator().manual_seed(5)), 1)
-    _, gradient = evaluate(TopKCrossEntropy(form=form), logits, positions_of(logprobs, ids))
+    _, gradient = evaluate(TopKCrossEntropy(form=form), logits, inputs_of(logprobs, ids))
     assert (gradient.abs().sum(-1) > 0.01).all()
 
 
@@ -134,8 +134,8 @@ def test_a_single_teacher_token_gives_a_gradient(form: TopKForm, evaluate) -> No
 def test_padding_has_no_effect(form: TopKForm, evaluate) -> None:
     """-inf with any id, ids outside the student's vocabulary, and a row that is only padding."""
     logits = torch.randn(3, 9, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
-    bare = positions_of(torch.tensor([[0.5, 0.3], [0.6, 0.1]]).log(), torch.tensor([[0, 4], [8, 2]]))
-    padded = positions_of(
+    bare = inputs_of(torch.tensor([[0.5, 0.3], [0.6, 0.1]]).log(), torch.tensor([[0, 4], [8, 2]]))
+    padded = inputs_of(
         torch.tensor([[0.5, 0.3, 0.0, 0.05], [0.0, 0.6, 0.1, 0.01], [0.0, 0.0, 0.0, 0.2]]).log(),
         torch.tensor([[0, 4, 0, 9], [0, 8, 2, -1], [0, -1, 5, 700]]),
     )
@@ -151,7 +151,7 @@ def test_padding_has_no_effect(form: TopKForm, evaluate) -> None:
 def test_extreme_logits_stay_finite(form: TopKForm, evaluate) -> None:
     """A student whose mass is all in the top k (its tail underflows), and one with all its mass elsewhere."""
     logits = torch.tensor([[200.0, 190.0, -200.0, -200.0], [-200.0, -200.0, 200.0, 0.0]])
-    teacher = positions_of(torch.tensor([[0.6, 0.3], [0.6, 0.3]]).log(), torch.tensor([[0, 1], [0, 1]]))
+    teacher = inputs_of(torch.tensor([[0.6, 0.3], [0.6, 0.3]]).log(), torch.tensor([[0, 1], [0, 1]]))
     loss, gradient = evaluate(TopKCrossEntropy(form=form), logits, teacher)
     expected = naive_losses(logits.double(), teacher, form)
     assert gradient.isfinite().all()
@@ -174,16 +174,16 @@ def test_any_shape_equals_the_definition(
     logits = 4 * torch.randn(rows, vocabulary, generator=draw, dtype=torch.float64)
     logprobs, ids = teacher_top_k(4 * torch.randn(rows, vocabulary, generator=draw), k)
     padded = torch.rand(rows, k, generator=draw) < 0.2
-    teacher = positions_of(
+    teacher = inputs_of(
         logprobs.double().masked_fill(padded, -torch.inf), ids.to(torch.int32).masked_fill(padded, 0)
     )
     leaf = logits.clone().requires_grad_()
     expected = naive_losses(leaf, teacher, form)
-    (slope,) = torch.autograd.grad(expected.sum(), leaf)
+    (grad,) = torch.autograd.grad(expected.sum(), leaf)
     for evaluate in (by_autograd, analytically):
         loss, gradient = evaluate(TopKCrossEntropy(form=form), logits, teacher)
         assert torch.allclose(loss, expected.detach(), rtol=1e-10, atol=1e-12)
-        assert torch.allclose(gradient, slope, rtol=1e-9, atol=1e-10)
+        assert torch.allclose(gradient, grad, rtol=1e-9, atol=1e-10)
 
 
 def test_coefficients_scale_the_analytic_gradient_row_by_row() -> None:
@@ -192,11 +192,11 @@ def test_coefficients_scale_the_analytic_gradient_row_by_row() -> None:
     coefficients = torch.linspace(-1, 2, 20, dtype=torch.float64)
     for form in FORMS:
         loss, work = TopKCrossEntropy(form=form), logits.clone()
-        loss.gradient_(work, positions_of(logprobs, ids), coefficients)
-        _, plain = by_autograd(loss, logits, positions_of(logprobs, ids))
+        loss.gradient_(work, inputs_of(logprobs, ids), coefficients)
+        _, plain = by_autograd(loss, logits, inputs_of(logprobs, ids))
         assert torch.allclose(work, plain * coefficients[:, None], rtol=1e-10, atol=1e-12)
 
 
 def test_positions_without_teacher_logprobs_are_rejected() -> None:
     with pytest.raises(ValueError, match="needs teacher_logprobs"):
-        TopKCrossEntropy()(torch.zeros(2, 3), Positions(sampled_ids=torch.zeros(2, dtype=torch.int64)))
+        TopKCrossEntropy()(torch.zeros(2, 3), LossInputs(sampled_ids=torch.zeros(2, dtype=torch.int64)))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from training.engine.student import Student
-from training.rollout.engine import Rollout
+from training.rollout.engine import RolloutEngine
 
 
 def use_store_instead_of_nccl() -> None:
@@ -65,7 +65,7 @@ def use_store_instead_of_nccl() -> None:
     factory.WeightTransferTrainerFactory._registry["nccl"] = lambda: Sender
 
 
-class StoreRollout(Rollout):
+class StoreRolloutEngine(RolloutEngine):
     """A rollout engine with this transfer. Sleep mode is removed from its options, since vLLM on CPU does not support it."""
 
     def __init__(self, settings: Any, environment: dict[str, str], options: dict[str, Any]) -> None:

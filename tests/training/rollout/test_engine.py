@@ -17,27 +17,27 @@ from tasks.core.errors import UserError
 from tests.training.engine.running import update
 from training.engine.batches import TokenSequence
 from training.engine.group import StudentGroup
-from training.engine.placement import placement, reserve
-from training.engine.student import StudentSettings
+from training.engine.placement import make_placement, reserve
+from training.engine.student import RankSettings
 from training.objectives.token_losses import TopKCrossEntropy
 from training.rollout.engine import (
     INITIAL_VERSION,
     Generation,
+    RolloutEngineSettings,
     RolloutRequest,
     RolloutSampling,
-    RolloutSettings,
     generation,
     rollout_environment,
     rollout_options,
 )
 from training.rollout.pool import RolloutPool
-from training.rollout.sync import check_gap, check_versions, choose_transport, logprob_gap
+from training.rollout.sync import check_mismatch, check_versions, choose_transport, logprob_mismatch
 
 PROJECT = Path(__file__).resolve().parents[3]
 MODEL = PROJECT / "pocket" / "student"
 END = 1992
 SAMPLING = RolloutSampling(temperature=1.0, max_tokens=48, stop_token_ids=(END,))
-SETTINGS = RolloutSettings(model=MODEL, max_model_len=128, max_num_seqs=64)
+SETTINGS = RolloutEngineSettings(model=MODEL, max_model_len=128, max_num_seqs=64)
 
 
 # --- without an engine -------------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def test_an_engine_has_no_tokenizer_and_does_not_chunk_prompts_on_cpu() -> None:
 
 
 def test_on_a_shared_gpu_sleep_mode_and_vllms_weight_transfer_are_enabled() -> None:
-    settings = RolloutSettings(
+    settings = RolloutEngineSettings(
         model=MODEL,
         max_model_len=128,
         gpu_memory_fraction=0.3,
@@ -120,10 +120,10 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(ray_session: None) -> Iterator[World]:
-    plan = placement("cpu", students=1, engines=1)
+    plan = make_placement("cpu", students=1, engines=1)
     place = reserve(plan)
     losses: list[str] = []
-    settings = StudentSettings(
+    settings = RankSettings(
         model=MODEL, total_steps=10, warmup_steps=0, learning_rate=5e-3, zero_stage=2, threads=1, clip=1e9
     )
     engines = RolloutPool(plan, place, SETTINGS, on_loss=losses.append)
@@ -154,19 +154,19 @@ def requests(count: int = 64) -> list[RolloutRequest]:
     ]
 
 
-def joined(asked: list[RolloutRequest], drawn: list[Generation]) -> list[TokenSequence]:
+def joined(asked: list[RolloutRequest], rollouts: list[Generation]) -> list[TokenSequence]:
     return [
         TokenSequence(
             tokens=np.concatenate([np.array(request.prompt, dtype=np.int32), one.tokens]),
             prompt_length=len(request.prompt),
         )
-        for request, one in zip(asked, drawn, strict=True)
+        for request, one in zip(asked, rollouts, strict=True)
     ]
 
 
-def gap(world: World, asked: list[RolloutRequest], drawn: list[Generation]) -> tuple[float, float]:
-    student = world.student.logprobs(joined(asked, drawn))
-    return logprob_gap(np.concatenate([one.logprobs for one in drawn]), np.concatenate(student))
+def mismatch(world: World, asked: list[RolloutRequest], rollouts: list[Generation]) -> tuple[float, float]:
+    student = world.student.logprobs(joined(asked, rollouts))
+    return logprob_mismatch(np.concatenate([one.logprobs for one in rollouts]), np.concatenate(student))
 
 
 def learn(world: World, sequences: list[TokenSequence]) -> None:
@@ -183,26 +183,26 @@ class TestWithEngines:
     def test_rollouts_have_tokens_log_probabilities_and_a_finish_reason(self, world: World) -> None:
         world.student.sync(world.engines, 0)
         asked = requests()
-        drawn = world.engines.generate(asked, SAMPLING)
-        assert all(len(one.tokens) == len(one.logprobs) > 0 for one in drawn)
-        assert all((one.logprobs <= 0).all() and np.isfinite(one.logprobs).all() for one in drawn)
-        for one in drawn:
+        rollouts = world.engines.generate(asked, SAMPLING)
+        assert all(len(one.tokens) == len(one.logprobs) > 0 for one in rollouts)
+        assert all((one.logprobs <= 0).all() and np.isfinite(one.logprobs).all() for one in rollouts)
+        for one in rollouts:
             assert (one.finish_reason == "stop") == (one.tokens[-1] == END)
             assert END not in one.tokens[:-1].tolist()
             assert one.finish_reason == "stop" or len(one.tokens) == SAMPLING.max_tokens
-        assert {one.finish_reason for one in drawn} >= {"stop"}
-        assert {one.version for one in drawn} == {0}
+        assert {one.finish_reason for one in rollouts} >= {"stop"}
+        assert {one.version for one in rollouts} == {0}
 
     def test_a_rollout_depends_only_on_its_seed(self, world: World) -> None:
         asked = requests()
-        drawn = world.engines.generate(asked, SAMPLING)
+        rollouts = world.engines.generate(asked, SAMPLING)
         backwards = world.engines.generate(asked[::-1], SAMPLING)[::-1]
         streamed = dict(world.engines.stream(asked[5:9], SAMPLING))
-        for index, one in enumerate(drawn):
+        for index, one in enumerate(rollouts):
             assert np.array_equal(one.tokens, backwards[index].tokens)
             assert np.array_equal(one.logprobs, backwards[index].logprobs)
         assert sorted(streamed) == [0, 1, 2, 3]
-        assert all(np.array_equal(streamed[index].tokens, drawn[5 + index].tokens) for index in range(4))
+        assert all(np.array_equal(streamed[index].tokens, rollouts[5 + index].tokens) for index in range(4))
         again = [RolloutRequest(prompt=asked[0].prompt, seed=seed) for seed in range(8)]
         assert len({one.tokens.tobytes() for one in world.engines.generate(again, SAMPLING)}) > 1
 
@@ -214,25 +214,25 @@ class TestWithEngines:
         (report,) = world.engines.load(snapshot)
         assert (report.version, report.checksum) == (1, snapshot.checksum)
         assert report.live.equal >= 1 and report.live.different == ()
-        drawn = world.engines.generate(asked, SAMPLING)
-        assert any(not np.array_equal(a.tokens, b.tokens) for a, b in zip(first, drawn, strict=True))
-        mean, highest = gap(world, asked, drawn)
+        rollouts = world.engines.generate(asked, SAMPLING)
+        assert any(not np.array_equal(a.tokens, b.tokens) for a, b in zip(first, rollouts, strict=True))
+        mean, highest = mismatch(world, asked, rollouts)
         assert mean < 0.02 and highest < 1.0
-        check_versions(1, [one.version for one in drawn])
-        check_gap(mean, version=1)
+        check_versions(1, [one.version for one in rollouts])
+        check_mismatch(mean, version=1)
 
     def test_a_skipped_sync_is_detected_by_version_and_by_mismatch(self, world: World) -> None:
         asked = requests()
         world.student.sync(world.engines, 2)
         learn(world, joined(asked, world.engines.generate(asked, SAMPLING)))
-        drawn = world.engines.generate(asked, SAMPLING)  # the student was updated, the engine was not
+        rollouts = world.engines.generate(asked, SAMPLING)  # the student was updated, the engine was not
         with pytest.raises(UserError, match="has weight version 2, but the student has version 3"):
-            check_versions(3, [one.version for one in drawn])
-        mean, _ = gap(world, asked, drawn)
+            check_versions(3, [one.version for one in rollouts])
+        mean, _ = mismatch(world, asked, rollouts)
         with pytest.raises(UserError, match="the engines' weights are stale"):
-            check_gap(mean, version=3)
+            check_mismatch(mean, version=3)
         world.student.sync(world.engines, 3)
-        after, _ = gap(world, asked, world.engines.generate(asked, SAMPLING))
+        after, _ = mismatch(world, asked, world.engines.generate(asked, SAMPLING))
         assert after < 0.02 < 0.05 < mean
 
     def test_corrupted_weights_are_refused(self, world: World) -> None:
@@ -253,8 +253,8 @@ class TestWithEngines:
         asked[1] = RolloutRequest(prompt=[5] * 128, seed=1)
         with pytest.raises(UserError, match="prompt 1 has 128 tokens, but the context length is 128"):
             world.engines.generate(asked, SAMPLING)
-        drawn = world.engines.generate([RolloutRequest(prompt=[5] * 120, seed=1)], SAMPLING)
-        assert len(drawn[0].tokens) <= 8
+        rollouts = world.engines.generate([RolloutRequest(prompt=[5] * 120, seed=1)], SAMPLING)
+        assert len(rollouts[0].tokens) <= 8
 
     def test_a_killed_engine_is_restarted_and_generates_the_same_rollouts(self, world: World) -> None:
         import ray
@@ -278,17 +278,17 @@ class TestWithEngines:
 
     def test_a_rollout_engine_loads_an_exported_student(self, world: World, tmp_path: Path) -> None:
         world.student.export(tmp_path / "export")
-        plan = placement("cpu", students=1, engines=1)
+        plan = make_placement("cpu", students=1, engines=1)
         other = RolloutPool(
             plan,
             reserve(plan),
-            RolloutSettings(model=tmp_path / "export", max_model_len=128, max_num_seqs=64),
+            RolloutEngineSettings(model=tmp_path / "export", max_model_len=128, max_num_seqs=64),
         )
         try:
             (facts,) = other.ready()
             assert facts["logprobs_mode"] == "raw_logprobs"
-            drawn = other.generate(requests(8), SAMPLING)
+            rollouts = other.generate(requests(8), SAMPLING)
         finally:
             other.close()
-        assert {one.version for one in drawn} == {INITIAL_VERSION}
-        assert gap(world, requests(8), drawn)[0] < 0.02
+        assert {one.version for one in rollouts} == {INITIAL_VERSION}
+        assert mismatch(world, requests(8), rollouts)[0] < 0.02

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from tasks.core.errors import UserError
-from training.engine.placement import Placement, Seat, placement
+from training.engine.placement import Placement, Slot, make_placement
 from training.rollout.sync import (
-    STALE_GAP,
+    MAX_MISMATCH,
     EngineClient,
-    check_gap,
+    check_mismatch,
     check_versions,
     choose_transport,
     largest_bytes,
-    logprob_gap,
+    logprob_mismatch,
     numbered,
 )
 
@@ -27,10 +27,10 @@ from training.rollout.sync import (
 @pytest.mark.parametrize(
     ("plan", "transport"),
     [
-        (placement("cpu", students=2, engines=2), "object_store"),
-        (placement("split", students=1, engines=2), "nccl"),
-        (placement("split", students=2, engines=1), "nccl"),
-        (placement("colocated", students=4, engines=4), "ipc"),
+        (make_placement("cpu", students=2, engines=2), "object_store"),
+        (make_placement("split", students=1, engines=2), "nccl"),
+        (make_placement("split", students=2, engines=1), "nccl"),
+        (make_placement("colocated", students=4, engines=4), "ipc"),
     ],
 )
 def test_the_transport_follows_from_the_placement(plan: Placement, transport: str) -> None:
@@ -39,21 +39,21 @@ def test_the_transport_follows_from_the_placement(plan: Placement, transport: st
 
 
 def test_partly_shared_gpus_fall_back_to_the_object_store() -> None:
-    seats = (
-        Seat(role="student", index=0, bundle=0, gpus=0.5),
-        Seat(role="rollout", index=0, bundle=0, gpus=0.5),
-        Seat(role="rollout", index=1, bundle=1, gpus=1.0),
+    slots = (
+        Slot(role="student", index=0, bundle=0, gpus=0.5),
+        Slot(role="rollout", index=0, bundle=0, gpus=0.5),
+        Slot(role="rollout", index=1, bundle=1, gpus=1.0),
     )
-    assert choose_transport(Placement(name="split", seats=seats)).transport == "object_store"
+    assert choose_transport(Placement(name="split", slots=slots)).transport == "object_store"
 
 
 def test_two_engines_on_one_gpu_do_not_use_nccl() -> None:
-    seats = (
-        Seat(role="student", index=0, bundle=0, gpus=1.0),
-        Seat(role="rollout", index=0, bundle=1, gpus=0.5),
-        Seat(role="rollout", index=1, bundle=1, gpus=0.5),
+    slots = (
+        Slot(role="student", index=0, bundle=0, gpus=1.0),
+        Slot(role="rollout", index=0, bundle=1, gpus=0.5),
+        Slot(role="rollout", index=1, bundle=1, gpus=0.5),
     )
-    assert choose_transport(Placement(name="split", seats=seats)).transport == "object_store"
+    assert choose_transport(Placement(name="split", slots=slots)).transport == "object_store"
 
 
 def test_an_engine_that_missed_a_sync_is_named_by_its_version() -> None:
@@ -68,21 +68,21 @@ def test_the_mismatch_is_the_mean_and_the_maximum_over_tokens() -> None:
     # |differences| 0.5, 0, 0.25, 0.25: mean 0.25.
     rollout = np.array([-1.0, -2.0, -3.0, -4.0], dtype=np.float32)
     student = np.array([-1.5, -2.0, -2.75, -4.25], dtype=np.float32)
-    assert logprob_gap(rollout, student) == (0.25, 0.5)
-    assert logprob_gap(rollout[:0], student[:0]) == (0.0, 0.0)
+    assert logprob_mismatch(rollout, student) == (0.25, 0.5)
+    assert logprob_mismatch(rollout[:0], student[:0]) == (0.0, 0.0)
 
 
 def test_different_lengths_and_infinite_values_are_refused() -> None:
     with pytest.raises(ValueError, match=r"log-probabilities have shape \(2,\), the student's \(3,\)"):
-        logprob_gap(np.zeros(2), np.zeros(3))
+        logprob_mismatch(np.zeros(2), np.zeros(3))
     with pytest.raises(ValueError, match="token 1"):
-        logprob_gap(np.array([0.0, -np.inf]), np.zeros(2))
+        logprob_mismatch(np.array([0.0, -np.inf]), np.zeros(2))
 
 
 def test_a_mean_mismatch_above_the_limit_is_refused() -> None:
-    check_gap(STALE_GAP, version=4)
+    check_mismatch(MAX_MISMATCH, version=4)
     with pytest.raises(UserError, match=r"mismatch is 0\.210 nats per token on average \(weight version 4"):
-        check_gap(0.21, version=4)
+        check_mismatch(0.21, version=4)
 
 
 def test_every_engine_of_an_nccl_group_has_its_own_rank() -> None:

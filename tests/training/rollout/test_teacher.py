@@ -14,7 +14,7 @@ from tasks.core.errors import UserError
 from tests.tiny_model import write_tiny_model
 from training.engine.batches import TokenSequence
 from training.engine.network import read_head
-from training.rollout.teacher import States, Teacher, TeacherSettings, TopK
+from training.rollout.teacher import InProcessTeacher, InProcessTeacherSettings, States, TopK
 from training.rollout.weights import from_bits
 
 
@@ -48,11 +48,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def teacher(folder: Path) -> Iterator[Teacher]:
-    yield Teacher(TeacherSettings(model=folder, dtype="float32", token_budget=100, chunk=16, threads=1))
+def teacher(folder: Path) -> Iterator[InProcessTeacher]:
+    yield InProcessTeacher(
+        InProcessTeacherSettings(model=folder, dtype="float32", token_budget=100, chunk=16, threads=1)
+    )
 
 
-def test_the_top_k_equal_those_of_a_plain_forward_pass(folder: Path, teacher: Teacher) -> None:
+def test_the_top_k_equal_those_of_a_plain_forward_pass(folder: Path, teacher: InProcessTeacher) -> None:
     chosen = sequences()
     for sequence, scored in zip(chosen, teacher.topk(chosen, 8), strict=True):
         expected = naive(folder, sequence)
@@ -64,7 +66,7 @@ def test_the_top_k_equal_those_of_a_plain_forward_pass(folder: Path, teacher: Te
         assert (np.diff(scored.logprobs) <= 0).all()
 
 
-def test_k_may_be_the_whole_vocabulary(folder: Path, teacher: Teacher) -> None:
+def test_k_may_be_the_whole_vocabulary(folder: Path, teacher: InProcessTeacher) -> None:
     (sequence, *_) = sequences()
     (scored,) = teacher.topk([sequence], 512)
     assert scored.ids is None
@@ -72,7 +74,7 @@ def test_k_may_be_the_whole_vocabulary(folder: Path, teacher: Teacher) -> None:
 
 
 def test_sampled_log_probabilities_equal_those_of_a_plain_forward_pass(
-    folder: Path, teacher: Teacher
+    folder: Path, teacher: InProcessTeacher
 ) -> None:
     chosen = sequences()
     for sequence, values in zip(chosen, teacher.logprobs(chosen), strict=True):
@@ -81,18 +83,20 @@ def test_sampled_log_probabilities_equal_those_of_a_plain_forward_pass(
 
 
 def test_scores_are_deterministic_and_the_budget_changes_only_rounding(
-    folder: Path, teacher: Teacher
+    folder: Path, teacher: InProcessTeacher
 ) -> None:
     chosen = sequences()
     first, again = teacher.topk(chosen, 8), teacher.topk(chosen, 8)
     assert all(np.array_equal(a.logprobs, b.logprobs) for a, b in zip(first, again, strict=True))
-    other = Teacher(replace(teacher.settings, token_budget=40)).topk(chosen, 8)
+    other = InProcessTeacher(replace(teacher.settings, token_budget=40)).topk(chosen, 8)
     for a, b in zip(first, other, strict=True):
         np.testing.assert_allclose(a.logprobs, b.logprobs, rtol=1e-4, atol=1e-5)
 
 
-def test_only_the_shared_part_of_a_padded_vocabulary_is_normalised(folder: Path, teacher: Teacher) -> None:
-    small = Teacher(replace(teacher.settings, vocabulary=500))
+def test_only_the_shared_part_of_a_padded_vocabulary_is_normalised(
+    folder: Path, teacher: InProcessTeacher
+) -> None:
+    small = InProcessTeacher(replace(teacher.settings, vocabulary=500))
     tokens = np.arange(10, dtype=np.int32)
     sequence = TokenSequence(tokens=tokens, prompt_length=4)
     (scored,) = small.topk([sequence], 500)
@@ -102,7 +106,7 @@ def test_only_the_shared_part_of_a_padded_vocabulary_is_normalised(folder: Path,
         small.topk([TokenSequence(tokens=np.array([1, 511], dtype=np.int32), prompt_length=1)], 4)
 
 
-def test_invalid_calls_are_refused(teacher: Teacher) -> None:
+def test_invalid_calls_are_refused(teacher: InProcessTeacher) -> None:
     with pytest.raises(UserError, match="k is 513, but the teacher's vocabulary has 512 ids"):
         teacher.topk(sequences(), 513)
     long = TokenSequence(tokens=np.zeros(101, dtype=np.int32), prompt_length=1)
@@ -110,23 +114,27 @@ def test_invalid_calls_are_refused(teacher: Teacher) -> None:
         teacher.topk([long], 4)
 
 
-def test_no_sequence_gives_no_score(teacher: Teacher) -> None:
+def test_no_sequence_gives_no_score(teacher: InProcessTeacher) -> None:
     found: list[TopK] = teacher.topk([], 4)
     assert found == []
 
 
 def test_bf16_scores_stay_near_float32(folder: Path) -> None:
     chosen = sequences()
-    half = Teacher(TeacherSettings(model=folder, token_budget=200, threads=1)).logprobs(chosen)
-    gaps = [
+    half = InProcessTeacher(InProcessTeacherSettings(model=folder, token_budget=200, threads=1)).logprobs(
+        chosen
+    )
+    differences = [
         np.abs(values - naive(folder, one).numpy()[np.arange(len(values)), one.response])
         for values, one in zip(half, chosen, strict=True)
     ]
-    assert np.concatenate(gaps).mean() < 0.05
+    assert np.concatenate(differences).mean() < 0.05
 
 
 def test_hidden_states_and_head_give_the_full_distribution(folder: Path) -> None:
-    teacher = Teacher(TeacherSettings(model=folder, vocabulary=511, token_budget=100, chunk=16, threads=1))
+    teacher = InProcessTeacher(
+        InProcessTeacherSettings(model=folder, vocabulary=511, token_budget=100, chunk=16, threads=1)
+    )
     head = read_head(folder, 511)
     chosen = sequences()
     (states, _), (whole, _) = teacher.score(chosen, None), teacher.score(chosen, 511)
@@ -139,12 +147,12 @@ def test_hidden_states_and_head_give_the_full_distribution(folder: Path) -> None
 
 @pytest.mark.parametrize(("shares", "times"), [(True, 2), (False, 0)])
 def test_on_a_shared_gpu_cached_memory_is_released_after_every_call(
-    folder: Path, teacher: Teacher, monkeypatch: pytest.MonkeyPatch, shares: bool, times: int
+    folder: Path, teacher: InProcessTeacher, monkeypatch: pytest.MonkeyPatch, shares: bool, times: int
 ) -> None:
     given_back: list[str] = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given_back.append("cache"))
     monkeypatch.setattr(teacher, "settings", replace(teacher.settings, shares_gpu=shares))
     scores, seconds = teacher.score(sequences(2), 4)
-    own, _ = teacher.recall(sequences(2))
+    own, _ = teacher.timed_logprobs(sequences(2))
     assert len(scores) == len(own) == 2 and seconds > 0
     assert len(given_back) == times

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from tests.training.engine.running import update
-from tests.training.rollout.store_transfer import StoreRollout, StoreStudent
-from tests.training.rollout.test_engine import MODEL, SAMPLING, SETTINGS, World, gap, joined, requests
+from tests.training.rollout.store_transfer import StoreRolloutEngine, StoreStudent
+from tests.training.rollout.test_engine import MODEL, SAMPLING, SETTINGS, World, joined, mismatch, requests
 from training.engine import group
 from training.engine.actors import ActorLost
-from training.engine.placement import placement, reserve
-from training.engine.student import StudentSettings
+from training.engine.placement import make_placement, reserve
+from training.engine.student import RankSettings
 from training.objectives.token_losses import TopKCrossEntropy
 from training.rollout import pool
 from training.rollout.engine import Generation, RolloutRequest
@@ -28,14 +28,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def world(ray_session: None) -> Iterator[World]:
-    plan = placement("cpu", students=2, engines=2)
+    plan = make_placement("cpu", students=2, engines=2)
     place = reserve(plan)
     losses: list[str] = []
-    settings = StudentSettings(
+    settings = RankSettings(
         model=MODEL, total_steps=10, warmup_steps=0, learning_rate=5e-3, zero_stage=3, threads=1, clip=1e9
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pool, "Rollout", StoreRollout)
+        patch.setattr(pool, "RolloutEngine", StoreRolloutEngine)
         patch.setattr(group, "Student", StoreStudent)
         engines = pool.RolloutPool(
             plan, place, replace(SETTINGS, transport="nccl", engines=2), on_loss=losses.append
@@ -49,9 +49,9 @@ def world(ray_session: None) -> Iterator[World]:
         student.close()
 
 
-def learn(world: World, asked: list[RolloutRequest], drawn: list[Generation]) -> None:
+def learn(world: World, asked: list[RolloutRequest], rollouts: list[Generation]) -> None:
     """Do one update of both ranks that changes the student considerably."""
-    sequences = joined(asked, drawn)
+    sequences = joined(asked, rollouts)
     world.student.step([update(sequences[part], [list(range(8))]) for part in (slice(0, 8), slice(8, 16))])
 
 
@@ -67,14 +67,14 @@ def test_both_engines_agree_with_the_student_after_every_transfer(world: World) 
     world.student.sync(world.engines, 0)
     first = world.engines.generate(asked, SAMPLING)
     learn(world, asked, first)
-    assert gap(world, asked, first)[0] > 0.05, "the student changed"
+    assert mismatch(world, asked, first)[0] > 0.05, "the student changed"
     snapshot = world.student.sync(world.engines, 1)
     assert snapshot.parts == (), "the object store is not used"
     for report in world.engines.confirm(snapshot):
         assert report.version == 1 and report.live.equal >= 1 and report.live.different == ()
-    drawn = world.engines.generate(asked, SAMPLING)
-    assert gap(world, asked, drawn)[0] < 0.02
-    assert {one.version for one in drawn} == {1}
+    rollouts = world.engines.generate(asked, SAMPLING)
+    assert mismatch(world, asked, rollouts)[0] < 0.02
+    assert {one.version for one in rollouts} == {1}
 
 
 def test_an_engine_that_dies_in_a_rollout_batch_is_restarted_and_joins_the_next_transfer(
@@ -96,15 +96,15 @@ def test_an_engine_that_dies_in_a_rollout_batch_is_restarted_and_joins_the_next_
     assert len(world.losses) == 1 and "restarted with weight version 2" in world.losses[0]
     learn(world, asked, expected)
     world.student.sync(world.engines, 3)
-    assert gap(world, asked, world.engines.generate(asked, SAMPLING))[0] < 0.02
+    assert mismatch(world, asked, world.engines.generate(asked, SAMPLING))[0] < 0.02
 
 
 def test_an_engine_that_dies_before_a_transfer_is_restarted_for_it(world: World) -> None:
     asked = requests()
     kill(world, 0)
     world.student.sync(world.engines, 4)
-    drawn = world.engines.generate(asked, SAMPLING)
-    assert {one.version for one in drawn} == {4} and gap(world, asked, drawn)[0] < 0.02
+    rollouts = world.engines.generate(asked, SAMPLING)
+    assert {one.version for one in rollouts} == {4} and mismatch(world, asked, rollouts)[0] < 0.02
     assert len(world.losses) == 2
 
 

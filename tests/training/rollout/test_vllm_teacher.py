@@ -14,7 +14,7 @@ from tasks.core.errors import UserError
 from tasks.seeds import pocket
 from training.engine.batches import TokenSequence
 from training.model_files import encode_prompts, open_model
-from training.rollout.teacher import Teacher, TeacherSettings
+from training.rollout.teacher import InProcessTeacher, InProcessTeacherSettings
 from training.rollout.vllm_teacher import (
     ScoringSettings,
     VllmTeacher,
@@ -107,14 +107,14 @@ def engine() -> Iterator[VllmTeacher]:
 
 
 @pytest.fixture(scope="module")
-def in_process() -> Teacher:
-    return Teacher(TeacherSettings(model=MODEL, threads=1))
+def in_process() -> InProcessTeacher:
+    return InProcessTeacher(InProcessTeacherSettings(model=MODEL, threads=1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 16, 64])
 def test_the_top_k_agree_with_the_in_process_teacher(
-    engine: VllmTeacher, in_process: Teacher, k: int
+    engine: VllmTeacher, in_process: InProcessTeacher, k: int
 ) -> None:
     chosen = sequences()
     ours, every = in_process.topk(chosen, k), in_process.topk(chosen, SETTINGS.vocabulary)
@@ -126,12 +126,14 @@ def test_the_top_k_agree_with_the_in_process_teacher(
         assert all(len(set(row)) == k for row in one.ids.tolist())
         values.append(one.logprobs - other.logprobs)  # ids of equal bf16 logits may differ
         entries.append(one.logprobs - np.take_along_axis(whole.logprobs, one.ids.astype(np.int64), axis=1))
-    for gaps in (np.abs(np.concatenate(values)), np.abs(np.concatenate(entries))):
-        assert gaps.mean() < BF16_TOLERANCE and gaps.max() < 1.0
+    for differences in (np.abs(np.concatenate(values)), np.abs(np.concatenate(entries))):
+        assert differences.mean() < BF16_TOLERANCE and differences.max() < 1.0
 
 
 @pytest.mark.slow
-def test_the_whole_vocabulary_is_the_same_distribution(engine: VllmTeacher, in_process: Teacher) -> None:
+def test_the_whole_vocabulary_is_the_same_distribution(
+    engine: VllmTeacher, in_process: InProcessTeacher
+) -> None:
     chosen = sequences()[:4]
     for one, ours in zip(engine.topk(chosen, 2048), in_process.topk(chosen, 2048), strict=True):
         assert one.ids is None and ours.ids is None
@@ -141,7 +143,7 @@ def test_the_whole_vocabulary_is_the_same_distribution(engine: VllmTeacher, in_p
 
 @pytest.mark.slow
 def test_sampled_log_probabilities_equal_those_of_the_whole_vocabulary(
-    engine: VllmTeacher, in_process: Teacher
+    engine: VllmTeacher, in_process: InProcessTeacher
 ) -> None:
     chosen = sequences()[:6]
     whole = engine.topk(chosen, 2048)
