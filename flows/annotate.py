@@ -8,8 +8,8 @@ from typing import Any
 from prefect import flow
 
 from tasks.stages.annotation import alone_in, open_annotation
-from tasks.stages.overlap import sample_and_cluster
 from tasks.stages.own_problems import export_own, find_file, own_problems
+from tasks.stages.sample_and_cluster import sample_and_cluster
 
 
 @flow(name="sure-math-annotate", flow_run_name="{problems}", persist_result=False)

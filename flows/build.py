@@ -15,9 +15,9 @@ from tasks.stages.evolve import evolve
 from tasks.stages.export import Stages, export
 from tasks.stages.judge import judge
 from tasks.stages.opening import open_run
-from tasks.stages.overlap import sample_and_cluster
 from tasks.stages.plan import plan
 from tasks.stages.rules import apply_rules
+from tasks.stages.sample_and_cluster import sample_and_cluster
 from tasks.stages.select import select
 
 

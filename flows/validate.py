@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.core.config import load_config
+from tasks.config import load_config
 from tasks.stages.validate import validate as validate_stage
 
 

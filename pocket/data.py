@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
+from pocket import world
 from pocket.tokenizer import END_OF_TURN, load_tokenizer
 from prompts import all_prompts, load_prompt
-from tasks.seeds import pocket
 
 __all__ = [
     "ASSISTANT",
@@ -91,9 +91,9 @@ class EncodedExamples:
 
 def evolved_text(tier: str, index: int, rounds: int, rng: random.Random, seed: int = TRAINING_SEED) -> str:
     """Return a problem after up to `rounds` random evolutions; strategies that are not applicable are skipped."""
-    text = pocket.problem(seed, tier, index).text
+    text = world.problem(seed, tier, index).text
     for _ in range(rounds):
-        text = pocket.evolve(text, rng.choice(STRATEGIES), rng) or text
+        text = world.evolve(text, rng.choice(STRATEGIES), rng) or text
     return text
 
 
@@ -104,14 +104,14 @@ def solver_example(index: int, kind: str = SOLVER) -> TrainingExample:
     rounds = rng.choices(range(6), (60, 16, 10, 6, 4, 4))[0]
     text = evolved_text(tier, index, rounds, rng)
     hasty = kind == HASTY_SOLVER and rng.random() < HASTY_SHARE
-    response = pocket.solution(text, rng, steps=not hasty)
+    response = world.solution(text, rng, steps=not hasty)
     template = rng.choices(("plain", "answer", "solution"), (76, 12, 12))[0]
     if template == "plain":
         return TrainingExample(messages=load_prompt("teacher/solve").render(problem=text), response=response)
     if template == "answer":
         messages = load_prompt("teacher/solve_with_answer").render(problem=text, answer=known_answer(text))
     else:
-        reference = pocket.solution(text, rng)
+        reference = world.solution(text, rng)
         messages = load_prompt("teacher/solve_with_solution").render(problem=text, solution=reference)
     if hasty or rng.random() < 0.5:
         return TrainingExample(messages=messages, response=response)
@@ -131,7 +131,7 @@ def corrected(messages: Messages, text: str, response: str, rng: random.Random) 
     """
     right, last = split_solution(response)
     misread = changed_number(text, rng) if rng.random() < 0.5 else None
-    wrong = split_solution(pocket.solution(misread, rng))[0] if misread else slipped(right, rng)
+    wrong = split_solution(world.solution(misread, rng))[0] if misread else slipped(right, rng)
     return TrainingExample(messages=messages, response=f" {last}", given=wrong)
 
 
@@ -148,7 +148,7 @@ def changed_number(text: str, rng: random.Random) -> str | None:
         place = rng.choice(numbers)
         other = rng.randint(1, 10 ** len(place[0]))
         changed = f"{text[: place.start()]}{other}{text[place.end() :]}"
-        if pocket.oracle(changed) not in (None, answer):
+        if world.oracle(changed) not in (None, answer):
             return changed
     return None
 
@@ -162,7 +162,7 @@ def slipped(steps: str, rng: random.Random) -> str:
 
 def known_answer(text: str) -> str:
     """Return the oracle's answer to a text. Raises ValueError if it has none."""
-    answer = pocket.oracle(text)
+    answer = world.oracle(text)
     if answer is None:
         raise ValueError(f"the oracle has no answer to: {text}")
     return answer
@@ -175,7 +175,7 @@ def evolution_example(index: int) -> TrainingExample:
         rounds = rng.choices(range(5), (40, 24, 16, 12, 8))[0]
         text = evolved_text(rng.choice(TIERS), index, rounds, rng)
         strategy = rng.choice(STRATEGIES)
-        evolved = pocket.evolve(text, strategy, rng)
+        evolved = world.evolve(text, strategy, rng)
         if evolved is not None:
             messages = load_prompt(f"evolution/{strategy}").render(problem=text)
             return TrainingExample(messages=messages, response=f"<evolved>\n{evolved}\n</evolved>")
@@ -186,10 +186,10 @@ def quality_example(index: int, rng: random.Random, seed: int = TRAINING_SEED) -
     while True:
         rounds = rng.choices(range(6), (35, 25, 15, 10, 8, 7))[0]
         text = evolved_text(rng.choice(TIERS), index, rounds, rng, seed)
-        verdict = dict.fromkeys(pocket.CRITERIA, True)
+        verdict = dict.fromkeys(world.CRITERIA, True)
         if rng.random() < 0.55:
-            criterion = rng.choice(pocket.CRITERIA)
-            broken = pocket.break_problem(text, criterion, rng)
+            criterion = rng.choice(world.CRITERIA)
+            broken = world.break_problem(text, criterion, rng)
             if broken is None:
                 continue
             text, verdict[criterion] = broken, False
@@ -199,13 +199,13 @@ def quality_example(index: int, rng: random.Random, seed: int = TRAINING_SEED) -
 
 
 def compact_json(value: object) -> str:
-    """Return JSON without spaces, the only form that the servers' grammar allows (see `tasks.io.servers`)."""
+    """Return JSON without spaces, the only form that the servers' grammar allows (see `tasks.llm.servers`)."""
     return json.dumps(value, separators=(",", ":"))
 
 
 def equivalence_example(rng: random.Random) -> TrainingExample:
     """Return two answers, their simplest forms and whether they are equivalent."""
-    pair = pocket.equivalence_pair(rng)
+    pair = world.equivalence_pair(rng)
     reply = {"first": pair.first_canonical, "second": pair.second_canonical, "equivalent": pair.equivalent}
     messages = load_prompt("judge/equivalence").render(first=pair.first, second=pair.second)
     return TrainingExample(messages=messages, response=compact_json(reply))
@@ -272,7 +272,7 @@ def joined(parts: list[EncodedExamples]) -> EncodedExamples:
 
 def data_digest(tokenizer_folder: Path) -> str:
     """Return the identity of the tokenizer, the prompts and the code that generates the examples."""
-    package = Path(pocket.__file__).parent
+    package = Path(world.__file__).parent
     sources = [Path(__file__), *sorted(package.rglob("*.py")), tokenizer_folder / "tokenizer.json"]
     digest = hashlib.sha256("\n".join(load_prompt(name).fingerprint for name in all_prompts()).encode())
     for source in sources:

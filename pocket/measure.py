@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from pocket import world
 from pocket.data import (
     MEASURING_SEED,
     STRATEGIES,
@@ -32,14 +33,14 @@ from pocket.recipes import POCKET, RECIPES
 from pocket.table import write_table
 from prompts import load_prompt
 from prompts.schemas import EQUIVALENCE_SCHEMA, QUALITY_CRITERIA, QUALITY_SCHEMA
-from tasks.core.answers import equivalent, extract_answer
-from tasks.core.auroc import auroc
-from tasks.core.clusters import cluster_answers
-from tasks.core.config import RuleSettings
-from tasks.core.entropy import majority, semantic_entropy
-from tasks.core.rules import check
-from tasks.core.verdicts import BadReply, parse_equivalence
-from tasks.seeds import pocket
+from tasks.answers.equivalence import equivalent
+from tasks.answers.extraction import extract_answer
+from tasks.config import RuleSettings
+from tasks.problems.rules import check
+from tasks.problems.verdicts import BadReply, parse_equivalence
+from tasks.uncertainty.auroc import auroc
+from tasks.uncertainty.clusters import cluster_answers
+from tasks.uncertainty.entropy import majority, semantic_entropy
 
 __all__ = ["main", "measure_assistant", "measure_judge", "measure_solver"]
 
@@ -72,7 +73,7 @@ def problems(per_group: int) -> list[tuple[str, str, str]]:
     found = []
     for tier in TIERS:
         for index in range(per_group):
-            problem = pocket.problem(MEASURING_SEED, tier, index)
+            problem = world.problem(MEASURING_SEED, tier, index)
             found.append((tier, problem.text, problem.answer))
     for index in range(per_group):
         rng = random.Random(f"measure/{index}")
@@ -154,7 +155,7 @@ def privileged(model: Path, asked: Sequence[tuple[str, str, str]]) -> Quality:
     by_solution: list[Messages] = []
     for index, (_, text, gold) in enumerate(asked):
         by_answer.append(load_prompt("teacher/solve_with_answer").render(problem=text, answer=gold))
-        reference = pocket.solution(text, random.Random(f"measure/reference/{index}"))
+        reference = world.solution(text, random.Random(f"measure/reference/{index}"))
         by_solution.append(
             load_prompt("teacher/solve_with_solution").render(problem=text, solution=reference)
         )
@@ -179,7 +180,7 @@ def is_good(before: str, after: str | None) -> bool:
     """Return whether an evolution passes the rules, is a sound problem and differs from its parent."""
     if after is None or check(after, RuleSettings()) is not None:
         return False
-    return pocket.oracle(after) is not None and " ".join(after.lower().split()) != " ".join(
+    return world.oracle(after) is not None and " ".join(after.lower().split()) != " ".join(
         before.lower().split()
     )
 
@@ -191,7 +192,7 @@ def measure_evolutions(model: Path, per_strategy: int) -> Quality:
         for index in range(per_strategy):
             rng = random.Random(f"measure/{strategy}/{index}")
             text = evolved_text(TIERS[index % 4], 10_000 + index, rng.randint(0, 4), rng, MEASURING_SEED)
-            if pocket.evolve(text, strategy, rng) is not None:
+            if world.evolve(text, strategy, rng) is not None:
                 asked.append((strategy, text))
     questions = [load_prompt(f"evolution/{strategy}").render(problem=text) for strategy, text in asked]
     sampled = replies(model, questions, 1, TEMPERATURE)
@@ -201,7 +202,7 @@ def measure_evolutions(model: Path, per_strategy: int) -> Quality:
     for (strategy, before), after in zip(asked, evolved, strict=True):
         good[strategy].append(is_good(before, after))
         if strategy in KEEPS_ANSWER and good[strategy][-1] and after is not None:
-            kept.append(pocket.oracle(after) == pocket.oracle(before))
+            kept.append(world.oracle(after) == world.oracle(before))
     return {
         "good_evolutions": {strategy: mean(rows) for strategy, rows in good.items()},
         "same_answer_where_due": mean(kept) if kept else 0.0,

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from tasks.core.errors import UserError
+from tasks.errors import UserError
 
 __all__ = [
     "DELIMITERS",

@@ -21,9 +21,9 @@ from typing import Any
 import local_prefect as local
 from command_line import INTERRUPTED, end_with_parent, log_line, read_overrides, read_port
 
-from tasks.core.config import load_config
-from tasks.core.errors import UserError
-from tasks.core.rows import Tier
+from tasks.config import load_config
+from tasks.errors import UserError
+from tasks.rows import Tier
 from tasks.seeds.own_file import load, own_file
 
 

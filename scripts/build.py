@@ -26,9 +26,9 @@ import local_prefect as local
 import pyarrow.parquet as pq
 from command_line import INTERRUPTED, end_with_parent, log_line, read_overrides, read_port
 
-from tasks.core.config import PROJECT_ROOT, load_config
-from tasks.core.errors import UserError
-from tasks.io.versions import latest
+from tasks.config import PROJECT_ROOT, load_config
+from tasks.errors import UserError
+from tasks.storage.versions import latest
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -250,8 +250,8 @@ def _completed(state: State, tag: str) -> bool:
 
 def plan(profile: str, overrides: Mapping[str, Any]) -> int:
     """Print the estimated requests, tokens and disk space of a build, without Prefect, and write them to `plan.json`."""
-    from tasks.core.plan import describe as describe_plan
-    from tasks.stages.plan import write_plan  # imported here, since stages take seconds to import
+    from tasks.runtime.estimate import describe as describe_plan
+    from tasks.runtime.plan import write_plan  # imported here, since stages take seconds to import
 
     path, found = write_plan(profile, overrides)
     print("\n".join(describe_plan(found)))

@@ -8,7 +8,7 @@ import signal
 import sys
 from typing import Any
 
-from tasks.core.errors import UserError
+from tasks.errors import UserError
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C."""

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import httpx
 import psutil
 
-from tasks.core.config import PROJECT_ROOT
-from tasks.core.errors import UserError
-from tasks.io.jobs import end
-from tasks.io.locks import read_note, take_lock, write_note
+from tasks.config import PROJECT_ROOT
+from tasks.errors import UserError
+from tasks.processes.jobs import end
+from tasks.storage.locks import read_note, take_lock, write_note
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -86,7 +86,7 @@ def supervised(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tasks.io.supervisor", "--", *command],
+            [sys.executable, "-m", "tasks.processes.supervisor", "--", *command],
             stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
             cwd=PROJECT_ROOT, env=dict(environment), start_new_session=True,
         )  # fmt: skip

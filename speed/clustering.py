@@ -1,7 +1,7 @@
 r"""Speed of clustering and semantic entropy without a judge, and the share of answer pairs that need one.
 
-    python benchmarks/clustering.py output/pocket/dataset
-    python benchmarks/clustering.py --answers olympiadbench.jsonl:final_answer --problems 2000
+    python speed/clustering.py output/pocket/dataset
+    python speed/clustering.py --answers olympiadbench.jsonl:final_answer --problems 2000
 
 The first form uses the responses of an exported dataset. The second generates eight answers per problem from the gold answers of
 a file (JSON Lines, with the name of the column): the gold answer in several notations, and wrong answers. Every problem is
@@ -24,11 +24,11 @@ from typing import Any
 
 import pyarrow.dataset
 
-from tasks.core import mathverify
-from tasks.core.config import ClusterSettings
-from tasks.core.notation import normalise
-from tasks.core.rows import Problem, Response, Role, Tier, Uncertainty
-from tasks.stages.cluster import annotate, decide_pairs, deciding, undecided
+from tasks.answers import mathverify
+from tasks.answers.notation import normalise
+from tasks.config import ClusterSettings
+from tasks.rows import Problem, Response, Role, Tier, Uncertainty
+from tasks.runtime.clustering import annotate, decide_pairs, deciding, undecided
 
 SAMPLES = 8
 JUDGE = ("nobody", "nothing")

@@ -1,10 +1,10 @@
 """Hit rate, false alarms and speed of the overlap checks against benchmarks, on real problems with defined mutations.
 
-    python benchmarks/decontam.py --benchmark aime24=aime24.jsonl:problem --benchmark amc23=amc23.jsonl:problem \\
+    python speed/decontam.py --benchmark aime24=aime24.jsonl:problem --benchmark amc23=amc23.jsonl:problem \\
         --rows gsm8k_train.jsonl:question
 
 Files are JSON Lines, given as path:column. Hits: every benchmark problem is mutated (see `MUTATIONS`, which share no code with
-`tasks.core.wording`) and should be matched to its original. False alarms: the rows, and every benchmark against the others.
+`tasks.problems.wording`) and should be matched to its original. False alarms: the rows, and every benchmark against the others.
 Lineage: every benchmark evolved. Speed: the rows with 10% of their words replaced, repeatedly, in one thread.
 """
 
@@ -21,8 +21,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tasks.core.decontam import BenchmarkIndex, decontaminate
-from tasks.core.rows import Finding, FindingKind, Problem, Role, Tier
+from tasks.problems.decontam import BenchmarkIndex, decontaminate
+from tasks.rows import Finding, FindingKind, Problem, Role, Tier
 
 OVERLAPS = (FindingKind.NGRAM, FindingKind.JACCARD, FindingKind.TEMPLATE)
 CARDINALS = "two three four five six seven eight nine ten eleven twelve".split()

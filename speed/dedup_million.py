@@ -1,13 +1,13 @@
 """Near-duplicate removal at full size, Parquet to Parquet, on mutated copies of real problems.
 
-    PYTHONPATH=. python benchmarks/dedup_million.py gsm8k_train.jsonl --count 1000000 --edit-rate 0.25
+    PYTHONPATH=. python speed/dedup_million.py gsm8k_train.jsonl --count 1000000 --edit-rate 0.25
 
 *Size.* The texts of the file are the sources. Every candidate is a copy of a random source with a share of its words replaced by
 words of the file. The share is uniform between 0 and twice the edit rate, so that similarities cover the whole range. A separate
 process then runs the stage without Prefect: it reads both artifacts, decides, and writes every shard with its rejects and edges.
 Its wall time, CPU time and peak resident memory are printed.
 *Sample.* With the same number of copies per text and 20,000 candidates: recall and precision against brute force (which shares
-no code with `tasks.core.dedup`), ten shuffled orders of the input, and the indices of datasketch and rensa for comparison.
+no code with `tasks.problems.dedup`), ten shuffled orders of the input, and the indices of datasketch and rensa for comparison.
 *Templates.* Copies that differ in one number only, so that the number of edges is quadratic in the copies. If there are too many
 edges, the stage keeps only those with a kept text.
 """
@@ -31,15 +31,15 @@ import numpy as np
 import psutil
 from dedup_recall import Pair, brute_force, greedy, read_texts, with_datasketch, word_tuples
 
-from tasks.core.config import DedupSettings
-from tasks.core.dedup import near_duplicates, normalise
-from tasks.core.rows import Edge, Problem, Role, Strategy, Tier
-from tasks.io.artifacts import Artifact, Store
-from tasks.io.mapper import open_mapper
-from tasks.stages.chunks import shard_sizes
-from tasks.stages.deduplicate import decide, dedup_work, edges_of
-from tasks.stages.driver import Shard
-from tasks.stages.shard_work import reject_near_duplicates
+from tasks.config import DedupSettings
+from tasks.problems.dedup import near_duplicates, normalise
+from tasks.processes.mapper import open_mapper
+from tasks.rows import Edge, Problem, Role, Strategy, Tier
+from tasks.runtime.chunks import shard_sizes
+from tasks.runtime.deduplication import decide, dedup_work, edges_of
+from tasks.runtime.driver import Shard
+from tasks.runtime.shard_work import reject_near_duplicates
+from tasks.storage.artifacts import Artifact, Store
 
 Mutate = Callable[[str], str]
 SETTINGS = DedupSettings()

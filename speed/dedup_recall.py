@@ -1,10 +1,10 @@
 """Recall, precision and speed of near-duplicate removal on real text with synthetic edits, against brute force.
 
-    python benchmarks/dedup_recall.py gsm8k_train.jsonl --column question
+    python speed/dedup_recall.py gsm8k_train.jsonl --column question
 
 Every text gets an edited copy (a share of its words replaced by words of the file), so that similarities cover the whole range;
 unchanged copies are dropped. The ground truth is the exact Jaccard similarity of all pairs, computed from an inverted index over
-word tuples that shares no code with `tasks.core.dedup`. datasketch's MinHashLSH with default settings is run for comparison.
+word tuples that shares no code with `tasks.problems.dedup`. datasketch's MinHashLSH with default settings is run for comparison.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from datasketch import MinHash, MinHashLSH
 from scipy.sparse import csr_array
 
-from tasks.core.dedup import near_duplicates, normalise
+from tasks.problems.dedup import near_duplicates, normalise
 
 Pair = tuple[int, int]
 

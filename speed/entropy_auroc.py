@@ -1,6 +1,6 @@
 """How well semantic entropy detects wrong majority answers of the teacher, on a dataset with known correct answers.
 
-    python benchmarks/entropy_auroc.py [output/pocket/dataset]
+    python speed/entropy_auroc.py [output/pocket/dataset]
 
 Prints the AUROC of semantic entropy and of alternative measures for "the majority answer is wrong", with n and a 95% interval,
 and mean weight and accuracy by tier. The correct answer is the row's own answer if it has one, else that of the pocket world's
@@ -13,10 +13,10 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from tasks.core.rows import Response, Tier
-from tasks.core.validation import MEASURES, by_tier, detect
-from tasks.io.dataset import read_dataset
+from tasks.rows import Response, Tier
 from tasks.seeds.truth import check
+from tasks.storage.dataset import read_dataset
+from tasks.uncertainty.validation import MEASURES, by_tier, detect
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ import torch
 from gpu_meter import MIB, Meter, Report, Row, Table, free
 from torch import Tensor
 
-from training.objectives.base import LossInputs
-from training.objectives.head import chunked_head
-from training.objectives.token_losses import TopKCrossEntropy
+from training.losses.base import LossInputs
+from training.losses.head import chunked_head
+from training.losses.token_losses import TopKCrossEntropy
 
 NAIVE, CHUNKED, FROZEN = "naive", "chunked", "chunked, head frozen"
 HEAD = Table(

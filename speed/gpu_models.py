@@ -14,13 +14,13 @@ from gpu_head import draw_loss_inputs
 from gpu_meter import MIB, Meter, Report, Row, Table
 from torch import Tensor
 
-from training.engine.batches import Batch, TokenSequence, batches_by_budget, make_batch, response_ids
-from training.engine.network import Head, Network
-from training.objectives.base import LossInputs
-from training.objectives.head import chunked_head
-from training.objectives.token_losses import TopKCrossEntropy
-from training.packing import pack
-from training.rollout.scoring import topk_logprobs
+from training.data.batches import Batch, TokenSequence, batches_by_budget, make_batch, response_ids
+from training.data.packing import pack
+from training.losses.base import LossInputs
+from training.losses.head import chunked_head
+from training.losses.token_losses import TopKCrossEntropy
+from training.scorers.scoring import topk_logprobs
+from training.student.network import Head, Network
 
 PACKED, SINGLE = "packed", "one to a row"
 STUDENT_WAYS = ((PACKED, True), (PACKED, False), (SINGLE, True))  # (rows, checkpointing)

@@ -1,6 +1,6 @@
 """Time and memory of the LM head with its loss, forward and backward: full logits compared with the chunked head.
 
-    PYTHONPATH=. python benchmarks/head.py --dtype float32
+    PYTHONPATH=. python speed/head.py --dtype float32
 
 Every case runs in a separate process to measure its peak resident memory. The figure is the increase during the first run, with
 the inputs already in memory, minus the gradient of the head's weight, which every method must produce (in bf16 the chunked head
@@ -24,9 +24,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.objectives.base import LossInputs
-from training.objectives.head import CHUNK_SIZE, chunked_head
-from training.objectives.token_losses import TopKCrossEntropy
+from training.losses.base import LossInputs
+from training.losses.head import CHUNK_SIZE, chunked_head
+from training.losses.token_losses import TopKCrossEntropy
 
 SEEN = {"naive": "torch", "chunked": "torch", "trl": "trl", "liger": "liger_kernel"}
 MIB = 2**20

@@ -1,6 +1,6 @@
 """A scripted OpenAI-compatible server for `road.py` that answers every request after a fixed time, by default immediately.
 
-    python benchmarks/instant_server.py [SECONDS]
+    python speed/instant_server.py [SECONDS]
 
 Prints its port. When it reads a line or the end of its input, it prints the request-seconds so far (the number of requests in
 progress, integrated over time) and exits. It uses the standard library only, so that it starts fast and uses little CPU.

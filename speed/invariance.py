@@ -19,10 +19,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tasks.core.config import PROJECT_ROOT, ModelRole, Sampling, Serve, load_config
-from tasks.core.rows import Problem, Response
-from tasks.io.machine import cpu
-from tasks.io.sampler import TeacherSampler
+from tasks.config import PROJECT_ROOT, ModelRole, Sampling, Serve, load_config
+from tasks.llm.sampler import TeacherSampler
+from tasks.processes.hardware import cpu
+from tasks.rows import Problem, Response
 from tasks.seeds.registry import load, resolve
 from tasks.stages.sample import sample_prompt
 

@@ -1,8 +1,8 @@
 """Recovery of a run of 20,000 candidates from twenty `kill -9`, and the work that is redone after one change.
 
-    PYTHONPATH=. python benchmarks/kills.py gsm8k_train.jsonl FOLDER whole
-    PYTHONPATH=. python benchmarks/kills.py gsm8k_train.jsonl FOLDER kill --kills 20
-    PYTHONPATH=. python benchmarks/kills.py gsm8k_train.jsonl FOLDER change
+    PYTHONPATH=. python speed/kills.py gsm8k_train.jsonl FOLDER whole
+    PYTHONPATH=. python speed/kills.py gsm8k_train.jsonl FOLDER kill --kills 20
+    PYTHONPATH=. python speed/kills.py gsm8k_train.jsonl FOLDER change
 
 The flow of flows/build.py runs from the questions of the file to the dataset. All models are served by `steady_server.py`, whose
 replies depend only on the request; every run is a separate process on one Prefect server.
@@ -39,10 +39,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.core.config import PROJECT_ROOT
-from tasks.core.rows import Tier
-from tasks.io.artifacts import digest
-from tasks.io.ledger import BATCH, Ledger
+from tasks.config import PROJECT_ROOT
+from tasks.llm.ledger import BATCH, Ledger
+from tasks.rows import Tier
+from tasks.storage.artifacts import digest
 
 PROJECT_FOLDERS = ("benchmarks", "configs", "data_cards", "flows", "pocket", "prompts", "tasks", "training")
 CAP = 64  # requests in flight
@@ -89,7 +89,7 @@ def prefect_server(place: Place) -> Iterator[str]:
     log = (place.root / "prefect.log").open("ab")
     command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tasks.io.supervisor", "--", sys.executable, "-m", *command],
+        [sys.executable, "-m", "tasks.processes.supervisor", "--", sys.executable, "-m", *command],
         stdin=subprocess.PIPE, stdout=log, stderr=log, env=os.environ | home,
     )  # fmt: skip
     try:
@@ -108,7 +108,7 @@ def prefect_server(place: Place) -> Iterator[str]:
 @contextmanager
 def model_server(place: Place, received: Path) -> Iterator[str]:
     """Start the scripted server, which records every request in `received`, and yield its address."""
-    command = [sys.executable, "benchmarks/steady_server.py", str(place.seeds), place.column, str(received)]
+    command = [sys.executable, "speed/steady_server.py", str(place.seeds), place.column, str(received)]
     with subprocess.Popen(
         command, cwd=place.project, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

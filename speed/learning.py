@@ -1,6 +1,6 @@
 """Learning of the pocket student: UOPD, OPD and two weight controls, on the same prompts and seeds.
 
-    PYTHONPATH=. python benchmarks/learning.py output/pocket/dataset --seeds 0 1 2 --jobs 2
+    PYTHONPATH=. python speed/learning.py output/pocket/dataset --seeds 0 1 2 --jobs 2
 
 Every run is `python -m training.launch` with the settings of the profile's section `distill`; finished runs are reused. Prints
 pass@1 on the held-out problems for student, teacher and every method, and writes `learning.json` to the folder of the runs.
@@ -26,11 +26,11 @@ from scipy.stats import t as student_t
 
 from pocket.engine import replies
 from prompts import load_prompt
-from tasks.core.answers import grade
-from tasks.core.config import PROJECT_ROOT, DistillSettings, load_config
+from tasks.answers.grading import grade
+from tasks.config import PROJECT_ROOT, DistillSettings, load_config
+from tasks.runtime.training_run import held_out, run_config, write_held_out
 from tasks.seeds.registry import resolve
-from tasks.stages.distill import held_out, run_config, write_held_out
-from training.results import LATEST
+from training.export import LATEST
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "UOPD": {"preset": "uopd"},

@@ -1,6 +1,6 @@
 """Write throughput of the request ledger with one and several processes, CPU per write, and bytes per answer.
 
-    PYTHONPATH=. python benchmarks/ledger.py --writes 40000 --processes 4 --filled 500000
+    PYTHONPATH=. python speed/ledger.py --writes 40000 --processes 4 --filled 500000
 
 Every process opens the file and waits for a common start. It then writes its share of the answers (each of about 1,400 characters
 under a random key, with its token counts) and ends when everything is committed. This is repeated with a file that already
@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from tasks.io.ledger import Ledger, Spent
+from tasks.llm.ledger import Ledger, Spent
 
 WORDS = (
     "Let the number of apples that a farmer sells in week be equal to twice its square root minus 17".split()

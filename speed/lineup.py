@@ -1,6 +1,6 @@
 """Time of the stages without a model on a million candidates, compared with other near-duplicate libraries.
 
-    PYTHONPATH=. python benchmarks/lineup.py gsm8k_train.jsonl FOLDER --count 1000000 --edit-rate 0.25
+    PYTHONPATH=. python speed/lineup.py gsm8k_train.jsonl FOLDER --count 1000000 --edit-rate 0.25
 
 The candidates are those of `dedup_million.py`; they are first written to FOLDER (untimed, and reused by later calls). A separate
 process then runs rules, deduplicate and select like the stages, from Parquet to Parquet, but without Prefect and with `--workers`
@@ -29,16 +29,17 @@ import psutil
 from dedup_million import SETTINGS, candidates, peak_gib, replacing, seeds, used_cpu, write
 from dedup_recall import read_texts, with_datasketch, word_tuples
 
-from tasks.core import dedup
-from tasks.core.config import RuleSettings, load_config
-from tasks.core.rows import Edge, Problem
-from tasks.io.artifacts import Artifact, Store
-from tasks.io.mapper import Mapper, open_mapper
-from tasks.io.tables import read_table
-from tasks.stages import deduplicate, select
-from tasks.stages.chunks import shard_sizes
-from tasks.stages.driver import Shard
-from tasks.stages.shard_work import RulesWork, Tables, reject_by_rules, reject_near_duplicates
+from tasks.config import RuleSettings, load_config
+from tasks.problems import dedup
+from tasks.processes.mapper import Mapper, open_mapper
+from tasks.rows import Edge, Problem
+from tasks.runtime import deduplication
+from tasks.runtime.chunks import shard_sizes
+from tasks.runtime.driver import Shard
+from tasks.runtime.shard_work import RulesWork, Tables, reject_by_rules, reject_near_duplicates
+from tasks.stages import select
+from tasks.storage.artifacts import Artifact, Store
+from tasks.storage.tables import read_table
 
 SHARD = 10_000
 Seconds = defaultdict[str, float]
@@ -98,14 +99,16 @@ def unique(
 ) -> Artifact:
     """Do the work of the stage deduplicate."""
     sizes = shard_sizes(store, candidates)
-    decision = deduplicate.decide(store, sources, candidates, SETTINGS, mapper)
-    items = (deduplicate.dedup_work(decision, store, candidates, index, sizes) for index in range(len(sizes)))
-    knowing = timed(seconds, "identity", deduplicate.content_of)
+    decision = deduplication.decide(store, sources, candidates, SETTINGS, mapper)
+    items = (
+        deduplication.dedup_work(decision, store, candidates, index, sizes) for index in range(len(sizes))
+    )
+    knowing = timed(seconds, "identity", deduplication.content_of)
 
     def shards() -> Iterator[tuple[int, Tables]]:
         for index, tables in enumerate(mapper(reject_near_duplicates, items)):
             knowing(decision, store, candidates, index, sizes)
-            yield sizes[index], {**tables, "edges": (Edge, deduplicate.edges_of(decision, index, sizes))}
+            yield sizes[index], {**tables, "edges": (Edge, deduplication.edges_of(decision, index, sizes))}
 
     artifact = written(store, "unique", shards(), seconds)
     print(f"  {len(decision.first):,} edges, {decision.notes}", flush=True)
@@ -131,7 +134,7 @@ def line_up(store: Store, sources: Artifact, copies: Artifact, workers: int) -> 
     seconds: Seconds = defaultdict(float)
     dedup.candidate_pairs = timed(seconds, "banding", dedup.candidate_pairs)
     dedup.jaccards = timed(seconds, "verification", dedup.jaccards)
-    deduplicate.found_among = timed(seconds, "decision", deduplicate.found_among)
+    deduplication.found_among = timed(seconds, "decision", deduplication.found_among)
     stages: dict[str, Callable[..., Artifact]] = {"rules": rules, "deduplicate": unique}
     last = copies
     for name, stage in stages.items():

@@ -1,6 +1,6 @@
 """Kill a training run at random steps and check that the resumed run ends with the weights of an uninterrupted one.
 
-    PYTHONPATH=. taskset -c 1 python benchmarks/resume.py output/pocket/distill/RUN/RUN.json --work output/resume
+    PYTHONPATH=. taskset -c 1 python speed/resume.py output/pocket/distill/RUN/RUN.json --work output/resume
 
 Takes the RUN.json of a distillation and shortens the run to 60 steps of 4 prompts x 2 rollouts with a checkpoint every 7 steps.
 One run is not interrupted. Each trial kills the same run at a random moment of a random step (during generation, an update or a
@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.core.config import PROJECT_ROOT
+from tasks.config import PROJECT_ROOT
 
 POLL_S = 0.05
 

@@ -1,7 +1,7 @@
 """Overhead of the client for model servers: CPU per request, memory, and utilisation of the concurrency limit.
 
-    PYTHONPATH=. python benchmarks/road.py cost --candidates 10000
-    PYTHONPATH=. python benchmarks/road.py latency --requests 30000 --seconds 2 --cap 256
+    PYTHONPATH=. python speed/road.py cost --candidates 10000
+    PYTHONPATH=. python speed/road.py latency --requests 30000 --seconds 2 --cap 256
 
 A scripted OpenAI-compatible server in a separate process answers immediately or after a fixed time. `cost` takes seeds on disk
 through the stages evolve and judge like a run, but without Prefect: requests are planned, sent, parsed and written shard by
@@ -36,18 +36,18 @@ import openai
 import psutil
 from openai.types.chat import ChatCompletionMessageParam
 
-from tasks.core.config import Config, load_config
-from tasks.core.evolution_plan import children
-from tasks.core.rows import Problem, Role, Tier
-from tasks.io.artifacts import Artifact, Store
-from tasks.io.chat import ChatModel, ChatOutcome, ChatRequest
-from tasks.io.ledger import Ledger
-from tasks.io.turns import Turns
+from tasks.config import Config, load_config
+from tasks.llm.chat import ChatModel, ChatOutcome, ChatRequest
+from tasks.llm.ledger import Ledger
+from tasks.llm.turns import Turns
+from tasks.problems.evolution_plan import children
+from tasks.rows import Problem, Role, Tier
+from tasks.runtime.chunks import shard_rows
+from tasks.runtime.driver import Run, Shard, Stage
+from tasks.runtime.models import AskedAhead
+from tasks.runtime.pending import Pending, rows_digest
 from tasks.stages import evolve, judge
-from tasks.stages.chunks import shard_rows
-from tasks.stages.driver import Run, Shard, Stage
-from tasks.stages.models import AskedAhead
-from tasks.stages.pending import Pending, rows_digest
+from tasks.storage.artifacts import Artifact, Store
 
 MIB = 2**20
 Answered = Sequence[tuple[Any, ChatOutcome]]

@@ -1,6 +1,6 @@
 """Throughput of the stage `sample` compared with a bare `LLM.generate` call.
 
-    python benchmarks/sampling.py [--problems 1000] [--samples 8] [--order bare stage stage bare]
+    python speed/sampling.py [--problems 1000] [--samples 8] [--order bare stage stage bare]
 
 Both use the same pocket problems, seeds and engine settings, and return the same samples. Each has its own engine, started and
 warmed up beforehand; only one runs at a time, in the given order. The side `stage` includes everything that the stage does with a
@@ -26,17 +26,18 @@ from typing import Any
 
 import psutil
 
-from tasks.core.config import PROJECT_ROOT, Config, load_config
-from tasks.core.rows import Problem, Response
-from tasks.io.artifacts import Store
-from tasks.io.engines import engine_options
-from tasks.io.identity import model_identity
-from tasks.io.ledger import Ledger
-from tasks.io.sampler import TeacherSampler
-from tasks.io.servers import device_is_cpu, engine_environment, model_folder
+from tasks.config import PROJECT_ROOT, Config, load_config
+from tasks.llm.ledger import Ledger
+from tasks.llm.model_folder import model_folder
+from tasks.llm.model_identity import model_identity
+from tasks.llm.sampler import TeacherSampler
+from tasks.llm.vllm_options import engine_environment, engine_options
+from tasks.processes.machine import device_is_cpu
+from tasks.rows import Problem, Response
+from tasks.runtime.driver import Lazy, Run
 from tasks.seeds.registry import load, resolve
-from tasks.stages.driver import Lazy, Run
 from tasks.stages.sample import sample_prompt, sampled
+from tasks.storage.artifacts import Store
 
 RECIPE = "benchmark"
 WARM_UP = 16  # problems

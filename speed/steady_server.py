@@ -1,6 +1,6 @@
 """A scripted OpenAI-compatible server for `kills.py` whose replies depend only on the request's body.
 
-    python benchmarks/steady_server.py TEXTS.jsonl COLUMN RECEIVED
+    python speed/steady_server.py TEXTS.jsonl COLUMN RECEIVED
 
 Prints its port and serves until its input closes. A request to evolve is answered with a text of the file with some words
 replaced (or, rarely, a refusal), a request with a schema with a verdict, and a request for log-probabilities with a boxed number.

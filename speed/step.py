@@ -1,6 +1,6 @@
 """Time of full training steps, compared with TRL's DistillationTrainer on the same models, prompts, lengths, batch and cores.
 
-    PYTHONPATH=. python benchmarks/step.py output/pocket/distill/RUN/RUN.json --trl FOLDER
+    PYTHONPATH=. python speed/step.py output/pocket/distill/RUN/RUN.json --trl FOLDER
 
 FOLDER contains TRL (`pip install --no-deps --target FOLDER trl`). It is appended to the path of TRL's process, so all other
 packages are those of this project. Both sides train the student of RUN.json on the prompts of this project's schedule, with K
@@ -29,12 +29,12 @@ from statistics import mean
 from typing import Any
 
 from prompts import load_prompt
-from tasks.core.config import PROJECT_ROOT
-from tasks.io.metrics import read_metrics
-from training.check import prepare
+from tasks.config import PROJECT_ROOT
+from tasks.storage.metrics import read_metrics
 from training.config import load_run
-from training.measures import PHASES
-from training.model_files import PROMPT
+from training.data.model_files import PROMPT
+from training.metrics import PHASES
+from training.preflight.check import prepare
 
 LEARNING_RATE = 1e-9
 

@@ -22,10 +22,10 @@ from pydantic import (
     model_validator,
 )
 
-from tasks.core.errors import UserError
-from tasks.core.rows import Strategy, Tier
+from tasks.errors import UserError
+from tasks.rows import Strategy, Tier
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
 PROFILES = PROJECT_ROOT / "configs"
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -174,7 +174,7 @@ class EvolveSettings(Settings):
     The paper gives the rounds and the strategies but no numeric weights. These weights favour difficulty in the easy
     tiers, where seeds are plentiful and simple, and variety in the hard tiers.
 
-    If `target` is set, `branches` is multiplied until that many candidates are reached (tasks/core/evolution_plan.py).
+    If `target` is set, `branches` is multiplied until that many candidates are reached (tasks/problems/evolution_plan.py).
     The paper's million corresponds to 15,000 easy, 22,500 medium, 9,400 hard and 110 competition seeds: 15,000 x 1 +
     22,500 x 2 + 9,400 x 3 + 110 x 5 = 88,750 candidates per branch; 12 branches make 1,065,000 candidates.
     """
@@ -239,7 +239,7 @@ class DecontamSettings(Settings):
 
     Benchmark problems are those of `benchmarks` (which are neither evolved nor exported), all seeds and curated problems
     whose source declares them as such, and the test split. Descendants of a benchmark problem are always flagged;
-    `checks` lists the checks on the texts. benchmarks/decontam.py measures the hits and false alarms of these values.
+    `checks` lists the checks on the texts. speed/decontam.py measures the hits and false alarms of these values.
     """
 
     benchmarks: tuple[SerializeAsAny[Source], ...] = ()
@@ -410,7 +410,7 @@ def load_config(profile: str = "pocket", overrides: Mapping[str, Any] | None = N
         return Config.model_validate({"profile": profile, **data})
     except ValidationError as error:
         origin = f"configs/{profile}.yaml or the overrides" if overrides else f"configs/{profile}.yaml"
-        raise UserError(explain(error, origin, "tasks/core/config.py")) from error
+        raise UserError(explain(error, origin, "tasks/config.py")) from error
 
 
 def _profile_data(name: str, *extended_by: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.core.errors import UserError
+from tasks.errors import UserError
 
 _SEEDS = 2**63 - 2**16  # an engine gives the i-th of n samples seed + i, which must stay below 2**63
 

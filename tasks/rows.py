@@ -1,4 +1,4 @@
-"""The row types of all tables. One dataclass per table; `tasks.io.tables` maps each to one pyarrow schema.
+"""The row types of all tables. One dataclass per table; `tasks.storage.tables` maps each to one pyarrow schema.
 
 All rows are frozen, slotted and keyword-only. Text is stored only in `Problem`; later stages write rows keyed by
 `problem_id`, which are joined at export.
@@ -141,7 +141,7 @@ class Response:
     `logprob_sum` (nats) is the sum of the model's log-probabilities (T=1, before truncation) of the sampled tokens,
     including the end token; `token_count` is the number of these tokens. The `after_think` pair covers the tokens after
     the last `</think>` (all tokens of a response without thinking), the `answer` pair those of the content of the last
-    box (see `tasks.core.token_spans`).
+    box (see `tasks.answers.token_spans`).
     """
 
     problem_id: str
@@ -175,14 +175,14 @@ class JudgedPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Uncertainty:
-    """The teacher's semantic entropy on one problem, in nats, and its inputs (see `tasks.core.entropy`)."""
+    """The teacher's semantic entropy on one problem, in nats, and its inputs (see `tasks.uncertainty.entropy`)."""
 
     problem_id: str
     semantic_entropy: float
     weight: float
     discrete_entropy: float
     valid_entropy: float | None  # over responses with an answer; None if fewer than two have one
-    intra_entropy: float  # this and the next four: see `tasks.core.uncertainties`
+    intra_entropy: float  # this and the next four: see `tasks.uncertainty.measures`
     predictive_entropy: float
     normalised_entropy: float
     mean_logprob: float
@@ -310,7 +310,7 @@ class Example:
     teacher_prompt: str
     equivalence_judge_model: str | None
     equivalence_judge_prompt: str | None
-    sampling_fingerprint: str = ""  # of the responses; empty if unknown (see `tasks.core.annotation`)
+    sampling_fingerprint: str = ""  # of the responses; empty if unknown (see `tasks.uncertainty.annotation`)
     annotation_fingerprint: str = ""  # of responses, clusters and weight; empty if unknown
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from tasks.core.entropy import majority
-from tasks.core.rows import Example, Response, Tier
-from tasks.core.uncertainties import entropies_by_size, uncertainties
-from tests.io.test_dataset import example, samples
+from tasks.rows import Example, Response, Tier
+from tasks.uncertainty.entropy import majority
+from tasks.uncertainty.measures import entropies_by_size, uncertainties
+from tests.storage.test_dataset import example, samples
 
 
 def annotated(

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.core.config import PROJECT_ROOT
-from tasks.core.rows import Tier
-from tasks.io.ledger import Ledger
+from tasks.config import PROJECT_ROOT
+from tasks.llm.ledger import Ledger
+from tasks.rows import Tier
 
 SMALL = {
     "run.shard_rows": 12,

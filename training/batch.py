@@ -13,18 +13,21 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from training.check import Prepared
-from training.crew import PendingScores, Workers, sampling
-from training.draws import PromptGroup
-from training.engine.batches import TokenSequence
-from training.engine.student import MicroBatch, tensors
-from training.objectives.base import LossInputs, Objective
-from training.objectives.reductions import Totals
-from training.packing import pack
-from training.rollout.engine import Generation, RolloutRequest
-from training.rollout.teacher import States, TopK
+from training.crew import PendingScores, Workers
+from training.data.batches import TokenSequence
+from training.data.packing import pack
+from training.data.sampler import PromptGroup
+from training.losses.base import LossInputs
+from training.losses.reductions import Totals
+from training.objectives.base import Objective
+from training.preflight.check import Prepared
+from training.preflight.sampling import sampling
+from training.rollouts.engine import Generation, RolloutRequest
+from training.rollouts.sequences import sequence
+from training.scorers.teacher import States, TopK
+from training.student.messages import MicroBatch, tensors
 
-__all__ = ["RolloutBatch", "generate_batch", "micro_batches", "sequence"]
+__all__ = ["RolloutBatch", "generate_batch", "micro_batches"]
 
 SCORING_PARTS = 4
 """Number of parts of a rollout batch. A part is sent to the teacher as soon as its last rollout has finished, so that scoring
@@ -33,7 +36,7 @@ draws, so that its content does not depend on timing."""
 
 
 View = dict[str, np.ndarray]
-"""The loss inputs of some response tokens: arrays [T, ...] by the field names of `training.objectives.base.LossInputs`."""
+"""The loss inputs of some response tokens: arrays [T, ...] by the field names of `training.losses.base.LossInputs`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,9 +191,3 @@ def _parts(count: int) -> list[range]:
     """Split `count` rollouts into up to SCORING_PARTS contiguous parts."""
     size = -(-count // SCORING_PARTS)
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-def sequence(prompt: Sequence[int], generation: Generation) -> TokenSequence:
-    """Join prompt and response into the sequence that student and teacher process."""
-    tokens = np.concatenate([np.asarray(prompt, dtype=np.int32), generation.tokens.astype(np.int32)])
-    return TokenSequence(tokens=tokens, prompt_length=len(prompt))

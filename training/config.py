@@ -1,7 +1,7 @@
 """The settings of one distillation run: frozen pydantic models, unknown keys fatal, defaults = the papers' values.
 
 This module does not import torch, because `flows/` and `tasks/` import it (and no other module of `training`). As in
-`tasks.core.config`, fields marked `resource()` (folders, memory, GPU counts, micro-batch sizes) do not affect the result of a
+`tasks.config`, fields marked `resource()` (folders, memory, GPU counts, micro-batch sizes) do not affect the result of a
 run. Relative paths are relative to the project folder.
 """
 
@@ -25,8 +25,8 @@ from pydantic import (
     model_validator,
 )
 
-from tasks.core.config import PROJECT_ROOT, Probability, Settings, resource
-from tasks.core.errors import UserError
+from tasks.config import PROJECT_ROOT, Probability, Settings, resource
+from tasks.errors import UserError
 
 PRESETS = Path(__file__).resolve().parent / "objectives" / "presets"
 

@@ -5,35 +5,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 
-from tasks.io.ray_session import RaySession
-from tasks.io.servers import available_cores
-from training.check import Prepared, teacher_warning
-from training.engine.actors import result
-from training.engine.batches import TokenSequence
-from training.engine.group import StudentGroup
-from training.engine.network import AdapterSettings
-from training.engine.placement import Placement, Role, actor_options, make_placement, reserved
-from training.engine.student import RankSettings
-from training.memory import SCORING_FRACTION, SCORING_TOKENS, engine_fraction
+from tasks.processes.machine import available_cores
+from tasks.processes.ray_session import RaySession
+from training.data.batches import TokenSequence
 from training.objectives.base import Objective
-from training.rollout.engine import RolloutEngineSettings, RolloutSampling
-from training.rollout.pool import RolloutPool
-from training.rollout.sync import choose_transport
-from training.rollout.teacher import InProcessTeacher, InProcessTeacherSettings, States, TopK
-from training.rollout.vllm_teacher import (
-    ScoringSettings,
-    VllmTeacher,
-    scoring_environment,
-    scoring_options,
-)
+from training.preflight.check import Prepared, teacher_warning
+from training.preflight.memory import SCORING_FRACTION, SCORING_TOKENS, engine_fraction
+from training.rollouts.engine import RolloutEngineSettings
+from training.rollouts.pool import RolloutPool
+from training.scorers.teacher import InProcessTeacher, InProcessTeacherSettings, States, TopK
+from training.scorers.vllm_teacher import ScoringSettings, VllmTeacher, scoring_environment, scoring_options
+from training.student.group import StudentGroup
+from training.student.messages import RankSettings
+from training.student.network import AdapterSettings
+from training.weight_sync.sync import choose_transport
+from training.workers.actors import result
+from training.workers.placement import Placement, Role, actor_options, make_placement, reserved
 
-__all__ = ["PendingScores", "Workers", "evaluation_sampling", "sampling", "start_workers"]
+__all__ = ["PendingScores", "Workers", "start_workers"]
 
 CPU_OBJECT_STORE_BYTES = 1024**3
 """Size of Ray's object store on a cpu placement. Weights and the teacher's top k of one step pass through it; the excess spills
@@ -140,23 +135,6 @@ def start_workers(prepared: Prepared, objective: Objective, log: Callable[[str],
             facts=facts,
             references=references,
         )
-
-
-def sampling(prepared: Prepared) -> RolloutSampling:
-    """Return the sampling settings of rollouts: no truncation of the distribution, stopping at the student's end token."""
-    run = prepared.run
-    return RolloutSampling(
-        temperature=run.rollouts.temperature,
-        max_tokens=run.lengths.max_response_tokens,
-        stop_token_ids=(int(prepared.student.tokenizer.eos_token_id),),
-    )
-
-
-def evaluation_sampling(prepared: Prepared) -> RolloutSampling:
-    """Return the sampling settings of held-out problems."""
-    settings = prepared.run.evaluation
-    drawn = sampling(prepared)
-    return drawn if settings is None else replace(drawn, temperature=settings.temperature)
 
 
 def rollout_engine_settings(prepared: Prepared, placement: Placement) -> RolloutEngineSettings:

@@ -13,19 +13,20 @@ import pyarrow.parquet as pq
 import yaml
 
 from prompts import load_prompt
-from tasks.core.config import PROJECT_ROOT
-from tasks.io.artifacts import versions
-from tasks.io.cards import Markdown, render_card
-from tasks.io.disk import atomic_write
-from tasks.io.identity import model_identity
-from tasks.io.metrics import read_metrics
-from training.check import Prepared
-from training.engine.placement import make_placement
+from tasks.config import PROJECT_ROOT
+from tasks.llm.model_identity import model_identity
+from tasks.storage.artifacts import versions
+from tasks.storage.cards import Markdown, render_card
+from tasks.storage.disk import atomic_write
+from tasks.storage.metrics import read_metrics
+from training.console import log_line
+from training.data.model_files import PROMPT
 from training.evaluation.held_out import Grades, estimates
-from training.measures import phase_seconds
-from training.model_files import PROMPT
-from training.records import Hours, log_line
-from training.storage import RESULT
+from training.metrics import phase_seconds
+from training.preflight.check import Prepared
+from training.preflight.disk import RESULT
+from training.run_log import Hours
+from training.workers.placement import make_placement
 
 if TYPE_CHECKING:
     from training.crew import Workers

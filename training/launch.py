@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tasks.core.errors import UserError
-from training.check import inspect, report
+from tasks.errors import UserError
 from training.config import RunConfig, load_run
+from training.preflight.check import inspect, report
 
 STOPPED = 3
 

@@ -13,26 +13,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tasks.core.errors import UserError
-from tasks.io.locks import alone
-from training.check import Prepared, prepare
+from tasks.errors import UserError
+from tasks.storage.locks import alone
+from training.batch import RolloutBatch, generate_batch, micro_batches
 from training.config import RunConfig, run_folder
-from training.crew import Workers, evaluation_sampling, start_workers
-from training.data import columns
-from training.engine.actors import ActorLost
-from training.engine.checkpoints import latest, read_record
-from training.engine.group import Update
+from training.console import log_line
+from training.crew import Workers, start_workers
+from training.data.rows import columns
 from training.evaluation.held_out import evaluate
-from training.measures import step_metrics
+from training.export import RunResult, export_run, finished, point_to
 from training.methods import compose
+from training.metrics import step_metrics
 from training.objectives.base import Objective
-from training.records import Hours, RunLog, log_line
-from training.results import RunResult, export_run, finished, point_to
-from training.rollout.engine import Generation
-from training.rollout.saved import read_generations
-from training.rollout.sync import check_mismatch, check_versions
-from training.rounds import RolloutBatch, generate_batch, micro_batches
-from training.self_tests import self_test
+from training.preflight.check import Prepared, prepare
+from training.preflight.sampling import evaluation_sampling
+from training.preflight.self_tests import self_test
+from training.rollouts.engine import Generation
+from training.rollouts.saved import read_generations
+from training.run_log import Hours, RunLog
+from training.student.checkpoints import latest, read_record
+from training.student.group import Update
+from training.weight_sync.sync import check_mismatch, check_versions
+from training.workers.actors import ActorLost
 
 __all__ = ["Stopped", "run"]
 

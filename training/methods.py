@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tasks.core.errors import UserError
+from tasks.errors import UserError
 from training.config import RunConfig
-from training.data import prompt_weight
+from training.data.rows import prompt_weight
+from training.losses.token_losses import TopKCrossEntropy
 from training.objectives.ablations import with_divergence, with_form, with_reference_kl, with_top_k
 from training.objectives.base import Needs, Objective
 from training.objectives.presets import load_preset
-from training.objectives.token_losses import TopKCrossEntropy
 
 __all__ = ["compose"]
 
@@ -36,7 +36,7 @@ def compose(run: RunConfig) -> Objective:
 
 
 def _not_provided(needs: Needs) -> str | None:
-    """Return the first of these needs that `training.rounds` does not support, or None."""
+    """Return the first of these needs that `training.batch` does not support, or None."""
     if needs.rollouts != "student":
         return "the dataset's responses (rollouts 'dataset')"
     if needs.teacher == "none":

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from training.engine.group import Update
-from training.engine.student import MicroBatch
-from training.rollout.sync import logprob_mismatch
-from training.rounds import RolloutBatch
+from training.batch import RolloutBatch
+from training.student.group import Update
+from training.student.messages import MicroBatch
+from training.weight_sync.sync import logprob_mismatch
 
 __all__ = ["PHASES", "phase_seconds", "step_metrics"]
 

@@ -16,20 +16,16 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from tasks.io.disk import atomic_write, named_full_disk
-from tasks.io.metrics import METRICS, read_metrics
+from tasks.storage.disk import atomic_write, named_full_disk
+from tasks.storage.metrics import METRICS, read_metrics
+from training.console import log_line
 
-__all__ = ["Hours", "RunLog", "log_line"]
+__all__ = ["Hours", "RunLog"]
 
 LOG_EVERY_S = 10.0
 STARTS = "starts"
 STEP_PREFIX = "step "
 """The start of every progress line, by which other programs find the current step in the output."""
-
-
-def log_line(text: str) -> None:
-    """Print one log line, above the progress bar if there is one."""
-    print(f"train: {text}", flush=True)
 
 
 class Hours:

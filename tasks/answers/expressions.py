@@ -14,7 +14,7 @@ from functools import lru_cache, reduce
 from typing import Final
 from zlib import crc32
 
-from tasks.core.arithmetic import (
+from tasks.answers.arithmetic import (
     LOCK,
     MP,
     TooLarge,

@@ -1,4 +1,4 @@
-"""Math-Verify in worker processes, for the answers that `tasks.core.meaning` cannot read.
+"""Math-Verify in worker processes, for the answers that `tasks.answers.meaning` cannot read.
 
 Math-Verify implements timeouts with SIGALRM, which works only in a main thread, and sympy can hang or exhaust memory.
 It therefore runs, with its own timeouts disabled, in worker processes that read and write one line of JSON per pair. A

@@ -1,4 +1,4 @@
-"""The worker process of `tasks.core.mathverify`. Run as a script; imports nothing from this repository.
+"""The worker process of `tasks.answers.mathverify`. Run as a script; imports nothing from this repository.
 
 Reads lines of JSON `[first, second, timeout_s]` and writes `true` or `false`. Exits when its input is closed or its
 parent has exited. If a pair takes longer than `timeout_s`, SIGALRM terminates it (default action, done by the kernel).

@@ -21,8 +21,8 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Final
 
-from tasks.core.arithmetic import multiply
-from tasks.core.expressions import (
+from tasks.answers.arithmetic import multiply
+from tasks.answers.expressions import (
     Expression,
     NotAnExpression,
     TooDeep,
@@ -32,7 +32,7 @@ from tasks.core.expressions import (
     parse_expression,
     proportional,
 )
-from tasks.core.units import Unit, split_unit
+from tasks.answers.units import Unit, split_unit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 r"""Normalisation of the spelling of an answer in LaTeX or plain text.
 
 `normalise` changes only the spelling of an answer, never its meaning: units, percent signs and `x =` are kept. The
-meanings of two differently spelled answers are compared in `tasks.core.meaning`.
+meanings of two differently spelled answers are compared in `tasks.answers.meaning`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from itertools import accumulate
 from math import isfinite
 from typing import Final
 
-from tasks.core.answers import answer_span
+from tasks.answers.extraction import answer_span
 
 _CLOSING: Final = "</think>"
 

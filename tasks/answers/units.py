@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
-from tasks.core.expressions import has_words
+from tasks.answers.expressions import has_words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Chat completions from any OpenAI-compatible server: adaptive concurrency, and exactly one outcome per request.
 
-`tasks.io.throttle` adapts the concurrency: status 408, 409, 429 and 5xx, timeouts and broken connections count as congestion.
+`tasks.llm.throttle` adapts the concurrency: status 408, 409, 429 and 5xx, timeouts and broken connections count as congestion.
 The pauses between attempts have full jitter.
 """
 
@@ -22,12 +22,13 @@ from typing import Any, Final
 
 import aiohttp
 
-from tasks.core.config import ModelRole, Sampling
-from tasks.core.errors import UserError
-from tasks.core.token_spans import TokenSpans, ends_of_pieces, token_spans
-from tasks.io.endpoint import BadStatus, open_session, post, printable
-from tasks.io.ledger import Ledger, Spent, request_key
-from tasks.io.throttle import Throttle
+from tasks.answers.token_spans import TokenSpans, ends_of_pieces, token_spans
+from tasks.config import ModelRole, Sampling
+from tasks.errors import UserError
+from tasks.llm.callbacks import OnProgress
+from tasks.llm.endpoint import BadStatus, open_session, post, printable
+from tasks.llm.ledger import Ledger, Spent, request_key
+from tasks.llm.throttle import Throttle
 
 MAX_ATTEMPTS: Final = 6
 MAX_REPLY_CHARS: Final = 100_000
@@ -38,9 +39,6 @@ LOOKUP: Final = 256
 SERVER_GONE_AFTER: Final = 8
 """After this many requests in a row that used up all their attempts, the server is considered down."""
 TOO_LONG: Final = "too_long"
-
-OnProgress = Callable[[int, int], None]
-"""Called with (done, total), at most once a second and once at the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 import httpx
 
-from tasks.io.servers import is_loopback
+from tasks.llm.servers import is_loopback
 
 MAX_ANSWER_BYTES: Final = 64 * 2**20
 """Longest answer that is accepted; log-probabilities take about 200 bytes per token."""

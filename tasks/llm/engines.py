@@ -15,27 +15,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-from tasks.core.config import ModelRole, Sampling, Serve
-from tasks.core.errors import UserError
-from tasks.core.rows import Reason
-from tasks.core.token_spans import TokenSpans, ends_of_pieces, token_spans
-from tasks.io.chat import OnProgress
-from tasks.io.invariance import BatchInvariance, check_invariance, engine_probes
-from tasks.io.ray_session import RaySession, last_error_line
-from tasks.io.servers import (
-    MIN_BATCHED_TOKENS,
-    WAIT_NOTICE_S,
-    OnWait,
-    device_is_cpu,
-    engine_environment,
-    machine,
-    model_folder,
-)
-from tasks.io.tokenizer_identity import template_identity
+from tasks.answers.token_spans import TokenSpans, ends_of_pieces, token_spans
+from tasks.config import ModelRole, Sampling, Serve
+from tasks.errors import UserError
+from tasks.llm.callbacks import WAIT_NOTICE_S, OnProgress, OnWait
+from tasks.llm.invariance import BatchInvariance, check_invariance, engine_probes
+from tasks.llm.model_folder import model_folder
+from tasks.llm.servers import machine
+from tasks.llm.tokenizer_identity import template_identity
+from tasks.llm.vllm_options import LogprobsMode, engine_environment, engine_options
+from tasks.processes.machine import device_is_cpu
+from tasks.processes.ray_session import RaySession, last_error_line
+from tasks.rows import Reason
 
-LogprobsMode = Literal["raw", "tempered"]
 POLL_S = 0.5  # interval between two collections of results; later results are lost by a kill
 
 
@@ -208,27 +202,6 @@ class Engines:
             raise UserError(
                 f"the engine of {self._model} failed: {cause}; check `serve` and the model folder"
             ) from error
-
-
-def engine_options(
-    role: ModelRole, serve: Serve, model: str, logprobs: LogprobsMode, *, on_cpu: bool
-) -> dict[str, Any]:
-    """Return the arguments of `vllm.LLM`. Without chunked prefill on CPU, where a seeded prompt must not span two steps."""
-    options: dict[str, Any] = {
-        "model": model,
-        "revision": role.revision,
-        "dtype": role.dtype,
-        "max_model_len": role.max_model_len,
-        "max_num_batched_tokens": max(role.max_model_len, MIN_BATCHED_TOKENS),
-        "max_num_seqs": serve.max_num_seqs,
-        "tensor_parallel_size": serve.tensor_parallel_size,
-        "generation_config": "vllm",
-        "logprobs_mode": "processed_logprobs" if logprobs == "tempered" else "raw_logprobs",
-        "seed": 0,
-    }
-    if on_cpu:
-        return options | {"enforce_eager": True, "enable_chunked_prefill": False}
-    return options | {"gpu_memory_utilization": serve.gpu_memory_fraction}
 
 
 class EngineActor:

@@ -20,9 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from tasks.core.errors import UserError
-from tasks.core.identity import canonical_json
-from tasks.io.disk import make_folder
+from tasks.errors import UserError
+from tasks.identity import canonical_json
+from tasks.storage.disk import make_folder
 
 Result = TypeVar("Result")
 

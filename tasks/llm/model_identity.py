@@ -7,7 +7,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from tasks.core.errors import UserError
+from tasks.errors import UserError
 
 _FILES = (
     "config.json",

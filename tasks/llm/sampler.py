@@ -10,25 +10,19 @@ from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
 
-from tasks.core.answers import extract_answer
-from tasks.core.config import ModelRole, Sampling
-from tasks.core.errors import UserError
-from tasks.core.identity import canonical_json
-from tasks.core.rows import Reason, Response
-from tasks.core.token_spans import TokenSpans
-from tasks.io.chat import ChatModel, ChatOutcome, ChatRequest, Failure, OnProgress
-from tasks.io.engines import (
-    Engines,
-    LogprobsMode,
-    OnResult,
-    Result,
-    SampleFailure,
-    SampleOutput,
-    SamplePrompt,
-)
-from tasks.io.invariance import BatchInvariance
-from tasks.io.ledger import Ledger
-from tasks.io.servers import OnWait, check_endpoint
+from tasks.answers.extraction import extract_answer
+from tasks.answers.token_spans import TokenSpans
+from tasks.config import ModelRole, Sampling
+from tasks.errors import UserError
+from tasks.identity import canonical_json
+from tasks.llm.callbacks import OnProgress, OnWait
+from tasks.llm.chat import ChatModel, ChatOutcome, ChatRequest, Failure
+from tasks.llm.engines import Engines, OnResult, Result, SampleFailure, SampleOutput, SamplePrompt
+from tasks.llm.invariance import BatchInvariance
+from tasks.llm.ledger import Ledger
+from tasks.llm.servers import check_endpoint
+from tasks.llm.vllm_options import LogprobsMode
+from tasks.rows import Reason, Response
 
 __all__ = ["SampleFailure", "SamplePrompt", "Sampled", "TeacherSampler"]
 

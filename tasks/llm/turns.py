@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from tasks.io.chat import ChatModel, ChatOutcome, ChatRequest
-from tasks.io.loops import cancel_the_others
+from tasks.llm.chat import ChatModel, ChatOutcome, ChatRequest
+from tasks.processes.loops import cancel_the_others
 
 SHOW_S = 1.0  # seconds between two progress reports of a batch
 

@@ -2,7 +2,7 @@
 
 There are three overlap checks, each exact up to collisions of 63-bit hashes:
 - *n-gram*: a run of 13 words of a benchmark problem (Brown et al. 2020, appendix C), stock phrases excluded.
-- *Jaccard*: the similarity by which `tasks.core.dedup` removes near-duplicates.
+- *Jaccard*: the similarity by which `tasks.problems.dedup` removes near-duplicates.
 - *Template*: the same similarity after replacing every number by one mark, which finds renumbered problems. Texts that are
   little more than a formula are compared character by character instead, with their numbers masked.
 
@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 from scipy.sparse.csgraph import connected_components
 
-from tasks.core.config import DecontamSettings
-from tasks.core.dedup import Indices, jaccards, offsets_of, shingle_matrix
-from tasks.core.errors import UserError
-from tasks.core.rows import Finding, FindingKind, Problem
-from tasks.core.wording import MARK, MARK_HASH, Tokens, formula, tokenise, windows, word_hash, words
+from tasks.config import DecontamSettings
+from tasks.errors import UserError
+from tasks.problems.dedup import Indices, jaccards, offsets_of, shingle_matrix
+from tasks.problems.wording import MARK, MARK_HASH, Tokens, formula, tokenise, windows, word_hash, words
+from tasks.rows import Finding, FindingKind, Problem
 
 _ROWS_AT_ONCE = 10_000  # bounds the memory use of `findings`
 

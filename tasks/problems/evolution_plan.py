@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import xxhash
 
-from tasks.core.config import EvolveSettings
-from tasks.core.errors import UserError
-from tasks.core.rows import Problem, Role, Strategy, Tier
+from tasks.config import EvolveSettings
+from tasks.errors import UserError
+from tasks.rows import Problem, Role, Strategy, Tier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

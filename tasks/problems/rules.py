@@ -10,8 +10,8 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tasks.core.config import RuleSettings
-from tasks.core.rows import Reason
+from tasks.config import RuleSettings
+from tasks.rows import Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import xxhash
 
-from tasks.core.config import SelectSettings
-from tasks.core.errors import UserError
-from tasks.core.rows import Strategy, Tier
+from tasks.config import SelectSettings
+from tasks.errors import UserError
+from tasks.rows import Strategy, Tier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

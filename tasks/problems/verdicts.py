@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from tasks.core.answers import simplest_forms_decision
-from tasks.core.rows import Reason
+from tasks.answers.equivalence import simplest_forms_decision
+from tasks.rows import Reason
 
 MAX_REPLY_CHARS: Final = 20_000
 _OPENING_CHARS: Final = 40  # later in the text "I cannot" may be part of the problem itself

@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from tasks.core.dedup import Indices, combine_hashes
+from tasks.problems.dedup import Indices, combine_hashes
 
 _DIGITS = r"\d+(?:(?:,|\{,\})\d{3}(?!\d))*(?:\.\d+)?"
 _TOKEN = re.compile(rf"\\[a-z]+|[^\W\d_]+|{_DIGITS}(?:(?:st|nd|rd|th)(?![a-z]))?|%")

@@ -23,10 +23,10 @@ from typing import Any
 import aiohttp
 import httpx
 
-from tasks.core.errors import UserError
-from tasks.io.loops import cancel_the_others
-from tasks.io.ray_session import last_error_line
-from tasks.io.supervisor import PATIENCE
+from tasks.errors import UserError
+from tasks.processes.loops import cancel_the_others
+from tasks.processes.ray_session import last_error_line
+from tasks.processes.supervisor import PATIENCE
 
 __all__ = ["JobFailed", "cluster_lines", "end", "job_environment", "local_lines"]
 
@@ -66,7 +66,7 @@ def local_lines(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tasks.io.supervisor", PATIENCE, str(JOB_STOP_S), "--", *command],
+            [sys.executable, "-m", "tasks.processes.supervisor", PATIENCE, str(JOB_STOP_S), "--", *command],
             stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
             cwd=folder, env=dict(environment), start_new_session=True,
         )  # fmt: skip

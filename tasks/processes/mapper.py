@@ -19,9 +19,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import IO, Any, Final, TypeVar
 
-from tasks.core.errors import UserError
-from tasks.io.ray_session import RAY_ENVIRONMENT
-from tasks.io.servers import available_cores
+from tasks.errors import UserError
+from tasks.processes.machine import available_cores
+from tasks.processes.ray_session import RAY_ENVIRONMENT
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -101,7 +101,7 @@ class _Worker:
     def __init__(self) -> None:
         paths = os.pathsep.join(path for path in sys.path if path)
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tasks.io.mapper"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-P", "-m", "tasks.processes.mapper"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"},
         )  # fmt: skip
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psutil
 
-from tasks.core.errors import UserError
-from tasks.io.servers import available_cores
-from tasks.io.supervisor import Guard
+from tasks.errors import UserError
+from tasks.processes.machine import available_cores
+from tasks.processes.supervisor import Guard
 
 OBJECT_STORE_BYTES = 256 * 1024**2
 RAY_TRIES = 5

@@ -1,6 +1,6 @@
 """Run a command so that none of its processes outlives the process that started the supervisor (the owner).
 
-`python -m tasks.io.supervisor [--patience SECONDS] -- COMMAND ARGUMENT...` starts the command in its own session and
+`python -m tasks.processes.supervisor [--patience SECONDS] -- COMMAND ARGUMENT...` starts the command in its own session and
 terminates it, with all its descendants, when the owner closes the supervisor's standard input, when the owner dies (also by
 `kill -9`), or when the supervisor gets SIGTERM: first SIGTERM to all, then SIGKILL after five seconds. When the command exits
 by itself, remaining descendants are terminated in the same way. The exit status is the command's (128 + signal, as in a shell).
@@ -224,7 +224,7 @@ def _promised(process: psutil.Process) -> float:
     try:
         command = process.cmdline()
         option = command.index(PATIENCE)
-        return float(command[option + 1]) if command[option - 1] == "tasks.io.supervisor" else 0.0
+        return float(command[option + 1]) if command[option - 1] == "tasks.processes.supervisor" else 0.0
     except (ValueError, IndexError, psutil.NoSuchProcess, psutil.AccessDenied):
         return 0.0
 
@@ -277,7 +277,7 @@ def main(arguments: Sequence[str]) -> int:
         patience, arguments = float(arguments[1]), arguments[2:]
     if len(arguments) < 2 or arguments[0] != "--":
         print(
-            f"usage: python -m tasks.io.supervisor (--guard | [{PATIENCE} SECONDS] -- COMMAND [ARGUMENT...])",
+            f"usage: python -m tasks.processes.supervisor (--guard | [{PATIENCE} SECONDS] -- COMMAND [ARGUMENT...])",
             file=sys.stderr,
         )
         return 2

@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.core.annotation import Cause
-from tasks.core.drift import FAR, Move, by_tier, drift, largest_movers
-from tasks.core.rows import Reject
-from tasks.io import report_figures as figures
-from tasks.io.disk import atomic_write
-from tasks.io.pages import render_page
-from tasks.io.report import duration
-from tasks.io.versions import Shared
+from tasks.reports import report_figures as figures
+from tasks.reports.pages import render_page
+from tasks.reports.report import duration
+from tasks.rows import Reject
+from tasks.storage.disk import atomic_write
+from tasks.storage.versions import Shared
+from tasks.uncertainty.annotation import Cause
+from tasks.uncertainty.drift import FAR, Move, by_tier, drift, largest_movers
 
 PAGE, NUMBERS = "drift.html", "drift.json"
 MOVERS = 20  # largest movers shown

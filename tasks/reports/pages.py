@@ -8,8 +8,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from tasks.io import report_figures as figures
-from tasks.io.cards import CARDS
+from tasks.reports import report_figures as figures
+from tasks.storage.cards import CARDS
 
 _FILTERS: dict[str, Callable[..., Any]] = {
     "number": "{:,}".format,

@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 
 from markupsafe import Markup
 
-from tasks.core.auroc import Area, auroc
-from tasks.core.rows import Example, Finding, FindingKind, Problem, Response, Strategy, Tier
-from tasks.io import report_figures as figures
-from tasks.io.dataset import BenchmarkCount, StageCount, last_strategy
-from tasks.io.disk import atomic_write
-from tasks.io.pages import render_page
+from tasks.reports import report_figures as figures
+from tasks.reports.pages import render_page
+from tasks.rows import Example, Finding, FindingKind, Problem, Response, Strategy, Tier
+from tasks.storage.dataset import last_strategy
+from tasks.storage.disk import atomic_write
+from tasks.storage.manifest import BenchmarkCount, StageCount
+from tasks.uncertainty.auroc import Area, auroc
 
 Row = TypeVar("Row")
 MAX_FAMILY = 40  # most members of a family that is drawn

@@ -11,13 +11,22 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tasks.core import validation as statistics
-from tasks.core.rows import Example, Strategy, Tier
-from tasks.core.validation import Agreement, Checked, Kind, Reliability, SizePair, Spread, Target, TierResult
-from tasks.io import report_figures as figures
-from tasks.io.dataset import last_strategy
-from tasks.io.disk import whole_folder
-from tasks.io.pages import render_page
+from tasks.reports import report_figures as figures
+from tasks.reports.pages import render_page
+from tasks.rows import Example, Strategy, Tier
+from tasks.storage.dataset import last_strategy
+from tasks.storage.disk import whole_folder
+from tasks.uncertainty import validation as statistics
+from tasks.uncertainty.validation import (
+    Agreement,
+    Checked,
+    Kind,
+    Reliability,
+    SizePair,
+    Spread,
+    Target,
+    TierResult,
+)
 
 PAGE, NUMBERS = "report.html", "validation.json"
 NAMES: Mapping[Kind, str] = {"majority": "majorities", "sample": "samples"}

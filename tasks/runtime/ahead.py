@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
-from tasks.io.mapper import Mapper, open_mapper
-from tasks.stages.driver import Lazy, Run
-from tasks.stages.pending import Pending
+from tasks.processes.mapper import Mapper, open_mapper
+from tasks.runtime.driver import Lazy, Run
+from tasks.runtime.pending import Pending
 
 WORTH_PROCESSES = 20_000  # rows; with fewer, starting processes takes longer than it saves
 

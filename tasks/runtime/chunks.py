@@ -10,8 +10,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from tasks.io.artifacts import Artifact, Store
-from tasks.io.tables import read_rows
+from tasks.storage.artifacts import Artifact, Store
+from tasks.storage.tables import read_rows
 
 Row = TypeVar("Row")
 RowHashes = NDArray[np.uint64]

@@ -2,7 +2,7 @@
 
 A stage is a `Stage` (its identity) and a function from a shard number to a `Shard` (the tables to write). The record on disk
 decides whether a shard is finished; Prefect's result persistence is off. A shard that another run of the stage made from the
-same content is reused (`tasks.stages.pending`).
+same content is reused (`tasks.runtime.pending`).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
-from tasks.core.config import Config
-from tasks.core.identity import canonical_json, fingerprint
-from tasks.core.rows import Reject
-from tasks.io.artifacts import Artifact, Store
-from tasks.stages.progress import Progress
+from tasks.config import Config
+from tasks.identity import canonical_json, fingerprint
+from tasks.rows import Reject
+from tasks.runtime.progress import Progress
+from tasks.storage.artifacts import Artifact, Store
 
 if TYPE_CHECKING:
-    from tasks.stages.pending import Pending
+    from tasks.runtime.pending import Pending
 
 T = TypeVar("T")
 

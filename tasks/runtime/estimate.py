@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tasks.core.config import Config, EvolveSettings, PlanRole, PlanSettings, Rate
-from tasks.core.evolution_plan import planned_totals, with_target
-from tasks.core.rows import Tier
+from tasks.config import Config, EvolveSettings, PlanRole, PlanSettings, Rate
+from tasks.problems.evolution_plan import planned_totals, with_target
+from tasks.rows import Tier
 
 CHARS_PER_TOKEN = 4.0
 MESSAGE_MARKS = 5

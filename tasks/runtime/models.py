@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
-from tasks.core.config import PROJECT_ROOT, ModelRole
-from tasks.io.chat import ChatModel, ChatRequest, Completion, Failure
-from tasks.io.invariance import BatchInvariance
-from tasks.io.ledger import Ledger, Spent
-from tasks.io.servers import serving
-from tasks.io.turns import Answers, Turns
-from tasks.stages.driver import Run
-from tasks.stages.pending import Pending
+from tasks.config import PROJECT_ROOT, ModelRole
+from tasks.llm.chat import ChatModel, ChatRequest, Completion, Failure
+from tasks.llm.invariance import BatchInvariance
+from tasks.llm.ledger import Ledger, Spent
+from tasks.llm.servers import serving
+from tasks.llm.turns import Answers, Turns
+from tasks.runtime.driver import Run
+from tasks.runtime.pending import Pending
 
 Item = TypeVar("Item")
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tasks.core.rows import Problem, Reject
+from tasks.rows import Problem, Reject
+from tasks.runtime.chunks import bounds, cut, row_hashes
+from tasks.runtime.driver import Shard
 from tasks.seeds.kinds import SeedOutcome
-from tasks.stages.chunks import bounds, cut, row_hashes
-from tasks.stages.driver import Shard
 
 
 def cut_outcomes(rows: Sequence[SeedOutcome], size: int) -> tuple[int, ...]:

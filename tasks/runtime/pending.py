@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tasks.core.identity import fingerprint
-from tasks.io.artifacts import Store
-from tasks.stages.driver import Stage
+from tasks.identity import fingerprint
+from tasks.runtime.driver import Stage
+from tasks.storage.artifacts import Store
 
 Content = Callable[[int], str]
 """Returns a digest of everything that a shard is made from, except for the recipe of its stage."""

@@ -1,4 +1,7 @@
-"""Stage plan: estimate the requests, tokens and disk space of a run in seconds, without a model, a server or the hub."""
+"""The plan of a run: what it will send, spend and store.
+
+Computed in seconds from settings and local files, without a model, a server or a data set of the hub.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prefect import task
-from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
-from prefect.logging import get_run_logger
-
 from prompts import Prompt, all_prompts, load_prompt
 from prompts.schemas import EQUIVALENCE_SCHEMA, QUALITY_SCHEMA
-from tasks.core.config import PROJECT_ROOT, Config, Source, load_config
-from tasks.core.errors import UserError
-from tasks.core.plan import (
+from tasks.config import PROJECT_ROOT, Config, Source, load_config
+from tasks.errors import UserError
+from tasks.llm.token_counts import Counter, token_counter
+from tasks.rows import Problem, Tier
+from tasks.runtime.estimate import (
     CHARS_PER_TOKEN,
     MESSAGE_MARKS,
     REPLY_MARKS,
@@ -25,33 +25,16 @@ from tasks.core.plan import (
     Plan,
     PlannedSource,
     Rollouts,
-    describe,
     make_plan,
 )
-from tasks.core.rows import Problem, Tier
-from tasks.io.artifacts import atomic_write
-from tasks.io.hub import COMMIT
-from tasks.io.token_counts import Counter, token_counter
+from tasks.runtime.training_run import run_config
+from tasks.seeds.intake import curated_first, duplicates, too_long
 from tasks.seeds.kinds import KindSettings
 from tasks.seeds.registry import load, resolve
-from tasks.stages.aggregate import curated_first, duplicates, too_long
-from tasks.stages.distill import run_config
+from tasks.storage.artifacts import atomic_write
+from tasks.storage.hub import COMMIT
 
 T = TypeVar("T")
-
-
-@task(name="plan", cache_policy=NO_CACHE, persist_result=False)
-def plan(profile: str, overrides: Mapping[str, Any] | None) -> str:
-    """Log the plan of a run, show it in the Prefect UI and write `plan.json`; return that file's path."""
-    path, found = write_plan(profile, overrides)
-    lines = describe(found)
-    for line in lines:
-        get_run_logger().info("plan: %s", line)
-    text = "\n".join(lines).replace("```", "'''")
-    create_markdown_artifact(
-        f"```\n{text}\n```\n", key="plan", description="Estimated requests, tokens and disk space"
-    )
-    return str(path)
 
 
 def write_plan(profile: str, overrides: Mapping[str, Any] | None) -> tuple[Path, Plan]:

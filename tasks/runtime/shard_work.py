@@ -15,12 +15,12 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from tasks.core.config import DedupSettings, RuleSettings
-from tasks.core.decontam import BenchmarkIndex
-from tasks.core.dedup import Indices, Sketch, sketch, template_key
-from tasks.core.rows import Finding, Problem, Reason, Reject
-from tasks.core.rules import check
-from tasks.io.tables import read_table
+from tasks.config import DedupSettings, RuleSettings
+from tasks.problems.decontam import BenchmarkIndex
+from tasks.problems.dedup import Indices, Sketch, sketch, template_key
+from tasks.problems.rules import check
+from tasks.rows import Finding, Problem, Reason, Reject
+from tasks.storage.tables import read_table
 
 Tables = dict[str, tuple[type, Any]]
 """Table name -> (row type, rows or an Arrow table)."""

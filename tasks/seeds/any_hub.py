@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
-from tasks.core.answers import extract_answer
-from tasks.core.rows import Tier
+from tasks.answers.extraction import extract_answer
+from tasks.rows import Tier
 from tasks.seeds.filters import Drop, Fault
 from tasks.seeds.hub_source import Found, HubPart, HubSource, Values, final_answer, hub_kind, written
 

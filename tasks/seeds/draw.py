@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import xxhash
 
-from tasks.core.rows import Problem, Reason, Reject
+from tasks.rows import Problem, Reason, Reject
 from tasks.seeds.kinds import Loaded, SeedOutcome
 
 T = TypeVar("T")

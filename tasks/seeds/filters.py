@@ -8,9 +8,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from tasks.core.config import RuleSettings
-from tasks.core.rows import Reason
-from tasks.core.rules import Rule, multiple_choice, needs_figure, proof
+from tasks.config import RuleSettings
+from tasks.problems.rules import Rule, multiple_choice, needs_figure, proof
+from tasks.rows import Reason
 
 Drop = Literal["language", "figure", "choice", "proof", "several_answers", "no_answer"]
 """Reasons that a source's `drop` can list; rows without a text are always dropped."""

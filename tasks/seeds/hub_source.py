@@ -15,14 +15,14 @@ from typing import Any, ClassVar
 import xxhash
 from pydantic import Field, PositiveInt, model_validator
 
-from tasks.core.answers import extract_answer
-from tasks.core.config import PROJECT_ROOT, Settings, resource
-from tasks.core.errors import UserError
-from tasks.core.rows import Problem, Reject, Role, Tier, problem_id
-from tasks.io.hub import HubSplit, commit, files_digest, hub_rows, local_files, local_rows, reach
+from tasks.answers.extraction import extract_answer
+from tasks.config import PROJECT_ROOT, Settings, resource
+from tasks.errors import UserError
+from tasks.rows import Problem, Reject, Role, Tier, problem_id
 from tasks.seeds.draw import draw, draw_key
 from tasks.seeds.filters import Drop, Fault, text_fault
 from tasks.seeds.kinds import KindSettings, Loaded, SeedOutcome, SourceKind
+from tasks.storage.hub import HubSplit, commit, files_digest, hub_rows, local_files, local_rows, reach
 
 Values = Mapping[str, Any]
 """One row under SURE-Math's column names; None for a column that the row does not have."""
@@ -35,7 +35,7 @@ class HubPart(Settings):
     split: str
     config: str | None = None
     benchmark: bool = False
-    files: tuple[str, ...] = ()  # names of its files in a local copy (see tasks.io.hub.local_files)
+    files: tuple[str, ...] = ()  # names of its files in a local copy (see tasks.storage.hub.local_files)
 
     @property
     def words(self) -> tuple[str, ...]:

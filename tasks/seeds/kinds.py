@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from tasks.core.config import Source
-from tasks.core.rows import Problem, Reject, Tier
+from tasks.config import Source
+from tasks.rows import Problem, Reject, Tier
 
 SeedOutcome = Problem | Reject
 

@@ -8,10 +8,10 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from tasks.core.config import PROJECT_ROOT, resource
-from tasks.core.rows import Problem, Role, Tier, problem_id
-from tasks.io.seed_files import Column, RawProblem, file_digest, read_problem_file
+from tasks.config import PROJECT_ROOT, resource
+from tasks.rows import Problem, Role, Tier, problem_id
 from tasks.seeds.kinds import KindSettings, Loaded, SourceKind
+from tasks.storage.seed_files import Column, RawProblem, file_digest, read_problem_file
 
 
 class FileSource(KindSettings):

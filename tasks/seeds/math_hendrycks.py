@@ -15,8 +15,8 @@ from typing import ClassVar, Literal
 
 from pydantic import PositiveInt
 
-from tasks.core.answers import extract_answer
-from tasks.core.rows import Tier
+from tasks.answers.extraction import extract_answer
+from tasks.rows import Tier
 from tasks.seeds.filters import Drop
 from tasks.seeds.hub_source import Found, HubPart, HubSource, Values, hub_kind, no_box, written
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from pydantic import PositiveInt
 
-from tasks.core.rows import Tier
+from tasks.rows import Tier
 from tasks.seeds.filters import Drop, Fault
 from tasks.seeds.hub_source import Found, HubPart, HubSource, Values, final_answer, hub_kind, written
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from tasks.core.errors import UserError
-from tasks.core.rows import Problem, Reason, Reject, Role, Tier, problem_id
-from tasks.io.seed_files import Column, RawProblem, file_columns, file_digest, read_problem_file
+from tasks.errors import UserError
+from tasks.rows import Problem, Reason, Reject, Role, Tier, problem_id
 from tasks.seeds.kinds import Loaded, SeedOutcome
+from tasks.storage.seed_files import Column, RawProblem, file_columns, file_digest, read_problem_file
 
 COLUMNS: tuple[Column, ...] = get_args(Column)
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
 
-from tasks.core.rows import Problem, Role, Tier, problem_id
-from tasks.seeds import pocket
+from pocket import world
+from tasks.rows import Problem, Role, Tier, problem_id
 from tasks.seeds.kinds import KindSettings, Loaded, SourceKind
 
 LICENCE = "cc0-1.0"
 GENERATOR = "pocket-2"  # raise when the generator draws different problems for the same seed
+POCKET_ID = re.compile(r"\d+/(?:" + "|".join(Tier) + r")/\d+")
 
 
 class PocketSource(KindSettings):
@@ -39,7 +41,7 @@ def problems(source: PocketSource) -> Iterator[Problem]:
     curated = source.role == "curated"
     for tier in Tier:
         for index in range(source.counts.get(tier, 0)):
-            drawn = pocket.problem(source.seed, tier.value, index)
+            drawn = world.problem(source.seed, tier.value, index)
             source_id = f"{source.seed}/{tier.value}/{index}"
             row_id = problem_id(source=source.name, origin=source_id, strategy="", text=drawn.text)
             yield Problem(
@@ -53,6 +55,11 @@ def problems(source: PocketSource) -> Iterator[Problem]:
                 root_id=row_id,
                 answer=drawn.answer if curated else None,
             )
+
+
+def is_pocket_id(source_id: str) -> bool:
+    """Whether a row with this `source_id` was drawn here, or evolved from one that was."""
+    return POCKET_ID.fullmatch(source_id) is not None
 
 
 def digest(source: PocketSource) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from tasks import seeds
-from tasks.core.config import Config, Source, explain
-from tasks.core.errors import UserError
+from tasks.config import Config, Source, explain
+from tasks.errors import UserError
 from tasks.seeds.kinds import KindSettings, Loaded, SourceKind
 
 

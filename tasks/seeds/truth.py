@@ -1,36 +1,40 @@
-"""The correct answer of a row: its ground truth, or the answer of the pocket world's oracle."""
+"""The right answer of a row, where it is known: its own ground truth, or for a pocket problem the oracle's answer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tasks.core.answers import equivalent
-from tasks.core.rows import Example, Response
-from tasks.core.validation import Checked, measures
-from tasks.seeds import pocket
+from tasks.answers import equivalent
+from tasks.rows import Example, Response
+from tasks.seeds.pocket_source import is_pocket_id
+from tasks.uncertainty.validation import Checked, measures
 
 __all__ = ["check", "is_right", "majority_is_right", "truth_of"]
 
 
-def truth_of(problem: str, answer: str | None) -> str | None:
-    """Return `answer`, the row's ground truth, if given, else the oracle's answer; None if unknown."""
-    return answer if answer is not None else pocket.oracle(problem)
+def truth_of(row: Example) -> str | None:
+    """Return the ground truth of a row. A pocket problem without one is solved by the oracle; None for any other row."""
+    if row.answer is not None or not is_pocket_id(row.source_id):
+        return row.answer
+    from pocket.world import oracle  # needed for pocket problems only
+
+    return oracle(row.problem)
 
 
 def is_right(given: str | None, truth: str) -> bool:
-    """Return whether the answer of a sample or a majority is correct. A missing answer is wrong."""
+    """Whether an answer, of one sample or of a majority, is equivalent to the truth. A missing answer is wrong."""
     return given is not None and equivalent(given, truth)
 
 
-def majority_is_right(problem: str, answer: str | None, majority: str | None) -> bool | None:
-    """Return whether the majority answer is correct; None without a ground truth. A missing majority answer is wrong."""
-    truth = truth_of(problem, answer)
-    return None if truth is None else is_right(majority, truth)
+def majority_is_right(row: Example) -> bool | None:
+    """Whether the majority answer of a row is right; None where the truth is unknown. A missing majority answer is wrong."""
+    truth = truth_of(row)
+    return None if truth is None else is_right(row.majority_answer, truth)
 
 
 def check(row: Example, responses: Sequence[Response]) -> Checked | None:
-    """Compare an annotated row and each of its samples with the ground truth; None if it is unknown."""
-    truth = truth_of(row.problem, row.answer)
+    """Compare an annotated row and each of its samples with the truth; None where the truth is unknown."""
+    truth = truth_of(row)
     if truth is None:
         return None
     return Checked(

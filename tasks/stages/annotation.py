@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from prompts import load_prompt
-from tasks.core.annotation import AnnotationRecipe
-from tasks.core.config import PROJECT_ROOT, load_config
-from tasks.core.identity import fingerprint
-from tasks.io.artifacts import Store
-from tasks.io.dataset import Teacher
-from tasks.io.identity import model_identity
-from tasks.io.locks import alone
-from tasks.io.servers import free_port
-from tasks.io.tokenizer_identity import tokenizer_identity
+from tasks.config import PROJECT_ROOT, load_config
+from tasks.identity import fingerprint
+from tasks.llm.model_identity import model_identity
+from tasks.llm.servers import free_port
+from tasks.llm.tokenizer_identity import tokenizer_identity
+from tasks.runtime.driver import Run
 from tasks.stages import cluster, sample
-from tasks.stages.driver import Run
+from tasks.storage.artifacts import Store
+from tasks.storage.locks import alone
+from tasks.storage.manifest import Teacher
+from tasks.uncertainty.annotation import AnnotationRecipe
 
 ROLES = ("teacher", "equivalence_judge")
 

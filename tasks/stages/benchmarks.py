@@ -7,16 +7,16 @@ from functools import cache
 
 from prefect.logging import get_run_logger
 
-from tasks.core.config import Config
-from tasks.core.errors import UserError
-from tasks.core.rows import Reason, Reject
-from tasks.io.artifacts import Artifact
+from tasks.config import Config
+from tasks.errors import UserError
+from tasks.rows import Reason, Reject
+from tasks.runtime.chunks import chunk
+from tasks.runtime.driver import Run, Shard, Stage, run_shards
+from tasks.runtime.outcomes import cut_outcomes, shard_of
+from tasks.seeds.intake import account, counts
 from tasks.seeds.kinds import Loaded, SeedOutcome
 from tasks.seeds.registry import load, source_digest
-from tasks.stages.aggregate import account, counts
-from tasks.stages.chunks import chunk
-from tasks.stages.driver import Run, Shard, Stage, run_shards
-from tasks.stages.outcomes import cut_outcomes, shard_of
+from tasks.storage.artifacts import Artifact
 
 VERSION = 2
 

@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
-from typing import Any
 
 from prefect.logging import get_run_logger
 
 from prompts import load_prompt
 from prompts.schemas import EQUIVALENCE_SCHEMA
-from tasks.core.answers import SymbolicDecisions
-from tasks.core.clusters import Pair, cluster_answers, pair_decisions
-from tasks.core.config import ClusterSettings
-from tasks.core.entropy import majority
-from tasks.core.identity import request_seed
-from tasks.core.rows import JudgedPair, Problem, Reason, Reject, Response, Uncertainty
-from tasks.core.uncertainties import entropies_by_size, uncertainties
-from tasks.core.verdicts import BadReply, parse_equivalence
-from tasks.io.artifacts import Artifact, Store
-from tasks.io.chat import TOO_LONG, ChatModel, ChatRequest, Completion, Failure
-from tasks.seeds.truth import majority_is_right
-from tasks.stages.chunks import shard_rows, shard_sizes
-from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
-from tasks.stages.models import ask, chat_model
-from tasks.stages.pending import Pending, rows_digest
+from tasks.identity import request_seed
+from tasks.llm.chat import ChatModel, ChatRequest, Completion, Failure
+from tasks.problems.verdicts import BadReply, parse_equivalence
+from tasks.rows import JudgedPair, Problem, Reject, Response, Uncertainty
+from tasks.runtime.chunks import shard_rows, shard_sizes
+from tasks.runtime.clustering import Decisions, annotate, deciding, undecided
+from tasks.runtime.driver import Lazy, Run, Shard, Stage, run_shards
+from tasks.runtime.models import ask, chat_model
+from tasks.runtime.pending import Pending, rows_digest
+from tasks.storage.artifacts import Artifact, Store
+from tasks.uncertainty.clusters import Pair
 
 VERSION = 4
 PROMPT = "judge/equivalence"
-MAX_ANSWER_CHARS = 1_000
-CUT_OFF = ("length", TOO_LONG)
-
-Decisions = Mapping[Pair, bool | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,46 +140,6 @@ def judge_tokens(store: Store, clustered: Artifact) -> JudgeTokens:
     )
 
 
-@contextmanager
-def deciding(
-    groups: Mapping[str, Sequence[Response]], settings: ClusterSettings, workers: int
-) -> Iterator[Iterator[tuple[str, Decisions]]]:
-    """Yield an iterator over (problem id, decisions), in order.
-
-    `workers` problems are decided at a time, since answers that our own rules cannot parse wait for Math-Verify's processes.
-    Problems that have not been started when the block ends are dropped.
-    """
-    pool = ThreadPoolExecutor(workers)
-    try:
-        yield zip(groups, pool.map(partial(decide_pairs, settings=settings), groups.values()), strict=True)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def decide_pairs(group: Sequence[Response], settings: ClusterSettings) -> Decisions:
-    """Decide every pair of one problem's distinct answers: True or False symbolically, None if the judge has to decide.
-
-    With `judge: never` an undecided pair is False. Answers longer than `MAX_ANSWER_CHARS` are compared as strings only, so a
-    pair of distinct ones is False.
-    """
-    symbolic = SymbolicDecisions(settings.symbolic_timeout_s)
-
-    def decide(first: str, second: str) -> bool | None:
-        if max(len(first), len(second)) > MAX_ANSWER_CHARS:
-            return False
-        if settings.judge == "judge_all":
-            return None
-        decision = symbolic(first, second)
-        return False if decision is None and settings.judge == "never" else decision
-
-    return pair_decisions([response.answer for response in group], decide)
-
-
-def undecided(decisions: Decisions) -> list[Pair]:
-    """Return the pairs that the judge has to decide."""
-    return [pair for pair, decision in decisions.items() if decision is None]
-
-
 def judge_pairs(
     pairs: Sequence[Pair], model: Lazy[ChatModel], run: Run, check_cancelled: Callable[[], None]
 ) -> tuple[dict[Pair, JudgedPair], JudgeTokens]:
@@ -247,58 +195,3 @@ def _is_yes(reply: Completion | Failure) -> bool:
         return False
     parsed = parse_equivalence(reply.text, reply.finish_reason)
     return not isinstance(parsed, BadReply) and parsed.same
-
-
-def annotate(
-    problem: Problem,
-    group: Sequence[Response],
-    decisions: Decisions,
-    verdicts: Mapping[Pair, JudgedPair],
-    settings: ClusterSettings,
-    judge: tuple[str, str],
-) -> Uncertainty | Reject:
-    """Cluster one problem's responses and compute its uncertainties; a reject if fewer than two responses take part.
-
-    `verdicts` contains every pair that is None in `decisions`; `judge` is the (model, prompt) that gave them.
-    """
-    answers = [response.answer for response in group]
-
-    def same(first: str, second: str) -> bool:
-        decision = decisions[first, second]
-        return verdicts[first, second].equivalent if decision is None else decision
-
-    clustering = cluster_answers(answers, same, unparsed=settings.unparsed, linkage=settings.linkage)
-    labels = clustering.labels
-    if sum(label >= 0 for label in labels) < 2:
-        detail = f"fewer than two of {len(group)} responses take part"
-        return Reject(problem_id=problem.id, stage="cluster", reason=Reason.TOO_FEW_ANSWERS, detail=detail)
-    measures = asdict(uncertainties(group, labels, scope=settings.scope))
-    by_size = entropies_by_size(group, labels, scope=settings.scope)
-    answer = clustering.representatives[majority(labels)]
-    return Uncertainty(
-        problem_id=problem.id,
-        **measures,
-        sizes=tuple(by_size),
-        entropy_by_size=tuple(None if found is None else found.entropy for found in by_size.values()),
-        weight_by_size=tuple(None if found is None else found.weight for found in by_size.values()),
-        labels=labels,
-        cluster_answers=clustering.representatives,
-        majority_answer=answer,
-        majority_correct=None if problem.answer is None else majority_is_right("", problem.answer, answer),
-        num_samples=len(group),
-        num_valid=sum(answer is not None for answer in answers),
-        num_truncated=sum(response.finish_reason in CUT_OFF for response in group),
-        transitivity_violations=clustering.transitivity_violations,
-        **judgement([verdicts[pair] for pair in undecided(decisions)], judge),
-    )
-
-
-def judgement(judged: Sequence[JudgedPair], judge: tuple[str, str]) -> dict[str, Any]:
-    """Return the columns about the judge: two calls per pair, and model and prompt if any pair was judged."""
-    model, prompt = judge if judged else (None, None)
-    return {
-        "judge_calls": 2 * len(judged),
-        "order_flips": sum(pair.flipped for pair in judged),
-        "judge_model": model,
-        "judge_prompt": prompt,
-    }

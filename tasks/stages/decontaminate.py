@@ -11,16 +11,16 @@ from typing import Any
 
 from prefect.logging import get_run_logger
 
-from tasks.core.config import DecontamSettings
-from tasks.core.decontam import BenchmarkIndex, lineage
-from tasks.core.rows import Finding, FindingKind, Flag, Problem, Selected
-from tasks.io.artifacts import Artifact, Store
-from tasks.io.mapper import Mapper
-from tasks.stages.ahead import cpu_mapper
-from tasks.stages.chunks import shard_rows, shard_sizes
-from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
-from tasks.stages.pending import Pending, rows_digest
-from tasks.stages.shard_work import CompareWork, compare_with_benchmarks
+from tasks.config import DecontamSettings
+from tasks.problems.decontam import BenchmarkIndex, lineage
+from tasks.processes.mapper import Mapper
+from tasks.rows import Finding, FindingKind, Flag, Problem, Selected
+from tasks.runtime.ahead import cpu_mapper
+from tasks.runtime.chunks import shard_rows, shard_sizes
+from tasks.runtime.driver import Lazy, Run, Shard, Stage, run_shards
+from tasks.runtime.pending import Pending, rows_digest
+from tasks.runtime.shard_work import CompareWork, compare_with_benchmarks
+from tasks.storage.artifacts import Artifact, Store
 
 VERSION = 1
 COMPARED_AT_ONCE = 10_000  # rows per work item

@@ -19,16 +19,15 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from tasks.core.config import PROJECT_ROOT, DistillSettings
-from tasks.core.errors import UserError
-from tasks.core.rows import Problem
-from tasks.io.artifacts import atomic_write
-from tasks.io.jobs import JobFailed, cluster_lines, local_lines
-from tasks.io.metrics import read_metrics
-from tasks.seeds.registry import load
-from tasks.stages.driver import Run
-from tasks.stages.progress import LiveTable, Progress
-from training.config import RunConfig, run_folder, run_from
+from tasks.config import PROJECT_ROOT, DistillSettings
+from tasks.errors import UserError
+from tasks.processes.jobs import JobFailed, cluster_lines, local_lines
+from tasks.runtime.driver import Run
+from tasks.runtime.progress import LiveTable, Progress
+from tasks.runtime.training_run import held_out, run_config, write_held_out
+from tasks.storage.artifacts import atomic_write
+from tasks.storage.metrics import read_metrics
+from training.config import RunConfig, run_folder
 
 PROBLEMS = "problems.txt"
 """File beside RUN.json with the errors of the launcher that the user can fix, one per line."""
@@ -84,31 +83,6 @@ def distill(run: Run, dataset: str) -> str:
     publish(result)
     get_run_logger().info("distill: student in %s", folder / "student")
     return str(folder / "student")
-
-
-def run_config(settings: DistillSettings, dataset: Path, folder: Path) -> RunConfig:
-    """Return the training settings: the profile's, with the paths of this run. Raises `UserError` that names the bad key."""
-    given = dict(settings.run)
-    given["output"] = str(folder)
-    given["dataset"] = {**given.get("dataset", {}), "folder": str(dataset)}
-    if settings.held_out:
-        given["evaluation"] = {**given.get("evaluation", {}), "problems": str(folder / "held_out.jsonl")}
-    return run_from(given, "distill.run")
-
-
-def held_out(settings: DistillSettings) -> Iterator[Problem]:
-    """Yield the held-out problems that the student is evaluated on: those with an answer."""
-    for source in settings.held_out:
-        for row in load(source).outcomes:
-            if isinstance(row, Problem) and row.answer is not None:
-                yield row
-
-
-def write_held_out(path: Path, problems: Iterable[Problem]) -> None:
-    """Write the problems as JSON lines with id, problem and answer."""
-    rows = ({"id": row.id, "problem": row.text, "answer": row.answer} for row in problems)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

@@ -11,19 +11,19 @@ import numpy as np
 from prefect.logging import get_run_logger
 
 from prompts import load_prompt
-from tasks.core.config import Config
-from tasks.core.evolution_plan import Planned, children, with_target
-from tasks.core.identity import request_seed
-from tasks.core.rows import Problem, Reason, Reject, Role, Strategy, problem_id
-from tasks.core.rules import check
-from tasks.core.verdicts import BadReply, parse_evolution
-from tasks.io.artifacts import Artifact
-from tasks.io.chat import ChatModel, ChatRequest, Completion, Failure
-from tasks.io.turns import Turns
-from tasks.stages.chunks import RowHashes, bounds, cut, overlaps, row_hashes, shard_rows
-from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
-from tasks.stages.models import AskedAhead, chat_model
-from tasks.stages.pending import Pending, rows_digest
+from tasks.config import Config
+from tasks.identity import request_seed
+from tasks.llm.chat import ChatModel, ChatRequest, Completion, Failure
+from tasks.llm.turns import Turns
+from tasks.problems.evolution_plan import Planned, children, with_target
+from tasks.problems.rules import check
+from tasks.problems.verdicts import BadReply, parse_evolution
+from tasks.rows import Problem, Reason, Reject, Role, Strategy, problem_id
+from tasks.runtime.chunks import RowHashes, bounds, cut, overlaps, row_hashes, shard_rows
+from tasks.runtime.driver import Lazy, Run, Shard, Stage, run_shards
+from tasks.runtime.models import AskedAhead, chat_model
+from tasks.runtime.pending import Pending, rows_digest
+from tasks.storage.artifacts import Artifact
 
 VERSION = 2
 

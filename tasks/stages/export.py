@@ -17,27 +17,19 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from prompts import all_prompts, load_prompt
-from tasks.core.identity import fingerprint
-from tasks.core.rows import (
-    Example,
-    Finding,
-    FindingKind,
-    Flag,
-    Problem,
-    Response,
-    Selected,
-    Uncertainty,
-    Verdict,
-)
-from tasks.io.artifacts import Artifact, Store, atomic_write, versions
-from tasks.io.dataset import BenchmarkCount, Manifest, StageCount, read_manifest, write_dataset
-from tasks.io.report import Overlap, ReportData, pick_family, pick_findings, write_report
+from tasks.identity import fingerprint
+from tasks.reports.report import Overlap, ReportData, pick_family, pick_findings, write_report
+from tasks.rows import Example, Finding, FindingKind, Flag, Problem, Response, Selected, Uncertainty, Verdict
+from tasks.runtime.driver import Run
+from tasks.runtime.models import batch_invariance
+from tasks.runtime.summaries import funnel_table, stage_counts, timings
 from tasks.seeds.truth import majority_is_right
 from tasks.stages.annotation import annotation_recipe, teacher_of
 from tasks.stages.decontaminate import benchmark_problems
-from tasks.stages.driver import Run
-from tasks.stages.examples import Annotated, examples_by_split
-from tasks.stages.models import batch_invariance
+from tasks.storage.artifacts import Artifact, Store, atomic_write, versions
+from tasks.storage.dataset import write_dataset
+from tasks.storage.examples import Annotated, examples_by_split
+from tasks.storage.manifest import BenchmarkCount, Manifest, StageCount, read_manifest
 
 VERSION = 3
 
@@ -188,38 +180,6 @@ def benchmark_counts(overlaps: Overlaps) -> tuple[BenchmarkCount, ...]:
     )
 
 
-def stage_counts(store: Store, artifacts: Sequence[Artifact]) -> tuple[StageCount, ...]:
-    """Return the counts of every stage: in, kept, and rejected by reason."""
-    counts = [(artifact.name, store.record(artifact)["counts"]) for artifact in artifacts]
-    return tuple(
-        StageCount(stage=name, rows_in=count["in"], kept=count["kept"], rejected=count["rejected"])
-        for name, count in counts
-    )
-
-
-def timings(store: Store, artifacts: Sequence[Artifact]) -> dict[str, float]:
-    """Return the seconds that the shards of every stage took, including the start of its server."""
-    seconds = {}
-    for artifact in artifacts:
-        shards = (store.finished_shard(artifact.path, shard.index) or {} for shard in store.shards(artifact))
-        seconds[artifact.name] = round(sum(shard["seconds"] for shard in shards), 3)
-    return seconds
-
-
-def funnel_table(counts: Sequence[StageCount]) -> list[dict[str, Any]]:
-    """Return one row per stage for a table of the Prefect UI."""
-    return [
-        {
-            "stage": count.stage,
-            "in": count.rows_in,
-            "kept": count.kept,
-            "rejected": count.dropped,
-            "reasons": ", ".join(f"{reason}: {number}" for reason, number in count.reasons) or "none",
-        }
-        for count in counts
-    ]
-
-
 def describe_run(
     run: Run,
     identity: str,
@@ -282,5 +242,5 @@ def shown_overlap(finding: Finding, overlaps: Overlaps) -> Overlap:
 
 def majority_truths(examples: Sequence[Example]) -> dict[str, bool] | None:
     """Return whether the majority answer is right, by id, for the rows with a known truth; None if there are none."""
-    known = {row.id: majority_is_right(row.problem, row.answer, row.majority_answer) for row in examples}
+    known = {row.id: majority_is_right(row) for row in examples}
     return {row_id: right for row_id, right in known.items() if right is not None} or None

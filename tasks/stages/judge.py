@@ -9,16 +9,16 @@ from prefect.logging import get_run_logger
 
 from prompts import load_prompt
 from prompts.schemas import QUALITY_CRITERIA, QUALITY_SCHEMA
-from tasks.core.identity import request_seed
-from tasks.core.rows import Problem, Reason, Reject, Verdict
-from tasks.core.verdicts import BadReply, parse_quality
-from tasks.io.artifacts import Artifact
-from tasks.io.chat import ChatRequest, Completion, Failure
-from tasks.io.turns import Turns
-from tasks.stages.chunks import shard_rows, shard_sizes
-from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
-from tasks.stages.models import AskedAhead, chat_model
-from tasks.stages.pending import Pending
+from tasks.identity import request_seed
+from tasks.llm.chat import ChatRequest, Completion, Failure
+from tasks.llm.turns import Turns
+from tasks.problems.verdicts import BadReply, parse_quality
+from tasks.rows import Problem, Reason, Reject, Verdict
+from tasks.runtime.chunks import shard_rows, shard_sizes
+from tasks.runtime.driver import Lazy, Run, Shard, Stage, run_shards
+from tasks.runtime.models import AskedAhead, chat_model
+from tasks.runtime.pending import Pending
+from tasks.storage.artifacts import Artifact
 
 VERSION = 1
 PROMPT = "judge/quality"

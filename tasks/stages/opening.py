@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.core.config import PROJECT_ROOT, Config, DistillSettings, load_config
-from tasks.core.errors import UserError
-from tasks.io.artifacts import Store, atomic_write
-from tasks.io.identity import model_identity
-from tasks.io.servers import free_port
+from tasks.config import PROJECT_ROOT, Config, DistillSettings, load_config
+from tasks.errors import UserError
+from tasks.llm.model_identity import model_identity
+from tasks.llm.servers import free_port
+from tasks.runtime.driver import Run
+from tasks.runtime.training_run import run_config
 from tasks.seeds.registry import check, load, resolve
 from tasks.stages.aggregate import aggregate_stage
 from tasks.stages.benchmarks import benchmarks_stage
-from tasks.stages.distill import run_config
-from tasks.stages.driver import Run
+from tasks.storage.artifacts import Store, atomic_write
 
 
 def open_run(profile: str, overrides: Mapping[str, Any] | None) -> Run:

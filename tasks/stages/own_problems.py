@@ -17,20 +17,22 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from prompts import load_prompt
-from tasks.core.identity import fingerprint
-from tasks.core.rows import Example, Flag, Problem, Reject, Response, Tier, Uncertainty
-from tasks.io.artifacts import Artifact, Store, atomic_write, versions
-from tasks.io.dataset import Manifest, StageCount, write_dataset
-from tasks.io.report import ReportData, write_report
+from tasks.identity import fingerprint
+from tasks.reports.report import ReportData, write_report
+from tasks.rows import Example, Flag, Problem, Reject, Response, Tier, Uncertainty
+from tasks.runtime.driver import Run, Shard, Stage, run_shards
+from tasks.runtime.models import batch_invariance
+from tasks.runtime.outcomes import cut_outcomes, rejected_by, results_of, shard_of
+from tasks.runtime.summaries import funnel_table, stage_counts, timings
+from tasks.seeds.intake import too_long
 from tasks.seeds.own_file import OwnFile, load, own_file
 from tasks.stages import cluster, sample
-from tasks.stages.aggregate import too_long
 from tasks.stages.annotation import annotation_recipe, teacher_of
-from tasks.stages.driver import Run, Shard, Stage, run_shards
-from tasks.stages.examples import Annotated, examples_by_split
-from tasks.stages.export import funnel_table, is_written, majority_truths, stage_counts, timings
-from tasks.stages.models import batch_invariance
-from tasks.stages.outcomes import cut_outcomes, rejected_by, results_of, shard_of
+from tasks.stages.export import is_written, majority_truths
+from tasks.storage.artifacts import Artifact, Store, atomic_write, versions
+from tasks.storage.dataset import write_dataset
+from tasks.storage.examples import Annotated, examples_by_split
+from tasks.storage.manifest import Manifest, StageCount
 
 VERSION = 2
 SHOWN_REJECTS = 10  # listed in the summary

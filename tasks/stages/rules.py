@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
-from tasks.io.artifacts import Artifact
-from tasks.stages.ahead import ahead, cpu_mapper
-from tasks.stages.chunks import shard_sizes
-from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
-from tasks.stages.pending import Pending
-from tasks.stages.shard_work import RulesWork, reject_by_rules
+from tasks.runtime.ahead import ahead, cpu_mapper
+from tasks.runtime.chunks import shard_sizes
+from tasks.runtime.driver import Lazy, Run, Shard, Stage, run_shards
+from tasks.runtime.pending import Pending
+from tasks.runtime.shard_work import RulesWork, reject_by_rules
+from tasks.storage.artifacts import Artifact
 
 VERSION = 1
 
 
 def apply_rules(run: Run, rounds: Sequence[Artifact]) -> Artifact:
-    """Keep the candidates of all rounds that pass every rule of `tasks.core.rules`."""
+    """Keep the candidates of all rounds that pass every rule of `tasks.problems.rules`."""
     settings = run.config.rules
     stage = Stage(
         name="rules", version=VERSION, settings=settings.identity(), inputs=tuple(rounds), unit="candidates"

@@ -15,17 +15,17 @@ from typing import Any
 from prefect.logging import get_run_logger
 
 from prompts import load_prompt
-from tasks.core.config import PROJECT_ROOT
-from tasks.core.identity import request_seed
-from tasks.core.rows import Problem, Reason, Reject, Response
-from tasks.io.artifacts import Artifact
-from tasks.io.ledger import Ledger, request_key
-from tasks.io.sampler import Sampled, SampleFailure, SamplePrompt, TeacherSampler
-from tasks.io.tables import read_table
-from tasks.stages.chunks import bounds, cut, overlaps, row_hashes, shard_rows, shard_sizes
-from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
-from tasks.stages.models import note_engine, now_and_then
-from tasks.stages.pending import Pending, rows_digest
+from tasks.config import PROJECT_ROOT
+from tasks.identity import request_seed
+from tasks.llm.ledger import Ledger, request_key
+from tasks.llm.sampler import Sampled, SampleFailure, SamplePrompt, TeacherSampler
+from tasks.rows import Problem, Reason, Reject, Response
+from tasks.runtime.chunks import bounds, cut, overlaps, row_hashes, shard_rows, shard_sizes
+from tasks.runtime.driver import Lazy, Run, Shard, Stage, run_shards
+from tasks.runtime.models import note_engine, now_and_then
+from tasks.runtime.pending import Pending, rows_digest
+from tasks.storage.artifacts import Artifact
+from tasks.storage.tables import read_table
 
 VERSION = 2
 PROMPT = "teacher/solve"

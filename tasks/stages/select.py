@@ -10,15 +10,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.core.config import Config, SelectSettings
-from tasks.core.rows import Problem, Reason, Reject, Role, Selected, Strategy, Tier
-from tasks.core.selection import Candidate, split_curated
-from tasks.core.selection import select as select_candidates
-from tasks.io.artifacts import Artifact, Store
-from tasks.io.tables import read_table
-from tasks.stages.driver import Run, Shard, Stage, run_shards
-from tasks.stages.pending import Pending, rows_digest
-from tasks.stages.shard_work import REJECT_CHARS, Tables
+from tasks.config import Config, SelectSettings
+from tasks.problems.selection import Candidate, split_curated
+from tasks.problems.selection import select as select_candidates
+from tasks.rows import Problem, Reason, Reject, Role, Selected, Strategy, Tier
+from tasks.runtime.driver import Run, Shard, Stage, run_shards
+from tasks.runtime.pending import Pending, rows_digest
+from tasks.runtime.shard_work import REJECT_CHARS, Tables
+from tasks.storage.artifacts import Artifact, Store
+from tasks.storage.tables import read_table
 
 VERSION = 2
 COLUMNS = ("id", "tier", "strategy", "root_id", "role")  # used by the selection

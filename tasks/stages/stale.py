@@ -13,22 +13,22 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from tasks.core.annotation import AnnotationRecipe, Cause, stale_rows
-from tasks.core.identity import fingerprint
-from tasks.core.rows import Example, Problem, Response, Strategy
-from tasks.io.artifacts import Artifact
-from tasks.io.dataset import Manifest, read_manifest
-from tasks.io.ledger import Ledger
-from tasks.io.versions import LATEST, latest, read_examples, read_responses, splits_of
+from tasks.identity import fingerprint
+from tasks.llm.ledger import Ledger
+from tasks.rows import Example, Problem, Response, Strategy
+from tasks.runtime.chunks import chunk, cut, row_hashes, shard_rows, shard_sizes
+from tasks.runtime.driver import Run, Shard, Stage, run_shards
+from tasks.runtime.outcomes import cut_outcomes, rejected_by, results_of, shard_of
+from tasks.seeds.intake import text_key, too_long
 from tasks.seeds.own_file import load, own_file
-from tasks.stages.aggregate import text_key, too_long
 from tasks.stages.annotation import annotation_recipe
-from tasks.stages.chunks import chunk, cut, row_hashes, shard_rows, shard_sizes
 from tasks.stages.cluster import cluster
-from tasks.stages.driver import Run, Shard, Stage, run_shards
-from tasks.stages.outcomes import cut_outcomes, rejected_by, results_of, shard_of
-from tasks.stages.overlap import sample_and_cluster
 from tasks.stages.sample import sample
+from tasks.stages.sample_and_cluster import sample_and_cluster
+from tasks.storage.artifacts import Artifact
+from tasks.storage.manifest import Manifest, read_manifest
+from tasks.storage.versions import LATEST, latest, read_examples, read_responses, splits_of
+from tasks.uncertainty.annotation import AnnotationRecipe, Cause, stale_rows
 
 VERSION = 2
 

@@ -12,21 +12,16 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from tasks.core.config import PROJECT_ROOT, Config
-from tasks.core.errors import UserError
-from tasks.core.rows import JudgedPair, Response
-from tasks.core.validation import (
-    MEASURES,
-    Agreement,
-    agreement,
-    check_pair,
-    largest_difference,
-)
-from tasks.io.artifacts import Artifact, Store
-from tasks.io.dataset import read_dataset, read_manifest
-from tasks.io.validation_report import PAGE, Validation, ValidationData, write_validation
-from tasks.io.versions import latest
+from tasks.config import PROJECT_ROOT, Config
+from tasks.errors import UserError
+from tasks.reports.validation_report import PAGE, Validation, ValidationData, write_validation
+from tasks.rows import JudgedPair, Response
 from tasks.seeds.truth import check
+from tasks.storage.artifacts import Artifact, Store
+from tasks.storage.dataset import read_dataset
+from tasks.storage.manifest import read_manifest
+from tasks.storage.versions import latest
+from tasks.uncertainty.validation import MEASURES, Agreement, agreement, check_pair, largest_difference
 
 VERIFY_S = 20.0  # time limit of one Math-Verify call: long, so that a busy machine does not change a verdict
 

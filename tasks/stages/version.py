@@ -16,24 +16,26 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from prompts import load_prompt
-from tasks.core.annotation import Cause
-from tasks.core.drift import Move, drift
-from tasks.core.errors import UserError
-from tasks.core.identity import fingerprint
-from tasks.core.rows import Example, Flag, Reject, Response, Uncertainty
-from tasks.io.artifacts import Artifact, atomic_write, versions, whole_folder
-from tasks.io.dataset import Manifest, StageCount, read_dataset, read_manifest
-from tasks.io.drift_report import PAGE, Cost, DriftData, write_drift
-from tasks.io.report import ReportData, write_report
-from tasks.io.versions import FOLDER, LATEST, Changes, write_version
+from tasks.errors import UserError
+from tasks.identity import fingerprint
+from tasks.reports.drift_report import PAGE, Cost, DriftData, write_drift
+from tasks.reports.report import ReportData, write_report
+from tasks.rows import Example, Flag, Reject, Response, Uncertainty
+from tasks.runtime.driver import Run
+from tasks.runtime.summaries import timings
 from tasks.seeds.truth import majority_is_right
 from tasks.stages import cluster, sample
 from tasks.stages.annotation import teacher_of
-from tasks.stages.driver import Run
-from tasks.stages.examples import Annotated, example, reannotated
-from tasks.stages.export import majority_truths, timings
+from tasks.stages.export import majority_truths
 from tasks.stages.own_problems import annotation_settings, no_flag, rejects_of
 from tasks.stages.stale import Review, ledger_size
+from tasks.storage.artifacts import Artifact, atomic_write, versions, whole_folder
+from tasks.storage.dataset import read_dataset
+from tasks.storage.examples import Annotated, example, reannotated
+from tasks.storage.manifest import Manifest, StageCount, read_manifest
+from tasks.storage.versions import FOLDER, LATEST, Changes, write_version
+from tasks.uncertainty.annotation import Cause
+from tasks.uncertainty.drift import Move, drift
 
 VERSION = 1
 NEW_SPLIT = "train"  # split of problems that are new in the dataset
@@ -153,7 +155,7 @@ def flag_of(row: Example | None, row_id: str) -> Flag:
 
 def move_of(old: Example, new: Example, cause: Cause) -> Move:
     """Describe the annotation of one row before and after."""
-    rights = [majority_is_right(row.problem, row.answer, row.majority_answer) for row in (old, new)]
+    rights = [majority_is_right(row) for row in (old, new)]
     return Move(
         id=old.id,
         problem=old.problem,

@@ -22,9 +22,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tasks.core.errors import UserError
-from tasks.io.disk import atomic_write, remove_folder, sweep, whole_folder
-from tasks.io.tables import iter_rows, write_rows
+from tasks.errors import UserError
+from tasks.storage.disk import atomic_write, remove_folder, sweep, whole_folder
+from tasks.storage.tables import iter_rows, write_rows
 
 __all__ = ["Artifact", "CountMismatch", "ShardHandle", "Store", "atomic_write", "digest", "whole_folder"]
 

@@ -6,7 +6,7 @@ import re
 
 import jinja2
 
-from tasks.core.config import PROJECT_ROOT
+from tasks.config import PROJECT_ROOT
 
 __all__ = ["CARDS", "MAX_CELL", "Markdown", "escape_markdown", "render_card"]
 

@@ -1,219 +1,37 @@
-"""The exported dataset: Parquet files for `datasets.load_dataset`, a manifest, and a card rendered from the manifest."""
+"""The exported dataset: Parquet files that `datasets.load_dataset` opens, a manifest and a card."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain
 from math import fsum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import pyarrow as pa
-import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from tasks.errors import UserError
+from tasks.rows import Example, Response, Role, Tier
+from tasks.storage.dataset_card import render_card
+from tasks.storage.disk import whole_folder
+from tasks.storage.manifest import (
+    DATA,
+    FLAGGED,
+    MANIFEST,
+    RESPONSES,
+    Contents,
+    FinishCount,
+    JudgeCount,
+    Manifest,
+    SourceCount,
+    SplitCount,
+    TierCount,
+)
+from tasks.storage.tables import iter_rows, write_rows
 
-from tasks.core.errors import UserError
-from tasks.core.rows import Example, Response, Role, Tier
-from tasks.io import cards
-from tasks.io.disk import whole_folder
-from tasks.io.tables import iter_rows, schema, write_rows
-
-MANIFEST = "manifest.json"
 ROWS_PER_FILE = 20_000
-DATA, FLAGGED, RESPONSES = "data", "flagged", "responses"  # folders; DATA: unflagged problems
 
 Row = TypeVar("Row", Example, Response)
-_STRICT = ConfigDict(extra="forbid")
-
-
-# --- manifest ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageCount:
-    """Row counts of one stage, with rejected rows by reason. Raises `ValueError` unless rows_in = kept + rejected."""
-
-    __pydantic_config__ = _STRICT
-    stage: str
-    rows_in: int
-    kept: int
-    rejected: Mapping[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.rows_in != self.kept + self.dropped:
-            raise ValueError(
-                f"stage {self.stage}: {self.rows_in} in, but {self.kept} kept + {self.dropped} rejected"
-            )
-
-    @property
-    def dropped(self) -> int:
-        """Number of rejected rows."""
-        return sum(self.rejected.values())
-
-    @property
-    def reasons(self) -> list[tuple[str, int]]:
-        """Reasons with their counts, most frequent first, ties by name."""
-        return sorted(self.rejected.items(), key=lambda item: (-item[1], item[0]))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Teacher:
-    """The teacher that was sampled and its settings; a training run compares them with its own teacher."""
-
-    __pydantic_config__ = _STRICT
-    model: str  # identity, as in the rows
-    prompt: str  # fingerprint
-    tokenizer: str  # hash of tokenizer.json
-    chat_template: str  # hash of the chat template
-    num_samples: int
-    temperature: float
-    top_p: float
-    max_tokens: int
-    thinking: bool
-    logprobs: str  # raw: of the unmodified distribution; tempered: after temperature and truncation
-    scope: str  # tokens whose log-probabilities weight a response: all, after_think, answer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SplitCount:
-    """Row counts of one split."""
-
-    __pydantic_config__ = _STRICT
-    split: str
-    problems: int
-    decontaminated: int  # problems without a flag
-    responses: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BenchmarkCount:
-    """A benchmark that the problems were compared with, and how many were flagged, in total and by kind of finding."""
-
-    __pydantic_config__ = _STRICT
-    benchmark: str
-    problems: int  # size of the benchmark
-    flagged: int  # problems of the dataset
-    kinds: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TierCount:
-    """Number of problems of one tier, with their mean weight and mean semantic entropy."""
-
-    __pydantic_config__ = _STRICT
-    tier: str
-    problems: Mapping[str, int]  # by split
-    mean_weight: float
-    mean_entropy: float  # nats
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceCount:
-    """Number of problems of one source, licence and role."""
-
-    __pydantic_config__ = _STRICT
-    source: str
-    licence: str
-    role: str
-    problems: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishCount:
-    """Responses with one finish reason, and the mean weight of their problems (a problem counts once per response)."""
-
-    __pydantic_config__ = _STRICT
-    reason: str
-    responses: int
-    mean_weight: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JudgeCount:
-    """Calls of the equivalence judge, and the contradictions among its verdicts and the symbolic ones."""
-
-    __pydantic_config__ = _STRICT
-    problems: int  # with at least one call
-    calls: int
-    order_flips: int
-    transitivity_violations: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contents:
-    """Statistics of the exported rows."""
-
-    __pydantic_config__ = _STRICT
-    splits: tuple[SplitCount, ...]
-    tiers: tuple[TierCount, ...]
-    sources: tuple[SourceCount, ...]
-    strategies: Mapping[str, int]  # by last strategy; "none" for curated problems
-    with_answer: int
-    judged: int
-    benchmark_roots: int
-    responses: int
-    valid_responses: int
-    finishes: tuple[FinishCount, ...]
-    equivalence: JudgeCount
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """Metadata of a dataset: the content of its card, and what a training run checks before it uses the dataset.
-
-    `settings` is `Config.identity()`; `models` maps each role to an identity, `prompts` each prompt to its fingerprint.
-    `timings` (seconds) may differ between two runs that give the same data, and appear nowhere else in the folder.
-    `contents` is computed by `write_dataset`, which overwrites any value passed in.
-    """
-
-    __pydantic_config__ = _STRICT
-    name: str
-    licence: str
-    profile: str
-    fingerprint: str
-    stages: tuple[StageCount, ...]
-    models: Mapping[str, str]
-    prompts: Mapping[str, str]
-    settings: Mapping[str, Any]
-    teacher: Teacher
-    seeds: Mapping[str, int]
-    benchmarks: tuple[BenchmarkCount, ...] = ()
-    annotation: Mapping[str, str] = field(default_factory=dict)  # fingerprints of the annotation settings
-    batch_invariance: Mapping[str, str] = field(default_factory=dict)  # role -> result of its engines' checks
-    versions: Mapping[str, str] = field(default_factory=dict)
-    timings: Mapping[str, float] = field(default_factory=dict)
-    contents: Contents | None = None
-
-    def to_json(self) -> str:
-        """Return indented JSON with a final newline; `from_json` restores an equal manifest."""
-        return TypeAdapter(Manifest).dump_json(self, indent=2).decode("utf-8") + "\n"
-
-    @staticmethod
-    def from_json(text: str | bytes, where: str = MANIFEST) -> Manifest:
-        """Parse a manifest. Raises `UserError` naming `where` and the first error: invalid JSON, a missing or unknown key, a
-        wrong type."""
-        try:
-            return TypeAdapter(Manifest).validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the whole file"
-            raise UserError(
-                f"{where} is not a valid dataset manifest: {place}: {first['msg']}; export the dataset again"
-            ) from error
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """Return the manifest of an exported dataset. Raises `UserError` if it is missing from `folder` or invalid."""
-    path = folder / MANIFEST
-    try:
-        return Manifest.from_json(path.read_bytes(), str(path))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{folder} is not an exported dataset: it has no {MANIFEST}; run the flow sure-math first"
-        ) from error
 
 
 def read_dataset(folder: Path) -> tuple[list[Example], list[Response]]:
@@ -294,9 +112,6 @@ def _tier_count(tier: Tier, examples: Mapping[str, Sequence[Example]]) -> TierCo
         mean_weight=sum(row.weight for row in rows) / len(rows),
         mean_entropy=sum(row.semantic_entropy for row in rows) / len(rows),
     )
-
-
-# --- the folder --------------------------------------------------------------------------------------------------
 
 
 def write_dataset(
@@ -387,93 +202,3 @@ def _check_responses(
         silent = sorted(ids - {problem for problem, _ in keys})
         if silent:
             raise ValueError(f"problem {silent[0]} in split {split} has no responses")
-
-
-# --- the card ----------------------------------------------------------------------------------------------------
-
-
-def render_card(manifest: Manifest) -> str:
-    """Render the dataset card (README.md) of a manifest with `contents`. The same manifest gives the same text; `timings` are
-    not used."""
-    if manifest.contents is None:
-        raise ValueError("the manifest has no contents: compute them with describe() first")
-    return cards.render_card(
-        "dataset.md.j2",
-        front_matter=cards.Markdown(_front_matter(manifest, manifest.contents)),
-        manifest=manifest,
-        contents=manifest.contents,
-        teacher=manifest.teacher,
-        settings=manifest.settings,
-        checks=manifest.settings.get("decontam", {}),
-        total=sum(row.problems for row in manifest.contents.splits),
-        clean=sum(row.decontaminated for row in manifest.contents.splits),
-        columns=_columns(),
-    )
-
-
-def _columns() -> dict[str, list[dict[str, str]]]:
-    meanings = yaml.safe_load((cards.CARDS / "columns.yaml").read_text(encoding="utf-8"))
-    return {
-        table: [
-            {"name": column.name, "type": _type_name(column.type), "meaning": meanings[table][column.name]}
-            for column in schema(row_type)
-        ]
-        for table, row_type in (("examples", Example), ("responses", Response))
-    }
-
-
-def _type_name(kind: pa.DataType) -> str:
-    return f"list of {kind.value_type}" if isinstance(kind, pa.ListType) else str(kind)
-
-
-def _front_matter(manifest: Manifest, contents: Contents) -> str:
-    """Return the YAML front matter of the card, which `load_dataset` and the Hugging Face hub read."""
-    known = re.fullmatch(r"[a-z0-9][a-z0-9.-]*", manifest.licence) is not None
-    licence = (
-        {"license": manifest.licence} if known else {"license": "other", "license_name": manifest.licence}
-    )
-    head = {
-        **licence,
-        "language": ["en"],
-        "pretty_name": manifest.name,
-        "task_categories": ["text-generation"],
-        "tags": ["mathematics", "semantic-entropy", "distillation", "synthetic"],
-        "size_categories": [_size_category(sum(row.problems for row in contents.splits))],
-        "configs": [
-            # `datasets` caches by the content of the card, not by the folder's path or the files' content: without the
-            # fingerprint, a rebuilt dataset would be loaded from the cache of an older one.
-            {
-                "config_name": config,
-                "description": f"{config} of version {manifest.fingerprint}",
-                "data_files": files,
-            }
-            | ({"default": True} if config == "default" else {})
-            for config, files in _data_files(contents).items()
-        ],
-    }
-    return yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
-
-
-def _data_files(contents: Contents) -> dict[str, list[dict[str, Any]]]:
-    """Map each config to its splits. Splits without rows and configs without splits are omitted: they cannot be loaded."""
-    folders: dict[str, dict[str, list[str]]] = {"default": {}, "decontaminated": {}, "responses": {}}
-    for row in contents.splits:
-        clean = [DATA] if row.decontaminated else []
-        folders["decontaminated"][row.split] = clean
-        folders["default"][row.split] = clean + ([FLAGGED] if row.decontaminated < row.problems else [])
-        folders["responses"][row.split] = [RESPONSES]
-    found = {
-        config: [_split_files(split, used) for split, used in splits.items() if used]
-        for config, splits in folders.items()
-    }
-    return {config: files for config, files in found.items() if files}
-
-
-def _split_files(split: str, folders: Sequence[str]) -> dict[str, Any]:
-    paths = [f"{folder}/{split}-*.parquet" for folder in folders]
-    return {"split": split, "path": paths[0] if len(paths) == 1 else paths}
-
-
-def _size_category(rows: int) -> str:
-    limits = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-    return next((name for limit, name in limits if rows < limit), "n>1M")

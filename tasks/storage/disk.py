@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tasks.core.errors import UserError
+from tasks.errors import UserError
 
 _TEMPORARY = re.compile(r"\.(?P<kind>tmp|old)-(?P<name>.+)-[0-9a-f]{12}")
 _FULL = (errno.ENOSPC, errno.EDQUOT)

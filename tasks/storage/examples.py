@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
-from tasks.core.annotation import AnnotationRecipe
-from tasks.core.rows import Example, Flag, Problem, Response, Uncertainty, Verdict
+from tasks.rows import Example, Flag, Problem, Response, Uncertainty, Verdict
+from tasks.uncertainty.annotation import AnnotationRecipe
 
 _SAME_NAME = {field.name for field in fields(Uncertainty)} & {field.name for field in fields(Example)}
 ANNOTATION_COLUMNS = frozenset(_SAME_NAME) | {

@@ -18,8 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from tasks.core.errors import UserError
-from tasks.io.seed_files import MAX_BYTES, Located, file_digest, jsonl_rows, parquet_rows
+from tasks.errors import UserError
+from tasks.storage.seed_files import MAX_BYTES, Located, file_digest, jsonl_rows, parquet_rows
 
 Row = Mapping[str, Any]
 

@@ -13,8 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from tasks.core.errors import UserError
-from tasks.io.disk import make_folder
+from tasks.errors import UserError
+from tasks.storage.disk import make_folder
 
 WAIT_STEP_S = 0.5
 

@@ -16,8 +16,8 @@ from typing import IO, Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.errors import UserError
-from tasks.core.rows import Tier
+from tasks.errors import UserError
+from tasks.rows import Tier
 
 MAX_BYTES = 1_000_000
 """Longest line of a .jsonl or .csv file, and longest text of a .parquet file, in bytes."""

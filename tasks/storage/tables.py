@@ -16,8 +16,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.errors import UserError
-from tasks.io.disk import named_full_disk
+from tasks.errors import UserError
+from tasks.storage.disk import named_full_disk
 
 Row = TypeVar("Row")
 

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from tasks.core.errors import UserError
-from tasks.core.rows import Example, Response
-from tasks.io.dataset import DATA, FLAGGED, RESPONSES, ROWS_PER_FILE, Manifest, describe, write_papers
-from tasks.io.tables import iter_rows, read_rows, write_rows
+from tasks.errors import UserError
+from tasks.rows import Example, Response
+from tasks.storage.dataset import FLAGGED, RESPONSES, ROWS_PER_FILE, describe, write_papers
+from tasks.storage.manifest import DATA, Manifest
+from tasks.storage.tables import iter_rows, read_rows, write_rows
 
 Row = TypeVar("Row", Example, Response)
 
@@ -75,7 +76,7 @@ def latest(root: Path) -> dict[str, Any]:
 
 
 def read_examples(folder: Path, split: str) -> list[Example]:
-    """Return all problems of a split, flagged ones last. Raises the errors of `tasks.io.tables.iter_rows`."""
+    """Return all problems of a split, flagged ones last. Raises the errors of `tasks.storage.tables.iter_rows`."""
     return [
         row
         for name in (DATA, FLAGGED)
@@ -85,7 +86,7 @@ def read_examples(folder: Path, split: str) -> list[Example]:
 
 
 def read_responses(folder: Path, split: str) -> Iterator[Response]:
-    """Yield the responses of a split, file by file. Raises the errors of `tasks.io.tables.iter_rows`."""
+    """Yield the responses of a split, file by file. Raises the errors of `tasks.storage.tables.iter_rows`."""
     for path in split_files(folder / RESPONSES, split):
         yield from iter_rows(path, Response)
 
@@ -105,7 +106,7 @@ def write_version(place: Path, old: Path, changes: Changes, manifest: Manifest) 
 
     `manifest` has the contents of the old version, which are computed again. Rows stay in their files; added rows are
     written to new files. Replaced responses take the position of the first of the old ones. The caller makes the
-    folder appear atomically (see `tasks.io.disk.whole_folder`).
+    folder appear atomically (see `tasks.storage.disk.whole_folder`).
     """
     examples: dict[str, list[Example]] = {}
     responses: dict[str, list[Response]] = {}

@@ -20,8 +20,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tasks.core.identity import fingerprint
-from tasks.core.rows import Example
+from tasks.identity import fingerprint
+from tasks.rows import Example
 
 VERSION = 1
 

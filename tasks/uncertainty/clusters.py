@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-from tasks.core.notation import normalise
+from tasks.answers.notation import normalise
 
 Linkage = Literal["union_find", "complete"]
 Pair = tuple[str, str]

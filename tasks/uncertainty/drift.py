@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tasks.core.annotation import Cause
-from tasks.core.rows import Tier
+from tasks.rows import Tier
+from tasks.uncertainty.annotation import Cause
 
 FAR = 0.1  # a weight that changed by more counts in `Drift.far`
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from math import exp, fsum, log
 from typing import Final, Literal
 
-from tasks.core.entropy import SemanticEntropy, majority, semantic_entropy
-from tasks.core.rows import Response
+from tasks.rows import Response
+from tasks.uncertainty.entropy import SemanticEntropy, majority, semantic_entropy
 
 Scope = Literal["all", "after_think", "answer"]
 SIZES: Final = (2, 4, 8, 16)
@@ -22,7 +22,7 @@ SIZES: Final = (2, 4, 8, 16)
 class Uncertainties:
     """The measures of one problem.
 
-    `semantic_entropy`, `weight`, `discrete_entropy`, `cluster_probs`: see `tasks.core.entropy`; p(c) = sum_{n in c}
+    `semantic_entropy`, `weight`, `discrete_entropy`, `cluster_probs`: see `tasks.uncertainty.entropy`; p(c) = sum_{n in c}
     exp(l_n) / sum_n exp(l_n), H = -sum_c p(c) log p(c), w = 1 - H / log N; discrete: p(c) = |c| / N.
     `valid_entropy`: H over the responses that have an answer; None if fewer than two have one.
     `intra_entropy`: the entropy over texts within the clusters, sum_c p(c) H(text | c), where p(text | c) is the share

@@ -16,12 +16,12 @@ from typing import Final, Literal
 
 import numpy as np
 
-from tasks.core.auroc import Area, aurc, auroc, auroc_gain
-from tasks.core.mathverify import verify
-from tasks.core.notation import MAX_LENGTH, normalise
-from tasks.core.rows import Example, JudgedPair, Response
-from tasks.core.uncertainties import Scope, uncertainties
-from tasks.core.verdicts import BadReply, parse_equivalence
+from tasks.answers.mathverify import verify
+from tasks.answers.notation import MAX_LENGTH, normalise
+from tasks.problems.verdicts import BadReply, parse_equivalence
+from tasks.rows import Example, JudgedPair, Response
+from tasks.uncertainty.auroc import Area, aurc, auroc, auroc_gain
+from tasks.uncertainty.measures import Scope, uncertainties
 
 MEASURES: Final[Mapping[str, str]] = {
     "semantic_entropy": "semantic entropy H",

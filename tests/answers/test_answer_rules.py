@@ -1,10 +1,11 @@
-"""The documented rule of every kind of answer (see the docstring of `tasks.core.meaning`), each with six hard cases or more."""
+"""The documented rule of every kind of answer (see the docstring of `tasks.answers.meaning`), each with six hard cases or
+more."""
 
 from __future__ import annotations
 
 import pytest
 
-from tasks.core.answers import equivalent
+from tasks.answers.equivalence import equivalent
 
 RULES = {
     # ends are compared by value, brackets count, an inequality is an interval, the order of a union does not matter

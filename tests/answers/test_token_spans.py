@@ -6,7 +6,7 @@ from itertools import accumulate
 
 import pytest
 
-from tasks.core.token_spans import TokenSpans, ends_of_pieces, token_spans
+from tasks.answers.token_spans import TokenSpans, ends_of_pieces, token_spans
 
 END = "<|end|>"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tasks.io.artifacts import digest
+from tasks.storage.artifacts import digest
 from tests.small_build import Builder, Undisturbed
 
 

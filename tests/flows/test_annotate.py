@@ -20,13 +20,14 @@ from datasets import load_dataset
 from flows.annotate import annotate
 from flows.reannotate import reannotate
 from prompts import load_prompt
-from tasks.core.errors import UserError
-from tasks.core.rows import Example
-from tasks.io.artifacts import digest
-from tasks.io.dataset import read_dataset, read_manifest
-from tasks.io.ledger import Ledger
-from tasks.io.locks import alone
-from tasks.io.versions import Changes, latest, write_version
+from tasks.errors import UserError
+from tasks.llm.ledger import Ledger
+from tasks.rows import Example
+from tasks.storage.artifacts import digest
+from tasks.storage.dataset import read_dataset
+from tasks.storage.locks import alone
+from tasks.storage.manifest import read_manifest
+from tasks.storage.versions import Changes, latest, write_version
 from tests.scripted_server import ScriptedServer, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]

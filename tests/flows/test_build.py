@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from datasets import load_dataset
 
-from tasks.core.rows import Example
-from tasks.io.artifacts import digest
-from tasks.io.dataset import read_manifest
-from tasks.stages.plan import write_plan
+from tasks.rows import Example
+from tasks.runtime.plan import write_plan
+from tasks.storage.artifacts import digest
+from tasks.storage.manifest import read_manifest
 from tests.small_build import AT_ONCE, SMALL, STAGES, Builder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

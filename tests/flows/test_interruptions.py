@@ -22,8 +22,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
-from tasks.core.config import PROJECT_ROOT
-from tasks.io.artifacts import digest
+from tasks.config import PROJECT_ROOT
+from tasks.storage.artifacts import digest
 from tests.small_build import SMALL, Undisturbed, left_after
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -93,7 +93,9 @@ def worker_and_flow(family: list[psutil.Process]) -> list[psutil.Process]:
     for process in family:
         with suppress(psutil.NoSuchProcess):  # a model server may be ending
             command = process.cmdline()
-            if "tasks.io.supervisor" not in command and ("worker" in command or "prefect.engine" in command):
+            if "tasks.processes.supervisor" not in command and (
+                "worker" in command or "prefect.engine" in command
+            ):
                 found.append(process)
     assert len(found) >= 2, family
     return found

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from tasks.core.config import ModelRole, Sampling
-from tasks.core.errors import UserError
-from tasks.io import chat
-from tasks.io.chat import ChatModel, ChatRequest, Completion, Failure, pause_before
-from tasks.io.ledger import Ledger, Spent
-from tasks.io.throttle import Throttle
+from tasks.config import ModelRole, Sampling
+from tasks.errors import UserError
+from tasks.llm import chat
+from tasks.llm.chat import ChatModel, ChatRequest, Completion, Failure, pause_before
+from tasks.llm.ledger import Ledger, Spent
+from tasks.llm.throttle import Throttle
 from tests.scripted_server import LOGPROBS, ScriptedServer, running
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from tasks.core.config import ModelRole, Sampling
-from tasks.io import chat, endpoint
-from tasks.io.chat import MAX_ATTEMPTS, ChatModel, ChatOutcome, ChatRequest, Completion, Failure
-from tasks.io.ledger import Ledger
+from tasks.config import ModelRole, Sampling
+from tasks.llm import chat, endpoint
+from tasks.llm.chat import MAX_ATTEMPTS, ChatModel, ChatOutcome, ChatRequest, Completion, Failure
+from tasks.llm.ledger import Ledger
 from tests.scripted_server import ScriptedServer, running
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tasks.core.errors import UserError
-from tasks.io.ledger import BATCH, Ledger, Spent, request_key
+from tasks.errors import UserError
+from tasks.llm.ledger import BATCH, Ledger, Spent, request_key
 
 REQUEST: dict[str, Any] = {
     "model": "teacher:0123456789abcdef",
@@ -128,7 +128,7 @@ def test_the_cost_per_model_is_restored_after_a_restart_and_summed_over_processe
 
 def test_the_cost_of_a_killed_process_is_that_of_its_committed_answers(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tasks.io.ledger import Ledger, Spent\n"
+        "import sys; from pathlib import Path; from tasks.llm.ledger import Ledger, Spent\n"
         "ledger = Ledger(Path(sys.argv[1])); print(flush=True)\n"
         "for n in range(10**9):\n"
         "    ledger.put(f'k{n}', n, model='m', spent=Spent(requests=1, prompt_tokens=n))\n"
@@ -251,7 +251,7 @@ def test_threads_share_one_ledger(tmp_path: Path) -> None:
 
 def test_processes_share_one_file_from_its_creation_and_the_first_write_wins(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tasks.io.ledger import Ledger\n"
+        "import sys; from pathlib import Path; from tasks.llm.ledger import Ledger\n"
         "with Ledger(Path(sys.argv[1])) as ledger:\n"
         "    for n in range(1000):\n"
         "        ledger.put(f'k{n}', sys.argv[2])\n"
@@ -268,7 +268,7 @@ def test_processes_share_one_file_from_its_creation_and_the_first_write_wins(tmp
 
 def test_a_killed_process_loses_nothing_that_was_flushed(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tasks.io.ledger import Ledger\n"
+        "import sys; from pathlib import Path; from tasks.llm.ledger import Ledger\n"
         "ledger = Ledger(Path(sys.argv[1]))\n"
         "for n in range(10**9):\n"
         "    ledger.put(f'k{n}', {'n': n, 'text': 'x' * 500})\n"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.errors import UserError
-from tasks.io.identity import model_identity
+from tasks.errors import UserError
+from tasks.llm.model_identity import model_identity
 
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json",
          "model-1.safetensors", "model-2.safetensors")  # fmt: skip

@@ -16,15 +16,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.core.config import ModelRole, Sampling, Serve
-from tasks.core.errors import UserError
-from tasks.core.rows import Reason, Response
-from tasks.core.token_spans import TokenSpans
-from tasks.io.engines import SampleOutput
-from tasks.io.ledger import Ledger
-from tasks.io.ray_session import last_error_line
-from tasks.io.sampler import SampleFailure, SamplePrompt, TeacherSampler
-from tests.io.test_servers import gone_within
+from tasks.answers.token_spans import TokenSpans
+from tasks.config import ModelRole, Sampling, Serve
+from tasks.errors import UserError
+from tasks.llm.engines import SampleOutput
+from tasks.llm.ledger import Ledger
+from tasks.llm.sampler import SampleFailure, SamplePrompt, TeacherSampler
+from tasks.processes.ray_session import last_error_line
+from tasks.rows import Reason, Response
+from tests.llm.test_servers import gone_within
 from tests.scripted_server import LOGPROBS, running
 from tests.tiny_model import write_tiny_model
 
@@ -188,8 +188,8 @@ def test_a_prompt_that_does_not_fit_is_a_failure_between_good_rows(engine: Teach
 OWNER = """
 import dataclasses, json, sys, time
 from pathlib import Path
-from tasks.core.config import ModelRole, Sampling, Serve
-from tasks.io.sampler import SamplePrompt, TeacherSampler
+from tasks.config import ModelRole, Sampling, Serve
+from tasks.llm.sampler import SamplePrompt, TeacherSampler
 serve = Serve(kv_cache_gib=1, max_num_seqs=256, health_timeout_s=400.0)
 role = ModelRole(model="uniform", max_model_len=128, serve=serve)
 prompts = [SamplePrompt(problem_id=str(i), messages=[{"role": "user", "content": "x"}], seed=1000 * i) for i in range(8)]

@@ -15,18 +15,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.core.config import ModelRole, Sampling, Serve
-from tasks.core.errors import UserError
-from tasks.io import servers
-from tasks.io.chat import ChatModel, ChatRequest, Completion
-from tasks.io.servers import (
-    available_cores,
-    engine_environment,
-    last_complaint,
-    model_folder,
-    server_command,
-    serving,
-)
+from tasks.config import ModelRole, Sampling, Serve
+from tasks.errors import UserError
+from tasks.llm import servers
+from tasks.llm.chat import ChatModel, ChatRequest, Completion
+from tasks.llm.model_folder import model_folder
+from tasks.llm.servers import last_complaint, server_command, serving
+from tasks.llm.vllm_options import engine_environment
+from tasks.processes.machine import available_cores
 from tests.scripted_server import running
 from tests.tiny_model import write_tiny_model
 
@@ -98,7 +94,7 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def supervise(script: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tasks.io.supervisor", "--", sys.executable, "-c", script]
+    command = [sys.executable, "-m", "tasks.processes.supervisor", "--", sys.executable, "-c", script]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=PROJECT)
 
 
@@ -140,7 +136,7 @@ def test_the_supervisor_survives_ctrl_c_which_is_its_owners_business() -> None:
 
 NESTING = """
 import subprocess, sys
-inner = [sys.executable, "-m", "tasks.io.supervisor", "--patience", "300", "--", sys.executable, "-c", {inner!r}]
+inner = [sys.executable, "-m", "tasks.processes.supervisor", "--patience", "300", "--", sys.executable, "-c", {inner!r}]
 subprocess.Popen(inner, stdin=subprocess.PIPE, start_new_session=True).wait()
 """
 SAVING = """
@@ -187,7 +183,7 @@ def test_haste_reaches_a_patient_supervisor_through_the_one_above_it() -> None:
 GUARDED = """
 import subprocess, sys, time
 import psutil
-from tasks.io.supervisor import Guard
+from tasks.processes.supervisor import Guard
 guard = Guard()
 stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(300)"
 stray = subprocess.Popen([sys.executable, "-c", stubborn], start_new_session=True, stdout=subprocess.PIPE)
@@ -383,8 +379,8 @@ def test_a_server_that_cannot_complete_a_probe_is_named_with_its_log(
 OWNER = """
 import sys, time
 from pathlib import Path
-from tasks.core.config import ModelRole, Serve
-from tasks.io.servers import serving
+from tasks.config import ModelRole, Serve
+from tasks.llm.servers import serving
 folder = Path(sys.argv[1])
 role = ModelRole(
     model="tiny", dtype="float32", max_model_len=256,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.config import PROJECT_ROOT
-from tasks.core.errors import UserError
-from tasks.io.token_counts import token_counter
+from tasks.config import PROJECT_ROOT
+from tasks.errors import UserError
+from tasks.llm.token_counts import token_counter
 
 TEXTS = ["What is 17 + 25?", "", "Naïve <|im_end|> text"]
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from tasks.core.config import ModelRole, Sampling
-from tasks.core.errors import UserError
-from tasks.io.chat import ChatModel, ChatOutcome, ChatRequest, Completion
-from tasks.io.turns import Turns
+from tasks.config import ModelRole, Sampling
+from tasks.errors import UserError
+from tasks.llm.chat import ChatModel, ChatOutcome, ChatRequest, Completion
+from tasks.llm.turns import Turns
 from tests.scripted_server import ScriptedServer, running
 
 SAMPLING = Sampling(temperature=0.0, top_p=1.0, max_tokens=10)

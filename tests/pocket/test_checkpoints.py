@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pocket import world
 from pocket.recipes import POCKET, RECIPES
 from prompts import load_prompt
-from tasks.core.answers import extract_answer
-from tasks.seeds import pocket
+from tasks.answers.extraction import extract_answer
 
 MIB = 1024**2
 
@@ -42,7 +42,7 @@ def test_the_teacher_solves_seventeen_of_twenty_easy_problems_greedily() -> None
     torch.set_num_threads(2)
     tokenizer = AutoTokenizer.from_pretrained(POCKET / "teacher", padding_side="left")
     model: Any = AutoModelForCausalLM.from_pretrained(POCKET / "teacher").eval()
-    problems = [pocket.problem(2, "easy", 50_000 + index) for index in range(20)]
+    problems = [world.problem(2, "easy", 50_000 + index) for index in range(20)]
     prompts = [
         tokenizer.apply_chat_template(
             load_prompt("teacher/solve").render(problem=problem.text),

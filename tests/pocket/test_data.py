@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from pocket import world
 from pocket.data import (
     ASSISTANT,
     SOLVER,
@@ -32,8 +33,7 @@ from pocket.data import (
 )
 from pocket.recipes import POCKET
 from pocket.train import collate
-from tasks.core.answers import extract_answer
-from tasks.seeds import pocket
+from tasks.answers.extraction import extract_answer
 
 TEACHER = POCKET / "teacher"
 
@@ -50,7 +50,7 @@ def test_solver_examples_end_in_the_oracles_answer() -> None:
     for index in range(60):
         example = solver_example(index)
         problem = example.messages[-1]["content"].split("\n\n")[0]
-        assert extract_answer(example.response) == pocket.oracle(problem)
+        assert extract_answer(example.response) == world.oracle(problem)
 
 
 @pytest.mark.parametrize("reference", ["correct final answer", "reference solution"])
@@ -66,7 +66,7 @@ def test_wrong_steps_are_given_only_with_a_reference_and_the_reply_is_the_correc
     for example in corrected:
         prompt = example.messages[-1]["content"]
         assert "<reference>" in prompt
-        assert extract_answer(example.response) == pocket.oracle(prompt.split("\n\n")[0])
+        assert extract_answer(example.response) == world.oracle(prompt.split("\n\n")[0])
         assert example.response.startswith(" ") and example.response.count(".") == 1
         assert example.given.endswith(".") and "boxed" not in example.given
 
@@ -88,17 +88,17 @@ def test_a_slip_changes_a_number_wherever_it_recurs() -> None:
 
 
 def test_a_changed_number_gives_a_sound_problem_with_another_answer() -> None:
-    text = pocket.problem(1, "medium", 3).text
+    text = world.problem(1, "medium", 3).text
     changed = [changed_number(text, random.Random(seed)) for seed in range(20)]
     assert any(changed)
     for other in filter(None, changed):
-        assert pocket.oracle(other) not in (None, pocket.oracle(text))
+        assert world.oracle(other) not in (None, world.oracle(text))
 
 
 def test_evolved_replies_are_between_the_tags_and_sound() -> None:
     for reply in (evolution_example(index).response for index in range(40)):
         assert reply.startswith("<evolved>\n")
-        assert pocket.oracle(reply.removeprefix("<evolved>\n").removesuffix("\n</evolved>")) is not None
+        assert world.oracle(reply.removeprefix("<evolved>\n").removesuffix("\n</evolved>")) is not None
 
 
 def test_quality_verdicts_reject_exactly_the_violated_criterion() -> None:
@@ -106,7 +106,7 @@ def test_quality_verdicts_reject_exactly_the_violated_criterion() -> None:
         reply = quality_example(index, random.Random(index)).response
         assert " " not in reply
         verdict = json.loads(reply)
-        assert tuple(verdict) == pocket.CRITERIA
+        assert tuple(verdict) == world.CRITERIA
         assert list(verdict.values()).count(False) <= 1
 
 

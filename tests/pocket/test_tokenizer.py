@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from pocket import world
 from pocket.recipes import POCKET
 from pocket.tokenizer import VOCAB_SIZE, build_tokenizer, load_tokenizer, save_tokenizer
 from prompts import all_prompts, fixed_sentences, load_prompt
-from tasks.seeds import pocket
 
 TEXTS = (
     "Mia has 17 shells. How many shells does Mia have now?",
@@ -55,7 +55,7 @@ def test_every_fixed_sentence_of_the_prompts_is_one_token(shipped: Any) -> None:
 
 
 def test_a_rendered_prompt_has_few_more_tokens_than_its_problem(shipped: Any) -> None:
-    text = pocket.problem(2, "medium", 0).text
+    text = world.problem(2, "medium", 0).text
     for name in all_prompts():
         if load_prompt(name).variables == ("problem",):
             messages = load_prompt(name).render(problem=text)
@@ -104,7 +104,7 @@ def test_the_end_token_is_the_end_of_the_turn(shipped: Any) -> None:
 
 
 def test_a_new_tokenizer_has_the_requested_size_and_loads(tmp_path: Path) -> None:
-    texts = [pocket.problem(1, "hard", index).text for index in range(300)]
+    texts = [world.problem(1, "hard", index).text for index in range(300)]
     save_tokenizer(build_tokenizer(texts, ["One fixed sentence."], vocab_size=400), tmp_path)
     tokenizer = load_tokenizer(tmp_path)
     assert len(tokenizer) == 400

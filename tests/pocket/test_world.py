@@ -13,12 +13,12 @@ from math import gcd
 
 import pytest
 
-from tasks.seeds.pocket import STRATEGIES, TIERS, evolve, oracle, parse, problem, solution
-from tasks.seeds.pocket.evolve import fresh_branch, reworded
-from tasks.seeds.pocket.families import BY_NAME, FAMILIES, Family
-from tasks.seeds.pocket.language import INTRODUCTIONS, VERBS, Ending
-from tasks.seeds.pocket.tree import Branch, Node, branch_numbers, branch_value, evaluate, render
-from tasks.seeds.pocket.values import LIMIT, Interval, Pair, Polynomial, canonical, fraction_sum, times
+from pocket.world import STRATEGIES, TIERS, evolve, oracle, parse, problem, solution
+from pocket.world.evolve import fresh_branch, reworded
+from pocket.world.families import BY_NAME, FAMILIES, Family
+from pocket.world.language import INTRODUCTIONS, VERBS, Ending
+from pocket.world.tree import Branch, Node, branch_numbers, branch_value, evaluate, render
+from pocket.world.values import LIMIT, Interval, Pair, Polynomial, canonical, fraction_sum, times
 
 BY_HAND = {
     "Mia has 12 shells. Mia finds 5 more. Mia gives away 9. How many shells does Mia have now?": "8",
@@ -189,7 +189,7 @@ def test_problems_rarely_repeat(tier: str) -> None:
 
 
 def test_a_problem_is_the_same_in_every_process() -> None:
-    code = "from tasks.seeds.pocket import problem; print([problem(9, t, 5).text for t in ('easy', 'competition')])"
+    code = "from pocket.world import problem; print([problem(9, t, 5).text for t in ('easy', 'competition')])"
     shown = {
         subprocess.run(
             [sys.executable, "-c", code],

@@ -8,9 +8,9 @@ from fractions import Fraction
 
 import pytest
 
-from tasks.seeds.pocket import CRITERIA, TIERS, break_problem, equivalence_pair, evolve, oracle, problem
-from tasks.seeds.pocket.equivalence import near_miss, written
-from tasks.seeds.pocket.values import Interval, Pair, Polynomial, canonical
+from pocket.world import CRITERIA, TIERS, break_problem, equivalence_pair, evolve, oracle, problem
+from pocket.world.equivalence import near_miss, written
+from pocket.world.values import Interval, Pair, Polynomial, canonical
 
 TEXTS = [problem(21, TIERS[index % 4], index).text for index in range(80)]
 

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.core import decontam
-from tasks.core.config import DecontamSettings
-from tasks.core.decontam import BenchmarkIndex, decontaminate, lineage
-from tasks.core.errors import UserError
-from tasks.core.rows import Finding, FindingKind, Problem, Role, Tier
-from tasks.seeds.pocket.generate import TIERS, problem
+from pocket.world.generate import TIERS, problem
+from tasks.config import DecontamSettings
+from tasks.errors import UserError
+from tasks.problems import decontam
+from tasks.problems.decontam import BenchmarkIndex, decontaminate, lineage
+from tasks.rows import Finding, FindingKind, Problem, Role, Tier
 
 
 def row(

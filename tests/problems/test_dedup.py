@@ -8,8 +8,8 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 
-from tasks.core import dedup
-from tasks.core.dedup import (
+from tasks.problems import dedup
+from tasks.problems.dedup import (
     Banding,
     agreements,
     band_keys,

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from tasks.core.config import EvolveSettings
-from tasks.core.errors import UserError
-from tasks.core.evolution_plan import (
+from tasks.config import EvolveSettings
+from tasks.errors import UserError
+from tasks.problems.evolution_plan import (
     Planned,
     children,
     first_strategy,
@@ -16,7 +16,7 @@ from tasks.core.evolution_plan import (
     planned_totals,
     with_target,
 )
-from tasks.core.rows import Problem, Role, Strategy, Tier
+from tasks.rows import Problem, Role, Strategy, Tier
 
 DEFAULT = EvolveSettings()
 

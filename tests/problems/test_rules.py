@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.core.config import RuleSettings
-from tasks.core.rows import Reason
-from tasks.core.rules import RULES, check
+from tasks.config import RuleSettings
+from tasks.problems.rules import RULES, check
+from tasks.rows import Reason
 
 SETTINGS = RuleSettings()
 

@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
-from tasks.core.config import SelectSettings
-from tasks.core.errors import UserError
-from tasks.core.rows import Strategy, Tier
-from tasks.core.selection import Candidate, select, split_curated
+from tasks.config import SelectSettings
+from tasks.errors import UserError
+from tasks.problems.selection import Candidate, select, split_curated
+from tasks.rows import Strategy, Tier
 
 
 def pool(counts: dict[tuple[Tier, Strategy], int], roots: int | None = None) -> list[Candidate]:

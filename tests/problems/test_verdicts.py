@@ -9,8 +9,7 @@ import pytest
 
 from prompts.schemas import EQUIVALENCE_SCHEMA
 from prompts.schemas import QUALITY_CRITERIA as PROMPTED
-from tasks.core.rows import Reason
-from tasks.core.verdicts import (
+from tasks.problems.verdicts import (
     QUALITY_CRITERIA,
     BadReply,
     EquivalenceVerdict,
@@ -19,6 +18,7 @@ from tasks.core.verdicts import (
     parse_evolution,
     parse_quality,
 )
+from tasks.rows import Reason
 
 GOOD: dict[str, Any] = dict.fromkeys(QUALITY_CRITERIA, True)
 PARENT = "Tom has 3 apples and buys 5 more. How many apples does he have?"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.core.wording import formula, template, tokenise, windows, word_hash, words
+from tasks.problems.wording import formula, template, tokenise, windows, word_hash, words
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,11 @@ import httpx
 import psutil
 import pytest
 
-from tasks.core.config import PROJECT_ROOT
-from tasks.core.errors import UserError
-from tasks.io import jobs
-from tasks.io.jobs import JobFailed, cluster_lines, job_environment, local_lines
-from tasks.io.ray_session import RAY_ENVIRONMENT
+from tasks.config import PROJECT_ROOT
+from tasks.errors import UserError
+from tasks.processes import jobs
+from tasks.processes.jobs import JobFailed, cluster_lines, job_environment, local_lines
+from tasks.processes.ray_session import RAY_ENVIRONMENT
 
 START_S = 120.0
 COUNT = ["bash", "-c", "for i in 1 2 3 4 5; do echo line $i; sleep 1; done"]
@@ -139,7 +139,7 @@ def test_a_local_command_is_killed_after_its_grace_period(
 OWNER = """
 import os, signal
 from pathlib import Path
-from tasks.io.jobs import local_lines
+from tasks.processes.jobs import local_lines
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 for line in local_lines({command!r}, folder=Path("."), environment=os.environ, log=Path({log!r})):
     print(line, flush=True)
@@ -297,7 +297,7 @@ def cluster() -> Iterator[str]:
             f"--object-store-memory={128 * 1024**2}", "--include-log-monitor=false",
         ]  # fmt: skip
         process = subprocess.Popen(
-            [sys.executable, "-m", "tasks.io.supervisor", "--", *map(str, command)], cwd=PROJECT_ROOT,
+            [sys.executable, "-m", "tasks.processes.supervisor", "--", *map(str, command)], cwd=PROJECT_ROOT,
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             env=os.environ | RAY_ENVIRONMENT | {"RAY_AUTH_MODE": "disabled"},
         )  # fmt: skip
@@ -330,7 +330,7 @@ def names(address: str) -> list[str]:
 FOLLOW = """
 import signal
 from pathlib import Path
-from tasks.io.jobs import cluster_lines
+from tasks.processes.jobs import cluster_lines
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 for line in cluster_lines({address!r}, "count", {command!r}, folder=Path("."), environment={{}}, log=Path({log!r})):
     print(line, flush=True)
@@ -373,8 +373,8 @@ def test_the_error_of_a_failed_job_contains_its_last_lines(cluster: str, tmp_pat
 SLOTS = """
 import json, os
 import ray
-from tasks.io.ray_session import RaySession
-from training.engine.placement import actor_options, make_placement, reserve
+from tasks.processes.ray_session import RaySession
+from training.workers.placement import actor_options, make_placement, reserve
 
 class Actor:
     def device(self):

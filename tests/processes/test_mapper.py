@@ -12,13 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.core.config import PROJECT_ROOT
-from tasks.core.errors import UserError
-from tasks.io.mapper import open_mapper
+from tasks.config import PROJECT_ROOT
+from tasks.errors import UserError
+from tasks.processes.mapper import open_mapper
 
 SMALL_WORK = """
 import os, time
-from tasks.core.errors import UserError
+from tasks.errors import UserError
 
 def half(number):
     print("a line that must not get between the results")
@@ -40,7 +40,7 @@ def dies(number):
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     (tmp_path / "small_work.py").write_text(SMALL_WORK, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("tasks.io.mapper.available_cores", lambda: 2)
+    monkeypatch.setattr("tasks.processes.mapper.available_cores", lambda: 2)
     import small_work  # pyright: ignore[reportMissingImports]
 
     yield small_work
@@ -94,7 +94,7 @@ def test_the_death_of_a_worker_is_a_user_error(work: object) -> None:
 
 def test_workers_end_when_their_owner_is_killed(work: object, tmp_path: Path) -> None:
     owner = subprocess.Popen(
-        [sys.executable, "-c", "import time, small_work, tasks.io.mapper as m\n"
+        [sys.executable, "-c", "import time, small_work, tasks.processes.mapper as m\n"
          "m.available_cores = lambda: 2\n"
          "with m.open_mapper(2) as mapper:\n"
          "    print(next(mapper(small_work.half, range(4)))[1], flush=True)\n"

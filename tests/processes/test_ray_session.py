@@ -12,8 +12,8 @@ import psutil
 import pytest
 import ray
 
-from tasks.core.errors import UserError
-from tasks.io.ray_session import RaySession, of_ray
+from tasks.errors import UserError
+from tasks.processes.ray_session import RaySession, of_ray
 
 PARENT = (
     "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); print('up', flush=True); time.sleep(60)"

@@ -12,7 +12,7 @@ import yaml
 from prefect import Flow
 from prefect.flows import load_flow_from_entrypoint
 
-from tasks.core.config import profiles
+from tasks.config import profiles
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAN: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))

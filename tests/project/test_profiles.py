@@ -7,14 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.config import Config, load_config, profiles
-from tasks.core.rows import Problem
+from tasks.config import Config, load_config, profiles
+from tasks.rows import Problem
+from tasks.runtime.plan import benchmark_notes, is_pinned
+from tasks.runtime.training_run import run_config
 from tasks.seeds.hub_source import HubSource
 from tasks.seeds.registry import load, resolve
-from tasks.stages.distill import run_config
-from tasks.stages.plan import benchmark_notes, is_pinned
 from training.config import RunConfig
-from training.memory import ENGINE_WORKING, ModelDimensions, count_parameters, memory_plan, memory_problems
+from training.preflight.memory import (
+    ENGINE_WORKING,
+    ModelDimensions,
+    count_parameters,
+    memory_plan,
+    memory_problems,
+)
 
 PAPER = ("paper-1.7b", "paper-4b", "paper-8b")
 GPUS, GPU_BYTES = 4, 80e9

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from prompts import all_prompts, load_prompt
-from tasks.core.config import load_config, profiles
+from tasks.config import load_config, profiles
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = frozenset({"", ".cfg", ".in", ".j2", ".json", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"})
@@ -74,19 +74,27 @@ def test_weights_are_small_and_not_pickled() -> None:
     assert [path for path in repository_files() if path.suffix in pickles] == []
 
 
-def test_every_package_is_listed() -> None:
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"][
-        "packages"
-    ]
-    packages = {name.partition(".")[0] for name in listed} | (
-        {"training"} if (ROOT / "training").is_dir() else set()
-    )
-    found = {
-        ".".join(path.parent.relative_to(ROOT).parts)
-        for package in packages
-        for path in (ROOT / package).rglob("__init__.py")
-    }
-    assert sorted(found) == sorted(listed)
+def top_level_packages() -> set[str]:
+    """Directories at the top of the repository that hold Python files."""
+    files = [path.relative_to(ROOT) for path in repository_files() if path.suffix == ".py"]
+    return {path.parts[0] for path in files if len(path.parts) > 1}
+
+
+def test_setuptools_finds_every_package() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    include = settings["packages"]["find"]["include"]
+    installed = top_level_packages() - {"scripts", "speed", "tests"}
+    assert sorted(include) == sorted(pattern for name in installed for pattern in (name, f"{name}.*"))
+    folders = {path.parent for name in installed for path in (ROOT / name).rglob("*.py")}
+    bare = [str(folder.relative_to(ROOT)) for folder in folders if not (folder / "__init__.py").is_file()]
+    assert [name for name in bare if ".work" not in name] == [], "a folder of modules needs an __init__.py"
+
+
+def test_pyright_and_ruff_read_every_package() -> None:
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    packages = top_level_packages()
+    assert set(tool["pyright"]["include"]) == packages
+    assert set(tool["ruff"]["lint"]["isort"]["known-first-party"]) == packages - {"scripts"}
 
 
 @pytest.mark.parametrize("name", all_prompts())

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.core.errors import UserError
+from tasks.errors import UserError
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 

@@ -18,7 +18,7 @@ from prompts import (
     parse_prompt,
 )
 from prompts.schemas import EQUIVALENCE_SCHEMA, QUALITY_CRITERIA, QUALITY_SCHEMA
-from tasks.core.errors import UserError
+from tasks.errors import UserError
 
 EVOLUTION = [
     f"evolution/{name}" for name in ("algebraize", "apply", "competition", "compose", "harder", "rewrite")

@@ -6,12 +6,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from tasks.core.annotation import Cause
-from tasks.core.rows import Reason, Reject
-from tasks.io.drift_report import Cost, DriftData, drift_numbers, render_drift, write_drift
-from tasks.io.report_figures import change_bins
-from tasks.io.versions import Shared
-from tests.core.test_drift import MOVES, move
+from tasks.reports.drift_report import Cost, DriftData, drift_numbers, render_drift, write_drift
+from tasks.reports.report_figures import change_bins
+from tasks.rows import Reason, Reject
+from tasks.storage.versions import Shared
+from tasks.uncertainty.annotation import Cause
+from tests.uncertainty.test_drift import MOVES, move
 
 DATA = DriftData(
     name="SURE-Math",

@@ -10,11 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.entropy import semantic_entropy
-from tasks.core.rows import Example, Finding, FindingKind, Problem, Response, Role, Strategy, Tier, problem_id
-from tasks.io import report_figures as figures
-from tasks.io.dataset import BenchmarkCount, StageCount
-from tasks.io.report import (
+from tasks.reports import report_figures as figures
+from tasks.reports.report import (
     Overlap,
     ReportData,
     duration,
@@ -26,6 +23,9 @@ from tasks.io.report import (
     render_report,
     write_report,
 )
+from tasks.rows import Example, Finding, FindingKind, Problem, Response, Role, Strategy, Tier, problem_id
+from tasks.storage.manifest import BenchmarkCount, StageCount
+from tasks.uncertainty.entropy import semantic_entropy
 
 POISON = '<script>alert("x")</script><img src=x onerror=alert(1)> "quotes" \'single\' | & </style></title> \x00 \u202e \ud800'
 STEPS = {Tier.EASY: 2, Tier.MEDIUM: 4, Tier.HARD: 6, Tier.COMPETITION: 8}

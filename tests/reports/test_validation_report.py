@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from tasks.core.validation import MEASURES, Checked, PairCheck, agreement, measures
-from tasks.io import report_figures as figures
-from tasks.io.validation_report import (
+from tasks.reports import report_figures as figures
+from tasks.reports.validation_report import (
     ValidationData,
     entropies,
     render_validation,
@@ -20,6 +19,7 @@ from tasks.io.validation_report import (
     validate,
     write_validation,
 )
+from tasks.uncertainty.validation import MEASURES, Checked, PairCheck, agreement, measures
 from tests.annotated import crowd
 
 POISON = "<script>alert(\"x\")</script><img src=x onerror=alert(1)> 'single' | & </style></title> \x00 \u202e \ud800"
@@ -171,7 +171,7 @@ def test_both_files_are_written_or_none_and_with_the_same_bytes_again(
     def fail(_found: object) -> str:
         raise OSError("no more")
 
-    monkeypatch.setattr("tasks.io.validation_report.to_json", fail)
+    monkeypatch.setattr("tasks.reports.validation_report.to_json", fail)
     with pytest.raises(OSError, match="no more"):
         write_validation(folder, replace(DATA, name="another"))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

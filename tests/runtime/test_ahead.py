@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from prefect import flow
 
-from tasks.core.config import load_config
-from tasks.core.rows import Edge, Finding, Problem, Reject, Role, Selected, Strategy, Tier
-from tasks.io.artifacts import Artifact, Store, digest
-from tasks.io.ray_session import RaySession
-from tasks.stages import ahead
+from tasks.config import load_config
+from tasks.processes.ray_session import RaySession
+from tasks.rows import Edge, Finding, Problem, Reject, Role, Selected, Strategy, Tier
+from tasks.runtime import ahead
+from tasks.runtime.driver import Run
 from tasks.stages.decontaminate import decontaminate
 from tasks.stages.deduplicate import deduplicate
-from tasks.stages.driver import Run
 from tasks.stages.rules import apply_rules
+from tasks.storage.artifacts import Artifact, Store, digest
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -104,7 +104,7 @@ def test_processes_and_ray_write_the_same_bytes_as_one_process(
     rows = {name: list(_rows(run.store, name)) for name in ("rules", "deduplicate", "decontaminate")}
     assert [len(found) for found in rows.values()] == [2, 3, 1] and all(map(all, rows.values()))
     monkeypatch.setattr(ahead, "WORTH_PROCESSES", 0)
-    monkeypatch.setattr("tasks.io.mapper.available_cores", lambda: 2)
+    monkeypatch.setattr("tasks.processes.mapper.available_cores", lambda: 2)
     assert made(elsewhere(run, tmp_path / "processes")) == alone
     with RaySession(2):
         assert made(elsewhere(run, tmp_path / "ray", **{"ray.address": "auto"})) == alone

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.stages.chunks import chunk, cut, row_hashes
+from tasks.runtime.chunks import chunk, cut, row_hashes
 
 
 def ends(rows: Sequence[str], size: int) -> set[str]:

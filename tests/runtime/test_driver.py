@@ -10,11 +10,11 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
-from tasks.core.config import load_config
-from tasks.core.rows import Problem, Reason, Reject, Role, Tier
-from tasks.io.artifacts import Artifact, CountMismatch, Store, digest
-from tasks.stages.chunks import shard_rows, shard_sizes
-from tasks.stages.driver import Lazy, Run, Shard, Stage, run_shards
+from tasks.config import load_config
+from tasks.rows import Problem, Reason, Reject, Role, Tier
+from tasks.runtime.chunks import shard_rows, shard_sizes
+from tasks.runtime.driver import Lazy, Run, Shard, Stage, run_shards
+from tasks.storage.artifacts import Artifact, CountMismatch, Store, digest
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 

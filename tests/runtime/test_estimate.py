@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from prompts import all_prompts
-from tasks.core.config import load_config
-from tasks.core.errors import UserError
-from tasks.core.plan import (
+from tasks.config import load_config
+from tasks.errors import UserError
+from tasks.rows import Tier
+from tasks.runtime.estimate import (
     Lengths,
     Line,
     Plan,
@@ -21,7 +22,6 @@ from tasks.core.plan import (
     size_text,
     table,
 )
-from tasks.core.rows import Tier
 
 ROLES = ("evolver", "quality_judge", "teacher", "equivalence_judge", "student")
 # Two easy and three hard seeds, one curated problem. Every child is twice as long as its parent.

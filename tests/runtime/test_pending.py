@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from prefect import flow
 
-from tasks.core.config import Config, load_config
-from tasks.core.rows import Problem, Reject, Role, Strategy, Tier
-from tasks.io.artifacts import Artifact, Store, digest
+from tasks.config import Config, load_config
+from tasks.rows import Problem, Reject, Role, Strategy, Tier
+from tasks.runtime.chunks import cut, row_hashes, shard_rows, shard_sizes
+from tasks.runtime.driver import Run, Shard, Stage, run_shards
+from tasks.runtime.pending import Pending, rows_digest
 from tasks.seeds.registry import resolve
 from tasks.stages.aggregate import aggregate
-from tasks.stages.chunks import cut, row_hashes, shard_rows, shard_sizes
 from tasks.stages.deduplicate import deduplicate
-from tasks.stages.driver import Run, Shard, Stage, run_shards
-from tasks.stages.pending import Pending, rows_digest
 from tasks.stages.rules import apply_rules
 from tasks.stages.select import select
+from tasks.storage.artifacts import Artifact, Store, digest
 
 SHARDS = 10
 

@@ -15,17 +15,17 @@ from prefect.artifacts import Artifact as ShownArtifact
 
 from flows.build import build
 from prompts import load_prompt
-from tasks.core.config import PROJECT_ROOT, Config, load_config
-from tasks.core.errors import UserError
-from tasks.core.plan import Plan
-from tasks.core.rows import Problem, Role, Tier
-from tasks.io.artifacts import Artifact, Store
-from tasks.io.token_counts import token_counter
+from tasks.config import PROJECT_ROOT, Config, load_config
+from tasks.errors import UserError
+from tasks.llm.token_counts import token_counter
+from tasks.rows import Problem, Role, Tier
+from tasks.runtime.driver import Run
+from tasks.runtime.estimate import Plan
+from tasks.runtime.plan import planned, shortest_reply, write_plan
 from tasks.seeds.registry import load, resolve
 from tasks.stages.aggregate import aggregate
-from tasks.stages.driver import Run
 from tasks.stages.evolve import evolve
-from tasks.stages.plan import planned, shortest_reply, write_plan
+from tasks.storage.artifacts import Artifact, Store
 from tests.scripted_server import running
 from tests.small_build import SMALL
 
@@ -83,7 +83,7 @@ def test_files_are_read_without_duplicates_and_the_hub_is_not_contacted(
         {"kind": "numina_math_cot", "revisions": {"AI-MO/NuminaMath-CoT": "0" * 40}},
         {**PARTS, "target": 7},
     ]  # fmt: skip
-    monkeypatch.setattr("tasks.io.hub.reach", lambda *_: pytest.fail("the hub was asked"))
+    monkeypatch.setattr("tasks.storage.hub.reach", lambda *_: pytest.fail("the hub was asked"))
     plan = plan_of(tmp_path, **{"aggregate.sources": sources})
     assert {source.name: (dict(source.problems), source.basis[:8]) for source in plan.sources} == {
         "mine": ({Tier.EASY: 2}, "read"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 import xxhash
 
-from tasks.core.rows import Problem, Reason, Reject, Role, Tier
+from tasks.rows import Problem, Reason, Reject, Role, Tier
 from tasks.seeds.draw import draw, draw_key
 from tasks.seeds.kinds import Loaded, SeedOutcome
 

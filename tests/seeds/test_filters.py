@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.core.rows import Reason
+from tasks.rows import Reason
 from tasks.seeds.filters import text_fault
 
 ALL = ("language", "figure", "choice", "proof")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.errors import UserError
-from tasks.core.rows import Problem, Reason, Reject, Role, Tier
+from tasks.errors import UserError
+from tasks.rows import Problem, Reason, Reject, Role, Tier
 from tasks.seeds.own_file import load, own_file
 
 

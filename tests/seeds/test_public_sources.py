@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.core.config import load_config
-from tasks.core.errors import UserError
-from tasks.core.rows import Problem, Reject, Role, Tier
+from tasks.config import load_config
+from tasks.errors import UserError
+from tasks.rows import Problem, Reject, Role, Tier
 from tasks.seeds.kinds import Loaded
 from tasks.seeds.registry import check, load, resolve, source_digest
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tasks import seeds
-from tasks.core.config import Config, load_config
-from tasks.core.errors import UserError
-from tasks.core.identity import fingerprint
-from tasks.core.rows import Problem
+from tasks.config import Config, load_config
+from tasks.errors import UserError
+from tasks.identity import fingerprint
+from tasks.rows import Problem
 from tasks.seeds import registry
 from tasks.seeds.registry import kinds, load, resolve, source_digest
 
@@ -181,7 +181,7 @@ def fresh_registry() -> Iterator[None]:
 
 NEW_FILE = """
 from typing import Literal
-from tasks.core.rows import Tier
+from tasks.rows import Tier
 from tasks.seeds.hub_source import Found, HubSource, HubPart, hub_kind, written
 
 class Settings(HubSource):

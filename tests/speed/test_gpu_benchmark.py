@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py on a CPU without the packages that a bare GPU machine lacks, and the counts behind its lower bounds."""
+"""speed/gpu.py on a CPU without the packages that a bare GPU machine lacks, and the counts behind its lower bounds."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from training.config import LengthSettings, ObjectiveSettings, TrainerSettings
-from training.engine.batches import TokenSequence
-from training.memory import ModelDimensions, count_parameters
+from training.data.batches import TokenSequence
+from training.preflight.memory import ModelDimensions, count_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 ABSENT = (
@@ -64,7 +64,7 @@ def bare_python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[st
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("bare")
-    done = bare_python(folder, str(ROOT / "benchmarks" / "gpu.py"), *TINY, "--out", "rows.jsonl")
+    done = bare_python(folder, str(ROOT / "speed" / "gpu.py"), *TINY, "--out", "rows.jsonl")
     assert done.returncode == 0, done.stderr
     lines = (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()
     return Run(printed=done.stdout, lines=[json.loads(line) for line in lines])
@@ -73,7 +73,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture()
 def parts(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that imports a module of the command by name."""
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.syspath_prepend(ROOT / "speed")
     return import_module
 
 

@@ -10,24 +10,16 @@ from typing import Any
 import pytest
 from prefect import flow
 
-from tasks.core.config import load_config
-from tasks.core.errors import UserError
-from tasks.core.rows import Problem, Reason, Reject, Role, Tier
-from tasks.io.artifacts import Artifact, Store
+from tasks.config import load_config
+from tasks.errors import UserError
+from tasks.rows import Problem, Reason, Reject, Role, Tier
+from tasks.runtime.driver import Run
+from tasks.seeds.intake import account, counts, curated_first, duplicates, flagged, too_long
 from tasks.seeds.kinds import Loaded
 from tasks.seeds.registry import resolve
-from tasks.stages.aggregate import (
-    account,
-    aggregate,
-    aggregate_stage,
-    counts,
-    curated_first,
-    duplicates,
-    flagged,
-    too_long,
-)
-from tasks.stages.driver import Run
+from tasks.stages.aggregate import aggregate, aggregate_stage
 from tasks.stages.opening import check_sources
+from tasks.storage.artifacts import Artifact, Store
 
 
 def problem(text: str, source: str = "s", benchmark: bool = False) -> Problem:

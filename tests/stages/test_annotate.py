@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core import answers, mathverify
-from tasks.core.config import ClusterSettings, ModelRole, Serve
-from tasks.core.rows import JudgedPair, Problem, Reason, Reject, Response, Role, Tier, Uncertainty
-from tasks.core.token_spans import TokenSpans
-from tasks.io.engines import SampleFailure, SampleOutput, SamplePrompt
-from tasks.io.sampler import Sampled, TeacherSampler
-from tasks.io.tables import write_rows
-from tasks.stages.cluster import annotate, decide_pairs, undecided
+from tasks.answers import equivalence, mathverify
+from tasks.answers.token_spans import TokenSpans
+from tasks.config import ClusterSettings, ModelRole, Serve
+from tasks.llm.engines import SampleFailure, SampleOutput, SamplePrompt
+from tasks.llm.sampler import Sampled, TeacherSampler
+from tasks.rows import JudgedPair, Problem, Reason, Reject, Response, Role, Tier, Uncertainty
+from tasks.runtime.clustering import annotate, decide_pairs, undecided
 from tasks.stages.sample import collect, pack, unpack
+from tasks.storage.tables import write_rows
 
 GOOD = (r"so \boxed{\frac{1}{2}}", r"thus \boxed{0.5}", r"hence \boxed{50\%}", r"but \boxed{3}")
 SPANS = TokenSpans(after_think_token_count=9, after_think_logprob_sum=-1.0)
@@ -154,7 +154,7 @@ POISON = {
 @pytest.fixture
 def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Time limits of the Math-Verify calls that timed out. The worker, which takes seconds to start, is running."""
-    answers._verified.cache_clear()
+    equivalence._verified.cache_clear()
     assert mathverify.verify(r"\sum_{k=1}^{3} k", "6", 60)
     limits: list[float] = []
 
@@ -163,7 +163,7 @@ def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         limits.extend([timeout_s] if verdict is None else [])
         return verdict
 
-    monkeypatch.setattr(answers, "verify", verify)
+    monkeypatch.setattr(equivalence, "verify", verify)
     return limits
 
 

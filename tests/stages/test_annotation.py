@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from tasks.core.annotation import Cause, stale_rows
-from tasks.core.config import load_config
-from tasks.core.errors import UserError
-from tasks.core.rows import Example
-from tasks.io.artifacts import Store
+from tasks.config import load_config
+from tasks.errors import UserError
+from tasks.rows import Example
+from tasks.runtime.driver import Run
 from tasks.stages import annotation, cluster, sample
 from tasks.stages.annotation import alone_in, annotation_recipe, open_annotation
-from tasks.stages.driver import Run
-from tasks.stages.examples import ANNOTATION_COLUMNS, reannotated
-from tests.io.test_dataset import example
+from tasks.storage.artifacts import Store
+from tasks.storage.examples import ANNOTATION_COLUMNS, reannotated
+from tasks.uncertainty.annotation import Cause, stale_rows
+from tests.storage.test_dataset import example
 
 IDENTITIES = {"teacher": "teacher:1", "equivalence_judge": "judge:1"}
 

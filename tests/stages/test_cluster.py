@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from tasks.core.config import ClusterSettings
-from tasks.core.rows import Response
-from tasks.io.chat import Completion, Failure
-from tasks.stages import cluster
-from tasks.stages.cluster import Decisions, decide_pairs, deciding, verdict
-from tests.core.test_uncertainties import response
+from tasks.config import ClusterSettings
+from tasks.llm.chat import Completion, Failure
+from tasks.rows import Response
+from tasks.runtime import clustering
+from tasks.runtime.clustering import Decisions, decide_pairs, deciding
+from tasks.stages.cluster import verdict
+from tests.uncertainty.test_measures import response
 
 
 def output(text: str, finish: str = "stop") -> Completion:
@@ -76,7 +77,7 @@ def test_an_exception_drops_the_decisions_that_have_not_started(monkeypatch: pyt
         time.sleep(0.05)
         return {}
 
-    monkeypatch.setattr(cluster, "decide_pairs", slow)
+    monkeypatch.setattr(clustering, "decide_pairs", slow)
     with pytest.raises(KeyboardInterrupt), deciding(GROUPS, ClusterSettings(), 2) as found:
         next(found)
         raise KeyboardInterrupt

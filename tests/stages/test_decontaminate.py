@@ -17,19 +17,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prefect import flow
 
-from tasks.core.config import DecontamSettings, load_config
-from tasks.core.errors import UserError
-from tasks.core.rows import Finding, FindingKind, Flag, Problem, Reject, Role, Selected, Strategy, Tier
-from tasks.io.artifacts import Artifact, Store
+from tasks.config import DecontamSettings, load_config
+from tasks.errors import UserError
+from tasks.rows import Finding, FindingKind, Flag, Problem, Reject, Role, Selected, Strategy, Tier
+from tasks.runtime.driver import Run, Shard, Stage, run_shards
 from tasks.seeds.kinds import Loaded
 from tasks.seeds.registry import resolve
 from tasks.stages.aggregate import aggregate
 from tasks.stages.benchmarks import benchmarks_stage, must_hold_problems, read_benchmarks, without_repeats
 from tasks.stages.decontaminate import TEST_SPLIT, account, ancestors, compare, decontaminate, flag
-from tasks.stages.driver import Run, Shard, Stage, run_shards
 from tasks.stages.export import Overlaps, benchmark_counts
 from tasks.stages.opening import check_benchmarks
 from tasks.stages.select import select
+from tasks.storage.artifacts import Artifact, Store
 
 CONTEST = (
     "Nora rolls a fair die until the sum of all rolls is at least 11. The probability that she rolls exactly 4 times is p. "

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.config import DedupSettings
-from tasks.core.dedup import template_key
-from tasks.core.rows import Edge, Problem, Reject, Role, Tier
-from tasks.io.artifacts import Artifact, Store
-from tasks.io.tables import schema
-from tasks.stages.chunks import shard_sizes
-from tasks.stages.deduplicate import decide, dedup_work, edges_of
-from tasks.stages.driver import Shard
-from tasks.stages.shard_work import reject_near_duplicates
+from tasks.config import DedupSettings
+from tasks.problems.dedup import template_key
+from tasks.rows import Edge, Problem, Reject, Role, Tier
+from tasks.runtime.chunks import shard_sizes
+from tasks.runtime.deduplication import decide, dedup_work, edges_of
+from tasks.runtime.driver import Shard
+from tasks.runtime.shard_work import reject_near_duplicates
+from tasks.storage.artifacts import Artifact, Store
+from tasks.storage.tables import schema
 
 WORDS = [f"{a}{b}" for a in "ba ke li mo nu pa re si".split() for b in "ra le mi no tu".split()]
 LONG = "A farmer has 12 crates with 30 apples each and sells half of all the apples that he has on the market today"

@@ -15,16 +15,16 @@ from typing import Any
 import psutil
 import pytest
 
-from tasks.core.config import DistillSettings
-from tasks.core.errors import UserError
-from tasks.io.jobs import JobFailed
-from tasks.io.metrics import METRICS
+from tasks.config import DistillSettings
+from tasks.errors import UserError
+from tasks.processes.jobs import JobFailed
+from tasks.runtime.progress import LiveTable
 from tasks.stages import distill
-from tasks.stages.progress import LiveTable
+from tasks.storage.metrics import METRICS
 from tests.training.small_run import copy_model, example, small_run, teacher, write_small_dataset
-from training.check import inspect, prepare
 from training.config import RunConfig, run_folder
-from training.engine.checkpoints import latest, read_record
+from training.preflight.check import inspect, prepare
+from training.student.checkpoints import latest, read_record
 
 
 def settled(run: Any) -> str:

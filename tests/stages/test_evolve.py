@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from prefect import flow
 
-from tasks.core.config import load_config
-from tasks.core.rows import Problem, Role, Tier
-from tasks.io.artifacts import Artifact, Store
-from tasks.io.chat import ChatModel
+from tasks.config import load_config
+from tasks.llm.chat import ChatModel
+from tasks.rows import Problem, Role, Tier
+from tasks.runtime.driver import Lazy, Run
 from tasks.stages import evolve
-from tasks.stages.driver import Lazy, Run
+from tasks.storage.artifacts import Artifact, Store
 from tests.scripted_server import running
 
 

@@ -7,13 +7,13 @@ import sys
 import time
 from pathlib import Path
 
-from tasks.core.config import PROJECT_ROOT, load_config
-from tasks.core.rows import Problem, Response, Role, Tier
-from tasks.io.artifacts import Store
-from tasks.io.ledger import Ledger
-from tasks.io.sampler import Sampled, TeacherSampler
-from tasks.stages.driver import Lazy, Run
+from tasks.config import PROJECT_ROOT, load_config
+from tasks.llm.ledger import Ledger
+from tasks.llm.sampler import Sampled, TeacherSampler
+from tasks.rows import Problem, Response, Role, Tier
+from tasks.runtime.driver import Lazy, Run
 from tasks.stages.sample import sample_prompt, sampled
+from tasks.storage.artifacts import Store
 from tests.scripted_server import running
 
 PROBLEMS = 6

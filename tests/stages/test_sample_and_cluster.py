@@ -20,14 +20,15 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
 from prompts import load_prompt
-from tasks.core.config import PROJECT_ROOT, load_config
-from tasks.core.errors import UserError
-from tasks.core.rows import JudgedPair, Tier, Uncertainty
-from tasks.io.artifacts import Artifact, Store, digest, shard_folder
-from tasks.io.ledger import Ledger
+from tasks.config import PROJECT_ROOT, load_config
+from tasks.errors import UserError
+from tasks.llm.ledger import Ledger
+from tasks.rows import JudgedPair, Tier, Uncertainty
+from tasks.runtime.overlap import Ended, Handover
 from tasks.stages.annotation import open_annotation
-from tasks.stages.overlap import Ended, Handover, overlaps, sample_and_cluster
 from tasks.stages.own_problems import find_file, own_problems
+from tasks.stages.sample_and_cluster import overlaps, sample_and_cluster
+from tasks.storage.artifacts import Artifact, Store, digest, shard_folder
 from tests.scripted_server import ScriptedServer, running
 
 SHARD, N = 3, 4
@@ -258,7 +259,7 @@ class TestStages:
         with two_models(tmp_path / "models", **silent) as models:
             settings, out = models.settings(), models.folder / "out"
             code = (
-                "from pathlib import Path\nfrom tests.stages.test_overlap import annotate_file\n"
+                "from pathlib import Path\nfrom tests.stages.test_sample_and_cluster import annotate_file\n"
                 f"annotate_file(Path({str(models.folder / 'mine.csv')!r}), Path({str(out)!r}), {settings!r})"
             )
             environment = os.environ | {"PREFECT_API_URL": prefect_server}
@@ -359,6 +360,6 @@ REACHED = {"serve": None, "base_url": "http://127.0.0.1:9/v1"}
 def test_stages_overlap_unless_both_models_run_on_the_same_cores(
     monkeypatch: pytest.MonkeyPatch, overlap: str, teacher: Any, judge: Any, on_cpu: bool, at_once: bool
 ) -> None:
-    monkeypatch.setattr("tasks.stages.overlap.device_is_cpu", lambda: on_cpu)
+    monkeypatch.setattr("tasks.stages.sample_and_cluster.device_is_cpu", lambda: on_cpu)
     settings = {"models.teacher": teacher, "models.equivalence_judge": judge, "cluster.overlap": overlap}
     assert overlaps(load_config("pocket", settings)) is at_once

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from prefect import flow
 
-from tasks.core.config import load_config
-from tasks.core.rows import Problem, Reject, Role, Selected, Strategy, Tier
-from tasks.core.selection import Candidate, split_curated
-from tasks.core.selection import select as plain
-from tasks.io.artifacts import Artifact, Store
-from tasks.stages.chunks import overlaps
-from tasks.stages.driver import Run
+from tasks.config import load_config
+from tasks.problems.selection import Candidate, split_curated
+from tasks.problems.selection import select as plain
+from tasks.rows import Problem, Reject, Role, Selected, Strategy, Tier
+from tasks.runtime.chunks import overlaps
+from tasks.runtime.driver import Run
 from tasks.stages.select import select
+from tasks.storage.artifacts import Artifact, Store
 
 
 def problem(number: int, role: Role) -> Problem:

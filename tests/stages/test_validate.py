@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.errors import UserError
-from tasks.core.rows import Example, JudgedPair, Response, Uncertainty
-from tasks.io.artifacts import Store
-from tasks.io.dataset import write_dataset
-from tasks.seeds import pocket
+from pocket import world
+from tasks.errors import UserError
+from tasks.rows import Example, JudgedPair, Response, Uncertainty
 from tasks.seeds.truth import check
 from tasks.stages.validate import judge_agreement, write_all
+from tasks.storage.artifacts import Store
+from tasks.storage.dataset import write_dataset
 from tests.annotated import annotated, crowd
-from tests.io.test_dataset import manifest
+from tests.storage.test_dataset import manifest
 
 
 def write(root: Path, made: list[tuple[Example, list[Response]]]) -> Path:
@@ -54,8 +54,8 @@ def test_samples_and_majority_are_checked_by_the_same_rule():
     row, group = annotated(1, ["1/2", "0.5", "3", None, "1/2", "7", "7", "7"], truth="0.50")
     found = check(replace(row, majority_answer="7"), group)
     assert found is not None and (found.majority_right, found.right, found.samples) == (False, 3, 8)
-    drawn = pocket.problem(5, "easy", 0)
-    row, group = annotated(2, [drawn.answer, "-12345"], problem=drawn.text)
+    drawn = world.problem(5, "easy", 0)
+    row, group = annotated(2, [drawn.answer, "-12345"], problem=drawn.text, source_id="5/easy/0")
     found = check(row, group)
     assert found is not None and (found.majority_right, found.right) == (True, 1)
     assert check(*annotated(3, ["1", "2"], problem="Who knows?")) is None

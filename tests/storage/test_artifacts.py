@@ -13,9 +13,17 @@ from typing import Any
 
 import pytest
 
-from tasks.core.errors import UserError
-from tasks.core.rows import Reason, Reject, Selected
-from tasks.io.artifacts import Artifact, CountMismatch, ShardHandle, Store, digest, shard_folder, sum_counts
+from tasks.errors import UserError
+from tasks.rows import Reason, Reject, Selected
+from tasks.storage.artifacts import (
+    Artifact,
+    CountMismatch,
+    ShardHandle,
+    Store,
+    digest,
+    shard_folder,
+    sum_counts,
+)
 
 PRINT = "ab" * 32
 OTHER = PRINT[:16] + "c" * 48  # the same folder name
@@ -230,7 +238,7 @@ def test_a_writer_killed_at_any_moment_leaves_only_complete_shards_and_the_next_
     tmp_path: Path,
 ) -> None:
     code = (
-        "import sys; sys.path.insert(0, 'tests/io'); from pathlib import Path; import test_artifacts as t\n"
+        "import sys; sys.path.insert(0, 'tests/storage'); from pathlib import Path; import test_artifacts as t\n"
         "store = t.Store(Path(sys.argv[1])); print('ready', flush=True)\n"
         "for index in range(1000): t.write(store, index, [f'p{index}-{i}' for i in range(50)], ['x'])\n"
     )

@@ -8,21 +8,21 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.core.config import load_config
-from tasks.core.errors import UserError
-from tasks.core.rows import Example, FindingKind, Response, Role, Tier
-from tasks.io import cards, dataset
-from tasks.io.dataset import (
+from tasks.config import load_config
+from tasks.errors import UserError
+from tasks.rows import Example, FindingKind, Response, Role, Tier
+from tasks.storage import cards, dataset
+from tasks.storage.dataset import describe, write_dataset
+from tasks.storage.dataset_card import render_card
+from tasks.storage.manifest import (
+    MANIFEST,
     BenchmarkCount,
     FinishCount,
     JudgeCount,
     Manifest,
     StageCount,
     Teacher,
-    describe,
     read_manifest,
-    render_card,
-    write_dataset,
 )
 
 
@@ -259,7 +259,7 @@ def test_bytes_depend_on_the_rows_and_not_on_their_order(tmp_path: Path):
 def test_timings_change_the_manifest_and_nothing_else(tmp_path: Path):
     write_dataset(tmp_path / "one", EXAMPLES, RESPONSES, manifest(timings={"sample": 1.0}))
     write_dataset(tmp_path / "two", EXAMPLES, RESPONSES, manifest(timings={"sample": 99.0}))
-    leave_out = (dataset.MANIFEST,)
+    leave_out = (MANIFEST,)
     assert digests(tmp_path / "one", leave_out) == digests(tmp_path / "two", leave_out)
     first, second = read_manifest(tmp_path / "one"), read_manifest(tmp_path / "two")
     assert first != second and replace(first, timings={}) == replace(second, timings={})

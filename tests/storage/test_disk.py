@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.errors import UserError
-from tasks.io.disk import atomic_write, make_folder, remove_folder, sweep, whole_folder
+from tasks.errors import UserError
+from tasks.storage.disk import atomic_write, make_folder, remove_folder, sweep, whole_folder
 
 
 @contextmanager
 def writer_at_work(path: Path, replace: bool = False) -> Iterator[subprocess.Popen[str]]:
     """Start another process, which is inside `whole_folder(path)` and has written one file."""
     code = (
-        "import sys, time; from pathlib import Path; from tasks.io.disk import whole_folder\n"
+        "import sys, time; from pathlib import Path; from tasks.storage.disk import whole_folder\n"
         f"with whole_folder(Path({str(path)!r}), replace={replace}) as folder:\n"
         "    (folder / 'part').write_text('half'); print('ready', flush=True); time.sleep(60)\n"
     )

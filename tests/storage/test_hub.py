@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.core.config import PROJECT_ROOT
-from tasks.core.errors import UserError
-from tasks.io.hub import COMMIT, HubSplit, commit, files_digest, hub_rows, local_files, local_rows, reach
+from tasks.config import PROJECT_ROOT
+from tasks.errors import UserError
+from tasks.storage.hub import COMMIT, HubSplit, commit, files_digest, hub_rows, local_files, local_rows, reach
 from tests.hub_server import Repo, serve
 
 # --- local files -------------------------------------------------------------------------------------------------
@@ -186,8 +186,8 @@ REPOS = {
 }
 WORK = """
 import json, sys
-from tasks.core.errors import UserError
-from tasks.io.hub import HubSplit, commit, hub_rows
+from tasks.errors import UserError
+from tasks.storage.hub import HubSplit, commit, hub_rows
 
 def asked(hub_id, config, split, revision, columns):
     try:

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.config import PROJECT_ROOT
-from tasks.core.errors import UserError
-from tasks.io.locks import alone, read_note
+from tasks.config import PROJECT_ROOT
+from tasks.errors import UserError
+from tasks.storage.locks import alone, read_note
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from tasks.io.locks import alone
+from tasks.storage.locks import alone
 with alone(Path(sys.argv[1]), "a re-annotation"):
     print("held", flush=True)
     time.sleep(600)

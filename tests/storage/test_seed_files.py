@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.core.errors import UserError
-from tasks.core.rows import Tier
-from tasks.io.seed_files import (
+from tasks.errors import UserError
+from tasks.rows import Tier
+from tasks.storage.seed_files import (
     MAX_BYTES,
     Column,
     RawProblem,

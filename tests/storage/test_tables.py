@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.core.errors import UserError
-from tasks.core.rows import (
+from tasks.errors import UserError
+from tasks.rows import (
     Edge,
     Example,
     Problem,
@@ -28,7 +28,7 @@ from tasks.core.rows import (
     Uncertainty,
     Verdict,
 )
-from tasks.io.tables import ROW_GROUP, iter_rows, read_rows, read_table, schema, write_rows
+from tasks.storage.tables import ROW_GROUP, iter_rows, read_rows, read_table, schema, write_rows
 
 
 def problem(number: int, **changes: Any) -> Problem:

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from datasets import load_dataset
 
-from tasks.core.errors import UserError
-from tasks.core.rows import Example, Response
-from tasks.io import dataset, versions
-from tasks.io.artifacts import digest
-from tasks.io.dataset import read_dataset, read_manifest, write_dataset
-from tasks.io.versions import Changes, latest, share, write_version
-from tests.io.test_dataset import example, manifest, samples
+from tasks.errors import UserError
+from tasks.rows import Example, Response
+from tasks.storage import dataset, versions
+from tasks.storage.artifacts import digest
+from tasks.storage.dataset import read_dataset, write_dataset
+from tasks.storage.manifest import read_manifest
+from tasks.storage.versions import Changes, latest, share, write_version
+from tests.storage.test_dataset import example, manifest, samples
 
 ROWS = 4  # per file
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core import config
-from tasks.core.config import load_config
-from tasks.core.errors import UserError
-from tasks.core.rows import Tier
+from tasks import config
+from tasks.config import load_config
+from tasks.errors import UserError
+from tasks.rows import Tier
 
 BASE = """
 run: {output: output/base, shard_rows: 7}

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.core.config import Config, load_config
-from tasks.core.errors import UserError
-from tasks.core.identity import canonical_json, fingerprint, request_seed
-from tasks.core.rows import Tier
+from tasks.config import Config, load_config
+from tasks.errors import UserError
+from tasks.identity import canonical_json, fingerprint, request_seed
+from tasks.rows import Tier
 
 SETTINGS = {
     "threshold": 0.7,
@@ -95,7 +95,7 @@ def test_keys_that_are_not_strings_and_a_bare_string_of_prompts_are_rejected() -
 
 def test_the_fingerprint_of_a_real_config_is_the_same_in_another_process_with_other_hash_seeds() -> None:
     code = (
-        "from tasks.core.config import load_config; from tasks.core.identity import fingerprint;"
+        "from tasks.config import load_config; from tasks.identity import fingerprint;"
         "print(fingerprint(stage='s', version=1, settings=load_config('pocket').identity()))"
     )
     runs = [

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prompts import load_prompt
-from tasks.core.config import PROJECT_ROOT, load_config
-from tasks.core.rows import Example, Response, Role, Tier
-from tasks.io.dataset import Manifest, StageCount, Teacher, write_dataset
-from tasks.io.identity import model_identity
+from tasks.config import PROJECT_ROOT, load_config
+from tasks.llm.model_identity import model_identity
+from tasks.rows import Example, Response, Role, Tier
+from tasks.storage.dataset import write_dataset
+from tasks.storage.manifest import Manifest, StageCount, Teacher
 from training.config import RunConfig, run_from
 
 TABLE = "data/train-00000-of-00001.parquet"

@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.core.errors import UserError
+from tasks.errors import UserError
 from tests.training.small_run import example, small_run, write_small_dataset
-from training.check import Prepared, prepare
+from training.batch import RolloutBatch, micro_batches
 from training.crew import PendingScores
-from training.engine.batches import TokenSequence
-from training.engine.group import Update
-from training.engine.student import MicroBatch
-from training.measures import mismatch, phase_seconds, step_metrics
+from training.data.batches import TokenSequence
 from training.methods import compose
+from training.metrics import mismatch, phase_seconds, step_metrics
 from training.objectives.base import Objective
-from training.rollout.engine import Generation
-from training.rollout.teacher import States, TopK
-from training.rollout.weights import to_bits
-from training.rounds import RolloutBatch, micro_batches
-from training.self_tests import check_divergence, check_mass, check_reference, check_scores
+from training.preflight.check import Prepared, prepare
+from training.preflight.self_tests import check_divergence, check_mass, check_reference, check_scores
+from training.rollouts.engine import Generation
+from training.scorers.teacher import States, TopK
+from training.student.group import Update
+from training.student.messages import MicroBatch
+from training.weight_sync.weights import to_bits
 
 K, V = 3, 50
 PHASES = ("rollout", "teacher", "student", "sync")

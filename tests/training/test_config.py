@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tasks.core.errors import UserError
+from tasks.errors import UserError
 from training.config import (
     RENAMED_KEYS,
     BinaryWeight,

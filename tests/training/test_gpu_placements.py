@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from tasks.io.ray_session import RAY_ENVIRONMENT
-from tests.training.rollout.store_transfer import StoreRolloutEngine, StoreStudent
+from tasks.processes.ray_session import RAY_ENVIRONMENT
 from tests.training.small_run import example, write_small_dataset
 from tests.training.test_loop import run_of, write_run
+from tests.training.weight_sync.store_transfer import StoreRolloutEngine, StoreStudent
 from training import crew
 from training.config import load_run
-from training.engine import group
 from training.loop import run
-from training.rollout import pool
-from training.rollout.sync import Choice
+from training.rollouts import pool
+from training.student import group
+from training.weight_sync.sync import Choice
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tasks.core.config import PROJECT_ROOT
-from tasks.core.errors import UserError
+from tasks.config import PROJECT_ROOT
+from tasks.errors import UserError
 from tests.training.small_run import (
     copy_model,
     edit,
@@ -24,8 +24,8 @@ from tests.training.small_run import (
     teacher,
     write_small_dataset,
 )
-from training.check import inspect, prepare
 from training.launch import main
+from training.preflight.check import inspect, prepare
 
 
 @pytest.fixture

@@ -17,14 +17,14 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tasks.core.config import PROJECT_ROOT
-from tasks.seeds import pocket
+from pocket import world
+from tasks.config import PROJECT_ROOT
 from tests.small_build import left_after
 from tests.training.small_run import example, settings, write_small_dataset
-from training.check import prepare
 from training.config import load_run, run_folder
-from training.engine.checkpoints import step_folder
-from training.rollout.saved import read_generations
+from training.preflight.check import prepare
+from training.rollouts.saved import read_generations
+from training.student.checkpoints import step_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -77,7 +77,7 @@ def steps_done(folder: Path) -> int:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    drawn = [pocket.problem(6, "easy", n) for n in range(12)]
+    drawn = [world.problem(6, "easy", n) for n in range(12)]
     rows = [example(n, problem=one.text, weight=(n + 1) / 12) for n, one in enumerate(drawn)]
     return write_small_dataset(tmp_path_factory.mktemp("data") / "dataset", rows)
 
@@ -86,7 +86,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("undisturbed")
     held_out = folder / "held_out.jsonl"
-    problems = [pocket.problem(7, "easy", n) for n in range(8)]
+    problems = [world.problem(7, "easy", n) for n in range(8)]
     held_out.write_text(
         "".join(
             json.dumps({"id": str(n), "problem": p.text, "answer": p.answer}) + "\n"

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.errors import UserError
-from tasks.io.locks import alone
+from tasks.errors import UserError
+from tasks.storage.locks import alone
 from tests.training.small_run import example, small_run, write_small_dataset
 from training import loop
-from training.check import prepare
 from training.config import run_folder
-from training.engine.actors import ActorLost
-from training.engine.group import Update
+from training.preflight.check import prepare
+from training.student.group import Update
+from training.workers.actors import ActorLost
 
 
 def update(**changes: float) -> Update:

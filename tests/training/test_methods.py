@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from tasks.core.errors import UserError
+from tasks.errors import UserError
 from tests.training.small_run import small_run
 from training import methods
+from training.losses.base import LossInputs, LossOutputs
+from training.losses.divergences import GeneralisedJSD
+from training.losses.prompt_weights import Binary, Constant, PassRate, Permuted, Soft, Uniform
+from training.losses.token_losses import AnalyticReferenceKL, TopKCrossEntropy
 from training.methods import compose
-from training.objectives.base import LossInputs, LossOutputs, Needs
-from training.objectives.divergences import GeneralisedJSD
+from training.objectives.base import Needs
 from training.objectives.presets import load_preset
-from training.objectives.prompt_weights import Binary, Constant, PassRate, Permuted, Soft, Uniform
-from training.objectives.token_losses import AnalyticReferenceKL, TopKCrossEntropy
 
 
 def composed(**objective: Any) -> Any:

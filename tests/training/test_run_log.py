@@ -16,16 +16,17 @@ import pytest
 import yaml
 from rich.console import Console
 
-from tasks.core.config import PROJECT_ROOT
-from tasks.core.errors import UserError
-from tasks.io.metrics import METRICS, read_metrics
+from tasks.config import PROJECT_ROOT
+from tasks.errors import UserError
+from tasks.storage.metrics import METRICS, read_metrics
 from tests.training.small_run import example, small_run, write_small_dataset
-from training.check import prepare
 from training.config import EvaluationSettings
+from training.console import log_line
+from training.data.model_files import open_model
 from training.evaluation.held_out import estimates, read_held_out
-from training.model_files import open_model
-from training.records import Hours, RunLog, log_line, terminal
-from training.results import cost, draw_curves, model_card, write_metrics
+from training.export import cost, draw_curves, model_card, write_metrics
+from training.preflight.check import prepare
+from training.run_log import Hours, RunLog, terminal
 
 
 def row(step: int, **more: float) -> dict[str, float]:

@@ -10,18 +10,18 @@ from typing import cast
 import numpy as np
 import pytest
 
-from tasks.core.errors import UserError
+from tasks.errors import UserError
 from tests.training.small_run import example, small_run, write_small_dataset
-from training.check import Prepared, prepare
 from training.crew import Workers
-from training.engine.batches import TokenSequence
-from training.engine.group import RankBatches, Update
+from training.data.batches import TokenSequence
 from training.loop import _steps
 from training.methods import compose
-from training.records import RunLog, read_metrics
-from training.rollout.engine import Generation, RolloutRequest
-from training.rollout.saved import read_generations, write_generations
-from training.rollout.teacher import TopK
+from training.preflight.check import Prepared, prepare
+from training.rollouts.engine import Generation, RolloutRequest
+from training.rollouts.saved import read_generations, write_generations
+from training.run_log import RunLog, read_metrics
+from training.scorers.teacher import TopK
+from training.student.group import RankBatches, Update
 
 STEPS, K = 5, 2
 PATIENCE_S = 30.0

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom
 from sklearn.metrics import roc_auc_score
 
-from tasks.core.auroc import aurc, auroc, auroc_gain
+from tasks.uncertainty.auroc import aurc, auroc, auroc_gain
 
 
 def test_three_of_four_pairs_in_order_computed_by_hand():

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.core.answers import symbolic_decision
-from tasks.core.clusters import PairVerdict, cluster_answers, pair_decisions
-from tasks.core.entropy import semantic_entropy
+from tasks.answers.equivalence import symbolic_decision
+from tasks.uncertainty.clusters import PairVerdict, cluster_answers, pair_decisions
+from tasks.uncertainty.entropy import semantic_entropy
 
 
 class Oracle:

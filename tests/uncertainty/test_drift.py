@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from tasks.core.annotation import Cause
-from tasks.core.drift import Move, by_tier, correlation, drift, largest_movers
-from tasks.core.rows import Tier
+from tasks.rows import Tier
+from tasks.uncertainty.annotation import Cause
+from tasks.uncertainty.drift import Move, by_tier, correlation, drift, largest_movers
 
 
 def move(name: str, old: float, new: float, tier: Tier = Tier.EASY, **more: object) -> Move:

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import softmax
 from scipy.stats import entropy as scipy_entropy
 
-from tasks.core.entropy import majority, semantic_entropy
+from tasks.uncertainty.entropy import majority, semantic_entropy
 
 
 def test_one_cluster_has_no_entropy() -> None:

@@ -12,8 +12,8 @@ import pytest
 from scipy.special import softmax
 from scipy.stats import entropy as scipy_entropy
 
-from tasks.core.rows import Response
-from tasks.core.uncertainties import Scope, Uncertainties, entropies_by_size, spans, uncertainties
+from tasks.rows import Response
+from tasks.uncertainty.measures import Scope, Uncertainties, entropies_by_size, spans, uncertainties
 
 CASES = 10_000
 

@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
-from tasks.core.rows import JudgedPair
-from tasks.core.validation import (
+from tasks.rows import JudgedPair
+from tasks.uncertainty.validation import (
     MEASURES,
     Checked,
     PairCheck,

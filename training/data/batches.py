@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tasks.core.errors import UserError
+from tasks.errors import UserError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,15 +16,15 @@ import pyarrow.parquet as pq
 import yaml
 
 from prompts import MAX_VALUE_CHARS, load_prompt
-from tasks.core.config import PROJECT_ROOT
-from tasks.core.entropy import majority
-from tasks.core.errors import UserError
-from tasks.core.identity import canonical_json
-from tasks.io.dataset import Manifest, read_manifest
-from tasks.io.identity import model_identity
+from tasks.config import PROJECT_ROOT
+from tasks.errors import UserError
+from tasks.identity import canonical_json
+from tasks.llm.model_identity import model_identity
+from tasks.storage.manifest import Manifest, read_manifest
+from tasks.uncertainty.entropy import majority
 from training.config import BinaryWeight, DatasetSettings, PlainWeight, RunConfig, project_path
-from training.model_files import PROMPT, ModelFiles, encode_prompts
-from training.objectives.prompt_weights import (
+from training.data.model_files import PROMPT, ModelFiles, encode_prompts
+from training.losses.prompt_weights import (
     Binary,
     Constant,
     PassRate,

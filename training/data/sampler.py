@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tasks.core.identity import request_seed
+from tasks.identity import request_seed
 from training.config import RunConfig
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prompts import MAX_VALUE_CHARS
-from tasks.core.answers import grade
-from tasks.core.errors import UserError
-from tasks.core.identity import canonical_json, request_seed
+from tasks.answers.grading import grade
+from tasks.errors import UserError
+from tasks.identity import canonical_json, request_seed
 from training.config import EvaluationSettings, project_path
-from training.model_files import ModelFiles, encode_prompts
+from training.data.model_files import ModelFiles, encode_prompts
 
 if TYPE_CHECKING:
     from training.crew import Workers
-    from training.rollout.engine import RolloutSampling
+    from training.rollouts.engine import RolloutSampling
 
 __all__ = ["Grades", "HeldOut", "estimates", "evaluate", "held_out_problems", "read_held_out"]
 
@@ -90,7 +90,7 @@ def evaluate(
     """
     if held_out is None:
         return None
-    from training.rollout.engine import RolloutRequest
+    from training.rollouts.engine import RolloutRequest
 
     samples = held_out.settings.samples
     requests = [

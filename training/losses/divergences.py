@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tasks.core.errors import UserError
-from training.objectives.base import LossInputs, LossOutputs, in_blocks
+from tasks.errors import UserError
+from training.losses.base import LossInputs, LossOutputs, in_blocks
 
 _LOG_NOTHING = -1e30
 """Replaces the teacher's log 0 in a mixture, whose derivative would be NaN where both probabilities are 0."""

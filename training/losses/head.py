@@ -13,14 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from training.objectives.base import (
-    ROWS_AT_A_TIME,
-    AnalyticTokenLoss,
-    LossInputs,
-    LossOutputs,
-    TokenLoss,
-)
-from training.objectives.token_losses import TopKCrossEntropy
+from training.losses.base import ROWS_AT_A_TIME, AnalyticTokenLoss, LossInputs, LossOutputs, TokenLoss
+from training.losses.token_losses import TopKCrossEntropy
 
 CHUNK_SIZE = 512  # positions: 297 MiB of fp32 logits at V = 151,936
 _WEIGHT_ROWS = {"cpu": 2048, "cuda": 32_768}

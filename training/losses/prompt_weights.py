@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.core.errors import UserError
+from tasks.errors import UserError
 
 Floats = NDArray[np.float64]
 

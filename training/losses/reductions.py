@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 
@@ -43,11 +42,6 @@ def per_sequence_mean(weights: Tensor, lengths: Tensor, totals: Totals) -> Tenso
     The denominator is prompts x K, not the sum of w, and |y_s| includes the end token.
     """
     return weights.double() / (lengths.double() * totals.sequences)
-
-
-def global_token_mean(weights: Tensor, lengths: Tensor, totals: Totals) -> Tensor:
-    """Return w_s / tokens: every token of the batch has the same weight, so that longer responses count more."""
-    return weights.double() / torch.full_like(lengths, totals.tokens, dtype=torch.float64)
 
 
 def expand(per_sequence: Tensor, lengths: Tensor) -> Tensor:

@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from training.objectives.base import AnalyticTokenLoss, LossInputs, LossOutputs, TokenLoss
+from training.losses.base import AnalyticTokenLoss, LossInputs, LossOutputs, TokenLoss
 
 
 def from_states(inner: TokenLoss, head: Tensor) -> TokenLoss:
     """Return `inner`, a loss over the teacher's full distribution, for positions that have teacher states instead.
 
     `head` [V, H]: the teacher's LM head over the shared vocabulary, with the dtype and on the device of the states. The teacher's
-    logits have that dtype; its log-softmax is float32 (float64 for float64), as in `training.rollout.scoring`. Both are allocated
+    logits have that dtype; its log-softmax is float32 (float64 for float64), as in `training.scorers.scoring`. Both are allocated
     for the positions of one call only. The loss raises `ValueError` for positions without states.
     """
     if isinstance(inner, AnalyticTokenLoss):

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from training.objectives.base import AnalyticTokenLoss, LossInputs, LossOutputs, TokenLoss, in_blocks
+from training.losses.base import AnalyticTokenLoss, LossInputs, LossOutputs, TokenLoss, in_blocks
 
 TopKForm = Literal["teacher_renormalised", "tail_bucket", "unnormalised"]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from tasks.core.errors import UserError
-from training.objectives.base import AnalyticTokenLoss, Objective
-from training.objectives.divergences import GeneralisedJSD
-from training.objectives.token_losses import AnalyticReferenceKL, ReferenceKL, TopKCrossEntropy, TopKForm
+from tasks.errors import UserError
+from training.losses.base import AnalyticTokenLoss
+from training.losses.divergences import GeneralisedJSD
+from training.losses.token_losses import AnalyticReferenceKL, ReferenceKL, TopKCrossEntropy, TopKForm
+from training.objectives.base import Objective
 
 
 def with_top_k(objective: Objective, top_k: int | Literal["full"]) -> Objective:

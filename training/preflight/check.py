@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from prompts import load_prompt
-from tasks.core.config import PROJECT_ROOT
-from tasks.core.errors import UserError
-from tasks.core.identity import fingerprint
-from tasks.io.dataset import Manifest
-from tasks.io.identity import model_identity
+from tasks.config import PROJECT_ROOT
+from tasks.errors import UserError
+from tasks.identity import fingerprint
+from tasks.llm.model_identity import model_identity
+from tasks.storage.manifest import Manifest
 from training.config import VLLM_TOP_K, RunConfig, run_folder
-from training.data import (
+from training.data.model_files import PROMPT, ModelFiles, open_model
+from training.data.rows import (
     Dataset,
     TrainingRow,
     columns,
@@ -25,23 +26,20 @@ from training.data import (
     rows_digest,
     with_prompts,
 )
-from training.draws import Schedule, schedule
+from training.data.sampler import Schedule, schedule
 from training.evaluation.held_out import HeldOut, held_out_problems, read_held_out
-from training.memory import MemoryPlan, memory_plan, memory_problems, memory_table
-from training.model_files import (
-    PROMPT,
-    ModelFiles,
+from training.losses.prompt_weights import Soft
+from training.preflight.disk import DiskPlan, disk_line, disk_plan, disk_problems, probe_output
+from training.preflight.memory import MemoryPlan, memory_plan, memory_problems, memory_table
+from training.preflight.model_checks import (
     context_problems,
-    open_model,
     pair_problems,
     scoring_problems,
     shared_vocabulary,
     tensor_problems,
     top_k_problems,
 )
-from training.objectives.prompt_weights import Soft
-from training.shapes import ModelDimensions, read_dimensions
-from training.storage import DiskPlan, disk_line, disk_plan, disk_problems, probe_output
+from training.preflight.shapes import ModelDimensions, read_dimensions
 
 VERSION = 1  # of the training stage: raise it when the same settings produce a different student
 FULL_VERSION = 2  # the version of runs on the teacher's full distribution

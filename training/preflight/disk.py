@@ -9,11 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.core.errors import UserError
+from tasks.errors import UserError
 from training.config import RunConfig, project_path
-from training.shapes import ModelDimensions, count_lora, count_parameters
+from training.preflight.shapes import ModelDimensions, count_lora, count_parameters
 
-RESULT = "result.json"  # the last file that a run writes; it marks the run as finished (`training.results`)
+RESULT = "result.json"  # the last file that a run writes; it marks the run as finished (`training.export`)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,8 @@
 """The memory plan: bytes that a run needs on each GPU (or on this machine), from the models' config.json files alone.
 
 Parameters, optimizer states, gradients, KV cache and logits are exact. Activations are counted from the tensors that autograd
-keeps for a Qwen3 layer in transformers. The overhead of libraries is given by constants in `training.memory_parts`, which lists
-the memory of each worker by phase. Pure, except for reading this machine's memory size.
+keeps for a Qwen3 layer in transformers. The overhead of libraries is given by constants in `training.preflight.memory_parts`,
+which lists the memory of each worker by phase. Pure, except for reading this machine's memory size.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from pathlib import Path
 import psutil
 
 from training.config import RunConfig
-from training.engine.placement import Placement, Slot, make_placement
-from training.memory_parts import (
+from training.preflight.memory_parts import (
     ENGINE_WORKING,
     PHASES,
     SCORING_FRACTION,
@@ -33,7 +32,14 @@ from training.memory_parts import (
     student_parts,
     teacher_parts,
 )
-from training.shapes import ModelDimensions, count_lora, count_parameters, layer_activations, read_dimensions
+from training.preflight.shapes import (
+    ModelDimensions,
+    count_lora,
+    count_parameters,
+    layer_activations,
+    read_dimensions,
+)
+from training.workers.placement import Placement, Slot, make_placement
 
 __all__ = [
     "ENGINE_WORKING",

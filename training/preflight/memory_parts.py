@@ -1,4 +1,4 @@
-"""Device memory of each worker by phase of a step: the bytes that `training.memory` adds up.
+"""Device memory of each worker by phase of a step: the bytes that `training.preflight.memory` adds up.
 
 Model states follow the code of DeepSpeed 0.19.8 and were verified by measuring a DeepSpeed process. In bytes per parameter, on N
 ranks, with bf16: parameters 2; AdamW's master copy and moments 12/N from stage 1 on. Gradients: stage 0 keeps 2 bytes from the
@@ -14,8 +14,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from training.config import RunConfig
-from training.engine.zero import MAX_BUCKET
-from training.shapes import ModelDimensions, count_lora, count_parameters, largest_tensor, layer_activations
+from training.preflight.shapes import (
+    ModelDimensions,
+    count_lora,
+    count_parameters,
+    largest_tensor,
+    layer_activations,
+)
+from training.student.zero import MAX_BUCKET
 
 Phase = Literal["rollout", "train", "sync"]
 """Rollouts are generated and scored; the student is updated; the rollout engines receive its weights."""

@@ -5,17 +5,21 @@ with such a defect would end hours later with plausible but wrong numbers."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.core.errors import UserError
-from training.check import Prepared
-from training.crew import Workers, sampling
-from training.records import log_line
-from training.rollout.engine import RolloutRequest
-from training.rollout.sync import MAX_MISMATCH, check_mismatch, logprob_mismatch
-from training.rollout.teacher import States, TopK
-from training.rounds import sequence
+from tasks.errors import UserError
+from training.console import log_line
+from training.preflight.check import Prepared
+from training.preflight.sampling import sampling
+from training.rollouts.engine import RolloutRequest
+from training.rollouts.sequences import sequence
+from training.scorers.teacher import States, TopK
+from training.weight_sync.sync import MAX_MISMATCH, check_mismatch, logprob_mismatch
+
+if TYPE_CHECKING:
+    from training.crew import Workers
 
 __all__ = ["self_test"]
 

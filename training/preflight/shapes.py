@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.core.errors import UserError
+from tasks.errors import UserError
 from training.config import LoraSettings, Projection
 
 

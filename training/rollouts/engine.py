@@ -15,13 +15,13 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from tasks.core.config import ModelRole, Serve
-from tasks.core.errors import UserError
-from tasks.io.engines import LogprobsMode, engine_options
-from tasks.io.invariance import check_invariance, engine_probes
-from tasks.io.servers import engine_environment, machine
-from training.rollout.sync import Transport
-from training.rollout.weights import LiveCheck, Snapshot, compare_live, summed, tensor_sum, unpack
+from tasks.config import ModelRole, Serve
+from tasks.errors import UserError
+from tasks.llm.invariance import check_invariance, engine_probes
+from tasks.llm.servers import machine
+from tasks.llm.vllm_options import LogprobsMode, engine_environment, engine_options
+from training.weight_sync.sync import Transport
+from training.weight_sync.weights import LiveCheck, Snapshot, compare_live, summed, tensor_sum, unpack
 
 INITIAL_VERSION = -1
 """The weight version of an engine that has not been synced: it has the weights of the model folder."""
@@ -115,7 +115,7 @@ def rollout_environment(settings: RolloutEngineSettings, *, on_cpu: bool) -> dic
 
 
 class RolloutEngine:
-    """One rollout engine; `training.rollout.pool` turns it into a Ray actor. Every public method may be called remotely."""
+    """One rollout engine; `training.rollouts.pool` turns it into a Ray actor. Every public method may be called remotely."""
 
     def __init__(
         self, settings: RolloutEngineSettings, environment: dict[str, str], options: dict[str, Any]
@@ -255,7 +255,7 @@ class RolloutEngine:
         live, joined = self._llm.apply_model(sums)[0]
         return compare_live(live, snapshot, joined)
 
-    # The receiving end of an NCCL or IPC transfer, called by `training.rollout.sync.EngineClient`.
+    # The receiving end of an NCCL or IPC transfer, called by `training.weight_sync.sync.EngineClient`.
 
     def open_transfer(self, init_info: dict[str, Any]) -> None:
         """Join the sender's transfer, described by vLLM's `init_info`. Closes an earlier transfer."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
-from tasks.core.errors import UserError
-from tasks.io.servers import device_is_cpu
-from training.engine.actors import ActorLost, result, results
-from training.engine.placement import Placement, actor_options
-from training.rollout.engine import (
+from tasks.errors import UserError
+from tasks.processes.machine import device_is_cpu
+from training.rollouts.engine import (
     Generation,
     LoadReport,
     RolloutEngine,
@@ -19,7 +17,9 @@ from training.rollout.engine import (
     rollout_environment,
     rollout_options,
 )
-from training.rollout.weights import Snapshot
+from training.weight_sync.weights import Snapshot
+from training.workers.actors import ActorLost, result, results
+from training.workers.placement import Placement, actor_options
 
 MAX_LOSSES = 3
 """Number of engine deaths that a run tolerates; after more, restarting is unlikely to help."""

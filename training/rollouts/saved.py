@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.rollout.engine import Generation
+from training.rollouts.engine import Generation
 
 __all__ = ["read_generations", "write_generations"]
 

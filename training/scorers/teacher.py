@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tasks.core.errors import UserError
-from training.engine.batches import (
+from tasks.errors import UserError
+from training.data.batches import (
     TokenSequence,
     batches_by_budget,
     check_sequences,
@@ -90,7 +90,7 @@ class InProcessTeacher:
     def topk(self, sequences: Sequence[TokenSequence], k: int) -> list[TopK]:
         """Return the k most likely tokens at every response position of each sequence, in input order. k may be the vocabulary
         size. Raises `UserError` for an invalid k, ids outside of the vocabulary, and sequences longer than the context."""
-        from training.rollout.scoring import topk_logprobs
+        from training.scorers.scoring import topk_logprobs
 
         if not 1 <= k <= len(self._weight):
             raise UserError(
@@ -107,7 +107,7 @@ class InProcessTeacher:
 
     def states(self, sequences: Sequence[TokenSequence]) -> list[States]:
         """Return the hidden states that determine the full distribution at every response position, in input order."""
-        from training.rollout.weights import to_bits
+        from training.weight_sync.weights import to_bits
 
         def read(hidden: Any, batch: Sequence[TokenSequence]) -> list[States]:
             return [States(bits=bits) for bits in split_by_sequence(to_bits(hidden), batch)]
@@ -124,7 +124,7 @@ class InProcessTeacher:
         """Return log p [T] (float32, nats) of the response tokens of each sequence, in input order."""
         import torch
 
-        from training.rollout.scoring import sampled_logprobs
+        from training.scorers.scoring import sampled_logprobs
 
         def read(hidden: Any, batch: Sequence[TokenSequence]) -> list[np.ndarray]:
             ids = torch.from_numpy(response_ids(batch)).to(self._device)

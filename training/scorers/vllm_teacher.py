@@ -14,12 +14,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tasks.core.config import ModelRole, Serve
-from tasks.core.errors import UserError
-from tasks.io.engines import engine_options
-from tasks.io.servers import engine_environment
-from training.engine.batches import TokenSequence, check_sequences
-from training.rollout.teacher import TopK
+from tasks.config import ModelRole, Serve
+from tasks.errors import UserError
+from tasks.llm.vllm_options import engine_environment, engine_options
+from training.data.batches import TokenSequence, check_sequences
+from training.scorers.teacher import TopK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +65,7 @@ def scoring_environment(settings: ScoringSettings, *, on_cpu: bool) -> dict[str,
 
 
 class VllmTeacher:
-    """A Ray actor with the interface of `training.rollout.teacher.InProcessTeacher` for top-k tokens and log-probabilities."""
+    """A Ray actor with the interface of `training.scorers.teacher.InProcessTeacher` for top-k tokens and log-probabilities."""
 
     def __init__(
         self, settings: ScoringSettings, environment: dict[str, str], options: dict[str, Any]

@@ -16,8 +16,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from tasks.core.errors import UserError
-from tasks.io.disk import remove_folder, whole_folder
+from tasks.errors import UserError
+from tasks.storage.disk import remove_folder, whole_folder
 
 RECORD = "record.json"
 _NAME = re.compile(r"step-(\d{8})")

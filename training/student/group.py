@@ -10,18 +10,19 @@ from typing import Any, cast
 
 import numpy as np
 
-from tasks.core.errors import UserError
-from training.engine.actors import ActorLost, results
-from training.engine.batches import TokenSequence
-from training.engine.checkpoints import disk_full_as_user_error, read_record, writing
-from training.engine.placement import Placement, actor_options
-from training.engine.student import Applied, MicroBatch, RankSettings, Share, Student
-from training.objectives.base import TokenLoss
-from training.rollout.engine import Generation
-from training.rollout.pool import RolloutPool
-from training.rollout.saved import write_generations
-from training.rollout.sync import Choice
-from training.rollout.weights import Snapshot
+from tasks.errors import UserError
+from training.data.batches import TokenSequence
+from training.losses.base import TokenLoss
+from training.rollouts.engine import Generation
+from training.rollouts.pool import RolloutPool
+from training.rollouts.saved import write_generations
+from training.student.checkpoints import disk_full_as_user_error, read_record, writing
+from training.student.messages import Applied, MicroBatch, RankSettings, Share
+from training.student.rank import Student
+from training.weight_sync.sync import Choice
+from training.weight_sync.weights import Snapshot
+from training.workers.actors import ActorLost, results
+from training.workers.placement import Placement, actor_options
 
 WHO = "a student"
 TRANSFER_LIMIT_S = 600.0

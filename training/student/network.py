@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from tasks.core.errors import UserError
-from training.engine.batches import Batch
+from tasks.errors import UserError
+from training.data.batches import Batch
 
 HeadWork = Callable[[torch.Tensor, torch.Tensor], Any]
 """A function of hidden states [T, H] and head weights [V, H] that returns a tensor or a tuple of tensors."""

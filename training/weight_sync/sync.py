@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tasks.core.errors import UserError
-from training.engine.placement import Placement
+from tasks.errors import UserError
+from training.workers.placement import Placement
 
 Transport = Literal["nccl", "ipc", "object_store"]
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from tasks.core.errors import UserError
-from tasks.io.ray_session import last_error_line
+from tasks.errors import UserError
+from tasks.processes.ray_session import last_error_line
 
 GRACE_S = 10.0
 """Seconds to wait, after one call has failed, for another call to reveal that its actor died and caused the failure."""

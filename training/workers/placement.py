@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tasks.core.errors import UserError
+from tasks.errors import UserError
 
 Role = Literal["student", "reference", "teacher", "rollout"]
 PlacementName = Literal["split", "colocated", "cpu"]

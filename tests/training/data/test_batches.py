@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.errors import UserError
-from training.engine.batches import (
+from tasks.errors import UserError
+from training.data.batches import (
     TokenSequence,
     batches_by_budget,
     check_sequences,

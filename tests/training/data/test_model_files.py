@@ -9,22 +9,19 @@ from typing import Any
 
 import pytest
 
-from tasks.core.config import PROJECT_ROOT
-from tasks.core.errors import UserError
-from tasks.io.tokenizer_identity import tokenizer_identity
+from tasks.config import PROJECT_ROOT
+from tasks.errors import UserError
+from tasks.llm.tokenizer_identity import tokenizer_identity
 from tests.training.small_run import Tensors, copy_model, edit, edit_weights, pad_embedding
-from training.model_files import (
-    WEIGHTS,
-    ModelFiles,
+from training.data.model_files import WEIGHTS, ModelFiles, encode_prompts, open_model
+from training.preflight.model_checks import (
     context_problems,
-    encode_prompts,
-    open_model,
     pair_problems,
     shared_vocabulary,
     tensor_problems,
     top_k_problems,
 )
-from training.shapes import read_dimensions
+from training.preflight.shapes import read_dimensions
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.packing import BatchIndices, pack
+from training.data.packing import BatchIndices, pack
 
 Packed = tuple[tuple[BatchIndices, ...], ...]
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from prompts import load_prompt
-from tasks.core.config import PROJECT_ROOT
-from tasks.core.errors import UserError
-from tasks.io.identity import model_identity
+from tasks.config import PROJECT_ROOT
+from tasks.errors import UserError
+from tasks.llm.model_identity import model_identity
 from tests.training.small_run import (
     TABLE,
     copy_model,
@@ -26,7 +26,8 @@ from tests.training.small_run import (
     write_small_dataset,
 )
 from training.config import DatasetSettings
-from training.data import (
+from training.data.model_files import ModelFiles, open_model
+from training.data.rows import (
     TrainingRow,
     columns,
     manifest_problems,
@@ -36,8 +37,7 @@ from training.data import (
     rows_digest,
     with_prompts,
 )
-from training.model_files import ModelFiles, open_model
-from training.objectives.prompt_weights import Binary, Constant, PassRate, Permuted, Soft, Uniform
+from training.losses.prompt_weights import Binary, Constant, PassRate, Permuted, Soft, Uniform
 
 
 @pytest.fixture

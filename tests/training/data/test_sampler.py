@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import chisquare
 
 from tests.training.small_run import small_run
-from training.draws import Schedule, schedule
+from training.data.sampler import Schedule, schedule
 
 IDS = tuple(f"row-{number}" for number in range(900))
 

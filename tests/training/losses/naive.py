@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from training.objectives.base import LossInputs
+from training.losses.base import LossInputs
 
 
 def naive_losses(logits: Tensor, inputs: LossInputs, form: str) -> Tensor:

@@ -12,14 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tasks.core.errors import UserError
-from tests.training.objectives.naive import relative_error, teacher_top_k
+from tasks.errors import UserError
+from tests.training.losses.naive import relative_error, teacher_top_k
+from training.losses.base import AnalyticTokenLoss, LossInputs, LossOutputs, TokenLoss
+from training.losses.divergences import GeneralisedJSD
+from training.losses.head import chunked_head
+from training.losses.token_losses import AnalyticReferenceKL, TopKCrossEntropy
 from training.objectives.ablations import with_divergence, with_form, with_reference_kl, with_top_k
-from training.objectives.base import AnalyticTokenLoss, LossInputs, LossOutputs, Needs, TokenLoss
-from training.objectives.divergences import GeneralisedJSD
-from training.objectives.head import chunked_head
+from training.objectives.base import Needs
 from training.objectives.presets import load_preset
-from training.objectives.token_losses import AnalyticReferenceKL, TopKCrossEntropy
 
 BETAS = (0.0, 0.1, 0.5, 0.9, 1.0)
 UOPD = load_preset("uopd")

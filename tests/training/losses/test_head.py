@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.training.objectives.naive import naive_head, naive_losses, relative_error, teacher_top_k
-from training.objectives.base import LossInputs, LossOutputs
-from training.objectives.head import HeadResult, chunked_head, self_divergence
+from tests.training.losses.naive import naive_head, naive_losses, relative_error, teacher_top_k
+from training.losses.base import LossInputs, LossOutputs
+from training.losses.head import HeadResult, chunked_head, self_divergence
+from training.losses.reductions import Totals
+from training.losses.token_losses import TopKCrossEntropy, TopKForm
 from training.objectives.presets import load_preset
-from training.objectives.reductions import Totals
-from training.objectives.token_losses import TopKCrossEntropy, TopKForm
 
 FORMS: tuple[TopKForm, ...] = get_args(TopKForm)
 UOPD = load_preset("uopd")

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.training.objectives.naive import naive_head, teacher_top_k
-from training.objectives.base import LossInputs
-from training.objectives.head import chunked_head
-from training.objectives.token_losses import TopKCrossEntropy, TopKForm
+from tests.training.losses.naive import naive_head, teacher_top_k
+from training.losses.base import LossInputs
+from training.losses.head import chunked_head
+from training.losses.token_losses import TopKCrossEntropy, TopKForm
 
 FORMS: tuple[TopKForm, ...] = get_args(TopKForm)
 

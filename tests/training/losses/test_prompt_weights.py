@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from tasks.core.errors import UserError
-from training.objectives.prompt_weights import (
+from tasks.errors import UserError
+from training.losses.prompt_weights import (
     Binary,
     Constant,
     PassRate,
@@ -133,7 +133,7 @@ def test_the_threshold_must_be_a_finite_number(tau: float) -> None:
 
 def test_prompt_weights_and_preset_names_load_no_torch() -> None:
     code = (
-        "import sys, training.objectives.prompt_weights as _\n"
+        "import sys, training.losses.prompt_weights as _\n"
         "from training.objectives.presets import preset_names\n"
         "print(preset_names(), 'torch' in sys.modules)"
     )

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from training.objectives.base import LossInputs
+from training.losses.base import LossInputs
+from training.losses.reductions import Totals, per_sequence_mean
 from training.objectives.presets.uopd import OBJECTIVE as UOPD
-from training.objectives.reductions import Totals, global_token_mean, per_sequence_mean
 
 
 def blank(count: int) -> LossInputs:
@@ -27,14 +27,6 @@ def test_per_sequence_mean_by_hand() -> None:
     got = UOPD.coefficients(weights, lengths, blank(8), totals)
     assert got.dtype == torch.float64
     assert got.tolist() == [1 / 16, 1 / 16, 1 / 8, 0, 0, 0, 0, 0]
-
-
-def test_global_token_mean_by_hand() -> None:
-    totals = Totals(sequences=2, tokens=5)
-    got = replace(UOPD, reduction=global_token_mean).coefficients(
-        torch.tensor([1.0, 0.5]), torch.tensor([2, 3]), blank(5), totals
-    )
-    assert got.tolist() == pytest.approx([0.2, 0.2, 0.1, 0.1, 0.1])
 
 
 def test_equal_losses_reduce_to_the_mean_weight() -> None:
@@ -63,7 +55,7 @@ def test_a_token_weight_multiplies_its_token() -> None:
         max_size=12,
     ),
     cut=st.integers(0, 12),
-    reduction=st.sampled_from([per_sequence_mean, global_token_mean]),
+    reduction=st.sampled_from([per_sequence_mean]),
 )
 def test_splitting_the_batch_changes_no_coefficient(
     rows: list[tuple[float, int]], cut: int, reduction

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.training.objectives.naive import naive_losses, relative_error, teacher_top_k
+from tests.training.losses.naive import naive_losses, relative_error, teacher_top_k
+from training.losses.base import AnalyticTokenLoss, LossInputs, LossOutputs, TokenLoss
+from training.losses.head import chunked_head
+from training.losses.token_losses import AnalyticReferenceKL, ReferenceKL, TopKCrossEntropy
 from training.objectives.ablations import with_reference_kl
-from training.objectives.base import AnalyticTokenLoss, LossInputs, LossOutputs, TokenLoss
-from training.objectives.head import chunked_head
 from training.objectives.presets import load_preset
-from training.objectives.token_losses import AnalyticReferenceKL, ReferenceKL, TopKCrossEntropy
 
 BETA = 0.3
 UOPD = load_preset("uopd")

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.training.objectives.naive import naive_head, relative_error
+from tests.training.losses.naive import naive_head, relative_error
+from training.losses.base import AnalyticTokenLoss, LossInputs, LossOutputs, TokenLoss
+from training.losses.divergences import GeneralisedJSD
+from training.losses.head import chunked_head
+from training.losses.teacher_states import from_states
+from training.losses.token_losses import TopKCrossEntropy
 from training.objectives.ablations import with_reference_kl
-from training.objectives.base import AnalyticTokenLoss, LossInputs, LossOutputs, TokenLoss
-from training.objectives.divergences import GeneralisedJSD
-from training.objectives.head import chunked_head
 from training.objectives.presets import load_preset
-from training.objectives.teacher_states import from_states
-from training.objectives.token_losses import TopKCrossEntropy
 
 T, H, WIDE, V = 23, 12, 20, 40  # the teacher is wider than the student
 

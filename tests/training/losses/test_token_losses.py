@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.training.objectives.naive import naive_losses, relative_error, teacher_top_k
-from training.objectives.base import AnalyticTokenLoss, LossInputs
-from training.objectives.token_losses import TopKCrossEntropy, TopKForm
+from tests.training.losses.naive import naive_losses, relative_error, teacher_top_k
+from training.losses.base import AnalyticTokenLoss, LossInputs
+from training.losses.token_losses import TopKCrossEntropy, TopKForm
 
 FORMS: tuple[TopKForm, ...] = get_args(TopKForm)
 LN2 = math.log(2)

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.core.errors import UserError
+from tasks.errors import UserError
+from training.losses.base import LossInputs, LossOutputs
+from training.losses.prompt_weights import Soft, Uniform
+from training.losses.reductions import per_sequence_mean
+from training.losses.token_losses import TopKCrossEntropy
 from training.objectives import presets
 from training.objectives.ablations import with_form, with_top_k
-from training.objectives.base import LossInputs, LossOutputs, Needs, Objective
+from training.objectives.base import Needs, Objective
 from training.objectives.presets import load_preset, preset_names
-from training.objectives.prompt_weights import Soft, Uniform
-from training.objectives.reductions import per_sequence_mean
-from training.objectives.token_losses import TopKCrossEntropy
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from tasks.core.config import PROJECT_ROOT
-from tasks.core.errors import UserError
+from tasks.config import PROJECT_ROOT
+from tasks.errors import UserError
 from tests.training.small_run import small_run
-from training import results, storage
-from training.shapes import count_lora, count_parameters, read_dimensions
-from training.storage import RESULT, disk_line, disk_plan, disk_problems, probe_output, stored_bytes
+from training import export
+from training.preflight import disk
+from training.preflight.disk import RESULT, disk_line, disk_plan, disk_problems, probe_output, stored_bytes
+from training.preflight.shapes import count_lora, count_parameters, read_dimensions
 
 DIMENSIONS = read_dimensions(PROJECT_ROOT / "pocket/student")
 PARAMETERS = 1_722_048  # 2048 x 192 + 3 x (4 x 192 x 192 + 3 x 192 x 512 + 2 x 192 + 2 x 64) + 192
@@ -44,7 +45,7 @@ def test_a_full_disk_is_rejected_unless_the_run_already_occupies_its_space(
 ) -> None:
     run = small_run(tmp_path, checkpoints={"keep": 1})
     needed = stored_bytes(run, DIMENSIONS)
-    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: tempfile_usage(free=needed - 1000))
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: tempfile_usage(free=needed - 1000))
     plan = disk_plan(run, DIMENSIONS, tmp_path, None)
     (problem,) = disk_problems(run, plan)
     assert problem.startswith("output: checkpoints and the trained student need 0.1 GB, but the disk of")
@@ -62,7 +63,7 @@ def tempfile_usage(*, free: int) -> Any:
 
 
 def test_a_finished_run_needs_no_space(tmp_path: Path) -> None:
-    assert RESULT == results.RESULT
+    assert RESULT == export.RESULT
     (tmp_path / RESULT).write_text("{}", encoding="utf-8")
     assert disk_plan(small_run(tmp_path), DIMENSIONS, tmp_path, tmp_path).needed == 0
 

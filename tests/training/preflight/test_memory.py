@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from tasks.core.config import PROJECT_ROOT
-from tasks.core.errors import UserError
+from tasks.config import PROJECT_ROOT
+from tasks.errors import UserError
 from tests.training.small_run import copy_model, small_run
 from training.config import LoraSettings, RunConfig
-from training.memory import (
+from training.preflight.memory import (
     ENGINE_WORKING,
     MemoryPart,
     MemoryPlan,
@@ -36,7 +36,7 @@ from training.memory import (
     student_parts,
     teacher_parts,
 )
-from training.memory_parts import (
+from training.preflight.memory_parts import (
     ALLOCATOR,
     CPU_OBJECT_STORE,
     ENGINE_ASLEEP,
@@ -50,7 +50,7 @@ from training.memory_parts import (
     gradients,
     ipc_buffer,
 )
-from training.shapes import largest_tensor
+from training.preflight.shapes import largest_tensor
 
 
 def qwen3(hidden: int, layers: int, heads: int, intermediate: int, *, tied: bool) -> ModelDimensions:
@@ -179,7 +179,7 @@ def test_the_constants_equal_those_of_the_libraries() -> None:
     from vllm.distributed.weight_transfer import packed_tensor
 
     from training import crew
-    from training.rollout import weights
+    from training.weight_sync import weights
 
     deepspeed = DeepSpeedZeroConfig.model_validate({"stage": 3})
     assert (deepspeed.max_live_parameters, deepspeed.max_reuse_distance) == (LIVE_PARAMETERS, LIVE_PARAMETERS)
@@ -203,7 +203,7 @@ def test_the_plan_equals_the_memory_measured_in_deepspeed(stage: int, dtype: str
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     reported = subprocess.run(
-        [sys.executable, "-m", "tests.training.engine.held_bytes", str(folder), str(stage), dtype, str(port)],
+        [sys.executable, "-m", "tests.training.student.held_bytes", str(folder), str(stage), dtype, str(port)],
         cwd=PROJECT_ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     held = json.loads(reported.stdout.strip().splitlines()[-1])

@@ -13,14 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.core.errors import UserError
-from tests.training.engine.running import update
-from training.engine.batches import TokenSequence
-from training.engine.group import StudentGroup
-from training.engine.placement import make_placement, reserve
-from training.engine.student import RankSettings
-from training.objectives.token_losses import TopKCrossEntropy
-from training.rollout.engine import (
+from tasks.errors import UserError
+from tests.training.student.running import update
+from training.data.batches import TokenSequence
+from training.losses.token_losses import TopKCrossEntropy
+from training.rollouts.engine import (
     INITIAL_VERSION,
     Generation,
     RolloutEngineSettings,
@@ -30,8 +27,11 @@ from training.rollout.engine import (
     rollout_environment,
     rollout_options,
 )
-from training.rollout.pool import RolloutPool
-from training.rollout.sync import check_mismatch, check_versions, choose_transport, logprob_mismatch
+from training.rollouts.pool import RolloutPool
+from training.student.group import StudentGroup
+from training.student.messages import RankSettings
+from training.weight_sync.sync import check_mismatch, check_versions, choose_transport, logprob_mismatch
+from training.workers.placement import make_placement, reserve
 
 PROJECT = Path(__file__).resolve().parents[3]
 MODEL = PROJECT / "pocket" / "student"

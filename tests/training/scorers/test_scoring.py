@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.rollout.scoring import sampled_logprobs, topk_logprobs
+from training.scorers.scoring import sampled_logprobs, topk_logprobs
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 

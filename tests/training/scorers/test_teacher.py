@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.core.errors import UserError
+from tasks.errors import UserError
 from tests.tiny_model import write_tiny_model
-from training.engine.batches import TokenSequence
-from training.engine.network import read_head
-from training.rollout.teacher import InProcessTeacher, InProcessTeacherSettings, States, TopK
-from training.rollout.weights import from_bits
+from training.data.batches import TokenSequence
+from training.scorers.teacher import InProcessTeacher, InProcessTeacherSettings, States, TopK
+from training.student.network import read_head
+from training.weight_sync.weights import from_bits
 
 
 def sequences(count: int = 12) -> list[TokenSequence]:

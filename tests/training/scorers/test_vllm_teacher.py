@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tasks.core.config import PROJECT_ROOT
-from tasks.core.errors import UserError
-from tasks.seeds import pocket
-from training.engine.batches import TokenSequence
-from training.model_files import encode_prompts, open_model
-from training.rollout.teacher import InProcessTeacher, InProcessTeacherSettings
-from training.rollout.vllm_teacher import (
+from pocket import world
+from tasks.config import PROJECT_ROOT
+from tasks.errors import UserError
+from training.data.batches import TokenSequence
+from training.data.model_files import encode_prompts, open_model
+from training.scorers.teacher import InProcessTeacher, InProcessTeacherSettings
+from training.scorers.vllm_teacher import (
     ScoringSettings,
     VllmTeacher,
     response_entries,
@@ -87,7 +87,7 @@ def test_the_whole_vocabulary_is_in_order_of_ids() -> None:
 
 def sequences() -> list[TokenSequence]:
     """Return the prompts of 24 pocket problems, whose last tokens serve as responses."""
-    texts = [pocket.problem(3, tier, number).text for tier in ("easy", "hard") for number in range(12)]
+    texts = [world.problem(3, tier, number).text for tier in ("easy", "hard") for number in range(12)]
     prompts = encode_prompts(open_model("teacher", str(MODEL)), texts, thinking=False)
     assert max(map(len, prompts)) <= 256
     return [

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.training.engine.running import ray_running
+from tests.training.student.running import ray_running
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Measure the tensor memory of a DeepSpeed process.
 
-`python -m tests.training.engine.held_bytes MODEL STAGE DTYPE PORT` trains the model for two updates of two micro-batches and
+`python -m tests.training.student.held_bytes MODEL STAGE DTYPE PORT` trains the model for two updates of two micro-batches and
 prints, as JSON, the bytes of all live tensors after the second update (`kept`), before it (`summed`), and the peak during it
 (`update`).
 """
@@ -19,9 +19,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from training.engine.batches import TokenSequence
-from training.engine.student import MicroBatch, RankSettings, Student
-from training.objectives.token_losses import TopKCrossEntropy
+from training.data.batches import TokenSequence
+from training.losses.token_losses import TopKCrossEntropy
+from training.student.messages import MicroBatch, RankSettings
+from training.student.rank import Student
 
 
 class Live(TorchDispatchMode):

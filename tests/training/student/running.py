@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from tasks.io.ray_session import RaySession
-from training.engine.batches import TokenSequence
-from training.engine.group import StudentGroup
-from training.engine.placement import make_placement, reserve
-from training.engine.student import MicroBatch, RankSettings
-from training.objectives.token_losses import TopKCrossEntropy
+from tasks.processes.ray_session import RaySession
+from training.data.batches import TokenSequence
+from training.losses.token_losses import TopKCrossEntropy
+from training.student.group import StudentGroup
+from training.student.messages import MicroBatch, RankSettings
+from training.workers.placement import make_placement, reserve
 
 K = 8
 

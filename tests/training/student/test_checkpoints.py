@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from tasks.core.errors import UserError
-from training.engine.checkpoints import (
+from tasks.errors import UserError
+from training.student.checkpoints import (
     DiskFull,
     full_disk_named,
     latest,
@@ -22,7 +22,7 @@ from training.engine.checkpoints import (
     steps,
     writing,
 )
-from training.engine.group import check_layout
+from training.student.group import check_layout
 
 PROJECT = Path(__file__).resolve().parents[3]
 
@@ -65,7 +65,7 @@ def test_folders_that_are_not_complete_checkpoints_are_never_the_latest(tmp_path
 def test_after_a_kill_while_writing_the_previous_checkpoint_is_the_latest(tmp_path: Path) -> None:
     write(tmp_path, 5)
     code = (
-        "import os, signal; from pathlib import Path; from training.engine.checkpoints import writing\n"
+        "import os, signal; from pathlib import Path; from training.student.checkpoints import writing\n"
         f"with writing(Path({str(tmp_path)!r}), 6, {{}}, keep=2) as folder:\n"
         "    (folder / 'state').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )

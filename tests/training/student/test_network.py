@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.core.errors import UserError
+from tasks.errors import UserError
 from tests.tiny_model import write_tiny_model
-from tests.training.engine.running import naive_gradient, sequences, update
-from training.engine.batches import TokenSequence, make_batch
-from training.engine.network import (
+from tests.training.student.running import naive_gradient, sequences, update
+from training.data.batches import TokenSequence, make_batch
+from training.losses.token_losses import TopKCrossEntropy
+from training.student.network import (
     AdapterSettings,
     Network,
     load_network,
@@ -25,8 +26,7 @@ from training.engine.network import (
     weight_metadata,
     write_checkpoint,
 )
-from training.engine.student import loss_work
-from training.objectives.token_losses import TopKCrossEntropy
+from training.student.rank import loss_work
 
 CPU = torch.device("cpu")
 

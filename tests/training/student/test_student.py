@@ -15,19 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks.core.errors import UserError
+from tasks.errors import UserError
 from tests.tiny_model import write_tiny_model
-from tests.training.engine.running import (
-    exported,
-    naive_gradient,
-    relative,
-    sequences,
-    students,
-    update,
-)
-from training.engine.actors import ActorLost
-from training.engine.checkpoints import latest
-from training.engine.network import AdapterSettings
+from tests.training.student.running import exported, naive_gradient, relative, sequences, students, update
+from training.student.checkpoints import latest
+from training.student.network import AdapterSettings
+from training.workers.actors import ActorLost
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("ray_session")]
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from training.engine.zero import MAX_BUCKET, deepspeed_config, learning_rate
+from training.student.zero import MAX_BUCKET, deepspeed_config, learning_rate
 
 
 def test_the_rate_rises_in_equal_steps_to_the_peak() -> None:

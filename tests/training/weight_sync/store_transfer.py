@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from training.engine.student import Student
-from training.rollout.engine import RolloutEngine
+from training.rollouts.engine import RolloutEngine
+from training.student.rank import Student
 
 
 def use_store_instead_of_nccl() -> None:

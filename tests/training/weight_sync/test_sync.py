@@ -10,9 +10,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from tasks.core.errors import UserError
-from training.engine.placement import Placement, Slot, make_placement
-from training.rollout.sync import (
+from tasks.errors import UserError
+from training.weight_sync.sync import (
     MAX_MISMATCH,
     EngineClient,
     check_mismatch,
@@ -22,6 +21,7 @@ from training.rollout.sync import (
     logprob_mismatch,
     numbered,
 )
+from training.workers.placement import Placement, Slot, make_placement
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_every_engine_of_an_nccl_group_has_its_own_rank() -> None:
 
 
 def test_vllms_description_of_a_transfer_has_the_given_settings() -> None:
-    from training.rollout.sync import _init_info
+    from training.weight_sync.sync import _init_info
 
     nccl = _init_info("nccl", rank=0, address="10.0.0.1", port=29500, engines=2, largest=1)
     assert (nccl.backend, nccl.world_size, nccl.is_sender, nccl.master_port) == ("nccl", 3, True, 29500)
@@ -129,7 +129,7 @@ def chunks(weights: list[tuple[str, Any]], size: int) -> list[list[int]]:
 def test_the_transfer_buffer_fits_the_largest_tensor_of_every_student(hidden: int, size: int) -> None:
     import torch
 
-    from training.rollout.sync import _init_info
+    from training.weight_sync.sync import _init_info
 
     weights = [
         ("model.embed_tokens.weight", torch.empty(151_936, hidden, dtype=torch.bfloat16, device="meta")),

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.training.engine.running import update
-from tests.training.rollout.store_transfer import StoreRolloutEngine, StoreStudent
-from tests.training.rollout.test_engine import MODEL, SAMPLING, SETTINGS, World, joined, mismatch, requests
-from training.engine import group
-from training.engine.actors import ActorLost
-from training.engine.placement import make_placement, reserve
-from training.engine.student import RankSettings
-from training.objectives.token_losses import TopKCrossEntropy
-from training.rollout import pool
-from training.rollout.engine import Generation, RolloutRequest
-from training.rollout.sync import Choice
+from tests.training.rollouts.test_engine import MODEL, SAMPLING, SETTINGS, World, joined, mismatch, requests
+from tests.training.student.running import update
+from tests.training.weight_sync.store_transfer import StoreRolloutEngine, StoreStudent
+from training.losses.token_losses import TopKCrossEntropy
+from training.rollouts import pool
+from training.rollouts.engine import Generation, RolloutRequest
+from training.student import group
+from training.student.messages import RankSettings
+from training.weight_sync.sync import Choice
+from training.workers.actors import ActorLost
+from training.workers.placement import make_placement, reserve
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.rollout.weights import (
+from training.weight_sync.weights import (
     LiveCheck,
     Snapshot,
     checksum,
@@ -124,5 +124,5 @@ def test_different_weights_are_detected() -> None:
 def test_large_tensors_are_summed_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     values = torch.from_numpy(np.random.default_rng(0).normal(size=1000))
     whole = tensor_sum(values)
-    monkeypatch.setattr("training.rollout.weights._SLICE", 7)
+    monkeypatch.setattr("training.weight_sync.weights._SLICE", 7)
     assert tensor_sum(values) == whole

@@ -11,8 +11,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from tasks.core.errors import UserError
-from training.engine.actors import ActorLost, result, results
+from tasks.errors import UserError
+from training.workers.actors import ActorLost, result, results
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.errors import UserError
-from training.engine.placement import PlacementName, make_placement, shortfall
+from tasks.errors import UserError
+from training.workers.placement import PlacementName, make_placement, shortfall
 
 PROJECT = Path(__file__).resolve().parents[3]
 
@@ -75,7 +75,7 @@ def test_unequal_numbers_cannot_be_colocated() -> None:
 
 def test_placements_import_no_heavy_library() -> None:
     code = (
-        "import sys; import training.engine.placement; import training.engine.checkpoints; import training.engine.zero\n"
+        "import sys; import training.workers.placement; import training.student.checkpoints; import training.student.zero\n"
         "print([name for name in ('torch', 'ray', 'vllm', 'deepspeed') if name in sys.modules])"
     )
     done = subprocess.run(

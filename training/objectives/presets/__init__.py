@@ -6,7 +6,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
-from tasks.core.errors import UserError
+from tasks.errors import UserError
 
 if TYPE_CHECKING:
     from training.objectives.base import Objective

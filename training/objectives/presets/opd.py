@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from training.losses.prompt_weights import Uniform
 from training.objectives.presets import uopd
-from training.objectives.prompt_weights import Uniform
 
 OBJECTIVE = replace(uopd.OBJECTIVE, prompt_weight=Uniform())

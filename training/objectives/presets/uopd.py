@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from training.losses.prompt_weights import Soft
+from training.losses.reductions import per_sequence_mean
+from training.losses.token_losses import TopKCrossEntropy
 from training.objectives.base import Needs, Objective
-from training.objectives.prompt_weights import Soft
-from training.objectives.reductions import per_sequence_mean
-from training.objectives.token_losses import TopKCrossEntropy
 
 OBJECTIVE = Objective(
     needs=Needs(rollouts="student", teacher="topk", top_k=512),

@@ -1,0 +1,121 @@
+"""Loss inputs and outputs, and the protocols of token losses and token weights.
+
+Shapes: S sequences, T response positions, V vocabulary, k entries of the teacher's distribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossInputs:
+    """The loss inputs at T response positions of some sequences, concatenated. Fields are None or have first dimension T.
+
+    `sampled_ids` int [T]: the sampled token, that is, the one that follows the position.
+    `teacher_logprobs` fp32 [T, k]: the teacher's log-probabilities, from its full softmax over the shared vocabulary at
+    temperature 1, padded with -inf.
+    `teacher_ids` int [T, k]: their tokens, each at most once per row; ids outside the student's vocabulary count as padding.
+    None: column j is token j, up to the full vocabulary.
+    `teacher_states` [T, H]: the teacher's last hidden states, which represent its full distribution (see
+    `training.losses.teacher_states`).
+    `rollout_logprobs` fp32 [T]: log-probabilities of the sampled tokens from the engine that sampled them.
+    `reference_logprobs` fp32 [T]: those of the initial student, over the shared vocabulary.
+    """
+
+    sampled_ids: Tensor
+    teacher_logprobs: Tensor | None = None
+    teacher_ids: Tensor | None = None
+    teacher_states: Tensor | None = None
+    rollout_logprobs: Tensor | None = None
+    reference_logprobs: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and len(value) != len(self.sampled_ids):
+                raise ValueError(f"{field.name} has {len(value)} rows for {len(self.sampled_ids)} positions")
+        ids, logprobs = self.teacher_ids, self.teacher_logprobs
+        if ids is not None and (logprobs is None or ids.shape != logprobs.shape):
+            raise ValueError("teacher_ids need teacher_logprobs of the same shape")
+
+    def __len__(self) -> int:
+        return len(self.sampled_ids)
+
+    def rows(self, index: Tensor | slice) -> LossInputs:
+        """Return the positions at `index`, int64 [n] or a slice."""
+        return self._map(lambda value: value[index])
+
+    def to(self, device: torch.device | str) -> LossInputs:
+        """Return the positions with all tensors on `device`."""
+        return self._map(lambda value: value.to(device))
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> LossInputs:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: function(value) for name, value in values.items() if value is not None})
+
+
+ROWS_AT_A_TIME = {"cpu": 16, "cuda": 128}
+"""Number of rows [rows, V] of logits to process at once: temporaries stay in the CPU cache, and GPUs need few kernel launches."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossOutputs:
+    """The loss outputs: `losses` [T] in nats, and detached `diagnostics` [T] of the same pass for the metrics."""
+
+    losses: Tensor
+    diagnostics: dict[str, Tensor]
+
+    @staticmethod
+    def joined(parts: Sequence[LossOutputs]) -> LossOutputs:
+        """Concatenate the values of consecutive blocks of positions, at least one."""
+        names = parts[0].diagnostics
+        return LossOutputs(
+            losses=torch.cat([part.losses for part in parts]),
+            diagnostics={name: torch.cat([part.diagnostics[name] for part in parts]) for name in names},
+        )
+
+
+class TokenLoss(Protocol):
+    """Logits fp32 [T, V] and their T positions -> differentiable losses [T], each a function of its own row only."""
+
+    def __call__(self, logits: Tensor, inputs: LossInputs, /) -> LossOutputs: ...
+
+
+@runtime_checkable
+class AnalyticTokenLoss(TokenLoss, Protocol):
+    """A token loss that also computes its own gradient, so that no autograd graph is needed."""
+
+    def gradient_(self, logits: Tensor, inputs: LossInputs, coefficients: Tensor, /) -> LossOutputs:
+        """Overwrite `logits` [T, V] with their gradient, times `coefficients` [T]; return the values of a call, detached."""
+        ...
+
+
+def in_blocks(
+    gradient_: Callable[[Tensor, LossInputs, Tensor], LossOutputs],
+    logits: Tensor,
+    inputs: LossInputs,
+    coefficients: Tensor,
+) -> LossOutputs:
+    """Apply a `gradient_` whose temporaries are [rows, V] to a few rows at a time."""
+    parts, step = [], ROWS_AT_A_TIME[logits.device.type]
+    for start in range(0, max(len(logits), 1), step):
+        block = slice(start, start + step)
+        parts.append(gradient_(logits[block], inputs.rows(block), coefficients[block]))
+    return LossOutputs.joined(parts)
+
+
+class TokenWeight(Protocol):
+    """Lengths [S] of some sequences and their T positions -> a factor [T] for the tokens' coefficients."""
+
+    def __call__(self, lengths: Tensor, inputs: LossInputs, /) -> Tensor: ...
+
+
+def unit_token_weight(lengths: Tensor, inputs: LossInputs) -> Tensor:
+    """Return 1 for every position."""
+    return torch.ones(len(inputs), dtype=torch.float64, device=lengths.device)

@@ -1,0 +1,185 @@
+"""Checks of student and teacher checkpoints: tensors, shared tokens, vocabulary and context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+from training.data.model_files import ModelFiles, encode_prompts
+from training.preflight.shapes import ModelDimensions
+
+PROBE = "Let x = 3.14159, y = 27/8. Solve \\frac{x}{y} + 1,000 = z;   naïve\n\tÜbung, don't."
+
+
+def tensor_problems(model: ModelFiles, dims: ModelDimensions) -> list[str]:
+    """Return one problem if the weight files lack a tensor of a model of these dimensions, have one of a different shape, or have
+    an unexpected one; the first such tensor is named.
+
+    transformers would initialise such tensors randomly and only log it.
+    """
+    what = _tensor_difference(model.tensors, dims)
+    if what is None:
+        return []
+    return [
+        f"{model.role}.model: {model.folder} {what}, so weights and config.json belong to different models: copy the complete"
+        " checkpoint there"
+    ]
+
+
+def _tensor_difference(found: Mapping[str, tuple[int, ...]], dims: ModelDimensions) -> str | None:
+    known = {"lm_head.weight"}  # optional in the files if tied to the embedding
+    for name, size in _expected_tensors(dims):
+        if name not in found:
+            return f"has no tensor {name}"
+        if found[name] != size:
+            return f"has {name} of shape {list(found[name])}, but its config.json requires {list(size)}"
+        known.add(name)
+    extra = sorted(found.keys() - known)
+    return f"has a tensor {extra[0]} that does not exist in a model of its config.json" if extra else None
+
+
+def _expected_tensors(dims: ModelDimensions) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the name and shape of every tensor of a dense Qwen2 or Qwen3, as transformers saves them."""
+    h, query, key, inner = dims.hidden, dims.query, dims.key, dims.intermediate
+    yield "model.embed_tokens.weight", (dims.vocab, h)
+    yield "model.norm.weight", (h,)
+    if not dims.tied:
+        yield "lm_head.weight", (dims.vocab, h)
+    qwen3 = dims.kind == "qwen3"
+    biased = "qkvo" if qwen3 and dims.attention_bias else "" if qwen3 else "qkv"
+    for layer in range(dims.layers):
+        at = f"model.layers.{layer}"
+        yield f"{at}.input_layernorm.weight", (h,)
+        yield f"{at}.post_attention_layernorm.weight", (h,)
+        for name, size in {"q": (query, h), "k": (key, h), "v": (key, h), "o": (h, query)}.items():
+            yield f"{at}.self_attn.{name}_proj.weight", size
+            if name in biased:
+                yield f"{at}.self_attn.{name}_proj.bias", size[:1]
+        for name in ("q_norm", "k_norm") if qwen3 else ():
+            yield f"{at}.self_attn.{name}.weight", (dims.head_dim,)
+        for name, size in {"gate": (inner, h), "up": (inner, h), "down": (h, inner)}.items():
+            yield f"{at}.mlp.{name}_proj.weight", size
+
+
+def pair_problems(student: ModelFiles, teacher: ModelFiles, *, thinking: bool) -> list[str]:
+    """Return the reasons why the teacher cannot score the student's tokens, one sentence each.
+
+    The teacher's embedding may be padded further than the student's. Raises `UserError` if a chat template fails.
+    """
+    difference = _vocabulary_difference(student, teacher)
+    if difference is not None:
+        return [difference]
+    problems = _end_problems(student, teacher)
+    needed = max(student.tokenizer.get_vocab().values()) + 1
+    short = [model for model in (student, teacher) if model.vocab_size < needed]
+    for model in short:
+        problems.append(
+            f"the {model.role}'s tokenizer has {needed:,} tokens, but its embedding only {model.vocab_size:,} rows"
+            f" ({model.folder}): use the tokenizer that the checkpoint was trained with"
+        )
+    if short:
+        return problems
+    problems += _row_problems(student, teacher)
+    shown = [encode_prompts(model, [PROBE], thinking=thinking) for model in (student, teacher)]
+    if shown[0] != shown[1]:
+        problems.append(
+            f"student and teacher build different prompts from the same problem ({student.folder} and {teacher.folder}"
+            " have different chat templates): choose a pair with the same template"
+        )
+    return problems
+
+
+def _end_problems(student: ModelFiles, teacher: ModelFiles) -> list[str]:
+    """Return problems with the end tokens: rollouts end with the student's, and the teacher must have the same one."""
+    nameless = [model for model in (student, teacher) if model.tokenizer.eos_token_id is None]
+    if nameless:
+        return [
+            f"{model.role}.model: the tokenizer of {model.folder} has no end token: set eos_token in tokenizer_config.json, or"
+            " use a checkpoint that has one"
+            for model in nameless
+        ]
+    ours, theirs = student.tokenizer, teacher.tokenizer
+    if ours.eos_token_id == theirs.eos_token_id:
+        return []
+    return [
+        f"the student ends a response with {ours.eos_token} ({ours.eos_token_id}) and the teacher with {theirs.eos_token}"
+        f" ({theirs.eos_token_id}): choose a student with the same end token as the teacher (base and instruct checkpoints"
+        " differ here)"
+    ]
+
+
+def _row_problems(student: ModelFiles, teacher: ModelFiles) -> list[str]:
+    """Return one problem if the student's embedding is larger than the teacher's: rollout engines sample, and normalise, over all
+    of the student's ids, so they would sample ids that the teacher does not have."""
+    more = student.vocab_size - teacher.vocab_size
+    if more <= 0:
+        return []
+    return [
+        f"the student's embedding has {student.vocab_size:,} rows, {more:,} more than the teacher's, which cannot score those"
+        " tokens: cut the student's embedding (and vocab_size) to the teacher's size, or choose another pair"
+    ]
+
+
+def shared_vocabulary(student: ModelFiles, teacher: ModelFiles) -> int:
+    """Return the size to which both models' logits are cut: Qwen pads embeddings beyond the tokenizer by different amounts."""
+    return min(student.vocab_size, teacher.vocab_size)
+
+
+def top_k_problems(student: ModelFiles, teacher: ModelFiles, top_k: int | Literal["full"]) -> list[str]:
+    """Return one problem if `top_k` exceeds the vocabulary that the models share."""
+    shared = shared_vocabulary(student, teacher)
+    if top_k == "full" or top_k <= shared:
+        return []
+    return [
+        f'objective.top_k is {top_k:,}, but the models share only {shared:,} tokens: lower it, or set "full"'
+    ]
+
+
+def context_problems(student: ModelFiles, teacher: ModelFiles, tokens: int) -> list[str]:
+    """Return one problem for each model whose context is shorter than `tokens`."""
+    return [
+        f"a sequence may have {tokens:,} tokens (lengths.max_prompt_tokens + max_response_tokens), but the {model.role}'s"
+        f" context ends at {model.max_positions:,}: lower the lengths"
+        for model in (student, teacher)
+        if model.max_positions < tokens
+    ]
+
+
+def scoring_problems(student: ModelFiles, teacher: ModelFiles, tokens: int) -> list[str]:
+    """Return the reasons why a vLLM teacher cannot score sequences of `tokens` tokens.
+
+    vLLM normalises over all ids of its model, and generates one token after every sequence.
+    """
+    problems = []
+    if teacher.vocab_size > student.vocab_size:
+        problems.append(
+            f"teacher.backend vllm takes the softmax over all {teacher.vocab_size:,} ids of the teacher, but the student has"
+            f" {student.vocab_size:,}: choose teacher.backend in_process, or a pair with embeddings of the same size"
+        )
+    if teacher.max_positions <= tokens:
+        problems.append(
+            f"teacher.backend vllm generates one token after each sequence of up to {tokens:,} tokens, but the teacher's context"
+            f" ends at {teacher.max_positions:,}: lower the lengths"
+        )
+    return problems
+
+
+def _vocabulary_difference(student: ModelFiles, teacher: ModelFiles) -> str | None:
+    if student.identity.tokenizer == teacher.identity.tokenizer:
+        return None
+    ours, theirs = student.tokenizer.get_vocab(), teacher.tokenizer.get_vocab()
+    differing = sorted(
+        (token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)),
+        key=lambda token: (min(ours.get(token, len(ours)), theirs.get(token, len(theirs))), token),
+    )
+    if differing:
+        token = differing[0]
+        where = f"{token!r} has id {ours.get(token)} in the student and {theirs.get(token)} in the teacher"
+        return (
+            f"student and teacher have different vocabularies ({where}, {len(differing):,} tokens differ): choose a pair with"
+            " the same tokenizer"
+        )
+    cut = [model.tokenizer.encode(PROBE, add_special_tokens=False) for model in (student, teacher)]
+    if cut[0] == cut[1]:
+        return None
+    return "student and teacher have the same tokens but tokenize text differently: choose a pair with the same tokenizer.json"

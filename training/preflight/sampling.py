@@ -1,0 +1,25 @@
+"""Sampling parameters of a run: for rollouts and for evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from training.preflight.check import Prepared
+from training.rollouts.engine import RolloutSampling
+
+
+def sampling(prepared: Prepared) -> RolloutSampling:
+    """Return the sampling settings of rollouts: no truncation of the distribution, stopping at the student's end token."""
+    run = prepared.run
+    return RolloutSampling(
+        temperature=run.rollouts.temperature,
+        max_tokens=run.lengths.max_response_tokens,
+        stop_token_ids=(int(prepared.student.tokenizer.eos_token_id),),
+    )
+
+
+def evaluation_sampling(prepared: Prepared) -> RolloutSampling:
+    """Return the sampling settings of held-out problems."""
+    settings = prepared.run.evaluation
+    drawn = sampling(prepared)
+    return drawn if settings is None else replace(drawn, temperature=settings.temperature)
