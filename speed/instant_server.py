@@ -1,4 +1,4 @@
-"""A scripted OpenAI-compatible server for `road.py` that answers every request after a fixed time, by default immediately.
+"""A scripted OpenAI-compatible server for `request_path.py`; answers every request after a fixed time, by default immediately.
 
     python speed/instant_server.py [SECONDS]
 

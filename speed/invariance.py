@@ -21,7 +21,7 @@ import numpy as np
 
 from tasks.config import PROJECT_ROOT, ModelRole, Sampling, Serve, load_config
 from tasks.llm.sampler import TeacherSampler
-from tasks.processes.hardware import cpu
+from tasks.processes.machine import cpu
 from tasks.rows import Problem, Response
 from tasks.seeds.registry import load, resolve
 from tasks.stages.sample import sample_prompt

@@ -28,7 +28,7 @@ for _name in ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE", "RAY_ADDR
 
 def pytest_report_header() -> str:
     """What bitwise results hang on."""
-    from tasks.processes.hardware import cpu
+    from tasks.processes.machine import cpu
 
     return f"cpu: {cpu()}, {len(os.sched_getaffinity(0))} cores"
 

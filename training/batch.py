@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from training.crew import PendingScores, Workers
 from training.data.batches import TokenSequence
 from training.data.packing import pack
 from training.data.sampler import PromptGroup
@@ -26,6 +25,7 @@ from training.rollouts.engine import Generation, RolloutRequest
 from training.rollouts.sequences import sequence
 from training.scorers.teacher import States, TopK
 from training.student.messages import MicroBatch, tensors
+from training.worker_set import PendingScores, Workers
 
 __all__ = ["RolloutBatch", "generate_batch", "micro_batches"]
 

@@ -29,7 +29,7 @@ from training.run_log import Hours
 from training.workers.placement import make_placement
 
 if TYPE_CHECKING:
-    from training.crew import Workers
+    from training.worker_set import Workers
 
 __all__ = ["RESULT", "RunResult", "export_run", "finished", "point_to"]
 

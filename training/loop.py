@@ -18,7 +18,6 @@ from tasks.storage.locks import alone
 from training.batch import RolloutBatch, generate_batch, micro_batches
 from training.config import RunConfig, run_folder
 from training.console import log_line
-from training.crew import Workers, start_workers
 from training.data.rows import columns
 from training.evaluation.held_out import evaluate
 from training.export import RunResult, export_run, finished, point_to
@@ -34,6 +33,7 @@ from training.run_log import Hours, RunLog
 from training.student.checkpoints import latest, read_record
 from training.student.group import Update
 from training.weight_sync.sync import check_mismatch, check_versions
+from training.worker_set import Workers, start_workers
 from training.workers.actors import ActorLost
 
 __all__ = ["Stopped", "run"]

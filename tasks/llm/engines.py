@@ -23,10 +23,9 @@ from tasks.errors import UserError
 from tasks.llm.callbacks import WAIT_NOTICE_S, OnProgress, OnWait
 from tasks.llm.invariance import BatchInvariance, check_invariance, engine_probes
 from tasks.llm.model_folder import model_folder
-from tasks.llm.servers import machine
 from tasks.llm.tokenizer_identity import template_identity
 from tasks.llm.vllm_options import LogprobsMode, engine_environment, engine_options
-from tasks.processes.machine import device_is_cpu
+from tasks.processes.machine import device_is_cpu, engine_device
 from tasks.processes.ray_session import RaySession, last_error_line
 from tasks.rows import Reason
 
@@ -221,7 +220,7 @@ class EngineActor:
 
     def ready(self) -> EngineFacts:
         """Check the engine's batch invariance, and return the facts to record about it."""
-        invariance = check_invariance(engine_probes(self._engine), dtype=self._dtype, machine=machine())
+        invariance = check_invariance(engine_probes(self._engine), dtype=self._dtype, machine=engine_device())
         return EngineFacts(template=template_identity(self._tokenizer), invariance=invariance)
 
     def take(self) -> list[tuple[int, Result]]:

@@ -69,10 +69,10 @@ def check_invariance(generate: Generate, *, dtype: str, machine: str) -> BatchIn
     return BatchInvariance(different=same.count(False), dtype=dtype, machine=machine)
 
 
-def probe_ids(vocabulary: int, room: int) -> list[list[int]]:
-    """The probes as prompts of different lengths, drawn from `vocabulary` token ids; none has more than `room` tokens."""
+def probe_ids(vocabulary: int, limit: int) -> list[list[int]]:
+    """The probes as prompts of different lengths, drawn from `vocabulary` token ids; none has more than `limit` tokens."""
     draw = random.Random(0)
-    return [[draw.randrange(vocabulary) for _ in range(min(1 + 3 * i, room))] for i in range(PROBES)]
+    return [[draw.randrange(vocabulary) for _ in range(min(1 + 3 * i, limit))] for i in range(PROBES)]
 
 
 def engine_probes(engine: Any) -> Generate:
@@ -104,15 +104,15 @@ def engine_probes(engine: Any) -> Generate:
     return generate
 
 
-def server_probes(base_url: str, model: str, room: int) -> Generate:
+def server_probes(base_url: str, model: str, limit: int) -> Generate:
     """`Generate` by a vLLM server of this machine: one completion request for each probe, all of them at once.
 
     Raises `httpx.HTTPError` when the server does not answer, `KeyError` when the reply has no log-probabilities.
     """
     import httpx
 
-    tokens = min(PROBE_TOKENS, room // 2)
-    prompts = probe_ids(256, room - tokens)
+    tokens = min(PROBE_TOKENS, limit // 2)
+    prompts = probe_ids(256, limit - tokens)
 
     def complete(number: int) -> ProbeResult:
         body = {

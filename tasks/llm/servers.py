@@ -27,8 +27,7 @@ from tasks.llm.callbacks import WAIT_NOTICE_S, OnWait
 from tasks.llm.invariance import BatchInvariance, check_invariance, server_probes
 from tasks.llm.model_folder import model_folder
 from tasks.llm.vllm_options import MIN_BATCHED_TOKENS, engine_environment
-from tasks.processes.hardware import cpu, gpu
-from tasks.processes.machine import device_is_cpu
+from tasks.processes.machine import device_is_cpu, engine_device
 
 STOP_S = 12.0
 LOG_PREFIX = re.compile(r"^(\([^)]*\)\s*)?((INFO|WARNING|ERROR|DEBUG)\s+[\d-]+ [\d:.]+ )?(\[[^\]]+\]\s*)?")
@@ -48,11 +47,6 @@ class ServerHandle:
     model_name: str
     is_vllm: bool
     invariance: BatchInvariance | None = None  # None: not checked, the server was not started here
-
-
-def machine() -> str:
-    """Return the name of the hardware that local engines run on."""
-    return cpu() if device_is_cpu() else gpu()
 
 
 @contextlib.contextmanager
@@ -255,7 +249,7 @@ def _check_server(base_url: str, role: ModelRole, log: Path) -> BatchInvariance:
     """Check the batch invariance of a server that has just started. `UserError` if it does not complete the probes."""
     probes = server_probes(base_url, role.model, role.max_model_len)
     try:
-        return check_invariance(probes, dtype=role.dtype, machine=machine())
+        return check_invariance(probes, dtype=role.dtype, machine=engine_device())
     except (httpx.HTTPError, KeyError, TypeError) as error:
         raise UserError(
             f"the server of {role.model} does not complete a test prompt ({error!r}): read {log}"

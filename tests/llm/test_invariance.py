@@ -10,7 +10,7 @@ import pytest
 from tasks.config import ModelRole, Sampling, Serve
 from tasks.llm.invariance import PROBES, ProbeResult, check_invariance, probe_ids
 from tasks.llm.sampler import SamplePrompt, TeacherSampler
-from tasks.processes.hardware import cpu
+from tasks.processes.machine import cpu
 from tests.tiny_model import write_tiny_model
 
 HAS_AMX = "amx_bf16" in cpu().split()

@@ -117,7 +117,7 @@ LONG_FUNCTIONS: frozenset[str] = frozenset(
         "tasks.storage.artifacts.finish",
         "tasks.storage.examples.example",
         "tasks.uncertainty.clusters.cluster_answers",
-        "training.crew.start_workers",
+        "training.worker_set.start_workers",
         "training.loop._steps",
         "training.metrics.step_metrics",
     }

@@ -12,7 +12,6 @@ import torch
 from tasks.errors import UserError
 from tests.training.small_run import example, small_run, write_small_dataset
 from training.batch import RolloutBatch, micro_batches
-from training.crew import PendingScores
 from training.data.batches import TokenSequence
 from training.methods import compose
 from training.metrics import mismatch, phase_seconds, step_metrics
@@ -24,6 +23,7 @@ from training.scorers.teacher import States, TopK
 from training.student.group import Update
 from training.student.messages import MicroBatch
 from training.weight_sync.weights import to_bits
+from training.worker_set import PendingScores
 
 K, V = 3, 50
 PHASES = ("rollout", "teacher", "student", "sync")

@@ -14,7 +14,7 @@ from tasks.processes.ray_session import RAY_ENVIRONMENT
 from tests.training.small_run import example, write_small_dataset
 from tests.training.test_loop import run_of, write_run
 from tests.training.weight_sync.store_transfer import StoreRolloutEngine, StoreStudent
-from training import crew
+from training import worker_set
 from training.config import load_run
 from training.loop import run
 from training.rollouts import pool
@@ -78,7 +78,9 @@ def test_split_one_step_off_with_a_reference_on_the_students_gpu(
 def test_colocated_ranks_partition_parameters_and_train_on_teacher_states_while_engines_sleep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(crew, "choose_transport", lambda _: Choice(transport="nccl", reason="IPC needs CUDA"))
+    monkeypatch.setattr(
+        worker_set, "choose_transport", lambda _: Choice(transport="nccl", reason="IPC needs CUDA")
+    )
     steps, result = metrics(
         tmp_path,
         placement={"kind": "colocated", "students": 2, "engines": 2},

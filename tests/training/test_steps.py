@@ -12,7 +12,6 @@ import pytest
 
 from tasks.errors import UserError
 from tests.training.small_run import example, small_run, write_small_dataset
-from training.crew import Workers
 from training.data.batches import TokenSequence
 from training.loop import _steps
 from training.methods import compose
@@ -22,6 +21,7 @@ from training.rollouts.saved import read_generations, write_generations
 from training.run_log import RunLog, read_metrics
 from training.scorers.teacher import TopK
 from training.student.group import RankBatches, Update
+from training.worker_set import Workers
 
 STEPS, K = 5, 2
 PATIENCE_S = 30.0

@@ -17,8 +17,8 @@ from training.config import EvaluationSettings, project_path
 from training.data.model_files import ModelFiles, encode_prompts
 
 if TYPE_CHECKING:
-    from training.crew import Workers
     from training.rollouts.engine import RolloutSampling
+    from training.worker_set import Workers
 
 __all__ = ["Grades", "HeldOut", "estimates", "evaluate", "held_out_problems", "read_held_out"]
 

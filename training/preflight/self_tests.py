@@ -19,7 +19,7 @@ from training.scorers.teacher import States, TopK
 from training.weight_sync.sync import MAX_MISMATCH, check_mismatch, logprob_mismatch
 
 if TYPE_CHECKING:
-    from training.crew import Workers
+    from training.worker_set import Workers
 
 __all__ = ["self_test"]
 

@@ -18,8 +18,8 @@ import numpy as np
 from tasks.config import ModelRole, Serve
 from tasks.errors import UserError
 from tasks.llm.invariance import check_invariance, engine_probes
-from tasks.llm.servers import machine
 from tasks.llm.vllm_options import LogprobsMode, engine_environment, engine_options
+from tasks.processes.machine import engine_device
 from training.weight_sync.sync import Transport
 from training.weight_sync.weights import LiveCheck, Snapshot, compare_live, summed, tensor_sum, unpack
 
@@ -135,7 +135,7 @@ class RolloutEngine:
 
         engine = self._llm.llm_engine
         config = engine.model_config
-        found = check_invariance(engine_probes(engine), dtype=self.settings.dtype, machine=machine())
+        found = check_invariance(engine_probes(engine), dtype=self.settings.dtype, machine=engine_device())
         return {
             "batch_invariance": found.sentence,
             "vllm": vllm.__version__,

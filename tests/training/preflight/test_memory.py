@@ -178,7 +178,7 @@ def test_the_constants_equal_those_of_the_libraries() -> None:
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
     from vllm.distributed.weight_transfer import packed_tensor
 
-    from training import crew
+    from training import worker_set
     from training.weight_sync import weights
 
     deepspeed = DeepSpeedZeroConfig.model_validate({"stage": 3})
@@ -187,7 +187,7 @@ def test_the_constants_equal_those_of_the_libraries() -> None:
     assert packed_tensor.DEFAULT_PACKED_BUFFER_SIZE_BYTES == TRANSFER_BUFFER
     assert packed_tensor.DEFAULT_PACKED_NUM_BUFFERS == NCCL_BUFFERS
     assert weights.PART_BYTES == PART_BYTES
-    assert crew.CPU_OBJECT_STORE_BYTES == CPU_OBJECT_STORE
+    assert worker_set.CPU_OBJECT_STORE_BYTES == CPU_OBJECT_STORE
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Overhead of the client for model servers: CPU per request, memory, and utilisation of the concurrency limit.
 
-    PYTHONPATH=. python speed/road.py cost --candidates 10000
-    PYTHONPATH=. python speed/road.py latency --requests 30000 --seconds 2 --cap 256
+    PYTHONPATH=. python speed/request_path.py cost --candidates 10000
+    PYTHONPATH=. python speed/request_path.py latency --requests 30000 --seconds 2 --cap 256
 
 A scripted OpenAI-compatible server in a separate process answers immediately or after a fixed time. `cost` takes seeds on disk
 through the stages evolve and judge like a run, but without Prefect: requests are planned, sent, parsed and written shard by

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from tests.training.small_run import example, small_run, write_small_dataset
-from training.crew import Workers, frozen_settings, rank_settings, rollout_engine_settings
 from training.data.batches import TokenSequence
 from training.preflight.check import prepare
 from training.preflight.memory import placement_of
+from training.worker_set import Workers, frozen_settings, rank_settings, rollout_engine_settings
 
 
 def copies(asked: list[tuple[int, int]], count: int) -> tuple[Any, ...]:
