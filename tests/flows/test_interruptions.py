@@ -29,7 +29,7 @@ from tests.small_build import SMALL, Undisturbed, left_after
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PROJECT_FILES = (
-    "benchmarks",
+    "speed",
     "configs",
     "data_cards",
     "flows",
