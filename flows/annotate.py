@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.stages.annotation import alone_in, open_annotation
+from tasks.stages.annotation import annotation_lock, open_annotation
 from tasks.stages.own_problems import export_own, find_file, own_problems
 from tasks.stages.sample_and_cluster import sample_and_cluster
 
@@ -37,7 +37,7 @@ def annotate(
     """
     file = find_file(problems, columns, tier, licence)
     run = open_annotation(profile, overrides, Path(out))
-    with alone_in(run, "an annotation"):
+    with annotation_lock(run, "an annotation"):
         given = own_problems(run, file)
         sampled, clustered = sample_and_cluster(run, given)
         return export_own(run, file, given, sampled, clustered)

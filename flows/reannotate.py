@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.stages.annotation import alone_in, open_annotation
+from tasks.stages.annotation import annotation_lock, open_annotation
 from tasks.stages.stale import annotate_stale, find_stale, nothing_stale, stale_problems
 from tasks.stages.version import publish_version
 
@@ -26,7 +26,7 @@ def reannotate(
     Returns the path of the newest dataset folder, which is the old one if nothing was stale.
     """
     run = open_annotation(profile, overrides)
-    with alone_in(run, "a re-annotation"):
+    with annotation_lock(run, "a re-annotation"):
         found = find_stale(run, problems)
         if not found.causes:
             return nothing_stale(run, found)

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vllm import LLM
 
 __all__ = ["Reply", "high_entropy_share", "replies"]
 
@@ -52,18 +55,11 @@ def replies(
         return pool.submit(_generate, model, list(questions), n, temperature, schemas).result()
 
 
-def _generate(
-    model: Path,
-    questions: list[Messages],
-    n: int,
-    temperature: float,
-    schemas: Sequence[dict[str, Any]] | None,
-) -> list[list[Reply]]:
+def _start_engine(model: Path) -> LLM:
     os.environ.update(ENVIRONMENT)
-    from vllm import LLM, SamplingParams
-    from vllm.sampling_params import StructuredOutputsParams
+    from vllm import LLM
 
-    engine = LLM(
+    return LLM(
         str(model),
         dtype="bfloat16",
         max_model_len=MAX_MODEL_TOKENS,
@@ -74,6 +70,19 @@ def _generate(
         disable_log_stats=True,
         structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
     )
+
+
+def _generate(
+    model: Path,
+    questions: list[Messages],
+    n: int,
+    temperature: float,
+    schemas: Sequence[dict[str, Any]] | None,
+) -> list[list[Reply]]:
+    engine = _start_engine(model)  # sets the environment, so it comes before the imports
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
     parameters = [
         SamplingParams(
             n=n,

@@ -16,7 +16,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -67,6 +67,16 @@ class Progress:
         """Return the finished share of the training: by steps or by time, whichever is larger."""
         by_clock = self.seconds / (60 * minutes) if minutes else 0.0
         return max(self.step / recipe.steps, by_clock)
+
+    def after_step(self, kind: int, seconds: float, tokens: int, loss: float) -> Progress:
+        """Return the progress after one more step on examples of `kind` (0: the first, 1: the last)."""
+        return Progress(
+            step=self.step + 1,
+            finishing=self.finishing + kind,
+            seconds=self.seconds + seconds,
+            tokens=self.tokens + tokens,
+            loss=loss,
+        )
 
 
 def train_tokenizer(folder: Path = TOKENIZER) -> None:
@@ -250,14 +260,7 @@ def run_steps(
         update(loss, model, optimizers, recipe, recipe.rate(share))
         recent.append(loss.item())
         now = time.monotonic()
-        progress = replace(
-            progress,
-            step=progress.step + 1,
-            finishing=progress.finishing + phase,
-            seconds=progress.seconds + now - last,
-            tokens=progress.tokens + tokens.numel(),
-            loss=float(np.mean(recent)),
-        )
+        progress = progress.after_step(phase, now - last, tokens.numel(), float(np.mean(recent)))
         last = now
         if now - reported > REPORT_EVERY_SECONDS:
             report(recipe, progress, minutes, tokens.numel())
@@ -337,6 +340,7 @@ def train_all(minutes: float | None) -> int:
 
 
 def main() -> int:
+    """Train the tokenizer or the named models; return 0 if all succeeded."""
     parser = argparse.ArgumentParser(prog="python -m pocket.train", description=__doc__)
     parser.add_argument("what", choices=("tokenizer", *RECIPES, "all"))
     parser.add_argument("--minutes", type=float, help="fit the schedule of each model to this many minutes")

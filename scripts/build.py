@@ -53,7 +53,7 @@ CANCEL_MISSES = 60
 def build(what: str, profile: str, overrides: Mapping[str, Any], port: int | None) -> int:
     """Run the deployment of the command `what`; return 0 if it completed, 1 if it failed, crashed or was cancelled."""
     config = load_config(profile, overrides)  # raises for a bad profile or override before anything starts
-    tag = f"{profile}-{datetime.now():%Y%m%d-%H%M%S}"
+    tag = f"{profile}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     with ExitStack() as stack:
         lock = stack.enter_context(build_lock())
         log_line("starting Prefect" if "PREFECT_API_URL" not in os.environ else "connecting to Prefect")

@@ -1,6 +1,6 @@
-"""Hit rate, false alarms and speed of the overlap checks against benchmarks, on real problems with defined mutations.
+r"""Hit rate, false alarms and speed of the overlap checks against benchmarks, on real problems with defined mutations.
 
-    python speed/decontam.py --benchmark aime24=aime24.jsonl:problem --benchmark amc23=amc23.jsonl:problem \\
+    python speed/decontam.py --benchmark aime24=aime24.jsonl:problem --benchmark amc23=amc23.jsonl:problem \
         --rows gsm8k_train.jsonl:question
 
 Files are JSON Lines, given as path:column. Hits: every benchmark problem is mutated (see `MUTATIONS`, which share no code with

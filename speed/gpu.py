@@ -1,7 +1,7 @@
-"""Time of LM head, student and teacher on one GPU, compared with lower bounds measured on the same device in the same run.
+r"""Time of LM head, student and teacher on one GPU, compared with lower bounds measured on the same device in the same run.
 
     PYTHONPATH=. python speed/gpu.py --out gpu.jsonl
-    PYTHONPATH=. python speed/gpu.py --device cpu --hidden 64 --vocabulary 1000 --layers 2 --k 16 --tokens 64 \\
+    PYTHONPATH=. python speed/gpu.py --device cpu --hidden 64 --vocabulary 1000 --layers 2 --k 16 --tokens 64 \
         --chunks 16 32 --longest 64 --micro-batch 128 --head-chunk 16 --product 256
 
 Requires torch, transformers and numpy, but no network: the models have the papers' dimensions and random bf16 weights. Times are

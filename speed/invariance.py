@@ -27,7 +27,7 @@ from tasks.seeds.registry import load, resolve
 from tasks.stages.sample import sample_prompt
 
 SAMPLES = 8
-SUBSETS = (range(0, 20), range(20, 32), range(32, 33))
+SUBSETS = (range(20), range(20, 32), range(32, 33))
 ENGINES: tuple[tuple[Literal["bfloat16", "float32"], float], ...] = (
     ("bfloat16", 0.95),
     ("float32", 0.95),
@@ -85,7 +85,7 @@ def scored_rows(model: str, dtype: str, texts: Sequence[str]) -> str:
     lengths = [tokenizer(text, return_tensors="pt")["input_ids"][0] for text in texts]
 
     def scores(chosen: Sequence[Any]) -> Any:
-        """log p of every token but the first, [T]; padding is on the right."""
+        """Return log p of every token but the first, [T]; padding is on the right."""
         ids = torch.nn.utils.rnn.pad_sequence(list(chosen), batch_first=True)
         logits = network(ids[:, :-1]).logits.float().log_softmax(-1)
         values = logits.gather(-1, ids[:, 1:, None])[..., 0]

@@ -166,7 +166,7 @@ def killed(process: subprocess.Popen[str], seconds: float, work: Callable[[], tu
     """Kill a flow `seconds` after `work` first changed. Return its last log line, or None if it had already finished."""
     assert process.stdout is not None
     lines: list[str] = []
-    reader = threading.Thread(target=lambda stream: lines.extend(stream), args=(process.stdout,))
+    reader = threading.Thread(target=lines.extend, args=(process.stdout,))
     reader.start()
     before = work()
     while process.poll() is None and work() == before:

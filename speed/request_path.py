@@ -44,7 +44,7 @@ from tasks.problems.evolution_plan import children
 from tasks.rows import Problem, Role, Tier
 from tasks.runtime.chunks import shard_rows
 from tasks.runtime.driver import Run, Shard, Stage
-from tasks.runtime.models import AskedAhead
+from tasks.runtime.models import RequestsAhead
 from tasks.runtime.pending import Pending, rows_digest
 from tasks.stages import evolve, judge
 from tasks.storage.artifacts import Artifact, Store
@@ -160,9 +160,9 @@ def in_shards(
     """Do what `run_shards` does for a stage that calls a model."""
     folder, done = run.store.folder(stage.name, stage.fingerprint), 0
     with Turns(lambda: model) as turns:
-        asked = AskedAhead(turns, requests_of, count, pending)
+        ahead = RequestsAhead(turns, requests_of, count, pending)
         for index in range(count()):
-            shard = results(asked.answered(index, lambda _done: None))
+            shard = results(ahead.outcomes(index, lambda _done: None))
             record = {"counts": shard.counts("problems"), "key": pending.key(index)}
             run.store.write_shard(folder, index, shard.tables, record)
             done += shard.incoming

@@ -111,9 +111,7 @@ class Connection(asyncio.Protocol):
             self.transport.write(head.encode() + data)
 
 
-async def main(texts: Path, column: str, received: Path) -> None:
-    lines = texts.read_text(encoding="utf-8").splitlines()
-    author = Author([json.loads(line)[column] for line in lines])
+async def main(author: Author, received: Path) -> None:
     log = os.open(received, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(author, log), "127.0.0.1", 0, backlog=1024)
@@ -123,4 +121,5 @@ async def main(texts: Path, column: str, received: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))
+    texts = Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()
+    asyncio.run(main(Author([json.loads(line)[sys.argv[2]] for line in texts]), Path(sys.argv[3])))

@@ -95,6 +95,8 @@ def must_differ(sources: Sequence[Source]) -> None:
 
 
 class AggregateSettings(Settings):
+    """The sources of the seeds, and the test split."""
+
     sources: tuple[SerializeAsAny[Source], ...] = Field(min_length=1)
     test_problems: int = Field(default=200, ge=0)  # curated problems held out as the test split
     split_seed: int = 0
@@ -148,12 +150,16 @@ class ModelRole(Settings):
 
 
 class Sampling(Settings):
+    """Sampling parameters of a model."""
+
     temperature: float = Field(default=0.7, ge=0.0)
     top_p: Probability = 1.0
     max_tokens: PositiveInt = 4096
 
 
 class Models(Settings):
+    """The models of a build, by role."""
+
     evolver: ModelRole
     quality_judge: ModelRole
     teacher: ModelRole
@@ -163,6 +169,19 @@ class Models(Settings):
 # --- stages ------------------------------------------------------------------------------------------------------
 
 FOLLOW_UPS = (Strategy.HARDER, Strategy.COMPETITION, Strategy.COMPOSE)
+
+
+def _default_strategy_weights() -> dict[Tier, dict[Strategy, float]]:
+    order = (
+        Strategy.HARDER, Strategy.REWRITE, Strategy.ALGEBRAIZE, Strategy.APPLY, Strategy.COMPOSE, Strategy.COMPETITION,
+    )  # fmt: skip
+    table = {
+        Tier.EASY: (0.30, 0.15, 0.15, 0.15, 0.15, 0.10),
+        Tier.MEDIUM: (0.25, 0.15, 0.15, 0.15, 0.15, 0.15),
+        Tier.HARD: (0.20, 0.15, 0.15, 0.10, 0.20, 0.20),
+        Tier.COMPETITION: (0.20, 0.20, 0.15, 0.10, 0.20, 0.15),
+    }
+    return {tier: dict(zip(order, weights, strict=True)) for tier, weights in table.items()}
 
 
 class EvolveSettings(Settings):
@@ -184,9 +203,7 @@ class EvolveSettings(Settings):
     )
     branches: dict[Tier, int] = Field(default_factory=lambda: dict.fromkeys(Tier, 1))
     target: PositiveInt | None = None  # candidates of all rounds together if nothing is rejected
-    strategy_weights: dict[Tier, dict[Strategy, Weight]] = Field(
-        default_factory=lambda: _default_strategy_weights()
-    )
+    strategy_weights: dict[Tier, dict[Strategy, Weight]] = Field(default_factory=_default_strategy_weights)
     follow_ups: tuple[Strategy, ...] = FOLLOW_UPS
     sampling: Sampling = Sampling(temperature=0.7, top_p=0.95, max_tokens=2048)
     max_reply_chars: PositiveInt = 20_000
@@ -209,26 +226,17 @@ class EvolveSettings(Settings):
         return self
 
 
-def _default_strategy_weights() -> dict[Tier, dict[Strategy, float]]:
-    order = (
-        Strategy.HARDER, Strategy.REWRITE, Strategy.ALGEBRAIZE, Strategy.APPLY, Strategy.COMPOSE, Strategy.COMPETITION,
-    )  # fmt: skip
-    table = {
-        Tier.EASY: (0.30, 0.15, 0.15, 0.15, 0.15, 0.10),
-        Tier.MEDIUM: (0.25, 0.15, 0.15, 0.15, 0.15, 0.15),
-        Tier.HARD: (0.20, 0.15, 0.15, 0.10, 0.20, 0.20),
-        Tier.COMPETITION: (0.20, 0.20, 0.15, 0.10, 0.20, 0.15),
-    }
-    return {tier: dict(zip(order, weights, strict=True)) for tier, weights in table.items()}
-
-
 class RuleSettings(Settings):
+    """Limits of the rules on the text of a problem."""
+
     min_chars: PositiveInt = 30
     max_chars: PositiveInt = 2000
     max_repeated_share: Probability = 0.5  # share of word 3-grams that are repetitions
 
 
 class DedupSettings(Settings):
+    """Near-duplicates: threshold of the Jaccard similarity, size of a shingle, and seed of the hash functions."""
+
     threshold: float = Field(default=0.7, gt=0.0, le=1.0)
     ngram: PositiveInt = 3  # words per shingle; the papers specify only "0.7 similarity"
     seed: int = 1
@@ -280,6 +288,8 @@ class SelectSettings(Settings):
 
 
 class SampleSettings(Settings):
+    """The teacher's responses. `logprobs`: of the model's own distribution (raw), or after temperature and top p (tempered)."""
+
     num_samples: int = Field(default=8, ge=2)
     sampling: Sampling = Sampling()
     logprobs: Literal["raw", "tempered"] = "raw"
@@ -303,6 +313,8 @@ class ClusterSettings(Settings):
 
 
 class ExportSettings(Settings):
+    """Name and licence of the dataset, and the number of example problems in the report."""
+
     name: str = "SURE-Math"
     licence: str = "cc-by-4.0"
     report_problems: PositiveInt = 10
@@ -365,6 +377,8 @@ class RaySettings(Settings):
 
 
 class Config(Settings):
+    """All settings of a profile."""
+
     profile: str = resource("unnamed")
     run: RunSettings = RunSettings()
     ray: RaySettings = resource(RaySettings())
@@ -458,14 +472,24 @@ def _unshared(value: Any) -> Any:
     return [_unshared(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def explain(error: ValidationError, origin: str, keys: str, inside: tuple[str | int, ...] = ()) -> str:
+def explain(
+    error: ValidationError,
+    origin: str,
+    keys: str,
+    inside: tuple[str | int, ...] = (),
+    renamed: Mapping[str, str] | None = None,
+) -> str:
     """Describe the first validation error in one sentence.
 
-    `origin` is the file with the settings, `inside` the section that was validated (a prefix of the reported key) and
-    `keys` the file that lists the keys and their defaults.
+    `origin` is the file with the settings, `inside` the section that was validated (a prefix of the reported key), `keys`
+    the file that lists the keys and their defaults, and `renamed` maps old keys to the keys that replaced them.
     """
     first = error.errors()[0]
-    where = ".".join(str(part) for part in (*inside, *first["loc"])) or "the profile"
-    what = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+    key = ".".join(str(part) for part in (*inside, *first["loc"]))
+    kinds = {"extra_forbidden": "unknown key", "missing": "this setting is missing"}
+    what = kinds.get(first["type"], first["msg"].removeprefix("Value error, "))
+    if first["type"] == "extra_forbidden" and renamed is not None and key in renamed:
+        what = f"this key is now {renamed[key]}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{origin}: {where}: {what}{more}; see {keys} for the keys and their defaults"
+    where = f"{origin}: {key}" if key else origin
+    return f"{where}: {what}{more}; see {keys} for the keys and their defaults"

@@ -97,7 +97,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, repo: Repo, name: str) -> None:
         if name not in repo.files:
-            return self._json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
+            self._json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
+            return
         content, status = repo.files[name], 200
         headers = {
             "X-Repo-Commit": repo.commit,

@@ -170,12 +170,12 @@ def _views(batch: RolloutBatch, part: int) -> dict[int, View]:
             if isinstance(score, States)
             else {"teacher_logprobs": score.logprobs, "teacher_ids": score.ids}
         )
-        known = {
+        inputs = {
             **teacher,
             "rollout_logprobs": batch.generations[index].logprobs,
             "reference_logprobs": own,
         }
-        views[index] = {name: values for name, values in known.items() if values is not None}
+        views[index] = {name: values for name, values in inputs.items() if values is not None}
     return views
 
 

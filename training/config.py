@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from tasks.config import PROJECT_ROOT, Probability, Settings, resource
+from tasks.config import PROJECT_ROOT, Probability, Settings, explain, resource
 from tasks.errors import UserError
 
 PRESETS = Path(__file__).resolve().parent / "objectives" / "presets"
@@ -50,6 +50,8 @@ RENAMED_KEYS = {
 
 
 class Section(Settings):
+    """Base of the classes below, whose numbers must be finite."""
+
     model_config = ConfigDict(allow_inf_nan=False)
 
 
@@ -66,6 +68,8 @@ class DatasetSettings(Section):
 
 
 class StudentSettings(Section):
+    """The model that is trained."""
+
     model: str = resource()  # checkpoint folder; identified by a hash of its files
 
 
@@ -174,6 +178,8 @@ class RolloutSettings(Section):
 
 
 class LengthSettings(Section):
+    """Maximum number of tokens of a prompt and of a response, and whether the chat template allows thinking."""
+
     max_prompt_tokens: PositiveInt = 1024  # not given in the papers; a problem has at most 2,000 characters
     max_response_tokens: PositiveInt = 4096
     thinking: bool = False  # as the dataset was annotated
@@ -203,6 +209,8 @@ class BatchSettings(Section):
 
 
 class LoraSettings(Section):
+    """LoRA adapters, trained instead of the full weights: rank, scale alpha, and the projections that have one."""
+
     rank: PositiveInt = 64
     alpha: PositiveFloat = 128.0
     targets: tuple[Projection, ...] = Field(default=ALL_PROJECTIONS, min_length=1)
@@ -248,6 +256,8 @@ class PlacementSettings(Section):
 
 
 class CheckpointSettings(Section):
+    """Steps between two checkpoints, and the number of checkpoints that are kept."""
+
     every: PositiveInt = resource(50)  # steps
     keep: PositiveInt = resource(3)
 
@@ -261,6 +271,8 @@ class EvaluationSettings(Section):
 
 
 class RunConfig(Section):
+    """All settings of a training run."""
+
     output: Path = resource()  # contains one folder per run, see `run_folder`
     dataset: DatasetSettings
     student: StudentSettings
@@ -280,6 +292,7 @@ class RunConfig(Section):
 
     @property
     def prompts_per_step(self) -> int:
+        """Number of prompts per optimizer step."""
         group_size = self.rollouts.group_size if self.batches.unit == "rollouts" else 1
         return self.batches.size // group_size
 
@@ -290,6 +303,7 @@ class RunConfig(Section):
 
     @property
     def warmup_steps(self) -> int:
+        """Number of steps in which the learning rate rises."""
         return math.ceil(self.optimizer.warmup_fraction * self.steps)
 
     @property
@@ -410,17 +424,4 @@ def run_from(data: Mapping[str, Any], where: str) -> RunConfig:
     try:
         return RunConfig.model_validate(dict(data))
     except ValidationError as error:
-        raise UserError(
-            f"{where}: {_explain(error)}; see training/config.py for the keys and their defaults"
-        ) from error
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    kinds = {"extra_forbidden": "unknown key", "missing": "this setting is missing"}
-    what = kinds.get(first["type"], first["msg"].removeprefix("Value error, "))
-    if first["type"] == "extra_forbidden" and key in RENAMED_KEYS:
-        what = f"this key is now {RENAMED_KEYS[key]}"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{key}: {what}{more}" if key else f"{what}{more}"
+        raise UserError(explain(error, where, "training/config.py", renamed=RENAMED_KEYS)) from error

@@ -25,13 +25,13 @@ from training.evaluation.held_out import Grades, estimates
 from training.metrics import phase_seconds
 from training.preflight.check import Prepared
 from training.preflight.disk import RESULT
-from training.run_log import Hours
+from training.run_log import RunTimer
 from training.workers.placement import make_placement
 
 if TYPE_CHECKING:
     from training.worker_set import Workers
 
-__all__ = ["RESULT", "RunResult", "export_run", "finished", "point_to"]
+__all__ = ["RESULT", "RunResult", "export_run", "finished", "record_latest"]
 
 LATEST = "latest.json"
 STUDENT = "student"
@@ -64,7 +64,7 @@ def finished(folder: Path, fingerprint: str) -> RunResult | None:
     return RunResult(student=folder / STUDENT, result=result)
 
 
-def point_to(folder: Path) -> None:
+def record_latest(folder: Path) -> None:
     """Record a finished run as the latest, in a file next to its folder."""
     atomic_write(folder.parent / LATEST, json.dumps({"run": folder.name}) + "\n")
 
@@ -73,7 +73,7 @@ def export_run(
     workers: Workers,
     prepared: Prepared,
     folder: Path,
-    hours: Hours,
+    timer: RunTimer,
     *,
     before: Grades | None,
     after: Grades | None,
@@ -90,7 +90,7 @@ def export_run(
         "teacher": _identity(prepared.teacher.folder),
         "dataset": prepared.manifest.fingerprint,
         "held_out": held_out,
-        "cost": cost(rows, prepared, *hours.total()),
+        "cost": cost(rows, prepared, *timer.total()),
         "facts": workers.facts,
         "settings": prepared.run.identity(),
         "versions": versions(),

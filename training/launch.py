@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tasks.errors import UserError
 from training.config import RunConfig, load_run
+from training.console import log_line
 from training.preflight.check import inspect, report
 
 STOPPED = 3
@@ -55,7 +56,7 @@ def train(run: RunConfig) -> int:
     try:
         train_it(run)
     except Stopped as stopped:
-        print(f"train: {stopped}", flush=True)
+        log_line(str(stopped))
         return STOPPED
     return 0
 

@@ -20,7 +20,7 @@ from training.config import RunConfig, run_folder
 from training.console import log_line
 from training.data.rows import columns
 from training.evaluation.held_out import evaluate
-from training.export import RunResult, export_run, finished, point_to
+from training.export import RunResult, export_run, finished, record_latest
 from training.methods import compose
 from training.metrics import step_metrics
 from training.objectives.base import Objective
@@ -29,7 +29,7 @@ from training.preflight.sampling import evaluation_sampling
 from training.preflight.self_tests import self_test
 from training.rollouts.engine import Generation
 from training.rollouts.saved import read_generations
-from training.run_log import Hours, RunLog
+from training.run_log import RunLog, RunTimer
 from training.student.checkpoints import latest, read_record
 from training.student.group import Update
 from training.weight_sync.sync import check_mismatch, check_versions
@@ -62,17 +62,17 @@ def run(config: RunConfig) -> RunResult:
             done = _train_with_restarts(prepared, folder)
         else:
             log_line(f"this run is already finished: {folder}")
-        point_to(folder)
+        record_latest(folder)
     return done
 
 
 def _train_with_restarts(prepared: Prepared, folder: Path) -> RunResult:
     """Train, restarting from the last checkpoint if a worker dies."""
-    objective, hours = compose(prepared.run), Hours(folder)
+    objective, timer = compose(prepared.run), RunTimer(folder)
     for deaths in range(MAX_RESTARTS + 1):
         try:
             with start_workers(prepared, objective, log_line) as workers:
-                return _train(workers, prepared, objective, folder, hours)
+                return _train(workers, prepared, objective, folder, timer)
         except ActorLost as error:
             log_line(
                 f"{error}; restarting from the last checkpoint (restart {deaths + 1} of at most {MAX_RESTARTS})"
@@ -83,7 +83,7 @@ def _train_with_restarts(prepared: Prepared, folder: Path) -> RunResult:
 
 
 def _train(
-    workers: Workers, prepared: Prepared, objective: Objective, folder: Path, hours: Hours
+    workers: Workers, prepared: Prepared, objective: Objective, folder: Path, timer: RunTimer
 ) -> RunResult:
     """Run the remaining steps, with an evaluation before the first step and after the last one. The last step is saved too, so
     that evaluation and export can be repeated without training."""
@@ -97,11 +97,11 @@ def _train(
         record["before"] if first else evaluate(workers, held_out, "before", evaluation_sampling(prepared))
     )
     kept = {"fingerprint": prepared.fingerprint, "before": before}
-    hours.note()
+    timer.save()
     with _stop_on_signals() as stop:
         with RunLog(folder, step=first, steps=total) as run_log:
             for step, upcoming in _steps(workers, prepared, objective, run_log, first, saved):
-                hours.note()
+                timer.save()
                 if step % config.checkpoints.every == 0 or step == total or stop.requested:
                     workers.students.save(
                         folder / "checkpoints", step, kept, keep=config.checkpoints.keep, rollouts=upcoming
@@ -114,7 +114,7 @@ def _train(
             "stopped after the last step, with a checkpoint: start again to evaluate and export the student"
         )
         after = evaluate(workers, held_out, "after", evaluation_sampling(prepared))
-        return export_run(workers, prepared, folder, hours, before=before, after=after)
+        return export_run(workers, prepared, folder, timer, before=before, after=after)
 
 
 def _steps(
@@ -145,13 +145,7 @@ def _steps(
             next_batch: Future[RolloutBatch] | None = None
             if one_step_off and step + 1 < total:
                 next_batch = ahead.submit(generate_batch, workers, prepared, weights, step + 1)
-            if config.placement.kind == "colocated":
-                batch.scoring_seconds()  # wait: scoring and training must not allocate memory at the same time
-                workers.engines.sleep()
-            parts = range(len(batch.parts))
-            update = workers.students.step_in_parts(
-                [partial(micro_batches, batch, part, objective, prepared) for part in parts]
-            )
+            update = _update(workers, prepared, objective, batch)
             _check_finite(update, step)
             ready = next_batch.result() if next_batch else None
             waited = time.perf_counter()
@@ -162,6 +156,17 @@ def _steps(
             if staleness == 0:
                 check_mismatch(row["mismatch_mean"], version=step)
             yield step + 1, ready.generations if ready else ()
+
+
+def _update(workers: Workers, prepared: Prepared, objective: Objective, batch: RolloutBatch) -> Update:
+    """Train the student on all parts of the batch, each as soon as it is scored."""
+    if prepared.run.placement.kind == "colocated":
+        batch.scoring_seconds()  # wait: scoring and training must not allocate memory at the same time
+        workers.engines.sleep()
+    parts = range(len(batch.parts))
+    return workers.students.step_in_parts(
+        [partial(micro_batches, batch, part, objective, prepared) for part in parts]
+    )
 
 
 def _staleness(batch: RolloutBatch, step: int, *, allowed: int) -> int:

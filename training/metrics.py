@@ -33,12 +33,7 @@ def step_metrics(
     `sync` is the seconds of the weight sync, `wall` those of the whole step; `overlap` is the phases' total seconds over
     `wall`, 1 if no phases overlapped. `student_memory_gb`: peak memory of a student rank so far, in 10^9 bytes.
     """
-    seconds = {
-        "rollout": batch.rollout_seconds,
-        **batch.scoring_seconds(),
-        "student": update.seconds,
-        "sync": sync,
-    }
+    seconds = _seconds_by_phase(batch, update, sync)
     tokens, work = sum(len(sequence.tokens) for sequence in batch.sequences), sum(seconds.values())
     row: dict[str, float] = {
         "step": update.step,
@@ -59,6 +54,15 @@ def step_metrics(
     row |= dict(zip(("mismatch_mean", "mismatch_max"), mismatch(update.trained), strict=True))
     row |= {f"seconds_{name}": spent for name, spent in seconds.items()}
     return row | {f"share_{name}": spent / work for name, spent in seconds.items()}
+
+
+def _seconds_by_phase(batch: RolloutBatch, update: Update, sync: float) -> dict[str, float]:
+    return {
+        "rollout": batch.rollout_seconds,
+        **batch.scoring_seconds(),
+        "student": update.seconds,
+        "sync": sync,
+    }
 
 
 def response_metrics(batch: RolloutBatch) -> dict[str, float]:

@@ -20,7 +20,7 @@ from tasks.storage.disk import atomic_write, named_full_disk
 from tasks.storage.metrics import METRICS, read_metrics
 from training.console import log_line
 
-__all__ = ["Hours", "RunLog"]
+__all__ = ["RunLog", "RunTimer"]
 
 LOG_EVERY_S = 10.0
 STARTS = "starts"
@@ -28,10 +28,10 @@ STEP_PREFIX = "step "
 """The start of every progress line, by which other programs find the current step in the output."""
 
 
-class Hours:
+class RunTimer:
     """The duration of every start of a run, stored in one file per start in `starts/`.
 
-    The clock starts when the object is created. A start that was killed counts up to its last `note`.
+    The clock starts when the object is created. A start that was killed counts up to its last `save`.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -39,13 +39,13 @@ class Hours:
         self._path = self._folder / f"{len(list(self._folder.glob('*.json'))) + 1:04d}.json"
         self._clock, self._began = clock, clock()
 
-    def note(self) -> None:
+    def save(self) -> None:
         """Store the seconds elapsed so far."""
         atomic_write(self._path, json.dumps({"seconds": self._clock() - self._began}))
 
     def total(self) -> tuple[int, float]:
         """Return the number of starts (this one included) and their total seconds so far."""
-        self.note()
+        self.save()
         spent = [
             json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in self._folder.glob("*.json")
         ]

@@ -93,10 +93,7 @@ def start_workers(prepared: Prepared, objective: Objective, log: Callable[[str],
     allocate meanwhile from their KV cache. Raises `UserError` if the machine is too small or a worker does not start.
     """
     run = prepared.run
-    where, has_reference = run.placement, objective.needs.reference_model
-    placement = make_placement(
-        where.kind, students=where.students, engines=where.engines, reference=has_reference
-    )
+    placement = run_placement(prepared, objective)
     choice = choose_transport(placement)
     log(f"weight sync to the rollout engines: {choice.transport} ({choice.reason})")
     warning = teacher_warning(run)
@@ -115,15 +112,8 @@ def start_workers(prepared: Prepared, objective: Objective, log: Callable[[str],
         teachers = _actors("teacher", placement, group, *_teacher(prepared, placement, top_k))
         start = frozen_settings(prepared, placement, prepared.student.folder, run.trainer.dtype)
         references = _actors("reference", placement, group, InProcessTeacher, start)
-        facts = {
-            "student": students.connect(),
-            "teacher": _ready(teachers, "the teacher"),
-            "engines": engines.ready(),
-            "transport": choice.transport,
-            "placement": placement.name,
-        }
-        if references:
-            facts["reference"] = _ready(references, "the reference")
+        facts: dict[str, Any] = {"transport": choice.transport, "placement": placement.name}
+        facts |= _wait_for_models(students, engines, teachers, references)
         log(f"rollout engines: {facts['engines'][0]['batch_invariance']}")
         session.guard_workers()
         students.open_transfer(choice, engines)
@@ -135,6 +125,12 @@ def start_workers(prepared: Prepared, objective: Objective, log: Callable[[str],
             facts=facts,
             references=references,
         )
+
+
+def run_placement(prepared: Prepared, objective: Objective) -> Placement:
+    """Return the placement of the run's workers."""
+    where, has_reference = prepared.run.placement, objective.needs.reference_model
+    return make_placement(where.kind, students=where.students, engines=where.engines, reference=has_reference)
 
 
 def rollout_engine_settings(prepared: Prepared, placement: Placement) -> RolloutEngineSettings:
@@ -209,6 +205,20 @@ def _actors(role: Role, placement: Placement, group: Any, kind: Any, *arguments:
         .remote(*arguments)
         for index in range(placement.count(role))
     )
+
+
+def _wait_for_models(
+    students: StudentGroup, engines: RolloutPool, teachers: Sequence[Any], references: Sequence[Any]
+) -> dict[str, Any]:
+    """Wait until all models are loaded, and return their descriptions."""
+    facts = {
+        "student": students.connect(),
+        "teacher": _ready(teachers, "the teacher"),
+        "engines": engines.ready(),
+    }
+    if references:
+        facts["reference"] = _ready(references, "the reference")
+    return facts
 
 
 def _ready(actors: Sequence[Any], who: str) -> Any:

@@ -86,7 +86,7 @@ CLOSERS = (
 
 
 def solution(text: str, rng: random.Random, *, steps: bool = True) -> str:
-    """Return a correct solution that ends in ``\\boxed{answer}``, with or without the steps.
+    r"""Return a correct solution that ends in ``\boxed{answer}``, with or without the steps.
 
     Raises ValueError if the text is not a sound pocket text.
     """

@@ -74,7 +74,7 @@ Expression = Linear | Product | At | Property
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Define:
-    """``Let S = 3R + 7.`` or ``Let S be the remainder when R is divided by 7.``"""
+    """The statement ``Let S = 3R + 7`` or ``Let S be the remainder when R is divided by 7``."""
 
     name: str
     expression: Expression
@@ -83,7 +83,7 @@ class Define:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """``Write R as m/n in lowest terms.``"""
+    """The statement ``Write R as m/n in lowest terms``."""
 
     source: str
     top: str

@@ -37,6 +37,7 @@ class Undefined(Exception):
 
 
 def approximate(value: Value) -> Any:
+    """Return the value as a complex number of mpmath."""
     return MP.mpc(MP.mpf(value.numerator) / value.denominator) if isinstance(value, Fraction) else value
 
 
@@ -49,14 +50,17 @@ def same_value(a: Value, b: Value) -> bool:
 
 
 def add(a: Value, b: Value) -> Value:
+    """Return the sum, exact for two rationals. Raises `TooLarge` if it has too many digits."""
     return _checked(a + b if _both_exact(a, b) else approximate(a) + approximate(b))
 
 
 def multiply(a: Value, b: Value) -> Value:
+    """Return the product, exact for two rationals. Raises `TooLarge` if it has too many digits."""
     return _checked(a * b if _both_exact(a, b) else approximate(a) * approximate(b))
 
 
 def divide(a: Value, b: Value) -> Value:
+    """Return the quotient, exact for two rationals. Raises `Undefined` for the divisor 0."""
     if b == 0:
         raise Undefined
     return _checked(a / b if _both_exact(a, b) else approximate(a) / approximate(b))
@@ -98,10 +102,12 @@ def root(value: Value, degree: Value) -> Value:
 
 
 def fact(value: Value) -> Value:
+    """Return the factorial, exactly."""
     return Fraction(factorial(_count(value)))
 
 
 def binomial(n: Value, k: Value) -> Value:
+    """Return the binomial coefficient n over k, exactly."""
     return Fraction(comb(_count(n), _count(k)))
 
 

@@ -54,6 +54,7 @@ class SymbolicDecisions:
         self._slow: set[str] = set()
 
     def __call__(self, a: str, b: str) -> bool | None:
+        """Return whether two answers are equal, or None if neither the rules nor Math-Verify can decide."""
         first, second = sorted((normalise(a), normalise(b)))
         if first == second:
             return True

@@ -120,9 +120,9 @@ def verify(first: str, second: str, timeout_s: float) -> bool | None:
 
 def _forget() -> None:
     """Discard the workers after a fork: their pipes belong to the parent."""
-    global _pool
+    global _pool  # noqa: PLW0603 - the lock of the old pool may be held by a thread of the parent
     _pool = _Pool()
 
 
-atexit.register(lambda: _pool.stop())
+atexit.register(lambda: _pool.stop())  # noqa: PLW0108 - a fork replaces the pool
 os.register_at_fork(after_in_child=_forget)

@@ -59,6 +59,7 @@ def _serve(timeout_s: float, first: str, second: str) -> None:
 
 
 def main() -> None:
+    """Answer pairs, one JSON list per line of standard input, until the input or the parent process ends."""
     parent = os.getppid()
     _limit()
     _same(r"\frac{1}{2}", "0.5")  # load the grammar before the first pair

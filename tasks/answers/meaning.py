@@ -300,11 +300,6 @@ def same_meaning(a: Reading, b: Reading) -> bool | None:
     return False
 
 
-def is_numeric(reading: Reading) -> bool:
-    """Return whether this is a number in closed form, without a unit."""
-    return _numbers(reading) == ("number",)
-
-
 def both_numeric(a: Reading, b: Reading) -> bool:
     """Return whether both are numbers, with equal units or none, or the same kind of collection of numbers.
 

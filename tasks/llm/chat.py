@@ -14,7 +14,7 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -204,9 +204,7 @@ class ChatModel:
                     meter.count()
                     yield item, outcome
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await _cancel(running)
             await session.close()
             meter.finish()
 
@@ -397,8 +395,8 @@ class _Refused(Exception):
 class _Retryable(Exception):
     """A temporary error. `retry_after`: the pause in seconds that the server requested."""
 
-    def __init__(self, sentence: str, retry_after: float | None = None) -> None:
-        super().__init__(sentence)
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
         self.retry_after = retry_after
 
 
@@ -420,6 +418,13 @@ class _Meter:
         if self._on_progress is not None:
             self._shown_at = time.monotonic()
             self._on_progress(self._done, self._done if self._total is None else self._total)
+
+
+async def _cancel(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel the tasks and wait until they have ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _from_ledger(key: str, value: Mapping[str, Any]) -> Completion:

@@ -61,7 +61,7 @@ async def post(session: aiohttp.ClientSession, url: str, body: Mapping[str, Any]
             if len(answer) > MAX_ANSWER_BYTES:
                 raise ValueError(f"longer than {MAX_ANSWER_BYTES:,} bytes")
         if response.status >= 400:
-            raise BadStatus(response.status, _sentence(answer), _retry_after(response.headers))
+            raise BadStatus(response.status, _error_text(answer), _retry_after(response.headers))
         return bytes(answer)
 
 
@@ -91,7 +91,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-def _sentence(answer: bytes | bytearray) -> str:
+def _error_text(answer: bytes | bytearray) -> str:
     """Return the server's error message: from its JSON, or else the raw answer."""
     try:
         body = json.loads(answer)

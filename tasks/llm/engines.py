@@ -164,6 +164,7 @@ class Engines:
         collect()
 
     def close(self) -> None:
+        """End the engines and their Ray session."""
         import ray
 
         for actor in self._actors:

@@ -44,7 +44,7 @@ class BatchInvariance:
         return self.different == 0
 
     @property
-    def sentence(self) -> str:
+    def description(self) -> str:
         """What was found and, where the engine is not invariant, what follows from it."""
         where = f"{self.dtype}, {self.machine}"
         if self.verified:
@@ -70,7 +70,7 @@ def check_invariance(generate: Generate, *, dtype: str, machine: str) -> BatchIn
 
 
 def probe_ids(vocabulary: int, limit: int) -> list[list[int]]:
-    """The probes as prompts of different lengths, drawn from `vocabulary` token ids; none has more than `limit` tokens."""
+    """Return the probes as prompts of different lengths, drawn from `vocabulary` token ids; none has more than `limit` tokens."""
     draw = random.Random(0)
     return [[draw.randrange(vocabulary) for _ in range(min(1 + 3 * i, limit))] for i in range(PROBES)]
 

@@ -201,7 +201,7 @@ class Ledger:
             self._guarded(lambda: self._reader.execute(statement, (model, dtype, machine, int(invariant))))
 
     def engines(self, model: str, dtype: str) -> dict[str, bool]:
-        """The machines on which engines of the model were started: machine -> whether all of them were batch-invariant."""
+        """Return {machine: whether all engines of the model that were started on it were batch-invariant}."""
         query = "SELECT machine, invariant FROM engines WHERE model = ? AND dtype = ? ORDER BY machine"
         with self._reading:
             rows = self._guarded(lambda: self._reader.execute(query, (model, dtype)).fetchall())
@@ -227,7 +227,7 @@ class Ledger:
         self._raise_failure()
 
     def __len__(self) -> int:
-        """Number of committed entries."""
+        """Return the number of committed entries."""
         with self._reading:
             return self._guarded(lambda: self._reader.execute("SELECT count(*) FROM entries").fetchone()[0])
 
@@ -240,7 +240,7 @@ class Ledger:
         try:
             return work()
         except (sqlite3.DatabaseError, zlib.error, UnicodeDecodeError) as error:
-            raise UserError(_explain(self.path, error)) from error
+            raise UserError(_sqlite_problem(self.path, error)) from error
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -352,7 +352,8 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
             time.sleep(0.01)
 
 
-def _explain(path: Path, error: Exception) -> str:
+def _sqlite_problem(path: Path, error: Exception) -> str:
+    """Return one sentence for an SQLite error: what is wrong with the file and what to do."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         remedy = "is damaged: move it away and start again (the requests stored in it will be sent again)"

@@ -33,6 +33,11 @@ def tokenizer_identity(model: str, revision: str | None, root: Path) -> Tokenize
         raise UserError(
             f"the tokenizer of {model} cannot be loaded ({error}): correct `model` in the profile"
         ) from error
+    return loaded_identity(tokenizer)
+
+
+def loaded_identity(tokenizer: Any) -> TokenizerIdentity:
+    """Compute the hashes of a loaded tokenizer."""
     return TokenizerIdentity(
         tokenizer=_short_hash(tokenizer.backend_tokenizer.to_str()),
         chat_template=template_identity(tokenizer),

@@ -266,6 +266,7 @@ def combine_hashes(columns: Sequence[NDArray[Any]], count: int) -> NDArray[np.ui
 
 
 def offsets_of(counts: Indices) -> Indices:
+    """Return the positions at which consecutive groups of these sizes begin, and the end of the last one."""
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)])
 
 

@@ -50,9 +50,9 @@ MARK = "#"
 
 
 def words(text: str) -> list[str]:
-    """Return the lower-case words and numbers, in order, without punctuation, operators and LaTeX layout commands.
+    r"""Return the lower-case words and numbers, in order, without punctuation, operators and LaTeX layout commands.
 
-    `\\frac{1}{2}` and 1/2 are both the words 1, 2; 1,000 and 1{,}000 are 1000; % is percent; other commands are words.
+    `\frac{1}{2}` and 1/2 are both the words 1, 2; 1,000 and 1{,}000 are 1000; % is percent; other commands are words.
     """
     return [_word(token) for token in _tokens(text) if token not in _NO_WORDS]
 

@@ -66,9 +66,9 @@ def local_lines(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tasks.processes.supervisor", PATIENCE, str(JOB_STOP_S), "--", *command],
+            [sys.executable, "-m", "tasks.processes.supervisor", "--", *command],
             stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
-            cwd=folder, env=dict(environment), start_new_session=True,
+            cwd=folder, env={**environment, PATIENCE: str(JOB_STOP_S)}, start_new_session=True,
         )  # fmt: skip
     last: deque[str] = deque(maxlen=LAST_LINES)
     try:

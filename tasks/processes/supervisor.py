@@ -1,13 +1,14 @@
 """Run a command so that none of its processes outlives the process that started the supervisor (the owner).
 
-`python -m tasks.processes.supervisor [--patience SECONDS] -- COMMAND ARGUMENT...` starts the command in its own session and
-terminates it, with all its descendants, when the owner closes the supervisor's standard input, when the owner dies (also by
-`kill -9`), or when the supervisor gets SIGTERM: first SIGTERM to all, then SIGKILL after five seconds. When the command exits
-by itself, remaining descendants are terminated in the same way. The exit status is the command's (128 + signal, as in a shell).
+`python -m tasks.processes.supervisor -- COMMAND ARGUMENT...` starts the command in its own session and terminates it, with all
+its descendants, when the owner closes the supervisor's standard input, when the owner dies (also by `kill -9`), or when the
+supervisor gets SIGTERM: first SIGTERM to all, then SIGKILL after five seconds. When the command exits by itself, remaining
+descendants are terminated in the same way. The exit status is the command's (128 + signal, as in a shell).
 
-With `--patience` only the command gets SIGTERM first, and that many seconds to exit while its descendants keep running, so
-that a training run can write a checkpoint. SIGQUIT to the supervisor ends this grace period at once. If one supervisor runs
-below another, the outer one waits for the grace period of the inner one.
+The environment variable `SURE_MATH_GRACE_S` sets a grace period: only the command gets SIGTERM first, and that many seconds to
+exit while its descendants keep running, so that a training run can write a checkpoint. SIGQUIT to the supervisor ends this
+grace period at once. If one supervisor runs below another, the outer one waits for the grace period of the inner one. The
+supervisor removes the variable from the environment of its command, so that it marks supervisors only.
 
 `--guard` instead of a command watches processes that are already running (see `Guard`), such as those that Ray starts.
 
@@ -36,7 +37,8 @@ NOTICE_S = 2.0
 KILL_S = 3.0
 """Seconds to wait for processes to end after SIGKILL."""
 POLL_S = 0.25
-PATIENCE = "--patience"
+PATIENCE = "SURE_MATH_GRACE_S"
+"""The environment variable with the grace period of a supervisor in seconds."""
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -222,10 +224,8 @@ def _patient() -> list[psutil.Process]:
 def _promised(process: psutil.Process) -> float:
     """Return the grace period in seconds of a process that is a supervisor; 0 for other processes."""
     try:
-        command = process.cmdline()
-        option = command.index(PATIENCE)
-        return float(command[option + 1]) if command[option - 1] == "tasks.processes.supervisor" else 0.0
-    except (ValueError, IndexError, psutil.NoSuchProcess, psutil.AccessDenied):
+        return float(process.environ().get(PATIENCE, 0.0))
+    except (OSError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
         return 0.0
 
 
@@ -269,15 +269,13 @@ def _first(*values: int | None) -> int | None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command line: `--guard`, or an optional `--patience SECONDS` and a command after `--`."""
+    """Run the command line: `--guard`, or a command after `--`."""
+    patience = float(os.environ.pop(PATIENCE, 0.0))
     if arguments == ["--guard"]:
         return guard()
-    patience = 0.0
-    if len(arguments) > 1 and arguments[0] == PATIENCE:
-        patience, arguments = float(arguments[1]), arguments[2:]
     if len(arguments) < 2 or arguments[0] != "--":
         print(
-            f"usage: python -m tasks.processes.supervisor (--guard | [{PATIENCE} SECONDS] -- COMMAND [ARGUMENT...])",
+            "usage: python -m tasks.processes.supervisor (--guard | -- COMMAND [ARGUMENT...])",
             file=sys.stderr,
         )
         return 2

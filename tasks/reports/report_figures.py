@@ -110,9 +110,7 @@ def roc_curve(scores: Sequence[float], positives: Sequence[bool], what: str = "m
     for tick in (0, 0.5, 1):
         parts.append(_text(left + size * tick, top + size + 18, f"{tick:g}", "middle"))
         parts.append(_text(left - 8, top + size * (1 - tick) + 4, f"{tick:g}", "end"))
-    parts.append(_text(left + size / 2, top + size + 36, f"correct {what} flagged", "middle", "name"))
-    turn = f'transform="rotate(-90 12 {top + size / 2:.0f})"'
-    parts.append(_text(12, top + size / 2, f"wrong {what} flagged", "middle", "name", turn))
+    parts += _axis_names(left, top, size, size, f"correct {what} flagged", f"wrong {what} flagged")
     return _svg(left + size + 12, top + size + 44, parts, "ROC curve of semantic entropy")
 
 
@@ -150,8 +148,10 @@ def wrong_by_entropy(scores: Sequence[float], wrong: Sequence[bool], *, top: flo
             tall, tip = rise * float(here.mean()), f"{int(here.sum())} of {len(here)} wrong"
             parts.append(_rect(left + index * step + 3, base - tall, step - 6, tall, "fill wrong", tip))
             parts.append(_text(middle, base - tall - 5, f"{len(here):,}", "middle"))
-    for tick in range(0, bins + 1, 2):
-        parts.append(_text(left + step * tick, base + 18, f"{top * tick / bins:.2f}", "middle"))
+    parts.extend(
+        _text(left + step * tick, base + 18, f"{top * tick / bins:.2f}", "middle")
+        for tick in range(0, bins + 1, 2)
+    )
     parts.append(
         _text(
             (left + right) / 2,
@@ -181,11 +181,7 @@ def risk_coverage(scores: Sequence[float], wrong: Sequence[int], totals: Sequenc
     for tick in (0, 0.5, 1):
         parts.append(_text(left + width * tick, top + height + 18, f"{tick:.0%}", "middle"))
         parts.append(_text(left - 8, down(ceiling * tick) + 4, f"{ceiling * tick:.0%}", "end"))
-    parts.append(
-        _text(left + width / 2, top + height + 36, "share kept, most certain first", "middle", "name")
-    )
-    turn = f'transform="rotate(-90 12 {top + height / 2:.0f})"'
-    parts.append(_text(12, top + height / 2, "share wrong among kept", "middle", "name", turn))
+    parts += _axis_names(left, top, width, height, "share kept, most certain first", "share wrong among kept")
     return _svg(left + width + 20, top + height + 44, parts, "Risk-coverage curve of semantic entropy")
 
 
@@ -217,6 +213,16 @@ def _unit_square(size: int, left: int, top: int, scale: str) -> list[str]:
     return parts
 
 
+def _axis_names(left: int, top: int, width: int, height: int, across: str, upward: str) -> list[str]:
+    """Write the names of a plot's horizontal and vertical axis."""
+    middle = top + height / 2
+    turn = f'transform="rotate(-90 12 {middle:.0f})"'
+    return [
+        _text(left + width / 2, top + height + 36, across, "middle", "name"),
+        _text(12, middle, upward, "middle", "name", turn),
+    ]
+
+
 def reliability_curve(bins: Sequence[tuple[float, float, float, float, float, int]]) -> Markup:
     """Draw accuracy by weight from one tuple per bin: mean weight, share of correct majorities, the ends of its interval, share
     of correct samples, number of problems."""
@@ -231,9 +237,7 @@ def reliability_curve(bins: Sequence[tuple[float, float, float, float, float, in
         parts.append(f"{dot}<title>{_label(tip)}</title></circle>")
         ring = f'<circle class="ring" cx="{x:.2f}" cy="{down - size * sample:.2f}" r="4">'
         parts.append(f"{ring}<title>{_label(tip)}</title></circle>")
-    parts.append(_text(left + size / 2, down + 36, "mean weight of the bin", "middle", "name"))
-    turn = f'transform="rotate(-90 12 {top + size / 2:.0f})"'
-    parts.append(_text(12, top + size / 2, "share correct", "middle", "name", turn))
+    parts += _axis_names(left, top, size, size, "mean weight of the bin", "share correct")
     return _svg(left + size + 20, down + 44, parts, "Accuracy by weight")
 
 
@@ -253,9 +257,7 @@ def weight_scatter(points: Sequence[tuple[float, float, str, str]]) -> Markup:
     for old, new, style, tip in points:
         dot = f'<circle class="fill point {_style(style)}" cx="{left + size * old:.2f}" cy="{down - size * new:.2f}" r="3.5">'
         parts.append(f"{dot}<title>{_label(tip)}</title></circle>")
-    parts.append(_text(left + size / 2, down + 36, "old weight", "middle", "name"))
-    turn = f'transform="rotate(-90 12 {top + size / 2:.0f})"'
-    parts.append(_text(12, top + size / 2, "new weight", "middle", "name", turn))
+    parts += _axis_names(left, top, size, size, "old weight", "new weight")
     return _svg(left + size + 20, down + 44, parts, "New weight against old weight")
 
 
@@ -273,8 +275,10 @@ def change_histogram(changes: Sequence[float], bins: int = 20) -> Markup:
             parts.append(_rect(left + index * step + 1, base - tall, step - 2, tall, "fill kept", tip))
             parts.append(_text(left + (index + 0.5) * step, base - tall - 4, f"{count:,}", "middle"))
     parts.append(_line(left + span / 2, base - rise - 16, left + span / 2, base, "diagonal"))
-    for tick in (-1, -0.5, 0, 0.5, 1):
-        parts.append(_text(left + span * (tick + 1) / 2, base + 18, f"{tick:+g}" if tick else "0", "middle"))
+    parts.extend(
+        _text(left + span * (tick + 1) / 2, base + 18, f"{tick:+g}" if tick else "0", "middle")
+        for tick in (-1, -0.5, 0, 0.5, 1)
+    )
     parts.append(_text(left + span / 2, base + 36, "new weight minus old weight", "middle", "name"))
     return _svg(width, base + 44, parts, "Change of the weight")
 

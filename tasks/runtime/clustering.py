@@ -87,14 +87,11 @@ def annotate(
         detail = f"fewer than two of {len(group)} responses take part"
         return Reject(problem_id=problem.id, stage="cluster", reason=Reason.TOO_FEW_ANSWERS, detail=detail)
     measures = asdict(uncertainties(group, labels, scope=settings.scope))
-    by_size = entropies_by_size(group, labels, scope=settings.scope)
     answer = clustering.representatives[majority(labels)]
     return Uncertainty(
         problem_id=problem.id,
         **measures,
-        sizes=tuple(by_size),
-        entropy_by_size=tuple(None if found is None else found.entropy for found in by_size.values()),
-        weight_by_size=tuple(None if found is None else found.weight for found in by_size.values()),
+        **_measures_by_size(group, labels, settings),
         labels=labels,
         cluster_answers=clustering.representatives,
         majority_answer=answer,
@@ -105,6 +102,18 @@ def annotate(
         transitivity_violations=clustering.transitivity_violations,
         **judgement([verdicts[pair] for pair in undecided(decisions)], judge),
     )
+
+
+def _measures_by_size(
+    group: Sequence[Response], labels: Sequence[int], settings: ClusterSettings
+) -> dict[str, tuple[Any, ...]]:
+    """Return the columns about the first 2, 4, 8, ... responses: their numbers, entropies and weights."""
+    by_size = entropies_by_size(group, labels, scope=settings.scope)
+    return {
+        "sizes": tuple(by_size),
+        "entropy_by_size": tuple(None if found is None else found.entropy for found in by_size.values()),
+        "weight_by_size": tuple(None if found is None else found.weight for found in by_size.values()),
+    }
 
 
 def judgement(judged: Sequence[JudgedPair], judge: tuple[str, str]) -> dict[str, Any]:

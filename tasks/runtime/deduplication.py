@@ -107,15 +107,15 @@ def same_templates(
 ) -> NDArray[np.bool_]:
     """Return whether one[k] and other[k] differ in numbers only, for every k. Each text is read once."""
     starts = offsets_of(counts)
-    asked = np.unique(np.concatenate([one, other]))
-    cuts = np.searchsorted(asked, starts)
+    needed = np.unique(np.concatenate([one, other]))
+    cuts = np.searchsorted(needed, starts)
     items = [
-        TemplateWork(path=path, rows=asked[low:high] - start)
+        TemplateWork(path=path, rows=needed[low:high] - start)
         for path, start, low, high in zip(paths, starts, cuts, cuts[1:], strict=False)
         if high > low
     ]
     templates = np.concatenate([np.empty((0, 2), dtype=np.uint64), *mapper(template_digests, items)])
-    pair = templates[np.searchsorted(asked, one)], templates[np.searchsorted(asked, other)]
+    pair = templates[np.searchsorted(needed, one)], templates[np.searchsorted(needed, other)]
     return (pair[0] == pair[1]).all(axis=1)
 
 

@@ -176,15 +176,20 @@ def run_shards(
         progress.shard_done(size)
     progress.finish()
     ready(None)
+    artifact = _finish(run, stage, len(sizes))
+    logger.info("%s: wrote %s", stage.name, folder.name)
+    return artifact
+
+
+def _finish(run: Run, stage: Stage, num_shards: int) -> Artifact:
+    """Write the artifact's record, which completes it, and return its handle."""
     record = {
         "build": uuid.uuid4().hex, "input_builds": _builds(run.store, stage),
         "settings": {**stage.settings, **stage.data}, "prompts": stage.prompts, "models": stage.models,
     }  # fmt: skip
-    artifact = run.store.finish(
-        stage.name, stage.fingerprint, len(sizes), record, primary=stage.primary, inputs=stage.inputs
+    return run.store.finish(
+        stage.name, stage.fingerprint, num_shards, record, primary=stage.primary, inputs=stage.inputs
     )
-    logger.info("%s: wrote %s", stage.name, folder.name)
-    return artifact
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

@@ -35,7 +35,7 @@ def chat_model(
     verb, name = "connecting to" if role.serve is None else "starting", role_name.replace("_", " ")
     log(f"{stage}: {verb} the {name} server ({role.model})")
 
-    waiting = now_and_then(
+    waiting = rate_limited(
         lambda seconds, line: log(f"{stage}: waiting for the {name} server, {seconds:.0f} s: {line[:120]}"),
         check_cancelled=check_cancelled,
     )
@@ -66,7 +66,7 @@ def note_engine(
     if found is None:
         log(f"{role}: served elsewhere, its batch invariance is not checked")
         return
-    log(f"{role}: {found.sentence}")
+    log(f"{role}: {found.description}")
     ledger.record_engine(model, found.dtype, found.machine, invariant=found.verified)
 
 
@@ -86,7 +86,7 @@ def batch_invariance(run: Run) -> dict[str, str]:
     }  # fmt: skip
 
 
-def now_and_then(
+def rate_limited(
     log: Callable[[float, str], None],
     every_s: float = 15.0,
     check_cancelled: Callable[[], None] = lambda: None,
@@ -94,24 +94,24 @@ def now_and_then(
     """Return a callback that calls `check_cancelled` each time and `log` at most once every `every_s` seconds of waiting."""
     logged = 0.0
 
-    def sparse(seconds: float, line: str) -> None:
+    def on_wait(seconds: float, line: str) -> None:
         nonlocal logged
         check_cancelled()
         if seconds - logged >= every_s:
             logged = seconds
             log(seconds, line)
 
-    return sparse
+    return on_wait
 
 
-def ask(
+def complete_all(
     model: ChatModel, requests: Sequence[ChatRequest], on_progress: Callable[[int], None]
 ) -> list[Completion | Failure]:
     """Return the outcome of every request, in order: a refused request is a `Failure`; an unreachable server raises."""
     return model.complete_all(requests, on_progress=lambda done, _total: on_progress(done))
 
 
-class AskedAhead(Generic[Item]):
+class RequestsAhead(Generic[Item]):
     """Send the requests of a stage shard by shard; the next shard's are sent while the last replies of a shard are pending.
 
     `requests_of(index)` returns the items of a shard and the request of each, `count()` the number of shards. Only shards
@@ -125,21 +125,21 @@ class AskedAhead(Generic[Item]):
         self._turns, self._requests_of, self._count, self._pending = turns, requests_of, count, pending
         self._requested: dict[int, tuple[Sequence[Item], Answers]] = {}
 
-    def answered(
+    def outcomes(
         self, index: int, on_progress: Callable[[int], None]
     ) -> list[tuple[Item, Completion | Failure]]:
         """Return the items of a shard with their outcomes, in order. Call it for the shards in ascending order.
 
         Raises if the server is unreachable.
         """
-        self._ask(index)
+        self._request(index)
         following = (other for other in range(index + 1, self._count()) if self._pending.is_left(other))
         if (after := next(following, None)) is not None:
-            self._ask(after)
+            self._request(after)
         items, answers = self._requested.pop(index)
         return list(zip(items, answers.wait(on_progress), strict=True))
 
-    def _ask(self, index: int) -> None:
+    def _request(self, index: int) -> None:
         if index not in self._requested:
             items, requests = self._requests_of(index)
             self._requested[index] = items, self._turns.ask(requests)

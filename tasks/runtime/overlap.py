@@ -14,7 +14,7 @@ from tasks.storage.artifacts import Artifact, Store
 POLL_S = 0.2  # seconds between two checks for a finished shard
 
 
-class Ended(Exception):
+class OtherStageFailed(Exception):
     """Raised in a stage because the concurrent stage failed; the error of the other stage is the one to report."""
 
 
@@ -29,27 +29,27 @@ class Handover:
         self._whole, self._failed = threading.Event(), threading.Event()
 
     def check_cancelled(self) -> None:
-        """Raise `Ended` if one of the stages has failed."""
+        """Raise `OtherStageFailed` if one of the stages has failed."""
         if self._failed.is_set():
-            raise Ended("a concurrent stage failed")
+            raise OtherStageFailed("a concurrent stage failed")
 
     def wait(self, index: int | None) -> None:
         """Block until shard `index` of the first stage is on disk (None: until its artifact is finished).
 
-        Raises `Ended` if one of the stages fails meanwhile.
+        Raises `OtherStageFailed` if one of the stages fails meanwhile.
         """
-        while not self._there(index):
+        while not self._is_finished(index):
             self.check_cancelled()
             self._failed.wait(POLL_S)
 
-    def _there(self, index: int | None) -> bool:
+    def _is_finished(self, index: int | None) -> bool:
         if index is None:
             return self._whole.is_set()
         return self._store.finished_shard(self._folder, index) is not None
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:
-        """A block whose exception ends the other stage at its next cancellation check."""
+        """Run a block; an exception in it ends the other stage at its next cancellation check."""
         try:
             yield
         except BaseException:
@@ -62,15 +62,15 @@ class Handover:
         Raises the exception of the stage that failed first, after both have ended.
         """
 
-        def beside() -> Artifact:
+        def run_second() -> Artifact:
             with self.failing_together():
                 return second()
 
         with ThreadPoolExecutor(1, "second-stage") as pool, self.failing_together():
-            later = pool.submit(copy_context().run, beside)
+            later = pool.submit(copy_context().run, run_second)
             try:
                 written = first()
-            except Ended:
+            except OtherStageFailed:
                 later.result()  # raises
                 raise
             self._whole.set()

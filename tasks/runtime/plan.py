@@ -6,15 +6,15 @@ Computed in seconds from settings and local files, without a model, a server or 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from prompts import Prompt, all_prompts, load_prompt
 from prompts.schemas import EQUIVALENCE_SCHEMA, QUALITY_SCHEMA
 from tasks.config import PROJECT_ROOT, Config, Source, load_config
-from tasks.errors import UserError
+from tasks.errors import UserError, attempt
 from tasks.llm.token_counts import Counter, token_counter
 from tasks.rows import Problem, Tier
 from tasks.runtime.estimate import (
@@ -33,8 +33,6 @@ from tasks.seeds.kinds import KindSettings
 from tasks.seeds.registry import load, resolve
 from tasks.storage.artifacts import atomic_write
 from tasks.storage.hub import COMMIT
-
-T = TypeVar("T")
 
 
 def write_plan(profile: str, overrides: Mapping[str, Any] | None) -> tuple[Path, Plan]:
@@ -68,11 +66,12 @@ def planned(config: Config, root: Path) -> Plan:
         notes.append("distill: counts the student's rollouts only, not scoring and training")
     texts = Texts(problems=problems, counts=tuple(counts), chars_unread=config.plan.problem_chars)
     lengths = {"chars": texts.lengths(lambda found: [len(text) for text in found], 1.0, "")}
-    absent = []
+    absent, unread = [], []
     for role, (model, revision) in models.items():
-        counter = _attempt(notes, lambda m=model, r=revision: token_counter(m, r, PROJECT_ROOT))
+        counter = attempt(unread, lambda m=model, r=revision: token_counter(m, r, PROJECT_ROOT))
         absent += [model] if counter is None else []
-        lengths[role] = texts.lengths(counter or quarters, 1 / CHARS_PER_TOKEN, FRAMES.get(role, ""))
+        lengths[role] = texts.lengths(counter or estimated_tokens, 1 / CHARS_PER_TOKEN, FRAMES.get(role, ""))
+    notes += _missing(unread)
     if absent:
         notes.append(
             f"not on this machine: {', '.join(dict.fromkeys(absent))}; their tokens are estimated at four characters each,"
@@ -83,7 +82,7 @@ def planned(config: Config, root: Path) -> Plan:
     return make_plan(config, counts, lengths, rollouts=rollouts, notes=tuple(dict.fromkeys(notes)))
 
 
-def quarters(texts: Sequence[str]) -> list[int]:
+def estimated_tokens(texts: Sequence[str]) -> list[int]:
     """Estimate the number of tokens of each text, at four characters per token."""
     return [round(len(text) / CHARS_PER_TOKEN) for text in texts]
 
@@ -105,17 +104,18 @@ def assumptions(config: Config) -> str:
 
 def read_sources(config: Config, notes: list[str]) -> tuple[list[Problem], list[PlannedSource]]:
     """Return the problems of all local sources, as stage aggregate would keep them, and the count of every source."""
-    rows, unread, loose = [], {}, []
+    rows, unread, loose, missing = [], {}, [], []
     for source in curated_first(config.aggregate):
         if source.is_remote:
             unread[source.name] = declared(source, "declared, not read from the hub")
             loose += [] if is_pinned(source) else [source.name]
             continue
-        found = _attempt(notes, lambda one=source: load(one))
+        found = attempt(missing, lambda one=source: load(one))
         if found is None:
             unread[source.name] = declared(source, "declared, its file is not here")
         else:
             rows.extend(found.outcomes)
+    notes += _missing(missing)
     if loose:
         notes.append(
             f"sources read at the latest commit, since their revisions are not pinned: {', '.join(loose)}"
@@ -235,10 +235,6 @@ FRAMES = {
 """The fixed part of every reply of a role, without the problem or the answers."""
 
 
-def _attempt(notes: list[str], call: Callable[[], T]) -> T | None:
-    """Return the result of the call, or None if it raises a `UserError`, which becomes a note."""
-    try:
-        return call()
-    except UserError as error:
-        notes.append(f"missing on this machine: {error}".replace(f"{PROJECT_ROOT}/", ""))
-        return None
+def _missing(problems: Sequence[str]) -> list[str]:
+    """Return a note for each model or file that could not be read."""
+    return [f"missing on this machine: {one}".replace(f"{PROJECT_ROOT}/", "") for one in problems]

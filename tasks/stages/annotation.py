@@ -39,7 +39,7 @@ def open_annotation(profile: str, overrides: Mapping[str, Any] | None, root: Pat
     return Run(config=config, store=Store(PROJECT_ROOT / root), identities=identities)
 
 
-def alone_in(run: Run, what: str) -> AbstractContextManager[None]:
+def annotation_lock(run: Run, what: str) -> AbstractContextManager[None]:
     """Lock the output folder for a block; raises `UserError` immediately if another annotation run holds the lock."""
     return alone(run.store.root / "annotation.lock", what)
 

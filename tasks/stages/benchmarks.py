@@ -31,7 +31,7 @@ def read_benchmarks(run: Run) -> Artifact:
     def loaded() -> Mapping[str, Loaded]:
         found = {source.name: load(source) for source in run.config.decontam.benchmarks}
         for name, source in found.items():
-            must_hold_problems(name, source)
+            check_has_problems(name, source)
             get_run_logger().info("benchmarks: %s", account(name, source))
         return found
 
@@ -58,7 +58,7 @@ def benchmarks_stage(config: Config) -> Stage:
     )  # fmt: skip
 
 
-def must_hold_problems(name: str, loaded: Loaded) -> None:
+def check_has_problems(name: str, loaded: Loaded) -> None:
     """Raise `UserError` for a benchmark without problems, with the counts of its rows."""
     if loaded.problems == 0:
         raise UserError(

@@ -17,7 +17,7 @@ from tasks.rows import JudgedPair, Problem, Reject, Response, Uncertainty
 from tasks.runtime.chunks import shard_rows, shard_sizes
 from tasks.runtime.clustering import Decisions, annotate, deciding, undecided
 from tasks.runtime.driver import Lazy, Run, Shard, Stage, run_shards
-from tasks.runtime.models import ask, chat_model
+from tasks.runtime.models import chat_model, complete_all
 from tasks.runtime.pending import Pending, rows_digest
 from tasks.storage.artifacts import Artifact, Store
 from tasks.uncertainty.clusters import Pair
@@ -150,7 +150,7 @@ def judge_pairs(
     if not pairs:
         return {}, JudgeTokens()
     requests = [request(one, two, run) for pair in pairs for one, two in (pair, pair[::-1])]
-    replies = ask(model.get(), requests, lambda _done: check_cancelled())
+    replies = complete_all(model.get(), requests, lambda _done: check_cancelled())
     forward, backward = replies[0::2], replies[1::2]
     verdicts = {
         pair: verdict(pair, one, two) for pair, one, two in zip(pairs, forward, backward, strict=True)

@@ -30,7 +30,7 @@ from tasks.storage.metrics import read_metrics
 from training.config import RunConfig, run_folder
 
 PROBLEMS = "problems.txt"
-"""File beside RUN.json with the errors of the launcher that the user can fix, one per line."""
+"""File next to RUN.json with the errors of the launcher that the user can fix, one per line."""
 STEP = re.compile(r"train: step (\d+) of (\d+)")
 TABLE_ROWS = 20
 SHOWN = {
@@ -90,7 +90,7 @@ def train(config: RunConfig, settings: DistillSettings) -> Path:
     """Check the run, then train it as a job on this machine or on the Ray cluster `ray_address`; return the run's folder."""
     logger = get_run_logger()
     settled = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
-    folder = run_folder(config.output, checked(config.output, settled, logger.info))
+    folder = run_folder(config.output, check_run(config.output, settled, logger.info))
     atomic_write(folder / "RUN.json", settled)  # each run has its own, so concurrent runs do not interfere
     launch = command(folder)
     place: Any = {"folder": PROJECT_ROOT, "environment": environment(), "log": folder / "train.log"}
@@ -98,12 +98,12 @@ def train(config: RunConfig, settings: DistillSettings) -> Path:
         lines = local_lines(launch, **place)
     else:
         lines = cluster_lines(settings.ray_address, f"sure-math-{folder.name}", launch, **place)
-    with sentences(folder), closing(lines):
+    with job_failed_as_user_error(folder), closing(lines):
         follow(lines, logger.info, folder)
     return folder
 
 
-def checked(output: Path, settled: str, log: Any) -> str:
+def check_run(output: Path, settled: str, log: Any) -> str:
     """Check the settings (JSON) and return the fingerprint of their run. Raises `UserError` with all errors that are found.
 
     Every check has its own folder in `output`, since several may run at the same time. The folder is removed, except when
@@ -122,7 +122,7 @@ def checked(output: Path, settled: str, log: Any) -> str:
         )
         found = ""
         try:
-            with sentences(folder), closing(lines):
+            with job_failed_as_user_error(folder), closing(lines):
                 for line in lines:
                     log("distill: %s", line)
                     found = match[1] if (match := FINGERPRINT.fullmatch(line)) else found
@@ -141,7 +141,7 @@ def command(folder: Path, *options: str) -> list[str]:
 
 
 @contextmanager
-def sentences(folder: Path) -> Iterator[None]:
+def job_failed_as_user_error(folder: Path) -> Iterator[None]:
     """Convert a `JobFailed` of the block to a `UserError` if the launcher wrote errors for the run in `folder`.
 
     The message has one error per line. Without such errors the `JobFailed` is raised unchanged.

@@ -21,7 +21,7 @@ from tasks.problems.verdicts import BadReply, parse_evolution
 from tasks.rows import Problem, Reason, Reject, Role, Strategy, problem_id
 from tasks.runtime.chunks import RowHashes, bounds, cut, overlaps, row_hashes, shard_rows
 from tasks.runtime.driver import Lazy, Run, Shard, Stage, run_shards
-from tasks.runtime.models import AskedAhead, chat_model
+from tasks.runtime.models import RequestsAhead, chat_model
 from tasks.runtime.pending import Pending, rows_digest
 from tasks.storage.artifacts import Artifact
 
@@ -74,10 +74,10 @@ def evolve_round(run: Run, parents: Artifact, number: int, model: Lazy[ChatModel
         return part, [request(parent, child, run.config, recipe) for parent, child in part]
 
     with Turns(model.get) as turns:
-        asked = AskedAhead(turns, requests_of, lambda: len(children_of.sizes), pending)
+        ahead = RequestsAhead(turns, requests_of, lambda: len(children_of.sizes), pending)
 
         def work(index: int, on_progress: Callable[[int], None]) -> Shard:
-            return collect([evolved(*pair, reply, run) for pair, reply in asked.answered(index, on_progress)])
+            return collect([evolved(*pair, reply, run) for pair, reply in ahead.outcomes(index, on_progress)])
 
         return run_shards(run, stage, lambda: children_of.sizes, work, pending)
 

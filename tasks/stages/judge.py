@@ -16,7 +16,7 @@ from tasks.problems.verdicts import BadReply, parse_quality
 from tasks.rows import Problem, Reason, Reject, Verdict
 from tasks.runtime.chunks import shard_rows, shard_sizes
 from tasks.runtime.driver import Lazy, Run, Shard, Stage, run_shards
-from tasks.runtime.models import AskedAhead, chat_model
+from tasks.runtime.models import RequestsAhead, chat_model
 from tasks.runtime.pending import Pending
 from tasks.storage.artifacts import Artifact
 
@@ -42,10 +42,10 @@ def judge(run: Run, candidates: Artifact) -> Artifact:
         return rows, [request(row, run) for row in rows]
 
     with Lazy(lambda: chat_model(run, "quality_judge", "judge", log)) as model, Turns(model.get) as turns:
-        asked = AskedAhead(turns, requests_of, lambda: len(sizes()), pending)
+        ahead = RequestsAhead(turns, requests_of, lambda: len(sizes()), pending)
 
         def work(index: int, on_progress: Callable[[int], None]) -> Shard:
-            return collect([judged(row, reply, run) for row, reply in asked.answered(index, on_progress)])
+            return collect([judged(row, reply, run) for row, reply in ahead.outcomes(index, on_progress)])
 
         return run_shards(run, stage, sizes, work, pending)
 

@@ -22,7 +22,7 @@ from tasks.llm.sampler import Sampled, SampleFailure, SamplePrompt, TeacherSampl
 from tasks.rows import Problem, Reason, Reject, Response
 from tasks.runtime.chunks import bounds, cut, overlaps, row_hashes, shard_rows, shard_sizes
 from tasks.runtime.driver import Lazy, Run, Shard, Stage, run_shards
-from tasks.runtime.models import note_engine, now_and_then
+from tasks.runtime.models import note_engine, rate_limited
 from tasks.runtime.pending import Pending, rows_digest
 from tasks.storage.artifacts import Artifact
 from tasks.storage.tables import read_table
@@ -41,18 +41,6 @@ def sample(run: Run, selected: Artifact, check_cancelled: Callable[[], None] = l
     sizes = cache(lambda: sample_sizes(run, selected))
     log, ledger = get_run_logger().info, Ledger(run.ledger_path)
 
-    @contextmanager
-    def open_sampler() -> Iterator[TeacherSampler]:
-        identity = run.identities["teacher"]
-        log(f"sample: starting the teacher ({run.config.models.teacher.model})")
-        with TeacherSampler(
-            run.config.models.teacher, root=PROJECT_ROOT, identity=identity, ledger=ledger,
-            logprobs=run.config.sample.logprobs,
-            on_wait=now_and_then(lambda seconds, line: log(f"sample: {line}, {seconds:.0f} s"), check_cancelled=check_cancelled),
-        ) as sampler:  # fmt: skip
-            note_engine(sampler.invariance, "teacher", identity, ledger, log)
-            yield sampler
-
     def rows_of(index: int) -> list[Problem]:
         return [
             row
@@ -60,7 +48,7 @@ def sample(run: Run, selected: Artifact, check_cancelled: Callable[[], None] = l
             for row in shard_rows(run.store, selected, part, "problems", Problem)[low:high]
         ]
 
-    with ledger, Lazy(open_sampler) as sampler:
+    with ledger, Lazy(lambda: start_teacher(run, ledger, check_cancelled)) as sampler:
 
         def work(index: int, on_progress: Callable[[int], None]) -> Shard:
             def done(count: int) -> None:
@@ -74,6 +62,20 @@ def sample(run: Run, selected: Artifact, check_cancelled: Callable[[], None] = l
 
         pending = Pending(run.store, stage, lambda index: rows_digest(rows_of(index)))
         return run_shards(run, stage, sizes, work, pending)
+
+
+@contextmanager
+def start_teacher(run: Run, ledger: Ledger, check_cancelled: Callable[[], None]) -> Iterator[TeacherSampler]:
+    """Start the teacher's engine, and end it when the block ends."""
+    log, identity = get_run_logger().info, run.identities["teacher"]
+    log(f"sample: starting the teacher ({run.config.models.teacher.model})")
+    with TeacherSampler(
+        run.config.models.teacher, root=PROJECT_ROOT, identity=identity, ledger=ledger,
+        logprobs=run.config.sample.logprobs,
+        on_wait=rate_limited(lambda seconds, line: log(f"sample: {line}, {seconds:.0f} s"), check_cancelled=check_cancelled),
+    ) as sampler:  # fmt: skip
+        note_engine(sampler.invariance, "teacher", identity, ledger, log)
+        yield sampler
 
 
 def sample_sizes(run: Run, selected: Artifact) -> tuple[int, ...]:

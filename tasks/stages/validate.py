@@ -111,7 +111,7 @@ def publish(found: Validation) -> None:
     """Publish the main figures as artifacts of the Prefect UI."""
     create_table_artifact(
         table=[
-            {"measure": MEASURES[one.measure], "AUROC, majority wrong": one_area(one.auroc), "AURC": one_area(one.aurc)}
+            {"measure": MEASURES[one.measure], "AUROC, majority wrong": area_text(one.auroc), "AURC": area_text(one.aurc)}
             for one in found.majority.detections
         ],
         key="validation", description="Detection of wrong majority answers",
@@ -123,6 +123,6 @@ def publish(found: Validation) -> None:
     )  # fmt: skip
 
 
-def one_area(area: Any) -> str:
+def area_text(area: Any) -> str:
     """Format an area with its interval: 0.873 [0.845, 0.897]."""
     return "not defined" if area is None else f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}]"

@@ -59,6 +59,7 @@ class Reannotation:
 
     @property
     def added(self) -> int:
+        """Number of added rows."""
         return sum(len(rows) for rows in self.changes.added.values())
 
 
@@ -89,7 +90,7 @@ def publish_version(run: Run, review: Review, artifacts: Artifacts) -> str:
     write_whole.with_options(name="version", task_run_name=f"version: {identity[:16]}")(
         folder, lambda place: fill(place, run, review, manifest, outcome)
     )
-    point_to(run, review, folder)
+    record_latest(run, review, folder)
     publish(folder, outcome)
     return str(folder / "dataset")
 
@@ -245,7 +246,7 @@ def fill(place: Path, run: Run, review: Review, manifest: Manifest, outcome: Rea
     write_drift(place, drifted)
 
 
-def point_to(run: Run, review: Review, folder: Path) -> None:
+def record_latest(run: Run, review: Review, folder: Path) -> None:
     """Update `latest.json` so that this version is the newest."""
     manifest, root = read_manifest(folder / "dataset"), run.store.root
     contents, place = manifest.contents, folder.relative_to(root)

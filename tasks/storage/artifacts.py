@@ -218,9 +218,7 @@ class Store:
         folder = self.folder(name, fingerprint)
         _check_own_keys(folder, record, _OWN_KEYS)
         shards = [self._must_be_finished(folder, index) for index in range(num_shards)]
-        rows: Counter[str] = Counter()
-        for shard in shards:
-            rows.update({table: entry["rows"] for table, entry in shard["tables"].items()})
+        rows = _count_rows(shards)
         if shards and primary not in rows:
             raise ValueError(f"{folder.name} has no table {primary!r}; it has {', '.join(sorted(rows))}")
         whole = {
@@ -277,6 +275,14 @@ class Store:
         """Remove the artifact from disk. Does nothing if it does not exist."""
         remove_folder(artifact.path)
         sweep(artifact.path.parent, artifact.path.name)
+
+
+def _count_rows(shards: Sequence[Mapping[str, Any]]) -> Counter[str]:
+    """Return the rows of each table, summed over the shards' records."""
+    rows: Counter[str] = Counter()
+    for shard in shards:
+        rows.update({table: entry["rows"] for table, entry in shard["tables"].items()})
+    return rows
 
 
 def shard_folder(folder: Path, index: int) -> Path:

@@ -17,6 +17,8 @@ MAX_CELL = 300  # characters; longer values are truncated on a card
 class Markdown(str):
     """Text that is already Markdown and is printed unescaped."""
 
+    __slots__ = ()
+
 
 def render_card(template: str, /, **values: object) -> str:
     """Render a template; the same values give the same text.

@@ -142,9 +142,9 @@ def write_dataset(
     _check_responses(problems, samples, responses)
     manifest = replace(manifest, contents=describe(problems, samples))
     with whole_folder(Path(folder), replace=True) as place:
-        for split in problems:
-            unflagged = [row for row in problems[split] if not row.benchmark_overlap]
-            flagged = [row for row in problems[split] if row.benchmark_overlap]
+        for split, rows in problems.items():
+            unflagged = [row for row in rows if not row.benchmark_overlap]
+            flagged = [row for row in rows if row.benchmark_overlap]
             _write_split(place / DATA, split, Example, unflagged)
             _write_split(place / FLAGGED, split, Example, flagged)
             _write_split(place / RESPONSES, split, Response, samples[split])

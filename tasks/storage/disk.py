@@ -53,7 +53,7 @@ def make_folder(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """fsync a folder, which makes the renames in it durable."""
+    """Call fsync on a folder, which makes the renames in it durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -8,8 +8,10 @@ from dataclasses import dataclass, fields, replace
 from tasks.rows import Example, Flag, Problem, Response, Uncertainty, Verdict
 from tasks.uncertainty.annotation import AnnotationRecipe
 
-_SAME_NAME = {field.name for field in fields(Uncertainty)} & {field.name for field in fields(Example)}
-ANNOTATION_COLUMNS = frozenset(_SAME_NAME) | {
+_UNCERTAINTY_COLUMNS = {field.name for field in fields(Uncertainty)} & {
+    field.name for field in fields(Example)
+}
+ANNOTATION_COLUMNS = frozenset(_UNCERTAINTY_COLUMNS) | {
     "cluster_labels", "teacher_model", "teacher_prompt", "equivalence_judge_model", "equivalence_judge_prompt",
     "sampling_fingerprint", "annotation_fingerprint",
 }  # fmt: skip
@@ -57,29 +59,8 @@ def example(problem: Problem, rows: Annotated) -> Example:
         round=problem.round,
         strategies=tuple(str(step.strategy) for step in steps if step.strategy is not None),
         answer=problem.answer,
-        majority_answer=found.majority_answer,
-        majority_correct=found.majority_correct,
-        semantic_entropy=found.semantic_entropy,
-        weight=found.weight,
-        discrete_entropy=found.discrete_entropy,
-        valid_entropy=found.valid_entropy,
-        intra_entropy=found.intra_entropy,
-        predictive_entropy=found.predictive_entropy,
-        normalised_entropy=found.normalised_entropy,
-        mean_logprob=found.mean_logprob,
-        majority_share=found.majority_share,
-        sizes=found.sizes,
-        entropy_by_size=found.entropy_by_size,
-        weight_by_size=found.weight_by_size,
+        **{name: getattr(found, name) for name in _UNCERTAINTY_COLUMNS},
         cluster_labels=found.labels,
-        cluster_probs=found.cluster_probs,
-        cluster_answers=found.cluster_answers,
-        num_samples=found.num_samples,
-        num_valid=found.num_valid,
-        num_truncated=found.num_truncated,
-        judge_calls=found.judge_calls,
-        order_flips=found.order_flips,
-        transitivity_violations=found.transitivity_violations,
         benchmark_root=problem.benchmark_root,
         benchmark_overlap=flag.benchmark_overlap,
         overlap_benchmarks=flag.benchmarks,

@@ -72,5 +72,6 @@ def alone(
         notified = True
         time.sleep(WAIT_STEP_S)
     with lock:
-        write_note(lock, {"what": what, "pid": os.getpid(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"})
+        since = f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}"
+        write_note(lock, {"what": what, "pid": os.getpid(), "since": since})
         yield

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Area", "aurc", "auroc", "auroc_gain"]
+from tasks.uncertainty.bootstrap import percentile_interval, resampled
 
-_BATCH = 1 << 18  # rows resampled at once; bounds the memory
+__all__ = ["Area", "aurc", "auroc", "auroc_gain"]
 
 
 class Area(NamedTuple):
@@ -140,22 +140,19 @@ Measure = Callable[[np.ndarray, np.ndarray], np.ndarray]  # positives and negati
 
 def _areas(rows: _Rows, measure: Measure, resamples: int, seed: int) -> tuple[float, np.ndarray]:
     """Return the measure of the rows, and of each resample. The resamples depend only on the row count and the seed."""
-    rng = np.random.default_rng(seed)
-    batch = max(1, _BATCH // rows.n)
-    drawn = []
-    for start in range(0, resamples, batch):
-        count = min(batch, resamples - start)
-        places = rng.integers(0, rows.n, (count, rows.n)) + np.arange(count)[:, None] * rows.n
+
+    def areas(indices: np.ndarray) -> np.ndarray:
+        count = len(indices)
+        places = indices + np.arange(count)[:, None] * rows.n
         times = np.bincount(places.ravel(), minlength=count * rows.n).reshape(count, rows.n)
-        drawn.append(measure(*rows.by_level(times)))
+        return measure(*rows.by_level(times))
+
     whole = measure(*rows.by_level(np.ones((1, rows.n))))
-    return float(whole[0]), np.concatenate(drawn)
+    return float(whole[0]), resampled(areas, rows.n, resamples=resamples, seed=seed)
 
 
 def _interval(value: float, drawn: np.ndarray, level: float, n: int) -> Area:
-    tail = (1.0 - level) / 2.0
-    low, high = np.nanquantile(drawn, [tail, 1.0 - tail])
-    return Area(value, float(low), float(high), n)
+    return Area(value, *percentile_interval(drawn, level), n)
 
 
 def _roc(hits: np.ndarray, misses: np.ndarray) -> np.ndarray:

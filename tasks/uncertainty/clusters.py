@@ -7,7 +7,7 @@ the first of all answers with the same normalised spelling.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -67,10 +67,8 @@ def cluster_answers(
     all into one cluster; `drop` excludes them.
     """
     representatives = _representatives(answers)
-    verdicts = tuple(
-        PairVerdict(first=first, second=second, same=same(first, second))
-        for first, second in _pairs(representatives.values())
-    )
+    pairs = _pairs(representatives.values())
+    verdicts = tuple(PairVerdict(first=a, second=b, same=same(a, b)) for a, b in pairs)
     joined = {(verdict.first, verdict.second) for verdict in verdicts if verdict.same}
     group = {"union_find": _closed, "complete": _complete}[linkage]
     roots = group([representatives[spelling] for spelling in sorted(representatives)], joined)
@@ -86,9 +84,7 @@ def cluster_answers(
             answers[labels.index(label)] for label in range(max(labels, default=DROPPED) + 1)
         ),
         judge_calls=len(verdicts),
-        transitivity_violations=sum(
-            verdict.same != (roots[verdict.first] == roots[verdict.second]) for verdict in verdicts
-        ),
+        transitivity_violations=_violations(verdicts, roots),
         verdicts=verdicts,
     )
 
@@ -138,8 +134,13 @@ def _complete(answers: Sequence[str], joined: Set[Pair]) -> dict[str, str]:
     return {answer: members[0] for members in clusters for answer in members}
 
 
+def _violations(verdicts: Sequence[PairVerdict], roots: Mapping[str, str]) -> int:
+    """Return the number of verdicts that contradict the clusters."""
+    return sum(verdict.same != (roots[verdict.first] == roots[verdict.second]) for verdict in verdicts)
+
+
 def _numbered(keys: Iterable[tuple[str, str | int] | None]) -> tuple[int, ...]:
-    """Number the keys in order of first appearance; None becomes `DROPPED`."""
+    """Return the number of each key, by order of first appearance; None becomes `DROPPED`."""
     numbers: dict[tuple[str, str | int], int] = {}
     return tuple(DROPPED if key is None else numbers.setdefault(key, len(numbers)) for key in keys)
 

@@ -33,6 +33,7 @@ class Move:
 
     @property
     def change(self) -> float:
+        """New weight minus old weight."""
         return self.new_weight - self.old_weight
 
 

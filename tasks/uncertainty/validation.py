@@ -132,7 +132,7 @@ def errors(rows: Sequence[Checked], target: Kind) -> tuple[list[int], list[int]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TierResult:
-    """The result of one tier. (An AUROC over all tiers is also raised by separating easy tiers from hard ones.)"""
+    """The result of one tier. An AUROC over all tiers is also raised by separating easy tiers from hard ones."""
 
     tier: str
     problems: int

@@ -29,7 +29,7 @@ def test_an_engine_that_ignores_the_batch_is_verified() -> None:
 
     found = check_invariance(generate, dtype="float32", machine="cpu x")
     assert found.verified and found.different == 0
-    assert found.sentence.startswith("batch-invariant: 8 probes") and found.sentence.endswith(
+    assert found.description.startswith("batch-invariant: 8 probes") and found.description.endswith(
         "(float32, cpu x)"
     )
     everything = list(range(PROBES))
@@ -44,8 +44,8 @@ def test_probes_that_change_alone_or_in_another_order_are_counted() -> None:
 
     found = check_invariance(by_company, dtype="bfloat16", machine="cpu x")
     assert (found.different, found.verified) == (2, False)
-    assert "2 of 8 probes depend on the other prompts of the batch (bfloat16, cpu x)" in found.sentence
-    assert "use dtype float32 on a CPU" in found.sentence
+    assert "2 of 8 probes depend on the other prompts of the batch (bfloat16, cpu x)" in found.description
+    assert "use dtype float32 on a CPU" in found.description
 
 
 def test_probes_differ_in_length_and_fit_the_context() -> None:

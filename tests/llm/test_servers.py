@@ -135,9 +135,12 @@ def test_the_supervisor_survives_ctrl_c_which_is_its_owners_business() -> None:
 
 
 NESTING = """
-import subprocess, sys
-inner = [sys.executable, "-m", "tasks.processes.supervisor", "--patience", "300", "--", sys.executable, "-c", {inner!r}]
-subprocess.Popen(inner, stdin=subprocess.PIPE, start_new_session=True).wait()
+import os, subprocess, sys
+from tasks.processes.supervisor import PATIENCE
+inner = [sys.executable, "-m", "tasks.processes.supervisor", "--", sys.executable, "-c", {inner!r}]
+subprocess.Popen(
+    inner, stdin=subprocess.PIPE, start_new_session=True, env=os.environ | {{PATIENCE: "300"}}
+).wait()
 """
 SAVING = """
 import signal, subprocess, sys, time

@@ -27,6 +27,7 @@ from tasks.errors import UserError
 from tasks.processes import jobs
 from tasks.processes.jobs import JobFailed, cluster_lines, job_environment, local_lines
 from tasks.processes.ray_session import RAY_ENVIRONMENT
+from tasks.processes.supervisor import PATIENCE
 
 START_S = 120.0
 COUNT = ["bash", "-c", "for i in 1 2 3 4 5; do echo line $i; sleep 1; done"]
@@ -56,6 +57,13 @@ def test_the_lines_of_a_local_command_are_yielded_and_logged(tmp_path: Path) -> 
     found = list(local_lines(command, folder=tmp_path, environment={"SAID": "x"}, log=tmp_path / "a/log"))
     assert found == ["one", str(tmp_path), "x"]
     assert (tmp_path / "a/log").read_text() == "".join(f"{line}\n" for line in found)
+
+
+def test_a_command_does_not_inherit_the_grace_period_of_its_supervisor(tmp_path: Path) -> None:
+    command = python(f"import os; print({PATIENCE!r} in os.environ)")
+    assert list(local_lines(command, folder=tmp_path, environment=os.environ, log=tmp_path / "log")) == [
+        "False"
+    ]
 
 
 def test_the_error_of_a_failed_local_command_contains_its_last_lines(tmp_path: Path) -> None:

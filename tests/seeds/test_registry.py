@@ -67,7 +67,7 @@ def test_the_public_sources_are_those_of_the_paper() -> None:
             {"kind": "pocket", "colour": 1},
             r"sources\.0\.colour: unknown key; see tasks/seeds/pocket_source\.py",
         ),
-        ({"kind": "file", "path": "x.jsonl", "tier": "easy"}, r"sources\.0\.name: Field required"),
+        ({"kind": "file", "path": "x.jsonl", "tier": "easy"}, r"sources\.0\.name: this setting is missing"),
         ({"kind": "file", "name": "x", "path": "x.jsonl"}, r"sources\.0: set tier"),
         (
             {"kind": "math", "columns": {"colour": "c"}},
@@ -80,7 +80,10 @@ def test_the_public_sources_are_those_of_the_paper() -> None:
         ({"kind": "math", "target": 0}, r"sources\.0\.target: Input should be greater than 0"),
         ({"kind": "omni_math", "drop": ["rain"]}, r"sources\.0\.drop\.0: Input should be"),
         ({"kind": "scalequest", "role": "curated"}, r"sources\.0\.role: Input should be 'seed'"),
-        ({"kind": "hub"}, r"sources\.0\.name: Field required \(and 2 more\); see tasks/seeds/any_hub\.py"),
+        (
+            {"kind": "hub"},
+            r"sources\.0\.name: this setting is missing \(and 2 more\); see tasks/seeds/any_hub\.py",
+        ),
     ],
 )
 def test_an_invalid_setting_is_reported_in_one_sentence_with_key_and_file(

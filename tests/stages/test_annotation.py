@@ -14,7 +14,7 @@ from tasks.errors import UserError
 from tasks.rows import Example
 from tasks.runtime.driver import Run
 from tasks.stages import annotation, cluster, sample
-from tasks.stages.annotation import alone_in, annotation_recipe, open_annotation
+from tasks.stages.annotation import annotation_lock, annotation_recipe, open_annotation
 from tasks.storage.artifacts import Store
 from tasks.storage.examples import ANNOTATION_COLUMNS, reannotated
 from tasks.uncertainty.annotation import Cause, stale_rows
@@ -63,12 +63,12 @@ PLAIN, JUDGED = (f"{number:032x}" for number in (1, 2))
         ({"cluster.unparsed": "one"}, {}, {PLAIN: Cause.CLUSTERING, JUDGED: Cause.CLUSTERING}),
         ({"cluster.judge": "judge_all"}, {}, {PLAIN: Cause.CLUSTERING, JUDGED: Cause.CLUSTERING}),
         ({"cluster.sampling.max_tokens": 64}, {}, {JUDGED: Cause.CLUSTERING}),
-        ({"models.equivalence_judge.dtype": "float32"}, {}, {JUDGED: Cause.CLUSTERING}),
+        ({"models.equivalence_judge.dtype": "bfloat16"}, {}, {JUDGED: Cause.CLUSTERING}),
         # annotations do not depend on resources, paths and the other stages
         ({"models.teacher.serve.max_num_seqs": 8, "models.teacher.concurrency": 1}, {}, {}),
         ({"run.output": "elsewhere", "run.shard_rows": 7, "run.cpu_workers": 1}, {}, {}),
         ({"evolve.seed": 5, "select.target": 10, "dedup.threshold": 0.5, "export.name": "x"}, {}, {}),
-        ({"models.quality_judge.dtype": "float32", "models.evolver.thinking": True}, {}, {}),
+        ({"models.quality_judge.dtype": "bfloat16", "models.evolver.thinking": True}, {}, {}),
     ],
 )
 def test_a_changed_setting_makes_exactly_the_right_rows_stale(
@@ -141,13 +141,13 @@ def test_an_annotation_run_does_not_check_evolver_and_sources(tmp_path: Path) ->
 
 def test_two_runs_do_not_annotate_into_one_folder_at_once(tmp_path: Path) -> None:
     run = run_with(root=tmp_path)
-    with alone_in(run, "a re-annotation"):
+    with annotation_lock(run, "a re-annotation"):
         with (
             pytest.raises(UserError, match="a re-annotation is already running"),
-            alone_in(run, "an annotation"),
+            annotation_lock(run, "an annotation"),
         ):
             pass
-        with alone_in(run_with(root=tmp_path / "other"), "an annotation"):
+        with annotation_lock(run_with(root=tmp_path / "other"), "an annotation"):
             pass
-    with alone_in(run, "an annotation"):
+    with annotation_lock(run, "an annotation"):
         pass

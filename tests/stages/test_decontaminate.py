@@ -24,7 +24,7 @@ from tasks.runtime.driver import Run, Shard, Stage, run_shards
 from tasks.seeds.kinds import Loaded
 from tasks.seeds.registry import resolve
 from tasks.stages.aggregate import aggregate
-from tasks.stages.benchmarks import benchmarks_stage, must_hold_problems, read_benchmarks, without_repeats
+from tasks.stages.benchmarks import benchmarks_stage, check_has_problems, read_benchmarks, without_repeats
 from tasks.stages.decontaminate import TEST_SPLIT, account, ancestors, compare, decontaminate, flag
 from tasks.stages.export import Overlaps, benchmark_counts
 from tasks.stages.opening import check_benchmarks
@@ -136,9 +136,9 @@ def test_the_account_names_every_benchmark_with_its_size() -> None:
 def test_a_repeated_benchmark_problem_is_rejected_and_an_empty_benchmark_is_an_error() -> None:
     found = without_repeats([row("a"), row("b"), row("a")])
     assert [type(one) for one in found] == [Problem, Problem, Reject]
-    must_hold_problems("exam", Loaded(outcomes=(row("a"),), seen=1))
+    check_has_problems("exam", Loaded(outcomes=(row("a"),), seen=1))
     with pytest.raises(UserError, match=r"benchmark exam: 4 rows read, 0 problems; .* correct or remove"):
-        must_hold_problems("exam", Loaded(outcomes=(), seen=4))
+        check_has_problems("exam", Loaded(outcomes=(), seen=4))
 
 
 def test_counts_are_per_problem_and_include_benchmarks_without_overlaps() -> None:

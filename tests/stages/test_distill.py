@@ -34,7 +34,7 @@ def settled(run: Any) -> str:
 def test_the_check_returns_the_fingerprint_that_names_the_folder(tmp_path: Path) -> None:
     run = small_run(write_small_dataset(tmp_path / "dataset", [example(n) for n in range(4)]))
     printed: list[str] = []
-    found = distill.checked(tmp_path, settled(run), lambda _format, line: printed.append(line))
+    found = distill.check_run(tmp_path, settled(run), lambda _format, line: printed.append(line))
     assert found == prepare(run).fingerprint and any(line.startswith("steps ") for line in printed)
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
     assert run_folder(tmp_path, found) == tmp_path / found[:12]
@@ -50,7 +50,7 @@ def test_the_stage_raises_all_errors_of_the_check_one_per_line(tmp_path: Path) -
         placement={"kind": "split", "students": 1, "engines": 2, "gpu_memory_gb": 1.0},
     )
     with pytest.raises(UserError) as refused:
-        distill.checked(tmp_path / "output", settled(run), lambda *_: None)
+        distill.check_run(tmp_path / "output", settled(run), lambda *_: None)
     found = inspect(run)
     assert len(found.problems) > 5 and found.table
     assert str(refused.value).splitlines() == list(found.problems)
@@ -67,7 +67,7 @@ def with_context(tokens: int, folder: Path) -> Path:
 def test_a_check_that_crashes_keeps_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distill, "command", lambda *_: [sys.executable, "-c", "raise ValueError('a bug')"])
     with pytest.raises(JobFailed, match="ValueError: a bug") as broken:
-        distill.checked(tmp_path, "{}", lambda *_: None)
+        distill.check_run(tmp_path, "{}", lambda *_: None)
     (log,) = tmp_path.glob("*/check.log")
     assert str(broken.value).endswith(f"(log: {log})") and "ValueError: a bug" in log.read_text()
 
@@ -88,7 +88,7 @@ def test_concurrent_checks_in_one_output_do_not_interfere(
     monkeypatch.setattr(distill, "local_lines", slow)
     with ThreadPoolExecutor(2) as flows:
         found = flows.map(
-            lambda seed: distill.checked(tmp_path, json.dumps({"seed": seed}), lambda *_: None), (1, 2)
+            lambda seed: distill.check_run(tmp_path, json.dumps({"seed": seed}), lambda *_: None), (1, 2)
         )
     assert list(found) == [f"{1:064x}", f"{2:064x}"]
     assert list(tmp_path.iterdir()) == []
@@ -97,12 +97,15 @@ def test_concurrent_checks_in_one_output_do_not_interfere(
 def test_errors_come_only_from_the_launcher_of_this_start(tmp_path: Path) -> None:
     problems = tmp_path / distill.PROBLEMS
     problems.write_text("Of an earlier start.\n")
-    with pytest.raises(JobFailed, match="killed: WARNING of an engine"), distill.sentences(tmp_path):
+    with (
+        pytest.raises(JobFailed, match="killed: WARNING of an engine"),
+        distill.job_failed_as_user_error(tmp_path),
+    ):
         raise JobFailed("killed: WARNING of an engine")
-    with pytest.raises(UserError, match="no cluster answers"), distill.sentences(tmp_path):
+    with pytest.raises(UserError, match="no cluster answers"), distill.job_failed_as_user_error(tmp_path):
         problems.write_text("The disk is full.\n")
         raise UserError("no cluster answers")
-    with pytest.raises(UserError) as reported, distill.sentences(tmp_path):
+    with pytest.raises(UserError) as reported, distill.job_failed_as_user_error(tmp_path):
         problems.write_text("The disk is full.\nThe model is gone.\n")
         raise JobFailed("RUN.json ended with 2: noise | The model is gone. | noise")
     assert str(reported.value) == "The disk is full.\nThe model is gone."
@@ -120,7 +123,7 @@ def test_the_stage_raises_the_errors_of_the_trainer_one_per_line(
 ) -> None:
     run = small_run(tmp_path / "nowhere", student={"model": "pocket/nobody"}, output=str(tmp_path))
     monkeypatch.setattr(
-        distill, "checked", lambda *_: "f" * 64
+        distill, "check_run", lambda *_: "f" * 64
     )  # as if the dataset had existed during the check
     with pytest.raises(UserError) as refused:
         train(run)

@@ -24,7 +24,7 @@ from tasks.config import PROJECT_ROOT, load_config
 from tasks.errors import UserError
 from tasks.llm.ledger import Ledger
 from tasks.rows import JudgedPair, Tier, Uncertainty
-from tasks.runtime.overlap import Ended, Handover
+from tasks.runtime.overlap import Handover, OtherStageFailed
 from tasks.stages.annotation import open_annotation
 from tasks.stages.own_problems import find_file, own_problems
 from tasks.stages.sample_and_cluster import overlaps, sample_and_cluster
@@ -305,7 +305,7 @@ def test_an_interrupt_of_the_first_stage_ends_the_waiting_second_stage(tmp_path:
         started.set()
         try:
             between.wait(0)
-        except Ended as error:
+        except OtherStageFailed as error:
             ended.append(error)
             raise
         raise AssertionError

@@ -26,7 +26,7 @@ from training.data.model_files import open_model
 from training.evaluation.held_out import estimates, read_held_out
 from training.export import cost, draw_curves, model_card, write_metrics
 from training.preflight.check import prepare
-from training.run_log import Hours, RunLog, terminal
+from training.run_log import RunLog, RunTimer, terminal
 
 
 def row(step: int, **more: float) -> dict[str, float]:
@@ -135,12 +135,12 @@ def test_a_full_disk_is_reported_in_one_sentence(tmp_path: Path, monkeypatch: py
         full.close()
 
 
-def test_a_killed_start_counts_up_to_its_last_note(tmp_path: Path) -> None:
+def test_a_killed_start_counts_up_to_its_last_save(tmp_path: Path) -> None:
     times = iter([100.0, 130.0, 1000.0, 1007.0, 1010.0])
-    killed = Hours(tmp_path, clock=lambda: next(times))
-    killed.note()  # 30 s, then killed
-    again = Hours(tmp_path, clock=lambda: next(times))
-    again.note()
+    killed = RunTimer(tmp_path, clock=lambda: next(times))
+    killed.save()  # 30 s, then killed
+    again = RunTimer(tmp_path, clock=lambda: next(times))
+    again.save()
     assert again.total() == (2, 40.0)  # 30 and 1,010 - 1,000
 
 

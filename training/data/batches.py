@@ -24,6 +24,7 @@ class TokenSequence:
 
     @property
     def response(self) -> np.ndarray:
+        """The token ids of the response."""
         return self.tokens[self.prompt_length :]
 
 

@@ -66,6 +66,8 @@ class TrainingRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
+    """The rows of one config and split, with the dataset's folder and manifest."""
+
     folder: Path
     manifest: Manifest
     rows: tuple[TrainingRow, ...]  # ordered by id

@@ -38,6 +38,7 @@ class Schedule:
 
     @property
     def steps(self) -> int:
+        """Number of steps; the last may have fewer prompts."""
         return math.ceil(self.total_prompts / self.prompts_per_step)
 
     def step(self, number: int) -> tuple[PromptGroup, ...]:

@@ -14,6 +14,7 @@ from tasks.answers.grading import grade
 from tasks.errors import UserError
 from tasks.identity import canonical_json, request_seed
 from training.config import EvaluationSettings, project_path
+from training.console import log_line
 from training.data.model_files import ModelFiles, encode_prompts
 
 if TYPE_CHECKING:
@@ -105,10 +106,7 @@ def evaluate(
         for place, answer in enumerate(held_out.answers)
     ]
     share = sum(map(sum, grades)) / (len(grades) * samples)
-    print(
-        f"train: pass@1 {label} training: {share:.1%} on {len(grades)} held-out problems x {samples} samples",
-        flush=True,
-    )
+    log_line(f"pass@1 {label} training: {share:.1%} on {len(grades)} held-out problems x {samples} samples")
     return grades
 
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tasks.uncertainty.bootstrap import percentile_interval, resampled
+
 __all__ = ["Estimate", "avg_at_n", "gain", "maj_at_n", "mean_estimate", "pass_at_k"]
 
 Grades = Sequence[Sequence[bool]]
@@ -65,11 +67,8 @@ def mean_estimate(
     array = np.asarray(values, dtype=np.float64)
     if array.size == 0 or not np.isfinite(array).all():
         raise ValueError(f"the {array.size} values of a mean must be finite, and at least one")
-    rng = np.random.default_rng(seed)
-    means = [float(array[rng.integers(0, array.size, array.size)].mean()) for _ in range(resamples)]
-    tail = (1.0 - level) / 2.0
-    low, high = np.quantile(means, [tail, 1.0 - tail])
-    return Estimate(float(array.mean()), float(low), float(high), int(array.size))
+    means = resampled(lambda indices: array[indices].mean(axis=1), array.size, resamples=resamples, seed=seed)
+    return Estimate(float(array.mean()), *percentile_interval(means, level), int(array.size))
 
 
 def gain(before: Grades, after: Grades, *, level: float = 0.95, seed: int = 0) -> Estimate:

@@ -1,4 +1,4 @@
-"""Ablations of an objective, one function per changed part. (To change the prompt weight, use `dataclasses.replace`.)"""
+"""Ablations of an objective, one function per changed part. To change the prompt weight, use `dataclasses.replace`."""
 
 from __future__ import annotations
 

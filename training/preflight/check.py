@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from prompts import load_prompt
 from tasks.config import PROJECT_ROOT
-from tasks.errors import UserError
+from tasks.errors import UserError, attempt
 from tasks.identity import fingerprint
 from tasks.llm.model_identity import model_identity
 from tasks.storage.manifest import Manifest
@@ -43,7 +42,6 @@ from training.preflight.shapes import ModelDimensions, read_dimensions
 
 VERSION = 1  # of the training stage: raise it when the same settings produce a different student
 FULL_VERSION = 2  # the version of runs on the teacher's full distribution
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,18 +82,18 @@ def prepare(run: RunConfig) -> Prepared:
 def inspect(run: RunConfig) -> Inspection:
     """Run every check and continue after a failed one, so that all problems are reported at once."""
     problems: list[str] = []
-    output = _attempt(problems, lambda: probe_output(run))
+    output = attempt(problems, lambda: probe_output(run))
     models = _models(problems, run)
     student, teacher, dims, memory = models.student, models.teacher, models.dims, models.memory
-    data = _attempt(problems, lambda: read_dataset(run.dataset))
+    data = attempt(problems, lambda: read_dataset(run.dataset))
     rows, schedule, held_out = (), None, None
     if data is not None:
-        schedule = _attempt(problems, lambda: _schedule(run, data.rows))
+        schedule = attempt(problems, lambda: _schedule(run, data.rows))
         problems += [] if teacher is None else manifest_problems(run, data.manifest, teacher)
     if student is not None:
-        rows = () if data is None else _attempt(problems, lambda: _training_rows(run, data, student)) or ()
+        rows = () if data is None else attempt(problems, lambda: _training_rows(run, data, student)) or ()
         problems += prompt_length_problems(rows, run.lengths.max_prompt_tokens)
-        held_out = _attempt(problems, lambda: _held_out(run, student))
+        held_out = attempt(problems, lambda: _held_out(run, student))
         problems += held_out_problems(held_out, run.context_tokens)
     run_fingerprint = None
     if not problems and student is not None and teacher is not None and data is not None:
@@ -158,15 +156,6 @@ def teacher_warning(run: RunConfig) -> str | None:
     )
 
 
-def _attempt(problems: list[str], call: Callable[[], T]) -> T | None:
-    """Return the result of the call; on a `UserError` append its lines to `problems` and return None."""
-    try:
-        return call()
-    except UserError as error:
-        problems += str(error).splitlines()
-        return None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Models:
     """Whatever could be read of the two models. `dims`: the student's dimensions."""
@@ -179,26 +168,26 @@ class _Models:
 
 def _models(problems: list[str], run: RunConfig) -> _Models:
     """Open both checkpoints and compare them with each other and with the run."""
-    student = _attempt(problems, lambda: open_model("student", run.student.model))
-    teacher = _attempt(problems, lambda: open_model("teacher", run.teacher.model))
+    student = attempt(problems, lambda: open_model("student", run.student.model))
+    teacher = attempt(problems, lambda: open_model("teacher", run.teacher.model))
     dims, scoring = _dimensions(problems, student), _dimensions(problems, teacher)
     memory = None
     if student is not None and teacher is not None:
         thinking = run.lengths.thinking
-        problems += _attempt(problems, lambda: pair_problems(student, teacher, thinking=thinking)) or []
+        problems += attempt(problems, lambda: pair_problems(student, teacher, thinking=thinking)) or []
         problems += context_problems(student, teacher, run.context_tokens)
         problems += top_k_problems(student, teacher, run.objective.top_k)
         if run.teacher.backend == "vllm":
             problems += scoring_problems(student, teacher, run.context_tokens)
     if dims is not None and scoring is not None:
-        memory = _attempt(problems, lambda: memory_plan(run, dims, scoring))
+        memory = attempt(problems, lambda: memory_plan(run, dims, scoring))
         problems += [] if memory is None else memory_problems(run, memory)
     return _Models(student=student, teacher=teacher, dims=dims, memory=memory)
 
 
 def _dimensions(problems: list[str], model: ModelFiles | None) -> ModelDimensions | None:
     """Return the model's dimensions if its weight files match them, else None."""
-    dims = None if model is None else _attempt(problems, lambda: read_dimensions(model.folder))
+    dims = None if model is None else attempt(problems, lambda: read_dimensions(model.folder))
     if model is None or dims is None:
         return None
     differing = tensor_problems(model, dims)

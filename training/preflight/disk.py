@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tasks.errors import UserError
 from training.config import RunConfig, project_path
-from training.preflight.shapes import ModelDimensions, count_lora, count_parameters
+from training.preflight.shapes import ModelDimensions, count_lora, count_parameters, gigabytes
 
 RESULT = "result.json"  # the last file that a run writes; it marks the run as finished (`training.export`)
 
@@ -80,15 +80,16 @@ def disk_problems(run: RunConfig, plan: DiskPlan) -> list[str]:
     if plan.needed <= plan.held + plan.free:
         return []
     return [
-        f"output: checkpoints and the trained student need {_gb(plan.needed)}, but the disk of {plan.folder} has"
-        f" {_gb(plan.held + plan.free)} available: free some space, choose a folder on another disk, or lower checkpoints.keep"
-        f" ({run.checkpoints.keep})"
+        f"output: checkpoints and the trained student need {gigabytes(plan.needed)}, but the disk of {plan.folder} has"
+        f" {gigabytes(plan.held + plan.free)} available: free some space, choose a folder on another disk, or lower"
+        f" checkpoints.keep ({run.checkpoints.keep})"
     ]
 
 
 def disk_line(plan: DiskPlan) -> str:
     """Return the plan as one line of text."""
-    return f"at most {_gb(plan.needed)} for checkpoints and the trained student, {_gb(plan.held + plan.free)} available"
+    needed, available = gigabytes(plan.needed), gigabytes(plan.held + plan.free)
+    return f"at most {needed} for checkpoints and the trained student, {available} available"
 
 
 def _size(folder: Path) -> int:
@@ -98,7 +99,3 @@ def _size(folder: Path) -> int:
             with suppress(OSError):  # a run in progress may remove old checkpoints meanwhile
                 total += os.lstat(os.path.join(parent, name)).st_size
     return total
-
-
-def _gb(amount: int) -> str:
-    return f"{amount / 1e9:,.1f} GB"

@@ -36,6 +36,7 @@ from training.preflight.shapes import (
     ModelDimensions,
     count_lora,
     count_parameters,
+    gigabytes,
     layer_activations,
     read_dimensions,
 )
@@ -78,15 +79,19 @@ class Device:
     parts: tuple[MemoryPart, ...]
 
     def needed(self, phase: Phase) -> int:
+        """Return the bytes that are allocated in a phase."""
         return sum(part.bytes for part in self.parts if phase in part.phases)
 
     @property
     def peak(self) -> int:
+        """Bytes allocated in the phase that needs most."""
         return max(self.needed(phase) for phase in PHASES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
+    """The memory that a run needs on every device, and the space for sequences in the engines' KV caches."""
+
     devices: tuple[Device, ...]
     full_sequences: int  # of context length per rollout engine; below 1 the engine cannot start
     engine_kv_bytes: int  # size of that KV cache; 0 or less if it does not fit
@@ -95,6 +100,7 @@ class MemoryPlan:
 
     @property
     def fits(self) -> bool:
+        """Whether every device has enough memory, and every engine space for one sequence."""
         has_cache = self.full_sequences >= 1 and (self.scored_sequences is None or self.scored_sequences >= 1)
         return has_cache and all(device.peak <= device.capacity for device in self.devices)
 
@@ -162,7 +168,7 @@ def machine_memory() -> int:
 def memory_problems(run: RunConfig, plan: MemoryPlan) -> list[str]:
     """Return one problem for each device with too little memory, and one for an engine whose KV cache is too small."""
     found = [
-        f"{name} needs {_gb(devices[0].peak)} but has {_gb(devices[0].capacity)} (placement {run.placement.kind}):"
+        f"{name} needs {gigabytes(devices[0].peak)} but has {gigabytes(devices[0].capacity)} (placement {run.placement.kind}):"
         f" {_remedy(run)}"
         for name, devices in _alike(plan.devices)
         if devices[0].peak > devices[0].capacity
@@ -200,7 +206,7 @@ def memory_table(plan: MemoryPlan) -> str:
     for name, devices in _alike(plan.devices):
         parts = devices[0].parts
         lines += _rows(name, parts)
-        lines.append(_line("", "", f"total, of {_gb(devices[0].capacity)}", parts))
+        lines.append(_line("", "", f"total, of {gigabytes(devices[0].capacity)}", parts))
     if not any(set(plan.host) <= set(device.parts) for device in plan.devices):
         lines += _rows("machine", plan.host)
     return "\n".join(lines)
@@ -229,7 +235,3 @@ def _alike(devices: Sequence[Device]) -> list[tuple[str, list[Device]]]:
 def _line(name: str, owner: str, what: str, parts: Sequence[MemoryPart]) -> str:
     sums = [sum(part.bytes for part in parts if phase in part.phases) for phase in PHASES]
     return f"{name:<10}{owner:<10}{what:<22}" + "".join(f"{amount / 1e6:>12,.0f}" for amount in sums)
-
-
-def _gb(amount: int) -> str:
-    return f"{amount / 1e9:.1f} GB"

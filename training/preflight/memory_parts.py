@@ -318,10 +318,12 @@ def scoring_tokens(run: RunConfig) -> int:
 
 
 def scoring_budget(run: RunConfig) -> int:
+    """Return the bytes of a GPU that a vLLM teacher may use."""
     return int(SCORING_FRACTION * run.placement.gpu_memory_gb * 1e9)
 
 
 def engine_budget(run: RunConfig) -> int:
+    """Return the bytes of a GPU that a rollout engine may use."""
     return int(engine_fraction(run) * run.placement.gpu_memory_gb * 1e9)
 
 
@@ -361,6 +363,7 @@ def rollout_bytes(run: RunConfig) -> int:
 
 
 def on_cpu(run: RunConfig) -> bool:
+    """Return whether all workers run on CPU."""
     return run.placement.kind == "cpu"
 
 

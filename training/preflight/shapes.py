@@ -29,10 +29,12 @@ class ModelDimensions:
 
     @property
     def query(self) -> int:
+        """Total width of the query heads."""
         return self.heads * self.head_dim
 
     @property
     def key(self) -> int:
+        """Total width of the key heads, which is also that of the value heads."""
         return self.kv_heads * self.head_dim
 
     @property
@@ -122,3 +124,8 @@ def layer_activations(dims: ModelDimensions, number: int) -> int:
     h, q, k, i = dims.hidden, dims.query, dims.key, dims.intermediate
     normed = 2 * h + (q + k if dims.kind == "qwen3" else 0)
     return normed * (4 + number) + number * (2 * h + 5 * q + 4 * i)
+
+
+def gigabytes(amount: int) -> str:
+    """Format a number of bytes as '1.2 GB', in powers of ten."""
+    return f"{amount / 1e9:,.1f} GB"

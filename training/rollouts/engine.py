@@ -137,7 +137,7 @@ class RolloutEngine:
         config = engine.model_config
         found = check_invariance(engine_probes(engine), dtype=self.settings.dtype, machine=engine_device())
         return {
-            "batch_invariance": found.sentence,
+            "batch_invariance": found.description,
             "vllm": vllm.__version__,
             "dtype": str(config.dtype),
             "logprobs_mode": str(config.logprobs_mode),

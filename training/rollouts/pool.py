@@ -121,6 +121,7 @@ class RolloutPool:
         results([actor.sleep.remote() for actor in self.actors], "a rollout engine")
 
     def close(self) -> None:
+        """End the engines."""
         import ray
 
         for actor in self.actors:

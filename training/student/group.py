@@ -193,9 +193,11 @@ class StudentGroup:
             self._all("export", folder)
 
     def processes(self) -> list[int]:
+        """Return the process ids of the ranks."""
         return self._all("process")
 
     def close(self) -> None:
+        """End the ranks."""
         import ray
 
         for actor in self._actors:

@@ -51,6 +51,7 @@ class Head(torch.nn.Module):
         self.weight = weight
 
     def forward(self, hidden: torch.Tensor, work: HeadWork) -> Any:
+        """Return what `work` computes from hidden states [T, H] and the head's weight [V, H]."""
         return work(hidden, self.weight)
 
 
@@ -62,6 +63,7 @@ class Network(torch.nn.Module):
         self.model = model
 
     def forward(self, batch: Batch, work: HeadWork) -> Any:
+        """Return what `work` computes at the predicting positions of the batch."""
         states = self.model.base_model(
             input_ids=batch.ids,
             attention_mask=batch.mask,

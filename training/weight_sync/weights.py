@@ -46,6 +46,7 @@ class Snapshot:
 
     @property
     def checksum(self) -> int:
+        """One checksum of all tensors."""
         return checksum(self.sums)
 
 

@@ -46,10 +46,12 @@ class Placement:
         return sum(slot.role == role for slot in self.slots)
 
     def slot(self, role: Role, index: int = 0) -> Slot:
+        """Return the slot of one actor."""
         return next(slot for slot in self.slots if (slot.role, slot.index) == (role, index))
 
     @property
     def on_cpu(self) -> bool:
+        """Whether no actor uses a GPU."""
         return all(slot.gpus == 0 for slot in self.slots)
 
     @property
@@ -83,12 +85,12 @@ def make_placement(
     different numbers of students and engines.
     """
     if name == "split":
-        rows: list[tuple[Role, int]] = []
-        for gpu in range(students):
-            rows.append(("student", gpu))
-        rows.extend([("reference", 0), ("teacher", students)])
-        for gpu in range(engines):
-            rows.append(("rollout", students + 1 + gpu))
+        rows: list[tuple[Role, int]] = [
+            *(("student", gpu) for gpu in range(students)),
+            ("reference", 0),
+            ("teacher", students),
+            *(("rollout", students + 1 + gpu) for gpu in range(engines)),
+        ]
         return Placement(name=name, slots=_numbered(rows, _SPLIT, reference))
     if name == "colocated":
         if students != engines:

@@ -13,7 +13,7 @@ MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
 def half_line(bound: int, symbol: str) -> Interval:
-    """The x with ``x symbol bound``."""
+    """Return the x with ``x symbol bound``."""
     if symbol.startswith("<"):
         return Interval(low=None, high=bound, high_closed=symbol == "<=")
     return Interval(low=bound, high=None, low_closed=symbol == ">=")
