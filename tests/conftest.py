@@ -26,11 +26,13 @@ for _name in ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE", "RAY_ADDR
     os.environ.pop(_name, None)
 
 
-def pytest_report_header() -> str:
-    """What bitwise results hang on."""
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Print the hardware that bitwise results depend on, also with -q; once, not in the workers of xdist."""
     from tasks.processes.machine import cpu
 
-    return f"cpu: {cpu()}, {len(os.sched_getaffinity(0))} cores"
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and not hasattr(session.config, "workerinput"):
+        reporter.write_line(f"cpu: {cpu()}, {len(os.sched_getaffinity(0))} cores")
 
 
 @pytest.fixture(scope="session", autouse=True)
