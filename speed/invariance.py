@@ -23,8 +23,8 @@ from tasks.config import PROJECT_ROOT, ModelRole, Sampling, Serve, load_config
 from tasks.llm.sampler import TeacherSampler
 from tasks.processes.machine import cpu
 from tasks.rows import Problem, Response
+from tasks.runtime.sampling import sample_prompt
 from tasks.seeds.registry import load, resolve
-from tasks.stages.sample import sample_prompt
 
 SAMPLES = 8
 SUBSETS = (range(20), range(20, 32), range(32, 33))

@@ -33,11 +33,10 @@ from tasks.config import RuleSettings, load_config
 from tasks.problems import dedup
 from tasks.processes.mapper import Mapper, open_mapper
 from tasks.rows import Edge, Problem
-from tasks.runtime import deduplication
+from tasks.runtime import deduplication, selection_shards
 from tasks.runtime.chunks import shard_sizes
 from tasks.runtime.driver import Shard
 from tasks.runtime.shard_work import RulesWork, Tables, reject_by_rules, reject_near_duplicates
-from tasks.stages import select
 from tasks.storage.artifacts import Artifact, Store
 from tasks.storage.tables import read_table
 
@@ -118,13 +117,13 @@ def unique(
 def selected(store: Store, sources: Artifact, kept: Artifact, seconds: Seconds) -> Artifact:
     """Do the work of the stage select with a target of 8,000; there are no curated problems."""
     config = load_config("pocket", {"select.target": 8000, "aggregate.test_problems": 0})
-    parts = select.parts_of(store, sources, kept)
-    splits = select.split_of(select.columns(parts), config)
+    parts = selection_shards.parts_of(store, sources, kept)
+    splits = selection_shards.split_of(selection_shards.columns(parts), config)
 
     def shards() -> Iterator[tuple[int, Tables]]:
         for part in parts:
-            rows = select.read_part(part)
-            yield len(rows), select.divided(rows, splits, config.select)
+            rows = selection_shards.read_part(part)
+            yield len(rows), selection_shards.divided(rows, splits, config.select)
 
     return written(store, "selected", shards(), seconds)
 

@@ -42,11 +42,12 @@ from tasks.llm.ledger import Ledger
 from tasks.llm.turns import Turns
 from tasks.problems.evolution_plan import children
 from tasks.rows import Problem, Role, Tier
+from tasks.runtime import evolution
 from tasks.runtime.chunks import shard_rows
 from tasks.runtime.driver import Run, Shard, Stage
 from tasks.runtime.models import RequestsAhead
 from tasks.runtime.pending import Pending, rows_digest
-from tasks.stages import evolve, judge
+from tasks.stages import judge
 from tasks.storage.artifacts import Artifact, Store
 
 MIB = 2**20
@@ -89,10 +90,10 @@ def parents(count: int) -> Iterator[Problem]:
 
 def requests_of(run: Run, count: int) -> Iterator[ChatRequest]:
     """Yield evolve requests like those of the stage."""
-    recipe = evolve.request_recipe(run)
+    recipe = evolution.request_recipe(run)
     for row in parents(count):
         for child in children(row, 1, run.config.evolve):
-            yield evolve.request(row, child, run.config, recipe)
+            yield evolution.request(row, child, run.config, recipe)
 
 
 def seeds_on_disk(store: Store, count: int, size: int) -> Artifact:
@@ -122,15 +123,17 @@ class Account:
 def evolved(run: Run, seeds: Artifact, model: ChatModel, account: Account) -> Artifact:
     """Run round 1 of the stage evolve, on disk."""
     stage = Stage(name="evolve-1", version=1, settings={}, inputs=(seeds,))
-    evolution_round, recipe = evolve.EvolutionRound(run, seeds, 1), evolve.request_recipe(run)
+    evolution_round, recipe = evolution.EvolutionRound(run, seeds, 1), evolution.request_recipe(run)
     pending = Pending(run.store, stage, lambda index: rows_digest(evolution_round.shard(index)))
 
-    def requests_of(index: int) -> tuple[evolve.Plan, list[ChatRequest]]:
+    def requests_of(index: int) -> tuple[evolution.Plan, list[ChatRequest]]:
         part = evolution_round.shard(index)
-        return part, [evolve.request(*pair, run.config, recipe) for pair in part]
+        return part, [evolution.request(*pair, run.config, recipe) for pair in part]
 
     def results(pairs: Answered) -> Shard:
-        return evolve.collect([evolve.evolved(parent, child, reply, run) for (parent, child), reply in pairs])
+        return evolution.collect(
+            [evolution.evolved(parent, child, reply, run) for (parent, child), reply in pairs]
+        )
 
     return in_shards(
         run, stage, model, requests_of, lambda: len(evolution_round.sizes), pending, results, account

@@ -35,8 +35,8 @@ from tasks.llm.vllm_options import engine_environment, engine_options
 from tasks.processes.machine import device_is_cpu
 from tasks.rows import Problem, Response
 from tasks.runtime.driver import Lazy, Run
+from tasks.runtime.sampling import sample_prompt, sampled
 from tasks.seeds.registry import load, resolve
-from tasks.stages.sample import sample_prompt, sampled
 from tasks.storage.artifacts import Store
 
 RECIPE = "benchmark"

@@ -1,7 +1,8 @@
-"""Clusters and uncertainties of the responses to one problem."""
+"""Clusters and uncertainties of the responses to a problem; the identity, inputs and tables of stage cluster."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -9,15 +10,22 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from prompts import load_prompt
 from tasks.answers.equivalence import SymbolicDecisions
 from tasks.config import ClusterSettings
 from tasks.llm.chat import TOO_LONG
 from tasks.rows import JudgedPair, Problem, Reason, Reject, Response, Uncertainty
+from tasks.runtime.chunks import shard_rows
+from tasks.runtime.driver import Run, Shard, Stage
+from tasks.runtime.equivalence_judge import PROMPT, JudgeTokens
+from tasks.runtime.pending import rows_digest
 from tasks.seeds.truth import is_right
+from tasks.storage.artifacts import Artifact, Store
 from tasks.uncertainty.clusters import Pair, cluster_answers, pair_decisions
 from tasks.uncertainty.entropy import majority
 from tasks.uncertainty.measures import entropies_by_size, uncertainties
 
+VERSION = 4
 MAX_ANSWER_CHARS = 1_000
 CUT_OFF = ("length", TOO_LONG)
 Decisions = Mapping[Pair, bool | None]
@@ -125,3 +133,58 @@ def judgement(judged: Sequence[JudgedPair], judge: tuple[str, str]) -> dict[str,
         "judge_model": model,
         "judge_prompt": prompt,
     }
+
+
+def cluster_stage(run: Run, *inputs: Artifact) -> Stage:
+    """Return what identifies the stage's output. Without inputs, only its recipe is meaningful."""
+    judge = run.config.models.equivalence_judge
+    return Stage(
+        name="cluster", version=VERSION, unit="problems", inputs=inputs, primary="uncertainties",
+        settings={"cluster": run.config.cluster.identity(), "model": judge.identity()},
+        prompts=(load_prompt(PROMPT).fingerprint,), models=(run.identities["equivalence_judge"],), shardwise=True,
+    )  # fmt: skip
+
+
+def sampled_rows(
+    store: Store, sampled: Artifact, index: int
+) -> tuple[list[Problem], dict[str, list[Response]]]:
+    """Return the problems of a shard, and their responses by problem id."""
+    problems = shard_rows(store, sampled, index, "problems", Problem)
+    groups: dict[str, list[Response]] = {row.id: [] for row in problems}
+    for response in shard_rows(store, sampled, index, "responses", Response):
+        groups[response.problem_id].append(response)
+    return problems, groups
+
+
+def sampled_digest(store: Store, sampled: Artifact, index: int) -> str:
+    """Return a digest of the problems and responses of a shard."""
+    return rows_digest(store.table_digest(sampled, index, name) for name in ("problems", "responses"))
+
+
+class Stopwatch:
+    """Total seconds spent in its `with` blocks."""
+
+    def __init__(self) -> None:
+        self.seconds, self._started = 0.0, 0.0
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._started
+
+
+def shard(
+    rows: Sequence[Uncertainty | Reject],
+    verdicts: Mapping[Pair, JudgedPair],
+    seconds: float,
+    tokens: JudgeTokens,
+) -> Shard:
+    """Build the tables of one shard. Its notes hold the seconds without the judge, and the judge's tokens."""
+    tables = {
+        "uncertainties": (Uncertainty, [row for row in rows if isinstance(row, Uncertainty)]),
+        "judged_pairs": (JudgedPair, list(verdicts.values())),
+        "rejects": (Reject, [row for row in rows if isinstance(row, Reject)]),
+    }
+    notes = {"judged_pairs": len(verdicts), "seconds_beside_judge": round(seconds, 3), **asdict(tokens)}
+    return Shard(incoming=len(rows), tables=tables, notes=notes)

@@ -1,10 +1,11 @@
-"""Counts and times of finished artifacts, for manifests and reports."""
+"""Counts, times and rejects of finished artifacts, for manifests and reports."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from tasks.rows import Reject
 from tasks.storage.artifacts import Artifact, Store
 from tasks.storage.manifest import StageCount
 
@@ -39,3 +40,8 @@ def funnel_table(counts: Sequence[StageCount]) -> list[dict[str, Any]]:
         }
         for count in counts
     ]
+
+
+def rejects_of(store: Store, artifacts: Sequence[Artifact]) -> list[Reject]:
+    """Return all rejected rows, in the order of the stages."""
+    return [row for artifact in artifacts for row in store.rows(artifact, "rejects", Reject)]

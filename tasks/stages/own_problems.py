@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,26 +15,21 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
-from prompts import load_prompt
 from tasks.identity import fingerprint
 from tasks.reports.report import ReportData, write_report
-from tasks.rows import Example, Flag, Problem, Reject, Response, Tier, Uncertainty
+from tasks.rows import Tier
+from tasks.runtime.dataset_export import is_written, majority_truths
 from tasks.runtime.driver import Run, Shard, Stage, run_shards
-from tasks.runtime.models import batch_invariance
 from tasks.runtime.outcomes import cut_outcomes, rejected_by, results_of, shard_of
-from tasks.runtime.summaries import funnel_table, stage_counts, timings
+from tasks.runtime.own_dataset import describe_own, gather, summary
+from tasks.runtime.summaries import funnel_table, rejects_of, stage_counts, timings
 from tasks.seeds.intake import too_long
 from tasks.seeds.own_file import OwnFile, load, own_file
-from tasks.stages import cluster, sample
-from tasks.stages.annotation import annotation_recipe, teacher_of
-from tasks.stages.export import is_written, majority_truths
-from tasks.storage.artifacts import Artifact, Store, atomic_write, versions
+from tasks.storage.artifacts import Artifact, atomic_write
 from tasks.storage.dataset import write_dataset
-from tasks.storage.examples import Annotated, examples_by_split
-from tasks.storage.manifest import Manifest, StageCount
+from tasks.storage.examples import examples_by_split
 
 VERSION = 2
-SHOWN_REJECTS = 10  # listed in the summary
 
 
 def find_file(
@@ -112,83 +106,3 @@ def write_own(run: Run, file: OwnFile, artifacts: Sequence[Artifact]) -> State |
     latest["counts"] = {split: len(found) for split, found in examples.items()}
     atomic_write(root / "latest.json", json.dumps(latest, indent=2) + "\n")
     return None
-
-
-def gather(run: Run, artifacts: Sequence[Artifact]) -> Annotated:
-    """Read all tables, by problem id. No problem is flagged, since none was compared with a benchmark."""
-    problems, sampled, clustered = artifacts
-    rows = list(run.store.rows(problems, "problems", Problem))
-    responses: dict[str, list[Response]] = defaultdict(list)
-    for response in run.store.rows(sampled, "responses", Response):
-        responses[response.problem_id].append(response)
-    found = run.store.rows(clustered, "uncertainties", Uncertainty)
-    return Annotated(
-        problems=rows,
-        splits=dict.fromkeys((row.id for row in rows), "train"),
-        ancestors={},
-        verdicts={},
-        responses=responses,
-        uncertainties={row.problem_id: row for row in found},
-        flags={row.id: no_flag(row.id) for row in rows},
-        recipe=annotation_recipe(run),
-    )
-
-
-def no_flag(problem_id: str) -> Flag:
-    """Return the flag of a problem that was not compared with any benchmark."""
-    return Flag(problem_id=problem_id, benchmark_overlap=False, benchmarks=(), kinds=())
-
-
-def describe_own(
-    run: Run, file: OwnFile, identity: str, counts: tuple[StageCount, ...], seconds: Mapping[str, float]
-) -> Manifest:
-    """Build the manifest, with the settings, models and prompts that were used."""
-    return Manifest(
-        name=file.source,
-        licence=file.licence,
-        profile=run.config.profile,
-        fingerprint=identity,
-        stages=counts,
-        models=dict(run.identities),
-        prompts={name: load_prompt(name).fingerprint for name in (sample.PROMPT, cluster.PROMPT)},
-        settings=annotation_settings(run),
-        teacher=teacher_of(run),
-        seeds={},
-        annotation=annotation_recipe(run).fingerprints,
-        batch_invariance=batch_invariance(run),
-        versions=versions(),
-        timings=dict(seconds),
-    )
-
-
-def annotation_settings(run: Run) -> dict[str, Any]:
-    """Return the settings that an annotation depends on, as plain JSON data."""
-    config = run.config
-    models = {name: getattr(config.models, name).identity() for name in run.identities}
-    settings = {"sample": config.sample.identity(), "cluster": config.cluster.identity(), "models": models}
-    return json.loads(json.dumps(settings))
-
-
-def rejects_of(store: Store, artifacts: Sequence[Artifact]) -> list[Reject]:
-    """Return all rejected rows, in the order of the stages."""
-    return [row for artifact in artifacts for row in store.rows(artifact, "rejects", Reject)]
-
-
-def summary(
-    counts: Sequence[StageCount], examples: Sequence[Example], rejects: Sequence[Reject]
-) -> list[str]:
-    """Return the summary of a finished annotation as lines of text."""
-    lines = [f"{counts[0].rows_in:,} problems in, {len(examples):,} annotated, {len(rejects):,} rejected"]
-    for count in counts:
-        lines += [f"rejected by {count.stage}: {number:,} {reason}" for reason, number in count.reasons]
-    lines += [f"  {row.reason}: {row.detail[:120]} ({row.problem_id})" for row in rejects[:SHOWN_REJECTS]]
-    if examples:
-        weight = sum(row.weight for row in examples) / len(examples)
-        entropy = sum(row.semantic_entropy for row in examples) / len(examples)
-        lines.append(f"mean weight {weight:.3f}, mean semantic entropy {entropy:.3f} nats")
-    known = [row.majority_correct for row in examples if row.majority_correct is not None]
-    if known:
-        lines.append(
-            f"the majority answer is right for {sum(known):,} of {len(known):,} problems with an answer"
-        )
-    return lines

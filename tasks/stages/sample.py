@@ -6,29 +6,18 @@ run continues with the remaining problems.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 from prefect.logging import get_run_logger
 
-from prompts import load_prompt
-from tasks.config import PROJECT_ROOT
-from tasks.identity import request_seed
-from tasks.llm.ledger import Ledger, request_key
-from tasks.llm.sampler import Sampled, SampleFailure, SamplePrompt, TeacherSampler
-from tasks.rows import Problem, Reason, Reject, Response
-from tasks.runtime.chunks import bounds, cut, overlaps, row_hashes, shard_rows, shard_sizes
-from tasks.runtime.driver import Lazy, Run, Shard, Stage, run_shards
-from tasks.runtime.models import note_engine, rate_limited
+from tasks.llm.ledger import Ledger
+from tasks.rows import Problem
+from tasks.runtime.chunks import bounds, overlaps, shard_rows, shard_sizes
+from tasks.runtime.driver import Lazy, Run, Shard, run_shards
 from tasks.runtime.pending import Pending, rows_digest
+from tasks.runtime.sampling import collect, sample_sizes, sample_stage, sampled, start_teacher
 from tasks.storage.artifacts import Artifact
-from tasks.storage.tables import read_table
-
-VERSION = 2
-PROMPT = "teacher/solve"
 
 
 def sample(run: Run, selected: Artifact, check_cancelled: Callable[[], None] = lambda: None) -> Artifact:
@@ -62,137 +51,3 @@ def sample(run: Run, selected: Artifact, check_cancelled: Callable[[], None] = l
 
         pending = Pending(run.store, stage, lambda index: rows_digest(rows_of(index)))
         return run_shards(run, stage, sizes, work, pending)
-
-
-@contextmanager
-def start_teacher(run: Run, ledger: Ledger, check_cancelled: Callable[[], None]) -> Iterator[TeacherSampler]:
-    """Start the teacher's engine, and end it when the block ends."""
-    log, identity = get_run_logger().info, run.identities["teacher"]
-    log(f"sample: starting the teacher ({run.config.models.teacher.model})")
-    with TeacherSampler(
-        run.config.models.teacher, root=PROJECT_ROOT, identity=identity, ledger=ledger,
-        logprobs=run.config.sample.logprobs,
-        on_wait=rate_limited(lambda seconds, line: log(f"sample: {line}, {seconds:.0f} s"), check_cancelled=check_cancelled),
-    ) as sampler:  # fmt: skip
-        note_engine(sampler.invariance, "teacher", identity, ledger, log)
-        yield sampler
-
-
-def sample_sizes(run: Run, selected: Artifact) -> tuple[int, ...]:
-    """Return the number of input rows of each shard, independent of the shards of the input.
-
-    The engine is partly idle while the last responses of a shard are generated, so shards are full; those of a selection
-    may hold only a few rows each.
-    """
-    paths = [run.store.shard_path(selected, shard.index, "problems") for shard in run.store.shards(selected)]
-    names = (name for path in paths for name in read_table(path, Problem, ("id",))["id"].to_pylist())
-    return cut(row_hashes(names), run.config.run.shard_rows)
-
-
-def sample_stage(run: Run, *inputs: Artifact) -> Stage:
-    """Return what identifies the stage's output. Without inputs, only its recipe is meaningful."""
-    return Stage(
-        name="sample", version=VERSION, unit="problems", inputs=inputs,
-        settings={"sample": run.config.sample.identity(), "model": run.config.models.teacher.identity()},
-        prompts=(load_prompt(PROMPT).fingerprint,), models=(run.identities["teacher"],), cut=run.config.run.shard_rows,
-    )  # fmt: skip
-
-
-def sampled(
-    rows: Sequence[Problem], run: Run, recipe: str, sampler: Lazy[TeacherSampler], ledger: Ledger,
-    on_progress: Callable[[int], None],
-) -> tuple[dict[str, Sampled], int]:  # fmt: skip
-    """Return the samples by problem id, and how many problems came from the ledger.
-
-    The other problems are sampled by the engine; each is written to the ledger as soon as it is complete.
-    """
-    prompts = {row.id: sample_prompt(row, recipe) for row in rows}
-    keys = {row_id: ledger_key(prompt, run) for row_id, prompt in prompts.items()}
-    found = ledger.get_many(list(keys.values()))
-    done = {row_id: unpack(row_id, found[key]) for row_id, key in keys.items() if key in found}
-    missing, known = [prompt for row_id, prompt in prompts.items() if row_id not in done], len(done)
-    on_progress(known)
-
-    def keep(group: Sampled) -> None:
-        row_id = group[0].problem_id
-        ledger.put(keys[row_id], pack(group))
-        done[row_id] = group
-        on_progress(len(done))
-
-    if missing:
-        settings = run.config.sample
-        sampler.get().sample(
-            missing, settings.num_samples, settings.sampling, load_prompt(PROMPT).fingerprint, on_problem=keep
-        )
-    return done, known
-
-
-def sample_prompt(row: Problem, recipe: str) -> SamplePrompt:
-    """Render the prompt of a problem, with its own seed: a hash of (problem, role, recipe)."""
-    messages = tuple(load_prompt(PROMPT).render(problem=row.text))
-    return SamplePrompt(problem_id=row.id, messages=messages, seed=request_seed(row.id, "teacher", recipe))
-
-
-def ledger_key(prompt: SamplePrompt, run: Run) -> str:
-    """Return the ledger key: a hash of the request's content, including the number of samples."""
-    sampling = run.config.sample.identity() | {"model": run.config.models.teacher.identity()}
-    return request_key(
-        run.identities["teacher"],
-        prompt.messages,
-        sampling,
-        None,
-        load_prompt(PROMPT).fingerprint,
-        prompt.seed,
-    )
-
-
-def pack(group: Sampled) -> dict[str, Any]:
-    """Convert the samples of one problem to plain JSON data."""
-    return {
-        "responses": [asdict(item) for item in group if isinstance(item, Response)],
-        "failures": [
-            {"reason": str(item.reason), "detail": item.detail, "index": item.index}
-            for item in group
-            if isinstance(item, SampleFailure)
-        ],
-    }
-
-
-def unpack(row_id: str, value: dict[str, Any]) -> Sampled:
-    """Restore the samples that `pack` converted."""
-    failures = [
-        SampleFailure(
-            problem_id=row_id, reason=Reason(item["reason"]), detail=item["detail"], index=item["index"]
-        )
-        for item in value["failures"]
-    ]
-    return [*(Response(**item) for item in value["responses"]), *failures]
-
-
-def collect(rows: Sequence[Problem], samples: dict[str, Sampled]) -> Shard:
-    """Build the tables of one shard.
-
-    A problem with at least two usable samples is kept; otherwise it is rejected with the reason of its first failure. The
-    failed samples of kept problems are in table `lost_responses`, each with its reason.
-    """
-    kept, responses, lost, rejects = [], [], [], []
-    for row in rows:
-        good = [item for item in samples[row.id] if isinstance(item, Response)]
-        failures = [
-            Reject(problem_id=row.id, stage="sample", reason=item.reason, detail=item.detail)
-            for item in samples[row.id]
-            if isinstance(item, SampleFailure)
-        ]
-        if len(good) < 2:
-            rejects.append(failures[0])
-        else:
-            kept.append(row)
-            responses.extend(good)
-            lost.extend(failures)
-    tables = {
-        "problems": (Problem, kept),
-        "responses": (Response, responses),
-        "lost_responses": (Reject, lost),
-        "rejects": (Reject, rejects),
-    }
-    return Shard(incoming=len(rows), tables=tables, notes={"lost_responses": len(lost)})

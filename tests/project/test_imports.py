@@ -39,8 +39,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "tasks", "tasks.answers", "tasks.problems", "tasks.storage", "tasks.uncertainty", "prompts", "pocket.world",
     ),
     "tasks.runtime": (
-        "tasks", "tasks.answers", "tasks.llm", "tasks.problems", "tasks.processes", "tasks.seeds", "tasks.storage",
-        "tasks.uncertainty", "prompts", "training.config",
+        "tasks", "tasks.answers", "tasks.llm", "tasks.problems", "tasks.processes", "tasks.reports", "tasks.seeds",
+        "tasks.storage", "tasks.uncertainty", "prompts", "training.config",
     ),
     "tasks.stages": ("tasks.*", "prompts", "training.config"),
     "training.config": ("tasks",),

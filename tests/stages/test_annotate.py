@@ -18,7 +18,7 @@ from tasks.llm.engines import SampleFailure, SampleOutput, SamplePrompt
 from tasks.llm.sampler import Sampled, TeacherSampler
 from tasks.rows import JudgedPair, Problem, Reason, Reject, Response, Role, Tier, Uncertainty
 from tasks.runtime.clustering import annotate, decide_pairs, undecided
-from tasks.stages.sample import collect, pack, unpack
+from tasks.runtime.sampling import collect, pack, unpack
 from tasks.storage.tables import write_rows
 
 GOOD = (r"so \boxed{\frac{1}{2}}", r"thus \boxed{0.5}", r"hence \boxed{50\%}", r"but \boxed{3}")

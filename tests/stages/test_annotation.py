@@ -12,9 +12,10 @@ import pytest
 from tasks.config import load_config
 from tasks.errors import UserError
 from tasks.rows import Example
+from tasks.runtime import annotation_identity, clustering, equivalence_judge, sampling
+from tasks.runtime.annotation_identity import annotation_recipe
 from tasks.runtime.driver import Run
-from tasks.stages import annotation, cluster, sample
-from tasks.stages.annotation import annotation_lock, annotation_recipe, open_annotation
+from tasks.stages.annotation import annotation_lock, open_annotation
 from tasks.storage.artifacts import Store
 from tasks.storage.examples import ANNOTATION_COLUMNS, reannotated
 from tasks.uncertainty.annotation import Cause, stale_rows
@@ -81,8 +82,8 @@ def test_a_changed_setting_makes_exactly_the_right_rows_stale(
 @pytest.mark.parametrize(
     ("prompt", "stale"),
     [
-        (sample.PROMPT, {PLAIN: Cause.TEACHER_PROMPT, JUDGED: Cause.TEACHER_PROMPT}),
-        (cluster.PROMPT, {JUDGED: Cause.JUDGE_PROMPT}),
+        (sampling.PROMPT, {PLAIN: Cause.TEACHER_PROMPT, JUDGED: Cause.TEACHER_PROMPT}),
+        (equivalence_judge.PROMPT, {JUDGED: Cause.JUDGE_PROMPT}),
         ("judge/quality", {}),
     ],
 )
@@ -90,15 +91,19 @@ def test_a_changed_prompt_makes_the_rows_that_used_it_stale(
     monkeypatch: pytest.MonkeyPatch, prompt: str, stale: dict[str, Cause]
 ) -> None:
     rows = annotated_by(run_with())
-    known = {name: annotation.load_prompt(name) for name in (sample.PROMPT, cluster.PROMPT)}
+    known = {
+        name: annotation_identity.load_prompt(name) for name in (sampling.PROMPT, equivalence_judge.PROMPT)
+    }
     changed = SimpleNamespace(fingerprint="another")
-    for module in (sample, cluster, annotation):
+    for module in (sampling, clustering, annotation_identity):
         monkeypatch.setattr(module, "load_prompt", lambda name: changed if name == prompt else known[name])
     assert stale_rows(rows, annotation_recipe(run_with())) == stale
 
 
 @pytest.mark.parametrize(
-    ("module", "cause"), [(sample, Cause.SAMPLING), (cluster, Cause.CLUSTERING)], ids=["sample", "cluster"]
+    ("module", "cause"),
+    [(sampling, Cause.SAMPLING), (clustering, Cause.CLUSTERING)],
+    ids=["sample", "cluster"],
 )
 def test_a_new_code_version_of_a_stage_makes_all_rows_stale(
     monkeypatch: pytest.MonkeyPatch, module: Any, cause: Cause
@@ -106,7 +111,7 @@ def test_a_new_code_version_of_a_stage_makes_all_rows_stale(
     rows = annotated_by(run_with())
     monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
     assert stale_rows(rows, annotation_recipe(run_with())) == {PLAIN: cause, JUDGED: cause}
-    assert cause.needs_samples is (module is sample)
+    assert cause.needs_samples is (module is sampling)
 
 
 def test_a_row_without_an_annotation_fingerprint_is_stale() -> None:

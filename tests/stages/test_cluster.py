@@ -12,7 +12,7 @@ from tasks.llm.chat import Completion, Failure
 from tasks.rows import Response
 from tasks.runtime import clustering
 from tasks.runtime.clustering import Decisions, decide_pairs, deciding
-from tasks.stages.cluster import verdict
+from tasks.runtime.equivalence_judge import verdict
 from tests.uncertainty.test_measures import response
 
 

@@ -20,13 +20,14 @@ from prefect import flow
 from tasks.config import DecontamSettings, load_config
 from tasks.errors import UserError
 from tasks.rows import Finding, FindingKind, Flag, Problem, Reject, Role, Selected, Strategy, Tier
+from tasks.runtime.dataset_export import Overlaps, benchmark_counts
+from tasks.runtime.decontamination import TEST_SPLIT, account, ancestors, compare, flag
 from tasks.runtime.driver import Run, Shard, Stage, run_shards
 from tasks.seeds.kinds import Loaded
 from tasks.seeds.registry import resolve
 from tasks.stages.aggregate import aggregate
 from tasks.stages.benchmarks import benchmarks_stage, check_has_problems, read_benchmarks, without_repeats
-from tasks.stages.decontaminate import TEST_SPLIT, account, ancestors, compare, decontaminate, flag
-from tasks.stages.export import Overlaps, benchmark_counts
+from tasks.stages.decontaminate import decontaminate
 from tasks.stages.opening import check_benchmarks
 from tasks.stages.select import select
 from tasks.storage.artifacts import Artifact, Store

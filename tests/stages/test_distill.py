@@ -18,6 +18,7 @@ import pytest
 from tasks.config import DistillSettings
 from tasks.errors import UserError
 from tasks.processes.jobs import JobFailed
+from tasks.runtime import training_job
 from tasks.runtime.progress import LiveTable
 from tasks.stages import distill
 from tasks.storage.metrics import METRICS
@@ -34,7 +35,7 @@ def settled(run: Any) -> str:
 def test_the_check_returns_the_fingerprint_that_names_the_folder(tmp_path: Path) -> None:
     run = small_run(write_small_dataset(tmp_path / "dataset", [example(n) for n in range(4)]))
     printed: list[str] = []
-    found = distill.check_run(tmp_path, settled(run), lambda _format, line: printed.append(line))
+    found = training_job.check_run(tmp_path, settled(run), lambda _format, line: printed.append(line))
     assert found == prepare(run).fingerprint and any(line.startswith("steps ") for line in printed)
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
     assert run_folder(tmp_path, found) == tmp_path / found[:12]
@@ -50,7 +51,7 @@ def test_the_stage_raises_all_errors_of_the_check_one_per_line(tmp_path: Path) -
         placement={"kind": "split", "students": 1, "engines": 2, "gpu_memory_gb": 1.0},
     )
     with pytest.raises(UserError) as refused:
-        distill.check_run(tmp_path / "output", settled(run), lambda *_: None)
+        training_job.check_run(tmp_path / "output", settled(run), lambda *_: None)
     found = inspect(run)
     assert len(found.problems) > 5 and found.table
     assert str(refused.value).splitlines() == list(found.problems)
@@ -65,9 +66,11 @@ def with_context(tokens: int, folder: Path) -> Path:
 
 
 def test_a_check_that_crashes_keeps_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distill, "command", lambda *_: [sys.executable, "-c", "raise ValueError('a bug')"])
+    monkeypatch.setattr(
+        training_job, "command", lambda *_: [sys.executable, "-c", "raise ValueError('a bug')"]
+    )
     with pytest.raises(JobFailed, match="ValueError: a bug") as broken:
-        distill.check_run(tmp_path, "{}", lambda *_: None)
+        training_job.check_run(tmp_path, "{}", lambda *_: None)
     (log,) = tmp_path.glob("*/check.log")
     assert str(broken.value).endswith(f"(log: {log})") and "ValueError: a bug" in log.read_text()
 
@@ -85,27 +88,30 @@ def test_concurrent_checks_in_one_output_do_not_interfere(
         assert log.read_text() == str(seed)
         yield f"run        {seed:064x}"
 
-    monkeypatch.setattr(distill, "local_lines", slow)
+    monkeypatch.setattr(training_job, "local_lines", slow)
     with ThreadPoolExecutor(2) as flows:
         found = flows.map(
-            lambda seed: distill.check_run(tmp_path, json.dumps({"seed": seed}), lambda *_: None), (1, 2)
+            lambda seed: training_job.check_run(tmp_path, json.dumps({"seed": seed}), lambda *_: None), (1, 2)
         )
     assert list(found) == [f"{1:064x}", f"{2:064x}"]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_errors_come_only_from_the_launcher_of_this_start(tmp_path: Path) -> None:
-    problems = tmp_path / distill.PROBLEMS
+    problems = tmp_path / training_job.PROBLEMS
     problems.write_text("Of an earlier start.\n")
     with (
         pytest.raises(JobFailed, match="killed: WARNING of an engine"),
-        distill.job_failed_as_user_error(tmp_path),
+        training_job.job_failed_as_user_error(tmp_path),
     ):
         raise JobFailed("killed: WARNING of an engine")
-    with pytest.raises(UserError, match="no cluster answers"), distill.job_failed_as_user_error(tmp_path):
+    with (
+        pytest.raises(UserError, match="no cluster answers"),
+        training_job.job_failed_as_user_error(tmp_path),
+    ):
         problems.write_text("The disk is full.\n")
         raise UserError("no cluster answers")
-    with pytest.raises(UserError) as reported, distill.job_failed_as_user_error(tmp_path):
+    with pytest.raises(UserError) as reported, training_job.job_failed_as_user_error(tmp_path):
         problems.write_text("The disk is full.\nThe model is gone.\n")
         raise JobFailed("RUN.json ended with 2: noise | The model is gone. | noise")
     assert str(reported.value) == "The disk is full.\nThe model is gone."
@@ -142,7 +148,7 @@ def test_an_interrupted_training_run_saves_the_current_step(
     )  # fmt: skip
 
     def interrupt(lines: Iterable[str], *_: object) -> None:
-        next(line for line in lines if distill.STEP.match(line))
+        next(line for line in lines if training_job.STEP.match(line))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(distill, "follow", interrupt)
@@ -189,11 +195,11 @@ def test_the_output_of_the_run_is_logged_and_its_steps_are_shown(
             shown.append(0)
 
     metrics(tmp_path, 1, 2, 3)
-    monkeypatch.setattr(distill, "LiveTable", Table)
-    monkeypatch.setattr(distill, "Progress", Shown)
+    monkeypatch.setattr(training_job, "LiveTable", Table)
+    monkeypatch.setattr(training_job, "Progress", Shown)
     logged: list[str] = []
     lines = ["noise of an engine", "train: step 1 of 3, loss 0.5", "train: step 3 of 3, loss 0.4"]
-    distill.follow(lines, lambda text, *values: logged.append(text % values), tmp_path)
+    training_job.follow(lines, lambda text, *values: logged.append(text % values), tmp_path)
     assert logged == ["distill: step 1 of 3, loss 0.5", "distill: step 3 of 3, loss 0.4"]
     assert shown == [1, 3, -3, 0]
     assert [last for _, last in tables] == [False, False, True]
@@ -201,9 +207,9 @@ def test_the_output_of_the_run_is_logged_and_its_steps_are_shown(
 
 
 def test_the_table_has_the_last_twenty_steps_newest_first(tmp_path: Path) -> None:
-    assert distill.last_steps(tmp_path) == []
+    assert training_job.last_steps(tmp_path) == []
     metrics(tmp_path, *range(1, 31))
-    assert [int(row["step"]) for row in distill.last_steps(tmp_path)] == list(range(30, 10, -1))
+    assert [int(row["step"]) for row in training_job.last_steps(tmp_path)] == list(range(30, 10, -1))
 
 
 @pytest.mark.slow

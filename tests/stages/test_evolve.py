@@ -13,7 +13,8 @@ from tasks.config import load_config
 from tasks.llm.chat import ChatModel
 from tasks.rows import Problem, Role, Tier
 from tasks.runtime.driver import Lazy, Run
-from tasks.stages import evolve
+from tasks.runtime.evolution import EvolutionRound, planned
+from tasks.stages.evolve import evolve_round
 from tasks.storage.artifacts import Artifact, Store
 from tests.scripted_server import running
 
@@ -41,10 +42,10 @@ def stored(store: Store, rows: list[Problem], size: int) -> Artifact:
 def test_a_round_planned_in_shards_equals_the_whole_round(tmp_path: Path, stored_by: int, size: int) -> None:
     config = load_config("pocket", {"evolve.branches": dict.fromkeys(Tier, 3), "run.shard_rows": size})
     run = Run(config=config, store=Store(tmp_path), identities={"evolver": "scripted@1"})
-    evolution_round = evolve.EvolutionRound(run, stored(run.store, seeds(40), stored_by), 1)
+    evolution_round = EvolutionRound(run, stored(run.store, seeds(40), stored_by), 1)
     parts = [evolution_round.shard(index) for index in range(len(evolution_round.sizes))]
     assert [len(part) for part in parts] == list(evolution_round.sizes) and max(evolution_round.sizes) <= size
-    whole = evolve.planned(seeds(40), 1, config)
+    whole = planned(seeds(40), 1, config)
     assert len(whole) == 96 and [pair for part in parts for pair in part] == list(whole)
 
 
@@ -55,7 +56,7 @@ def test_a_changed_seed_changes_one_shard_and_no_cuts(tmp_path: Path) -> None:
         run = Run(config=config, store=Store(tmp_path / name), identities={"evolver": "scripted@1"})
         rows = seeds(40)
         rows[21] = rows[21] if text is None else replace(rows[21], text=text)
-        evolution_round = evolve.EvolutionRound(run, stored(run.store, rows, 7), 1)
+        evolution_round = EvolutionRound(run, stored(run.store, rows, 7), 1)
         found.append([evolution_round.shard(index) for index in range(len(evolution_round.sizes))])
     assert [len(part) for part in found[0]] == [len(part) for part in found[1]]
     assert sum(one != other for one, other in zip(*found, strict=True)) in (1, 2)
@@ -77,10 +78,10 @@ def test_the_stage_requests_every_planned_child_once_and_in_order(tmp_path: Path
 
         @flow
         def one_round() -> Artifact:
-            return evolve.evolve_round(run, parents, 1, Lazy(lambda: nullcontext(model)))
+            return evolve_round(run, parents, 1, Lazy(lambda: nullcontext(model)))
 
         artifact = one_round()
         assert server.counts.total() == 96
-    assert run.store.record(artifact)["num_shards"] == len(evolve.EvolutionRound(run, parents, 1).sizes) > 4
+    assert run.store.record(artifact)["num_shards"] == len(EvolutionRound(run, parents, 1).sizes) > 4
     children = [(row.parent_id, row.strategy) for row in run.store.rows(artifact, "problems", Problem)]
-    assert children == [(parent.id, child.strategy) for parent, child in evolve.planned(seeds(40), 1, config)]
+    assert children == [(parent.id, child.strategy) for parent, child in planned(seeds(40), 1, config)]

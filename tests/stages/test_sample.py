@@ -12,7 +12,7 @@ from tasks.llm.ledger import Ledger
 from tasks.llm.sampler import Sampled, TeacherSampler
 from tasks.rows import Problem, Response, Role, Tier
 from tasks.runtime.driver import Lazy, Run
-from tasks.stages.sample import sample_prompt, sampled
+from tasks.runtime.sampling import sample_prompt, sampled
 from tasks.storage.artifacts import Store
 from tests.scripted_server import running
 
