@@ -17,7 +17,7 @@ import numpy as np
 
 from tasks.config import ModelRole, Serve
 from tasks.errors import UserError
-from tasks.llm.invariance import check_invariance, engine_probes
+from tasks.llm.invariance import BatchInvariance, check_invariance, engine_probes
 from tasks.llm.vllm_options import LogprobsMode, engine_environment, engine_options
 from tasks.processes.machine import engine_device
 from training.weight_sync.sync import Transport
@@ -128,6 +128,7 @@ class RolloutEngine:
         self._version = INITIAL_VERSION
         self._calls = 0
         self._asleep: set[str] = set()
+        self._invariance: BatchInvariance | None = None
 
     def ready(self) -> dict[str, Any]:
         """Check the engine's batch invariance, and return the description of the engine for the run's record."""
@@ -135,9 +136,11 @@ class RolloutEngine:
 
         engine = self._llm.llm_engine
         config = engine.model_config
-        found = check_invariance(engine_probes(engine), dtype=self.settings.dtype, machine=engine_device())
+        if self._invariance is None:
+            probes = engine_probes(engine)
+            self._invariance = check_invariance(probes, dtype=self.settings.dtype, machine=engine_device())
         return {
-            "batch_invariance": found.description,
+            "batch_invariance": self._invariance.description,
             "vllm": vllm.__version__,
             "dtype": str(config.dtype),
             "logprobs_mode": str(config.logprobs_mode),
