@@ -83,6 +83,14 @@ def test_a_profile_resolves_with_its_sources_and_its_training(profile: str) -> N
         assert training(profile).steps > 0
 
 
+def test_every_engine_of_the_pocket_profile_has_a_batch_invariant_data_type() -> None:
+    config = load_config("pocket")
+    models = config.models
+    roles = (models.evolver, models.quality_judge, models.teacher, models.equivalence_judge)
+    assert {role.dtype for role in roles} == {"float32"}
+    assert config.distill is not None and config.distill.run["rollouts"]["dtype"] == "float32"
+
+
 def test_parameter_counts_match_the_published_sizes() -> None:
     billions = {name: round(count_parameters(dims) / 1e9, 2) for name, dims in DIMENSIONS.items()}
     assert billions == {
@@ -140,7 +148,8 @@ def test_the_dataset_settings_are_the_papers_and_the_same_for_every_student() ->
         ("amo_bench", ("competition", 50)), ("file", ("hard", 1_000)),
     ]  # fmt: skip
     assert (first.select.target, first.sample.num_samples) == (8000, 8)
-    assert (first.sample.sampling.temperature, first.evolve.target) == (0.7, 1_000_000)
+    assert (first.sample.sampling.temperature, first.sample.sampling.top_p) == (0.7, 1.0)
+    assert first.evolve.target == 1_000_000
     assert (first.dedup.threshold, first.aggregate.test_problems) == (0.7, 200)
     for other in map(resolved, PAPER[1:]):
         assert other.model_copy(update={"distill": None}).identity() == first.model_copy(
