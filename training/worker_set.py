@@ -114,7 +114,8 @@ def start_workers(prepared: Prepared, objective: Objective, log: Callable[[str],
         references = _actors("reference", placement, group, InProcessTeacher, start)
         facts: dict[str, Any] = {"transport": choice.transport, "placement": placement.name}
         facts |= _wait_for_models(students, engines, teachers, references)
-        log(f"rollout engines: {facts['engines'][0]['batch_invariance']}")
+        for finding in dict.fromkeys(engine["batch_invariance"] for engine in facts["engines"]):
+            log(f"rollout engines: {finding}")
         session.guard_workers()
         students.open_transfer(choice, engines)
         yield Workers(

@@ -55,7 +55,7 @@ class BatchInvariance:
         return (
             f"not batch-invariant: {self.different} of {PROBES} probes depend on the other prompts of the batch ({where}); a run"
             " that is interrupted and continued may draw other samples for its unfinished prompts; use dtype float32 on a CPU,"
-            " serve.batch_invariant on a GPU"
+            " batch-invariant kernels on a GPU (docs/operate.md, Reproducibility)"
         )
 
 

@@ -250,7 +250,7 @@ def _check_server(base_url: str, role: ModelRole, log: Path) -> BatchInvariance:
     probes = server_probes(base_url, role.model, role.max_model_len)
     try:
         return check_invariance(probes, dtype=role.dtype, machine=engine_device())
-    except (httpx.HTTPError, KeyError, TypeError) as error:
+    except (httpx.HTTPError, LookupError, TypeError, ValueError) as error:
         raise UserError(
             f"the server of {role.model} does not complete a test prompt ({error!r}): read {log}"
         ) from error
