@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,19 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None and not hasattr(session.config, "workerinput"):
         reporter.write_line(f"cpu: {cpu()}, {len(os.sched_getaffinity(0))} cores")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the files with the longest timeouts first, so that the workers of xdist end at about the same time."""
+
+    def seconds(item: pytest.Item) -> float:
+        mark, slow = item.get_closest_marker("timeout"), item.get_closest_marker("slow")
+        return float(mark.args[0]) if mark and slow else float(slow is not None)
+
+    longest: dict[Path, float] = {}
+    for item in items:
+        longest[item.path] = max(longest.get(item.path, 0.0), seconds(item))
+    items.sort(key=lambda item: -longest[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)

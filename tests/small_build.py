@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import pytest
 
 from tasks.config import PROJECT_ROOT
 from tasks.llm.ledger import Ledger
@@ -65,20 +63,6 @@ class Builder:
         assert process.returncode == 0, log[-5000:]
         return log
 
-    def kill_at(self, pattern: str, **overrides: object) -> None:
-        """Kill the flow's process (SIGKILL) when a log line matches; its descendants must end within ten seconds."""
-        process = self.start(**overrides)
-        assert process.stdout is not None
-        for line in process.stdout:
-            if re.search(pattern, line):
-                break
-        else:
-            pytest.fail(f"the run ended before {pattern!r}")
-        family = psutil.Process(process.pid).children(recursive=True)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        assert not left_after(family, 10.0)
-
     def entries(self) -> int:
         with Ledger(self.output / "ledger.sqlite") as ledger:
             return len(ledger)
@@ -95,6 +79,13 @@ class Undisturbed:
     builder: Builder
     log: str
     digest: str
+
+
+def sent_requests(log: str) -> int:
+    """Chat requests sent plus problems sampled, according to the log."""
+    chats = re.findall(r"(\d+) requests sent", log)
+    samples = re.findall(r"(\d+) problems sampled", log)
+    return sum(map(int, [*chats, *samples]))
 
 
 def left_after(family: list[psutil.Process], seconds: float) -> list[psutil.Process]:

@@ -25,6 +25,7 @@ from tasks.llm.invariance import BatchInvariance, check_invariance, engine_probe
 from tasks.llm.model_folder import model_folder
 from tasks.llm.tokenizer_identity import template_identity
 from tasks.llm.vllm_options import LogprobsMode, engine_environment, engine_options
+from tasks.processes.imports import fast_imports
 from tasks.processes.machine import device_is_cpu, engine_device
 from tasks.processes.ray_session import RaySession, last_error_line
 from tasks.rows import Reason
@@ -209,7 +210,8 @@ class EngineActor:
 
     def __init__(self, environment: dict[str, str], options: dict[str, Any], thinking: bool) -> None:
         os.environ.update(environment, VLLM_ENABLE_V1_MULTIPROCESSING="0")
-        from vllm import LLM
+        with fast_imports():
+            from vllm import LLM
 
         self._thinking = thinking
         self._context: int = options["max_model_len"]

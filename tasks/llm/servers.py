@@ -156,7 +156,7 @@ def server_command(role: ModelRole, serve: Serve, *, model: str, port: int, on_c
     flags = ["--disable-uvicorn-access-log", "--disable-log-stats"]
     flags += ["--enforce-eager", "--no-enable-chunked-prefill"] if on_cpu else []
     pairs = [text for name, value in options.items() for text in (name, str(value))]
-    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *pairs, *flags]
+    return [sys.executable, "-P", "-m", "tasks.llm.vllm_server", *pairs, *flags]
 
 
 def last_complaint(log: Path) -> str:

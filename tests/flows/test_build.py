@@ -1,9 +1,8 @@
-"""The whole flow in the pocket world with real vLLM: uninterrupted, killed in three stages, and repeated."""
+"""The whole flow in the pocket world with real vLLM: uninterrupted, and repeated."""
 
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from tasks.rows import Example
 from tasks.runtime.plan import write_plan
 from tasks.storage.artifacts import digest
 from tasks.storage.manifest import read_manifest
-from tests.small_build import AT_ONCE, SMALL, STAGES, Builder
+from tests.small_build import SMALL, STAGES, Builder, sent_requests
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -22,13 +21,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 MODEL_START = re.compile(
     r"(starting|connecting to) the (evolver|quality judge|equivalence judge) server|starting the teacher"
 )
-
-
-def sent_requests(log: str) -> int:
-    """Chat requests sent plus problems sampled, according to the log."""
-    chats = re.findall(r"(\d+) requests sent", log)
-    samples = re.findall(r"(\d+) problems sampled", log)
-    return sum(map(int, [*chats, *samples]))
 
 
 def test_the_counts_of_every_stage_add_up_and_the_dataset_loads(undisturbed: tuple[Builder, str]) -> None:
@@ -99,23 +91,6 @@ def test_deleting_one_stage_repeats_it_and_the_following_stages(undisturbed: tup
     assert repeated == {"judge", "select", "decontaminate", "sample", "cluster"}
     assert digest(builder.output / "dataset") == bytes_before
     assert sent_requests(log) == 0
-
-
-def test_a_build_killed_in_three_stages_ends_with_the_same_bytes_and_repeats_no_request(
-    undisturbed: tuple[Builder, str], tmp_path: Path
-) -> None:
-    whole, _ = undisturbed
-    builder = Builder(whole.api, tmp_path / "killed")
-    for pattern in (r"evolve-1 shard 1:", r"judge shard 1:", r"sample shard 1:"):
-        builder.kill_at(pattern, **AT_ONCE)
-    time.sleep(1)
-    flushed, known = builder.shard_files(), builder.entries()
-    log = builder.run(**AT_ONCE)
-    assert "cluster: runs alongside sampling" in log
-    assert digest(builder.output / "dataset") == digest(whole.output / "dataset")
-    after = builder.shard_files()
-    assert all(after[file] == flushed[file] for file in flushed)
-    assert sent_requests(log) == builder.entries() - known > 0
 
 
 def test_the_plan_bounds_the_requests_and_bytes_of_the_build(

@@ -1,4 +1,4 @@
-"""`make build` with its own server and worker, interrupted by Ctrl-C, cancellation and kills."""
+"""`make build` with its own server and worker, interrupted in all stages that send requests: Ctrl-C, cancellation, kills."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from prefect.states import Cancelling
 
 from tasks.config import PROJECT_ROOT
 from tasks.storage.artifacts import digest
-from tests.small_build import SMALL, Undisturbed, left_after
+from tests.small_build import AT_ONCE, SMALL, Builder, Undisturbed, left_after, sent_requests
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -51,7 +51,7 @@ class ProjectCopy:
 
     def start(self) -> subprocess.Popen[str]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-        environment |= {"PYTHONPATH": str(self.root), "OVERRIDES": json.dumps(SMALL)}
+        environment |= {"PYTHONPATH": str(self.root), "OVERRIDES": json.dumps({**SMALL, **AT_ONCE})}
         return subprocess.Popen(
             [sys.executable, "scripts/build.py", "build"], cwd=self.root, env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
@@ -107,7 +107,7 @@ def only_run(api: str) -> FlowRun:
         return next(run for run in client.read_flow_runs() if run.state and run.state.is_running())
 
 
-def test_interruptions_leave_no_process_behind_and_the_next_build_ends_with_the_same_bytes(
+def test_interruptions_leave_no_process_behind_and_the_next_build_repeats_no_request_and_ends_with_the_same_bytes(
     build_once: Callable[[], Undisturbed], tmp_path: Path
 ) -> None:
     project = ProjectCopy(tmp_path / "project")
@@ -134,6 +134,12 @@ def test_interruptions_leave_no_process_behind_and_the_next_build_ends_with_the_
         for process in (build, *worker_and_flow(family)):
             process.kill()
         build.wait()
+    killed = Builder("", project.root / "output/pocket")
+    flushed, known = killed.shard_files(), killed.entries()
     log = project.finish()
     assert "was left unfinished by an earlier build and is now marked as Crashed" in log
-    assert digest(project.root / "output/pocket/dataset") == build_once().digest
+    assert "cluster: runs alongside sampling" in log
+    assert sent_requests(log) == killed.entries() - known > 0
+    after = killed.shard_files()
+    assert flushed and all(after[file] == flushed[file] for file in flushed)
+    assert digest(killed.output / "dataset") == build_once().digest

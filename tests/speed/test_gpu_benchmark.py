@@ -22,7 +22,7 @@ from training.preflight.memory import ModelDimensions, count_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 ABSENT = (
-    "accelerate aiohttp datasets deepspeed hypothesis matplotlib pandas peft prefect psutil pyarrow pydantic ray sklearn"
+    "accelerate aiohttp datasets deepspeed hypothesis matplotlib pandas peft prefect psutil pyarrow pydantic ray"
     " tensorboard trl vllm xxhash"
 ).split()
 BARE = f"""

@@ -19,6 +19,7 @@ from tasks.config import ModelRole, Serve
 from tasks.errors import UserError
 from tasks.llm.invariance import BatchInvariance, check_invariance, engine_probes
 from tasks.llm.vllm_options import LogprobsMode, engine_environment, engine_options
+from tasks.processes.imports import fast_imports
 from tasks.processes.machine import engine_device
 from training.weight_sync.sync import Transport
 from training.weight_sync.weights import LiveCheck, Snapshot, compare_live, summed, tensor_sum, unpack
@@ -121,7 +122,8 @@ class RolloutEngine:
         self, settings: RolloutEngineSettings, environment: dict[str, str], options: dict[str, Any]
     ) -> None:
         os.environ.update(environment)
-        from vllm import LLM
+        with fast_imports():
+            from vllm import LLM
 
         self.settings = settings
         self._llm = LLM(**options)

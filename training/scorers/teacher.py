@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tasks.errors import UserError
+from tasks.processes.imports import fast_imports
 from training.data.batches import (
     TokenSequence,
     batches_by_budget,
@@ -65,8 +66,9 @@ class InProcessTeacher:
 
     def __init__(self, settings: InProcessTeacherSettings) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        import torch
-        from transformers import AutoModelForCausalLM
+        with fast_imports():
+            import torch
+            from transformers import AutoModelForCausalLM
 
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)

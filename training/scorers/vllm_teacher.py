@@ -17,6 +17,7 @@ import numpy as np
 from tasks.config import ModelRole, Serve
 from tasks.errors import UserError
 from tasks.llm.vllm_options import engine_environment, engine_options
+from tasks.processes.imports import fast_imports
 from training.data.batches import TokenSequence, check_sequences
 from training.scorers.teacher import TopK
 
@@ -71,7 +72,8 @@ class VllmTeacher:
         self, settings: ScoringSettings, environment: dict[str, str], options: dict[str, Any]
     ) -> None:
         os.environ.update(environment)
-        from vllm import LLM
+        with fast_imports():
+            from vllm import LLM
 
         self.settings = settings
         self._llm = LLM(**options)

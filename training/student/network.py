@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from tasks.errors import UserError
+from tasks.processes.imports import fast_imports
 from training.data.batches import Batch
 
 HeadWork = Callable[[torch.Tensor, torch.Tensor], Any]
@@ -81,7 +82,8 @@ def load_network(
     `checkpointing` enables gradient checkpointing; `seed` initialises the adapters. Raises `UserError` if the folder has no
     config.json or the model has no bias-free `lm_head`.
     """
-    from transformers import AutoModelForCausalLM
+    with fast_imports():
+        from transformers import AutoModelForCausalLM
 
     if not (folder / "config.json").is_file():
         raise UserError(
