@@ -227,10 +227,19 @@ class EvolveSettings(Settings):
 
 
 class RuleSettings(Settings):
-    """Limits of the rules on the text of a problem."""
+    """Which rules of tasks/problems/rules.py reject a problem by its text, and their limits."""
 
+    length: bool = True
     min_chars: PositiveInt = 30
     max_chars: PositiveInt = 2000
+    multiple_choice: bool = True
+    # ours, not the paper's
+    proof: bool = False
+    several_questions: bool = False
+    needs_figure: bool = False
+    no_question: bool = False
+    bad_characters: bool = False
+    repetition: bool = False
     max_repeated_share: Probability = 0.5  # share of word 3-grams that are repetitions
 
 
