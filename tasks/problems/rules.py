@@ -19,6 +19,8 @@ from tasks.problems.questions import (
     asks,
     asks_anything,
     asks_for_value,
+    compact,
+    may_match,
     proof_request,
     requests,
 )
@@ -81,6 +83,10 @@ _CONDITIONS: Final = re.compile(
     r"|operations?|steps?|stages?|cases?|types?|kinds?|where|if|let)\b",
     re.IGNORECASE,
 )
+_LISTS: Final = re.compile(
+    r"\b(?:find|compute|calculate|determine|evaluate|solve|simplify|give)(?:\s+the\s+following)?\s*:?\s*",
+    re.IGNORECASE,
+)
 _COUNTS: Final = re.compile(r"\bhow many of (?:the following|these|the)\b", re.IGNORECASE)
 
 
@@ -90,23 +96,14 @@ def multiple_choice(text: str, settings: RuleSettings) -> RuleFailure | None:
     Labelled points, conditions "(a) ... (b) ... find", formulas f(A) + f(B) and statements of which the true ones are to be
     counted are not options.
     """
-    if _may_match(text, _CHOICES_NEED) and (match := _CHOICES.search(text)):
-        return RuleFailure(reason=Reason.MULTIPLE_CHOICE, detail=around(text, match))
+    if may_match(text, _CHOICES_NEED) and (match := _CHOICES.search(text)):
+        return RuleFailure(reason=Reason.MULTIPLE_CHOICE, detail=around(match))
     plain = _LATEX_DRESS.sub(" ", text)
     for style in _LABEL_STYLES:
         labels = _in_order(style.finditer(plain))
         if len(labels) >= 2 and _are_options(plain, labels):
-            return RuleFailure(reason=Reason.MULTIPLE_CHOICE, detail=around(plain, labels[0]))
+            return RuleFailure(reason=Reason.MULTIPLE_CHOICE, detail=around(labels[0]))
     return None
-
-
-def _may_match(text: str, needed: tuple[str, ...]) -> bool:
-    """Return False only if no pattern that requires one of these lower-case substrings can match.
-
-    Most texts contain none of them, and this test takes a tenth of the pattern's time. Non-ASCII texts always return True,
-    because case-insensitive patterns fold more letters than `lower`.
-    """
-    return not text.isascii() or any(map(text.lower().__contains__, needed))
 
 
 def _in_order(matches: Iterator[re.Match[str]]) -> list[re.Match[str]]:
@@ -124,7 +121,7 @@ def _in_order(matches: Iterator[re.Match[str]]) -> list[re.Match[str]]:
 def _are_options(text: str, labels: list[re.Match[str]]) -> bool:
     before, options = text[: labels[0].start()], text[labels[0].start() :]
     lead = before.rstrip(" ")
-    if asks(options) or before.count("(") != before.count(")"):
+    if asks(options) or before.count("(") != before.count(")") or _ends_with(_LISTS, before):
         return False
     first = text[labels[0].end() : labels[1].start()]
     if _COUNTS.search(before) and any(map(str.isalpha, first)):
@@ -134,6 +131,10 @@ def _are_options(text: str, labels: list[re.Match[str]]) -> bool:
     last_sentence = SENTENCE_END.split(lead.strip())[-1]
     introduced = lead.endswith((":", ".", "\n")) and asks(before)
     return ((introduced and len(labels) > 2) or len(labels) > 3) and not _CONDITIONS.search(last_sentence)
+
+
+def _ends_with(pattern: re.Pattern[str], text: str) -> bool:
+    return any(match.end() == len(text) for match in pattern.finditer(text))
 
 
 # --- our rules ---------------------------------------------------------------------------------------------------
@@ -146,7 +147,7 @@ def proof(text: str, settings: RuleSettings) -> RuleFailure | None:
     Justify your answer" has not, because a bare yes is not what is asked for.
     """
     if (match := proof_request(text)) and not asks_for_value(text):
-        return RuleFailure(reason=Reason.PROOF, detail=around(text, match))
+        return RuleFailure(reason=Reason.PROOF, detail=around(match))
     return None
 
 
@@ -158,8 +159,13 @@ _PART: Final = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _LISTED: Final = re.compile(
-    r"\b(?:find|compute|calculate|determine|evaluate|solve|simplify|give)(?:\s+the\s+following)?\s*:?\s*"
-    r"(?:\(?1\)\s*(?=[a-z$\\])[^?]*?\s\(?2\)|\(?a\)\s*(?=[a-z$\\])[^?]*?\s\(?b\)|\(?i\)\s*(?=[a-z$\\])[^?]*?\s\(?ii\))\s",
+    _LISTS.pattern
+    + "(?:"
+    + "|".join(
+        rf"\(?{first}\)\s*(?=[a-z$\\])[^?]{{0,500}}?\s\(?{second}\)\s"
+        for first, second in ("12", "ab", ("i", "ii"))
+    )
+    + ")",
     re.IGNORECASE,
 )
 _RESTATES: Final = re.compile(
@@ -175,7 +181,7 @@ def several_questions(text: str, settings: RuleSettings) -> RuleFailure | None:
     "What is the probability? It can be written as m/n. What is m + n?" is one question. Parts before the last "Solution:" or
     "Answer:" in the text are answered there and do not count.
     """
-    prose = DRAWING.sub(" ", text)
+    prose = compact(DRAWING.sub(" ", text))
     answered = list(_ANSWERED.finditer(prose))
     remaining = prose[answered[-1].end() :] if answered else prose
     asked = requests(remaining)
@@ -184,7 +190,7 @@ def several_questions(text: str, settings: RuleSettings) -> RuleFailure | None:
             reason=Reason.SEVERAL_QUESTIONS, detail=f"{len(asked)} questions, the last: {asked[-1][-80:]}"
         )
     parts = sum(map(asks, _PART.split(remaining)[1:]))
-    if parts > 1 or _LISTED.search(remaining):
+    if parts > 1 or (")" in remaining and _LISTED.search(remaining)):
         return RuleFailure(
             reason=Reason.SEVERAL_QUESTIONS, detail=f"{max(parts, 2)} enumerated parts ask for something"
         )

@@ -16,7 +16,7 @@ from tasks.answers.equivalence import simplest_forms_decision
 from tasks.rows import Reason
 
 MAX_REPLY_CHARS: Final = 20_000
-MAX_OBJECTS: Final = 100  # beginnings of a JSON object in a reply that are tried
+MAX_OBJECTS: Final = 20  # beginnings of a JSON object in a reply that are tried
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,21 +205,24 @@ def _verdict(
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
     """Yield the JSON objects in a text, and those inside an object, with keys in lower case; numbers are strings."""
-    end = 0
-    for attempt, start in enumerate(_OBJECT.finditer(text)):
-        if attempt == MAX_OBJECTS:
-            raise _Malformed(f"more than {MAX_OBJECTS} braces that may begin a JSON object")
-        if start.start() < end:
-            continue
-        try:
-            data, end = _DECODER.raw_decode(text, start.start())
-        except (json.JSONDecodeError, RecursionError):
-            try:
-                data, _ = _DECODER.raw_decode(_LOOSE.sub(_strict, text[start.start() :]))
-            except (json.JSONDecodeError, RecursionError):
-                continue
+    for _ in range(MAX_OBJECTS):
+        start = _OBJECT.search(text)
+        if start is None:
+            return
+        rest = text[start.start() :]
+        data, text = _decoded(rest) or _decoded(_LOOSE.sub(_strict, rest)) or ({}, text[start.end() :])
         yield data
         yield from (value for value in data.values() if isinstance(value, dict))
+    raise _Malformed(f"more than {MAX_OBJECTS} braces that may begin a JSON object")
+
+
+def _decoded(text: str) -> tuple[dict[str, Any], str] | None:
+    """Return the object at the start of a text, and the text after it."""
+    try:
+        data, end = _DECODER.raw_decode(text)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    return data, text[end:]
 
 
 def _strict(token: re.Match[str]) -> str:
