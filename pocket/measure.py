@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -35,7 +36,7 @@ from prompts import load_prompt
 from prompts.schemas import EQUIVALENCE_SCHEMA, QUALITY_CRITERIA, QUALITY_SCHEMA
 from tasks.answers.equivalence import equivalent
 from tasks.answers.extraction import extract_answer
-from tasks.config import RuleSettings
+from tasks.config import RuleSettings, load_config
 from tasks.problems.rules import check
 from tasks.problems.verdicts import BadReply, parse_equivalence
 from tasks.uncertainty.auroc import auroc
@@ -176,9 +177,15 @@ def evolved_reply(reply: str) -> str | None:
     return match[1] if match else None
 
 
+@cache
+def pocket_rules() -> RuleSettings:
+    """Return the rules of the profile `pocket`."""
+    return load_config("pocket").rules
+
+
 def is_good(before: str, after: str | None) -> bool:
-    """Return whether an evolution passes the rules, is a sound problem and differs from its parent."""
-    if after is None or check(after, RuleSettings()) is not None:
+    """Return whether an evolution passes the rules of the pocket profile, is a sound problem and differs from its parent."""
+    if after is None or check(after, pocket_rules()) is not None:
         return False
     return world.oracle(after) is not None and " ".join(after.lower().split()) != " ".join(
         before.lower().split()

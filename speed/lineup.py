@@ -29,7 +29,7 @@ import psutil
 from dedup_million import SETTINGS, candidates, peak_gib, replacing, seeds, used_cpu, write
 from dedup_recall import read_texts, with_datasketch, word_tuples
 
-from tasks.config import RuleSettings, load_config
+from tasks.config import load_config
 from tasks.problems import dedup
 from tasks.processes.mapper import Mapper, open_mapper
 from tasks.rows import Edge, Problem
@@ -85,9 +85,9 @@ def written(store: Store, name: str, shards: Iterable[tuple[int, Tables]], secon
 
 def rules(store: Store, copies: Artifact, mapper: Mapper[Any, Any], seconds: Seconds) -> Artifact:
     """Do the work of the stage rules."""
-    sizes = shard_sizes(store, copies)
+    sizes, settings = shard_sizes(store, copies), load_config("pocket").rules
     items = (
-        RulesWork(path=store.shard_path(copies, index, "problems"), settings=RuleSettings())
+        RulesWork(path=store.shard_path(copies, index, "problems"), settings=settings)
         for index in range(len(sizes))
     )
     return written(store, "candidates", zip(sizes, mapper(reject_by_rules, items), strict=True), seconds)

@@ -25,7 +25,7 @@ from tasks.uncertainty.clusters import Pair, cluster_answers, pair_decisions
 from tasks.uncertainty.entropy import majority
 from tasks.uncertainty.measures import entropies_by_size, uncertainties
 
-VERSION = 4
+VERSION = 5
 MAX_ANSWER_CHARS = 1_000
 CUT_OFF = ("length", TOO_LONG)
 Decisions = Mapping[Pair, bool | None]

@@ -17,7 +17,7 @@ from tasks.seeds.kinds import Loaded, SeedOutcome
 from tasks.seeds.registry import load, source_digest
 from tasks.storage.artifacts import Artifact
 
-VERSION = 3
+VERSION = 4
 
 
 def aggregate(run: Run) -> Artifact:

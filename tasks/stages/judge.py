@@ -20,7 +20,7 @@ from tasks.runtime.models import RequestsAhead, chat_model
 from tasks.runtime.pending import Pending
 from tasks.storage.artifacts import Artifact
 
-VERSION = 1
+VERSION = 2
 PROMPT = "judge/quality"
 
 

@@ -51,10 +51,34 @@ def test_one_failed_criterion_is_enough_to_fail(criterion: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrapping", ["  {}\n", "```json\n{}\n```", "```\n{}```", "<think>hm\n</think>\n\n{}"]
+    "wrapping",
+    [
+        "  {}\n", "```json\n{}\n```", "```\n{}```", "```json{}```", "```json\n{}", "<think>hm\n</think>\n\n{}",
+        "Verdict: {}", "The reply has the form {\"clear\": ..., }. Mine:\n```json\n{}\n```\nAll five hold.",
+        "For the set $\\{1, 2\\}$ and \\frac{1}{2} I find \"yes\": {}", "[{}]", '{"verdict": {}, "confidence": 0.9}',
+    ],
+)  # fmt: skip
+def test_prose_fences_and_thinking_around_the_json_are_accepted(wrapping: str) -> None:
+    for data in (GOOD, GOOD | {"complete": False}):
+        verdict = parse_quality(wrapping.replace("{}", json.dumps(data)), "stop")
+        assert verdict == QualityVerdict(**data)
+
+
+@pytest.mark.parametrize(
+    "loose",
+    [
+        json.dumps(GOOD | {"reason": "It is sound, isn't it? {yes}", "notes": [1, {"x": None}]}),
+        json.dumps(GOOD)[:-1] + ",}",
+        json.dumps({"verdict": GOOD})[:-1] + ",}",
+        json.dumps(GOOD).replace("true", '"true"'),
+        json.dumps(GOOD).replace("true", '"True"'),
+        json.dumps({key.title(): value for key, value in GOOD.items()}),
+        str(GOOD),  # Python's quotes and constants
+        json.dumps(GOOD)[:-1] + ', "n": ' + "9" * 5000 + "}",
+    ],
 )
-def test_white_space_fences_and_thinking_around_the_json_are_accepted(wrapping: str) -> None:
-    assert isinstance(parse_quality(wrapping.replace("{}", json.dumps(GOOD)), "stop"), QualityVerdict)
+def test_further_keys_and_loose_json_are_accepted(loose: str) -> None:
+    assert parse_quality(loose, "stop") == QualityVerdict(**GOOD)
 
 
 @pytest.mark.parametrize(
@@ -67,14 +91,23 @@ def test_white_space_fences_and_thinking_around_the_json_are_accepted(wrapping: 
         ("yes, all of them", "stop", Reason.MALFORMED_REPLY),
         ("[" * 15_000, "stop", Reason.MALFORMED_REPLY),
         ("[true, true, true, true, true]", "stop", Reason.MALFORMED_REPLY),
-        (json.dumps(GOOD) + " indeed", "stop", Reason.MALFORMED_REPLY),
+        (json.dumps(GOOD) + json.dumps(GOOD), "stop", Reason.MALFORMED_REPLY),
+        (
+            json.dumps(GOOD) + "\nOn reflection: " + json.dumps({"clear": False}),
+            "stop",
+            Reason.MALFORMED_REPLY,
+        ),
+        (json.dumps({"first": GOOD, "second": GOOD}), "stop", Reason.MALFORMED_REPLY),
         (json.dumps(GOOD | {"clear": 1}), "stop", Reason.MALFORMED_REPLY),
-        (json.dumps(GOOD | {"clear": "true"}), "stop", Reason.MALFORMED_REPLY),
+        (json.dumps(GOOD | {"clear": "maybe"}), "stop", Reason.MALFORMED_REPLY),
+        (json.dumps(GOOD | {"clear": None}), "stop", Reason.MALFORMED_REPLY),
+        (json.dumps(GOOD | {"Clear": False}), "stop", Reason.MALFORMED_REPLY),
+        (json.dumps(GOOD)[:-1], "stop", Reason.MALFORMED_REPLY),
         (json.dumps(GOOD | {"clear": float("nan")}), "stop", Reason.MALFORMED_REPLY),
-        (json.dumps(GOOD | {"extra": True}), "stop", Reason.MALFORMED_REPLY),
         (json.dumps(dict.fromkeys(QUALITY_CRITERIA[1:], True)), "stop", Reason.MALFORMED_REPLY),
         (json.dumps(GOOD)[:-1] + ', "clear": false}', "stop", Reason.MALFORMED_REPLY),
-        (json.dumps(GOOD)[:-1] + ', "n": ' + "9" * 5000 + "}", "stop", Reason.MALFORMED_REPLY),
+        ('{"' * 5000 + json.dumps(GOOD), "stop", Reason.MALFORMED_REPLY),
+        ('{"a":' * 3000, "stop", Reason.MALFORMED_REPLY),
     ],
 )
 def test_any_other_reply_gets_its_reason(reply: str, finish: str, expected: Reason) -> None:
@@ -87,6 +120,33 @@ def test_the_equivalence_judges_reply_has_both_forms_and_a_verdict() -> None:
     assert reason(parse_equivalence(reply.replace("true", '"yes"'), "stop")) is Reason.MALFORMED_REPLY
     assert reason(parse_equivalence('{"equivalent": true}', "stop")) is Reason.MALFORMED_REPLY
     assert reason(parse_equivalence(reply, "length")) is Reason.TRUNCATED
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        r"\frac{1}{2}", r"\sqrt{2}", r"\beta + \bar{x}", r"\theta \times \tau", r"\text{no}", r"\nu \neq \rho", r"\{1, 2\}",
+        r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix}a\\b\end{pmatrix}", r"\underline{x}", r"5\,\%",
+    ],
+)  # fmt: skip
+def test_latex_is_read_the_same_whether_or_not_its_backslashes_are_escaped(form: str) -> None:
+    expected = EquivalenceVerdict(first=form, second=form, equivalent=True)
+    escaped = json.dumps({"first": form, "second": form, "equivalent": True})
+    raw = f'{{"first": "{form}", "second": "{form}", "equivalent": true}}'
+    assert parse_equivalence(escaped, "stop") == parse_equivalence(raw, "stop") == expected
+
+
+def test_numbers_are_kept_as_they_are_written_and_other_escapes_as_json_has_them() -> None:
+    assert parse_equivalence('{"first": 5, "second": 5.0, "equivalent": true}', "stop") == EquivalenceVerdict(
+        first="5", second="5.0", equivalent=True
+    )
+    reply = r'{"first": "a \n 1\/2 \u00b2", "second": "\frac12 \"", "equivalent": false}'
+    assert parse_equivalence(reply, "stop") == EquivalenceVerdict(
+        first="a \n 1/2 ²", second='\\frac12 "', equivalent=False
+    )
+    assert reason(parse_equivalence('{"first": [5], "second": "5", "equivalent": true}', "stop")) is (
+        Reason.MALFORMED_REPLY
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,6 +197,10 @@ def test_the_evolved_problem_is_the_cleaned_content_of_the_block() -> None:
         (r"<evolved>What is 3 + 4? \boxed{7}</evolved>", Reason.SOLUTION_LEAKED),
         ("<evolved>What is 3 + 4?\n**Answer**: 7</evolved>", Reason.SOLUTION_LEAKED),
         ("<evolved>What is 3 + 4? Solution: add.</evolved>", Reason.SOLUTION_LEAKED),
+        ("<evolved>What is 3 + 4?\nSolution. Add.</evolved>", Reason.SOLUTION_LEAKED),
+        ("<evolved>What is 3 + 4?\n**Solution**\nAdd.</evolved>", Reason.SOLUTION_LEAKED),
+        ("<evolved>What is 3 + 4?\n### Final answer\n7</evolved>", Reason.SOLUTION_LEAKED),
+        ("<evolved>What is 3 + 4? The answer is 7.</evolved>", Reason.SOLUTION_LEAKED),
         ("<evolved>" + "a" * 20_000 + "</evolved>", Reason.REPLY_TOO_LONG),
     ],
 )
@@ -153,9 +217,24 @@ def test_one_changed_sign_or_decimal_point_is_not_an_echo() -> None:
         assert parse_evolution(f"<evolved>{child}</evolved>", "stop", parent) == child
 
 
-def test_a_refusal_inside_the_problem_text_is_not_a_refusal() -> None:
-    text = 'Nine friends share 60 sweets equally and Anna says "I cannot eat more than 5". How many are left over?'
+@pytest.mark.parametrize(
+    "text",
+    [
+        'Nine friends share 60 sweets equally and Anna says "I cannot eat more than 5". How many are left over?',
+        "Sam says: I cannot count. How many apples are 3+4?",
+        "I cannot recall my code: its 4 digits are even and add up to 8. How many codes are possible?",
+        "Give your answer: as a fraction. What is 3/6?",
+        r"What is 3/6? Put your answer in \boxed{}.",
+        r"What is 3/6? Write it as \boxed{\text{answer}}.",
+        "Solution A has 20% salt. Solution B has 30%. What is the share of salt in the mixture of equal parts?",
+        "Find a solution: x + y = 7 with x = 3. What is y?",
+    ],
+)
+def test_a_text_that_mentions_an_answer_or_a_refusal_is_a_problem(text: str) -> None:
     assert parse_evolution(f"<evolved>{text}</evolved>", "stop", PARENT) == text
+    assert (
+        parse_evolution(f"Sure.\n<Evolved>\n{text}\n</ EVOLVED >\nI hope this helps!", "stop", PARENT) == text
+    )
 
 
 def test_the_length_limit_is_a_setting() -> None:
