@@ -92,14 +92,14 @@ def is_loopback(url: str) -> bool:
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
-def check_endpoint(role: ModelRole) -> ServerHandle:
+def check_endpoint(role: ModelRole, timeout_s: float = 15.0) -> ServerHandle:
     """Request the list of models at `base_url`. Raises `UserError` unless it answers and offers `role.model`."""
     base_url = (role.base_url or "").rstrip("/")
     headers = {"Authorization": f"Bearer {os.environ.get(role.api_key_env) or 'EMPTY'}"}
     where = f"model server {base_url}/models"
     try:
         answer = httpx.get(
-            f"{base_url}/models", headers=headers, timeout=15.0, trust_env=not is_loopback(base_url)
+            f"{base_url}/models", headers=headers, timeout=timeout_s, trust_env=not is_loopback(base_url)
         )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise UserError(

@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "tasks.runtime": (
         "tasks", "tasks.answers", "tasks.llm", "tasks.problems", "tasks.processes", "tasks.reports", "tasks.seeds",
-        "tasks.storage", "tasks.uncertainty", "prompts", "training.config",
+        "tasks.storage", "tasks.uncertainty", "prompts", "training.config", "training.preflight",
     ),
     "tasks.stages": ("tasks.*", "prompts", "training.config"),
     "training.config": ("tasks",),
