@@ -27,7 +27,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import httpx
 import local_prefect as local
 import pyarrow.parquet as pq
-from command_line import INTERRUPTED, end_with_parent, log_line, read_overrides, read_port, waiting
+from command_line import INTERRUPTED, end_with_parent, log_error, log_line, read_overrides, read_port, waiting
 
 from tasks.config import PROJECT_ROOT, Config, load_config
 from tasks.errors import UserError, attempt
@@ -69,9 +69,9 @@ def build(what: Work, profile: str, overrides: Mapping[str, Any], port: int | No
     Raises `UserError` with every problem that can be found before anything is started.
     """
     parameters = {"profile": profile, "overrides": dict(overrides)}
+    config = checked(what, profile, overrides, port)
     with ExitStack() as stack:
         lock = stack.enter_context(build_lock())
-        config = checked(what, profile, overrides, port)
         api = stack.enter_context(started_prefect(port))
         heal(api, local.read_note(LOCK).get("run"))
         local.write_note(lock, {"pid": os.getpid()})
@@ -416,8 +416,7 @@ def main(arguments: Sequence[str]) -> int:
         show(PROJECT_ROOT / load_config(profile, overrides).run.output)
         return 0
     except UserError as error:
-        for line in str(error).splitlines():
-            log_line(line)
+        log_error(error)
         return 1
     except KeyboardInterrupt:
         log_line("interrupted; all started processes have ended")

@@ -23,6 +23,12 @@ def log_line(text: str) -> None:
     print(f"sure-math: {text}", flush=True)
 
 
+def log_error(error: UserError) -> None:
+    """Print every sentence of an error on a line of its own."""
+    for line in str(error).splitlines():
+        log_line(line)
+
+
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
     """Print `what` is done, and while the block runs how long it has taken so far."""

@@ -25,6 +25,7 @@ from prefect.states import Completed
 
 from tasks.config import Config
 from tasks.rows import Reject
+from tasks.runtime.phases import phase
 from tasks.runtime.progress import Progress
 from tasks.runtime.stage import Stage
 from tasks.storage.artifacts import Artifact, Store
@@ -123,15 +124,17 @@ def run_shards(
         return found
     folder = run.store.folder(stage.name, stage.fingerprint)
     drop_if_stale(run.store, stage)
-    sizes = plan()
+    with phase(logger.info, lambda seconds: f"{stage.name}: reading the input, {seconds:.0f} s"):
+        sizes = plan()
     progress = Progress(stage.name, sum(sizes), logger.info)
-    for index, size in enumerate(sizes):
-        ready(index)
-        named = _named(stage, f"{stage.name}: shard {index + 1} of {len(sizes)}")
-        named(run, stage, index, work, progress, pending)
-        progress.shard_done(size)
-    progress.finish()
-    ready(None)
+    with phase(logger.info, lambda _seconds: progress.line()):
+        for index, size in enumerate(sizes):
+            ready(index)
+            named = _named(stage, f"{stage.name}: shard {index + 1} of {len(sizes)}")
+            named(run, stage, index, work, progress, pending)
+            progress.shard_done(size)
+        progress.finish()
+        ready(None)
     artifact = _finish(run, stage, len(sizes))
     logger.info("%s: wrote %s", stage.name, folder.name)
     return artifact
