@@ -111,12 +111,16 @@ def _dataset_and_training(
     problems: list[str] = []
     found = None
     if work in ("distill", "validate", "reannotate"):
-        found = attempt(problems, lambda: PROJECT_ROOT / (dataset or newest_dataset(root)))
-        if found is not None and attempt(problems, lambda: read_manifest(found)) is None:
-            found = None
+        found = attempt(problems, lambda: _exported(PROJECT_ROOT / (dataset or newest_dataset(root))))
     if trains:
         return [*problems, *training_problems(config, root, found)]
     return [*problems, *settings_problems(config, root)] if work == "build" else problems
+
+
+def _exported(folder: Path) -> Path:
+    """Return the folder of a dataset. Raises `UserError` if it has no valid manifest."""
+    read_manifest(folder)
+    return folder
 
 
 def newest_dataset(root: Path) -> Path:

@@ -12,6 +12,7 @@ from tasks.llm.model_identity import model_identity
 from tasks.runtime.driver import Run
 from tasks.runtime.preflight import ANNOTATORS, Work, output_folder, require_ready
 from tasks.seeds.registry import resolve
+from tasks.stages.opening import checking
 from tasks.storage.artifacts import Store
 from tasks.storage.locks import alone
 
@@ -25,7 +26,8 @@ def open_annotation(
     """
     config = resolve(load_config(profile, overrides))
     root = output_folder(config) if root is None else PROJECT_ROOT / root
-    require_ready(config, work, root=root)
+    with checking():
+        require_ready(config, work, root=root)
     identities = {
         name: model_identity(role.model, role.revision, PROJECT_ROOT)
         for name in ANNOTATORS

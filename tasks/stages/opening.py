@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
 
 from tasks.config import PROJECT_ROOT, Config, load_config
 from tasks.errors import UserError, attempt
 from tasks.llm.model_identity import model_identity
 from tasks.runtime.driver import Run
+from tasks.runtime.phases import phase
 from tasks.runtime.preflight import output_folder, require_ready
 from tasks.runtime.source_preflight import curated_problems, is_remote, unread_sources
 from tasks.seeds.registry import check, resolve
@@ -23,12 +28,14 @@ def open_run(profile: str, overrides: Mapping[str, Any] | None) -> Run:
     Raises `UserError` with all problems, one per line. Sources whose rows have already been read are not checked.
     """
     config = resolve(load_config(profile, overrides))
-    require_ready(config, "build")
+    with checking():
+        require_ready(config, "build")
     root = output_folder(config)
     unread = unread_sources(config, root)
     if any(is_remote(source) for source in unread):  # their first rows take longer than a look-up
-        check_sources(config)
-        check_benchmarks(config)
+        with checking():
+            check_sources(config)
+            check_benchmarks(config)
     identities = {
         name: model_identity(role.model, role.revision, PROJECT_ROOT)
         for name in type(config.models).model_fields
@@ -40,8 +47,18 @@ def open_run(profile: str, overrides: Mapping[str, Any] | None) -> Run:
 def open_distillation(profile: str, overrides: Mapping[str, Any] | None, dataset: str | None) -> Run:
     """Open a distillation on `dataset` (by default the profile's newest). Raises `UserError` like `open_run`."""
     config = resolve(load_config(profile, overrides))
-    require_ready(config, "distill", dataset=None if dataset is None else Path(dataset))
+    with checking():
+        require_ready(config, "distill", dataset=None if dataset is None else Path(dataset))
     return _opened(config, output_folder(config), {})
+
+
+def checking() -> AbstractContextManager[None]:
+    """Say every few seconds that the run is being checked, while the block runs in a flow."""
+    if FlowRunContext.get() is None:
+        return nullcontext()
+    return phase(
+        get_run_logger().info, lambda seconds: f"checking settings, models and files, {seconds:.0f} s"
+    )
 
 
 def _opened(config: Config, root: Path, identities: Mapping[str, str]) -> Run:

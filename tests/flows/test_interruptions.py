@@ -135,5 +135,5 @@ def test_interruptions_leave_no_process_behind_and_the_next_build_ends_with_the_
             process.kill()
         build.wait()
     log = project.finish()
-    assert "was left unfinished by an earlier build and is now marked as Crashed" in log
+    assert "was left unfinished by an earlier command and is now marked as Crashed" in log
     assert digest(project.root / "output/pocket/dataset") == build_once().digest
