@@ -19,7 +19,7 @@ else ifeq ($(DEVICE),cpu)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help build plan distill validate annotate reannotate test ui report lint format clean pocket env
+.PHONY: help build plan distill validate annotate reannotate test ui shell report lint format clean pocket env
 .DEFAULT_GOAL := help
 
 help:  ## list all commands
@@ -31,10 +31,10 @@ build: env  ## build a dataset and a report (deployment sure-math/build)
 plan: env  ## estimate requests, tokens and disk of a build, in seconds and without a model
 	@exec $(BIN)/python scripts/build.py plan
 
-distill: env  ## train a student on the profile's newest dataset (deployment sure-math-distill/pocket)
+distill: env  ## train a student on the profile's newest dataset (deployment sure-math-distill/uopd)
 	@exec $(BIN)/python scripts/build.py distill
 
-validate: env  ## compare the dataset's entropies with the known truth (deployment sure-math-validate/pocket)
+validate: env  ## compare the dataset's entropies with the known truth (deployment sure-math-validate/truth)
 	@exec $(BIN)/python scripts/build.py validate
 
 annotate: env  ## annotate your own problems: make annotate FILE=problems.jsonl OUT=output/mine
@@ -50,8 +50,11 @@ reannotate: env  ## annotate the stale rows of the profile's dataset again
 test: env  ## run all tests
 	@exec $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
-ui: env  ## keep the Prefect UI up until Ctrl-C
+ui: env  ## keep the Prefect UI up until Ctrl-C, with a worker for the runs that are started there
 	@exec $(BIN)/python scripts/build.py ui
+
+shell: env  ## open a shell in which `prefect` reaches the project's Prefect server
+	@exec $(BIN)/python scripts/build.py shell
 
 report: env  ## show the paths of the last dataset and report, and three example rows
 	@exec $(BIN)/python scripts/build.py report

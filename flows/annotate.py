@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
-
 from tasks.stages.annotation import annotation_lock, open_annotation
+from tasks.stages.flow_runs import flow
 from tasks.stages.own_problems import export_own, find_file, own_problems
 from tasks.stages.sample_and_cluster import sample_and_cluster
 
 
-@flow(name="sure-math-annotate", flow_run_name="{problems}", persist_result=False)
+@flow(name="sure-math-annotate", what="annotate")
 def annotate(
     problems: str,
     out: str,

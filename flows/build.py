@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow
-
 from tasks.stages.aggregate import aggregate
 from tasks.stages.benchmarks import read_benchmarks
 from tasks.stages.decontaminate import decontaminate
@@ -13,6 +11,7 @@ from tasks.stages.deduplicate import deduplicate
 from tasks.stages.distill import distill_in_build
 from tasks.stages.evolve import evolve
 from tasks.stages.export import Stages, export
+from tasks.stages.flow_runs import flow
 from tasks.stages.judge import judge
 from tasks.stages.opening import open_run
 from tasks.stages.plan import plan
@@ -21,7 +20,7 @@ from tasks.stages.sample_and_cluster import sample_and_cluster
 from tasks.stages.select import select
 
 
-@flow(name="sure-math", flow_run_name="{profile}", persist_result=False)
+@flow(name="sure-math", what="build")
 def build(profile: str = "pocket", overrides: dict[str, Any] | None = None, dry_run: bool = False) -> str:
     """Build SURE-Math. With `{"distill.in_build": true}` the profile's student is then distilled on it.
 

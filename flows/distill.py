@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow
-
 from tasks.stages.distill import distill as distill_stage
-from tasks.stages.opening import open_run
+from tasks.stages.flow_runs import flow
+from tasks.stages.opening import open_distillation
 from tasks.stages.stale import newest_dataset
 
 
-@flow(name="sure-math-distill", flow_run_name="{profile}", persist_result=False)
+@flow(name="sure-math-distill", what="distill")
 def distill(
     profile: str = "pocket", overrides: dict[str, Any] | None = None, dataset: str | None = None
 ) -> str:
@@ -24,5 +23,5 @@ def distill(
 
     Returns the folder of the trained student.
     """
-    run = open_run(profile, overrides)
+    run = open_distillation(profile, overrides, dataset)
     return distill_stage(run, dataset or newest_dataset(run))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow
-
 from tasks.stages.annotation import annotation_lock, open_annotation
+from tasks.stages.flow_runs import flow
 from tasks.stages.stale import annotate_stale, find_stale, nothing_stale, stale_problems
 from tasks.stages.version import publish_version
 
 
-@flow(name="sure-math-reannotate", flow_run_name="{profile}", persist_result=False)
+@flow(name="sure-math-reannotate", what="reannotate")
 def reannotate(
     profile: str = "pocket", overrides: dict[str, Any] | None = None, problems: str | None = None
 ) -> str:
@@ -25,7 +24,7 @@ def reannotate(
 
     Returns the path of the newest dataset folder, which is the old one if nothing was stale.
     """
-    run = open_annotation(profile, overrides)
+    run = open_annotation(profile, overrides, work="reannotate")
     with annotation_lock(run, "a re-annotation"):
         found = find_stale(run, problems)
         if not found.causes:

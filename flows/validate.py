@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow
-
 from tasks.config import load_config
+from tasks.stages.flow_runs import flow
 from tasks.stages.validate import validate as validate_stage
 
 
-@flow(name="sure-math-validate", flow_run_name="{profile}", persist_result=False)
+@flow(name="sure-math-validate", what="validate")
 def validate(
     profile: str = "pocket", overrides: dict[str, Any] | None = None, dataset: str | None = None
 ) -> str:

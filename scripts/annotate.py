@@ -14,17 +14,19 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import local_prefect as local
-from command_line import INTERRUPTED, end_with_parent, log_line, read_overrides, read_port
+from command_line import INTERRUPTED, end_with_parent, log_error, log_line, read_overrides, read_port, waiting
 
 from tasks.config import load_config
 from tasks.errors import UserError
 from tasks.rows import Tier
+from tasks.runtime.preflight import require_ready
 from tasks.seeds.own_file import load, own_file
+from tasks.seeds.registry import resolve
 
 
 def own(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
@@ -52,14 +54,25 @@ def stale(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
         reannotate(profile=arguments.profile, overrides=dict(overrides), problems=problems)
 
 
+def check_before(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
+    """Raise `UserError` with every problem of the run that can be found before anything is started."""
+    config = resolve(load_config(arguments.profile, overrides))
+    if arguments.command == "own":
+        require_ready(config, "annotate", root=arguments.out.resolve())
+    else:
+        require_ready(config, "reannotate")
+
+
 @contextmanager
 def served() -> Iterator[None]:
     """Provide a Prefect server for the block and make this process its client.
 
     Import flows only inside the block: Prefect reads the address of its server when it is first imported.
     """
-    log_line("starting Prefect" if "PREFECT_API_URL" not in os.environ else "connecting to Prefect")
-    with local.prefect_api(read_port(os.environ.get("PORT", ""))) as api:
+    what = "starting Prefect" if "PREFECT_API_URL" not in os.environ else "connecting to Prefect"
+    with ExitStack() as stack:
+        with waiting(what):
+            api = stack.enter_context(local.prefect_api(read_port(os.environ.get("PORT", ""))))
         os.environ.update(api.environment())
         log_line(f"the progress is shown here and at {api.page}")
         try:
@@ -114,11 +127,11 @@ def main(arguments: Sequence[str]) -> int:
     found = parse(arguments)
     try:
         overrides = read_overrides(found.overrides)
-        load_config(found.profile, overrides)
+        check_before(found, overrides)
         {"own": own, "stale": stale}[found.command](found, overrides)
         return 0
     except UserError as error:
-        log_line(str(error))
+        log_error(error)
         return 1
     except KeyboardInterrupt:
         log_line("interrupted; finished work is kept, run the same command again to continue")

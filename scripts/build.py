@@ -1,9 +1,12 @@
-"""`make build`, `make distill`, `make validate`, `make plan`, `make ui` and `make report`.
+"""`make build`, `make distill`, `make validate`, `make plan`, `make ui`, `make shell` and `make report`.
 
-`build` uses the Prefect server at PREFECT_API_URL or starts its own, deploys prefect.yaml, starts a worker, runs
-`prefect deployment run sure-math/build --watch` and prints the result. `distill` and `validate` do the same with their
-deployments, on the dataset that was built. The exit status is 0 if the run completed. However the command ends (Ctrl-C, a
-failed stage, `kill -9`), its server, worker, flow, engines and model servers end with it.
+`build` first reports everything that would end the run later. Then it uses the Prefect server at PREFECT_API_URL or starts its
+own, deploys prefect.yaml, starts a run of the deployment sure-math/build and a worker for it, and prints the result. `distill`
+and `validate` do the same with their deployments, on the dataset that was built. The exit status is 0 if the run completed.
+However the command ends (Ctrl-C, a failed stage, `kill -9`), its server, worker, flow, engines and model servers end with it.
+
+`ui` keeps a server up, with a worker for the runs that are started in the UI or by `prefect deployment run`. `shell` opens a
+shell in which the `prefect` command reaches that server.
 """
 
 from __future__ import annotations
@@ -11,70 +14,110 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import httpx
 import local_prefect as local
 import pyarrow.parquet as pq
-from command_line import INTERRUPTED, end_with_parent, log_line, read_overrides, read_port
+from command_line import INTERRUPTED, end_with_parent, log_error, log_line, read_overrides, read_port, waiting
 
-from tasks.config import PROJECT_ROOT, load_config
-from tasks.errors import UserError
+from tasks.config import PROJECT_ROOT, Config, load_config
+from tasks.errors import UserError, attempt
+from tasks.processes.ticker import NOTICE_S
 from tasks.storage.versions import latest
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from prefect.client.schemas.objects import State
 
-DEPLOYMENTS = {
+Work = Literal["build", "distill", "validate"]
+
+DEPLOYMENTS: dict[Work, str] = {
     "build": "sure-math/build",
-    "distill": "sure-math-distill/pocket",
-    "validate": "sure-math-validate/pocket",
+    "distill": "sure-math-distill/uopd",
+    "validate": "sure-math-validate/truth",
 }
 """The deployment of each command; the profile is a parameter of every deployment."""
 LOCK = PROJECT_ROOT / "output" / ".lock"
-WATCH_LOG = local.LOGS / "watch.log"
 WORKER_LOG = local.LOGS / "worker.log"
+UI_WORKER_LOG = local.LOGS / "ui-worker.log"
+UI_LOCK = local.HOME / "ui.lock"
 POLL_S = 1.0
 SERVER_SILENCE_S = 60.0
 FLOW_MISSES = 4
-"""Consecutive checks, LOOK_S seconds apart, without a process of the flow; a single one may fail on a busy machine."""
+"""Consecutive checks, POLL_S seconds apart, without a process of the flow; a single one may fail on a busy machine."""
 CANCEL_MISSES = 60
 """The same while a run is being cancelled: the worker ends its process first and writes the final state afterwards."""
 
 
-def build(what: str, profile: str, overrides: Mapping[str, Any], port: int | None) -> int:
-    """Run the deployment of the command `what`; return 0 if it completed, 1 if it failed, crashed or was cancelled."""
-    config = load_config(profile, overrides)  # raises for a bad profile or override before anything starts
-    tag = f"{profile}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+FAILED = "Flow run encountered an exception: "
+"""The start of Prefect's message of a failed run; the type and the text of the exception follow."""
+
+
+def build(what: Work, profile: str, overrides: Mapping[str, Any], port: int | None) -> int:
+    """Run the deployment of the command `what`; return 0 if it completed, 1 if it failed, crashed or was cancelled.
+
+    Raises `UserError` with every problem that can be found before anything is started.
+    """
+    parameters = {"profile": profile, "overrides": dict(overrides)}
+    config = checked(what, profile, overrides, port)
     with ExitStack() as stack:
         lock = stack.enter_context(build_lock())
-        log_line("starting Prefect" if "PREFECT_API_URL" not in os.environ else "connecting to Prefect")
-        api = stack.enter_context(local.prefect_api(port))
-        log_line(f"Prefect is ready at {api.page}")
-        heal(api, local.read_note(LOCK).get("tag"))
-        local.write_note(lock, {"pid": os.getpid(), "tag": tag})
-        deploy(api)
-        stack.enter_context(settled(api, tag))
-        worker = stack.enter_context(started_worker(api))
+        api = stack.enter_context(started_prefect(port))
+        heal(api, local.read_note(LOCK).get("run"))
+        local.write_note(lock, {"pid": os.getpid()})
+        with waiting("deploying prefect.yaml"):
+            deploy(api)
+        with local.client_of(api) as client:
+            run = local.create_run(client, DEPLOYMENTS[what], what=what, parameters=parameters)
+        local.write_note(lock, {"pid": os.getpid(), "run": str(run.id)})
+        stack.enter_context(settled(api, run.id))
+        worker = stack.enter_context(local.worker(api, local.MAKE_QUEUE, WORKER_LOG))
         stack.enter_context(shown(WORKER_LOG))
         log_line(
             f"running {DEPLOYMENTS[what]} with profile {profile}; the progress is shown here and at {api.page}"
         )
-        command = run_command(DEPLOYMENTS[what], tag, profile, overrides)
-        watch = stack.enter_context(local.supervised(command, environment=api.environment(), log=WATCH_LOG))
-        completed = follow(api, tag, worker, watch)
+        completed = follow(api, run.id, worker)
     if completed:
         shown_after = {"build": show, "distill": show_student, "validate": show_validation}
         shown_after[what](PROJECT_ROOT / config.run.output)
     return 0 if completed else 1
+
+
+def checked(what: Work, profile: str, overrides: Mapping[str, Any], port: int | None) -> Config:
+    """Return the settings of a run. Raises `UserError` with every problem of the run, one per line."""
+    from tasks.runtime.preflight import check_run
+    from tasks.seeds.registry import resolve
+
+    config = load_config(profile, overrides)  # before the other modules are loaded, which takes seconds
+    with waiting("checking settings, models and files"):
+        config, problems = resolve(config), list[str]()
+        if "PREFECT_API_URL" not in os.environ:
+            attempt(problems, lambda: local.choose_port(port))
+        problems += check_run(config, what)
+    if problems:
+        raise UserError("\n".join(problems))
+    return config
+
+
+@contextmanager
+def started_prefect(port: int | None) -> Iterator[local.Api]:
+    """Provide the Prefect server for the block, and say where it is."""
+    what = "starting Prefect" if "PREFECT_API_URL" not in os.environ else "connecting to Prefect"
+    with ExitStack() as stack:
+        with waiting(what):
+            api = stack.enter_context(local.prefect_api(port))
+        log_line(f"Prefect is ready at {api.page}")
+        yield api
 
 
 @contextmanager
@@ -90,21 +133,24 @@ def build_lock() -> Iterator[IO[str]]:
 
 
 def heal(api: local.Api, previous: str | None) -> None:
-    """Mark the unfinished runs of earlier builds as Crashed. Since we hold the lock, none of their processes is alive.
+    """Write the final state of the unfinished runs that earlier commands left behind: their processes are gone.
 
-    On the user's own server, only the run that the last build of this project started is changed.
+    Runs without a process that wait in the default queue are left to the worker of `make ui`. On the user's own server, only
+    `previous`, the run that the last build of this project started, is changed.
     """
-    if not api.own and previous is None:
-        return
     with local.client_of(api) as client:
-        for run in local.abandoned_runs(client, tag=None if api.own else previous):
-            local.end_run(
+        for run in local.unfinished_runs(client):
+            waits = not local.has_started(run) and run.work_queue_name != local.MAKE_QUEUE
+            if local.has_process(run) or waits or not (api.own or str(run.id) == previous):
+                continue
+            name = local.end_run(
                 client,
                 run,
                 cancelled=False,
                 message="Worker and process ended unexpectedly; marked by the next build.",
             )
-            log_line(f"run {run.name} was left unfinished by an earlier build and is now marked as Crashed")
+            how = "was left unfinished by" if local.has_started(run) else "was never started by"
+            log_line(f"run {run.name} {how} an earlier command and is now marked as {name}")
 
 
 def deploy(api: local.Api) -> None:
@@ -124,16 +170,20 @@ def deploy(api: local.Api) -> None:
 
 @contextmanager
 def shown(log: Path) -> Iterator[None]:
-    """Copy everything that is written to `log` to the standard output until the block ends."""
+    """Copy everything that is written to `log` to the standard output until the block ends; say so if that is nothing."""
     ended = threading.Event()
 
     def copy() -> None:
         with log.open("rb") as lines:
-            last = False
+            last, said, began = False, time.monotonic(), time.monotonic()
             while not last:
                 last = ended.wait(0.5)
-                sys.stdout.buffer.write(lines.read())
+                text, now = lines.read(), time.monotonic()
+                sys.stdout.buffer.write(text)
                 sys.stdout.buffer.flush()
+                if not text and now - said >= NOTICE_S:
+                    log_line(f"the run goes on, {now - began:.0f} s (log: {log})")
+                said = now if text or now - said >= NOTICE_S else said
 
     thread = threading.Thread(target=copy, daemon=True)
     thread.start()
@@ -145,43 +195,8 @@ def shown(log: Path) -> Iterator[None]:
 
 
 @contextmanager
-def started_worker(api: local.Api) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process worker of our pool during the block; its output goes to output/logs/worker.log."""
-    command = [
-        sys.executable,
-        "-m",
-        "prefect",
-        "worker",
-        "start",
-        "--type",
-        "process",
-        "--pool",
-        local.POOL,
-    ]
-    with local.supervised(command, environment=api.environment(), log=WORKER_LOG) as process:
-        yield process
-
-
-def run_command(deployment: str, tag: str, profile: str, overrides: Mapping[str, Any]) -> list[str]:
-    """Return the `prefect deployment run` command of the deployment."""
-    parameters = ["-p", f"profile={json.dumps(profile)}", "-p", f"overrides={json.dumps(overrides)}"]
-    return [
-        sys.executable,
-        "-m",
-        "prefect",
-        "deployment",
-        "run",
-        deployment,
-        "--watch",
-        "--tag",
-        tag,
-        *parameters,
-    ]
-
-
-@contextmanager
-def settled(api: local.Api, tag: str) -> Iterator[None]:
-    """Leave the run with the tag in a final state. Enter it before the worker starts, so that it exits after the worker."""
+def settled(api: local.Api, run_id: UUID) -> Iterator[None]:
+    """Leave the run in a final state. Enter it before the worker starts, so that it exits after the worker."""
     interrupted = False
     try:
         yield
@@ -191,27 +206,27 @@ def settled(api: local.Api, tag: str) -> Iterator[None]:
     finally:
         try:
             with local.client_of(api) as client:
-                for run in local.abandoned_runs(client, tag=tag):
+                run = client.read_flow_run(run_id)
+                if not local.is_final(run):
                     why = (
                         "Interrupted by the user." if interrupted else "The worker ended before the run did."
                     )
                     local.end_run(client, run, cancelled=interrupted, message=why)
         except httpx.HTTPError as error:
             log_line(
-                f"the final state of run {tag} could not be written ({type(error).__name__}); the next build will write it"
+                f"the final state of the run could not be written ({type(error).__name__}); the next build will write it"
             )
 
 
-def follow(api: local.Api, tag: str, worker: subprocess.Popen[bytes], watch: subprocess.Popen[bytes]) -> bool:
-    """Wait until the run with the tag is in a final state; return whether that state is Completed.
+def follow(api: local.Api, run_id: UUID, worker: subprocess.Popen[bytes]) -> bool:
+    """Wait until the run is in a final state; return whether that state is Completed.
 
-    Only the state of the run counts, so a failure of the watching command is harmless. Raises `UserError` if the worker, the
-    server or the process of the flow ends before the run does, or if the run was never created.
+    Raises `UserError` if the worker, the server or the process of the flow ends before the run does.
     """
     heard, seen, misses = time.monotonic(), False, 0
     with local.client_of(api) as client:
         while True:
-            ended, now = _ended(watch), time.monotonic()
+            time.sleep(POLL_S)
             if worker.poll() is not None:
                 raise UserError(f"the worker ended before the run did: see {WORKER_LOG}")
             if not api.healthy():
@@ -219,22 +234,14 @@ def follow(api: local.Api, tag: str, worker: subprocess.Popen[bytes], watch: sub
                     heard, SERVER_SILENCE_S, f"the Prefect server at {api.page} no longer responds"
                 )
                 continue
-            run, heard = local.tagged_run(client, tag), now
-            if run is None and ended:
-                raise UserError(f"run {tag} could not be started: see {WATCH_LOG}")
-            if run and run.state and run.state.is_final():
-                return _completed(run.state, tag)
-            here = run is not None and local.runs_under(worker.pid, run)
+            run, heard = client.read_flow_run(run_id), time.monotonic()
+            if run.state and run.state.is_final():
+                return _completed(run.state, run.name)
+            here = local.runs_under(worker.pid, run)
             seen = seen or here
             misses = misses + 1 if seen and not here else 0
-            if misses >= (CANCEL_MISSES if run and run.state and run.state.is_cancelling() else FLOW_MISSES):
+            if misses >= (CANCEL_MISSES if run.state and run.state.is_cancelling() else FLOW_MISSES):
                 raise UserError(f"the process of the flow ended unexpectedly: see the logs in {local.LOGS}")
-
-
-def _ended(process: subprocess.Popen[bytes]) -> bool:
-    """Wait LOOK_S seconds, then return whether the process has ended."""
-    time.sleep(POLL_S)
-    return process.poll() is not None
 
 
 def _expect_recent(moment: float, patience: float, otherwise: str) -> None:
@@ -242,10 +249,17 @@ def _expect_recent(moment: float, patience: float, otherwise: str) -> None:
         raise UserError(f"{otherwise}: see the logs in {local.LOGS}")
 
 
-def _completed(state: State, tag: str) -> bool:
-    if not state.is_completed():
-        log_line(f"run {tag} ended as {state.name}: {state.message or 'no message'}")
-    return state.is_completed()
+def _completed(state: State, name: str) -> bool:
+    """Return whether a run completed; otherwise print why not: the sentence of a `UserError`, or the state and its message."""
+    if state.is_completed():
+        return True
+    kind, _, sentence = (state.message or "").removeprefix(FAILED).partition(": ")
+    if state.is_failed() and kind in ("UserError", "JobFailed"):
+        for line in sentence.splitlines():
+            log_line(line)
+    else:
+        log_line(f"run {name} ended as {state.name}: {state.message or 'no message'}")
+    return False
 
 
 def plan(profile: str, overrides: Mapping[str, Any]) -> int:
@@ -334,19 +348,59 @@ def describe(row: Mapping[str, Any]) -> str:
 
 
 def ui(port: int | None) -> int:
-    """Keep a Prefect server running until Ctrl-C, or follow the server of a running build and start one after it."""
-    while True:
-        with local.prefect_api(port) as api:
-            log_line(f"the Prefect UI is at {api.page} (press Ctrl-C to stop)")
-            while api.healthy():
-                time.sleep(2.0)
-        log_line("the Prefect server stopped")
+    """Keep a Prefect server and a worker running until Ctrl-C.
+
+    The server of another command ends with that command. Until then only its pages are available; afterwards a server is
+    started here, with a worker, which also runs what was scheduled meanwhile.
+    """
+    lock = local.take_lock(UI_LOCK)
+    if lock is None:
+        raise UserError(
+            f"`make ui` is already running (pid {local.read_note(UI_LOCK).get('pid', 'unknown')})"
+        )
+    with lock:
+        local.write_note(lock, {"pid": os.getpid()})
+        while True:
+            with started_prefect(port) as api, ExitStack() as stack:
+                if api.owner is None:
+                    heal(api, None)
+                    with waiting("deploying prefect.yaml"):
+                        deploy(api)
+                    stack.enter_context(local.worker(api, local.DEFAULT_QUEUE, UI_WORKER_LOG))
+                    log_line(
+                        f"a worker runs what you start in the UI or by `prefect deployment run` (log: {UI_WORKER_LOG})"
+                    )
+                else:
+                    log_line(
+                        f"this server ends with process {api.owner}; runs that you start in the UI wait until then"
+                    )
+                log_line(
+                    f"the Prefect UI is at {api.page}; `make shell` gives the environment (press Ctrl-C to stop)"
+                )
+                while api.healthy():
+                    time.sleep(2.0)
+            log_line("the Prefect server stopped")
+
+
+def shell(port: int | None) -> int:
+    """Run the user's shell with the environment of the Prefect server's clients; return its exit status."""
+    with started_prefect(port) as api:
+        environment = api.environment()
+        names = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME", "PATH")
+        log_line(
+            f"a shell with {', '.join(name for name in names if name in environment)}; leave it with `exit`"
+        )
+        log_line(
+            "e.g. prefect deployment run sure-math/build -p profile=pocket --watch (`make ui` starts a worker)"
+        )
+        signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the program that runs in the shell
+        return subprocess.run([os.environ.get("SHELL") or "/bin/sh"], env=environment, check=False).returncode
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command. The settings come from the environment variables PROFILE, OVERRIDES and PORT, which `make` sets."""
     parser = argparse.ArgumentParser(prog="scripts/build.py", description=__doc__)
-    parser.add_argument("what", choices=(*DEPLOYMENTS, "plan", "ui", "report"))
+    parser.add_argument("what", choices=(*DEPLOYMENTS, "plan", "ui", "shell", "report"))
     what = parser.parse_args(arguments).what
     end_with_parent()
     try:
@@ -355,14 +409,14 @@ def main(arguments: Sequence[str]) -> int:
         port = read_port(os.environ.get("PORT", ""))
         if what in DEPLOYMENTS:
             return build(what, profile, overrides, port)
-        if what == "ui":
-            return ui(port)
+        if what in ("ui", "shell"):
+            return {"ui": ui, "shell": shell}[what](port)
         if what == "plan":
             return plan(profile, overrides)
         show(PROJECT_ROOT / load_config(profile, overrides).run.output)
         return 0
     except UserError as error:
-        log_line(str(error))
+        log_error(error)
         return 1
     except KeyboardInterrupt:
         log_line("interrupted; all started processes have ended")

@@ -6,9 +6,12 @@ import ctypes
 import json
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tasks.errors import UserError
+from tasks.processes.ticker import ticking
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C."""
@@ -18,6 +21,20 @@ PR_SET_PDEATHSIG = 1
 def log_line(text: str) -> None:
     """Print one message line."""
     print(f"sure-math: {text}", flush=True)
+
+
+def log_error(error: UserError) -> None:
+    """Print every sentence of an error on a line of its own."""
+    for line in str(error).splitlines():
+        log_line(line)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Print `what` is done, and while the block runs how long it has taken so far."""
+    log_line(what)
+    with ticking(lambda seconds: log_line(f"{what}, {seconds:.0f} s")):
+        yield
 
 
 def read_overrides(text: str) -> dict[str, Any]:

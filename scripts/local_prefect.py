@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import psutil
@@ -20,6 +20,7 @@ import psutil
 from tasks.config import PROJECT_ROOT
 from tasks.errors import UserError
 from tasks.processes.jobs import end
+from tasks.runtime.run_names import run_name
 from tasks.storage.locks import read_note, take_lock, write_note
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 HOME = PROJECT_ROOT / ".prefect"
 LOGS = PROJECT_ROOT / "output" / "logs"
 POOL = "sure-math"
+MAKE_QUEUE = "make"
+"""Queue of the runs that `make` starts; each is run by the worker of its own command, and ends with that."""
+DEFAULT_QUEUE = "default"
+"""Queue of the runs that are started in the UI or by `prefect deployment run`; the worker of `make ui` runs them."""
 USUAL_PORT = 4200
 SERVER_START_S = 180.0
 STOP_S = 15.0
@@ -37,10 +42,14 @@ STOP_S = 15.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Api:
-    """The address of a Prefect server, and whether it is the project's own (in `.prefect/`) or the user's."""
+    """The address of a Prefect server, and whether it is the project's own (in `.prefect/`) or the user's.
+
+    `owner`: the process id of another command of this project that started it and will end it, else None.
+    """
 
     url: str
     own: bool
+    owner: str | None = None
 
     def healthy(self) -> bool:
         """Whether the server answers its health check within five seconds."""
@@ -71,6 +80,10 @@ class Api:
         if self.own:
             inherited.pop("PREFECT_PROFILE", None)  # the user's profiles do not exist in our PREFECT_HOME
             mine["PREFECT_HOME"] = str(HOME)
+            if secret := os.environ.get(
+                "PREFECT_SERVER_API_AUTH_STRING"
+            ):  # what our server requires of its clients
+                mine["PREFECT_API_AUTH_STRING"] = secret
         return {**inherited, **mine}
 
 
@@ -126,7 +139,8 @@ def _neighbours_server() -> Api:
     deadline = time.monotonic() + SERVER_START_S
     while time.monotonic() < deadline:
         note = read_note(HOME / "server.lock")
-        if "url" in note and (api := Api(url=note["url"], own=True)).healthy():
+        api = Api(url=note.get("url", ""), own=True, owner=note.get("pid", "unknown"))
+        if api.url and api.healthy():
             return api
         time.sleep(0.5)
     raise UserError(
@@ -148,6 +162,14 @@ def _own_server(port: int | None) -> Iterator[Api]:
                 raise UserError(f"the Prefect server did not start: see {log}")
             time.sleep(0.3)
         yield api
+
+
+@contextmanager
+def worker(api: Api, queue: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process worker for one queue of our pool during the block; its output goes to `log`."""
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process", "--pool", POOL]
+    with supervised([*command, "--work-queue", queue], environment=api.environment(), log=log) as process:
+        yield process
 
 
 def choose_port(wanted: int | None) -> int:
@@ -188,18 +210,28 @@ def ensure_pool(client: SyncPrefectClient) -> None:
         return
 
 
-def abandoned_runs(client: SyncPrefectClient, *, tag: str | None = None) -> list[FlowRun]:
-    """Return the unfinished runs of our work pool that are due; call it when no worker is alive to finish them.
+def create_run(
+    client: SyncPrefectClient, deployment: str, *, what: str, parameters: Mapping[str, Any]
+) -> FlowRun:
+    """Create a run of a deployment in the queue that only the workers of `make` serve."""
+    found = client.read_deployment_by_name(deployment)
+    return client.create_flow_run_from_deployment(
+        found.id,
+        name=run_name(what, parameters),
+        parameters=dict(parameters),
+        tags=[str(parameters["profile"])],
+        work_queue_name=MAKE_QUEUE,
+    )
 
-    With `tag`, only runs with this tag. Runs scheduled for later and paused runs are not included.
-    """
+
+def unfinished_runs(client: SyncPrefectClient) -> list[FlowRun]:
+    """Return the runs of our work pool that are due and not in a final state. Paused runs are not included."""
     from prefect.client.schemas import filters
     from prefect.client.schemas.objects import StateType
 
     active = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
     wanted = filters.FlowRunFilter(
-        tags=None if tag is None else filters.FlowRunFilterTags(all_=[tag]),
-        state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=active)),
+        state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=active))
     )
     pool = filters.WorkPoolFilter(name=filters.WorkPoolFilterName(any_=[POOL]))
     runs = client.read_flow_runs(flow_run_filter=wanted, work_pool_filter=pool)
@@ -209,12 +241,26 @@ def abandoned_runs(client: SyncPrefectClient, *, tag: str | None = None) -> list
     ]
 
 
-def tagged_run(client: SyncPrefectClient, tag: str) -> FlowRun | None:
-    """Return the flow run with the tag, or None."""
-    from prefect.client.schemas import filters
+def is_final(run: FlowRun) -> bool:
+    """Whether the run is in a final state."""
+    return run.state is not None and run.state.is_final()
 
-    wanted = filters.FlowRunFilter(tags=filters.FlowRunFilterTags(all_=[tag]))
-    return next(iter(client.read_flow_runs(flow_run_filter=wanted, limit=1)), None)
+
+def has_started(run: FlowRun) -> bool:
+    """Whether the flow of the run has begun."""
+    return run.start_time is not None or (run.state is not None and run.state.is_running())
+
+
+def has_process(run: FlowRun) -> bool:
+    """Whether the process of the run is alive on this machine."""
+    number = (run.infrastructure_pid or "").rpartition(":")[2]
+    if not number.isdecimal():
+        return False
+    try:
+        process = psutil.Process(int(number))
+        return process.status() != psutil.STATUS_ZOMBIE and "prefect" in " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
 
 
 def runs_under(owner: int, run: FlowRun) -> bool:
@@ -227,9 +273,16 @@ def runs_under(owner: int, run: FlowRun) -> bool:
     return (run.infrastructure_pid or "").rpartition(":")[2] in living
 
 
-def end_run(client: SyncPrefectClient, run: FlowRun, *, cancelled: bool, message: str) -> None:
-    """Set the state of a run without living processes to Cancelled or Crashed, whatever state it was left in."""
+def end_run(client: SyncPrefectClient, run: FlowRun, *, cancelled: bool, message: str) -> str:
+    """Set the final state of a run without living processes, whatever state it was left in, and return that state's name.
+
+    A run whose flow never began is Cancelled, never Crashed.
+    """
     from prefect.states import Cancelled, Crashed
 
-    state = Cancelled(message=message) if cancelled else Crashed(message=message)
+    if not has_started(run):
+        state = Cancelled(message=f"Never started. {message}")
+    else:
+        state = Cancelled(message=message) if cancelled else Crashed(message=message)
     client.set_flow_run_state(run.id, state, force=True)
+    return str(state.name)

@@ -8,6 +8,7 @@ tasks/evolve_settings.py.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -164,9 +165,7 @@ class DecontamSettings(Settings):
     gram_words: PositiveInt = 13
     gram_share: Probability = 0.05  # minimum share of a benchmark problem's grams that the row contains
     common_grams: PositiveInt = 2  # a gram in more text families than this is a stock phrase and not evidence
-    family_threshold: float = Field(
-        default=0.3, gt=0.0, le=1.0
-    )  # similarity within a family of benchmark texts
+    family_threshold: float = Field(default=0.3, gt=0.0, le=1.0)  # similarity within a family of texts
     threshold: float = Field(default=0.7, gt=0.0, le=1.0)  # Jaccard check
     ngram: PositiveInt = 3  # words per shingle of the Jaccard and template checks
     template_threshold: float = Field(default=0.5, gt=0.0, le=1.0)
@@ -264,8 +263,8 @@ class PlanSettings(Settings):
 
 
 class DistillSettings(Settings):
-    """The training stage. `run` holds the settings of training/config.py, except for the paths, which the flow sets. The
-    student is evaluated on the problems of the split `held_out` that have an answer."""
+    """The training stage. `run`: settings of training/config.py without the paths, which the flow sets; `teacher.model` is
+    `models.teacher.model` unless given. The student is evaluated on the problems of `held_out` that have an answer."""
 
     in_build: bool = resource(False)  # also run it at the end of the flow sure-math
     run: dict[str, Any] = Field(default_factory=dict)
@@ -280,9 +279,7 @@ class RaySettings(Settings):
     RAY_AUTH_MODE=token and the token in the environment, as for any Ray program.
     """
 
-    address: str | None = resource(
-        None
-    )  # host:port, ray://host:port or auto; None: processes on this machine
+    address: str | None = resource(None)  # host:port, ray://host:port, auto; None: processes on this machine
 
 
 class Config(Settings):
@@ -329,11 +326,19 @@ def load_config(profile: str = "pocket", overrides: Mapping[str, Any] | None = N
     data = _profile_data(profile)
     for key, value in (overrides or {}).items():
         _lay_over(data, key.split("."), value)
+    _follow_teacher(data)
     try:
         return Config.model_validate({"profile": profile, **data})
     except ValidationError as error:
         origin = f"configs/{profile}.yaml or the overrides" if overrides else f"configs/{profile}.yaml"
         raise UserError(explain(error, origin, "tasks/config.py")) from error
+
+
+def _follow_teacher(data: dict[str, Any]) -> None:
+    """Set `distill.run.teacher.model` to `models.teacher.model` unless it is given."""
+    with suppress(KeyError, TypeError, AttributeError):  # a section that the validation will refuse
+        teacher = data["distill"].setdefault("run", {}).setdefault("teacher", {})
+        teacher.setdefault("model", data["models"]["teacher"]["model"])
 
 
 def _profile_data(name: str, *extended_by: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from tasks.errors import UserError
 from tasks.storage.locks import alone
 from training.batch import RolloutBatch, generate_batch, micro_batches
 from training.config import RunConfig, run_folder
-from training.console import log_line
+from training.console import log_line, phase, show_table
 from training.data.rows import columns
 from training.evaluation.held_out import evaluate
 from training.export import RunResult, export_run, finished, record_latest
@@ -25,6 +25,7 @@ from training.methods import compose
 from training.metrics import step_metrics
 from training.objectives.base import Objective
 from training.preflight.check import Prepared, prepare
+from training.preflight.memory import memory_table
 from training.preflight.sampling import evaluation_sampling
 from training.preflight.self_tests import self_test
 from training.rollouts.engine import Generation
@@ -59,6 +60,7 @@ def run(config: RunConfig) -> RunResult:
     with alone(folder / LOCK, "a distillation run", wait_s=LOCK_WAIT_S, on_wait=log_line):
         done = finished(folder, prepared.fingerprint)
         if done is None:
+            show_table(memory_table(prepared.memory))
             done = _train_with_restarts(prepared, folder)
         else:
             log_line(f"this run is already finished: {folder}")
@@ -71,7 +73,7 @@ def _train_with_restarts(prepared: Prepared, folder: Path) -> RunResult:
     objective, timer = compose(prepared.run), RunTimer(folder)
     for deaths in range(MAX_RESTARTS + 1):
         try:
-            with start_workers(prepared, objective, log_line) as workers:
+            with _started(prepared, objective) as workers:
                 return _train(workers, prepared, objective, folder, timer)
         except ActorLost as error:
             log_line(
@@ -82,6 +84,15 @@ def _train_with_restarts(prepared: Prepared, folder: Path) -> RunResult:
     )
 
 
+@contextmanager
+def _started(prepared: Prepared, objective: Objective) -> Iterator[Workers]:
+    """Start all workers, and end them when the block ends."""
+    with ExitStack() as stack:
+        with phase(lambda: "starting the workers"):
+            workers = stack.enter_context(start_workers(prepared, objective, log_line))
+        yield workers
+
+
 def _train(
     workers: Workers, prepared: Prepared, objective: Objective, folder: Path, timer: RunTimer
 ) -> RunResult:
@@ -89,13 +100,14 @@ def _train(
     that evaluation and export can be repeated without training."""
     config, total = prepared.run, prepared.schedule.steps
     held_out = prepared.held_out
-    first, record, saved = _resume(workers, prepared, folder)
-    workers.students.sync(workers.engines, first)
-    if config.self_tests:
-        self_test(workers, prepared, first)
-    before = (
-        record["before"] if first else evaluate(workers, held_out, "before", evaluation_sampling(prepared))
-    )
+    with phase(lambda: "loading the weights and checking the workers"):
+        first, record, saved = _resume(workers, prepared, folder)
+        workers.students.sync(workers.engines, first)
+        if config.self_tests:
+            self_test(workers, prepared, first)
+    sampling = evaluation_sampling(prepared)
+    with phase(lambda: "evaluating the student before the training"):
+        before = record["before"] if first else evaluate(workers, held_out, "before", sampling)
     kept = {"fingerprint": prepared.fingerprint, "before": before}
     timer.save()
     with _stop_on_signals() as stop:
@@ -113,8 +125,9 @@ def _train(
         stop.at_once = (
             "stopped after the last step, with a checkpoint: start again to evaluate and export the student"
         )
-        after = evaluate(workers, held_out, "after", evaluation_sampling(prepared))
-        return export_run(workers, prepared, folder, timer, before=before, after=after)
+        with phase(lambda: "evaluating and exporting the student"):
+            after = evaluate(workers, held_out, "after", sampling)
+            return export_run(workers, prepared, folder, timer, before=before, after=after)
 
 
 def _steps(

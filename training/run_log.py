@@ -1,5 +1,5 @@
 """The run log: metrics as JSON lines and TensorBoard events, and progress output (a live bar on a terminal, otherwise a line
-every ten seconds)."""
+every eight seconds)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import json
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,16 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from tasks.processes.pace import duration, per_step
 from tasks.storage.disk import atomic_write, named_full_disk
 from tasks.storage.metrics import METRICS, read_metrics
-from training.console import log_line
+from training.console import log_line, phase
 
 __all__ = ["RunLog", "RunTimer"]
 
-LOG_EVERY_S = 10.0
+LOG_EVERY_S = 8.0
+RECENT_STEPS = 20
+"""Steps whose durations the estimate of the remaining time depends on."""
 STARTS = "starts"
 STEP_PREFIX = "step "
 """The start of every progress line, by which other programs find the current step in the output."""
@@ -107,24 +112,24 @@ class RunLog:
         self._path = folder / METRICS
         self._file = self._path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-        self._first, self._steps = step, steps
-        self._clock, self._started, self._logged = clock, clock(), -LOG_EVERY_S
+        self._steps = steps
+        self._clock, self._logged = clock, -LOG_EVERY_S
+        self._marks = deque([(step, clock())], maxlen=RECENT_STEPS + 1)
+        self._stack = ExitStack()
         console = console or terminal()
         self._bar = None if console is None else Bar(console, step=step, steps=steps)
 
     def __enter__(self) -> RunLog:
-        if self._bar is not None:
-            self._bar.__enter__()
+        self._stack.enter_context(self._bar or phase(lambda: f"working on step {self._marks[-1][0] + 1}"))
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.__exit__()
+        self._stack.close()
         self._file.close()
         self._events.close()
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Store the metrics of a step and show progress, on the bar or as a line every ten seconds and after the last step."""
+        """Store the metrics of a step and show progress, on the bar or as a line every eight seconds and after the last step."""
         line = json.dumps(dict(row), allow_nan=False) + "\n"
         with named_full_disk(self._path, lambda: len(line)):
             self._file.write(line)
@@ -133,6 +138,7 @@ class RunLog:
             for name, value in row.items():
                 if name != "step":
                     self._events.add_scalar(name, value, int(row["step"]))
+        self._mark(int(row["step"]))
         if self._bar is not None:
             self._bar.show(int(row["step"]), self._summary(row), self._left(row))
             return
@@ -156,8 +162,13 @@ class RunLog:
         )
 
     def _left(self, row: Mapping[str, Any]) -> str:
-        return f"{self._pace(row) * (self._steps - row['step']):.0f} s left"
+        return f"{duration(self._pace(row) * (self._steps - row['step']))} left"
 
     def _pace(self, row: Mapping[str, Any]) -> float:
-        """Return the mean seconds per step since the run was started or continued."""
-        return (self._clock() - self._started) / max(int(row["step"]) - self._first, 1)
+        """Return the median of the seconds per step of the last steps."""
+        self._mark(int(row["step"]))
+        return per_step(self._marks)
+
+    def _mark(self, step: int) -> None:
+        if step > self._marks[-1][0]:
+            self._marks.append((step, self._clock()))

@@ -9,7 +9,7 @@ OnProgress = Callable[[int, int], None]
 
 
 OnWait = Callable[[float, str], None]
-"""Called every few seconds while a model starts, with the seconds waited so far and the last line of its log."""
+"""Called every few seconds while a model starts, with the seconds waited so far and the step of its start, if known."""
 
 
 WAIT_NOTICE_S = 3.0

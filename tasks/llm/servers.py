@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from urllib.parse import urlsplit
 
 import httpx
@@ -32,6 +33,11 @@ from tasks.processes.machine import device_is_cpu, engine_device
 STOP_S = 12.0
 LOG_PREFIX = re.compile(r"^(\([^)]*\)\s*)?((INFO|WARNING|ERROR|DEBUG)\s+[\d-]+ [\d:.]+ )?(\[[^\]]+\]\s*)?")
 COMPLAINT = re.compile(r"\b(\w+Error|\w*Exception|error):\s*\S")
+STEP = re.compile(
+    r"\b(download\w*|load(ing|ed)? .*(model|weights|shards)|compil\w+|captur\w+|KV cache)\b", re.IGNORECASE
+)
+"""What vLLM logs of the steps of its start; all other lines are of no interest while one waits."""
+LINE_CHARS, COMPLAINT_CHARS = 100, 400
 SECONDARY_ERRORS = (
     "Engine core initialization failed",
     "See root cause above",
@@ -92,14 +98,14 @@ def is_loopback(url: str) -> bool:
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
-def check_endpoint(role: ModelRole) -> ServerHandle:
+def check_endpoint(role: ModelRole, timeout_s: float = 15.0) -> ServerHandle:
     """Request the list of models at `base_url`. Raises `UserError` unless it answers and offers `role.model`."""
     base_url = (role.base_url or "").rstrip("/")
     headers = {"Authorization": f"Bearer {os.environ.get(role.api_key_env) or 'EMPTY'}"}
     where = f"model server {base_url}/models"
     try:
         answer = httpx.get(
-            f"{base_url}/models", headers=headers, timeout=15.0, trust_env=not is_loopback(base_url)
+            f"{base_url}/models", headers=headers, timeout=timeout_s, trust_env=not is_loopback(base_url)
         )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise UserError(
@@ -162,14 +168,25 @@ def server_command(role: ModelRole, serve: Serve, *, model: str, port: int, on_c
 def last_complaint(log: Path) -> str:
     """Return the line of `log` that best explains a failure: the last error that does not refer to another one, else the last
     line."""
-    lines = [LOG_PREFIX.sub("", line).strip() for line in _tail(log).splitlines()]
-    lines = [line for line in lines if line]
+    lines = _lines(log)
     errors = [
         line
         for line in lines
         if COMPLAINT.search(line) and not any(phrase in line for phrase in SECONDARY_ERRORS)
     ]
-    return (errors or lines or ["the log is empty"])[-1][:400]
+    return shorten((errors or lines or ["the log is empty"])[-1], COMPLAINT_CHARS, placeholder=" ...")
+
+
+def last_step(log: Path) -> str:
+    """Return the last line of `log` about a step of the engine's start, shortened at a word; empty if there is none."""
+    steps = [line for line in _lines(log) if STEP.search(line)]
+    return shorten(steps[-1], LINE_CHARS, placeholder=" ...") if steps else ""
+
+
+def _lines(log: Path) -> list[str]:
+    """Return the last lines of `log` without their prefixes; a progress bar counts with its last state."""
+    lines = [LOG_PREFIX.sub("", line.rpartition("\r")[2]).strip() for line in _tail(log).split("\n")]
+    return [line for line in lines if line]
 
 
 def _tail(log: Path, size: int = 100_000) -> str:
@@ -241,7 +258,7 @@ def _wait_until_healthy(
                 )
             if on_wait is not None and now - noticed >= WAIT_NOTICE_S:
                 noticed = now
-                on_wait(now - started, last_complaint(log))
+                on_wait(now - started, last_step(log))
             time.sleep(0.5)
 
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from pathlib import Path
+from textwrap import shorten
 
 import psutil
 
@@ -178,4 +179,4 @@ def last_error_line(text: str) -> str:
     """Return the line with the actual error from Ray's report of a failed call (at most 400 characters)."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if "Error:" in line and "ray::" not in line]
-    return (errors or lines or ["no message"])[-1][:400]
+    return shorten((errors or lines or ["no message"])[-1], 400, placeholder=" ...")

@@ -24,9 +24,10 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from tasks.config import Config
-from tasks.identity import canonical_json, fingerprint
 from tasks.rows import Reject
+from tasks.runtime.phases import phase
 from tasks.runtime.progress import Progress
+from tasks.runtime.stage import Stage
 from tasks.storage.artifacts import Artifact, Store
 
 if TYPE_CHECKING:
@@ -51,50 +52,6 @@ class Run:
     def server_log(self, stage: str) -> Path:
         """Path of the log of a stage's model server."""
         return self.store.root / "logs" / f"{stage}.log"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """The identity of a stage's output. Raise `version` when a change of the code changes the output.
-
-    `data`: settings and digests of external data that decide which rows enter, but not how a row is processed.
-    `shardwise`: shard i depends on shard i of the input only, so it can be made before the input is finished.
-    `cut`: rows per shard, for a stage that cuts its input into new shards.
-    """
-
-    name: str
-    version: int
-    settings: Mapping[str, Any]
-    data: Mapping[str, Any] = field(default_factory=dict)
-    inputs: tuple[Artifact, ...] = ()
-    prompts: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
-    primary: str = "problems"
-    unit: str = "problems"
-    shardwise: bool = False
-    cut: int | None = None
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the code version, settings, prompts, models, data, inputs and cut: identifies the artifact."""
-        data = (canonical_json(self.data),) if self.data else ()
-        cut = () if self.cut is None else (f"shards of {self.cut}",)
-        return self._hash((*(artifact.fingerprint for artifact in self.inputs), *data, *cut))
-
-    @property
-    def recipe(self) -> str:
-        """The fingerprint without data, inputs and cut: identifies how a row is processed.
-
-        The seeds of requests depend on it, so that one changed input row changes neither the requests nor the shards of
-        the others.
-        """
-        return self._hash(())
-
-    def _hash(self, inputs: tuple[str, ...]) -> str:
-        return fingerprint(
-            stage=self.name.split("-")[0], version=self.version, settings=self.settings,
-            prompts=self.prompts, models=self.models, inputs=inputs,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,15 +124,17 @@ def run_shards(
         return found
     folder = run.store.folder(stage.name, stage.fingerprint)
     drop_if_stale(run.store, stage)
-    sizes = plan()
+    with phase(logger.info, lambda seconds: f"{stage.name}: reading the input, {seconds:.0f} s"):
+        sizes = plan()
     progress = Progress(stage.name, sum(sizes), logger.info)
-    for index, size in enumerate(sizes):
-        ready(index)
-        named = _named(stage, f"{stage.name}: shard {index + 1} of {len(sizes)}")
-        named(run, stage, index, work, progress, pending)
-        progress.shard_done(size)
-    progress.finish()
-    ready(None)
+    with phase(logger.info, lambda _seconds: progress.line()):
+        for index, size in enumerate(sizes):
+            ready(index)
+            named = _named(stage, f"{stage.name}: shard {index + 1} of {len(sizes)}")
+            named(run, stage, index, work, progress, pending)
+            progress.shard_done(size)
+        progress.finish()
+        ready(None)
     artifact = _finish(run, stage, len(sizes))
     logger.info("%s: wrote %s", stage.name, folder.name)
     return artifact

@@ -79,7 +79,8 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The plan of a run. `branches` are already multiplied for `evolve.target`; `disk` is in bytes."""
+    """The plan of a run. `branches` are already multiplied for `evolve.target`; `disk` is in bytes; `errors` would end the run
+    at its start."""
 
     profile: str
     sources: tuple[PlannedSource, ...]
@@ -92,6 +93,7 @@ class Plan:
     lines: tuple[Line, ...]
     disk: Mapping[str, int]
     notes: tuple[str, ...]
+    errors: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as plain JSON data."""
@@ -320,6 +322,8 @@ def describe(plan: Plan) -> list[str]:
         *table(plan.lines),
         f"disk {size_text(sum(plan.disk.values()))}: {disk}",
         *plan.notes,
+        *([f"errors that end this run at its start: {len(plan.errors)}"] if plan.errors else []),
+        *(f"  {error}" for error in plan.errors),
     ]
 
 

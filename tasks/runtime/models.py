@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from tasks.config import PROJECT_ROOT, ModelRole
+from tasks.llm.callbacks import WAIT_NOTICE_S
 from tasks.llm.chat import ChatModel, ChatRequest, Completion, Failure
 from tasks.llm.invariance import BatchInvariance
 from tasks.llm.ledger import Ledger, Spent
 from tasks.llm.servers import serving
 from tasks.llm.turns import Answers, Turns
+from tasks.processes.ticker import NOTICE_S
 from tasks.runtime.driver import Run
 from tasks.runtime.pending import Pending
 
@@ -36,7 +38,9 @@ def chat_model(
     log(f"{stage}: {verb} the {name} server ({role.model})")
 
     waiting = rate_limited(
-        lambda seconds, line: log(f"{stage}: waiting for the {name} server, {seconds:.0f} s: {line[:120]}"),
+        lambda seconds, line: log(
+            f"{stage}: waiting for the {name} server, {seconds:.0f} s{f' ({line})' if line else ''}"
+        ),
         check_cancelled=check_cancelled,
     )
     with (
@@ -88,7 +92,7 @@ def batch_invariance(run: Run) -> dict[str, str]:
 
 def rate_limited(
     log: Callable[[float, str], None],
-    every_s: float = 15.0,
+    every_s: float = NOTICE_S,
     check_cancelled: Callable[[], None] = lambda: None,
 ) -> Callable[[float, str], None]:
     """Return a callback that calls `check_cancelled` each time and `log` at most once every `every_s` seconds of waiting."""
@@ -97,7 +101,7 @@ def rate_limited(
     def on_wait(seconds: float, line: str) -> None:
         nonlocal logged
         check_cancelled()
-        if seconds - logged >= every_s:
+        if seconds - logged >= every_s - WAIT_NOTICE_S:  # the next call may come this much later
             logged = seconds
             log(seconds, line)
 

@@ -1,13 +1,13 @@
 """The plan of a run: what it will send, spend and store.
 
-Computed in seconds from settings and local files, without a model, a server or a data set of the hub.
+Computed in seconds from settings and local files, without a model and without reading a data set of the hub.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +27,24 @@ from tasks.runtime.estimate import (
     Rollouts,
     make_plan,
 )
+from tasks.runtime.preflight import check_run, output_folder
+from tasks.runtime.source_preflight import is_pinned
 from tasks.runtime.training_run import run_config
 from tasks.seeds.intake import curated_first, duplicates, too_long
 from tasks.seeds.kinds import KindSettings
 from tasks.seeds.registry import load, resolve
 from tasks.storage.artifacts import atomic_write
-from tasks.storage.hub import COMMIT
 
 
 def write_plan(profile: str, overrides: Mapping[str, Any] | None) -> tuple[Path, Plan]:
     """Resolve the settings, plan the run and write `plan.json` into its output folder; return its path and the plan.
 
-    Raises `UserError` for invalid settings, and for a source of unknown size. A model or file that is merely missing on
-    this machine becomes a note of the plan.
+    Raises `UserError` for invalid settings, and for a source of unknown size. Whatever else would end a build is in the plan's
+    `errors` (see `tasks.runtime.preflight`).
     """
     config = resolve(load_config(profile, overrides))
-    root = config.run.output if config.run.output.is_absolute() else PROJECT_ROOT / config.run.output
-    found = planned(config, root)
+    root = output_folder(config)
+    found = replace(planned(config, root), errors=tuple(check_run(config, "build")))
     root.mkdir(parents=True, exist_ok=True)
     atomic_write(root / "plan.json", json.dumps(found.as_json(), indent=2, ensure_ascii=False) + "\n")
     return root / "plan.json", found
@@ -66,12 +67,12 @@ def planned(config: Config, root: Path) -> Plan:
         notes.append("distill: counts the student's rollouts only, not scoring and training")
     texts = Texts(problems=problems, counts=tuple(counts), chars_unread=config.plan.problem_chars)
     lengths = {"chars": texts.lengths(lambda found: [len(text) for text in found], 1.0, "")}
-    absent, unread = [], []
+    absent: list[str] = []
+    unread: list[str] = []  # `errors` of the plan names them
     for role, (model, revision) in models.items():
         counter = attempt(unread, lambda m=model, r=revision: token_counter(m, r, PROJECT_ROOT))
         absent += [model] if counter is None else []
         lengths[role] = texts.lengths(counter or estimated_tokens, 1 / CHARS_PER_TOKEN, FRAMES.get(role, ""))
-    notes += _missing(unread)
     if absent:
         notes.append(
             f"not on this machine: {', '.join(dict.fromkeys(absent))}; their tokens are estimated at four characters each,"
@@ -104,7 +105,8 @@ def assumptions(config: Config) -> str:
 
 def read_sources(config: Config, notes: list[str]) -> tuple[list[Problem], list[PlannedSource]]:
     """Return the problems of all local sources, as stage aggregate would keep them, and the count of every source."""
-    rows, unread, loose, missing = [], {}, [], []
+    rows, unread, loose = [], {}, []
+    missing: list[str] = []  # `errors` of the plan names them
     for source in curated_first(config.aggregate):
         if source.is_remote:
             unread[source.name] = declared(source, "declared, not read from the hub")
@@ -115,7 +117,6 @@ def read_sources(config: Config, notes: list[str]) -> tuple[list[Problem], list[
             unread[source.name] = declared(source, "declared, its file is not here")
         else:
             rows.extend(found.outcomes)
-    notes += _missing(missing)
     if loose:
         notes.append(
             f"sources read at the latest commit, since their revisions are not pinned: {', '.join(loose)}"
@@ -142,11 +143,6 @@ def declared(source: KindSettings, basis: str) -> PlannedSource:
         )
     tier, count = source.declared
     return PlannedSource(name=source.name, role=source.role, problems={tier: count}, basis=basis)
-
-
-def is_pinned(source: Any) -> bool:
-    """Whether the settings pin every data set of a public source to a commit."""
-    return all(COMMIT.fullmatch(source.revisions.get(part.hub_id) or "") for part in source.parts)
 
 
 def benchmark_notes(config: Config) -> list[str]:
@@ -233,8 +229,3 @@ FRAMES = {
     "equivalence_judge": shortest_reply(EQUIVALENCE_SCHEMA),
 }
 """The fixed part of every reply of a role, without the problem or the answers."""
-
-
-def _missing(problems: Sequence[str]) -> list[str]:
-    """Return a note for each model or file that could not be read."""
-    return [f"missing on this machine: {one}".replace(f"{PROJECT_ROOT}/", "") for one in problems]

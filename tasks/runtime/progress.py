@@ -11,15 +11,18 @@ from prefect.artifacts import create_progress_artifact, create_table_artifact, u
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 
+from tasks.processes.pace import Pace, duration
+from tasks.processes.ticker import NOTICE_S
+
 UI_SECONDS = 1.0  # a progress update costs about 13 ms: at most one a second
-LOG_SECONDS = 10.0
+LOG_SECONDS = NOTICE_S
 TABLE_SECONDS = 10.0
 
 
 class Progress:
     """Rows done, total, rate and remaining time of one stage.
 
-    `update(done)` may be called at any frequency: the UI is updated at most once a second, the log every ten seconds. The rate
+    `update(done)` may be called at any frequency: the UI is updated at most once a second, the log every eight seconds. The rate
     is measured from the first call of `update`, so that it excludes finished shards and the start of a model.
     """
 
@@ -32,52 +35,53 @@ class Progress:
         unit: str = "rows",
     ) -> None:
         self.stage, self.total, self.log, self.clock, self.unit = stage, total, log, clock, unit
-        self.base = 0
-        self.first: tuple[float, int] | None = None  # time and count of the first `update`
+        self.base = self.done = 0
+        self.pace = Pace(clock)
         self.shown_at = self.logged_at = clock()
         key = "".join(c if c.isalnum() else "-" for c in stage.lower()) + "-progress"
-        created = create_progress_artifact(progress=self._percent(0), key=key, description=self.line(0))
+        created = create_progress_artifact(progress=self._percent(0), key=key, description=self.line())
         self.artifact = created if isinstance(created, UUID) else UUID(str(created))
 
-    def line(self, done: int) -> str:
-        """Return the state as text: 'evolve-1: 120 of 500 rows, 14.2/s, 27 s left'."""
-        text = f"{self.stage}: {done:,} of {self.total:,} {self.unit}"
-        if self.first is None or done <= self.first[1]:
+    def line(self) -> str:
+        """Return the state as text: 'evolve-1: 120 of 500 rows, 14.2/s, about 27 s left'."""
+        text, rate = f"{self.stage}: {self.done:,} of {self.total:,} {self.unit}", self.pace.rate()
+        if rate is None:
             return text
-        rate = (done - self.first[1]) / max(self.clock() - self.first[0], 1e-9)
-        return f"{text}, {rate:,.1f}/s" + (
-            f", {(self.total - done) / rate:,.0f} s left" if done < self.total else ""
-        )
+        left = self.total - self.done
+        return f"{text}, {rate:,.1f}/s" + (f", about {duration(left / rate)} left" if left > 0 else "")
 
     def update(self, done: int) -> None:
         """Report that `done` rows of the current shard are done (`base` counts those of earlier shards)."""
-        total_done, now = self.base + done, self.clock()
-        self.first = self.first or (now, total_done)
+        self.done, now = self.base + done, self.clock()
+        self.pace.note(self.done)
         if now - self.shown_at >= UI_SECONDS:
             self.shown_at = now
-            self._show(total_done)
+            self._show()
         if now - self.logged_at >= LOG_SECONDS:
             self.logged_at = now
-            self.log(self.line(total_done))
+            self.log(self.line())
 
     def shard_done(self, items: int) -> None:
-        """Report that a shard of `items` rows has been written."""
+        """Report that a shard of `items` rows has been written, or was found finished if there was no update."""
+        if self.done == self.base:
+            self.pace = Pace(self.clock)
         self.base += items
-        self._show(self.base)
+        self.done = self.base
+        self._show()
 
     def finish(self) -> None:
         """Report that all shards have been written."""
-        self._show(self.base, percent=100.0)
-        self.log(self.line(self.base))
+        self._show(percent=100.0)
+        self.log(self.line())
 
     def _percent(self, done: int) -> float:
         return 100.0 if self.total == 0 else min(100.0, 100.0 * done / self.total)
 
-    def _show(self, done: int, percent: float | None = None) -> None:
+    def _show(self, percent: float | None = None) -> None:
         update_progress_artifact(
             artifact_id=self.artifact,
-            progress=self._percent(done) if percent is None else percent,
-            description=self.line(done),
+            progress=self._percent(self.done) if percent is None else percent,
+            description=self.line(),
         )
 
 

@@ -46,6 +46,10 @@ SHOWN = {
 }
 """Columns of the table of steps: title -> metric."""
 FINGERPRINT = re.compile(r"run +([0-9a-f]{64})")
+SUMMARY = re.compile(r"(run|rows|weights|steps|tokens|KV cache|disk|reference|teacher) {2,}\S")
+"""Lines of the check that are logged: its summary, without the table of memory and the libraries' messages."""
+SECTION = "distill.run"
+"""Section of a profile with the settings of the training; its keys are those that the launcher's errors name."""
 
 
 def check_run(output: Path, settled: str, log: Any) -> str:
@@ -69,7 +73,8 @@ def check_run(output: Path, settled: str, log: Any) -> str:
         try:
             with job_failed_as_user_error(folder), closing(lines):
                 for line in lines:
-                    log("distill: %s", line)
+                    if SUMMARY.match(line):
+                        log("distill: %s", line)
                     found = match[1] if (match := FINGERPRINT.fullmatch(line)) else found
         except JobFailed:
             afterwards.pop_all()
@@ -89,14 +94,16 @@ def command(folder: Path, *options: str) -> list[str]:
 def job_failed_as_user_error(folder: Path) -> Iterator[None]:
     """Convert a `JobFailed` of the block to a `UserError` if the launcher wrote errors for the run in `folder`.
 
-    The message has one error per line. Without such errors the `JobFailed` is raised unchanged.
+    The message has one error per line, each with the section of the profile that it is about. Without such errors the
+    `JobFailed` is raised unchanged.
     """
     (folder / PROBLEMS).unlink(missing_ok=True)  # errors of an earlier start
     try:
         yield
     except JobFailed as error:
         if (folder / PROBLEMS).exists():
-            raise UserError((folder / PROBLEMS).read_text(encoding="utf-8").rstrip("\n")) from error
+            lines = (folder / PROBLEMS).read_text(encoding="utf-8").splitlines()
+            raise UserError("\n".join(f"{SECTION}: {line}" for line in lines)) from error
         raise
 
 
@@ -107,7 +114,7 @@ def environment() -> dict[str, str]:
 
 
 def follow(lines: Iterable[str], log: Any, folder: Path) -> None:
-    """Log the output of the run, show its steps as a progress artifact, and the metrics of the last steps as a table."""
+    """Log the run's own lines, show its steps as a progress artifact, and the metrics of the last steps as a table."""
     progress: Progress | None = None
     table = LiveTable("distill-steps", "Last training steps")
     for line in lines:

@@ -8,16 +8,14 @@ from typing import Any
 
 from prefect.logging import get_run_logger
 
-from tasks.config import Config
-from tasks.runtime.driver import Run, Shard, Stage, run_shards
+from tasks.runtime.driver import Run, Shard, run_shards
 from tasks.runtime.outcomes import cut_outcomes, results_of, shard_of
 from tasks.runtime.pending import Pending, rows_digest
+from tasks.runtime.stage import aggregate_stage
 from tasks.seeds.intake import account, counts, curated_first, duplicates, flagged, too_long
 from tasks.seeds.kinds import Loaded, SeedOutcome
-from tasks.seeds.registry import load, source_digest
+from tasks.seeds.registry import load
 from tasks.storage.artifacts import Artifact
-
-VERSION = 4
 
 
 def aggregate(run: Run) -> Artifact:
@@ -54,14 +52,3 @@ def aggregate(run: Run) -> Artifact:
     stage = aggregate_stage(run.config)
     pending = Pending(run.store, stage, lambda index: rows_digest([*results(index), notes(index)]))
     return run_shards(run, stage, sizes, work, pending)
-
-
-def aggregate_stage(config: Config) -> Stage:
-    """Return what identifies the stage's output. Raises `UserError` if a source's data cannot be identified."""
-    settings = config.aggregate
-    digests = {source.name: source_digest(source) for source in settings.sources}
-    return Stage(
-        name="aggregate", version=VERSION, unit="seeds and curated problems",
-        settings={},
-        data={"aggregate": settings.identity(), "sources": digests, "shard_rows": config.run.shard_rows},
-    )  # fmt: skip

@@ -9,28 +9,31 @@ from typing import Any
 
 from tasks.config import PROJECT_ROOT, load_config
 from tasks.llm.model_identity import model_identity
-from tasks.llm.servers import free_port
 from tasks.runtime.driver import Run
+from tasks.runtime.preflight import ANNOTATORS, Work, output_folder, require_ready
+from tasks.seeds.registry import resolve
+from tasks.stages.opening import checking
 from tasks.storage.artifacts import Store
 from tasks.storage.locks import alone
 
-ROLES = ("teacher", "equivalence_judge")
 
-
-def open_annotation(profile: str, overrides: Mapping[str, Any] | None, root: Path | None = None) -> Run:
+def open_annotation(
+    profile: str, overrides: Mapping[str, Any] | None, root: Path | None = None, work: Work = "annotate"
+) -> Run:
     """Open a run of the stages `sample` and `cluster` only, into `root` (default: the profile's output folder).
 
     Sources, evolver, quality judge and training are not checked. Raises `UserError` as `tasks.stages.opening.open_run` does.
     """
-    config = load_config(profile, overrides)
-    root = root or config.run.output
-    identities = {}
-    for name in ROLES:
-        role = getattr(config.models, name)
-        identities[name] = model_identity(role.model, role.revision, PROJECT_ROOT)
-        if role.serve is not None and role.serve.port is not None:
-            free_port(role.serve)
-    return Run(config=config, store=Store(PROJECT_ROOT / root), identities=identities)
+    config = resolve(load_config(profile, overrides))
+    root = output_folder(config) if root is None else PROJECT_ROOT / root
+    with checking():
+        require_ready(config, work, root=root)
+    identities = {
+        name: model_identity(role.model, role.revision, PROJECT_ROOT)
+        for name in ANNOTATORS
+        for role in [getattr(config.models, name)]
+    }
+    return Run(config=config, store=Store(root), identities=identities)
 
 
 def annotation_lock(run: Run, what: str) -> AbstractContextManager[None]:

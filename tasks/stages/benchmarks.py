@@ -7,18 +7,16 @@ from functools import cache
 
 from prefect.logging import get_run_logger
 
-from tasks.config import Config
 from tasks.errors import UserError
 from tasks.rows import Reason, Reject
 from tasks.runtime.chunks import chunk
-from tasks.runtime.driver import Run, Shard, Stage, run_shards
+from tasks.runtime.driver import Run, Shard, run_shards
 from tasks.runtime.outcomes import cut_outcomes, shard_of
+from tasks.runtime.stage import benchmarks_stage
 from tasks.seeds.intake import account, counts
 from tasks.seeds.kinds import Loaded, SeedOutcome
-from tasks.seeds.registry import load, source_digest
+from tasks.seeds.registry import load
 from tasks.storage.artifacts import Artifact
-
-VERSION = 2
 
 
 def read_benchmarks(run: Run) -> Artifact:
@@ -43,19 +41,6 @@ def read_benchmarks(run: Run) -> Artifact:
         return shard_of(chunk(rows(), sizes(), index), notes)
 
     return run_shards(run, benchmarks_stage(run.config), sizes, work)
-
-
-def benchmarks_stage(config: Config) -> Stage:
-    """Return what identifies the stage's output. Raises `UserError` if a source's data cannot be identified."""
-    sources = config.decontam.benchmarks
-    return Stage(
-        name="benchmarks", version=VERSION, unit="benchmark problems",
-        settings={
-            "benchmarks": [source.identity() for source in sources],
-            "sources": {source.name: source_digest(source) for source in sources},
-            "shard_rows": config.run.shard_rows,
-        },
-    )  # fmt: skip
 
 
 def check_has_problems(name: str, loaded: Loaded) -> None:

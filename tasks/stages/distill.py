@@ -15,7 +15,10 @@ from prefect.logging import get_run_logger
 from tasks.config import PROJECT_ROOT, DistillSettings
 from tasks.errors import UserError
 from tasks.processes.jobs import cluster_lines, local_lines
+from tasks.processes.pace import duration
 from tasks.runtime.driver import Run
+from tasks.runtime.phases import phase
+from tasks.runtime.published import publish_files
 from tasks.runtime.training_job import check_run, command, environment, follow, job_failed_as_user_error
 from tasks.runtime.training_run import held_out, run_config, write_held_out
 from tasks.storage.artifacts import atomic_write
@@ -46,6 +49,8 @@ def distill(run: Run, dataset: str) -> str:
     folder = train.with_options(name="distill", task_run_name=name)(config, settings)
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     publish(result)
+    files = {"student": folder / "student", "curves": folder / "curves.png", "log": folder / "train.log"}
+    publish_files("distill-files", "Output files", files)
     get_run_logger().info("distill: student in %s", folder / "student")
     return str(folder / "student")
 
@@ -55,7 +60,8 @@ def train(config: RunConfig, settings: DistillSettings) -> Path:
     """Check the run, then train it as a job on this machine or on the Ray cluster `ray_address`; return the run's folder."""
     logger = get_run_logger()
     settled = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
-    folder = run_folder(config.output, check_run(config.output, settled, logger.info))
+    with phase(logger.info, lambda seconds: f"distill: checking data, models and memory, {seconds:.0f} s"):
+        folder = run_folder(config.output, check_run(config.output, settled, logger.info))
     atomic_write(folder / "RUN.json", settled)  # each run has its own, so concurrent runs do not interfere
     launch = command(folder)
     place: Any = {"folder": PROJECT_ROOT, "environment": environment(), "log": folder / "train.log"}
@@ -63,7 +69,8 @@ def train(config: RunConfig, settings: DistillSettings) -> Path:
         lines = local_lines(launch, **place)
     else:
         lines = cluster_lines(settings.ray_address, f"sure-math-{folder.name}", launch, **place)
-    with job_failed_as_user_error(folder), closing(lines):
+    training = phase(logger.info, lambda seconds: f"distill: the training goes on, {duration(seconds)}")
+    with job_failed_as_user_error(folder), closing(lines), training:
         follow(lines, logger.info, folder)
     return folder
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
@@ -23,7 +22,9 @@ from tasks.runtime.dataset_export import (
     report_data,
 )
 from tasks.runtime.driver import Run
-from tasks.runtime.summaries import funnel_table, stage_counts, timings
+from tasks.runtime.phases import phase
+from tasks.runtime.published import publish_cost, publish_files, publish_funnel
+from tasks.runtime.summaries import stage_counts, timings
 from tasks.storage.artifacts import atomic_write
 from tasks.storage.dataset import write_dataset
 from tasks.storage.examples import examples_by_split
@@ -38,14 +39,16 @@ def export(run: Run, stages: Stages) -> str:
         stage="export", version=VERSION, settings=run.config.export.identity(),
         inputs=[artifact.fingerprint for artifact in artifacts],
     )  # fmt: skip
-    write_all.with_options(name="export", task_run_name="export: dataset and report")(run, stages, identity)
-    counts = stage_counts(run.store, artifacts)
-    create_table_artifact(
-        table=funnel_table(counts), key="funnel", description="Rows per stage: in = kept + rejected"
-    )
-    dataset, report = run.store.root / "dataset", run.store.root / "report.html"
-    create_markdown_artifact(
-        f"- dataset: `{dataset}`\n- report: `{report}`\n", key="dataset", description="Output files"
+    with phase(get_run_logger().info, lambda seconds: f"export: writing dataset and report, {seconds:.0f} s"):
+        write_all.with_options(name="export", task_run_name="export: dataset and report")(
+            run, stages, identity
+        )
+    root = run.store.root
+    dataset, report = root / "dataset", root / "report.html"
+    publish_funnel(run, artifacts)
+    publish_cost(run, artifacts)
+    publish_files(
+        "dataset", "Output files", {"dataset": dataset, "card": dataset / "README.md", "report": report}
     )
     get_run_logger().info("dataset: %s", dataset)
     get_run_logger().info("report: %s", report)

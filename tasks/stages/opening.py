@@ -1,62 +1,71 @@
-"""Open a run: resolve the settings and check models, sources and training before any model starts."""
+"""Open a run: resolve the settings and find every problem before any model starts."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from tasks.config import PROJECT_ROOT, Config, DistillSettings, load_config
-from tasks.errors import UserError
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+
+from tasks.config import PROJECT_ROOT, Config, load_config
+from tasks.errors import UserError, attempt
 from tasks.llm.model_identity import model_identity
-from tasks.llm.servers import free_port
 from tasks.runtime.driver import Run
-from tasks.runtime.training_run import run_config
-from tasks.seeds.registry import check, load, resolve
-from tasks.stages.aggregate import aggregate_stage
-from tasks.stages.benchmarks import benchmarks_stage
+from tasks.runtime.phases import phase
+from tasks.runtime.preflight import output_folder, require_ready
+from tasks.runtime.source_preflight import curated_problems, is_remote, unread_sources
+from tasks.seeds.registry import check, resolve
 from tasks.storage.artifacts import Store, atomic_write
 
 
 def open_run(profile: str, overrides: Mapping[str, Any] | None) -> Run:
-    """Load the settings, check every model and source, and write the resolved settings to `config.json` of the output.
+    """Open a build: load the settings, check everything that it needs, and write the resolved settings to `config.json`.
 
-    Raises `UserError` for the first problem that is found. Sources whose rows have already been read are not checked.
+    Raises `UserError` with all problems, one per line. Sources whose rows have already been read are not checked.
     """
     config = resolve(load_config(profile, overrides))
-    identities = check_models(config)
-    root = config.run.output if config.run.output.is_absolute() else PROJECT_ROOT / config.run.output
-    if config.distill is not None:
-        check_distill(config.distill, root)
-    stage = aggregate_stage(config)
-    if Store(root).find(stage.name, stage.fingerprint) is None:
-        check_sources(config)
-    stage = benchmarks_stage(config)
-    if Store(root).find(stage.name, stage.fingerprint) is None:
-        check_benchmarks(config)
+    with checking():
+        require_ready(config, "build")
+    root = output_folder(config)
+    unread = unread_sources(config, root)
+    if any(is_remote(source) for source in unread):  # their first rows take longer than a look-up
+        with checking():
+            check_sources(config)
+            check_benchmarks(config)
+    identities = {
+        name: model_identity(role.model, role.revision, PROJECT_ROOT)
+        for name in type(config.models).model_fields
+        for role in [getattr(config.models, name)]
+    }
+    return _opened(config, root, identities)
+
+
+def open_distillation(profile: str, overrides: Mapping[str, Any] | None, dataset: str | None) -> Run:
+    """Open a distillation on `dataset` (by default the profile's newest). Raises `UserError` like `open_run`."""
+    config = resolve(load_config(profile, overrides))
+    with checking():
+        require_ready(config, "distill", dataset=None if dataset is None else Path(dataset))
+    return _opened(config, output_folder(config), {})
+
+
+def checking() -> AbstractContextManager[None]:
+    """Say every few seconds that the run is being checked, while the block runs in a flow."""
+    if FlowRunContext.get() is None:
+        return nullcontext()
+    return phase(
+        get_run_logger().info, lambda seconds: f"checking settings, models and files, {seconds:.0f} s"
+    )
+
+
+def _opened(config: Config, root: Path, identities: Mapping[str, str]) -> Run:
     root.mkdir(parents=True, exist_ok=True)
     resolved = json.dumps(config.model_dump(mode="json"), indent=2, sort_keys=True)
     atomic_write(root / "config.json", resolved + "\n")
     return Run(config=config, store=Store(root), identities=identities)
-
-
-def check_models(config: Config) -> dict[str, str]:
-    """Return the identity of every role's model. Raises `UserError` for a missing model folder or an occupied port."""
-    identities = {}
-    for name in type(config.models).model_fields:
-        role = getattr(config.models, name)
-        identities[name] = model_identity(role.model, role.revision, PROJECT_ROOT)
-        if role.serve is not None and role.serve.port is not None:
-            free_port(role.serve)
-    return identities
-
-
-def check_distill(settings: DistillSettings, root: Path) -> None:
-    """Check the training settings and that the models of student and teacher exist."""
-    config = run_config(settings, root / "dataset", root / "distill")
-    for model in (config.student.model, config.teacher.model):
-        model_identity(model, None, PROJECT_ROOT)
 
 
 def check_sources(config: Config) -> None:
@@ -64,17 +73,18 @@ def check_sources(config: Config) -> None:
 
     Raises `UserError` also when the curated sources have fewer problems than are to be held out.
     """
+    problems: list[str] = []
     for source in config.aggregate.sources:
-        check(source)
-    curated = sum(load(source).problems for source in config.aggregate.sources if source.role == "curated")
-    if curated < config.aggregate.test_problems:
-        raise UserError(
-            f"aggregate.test_problems is {config.aggregate.test_problems}, but the curated sources have only {curated} "
-            "problems: add curated problems or lower aggregate.test_problems"
-        )
+        attempt(problems, lambda one=source: check(one))
+    problems += [] if problems else curated_problems(config)
+    if problems:
+        raise UserError("\n".join(problems))
 
 
 def check_benchmarks(config: Config) -> None:
     """Check the benchmarks that the dataset is compared with, like the sources."""
+    problems: list[str] = []
     for source in config.decontam.benchmarks:
-        check(source)
+        attempt(problems, lambda one=source: check(one))
+    if problems:
+        raise UserError("\n".join(problems))

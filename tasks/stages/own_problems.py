@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
@@ -22,7 +21,9 @@ from tasks.runtime.dataset_export import is_written, majority_truths
 from tasks.runtime.driver import Run, Shard, Stage, run_shards
 from tasks.runtime.outcomes import cut_outcomes, rejected_by, results_of, shard_of
 from tasks.runtime.own_dataset import describe_own, gather, summary
-from tasks.runtime.summaries import funnel_table, rejects_of, stage_counts, timings
+from tasks.runtime.phases import phase
+from tasks.runtime.published import publish_cost, publish_files, publish_funnel
+from tasks.runtime.summaries import rejects_of, stage_counts, timings
 from tasks.seeds.intake import too_long
 from tasks.seeds.own_file import OwnFile, load, own_file
 from tasks.storage.artifacts import Artifact, atomic_write
@@ -63,11 +64,16 @@ def own_problems(run: Run, file: OwnFile) -> Artifact:
 def export_own(run: Run, file: OwnFile, problems: Artifact, sampled: Artifact, clustered: Artifact) -> str:
     """Write `dataset/`, `report.html` and `latest.json`, log a summary, and return the dataset's path."""
     artifacts = (problems, sampled, clustered)
-    write_own.with_options(name="export", task_run_name="export: dataset and report")(run, file, artifacts)
+    with phase(get_run_logger().info, lambda seconds: f"export: writing dataset and report, {seconds:.0f} s"):
+        write_own.with_options(name="export", task_run_name="export: dataset and report")(
+            run, file, artifacts
+        )
     counts = stage_counts(run.store, artifacts)
-    create_table_artifact(
-        table=funnel_table(counts), key="annotate-funnel", description="Rows per stage: in = kept + rejected"
-    )
+    root = run.store.root
+    publish_funnel(run, artifacts, "annotate-funnel")
+    publish_cost(run, artifacts, "annotate-cost")
+    files = {"dataset": root / "dataset", "report": root / "report.html"}
+    publish_files("annotate-dataset", "Output files", files)
     examples, _ = examples_by_split(gather(run, artifacts))
     for line in summary(counts, examples["train"], rejects_of(run.store, artifacts)):
         get_run_logger().info("annotate: %s", line)

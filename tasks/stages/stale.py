@@ -9,6 +9,7 @@ from pathlib import Path
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
+from tasks.runtime import preflight
 from tasks.runtime.annotation_identity import annotation_recipe
 from tasks.runtime.driver import Run, Shard, Stage, run_shards
 from tasks.runtime.outcomes import cut_outcomes, rejected_by, results_of, shard_of
@@ -20,14 +21,13 @@ from tasks.stages.sample import sample
 from tasks.stages.sample_and_cluster import sample_and_cluster
 from tasks.storage.artifacts import Artifact
 from tasks.storage.manifest import read_manifest
-from tasks.storage.versions import LATEST, latest, read_examples, splits_of
+from tasks.storage.versions import latest, read_examples, splits_of
 from tasks.uncertainty.annotation import Cause, stale_rows
 
 
 def newest_dataset(run: Run) -> str:
-    """Return the folder of the newest version of the profile's dataset, or of its future first build if there is none."""
-    root = run.store.root
-    return latest(root)["dataset"] if (root / LATEST).exists() else str(root / "dataset")
+    """Return the folder of the newest version of the profile's dataset. Raises `UserError` if there is none."""
+    return str(preflight.newest_dataset(run.store.root))
 
 
 def find_stale(run: Run, problems: str | None) -> Review:

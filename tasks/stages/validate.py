@@ -16,6 +16,8 @@ from tasks.config import PROJECT_ROOT, Config
 from tasks.errors import UserError
 from tasks.reports.validation_report import PAGE, Validation, ValidationData, write_validation
 from tasks.rows import JudgedPair, Response
+from tasks.runtime.phases import phase
+from tasks.runtime.published import publish_files
 from tasks.seeds.truth import check
 from tasks.storage.artifacts import Artifact, Store
 from tasks.storage.dataset import read_dataset
@@ -35,10 +37,13 @@ def validate(config: Config, dataset: str | None = None) -> str:
     root = in_project(config.run.output)
     folder = in_project(Path(latest(root)["dataset"] if dataset is None else dataset))
     written = write_all.with_options(name="validate", task_run_name="validate: report")
-    found = written(folder, root / "validation")
+    log = get_run_logger().info
+    with phase(log, lambda seconds: f"validate: comparing the dataset with the truth, {seconds:.0f} s"):
+        found = written(folder, root / "validation")
     publish(found)
     page = root / "validation" / PAGE
-    get_run_logger().info("validation: %s", page)
+    publish_files("validation-report", "The validation report", {"report": page})
+    log("validation: %s", page)
     return str(page)
 
 

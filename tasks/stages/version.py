@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
@@ -26,6 +26,7 @@ from tasks.runtime.new_version import (
     reannotation_of,
     record_latest,
 )
+from tasks.runtime.published import publish_files
 from tasks.runtime.reannotation import Review
 from tasks.storage.artifacts import whole_folder
 from tasks.storage.versions import FOLDER
@@ -79,10 +80,8 @@ def publish(folder: Path, outcome: Reannotation) -> None:
     """Log the main numbers and publish them as artifacts of the Prefect UI."""
     rows = [{"what": name, "value": value} for name, value in headline(outcome).items()]
     create_table_artifact(table=rows, key="drift", description="Changes and cost of the re-annotation")
-    create_markdown_artifact(
-        f"- dataset: `{folder / 'dataset'}`\n- drift report: `{folder / PAGE}`\n", key="reannotate",
-        description="Files of the new version",
-    )  # fmt: skip
+    files = {"dataset": folder / "dataset", "drift report": folder / PAGE}
+    publish_files("reannotate", "Files of the new version", files)
     for row in rows:
         get_run_logger().info("reannotate: %s %s", row["what"], row["value"])
     get_run_logger().info("reannotate: dataset %s", folder / "dataset")

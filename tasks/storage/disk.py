@@ -21,7 +21,7 @@ from pathlib import Path
 from tasks.errors import UserError
 
 _TEMPORARY = re.compile(r"\.(?P<kind>tmp|old)-(?P<name>.+)-[0-9a-f]{12}")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 _OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST)
 
 
@@ -33,7 +33,7 @@ def named_full_disk(path: Path, needed: Callable[[], int]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise
         raise UserError(
             f"The disk is full: {path} needs at least {needed():,} bytes; free some space or choose another"

@@ -62,7 +62,7 @@ def reach(source: str, hub_id: str, revision: str | None) -> str:
     from huggingface_hub import HfApi
 
     with _hub_errors(source, hub_id):
-        info = HfApi(token=_token()).dataset_info(hub_id, revision=revision, timeout=_TIMEOUT_S)
+        info = HfApi(token=hub_token()).dataset_info(hub_id, revision=revision, timeout=_TIMEOUT_S)
         if info.sha is None:
             raise ValueError("the hub returned no commit")
     return info.sha
@@ -79,7 +79,7 @@ def hub_rows(split: HubSplit, revision: str, columns: Sequence[str] = ()) -> Ite
 
     with _hub_errors(split.source, split.hub_id, split.config):
         files = _hub_files(split, revision)
-        system: Any = HfFileSystem(token=_token())
+        system: Any = HfFileSystem(token=hub_token())
         for url in files:
             name = url.removeprefix("hf://")
             with io.BufferedReader(system.open(url, "rb"), _BUFFER) as file:
@@ -92,7 +92,7 @@ def _hub_files(split: HubSplit, revision: str) -> list[str]:
     (apache/arrow issue 45214)."""
     from datasets import load_dataset_builder
 
-    builder = load_dataset_builder(split.hub_id, split.config, revision=revision, token=_token())
+    builder = load_dataset_builder(split.hub_id, split.config, revision=revision, token=hub_token())
     splits = builder.config.data_files or {}
     if split.split not in splits:
         raise ValueError(
@@ -106,7 +106,7 @@ def _hub_files(split: HubSplit, revision: str) -> list[str]:
     return files
 
 
-def _token() -> str | bool:
+def hub_token() -> str | bool:
     """Return the token of the environment, or False, which stops the library from looking for one on disk."""
     return os.environ.get("HF_TOKEN") or False
 

@@ -59,10 +59,12 @@ class Desk:
 
     def overrides(self, **more: object) -> dict[str, Any]:
         reached = {"serve": None, "base_url": self.server.base_url}
-        judge = {
-            "models.equivalence_judge": {**reached, "base_url": "http://127.0.0.1:9/v1"}
-        }  # no server listens there
-        settings = {"models.teacher": reached, **judge, "sample.num_samples": N, "run.output": str(self.out)}
+        settings = {
+            "models.teacher": reached,
+            "models.equivalence_judge": reached,
+            "sample.num_samples": N,
+            "run.output": str(self.out),
+        }
         return {**settings, **more}
 
     def file(self, texts: list[str], name: str = "mine.csv") -> str:
@@ -97,7 +99,7 @@ class Desk:
 
 @contextmanager
 def desk(folder: Path, script: Mapping[str, list[str]]) -> Iterator[Desk]:
-    with running(script, models=("pocket/teacher", "pocket/student")) as server:
+    with running(script, models=("pocket/teacher", "pocket/student", "pocket/judge")) as server:
         yield Desk(server=server, folder=folder)
 
 
@@ -163,7 +165,7 @@ def test_an_invalid_file_is_reported_before_the_teacher_gets_a_request(tmp_path:
         (tmp_path / "bad.csv").write_text("text,tier\nHow many?,easy\nHow much?,silly\n")
         with pytest.raises(UserError, match=r"bad\.csv, line 3 has the tier 'silly': use one of"):
             annotate(str(tmp_path / "bad.csv"), str(mine.out), overrides=mine.overrides())
-        assert mine.server.headers == [] and not mine.out.exists()
+        assert mine.requests == 0 and not mine.out.exists()
 
 
 def test_one_stale_row_of_twenty_costs_a_twentieth_of_the_requests(tmp_path: Path) -> None:
@@ -207,7 +209,7 @@ def test_one_stale_row_of_twenty_costs_a_twentieth_of_the_requests(tmp_path: Pat
 def test_without_stale_rows_no_request_is_sent_and_the_dataset_is_unchanged(tmp_path: Path) -> None:
     with desk(tmp_path, script()) as mine:
         dataset = mine.annotate()
-        seen, note = len(mine.server.headers), (mine.out / "latest.json").read_bytes()
+        seen, note = mine.requests, (mine.out / "latest.json").read_bytes()
         assert mine.reannotate() == dataset
         # no row has a judged pair, so another judge makes no row stale
         assert mine.reannotate(**{"models.equivalence_judge.model": "pocket/teacher"}) == dataset
@@ -217,7 +219,7 @@ def test_without_stale_rows_no_request_is_sent_and_the_dataset_is_unchanged(tmp_
         )
         Path(known).write_text(Path(known).read_text().replace("question,final", "text,answer"))
         assert mine.reannotate(problems=known) == dataset
-        assert len(mine.server.headers) == seen and (mine.out / "latest.json").read_bytes() == note
+        assert mine.requests == seen and (mine.out / "latest.json").read_bytes() == note
         assert not (mine.out / "versions").exists()
 
 
@@ -275,9 +277,9 @@ def test_the_real_teacher_is_started_for_one_stale_row(tmp_path: Path) -> None:
             "base_url": None,
             "serve": {"kv_cache_gib": 1, "max_num_seqs": 8, "health_timeout_s": 240},
         }
-        asked_before = len(mine.server.headers)
+        asked_before = mine.requests
         new = mine.reannotate(**{"models.teacher": served})
-        assert len(mine.server.headers) == asked_before and mine.entries() == 1
+        assert mine.requests == asked_before and mine.entries() == 1
         rows, responses = read_dataset(new)
         row = row_of(new, TEXTS[1])
         fresh = [one for one in responses if one.problem_id == row.id]

@@ -137,7 +137,7 @@ def test_interruptions_leave_no_process_behind_and_the_next_build_repeats_no_req
     killed = Builder("", project.root / "output/pocket")
     flushed, known = killed.shard_files(), killed.entries()
     log = project.finish()
-    assert "was left unfinished by an earlier build and is now marked as Crashed" in log
+    assert "was left unfinished by an earlier command and is now marked as Crashed" in log
     assert "cluster: runs alongside sampling" in log
     assert sent_requests(log) == killed.entries() - known > 0
     after = killed.shard_files()

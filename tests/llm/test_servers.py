@@ -20,7 +20,7 @@ from tasks.errors import UserError
 from tasks.llm import servers
 from tasks.llm.chat import ChatModel, ChatRequest, Completion
 from tasks.llm.model_folder import model_folder
-from tasks.llm.servers import last_complaint, server_command, serving
+from tasks.llm.servers import last_complaint, last_step, server_command, serving
 from tasks.llm.vllm_options import engine_environment
 from tasks.processes.machine import available_cores
 from tests.scripted_server import running
@@ -326,12 +326,26 @@ def test_a_server_ends_with_its_block(
 def test_waiting_is_reported(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "WAIT_NOTICE_S", 0.2)
     in_place_of_vllm(
-        monkeypatch, "import time; print('reading weights', flush=True); time.sleep(1.5)\n" + HEALTHY
+        monkeypatch,
+        "import time; print('Loading weights took 3 s\\nnoise of the engine', flush=True); time.sleep(1.5)\n"
+        + HEALTHY,
     )
     seen: list[str] = []
     with serving(served(), root=root, log=root / "log", on_wait=lambda _waited, line: seen.append(line)):
         pass
-    assert "reading weights" in seen
+    assert "Loading weights took 3 s" in seen and set(seen) <= {"", "Loading weights took 3 s"}
+
+
+def test_the_step_of_a_start_is_shortened_at_a_word_and_noise_is_left_out(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    long = (
+        "Loading safetensors checkpoint shards: 10%\rLoading safetensors checkpoint shards: 50% "
+        + "word " * 40
+    )
+    log.write_text(f"(EngineCore pid=7) INFO 11-21 09:00:00 [core.py:12] {long}\nWARNING: Using Gloo\n")
+    step = last_step(log)
+    assert step.startswith("Loading safetensors checkpoint shards: 50% word") and step.endswith("word ...")
+    assert len(step) <= 100 and last_step(tmp_path / "absent") == ""
 
 
 def test_the_log_line_that_matters_is_found(tmp_path: Path) -> None:

@@ -40,11 +40,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "tasks.runtime": (
         "tasks", "tasks.answers", "tasks.llm", "tasks.problems", "tasks.processes", "tasks.reports", "tasks.seeds",
-        "tasks.storage", "tasks.uncertainty", "prompts", "training.config",
+        "tasks.storage", "tasks.uncertainty", "prompts", "training.config", "training.preflight",
     ),
     "tasks.stages": ("tasks.*", "prompts", "training.config"),
     "training.config": ("tasks",),
-    "training.console": (),
+    "training.console": ("tasks.processes.ticker",),
     "training.losses": ("tasks",),
     "training.objectives": ("tasks", "training.losses"),
     "training.workers": ("tasks", "tasks.processes"),

@@ -57,9 +57,13 @@ def test_a_deployment_passes_only_parameters_of_its_flow(deployment: dict[str, A
     assert deployment["work_pool"]["name"] == "sure-math"
 
 
-def test_make_build_and_make_distill_find_their_deployments() -> None:
+def test_deployments_are_named_after_what_they_do_and_tagged() -> None:
     names = {f"{imported_flow(d['entrypoint']).name}/{d['name']}" for d in DEPLOYMENTS}
-    assert {"sure-math/build", "sure-math-distill/pocket"} <= names
+    assert names == {
+        "sure-math/build", "sure-math/plan", "sure-math-distill/uopd", "sure-math-validate/truth",
+        "sure-math-reannotate/stale", "sure-math-annotate/file",
+    }  # fmt: skip
+    assert all(d["tags"] for d in DEPLOYMENTS)
 
 
 def test_deployments_have_distinct_names_and_no_machine_path() -> None:
@@ -73,13 +77,13 @@ def test_every_flow_file_has_a_deployment() -> None:
     files = {
         f"flows/{path.name}"
         for path in (ROOT / "flows").glob("*.py")
-        if path.name != "__init__.py" and "@flow" in path.read_text(encoding="utf-8")
+        if path.name != "__init__.py" and "@flow(" in path.read_text(encoding="utf-8")
     }
     assert files == {entrypoint.split(":")[0] for entrypoint in ENTRYPOINTS}
 
 
 def test_the_weekly_reannotation_has_an_inactive_schedule() -> None:
-    (weekly,) = (d for d in DEPLOYMENTS if d["name"] == "weekly")
+    (weekly,) = (d for d in DEPLOYMENTS if d["name"] == "stale")
     assert imported_flow(weekly["entrypoint"]).name == "sure-math-reannotate"
     assert weekly["schedules"] == [{"cron": "0 4 * * 1", "timezone": "UTC", "active": False}]
     assert all("schedules" not in d for d in DEPLOYMENTS if d is not weekly)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -116,6 +117,70 @@ def test_a_bad_setting_ends_the_build_before_anything_starts(
     assert words in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("what", ["build", "distill", "validate"])
+def test_all_problems_are_printed_before_anything_starts_and_without_a_traceback(
+    runner: Any, local: Any, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    given = {"run.output": str(tmp_path), "models.teacher.model": "pocket/nobody"}
+    monkeypatch.setenv("OVERRIDES", json.dumps(given))
+    monkeypatch.setattr(runner, "end_with_parent", lambda: None)
+    monkeypatch.setattr(runner, "build_lock", lambda: pytest.fail("the run was started"))
+    monkeypatch.setattr(local, "prefect_api", lambda _port: pytest.fail("Prefect was started"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("PORT", str(taken.getsockname()[1]))
+        assert runner.main([what]) == 1
+    first, *errors = capsys.readouterr().out.splitlines()
+    assert first == "sure-math: checking settings, models and files"
+    assert all(line.startswith("sure-math: ") for line in errors)
+    assert "is in use: stop the process that listens on it" in errors[0]
+    missing = {
+        "build": "models.teacher: model folder ",
+        "distill": f"{tmp_path} contains no finished dataset",
+        "validate": f"{tmp_path} contains no finished dataset",
+    }
+    assert any(missing[what] in line for line in errors[1:])
+
+
+def test_the_environment_of_a_client_has_the_auth_string_of_our_server(
+    local: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = local.Api(url="http://127.0.0.1:4200/api", own=True)
+    assert "PREFECT_API_AUTH_STRING" not in api.environment()
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "admin:pass")
+    assert api.environment()["PREFECT_API_AUTH_STRING"] == "admin:pass"
+    assert api.environment()["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+
+
+def test_a_shell_runs_with_the_environment_and_its_exit_status_is_returned(
+    runner: Any, local: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "shell"
+    program.write_text(f'#!/bin/sh\necho "$PREFECT_API_URL" > {tmp_path / "seen"}\nexit 7\n')
+    program.chmod(0o755)
+    api = local.Api(url="http://127.0.0.1:4242/api", own=True)
+    monkeypatch.setattr(local, "prefect_api", lambda _port: contextlib.nullcontext(api))
+    monkeypatch.setenv("SHELL", str(program))
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert runner.shell(None) == 7
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (tmp_path / "seen").read_text().strip() == api.url
+
+
+def test_a_failed_run_is_explained_by_the_sentence_alone(runner: Any, capsys: Any) -> None:
+    from prefect.states import Completed, Crashed, Failed
+
+    assert runner._completed(Completed(), "r") and capsys.readouterr().out == ""
+    message = "Flow run encountered an exception: UserError: x is missing: add it"
+    assert not runner._completed(Failed(message=message), "r")
+    assert capsys.readouterr().out == "sure-math: x is missing: add it\n"
+    assert not runner._completed(Crashed(message="gone"), "r")
+    assert capsys.readouterr().out == "sure-math: run r ended as Crashed: gone\n"
+
+
 def test_the_last_build_is_shown_with_three_rows(runner: Any, tmp_path: Path, capsys: Any) -> None:
     rows = [
         {
@@ -211,8 +276,9 @@ def _first_number(log: Path) -> int:
 
 
 @pytest.mark.slow
-def test_runs_of_a_dead_worker_are_marked_as_crashed_on_a_real_server(tmp_path: Path) -> None:
-    """A run left Running and one that is due are marked as Crashed; one scheduled for tomorrow is unchanged."""
+def test_abandoned_runs_get_a_final_state_on_a_real_server(tmp_path: Path) -> None:
+    """A run left Running is Crashed and one that never started is Cancelled; a run with a process, one that waits for `make ui`
+    and one for tomorrow are unchanged."""
     server = subprocess.run(
         [sys.executable, "-c", HEALING, str(SCRIPTS), str(tmp_path)],
         capture_output=True,
@@ -221,18 +287,22 @@ def test_runs_of_a_dead_worker_are_marked_as_crashed_on_a_real_server(tmp_path: 
     )
     assert server.returncode == 0, server.stderr
     assert json.loads(server.stdout.splitlines()[-1]) == {
-        "running": "Crashed", "due": "Crashed", "tomorrow": "Scheduled", "done": "Completed", "mine": "Cancelled",
+        "running": "Crashed", "due": "Cancelled", "waits": "Scheduled", "tomorrow": "Scheduled", "done": "Completed",
+        "alive": "Running", "mine": "Cancelled", "unborn": "Cancelled",
     }  # fmt: skip
+    assert "was left unfinished by an earlier command and is now marked as Crashed" in server.stdout
+    assert "was never started by an earlier command and is now marked as Cancelled" in server.stdout
 
 
 # In a separate process, since Prefect reads the server's address when it is first imported.
 HEALING = """
-import json, sys
+import contextlib, json, subprocess, sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import local_prefect as local, build
 local.HOME, local.LOGS = Path(sys.argv[2]) / "prefect", Path(sys.argv[2]) / "logs"
+other = subprocess.Popen([sys.executable, "-c", "'prefect'; import time; time.sleep(600)"])
 with local.prefect_api() as api:
     with local.client_of(api) as client:
         from prefect import flow
@@ -241,21 +311,31 @@ with local.prefect_api() as api:
         local.ensure_pool(client)
         empty = flow(lambda: None, name="empty")
         now = datetime.now(UTC)
+        late, tomorrow = now - timedelta(minutes=1), now + timedelta(days=1)
         states = {
-            "running": Running(), "due": Scheduled(scheduled_time=now - timedelta(minutes=1)), "done": Completed(),
-            "tomorrow": Scheduled(scheduled_time=now + timedelta(days=1)), "mine": Running(),
+            "running": Running(), "due": Scheduled(scheduled_time=late), "waits": Scheduled(scheduled_time=late),
+            "tomorrow": Scheduled(scheduled_time=tomorrow), "done": Completed(), "alive": Running(), "mine": Running(),
+            "unborn": Scheduled(scheduled_time=late),
         }
+        deployment = client.create_deployment(
+            flow_id=client.create_flow(empty), name="d", work_pool_name=local.POOL, entrypoint="x:y"
+        )
         def start(name):
-            return client.create_flow_run(empty, name=name, tags=[name], state=states[name], work_pool_name=local.POOL).id
-        ids = {name: start(name) for name in states if name != "mine"}
+            queue = local.DEFAULT_QUEUE if name == "waits" else local.MAKE_QUEUE
+            at = states[name] if states[name].is_scheduled() else None
+            made = client.create_flow_run_from_deployment(deployment, name=name, work_queue_name=queue, state=at)
+            if at is None:
+                client.set_flow_run_state(made.id, states[name], force=True)
+            return made.id
+        ids = {name: start(name) for name in states if name not in ("mine", "unborn")}
+        client.update_flow_run(ids["alive"], infrastructure_pid=f"host:{other.pid}")
     build.heal(api, None)
-    try:
-        with build.settled(api, "mine"):
-            with local.client_of(api) as client:
-                ids["mine"] = start("mine")
-            raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        pass
+    for name in ("mine", "unborn"):
+        with local.client_of(api) as client:
+            ids[name] = start(name)
+        with contextlib.suppress(KeyboardInterrupt, ValueError), build.settled(api, ids[name]):
+            raise KeyboardInterrupt if name == "mine" else ValueError
     with local.client_of(api) as client:
         print(json.dumps({name: client.read_flow_run(id).state.name for name, id in ids.items()}))
+other.kill()
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -118,9 +119,9 @@ def test_missing_files_and_models_are_reported_and_replaced_by_assumptions(tmp_p
     sources = [{**PARTS, "target": 10}, curated]
     plan = plan_of(tmp_path, **{"aggregate.sources": sources, "plan.problem_chars": 400, **models})
     assert plan.curated == 30 and plan.sources[1].basis == "declared, its file is not here"
-    notes = "\n".join(plan.notes)
-    assert "missing on this machine: gone.jsonl cannot be read" in notes
-    assert "missing on this machine: model folder pocket/nobody does not exist" in notes
+    notes, errors = "\n".join(plan.notes), "\n".join(plan.errors)
+    assert "gone.jsonl cannot be read" in errors
+    assert re.search(r"models.evolver: model folder \S*pocket/nobody does not exist", errors)
     assert "not on this machine: pocket/nobody, Nobody/Nothing-1B; their tokens are estimated" in notes
     # round 1 of 10 hard seeds: 100 tokens each by assumption, 130 for the child and 5 for the 21 characters of its tags
     assert (plan.lines[0].requests, plan.lines[0].expected) == (10, 1350)

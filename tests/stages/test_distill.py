@@ -37,6 +37,7 @@ def test_the_check_returns_the_fingerprint_that_names_the_folder(tmp_path: Path)
     printed: list[str] = []
     found = training_job.check_run(tmp_path, settled(run), lambda _format, line: printed.append(line))
     assert found == prepare(run).fingerprint and any(line.startswith("steps ") for line in printed)
+    assert not any(line.startswith(("device", "machine")) for line in printed)  # the table of memory
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
     assert run_folder(tmp_path, found) == tmp_path / found[:12]
 
@@ -54,7 +55,7 @@ def test_the_stage_raises_all_errors_of_the_check_one_per_line(tmp_path: Path) -
         training_job.check_run(tmp_path / "output", settled(run), lambda *_: None)
     found = inspect(run)
     assert len(found.problems) > 5 and found.table
-    assert str(refused.value).splitlines() == list(found.problems)
+    assert str(refused.value).splitlines() == [f"distill.run: {problem}" for problem in found.problems]
     assert list((tmp_path / "output").iterdir()) == []
 
 
@@ -114,7 +115,7 @@ def test_errors_come_only_from_the_launcher_of_this_start(tmp_path: Path) -> Non
     with pytest.raises(UserError) as reported, training_job.job_failed_as_user_error(tmp_path):
         problems.write_text("The disk is full.\nThe model is gone.\n")
         raise JobFailed("RUN.json ended with 2: noise | The model is gone. | noise")
-    assert str(reported.value) == "The disk is full.\nThe model is gone."
+    assert str(reported.value) == "distill.run: The disk is full.\ndistill.run: The model is gone."
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ def test_the_stage_raises_the_errors_of_the_trainer_one_per_line(
     )  # as if the dataset had existed during the check
     with pytest.raises(UserError) as refused:
         train(run)
-    assert str(refused.value).splitlines() == list(inspect(run).problems)
+    assert str(refused.value).splitlines() == [f"distill.run: {one}" for one in inspect(run).problems]
     assert json.loads((tmp_path / "ffffffffffff/RUN.json").read_text())["seed"] == 0
 
 

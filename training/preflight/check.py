@@ -12,7 +12,7 @@ from tasks.errors import UserError, attempt
 from tasks.identity import fingerprint
 from tasks.llm.model_identity import model_identity
 from tasks.storage.manifest import Manifest
-from training.config import VLLM_TOP_K, RunConfig, run_folder
+from training.config import VLLM_TOP_K, RunConfig, project_path, run_folder
 from training.data.model_files import PROMPT, ModelFiles, open_model
 from training.data.rows import (
     Dataset,
@@ -81,11 +81,61 @@ def prepare(run: RunConfig) -> Prepared:
 
 def inspect(run: RunConfig) -> Inspection:
     """Run every check and continue after a failed one, so that all problems are reported at once."""
+    found = _find(run, has_data=True)
+    problems, data, models = found.problems, found.data, found.models
+    student, teacher, dims, memory = models.student, models.teacher, models.dims, models.memory
+    run_fingerprint = None
+    if not problems and student is not None and teacher is not None and data is not None:
+        run_fingerprint = _fingerprint(run, data, student, teacher, found.held_out)
+    disk = None
+    if found.output is not None and dims is not None:
+        disk = _disk(problems, run, dims, found.output, run_fingerprint)
+    table = "" if memory is None else memory_table(memory)
+    if problems or not (
+        student and teacher and data and found.schedule and memory and disk and run_fingerprint
+    ):
+        return Inspection(problems=tuple(dict.fromkeys(problems)), prepared=None, table=table)
+    prepared = Prepared(
+        run=run, fingerprint=run_fingerprint, manifest=data.manifest, student=student, teacher=teacher,
+        shared_vocab=shared_vocabulary(student, teacher), rows=found.rows, schedule=found.schedule, memory=memory, disk=disk,
+        held_out=found.held_out,
+    )  # fmt: skip
+    return Inspection(problems=(), prepared=prepared, table=table)
+
+
+def early_problems(run: RunConfig, *, has_data: bool) -> tuple[str, ...]:
+    """Return all problems of a run that is not about to start, without hashing the student's weights.
+
+    `has_data`: whether the dataset exists; a build makes it first. Of the disk space, whatever is in the output folder counts
+    as available, since it is not known yet which run's files are replaced.
+    """
+    found = _find(run, has_data=has_data)
+    problems, dims = found.problems, found.models.dims
+    if found.output is not None and dims is not None:
+        problems += disk_problems(run, disk_plan(run, dims, found.output, project_path(run.output)))
+    return tuple(dict.fromkeys(problems))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """Whatever could be read of a run. `output`: its output folder or that folder's nearest parent."""
+
+    problems: list[str]
+    output: Path | None
+    models: _Models
+    data: Dataset | None
+    rows: tuple[TrainingRow, ...]
+    schedule: Schedule | None
+    held_out: HeldOut | None
+
+
+def _find(run: RunConfig, *, has_data: bool) -> _Found:
+    """Read models, dataset (if `has_data`) and held-out problems, with all their problems."""
     problems: list[str] = []
     output = attempt(problems, lambda: probe_output(run))
     models = _models(problems, run)
-    student, teacher, dims, memory = models.student, models.teacher, models.dims, models.memory
-    data = attempt(problems, lambda: read_dataset(run.dataset))
+    student, teacher = models.student, models.teacher
+    data = attempt(problems, lambda: read_dataset(run.dataset)) if has_data else None
     rows, schedule, held_out = (), None, None
     if data is not None:
         schedule = attempt(problems, lambda: _schedule(run, data.rows))
@@ -95,19 +145,15 @@ def inspect(run: RunConfig) -> Inspection:
         problems += prompt_length_problems(rows, run.lengths.max_prompt_tokens)
         held_out = attempt(problems, lambda: _held_out(run, student))
         problems += held_out_problems(held_out, run.context_tokens)
-    run_fingerprint = None
-    if not problems and student is not None and teacher is not None and data is not None:
-        run_fingerprint = _fingerprint(run, data, student, teacher, held_out)
-    disk = None if output is None or dims is None else _disk(problems, run, dims, output, run_fingerprint)
-    table = "" if memory is None else memory_table(memory)
-    if problems or not (student and teacher and data and schedule and memory and disk and run_fingerprint):
-        return Inspection(problems=tuple(dict.fromkeys(problems)), prepared=None, table=table)
-    prepared = Prepared(
-        run=run, fingerprint=run_fingerprint, manifest=data.manifest, student=student, teacher=teacher,
-        shared_vocab=shared_vocabulary(student, teacher), rows=rows, schedule=schedule, memory=memory, disk=disk,
+    return _Found(
+        problems=problems,
+        output=output,
+        models=models,
+        data=data,
+        rows=rows,
+        schedule=schedule,
         held_out=held_out,
-    )  # fmt: skip
-    return Inspection(problems=(), prepared=prepared, table=table)
+    )
 
 
 def report(prepared: Prepared) -> str:
