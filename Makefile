@@ -19,7 +19,7 @@ else ifeq ($(DEVICE),cpu)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help build plan distill validate annotate reannotate test ui report lint format clean pocket env
+.PHONY: help build plan distill validate annotate reannotate test ui pictures report lint format clean pocket env
 .DEFAULT_GOAL := help
 
 help:  ## list all commands
@@ -52,6 +52,9 @@ test: env  ## run all tests
 
 ui: env  ## keep the Prefect UI up until Ctrl-C
 	@exec $(BIN)/python scripts/build.py ui
+
+pictures: env  ## take the screenshots in docs/ of the last build again, with headless Chromium
+	@exec $(BIN)/python scripts/pictures.py
 
 report: env  ## show the paths of the last dataset and report, and three example rows
 	@exec $(BIN)/python scripts/build.py report

@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from tasks.errors import UserError
+from tasks.text import visible
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C."""
@@ -16,8 +17,8 @@ PR_SET_PDEATHSIG = 1
 
 
 def log_line(text: str) -> None:
-    """Print one message line."""
-    print(f"sure-math: {text}", flush=True)
+    """Print one message line, with controls made visible."""
+    print(f"sure-math: {visible(text)}", flush=True)
 
 
 def read_overrides(text: str) -> dict[str, Any]:

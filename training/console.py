@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from tasks.text import visible
+
 
 def log_line(text: str) -> None:
-    """Print one log line, above the progress bar if there is one."""
-    print(f"train: {text}", flush=True)
+    """Print one log line, with controls made visible."""
+    print(f"train: {visible(text)}", flush=True)

@@ -28,6 +28,7 @@ from tasks.identity import canonical_json, fingerprint
 from tasks.rows import Reject
 from tasks.runtime.progress import Progress
 from tasks.storage.artifacts import Artifact, Store
+from tasks.text import counted
 
 if TYPE_CHECKING:
     from tasks.runtime.pending import Pending
@@ -70,7 +71,7 @@ class Stage:
     prompts: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     primary: str = "problems"
-    unit: str = "problems"
+    unit: str = "problem"
     shardwise: bool = False
     cut: int | None = None
 
@@ -163,7 +164,7 @@ def run_shards(
     found = find(run.store, stage)
     if found is not None:
         _named(stage, f"{stage.name}: already built")(run, stage, None, None, None, None)
-        logger.info("%s: already built, %s %s", stage.name, f"{found.num_rows:,}", stage.unit)
+        logger.info("%s: already built, %s", stage.name, counted(found.num_rows, stage.unit))
         return found
     folder = run.store.folder(stage.name, stage.fingerprint)
     drop_if_stale(run.store, stage)

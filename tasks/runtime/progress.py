@@ -11,6 +11,8 @@ from prefect.artifacts import create_progress_artifact, create_table_artifact, u
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 
+from tasks.text import counted
+
 UI_SECONDS = 1.0  # a progress update costs about 13 ms: at most one a second
 LOG_SECONDS = 10.0
 TABLE_SECONDS = 10.0
@@ -29,7 +31,7 @@ class Progress:
         total: int,
         log: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
-        unit: str = "rows",
+        unit: str = "row",
     ) -> None:
         self.stage, self.total, self.log, self.clock, self.unit = stage, total, log, clock, unit
         self.base = 0
@@ -41,7 +43,7 @@ class Progress:
 
     def line(self, done: int) -> str:
         """Return the state as text: 'evolve-1: 120 of 500 rows, 14.2/s, 27 s left'."""
-        text = f"{self.stage}: {done:,} of {self.total:,} {self.unit}"
+        text = f"{self.stage}: {done:,} of {counted(self.total, self.unit)}"
         if self.first is None or done <= self.first[1]:
             return text
         rate = (done - self.first[1]) / max(self.clock() - self.first[0], 1e-9)

@@ -61,7 +61,7 @@ def aggregate_stage(config: Config) -> Stage:
     settings = config.aggregate
     digests = {source.name: source_digest(source) for source in settings.sources}
     return Stage(
-        name="aggregate", version=VERSION, unit="seeds and curated problems",
+        name="aggregate", version=VERSION, unit="problem",
         settings={},
         data={"aggregate": settings.identity(), "sources": digests, "shard_rows": config.run.shard_rows},
     )  # fmt: skip

@@ -49,7 +49,7 @@ def benchmarks_stage(config: Config) -> Stage:
     """Return what identifies the stage's output. Raises `UserError` if a source's data cannot be identified."""
     sources = config.decontam.benchmarks
     return Stage(
-        name="benchmarks", version=VERSION, unit="benchmark problems",
+        name="benchmarks", version=VERSION, unit="benchmark problem",
         settings={
             "benchmarks": [source.identity() for source in sources],
             "sources": {source.name: source_digest(source) for source in sources},

@@ -26,9 +26,9 @@ MODEL_START = re.compile(
 
 def sent_requests(log: str) -> int:
     """Chat requests sent plus problems sampled, according to the log."""
-    chats = re.findall(r"(\d+) requests sent", log)
-    samples = re.findall(r"(\d+) problems sampled", log)
-    return sum(map(int, [*chats, *samples]))
+    chats = re.findall(r"([\d,]+) requests? sent", log)
+    samples = re.findall(r"([\d,]+) problems? sampled", log)
+    return sum(int(count.replace(",", "")) for count in [*chats, *samples])
 
 
 def test_the_counts_of_every_stage_add_up_and_the_dataset_loads(undisturbed: tuple[Builder, str]) -> None:

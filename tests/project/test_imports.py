@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "tasks.stages": ("tasks.*", "prompts", "training.config"),
     "training.config": ("tasks",),
-    "training.console": (),
+    "training.console": ("tasks",),
     "training.losses": ("tasks",),
     "training.objectives": ("tasks", "training.losses"),
     "training.workers": ("tasks", "tasks.processes"),
