@@ -236,7 +236,8 @@ def reliability_curve(bins: Sequence[tuple[float, float, float, float, float, in
     parts = _unit_square(size, left, top, "{:.0%}")
     for weight, majority, low, high, sample, problems in bins:
         x = left + size * weight
-        tip = f"{counted(problems, 'problem')}, mean weight {weight:.3f}: {majority:.1%} of majorities, {sample:.1%} of samples correct"
+        correct = f"{majority:.1%} of majorities, {sample:.1%} of samples correct"
+        tip = f"{counted(problems, 'problem')}, mean weight {weight:.3f}: {correct}"
         parts.append(_line(x, down - size * low, x, down - size * high, "whisker kept"))
         dot = f'<circle class="kept" cx="{x:.2f}" cy="{down - size * majority:.2f}" r="5">'
         parts.append(f"{dot}<title>{_label(tip)}</title></circle>")

@@ -95,6 +95,7 @@ def _measured(html: str, folder: Path) -> dict[str, str]:
         str(BROWSER),
         "--headless",
         "--disable-gpu",
+        "--hide-scrollbars",
         "--dump-dom",
         f"--user-data-dir={folder / 'profile'}",
     ]
