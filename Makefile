@@ -19,7 +19,7 @@ else ifeq ($(DEVICE),cpu)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help build plan distill validate annotate reannotate test ui shell report lint format clean pocket env
+.PHONY: help build plan distill validate annotate reannotate test ui shell pictures report lint format clean pocket env
 .DEFAULT_GOAL := help
 
 help:  ## list all commands
@@ -55,6 +55,9 @@ ui: env  ## keep the Prefect UI up until Ctrl-C, with a worker for the runs that
 
 shell: env  ## open a shell in which `prefect` reaches the project's Prefect server
 	@exec $(BIN)/python scripts/build.py shell
+
+pictures: env  ## take the screenshots in docs/ of the last build again, with headless Chromium
+	@exec $(BIN)/python scripts/pictures.py
 
 report: env  ## show the paths of the last dataset and report, and three example rows
 	@exec $(BIN)/python scripts/build.py report

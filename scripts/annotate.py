@@ -27,13 +27,14 @@ from tasks.rows import Tier
 from tasks.runtime.preflight import require_ready
 from tasks.seeds.own_file import load, own_file
 from tasks.seeds.registry import resolve
+from tasks.text import counted
 
 
 def own(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
     """Run the flow sure-math-annotate on a file."""
     columns = dict(pair.partition("=")[::2] for pair in arguments.column)
     found = load(own_file(arguments.problems, columns, Tier(arguments.tier), arguments.licence))
-    log_line(f"{found.problems:,} problems in {arguments.problems}")
+    log_line(f"{counted(found.problems, 'problem')} in {arguments.problems}")
     with served():
         from flows.annotate import annotate
 

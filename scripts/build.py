@@ -33,6 +33,7 @@ from tasks.config import PROJECT_ROOT, Config, load_config
 from tasks.errors import UserError, attempt
 from tasks.processes.ticker import NOTICE_S
 from tasks.storage.versions import latest
+from tasks.text import counted, visible
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -283,7 +284,7 @@ def show(output: Path) -> None:
         ", ".join(f"{key} {value:,}" for key, value in found["counts"].items() if isinstance(value, int))
     )
     for row in example_rows(Path(found["dataset"])):
-        print(f"\n  {row['problem']}\n  {describe(row)}")
+        print(visible(f"\n  {row['problem']}\n  {describe(row)}"))
     show_student(output, dataset=found.get("fingerprint", ""))
 
 
@@ -303,7 +304,7 @@ def show_validation(output: Path, dataset: str | None = None) -> None:
     if area is not None:
         log_line(
             f"semantic entropy finds wrong majority answers with AUROC {area['value']:.3f}"
-            f" [{area['low']:.3f}, {area['high']:.3f}] on {found['known']:,} problems"
+            f" [{area['low']:.3f}, {area['high']:.3f}] on {counted(found['known'], 'problem')}"
         )
 
 
@@ -327,7 +328,7 @@ def show_student(output: Path, dataset: str | None = None) -> None:
         before, after, gain = (result["held_out"][name] for name in ("before", "after", "gain"))
         log_line(
             f"pass@1 {before['value']:.1%} before, {after['value']:.1%} after distillation: {100 * gain['value']:+.1f} points"
-            f" [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}] on {gain['n']} held-out problems"
+            f" [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}] on {counted(gain['n'], 'held-out problem')}"
         )
 
 

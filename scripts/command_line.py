@@ -12,6 +12,7 @@ from typing import Any
 
 from tasks.errors import UserError
 from tasks.processes.ticker import ticking
+from tasks.text import visible
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C."""
@@ -19,8 +20,8 @@ PR_SET_PDEATHSIG = 1
 
 
 def log_line(text: str) -> None:
-    """Print one message line."""
-    print(f"sure-math: {text}", flush=True)
+    """Print one message line, with controls made visible."""
+    print(f"sure-math: {visible(text)}", flush=True)
 
 
 def log_error(error: UserError) -> None:

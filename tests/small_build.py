@@ -83,9 +83,9 @@ class Undisturbed:
 
 def sent_requests(log: str) -> int:
     """Chat requests sent plus problems sampled, according to the log."""
-    chats = re.findall(r"(\d+) requests sent", log)
-    samples = re.findall(r"(\d+) problems sampled", log)
-    return sum(map(int, [*chats, *samples]))
+    chats = re.findall(r"([\d,]+) requests? sent", log)
+    samples = re.findall(r"([\d,]+) problems? sampled", log)
+    return sum(int(count.replace(",", "")) for count in [*chats, *samples])
 
 
 def left_after(family: list[psutil.Process], seconds: float) -> list[psutil.Process]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tasks.processes.ticker import NOTICE_S, ticking
+from tasks.text import visible
 
 _printed = [time.monotonic()]
 
@@ -14,7 +15,7 @@ _printed = [time.monotonic()]
 def log_line(text: str) -> None:
     """Print one log line, above the progress bar if there is one."""
     _printed[0] = time.monotonic()
-    print(f"train: {text}", flush=True)
+    print(f"train: {visible(text)}", flush=True)
 
 
 def show_table(text: str) -> None:

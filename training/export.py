@@ -19,6 +19,7 @@ from tasks.storage.artifacts import versions
 from tasks.storage.cards import Markdown, render_card
 from tasks.storage.disk import atomic_write
 from tasks.storage.metrics import read_metrics
+from tasks.text import counted
 from training.console import log_line
 from training.data.model_files import PROMPT
 from training.evaluation.held_out import Grades, estimates
@@ -105,7 +106,7 @@ def export_run(
         log_line(
             f"pass@1 {held_out['before']['value']:.1%} -> {held_out['after']['value']:.1%}, gain"
             f" {100 * gained['value']:+.1f} points [{100 * gained['low']:+.1f}, {100 * gained['high']:+.1f}]"
-            f" on {gained['n']} held-out problems"
+            f" on {counted(gained['n'], 'held-out problem')}"
         )
     log_line(f"student: {folder / STUDENT}")
     return RunResult(student=folder / STUDENT, result=result)
@@ -160,7 +161,7 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     work = sum(phases.values()) or 1.0
     shares = ", ".join(f"{name} {seconds / work:.0%}" for name, seconds in phases.items())
     total = sum(row["seconds"] for row in rows)
-    figure.suptitle(f"{len(rows)} steps, {total:,.0f} s (share of work: {shares})", fontsize=11)
+    figure.suptitle(f"{counted(len(rows), 'step')}, {total:,.0f} s (share of work: {shares})", fontsize=11)
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     atomic_write(path, buffer.getvalue())

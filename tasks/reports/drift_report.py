@@ -11,7 +11,6 @@ from typing import Any
 
 from tasks.reports import report_figures as figures
 from tasks.reports.pages import render_page
-from tasks.reports.report import duration
 from tasks.rows import Reject
 from tasks.storage.disk import atomic_write
 from tasks.storage.versions import Shared
@@ -129,4 +128,4 @@ def render_drift(data: DriftData) -> str:
         "scatter": figures.weight_scatter(points),
         "histogram": figures.change_histogram([move.change for move in data.moves]),
     }
-    return render_page("drift.html.j2", values, duration=duration)
+    return render_page("drift.html.j2", values)

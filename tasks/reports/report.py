@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeVar
 
 from markupsafe import Markup
@@ -17,7 +18,7 @@ from tasks.rows import Example, Finding, FindingKind, Problem, Response, Strateg
 from tasks.storage.dataset import last_strategy
 from tasks.storage.disk import atomic_write
 from tasks.storage.manifest import BenchmarkCount, StageCount
-from tasks.uncertainty.auroc import Area, auroc
+from tasks.uncertainty.auroc import Area, auroc_if_defined
 
 Row = TypeVar("Row")
 MAX_FAMILY = 40  # most members of a family that is drawn
@@ -51,7 +52,6 @@ class ReportData:
     family: Sequence[Problem] = ()  # a seed and its evolved descendants
     benchmarks: Sequence[BenchmarkCount] = ()
     overlaps: Sequence[Overlap] = ()
-    num_responses: int | None = None  # of the whole dataset; None: the sum of `num_samples`
     num_problems: int = 10
 
 
@@ -125,7 +125,7 @@ def render_report(data: ReportData) -> str:
         "max_family": MAX_FAMILY,
         "longest": max(data.timings.values(), default=0.0),
     }
-    return render_page("report.html.j2", values, duration=duration, brief=_brief)
+    return render_page("report.html.j2", values)
 
 
 # --- what to show ------------------------------------------------------------------------------------------------
@@ -198,8 +198,7 @@ def evidence(data: ReportData) -> Evidence | None:
     known = [row for row in data.examples if row.id in data.truths]
     scores = [row.semantic_entropy for row in known]
     wrong = [not data.truths[row.id] for row in known]
-    result = auroc(scores, wrong) if any(wrong) and not all(wrong) else None
-    return Evidence(scores=scores, wrong=wrong, result=result) if known else None
+    return Evidence(scores=scores, wrong=wrong, result=auroc_if_defined(scores, wrong)) if known else None
 
 
 # --- tables ------------------------------------------------------------------------------------------------------
@@ -210,8 +209,8 @@ def _headline(data: ReportData) -> dict[str, Any]:
     samples = sum(row.num_samples for row in rows)
     return {
         "problems": len(rows),
-        "responses": samples if data.num_responses is None else data.num_responses,
-        "weight": sum(row.weight for row in rows) / len(rows) if rows else None,
+        "responses": samples,
+        "weight": fmean(row.weight for row in rows) if rows else None,
         "rejected": sum(stage.dropped for stage in data.stages),
         "readable": sum(row.num_valid for row in rows) / samples if samples else None,
         "seconds": sum(data.timings.values()) if data.timings else None,
@@ -245,7 +244,7 @@ def _entropies(examples: Sequence[Example]) -> list[dict[str, Any]]:
         {
             "tier": tier.value,
             "n": len(values),
-            "mean": sum(values) / len(values),
+            "mean": fmean(values),
             "figure": figures.histogram(
                 values,
                 top=top,
@@ -285,21 +284,20 @@ def _tiers(data: ReportData) -> dict[str, Any]:
 
 def _heat(examples: Sequence[Example]) -> dict[str, Any]:
     """Heat map of tiers by last strategies: the number of problems, their mean weight, and a shade of 0 to 60 (percent)."""
-    counts: Counter[tuple[str, str]] = Counter()
-    weights: defaultdict[tuple[str, str], float] = defaultdict(float)
+    weights: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     for row in examples:
-        place = (row.tier.value, last_strategy(row))
-        counts[place] += 1
-        weights[place] += row.weight
-    used = {strategy for _, strategy in counts}
+        weights[row.tier.value, last_strategy(row)].append(row.weight)
+    used = {strategy for _, strategy in weights}
     columns = [name for name in [*(strategy.value for strategy in Strategy), "none"] if name in used]
-    most = max(counts.values(), default=1)
+    most = max(map(len, weights.values()), default=1)
 
     def cell(tier: str, strategy: str) -> dict[str, Any] | None:
-        n = counts[tier, strategy]
-        return {"n": n, "weight": weights[tier, strategy] / n, "shade": round(60 * n / most)} if n else None
+        found = weights.get((tier, strategy))
+        if not found:
+            return None
+        return {"n": len(found), "weight": fmean(found), "shade": round(60 * len(found) / most)}
 
-    tiers = [tier.value for tier in Tier if any(counts[tier.value, column] for column in columns)]
+    tiers = [tier.value for tier in Tier if any((tier.value, column) in weights for column in columns)]
     return {
         "columns": columns,
         "rows": [(tier, [cell(tier, column) for column in columns]) for tier in tiers],
@@ -343,23 +341,3 @@ def _shown(row: Example, responses: list[Response], right: bool | None) -> Shown
     return Shown(
         example=row, clusters=clusters, samples=samples, bar=figures.stacked_bar(segments, 1.0), right=right
     )
-
-
-# --- formatting --------------------------------------------------------------------------------------------------
-
-
-def duration(seconds: float) -> str:
-    """Format a wall time in seconds: "0.4 s", "12 s", "3 min 05 s", "2 h 07 min"."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def _brief(text: str) -> str:
-    line = " ".join(text[:400].split())
-    return line if len(line) <= 140 and len(text) <= 400 else line[:140].rsplit(" ", 1)[0] + " ..."

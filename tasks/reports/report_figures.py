@@ -1,23 +1,31 @@
-"""Figures of the reports: inline SVG, coloured by the page's style sheet. The same data always give the same text."""
+"""Figures of the reports: inline SVG, coloured by the page's style sheet. The same data always give the same text.
+
+No figure is wider than `WIDTH` units, so that a phone of 390 pixels shows its text, of 11 units and more, at 10 pixels or more.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
+from statistics import fmean
 
 import numpy as np
 from markupsafe import Markup, escape
 
+from tasks.text import counted, visible
+
 MAX_TEXT = 4000  # characters; longer texts are truncated in a report
-_UNSHOWABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff]")
+WIDTH = 360  # units of the widest figure
+_PLOT, _LEFT = (
+    290,
+    52,
+)  # width of the plots on [0, 1], and space for the numbers and the name of their vertical axis
 
 
 def shown(text: str, limit: int = MAX_TEXT) -> str:
-    """Clean `text` for a page: replace control and direction characters and lone surrogates, and truncate it to `limit`
-    characters with a note. Does not escape."""
-    cut = text[:limit].encode("utf-8", "replace").decode("utf-8")
-    clean = _UNSHOWABLE.sub("\ufffd", cut.replace("\r\n", "\n"))
+    """Make the controls of `text` visible, and truncate it to its first `limit` characters with a note. Does not escape."""
+    clean = visible(text[:limit])
     return clean if len(text) <= limit else f"{clean} [... truncated; {len(text):,} characters in total]"
 
 
@@ -41,13 +49,13 @@ def histogram(
     """Draw the share of `values` in each of `bins` bins on [0, top], with a line at the mean; `tallest` is the share of a bar
     of full height."""
     shares = bin_shares(values, top, bins)
-    width, height, left, base = 300, 150, 8, 124
+    width, height, left, base = 240, 150, 8, 124
     step, rise = (width - 2 * left) / bins, 100.0
     parts = [_line(left, base, width - left, base, "axis")]
     for index, share in enumerate(shares):
         tall = rise * share / tallest if tallest > 0 else 0.0
         edges = f"{top * index / bins:.2f} to {top * (index + 1) / bins:.2f} nats"
-        tip = f"{edges}: {round(share * len(values))} problems, {share:.1%}"
+        tip = f"{edges}: {counted(round(share * len(values)), 'problem')}, {share:.1%}"
         parts.append(_rect(left + index * step + 1, base - tall, step - 2, tall, f"fill {style}", tip))
     if values:
         middle = left + (width - 2 * left) * float(np.mean(values)) / top
@@ -70,13 +78,9 @@ def interval_rows(
     *,
     title: str = "Mean weight by tier with 95% intervals",
     axis: tuple[float, float] = (0.0, 1.0),
-    left: float = 96,
 ) -> Markup:
-    """Draw one line per row of (style class, label, mean, low, high): a dot with its interval, on `axis`. `left` is the width
-    of the labels."""
-    right = 20
-    span = 324
-    width, height = left + span + right, 34 * len(rows) + 30
+    """Draw one line per row of (style class, label, mean, low, high): a dot with its interval, on `axis`, below its label."""
+    left, span, height = 14, WIDTH - 28, 40 * len(rows) + 30
 
     def at(value: float) -> float:
         return left + span * (value - axis[0]) / (axis[1] - axis[0])
@@ -89,19 +93,20 @@ def interval_rows(
             _text(at(tick), height - 8, f"{tick:.3g}", "middle"),
         ]
     for number, (style, label, mean, low, high) in enumerate(rows):
-        line = 6 + 34 * number + 17
+        line = 40 * number + 30
         tip = f"{label}: {mean:.3f} ({low:.3f} to {high:.3f})"
-        parts.append(_text(left - 12, line + 4, label, "end", "name"))
+        parts.append(_text(left, line - 14, label, "start", "name"))
+        parts.append(_text(left + span, line - 14, f"{mean:.3f}", "end"))
         parts.append(_line(at(low), line, at(high), line, f"whisker {style}"))
         dot = f'<circle class="fill {_style(style)}" cx="{at(mean):.2f}" cy="{line}" r="6">'
         parts.append(f"{dot}<title>{_label(tip)}</title></circle>")
-    return _svg(width, height, parts, title)
+    return _svg(WIDTH, height, parts, title)
 
 
 def roc_curve(scores: Sequence[float], positives: Sequence[bool], what: str = "majorities") -> Markup:
     """Draw the ROC curve of `scores` (both classes are required), with the diagonal of a random score. `what` names the items
     that are classified."""
-    size, left, top = 260, 44, 10
+    size, left, top = _PLOT, _LEFT, 10
     points = roc_points(scores, positives)
     path = " ".join(f"{left + size * x:.2f},{top + size * (1 - y):.2f}" for x, y in points)
     parts = [f'<rect class="frame" x="{left}" y="{top}" width="{size}" height="{size}"></rect>']
@@ -111,7 +116,7 @@ def roc_curve(scores: Sequence[float], positives: Sequence[bool], what: str = "m
         parts.append(_text(left + size * tick, top + size + 18, f"{tick:g}", "middle"))
         parts.append(_text(left - 8, top + size * (1 - tick) + 4, f"{tick:g}", "end"))
     parts += _axis_names(left, top, size, size, f"correct {what} flagged", f"wrong {what} flagged")
-    return _svg(left + size + 12, top + size + 44, parts, "ROC curve of semantic entropy")
+    return _svg(WIDTH, top + size + 44, parts, "ROC curve of semantic entropy")
 
 
 def roc_points(
@@ -134,8 +139,8 @@ def wrong_by_entropy(scores: Sequence[float], wrong: Sequence[bool], *, top: flo
     """Draw the share of wrong majority answers in each bin of semantic entropy; bins without problems stay empty."""
     values, marks = np.asarray(scores, dtype=float), np.asarray(wrong, dtype=bool)
     places = np.clip((values / top * bins).astype(int), 0, bins - 1)
-    width, left, base, rise = 420, 44, 270, 250.0
-    right = width - 22
+    left, base, rise = 44, 262, 240.0
+    right = WIDTH - 18
     step = (right - left) / bins
     parts = []
     for tick in (0, 0.25, 0.5, 0.75, 1):
@@ -156,17 +161,17 @@ def wrong_by_entropy(scores: Sequence[float], wrong: Sequence[bool], *, top: flo
         _text(
             (left + right) / 2,
             base + 36,
-            "semantic entropy (nats); numbers of problems above bars",
+            "semantic entropy (nats)",
             "middle",
             "name",
         )
     )
-    return _svg(width, base + 44, parts, "Share of wrong majority answers by semantic entropy")
+    return _svg(WIDTH, base + 44, parts, "Share of wrong majority answers by semantic entropy")
 
 
 def risk_coverage(scores: Sequence[float], wrong: Sequence[int], totals: Sequence[int]) -> Markup:
     """Draw the share of wrong members among those kept, from the lowest score up; the dashed line is the overall share."""
-    left, top, width, height = 48, 10, 300, 260
+    left, top, width, height = _LEFT, 10, _PLOT, _PLOT
     points = risk_points(scores, wrong, totals)
     share = sum(wrong) / sum(totals)
     ceiling = max([0.01, share, *(risk for _, risk in points)])
@@ -182,7 +187,7 @@ def risk_coverage(scores: Sequence[float], wrong: Sequence[int], totals: Sequenc
         parts.append(_text(left + width * tick, top + height + 18, f"{tick:.0%}", "middle"))
         parts.append(_text(left - 8, down(ceiling * tick) + 4, f"{ceiling * tick:.0%}", "end"))
     parts += _axis_names(left, top, width, height, "share kept, most certain first", "share wrong among kept")
-    return _svg(left + width + 20, top + height + 44, parts, "Risk-coverage curve of semantic entropy")
+    return _svg(WIDTH, top + height + 44, parts, "Risk-coverage curve of semantic entropy")
 
 
 def risk_points(
@@ -226,61 +231,63 @@ def _axis_names(left: int, top: int, width: int, height: int, across: str, upwar
 def reliability_curve(bins: Sequence[tuple[float, float, float, float, float, int]]) -> Markup:
     """Draw accuracy by weight from one tuple per bin: mean weight, share of correct majorities, the ends of its interval, share
     of correct samples, number of problems."""
-    size, left, top = 300, 48, 10
+    size, left, top = _PLOT, _LEFT, 10
     down = top + size
     parts = _unit_square(size, left, top, "{:.0%}")
     for weight, majority, low, high, sample, problems in bins:
         x = left + size * weight
-        tip = f"{problems} problems, mean weight {weight:.3f}: {majority:.1%} of majorities, {sample:.1%} of samples correct"
+        correct = f"{majority:.1%} of majorities, {sample:.1%} of samples correct"
+        tip = f"{counted(problems, 'problem')}, mean weight {weight:.3f}: {correct}"
         parts.append(_line(x, down - size * low, x, down - size * high, "whisker kept"))
         dot = f'<circle class="kept" cx="{x:.2f}" cy="{down - size * majority:.2f}" r="5">'
         parts.append(f"{dot}<title>{_label(tip)}</title></circle>")
         ring = f'<circle class="ring" cx="{x:.2f}" cy="{down - size * sample:.2f}" r="4">'
         parts.append(f"{ring}<title>{_label(tip)}</title></circle>")
     parts += _axis_names(left, top, size, size, "mean weight of the bin", "share correct")
-    return _svg(left + size + 20, down + 44, parts, "Accuracy by weight")
+    return _svg(WIDTH, down + 44, parts, "Accuracy by weight")
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Return (mean, low, high) of values in [0, 1], with the normal 95% interval clipped to [0, 1]; for a single value the
     interval has zero width."""
-    mean = float(np.mean(values))
+    mean = fmean(values)
     error = 1.96 * float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
     return mean, max(0.0, mean - error), min(1.0, mean + error)
 
 
 def weight_scatter(points: Sequence[tuple[float, float, str, str]]) -> Markup:
     """Draw (old weight, new weight, style class, label) of every row on the unit square; unchanged rows are on the diagonal."""
-    size, left, top = 320, 48, 10
+    size, left, top = _PLOT, _LEFT, 10
     down = top + size
     parts = _unit_square(size, left, top, "{:g}")
     for old, new, style, tip in points:
         dot = f'<circle class="fill point {_style(style)}" cx="{left + size * old:.2f}" cy="{down - size * new:.2f}" r="3.5">'
         parts.append(f"{dot}<title>{_label(tip)}</title></circle>")
     parts += _axis_names(left, top, size, size, "old weight", "new weight")
-    return _svg(left + size + 20, down + 44, parts, "New weight against old weight")
+    return _svg(WIDTH, down + 44, parts, "New weight against old weight")
 
 
 def change_histogram(changes: Sequence[float], bins: int = 20) -> Markup:
     """Draw the number of `changes` of a weight in each of `bins` bins on [-1, 1]."""
-    width, left, base, rise = 400, 48, 300, 270.0
-    span, counts = width - left - 20, change_bins(changes, bins)
+    left, base, rise = 14, 306, 250.0
+    span, counts = WIDTH - 2 * left, change_bins(changes, bins)
     step, tallest = span / bins, max(1, *counts)
     parts = [_line(left, base, left + span, base, "axis")]
     for index, count in enumerate(counts):
         low, high = -1 + 2 * index / bins, -1 + 2 * (index + 1) / bins
         if count:
             tall = rise * count / tallest
-            tip = f"{low:+.1f} to {high:+.1f}: {count:,} rows"
+            tip = f"{low:+.1f} to {high:+.1f}: {counted(count, 'row')}"
             parts.append(_rect(left + index * step + 1, base - tall, step - 2, tall, "fill kept", tip))
-            parts.append(_text(left + (index + 0.5) * step, base - tall - 4, f"{count:,}", "middle"))
-    parts.append(_line(left + span / 2, base - rise - 16, left + span / 2, base, "diagonal"))
+            x, y = left + (index + 0.5) * step + 4, base - tall - 5
+            parts.append(_text(x, y, f"{count:,}", "start", extra=f'transform="rotate(-90 {x:.2f} {y:.2f})"'))
+    parts.append(_line(left + span / 2, base - rise - 40, left + span / 2, base, "diagonal"))
     parts.extend(
         _text(left + span * (tick + 1) / 2, base + 18, f"{tick:+g}" if tick else "0", "middle")
         for tick in (-1, -0.5, 0, 0.5, 1)
     )
     parts.append(_text(left + span / 2, base + 36, "new weight minus old weight", "middle", "name"))
-    return _svg(width, base + 44, parts, "Change of the weight")
+    return _svg(WIDTH, base + 44, parts, "Change of the weight")
 
 
 def change_bins(changes: Sequence[float], bins: int = 20) -> list[int]:

@@ -16,6 +16,7 @@ from tasks.reports.pages import render_page
 from tasks.rows import Example, Strategy, Tier
 from tasks.storage.dataset import last_strategy
 from tasks.storage.disk import whole_folder
+from tasks.uncertainty import bootstrap
 from tasks.uncertainty import validation as statistics
 from tasks.uncertainty.validation import (
     Agreement,
@@ -31,7 +32,6 @@ from tasks.uncertainty.validation import (
 PAGE, NUMBERS = "report.html", "validation.json"
 NAMES: Mapping[Kind, str] = {"majority": "majorities", "sample": "samples"}
 STARTS = (0.0, 0.2, 0.6)  # possible starts of an axis that ends at 1: its quarters are round numbers
-MAX_TEXT = 200  # characters; longer names and answers are truncated on the page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +94,7 @@ def validate(data: ValidationData) -> Validation:
         problems=len(data.examples),
         known=len(data.checked),
         bootstrap={
-            "level": 0.95, "resamples": statistics.RESAMPLES, "seed": statistics.SEED, "unit": "problems",
+            "level": bootstrap.LEVEL, "resamples": bootstrap.RESAMPLES, "seed": bootstrap.SEED, "unit": "problems",
         },
         majority=statistics.detect(data.checked, "majority"),
         sample=statistics.detect(data.checked, "sample"),
@@ -161,7 +161,7 @@ def render_validation(found: Validation, data: ValidationData) -> str:
         ),
         "distributions": _distributions(found, data.examples),
     }
-    return render_page("validation.html.j2", values, brief=lambda text: figures.shown(text, MAX_TEXT))
+    return render_page("validation.html.j2", values)
 
 
 def _target(kind: Kind, target: Target, data: ValidationData) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def _forest(target: Target) -> Markup | None:
         return None
     lowest = max(start for start in STARTS if start <= min(low for _, _, _, low, _ in rows))
     title = "AUROC of every measure with 95% intervals"
-    return figures.interval_rows(rows, title=title, axis=(lowest, 1.0), left=268)
+    return figures.interval_rows(rows, title=title, axis=(lowest, 1.0))
 
 
 def _distributions(found: Validation, examples: Sequence[Example]) -> list[dict[str, Any]]:

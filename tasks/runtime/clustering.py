@@ -139,7 +139,7 @@ def cluster_stage(run: Run, *inputs: Artifact) -> Stage:
     """Return what identifies the stage's output. Without inputs, only its recipe is meaningful."""
     judge = run.config.models.equivalence_judge
     return Stage(
-        name="cluster", version=VERSION, unit="problems", inputs=inputs, primary="uncertainties",
+        name="cluster", version=VERSION, unit="problem", inputs=inputs, primary="uncertainties",
         settings={"cluster": run.config.cluster.identity(), "model": judge.identity()},
         prompts=(load_prompt(PROMPT).fingerprint,), models=(run.identities["equivalence_judge"],), shardwise=True,
     )  # fmt: skip

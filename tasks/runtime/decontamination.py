@@ -14,6 +14,7 @@ from tasks.processes.mapper import Mapper
 from tasks.rows import Finding, FindingKind, Flag, Problem, Selected
 from tasks.runtime.shard_work import CompareWork, compare_with_benchmarks
 from tasks.storage.artifacts import Artifact, Store
+from tasks.text import counted
 
 COMPARED_AT_ONCE = 10_000  # rows per work item
 TEST_SPLIT = "test split"  # the name of the dataset's own test split among the benchmarks
@@ -104,4 +105,4 @@ def account(against: Sequence[Problem], flagged: int, total: int) -> str:
     """Return a log line: how many rows are flagged, and the benchmarks with their sizes."""
     sizes = Counter(row.source for row in against)
     names = ", ".join(f"{name} ({size:,})" for name, size in sorted(sizes.items())) or "no benchmark"
-    return f"{flagged:,} of {total:,} problems overlap with or descend from {names}"
+    return f"flagged {flagged:,} of {counted(total, 'problem')}, compared with {names}"

@@ -29,6 +29,7 @@ from tasks.runtime.phases import phase
 from tasks.runtime.progress import Progress
 from tasks.runtime.stage import Stage
 from tasks.storage.artifacts import Artifact, Store
+from tasks.text import counted
 
 if TYPE_CHECKING:
     from tasks.runtime.pending import Pending
@@ -120,7 +121,7 @@ def run_shards(
     found = find(run.store, stage)
     if found is not None:
         _named(stage, f"{stage.name}: already built")(run, stage, None, None, None, None)
-        logger.info("%s: already built, %s %s", stage.name, f"{found.num_rows:,}", stage.unit)
+        logger.info("%s: already built, %s", stage.name, counted(found.num_rows, stage.unit))
         return found
     folder = run.store.folder(stage.name, stage.fingerprint)
     drop_if_stale(run.store, stage)

@@ -19,6 +19,7 @@ from typing import Any
 from tasks.config import Config, EvolveSettings, PlanRole, PlanSettings, Rate
 from tasks.problems.evolution_plan import planned_totals, with_target
 from tasks.rows import Tier
+from tasks.text import counted
 
 CHARS_PER_TOKEN = 4.0
 MESSAGE_MARKS = 5
@@ -317,8 +318,8 @@ def describe(plan: Plan) -> list[str]:
         f"plan of {plan.profile} (upper bounds: nothing is rejected, every pair of answers is judged)",
         *sources,
         f"seeds {sum(plan.seeds.values()):,} ({seeds}); curated {plan.curated:,}",
-        f"rounds {_by_tier(plan.rounds)}, branches {_by_tier(plan.branches)}: {plan.candidates:,} candidates; "
-        f"{plan.problems:,} problems are annotated",
+        f"rounds {_by_tier(plan.rounds)}, branches {_by_tier(plan.branches)}: {counted(plan.candidates, 'candidate')}; "
+        f"{counted(plan.problems, 'problem is', 'problems are')} annotated",
         *table(plan.lines),
         f"disk {size_text(sum(plan.disk.values()))}: {disk}",
         *plan.notes,

@@ -16,6 +16,7 @@ from tasks.llm.turns import Answers, Turns
 from tasks.processes.ticker import NOTICE_S
 from tasks.runtime.driver import Run
 from tasks.runtime.pending import Pending
+from tasks.text import counted
 
 Item = TypeVar("Item")
 
@@ -53,12 +54,12 @@ def chat_model(
         yield model
         used = model.usage
         log(
-            f"{stage}: {used.completions} requests sent, {used.cached} from the ledger, {used.failures} failed; "
+            f"{stage}: {counted(used.completions, 'request')} sent, {used.cached:,} from the ledger, {used.failures:,} failed; "
             f"{used.prompt_tokens:,} prompt and {used.completion_tokens:,} completion tokens"
         )
         spent = ledger.spent().get(identity, Spent())
         log(
-            f"{stage}: total of {identity} in this output folder: {spent.requests:,} requests, "
+            f"{stage}: total of {identity} in this output folder: {counted(spent.requests, 'request')}, "
             f"{spent.prompt_tokens:,} prompt and {spent.completion_tokens:,} completion tokens"
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from prompts import load_prompt
 from tasks.rows import Example, Flag, Problem, Reject, Response, Uncertainty
@@ -16,6 +17,7 @@ from tasks.seeds.own_file import OwnFile
 from tasks.storage.artifacts import Artifact, versions
 from tasks.storage.examples import Annotated
 from tasks.storage.manifest import Manifest, StageCount
+from tasks.text import counted, visible
 
 SHOWN_REJECTS = 10  # listed in the summary
 
@@ -71,17 +73,21 @@ def summary(
     counts: Sequence[StageCount], examples: Sequence[Example], rejects: Sequence[Reject]
 ) -> list[str]:
     """Return the summary of a finished annotation as lines of text."""
-    lines = [f"{counts[0].rows_in:,} problems in, {len(examples):,} annotated, {len(rejects):,} rejected"]
+    lines = [
+        f"{counted(counts[0].rows_in, 'problem')} in, {len(examples):,} annotated, {len(rejects):,} rejected"
+    ]
     for count in counts:
         lines += [f"rejected by {count.stage}: {number:,} {reason}" for reason, number in count.reasons]
-    lines += [f"  {row.reason}: {row.detail[:120]} ({row.problem_id})" for row in rejects[:SHOWN_REJECTS]]
+    lines += [
+        f"  {row.reason}: {visible(row.detail[:120])} ({row.problem_id})" for row in rejects[:SHOWN_REJECTS]
+    ]
     if examples:
-        weight = sum(row.weight for row in examples) / len(examples)
-        entropy = sum(row.semantic_entropy for row in examples) / len(examples)
+        weight = fmean(row.weight for row in examples)
+        entropy = fmean(row.semantic_entropy for row in examples)
         lines.append(f"mean weight {weight:.3f}, mean semantic entropy {entropy:.3f} nats")
     known = [row.majority_correct for row in examples if row.majority_correct is not None]
     if known:
         lines.append(
-            f"the majority answer is right for {sum(known):,} of {len(known):,} problems with an answer"
+            f"the majority answer is right for {sum(known):,} of {counted(len(known), 'problem')} with an answer"
         )
     return lines

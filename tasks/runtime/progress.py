@@ -13,6 +13,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 
 from tasks.processes.pace import Pace, duration
 from tasks.processes.ticker import NOTICE_S
+from tasks.text import counted
 
 UI_SECONDS = 1.0  # a progress update costs about 13 ms: at most one a second
 LOG_SECONDS = NOTICE_S
@@ -32,7 +33,7 @@ class Progress:
         total: int,
         log: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
-        unit: str = "rows",
+        unit: str = "row",
     ) -> None:
         self.stage, self.total, self.log, self.clock, self.unit = stage, total, log, clock, unit
         self.base = self.done = 0
@@ -44,7 +45,7 @@ class Progress:
 
     def line(self) -> str:
         """Return the state as text: 'evolve-1: 120 of 500 rows, 14.2/s, about 27 s left'."""
-        text, rate = f"{self.stage}: {self.done:,} of {self.total:,} {self.unit}", self.pace.rate()
+        text, rate = f"{self.stage}: {self.done:,} of {counted(self.total, self.unit)}", self.pace.rate()
         if rate is None:
             return text
         left = self.total - self.done

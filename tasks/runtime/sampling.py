@@ -28,7 +28,7 @@ PROMPT = "teacher/solve"
 def sample_stage(run: Run, *inputs: Artifact) -> Stage:
     """Return what identifies the stage's output. Without inputs, only its recipe is meaningful."""
     return Stage(
-        name="sample", version=VERSION, unit="problems", inputs=inputs,
+        name="sample", version=VERSION, unit="problem", inputs=inputs,
         settings={"sample": run.config.sample.identity(), "model": run.config.models.teacher.identity()},
         prompts=(load_prompt(PROMPT).fingerprint,), models=(run.identities["teacher"],), cut=run.config.run.shard_rows,
     )  # fmt: skip

@@ -32,7 +32,7 @@ class Stage:
     prompts: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     primary: str = "problems"
-    unit: str = "problems"
+    unit: str = "problem"
     shardwise: bool = False
     cut: int | None = None
 
@@ -64,7 +64,7 @@ def aggregate_stage(config: Config) -> Stage:
     settings = config.aggregate
     digests = {source.name: source_digest(source) for source in settings.sources}
     return Stage(
-        name="aggregate", version=AGGREGATE_VERSION, unit="seeds and curated problems",
+        name="aggregate", version=AGGREGATE_VERSION, unit="problem",
         settings={},
         data={"aggregate": settings.identity(), "sources": digests, "shard_rows": config.run.shard_rows},
     )  # fmt: skip
@@ -74,7 +74,7 @@ def benchmarks_stage(config: Config) -> Stage:
     """Return what identifies the stage's output. Raises `UserError` if a source's data cannot be identified."""
     sources = config.decontam.benchmarks
     return Stage(
-        name="benchmarks", version=BENCHMARKS_VERSION, unit="benchmark problems",
+        name="benchmarks", version=BENCHMARKS_VERSION, unit="benchmark problem",
         settings={
             "benchmarks": [source.identity() for source in sources],
             "sources": {source.name: source_digest(source) for source in sources},

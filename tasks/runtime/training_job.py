@@ -122,7 +122,7 @@ def follow(lines: Iterable[str], log: Any, folder: Path) -> None:
         if line.startswith("train: "):
             log("distill%s", line.removeprefix("train"))
         if found and progress is None:
-            progress = Progress("distill", int(found[2]), lambda _line: None, time.monotonic, unit="steps")
+            progress = Progress("distill", int(found[2]), lambda _line: None, time.monotonic, unit="step")
         if found and progress is not None:
             progress.update(int(found[1]))
             table.show(lambda: last_steps(folder))

@@ -11,6 +11,7 @@ from prompts import MAX_VALUE_CHARS
 from tasks.config import AggregateSettings
 from tasks.rows import Problem, Reason, Reject
 from tasks.seeds.kinds import Loaded, SeedOutcome
+from tasks.text import counted
 
 
 def curated_first(settings: AggregateSettings) -> list[Any]:
@@ -35,7 +36,7 @@ def account(name: str, loaded: Loaded) -> str:
     numbers = counts(name, loaded)
     dropped = ", ".join(f"{n:,} {reason}" for reason, n in numbers["dropped"].items()) or "none"
     short = f", {loaded.shortfall:,} fewer than its target of {loaded.target:,}" if loaded.shortfall else ""
-    return f"{name}: {loaded.seen:,} rows read, {loaded.problems:,} problems{short}; rejected: {dropped}"
+    return f"{name}: {counted(loaded.seen, 'row')} read, {counted(loaded.problems, 'problem')}{short}; rejected: {dropped}"
 
 
 def flagged(rows: Sequence[SeedOutcome]) -> Sequence[SeedOutcome]:

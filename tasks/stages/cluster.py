@@ -24,6 +24,7 @@ from tasks.runtime.equivalence_judge import PROMPT, judge_pairs
 from tasks.runtime.models import chat_model
 from tasks.runtime.pending import Pending
 from tasks.storage.artifacts import Artifact
+from tasks.text import counted
 
 
 def cluster(
@@ -59,9 +60,8 @@ def cluster(
                     annotate(row, groups[row.id], decisions[row.id], verdicts, settings, judge)
                     for row in problems
                 ]
-            log(
-                f"cluster: {len(problems)} problems in {watch.seconds:.1f} s, excluding the judge; {len(pairs)} pairs judged"
-            )
+            done = f"{counted(len(rows), 'problem')} in {watch.seconds:.1f} s, excluding the judge"
+            log(f"cluster: {done}; {counted(len(pairs), 'pair')} judged")
             return shard(rows, verdicts, watch.seconds, tokens)
 
         pending = Pending(run.store, stage, lambda index: sampled_digest(run.store, sampled, index))

@@ -23,7 +23,7 @@ def deduplicate(run: Run, sources: Artifact, candidates: Artifact) -> Artifact:
     """
     settings = run.config.dedup
     stage = Stage(
-        name="deduplicate", version=VERSION, unit="candidates", inputs=(sources, candidates),
+        name="deduplicate", version=VERSION, unit="candidate", inputs=(sources, candidates),
         settings={"dedup": settings.identity()},
     )  # fmt: skip
     sizes = cache(lambda: shard_sizes(run.store, candidates))

@@ -22,6 +22,7 @@ from tasks.runtime.published import publish_files
 from tasks.runtime.training_job import check_run, command, environment, follow, job_failed_as_user_error
 from tasks.runtime.training_run import held_out, run_config, write_held_out
 from tasks.storage.artifacts import atomic_write
+from tasks.text import counted
 from training.config import RunConfig, run_folder
 
 
@@ -84,6 +85,6 @@ def publish(result: dict[str, Any]) -> None:
         before, after, gain = (result["held_out"][name] for name in ("before", "after", "gain"))
         create_markdown_artifact(
             f"pass@1 {before['value']:.1%} before, {after['value']:.1%} after, gain {100 * gain['value']:+.1f} points"
-            f" [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}] on {gain['n']} held-out problems\n",
+            f" [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}] on {counted(gain['n'], 'held-out problem')}\n",
             key="distill-gain", description="Gain on the held-out problems",
         )  # fmt: skip

@@ -50,7 +50,7 @@ def evolve_round(run: Run, parents: Artifact, number: int, model: Lazy[ChatModel
     """Run one round: one request per planned child, one problem or reject per request."""
     settings, size = run.config.evolve, run.config.run.shard_rows
     stage = Stage(
-        name=f"evolve-{number}", version=VERSION, unit="problems", inputs=(parents,),
+        name=f"evolve-{number}", version=VERSION, unit="problem", inputs=(parents,),
         settings={
             "evolve": settings.identity(), "round": number, "shard_rows": size,
             "model": run.config.models.evolver.identity(), "rules": run.config.rules.identity(),

@@ -29,7 +29,7 @@ def judge(run: Run, candidates: Artifact) -> Artifact:
     log = get_run_logger().info
     prompt = load_prompt(PROMPT)
     stage = Stage(
-        name="judge", version=VERSION, unit="candidates", inputs=(candidates,),
+        name="judge", version=VERSION, unit="candidate", inputs=(candidates,),
         settings={"judge": run.config.judge.identity(), "model": run.config.models.quality_judge.identity()},
         prompts=(prompt.fingerprint,), models=(run.identities["quality_judge"],),
     )  # fmt: skip

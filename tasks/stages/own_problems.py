@@ -49,7 +49,7 @@ def own_problems(run: Run, file: OwnFile) -> Artifact:
         name="problems",
         version=VERSION,
         settings={"own": file.identity(), "shard_rows": size},
-        unit="problems",
+        unit="problem",
     )
     rows = cache(lambda: load(file).outcomes)
     leaving = cache(lambda: too_long(rows()))

@@ -19,7 +19,7 @@ def with_kept_responses(run: Run, review: Review, sampled: Artifact) -> Artifact
         version=VERSION,
         settings=selection_settings(run, review, rows),
         inputs=(sampled,),
-        unit="problems",
+        unit="problem",
     )
     drawn, own = shard_sizes(run.store, sampled), cut(row_hashes(row.id for row in rows), size)
     kept = cache(lambda: kept_responses(review, {row.id for row in rows}))

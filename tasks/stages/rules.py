@@ -19,7 +19,7 @@ def apply_rules(run: Run, rounds: Sequence[Artifact]) -> Artifact:
     """Keep the candidates of all rounds that pass every rule of `tasks.problems.rules`."""
     settings = run.config.rules
     stage = Stage(
-        name="rules", version=VERSION, settings=settings.identity(), inputs=tuple(rounds), unit="candidates"
+        name="rules", version=VERSION, settings=settings.identity(), inputs=tuple(rounds), unit="candidate"
     )
 
     @cache

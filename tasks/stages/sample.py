@@ -18,6 +18,7 @@ from tasks.runtime.driver import Lazy, Run, Shard, run_shards
 from tasks.runtime.pending import Pending, rows_digest
 from tasks.runtime.sampling import collect, sample_sizes, sample_stage, sampled, start_teacher
 from tasks.storage.artifacts import Artifact
+from tasks.text import counted
 
 
 def sample(run: Run, selected: Artifact, check_cancelled: Callable[[], None] = lambda: None) -> Artifact:
@@ -46,7 +47,7 @@ def sample(run: Run, selected: Artifact, check_cancelled: Callable[[], None] = l
 
             rows = rows_of(index)
             samples, known = sampled(rows, run, stage.recipe, sampler, ledger, done)
-            log(f"sample: {len(rows) - known} problems sampled, {known} from the ledger")
+            log(f"sample: {counted(len(rows) - known, 'problem')} sampled, {known:,} from the ledger")
             return collect(rows, samples)
 
         pending = Pending(run.store, stage, lambda index: rows_digest(rows_of(index)))

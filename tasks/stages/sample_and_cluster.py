@@ -11,6 +11,7 @@ from tasks.runtime.overlap import Handover
 from tasks.stages.cluster import cluster
 from tasks.stages.sample import sample, sample_sizes, sample_stage
 from tasks.storage.artifacts import Artifact
+from tasks.text import counted
 
 
 def sample_and_cluster(run: Run, problems: Artifact) -> tuple[Artifact, Artifact]:
@@ -23,7 +24,9 @@ def sample_and_cluster(run: Run, problems: Artifact) -> tuple[Artifact, Artifact
     folder, sizes = run.store.folder(stage.name, stage.fingerprint), sample_sizes(run, problems)
     coming = Artifact(name=stage.name, fingerprint=stage.fingerprint, path=folder, num_rows=sum(sizes))
     handover = Handover(run.store, folder)
-    get_run_logger().info("cluster: runs alongside sampling, shard by shard (%d shards)", len(sizes))
+    get_run_logger().info(
+        "cluster: runs alongside sampling, shard by shard (%s)", counted(len(sizes), "shard")
+    )
     return handover.run(
         lambda: sample(run, problems, check_cancelled=handover.check_cancelled),
         lambda: cluster(

@@ -23,7 +23,7 @@ def select(run: Run, judged: Artifact, sources: Artifact) -> Artifact:
         "split_seed": run.config.aggregate.split_seed,
     }
     stage = Stage(
-        name="select", version=VERSION, unit="problems", inputs=(judged, sources),
+        name="select", version=VERSION, unit="problem", inputs=(judged, sources),
         settings={"select": settings.identity(), "curated": curated_settings},
     )  # fmt: skip
     parts = cache(lambda: parts_of(run.store, sources, judged))

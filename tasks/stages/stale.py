@@ -22,6 +22,7 @@ from tasks.stages.sample_and_cluster import sample_and_cluster
 from tasks.storage.artifacts import Artifact
 from tasks.storage.manifest import read_manifest
 from tasks.storage.versions import latest, read_examples, splits_of
+from tasks.text import counted
 from tasks.uncertainty.annotation import Cause, stale_rows
 
 
@@ -43,10 +44,10 @@ def find_stale(run: Run, problems: str | None) -> Review:
     causes = stale_rows(rows.values(), recipe) | dict.fromkeys(new, Cause.NEW)
     log = get_run_logger().info
     log(
-        "reannotate: %s has %s rows, of which %s are stale",
-        folder,
-        f"{len(rows):,}",
+        "reannotate: %s of %s stale in %s",
         f"{len(causes) - len(new):,}",
+        counted(len(rows), "row"),
+        folder,
     )
     for cause, count in Counter(causes.values()).most_common():
         log("reannotate: %s, cause: %s", f"{count:,}", cause.value)
@@ -59,7 +60,7 @@ def find_stale(run: Run, problems: str | None) -> Review:
 def nothing_stale(run: Run, review: Review) -> str:
     """Log that nothing is stale, and return the path of the unchanged dataset."""
     how = f"match the current profile {run.config.profile}"
-    line = f"nothing is stale: all {len(review.rows):,} rows of {review.dataset} {how}"
+    line = f"nothing is stale: all rows of {review.dataset} ({len(review.rows):,}) {how}"
     get_run_logger().info("reannotate: %s; no model was started", line)
     create_markdown_artifact(f"{line}\n", key="reannotate", description="Stale rows")
     return str(review.dataset)
@@ -69,7 +70,7 @@ def stale_problems(run: Run, review: Review) -> Artifact:
     """Write the problems that need samples. A new problem that is too long for a prompt is rejected."""
     rows, size = review.to_sample, run.config.run.shard_rows
     stage = Stage(
-        name="stale", version=VERSION, settings=selection_settings(run, review, rows), unit="problems"
+        name="stale", version=VERSION, settings=selection_settings(run, review, rows), unit="problem"
     )
     leaving = cache(lambda: too_long(rows))
     sizes = cut_outcomes(rows, size)

@@ -23,6 +23,7 @@ from tasks.storage.artifacts import Artifact, Store
 from tasks.storage.dataset import read_dataset
 from tasks.storage.manifest import read_manifest
 from tasks.storage.versions import latest
+from tasks.text import counted
 from tasks.uncertainty.validation import MEASURES, Agreement, agreement, check_pair, largest_difference
 
 VERIFY_S = 20.0  # time limit of one Math-Verify call: long, so that a busy machine does not change a verdict
@@ -122,8 +123,9 @@ def publish(found: Validation) -> None:
         key="validation", description="Detection of wrong majority answers",
     )  # fmt: skip
     create_markdown_artifact(
-        f"{found.known:,} of {found.problems:,} problems have a known answer; {found.majority.wrong:,} majority answers and"
-        f" {found.sample.wrong:,} of {found.sample.total:,} samples are wrong.\n",
+        f"Problems with a known answer: {found.known:,} of {found.problems:,}. Wrong answers:"
+        f" {counted(found.majority.wrong, 'majority', 'majorities')},"
+        f" {found.sample.wrong:,} of {counted(found.sample.total, 'sample')}.\n",
         key="validation-rows", description="Validated rows",
     )  # fmt: skip
 

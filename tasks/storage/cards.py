@@ -7,6 +7,7 @@ import re
 import jinja2
 
 from tasks.config import PROJECT_ROOT
+from tasks.text import counted, visible
 
 __all__ = ["CARDS", "MAX_CELL", "Markdown", "escape_markdown", "render_card"]
 
@@ -23,8 +24,8 @@ class Markdown(str):
 def render_card(template: str, /, **values: object) -> str:
     """Render a template; the same values give the same text.
 
-    Filters: `number` (1,234), `decimals` (0.123), `percent` (12.3%), `points` (+12.3), `minutes` (from seconds), `code` (for
-    code spans) and `plain` (for code blocks). Raises `jinja2.UndefinedError` for a missing value.
+    Filters: `number` (1,234), `counted` (1 problem), `decimals` (0.123), `percent` (12.3%), `points` (+12.3), `minutes` (from
+    seconds), `code` (for code spans) and `plain` (for code blocks). Raises `jinja2.UndefinedError` for a missing value.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(CARDS),
@@ -36,6 +37,7 @@ def render_card(template: str, /, **values: object) -> str:
         autoescape=False,  # Markdown: `_printed` escapes instead
     )
     environment.filters.update(
+        counted=counted,
         number="{:,}".format,
         decimals="{:.3f}".format,
         percent="{:.1%}".format,
@@ -48,12 +50,11 @@ def render_card(template: str, /, **values: object) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Return `text` as one line that a Markdown table shows literally: markup, HTML, maths and cell borders are escaped.
-    Truncated to `MAX_CELL` characters."""
-    line = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+    """Return `text` as one line that a Markdown table shows literally: markup, HTML, maths and cell borders are escaped, and
+    controls are made visible. Truncated to `MAX_CELL` characters."""
+    line = " ".join(visible(text).split())
     if len(line) > MAX_CELL:
         line = line[:MAX_CELL] + " ..."
-    line = re.sub(r"[\x00-\x1f\x7f-\x9f]", "\ufffd", line)
     line = re.sub(r"[\\`*_\[\]|~$]", r"\\\g<0>", line)
     return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 

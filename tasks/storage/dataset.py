@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from math import fsum
 from pathlib import Path
+from statistics import fmean
 from typing import TypeVar
 
 from tasks.errors import UserError
@@ -93,7 +93,7 @@ def _finish_counts(rows: Sequence[Example], samples: Sequence[Response]) -> tupl
     for sample in samples:
         found.setdefault(sample.finish_reason, []).append(weights[sample.problem_id])
     return tuple(
-        FinishCount(reason=reason, responses=len(listed), mean_weight=fsum(listed) / len(listed))
+        FinishCount(reason=reason, responses=len(listed), mean_weight=fmean(listed))
         for reason, listed in sorted(found.items())
     )
 
@@ -109,8 +109,8 @@ def _tier_count(tier: Tier, examples: Mapping[str, Sequence[Example]]) -> TierCo
     return TierCount(
         tier=tier.value,
         problems={split: len(found) for split, found in by_split.items()},
-        mean_weight=sum(row.weight for row in rows) / len(rows),
-        mean_entropy=sum(row.semantic_entropy for row in rows) / len(rows),
+        mean_weight=fmean(row.weight for row in rows),
+        mean_entropy=fmean(row.semantic_entropy for row in rows),
     )
 
 

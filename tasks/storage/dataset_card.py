@@ -13,6 +13,7 @@ from tasks.rows import Example, Response
 from tasks.storage import cards
 from tasks.storage.manifest import DATA, FLAGGED, RESPONSES, Contents, Manifest
 from tasks.storage.tables import schema
+from tasks.text import visible
 
 
 def render_card(manifest: Manifest) -> str:
@@ -53,12 +54,14 @@ def _front_matter(manifest: Manifest, contents: Contents) -> str:
     """Return the YAML front matter of the card, which `load_dataset` and the Hugging Face hub read."""
     known = re.fullmatch(r"[a-z0-9][a-z0-9.-]*", manifest.licence) is not None
     licence = (
-        {"license": manifest.licence} if known else {"license": "other", "license_name": manifest.licence}
+        {"license": manifest.licence}
+        if known
+        else {"license": "other", "license_name": _one_line(manifest.licence)}
     )
     head = {
         **licence,
         "language": ["en"],
-        "pretty_name": manifest.name,
+        "pretty_name": _one_line(manifest.name),
         "task_categories": ["text-generation"],
         "tags": ["mathematics", "semantic-entropy", "distillation", "synthetic"],
         "size_categories": [_size_category(sum(row.problems for row in contents.splits))],
@@ -75,6 +78,10 @@ def _front_matter(manifest: Manifest, contents: Contents) -> str:
         ],
     }
     return yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(visible(text).split())
 
 
 def _data_files(contents: Contents) -> dict[str, list[dict[str, Any]]]:

@@ -1,7 +1,8 @@
 """Areas under the ROC curve and the risk-coverage curve of a score, with bootstrap intervals.
 
 A row is one problem, the unit that the bootstrap resamples. Row i has one score, which applies to all of its `totals[i]`
-members (e.g. its samples), `positives[i]` of which are positive. Without `totals` every row is a single member.
+members (e.g. its samples), `positives[i]` of which are positive. Without `totals` every row is a single member. The rows are
+sorted before they are resampled, so that areas and intervals do not depend on the order of a table.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.uncertainty.bootstrap import percentile_interval, resampled
+from tasks.uncertainty.bootstrap import LEVEL, RESAMPLES, SEED, percentile_interval, resampled
 
-__all__ = ["Area", "aurc", "auroc", "auroc_gain"]
+__all__ = ["Area", "aurc", "auroc", "auroc_gain", "auroc_if_defined"]
 
 
 class Area(NamedTuple):
@@ -30,9 +31,9 @@ def auroc(
     positives: Sequence[bool] | Sequence[int],
     totals: Sequence[int] | None = None,
     *,
-    level: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
 ) -> Area:
     """Return the AUROC: P(score of a positive > score of a negative), with ties counted as one half.
 
@@ -44,7 +45,18 @@ def auroc(
     """
     rows = _Rows(scores, positives, totals)
     rows.need_both()
+    _sort(rows)
     return _interval(*_areas(rows, _roc, resamples, seed), level, rows.n)
+
+
+def auroc_if_defined(
+    scores: Sequence[float],
+    positives: Sequence[bool] | Sequence[int],
+    totals: Sequence[int] | None = None,
+) -> Area | None:
+    """Return the AUROC with its usual interval; None if all members are positive, or none is. Other errors as in `auroc`."""
+    members = len(positives) if totals is None else sum(totals)
+    return auroc(scores, positives, totals) if 0 < sum(positives) < members else None
 
 
 def auroc_gain(
@@ -53,13 +65,14 @@ def auroc_gain(
     positives: Sequence[bool] | Sequence[int],
     totals: Sequence[int] | None = None,
     *,
-    level: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
 ) -> Area:
     """Return the AUROC of `scores` minus that of `rival`, on the same resamples. Interval and errors as in `auroc`."""
     ours, theirs = _Rows(scores, positives, totals), _Rows(rival, positives, totals)
     ours.need_both()
+    _sort(ours, theirs)
     value, drawn = _areas(ours, _roc, resamples, seed)
     other, others = _areas(theirs, _roc, resamples, seed)
     return _interval(value - other, drawn - others, level, ours.n)
@@ -70,9 +83,9 @@ def aurc(
     positives: Sequence[bool] | Sequence[int],
     totals: Sequence[int] | None = None,
     *,
-    level: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
 ) -> Area:
     """Return the area under the risk-coverage curve (Geifman and El-Yaniv 2017).
 
@@ -83,6 +96,7 @@ def aurc(
     Interval and errors as in `auroc`, except that all members may be positive, or all negative.
     """
     rows = _Rows(scores, positives, totals)
+    _sort(rows)
     return _interval(*_areas(rows, _Risk(rows.n * rows.largest), resamples, seed), level, rows.n)
 
 
@@ -133,6 +147,17 @@ class _Rows:
             return found.reshape(resamples, size)
 
         return counted(self.positives), counted(self.totals - self.positives)
+
+
+def _sort(first: _Rows, *others: _Rows) -> None:
+    """Sort rows that differ in their scores only, by these scores, then by positives and totals."""
+    order = np.lexsort((first.totals, first.positives, *(rows.levels for rows in reversed((first, *others)))))
+    for rows in (first, *others):
+        rows.levels, rows.positives, rows.totals = (
+            rows.levels[order],
+            rows.positives[order],
+            rows.totals[order],
+        )
 
 
 Measure = Callable[[np.ndarray, np.ndarray], np.ndarray]  # positives and negatives [R, levels] -> areas [R]

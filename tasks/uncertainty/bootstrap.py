@@ -10,7 +10,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-__all__ = ["percentile_interval", "resampled"]
+__all__ = ["LEVEL", "RESAMPLES", "SEED", "percentile_interval", "resampled"]
+
+LEVEL, RESAMPLES, SEED = 0.95, 1000, 0
+"""Confidence level, number of resamples and seed of the intervals of areas on all pages."""
 
 _BATCH = 1 << 18  # rows resampled at once; bounds the memory
 

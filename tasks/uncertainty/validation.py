@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 from math import sqrt
-from statistics import median
+from statistics import fmean, median
 from typing import Final, Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from tasks.answers.mathverify import verify
 from tasks.answers.notation import MAX_LENGTH, normalise
 from tasks.problems.verdicts import BadReply, parse_equivalence
 from tasks.rows import Example, JudgedPair, Response
-from tasks.uncertainty.auroc import Area, aurc, auroc, auroc_gain
+from tasks.uncertainty.auroc import Area, aurc, auroc_gain, auroc_if_defined
 from tasks.uncertainty.measures import Scope, uncertainties
 
 MEASURES: Final[Mapping[str, str]] = {
@@ -41,8 +41,6 @@ Kind = Literal["majority", "sample"]
 OWN: Final = "semantic_entropy"
 SIZES: Final = (4, 8, 16)
 BINS: Final = 10
-RESAMPLES: Final = 1000
-SEED: Final = 0
 _Z: Final = 1.959963984540054  # quantile for a two-sided 95% interval
 
 
@@ -106,11 +104,9 @@ def detect(rows: Sequence[Checked], target: Kind) -> Target:
     def detection(name: str) -> Detection:
         return Detection(
             measure=name,
-            auroc=auroc(scores[name], wrong, totals, resamples=RESAMPLES, seed=SEED) if both else None,
-            gain=auroc_gain(scores[OWN], scores[name], wrong, totals, resamples=RESAMPLES, seed=SEED)
-            if both and name != OWN
-            else None,
-            aurc=aurc(scores[name], wrong, totals, resamples=RESAMPLES, seed=SEED),
+            auroc=auroc_if_defined(scores[name], wrong, totals),
+            gain=auroc_gain(scores[OWN], scores[name], wrong, totals) if both and name != OWN else None,
+            aurc=aurc(scores[name], wrong, totals),
         )
 
     shares = [bad / total for bad, total in zip(wrong, totals, strict=True)]
@@ -148,20 +144,15 @@ def by_tier(rows: Sequence[Checked], tiers: Sequence[str]) -> tuple[TierResult, 
         TierResult(
             tier=tier,
             problems=len(group),
-            mean_weight=sum(row.weight for row in group) / len(group),
+            mean_weight=fmean(row.weight for row in group),
             majority_right=sum(row.majority_right for row in group),
-            auroc=_own_auroc(group),
+            auroc=auroc_if_defined(
+                [row.scores[OWN] for row in group], [not row.majority_right for row in group]
+            ),
         )
         for tier, group in groups
         if group
     )
-
-
-def _own_auroc(rows: Sequence[Checked]) -> Area | None:
-    wrong = [not row.majority_right for row in rows]
-    if not any(wrong) or all(wrong):
-        return None
-    return auroc([row.scores[OWN] for row in rows], wrong, resamples=RESAMPLES, seed=SEED)
 
 
 # --- weight against accuracy -------------------------------------------------------------------------------------
@@ -218,7 +209,7 @@ def _bin(low: float, high: float, group: Sequence[Checked]) -> Bin:
         low=low,
         high=high,
         problems=len(group),
-        mean_weight=sum(row.weight for row in group) / len(group),
+        mean_weight=fmean(row.weight for row in group),
         majority=right / len(group),
         majority_low=bottom,
         majority_high=top,
@@ -400,7 +391,7 @@ def spread(group: str, entropies: Sequence[float]) -> Spread:
     return Spread(
         group=group,
         problems=len(entropies),
-        mean=sum(entropies) / len(entropies),
+        mean=fmean(entropies),
         median=median(entropies),
         certain=sum(value == 0.0 for value in entropies) / len(entropies),
     )

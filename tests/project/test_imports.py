@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "tasks.stages": ("tasks.*", "prompts", "training.config"),
     "training.config": ("tasks",),
-    "training.console": ("tasks.processes.ticker",),
+    "training.console": ("tasks", "tasks.processes.ticker"),
     "training.losses": ("tasks",),
     "training.objectives": ("tasks", "training.losses"),
     "training.workers": ("tasks", "tasks.processes"),

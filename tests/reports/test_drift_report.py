@@ -55,7 +55,7 @@ def test_the_page_shows_them_and_the_same_data_give_the_same_bytes(tmp_path: Pat
     page = render_drift(DATA)
     assert page == render_drift(DATA)
     for text in (
-        "2 increased, 1 decreased, 1 are the same",
+        "2 increased, 1 decreased, 1 did not change",
         "5 of 7",
         "0.438 &rarr; 0.391",
         "1 min 15 s",

@@ -5,16 +5,15 @@ import random
 import re
 from collections import Counter
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from tasks.reports import report_figures as figures
+from tasks.reports.pages import duration
 from tasks.reports.report import (
     Overlap,
     ReportData,
-    duration,
     evidence,
     family_tree,
     pick_family,
@@ -26,6 +25,7 @@ from tasks.reports.report import (
 from tasks.rows import Example, Finding, FindingKind, Problem, Response, Role, Strategy, Tier, problem_id
 from tasks.storage.manifest import BenchmarkCount, StageCount
 from tasks.uncertainty.entropy import semantic_entropy
+from tests.reports.page import Page
 
 POISON = '<script>alert("x")</script><img src=x onerror=alert(1)> "quotes" \'single\' | & </style></title> \x00 \u202e \ud800'
 STEPS = {Tier.EASY: 2, Tier.MEDIUM: 4, Tier.HARD: 6, Tier.COMPETITION: 8}
@@ -205,35 +205,6 @@ def make_data(rows: int = 400, *, known: float = 0.9) -> ReportData:
 DATA = make_data(160)
 
 
-class Page(HTMLParser):
-    """Collects tags, unbalanced tags, attributes, and the text."""
-
-    VOID = frozenset({"meta", "br", "img", "link", "input"})
-
-    def __init__(self, html: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: Counter[str] = Counter()
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text: list[str] = []
-        self.open: list[str] = []
-        self.broken: list[str] = []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        self.attributes += attrs
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.open.pop() != tag:
-            self.broken.append(tag)
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-
 def test_the_page_is_well_formed_and_self_contained():
     html = render_report(DATA)
     page = Page(html)
@@ -252,7 +223,7 @@ def test_the_same_data_give_the_same_bytes(tmp_path: Path):
 
 def test_headline_and_funnel_show_the_counts():
     html = render_report(DATA)
-    words = " ".join(" ".join(Page(html).text).split())
+    words = Page(html).words
     assert "160 problems exported" in words and "1,280 teacher responses" in words
     assert f"{sum(stage.dropped for stage in STAGES):,} rows rejected" in words
     assert "near duplicate 190 · exact duplicate 40" in words
@@ -293,7 +264,7 @@ def test_an_answer_has_the_colour_of_its_cluster_and_an_unparsed_one_is_grey():
     assert '<span class="dot k0"></span>19</td><td class="n">2</td><td class="n">0.700</td>' in html
     assert '<span class="dot k1"></span>17</td><td class="n">4</td><td class="n">0.200</td>' in html
     assert '<span class="dot unread"></span>no readable answer</td><td class="n">1</td>' in html
-    dots = re.findall(r'<summary><span><span class="dot (\w+)">', html)
+    dots = re.findall(r'<summary><span class="number"><span class="dot (\w+)">', html)
     assert dots == ["k1", "k1", "k1", "k0", "k0", "unread", "unread", "k1"]
 
 
@@ -363,8 +334,8 @@ def test_benchmarks_are_shown_with_their_counts_and_pairs_and_markup_is_escaped(
     html = render_report(replace(DATA, examples=rows, benchmarks=counts, overlaps=[pair]))
     page = Page(html)
     assert page.broken == [] and page.open == [] and "script" not in page.tags and "img" not in page.tags
-    words = " ".join(" ".join(page.text).split())
-    assert "2 of 160 are flagged" in words and "lineage 2 · ngram 1" in words and "amc 40 0 –" in words
+    words = page.words
+    assert "Flagged: 2 of 160 problems" in words and "lineage 2 · ngram 1" in words and "amc 40 0 –" in words
     assert ", 0.250" in words and page.tags["details"] == 10 + 80 + 1
 
 
@@ -385,7 +356,7 @@ def test_auroc_uses_the_rows_with_known_answers_and_high_entropy_predicts_wrong(
         ({"elsewhere": True}, "Unknown for this dataset"),
         (
             {row.id: True for row in DATA.examples},
-            "of 160 problems with a known truth, 0 have a wrong majority",
+            "wrong for 0 of 160 problems with a known truth",
         ),
     ],
 )
@@ -398,7 +369,7 @@ def test_the_page_states_that_wrong_or_correct_majorities_are_missing(
 def test_an_empty_dataset_still_gives_a_page_with_its_funnel():
     empty = ReportData(name="x", profile="p", fingerprint="f", examples=[], responses=[], stages=STAGES)
     page = Page(render_report(empty))
-    assert page.broken == [] and "near duplicate" in " ".join(page.text)
+    assert page.broken == [] and "near duplicate" in page.words
 
 
 def test_the_family_is_drawn_from_the_seed_down_and_orphans_are_kept():

@@ -130,8 +130,8 @@ def test_a_flag_names_benchmarks_and_kinds_once_and_in_order() -> None:
 
 def test_the_account_names_every_benchmark_with_its_size() -> None:
     against = [row("1", source="b"), row("2", source="a"), row("3", source="b")]
-    assert account(against, 1, 1200) == "1 of 1,200 problems overlap with or descend from a (1), b (2)"
-    assert account([], 0, 3) == "0 of 3 problems overlap with or descend from no benchmark"
+    assert account(against, 1, 1200) == "flagged 1 of 1,200 problems, compared with a (1), b (2)"
+    assert account([], 0, 3) == "flagged 0 of 3 problems, compared with no benchmark"
 
 
 def test_a_repeated_benchmark_problem_is_rejected_and_an_empty_benchmark_is_an_error() -> None:

@@ -362,7 +362,7 @@ def test_finish_reasons_and_judge_calls_are_counted_over_all_problems():
         FinishCount(reason="stop", responses=3, mean_weight=(0.25 + 2 * 0.75) / 3),
     )
     card = render_card(replace(manifest(), contents=contents))
-    assert "| length | 1 | 0.250 |" in card and "4 calls, 1 pairs decided differently when swapped" in card
+    assert "| length | 1 | 0.250 |" in card and "4 calls, 1 pair decided differently when swapped" in card
 
 
 def test_a_stage_whose_counts_do_not_add_up_is_refused():
@@ -409,7 +409,7 @@ def test_the_card_shows_the_funnel_the_splits_and_the_licences():
     assert "| train | 3 | 3 | 6 |" in text and "| test | 1 | 1 | 2 |" in text
     assert "| pocket | cc-by-4.0 | curated | 2 |" in text
     assert "| hard | 1 | 0 | 0.500 | 0.250 |" in text
-    assert "4 of 8 responses have a readable answer" in text
+    assert "readable answer was found in 4 of 8 responses" in text
     assert "12.5" not in text  # timings are not on the card
     assert front_matter(text)["configs"][0]["data_files"][1] == {
         "split": "test",
@@ -443,7 +443,7 @@ def test_the_card_describes_the_comparison_with_benchmarks():
     rows = {"train": [flagged(TRAIN[0]), *TRAIN[1:]]}
     made = manifest(benchmarks=(found, none), settings=settings)
     text = render_card(replace(made, contents=describe(rows, {"train": []})))
-    assert "1 of 3 problems are flagged" in text and "contains the other 2." in text
+    assert "Flagged: 1 of 3 problems" in text and "contains the other 2." in text
 
 
 def test_markup_in_a_licence_or_a_model_name_is_escaped(tmp_path: Path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, mannwhitneyu
 
-from tasks.uncertainty.auroc import aurc, auroc, auroc_gain
+from tasks.uncertainty.auroc import aurc, auroc, auroc_gain, auroc_if_defined
 
 
 def area(scores, marks) -> float:
@@ -191,3 +191,26 @@ def test_the_interval_of_a_constant_score_is_that_of_a_share():
     result = aurc([1.0] * 100, [True] * 20 + [False] * 80, resamples=4000)
     low, high = binom.ppf([0.025, 0.975], 100, 0.2) / 100
     assert (result.low, result.high) == (pytest.approx(low, abs=0.011), pytest.approx(high, abs=0.011))
+
+
+# --- order of the rows -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_areas_and_intervals_do_not_depend_on_the_order_of_the_rows(seed: int):
+    rng = np.random.default_rng(seed)
+    totals = rng.integers(1, 5, 60)
+    positives = rng.binomial(totals, 0.4)
+    scores, rival = np.round(rng.normal(size=(2, 60)) + positives / totals, 1)
+    order = rng.permutation(60)
+    rows = [list(column) for column in (scores, rival, positives, totals)]
+    mixed = [list(column[order]) for column in (scores, rival, positives, totals)]
+    for area in (auroc, aurc, auroc_if_defined):
+        assert area(rows[0], *rows[2:]) == area(mixed[0], *mixed[2:])
+    assert auroc_gain(*rows) == auroc_gain(*mixed)
+
+
+def test_the_area_of_one_kind_is_none():
+    assert auroc_if_defined([1, 2], [0, 0]) is None and auroc_if_defined([1, 2], [2, 1], [2, 1]) is None
+    assert auroc_if_defined([], []) is None
+    assert auroc_if_defined([1, 2], [2, 0], [2, 1]) == auroc([1, 2], [2, 0], [2, 1])

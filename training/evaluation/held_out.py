@@ -13,6 +13,7 @@ from prompts import MAX_VALUE_CHARS
 from tasks.answers.grading import grade
 from tasks.errors import UserError
 from tasks.identity import canonical_json, request_seed
+from tasks.text import counted
 from training.config import EvaluationSettings, project_path
 from training.console import log_line
 from training.data.model_files import ModelFiles, encode_prompts
@@ -106,7 +107,9 @@ def evaluate(
         for place, answer in enumerate(held_out.answers)
     ]
     share = sum(map(sum, grades)) / (len(grades) * samples)
-    log_line(f"pass@1 {label} training: {share:.1%} on {len(grades)} held-out problems x {samples} samples")
+    log_line(
+        f"pass@1 {label} training: {share:.1%} on {counted(len(grades), 'held-out problem')} x {counted(samples, 'sample')}"
+    )
     return grades
 
 

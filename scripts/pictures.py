@@ -1,0 +1,132 @@
+"""`make pictures`: take the pictures in docs/ again, from the report and the Prefect run of the profile's last build.
+
+They are screenshots by a headless Chromium: the program of the environment variable CHROMIUM, or the first of its usual names.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import local_prefect as local
+from command_line import INTERRUPTED, end_with_parent, log_line, read_overrides, read_port
+
+from tasks.config import PROJECT_ROOT, load_config
+from tasks.errors import UserError
+from tasks.storage.versions import latest
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+DOCS = PROJECT_ROOT / "docs"
+USUAL_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+REPORT_SIZE, PREFECT_SIZE = (1100, 2000), (1400, 900)
+PREFECT_PATIENCE_S = 15.0  # virtual time for the UI to load the run
+LIMIT_S = 120.0
+FLOW = "sure-math"
+
+
+def find_browser() -> str:
+    """Return the path of Chromium; raises `UserError` if there is none."""
+    wanted = os.environ.get("CHROMIUM")
+    for name in (wanted,) if wanted else USUAL_NAMES:
+        if path := shutil.which(name):
+            return path
+    if wanted:
+        raise UserError(f"CHROMIUM is {wanted}, which is not a program: set it to the path of Chromium")
+    raise UserError("Chromium was not found: install it, or set CHROMIUM to its path")
+
+
+def screenshot(
+    browser: str, address: str, picture: Path, size: tuple[int, int], patience_s: float = 0.0
+) -> None:
+    """Write a PNG of the page at `address`, replacing an existing file; pages with scripts get `patience_s` of virtual time.
+
+    Raises `UserError` with Chromium's last line if it fails.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        taken = Path(scratch) / "picture.png"
+        options = [
+            "--headless", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={scratch}/profile",
+            f"--window-size={size[0]},{size[1]}", f"--screenshot={taken}",
+        ]  # fmt: skip
+        if patience_s:
+            options.append(f"--virtual-time-budget={1000 * patience_s:.0f}")
+            options.append(
+                "--run-all-compositor-stages-before-draw"
+            )  # else the UI's canvas may lack its last frame
+        if os.geteuid() == 0:
+            options.append("--no-sandbox")  # Chromium refuses to start its sandbox as root
+        _run([browser, *options, address])
+        if not taken.exists():
+            raise UserError(f"{browser} wrote no picture of {address}: try another version of Chromium")
+        picture.write_bytes(taken.read_bytes())
+
+
+def _run(command: Sequence[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_S)
+    except subprocess.TimeoutExpired as error:
+        raise UserError(
+            f"{command[0]} did not finish within {LIMIT_S:.0f} s: try another version of Chromium"
+        ) from error
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"{command[0]} failed with exit status {done.returncode}: {last}")
+
+
+def last_build(api: local.Api) -> FlowRun:
+    """Return the last completed run of the build flow on the server; raises `UserError` if there is none."""
+    with local.client_of(api) as client:
+        from prefect.client.schemas import filters, sorting
+        from prefect.client.schemas.objects import StateType
+
+        completed = filters.FlowRunFilterStateType(any_=[StateType.COMPLETED])
+        runs = client.read_flow_runs(
+            flow_filter=filters.FlowFilter(name=filters.FlowFilterName(any_=[FLOW])),
+            flow_run_filter=filters.FlowRunFilter(state=filters.FlowRunFilterState(type=completed)),
+            sort=sorting.FlowRunSort.END_TIME_DESC,
+            limit=1,
+        )
+    if not runs:
+        raise UserError(f"the Prefect server at {api.page} has no completed build: run `make build` first")
+    return runs[0]
+
+
+def take_pictures(output: Path, port: int | None) -> None:
+    """Write `docs/report.png` and `docs/prefect.png`."""
+    browser = find_browser()
+    report = Path(latest(output)["report"])
+    screenshot(browser, report.as_uri(), DOCS / "report.png", REPORT_SIZE)
+    log_line(f"{DOCS / 'report.png'} shows {report}")
+    with local.prefect_api(port) as api:
+        run = last_build(api)
+        address = f"{api.page}/runs/flow-run/{run.id}"
+        screenshot(browser, address, DOCS / "prefect.png", PREFECT_SIZE, PREFECT_PATIENCE_S)
+    log_line(f"{DOCS / 'prefect.png'} shows run {run.name}")
+
+
+def main() -> int:
+    """Return 0 if both pictures were taken. The settings come from PROFILE, OVERRIDES and PORT, as for `make build`."""
+    end_with_parent()
+    try:
+        profile = os.environ.get("PROFILE") or "pocket"
+        config = load_config(profile, read_overrides(os.environ.get("OVERRIDES", "")))
+        take_pictures(PROJECT_ROOT / config.run.output, read_port(os.environ.get("PORT", "")))
+        return 0
+    except UserError as error:
+        log_line(str(error))
+        return 1
+    except KeyboardInterrupt:
+        log_line("interrupted; all started processes have ended")
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
