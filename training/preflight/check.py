@@ -35,6 +35,7 @@ from training.preflight.model_checks import (
     pair_problems,
     scoring_problems,
     shared_vocabulary,
+    student_problems,
     tensor_problems,
     top_k_problems,
 )
@@ -179,7 +180,8 @@ def _models(problems: list[str], run: RunConfig) -> _Models:
         problems += top_k_problems(student, teacher, run.objective.top_k)
         if run.teacher.backend == "vllm":
             problems += scoring_problems(student, teacher, run.context_tokens)
-    if dims is not None and scoring is not None:
+    problems += [] if student is None or dims is None else student_problems(student, dims)
+    if dims is not None and dims.experts is None and scoring is not None:
         memory = attempt(problems, lambda: memory_plan(run, dims, scoring))
         problems += [] if memory is None else memory_problems(run, memory)
     return _Models(student=student, teacher=teacher, dims=dims, memory=memory)
