@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from tasks.errors import UserError
-from tests.tiny_model import write_tiny_experts
+from tests.tiny_model import write_tiny_experts, write_tiny_model
 from tests.training.preflight.test_memory import LARGE, SMALL, node, parts_of
-from tests.training.small_run import edit, example, small_run, write_small_dataset
+from tests.training.small_run import example, small_run, write_small_dataset
 from training.data.model_files import open_model
-from training.preflight.check import inspect
+from training.preflight.check import Inspection, inspect, report
 from training.preflight.memory import memory_plan, student_parts, teacher_parts
 from training.preflight.model_checks import tensor_problems
 from training.preflight.shapes import (
@@ -130,19 +130,23 @@ def test_a_check_accepts_experts_as_the_teacher_and_refuses_them_as_the_student(
     folder: Path, tmp_path: Path
 ) -> None:
     dataset = write_small_dataset(tmp_path / "dataset", [example(1)])
-    edit(dataset / "manifest.json", lambda data: data["teacher"].update(model="another"))
-    both = inspect(
-        small_run(
-            dataset,
-            dataset={"folder": str(dataset), "allow_mismatch": True},
-            student={"model": str(folder)},
-            teacher={"model": str(folder)},
-            lengths={"max_prompt_tokens": 256, "max_response_tokens": 128},
-            objective={"top_k": 16},
+
+    def checked(student: Path) -> Inspection:
+        return inspect(
+            small_run(
+                dataset,
+                dataset={"folder": str(dataset), "allow_mismatch": True},
+                student={"model": str(student)},
+                teacher={"model": str(folder)},
+                lengths={"max_prompt_tokens": 256, "max_response_tokens": 128},
+                objective={"top_k": 16},
+            )
         )
-    )
-    assert both.problems == (
+
+    accepted = checked(write_tiny_model(tmp_path / "dense"))
+    assert accepted.problems == () and accepted.prepared is not None
+    assert "teacher    4 experts per layer: 0.0 billion parameters in memory" in report(accepted.prepared)
+    assert checked(folder).problems == (
         f"student.model: {folder} is a mixture of experts, which is supported as a teacher only: choose a dense qwen2 or qwen3"
         " student",
     )
-    assert both.prepared is None
