@@ -169,7 +169,7 @@ def _student_working(run: RunConfig, dims: ModelDimensions, number: int) -> int:
 
 def _mask_bytes(run: RunConfig, dims: ModelDimensions) -> int:
     """Return the bytes of the dense attention mask of packed rows, at most a single row of all tokens of a micro-batch: booleans,
-    and the copy that torch adds to the scores. Attention of variable length has none."""
+    and the copy that torch adds to the scores. Attention of variable length has none; GPUs are taken to be new enough for it."""
     capability = None if on_cpu(run) else MIN_CAPABILITY
     attention = choose_attention(capability=capability, dtype=run.trainer.dtype, head_dim=dims.head_dim)
     pairs = run.trainer.micro_batch_tokens**2

@@ -41,9 +41,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_parameter_counts_equal_those_of_transformers_and_the_published_ones(tmp_path: Path) -> None:
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-    config: Any = Qwen3MoeConfig(
-        num_hidden_layers=48, head_dim=128
-    )  # the other defaults are those of 30B-A3B
+    sizes: dict[str, Any] = {
+        "num_hidden_layers": 48,
+        "head_dim": 128,
+    }  # the other defaults are those of 30B-A3B
+    config = Qwen3MoeConfig(**sizes)
     config.save_pretrained(tmp_path)
     with torch.device("meta"):
         model = Qwen3MoeForCausalLM(config)
@@ -59,17 +61,20 @@ def test_parameter_counts_equal_those_of_transformers_and_the_published_ones(tmp
 def test_a_tiny_model_has_the_parameters_of_transformers(tmp_path: Path, bias: bool) -> None:
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-    config: Any = Qwen3MoeConfig(
-        vocab_size=64, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-        num_experts=6, num_experts_per_tok=2, moe_intermediate_size=24, attention_bias=bias, tie_word_embeddings=bias,
-    )  # fmt: skip
+    sizes: dict[str, Any] = {
+        "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "head_dim": 16, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "attention_bias": bias,
+        "tie_word_embeddings": bias,
+    }  # fmt: skip
+    config = Qwen3MoeConfig(**sizes)
     model: Any = Qwen3MoeForCausalLM(config)
     config.save_pretrained(tmp_path)
     dims = read_dimensions(tmp_path)
     assert dims.experts == Experts(count=6, per_token=2, intermediate=24)
     assert count_parameters(dims) == sum(p.numel() for p in model.parameters())
-    published = {"num_experts" if key == "num_local_experts" else key: value for key, value in json.loads(
-        (tmp_path / "config.json").read_text()).items()}  # fmt: skip
+    saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    published = {"num_experts" if key == "num_local_experts" else key: value for key, value in saved.items()}
+    assert published.keys() != saved.keys()
     (tmp_path / "config.json").write_text(json.dumps(published))
     assert read_dimensions(tmp_path) == dims, "the name of published checkpoints"
 
