@@ -13,10 +13,11 @@ Memory is torch's peak allocation, n/a on CPU.
   the same chunks and unchunked. `naive` computes all logits and uses autograd; it is the reference for the loss and gradients of
   the other methods. Extra memory excludes the inputs and the gradient of the head's weight, which every method must produce.
 - `student`: forward and backward of micro-batches, from arrays on the host to the gradients of an update, without optimizer and
-  communication. Floor: the FLOPs at the rate of a square matrix product. They are 6 N per token (N: parameters in the matrices of
-  the layers), 6 V H per response token (the head), and, for causal attention over L tokens, 6 L L times the total width of the
-  attention heads per layer. Checkpointing repeats the forward pass of the layers (8 N, 8 L L), which the second utilisation
-  includes. Padding and masked pairs are never counted.
+  communication: packed rows with a mask, one sequence to a row, and on GPUs first the row of variable-length attention that the
+  training uses there. Floor: the FLOPs at the rate of a square matrix product. They are 6 N per token (N: parameters in the
+  matrices of the layers), 6 V H per response token (the head), and, for causal attention over L tokens, 6 L L times the total
+  width of the attention heads per layer. Checkpointing repeats the forward pass of the layers (8 N, 8 L L), which the second
+  utilisation includes. Padding and masked pairs are never counted.
 - `teacher`: from prompt and response to the k most likely tokens at each response position, as arrays on the host. Floor: 2 N,
   2 V H and 2 L L at the rate of the product. The parts are also timed separately: the layers; the head with top k, the head's
   product alone and the top k alone; the copy to the host, and a copy to page-locked memory.

@@ -14,16 +14,25 @@ from gpu_head import draw_loss_inputs
 from gpu_meter import MIB, Meter, Report, Row, Table
 from torch import Tensor
 
-from training.data.batches import Batch, TokenSequence, batches_by_budget, make_batch, response_ids
+from training.data.batches import (
+    Batch,
+    TokenSequence,
+    batches_by_budget,
+    join_sequences,
+    make_batch,
+    response_ids,
+)
 from training.data.packing import pack
 from training.losses.base import LossInputs
 from training.losses.head import chunked_head
 from training.losses.token_losses import TopKCrossEntropy
 from training.scorers.scoring import topk_logprobs
+from training.student.attention import AttentionChoice, choose_attention, implementation
 from training.student.network import Head, Network
 
-PACKED, SINGLE = "packed", "one to a row"
+JOINED, PACKED, SINGLE = "one row, varlen", "packed", "one to a row"
 STUDENT_WAYS = ((PACKED, True), (PACKED, False), (SINGLE, True))  # (rows, checkpointing)
+SDPA = AttentionChoice(kind="sdpa", reason="measured")
 WORK = (
     ("tokens", "tokens", ","),
     ("laid_out", "with padding", ","),
@@ -143,8 +152,11 @@ class MicroBatch:
     loss_inputs: LossInputs
     budget: int
 
-    def laid_out(self, device: torch.device, packed: bool) -> Batch:
+    def laid_out(self, device: torch.device, way: str) -> Batch:
         """Return the rows as the training stage arranges them."""
+        if way == JOINED:
+            return join_sequences(self.sequences, device)
+        packed = way == PACKED
         return make_batch(self.sequences, device, pack=packed, budget=self.budget if packed else None)
 
 
@@ -161,7 +173,7 @@ def micro_batches(options: argparse.Namespace) -> list[MicroBatch]:
     return batches
 
 
-def student_step(network: Network, batches: Sequence[MicroBatch], *, packed: bool, chunk: int) -> float:
+def student_step(network: Network, batches: Sequence[MicroBatch], *, way: str, chunk: int) -> float:
     """Compute the gradient of an update from all micro-batches; return its loss, the mean over response tokens."""
     device, total = network.model.device, sum(len(batch.loss_inputs) for batch in batches)
     network.zero_grad()
@@ -173,22 +185,22 @@ def student_step(network: Network, batches: Sequence[MicroBatch], *, packed: boo
         def work(hidden: Tensor, weight: Tensor, seen: Any = loss_inputs, shares: Any = shares) -> Tensor:
             return chunked_head(hidden, weight, TopKCrossEntropy(), seen, shares, chunk_size=chunk).loss
 
-        part = network(batch.laid_out(device, packed), work)
+        part = network(batch.laid_out(device, way), work)
         part.backward()
         loss += float(part.detach())
     return loss
 
 
 def measure_student(
-    options: argparse.Namespace, meter: Meter, network: Network, batches: Sequence[MicroBatch], packed: bool
+    options: argparse.Namespace, meter: Meter, network: Network, batches: Sequence[MicroBatch], way: str
 ) -> Row:
-    """Measure packed or single-sequence rows, with gradient checkpointing as set in the network."""
+    """Measure one kind of rows, with gradient checkpointing as set in the network."""
     sequences = [sequence for batch in batches for sequence in batch.sequences]
     layers, head = forward_flops(network.model, sequences)
     again = layers if network.model.is_gradient_checkpointing else 0
 
     def step() -> float:
-        return student_step(network, batches, packed=packed, chunk=options.head_chunk)
+        return student_step(network, batches, way=way, chunk=options.head_chunk)
 
     rate, seconds, loss = meter.rate(options.product), meter.seconds(step), step()
     network.zero_grad()
@@ -200,8 +212,16 @@ def measure_student(
     }
 
 
+def attention_of(model: Any) -> AttentionChoice:
+    """Return the attention that the training stage would choose for the model."""
+    device, config = model.device, model.config
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    return choose_attention(capability=capability, dtype="bfloat16", head_dim=config.head_dim)
+
+
 def student_rows(options: argparse.Namespace, meter: Meter, report: Report) -> None:
-    """Report the table of the student: packed rows with and without checkpointing, and one sequence per row (no mask)."""
+    """Report the table of the student: packed rows with and without checkpointing, and one sequence per row (no mask). On GPUs
+    that have variable-length attention, also the single row of the training stage."""
     model = build_model(
         hidden=options.hidden[0],
         layers=options.layers[0],
@@ -210,20 +230,23 @@ def student_rows(options: argparse.Namespace, meter: Meter, report: Report) -> N
         device=meter.device,
     )
     model.lm_head = Head(model.lm_head.weight)
-    network, batches = Network(model.train()), micro_batches(options)
-    for way, checkpointing in STUDENT_WAYS:
+    chosen, batches = attention_of(model), micro_batches(options)
+    joined = ((JOINED, True), (JOINED, False)) if chosen.kind == "varlen" else ()
+    for way, checkpointing in (*joined, *STUDENT_WAYS):
+        attention = chosen if way == JOINED else SDPA
+        model.set_attn_implementation(implementation(attention))
+        network = Network(model.train(), attention)
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         else:
             model.gradient_checkpointing_disable()
-        packed = way == PACKED
         known = {"way": way, "checkpointing": checkpointing, "micro_batches": len(batches)}
-        rows = [batch.laid_out(torch.device("cpu"), packed) for batch in batches]
+        rows = [batch.laid_out(torch.device("cpu"), way) for batch in batches]
         known["laid_out"] = sum(one.ids.numel() for one in rows)
         report.attempt(
             STUDENT,
             known,
-            lambda packed=packed: measure_student(options, meter, network, batches, packed),
+            lambda way=way, network=network: measure_student(options, meter, network, batches, way),
         )
         network.zero_grad()
 

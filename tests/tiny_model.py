@@ -22,30 +22,51 @@ def write_tiny_model(folder: Path, *, uniform: bool = False) -> Path:
 
     A `uniform` model assigns the same probability to each of its 512 tokens at every position.
     """
-    import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer()
-    ends = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=512,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        eos_token_id=ends,
-        bos_token_id=None,
-        pad_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
-        initializer_range=0.15,
+    config = Qwen3Config(**_sizes(tokenizer), tie_word_embeddings=True)
+    return _write(folder, tokenizer, Qwen3ForCausalLM, config, uniform=uniform)
+
+
+def write_tiny_experts(folder: Path) -> Path:
+    """Like `write_tiny_model`, for a mixture of four experts of which two are used per token."""
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    tokenizer = _tokenizer()
+    config = Qwen3MoeConfig(
+        **_sizes(tokenizer),
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=48,
+        norm_topk_prob=True,
     )
-    model: Any = Qwen3ForCausalLM(config)
-    model.to(torch.bfloat16)
+    return _write(folder, tokenizer, Qwen3MoeForCausalLM, config)
+
+
+def _sizes(tokenizer: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "max_position_embeddings": 512,
+        "eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"),
+        "bos_token_id": None,
+        "pad_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+        "initializer_range": 0.15,
+    }
+
+
+def _write(folder: Path, tokenizer: Any, kind: Any, config: Any, *, uniform: bool = False) -> Path:
+    import torch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    model = kind(config).to(torch.bfloat16)
     if uniform:
         model.get_input_embeddings().weight.data.zero_()
     model.save_pretrained(folder)

@@ -219,7 +219,7 @@ class LoraSettings(Section):
 class TrainerSettings(Section):
     """The trainer backend (DeepSpeed)."""
 
-    zero_stage: Literal[0, 1, 2, 3] = resource(2)
+    zero_stage: Literal[0, 1, 2, 3] = resource(1)
     dtype: Literal["bfloat16", "float32"] = "bfloat16"  # float32 for exactness tests and small CPU runs
     gradient_checkpointing: bool = resource(True)
     micro_batch_tokens: PositiveInt = resource(8192)  # maximum number of tokens in one forward pass

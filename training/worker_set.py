@@ -114,8 +114,7 @@ def start_workers(prepared: Prepared, objective: Objective, log: Callable[[str],
         references = _actors("reference", placement, group, InProcessTeacher, start)
         facts: dict[str, Any] = {"transport": choice.transport, "placement": placement.name}
         facts |= _wait_for_models(students, engines, teachers, references)
-        for finding in dict.fromkeys(engine["batch_invariance"] for engine in facts["engines"]):
-            log(f"rollout engines: {finding}")
+        log_findings(facts, log)
         session.guard_workers()
         students.open_transfer(choice, engines)
         yield Workers(
@@ -126,6 +125,13 @@ def start_workers(prepared: Prepared, objective: Objective, log: Callable[[str],
             facts=facts,
             references=references,
         )
+
+
+def log_findings(facts: Mapping[str, Any], log: Callable[[str], None]) -> None:
+    """Log the student's attention and what the engines found out about their batch invariance."""
+    log(f"attention of the student: {facts['student']['attention']}")
+    for finding in dict.fromkeys(engine["batch_invariance"] for engine in facts["engines"]):
+        log(f"rollout engines: {finding}")
 
 
 def run_placement(prepared: Prepared, objective: Objective) -> Placement:

@@ -52,13 +52,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "tasks", "tasks.llm", "tasks.storage", "tasks.uncertainty", "prompts", "training.config", "training.losses",
     ),
     "training.weight_sync": ("tasks", "training.workers"),
-    "training.scorers": ("tasks", "tasks.llm", "training.data", "training.weight_sync"),
+    "training.scorers": ("tasks", "tasks.llm", "tasks.processes.imports", "training.data", "training.weight_sync"),
     "training.rollouts": (
         "tasks", "tasks.llm", "tasks.processes", "training.data", "training.weight_sync", "training.workers",
     ),
     "training.student": (
-        "tasks", "tasks.storage", "training.data", "training.losses", "training.rollouts", "training.scorers",
-        "training.weight_sync", "training.workers",
+        "tasks", "tasks.processes.imports", "tasks.storage", "training.data", "training.losses", "training.rollouts",
+        "training.scorers", "training.weight_sync", "training.workers",
     ),
     "training.evaluation": (
         "tasks", "tasks.answers", "tasks.uncertainty.bootstrap", "prompts", "training.config", "training.console",

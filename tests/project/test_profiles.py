@@ -1,4 +1,4 @@
-"""Every profile of configs/ resolves with its sources and training, and the paper profiles fit on four 80 GB GPUs."""
+"""Every profile of configs/ resolves with its sources and training, and the paper profiles fit on their 80 GB GPUs."""
 
 from __future__ import annotations
 
@@ -16,24 +16,30 @@ from tasks.seeds.registry import load, resolve
 from training.config import RunConfig
 from training.preflight.memory import (
     ENGINE_WORKING,
+    MemoryPlan,
     ModelDimensions,
     count_parameters,
     memory_plan,
     memory_problems,
 )
+from training.preflight.shapes import Experts
 
-PAPER = ("paper-1.7b", "paper-4b", "paper-8b")
-GPUS, GPU_BYTES = 4, 80e9
+PAPER = ("paper-1.7b", "paper-4b", "paper-8b-8b", "paper-8b-30b")
+SAME_TEACHER = PAPER[:3]
+GPUS = {"paper-1.7b": 4, "paper-4b": 4, "paper-8b-8b": 4, "paper-8b-30b": 5}
+GPU_BYTES = 80e9
 CARD_BYTES = 85.0e9  # memory of an 80 GB H100 as reported by torch: 79.2 GiB
 PEAKS = {  # peak memory in GB of the fullest GPU: rollout, train, sync
     "paper-1.7b": (72.0, 72.0, 76.0),
     "paper-4b": (66.0, 54.8, 53.0),
-    "paper-8b": (81.3, 71.8, 81.1),
+    "paper-8b-8b": (81.3, 71.8, 81.1),
+    "paper-8b-30b": (72.0, 74.0, 77.9),
 }
 SEQUENCES = {
     "paper-1.7b": 113,
     "paper-4b": 18,
-    "paper-8b": 4,
+    "paper-8b-8b": 4,
+    "paper-8b-30b": 71,
 }  # full-length sequences in an engine's KV cache
 
 
@@ -52,6 +58,19 @@ DIMENSIONS = {
     "Qwen3-1.7B": qwen(2048, 28, 16, 8, 6144, three=True, tied=True),
     "Qwen3-4B": qwen(2560, 36, 32, 8, 9728, three=True, tied=True),
     "Qwen3-8B": qwen(4096, 36, 32, 8, 12288, three=True, tied=False),
+    "Qwen3-30B-A3B": ModelDimensions(
+        kind="qwen3_moe",
+        hidden=2048,
+        layers=48,
+        heads=32,
+        kv_heads=4,
+        head_dim=128,
+        intermediate=6144,
+        vocab=151_936,
+        tied=False,
+        attention_bias=False,
+        experts=Experts(count=128, per_token=8, intermediate=768),
+    ),
     "Qwen2.5-3B-Instruct": qwen(2048, 36, 16, 2, 11008, three=False, tied=True),
     "Qwen2.5-72B-Instruct": qwen(8192, 80, 64, 8, 29568, three=False, tied=False, vocab=152_064),
 }
@@ -69,6 +88,14 @@ def training(profile: str) -> RunConfig:
 
 def dimensions_of(model: str) -> ModelDimensions:
     return DIMENSIONS[model.rpartition("/")[2]]
+
+
+def planned(run: RunConfig) -> MemoryPlan:
+    return memory_plan(run, dimensions_of(run.student.model), dimensions_of(run.teacher.model))
+
+
+def with_stage(run: RunConfig, stage: int) -> RunConfig:
+    return run.model_copy(update={"trainer": run.trainer.model_copy(update={"zero_stage": stage})})
 
 
 def test_the_papers_profiles_are_shipped() -> None:
@@ -94,26 +121,30 @@ def test_every_engine_of_the_pocket_profile_has_a_batch_invariant_data_type() ->
 def test_parameter_counts_match_the_published_sizes() -> None:
     billions = {name: round(count_parameters(dims) / 1e9, 2) for name, dims in DIMENSIONS.items()}
     assert billions == {
-        "Qwen3-1.7B": 1.72, "Qwen3-4B": 4.02, "Qwen3-8B": 8.19, "Qwen2.5-3B-Instruct": 3.09, "Qwen2.5-72B-Instruct": 72.71,
+        "Qwen3-1.7B": 1.72, "Qwen3-4B": 4.02, "Qwen3-8B": 8.19, "Qwen3-30B-A3B": 30.53,
+        "Qwen2.5-3B-Instruct": 3.09, "Qwen2.5-72B-Instruct": 72.71,
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("profile", "student", "placement", "zero"),
-    [("paper-1.7b", "Qwen3-1.7B", "split", 2), ("paper-4b", "Qwen3-4B", "colocated", 2),
-     ("paper-8b", "Qwen3-8B", "colocated", 3)],
+    ("profile", "student", "teacher", "placement", "zero"),
+    [("paper-1.7b", "Qwen3-1.7B", "Qwen3-8B", "split", 1), ("paper-4b", "Qwen3-4B", "Qwen3-8B", "colocated", 2),
+     ("paper-8b-8b", "Qwen3-8B", "Qwen3-8B", "colocated", 3), ("paper-8b-30b", "Qwen3-8B", "Qwen3-30B-A3B", "split", 2)],
 )  # fmt: skip
 def test_the_training_settings_are_the_papers_and_fit_on_the_node(
-    profile: str, student: str, placement: str, zero: int
+    profile: str, student: str, teacher: str, placement: str, zero: int
 ) -> None:
     run = training(profile)
-    assert (Path(run.student.model).name, Path(run.teacher.model).name) == (student, "Qwen3-8B")
+    assert (Path(run.student.model).name, Path(run.teacher.model).name) == (student, teacher)
+    assert run.teacher.model == resolved(profile).models.teacher.model, (
+        "the annotation belongs to the teacher"
+    )
     assert (run.placement.kind, run.trainer.zero_stage, run.objective.preset) == (placement, zero, "uopd")
     assert (run.objective.top_k, run.rollouts.group_size) == (512, 4)
     assert (run.batches.size, run.batches.unit, run.batches.total_prompts) == (128, "prompts", 50_000)
     assert (run.optimizer.learning_rate, run.steps, run.warmup_steps) == (3e-6, 391, 20)
-    plan = memory_plan(run, dimensions_of(run.student.model), dimensions_of(run.teacher.model))
-    assert len(plan.devices) == GPUS and memory_problems(run, plan) == [] and plan.fits
+    plan = planned(run)
+    assert len(plan.devices) == GPUS[profile] and memory_problems(run, plan) == [] and plan.fits
     assert run.placement.gpu_memory_gb * 1e9 <= CARD_BYTES - 2e9, (
         "a reserve for memory that is not in the plan"
     )
@@ -126,12 +157,52 @@ def test_the_training_settings_are_the_papers_and_fit_on_the_node(
 
 
 @pytest.mark.parametrize("profile", PAPER)
+def test_a_papers_profile_has_the_lowest_zero_stage_from_1_that_fits(profile: str) -> None:
+    run = training(profile)
+    stages = [stage for stage in (1, 2, 3) if planned(with_stage(run, stage)).fits]
+    assert run.trainer.zero_stage == stages[0]
+
+
+def test_the_8b_student_of_the_30b_teacher_fits_on_no_node_with_fewer_gpus() -> None:
+    run = training("paper-8b-30b")
+    split = [{"kind": "split", "students": n, "engines": 3 - n} for n in (1, 2)]
+    colocated = [
+        {"kind": "colocated", "students": n, "engines": n, "engine_memory_fraction": share}
+        for n in (1, 2, 3, 4)
+        for share in (0.23, 0.3)
+    ]
+    peaks = {}
+    for placement in (*split, *colocated):
+        chosen = run.placement.model_validate({"gpu_memory_gb": 83.0} | placement)
+        for stage in (0, 1, 2, 3):
+            plan = planned(with_stage(run.model_copy(update={"placement": chosen}), stage))
+            assert not plan.fits, (placement, stage)
+            if len(plan.devices) == 4:
+                worst = max(device.peak for device in plan.devices) / 1e9
+                peaks[chosen.kind] = min(worst, peaks.get(chosen.kind, worst))
+    assert {kind: round(peak) for kind, peak in peaks.items()} == {"split": 90, "colocated": 126}
+
+
+@pytest.mark.parametrize("profile", PAPER)
+def test_a_papers_profile_measures_the_student_on_benchmarks_that_the_dataset_is_compared_with(
+    profile: str,
+) -> None:
+    config = resolved(profile)
+    assert config.distill is not None
+    names = [source.name for source in config.distill.held_out]
+    assert names == ["math500", "aime24", "aime25"]
+    assert set(names) <= {source.name for source in config.decontam.benchmarks}
+    assert all(isinstance(source, HubSource) and is_pinned(source) for source in config.distill.held_out)
+    assert training(profile).evaluation is not None
+
+
+@pytest.mark.parametrize("profile", PAPER)
 def test_every_served_model_fits_its_memory_share_with_one_sequence(profile: str) -> None:
     models = resolved(profile).models
     for name in type(models).model_fields:
         role = getattr(models, name)
         dims, serve = dimensions_of(role.model), role.serve
-        assert serve.tensor_parallel_size <= GPUS
+        assert serve.tensor_parallel_size <= GPUS[profile]
         weights = 2 * count_parameters(dims) / serve.tensor_parallel_size
         sequence = dims.kv_bytes_per_token * role.max_model_len / serve.tensor_parallel_size
         assert weights + sequence + ENGINE_WORKING < serve.gpu_memory_fraction * GPU_BYTES, name
@@ -151,7 +222,7 @@ def test_the_dataset_settings_are_the_papers_and_the_same_for_every_student() ->
     assert (first.sample.sampling.temperature, first.sample.sampling.top_p) == (0.7, 1.0)
     assert first.evolve.target == 1_000_000
     assert (first.dedup.threshold, first.aggregate.test_problems) == (0.7, 200)
-    for other in map(resolved, PAPER[1:]):
+    for other in map(resolved, SAME_TEACHER[1:]):
         assert other.model_copy(update={"distill": None}).identity() == first.model_copy(
             update={"distill": None}
         ).identity()  # fmt: skip

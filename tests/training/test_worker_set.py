@@ -13,7 +13,13 @@ from tests.training.small_run import example, small_run, write_small_dataset
 from training.data.batches import TokenSequence
 from training.preflight.check import prepare
 from training.preflight.memory import placement_of
-from training.worker_set import Workers, frozen_settings, rank_settings, rollout_engine_settings
+from training.worker_set import (
+    Workers,
+    frozen_settings,
+    log_findings,
+    rank_settings,
+    rollout_engine_settings,
+)
 
 
 def copies(asked: list[tuple[int, int]], count: int) -> tuple[Any, ...]:
@@ -52,6 +58,15 @@ def test_only_models_that_share_a_gpu_release_unused_memory(tmp_path: Path, kind
     assert rollout_engine_settings(prepared, placement).kv_cache_bytes == planned, (
         "must not depend on the free memory of a shared GPU"
     )
+
+
+def test_the_attention_of_the_student_and_every_finding_of_the_engines_are_logged_once() -> None:
+    lines: list[str] = []
+    engines = [{"batch_invariance": finding} for finding in ("a", "b", "a")]
+    log_findings({"student": {"attention": "varlen (bfloat16 on a GPU)"}, "engines": engines}, lines.append)
+    assert lines == [
+        "attention of the student: varlen (bfloat16 on a GPU)", "rollout engines: a", "rollout engines: b",
+    ]  # fmt: skip
 
 
 def test_without_a_reference_nothing_is_requested() -> None:

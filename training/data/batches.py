@@ -1,4 +1,4 @@
-"""Token sequences as padded or packed tensors, with the positions that predict response tokens.
+"""Token sequences as padded, packed or joined tensors, with the positions that predict response tokens.
 
 Padding is on the right and needs no mask: under causal attention no real token attends to it, and its outputs are never
 read. Dimensions: R rows, L positions per row, T response tokens of the whole batch.
@@ -7,7 +7,7 @@ read. Dimensions: R rows, L positions per row, T response tokens of the whole ba
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,18 +29,35 @@ class TokenSequence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """Where the sequences of a single row lie: `starts` [S + 1] (int32) of the sequences and the end of the last one, and the
+    length of the longest."""
+
+    starts: torch.Tensor
+    longest: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """Sequences in rows of equal width.
 
-    `ids` and `positions` (within the sequence) are [R, L]. `mask` is [R, 1, L, L] (True: may attend) if a row contains several
-    sequences, else None. `predicting` [T] holds the flat indices into R * L that predict the response tokens, sequence by
-    sequence.
+    `ids` and `positions` (within the sequence) are [R, L]. If a row contains several sequences, either `mask` [R, 1, L, L] (True:
+    may attend) or `bounds` separates them; otherwise both are None. `predicting` [T] holds the flat indices into R * L that
+    predict the response tokens, sequence by sequence.
     """
 
     ids: torch.Tensor
     positions: torch.Tensor
     mask: torch.Tensor | None
     predicting: torch.Tensor
+    bounds: Bounds | None = None
+
+    def window_mask(self, window: int) -> torch.Tensor | None:
+        """Return `mask` without the pairs that are `window` or more positions apart; None without a mask."""
+        if self.mask is None:
+            return None
+        distance = self.positions[:, :, None] - self.positions[:, None, :]
+        return self.mask & (distance < window)[:, None]
 
 
 def make_batch(
@@ -56,6 +73,31 @@ def make_batch(
     """
     lengths = [len(sequence.tokens) for sequence in sequences]
     width, places = _layout(lengths, budget) if pack else (max(lengths, default=1), _one_to_a_row(lengths))
+    return _fill(sequences, width, places, device, masked=len({row for row, _ in places}) < len(sequences))
+
+
+def join_sequences(sequences: Sequence[TokenSequence], device: torch.device) -> Batch:
+    """Arrange sequences one after another in a single row without padding, separated by `bounds`.
+
+    An empty list gives a row of one padding position, as in `make_batch`.
+    """
+    lengths = [len(sequence.tokens) for sequence in sequences] or [1]
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    places = [(0, int(start)) for start in starts[: len(sequences)]]
+    batch = _fill(sequences, int(starts[-1]), places, device, masked=False)
+    bounds = Bounds(starts=torch.from_numpy(starts).to(device), longest=max(lengths))
+    return replace(batch, bounds=bounds)
+
+
+def _fill(
+    sequences: Sequence[TokenSequence],
+    width: int,
+    places: Sequence[tuple[int, int]],
+    device: torch.device,
+    *,
+    masked: bool,
+) -> Batch:
+    """Return rows of `width` with every sequence at its (row, start), and a mask that separates them if `masked`."""
     rows = max((row for row, _ in places), default=0) + 1
     ids = np.zeros((rows, width), dtype=np.int64)
     positions = np.zeros((rows, width), dtype=np.int64)
@@ -70,7 +112,7 @@ def make_batch(
     return Batch(
         ids=torch.from_numpy(ids).to(device),
         positions=torch.from_numpy(positions).to(device),
-        mask=_mask(torch.from_numpy(owner).to(device)) if rows < len(sequences) else None,
+        mask=_mask(torch.from_numpy(owner).to(device)) if masked else None,
         predicting=torch.from_numpy(np.concatenate(predicting)).to(device),
     )
 

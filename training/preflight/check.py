@@ -35,10 +35,11 @@ from training.preflight.model_checks import (
     pair_problems,
     scoring_problems,
     shared_vocabulary,
+    student_problems,
     tensor_problems,
     top_k_problems,
 )
-from training.preflight.shapes import ModelDimensions, read_dimensions
+from training.preflight.shapes import ModelDimensions, count_active, count_parameters, read_dimensions
 
 VERSION = 1  # of the training stage: raise it when the same settings produce a different student
 FULL_VERSION = 2  # the version of runs on the teacher's full distribution
@@ -183,12 +184,23 @@ def report(prepared: Prepared) -> str:
         )
     if run.teacher.backend == "vllm":
         lines.append(f"teacher    {teacher_warning(run) or 'in a vLLM engine, through prompt_logprobs'}")
+    lines += _experts_line(read_dimensions(prepared.teacher.folder))
     chosen = prompt_weight(run)
     if chosen is not None and run.objective.prompt_weight is not None:
         weight = chosen(columns(rows)).weight
         kind = run.objective.prompt_weight.kind
         lines.insert(3, f"           sum of {kind} weights {weight.sum():,.1f}, mean {weight.mean():.3f}")
     return "\n".join(lines)
+
+
+def _experts_line(teacher: ModelDimensions) -> list[str]:
+    if teacher.experts is None:
+        return []
+    total, active = (count(teacher) / 1e9 for count in (count_parameters, count_active))
+    return [
+        f"teacher    {teacher.experts.count} experts per layer: {total:,.1f} billion parameters in memory, {active:,.1f} billion"
+        " used per token"
+    ]
 
 
 def teacher_warning(run: RunConfig) -> str | None:
@@ -225,7 +237,8 @@ def _models(problems: list[str], run: RunConfig) -> _Models:
         problems += top_k_problems(student, teacher, run.objective.top_k)
         if run.teacher.backend == "vllm":
             problems += scoring_problems(student, teacher, run.context_tokens)
-    if dims is not None and scoring is not None:
+    problems += [] if student is None or dims is None else student_problems(student, dims)
+    if dims is not None and dims.experts is None and scoring is not None:
         memory = attempt(problems, lambda: memory_plan(run, dims, scoring))
         problems += [] if memory is None else memory_problems(run, memory)
     return _Models(student=student, teacher=teacher, dims=dims, memory=memory)

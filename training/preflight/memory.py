@@ -189,7 +189,10 @@ def memory_problems(run: RunConfig, plan: MemoryPlan) -> list[str]:
 
 def _remedy(run: RunConfig) -> str:
     if run.placement.kind == "split":
-        return "choose placement colocated with trainer.zero_stage 3, a smaller model, or trainer.lora"
+        return (
+            "choose placement colocated with trainer.zero_stage 3, more placement.students with stage 2 or 3, a smaller model, or"
+            " trainer.lora"
+        )
     if run.placement.kind == "cpu":
         return "use fewer engines, a smaller placement.cpu_kv_gib or smaller models"
     if run.trainer.zero_stage < 3:

@@ -21,6 +21,7 @@ from training.preflight.shapes import (
     largest_tensor,
     layer_activations,
 )
+from training.student.attention import MIN_CAPABILITY, choose_attention
 from training.student.zero import MAX_BUCKET
 
 Phase = Literal["rollout", "train", "sync"]
@@ -151,7 +152,7 @@ def _teacher_head(run: RunConfig, teacher: ModelDimensions) -> tuple[MemoryPart,
 
 def _student_working(run: RunConfig, dims: ModelDimensions, number: int) -> int:
     """Return the bytes of a forward and backward pass of one micro-batch: activations, one layer's gradients, gathered
-    parameters and the chunked head."""
+    parameters, the chunked head and the attention mask."""
     trainer, tokens = run.trainer, run.trainer.micro_batch_tokens
     layer = layer_activations(dims, number)
     inputs = dims.layers * dims.hidden * number
@@ -163,7 +164,16 @@ def _student_working(run: RunConfig, dims: ModelDimensions, number: int) -> int:
         gathered = number * min(count_parameters(dims), max(LIVE_PARAMETERS, needed))
     head = 3 * trainer.head_chunk * dims.vocab * 4
     head += 0 if trainer.lora is not None else dims.embedding * 4  # its gradient in float32
-    return tokens * (kept + backward) + gathered + head
+    return tokens * (kept + backward) + gathered + head + _mask_bytes(run, dims)
+
+
+def _mask_bytes(run: RunConfig, dims: ModelDimensions) -> int:
+    """Return the bytes of the dense attention mask of packed rows, at most a single row of all tokens of a micro-batch: booleans,
+    and the copy that torch adds to the scores. Attention of variable length has none; GPUs are taken to be new enough for it."""
+    capability = None if on_cpu(run) else MIN_CAPABILITY
+    attention = choose_attention(capability=capability, dtype=run.trainer.dtype, head_dim=dims.head_dim)
+    pairs = run.trainer.micro_batch_tokens**2
+    return 0 if attention.kind == "varlen" else pairs * (1 + number_bytes(run))
 
 
 def _sent(run: RunConfig, dims: ModelDimensions) -> int:
@@ -213,7 +223,7 @@ def _frozen_parts(
 ) -> tuple[MemoryPart, ...]:
     """Return the memory of a frozen model with `number` bytes per value that returns `answer` bytes per micro-batch."""
     tokens = run.trainer.micro_batch_tokens
-    layer = number * (3 * dims.hidden + 3 * dims.query + 3 * dims.intermediate) + 4 * dims.hidden
+    layer = number * (3 * dims.hidden + 3 * dims.query + _mlp_width(dims)) + 4 * dims.hidden
     logits = 2 * run.trainer.head_chunk * dims.vocab * 4
     return (
         MemoryPart(owner=owner, what="parameters", bytes=count_parameters(dims) * number),
@@ -225,6 +235,14 @@ def _frozen_parts(
         ),
         MemoryPart(owner=owner, what="libraries", bytes=_process(run)),
     )
+
+
+def _mlp_width(dims: ModelDimensions) -> int:
+    """Return how many values per token the MLP of a frozen layer holds at once: gate, up and their product. Experts hold the
+    hidden state four times for each expert that a token passes through: sorted, projected, weighted, and in the old order."""
+    if dims.experts is None:
+        return 3 * dims.intermediate
+    return 4 * dims.experts.per_token * max(dims.hidden, dims.experts.intermediate)
 
 
 def _scoring_phases(run: RunConfig) -> tuple[Phase, ...]:

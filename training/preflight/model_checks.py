@@ -39,13 +39,13 @@ def _tensor_difference(found: Mapping[str, tuple[int, ...]], dims: ModelDimensio
 
 
 def _expected_tensors(dims: ModelDimensions) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield the name and shape of every tensor of a dense Qwen2 or Qwen3, as transformers saves them."""
-    h, query, key, inner = dims.hidden, dims.query, dims.key, dims.intermediate
+    """Yield the name and shape of every tensor of a Qwen2 or Qwen3, as transformers saves them."""
+    h, query, key = dims.hidden, dims.query, dims.key
     yield "model.embed_tokens.weight", (dims.vocab, h)
     yield "model.norm.weight", (h,)
     if not dims.tied:
         yield "lm_head.weight", (dims.vocab, h)
-    qwen3 = dims.kind == "qwen3"
+    qwen3 = dims.kind != "qwen2"
     biased = "qkvo" if qwen3 and dims.attention_bias else "" if qwen3 else "qkv"
     for layer in range(dims.layers):
         at = f"model.layers.{layer}"
@@ -57,8 +57,29 @@ def _expected_tensors(dims: ModelDimensions) -> Iterator[tuple[str, tuple[int, .
                 yield f"{at}.self_attn.{name}_proj.bias", size[:1]
         for name in ("q_norm", "k_norm") if qwen3 else ():
             yield f"{at}.self_attn.{name}.weight", (dims.head_dim,)
+        yield from _mlp_tensors(f"{at}.mlp", dims)
+
+
+def _mlp_tensors(at: str, dims: ModelDimensions) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the tensors of one layer's MLP or of its router and experts."""
+    h, inner, folders = dims.hidden, dims.intermediate, [at]
+    if dims.experts is not None:
+        inner = dims.experts.intermediate
+        folders = [f"{at}.experts.{number}" for number in range(dims.experts.count)]
+        yield f"{at}.gate.weight", (dims.experts.count, h)
+    for folder in folders:
         for name, size in {"gate": (inner, h), "up": (inner, h), "down": (h, inner)}.items():
-            yield f"{at}.mlp.{name}_proj.weight", size
+            yield f"{folder}.{name}_proj.weight", size
+
+
+def student_problems(student: ModelFiles, dims: ModelDimensions) -> list[str]:
+    """Return one problem if the model can be a teacher but not a student."""
+    if dims.experts is None:
+        return []
+    return [
+        f"student.model: {student.folder} is a mixture of experts, which is supported as a teacher only: choose a dense qwen2 or"
+        " qwen3 student"
+    ]
 
 
 def pair_problems(student: ModelFiles, teacher: ModelFiles, *, thinking: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""Model dimensions of a dense Qwen2 or Qwen3 decoder, read from its config.json, and the parameter counts derived from them."""
+"""Model dimensions of a Qwen2 or Qwen3 decoder, read from its config.json, and the parameter counts derived from them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,24 @@ from typing import Any, Literal
 from tasks.errors import UserError
 from training.config import LoraSettings, Projection
 
+ATTENTION: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experts:
+    """The experts of every layer of a mixture-of-experts model: their number, how many a token passes through, and the
+    intermediate size of one."""
+
+    count: int
+    per_token: int
+    intermediate: int
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDimensions:
-    """Dimensions of a dense Qwen2 or Qwen3 decoder."""
+    """Dimensions of a Qwen2 or Qwen3 decoder. `intermediate` is that of a dense MLP; with `experts` no layer has one."""
 
-    kind: Literal["qwen2", "qwen3"]
+    kind: Literal["qwen2", "qwen3", "qwen3_moe"]
     hidden: int
     layers: int
     heads: int
@@ -26,6 +38,7 @@ class ModelDimensions:
     vocab: int
     tied: bool
     attention_bias: bool
+    experts: Experts | None = None
 
     @property
     def query(self) -> int:
@@ -49,8 +62,19 @@ class ModelDimensions:
 
     @property
     def linear_layer(self) -> int:
-        """Number of values of the linear projections of one layer."""
-        return sum(a * b for a, b in projections(self).values())
+        """Number of values of the matrices of one layer, of all its experts if it has some."""
+        sizes = projections(self)
+        if self.experts is None:
+            return sum(a * b for a, b in sizes.values())
+        attention = sum(sizes[name][0] * sizes[name][1] for name in ATTENTION)
+        return attention + self.experts.count * (
+            self.expert + self.hidden
+        )  # its matrices and its row of the router
+
+    @property
+    def expert(self) -> int:
+        """Number of values of one expert, 0 in a dense model."""
+        return 0 if self.experts is None else 3 * self.hidden * self.experts.intermediate
 
 
 def read_dimensions(folder: Path) -> ModelDimensions:
@@ -59,9 +83,9 @@ def read_dimensions(folder: Path) -> ModelDimensions:
     try:
         values: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         kind = values.get("model_type")
-        if kind not in ("qwen2", "qwen3"):
+        if kind not in ("qwen2", "qwen3", "qwen3_moe"):
             raise UserError(
-                f"{path}: model_type {kind!r} is not supported: use a dense qwen2 or qwen3 checkpoint"
+                f"{path}: model_type {kind!r} is not supported: use a qwen2, qwen3 or qwen3_moe checkpoint"
             )
         heads = int(values["num_attention_heads"])
         return ModelDimensions(
@@ -75,6 +99,7 @@ def read_dimensions(folder: Path) -> ModelDimensions:
             vocab=int(values["vocab_size"]),
             tied=bool(values.get("tie_word_embeddings", False)),
             attention_bias=bool(values.get("attention_bias", False)),
+            experts=_read_experts(path, values) if kind == "qwen3_moe" else None,
         )
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
@@ -83,16 +108,37 @@ def read_dimensions(folder: Path) -> ModelDimensions:
         ) from error
 
 
+def _read_experts(path: Path, values: Mapping[str, Any]) -> Experts:
+    if values.get("mlp_only_layers") or int(values.get("decoder_sparse_step", 1)) != 1:
+        raise UserError(
+            f"{path}: only some layers have experts (mlp_only_layers, decoder_sparse_step), which is not supported: use a"
+            " checkpoint with experts in every layer"
+        )
+    name = (
+        "num_local_experts" if "num_local_experts" in values else "num_experts"
+    )  # transformers 5 renames it
+    count, per_token = int(values[name]), int(values["num_experts_per_tok"])
+    if not 1 <= per_token <= count:
+        raise ValueError(f"num_experts_per_tok is {per_token} of {count} experts")
+    return Experts(count=count, per_token=per_token, intermediate=int(values["moe_intermediate_size"]))
+
+
 def count_parameters(dims: ModelDimensions) -> int:
     """Return the number of parameters; tied embeddings count once."""
     h, q, k = dims.hidden, dims.query, dims.key
     layer = dims.linear_layer + 2 * h
-    if dims.kind == "qwen3":
+    if dims.kind != "qwen2":
         layer += 2 * dims.head_dim  # the norms of queries and keys
         layer += (q + 2 * k + h) if dims.attention_bias else 0
     else:
         layer += q + 2 * k  # Qwen2 always has biases on these three, regardless of its config.json
     return dims.layers * layer + h + dims.embedding * (1 if dims.tied else 2)
+
+
+def count_active(dims: ModelDimensions) -> int:
+    """Return the number of parameters that one token uses, which decides the FLOPs: all but those of the other experts."""
+    idle = 0 if dims.experts is None else dims.experts.count - dims.experts.per_token
+    return count_parameters(dims) - dims.layers * idle * dims.expert
 
 
 def count_lora(dims: ModelDimensions, lora: LoraSettings) -> int:
@@ -107,7 +153,7 @@ def largest_tensor(dims: ModelDimensions) -> int:
 
 
 def projections(dims: ModelDimensions) -> dict[Projection, tuple[int, int]]:
-    """Return (in, out) of each linear projection of a layer."""
+    """Return (in, out) of each linear projection of a layer with a dense MLP."""
     h, q, k, i = dims.hidden, dims.query, dims.key, dims.intermediate
     return {
         "q_proj": (h, q), "k_proj": (h, k), "v_proj": (h, k), "o_proj": (q, h),
@@ -122,7 +168,7 @@ def layer_activations(dims: ModelDimensions, number: int) -> int:
     the query heads) and its output twice; the MLP keeps its input and four tensors of the intermediate size.
     """
     h, q, k, i = dims.hidden, dims.query, dims.key, dims.intermediate
-    normed = 2 * h + (q + k if dims.kind == "qwen3" else 0)
+    normed = 2 * h + (0 if dims.kind == "qwen2" else q + k)
     return normed * (4 + number) + number * (2 * h + 5 * q + 4 * i)
 
 

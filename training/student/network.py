@@ -15,7 +15,8 @@ import torch
 
 from tasks.errors import UserError
 from tasks.processes.imports import fast_imports
-from training.data.batches import Batch
+from training.data.batches import Batch, TokenSequence, join_sequences, make_batch
+from training.student.attention import AttentionChoice, choose_attention, implementation
 
 HeadWork = Callable[[torch.Tensor, torch.Tensor], Any]
 """A function of hidden states [T, H] and head weights [V, H] that returns a tensor or a tuple of tensors."""
@@ -57,39 +58,80 @@ class Head(torch.nn.Module):
 
 
 class Network(torch.nn.Module):
-    """The base model, followed by the head at the positions that predict response tokens."""
+    """The base model, followed by the head at the positions that predict response tokens. Its attention is either
+    `varlen_attention`, for batches with `bounds`, or sdpa, for all others."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, attention: AttentionChoice) -> None:
         super().__init__()
         self.model = model
+        self.attention = attention
+
+    def rows(
+        self,
+        sequences: Sequence[TokenSequence],
+        device: torch.device,
+        *,
+        pack: bool,
+        budget: int | None = None,
+    ) -> Batch:
+        """Return the sequences in the rows that this network's attention needs; see `make_batch` for `pack` and `budget`."""
+        if self.attention.kind == "varlen":
+            return join_sequences(sequences, device)
+        return make_batch(sequences, device, pack=pack, budget=budget)
 
     def forward(self, batch: Batch, work: HeadWork) -> Any:
         """Return what `work` computes at the predicting positions of the batch."""
+        separated = batch.mask is not None or batch.bounds is not None
         states = self.model.base_model(
             input_ids=batch.ids,
-            attention_mask=batch.mask,
-            position_ids=None if batch.mask is None else batch.positions,
+            attention_mask=_masks(batch, self.model.config),
+            position_ids=batch.positions if separated else None,
             use_cache=False,
+            **_bounds(batch),
         ).last_hidden_state
         return self.model.lm_head(states.flatten(0, 1)[batch.predicting], work)
 
 
+def _masks(batch: Batch, config: Any) -> Any:
+    """Return the batch's mask, or one for each type of layer if some have a sliding window: transformers takes a mask of four
+    dimensions as it is."""
+    if batch.mask is None or config.sliding_window is None:
+        return batch.mask
+    return {"full_attention": batch.mask, "sliding_attention": batch.window_mask(config.sliding_window)}
+
+
+def _bounds(batch: Batch) -> dict[str, Any]:
+    """Return the arguments of `varlen_attention` besides queries, keys and values, under transformers' names."""
+    if batch.bounds is None:
+        return {}
+    return {"cu_seq_lens_q": batch.bounds.starts, "max_length_q": batch.bounds.longest}
+
+
 def load_network(
-    folder: Path, *, dtype: torch.dtype, checkpointing: bool, lora: AdapterSettings | None, seed: int
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    checkpointing: bool,
+    lora: AdapterSettings | None,
+    seed: int,
+    capability: tuple[int, int] | None = None,
 ) -> Network:
     """Load the model of a Hugging Face folder for training.
 
-    `checkpointing` enables gradient checkpointing; `seed` initialises the adapters. Raises `UserError` if the folder has no
-    config.json or the model has no bias-free `lm_head`.
+    `checkpointing` enables gradient checkpointing; `seed` initialises the adapters; `capability` is the compute capability of the
+    GPU, None on CPU. Raises `UserError` if the folder has no config.json or the model has no bias-free `lm_head`.
     """
     with fast_imports():
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM
 
     if not (folder / "config.json").is_file():
         raise UserError(
             f"student folder {folder} has no config.json: set it to a complete Hugging Face checkpoint"
         )
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    attention = _choose(AutoConfig.from_pretrained(folder), dtype, capability)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation=implementation(attention)
+    )
     head = getattr(model, "lm_head", None)
     if head is None or getattr(head, "bias", None) is not None:
         raise UserError(
@@ -100,7 +142,16 @@ def load_network(
     if lora is not None:
         _add_lora(model, lora, seed)
     model.lm_head = Head(head.weight)
-    return Network(model.train())
+    return Network(model.train(), attention)
+
+
+def _choose(config: Any, dtype: torch.dtype, capability: tuple[int, int] | None) -> AttentionChoice:
+    return choose_attention(
+        capability=capability,
+        dtype=str(dtype).removeprefix("torch."),
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        dropout=config.attention_dropout,
+    )
 
 
 def read_head(folder: Path, rows: int) -> torch.Tensor:

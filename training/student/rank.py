@@ -26,7 +26,6 @@ from training.data.batches import (
     TokenSequence,
     batches_by_budget,
     check_sequences,
-    make_batch,
     response_ids,
     split_by_sequence,
 )
@@ -85,6 +84,7 @@ class Student:
             checkpointing=self.settings.gradient_checkpointing,
             lora=self.settings.lora,
             seed=self.settings.seed,
+            capability=None if on_cpu else torch.cuda.get_device_capability(),
         )
         parameters = sum(parameter.numel() for parameter in network.parameters())
         trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
@@ -100,6 +100,7 @@ class Student:
             "deepspeed": deepspeed.__version__,
             "torch": torch.__version__,
             "device": str(self._device),
+            "attention": f"{network.attention.kind} ({network.attention.reason})",
         }
 
     # --- training -----------------------------------------------------------------------------------------------
@@ -148,7 +149,7 @@ class Student:
             vocabulary=self._vocabulary,
             chunk=self.settings.head_chunk,
         )
-        batch = make_batch(sequences, self._device, pack=True, budget=self.settings.token_budget)
+        batch = self._network.rows(sequences, self._device, pack=True, budget=self.settings.token_budget)
         loss, noted = self._backend(batch, work)
         self._backend.backward(loss * self._ranks, scale_wrt_gas=False)  # DeepSpeed divides by the ranks
         return float(loss), {name: values.cpu().numpy() for name, values in noted.items()}
@@ -190,7 +191,7 @@ class Student:
             for chosen in batches_by_budget(lengths, self.settings.token_budget):
                 batch = [sequences[index] for index in chosen]
                 values = self._backend(
-                    make_batch(batch, self._device, pack=False),
+                    self._network.rows(batch, self._device, pack=False),
                     self._scoring(batch, temperature),
                 )
                 for index, one in zip(chosen, split_by_sequence(values.cpu().numpy(), batch), strict=True):
@@ -213,7 +214,7 @@ class Student:
 
         self._backend.eval()
         with torch.no_grad():
-            values = self._backend(make_batch([sequence], self._device, pack=False), work)
+            values = self._backend(self._network.rows([sequence], self._device, pack=False), work)
         self._backend.train()
         self._end_turn()
         return float(values.abs().max())

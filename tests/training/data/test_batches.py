@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.errors import UserError
@@ -85,6 +85,7 @@ def test_rows_are_made_wider_to_fit_the_budget() -> None:
     assert shapes == {None: (4, 4), 16: (4, 4), 14: (2, 7), 13: (1, 13)}
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(2, 300), min_size=1, max_size=40), st.integers(0, 500))
 def test_sequences_within_the_budget_are_packed_within_it(lengths: list[int], spare: int) -> None:
     sequences = [TokenSequence(tokens=np.ones(length, dtype=np.int32), prompt_length=1) for length in lengths]

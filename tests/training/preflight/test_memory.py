@@ -74,6 +74,7 @@ SPLIT = {"kind": "split", "engines": 2}
 def node(placement: dict[str, Any] | None = None, **changes: Any) -> RunConfig:
     """A run with the papers' lengths on a node with 80 GB GPUs."""
     defaults = {"lengths": {}, "trainer": {}, "placement": placement or SPLIT}
+    changes["trainer"] = {"zero_stage": 2} | changes.get("trainer", {})
     return small_run(Path("d"), **(defaults | changes))
 
 
@@ -539,7 +540,7 @@ def test_an_unsupported_architecture_is_rejected(tmp_path: Path) -> None:
     copy = copy_model("student", tmp_path / "student")
     config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
     for change, message in (
-        ({"model_type": "qwen3_moe"}, "model_type 'qwen3_moe' is not supported: use a dense qwen2 or qwen3"),
+        ({"model_type": "llama"}, "model_type 'llama' is not supported: use a qwen2, qwen3 or qwen3_moe"),
         ({"hidden_size": "wide"}, "is not a valid model configuration"),
         ({"num_attention_heads": None}, "is not a valid model configuration"),
     ):

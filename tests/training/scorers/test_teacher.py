@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tasks.errors import UserError
-from tests.tiny_model import write_tiny_model
+from tests.tiny_model import write_tiny_experts, write_tiny_model
 from training.data.batches import TokenSequence
 from training.scorers.teacher import InProcessTeacher, InProcessTeacherSettings, States, TopK
 from training.student.network import read_head
@@ -64,6 +64,24 @@ def test_the_top_k_equal_those_of_a_plain_forward_pass(folder: Path, teacher: In
         np.testing.assert_allclose(scored.logprobs, found, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(scored.logprobs, expected.topk(8).values, rtol=1e-4, atol=1e-4)
         assert (np.diff(scored.logprobs) <= 0).all()
+
+
+def test_the_top_k_of_a_mixture_of_experts_equal_those_of_a_plain_forward_pass(tmp_path: Path) -> None:
+    folder = write_tiny_experts(tmp_path / "experts")
+    teacher = InProcessTeacher(
+        InProcessTeacherSettings(model=folder, dtype="float32", token_budget=100, chunk=16, threads=1)
+    )
+    chosen = sequences()
+    for sequence, scored in zip(chosen, teacher.topk(chosen, 8), strict=True):
+        expected = naive(folder, sequence)
+        assert scored.ids is not None
+        found = expected.gather(-1, torch.from_numpy(scored.ids).long())
+        np.testing.assert_allclose(scored.logprobs, found, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(scored.logprobs, expected.topk(8).values, rtol=1e-4, atol=1e-4)
+    ((states,), _) = teacher.score(chosen[:1], None)
+    assert isinstance(states, States)
+    logits = from_bits(states.bits).float() @ read_head(folder, 512).float().T
+    torch.testing.assert_close(logits.log_softmax(-1).double(), naive(folder, chosen[0]), rtol=0, atol=0.05)
 
 
 def test_k_may_be_the_whole_vocabulary(folder: Path, teacher: InProcessTeacher) -> None:
