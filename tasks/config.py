@@ -1,18 +1,18 @@
 """The settings of the dataset factory: frozen pydantic models that reject unknown keys; defaults are the papers' values.
 
 Fields that change the result are part of the stages' fingerprints; fields marked with `resource()` (paths, endpoints,
-concurrency, memory, GPU counts) are not. A profile is a file `configs/<name>.yaml`.
+concurrency, memory, GPU counts) are not. A profile is a file `configs/<name>.yaml`. The section `evolve` is in
+tasks/evolve_settings.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     PositiveFloat,
@@ -23,46 +23,11 @@ from pydantic import (
 )
 
 from tasks.errors import UserError
-from tasks.rows import Strategy, Tier
+from tasks.evolve_settings import EvolveSettings
+from tasks.settings import Probability, Sampling, Settings, plain, resource
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 PROFILES = PROJECT_ROOT / "configs"
-
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-Weight = Annotated[float, Field(ge=0.0)]
-
-
-def resource(default: Any = ..., **constraints: Any) -> Any:
-    """Declare a field that does not change the result and is excluded from every fingerprint."""
-    return Field(default, json_schema_extra={"resource": True}, **constraints)
-
-
-class Settings(BaseModel):
-    """Base class of every section: immutable, rejects unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-    def identity(self) -> dict[str, Any]:
-        """Return the values that change the result as plain JSON data, without `resource()` fields at any depth."""
-        return {
-            name: _plain(getattr(self, name))
-            for name, info in type(self).model_fields.items()
-            if not _is_resource(info)
-        }
-
-
-def _is_resource(info: Any) -> bool:
-    return isinstance(info.json_schema_extra, dict) and bool(info.json_schema_extra.get("resource"))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Settings):
-        return value.identity()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
 
 
 # --- sources -----------------------------------------------------------------------------------------------------
@@ -83,7 +48,7 @@ class Source(Settings):
 
     def identity(self) -> dict[str, Any]:
         """Return the values that change the result; for an unresolved entry, all keys as written."""
-        return {**super().identity(), **_plain(self.model_extra or {})}
+        return {**super().identity(), **plain(self.model_extra or {})}
 
 
 def must_differ(sources: Sequence[Source]) -> None:
@@ -149,14 +114,6 @@ class ModelRole(Settings):
         return self
 
 
-class Sampling(Settings):
-    """Sampling parameters of a model."""
-
-    temperature: float = Field(default=0.7, ge=0.0)
-    top_p: Probability = 1.0
-    max_tokens: PositiveInt = 4096
-
-
 class Models(Settings):
     """The models of a build, by role."""
 
@@ -167,63 +124,6 @@ class Models(Settings):
 
 
 # --- stages ------------------------------------------------------------------------------------------------------
-
-FOLLOW_UPS = (Strategy.HARDER, Strategy.COMPETITION, Strategy.COMPOSE)
-
-
-def _default_strategy_weights() -> dict[Tier, dict[Strategy, float]]:
-    order = (
-        Strategy.HARDER, Strategy.REWRITE, Strategy.ALGEBRAIZE, Strategy.APPLY, Strategy.COMPOSE, Strategy.COMPETITION,
-    )  # fmt: skip
-    table = {
-        Tier.EASY: (0.30, 0.15, 0.15, 0.15, 0.15, 0.10),
-        Tier.MEDIUM: (0.25, 0.15, 0.15, 0.15, 0.15, 0.15),
-        Tier.HARD: (0.20, 0.15, 0.15, 0.10, 0.20, 0.20),
-        Tier.COMPETITION: (0.20, 0.20, 0.15, 0.10, 0.20, 0.15),
-    }
-    return {tier: dict(zip(order, weights, strict=True)) for tier, weights in table.items()}
-
-
-class EvolveSettings(Settings):
-    """Evolution of seeds: 1, 2, 3 or 5 rounds, depending on the tier.
-
-    Round 1 creates `branches` children per seed, each with a strategy drawn by the tier's weights. Each later round
-    creates one child per problem of the previous round, with a different strategy from `follow_ups`.
-
-    The paper gives the rounds and the strategies but no numeric weights. These weights favour difficulty in the easy
-    tiers, where seeds are plentiful and simple, and variety in the hard tiers.
-
-    If `target` is set, `branches` is multiplied until that many candidates are reached (tasks/problems/evolution_plan.py).
-    The paper's million corresponds to 15,000 easy, 22,500 medium, 9,400 hard and 110 competition seeds: 15,000 x 1 +
-    22,500 x 2 + 9,400 x 3 + 110 x 5 = 88,750 candidates per branch; 12 branches make 1,065,000 candidates.
-    """
-
-    rounds: dict[Tier, int] = Field(
-        default_factory=lambda: {Tier.EASY: 1, Tier.MEDIUM: 2, Tier.HARD: 3, Tier.COMPETITION: 5}
-    )
-    branches: dict[Tier, int] = Field(default_factory=lambda: dict.fromkeys(Tier, 1))
-    target: PositiveInt | None = None  # candidates of all rounds together if nothing is rejected
-    strategy_weights: dict[Tier, dict[Strategy, Weight]] = Field(default_factory=_default_strategy_weights)
-    follow_ups: tuple[Strategy, ...] = FOLLOW_UPS
-    sampling: Sampling = Sampling(temperature=0.7, top_p=0.95, max_tokens=2048)
-    max_reply_chars: PositiveInt = 20_000
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _every_tier_is_covered(self) -> EvolveSettings:
-        for tier in Tier:
-            weights = self.strategy_weights.get(tier, {})
-            if sum(weights.values()) <= 0:
-                raise ValueError(
-                    f"strategy_weights has no positive weight for tier {tier}: give at least one"
-                )
-            if self.rounds.get(tier, 0) < 0 or self.branches.get(tier, 0) < 1:
-                raise ValueError(f"tier {tier} needs rounds >= 0 and branches >= 1")
-        if len(set(self.follow_ups)) < 2:
-            raise ValueError(
-                "follow_ups needs two different strategies, because a child never repeats its parent's strategy"
-            )
-        return self
 
 
 class RuleSettings(Settings):
