@@ -19,7 +19,7 @@ from tasks.runtime.models import RequestsAhead, chat_model
 from tasks.runtime.pending import Pending, rows_digest
 from tasks.storage.artifacts import Artifact
 
-VERSION = 2
+VERSION = 3
 
 
 def evolve(run: Run, sources: Artifact) -> tuple[Artifact, ...]:
