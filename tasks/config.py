@@ -180,9 +180,12 @@ class JudgeSettings(Settings):
 
 
 class SelectSettings(Settings):
-    """`target` is the number of evolved problems to keep; None keeps all that remain (as in the paper)."""
+    """`target` is the number of evolved problems to keep; None keeps all that remain. The paper ends with 8,000 and does not
+    describe the cut. `stratify` takes as equal numbers as possible of each tier, or of each strategy of each tier; `none`
+    draws from all problems alike, which keeps the proportions of the evolution."""
 
     target: PositiveInt | None = 8000
+    stratify: Literal["none", "tier", "tier_strategy"] = "none"
     per_root: PositiveInt | None = None
     seed: int = 0
 

@@ -138,6 +138,8 @@ def make_plan(
     groups = candidate_groups(seeds, evolve)
     candidates = sum(group.count for group in groups)
     selected = candidates if config.select.target is None else min(config.select.target, candidates)
+    if config.select.target is None:
+        notes = (*notes, f"select.target is null: {annotation_cost(config, selected + curated)}")
     lines = [
         *evolve_lines(config, groups, lengths["evolver"]),
         judge_line(config, groups, lengths["quality_judge"]),
@@ -192,7 +194,7 @@ def _evolution_prompt(group: Group, settings: EvolveSettings, lengths: Lengths) 
     """Return the mean length of the prompts' fixed texts over the strategies of a group."""
     weights = settings.strategy_weights[group.tier]
     if group.round > 1:
-        weights = dict.fromkeys(settings.follow_ups, 1.0)
+        weights = {strategy: weights.get(strategy, 0.0) for strategy in settings.follow_ups}
     total = sum(weights.values())
     return sum(
         weight * lengths.prompts[f"evolution/{strategy}"] / total for strategy, weight in weights.items()
@@ -224,6 +226,22 @@ def sample_line(
     prompts += selected * mean_candidate(groups, lengths, config.plan)
     replies = _solutions(config.plan, problems * number, cap)
     return _line(config.plan, "sample", "teacher", problems, prompts, replies, problems * number * cap)
+
+
+def annotation_cost(config: Config, problems: int) -> str:
+    """Return in one sentence what the annotation of so many problems takes: responses, their tokens, judged pairs."""
+    number, cap, plan = config.sample.num_samples, config.sample.sampling.max_tokens, config.plan
+    responses = problems * number
+    tokens = f"at most {responses * cap:,} tokens"
+    if (expected := _solutions(plan, responses, cap)) is not None:
+        tokens = f"about {round(expected):,} tokens ({tokens})"
+        if (hours := gpu_hours(plan.rates.get("teacher"), 0.0, expected)) is not None:
+            tokens = f"{tokens[:-1]}; {hours:,.1f} GPU-hours)"
+    pairs = 0 if config.cluster.judge == "never" else problems * number * (number - 1)
+    return (
+        f"annotating all {problems:,} problems takes {responses:,} responses of the teacher, {tokens}, and at most {pairs:,}"
+        " requests to the equivalence judge; set select.target to annotate fewer"
+    )
 
 
 def cluster_line(config: Config, problems: int, lengths: Lengths) -> Line:
