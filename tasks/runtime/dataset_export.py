@@ -18,8 +18,10 @@ from tasks.runtime.driver import Run
 from tasks.runtime.models import batch_invariance
 from tasks.seeds.truth import majority_is_right
 from tasks.storage.artifacts import Artifact, Store, versions
+from tasks.storage.dataset import strategy_counts
 from tasks.storage.examples import Annotated
-from tasks.storage.manifest import BenchmarkCount, Manifest, StageCount, read_manifest
+from tasks.storage.manifest import BenchmarkCount, Manifest, StageCount, StrategyCount, read_manifest
+from tasks.storage.tables import read_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,12 +125,26 @@ def benchmark_counts(overlaps: Overlaps) -> tuple[BenchmarkCount, ...]:
     )
 
 
+def evolution_counts(store: Store, rounds: Sequence[Artifact]) -> tuple[StrategyCount, ...]:
+    """Count what the evolver wrote, by round, tier and strategy."""
+    paths = [
+        store.shard_path(artifact, shard.index, "problems")
+        for artifact in rounds
+        for shard in store.shards(artifact)
+    ]
+    tables = (read_table(path, Problem, ("round", "tier", "strategy")) for path in paths)
+    return strategy_counts(
+        (row["round"], row["tier"], row["strategy"]) for table in tables for row in table.to_pylist()
+    )
+
+
 def describe_run(
     run: Run,
     identity: str,
     counts: tuple[StageCount, ...],
     seconds: Mapping[str, float],
     benchmarks: tuple[BenchmarkCount, ...],
+    evolution: tuple[StrategyCount, ...],
 ) -> Manifest:
     """Build the manifest: models, prompts, settings and counts behind the dataset."""
     config = run.config
@@ -143,6 +159,7 @@ def describe_run(
         settings=json.loads(json.dumps(config.identity())),
         teacher=teacher_of(run),
         seeds={"evolve": config.evolve.seed, "dedup": config.dedup.seed, "select": config.select.seed},
+        evolution=evolution,
         benchmarks=benchmarks,
         annotation=annotation_recipe(run).fingerprints,
         batch_invariance=batch_invariance(run),
