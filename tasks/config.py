@@ -148,9 +148,11 @@ class DecontamSettings(Settings):
     Benchmark problems are those of `benchmarks` (which are neither evolved nor exported), all seeds and curated problems
     whose source declares them as such, and the test split. Descendants of a benchmark problem are always flagged;
     `checks` lists the checks on the texts. speed/decontam.py measures the hits and false alarms of these values.
+    Sources in `not_evaluated` (names) contain test problems that no student is evaluated on: they count as training data.
     """
 
     benchmarks: tuple[SerializeAsAny[Source], ...] = ()
+    not_evaluated: tuple[str, ...] = ()
     checks: tuple[Literal["ngram", "jaccard", "template"], ...] = ("ngram", "jaccard", "template")
     gram_words: PositiveInt = 13
     gram_share: Probability = 0.05  # minimum share of a benchmark problem's grams that the row contains
@@ -259,11 +261,11 @@ class PlanSettings(Settings):
 
 class DistillSettings(Settings):
     """The training stage. `run` holds the settings of training/config.py, except for the paths, which the flow sets. The
-    student is evaluated on the problems of the split `held_out` that have an answer."""
+    student is evaluated on the problems of `held_out` that have an answer: sources, or the dataset's own split `test`."""
 
     in_build: bool = resource(False)  # also run it at the end of the flow sure-math
     run: dict[str, Any] = Field(default_factory=dict)
-    held_out: tuple[SerializeAsAny[Source], ...] = ()
+    held_out: tuple[SerializeAsAny[Source], ...] | Literal["test"] = ()
     ray_address: str | None = resource(None)  # http://host:8265 of a Ray cluster; None: this machine
 
 
@@ -298,6 +300,25 @@ class Config(Settings):
     export: ExportSettings = ExportSettings()
     distill: DistillSettings | None = None  # None: no training
     plan: PlanSettings = resource(PlanSettings())
+
+    @model_validator(mode="after")
+    def _not_evaluated_sources_exist(self) -> Config:
+        names = [source.name or source.kind for source in self.aggregate.sources]
+        if unknown := [name for name in self.decontam.not_evaluated if name not in names]:
+            raise ValueError(
+                f"decontam.not_evaluated names the source {unknown[0]!r}, which is not in aggregate.sources: use names of"
+                f" {', '.join(names)}, or []"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _held_out_problems_exist(self) -> Config:
+        if self.distill is not None and self.distill.held_out == "test" and not self.aggregate.test_problems:
+            raise ValueError(
+                "distill.held_out is test, but aggregate.test_problems is 0: raise it, or set distill.held_out to a list of"
+                " sources ([] for none)"
+            )
+        return self
 
 
 # --- loading -----------------------------------------------------------------------------------------------------

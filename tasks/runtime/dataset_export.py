@@ -16,7 +16,7 @@ from tasks.runtime.annotation_identity import annotation_recipe, teacher_of
 from tasks.runtime.decontamination import benchmark_problems
 from tasks.runtime.driver import Run
 from tasks.runtime.models import batch_invariance
-from tasks.seeds.truth import majority_is_right
+from tasks.seeds.truth import majority_is_right, pocket_sources
 from tasks.storage.artifacts import Artifact, Store, versions
 from tasks.storage.dataset import strategy_counts
 from tasks.storage.examples import Annotated
@@ -186,7 +186,7 @@ def report_data(
         stages=manifest.stages,
         timings=manifest.timings,
         models=manifest.models,
-        truths=majority_truths(shown),
+        truths=majority_truths(shown, manifest.settings),
         family=pick_family(rows.ancestors.values()),
         num_problems=run.config.export.report_problems,
         benchmarks=manifest.benchmarks,
@@ -200,7 +200,11 @@ def shown_overlap(finding: Finding, overlaps: Overlaps) -> Overlap:
     return Overlap(finding=finding, text=overlaps.texts[finding.problem_id], benchmark_text=benchmark.text)
 
 
-def majority_truths(examples: Sequence[Example]) -> dict[str, bool] | None:
-    """Return whether the majority answer is right, by id, for the rows with a known truth; None if there are none."""
-    known = {row.id: majority_is_right(row) for row in examples}
+def majority_truths(examples: Sequence[Example], settings: Mapping[str, Any]) -> dict[str, bool] | None:
+    """Return whether the majority answer is right, by id, for the rows with a known truth; None if there are none.
+
+    `settings` are those of the manifest.
+    """
+    pocket = pocket_sources(settings)
+    known = {row.id: majority_is_right(row, pocket) for row in examples}
     return {row_id: right for row_id, right in known.items() if right is not None} or None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final, Literal
 
 from tasks.config import Config, EvolveSettings, PlanRole, PlanSettings, Rate
 from tasks.problems.evolution_plan import planned_totals, with_target
@@ -32,13 +32,18 @@ SELECTED_COPIES = 4  # copies of a selected problem's text: select, sample, data
 RESPONSE_COPIES = 3  # copies of a response's text: the ledger, sample, dataset
 
 
+UNREAD: Final = "unread"
+PlannedTier = Tier | Literal["unread"]
+"""A tier, or `UNREAD` for problems of a file that is not here, whose tiers are in a column of it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedSource:
     """The number of problems of one source, by tier. `basis` describes where the number comes from."""
 
     name: str
     role: str
-    problems: Mapping[Tier, int]
+    problems: Mapping[PlannedTier, int]
     basis: str
 
 
@@ -132,7 +137,8 @@ def make_plan(
     `lengths` has one entry per role (including `student` if there are rollouts) and the entry `chars`. Raises
     `UserError` if `evolve.target` cannot be reached.
     """
-    seeds, curated = tier_counts(sources, "seed"), sum(tier_counts(sources, "curated").values())
+    seeds = tier_counts(sources, "seed")
+    curated = sum(sum(source.problems.values()) for source in sources if source.role == "curated")
     evolve = with_target(seeds, config.evolve)
     config = config.model_copy(update={"evolve": evolve})
     groups = candidate_groups(seeds, evolve)

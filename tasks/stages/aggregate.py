@@ -17,7 +17,7 @@ from tasks.seeds.kinds import Loaded, SeedOutcome
 from tasks.seeds.registry import load, source_digest
 from tasks.storage.artifacts import Artifact
 
-VERSION = 3
+VERSION = 4
 
 
 def aggregate(run: Run) -> Artifact:
@@ -25,6 +25,7 @@ def aggregate(run: Run) -> Artifact:
 
     Of duplicate texts a curated problem is kept before a seed, since a seed equal to a held-out problem would leak it into
     training through its descendants. A text that is a benchmark problem in one source is marked as one in all sources.
+    Sources in `decontam.not_evaluated` have no benchmark problems.
     """
     settings = run.config.aggregate
 
@@ -37,7 +38,8 @@ def aggregate(run: Run) -> Artifact:
 
     @cache
     def rows() -> Sequence[SeedOutcome]:
-        return flagged([row for source in loaded().values() for row in source.outcomes])
+        found = [row for source in loaded().values() for row in source.outcomes]
+        return flagged(found, run.config.decontam.not_evaluated)
 
     leaving = cache(lambda: too_long(rows()) | duplicates(rows()))
     sizes = cache(lambda: cut_outcomes(rows(), run.config.run.shard_rows))
@@ -63,5 +65,8 @@ def aggregate_stage(config: Config) -> Stage:
     return Stage(
         name="aggregate", version=VERSION, unit="seeds and curated problems",
         settings={},
-        data={"aggregate": settings.identity(), "sources": digests, "shard_rows": config.run.shard_rows},
+        data={
+            "aggregate": settings.identity(), "sources": digests, "shard_rows": config.run.shard_rows,
+            "not_evaluated": sorted(config.decontam.not_evaluated),
+        },
     )  # fmt: skip
