@@ -19,9 +19,8 @@ from tasks.errors import UserError
 from tasks.rows import Problem, Role, Strategy, Tier
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
-ORDER = (
-    Strategy.HARDER, Strategy.COMPETITION, Strategy.COMPOSE, Strategy.REWRITE, Strategy.ALGEBRAIZE, Strategy.APPLY,
-)  # fmt: skip
+HARDEST = (Strategy.HARDER, Strategy.COMPETITION)
+ORDER = (*HARDEST, *(strategy for strategy in Strategy if strategy not in HARDEST))
 """Order of the strategies in `chooser`: with harder next to competition, their joint share is as exact as each one's."""
 
 

@@ -144,8 +144,6 @@ def make_plan(
     groups = candidate_groups(seeds, evolve)
     candidates = sum(group.count for group in groups)
     selected = candidates if config.select.target is None else min(config.select.target, candidates)
-    if config.select.target is None:
-        notes = (*notes, f"select.target is null: {annotation_cost(config, selected + curated)}")
     lines = [
         *evolve_lines(config, groups, lengths["evolver"]),
         judge_line(config, groups, lengths["quality_judge"]),
@@ -165,8 +163,14 @@ def make_plan(
         problems=selected + curated,
         lines=tuple(lines),
         disk=disk_bytes(config, groups, lengths["chars"], selected, curated, lines),
-        notes=tuple(notes),
+        notes=(*notes, *_target_notes(config, selected + curated)),
     )
+
+
+def _target_notes(config: Config, problems: int) -> list[str]:
+    if config.select.target is not None:
+        return []
+    return [f"select.target is null: {annotation_cost(config, problems)}"]
 
 
 def tier_counts(sources: Sequence[PlannedSource], role: str) -> dict[Tier, int]:
