@@ -22,7 +22,7 @@ from tasks.stages.select import select
 
 @flow(name="sure-math", what="build")
 def build(profile: str = "pocket", overrides: dict[str, Any] | None = None, dry_run: bool = False) -> str:
-    """Build SURE-Math. With `{"distill.in_build": true}` the profile's student is then distilled on it.
+    """Build SURE-Math and, with `distill.in_build`, distil the profile's student on it.
 
     Args:
         profile: name of a file in configs/, without its extension.

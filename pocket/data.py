@@ -22,13 +22,14 @@ from transformers import PreTrainedTokenizerFast
 
 from pocket import world
 from pocket.tokenizer import END_OF_TURN, load_tokenizer
-from prompts import all_prompts, load_prompt
+from prompts import load_prompt
 
 __all__ = [
     "ASSISTANT",
     "HASTY_SOLVER",
     "JUDGE",
     "MEASURING_SEED",
+    "PROMPTS",
     "SOLVER",
     "STRATEGIES",
     "TIERS",
@@ -51,6 +52,11 @@ TRAINING_SEED = 1
 MEASURING_SEED = 2
 TIERS = ("easy", "medium", "hard", "competition")
 STRATEGIES = ("harder", "rewrite", "algebraize", "apply", "compose", "competition")
+PROMPTS = (
+    *(f"evolution/{strategy}" for strategy in sorted(STRATEGIES)),
+    "judge/equivalence", "judge/quality", "teacher/solve", "teacher/solve_with_answer", "teacher/solve_with_solution",
+)  # fmt: skip
+"""The prompts of the examples, and thus all prompts that the pocket models can follow."""
 SOLVER, HASTY_SOLVER, ASSISTANT, JUDGE = "solver", "hasty_solver", "assistant", "judge"
 """The kinds of examples."""
 HASTY_SHARE = 0.7
@@ -274,7 +280,7 @@ def data_digest(tokenizer_folder: Path) -> str:
     """Return the identity of the tokenizer, the prompts and the code that generates the examples."""
     package = Path(world.__file__).parent
     sources = [Path(__file__), *sorted(package.rglob("*.py")), tokenizer_folder / "tokenizer.json"]
-    digest = hashlib.sha256("\n".join(load_prompt(name).fingerprint for name in all_prompts()).encode())
+    digest = hashlib.sha256("\n".join(load_prompt(name).fingerprint for name in PROMPTS).encode())
     for source in sources:
         digest.update(source.read_bytes())
     return digest.hexdigest()[:12]

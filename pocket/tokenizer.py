@@ -1,8 +1,9 @@
 """The tokenizer of the pocket models: byte-level BPE like Qwen's, with one token per digit.
 
-Every fixed sentence of the prompts (`prompts.fixed_sentences()`) is one added token, so a prompt of two hundred words has
-about a dozen tokens. An edited prompt still works, but its new sentences are split into ordinary tokens, which the models
-have not seen in this position. After editing a prompt, retrain the pocket models (`make pocket`).
+Every fixed sentence of the prompts of the training data (`pocket.data.PROMPTS`) is one added token, so a prompt of two
+hundred words has about a dozen tokens. Other prompts and edited ones still work, but their sentences are split into
+ordinary tokens, which the models have not seen in this position. After editing a prompt of the list, or adding one to it,
+retrain the pocket models (`make pocket`).
 
 The result is a standard `tokenizer.json` with `tokenizer_config.json` and a chat template, which `AutoTokenizer` can load.
 """

@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-from pocket.data import EncodedExamples, batches, corpus, data_digest, prepare
+from pocket.data import PROMPTS, EncodedExamples, batches, corpus, data_digest, prepare
 from pocket.recipes import POCKET, RECIPES, TOKENIZER, WORK, Recipe
 from pocket.tokenizer import (
     END_OF_TURN,
@@ -81,7 +81,7 @@ class Progress:
 
 def train_tokenizer(folder: Path = TOKENIZER) -> None:
     """Learn the tokenizer of all models from training text and the fixed sentences of the prompts."""
-    save_tokenizer(build_tokenizer(corpus(CORPUS_EXAMPLES), fixed_sentences()), folder)
+    save_tokenizer(build_tokenizer(corpus(CORPUS_EXAMPLES), fixed_sentences(PROMPTS)), folder)
 
 
 def build_model(recipe: Recipe) -> Qwen3ForCausalLM:

@@ -151,13 +151,12 @@ def load_prompt(name: str) -> Prompt:
 
 
 @cache
-def fixed_sentences() -> tuple[str, ...]:
-    """Return all distinct pieces of fixed text in the prompts: lines, split at placeholders, stripped, never empty.
+def fixed_sentences(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return all distinct pieces of fixed text in these prompts: lines, split at placeholders, stripped, never empty.
 
-    They are in order of first appearance, with the prompts sorted by name. The pocket tokenizer turns each piece into
-    one token.
+    They are in order of first appearance. The pocket tokenizer turns each piece of the prompts that its models are trained
+    on into one token.
     """
-    prompts = [load_prompt(name) for name in all_prompts()]
-    texts = [text for prompt in prompts for text in (prompt.system, prompt.user)]
+    texts = [text for prompt in map(load_prompt, names) for text in (prompt.system, prompt.user)]
     pieces = [piece.strip() for text in texts for piece in _PLACEHOLDER.sub("\n", text).splitlines()]
     return tuple(dict.fromkeys(piece for piece in pieces if piece))

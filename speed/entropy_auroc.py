@@ -14,18 +14,21 @@ from collections import defaultdict
 from pathlib import Path
 
 from tasks.rows import Response, Tier
-from tasks.seeds.truth import check
+from tasks.seeds.truth import check, pocket_sources
 from tasks.storage.dataset import read_dataset
+from tasks.storage.manifest import read_manifest
 from tasks.uncertainty.validation import MEASURES, by_tier, detect
 
 
 def main() -> None:
     """Print the figures of the dataset folder given on the command line."""
-    examples, rows = read_dataset(Path(sys.argv[1] if len(sys.argv) > 1 else "output/pocket/dataset"))
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "output/pocket/dataset")
+    examples, rows = read_dataset(folder)
+    pocket = pocket_sources(read_manifest(folder).settings)
     responses: dict[str, list[Response]] = defaultdict(list)
     for response in rows:
         responses[response.problem_id].append(response)
-    checked = [found for row in examples if (found := check(row, responses[row.id])) is not None]
+    checked = [found for row in examples if (found := check(row, responses[row.id], pocket)) is not None]
     if not checked:
         sys.exit(f"the correct answer is not known for any of {len(examples)} rows: choose another dataset")
     target = detect(checked, "majority")

@@ -62,7 +62,7 @@ def run_trial(
     """Train on a free set of cores, or reuse the finished run, and return its result. Raises RuntimeError with the end of the log
     if the run fails."""
     config = run_config(settings_of(trial, profile), dataset, trial.folder)
-    write_held_out(trial.folder / "held_out.jsonl", held_out(profile))
+    write_held_out(trial.folder / "held_out.jsonl", held_out(profile, dataset))
     path = trial.folder / "RUN.json"
     path.write_text(json.dumps(config.model_dump(mode="json"), indent=2), encoding="utf-8")
     mine = cores.get()
@@ -92,14 +92,14 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return mean(values) - half, mean(values) + half
 
 
-def teacher_accuracy(profile: DistillSettings, temperature: float) -> float:
+def teacher_accuracy(profile: DistillSettings, dataset: Path, temperature: float) -> float:
     """Return the pass@1 of the teacher on the held-out problems."""
-    rows = [(row.text, row.answer) for row in held_out(profile) if row.answer is not None]
-    questions = [load_prompt("teacher/solve").render(problem=text) for text, _ in rows]
+    rows = held_out(profile, dataset)
+    questions = [load_prompt("teacher/solve").render(problem=row.problem) for row in rows]
     folder = PROJECT_ROOT / str(profile.run["teacher"]["model"])
     sampled = replies(folder, questions, TEACHER_SAMPLES, temperature)
     return mean(
-        grade(one.text, answer) for (_, answer), group in zip(rows, sampled, strict=True) for one in group
+        grade(one.text, row.answer) for row, group in zip(rows, sampled, strict=True) for one in group
     )
 
 
@@ -151,7 +151,8 @@ def main() -> None:
         for name in VARIANTS
     }
     before = results[0]["held_out"]["before"]
-    teacher = teacher_accuracy(profile, results[0]["settings"]["evaluation"]["temperature"])
+    temperature = results[0]["settings"]["evaluation"]["temperature"]
+    teacher = teacher_accuracy(profile, dataset, temperature)
     print(
         f"\n| method | pass@1 | gain in points [95% over {len(arguments.seeds)} seeds] | by seed | minutes |"
     )

@@ -40,7 +40,7 @@ from tasks.config import Config, load_config
 from tasks.llm.chat import ChatModel, ChatOutcome, ChatRequest
 from tasks.llm.ledger import Ledger
 from tasks.llm.turns import Turns
-from tasks.problems.evolution_plan import children
+from tasks.problems.evolution_plan import planned_round
 from tasks.rows import Problem, Role, Tier
 from tasks.runtime import evolution
 from tasks.runtime.chunks import shard_rows
@@ -91,9 +91,8 @@ def parents(count: int) -> Iterator[Problem]:
 def requests_of(run: Run, count: int) -> Iterator[ChatRequest]:
     """Yield evolve requests like those of the stage."""
     recipe = evolution.request_recipe(run)
-    for row in parents(count):
-        for child in children(row, 1, run.config.evolve):
-            yield evolution.request(row, child, run.config, recipe)
+    for row, child in planned_round(list(parents(count)), 1, run.config.evolve):
+        yield evolution.request(row, child, run.config, recipe)
 
 
 def seeds_on_disk(store: Store, count: int, size: int) -> Artifact:

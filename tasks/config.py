@@ -158,9 +158,11 @@ class DecontamSettings(Settings):
     Benchmark problems are those of `benchmarks` (which are neither evolved nor exported), all seeds and curated problems
     whose source declares them as such, and the test split. Descendants of a benchmark problem are always flagged;
     `checks` lists the checks on the texts. speed/decontam.py measures the hits and false alarms of these values.
+    Sources in `not_evaluated` (names) contain test problems that no student is evaluated on: they count as training data.
     """
 
     benchmarks: tuple[SerializeAsAny[Source], ...] = ()
+    not_evaluated: tuple[str, ...] = ()
     checks: tuple[Literal["ngram", "jaccard", "template"], ...] = ("ngram", "jaccard", "template")
     gram_words: PositiveInt = 13
     gram_share: Probability = 0.05  # minimum share of a benchmark problem's grams that the row contains
@@ -188,9 +190,12 @@ class JudgeSettings(Settings):
 
 
 class SelectSettings(Settings):
-    """`target` is the number of evolved problems to keep; None keeps all that remain (as in the paper)."""
+    """`target` is the number of evolved problems to keep; None keeps all that remain. The paper ends with 8,000 and does not
+    describe the cut. `stratify` takes as equal numbers as possible of each tier, or of each strategy of each tier; `none`
+    draws from all problems alike, which keeps the proportions of the evolution."""
 
     target: PositiveInt | None = 8000
+    stratify: Literal["none", "tier", "tier_strategy"] = "none"
     per_root: PositiveInt | None = None
     seed: int = 0
 
@@ -264,11 +269,12 @@ class PlanSettings(Settings):
 
 class DistillSettings(Settings):
     """The training stage. `run`: settings of training/config.py without the paths, which the flow sets; `teacher.model` is
-    `models.teacher.model` unless given. The student is evaluated on the problems of `held_out` that have an answer."""
+    `models.teacher.model` unless given. The student is evaluated on the problems of `held_out` that have an answer: sources, or
+    the dataset's own split `test`."""
 
     in_build: bool = resource(False)  # also run it at the end of the flow sure-math
     run: dict[str, Any] = Field(default_factory=dict)
-    held_out: tuple[SerializeAsAny[Source], ...] = ()
+    held_out: tuple[SerializeAsAny[Source], ...] | Literal["test"] = ()
     ray_address: str | None = resource(None)  # http://host:8265 of a Ray cluster; None: this machine
 
 
@@ -301,6 +307,25 @@ class Config(Settings):
     export: ExportSettings = ExportSettings()
     distill: DistillSettings | None = None  # None: no training
     plan: PlanSettings = resource(PlanSettings())
+
+    @model_validator(mode="after")
+    def _not_evaluated_sources_exist(self) -> Config:
+        names = [source.name or source.kind for source in self.aggregate.sources]
+        if unknown := [name for name in self.decontam.not_evaluated if name not in names]:
+            raise ValueError(
+                f"decontam.not_evaluated names the source {unknown[0]!r}, which is not in aggregate.sources: use names of"
+                f" {', '.join(names)}, or []"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _held_out_problems_exist(self) -> Config:
+        if self.distill is not None and self.distill.held_out == "test" and not self.aggregate.test_problems:
+            raise ValueError(
+                "distill.held_out is test, but aggregate.test_problems is 0: raise it, or set distill.held_out to a list of"
+                " sources ([] for none)"
+            )
+        return self
 
 
 # --- loading -----------------------------------------------------------------------------------------------------

@@ -12,13 +12,13 @@ FOLLOW_UPS = (Strategy.HARDER, Strategy.COMPETITION, Strategy.COMPOSE)
 
 def _default_strategy_weights() -> dict[Tier, dict[Strategy, float]]:
     order = (
-        Strategy.HARDER, Strategy.REWRITE, Strategy.ALGEBRAIZE, Strategy.APPLY, Strategy.COMPOSE, Strategy.COMPETITION,
+        Strategy.HARDER, Strategy.COMPETITION, Strategy.COMPOSE, Strategy.REWRITE, Strategy.ALGEBRAIZE, Strategy.APPLY,
     )  # fmt: skip
     table = {
-        Tier.EASY: (0.30, 0.15, 0.15, 0.15, 0.15, 0.10),
+        Tier.EASY: (0.20, 0.10, 0.15, 0.20, 0.15, 0.20),
         Tier.MEDIUM: (0.25, 0.15, 0.15, 0.15, 0.15, 0.15),
-        Tier.HARD: (0.20, 0.15, 0.15, 0.10, 0.20, 0.20),
-        Tier.COMPETITION: (0.20, 0.20, 0.15, 0.10, 0.20, 0.15),
+        Tier.HARD: (0.30, 0.25, 0.15, 0.10, 0.10, 0.10),
+        Tier.COMPETITION: (0.30, 0.35, 0.15, 0.10, 0.05, 0.05),
     }
     return {tier: dict(zip(order, weights, strict=True)) for tier, weights in table.items()}
 
@@ -26,11 +26,12 @@ def _default_strategy_weights() -> dict[Tier, dict[Strategy, float]]:
 class EvolveSettings(Settings):
     """Evolution of seeds: 1, 2, 3 or 5 rounds, depending on the tier.
 
-    Round 1 creates `branches` children per seed, each with a strategy drawn by the tier's weights. Each later round
-    creates one child per problem of the previous round, with a different strategy from `follow_ups`.
+    Round 1 creates `branches` children per seed, with strategies in the proportions of the tier's weights. Each later round
+    creates one child per problem of the previous round, with a strategy from `follow_ups` other than its parent's, drawn
+    by the same weights.
 
-    The paper gives the rounds and the strategies but no numeric weights. These weights favour difficulty in the easy
-    tiers, where seeds are plentiful and simple, and variety in the hard tiers.
+    The paper gives the rounds and the strategies but no weights; it only says that harder and competition are drawn more
+    often the higher the tier. Here their joint share is 0.30, 0.40, 0.55 and 0.65 from easy to competition.
 
     If `target` is set, `branches` is multiplied until that many candidates are reached (tasks/problems/evolution_plan.py).
     The paper's million corresponds to 15,000 easy, 22,500 medium, 9,400 hard and 110 competition seeds: 15,000 x 1 +
@@ -58,8 +59,10 @@ class EvolveSettings(Settings):
                 )
             if self.rounds.get(tier, 0) < 0 or self.branches.get(tier, 0) < 1:
                 raise ValueError(f"tier {tier} needs rounds >= 0 and branches >= 1")
-        if len(set(self.follow_ups)) < 2:
-            raise ValueError(
-                "follow_ups needs two different strategies, because a child never repeats its parent's strategy"
-            )
+            drawn = [name for name in set(self.follow_ups) if weights.get(name, 0) > 0]
+            if self.rounds[tier] > 1 and len(drawn) < 2:
+                raise ValueError(
+                    f"tier {tier} has {self.rounds[tier]} rounds, but fewer than two of follow_ups have a positive weight in"
+                    f" strategy_weights.{tier}, and a child never repeats its parent's strategy: give two of them a weight"
+                )
         return self

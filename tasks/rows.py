@@ -98,7 +98,7 @@ class Problem:
     strategy: Strategy | None = None
     answer: str | None = None
     solution: str | None = None
-    benchmark_root: bool = False  # its root is an evaluation problem
+    benchmark_root: bool = False  # its root is a problem of an evaluated benchmark
     model: str | None = None  # identity of the model that wrote it
     prompt: str | None = None  # fingerprint of the prompt it was generated with
 

@@ -15,6 +15,9 @@ from tasks.config import SelectSettings
 from tasks.errors import UserError
 from tasks.rows import Strategy, Tier
 
+Stratum = tuple[Tier | Strategy, ...]
+"""(), (tier,) or (tier, strategy)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
@@ -29,27 +32,26 @@ class Candidate:
 def select(candidates: Sequence[Candidate], settings: SelectSettings) -> tuple[str, ...]:
     """Return the ids to keep, in the order in which they are drawn. The order of the input does not matter.
 
-    Each draw takes the tier with the fewest problems so far, in it the strategy with the fewest, and there the smallest
-    hash of (seed, id) whose root has fewer than `per_root` selected problems. The shares are thus as equal as the supply
-    allows, and the selection for a smaller target is a prefix of that for a larger one. With `target` None everything
-    that `per_root` allows is drawn. Raises ValueError if an id occurs twice.
+    With `stratify` tier, each draw takes the tier with the fewest problems so far; with tier_strategy, in that tier the
+    strategy with the fewest. The shares are thus as equal as the supply allows. There, or among all problems with none,
+    the smallest hash of (seed, id) is drawn whose root has fewer than `per_root` selected problems. The selection for a
+    smaller target is a prefix of that for a larger one. With `target` None everything that `per_root` allows is drawn.
+    Raises ValueError if an id occurs twice.
     """
     _must_be_distinct([candidate.id for candidate in candidates])
-    queues = _queues(candidates, settings.seed)
+    queues = _queues(candidates, settings)
     drawn: list[str] = []
-    per_stratum: Counter[tuple[Tier, Strategy]] = Counter()
-    per_tier: Counter[Tier] = Counter()
+    counts: Counter[Stratum] = Counter()  # of every stratum and of what contains it
     per_root: Counter[str] = Counter()
     while queues and (settings.target is None or len(drawn) < settings.target):
-        stratum = min(queues, key=lambda key: (per_tier[key[0]], per_stratum[key], key))
+        stratum = min(queues, key=lambda key: ([counts[part] for part in _levels(key)], key))
         queue = queues[stratum]
         candidate = queue.pop()
         if not queue:
             del queues[stratum]
         if settings.per_root is None or per_root[candidate.root_id] < settings.per_root:
             drawn.append(candidate.id)
-            per_stratum[stratum] += 1
-            per_tier[stratum[0]] += 1
+            counts.update(_levels(stratum))
             per_root[candidate.root_id] += 1
     return tuple(drawn)
 
@@ -90,11 +92,18 @@ def _must_be_distinct(ids: Sequence[str]) -> None:
         raise ValueError(f"id {twice!r} occurs twice among the candidates")
 
 
-def _queues(candidates: Sequence[Candidate], seed: int) -> dict[tuple[Tier, Strategy], list[Candidate]]:
+def _levels(stratum: Stratum) -> list[Stratum]:
+    """Return what contains the stratum, largest first, and the stratum: (tier,), (tier, strategy)."""
+    return [stratum[:depth] for depth in range(1, len(stratum) + 1)]
+
+
+def _queues(candidates: Sequence[Candidate], settings: SelectSettings) -> dict[Stratum, list[Candidate]]:
     """Return the candidates of every stratum, smallest hash last."""
-    queues: defaultdict[tuple[Tier, Strategy], list[Candidate]] = defaultdict(list)
-    for candidate in sorted(candidates, key=lambda candidate: _draw(seed, candidate.id), reverse=True):
-        queues[candidate.tier, candidate.strategy].append(candidate)
+    depth = {"none": 0, "tier": 1, "tier_strategy": 2}[settings.stratify]
+    queues: defaultdict[Stratum, list[Candidate]] = defaultdict(list)
+    ordered = sorted(candidates, key=lambda candidate: _draw(settings.seed, candidate.id), reverse=True)
+    for candidate in ordered:
+        queues[(candidate.tier, candidate.strategy)[:depth]].append(candidate)
     return dict(queues)
 
 

@@ -16,10 +16,12 @@ from tasks.runtime.annotation_identity import annotation_recipe, teacher_of
 from tasks.runtime.decontamination import benchmark_problems
 from tasks.runtime.driver import Run
 from tasks.runtime.models import batch_invariance
-from tasks.seeds.truth import majority_is_right
+from tasks.seeds.truth import majority_is_right, pocket_sources
 from tasks.storage.artifacts import Artifact, Store, versions
+from tasks.storage.dataset import strategy_counts
 from tasks.storage.examples import Annotated
-from tasks.storage.manifest import BenchmarkCount, Manifest, StageCount, read_manifest
+from tasks.storage.manifest import BenchmarkCount, Manifest, StageCount, StrategyCount, read_manifest
+from tasks.storage.tables import read_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,12 +125,26 @@ def benchmark_counts(overlaps: Overlaps) -> tuple[BenchmarkCount, ...]:
     )
 
 
+def evolution_counts(store: Store, rounds: Sequence[Artifact]) -> tuple[StrategyCount, ...]:
+    """Count what the evolver wrote, by round, tier and strategy."""
+    paths = [
+        store.shard_path(artifact, shard.index, "problems")
+        for artifact in rounds
+        for shard in store.shards(artifact)
+    ]
+    tables = (read_table(path, Problem, ("round", "tier", "strategy")) for path in paths)
+    return strategy_counts(
+        (row["round"], row["tier"], row["strategy"]) for table in tables for row in table.to_pylist()
+    )
+
+
 def describe_run(
     run: Run,
     identity: str,
     counts: tuple[StageCount, ...],
     seconds: Mapping[str, float],
     benchmarks: tuple[BenchmarkCount, ...],
+    evolution: tuple[StrategyCount, ...],
 ) -> Manifest:
     """Build the manifest: models, prompts, settings and counts behind the dataset."""
     config = run.config
@@ -143,6 +159,7 @@ def describe_run(
         settings=json.loads(json.dumps(config.identity())),
         teacher=teacher_of(run),
         seeds={"evolve": config.evolve.seed, "dedup": config.dedup.seed, "select": config.select.seed},
+        evolution=evolution,
         benchmarks=benchmarks,
         annotation=annotation_recipe(run).fingerprints,
         batch_invariance=batch_invariance(run),
@@ -169,7 +186,7 @@ def report_data(
         stages=manifest.stages,
         timings=manifest.timings,
         models=manifest.models,
-        truths=majority_truths(shown),
+        truths=majority_truths(shown, manifest.settings),
         family=pick_family(rows.ancestors.values()),
         num_problems=run.config.export.report_problems,
         benchmarks=manifest.benchmarks,
@@ -183,7 +200,11 @@ def shown_overlap(finding: Finding, overlaps: Overlaps) -> Overlap:
     return Overlap(finding=finding, text=overlaps.texts[finding.problem_id], benchmark_text=benchmark.text)
 
 
-def majority_truths(examples: Sequence[Example]) -> dict[str, bool] | None:
-    """Return whether the majority answer is right, by id, for the rows with a known truth; None if there are none."""
-    known = {row.id: majority_is_right(row) for row in examples}
+def majority_truths(examples: Sequence[Example], settings: Mapping[str, Any]) -> dict[str, bool] | None:
+    """Return whether the majority answer is right, by id, for the rows with a known truth; None if there are none.
+
+    `settings` are those of the manifest.
+    """
+    pocket = pocket_sources(settings)
+    known = {row.id: majority_is_right(row, pocket) for row in examples}
     return {row_id: right for row_id, right in known.items() if right is not None} or None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final, Literal
 
 from tasks.config import Config, EvolveSettings, PlanRole, PlanSettings, Rate
 from tasks.problems.evolution_plan import planned_totals, with_target
@@ -33,13 +33,18 @@ SELECTED_COPIES = 4  # copies of a selected problem's text: select, sample, data
 RESPONSE_COPIES = 3  # copies of a response's text: the ledger, sample, dataset
 
 
+UNREAD: Final = "unread"
+PlannedTier = Tier | Literal["unread"]
+"""A tier, or `UNREAD` for problems of a file that is not here, whose tiers are in a column of it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedSource:
     """The number of problems of one source, by tier. `basis` describes where the number comes from."""
 
     name: str
     role: str
-    problems: Mapping[Tier, int]
+    problems: Mapping[PlannedTier, int]
     basis: str
 
 
@@ -135,7 +140,8 @@ def make_plan(
     `lengths` has one entry per role (including `student` if there are rollouts) and the entry `chars`. Raises
     `UserError` if `evolve.target` cannot be reached.
     """
-    seeds, curated = tier_counts(sources, "seed"), sum(tier_counts(sources, "curated").values())
+    seeds = tier_counts(sources, "seed")
+    curated = sum(sum(source.problems.values()) for source in sources if source.role == "curated")
     evolve = with_target(seeds, config.evolve)
     config = config.model_copy(update={"evolve": evolve})
     groups = candidate_groups(seeds, evolve)
@@ -160,8 +166,14 @@ def make_plan(
         problems=selected + curated,
         lines=tuple(lines),
         disk=disk_bytes(config, groups, lengths["chars"], selected, curated, lines),
-        notes=tuple(notes),
+        notes=(*notes, *_target_notes(config, selected + curated)),
     )
+
+
+def _target_notes(config: Config, problems: int) -> list[str]:
+    if config.select.target is not None:
+        return []
+    return [f"select.target is null: {annotation_cost(config, problems)}"]
 
 
 def tier_counts(sources: Sequence[PlannedSource], role: str) -> dict[Tier, int]:
@@ -195,7 +207,7 @@ def _evolution_prompt(group: Group, settings: EvolveSettings, lengths: Lengths) 
     """Return the mean length of the prompts' fixed texts over the strategies of a group."""
     weights = settings.strategy_weights[group.tier]
     if group.round > 1:
-        weights = dict.fromkeys(settings.follow_ups, 1.0)
+        weights = {strategy: weights.get(strategy, 0.0) for strategy in settings.follow_ups}
     total = sum(weights.values())
     return sum(
         weight * lengths.prompts[f"evolution/{strategy}"] / total for strategy, weight in weights.items()
@@ -227,6 +239,22 @@ def sample_line(
     prompts += selected * mean_candidate(groups, lengths, config.plan)
     replies = _solutions(config.plan, problems * number, cap)
     return _line(config.plan, "sample", "teacher", problems, prompts, replies, problems * number * cap)
+
+
+def annotation_cost(config: Config, problems: int) -> str:
+    """Return in one sentence what the annotation of so many problems takes: responses, their tokens, judged pairs."""
+    number, cap, plan = config.sample.num_samples, config.sample.sampling.max_tokens, config.plan
+    responses = problems * number
+    tokens = f"at most {responses * cap:,} tokens"
+    if (expected := _solutions(plan, responses, cap)) is not None:
+        tokens = f"about {round(expected):,} tokens ({tokens})"
+        if (hours := gpu_hours(plan.rates.get("teacher"), 0.0, expected)) is not None:
+            tokens = f"{tokens[:-1]}; {hours:,.1f} GPU-hours)"
+    pairs = 0 if config.cluster.judge == "never" else problems * number * (number - 1)
+    return (
+        f"annotating all {problems:,} problems takes {responses:,} responses of the teacher, {tokens}, and at most {pairs:,}"
+        " requests to the equivalence judge; set select.target to annotate fewer"
+    )
 
 
 def cluster_line(config: Config, problems: int, lengths: Lengths) -> Line:

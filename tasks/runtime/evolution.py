@@ -11,7 +11,7 @@ from prompts import load_prompt
 from tasks.config import Config
 from tasks.identity import request_seed
 from tasks.llm.chat import ChatRequest, Completion, Failure
-from tasks.problems.evolution_plan import Planned, children
+from tasks.problems.evolution_plan import Planned, planned_round
 from tasks.problems.rules import check
 from tasks.problems.verdicts import BadReply, parse_evolution
 from tasks.rows import Problem, Reason, Reject, Role, problem_id
@@ -25,7 +25,8 @@ Plan = Sequence[tuple[Problem, Planned]]
 class EvolutionRound:
     """The planned children of a round, in shards.
 
-    Only one 64-bit mark per child is kept in memory; the children are planned again, one shard of parents at a time, when
+    The children of one shard of parents are planned together, so that a changed seed changes strategies in its own shard
+    only. Only one 64-bit mark per child is kept in memory; the children are planned again, one shard of parents at a time, when
     they are needed.
     """
 
@@ -61,12 +62,12 @@ def request_key(parent: Problem, child: Planned) -> str:
 
 def planned(parents: Iterable[Problem], number: int, config: Config) -> Plan:
     """Plan the children of every parent that passes the rules, in the order of the parents."""
-    return [
-        (parent, child)
+    fit = [
+        parent
         for parent in parents
         if parent.role is not Role.CURATED and (number == 1 or check(parent.text, config.rules) is None)
-        for child in children(parent, number, config.evolve)
     ]
+    return planned_round(fit, number, config.evolve)
 
 
 def request_recipe(run: Run) -> str:

@@ -21,7 +21,7 @@ from tasks.runtime.own_dataset import no_flag
 from tasks.runtime.reannotation import Review, ledger_size
 from tasks.runtime.sampling import PROMPT as TEACHER_PROMPT
 from tasks.runtime.summaries import rejects_of, timings
-from tasks.seeds.truth import majority_is_right
+from tasks.seeds.truth import majority_is_right, pocket_sources
 from tasks.storage.artifacts import Artifact, atomic_write, versions
 from tasks.storage.dataset import read_dataset
 from tasks.storage.examples import Annotated, example, reannotated
@@ -71,7 +71,10 @@ def reannotation_of(run: Run, review: Review, artifacts: Artifacts) -> Reannotat
     )
     return Reannotation(
         changes=changes,
-        moves=tuple(move_of(review.rows[id], row, review.causes[id]) for id, row in updated.items()),
+        moves=tuple(
+            move_of(review.rows[id], row, review.causes[id], pocket_sources(review.manifest.settings))
+            for id, row in updated.items()
+        ),
         rejects=tuple(rejects_of(run.store, (wanted, sampled, clustered))),
         cost=cost_of(run, review, artifacts),
     )
@@ -103,9 +106,9 @@ def flag_of(row: Example | None, row_id: str) -> Flag:
     )  # fmt: skip
 
 
-def move_of(old: Example, new: Example, cause: Cause) -> Move:
-    """Describe the annotation of one row before and after."""
-    rights = [majority_is_right(row) for row in (old, new)]
+def move_of(old: Example, new: Example, cause: Cause, pocket: frozenset[str]) -> Move:
+    """Describe the annotation of one row before and after. `pocket` are the names of the pocket sources."""
+    rights = [majority_is_right(row, pocket) for row in (old, new)]
     return Move(
         id=old.id,
         problem=old.problem,
@@ -184,7 +187,8 @@ def fill(place: Path, run: Run, review: Review, manifest: Manifest, outcome: Rea
     report = ReportData(
         name=manifest.name, profile=manifest.profile, fingerprint=manifest.fingerprint, examples=rows,
         responses=responses, stages=manifest.stages, timings=manifest.timings, models=manifest.models,
-        truths=majority_truths(rows), num_problems=run.config.export.report_problems, benchmarks=manifest.benchmarks,
+        truths=majority_truths(rows, manifest.settings), num_problems=run.config.export.report_problems,
+        benchmarks=manifest.benchmarks,
     )  # fmt: skip
     write_report(place / "report.html", report)
     drifted = DriftData(

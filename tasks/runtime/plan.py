@@ -16,16 +16,20 @@ from prompts.schemas import EQUIVALENCE_SCHEMA, QUALITY_SCHEMA
 from tasks.config import PROJECT_ROOT, Config, Source, load_config
 from tasks.errors import UserError, attempt
 from tasks.llm.token_counts import Counter, token_counter
+from tasks.problems.evolution_plan import planned_totals, with_target
 from tasks.rows import Problem, Tier
 from tasks.runtime.estimate import (
     CHARS_PER_TOKEN,
     MESSAGE_MARKS,
     REPLY_MARKS,
+    UNREAD,
     Lengths,
     Plan,
     PlannedSource,
+    PlannedTier,
     Rollouts,
     make_plan,
+    tier_counts,
 )
 from tasks.runtime.preflight import check_run, output_folder
 from tasks.runtime.source_preflight import is_pinned
@@ -34,6 +38,7 @@ from tasks.seeds.intake import curated_first, duplicates, too_long
 from tasks.seeds.kinds import KindSettings
 from tasks.seeds.registry import load, resolve
 from tasks.storage.artifacts import atomic_write
+from training.config import DatasetSettings
 
 
 def write_plan(profile: str, overrides: Mapping[str, Any] | None) -> tuple[Path, Plan]:
@@ -79,6 +84,8 @@ def planned(config: Config, root: Path) -> Plan:
             " and their weights are not included in the disk space"
         )
     notes += benchmark_notes(config)
+    if config.distill is not None:
+        notes.append(training_rows_note(config, problems, counts))
     notes.append(assumptions(config))
     return make_plan(config, counts, lengths, rollouts=rollouts, notes=tuple(dict.fromkeys(notes)))
 
@@ -130,7 +137,7 @@ def read_sources(config: Config, notes: list[str]) -> tuple[list[Problem], list[
 def read_count(source: Source, problems: Sequence[Problem]) -> PlannedSource:
     """Count the problems of a source that was read, by tier."""
     tiers = [row.tier for row in problems if row.source == source.name]
-    counts = {tier: tiers.count(tier) for tier in Tier if tier in tiers}
+    counts: dict[PlannedTier, int] = {tier: tiers.count(tier) for tier in Tier if tier in tiers}
     return PlannedSource(name=source.name, role=source.role, problems=counts, basis="read")
 
 
@@ -142,7 +149,7 @@ def declared(source: KindSettings, basis: str) -> PlannedSource:
             " for a file), or a local copy as `path`"
         )
     tier, count = source.declared
-    return PlannedSource(name=source.name, role=source.role, problems={tier: count}, basis=basis)
+    return PlannedSource(name=source.name, role=source.role, problems={tier or UNREAD: count}, basis=basis)
 
 
 def benchmark_notes(config: Config) -> list[str]:
@@ -161,6 +168,59 @@ def benchmark_notes(config: Config) -> list[str]:
             f"benchmarks read at the latest commit, since their revisions are not pinned: {', '.join(loose)}"
         )
     return notes
+
+
+def training_rows_note(config: Config, problems: Sequence[Problem], counts: Sequence[PlannedSource]) -> str:
+    """Return a note on the rows that the student trains on, and on those that config `decontaminated` leaves out.
+
+    Descendants of seeds that are problems of an evaluated benchmark are counted; overlaps of the texts are known after the
+    build only.
+    """
+    assert config.distill is not None
+    chosen = config.distill.run.get("dataset", {}).get(
+        "config", DatasetSettings.model_fields["config"].default
+    )
+    seeds = evaluated_seeds(config, problems, counts)
+    every = tier_counts(counts, "seed")
+    evolve = with_target(every, config.evolve)
+    candidates, leaving = (
+        sum(sum(planned_totals(tiers, evolve).values()) for tiers in part)
+        for part in ([every], seeds.values())
+    )
+    names = ", ".join(f"{name} {sum(tiers.values()):,}" for name, tiers in seeds.items())
+    selected = candidates if config.select.target is None else min(config.select.target, candidates)
+    share = round(selected * leaving / candidates) if candidates else 0
+    descent = (
+        f"what descends from evaluated benchmarks ({names}: {leaving:,} of {candidates:,} candidates, about {share:,} of"
+        f" {selected:,} selected problems) and "
+    )
+    kept = ", ".join(config.decontam.not_evaluated)
+    return (
+        f"distill trains on config {chosen} (distill.run.dataset.config); config decontaminated leaves out"
+        f" {descent if seeds else ''}what overlaps with a benchmark by its text"
+        + (f"; not evaluated, so kept: {kept} (decontam.not_evaluated)" if kept else "")
+    )
+
+
+def evaluated_seeds(
+    config: Config, problems: Sequence[Problem], counts: Sequence[PlannedSource]
+) -> dict[str, dict[Tier, int]]:
+    """Return the seeds that are problems of an evaluated benchmark, by source and tier. Of a source that was not read, they are
+    known if all of its parts are benchmarks."""
+    found: dict[str, dict[Tier, int]] = {}
+    for source, count in zip(config.aggregate.sources, counts, strict=True):
+        if source.role != "seed" or source.name in config.decontam.not_evaluated:
+            continue
+        if count.basis == "read":
+            marked = [row.tier for row in problems if row.source == source.name and row.benchmark_root]
+            tiers = {tier: marked.count(tier) for tier in Tier if tier in marked}
+        else:
+            parts = getattr(source, "parts", ())
+            whole = bool(parts) and all(part.benchmark for part in parts)
+            tiers = {tier: count.problems[tier] for tier in Tier if whole and tier in count.problems}
+        if tiers:
+            found[source.name] = tiers
+    return found
 
 
 # --- lengths -----------------------------------------------------------------------------------------------------

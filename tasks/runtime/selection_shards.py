@@ -84,12 +84,19 @@ def divided(rows: pa.Table, splits: dict[str, str], settings: SelectSettings) ->
     rejects = [
         Reject(
             problem_id=name, stage="select", reason=Reason.NOT_SELECTED, text=text[:REJECT_CHARS],
-            detail=f"over the share of {tier}/{strategy} in a target of {settings.target}",
+            detail=_excess(tier, strategy, settings),
         )
         for name, text, tier, strategy in zip(*_lists(left, ("id", "text", "tier", "strategy")), strict=True)
     ]  # fmt: skip
     selected = [Selected(problem_id=name, split=splits[name]) for name in kept["id"].to_pylist()]
     return {"problems": (Problem, kept), "selected": (Selected, selected), "rejects": (Reject, rejects)}
+
+
+def _excess(tier: str, strategy: str, settings: SelectSettings) -> str:
+    if settings.target is None:
+        return f"more than {settings.per_root} problems of one seed"
+    whole = {"none": "the problems", "tier": tier, "tier_strategy": f"{tier}/{strategy}"}
+    return f"over the share of {whole[settings.stratify]} in a target of {settings.target}"
 
 
 def _lists(table: pa.Table, names: Sequence[str]) -> Iterable[list[str]]:

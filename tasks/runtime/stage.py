@@ -66,7 +66,10 @@ def aggregate_stage(config: Config) -> Stage:
     return Stage(
         name="aggregate", version=AGGREGATE_VERSION, unit="problem",
         settings={},
-        data={"aggregate": settings.identity(), "sources": digests, "shard_rows": config.run.shard_rows},
+        data={
+            "aggregate": settings.identity(), "sources": digests, "shard_rows": config.run.shard_rows,
+            "not_evaluated": sorted(config.decontam.not_evaluated),
+        },
     )  # fmt: skip
 
 

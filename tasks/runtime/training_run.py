@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tasks.config import DistillSettings
-from tasks.rows import Problem
+from tasks.config import PROJECT_ROOT, DistillSettings
+from tasks.errors import UserError
+from tasks.rows import Example, Problem
 from tasks.seeds.registry import load
 from tasks.storage.artifacts import atomic_write
+from tasks.storage.manifest import DATA, FLAGGED
+from tasks.storage.tables import iter_rows
 from training.config import RunConfig, run_from
 
 
@@ -23,16 +27,37 @@ def run_config(settings: DistillSettings, dataset: Path, folder: Path) -> RunCon
     return run_from(given, "distill.run")
 
 
-def held_out(settings: DistillSettings) -> Iterator[Problem]:
-    """Yield the held-out problems that the student is evaluated on: those with an answer."""
-    for source in settings.held_out:
-        for row in load(source).outcomes:
-            if isinstance(row, Problem) and row.answer is not None:
-                yield row
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOutProblem:
+    """A problem with a known answer that the student is evaluated on."""
+
+    id: str
+    problem: str
+    answer: str
 
 
-def write_held_out(path: Path, problems: Iterable[Problem]) -> None:
+def held_out(settings: DistillSettings, dataset: Path) -> list[HeldOutProblem]:
+    """Return the held-out problems that have an answer: those of the sources, or of the dataset's split test.
+
+    Raises `UserError` if split test is asked for and has none.
+    """
+    if settings.held_out == "test":
+        folders = [PROJECT_ROOT / dataset / name for name in (DATA, FLAGGED)]
+        files = [path for folder in folders for path in sorted(folder.glob("test-*.parquet"))]
+        rows = [(row.id, row.problem, row.answer) for path in files for row in iter_rows(path, Example)]
+    else:
+        problems = [row for source in settings.held_out for row in load(source).outcomes]
+        rows = [(row.id, row.text, row.answer) for row in problems if isinstance(row, Problem)]
+    found = [HeldOutProblem(id=name, problem=text, answer=answer) for name, text, answer in rows if answer]
+    if settings.held_out == "test" and not found:
+        raise UserError(
+            f"distill.held_out is test, but split test of {dataset} has no problem with an answer: choose another dataset, or"
+            " set distill.held_out to a list of sources"
+        )
+    return found
+
+
+def write_held_out(path: Path, problems: Iterable[HeldOutProblem]) -> None:
     """Write the problems as JSON lines with id, problem and answer."""
-    rows = ({"id": row.id, "problem": row.text, "answer": row.answer} for row in problems)
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    atomic_write(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in problems))

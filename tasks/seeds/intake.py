@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,8 +39,17 @@ def account(name: str, loaded: Loaded) -> str:
     return f"{name}: {counted(loaded.seen, 'row')} read, {counted(loaded.problems, 'problem')}{short}; rejected: {dropped}"
 
 
-def flagged(rows: Sequence[SeedOutcome]) -> Sequence[SeedOutcome]:
-    """Return the rows, with every problem marked as a benchmark problem if any copy of its text is one."""
+def flagged(rows: Sequence[SeedOutcome], not_evaluated: Collection[str] = ()) -> Sequence[SeedOutcome]:
+    """Return the rows, with every problem marked as a benchmark problem if any copy of its text is one.
+
+    The marks of sources in `not_evaluated` are removed first.
+    """
+    rows = [
+        replace(row, benchmark_root=False)
+        if isinstance(row, Problem) and row.source in not_evaluated
+        else row
+        for row in rows
+    ]
     problems = [row for row in rows if isinstance(row, Problem)]
     benchmark = {text_key(row.text) for row in problems if row.benchmark_root}
 

@@ -25,8 +25,9 @@ class KindSettings(Source):
         return False
 
     @property
-    def declared(self) -> tuple[Tier, int] | None:
-        """Tier and maximum number of problems before the source is read; None if the settings do not give both."""
+    def declared(self) -> tuple[Tier | None, int] | None:
+        """Tier and maximum number of problems before the source is read; None if the settings do not give both. The tier may
+        be None for curated problems, whose cost does not depend on it."""
         return None
 
 

@@ -30,9 +30,11 @@ class FileSource(KindSettings):
     limit: PositiveInt | None = None
 
     @property
-    def declared(self) -> tuple[Tier, int] | None:
-        """Tier and limit, if both are given."""
-        return (self.tier, self.limit) if self.tier is not None and self.limit is not None else None
+    def declared(self) -> tuple[Tier | None, int] | None:
+        """Tier and limit, if both are given; the limit alone for curated problems with a tier column."""
+        if self.limit is None or (self.tier is None and self.role != "curated"):
+            return None
+        return self.tier, self.limit
 
     @model_validator(mode="after")
     def _columns_make_sense(self) -> FileSource:

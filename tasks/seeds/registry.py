@@ -44,7 +44,7 @@ def resolve(config: Config) -> Config:
         "aggregate": config.aggregate.model_copy(update={"sources": sources}),
         "decontam": config.decontam.model_copy(update={"benchmarks": benchmarks}),
     }
-    if config.distill is not None:
+    if config.distill is not None and config.distill.held_out != "test":
         held_out = typed(config.distill.held_out, "distill", "held_out")
         changed["distill"] = config.distill.model_copy(update={"held_out": held_out})
     return config.model_copy(update=changed)

@@ -1,20 +1,31 @@
-"""The right answer of a row, where it is known: its own ground truth, or for a pocket problem the oracle's answer."""
+"""The right answer of a row, where it is known: its own ground truth, or for a pocket problem the oracle's answer.
+
+Pocket problems are those whose source is of kind `pocket` in the settings of the dataset (`pocket_sources`). The functions
+take the names of these sources; the oracle is asked about no other row.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from tasks.answers import equivalent
 from tasks.rows import Example, Response
 from tasks.seeds.pocket_source import is_pocket_id
 from tasks.uncertainty.validation import Checked, measures
 
-__all__ = ["check", "is_right", "majority_is_right", "truth_of"]
+__all__ = ["check", "is_right", "majority_is_right", "pocket_sources", "truth_of"]
 
 
-def truth_of(row: Example) -> str | None:
+def pocket_sources(settings: Mapping[str, Any]) -> frozenset[str]:
+    """Return the names of the sources of kind `pocket` in the settings of a manifest; none for the user's own problems."""
+    sources = settings.get("aggregate", {}).get("sources", ())
+    return frozenset(source["name"] for source in sources if source["kind"] == "pocket")
+
+
+def truth_of(row: Example, pocket: Collection[str]) -> str | None:
     """Return the ground truth of a row. A pocket problem without one is solved by the oracle; None for any other row."""
-    if row.answer is not None or not is_pocket_id(row.source_id):
+    if row.answer is not None or row.source not in pocket or not is_pocket_id(row.source_id):
         return row.answer
     from pocket.world import oracle  # needed for pocket problems only
 
@@ -26,15 +37,15 @@ def is_right(given: str | None, truth: str) -> bool:
     return given is not None and equivalent(given, truth)
 
 
-def majority_is_right(row: Example) -> bool | None:
+def majority_is_right(row: Example, pocket: Collection[str]) -> bool | None:
     """Whether the majority answer of a row is right; None where the truth is unknown. A missing majority answer is wrong."""
-    truth = truth_of(row)
+    truth = truth_of(row, pocket)
     return None if truth is None else is_right(row.majority_answer, truth)
 
 
-def check(row: Example, responses: Sequence[Response]) -> Checked | None:
+def check(row: Example, responses: Sequence[Response], pocket: Collection[str]) -> Checked | None:
     """Compare an annotated row and each of its samples with the truth; None where the truth is unknown."""
-    truth = truth_of(row)
+    truth = truth_of(row, pocket)
     if truth is None:
         return None
     return Checked(

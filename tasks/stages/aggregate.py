@@ -23,6 +23,7 @@ def aggregate(run: Run) -> Artifact:
 
     Of duplicate texts a curated problem is kept before a seed, since a seed equal to a held-out problem would leak it into
     training through its descendants. A text that is a benchmark problem in one source is marked as one in all sources.
+    Sources in `decontam.not_evaluated` have no benchmark problems.
     """
     settings = run.config.aggregate
 
@@ -35,7 +36,8 @@ def aggregate(run: Run) -> Artifact:
 
     @cache
     def rows() -> Sequence[SeedOutcome]:
-        return flagged([row for source in loaded().values() for row in source.outcomes])
+        found = [row for source in loaded().values() for row in source.outcomes]
+        return flagged(found, run.config.decontam.not_evaluated)
 
     leaving = cache(lambda: too_long(rows()) | duplicates(rows()))
     sizes = cache(lambda: cut_outcomes(rows(), run.config.run.shard_rows))

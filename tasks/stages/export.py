@@ -16,6 +16,7 @@ from tasks.runtime.dataset_export import (
     Stages,
     benchmark_counts,
     describe_run,
+    evolution_counts,
     gather,
     gather_overlaps,
     is_written,
@@ -29,7 +30,7 @@ from tasks.storage.artifacts import atomic_write
 from tasks.storage.dataset import write_dataset
 from tasks.storage.examples import examples_by_split
 
-VERSION = 3
+VERSION = 4
 
 
 def export(run: Run, stages: Stages) -> str:
@@ -70,8 +71,9 @@ def write_all(run: Run, stages: Stages, identity: str) -> State | None:
     counts = stage_counts(run.store, stages.in_order())
     overlaps = gather_overlaps(run.store, stages, examples)
     manifest = describe_run(
-        run, identity, counts, timings(run.store, stages.in_order()), benchmark_counts(overlaps)
-    )
+        run, identity, counts, timings(run.store, stages.in_order()), benchmark_counts(overlaps),
+        evolution_counts(run.store, stages.rounds),
+    )  # fmt: skip
     write_dataset(root / "dataset", examples, responses, manifest)
     write_report(root / "report.html", report_data(run, rows, examples, overlaps, manifest))
     latest["counts"] = {split: len(found) for split, found in examples.items()}

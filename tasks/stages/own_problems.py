@@ -106,7 +106,7 @@ def write_own(run: Run, file: OwnFile, artifacts: Sequence[Artifact]) -> State |
     data = ReportData(
         name=manifest.name, profile=manifest.profile, fingerprint=identity, examples=shown,
         responses=responses["train"], stages=counts, timings=manifest.timings, models=manifest.models,
-        truths=majority_truths(shown), num_problems=run.config.export.report_problems,
+        truths=majority_truths(shown, manifest.settings), num_problems=run.config.export.report_problems,
     )  # fmt: skip
     write_report(root / "report.html", data)
     latest["counts"] = {split: len(found) for split, found in examples.items()}

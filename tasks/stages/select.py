@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from functools import cache
 
+from prefect.logging import get_run_logger
+
 from tasks.runtime.driver import Run, Shard, Stage, run_shards
+from tasks.runtime.estimate import annotation_cost
 from tasks.runtime.pending import Pending, rows_digest
 from tasks.runtime.selection_shards import columns, divided, parts_of, read_part, split_of
 from tasks.storage.artifacts import Artifact
 
-VERSION = 2
+VERSION = 3
 
 
 def select(run: Run, judged: Artifact, sources: Artifact) -> Artifact:
-    """Select evolved problems down to the target, stratified by tier and strategy, and add every curated problem.
+    """Select evolved problems down to the target, and add every curated problem. Without a target, log what annotating all
+    of them takes.
 
     The shards are those of the sources that contain curated problems, followed by those of the judged problems.
     """
@@ -40,4 +44,9 @@ def select(run: Run, judged: Artifact, sources: Artifact) -> Artifact:
         return Shard(incoming=len(rows), tables=divided(rows, splits(), settings))
 
     pending = Pending(run.store, stage, content)
-    return run_shards(run, stage, lambda: [part.rows for part in parts()], work, pending)
+    selected = run_shards(run, stage, lambda: [part.rows for part in parts()], work, pending)
+    if settings.target is None:
+        get_run_logger().info(
+            "select: select.target is null: %s", annotation_cost(run.config, selected.num_rows)
+        )
+    return selected

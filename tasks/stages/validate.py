@@ -18,7 +18,7 @@ from tasks.reports.validation_report import PAGE, Validation, ValidationData, wr
 from tasks.rows import JudgedPair, Response
 from tasks.runtime.phases import phase
 from tasks.runtime.published import publish_files
-from tasks.seeds.truth import check
+from tasks.seeds.truth import check, pocket_sources
 from tasks.storage.artifacts import Artifact, Store
 from tasks.storage.dataset import read_dataset
 from tasks.storage.manifest import read_manifest
@@ -61,7 +61,8 @@ def write_all(folder: Path, target: Path) -> Validation:
     responses: dict[str, list[Response]] = defaultdict(list)
     for response in sorted(rows, key=lambda row: row.index):
         responses[response.problem_id].append(response)
-    checked = [found for row in examples if (found := check(row, responses[row.id])) is not None]
+    pocket = pocket_sources(manifest.settings)
+    checked = [found for row in examples if (found := check(row, responses[row.id], pocket)) is not None]
     if not checked:
         raise UserError(
             f"{folder} has no row with a known answer: add curated problems (role: curated) with answers to"

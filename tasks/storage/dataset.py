@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import TypeVar
 
 from tasks.errors import UserError
-from tasks.rows import Example, Response, Role, Tier
+from tasks.rows import Example, Response, Role, Strategy, Tier
 from tasks.storage.dataset_card import render_card
 from tasks.storage.disk import whole_folder
 from tasks.storage.manifest import (
@@ -25,6 +25,7 @@ from tasks.storage.manifest import (
     Manifest,
     SourceCount,
     SplitCount,
+    StrategyCount,
     TierCount,
 )
 from tasks.storage.tables import iter_rows, write_rows
@@ -84,7 +85,38 @@ def describe(
             order_flips=sum(row.order_flips for row in rows),
             transitivity_violations=sum(row.transitivity_violations for row in rows),
         ),
+        evolution=strategy_counts(
+            (row.round, row.tier, row.strategies[-1]) for row in rows if row.strategies
+        ),
     )
+
+
+def strategy_counts(rows: Iterable[tuple[int, str, str]]) -> tuple[StrategyCount, ...]:
+    """Count evolved problems, given as (round, tier, strategy), by round and tier, easiest tier first."""
+    counts: defaultdict[tuple[int, str], Counter[str]] = defaultdict(Counter)
+    for round, tier, strategy in rows:
+        counts[round, str(tier)][str(strategy)] += 1
+    order = {tier.value: place for place, tier in enumerate(Tier)}
+    return tuple(
+        _strategy_count(round, tier, counts[round, tier])
+        for round, tier in sorted(counts, key=lambda key: (key[0], order[key[1]]))
+    )
+
+
+def _strategy_count(round: int, tier: str, counts: Counter[str]) -> StrategyCount:
+    problems = {strategy.value: counts[strategy.value] for strategy in Strategy}
+    joint = problems[Strategy.HARDER] + problems[Strategy.COMPETITION]
+    return StrategyCount(
+        round=round,
+        tier=tier,
+        problems=problems,
+        shares={name: _share(count, counts.total()) for name, count in problems.items()},
+        harder_and_competition=_share(joint, counts.total()),
+    )
+
+
+def _share(count: int, total: int) -> float:
+    return round(count / total, 4)
 
 
 def _finish_counts(rows: Sequence[Example], samples: Sequence[Response]) -> tuple[FinishCount, ...]:

@@ -95,6 +95,23 @@ class TierCount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StrategyCount:
+    """Problems of one tier that were evolved in one round, by the strategy of that round."""
+
+    __pydantic_config__ = _STRICT
+    round: int
+    tier: str
+    problems: Mapping[str, int]  # by strategy
+    shares: Mapping[str, float]  # of each strategy, rounded to four digits
+    harder_and_competition: float  # their joint share
+
+    @property
+    def total(self) -> int:
+        """Number of problems."""
+        return sum(self.problems.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceCount:
     """Number of problems of one source, licence and role."""
 
@@ -142,6 +159,7 @@ class Contents:
     valid_responses: int
     finishes: tuple[FinishCount, ...]
     equivalence: JudgeCount
+    evolution: tuple[StrategyCount, ...] = ()  # of the exported problems, by their last round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +168,8 @@ class Manifest:
 
     `settings` is `Config.identity()`; `models` maps each role to an identity, `prompts` each prompt to its fingerprint.
     `timings` (seconds) may differ between two runs that give the same data, and appear nowhere else in the folder.
-    `contents` is computed by `write_dataset`, which overwrites any value passed in.
+    `contents` is computed by `write_dataset`, which overwrites any value passed in. `evolution` counts what the evolver wrote,
+    before any filter; `contents.evolution` what is left of it.
     """
 
     __pydantic_config__ = _STRICT
@@ -164,6 +183,7 @@ class Manifest:
     settings: Mapping[str, Any]
     teacher: Teacher
     seeds: Mapping[str, int]
+    evolution: tuple[StrategyCount, ...] = ()
     benchmarks: tuple[BenchmarkCount, ...] = ()
     annotation: Mapping[str, str] = field(default_factory=dict)  # fingerprints of the annotation settings
     batch_invariance: Mapping[str, str] = field(default_factory=dict)  # role -> result of its engines' checks

@@ -13,14 +13,17 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from pocket import world
+import prompts
+from pocket import data, world
 from pocket.data import (
     ASSISTANT,
+    PROMPTS,
     SOLVER,
     EncodedExamples,
     TrainingExample,
     batches,
     changed_number,
+    data_digest,
     encode_chunk,
     epoch_plan,
     evolution_example,
@@ -33,6 +36,7 @@ from pocket.data import (
 )
 from pocket.recipes import POCKET
 from pocket.train import collate
+from prompts import Prompt, fixed_sentences, load_prompt
 from tasks.answers.extraction import extract_answer
 
 TEACHER = POCKET / "teacher"
@@ -44,6 +48,33 @@ def lengths_only(lengths: list[int]) -> EncodedExamples:
     return EncodedExamples(
         tokens=tokens, offsets=offsets, prompt_lengths=np.ones(len(lengths), dtype=np.int32)
     )
+
+
+def test_the_examples_use_exactly_the_listed_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = set()
+
+    def load(name: str) -> Prompt:
+        used.add(name)
+        return load_prompt(name)
+
+    monkeypatch.setattr(data, "load_prompt", load)
+    for index in range(60):
+        for make in (solver_example, evolution_example, judge_example):
+            make(index)
+    assert used == set(PROMPTS)
+
+
+def test_a_prompt_that_is_not_listed_changes_neither_the_sentences_nor_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    before = fixed_sentences(PROMPTS), data_digest(tmp_path)
+    new = Prompt(
+        name="judge/new", version=1, variables=("problem",), system="", user="New words.\n{{problem}}"
+    )
+    monkeypatch.setattr(prompts, "all_prompts", lambda: (*PROMPTS, new.name))
+    fixed_sentences.cache_clear()
+    assert (fixed_sentences(PROMPTS), data_digest(tmp_path)) == before
 
 
 def test_solver_examples_end_in_the_oracles_answer() -> None:

@@ -9,9 +9,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from pocket import world
+from pocket.data import PROMPTS
 from pocket.recipes import POCKET
 from pocket.tokenizer import VOCAB_SIZE, build_tokenizer, load_tokenizer, save_tokenizer
-from prompts import all_prompts, fixed_sentences, load_prompt
+from prompts import fixed_sentences, load_prompt
 
 TEXTS = (
     "Mia has 17 shells. How many shells does Mia have now?",
@@ -46,17 +47,17 @@ def test_every_digit_is_a_separate_token(shipped: Any) -> None:
         "9",
     ]
     words = [token for token in shipped.get_vocab() if sum(character.isdigit() for character in token) > 1]
-    assert set(words) <= set(fixed_sentences())
+    assert set(words) <= set(fixed_sentences(PROMPTS))
 
 
-def test_every_fixed_sentence_of_the_prompts_is_one_token(shipped: Any) -> None:
-    for sentence in fixed_sentences():
+def test_every_sentence_of_the_prompts_that_the_models_were_trained_on_is_one_token(shipped: Any) -> None:
+    for sentence in fixed_sentences(PROMPTS):
         assert len(ids(shipped, sentence)) == 1, sentence
 
 
 def test_a_rendered_prompt_has_few_more_tokens_than_its_problem(shipped: Any) -> None:
     text = world.problem(2, "medium", 0).text
-    for name in all_prompts():
+    for name in PROMPTS:
         if load_prompt(name).variables == ("problem",):
             messages = load_prompt(name).render(problem=text)
             rendered = shipped.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -64,7 +65,7 @@ def test_a_rendered_prompt_has_few_more_tokens_than_its_problem(shipped: Any) ->
 
 
 def test_an_edited_prompt_is_still_decoded_unchanged(shipped: Any) -> None:
-    edited = fixed_sentences()[0].replace("a", "o")
+    edited = fixed_sentences(PROMPTS)[0].replace("a", "o")
     assert len(ids(shipped, edited)) > 1
     assert shipped.decode(ids(shipped, edited)) == edited
 

@@ -216,7 +216,7 @@ def test_the_dataset_settings_are_the_papers_and_the_same_for_every_student() ->
     assert counts == [
         ("scalequest", ("easy", 15_000)), ("numina_math_cot", ("medium", 10_000)), ("math", ("medium", 12_500)),
         ("omni_math", ("hard", 4_400)), ("olympiad_bench", ("hard", 674)), ("matharena", ("competition", 120)),
-        ("amo_bench", ("competition", 50)), ("file", ("hard", 1_000)),
+        ("amo_bench", ("competition", 50)), ("file", (None, 1_000)),
     ]  # fmt: skip
     assert (first.select.target, first.sample.num_samples) == (8000, 8)
     assert (first.sample.sampling.temperature, first.sample.sampling.top_p) == (0.7, 1.0)
@@ -234,13 +234,13 @@ def test_the_dataset_is_compared_with_every_complete_benchmark_at_a_pinned_commi
     benchmarks: tuple[HubSource, ...] = config.decontam.benchmarks  # type: ignore[assignment]
     assert {one.name for one in benchmarks} == {
         "aime24", "aime25", "hmmt_feb_2025", "hmmt_nov_2025", "amo_bench", "amc23", "math500", "olympiad_bench",
-        "omni_math", "minerva", "gsm8k",
+        "minerva", "gsm8k",
     }  # fmt: skip
     for one in benchmarks:
         assert one.drop == () and one.target is None and is_pinned(one), one.name
         assert all(part.benchmark for part in one.parts), one.name
     (note,) = benchmark_notes(config)
-    assert note.startswith("compared with 11 benchmarks") and "not pinned" not in note
+    assert note.startswith("compared with 10 benchmarks") and "not pinned" not in note
 
 
 ROWS = {  # one row of each data set, with its columns
@@ -252,7 +252,6 @@ ROWS = {  # one row of each data set, with its columns
     "amc23": {"id": 0, "question": "What is 1 + 1?", "answer": "2", "url": "x"},
     "math500": {"problem": "What is 1 + 1?", "answer": "2", "unique_id": "test/algebra/1.json", "level": 1},
     "olympiad_bench": {"id": 1, "question": "What is 1 + 1?", "final_answer": ["2"], "is_multiple_answer": False},
-    "omni_math": {"problem": "What is 1 + 1?", "answer": "2", "solution": "It is 2.", "difficulty": 4.5},
     "minerva": {"question": "What is 1 + 1?", "answer": "2"},
     "gsm8k": {"question": "What is 1 + 1?", "answer": "1 + 1 = <<1+1=2>>2\n#### 2"},
 }  # fmt: skip

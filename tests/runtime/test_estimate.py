@@ -79,11 +79,24 @@ def test_every_line_of_a_small_run_computed_by_hand() -> None:
     }
 
 
-def test_strategies_are_weighted_by_tier_and_follow_ups_evenly() -> None:
+def test_strategies_are_weighted_by_tier_in_all_rounds() -> None:
     found = lines(plan(measure=lengths(**{"evolution/harder": 200.0})))
-    # harder: 0.30 of easy and 0.20 of hard in round 1, then one of three
-    assert found["evolve-1"].prompt_tokens == (2 * 130 + 6 * 120 + 140)
-    assert found["evolve-2"].prompt_tokens == round(6 * 400 / 3 + 240)
+    # harder: 0.20 of easy and 0.30 of hard in round 1, then 0.30 of 0.70
+    assert found["evolve-1"].prompt_tokens == (2 * 120 + 6 * 130 + 140)
+    assert found["evolve-2"].prompt_tokens == round(6 * (100 + 100 * 0.30 / 0.70) + 240)
+
+
+def test_without_a_target_the_plan_says_what_the_annotation_takes() -> None:
+    (note,) = [note for note in plan({"select.target": None}).notes if "select.target" in note]
+    # 20 candidates and one curated problem, 8 responses each of 200 or at most 448 tokens, 8 x 7 ordered pairs
+    assert note == (
+        "select.target is null: annotating all 21 problems takes 168 responses of the teacher, about 33,600 tokens (at most"
+        " 75,264 tokens), and at most 1,176 requests to the equivalence judge; set select.target to annotate fewer"
+    )
+    assert not any("select.target" in note for note in plan().notes)
+    rates = {"teacher": {"prompt": 100.0, "output": 10.0}}
+    costly = plan({"select.target": None, "plan.rates": rates, "cluster.judge": "never"}).notes[-1]
+    assert "(at most 75,264 tokens; 0.9 GPU-hours), and at most 0 requests" in costly  # 33,600 / 10 / 3,600
 
 
 def test_a_child_is_never_longer_than_the_maximum_of_a_reply() -> None:

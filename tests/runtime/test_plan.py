@@ -127,6 +127,51 @@ def test_missing_files_and_models_are_reported_and_replaced_by_assumptions(tmp_p
     assert (plan.lines[0].requests, plan.lines[0].expected) == (10, 1350)
 
 
+def test_curated_problems_with_a_tier_column_are_counted_before_their_file_exists(tmp_path: Path) -> None:
+    curated = {"kind": "file", "name": "gone", "role": "curated", "path": "gone.jsonl", "limit": 30,
+               "columns": {"text": "q", "answer": "a", "tier": "t"}}  # fmt: skip
+    plan = plan_of(tmp_path, **{"aggregate.sources": [{**PARTS, "target": 10}, curated]})
+    assert (plan.curated, plan.seeds, plan.sources[1].problems) == (30, {Tier.HARD: 10}, {"unread": 30})
+    seeds = {**curated, "role": "seed"}
+    with pytest.raises(UserError, match=r"Source gone: its size is unknown"):
+        plan_of(tmp_path, **{"aggregate.sources": [seeds], "aggregate.test_problems": 0})
+
+
+def test_the_plan_says_what_the_config_decontaminated_leaves_out(tmp_path: Path) -> None:
+    file = tmp_path / "exam.jsonl"
+    lines = [json.dumps({"q": text}) for text in ("What is 1 + 1?", "What is 2 + 2?")]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    exam = {
+        "kind": "file",
+        "name": "exam",
+        "path": str(file),
+        "columns": {"text": "q"},
+        "tier": "easy",
+        "benchmark": True,
+    }
+    contest = {"kind": "amo_bench", "target": 3}
+    sources = [{**PARTS, "target": 10}, exam, contest, {"kind": "omni_math", "target": 4}]
+    training = {
+        "aggregate.sources": sources, "aggregate.test_problems": 0, "select.target": 8,
+        "distill": {"run": {"student": {"model": "pocket/student"}, "teacher": {"model": "pocket/teacher"}}},
+        "decontam.not_evaluated": ["omni_math"],
+    }  # fmt: skip
+
+    def note(**overrides: Any) -> str:
+        notes = plan_of(tmp_path, **{**training, **overrides}).notes
+        return next(note for note in notes if note.startswith("distill trains on"))
+
+    # two rounds for hard and competition, one for easy: 2 x 1 + 3 x 2 of 2 + 2 x (10 + 4) + 6 candidates
+    assert note() == (
+        "distill trains on config default (distill.run.dataset.config); config decontaminated leaves out what descends from"
+        " evaluated benchmarks (exam 2, amo_bench 3: 8 of 36 candidates, about 2 of 8 selected problems) and what overlaps"
+        " with a benchmark by its text; not evaluated, so kept: omni_math (decontam.not_evaluated)"
+    )
+    every = note(**{"decontam.not_evaluated": [], "distill.run.dataset": {"config": "decontaminated"}})
+    assert every.startswith("distill trains on config decontaminated")
+    assert "(exam 2, amo_bench 3, omni_math 4: 16 of 36 candidates, about 4 of 8" in every
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [

@@ -51,6 +51,29 @@ def test_a_text_that_is_a_benchmark_problem_in_one_source_is_one_in_all() -> Non
     assert flagged(rows[:3]) == rows[:3]
 
 
+def test_sources_that_are_not_evaluated_mark_neither_their_rows_nor_copies() -> None:
+    rows = [
+        problem("Find x.", "omni", True),
+        problem("find x.", "other"),
+        problem("Find y.", "omni", True),
+        problem("find  y.", "contest", True),
+    ]
+
+    def marks(*not_evaluated: str) -> list[bool]:
+        found = flagged(rows, not_evaluated)
+        return [isinstance(row, Problem) and row.benchmark_root for row in found]
+
+    assert marks() == [True, True, True, True]
+    assert marks("omni") == [False, False, True, True]
+    assert marks("omni", "contest") == [False] * 4
+
+
+def test_the_sources_that_are_not_evaluated_are_part_of_the_identity_of_the_seeds() -> None:
+    plain = resolve(load_config("pocket"))
+    changed = resolve(load_config("pocket", {"decontam.not_evaluated": ["pocket"]}))
+    assert aggregate_stage(plain).fingerprint != aggregate_stage(changed).fingerprint
+
+
 def test_the_first_of_equal_texts_is_kept_and_rejects_are_skipped() -> None:
     rows = [problem("a", "one"), reject(), problem(" A ", "two"), problem("b", "two")]
     assert list(duplicates(rows)) == [2]

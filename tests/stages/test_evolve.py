@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from prefect import flow
 
-from tasks.config import load_config
+from tasks.config import Config, load_config
 from tasks.llm.chat import ChatModel
+from tasks.problems.evolution_plan import Planned
 from tasks.rows import Problem, Role, Tier
 from tasks.runtime.driver import Lazy, Run
 from tasks.runtime.evolution import EvolutionRound, planned
@@ -29,6 +30,12 @@ def seeds(count: int) -> list[Problem]:
     ]  # fmt: skip
 
 
+def by_shard(rows: list[Problem], size: int, config: Config) -> list[tuple[Problem, Planned]]:
+    """Plan round 1 of every `size` rows together."""
+    starts = range(0, len(rows), size)
+    return [pair for start in starts for pair in planned(rows[start : start + size], 1, config)]
+
+
 def stored(store: Store, rows: list[Problem], size: int) -> Artifact:
     folder = store.folder("seeds", "0" * 64)
     for index, start in enumerate(range(0, len(rows), size)):
@@ -39,14 +46,16 @@ def stored(store: Store, rows: list[Problem], size: int) -> Artifact:
 
 
 @pytest.mark.parametrize(("stored_by", "size"), [(7, 5), (7, 40), (40, 7), (100, 100), (1, 3)])
-def test_a_round_planned_in_shards_equals_the_whole_round(tmp_path: Path, stored_by: int, size: int) -> None:
+def test_the_shards_of_a_round_have_the_children_of_every_shard_of_parents(
+    tmp_path: Path, stored_by: int, size: int
+) -> None:
     config = load_config("pocket", {"evolve.branches": dict.fromkeys(Tier, 3), "run.shard_rows": size})
     run = Run(config=config, store=Store(tmp_path), identities={"evolver": "scripted@1"})
     evolution_round = EvolutionRound(run, stored(run.store, seeds(40), stored_by), 1)
     parts = [evolution_round.shard(index) for index in range(len(evolution_round.sizes))]
     assert [len(part) for part in parts] == list(evolution_round.sizes) and max(evolution_round.sizes) <= size
-    whole = planned(seeds(40), 1, config)
-    assert len(whole) == 96 and [pair for part in parts for pair in part] == list(whole)
+    whole = by_shard(seeds(40), stored_by, config)
+    assert len(whole) == 96 and [pair for part in parts for pair in part] == whole
 
 
 def test_a_changed_seed_changes_one_shard_and_no_cuts(tmp_path: Path) -> None:
@@ -84,4 +93,4 @@ def test_the_stage_requests_every_planned_child_once_and_in_order(tmp_path: Path
         assert server.counts.total() == 96
     assert run.store.record(artifact)["num_shards"] == len(EvolutionRound(run, parents, 1).sizes) > 4
     children = [(row.parent_id, row.strategy) for row in run.store.rows(artifact, "problems", Problem)]
-    assert children == [(parent.id, child.strategy) for parent, child in planned(seeds(40), 1, config)]
+    assert children == [(parent.id, child.strategy) for parent, child in by_shard(seeds(40), 7, config)]

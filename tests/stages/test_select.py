@@ -40,9 +40,13 @@ def artifact(store: Store, name: str, rows: list[Problem], sizes: list[int]) -> 
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize(("target", "curated", "shards"), [(30, 10, 5), (None, 10, 5), (5, 0, 3)])
 def test_the_selection_does_not_depend_on_the_shards(
-    tmp_path: Path, target: int | None, curated: int, shards: int
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, target: int | None, curated: int, shards: int
 ) -> None:
-    overrides = {"select.target": target, "aggregate.test_problems": min(4, curated)}
+    overrides = {
+        "select.target": target,
+        "select.stratify": "tier_strategy",
+        "aggregate.test_problems": min(4, curated),
+    }
     run = Run(config=load_config("pocket", overrides), store=Store(tmp_path), identities={})
     fixed = [problem(number, Role.CURATED if number < curated else Role.SEED) for number in range(25)]
     rows = [problem(number, Role.EVOLVED) for number in range(100)]
@@ -71,6 +75,11 @@ def test_the_selection_does_not_depend_on_the_shards(
     assert [(one.problem_id, one.text) for one in rejects] == [(row.id, row.text[:2000]) for row in left]
     for row, reject in zip(left, rejects, strict=True):
         assert reject.detail == f"over the share of {row.tier}/{row.strategy} in a target of {target}"
+    costs = [
+        record.getMessage() for record in caplog.records if "select.target is null" in record.getMessage()
+    ]
+    assert len(costs) == (target is None)
+    assert all("annotating all 110 problems takes 880 responses" in cost for cost in costs)
     assert (
         run.store.record(found)["num_shards"] == shards
     )  # those of the sources with curated problems, and of the judged problems

@@ -52,13 +52,14 @@ def pair(first: str, second: str, same: bool) -> JudgedPair:
 
 def test_samples_and_majority_are_checked_by_the_same_rule():
     row, group = annotated(1, ["1/2", "0.5", "3", None, "1/2", "7", "7", "7"], truth="0.50")
-    found = check(replace(row, majority_answer="7"), group)
+    found = check(replace(row, majority_answer="7"), group, {"pocket"})
     assert found is not None and (found.majority_right, found.right, found.samples) == (False, 3, 8)
     drawn = world.problem(5, "easy", 0)
     row, group = annotated(2, [drawn.answer, "-12345"], problem=drawn.text, source_id="5/easy/0")
-    found = check(row, group)
+    assert check(row, group, ()) is None
+    found = check(row, group, {"pocket"})
     assert found is not None and (found.majority_right, found.right) == (True, 1)
-    assert check(*annotated(3, ["1", "2"], problem="Who knows?")) is None
+    assert check(*annotated(3, ["1", "2"], problem="Who knows?"), {"pocket"}) is None
 
 
 def test_a_whole_dataset_and_the_verdicts_of_its_judge_are_measured(tmp_path: Path):

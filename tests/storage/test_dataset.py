@@ -12,7 +12,7 @@ from tasks.config import load_config
 from tasks.errors import UserError
 from tasks.rows import Example, FindingKind, Response, Role, Tier
 from tasks.storage import cards, dataset
-from tasks.storage.dataset import describe, write_dataset
+from tasks.storage.dataset import describe, strategy_counts, write_dataset
 from tasks.storage.dataset_card import render_card
 from tasks.storage.manifest import (
     MANIFEST,
@@ -350,6 +350,27 @@ def test_contents_are_counted_from_the_rows():
     )
 
 
+def test_shares_of_the_strategies_are_counted_by_round_and_tier():
+    rows = [
+        (1, "hard", "harder"), (1, "hard", "competition"), (1, "hard", "rewrite"), (2, "hard", "compose"), (1, "easy", "apply"),
+    ]  # fmt: skip
+    easy, hard, second = strategy_counts(rows)
+    assert (easy.round, easy.tier, easy.total, easy.harder_and_competition) == (1, "easy", 1, 0.0)
+    assert (hard.round, hard.tier, hard.total, hard.harder_and_competition) == (1, "hard", 3, 0.6667)
+    assert hard.problems == {
+        "harder": 1, "rewrite": 1, "algebraize": 0, "apply": 0, "compose": 0, "competition": 1,
+    }  # fmt: skip
+    assert hard.shares["harder"] == 0.3333 and easy.shares["apply"] == 1.0
+    assert (second.round, second.shares["compose"]) == (2, 1.0)
+    exported = describe(EXAMPLES, RESPONSES).evolution  # two evolved rows, by harder in round 1
+    assert [(row.round, row.tier, row.total, row.harder_and_competition) for row in exported] == [
+        (1, "easy", 1, 1.0),
+        (1, "hard", 1, 1.0),
+    ]
+    text = render_card(manifest(evolution=(easy, hard, second), contents=describe(EXAMPLES, RESPONSES)))
+    assert "| 1 | hard | 3 | 0.667 | 0.333 | 0.333 | 0.000 | 0.000 | 0.000 | 0.333 |" in text
+
+
 def test_finish_reasons_and_judge_calls_are_counted_over_all_problems():
     judged = example(1, judge_calls=4, order_flips=1, transitivity_violations=2, weight=0.25)
     rows = [judged, example(2)]
@@ -477,7 +498,8 @@ def test_a_long_value_is_truncated_on_the_card():
 def test_the_card_renders_as_markdown_with_complete_tables():
     from markdown_it import MarkdownIt
 
-    text = card(benchmarks=(BenchmarkCount(benchmark="aime", problems=30, flagged=0),))
+    evolution = strategy_counts([(1, "easy", "apply")])
+    text = card(benchmarks=(BenchmarkCount(benchmark="aime", problems=30, flagged=0),), evolution=evolution)
     html = MarkdownIt("commonmark").enable("table").render(text.split("---\n", 2)[2])
-    assert html.count("<table>") == html.count("</table>") == 11
+    assert html.count("<table>") == html.count("</table>") == 13
     assert "|---" not in html and "{{" not in html and "{%" not in html

@@ -51,7 +51,7 @@ def test_a_valid_run_is_summarised(folder: Path, tmp_path: Path, capsys: pytest.
     assert err == ""
     longest = max(len(row.prompt_ids) for row in prepare(small_run(folder)).rows)
     # entropies 0.3, 0.4, 0.5 are below 0.55; 0.1 + ... + 1.0 = 5.5; 100 draws are 6 x 16 + 4; 5% of 7 steps is 1
-    assert "rows       10 in decontaminated/train, 3 used for sampling" in out
+    assert "rows       10 in default/train, 3 used for sampling" in out
     assert "weights    sum of weights 5.5, mean 0.550, 0 rows with weight 0" in out
     assert "sum of binary weights 3.0, mean 0.300" in out
     assert "steps      7: 100 draws, 16 prompts per step, 4 in the last, 1 warm-up steps" in out

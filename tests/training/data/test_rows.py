@@ -275,14 +275,14 @@ def test_unknown_folders_configs_and_splits_are_rejected_with_the_choices(
         rows_of(folder, config="responses")
 
 
-def test_flagged_rows_are_excluded_unless_the_config_is_default(tmp_path: Path) -> None:
+def test_flagged_rows_are_excluded_only_in_the_config_decontaminated(tmp_path: Path) -> None:
     rows = [example(1), example(2, benchmark_overlap=True, overlap_benchmarks=("aime",)), example(3)]
     folder = write_small_dataset(tmp_path / "dataset", rows)
-    assert [int(row.id, 16) for row in rows_of(folder)] == [1, 3]
-    assert [int(row.id, 16) for row in rows_of(folder, config="default")] == [1, 2, 3]
+    assert [int(row.id, 16) for row in rows_of(folder)] == [1, 2, 3]
+    assert [int(row.id, 16) for row in rows_of(folder, config="decontaminated")] == [1, 3]
     (folder / "flagged/train-00000-of-00001.parquet").unlink()
     with pytest.raises(UserError, match=r"has no file flagged/train-\*.parquet"):
-        rows_of(folder, config="default")
+        rows_of(folder)
 
 
 def test_the_error_for_a_missing_config_lists_the_existing_ones(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_the_error_for_a_missing_config_lists_the_existing_ones(tmp_path: Path) 
     with pytest.raises(
         UserError, match=r"dataset.config 'decontaminated' does not exist .* choose one of default, resp"
     ):
-        rows_of(folder)
+        rows_of(folder, config="decontaminated")
 
 
 def test_missing_and_broken_files_are_rejected(folder: Path) -> None:
