@@ -277,6 +277,11 @@ class DistillSettings(Settings):
     held_out: tuple[SerializeAsAny[Source], ...] | Literal["test"] = ()
     ray_address: str | None = resource(None)  # http://host:8265 of a Ray cluster; None: this machine
 
+    @property
+    def held_out_sources(self) -> tuple[Source, ...]:
+        """The sources of `held_out`; none if the student is evaluated on the dataset's own split."""
+        return () if self.held_out == "test" else self.held_out
+
 
 class RaySettings(Settings):
     """A Ray cluster for the stages without a model (rules, deduplicate, decontaminate). It does not change their results.

@@ -152,9 +152,8 @@ def make_plan(
         judge_line(config, groups, lengths["quality_judge"]),
         sample_line(config, groups, selected, curated, lengths["teacher"]),
         cluster_line(config, selected + curated, lengths["equivalence_judge"]),
+        *([distill_line(config, groups, rollouts, lengths["student"])] if rollouts is not None else []),
     ]
-    if rollouts is not None:
-        lines.append(distill_line(config, groups, rollouts, lengths["student"]))
     return Plan(
         profile=config.profile,
         sources=tuple(sources),

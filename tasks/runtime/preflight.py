@@ -63,7 +63,7 @@ def check_run(
     place = output_folder(config) if root is None else root
     trains = work == "distill" or (work == "build" and config.distill is not None and config.distill.in_build)
     sources = unread_sources(config, place) if work == "build" else ()
-    held_out = config.distill.held_out if trains and config.distill is not None else ()
+    held_out = config.distill.held_out_sources if trains and config.distill is not None else ()
     items = [*hub_models(config, ROLES[work], place), *hub_sources([*sources, *held_out])]
     with ThreadPoolExecutor() as pool:  # the network answers while local files are read
         remote = [pool.submit(lambda: hub_problems(items))]

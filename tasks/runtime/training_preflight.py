@@ -26,22 +26,23 @@ def settings_problems(config: Config, root: Path) -> list[str]:
 def training_problems(config: Config, root: Path, dataset: Path | None) -> list[str]:
     """Return the problems of the distillation on `dataset`, or on the dataset that a build is about to make (None).
 
-    Held-out problems of the hub are not read here.
+    Held-out problems of the hub are not read here, nor those of a dataset that does not exist yet.
     """
     settings = config.distill
     if settings is None:
         return [f"profile {config.profile} has no section `distill`: add one, or choose another profile"]
     problems: list[str] = []
     run = attempt(problems, lambda: run_config(settings, dataset or root / "dataset", root / "distill"))
-    local = not any(getattr(source, "is_remote", False) for source in settings.held_out)
-    for source in settings.held_out if local else ():
+    sources = settings.held_out_sources
+    local = not any(getattr(source, "is_remote", False) for source in sources)
+    for source in sources if local else ():
         attempt(problems, lambda one=source: check(one))
     if run is None or problems:
         return problems
     with tempfile.TemporaryDirectory(prefix="sure-math-") as name:
         evaluation = None
-        if run.evaluation is not None and local:
-            write_held_out(Path(name) / "held_out.jsonl", held_out(settings))
+        if run.evaluation is not None and local and (sources or dataset):
+            write_held_out(Path(name) / "held_out.jsonl", held_out(settings, dataset or root / "dataset"))
             evaluation = run.evaluation.model_copy(update={"problems": Path(name) / "held_out.jsonl"})
         checked = run.model_copy(update={"evaluation": evaluation})
         found = early_problems(checked, has_data=dataset is not None)

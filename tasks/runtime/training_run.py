@@ -46,7 +46,7 @@ def held_out(settings: DistillSettings, dataset: Path) -> list[HeldOutProblem]:
         files = [path for folder in folders for path in sorted(folder.glob("test-*.parquet"))]
         rows = [(row.id, row.problem, row.answer) for path in files for row in iter_rows(path, Example)]
     else:
-        problems = [row for source in settings.held_out for row in load(source).outcomes]
+        problems = [row for source in settings.held_out_sources for row in load(source).outcomes]
         rows = [(row.id, row.text, row.answer) for row in problems if isinstance(row, Problem)]
     found = [HeldOutProblem(id=name, problem=text, answer=answer) for name, text, answer in rows if answer]
     if settings.held_out == "test" and not found:
