@@ -6,6 +6,7 @@ concurrency, memory, GPU counts) are not. A profile is a file `configs/<name>.ya
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -126,6 +127,8 @@ class Serve(Settings):
 class ModelRole(Settings):
     """The model of one role, either behind an existing server (`base_url`) or started on this machine (`serve`).
 
+    With neither, `base_url` is the environment's OPENAI_BASE_URL.
+
     The identity of a local model is a hash of its files; that of a hub model is `model@revision`.
     """
 
@@ -140,11 +143,19 @@ class ModelRole(Settings):
     concurrency: PositiveInt = resource(64)  # maximum number of requests in flight
     request_timeout_s: PositiveFloat = resource(600.0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _address_of_the_environment(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("base_url") is None and values.get("serve") is None:
+            return {**values, "base_url": os.environ.get("OPENAI_BASE_URL", "").strip() or None}
+        return values
+
     @model_validator(mode="after")
     def _one_way_to_reach_it(self) -> ModelRole:
         if (self.base_url is None) == (self.serve is None):
             raise ValueError(
-                "give exactly one of base_url (a running server) and serve (start one on this machine)"
+                "give exactly one of base_url (a running server) and serve (start one on this machine), "
+                "or neither and set OPENAI_BASE_URL in the environment"
             )
         return self
 
