@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import httpx2
@@ -66,7 +67,7 @@ def open_client(role: ModelRole, base_url: str) -> openai.AsyncOpenAI:
             base_url=base_url,
             api_key=key or NO_KEY,
             default_headers={"Authorization": f"Bearer {key}"} if key else None,
-            http_client=_http_client(use_environment=not (own or is_loopback(base_url))),
+            http_client=_http_client(base_url),
             max_retries=0,
             timeout=None,
         )
@@ -79,9 +80,12 @@ def open_client(role: ModelRole, base_url: str) -> openai.AsyncOpenAI:
     return client
 
 
-def _http_client(*, use_environment: bool) -> httpx2.AsyncClient:
-    """Return the client below the openai client. `use_environment`: proxies and certificates from the environment."""
+def _http_client(base_url: str) -> httpx2.AsyncClient:
+    """Return the client below the openai client. Proxies and certificates of the environment apply to other machines only."""
+    use_environment = not is_loopback(base_url)
     try:
+        if use_environment and _proxy(base_url).startswith("socks"):
+            raise ValueError("aiohttp takes any proxy for an HTTP proxy")
         return openai.DefaultAioHttpClient(
             verify=httpx2.create_ssl_context(trust_env=use_environment),
             trust_env=use_environment,
@@ -94,10 +98,18 @@ def _http_client(*, use_environment: bool) -> httpx2.AsyncClient:
         raise UserError(
             f"the certificates of SSL_CERT_FILE or SSL_CERT_DIR cannot be read ({error}): correct the variable"
         ) from error
-    except ValueError:  # quotes the proxy, which may have a password
+    except ValueError:  # may quote the proxy with its password
         raise UserError(
             "a proxy of the environment cannot be used: set HTTP_PROXY, HTTPS_PROXY and ALL_PROXY to http:// addresses"
         ) from None
+
+
+def _proxy(url: str) -> str:
+    """Return the proxy that the environment sets for `url`, or an empty text."""
+    parts, proxies = urlsplit(url), getproxies()
+    if proxy_bypass(parts.hostname or ""):
+        return ""
+    return proxies.get(parts.scheme) or proxies.get("all") or ""
 
 
 async def post(client: openai.AsyncOpenAI, path: str, body: Mapping[str, Any], timeout_s: float) -> bytes:

@@ -73,6 +73,7 @@ def serving(
     environment = os.environ | engine_environment(
         role.serve, local=folder is not None, on_cpu=device_is_cpu()
     )
+    environment.pop("VLLM_API_KEY", None)  # the server would demand this key
     process = _start(command, environment, log)
     try:
         _wait_until_healthy(process, role, port, log, on_wait)
