@@ -7,6 +7,7 @@ tasks/evolve_settings.py.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -90,14 +91,12 @@ class Serve(Settings):
 
 
 class ModelRole(Settings):
-    """The model of one role, either behind an existing server (`base_url`) or started on this machine (`serve`).
-
-    The identity of a local model is a hash of its files; that of a hub model is `model@revision`.
-    """
+    """The model of one role: behind an existing server (`base_url`) or started on this machine (`serve`). Its identity is a hash
+    of the files of a local model, and `model@revision` of a hub model."""
 
     model: str = resource()  # local folder (relative to the project) or hub id
     revision: str | None = None
-    base_url: str | None = resource(None)
+    base_url: str | None = resource(None)  # without `serve`, by default OPENAI_BASE_URL of the environment
     api_key_env: str = resource("OPENAI_API_KEY")  # name of the environment variable; never the key
     serve: Serve | None = resource(None)
     thinking: bool = False
@@ -106,12 +105,17 @@ class ModelRole(Settings):
     concurrency: PositiveInt = resource(64)  # maximum number of requests in flight
     request_timeout_s: PositiveFloat = resource(600.0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _address_of_the_environment(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("serve") is None and values.get("base_url") is None:
+            return {**values, "base_url": os.environ.get("OPENAI_BASE_URL", "").strip() or None}
+        return values
+
     @model_validator(mode="after")
     def _one_way_to_reach_it(self) -> ModelRole:
         if (self.base_url is None) == (self.serve is None):
-            raise ValueError(
-                "give exactly one of base_url (a running server) and serve (start one on this machine)"
-            )
+            raise ValueError("give either serve or base_url (by default OPENAI_BASE_URL of the environment)")
         return self
 
 

@@ -4,14 +4,16 @@ A script maps the last message's content to the behaviours of its successive req
 `ok` (echoes the content), `ok:TEXT`, `empty`, `huge` (100,000 characters and one), `length`, `429` or `429:SECONDS`, any
 other status (`500`, `400`), `slow` (one byte at a time, for ever), `trickle` (a good reply in small pieces), `silent`,
 `reset`, `cut` (reset in the middle of the body), `hangup` (a good reply, then the connection is closed without notice),
-`truncated`, `malformed`, `garbage` (not HTTP), `no_choices`, `json:TEXT` (status 200 with that body). A server with a
-`capacity` replies with 429 to requests beyond that many in progress.
+`truncated`, `malformed`, `garbage` (not HTTP), `no_choices`, `json:TEXT` (status 200 with that body), `gzip` (`huge`,
+compressed), `flood` (status 500 with an endless body), `redirect:URL`. A server with a `capacity` replies with 429 to
+requests beyond that many in progress.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import threading
 from collections import Counter
@@ -38,6 +40,7 @@ class ScriptedServer:
         self.script = {content: list(behaviours) for content, behaviours in script.items()}
         self.counts: Counter[str] = Counter()
         self.bodies: list[dict[str, Any]] = []
+        self.payloads: list[bytes] = []
         self.headers: list[str] = []
         self.most_at_once = 0
         self.port = 0
@@ -71,12 +74,14 @@ class ScriptedServer:
         lines = (
             line.split(":", 1) for line in head.lower().splitlines() if line.startswith("content-length:")
         )
-        body = json.loads(await reader.readexactly(int(next(lines)[1])))
+        payload = await reader.readexactly(int(next(lines)[1]))
+        body = json.loads(payload)
         content = body["messages"][-1]["content"]
         behaviours = self.script.get(content, ["ok"])
         behaviour = behaviours[min(self.counts[content], len(behaviours) - 1)]
         self.counts[content] += 1
         self.bodies.append(body)
+        self.payloads.append(payload)
         self._now += 1
         self.most_at_once = max(self.most_at_once, self._now)
         if self._capacity is not None and self._now > self._capacity:
@@ -134,6 +139,17 @@ class ScriptedServer:
             writer.close()
         elif kind == "json":
             await _send(writer, 200, detail.encode())
+        elif kind == "gzip":
+            packed = gzip.compress(json.dumps(_completion(body, HUGE)).encode())
+            await _send(writer, 200, packed, extra="content-encoding: gzip\r\n")
+        elif kind == "flood":
+            writer.write(b"HTTP/1.1 500 X\r\nconnection: close\r\n\r\n")
+            while not writer.is_closing():
+                writer.write(b"x" * 2**16)
+                await writer.drain()
+                await asyncio.sleep(0)
+        elif kind == "redirect":
+            await _send(writer, 307, b"", extra=f"location: {detail}\r\n")
         elif kind == "no_choices":
             await _send(writer, 200, _completion(body, "") | {"choices": []})
         else:

@@ -10,7 +10,6 @@ import asyncio
 import codecs
 import json
 import math
-import os
 import random
 import time
 from collections import deque
@@ -20,13 +19,13 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any, Final
 
-import aiohttp
+from openai import AsyncOpenAI
 
 from tasks.answers.token_spans import TokenSpans, ends_of_pieces, token_spans
 from tasks.config import ModelRole, Sampling
 from tasks.errors import UserError
 from tasks.llm.callbacks import OnProgress
-from tasks.llm.endpoint import BadStatus, open_session, post, printable
+from tasks.llm.endpoint import BadStatus, ConnectionFailed, open_client, post, printable
 from tasks.llm.ledger import Ledger, Spent, request_key
 from tasks.llm.throttle import Throttle
 
@@ -110,9 +109,8 @@ class _Pending:
 class ChatModel:
     """A role's model behind an OpenAI-compatible address.
 
-    `identity` identifies the model in the ledger; the API key is read from the environment variable `role.api_key_env`.
-    `is_vllm` (default: whether the role is served on this machine) decides whether the `enable_thinking` argument of the
-    chat template is sent. Not thread-safe.
+    `identity` identifies the model in the ledger. `is_vllm` (default: whether the role is served on this machine) decides
+    whether the `enable_thinking` argument of the chat template is sent. Not thread-safe.
     """
 
     def __init__(
@@ -129,7 +127,6 @@ class ChatModel:
         self.role = role
         self.base_url = base_url
         self.model_name = model_name
-        self._url = f"{base_url.rstrip('/')}/chat/completions"
         self.identity = identity
         self.usage = Usage()
         self.throttle = Throttle(role.concurrency)
@@ -143,8 +140,8 @@ class ChatModel:
     ) -> AsyncGenerator[ChatOutcome]:
         """Yield exactly one outcome per request, in order of completion; requests found in the ledger are not sent.
 
-        Requests are pulled from the iterator as slots become free. Raises `UserError` if the server rejects the API key
-        or is down (eight requests in a row used up their attempts). Closing the iterator cancels requests in flight.
+        Requests are pulled from the iterator as slots become free. Raises `UserError` if the server rejects the API key,
+        redirects, or is down (eight requests in a row used up their attempts). Closing the iterator cancels what is in flight.
         """
         async with aclosing(self._run(requests, on_progress, lambda: None)) as outcomes:
             async for _, outcome in outcomes:
@@ -177,7 +174,7 @@ class ChatModel:
         running: dict[asyncio.Task[ChatOutcome], _Pending] = {}
         finished: asyncio.Queue[asyncio.Task[ChatOutcome]] = asyncio.Queue()
         followers: dict[str, list[_Pending]] = {}  # requests with the same content as one in flight
-        session = open_session(self.base_url, os.environ.get(self.role.api_key_env) or "EMPTY")
+        client = open_client(self.role, self.base_url)
         try:
             while True:
                 while len(running) < self.role.concurrency:
@@ -193,7 +190,7 @@ class ChatModel:
                         followers[pending.ledger_key].append(pending)
                         continue
                     followers[pending.ledger_key] = []
-                    task = asyncio.create_task(self._answer(session, pending))
+                    task = asyncio.create_task(self._answer(client, pending))
                     task.add_done_callback(finished.put_nowait)
                     running[task] = pending
                 if not running:
@@ -205,7 +202,7 @@ class ChatModel:
                     yield item, outcome
         finally:
             await _cancel(running)
-            await session.close()
+            await client.close()
             meter.finish()
 
     def _read_ahead(
@@ -242,12 +239,12 @@ class ChatModel:
                 self.usage.failures += 1
                 yield item.index, replace(outcome, key=item.request.key)
 
-    async def _answer(self, session: aiohttp.ClientSession, pending: _Pending) -> ChatOutcome:
+    async def _answer(self, client: AsyncOpenAI, pending: _Pending) -> ChatOutcome:
         """Send one request until it is answered, rejected, or out of attempts."""
         request, reason = pending.request, ""
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
-                completion = await self._attempt(session, request)
+                completion = await self._attempt(client, request)
             except _Refused as refusal:
                 self._given_up_in_a_row = 0
                 return self._failed(request, str(refusal), attempt)
@@ -267,16 +264,18 @@ class ChatModel:
             )
         return self._failed(request, reason, MAX_ATTEMPTS)
 
-    async def _attempt(self, session: aiohttp.ClientSession, request: ChatRequest) -> Completion:
+    async def _attempt(self, client: AsyncOpenAI, request: ChatRequest) -> Completion:
         """Make one attempt within the throttle's limit. Raises `_Retryable` or `_Refused` with a message, or `UserError` if
-        the server rejects the API key."""
+        the server rejects the API key or redirects."""
         await self.throttle.enter()
         sent_at = time.monotonic()
         self.usage.attempts += 1
         try:
-            answer = await post(session, self._url, self._arguments(request), self.role.request_timeout_s)
+            answer = await post(
+                client, "/chat/completions", self._arguments(request), self.role.request_timeout_s
+            )
             completion = self._read(request, answer)
-        except (BadStatus, aiohttp.ClientError, OSError, ValueError) as error:
+        except (BadStatus, ConnectionFailed, TimeoutError, ValueError) as error:
             raise self._sorted_error(error, sent_at) from error
         finally:
             self.throttle.leave()
@@ -290,6 +289,10 @@ class ChatModel:
                 return UserError(
                     f"model server {self.base_url} rejects the API key: set {self.role.api_key_env} in the environment"
                 )
+            if error.is_redirect:
+                return UserError(
+                    f"model server {self.base_url} sends prompts elsewhere ({error}): set `base_url` to the right address"
+                )
             if error.status < 500 and error.status not in (408, 409, 429):
                 return _Refused(str(error))
             self.throttle.congested(sent_at)
@@ -297,9 +300,9 @@ class ChatModel:
         if isinstance(error, TimeoutError):
             self.throttle.congested(sent_at)
             return _Retryable(f"no answer within {self.role.request_timeout_s:g} s")
-        if isinstance(error, aiohttp.ClientError | OSError):
+        if isinstance(error, ConnectionFailed):
             self.throttle.congested(sent_at)
-            return _Retryable(f"connection failed: {printable(error) or type(error).__name__}")
+            return _Retryable(f"connection failed: {error}")
         return _Retryable(f"unreadable answer: {printable(error)}")
 
     def _arguments(self, request: ChatRequest) -> dict[str, Any]:

@@ -1,11 +1,12 @@
-"""POST requests to an OpenAI-compatible server, limited in time and size; errors carry the server's own message."""
+"""Requests to OpenAI-compatible servers by the openai client, limited in time and size; errors carry the server's own message."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -13,56 +14,163 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
-import httpx
+import httpx2
+import openai
 
-from tasks.llm.servers import is_loopback
+from tasks.config import ModelRole
+from tasks.errors import UserError
 
 MAX_ANSWER_BYTES: Final = 64 * 2**20
 """Longest answer that is accepted; log-probabilities take about 200 bytes per token."""
+MAX_ERROR_BYTES: Final = 2**16
+"""How much of the answer is read for an error message."""
+NO_KEY: Final = "EMPTY"
+"""Sent to a server that needs no key."""
 
 
 class BadStatus(Exception):
-    """An answer with a status of 400 or more. `retry_after`: the pause in seconds that the server requested."""
+    """An answer with a status outside 200-299. `retry_after`: the pause in seconds that the server requested."""
 
     def __init__(self, status: int, message: str, retry_after: float | None) -> None:
         super().__init__(f"status {status}: {message}")
         self.status = status
         self.retry_after = retry_after
 
+    @property
+    def is_redirect(self) -> bool:
+        return 300 <= self.status < 400
 
-def open_session(base_url: str, key: str) -> aiohttp.ClientSession:
-    """Open a session with keep-alive connections to `base_url`, unlimited in number, on the running event loop.
 
-    It has no timeout, since `post` sets one. The proxy is determined once here: aiohttp would look for a proxy, and for a
-    password in ~/.netrc, at every request.
+class ConnectionFailed(Exception):
+    """A request without a complete answer. It has the cause's message, and no reference to the request and its headers."""
+
+
+class _OwnServer(openai.AsyncOpenAI):
+    """A client that sends no organisation, project or header from the environment."""
+
+    @property
+    def default_headers(self) -> dict[str, str | openai.Omit]:
+        return {"Accept": "application/json", "Content-Type": "application/json"}
+
+
+def open_client(role: ModelRole, base_url: str) -> openai.AsyncOpenAI:
+    """Return a client for the running event loop, with any number of keep-alive connections to `base_url`. The caller closes it.
+
+    A server that was started here gets nothing from the user's environment. An endpoint gets the key of `role.api_key_env`
+    and whatever else the openai library reads from the environment, except its address. Redirects are not followed.
+    Raises `UserError` if the address, the key or another variable cannot be used.
     """
-    certificates = httpx.create_ssl_context() if base_url.startswith("https:") else True
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=certificates),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"authorization": f"Bearer {key}", "content-type": "application/json"},
-        timeout=aiohttp.ClientTimeout(),
-        proxy=_proxy(base_url),
-    )
+    own = role.serve is not None
+    key = "" if own else _api_key(role.api_key_env)
+    try:
+        client = (_OwnServer if own else openai.AsyncOpenAI)(
+            base_url=base_url,
+            api_key=key or NO_KEY,
+            default_headers={"Authorization": f"Bearer {key}"} if key else None,
+            http_client=_http_client(base_url),
+            max_retries=0,
+            timeout=None,
+        )
+    except httpx2.InvalidURL as error:
+        raise UserError(f"model server {base_url}: {error}: correct `base_url` in the profile") from None
+    if not all(map(_fits_a_header, client.default_headers.values())):
+        raise UserError(
+            "OPENAI_ORG_ID, OPENAI_PROJECT_ID or OPENAI_CUSTOM_HEADERS has a character that is not printable ASCII: correct it"
+        )
+    return client
 
 
-async def post(session: aiohttp.ClientSession, url: str, body: Mapping[str, Any], timeout_s: float) -> bytes:
+def _http_client(base_url: str) -> httpx2.AsyncClient:
+    """Return the client below the openai client. Proxies and certificates of the environment apply to other machines only."""
+    use_environment = not is_loopback(base_url)
+    try:
+        if use_environment and _proxy(base_url).startswith("socks"):
+            raise ValueError("aiohttp takes any proxy for an HTTP proxy")
+        return openai.DefaultAioHttpClient(
+            verify=httpx2.create_ssl_context(trust_env=use_environment),
+            trust_env=use_environment,
+            timeout=None,  # `_answer` limits the total time
+            limits=httpx2.Limits(max_connections=0),  # aiohttp's 0: no limit
+            follow_redirects=False,
+            event_hooks={"response": [_raise_for_status]},
+        )
+    except OSError as error:
+        raise UserError(
+            f"the certificates of SSL_CERT_FILE or SSL_CERT_DIR cannot be read ({error}): correct the variable"
+        ) from error
+    except ValueError:  # may quote the proxy with its password
+        raise UserError(
+            "a proxy of the environment cannot be used: set HTTP_PROXY, HTTPS_PROXY and ALL_PROXY to http:// addresses"
+        ) from None
+
+
+def _proxy(url: str) -> str:
+    """Return the proxy that the environment sets for `url`, or an empty text."""
+    parts, proxies = urlsplit(url), getproxies()
+    if proxy_bypass(parts.hostname or ""):
+        return ""
+    return proxies.get(parts.scheme) or proxies.get("all") or ""
+
+
+async def post(client: openai.AsyncOpenAI, path: str, body: Mapping[str, Any], timeout_s: float) -> bytes:
     """Send a JSON body and return the body of the answer. `timeout_s` limits the total time, since a server that sends slowly
     would keep resetting a limit per read.
 
-    Raises `BadStatus` for a status of 400 or more, `TimeoutError`, `aiohttp.ClientError` or `OSError` for a broken
-    connection, and `ValueError` for an answer longer than `MAX_ANSWER_BYTES`.
+    Raises `BadStatus`, `ConnectionFailed`, `TimeoutError`, and `ValueError` for an answer longer than `MAX_ANSWER_BYTES`.
     """
     data = json.dumps(body, separators=(",", ":")).encode("ascii")
-    async with asyncio.timeout(timeout_s), session.post(url, data=data) as response:
-        answer = bytearray()
-        async for piece in response.content.iter_any():
-            answer += piece
-            if len(answer) > MAX_ANSWER_BYTES:
-                raise ValueError(f"longer than {MAX_ANSWER_BYTES:,} bytes")
-        if response.status >= 400:
-            raise BadStatus(response.status, _error_text(answer), _retry_after(response.headers))
-        return bytes(answer)
+    return await _answer(
+        client.post(path, content=data, cast_to=httpx2.Response, stream=True, stream_cls=openai.AsyncStream),
+        timeout_s,
+    )
+
+
+async def get(client: openai.AsyncOpenAI, path: str, timeout_s: float) -> bytes:
+    """Return the body of the answer to a GET request. Raises the errors of `post`."""
+    return await _answer(
+        client.get(path, cast_to=httpx2.Response, stream=True, stream_cls=openai.AsyncStream), timeout_s
+    )
+
+
+async def _answer(sending: Awaitable[Any], timeout_s: float) -> bytes:
+    """Return the body of the response of `sending`, which was not read yet."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            response: httpx2.Response = await sending
+            try:
+                body, complete = await _read(response, MAX_ANSWER_BYTES)
+            finally:
+                await response.aclose()
+    except TimeoutError:
+        raise
+    # the transport leaves some of aiohttp's errors as they are
+    except (openai.APIConnectionError, httpx2.RequestError, aiohttp.ClientError, OSError) as error:
+        cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else error
+        raise ConnectionFailed(printable(cause) or type(cause).__name__) from None
+    if not complete:
+        raise ValueError(f"longer than {MAX_ANSWER_BYTES:,} bytes")
+    return body
+
+
+async def _read(response: httpx2.Response, limit: int) -> tuple[bytes, bool]:
+    """Return the first `limit` bytes of the body, and whether that is all of it."""
+    body = bytearray()
+    async for piece in response.aiter_bytes():
+        body += piece
+        if len(body) > limit:
+            return bytes(body[:limit]), False
+    return bytes(body), True
+
+
+async def _raise_for_status(response: httpx2.Response) -> None:
+    """Raise `BadStatus` unless the request succeeded. The openai client would read the whole body first, however long."""
+    if response.is_success:
+        return
+    if response.is_redirect:
+        message = f"redirects to {printable(response.headers.get('location', 'another address'))}"
+    else:
+        message = _error_text((await _read(response, MAX_ERROR_BYTES))[0])
+    raise BadStatus(response.status_code, message, _retry_after(response.headers))
 
 
 def printable(text: object) -> str:
@@ -70,12 +178,23 @@ def printable(text: object) -> str:
     return str(text)[:500].encode("utf-8", "replace").decode("utf-8")
 
 
-def _proxy(url: str) -> str | None:
-    """Return the proxy that the environment sets for `url`; None for addresses of this machine."""
-    parts = urlsplit(url)
-    if is_loopback(url) or proxy_bypass(parts.hostname or ""):
-        return None
-    return getproxies().get(parts.scheme)
+def is_loopback(url: str) -> bool:
+    """Return whether `url` is on this machine, so that proxy settings must not apply."""
+    return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+
+
+def _api_key(variable: str) -> str:
+    """Return the key in an environment variable, without the blanks and the line end around it; empty if there is none."""
+    key = os.environ.get(variable, "").strip()
+    if " " in key or not _fits_a_header(key):
+        raise UserError(
+            f"the API key in {variable} has a blank or a character that is not printable ASCII: set {variable} again"
+        )
+    return key
+
+
+def _fits_a_header(value: object) -> bool:
+    return not isinstance(value, str) or (value.isascii() and value.isprintable())
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -91,7 +210,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-def _error_text(answer: bytes | bytearray) -> str:
+def _error_text(answer: bytes) -> str:
     """Return the server's error message: from its JSON, or else the raw answer."""
     try:
         body = json.loads(answer)

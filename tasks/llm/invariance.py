@@ -8,14 +8,18 @@ checked when it starts, and what was found is logged and recorded.
 
 from __future__ import annotations
 
+import asyncio
+import json
 import random
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.config import ModelRole
+
 PROBES = 8
 PROBE_TOKENS = 48
+PROBE_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,27 +108,27 @@ def engine_probes(engine: Any) -> Generate:
     return generate
 
 
-def server_probes(base_url: str, model: str, limit: int) -> Generate:
+def server_probes(role: ModelRole, base_url: str) -> Generate:
     """`Generate` by a vLLM server of this machine: one completion request for each probe, all of them at once.
 
-    Raises `httpx.HTTPError` when the server does not answer, `KeyError` when the reply has no log-probabilities.
+    Raises the errors of `tasks.llm.endpoint.post`, and `KeyError` when the reply has no log-probabilities.
     """
-    import httpx
+    from tasks.llm.endpoint import open_client, post
 
-    tokens = min(PROBE_TOKENS, limit // 2)
-    prompts = probe_ids(256, limit - tokens)
+    tokens = min(PROBE_TOKENS, role.max_model_len // 2)
+    prompts = probe_ids(256, role.max_model_len - tokens)
 
-    def complete(number: int) -> ProbeResult:
-        body = {
-            "model": model, "prompt": prompts[number], "seed": number, "temperature": 1.0, "max_tokens": tokens,
-            "ignore_eos": True, "logprobs": 0,
-        }  # fmt: skip
-        reply = httpx.post(f"{base_url}/completions", json=body, timeout=120.0, trust_env=False)
-        found = reply.raise_for_status().json()["choices"][0]["logprobs"]
-        return ProbeResult(tokens=tuple(found["tokens"]), logprobs=tuple(found["token_logprobs"]))
+    async def generate(numbers: Sequence[int]) -> list[ProbeResult]:
+        async def complete(number: int) -> ProbeResult:
+            body = {
+                "model": role.model, "prompt": prompts[number], "seed": number, "temperature": 1.0, "max_tokens": tokens,
+                "ignore_eos": True, "logprobs": 0,
+            }  # fmt: skip
+            reply = json.loads(await post(client, "/completions", body, PROBE_TIMEOUT_S))
+            found = reply["choices"][0]["logprobs"]
+            return ProbeResult(tokens=tuple(found["tokens"]), logprobs=tuple(found["token_logprobs"]))
 
-    def generate(numbers: Sequence[int]) -> list[ProbeResult]:
-        with ThreadPoolExecutor(PROBES) as pool:
-            return list(pool.map(complete, numbers))
+        async with open_client(role, base_url) as client:
+            return await asyncio.gather(*map(complete, numbers))
 
-    return generate
+    return lambda numbers: asyncio.run(generate(numbers))

@@ -6,6 +6,7 @@ within ten seconds of a `kill -9` of its owner.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -18,19 +19,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from urllib.parse import urlsplit
 
 import httpx
 
 from tasks.config import ModelRole, Serve
 from tasks.errors import UserError
 from tasks.llm.callbacks import WAIT_NOTICE_S, OnWait
+from tasks.llm.endpoint import BadStatus, ConnectionFailed, get, open_client
 from tasks.llm.invariance import BatchInvariance, check_invariance, server_probes
 from tasks.llm.model_folder import model_folder
 from tasks.llm.vllm_options import MIN_BATCHED_TOKENS, engine_environment
 from tasks.processes.machine import device_is_cpu, engine_device
 
 STOP_S = 12.0
+MODELS_TIMEOUT_S = 15.0
+SET_BASE_URL = "set `base_url` to an OpenAI-compatible address, usually ending in /v1"
 LOG_PREFIX = re.compile(r"^(\([^)]*\)\s*)?((INFO|WARNING|ERROR|DEBUG)\s+[\d-]+ [\d:.]+ )?(\[[^\]]+\]\s*)?")
 COMPLAINT = re.compile(r"\b(\w+Error|\w*Exception|error):\s*\S")
 STEP = re.compile(
@@ -76,6 +79,7 @@ def serving(
     environment = os.environ | engine_environment(
         role.serve, local=folder is not None, on_cpu=device_is_cpu()
     )
+    environment.pop("VLLM_API_KEY", None)  # the server would demand this key
     process = _start(command, environment, log)
     try:
         _wait_until_healthy(process, role, port, log, on_wait)
@@ -93,35 +97,26 @@ def serving(
 # --- a server that already runs ----------------------------------------------------------------------------------
 
 
-def is_loopback(url: str) -> bool:
-    """Return whether `url` is on this machine, so that proxy settings must not apply."""
-    return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
-
-
-def check_endpoint(role: ModelRole, timeout_s: float = 15.0) -> ServerHandle:
+def check_endpoint(role: ModelRole, timeout_s: float = MODELS_TIMEOUT_S) -> ServerHandle:
     """Request the list of models at `base_url`. Raises `UserError` unless it answers and offers `role.model`."""
     base_url = (role.base_url or "").rstrip("/")
-    headers = {"Authorization": f"Bearer {os.environ.get(role.api_key_env) or 'EMPTY'}"}
     where = f"model server {base_url}/models"
     try:
-        answer = httpx.get(
-            f"{base_url}/models", headers=headers, timeout=timeout_s, trust_env=not is_loopback(base_url)
-        )
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        answer = asyncio.run(_models(role, base_url, timeout_s))
+    except BadStatus as error:
+        if error.status in (401, 403):
+            raise UserError(
+                f"{where} rejects the API key (status {error.status}): set {role.api_key_env} in the environment"
+            ) from error
+        raise UserError(f"{where} does not return a list of models ({error}): {SET_BASE_URL}") from error
+    except (ConnectionFailed, TimeoutError, ValueError) as error:
         raise UserError(
-            f"{where} does not answer ({error}): start it, or correct `base_url` in the profile"
+            f"{where} does not answer ({error or 'timeout'}): start it, or correct `base_url` in the profile"
         ) from error
-    if answer.status_code in (401, 403):
-        raise UserError(
-            f"{where} rejects the API key (status {answer.status_code}): set {role.api_key_env} in the environment"
-        )
     try:
-        models = {str(entry["id"]): entry for entry in answer.raise_for_status().json()["data"]}
-    except (httpx.HTTPStatusError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{where} does not return a list of models (status {answer.status_code}): "
-            "set `base_url` to an OpenAI-compatible address, usually ending in /v1"
-        ) from error
+        models = {str(entry["id"]): entry for entry in json.loads(answer)["data"]}
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
+        raise UserError(f"{where} does not return a list of models: {SET_BASE_URL}") from error
     if role.model not in models:
         raise UserError(
             f"{where} does not offer {role.model!r}: set `model` to one of {', '.join(sorted(models)[:20])}"
@@ -129,6 +124,11 @@ def check_endpoint(role: ModelRole, timeout_s: float = 15.0) -> ServerHandle:
     return ServerHandle(
         base_url=base_url, model_name=role.model, is_vllm=models[role.model].get("owned_by") == "vllm"
     )
+
+
+async def _models(role: ModelRole, base_url: str, timeout_s: float) -> bytes:
+    async with open_client(role, base_url) as client:
+        return await get(client, "/models", timeout_s)
 
 
 # --- a local server -----------------------------------------------------------------------------------------------
@@ -264,10 +264,10 @@ def _wait_until_healthy(
 
 def _check_server(base_url: str, role: ModelRole, log: Path) -> BatchInvariance:
     """Check the batch invariance of a server that has just started. `UserError` if it does not complete the probes."""
-    probes = server_probes(base_url, role.model, role.max_model_len)
+    probes = server_probes(role, base_url)
     try:
         return check_invariance(probes, dtype=role.dtype, machine=engine_device())
-    except (httpx.HTTPError, LookupError, TypeError, ValueError) as error:
+    except (BadStatus, ConnectionFailed, TimeoutError, LookupError, TypeError, ValueError) as error:
         raise UserError(
             f"the server of {role.model} does not complete a test prompt ({error!r}): read {log}"
         ) from error

@@ -294,6 +294,16 @@ def test_a_server_that_dies_early_gives_its_last_error_and_the_log(
         pass
 
 
+def test_a_server_demands_no_key_of_the_environment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "sk-secret")
+    in_place_of_vllm(monkeypatch, "import os; raise ValueError(f'key {os.environ.get(\"VLLM_API_KEY\")}')")
+    with (
+        pytest.raises(UserError, match="ValueError: key None"),
+        serving(served(), root=root, log=root / "log"),
+    ):
+        pass
+
+
 def test_a_server_that_never_becomes_healthy_is_ended(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_place_of_vllm(monkeypatch, "import time; print('loading for ever', flush=True); time.sleep(300)")
     before = set(psutil.Process().children(recursive=True))

@@ -76,7 +76,7 @@ SINGLE_MODULES = frozenset({"training.config", "training.console"})
 
 PREFECT = ("flows", "tasks.stages", "tasks.runtime", "scripts")
 HEAVY = frozenset({"deepspeed", "peft", "ray", "torch", "transformers", "vllm"})
-HTTP = frozenset({"aiohttp", "httpx", "openai"})
+HTTP = frozenset({"aiohttp", "httpx", "httpx2", "openai"})
 OUTSIDE = frozenset({"datasets", "prefect", "pyarrow", "socket", "sqlite3", "subprocess"})
 # Where heavy packages may be imported at the top of a module. The longest prefix decides.
 HEAVY_AT_TOP: Mapping[str, bool] = {

@@ -91,3 +91,17 @@ def test_an_override_of_one_role_changes_neither_the_others_nor_the_callers_mapp
     assert given["models.evolver"] == {"serve": {"kv_cache_gib": 2}}
     load_config("base", {"plan": (sections := {"growth": 2.0}), "plan.problem_chars": 5})
     assert sections == {"growth": 2.0}
+
+
+def test_a_role_without_an_address_and_a_server_is_at_the_address_of_the_environment(
+    write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", " http://models.invalid/v1\n")
+    overrides = {"models.evolver.serve": None, "models.teacher": {"serve": None, "base_url": "http://own/v1"}}
+    models = load_config("base", overrides).models
+    assert models.evolver.base_url == "http://models.invalid/v1"
+    assert models.teacher.base_url == "http://own/v1"
+    assert models.quality_judge.base_url is None and models.quality_judge.serve is not None
+    monkeypatch.setenv("OPENAI_BASE_URL", " ")
+    with pytest.raises(UserError, match=r"models\.evolver: give either serve or base_url"):
+        load_config("base", overrides)
