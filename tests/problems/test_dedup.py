@@ -283,6 +283,9 @@ def test_invalid_arguments_are_rejected() -> None:
         near_duplicates(["a"], threshold=0.0)
     with pytest.raises(ValueError, match="ngram"):
         near_duplicates(["a"], ngram=0)
+    for seed in (-1, 2**32):
+        with pytest.raises(ValueError, match="Seed must be between 0 and"):
+            near_duplicates(["a"], seed=seed)
     with pytest.raises(ValueError, match="2 priorities for 1 texts"):
         near_duplicates(["a"], priority=[1, 2])
 

@@ -91,3 +91,10 @@ def test_an_override_of_one_role_changes_neither_the_others_nor_the_callers_mapp
     assert given["models.evolver"] == {"serve": {"kv_cache_gib": 2}}
     load_config("base", {"plan": (sections := {"growth": 2.0}), "plan.problem_chars": 5})
     assert sections == {"growth": 2.0}
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_outside_the_range_of_the_generator_is_reported(seed: int) -> None:
+    with pytest.raises(UserError, match=r"dedup\.seed"):
+        load_config("pocket", {"dedup.seed": seed})
+    assert load_config("pocket", {"dedup.seed": 2**32 - 1}).dedup.seed == 2**32 - 1
