@@ -7,7 +7,7 @@ words of the file. The share is uniform between 0 and twice the edit rate, so th
 process then runs the stage without Prefect: it reads both artifacts, decides, and writes every shard with its rejects and edges.
 Its wall time, CPU time and peak resident memory are printed.
 *Sample.* With the same number of copies per text and 20,000 candidates: recall and precision against brute force (which shares
-no code with `tasks.problems.dedup`), ten shuffled orders of the input, and the indices of datasketch and rensa for comparison.
+no code with `tasks.problems.dedup`), ten shuffled orders of the input, and datasketch's index for comparison.
 *Templates.* Copies that differ in one number only, so that the number of edges is quadratic in the copies. If there are too many
 edges, the stage keeps only those with a kept text.
 """
@@ -22,14 +22,13 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
-from dedup_recall import Pair, brute_force, greedy, read_texts, with_datasketch, word_tuples
+from dedup_recall import Pair, brute_force, greedy, read_texts, with_datasketch
 
 from tasks.config import DedupSettings
 from tasks.problems.dedup import near_duplicates, normalise
@@ -145,44 +144,21 @@ def sized(
     )
 
 
-def with_rensa(texts: list[str], threshold: float, ngram: int) -> set[Pair]:
-    """Return the unverified candidate pairs of rensa's RMinHashLSH with 32 bands of 4 values."""
-    from rensa import RMinHash, RMinHashLSH  # pyright: ignore[reportAttributeAccessIssue]
-
-    tokens = [[" ".join(key) for key in word_tuples(text, ngram)] for text in texts]
-    sketches = RMinHash.from_token_sets(tokens, 128, 1)
-    index = RMinHashLSH(threshold, 128, 32)
-    index.insert_many(sketches)
-    return {
-        (min(number, other), max(number, other))
-        for number, found in enumerate(index.query_all(sketches))
-        for other in found
-        if other != number
-    }
-
-
 def ours(texts: list[str], threshold: float, ngram: int) -> set[Pair]:
     edges = near_duplicates(texts, threshold=threshold, ngram=ngram).edges
     return set(zip(edges["i"].tolist(), edges["j"].tolist(), strict=True))
 
 
 def compare(texts: list[str]) -> None:
-    """Print recall and precision of three methods against brute force. Duplicate texts are removed first, since they need no
+    """Print recall and precision of both methods against brute force. Duplicate texts are removed first, since they need no
     MinHash."""
     texts = list({normalise(text): text for text in texts}.values())
     truth = brute_force(texts, SETTINGS.threshold, SETTINGS.ngram)
     print(
         f"sample: {len(texts):,} texts, {len(truth):,} pairs at Jaccard >= {SETTINGS.threshold:g} by brute force"
     )
-    ways = {
-        "near_duplicates": ours,
-        "rensa RMinHashLSH": with_rensa,
-        "datasketch MinHashLSH": with_datasketch,
-    }
+    ways = {"near_duplicates": ours, "datasketch MinHashLSH": with_datasketch}
     for name, way in ways.items():
-        if find_spec(name.split()[0]) is None and way is not ours:
-            print(f"  {name:<24} is not installed")
-            continue
         began, cpu = time.perf_counter(), time.process_time()
         found = way(texts, SETTINGS.threshold, SETTINGS.ngram)
         seconds, used = time.perf_counter() - began, time.process_time() - cpu

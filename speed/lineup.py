@@ -1,4 +1,4 @@
-"""Time of the stages without a model on a million candidates, compared with other near-duplicate libraries.
+"""Time of the stages without a model on a million candidates, compared with datasketch.
 
     PYTHONPATH=. python speed/lineup.py gsm8k_train.jsonl FOLDER --count 1000000 --edit-rate 0.25
 
@@ -8,8 +8,8 @@ processes for the shards. Seconds are wall time; memory is the sum of the peaks 
 computed in the workers, banding lists the pairs that share a key, verification compares their shingles, and the rest of the
 decision is the greedy pass and bookkeeping.
 
-The other libraries process the same texts in one process: rensa's index with 32 bands of 4 values over all `--rensa` texts, and
-datasketch's index with default settings over the first `--datasketch` texts. Both list candidate pairs without verifying them.
+For comparison, datasketch's own objects and index (default settings) list candidate pairs of the first `--datasketch` texts in
+one process, without verifying them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 
 import psutil
 from dedup_million import SETTINGS, candidates, peak_gib, replacing, seeds, used_cpu, write
-from dedup_recall import read_texts, with_datasketch, word_tuples
+from dedup_recall import read_texts, with_datasketch
 
 from tasks.config import load_config
 from tasks.problems import dedup
@@ -163,33 +163,12 @@ def report(
     )
 
 
-def rensa_at_size(texts: list[str]) -> None:
-    """Measure sketches, index and candidate pairs of rensa."""
-    from rensa import RMinHash, RMinHashLSH  # pyright: ignore[reportAttributeAccessIssue]
-
-    began, sketches = time.perf_counter(), []
-    for low in range(0, len(texts), SHARD):
-        tokens = [
-            [" ".join(key) for key in word_tuples(text, SETTINGS.ngram)] for text in texts[low : low + SHARD]
-        ]
-        sketches += RMinHash.from_token_sets(tokens, 128, 1)
-    sketch_file = time.perf_counter()
-    index = RMinHashLSH(SETTINGS.threshold, 128, 32)
-    index.insert_many(sketches)
-    pairs = sum(len(found) - 1 for found in index.query_all(sketches)) // 2
-    show("rensa RMinHashLSH", len(texts), sketch_file - began, time.perf_counter() - sketch_file, pairs)
-
-
 def datasketch_at_size(texts: list[str]) -> None:
-    """Measure sketches, index and candidate pairs of datasketch."""
+    """Measure objects, index and candidate pairs of datasketch."""
     began = time.perf_counter()
     pairs = len(with_datasketch(texts, SETTINGS.threshold, SETTINGS.ngram))
-    show("datasketch MinHashLSH", len(texts), time.perf_counter() - began, 0.0, pairs)
-
-
-def show(name: str, count: int, sketching: float, indexing: float, pairs: int) -> None:
     print(
-        f"{name:<22} {count:>9,} texts: {sketching + indexing:5.1f} s ({indexing:.1f} s for index and query),"
+        f"datasketch MinHashLSH {len(texts):>9,} texts: {time.perf_counter() - began:5.1f} s,"
         f" {pairs:,} candidate pairs, {peak_gib():.2f} GiB",
         flush=True,
     )
@@ -228,7 +207,6 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--edit-rate", type=float, default=0.25)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--rensa", type=int, default=1_000_000, help="number of texts; 0 skips it")
     parser.add_argument("--datasketch", type=int, default=100_000, help="number of texts; 0 skips it")
     arguments = parser.parse_args()
     store = Store(arguments.folder)
@@ -241,8 +219,6 @@ def main() -> None:
     apart(line_up, store, sources, copies, arguments.workers)
     if arguments.datasketch:
         apart(datasketch_at_size, texts_of(store, copies, arguments.datasketch))
-    if arguments.rensa:
-        apart(rensa_at_size, texts_of(store, copies, arguments.rensa))
 
 
 def apart(function: Callable[..., None], *arguments: Any) -> None:

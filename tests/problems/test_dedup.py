@@ -252,8 +252,8 @@ def test_every_candidate_pair_is_yielded_once() -> None:
 
 def test_banding_finds_a_pair_at_any_threshold() -> None:
     assert Banding(bands=32, rows=4).recall(0.7) == pytest.approx(1 - (1 - 0.7**4) ** 32)
-    assert banding_for(0.7) == Banding(bands=32, rows=4)
-    assert min(banding_for(threshold / 100).recall(threshold / 100) for threshold in range(2, 101)) >= 0.999
+    assert banding_for(0.7) == Banding(bands=40, rows=4)
+    assert min(banding_for(threshold / 100).recall(threshold / 100) for threshold in range(2, 101)) >= 0.9999
 
 
 def test_band_keys_agree_as_often_as_expected() -> None:
@@ -283,6 +283,9 @@ def test_invalid_arguments_are_rejected() -> None:
         near_duplicates(["a"], threshold=0.0)
     with pytest.raises(ValueError, match="ngram"):
         near_duplicates(["a"], ngram=0)
+    for seed in (-1, 2**32):
+        with pytest.raises(ValueError, match="Seed must be between 0 and"):
+            near_duplicates(["a"], seed=seed)
     with pytest.raises(ValueError, match="2 priorities for 1 texts"):
         near_duplicates(["a"], priority=[1, 2])
 

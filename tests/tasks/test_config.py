@@ -105,3 +105,10 @@ def test_a_role_without_an_address_and_a_server_is_at_the_address_of_the_environ
     monkeypatch.setenv("OPENAI_BASE_URL", " ")
     with pytest.raises(UserError, match=r"models\.evolver: give either serve or base_url"):
         load_config("base", overrides)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_outside_the_range_of_the_generator_is_reported(seed: int) -> None:
+    with pytest.raises(UserError, match=r"dedup\.seed"):
+        load_config("pocket", {"dedup.seed": seed})
+    assert load_config("pocket", {"dedup.seed": 2**32 - 1}).dedup.seed == 2**32 - 1
