@@ -28,7 +28,7 @@ from tasks.storage.artifacts import atomic_write
 from tasks.storage.dataset import write_dataset
 from tasks.storage.examples import examples_by_split
 
-VERSION = 3
+VERSION = 4
 
 
 def export(run: Run, stages: Stages) -> str:

@@ -17,6 +17,7 @@ from tasks.seeds.registry import check, load, resolve
 from tasks.stages.aggregate import aggregate_stage
 from tasks.stages.benchmarks import benchmarks_stage
 from tasks.storage.artifacts import Store, atomic_write
+from tasks.storage.ownership import BUILD, check_owner, claim
 
 
 def open_run(profile: str, overrides: Mapping[str, Any] | None) -> Run:
@@ -27,6 +28,7 @@ def open_run(profile: str, overrides: Mapping[str, Any] | None) -> Run:
     config = resolve(load_config(profile, overrides))
     identities = check_models(config)
     root = config.run.output if config.run.output.is_absolute() else PROJECT_ROOT / config.run.output
+    check_owner(root, BUILD)
     if config.distill is not None:
         check_distill(config.distill, root)
     stage = aggregate_stage(config)
@@ -35,7 +37,7 @@ def open_run(profile: str, overrides: Mapping[str, Any] | None) -> Run:
     stage = benchmarks_stage(config)
     if Store(root).find(stage.name, stage.fingerprint) is None:
         check_benchmarks(config)
-    root.mkdir(parents=True, exist_ok=True)
+    claim(root, BUILD)
     resolved = json.dumps(config.model_dump(mode="json"), indent=2, sort_keys=True)
     atomic_write(root / "config.json", resolved + "\n")
     return Run(config=config, store=Store(root), identities=identities)
