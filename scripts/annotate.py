@@ -63,9 +63,7 @@ class Call:
 def own(call: Call) -> None:
     """Run the flow sure-math-annotate on a file."""
     if call.file is None or call.out is None:
-        raise UserError(
-            "FILE and OUT are required, e.g. make annotate FILE=problems.jsonl OUT=output/mine"
-        )
+        raise UserError("FILE and OUT are required, e.g. make annotate FILE=problems.jsonl OUT=output/mine")
     check_owner(call.out, annotation_of(call.check_file(call.file).source))
     with served():
         from flows.annotate import annotate
@@ -84,9 +82,7 @@ def stale(call: Call) -> None:
     with served():
         from flows.reannotate import reannotate
 
-        reannotate(
-            profile=call.profile, overrides=dict(call.overrides), problems=problems, **call.reading()
-        )
+        reannotate(profile=call.profile, overrides=dict(call.overrides), problems=problems, **call.reading())
 
 
 def read_call(environment: Mapping[str, str]) -> Call:

@@ -16,7 +16,9 @@ COLUMNS: tuple[Column, ...] = get_args(Column)
 Path = tuple[str, ...]
 """A column, and the keys inside its objects."""
 
-_PAIR = re.compile(rf"(?:^|(?<=[\s,;]))({'|'.join(COLUMNS)})\s*=", re.IGNORECASE)
+_PAIR = re.compile(
+    rf"""(?:^|(?<=[\s,;]))({"|".join(COLUMNS)})\s*=\s*(?:("[^"]*"|'[^']*')(?=[\s,;]|$))?""", re.IGNORECASE
+)
 _TEXT_NAMES = re.compile(r"question|problem(?![ _]*id)|prompt|frage|aufgabe|messages|conversations", re.IGNORECASE)  # fmt: skip
 _ANSWER_NAMES = re.compile(r"answer|antwort|ground_truth|gold|label|target|solution", re.IGNORECASE)
 
@@ -46,17 +48,13 @@ def parse_columns(text: str) -> dict[str, str]:
         )
     ends = [match.start() for match in starts[1:]] + [len(text)] * bool(starts)
     pairs = [
-        (match[1].lower(), _unquoted(text[match.end() : end].strip(" \t\r\n,;")))
+        (match[1].lower(), match[2][1:-1] if match[2] else text[match.end() : end].strip(" \t\r\n,;"))
         for match, end in zip(starts, ends, strict=True)
     ]
     found = dict(pairs)
     if len(found) < len(pairs):
         raise UserError(f"COLUMNS names a column for one field twice: {text.strip()!r}")
     return found
-
-
-def _unquoted(text: str) -> str:
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
 def select_columns(path: object, given: Mapping[str, str], there: Mapping[str, Any]) -> Selection:

@@ -210,8 +210,16 @@ def _ids_settled(file: OwnFile, rows: Rows) -> tuple[Rows, Notices]:
         texts[row.source_id].add(row.text)
     bad = [row for row in rows if row.source_id is None or len(texts[row.source_id]) > 1]
     lost = {row.line for row in bad}
-    settled = [replace(row, source_id=content_id(row.text)) if row.line in lost else row for row in rows]
-    if not bad or "id" not in file.selection.paths:
+    column = file.selection.paths["id"][0][0] if "id" in file.selection.paths else ""
+
+    def settled_row(row: RawProblem) -> RawProblem:
+        if row.line not in lost:
+            return row
+        others = {**({column: row.source_id} if row.source_id else {}), **row.others}
+        return replace(row, source_id=content_id(row.text), others=others)
+
+    settled = [settled_row(row) for row in rows]
+    if not bad or not column:
         return settled, []
     return settled, [
         f"{len(bad):,} of {len(rows):,} ids in column {file.selection.names()['id']!r} are empty or stand for several problems"

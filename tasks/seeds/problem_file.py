@@ -12,7 +12,7 @@ from tasks.errors import UserError
 from tasks.rows import Tier
 from tasks.seeds.cells import Unusable, answer_of, check_text, number_text, solution_of, text_of
 from tasks.seeds.columns import Column, Selection, value_at
-from tasks.storage.input_files import read_records
+from tasks.storage.input_files import no_problems, read_records
 from tasks.storage.records import Fault, Faults, Record
 
 REQUIRED = ("text",)
@@ -48,8 +48,8 @@ def read_problem_file(
     have; `tier` is the default for rows without one. Ids must be given and unique; `answer` and `solution` may be null (`answer`
     not if `answers_required`).
 
-    Raises `UserError` for a file that is missing, empty, damaged or of an unsupported type, and, at the end, with all rows that
-    cannot be used.
+    Raises `UserError` for a file that is missing, empty, damaged or of an unsupported type, for a row without one of the columns,
+    and, at the end, with all other rows that cannot be used.
     """
     asked = frozenset(columns)
     selection = Selection(paths={ours: ((name,),) for ours, name in columns.items()}, asked=asked)
@@ -60,8 +60,9 @@ def read_problem_file(
         for ours, theirs in columns.items():
             if theirs not in record.values:
                 there = ", ".join(record.values) or "none"
-                raise Unusable(
-                    f" has no column {theirs!r} for the {ours}; it has {there}: correct the columns of this source"
+                raise UserError(
+                    f"{path}, {record.where} has no column {theirs!r} for the {ours}; it has {there}: correct the columns of"
+                    " this source."
                 )
         raw = raw_problem(record, selection, tier, required)
         if raw.source_id is not None and seen.setdefault(raw.source_id, raw.where) != raw.where:
@@ -95,7 +96,7 @@ def read_rows(
             yield raw
     faults.raise_any()
     if empty and limit != 0:
-        raise UserError(f"{path} contains no problems: add at least one row or remove this source.")
+        raise no_problems(path)
 
 
 def raw_problem(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import IO, Any
@@ -62,10 +61,11 @@ def dialect_of(name: str, file: IO[bytes]) -> Dialect:
         for delimiter, quoted in ((",", True), (";", True), ("\t", True), ("\t", False), ("|", True))
         if delimiter in header
     ]
-    shares = {dialect: _share(dialect, lines) for dialect in candidates}
-    if fitting := [dialect for dialect, share in shares.items() if share >= 0.5]:
-        return fitting[0]
-    possible = next((dialect for dialect, share in shares.items() if share > 0), Dialect())
+    fits = {dialect: fit for dialect in candidates if (fit := _fit(dialect, lines)).cells > 1}
+    fitting = [dialect for dialect, fit in fits.items() if fit.share >= 0.5]
+    if fitting:
+        return next((dialect for dialect in fitting if fits[dialect].clean), fitting[0])
+    possible = next(iter(fits), Dialect())
     if possible.delimiter == ",":
         return possible
     raise UserError(
@@ -86,16 +86,23 @@ def _sample(file: IO[bytes]) -> list[str]:
     return lines
 
 
-def _share(dialect: Dialect, lines: Sequence[str]) -> float:
-    """Return the share of the rows, the header included, with as many cells as the header; 0 if the header has one cell."""
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    cells: int  # of the header
+    share: float  # of the other rows with as many cells
+    clean: bool  # the sample is valid CSV
+
+
+def _fit(dialect: Dialect, lines: Sequence[str]) -> _Fit:
     sizes: list[int] = []
-    with suppress(csv.Error):  # also at the end of a sample, inside a cell with line breaks
+    clean = True
+    try:
         sizes.extend(len(row) for row in dialect.reader(iter(lines)) if any(cell.strip() for cell in row))
-    if not sizes or sizes[0] < 2:
-        return 0.0
-    return (
-        sizes.count(sizes[0]) / len(sizes) if len(sizes) < 3 else sizes[1:].count(sizes[0]) / (len(sizes) - 1)
-    )
+    except csv.Error:  # also at the end of a sample, inside a cell with line breaks
+        clean = False
+    if len(sizes) < 2:
+        return _Fit(sizes[0] if sizes else 0, 1.0, clean)
+    return _Fit(sizes[0], sizes[1:].count(sizes[0]) / (len(sizes) - 1), clean)
 
 
 def delimited_records(name: str, file: IO[bytes], dialect: Dialect) -> Iterator[Record | Fault]:

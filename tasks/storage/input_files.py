@@ -19,7 +19,7 @@ from tasks.storage.arrow_records import arrow_records, column_names, parquet_rec
 from tasks.storage.delimited_records import delimited_records, dialect_of, header_of
 from tasks.storage.input_bytes import ARROW_FILE, ARROW_STREAM, PARQUET, file_digest, opened
 from tasks.storage.json_records import entry_records, holds_lines, line_records, whole_json
-from tasks.storage.records import Fault, Record
+from tasks.storage.records import Fault, Faults, Record
 
 JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
 _JSON = (*JSON_LINES, ".json")
@@ -51,9 +51,9 @@ class Survey:
 
 
 def survey(path: Path) -> Survey:
-    """Read a file once and describe it. Rows that cannot be read are left to `read_records`.
+    """Read a file once and describe it. Rows that cannot be read are left to `read_records`, unless there are no others.
 
-    Raises `UserError` for a file that is missing or damaged or has an unsupported format.
+    Raises `UserError` for a file that is missing, empty or damaged or has an unsupported format.
     """
     delimiter, notices, columns = None, [], {}
     for file in _parts(path):
@@ -72,12 +72,23 @@ def survey(path: Path) -> Survey:
             elif kind is Format.JSON:
                 _, notice = whole_json(str(file), plain.file)
                 notices += [notice] if notice else []
+    faults = Faults(path)
     for row in read_records(path):
-        if isinstance(row, Record):
-            for name, value in row.values.items():
-                if columns.get(name) is None:
-                    columns[name] = value
+        if isinstance(row, Fault):
+            faults.add(row.sentence)
+            continue
+        for name, value in row.values.items():
+            if columns.get(name) is None:
+                columns[name] = value
+    if not columns:
+        faults.raise_any()
+        raise no_problems(path)
     return Survey(columns=columns, notices=tuple(dict.fromkeys(notices)), delimiter=delimiter)
+
+
+def no_problems(path: Path) -> UserError:
+    """Return the error for a file without rows."""
+    return UserError(f"{path} contains no problems: add at least one row or remove this source.")
 
 
 def read_records(path: Path) -> Iterator[Record | Fault]:

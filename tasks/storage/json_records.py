@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
@@ -11,13 +12,14 @@ from tasks.storage.records import MAX_BYTES, Fault, Record
 
 MAX_JSON_BYTES = 500_000_000
 """Largest JSON file that is parsed as a whole."""
+_ARRAY = re.compile(rb"\[\s*(?:\{|$)")  # the start of an array of objects
 
 
 def holds_lines(file: IO[bytes], *, lines_expected: bool) -> bool:
     """Whether a JSON file has one object per line. Rewinds the file.
 
-    `lines_expected`: the name of the file says so. Then only an array, or an object that starts on a line of its own, is
-    read as a whole; otherwise the first line must be a complete object and not the only line.
+    `lines_expected`: the name of the file says so. Then only an array of objects, or an object that starts on a line of its own,
+    is read as a whole; otherwise the first line must be a complete object and not the only line.
     """
     first = b""
     for line in iter(lambda: file.readline(MAX_BYTES), b""):
@@ -27,7 +29,7 @@ def holds_lines(file: IO[bytes], *, lines_expected: bool) -> bool:
     more = any(line.strip() for line in iter(lambda: file.readline(MAX_BYTES), b""))
     file.seek(0)
     if lines_expected:
-        return not (first.startswith(b"[") or (first == b"{" and more))
+        return not (_ARRAY.match(first) or (first == b"{" and more))
     return more and first.startswith(b"{") and first.endswith(b"}")
 
 
