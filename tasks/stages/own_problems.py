@@ -35,7 +35,7 @@ VERSION = 3
 
 
 def find_file(
-    path: str, columns: Mapping[str, str] | None, tier: str, licence: str, answers: str
+    path: str, columns: Mapping[str, str] | None, tier: str, licence: str, answers: str = "auto"
 ) -> OwnFile:  # plain types, since these are parameters of a flow
     """Read the file completely, log what was recognised, and return its description. Raises `UserError` if it is invalid."""
     file = own_file(Path(path), columns, tier, licence, answers)

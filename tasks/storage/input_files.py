@@ -55,23 +55,15 @@ def survey(path: Path) -> Survey:
 
     Raises `UserError` for a file that is missing, empty or damaged or has an unsupported format.
     """
-    delimiter, notices, columns = None, [], {}
-    for file in _parts(path):
-        with opened(file) as plain:
-            kind = _format(file, plain.file)
-            notices += plain.notices
-            if kind is Format.DELIMITED:
-                dialect = dialect_of(str(file), plain.file)
-                delimiter = dialect.delimiter
-                notices += [dialect.notice] if dialect.notice else []
-                columns |= dict.fromkeys(header_of(str(file), plain.file, dialect))
-            elif kind in (Format.PARQUET, Format.ARROW, Format.STREAM):
-                names, binary = column_names(str(file), plain.file, kind.name.lower())
-                columns = {**dict.fromkeys(names), **columns}
-                notices += [f"column {name!r} has binary values and is not kept" for name in binary]
-            elif kind is Format.JSON:
-                _, notice = whole_json(str(file), plain.file)
-                notices += [notice] if notice else []
+    columns: dict[str, Any] = {}
+    notices: list[str] = []
+    delimiter = None
+    for part in _parts(path):
+        with opened(part) as plain:
+            found = _described(part, plain.file)
+            notices += [*plain.notices, *found.notices]
+            columns |= found.columns
+            delimiter = found.delimiter
     faults = Faults(path)
     for row in read_records(path):
         if isinstance(row, Fault):
@@ -84,6 +76,24 @@ def survey(path: Path) -> Survey:
         faults.raise_any()
         raise no_problems(path)
     return Survey(columns=columns, notices=tuple(dict.fromkeys(notices)), delimiter=delimiter)
+
+
+def _described(path: Path, file: IO[bytes]) -> Survey:
+    """Describe a file without its rows: the columns of a header or schema, without values, and what was recognised."""
+    name, kind = str(path), _format(path, file)
+    if kind is Format.LINES:
+        return Survey(columns={}, notices=())
+    if kind is Format.JSON:
+        _, notice = whole_json(name, file)
+        return Survey(columns={}, notices=(notice,) if notice else ())
+    if kind is Format.DELIMITED:
+        dialect = dialect_of(name, file)
+        names = dict.fromkeys(header_of(name, file, dialect))
+        notices = (dialect.notice,) if dialect.notice else ()
+        return Survey(columns=names, notices=notices, delimiter=dialect.delimiter)
+    names, binary = column_names(name, file, kind.name.lower())
+    notices = tuple(f"column {found!r} has binary values and is not kept" for found in binary)
+    return Survey(columns=dict.fromkeys(names), notices=notices)
 
 
 def no_problems(path: Path) -> UserError:

@@ -33,7 +33,10 @@ def test_an_answer_is_found_in_each_form(cell: str, answer: str, solution: str |
 
 @pytest.mark.parametrize(
     "cell",
-    ["18", r"\frac{1}{2}", "(1, 2)", "[1]", "3 (mod 7)", "f(x)", "2(x+1)", "1 (mod p)", "####", "no answer", "x = 3 and y = 4", "[1, 2]", "-"],
+    [
+        "18", r"\frac{1}{2}", "(1, 2)", "[1]", "3 (mod 7)", "f(x)", "2(x+1)", "1 (mod p)", "####", "no answer", "x = 3 and y = 4",
+        "[1, 2]", "-",
+    ],
 )  # fmt: skip
 def test_plain_answers_are_left_alone(cell: str) -> None:
     assert recognise([cell]) is None
@@ -49,8 +52,8 @@ def test_a_form_needs_half_of_the_answers() -> None:
     ("text", "decimal"),
     [
         ("1e-05", "0.00001"), ("2.5E+16", "25000000000000000"), ("-1.5e-07", "-0.00000015"), ("2e-5", "2e-5"), ("3e", "3e"),
-        ("inf", "\\infty"), ("-Infinity", "-\\infty"), ("nan", None), ("infinitely many", "infinitely many"), ("1e+9999", "1e+9999"),
-        ("2,5", "2,5"),
+        ("inf", "\\infty"), ("-Infinity", "-\\infty"), ("nan", None), ("infinitely many", "infinitely many"),
+        ("1e+9999", "1e+9999"), ("2,5", "2,5"),
     ],
 )  # fmt: skip
 def test_numbers_as_programs_print_them(text: str, decimal: str | None) -> None:

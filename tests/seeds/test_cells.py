@@ -28,8 +28,9 @@ def test_latex_read_as_escapes_is_recognised(latex: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "x\ty\n1\t2", "a table:\tan apple\t3", "$x$ is\n\tan integer", "one\nequals two", "end of page\f\nnext page", "race\f race",
-        "We know\nnot $x$", "a\r\nb", "a\rright angle", "so $y$\nneq", "\ttotal $5$", "\textra $5$", "$a$\nu = 3", "$a$\nexists b",
+        "x\ty\n1\t2", "a table:\tan apple\t3", "$x$ is\n\tan integer", "one\nequals two", "end of page\f\nnext page",
+        "race\f race", "We know\nnot $x$", "a\r\nb", "a\rright angle", "so $y$\nneq", "\ttotal $5$", "\textra $5$",
+        "$a$\nu = 3", "$a$\nexists b",
     ],
 )  # fmt: skip
 def test_tabs_and_line_breaks_of_ordinary_text_are_left_alone(text: str) -> None:

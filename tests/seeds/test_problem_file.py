@@ -72,6 +72,7 @@ def test_every_column_is_read_from_every_type_of_file(tmp_path: Path, kind: str)
     first = 2 if kind == "csv" else 1  # below the header
     place = "row" if kind == "parquet" else "line"
     problems = read(write(tmp_path / f"a.{kind}", ROW, other))
+    unused = "[1]" if kind == "csv" else [1]
     assert problems == [
         RawProblem(
             line=first,
@@ -81,17 +82,17 @@ def test_every_column_is_read_from_every_type_of_file(tmp_path: Path, kind: str)
             answer="2",
             solution="1 + 1 = 2",
             tier=Tier.EASY,
-            others={"unused": "[1]" if kind == "csv" else [1], "steps": "1 + 1 = 2"},
-        ),  # fmt: skip
+            others={"unused": unused, "steps": "1 + 1 = 2"},
+        ),
         RawProblem(
             line=first + 1,
             where=f"{place} {first + 1}",
-            others={"unused": "[1]" if kind == "csv" else [1], "steps": None},
             source_id="b",
             text="Sei x = ½ ∑?",
             answer=None,
             solution=None,
             tier=Tier.COMPETITION,
+            others={"unused": unused, "steps": None},
         ),
     ]
     assert type(problems[0].tier) is Tier
