@@ -1,12 +1,16 @@
 # `make build` builds the dataset, `make test` runs all tests; both set up .venv first. `make help` lists all commands.
 # Settings: PROFILE (configs/*.yaml), OVERRIDES (JSON, e.g. '{"select.target": 50}'), PORT (of the Prefect UI),
-# PYTEST (arguments of pytest), PYTHON (3.11 or 3.12); for annotate and reannotate FILE, OUT, COLUMNS (text=question ...).
+# PYTEST (arguments of pytest), PYTHON (3.11 or 3.12); for annotate and reannotate FILE, OUT, COLUMNS ("text=question
+# answer=Short Answer"), TIER, LICENCE, ANSWERS (auto or verbatim).
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PROFILE ?= pocket
 OVERRIDES ?=
 PORT ?=
 PYTEST ?=
-export PROFILE OVERRIDES PORT
+# Programs read these from the environment, as they were written: neither make nor a shell expands them ($5 in a file's name).
+AS_WRITTEN := PROFILE OVERRIDES PORT FILE OUT COLUMNS TIER LICENCE ANSWERS
+$(foreach name,$(AS_WRITTEN),$(eval override $(name) := $$(value $(name))))
+export $(AS_WRITTEN)
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -38,14 +42,10 @@ validate: env  ## compare the dataset's entropies with the known truth (deployme
 	@exec $(BIN)/python scripts/build.py validate
 
 annotate: env  ## annotate your own problems: make annotate FILE=problems.jsonl OUT=output/mine
-	@test -n "$(FILE)" -a -n "$(OUT)" \
-	  || { echo "sure-math: FILE and OUT are required, e.g. make annotate FILE=problems.jsonl OUT=output/mine"; exit 1; }
-	@exec $(BIN)/python scripts/annotate.py own "$(FILE)" --out "$(OUT)" --profile "$(PROFILE)" --overrides "$$OVERRIDES" \
-	  $(foreach pair,$(COLUMNS),--column "$(pair)")
+	@exec $(BIN)/python scripts/annotate.py own
 
 reannotate: env  ## annotate the stale rows of the profile's dataset again
-	@exec $(BIN)/python scripts/annotate.py stale --profile "$(PROFILE)" --overrides "$$OVERRIDES" \
-	  $(if $(FILE),--problems "$(FILE)")
+	@exec $(BIN)/python scripts/annotate.py stale
 
 test: env  ## run all tests
 	@exec $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)

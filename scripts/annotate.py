@@ -1,20 +1,21 @@
 """`make annotate` and `make reannotate`: run a flow in this process, with the same Prefect server as `make build`.
 
-    scripts/annotate.py own problems.jsonl --out output/mine --profile pocket
-    scripts/annotate.py stale --profile pocket
+    FILE=problems.jsonl OUT=output/mine scripts/annotate.py own
+    scripts/annotate.py stale
 
 `own` annotates a user's file of problems without the other stages of the factory; `stale` annotates only those rows of the
-profile's dataset whose annotation is stale. Invalid files and settings are reported before anything starts. An interrupted
-run continues from the files on disk.
+profile's dataset whose annotation is stale, and adds the problems of FILE. All settings come from the environment (`SETTINGS`),
+so that no shell reads them. Invalid files and settings are reported before anything starts. An interrupted run continues from
+the files on disk.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,45 +24,87 @@ from command_line import INTERRUPTED, end_with_parent, log_error, log_line, read
 
 from tasks.config import load_config
 from tasks.errors import UserError
-from tasks.rows import Tier
-from tasks.runtime.preflight import require_ready
-from tasks.seeds.own_file import load, own_file
-from tasks.seeds.registry import resolve
+from tasks.runtime.preflight import Work, require_ready
+from tasks.seeds.columns import parse_columns
+from tasks.seeds.own_file import OwnFile, load, own_file
+from tasks.storage.ownership import annotation_of, check_owner
 from tasks.text import counted
 
+SETTINGS = {
+    "FILE": "", "OUT": "", "COLUMNS": "", "TIER": "medium", "LICENCE": "unknown", "ANSWERS": "auto", "PROFILE": "pocket",
+    "OVERRIDES": "",
+}  # fmt: skip
+"""Environment variables and their defaults, which also hold for empty ones."""
 
-def own(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """The settings of one call."""
+
+    profile: str
+    overrides: Mapping[str, Any]
+    file: Path | None
+    out: Path | None
+    columns: Mapping[str, str]
+    tier: str
+    licence: str
+    answers: str
+
+    def check_file(self, path: Path) -> OwnFile:
+        """Read the file completely. Raises `UserError` if it is invalid."""
+        found = own_file(path, self.columns, self.tier, self.licence, self.answers)
+        log_line(f"{counted(len(load(found).given), 'problem')} in {path}")
+        return found
+
+    def check_run(self, work: Work, root: Path | None = None) -> None:
+        """Raise `UserError` with every problem of the run that can be found before anything is started."""
+        require_ready(load_config(self.profile, self.overrides), work, root=root)
+
+    def reading(self) -> dict[str, Any]:
+        """Return the parameters of a flow that say how the file is read."""
+        how = {"tier": self.tier, "licence": self.licence, "answers": self.answers}
+        return {"columns": dict(self.columns), **how}
+
+
+def own(call: Call) -> None:
     """Run the flow sure-math-annotate on a file."""
-    columns = dict(pair.partition("=")[::2] for pair in arguments.column)
-    found = load(own_file(arguments.problems, columns, Tier(arguments.tier), arguments.licence))
-    log_line(f"{counted(found.problems, 'problem')} in {arguments.problems}")
+    if call.file is None or call.out is None:
+        raise UserError("FILE and OUT are required, e.g. make annotate FILE=problems.jsonl OUT=output/mine")
+    check_owner(call.out, annotation_of(call.check_file(call.file).source))
+    call.check_run("annotate", call.out)
     with served():
         from flows.annotate import annotate
 
         annotate(
-            problems=str(arguments.problems.resolve()), out=str(arguments.out.resolve()), profile=arguments.profile,
-            overrides=dict(overrides), columns=columns, tier=arguments.tier, licence=arguments.licence,
+            problems=str(call.file), out=str(call.out), profile=call.profile, overrides=dict(call.overrides),
+            **call.reading(),
         )  # fmt: skip
 
 
-def stale(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
+def stale(call: Call) -> None:
     """Run the flow sure-math-reannotate."""
-    if arguments.problems is not None:
-        load(own_file(arguments.problems))
-    problems = None if arguments.problems is None else str(arguments.problems.resolve())
+    if call.file is not None:
+        call.check_file(call.file)
+    call.check_run("reannotate")
+    problems = None if call.file is None else str(call.file)
     with served():
         from flows.reannotate import reannotate
 
-        reannotate(profile=arguments.profile, overrides=dict(overrides), problems=problems)
+        reannotate(profile=call.profile, overrides=dict(call.overrides), problems=problems, **call.reading())
 
 
-def check_before(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
-    """Raise `UserError` with every problem of the run that can be found before anything is started."""
-    config = resolve(load_config(arguments.profile, overrides))
-    if arguments.command == "own":
-        require_ready(config, "annotate", root=arguments.out.resolve())
-    else:
-        require_ready(config, "reannotate")
+def read_call(environment: Mapping[str, str]) -> Call:
+    """Read the settings of a call. Raises `UserError` for an invalid one."""
+    given = {name: environment.get(name) or default for name, default in SETTINGS.items()}
+    overrides = read_overrides(given["OVERRIDES"])
+    load_config(given["PROFILE"], overrides)
+    file, out = (
+        Path(given[name]).expanduser().resolve() if given[name] else None for name in ("FILE", "OUT")
+    )
+    return Call(
+        profile=given["PROFILE"], overrides=overrides, file=file, out=out, columns=parse_columns(given["COLUMNS"]),
+        tier=given["TIER"], licence=given["LICENCE"], answers=given["ANSWERS"],
+    )  # fmt: skip
 
 
 @contextmanager
@@ -91,45 +134,14 @@ def drain(patience_s: float = 10.0) -> None:
         worker.drain_all(timeout=patience_s)
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/annotate.py", description="Annotate problems outside a build."
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("own", help="annotate a file of problems")
-    one.add_argument("problems", type=Path, help=".jsonl, .csv or .parquet")
-    one.add_argument(
-        "--out", type=Path, required=True, help="output folder; the dataset is written to OUT/dataset"
-    )
-    one.add_argument(
-        "--column",
-        action="append",
-        default=[],
-        metavar="FIELD=COLUMN",
-        help="column of the file for a field, e.g. text=question; may be repeated",
-    )
-    one.add_argument(
-        "--tier", choices=[tier.value for tier in Tier], default="medium", help="tier of rows without one"
-    )
-    one.add_argument("--licence", default="unknown", help="licence of the problems")
-    other = commands.add_parser("stale", help="annotate the stale rows of the profile's dataset again")
-    other.add_argument("--problems", type=Path, help="a file of problems to add to the dataset")
-    for command in (one, other):
-        command.add_argument(
-            "--profile", default="pocket", help="name of a file in configs/, without its extension"
-        )
-        command.add_argument("--overrides", default="", help="""JSON, e.g. '{"sample.num_samples": 16}'""")
-    return parser.parse_args(arguments)
-
-
 def main(arguments: Sequence[str]) -> int:
-    """Return 0 if the flow completed, 1 with a message after a `UserError`, 130 after Ctrl-C."""
-    found = parse(arguments)
+    """Return 0 if the flow completed, 1 with a message after a `UserError`, 2 for an unknown command, 130 after Ctrl-C."""
+    commands = {"own": own, "stale": stale}
+    if len(arguments) != 1 or arguments[0] not in commands:
+        log_line(f"usage: scripts/annotate.py {'|'.join(commands)}, with settings in {', '.join(SETTINGS)}")
+        return 2
     try:
-        overrides = read_overrides(found.overrides)
-        check_before(found, overrides)
-        {"own": own, "stale": stale}[found.command](found, overrides)
+        commands[arguments[0]](read_call(os.environ))
         return 0
     except UserError as error:
         log_error(error)

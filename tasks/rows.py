@@ -104,6 +104,19 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """One row of a user's file. Rows with the same text refer to one annotated problem."""
+
+    id: str  # of the exported row
+    problem_id: str
+    position: int  # in the file, from 0
+    source_id: str
+    tier: Tier
+    answer: str | None
+    extra: str | None  # JSON object of the file's other columns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reject:
     """A row that was rejected in `stage`.
 
@@ -312,6 +325,8 @@ class Example:
     equivalence_judge_prompt: str | None
     sampling_fingerprint: str = ""  # of the responses; empty if unknown (see `tasks.uncertainty.annotation`)
     annotation_fingerprint: str = ""  # of responses, clusters and weight; empty if unknown
+    position: int | None = None  # in the user's file, from 0; None for problems that were built
+    extra: str | None = None  # JSON object of the other columns of the user's file
 
 
 def problem_id(*, source: str, origin: str, strategy: str, text: str) -> str:

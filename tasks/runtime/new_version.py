@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,11 +17,11 @@ from tasks.runtime.dataset_export import majority_truths
 from tasks.runtime.driver import Run
 from tasks.runtime.equivalence_judge import PROMPT as JUDGE_PROMPT
 from tasks.runtime.equivalence_judge import judge_tokens
-from tasks.runtime.own_dataset import no_flag
+from tasks.runtime.own_dataset import given_example, no_flag
 from tasks.runtime.reannotation import Review, ledger_size
 from tasks.runtime.sampling import PROMPT as TEACHER_PROMPT
 from tasks.runtime.summaries import rejects_of, timings
-from tasks.seeds.truth import majority_is_right, pocket_sources
+from tasks.seeds.truth import is_right, majority_is_right, pocket_sources
 from tasks.storage.artifacts import Artifact, atomic_write, versions
 from tasks.storage.dataset import read_dataset
 from tasks.storage.examples import Annotated, example, reannotated
@@ -61,7 +61,7 @@ def reannotation_of(run: Run, review: Review, artifacts: Artifacts) -> Reannotat
     updated = {
         row_id: reannotated(row, fresh[row_id]) for row_id, row in review.rows.items() if row_id in fresh
     }
-    added = [fresh[row_id] for row_id in review.new if row_id in fresh]
+    added = [given_example(fresh[row_id], review.given[row_id]) for row_id in review.new if row_id in fresh]
     stale = review.causes.keys() & review.rows.keys()
     changes = Changes(
         updated=updated,
@@ -75,7 +75,7 @@ def reannotation_of(run: Run, review: Review, artifacts: Artifacts) -> Reannotat
             move_of(review.rows[id], row, review.causes[id], pocket_sources(review.manifest.settings))
             for id, row in updated.items()
         ),
-        rejects=tuple(rejects_of(run.store, (wanted, sampled, clustered))),
+        rejects=tuple(with_twins(review, rejects_of(run.store, (wanted, sampled, clustered)))),
         cost=cost_of(run, review, artifacts),
     )
 
@@ -83,7 +83,8 @@ def reannotation_of(run: Run, review: Review, artifacts: Artifacts) -> Reannotat
 def annotated_again(
     run: Run, review: Review, responses: Artifact, clustered: Artifact
 ) -> tuple[dict[str, Example], dict[str, list[Response]]]:
-    """Return the fresh rows of the problems that have an uncertainty, and all responses, by problem id."""
+    """Return the fresh rows of the problems that have an uncertainty, and all responses, by problem id. A row with the text of
+    another one has that row's annotation."""
     groups: dict[str, list[Response]] = defaultdict(list)
     for response in run.store.rows(responses, "responses", Response):
         groups[response.problem_id].append(response)
@@ -93,7 +94,32 @@ def annotated_again(
         problems=problems, splits={}, ancestors={}, verdicts={}, responses=groups, uncertainties=found,
         flags={row.id: flag_of(review.rows.get(row.id), row.id) for row in problems}, recipe=review.recipe,
     )  # fmt: skip
-    return {row.id: example(replace(row, parent_id=None), rows) for row in problems}, groups
+    fresh = {row.id: example(replace(row, parent_id=None), rows) for row in problems}
+    for twin, first in review.twins.items():
+        if first in fresh:
+            fresh[twin] = twin_of(review.rows[twin], fresh[first])
+            groups[twin] = [replace(response, problem_id=twin) for response in groups[first]]
+    return fresh, groups
+
+
+def twin_of(old: Example, fresh: Example) -> Example:
+    """Return an old row with the fresh annotation of another row with the same text."""
+    answer, right = fresh.majority_answer, fresh.majority_correct
+    if old.answer != fresh.answer:
+        right = None if old.answer is None else is_right(answer, old.answer)
+    return replace(reannotated(old, fresh), majority_correct=right)
+
+
+def with_twins(review: Review, rejects: Sequence[Reject]) -> list[Reject]:
+    """Return the rejects, and a copy for every row with the text of a rejected one."""
+    copies: dict[str, list[str]] = defaultdict(list)
+    for twin, first in review.twins.items():
+        copies[first].append(twin)
+    return [
+        replace(row, problem_id=row_id)
+        for row in rejects
+        for row_id in (row.problem_id, *copies[row.problem_id])
+    ]
 
 
 def flag_of(row: Example | None, row_id: str) -> Flag:

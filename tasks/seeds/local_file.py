@@ -1,4 +1,4 @@
-"""A local .jsonl, .csv or .parquet file as a problem source, with a column mapping."""
+"""A local file of problems as a problem source, with a column mapping."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from pydantic import Field, PositiveInt, model_validator
 
 from tasks.config import PROJECT_ROOT, resource
 from tasks.rows import Problem, Role, Tier, problem_id
+from tasks.seeds.columns import Column
 from tasks.seeds.kinds import KindSettings, Loaded, SourceKind
-from tasks.storage.seed_files import Column, RawProblem, file_digest, read_problem_file
+from tasks.seeds.problem_file import RawProblem, read_problem_file
+from tasks.storage.input_files import input_digest
 
 
 class FileSource(KindSettings):
-    """A local .jsonl, .csv or .parquet file.
+    """A local file in a format of `tasks.storage.input_files`, or a folder that `save_to_disk` of datasets wrote.
 
     `columns` maps SURE-Math's column names (text, answer, solution, id, tier) to the file's.
     """
@@ -73,15 +75,14 @@ def problems(source: FileSource) -> Iterator[Problem]:
 
 
 def _row(source: FileSource, raw: RawProblem) -> Problem:
-    origin = raw.source_id if "id" in source.columns else ""
-    row_id = problem_id(source=source.name, origin=origin, strategy="", text=raw.text)
+    row_id = problem_id(source=source.name, origin=raw.source_id or "", strategy="", text=raw.text)
     curated = source.role == "curated"
     return Problem(
         id=row_id,
         text=raw.text,
         tier=raw.tier,
         source=source.name,
-        source_id=raw.source_id,
+        source_id=raw.source_id or str(raw.line),
         licence=source.licence,
         role=Role(source.role),
         root_id=row_id,
@@ -93,7 +94,7 @@ def _row(source: FileSource, raw: RawProblem) -> Problem:
 
 def digest(source: FileSource) -> str:
     """Return the SHA-256 of the file."""
-    return file_digest(resolved(source))
+    return input_digest(resolved(source))
 
 
 def resolved(source: FileSource) -> Path:

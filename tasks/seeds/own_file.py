@@ -2,102 +2,298 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Literal, cast, get_args
+
+import xxhash
 
 from tasks.errors import UserError
-from tasks.rows import Problem, Reason, Reject, Role, Tier, problem_id
-from tasks.seeds.kinds import Loaded, SeedOutcome
-from tasks.storage.seed_files import Column, RawProblem, file_columns, file_digest, read_problem_file
+from tasks.rows import Given, Problem, Role, Tier, problem_id
+from tasks.seeds.answer_forms import Gold, examples, is_comparable, number_notation, recognise
+from tasks.seeds.cells import Unusable, chat_of, json_object
+from tasks.seeds.columns import Selection, answer_like, select_columns, value_at
+from tasks.seeds.problem_file import REQUIRED, RawProblem, raw_problem, read_rows
+from tasks.storage.input_files import Survey, input_digest, input_name, survey
+from tasks.storage.records import Faults
 
-COLUMNS: tuple[Column, ...] = get_args(Column)
+Answers = Literal["auto", "verbatim"]
+"""`auto`: gold answers in a known form are recognised; `verbatim`: they are taken as they are."""
+
+_BEFORE = ("body", "context", "passage", "premise")  # columns that may be the start of the problem
+
+Rows = list[RawProblem]
+Notices = list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnFile:
-    """A .jsonl, .csv or .parquet file of problems.
-
-    `columns` maps SURE-Math's column names (text, answer, solution, id, tier) to the file's. `tier` applies to rows
-    without a tier.
-    """
+    """A file of problems and how it is read. `tier` applies to rows without a tier."""
 
     path: Path
-    columns: Mapping[Column, str]
+    selection: Selection
+    survey: Survey
     tier: Tier = Tier.MEDIUM
     licence: str = "unknown"
+    answers: Answers = "auto"
 
     @property
     def source(self) -> str:
         """The name of the source in every row."""
-        return self.path.stem
+        return input_name(self.path)
 
     def identity(self) -> dict[str, object]:
         """Return everything that determines the rows: the file's content and the settings for reading it."""
         return {
-            "file": file_digest(self.path), "source": self.source, "columns": dict(self.columns),
-            "tier": self.tier.value, "licence": self.licence,
+            "file": input_digest(self.path), "source": self.source, "columns": self.selection.names(),
+            "tier": self.tier.value, "licence": self.licence, "answers": self.answers,
         }  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnProblems:
+    """The problems of a file: `given` has every row in order, `problems` every different text once, in the order of the first
+    occurrences. `notices` describe what was recognised or assumed."""
+
+    problems: tuple[Problem, ...] = ()
+    given: tuple[Given, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
 def own_file(
-    path: Path, columns: Mapping[str, str] | None = None, tier: Tier = Tier.MEDIUM, licence: str = "unknown"
-) -> OwnFile:
+    path: Path, columns: Mapping[str, str] | None = None, tier: str = "medium", licence: str = "unknown",
+    answers: str = "auto",
+) -> OwnFile:  # fmt: skip
     """Return the file with its columns; those with SURE-Math's names are found without `columns`.
 
-    Raises `UserError` for an unknown target column, for a column that is not in the file, or if there is no text column.
+    Raises `UserError` for an unknown tier or target column, for a column that is not in the file, or if there is no text column.
     """
-    given = dict(columns or {})
-    if unknown := sorted(given.keys() - set(COLUMNS)):
-        raise UserError(f"unknown target column {unknown[0]!r}: choose one of {', '.join(COLUMNS)}")
-    there = file_columns(path)
-    if absent := sorted(theirs for theirs in given.values() if theirs not in there):
-        raise UserError(
-            f"{path} has no column {absent[0]!r}; it has {', '.join(there) or 'none'}: correct its name"
-        )
-    chosen: dict[Column, str] = {}
-    for ours in COLUMNS:
-        if ours in given or ours in there:
-            chosen[ours] = given.get(ours, ours)
-    if "text" not in chosen:
-        raise UserError(
-            f"{path} has no column 'text'; it has {', '.join(there) or 'none'}: name the one with the problem, e.g. text="
-            f"{there[0] if there else 'question'}"
-        )
-    return OwnFile(path=path, columns=chosen, tier=tier, licence=licence)
+    if tier.strip().lower() not in list(Tier):
+        raise UserError(f"TIER is {tier!r}: use one of {', '.join(Tier)}")
+    if answers not in get_args(Answers):
+        raise UserError(f"ANSWERS is {answers!r}: use one of {', '.join(get_args(Answers))}")
+    found = survey(path)
+    return OwnFile(
+        path=path, selection=select_columns(path, columns or {}, found.columns), survey=found,
+        tier=Tier(tier.strip().lower()), licence=licence, answers=cast("Answers", answers),
+    )  # fmt: skip
 
 
-def load(file: OwnFile) -> Loaded:
-    """Load every row as a problem, or as a reject if its text is a duplicate.
+def load(file: OwnFile) -> OwnProblems:
+    """Load every row of the file.
 
-    A row's id depends on its id column, if there is one, and otherwise only on its text, so inserting a line does not
-    change other rows. Raises `UserError` with file, line and remedy for invalid lines.
+    The id of a problem depends only on its text and the file's name, so inserting a line does not change other problems, and a
+    text that occurs again is annotated once. Raises `UserError` with all rows that cannot be used, and if no answer of the file
+    can be compared with the teacher's.
     """
-    first: dict[str, int] = {}
-    rows = read_problem_file(file.path, file.columns, tier=file.tier, sparse=True)
-    outcomes = tuple(_outcome(file, raw, first) for raw in rows)
-    return Loaded(outcomes=outcomes, seen=len(outcomes))
-
-
-def _outcome(file: OwnFile, raw: RawProblem, first: dict[str, int]) -> SeedOutcome:
-    origin = raw.source_id if "id" in file.columns else ""
-    row_id = problem_id(source=file.source, origin=origin, strategy="", text=raw.text)
-    line = first.setdefault(row_id, raw.line)
-    if line != raw.line:
-        return Reject(
-            problem_id=row_id, stage="problems", reason=Reason.EXACT_DUPLICATE,
-            detail=f"line {raw.line} is the same text as line {line}", text=raw.text[:2000],
-        )  # fmt: skip
-    return Problem(
-        id=row_id,
-        text=raw.text,
-        tier=raw.tier,
-        source=file.source,
-        source_id=raw.source_id,
-        licence=file.licence,
-        role=Role.GIVEN,
-        root_id=row_id,
-        answer=raw.answer if (raw.answer or "").strip() else None,
-        solution=raw.solution,
+    notices = [*file.survey.notices, *_column_notices(file)]
+    rows: Rows = list(
+        read_rows(file.path, lambda record: raw_problem(record, file.selection, file.tier, REQUIRED))
     )
+    for step in (_answers_read, _answers_checked, _ids_settled, _solutions_checked):
+        rows, more = step(file, rows)
+        notices += more
+    problems = _problems(file, rows)
+    if len(problems) < len(rows):
+        notices.append(
+            f"{len(rows) - len(problems):,} of {len(rows):,} rows repeat the text of another row, which is annotated once"
+        )
+    return OwnProblems(
+        problems=tuple(problems.values()), given=tuple(_given(file, rows, problems)), notices=tuple(notices)
+    )
+
+
+# --- notices -----------------------------------------------------------------------------------------------------
+
+
+def _column_notices(file: OwnFile) -> Notices:
+    """Describe chat and list columns, an answer column that is not used, and a column that may be the start of the problem."""
+    there, names, notices = file.survey.columns, file.selection.names(), []
+    for ours in ("text", "answer"):
+        for path in file.selection.paths.get(ours, ()):
+            value, column = value_at(there, path), ".".join(path)
+            if chat_of(value) is not None:
+                last = "user" if ours == "text" else "assistant"
+                notices.append(f"column {column!r} has chat messages: the last {last} message is the {ours}")
+            elif isinstance(value, list) and ours == "answer":
+                notices.append(
+                    f"column {column!r} has lists: their entries, joined by commas, are the answer"
+                )
+    used = {path[0] for paths in file.selection.paths.values() for path in paths}
+    unused = {name: value for name, value in there.items() if name not in used}
+    text = names["text"]
+    if "answer" not in names and (like := answer_like(unused)) is not None:
+        notices.append(
+            f'no column is used as the answer; if {like!r} is it: COLUMNS="text={text} answer={like}"'
+        )
+    for name, value in unused.items():
+        if name.strip().lower() in _BEFORE and isinstance(value, str):
+            notices.append(
+                f'column {name!r} is not part of the problem; to join it: COLUMNS="text={name}+{text}"'
+            )
+    return notices
+
+
+def _lines(rows: Sequence[RawProblem]) -> str:
+    shown = ", ".join(row.where for row in rows[:3])
+    return f"{shown}, ..." if len(rows) > 3 else shown
+
+
+# --- steps -------------------------------------------------------------------------------------------------------
+
+
+def _answers_read(file: OwnFile, rows: Rows) -> tuple[Rows, Notices]:
+    """Read gold answers in a known form, and numbers in decimal notation."""
+    if file.answers == "verbatim":
+        return rows, []
+    notices: Notices = []
+    form = recognise([row.answer for row in rows if row.answer and row.answer.strip()])
+    if form is not None:
+        rows, more = _rewritten(file, rows, form.what, form.read)
+        notices += more
+    comma = file.survey.delimiter == ";"
+
+    def decimal(text: str) -> Gold:
+        return Gold(answer=number_notation(text, decimal_comma=comma))
+
+    rows, more = _rewritten(file, rows, "numbers in decimal notation", decimal)
+    return rows, [*notices, *more]
+
+
+def _rewritten(
+    file: OwnFile, rows: Rows, what: str, read: Callable[[str], Gold | None]
+) -> tuple[Rows, Notices]:
+    """Replace the answers that `read` changes; what was written stays with the row's other columns."""
+    changed, pairs = [], []
+    for row in rows:
+        gold = read(row.answer) if row.answer else None
+        if gold is None or gold == Gold(answer=row.answer):
+            changed.append(row)
+            continue
+        column = file.selection.paths["answer"][0][0]
+        pairs.append((row.answer, gold.answer))
+        others = {column: row.answer, **row.others}
+        changed.append(
+            replace(row, answer=gold.answer, solution=row.solution or gold.solution, others=others)
+        )
+    if not pairs:
+        return rows, []
+    told = f"answers: {what} in {len(pairs):,} of {len(rows):,} rows, e.g. {examples(pairs)}"
+    return changed, [f"{told}; ANSWERS=verbatim takes the column as it is written"]
+
+
+def _answers_checked(file: OwnFile, rows: Rows) -> tuple[Rows, Notices]:
+    """Refuse a file whose answers can all not be compared with the teacher's, and describe single ones."""
+    known = [row for row in rows if row.answer and row.answer.strip()]
+    bad = [row for row in known if not is_comparable(row.answer or "")]
+    if not bad:
+        return rows, []
+    column = file.selection.names()["answer"]
+    if len(bad) == len(known):
+        raise UserError(
+            f"{file.path}: none of the {len(known):,} answers in column {column!r} is a final answer that can be compared, e.g."
+            f" {bad[0].where}: {(bad[0].answer or '')[:60]!r}; name a column with final answers, or leave the answer out with"
+            f' COLUMNS="text={file.selection.names()["text"]} answer="'
+        )
+    return rows, [
+        f"{len(bad):,} of {len(known):,} answers in column {column!r} are sentences or too long ({_lines(bad)}): they are"
+        " compared as they are, so a right majority answer counts as wrong"
+    ]
+
+
+def _ids_settled(file: OwnFile, rows: Rows) -> tuple[Rows, Notices]:
+    """Replace empty ids, and ids that belong to several texts, by hashes of the text."""
+    texts: dict[str | None, set[str]] = defaultdict(set)
+    for row in rows:
+        texts[row.source_id].add(row.text)
+    bad = [row for row in rows if row.source_id is None or len(texts[row.source_id]) > 1]
+    lost = {row.line for row in bad}
+    column = file.selection.paths["id"][0][0] if "id" in file.selection.paths else ""
+
+    def settled_row(row: RawProblem) -> RawProblem:
+        if row.line not in lost:
+            return row
+        others = {**({column: row.source_id} if row.source_id else {}), **row.others}
+        return replace(row, source_id=content_id(row.text), others=others)
+
+    settled = [settled_row(row) for row in rows]
+    if not bad or not column:
+        return settled, []
+    return settled, [
+        f"{len(bad):,} of {len(rows):,} ids in column {file.selection.names()['id']!r} are empty or stand for several problems"
+        f" ({_lines(bad)}): these rows get an id made from their text"
+    ]
+
+
+def content_id(text: str) -> str:
+    """Return the id of a problem without one: a hash of its text."""
+    return xxhash.xxh3_64_hexdigest(text.encode("utf-8"))
+
+
+def _solutions_checked(file: OwnFile, rows: Rows) -> tuple[Rows, Notices]:
+    """Describe rows whose solution was found by its name but is no text."""
+    column = file.selection.paths["solution"][0][0] if "solution" in file.selection.paths else ""
+    bad = [row for row in rows if row.solution is None and row.others.get(column) is not None]
+    if not bad:
+        return rows, []
+    return rows, [
+        f"column {column!r} is not text in {len(bad):,} rows ({_lines(bad)}): they have no solution"
+    ]
+
+
+# --- rows --------------------------------------------------------------------------------------------------------
+
+
+def _problems(file: OwnFile, rows: Rows) -> dict[str, Problem]:
+    """Return one problem per text, with the first answer and solution that a row with this text has."""
+    found: dict[str, Problem] = {}
+    for row in rows:
+        row_id = problem_id(source=file.source, origin="", strategy="", text=row.text)
+        old = found.get(row.text)
+        found[row.text] = Problem(
+            id=row_id,
+            text=row.text,
+            tier=row.tier if old is None else old.tier,
+            source=file.source,
+            source_id=row.source_id or "" if old is None else old.source_id,
+            licence=file.licence,
+            role=Role.GIVEN,
+            root_id=row_id,
+            answer=_answer(row) if old is None or old.answer is None else old.answer,
+            solution=row.solution if old is None or old.solution is None else old.solution,
+        )
+    return found
+
+
+def _answer(row: RawProblem) -> str | None:
+    return row.answer if row.answer and row.answer.strip() else None
+
+
+def _given(file: OwnFile, rows: Rows, problems: Mapping[str, Problem]) -> Iterator[Given]:
+    """Yield the exported rows. The first row of a text has the id of its problem; those that repeat it have ids of their own."""
+    seen: Counter[str] = Counter()
+    faults = Faults(file.path)
+    for position, row in enumerate(rows):
+        problem, copy = problems[row.text], seen[row.text]
+        seen[row.text] += 1
+        repeated = problem_id(source=file.source, origin=str(copy), strategy="", text=row.text)
+        kept = row.others
+        if row.solution is not None and "solution" not in row.others:
+            kept = {**kept, "solution": row.solution}
+        try:
+            extra = json_object(kept) if kept else None
+        except Unusable as error:
+            faults.add(f"{row.where} {error}.")
+            continue
+        yield Given(
+            id=problem.id if copy == 0 else repeated,
+            problem_id=problem.id,
+            position=position,
+            source_id=row.source_id or "",
+            tier=row.tier,
+            answer=_answer(row),
+            extra=extra,
+        )
+    faults.raise_any()

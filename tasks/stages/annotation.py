@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from tasks.runtime.preflight import ANNOTATORS, Work, output_folder, require_rea
 from tasks.stages.opening import checking
 from tasks.storage.artifacts import Store
 from tasks.storage.locks import alone
+from tasks.storage.ownership import annotation_of, check_owner, claim
 
 
 def open_annotation(
@@ -38,3 +39,14 @@ def open_annotation(
 def annotation_lock(run: Run, what: str) -> AbstractContextManager[None]:
     """Lock the output folder for a block; raises `UserError` immediately if another annotation run holds the lock."""
     return alone(run.store.root / "annotation.lock", what)
+
+
+@contextmanager
+def own_output(run: Run, source: str) -> Iterator[None]:
+    """Lock the output folder of an annotation of the file `source` for a block. Raises `UserError`, without writing anything, if
+    the folder belongs to something else."""
+    owner = annotation_of(source)
+    check_owner(run.store.root, owner)
+    with annotation_lock(run, "an annotation"):
+        claim(run.store.root, owner)
+        yield

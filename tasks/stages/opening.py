@@ -20,6 +20,7 @@ from tasks.runtime.preflight import output_folder, require_ready
 from tasks.runtime.source_preflight import curated_problems, is_remote, unread_sources
 from tasks.seeds.registry import check, resolve
 from tasks.storage.artifacts import Store, atomic_write
+from tasks.storage.ownership import BUILD, check_owner, claim
 
 
 def open_run(profile: str, overrides: Mapping[str, Any] | None) -> Run:
@@ -28,9 +29,10 @@ def open_run(profile: str, overrides: Mapping[str, Any] | None) -> Run:
     Raises `UserError` with all problems, one per line. Sources whose rows have already been read are not checked.
     """
     config = resolve(load_config(profile, overrides))
+    root = output_folder(config)
+    check_owner(root, BUILD)
     with checking():
         require_ready(config, "build")
-    root = output_folder(config)
     unread = unread_sources(config, root)
     if any(is_remote(source) for source in unread):  # their first rows take longer than a look-up
         with checking():
@@ -41,6 +43,7 @@ def open_run(profile: str, overrides: Mapping[str, Any] | None) -> Run:
         for name in type(config.models).model_fields
         for role in [getattr(config.models, name)]
     }
+    claim(root, BUILD)
     return _opened(config, root, identities)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,12 @@ from prefect.states import Completed
 
 from tasks.identity import fingerprint
 from tasks.reports.report import ReportData, write_report
-from tasks.rows import Tier
+from tasks.rows import Given
+from tasks.runtime.chunks import bounds
 from tasks.runtime.dataset_export import is_written, majority_truths
 from tasks.runtime.driver import Run, Shard, Stage, run_shards
 from tasks.runtime.outcomes import cut_outcomes, rejected_by, results_of, shard_of
-from tasks.runtime.own_dataset import describe_own, gather, summary
+from tasks.runtime.own_dataset import describe_own, exported, summary, toy_notice
 from tasks.runtime.phases import phase
 from tasks.runtime.published import publish_cost, publish_files, publish_funnel
 from tasks.runtime.summaries import rejects_of, stage_counts, timings
@@ -28,22 +31,24 @@ from tasks.seeds.intake import too_long
 from tasks.seeds.own_file import OwnFile, load, own_file
 from tasks.storage.artifacts import Artifact, atomic_write
 from tasks.storage.dataset import write_dataset
-from tasks.storage.examples import examples_by_split
 
-VERSION = 2
+VERSION = 3
 
 
 def find_file(
-    path: str, columns: Mapping[str, str] | None, tier: str, licence: str
+    path: str, columns: Mapping[str, str] | None, tier: str, licence: str, answers: str = "auto"
 ) -> OwnFile:  # plain types, since these are parameters of a flow
-    """Read the file completely and return its description. Raises `UserError` if it is invalid."""
-    file = own_file(Path(path), columns, Tier(tier), licence)
-    load(file)
+    """Read the file completely, log what was recognised, and return its description. Raises `UserError` if it is invalid."""
+    file = own_file(Path(path), columns, tier, licence, answers)
+    for notice in load(file).notices:
+        get_run_logger().info("annotate: %s", notice)
     return file
 
 
 def own_problems(run: Run, file: OwnFile) -> Artifact:
-    """Write the file's problems. Duplicate texts (or ids) and texts that are too long for a prompt are rejected."""
+    """Write the file's problems, each text once, and its rows. Texts that are too long for a prompt are rejected."""
+    if (notice := toy_notice(run)) is not None:
+        get_run_logger().warning("annotate: %s", notice)
     size = run.config.run.shard_rows
     stage = Stage(
         name="problems",
@@ -51,12 +56,22 @@ def own_problems(run: Run, file: OwnFile) -> Artifact:
         settings={"own": file.identity(), "shard_rows": size},
         unit="problem",
     )
-    rows = cache(lambda: load(file).outcomes)
-    leaving = cache(lambda: too_long(rows()))
-    sizes = cache(lambda: cut_outcomes(rows(), size))
+    found = cache(lambda: load(file))
+    leaving = cache(lambda: too_long(found().problems))
+    sizes = cache(lambda: cut_outcomes(found().problems, size))
+
+    @cache
+    def given() -> Mapping[str, Sequence[Given]]:
+        rows: dict[str, list[Given]] = defaultdict(list)
+        for row in found().given:
+            rows[row.problem_id].append(row)
+        return rows
 
     def work(index: int, _on_progress: object) -> Shard:
-        return shard_of(rejected_by("problems", results_of(rows(), leaving(), sizes(), index)), {})
+        shard = shard_of(rejected_by("problems", results_of(found().problems, leaving(), sizes(), index)), {})
+        start, stop = bounds(sizes(), index)
+        rows = [row for problem in found().problems[start:stop] for row in given()[problem.id]]
+        return replace(shard, tables={**shard.tables, "given": (Given, rows)})
 
     return run_shards(run, stage, sizes, work)
 
@@ -69,16 +84,18 @@ def export_own(run: Run, file: OwnFile, problems: Artifact, sampled: Artifact, c
             run, file, artifacts
         )
     counts = stage_counts(run.store, artifacts)
-    root = run.store.root
+    root, log = run.store.root, get_run_logger()
     publish_funnel(run, artifacts, "annotate-funnel")
     publish_cost(run, artifacts, "annotate-cost")
     files = {"dataset": root / "dataset", "report": root / "report.html"}
     publish_files("annotate-dataset", "Output files", files)
-    examples, _ = examples_by_split(gather(run, artifacts))
-    for line in summary(counts, examples["train"], rejects_of(run.store, artifacts)):
-        get_run_logger().info("annotate: %s", line)
-    get_run_logger().info("annotate: dataset %s", run.store.root / "dataset")
-    get_run_logger().info("annotate: report %s", run.store.root / "report.html")
+    given, examples, _ = exported(run, artifacts)
+    for line in summary(counts, given, examples, rejects_of(run.store, artifacts)):
+        log.info("annotate: %s", line)
+    if (notice := toy_notice(run)) is not None:
+        log.warning("annotate: %s", notice)
+    log.info("annotate: dataset %s", root / "dataset")
+    log.info("annotate: report %s", root / "report.html")
     return str(run.store.root / "dataset")
 
 
@@ -98,17 +115,16 @@ def write_own(run: Run, file: OwnFile, artifacts: Sequence[Artifact]) -> State |
     }
     if is_written(root, latest):
         return Completed(name="Cached", message="dataset and report are up to date")
-    examples, responses = examples_by_split(gather(run, artifacts))
+    _, examples, responses = exported(run, artifacts)
     counts = stage_counts(run.store, artifacts)
     manifest = describe_own(run, file, identity, counts, timings(run.store, artifacts))
-    write_dataset(root / "dataset", examples, responses, manifest)
-    shown = examples["train"]
+    write_dataset(root / "dataset", {"train": examples}, {"train": responses}, manifest)
     data = ReportData(
-        name=manifest.name, profile=manifest.profile, fingerprint=identity, examples=shown,
-        responses=responses["train"], stages=counts, timings=manifest.timings, models=manifest.models,
-        truths=majority_truths(shown, manifest.settings), num_problems=run.config.export.report_problems,
+        name=manifest.name, profile=manifest.profile, fingerprint=identity, examples=examples,
+        responses=responses, stages=counts, timings=manifest.timings, models=manifest.models,
+        truths=majority_truths(examples, manifest.settings), num_problems=run.config.export.report_problems,
     )  # fmt: skip
     write_report(root / "report.html", data)
-    latest["counts"] = {split: len(found) for split, found in examples.items()}
+    latest["counts"] = {"train": len(examples)}
     atomic_write(root / "latest.json", json.dumps(latest, indent=2) + "\n")
     return None

@@ -15,6 +15,7 @@ from tasks.runtime.driver import Run, Shard, Stage, run_shards
 from tasks.runtime.outcomes import cut_outcomes, rejected_by, results_of, shard_of
 from tasks.runtime.reannotation import VERSION, Review, ledger_size, new_problems, selection_settings
 from tasks.seeds.intake import too_long
+from tasks.seeds.own_file import OwnFile, OwnProblems, load
 from tasks.stages.cluster import cluster
 from tasks.stages.responses import with_kept_responses
 from tasks.stages.sample import sample
@@ -31,16 +32,17 @@ def newest_dataset(run: Run) -> str:
     return str(preflight.newest_dataset(run.store.root))
 
 
-def find_stale(run: Run, problems: str | None) -> Review:
+def find_stale(run: Run, file: OwnFile | None) -> Review:
     """Find the rows whose annotation fingerprint differs from the current recipe, and the file's problems that are new.
 
     Raises `UserError` when the output folder has no dataset, or the file is invalid.
     """
+    added = OwnProblems() if file is None else load(file)
     folder = Path(latest(run.store.root)["dataset"])
     manifest = read_manifest(folder)
     recipe = annotation_recipe(run)
     rows = {row.id: row for split in splits_of(manifest) for row in read_examples(folder, split)}
-    new = {} if problems is None else new_problems(Path(problems), rows.values())
+    new = new_problems(added, rows.values())
     causes = stale_rows(rows.values(), recipe) | dict.fromkeys(new, Cause.NEW)
     log = get_run_logger().info
     log(
@@ -53,7 +55,7 @@ def find_stale(run: Run, problems: str | None) -> Review:
         log("reannotate: %s, cause: %s", f"{count:,}", cause.value)
     return Review(
         dataset=folder, manifest=manifest, recipe=recipe, rows=rows, new=new, causes=causes,
-        answers=ledger_size(run),
+        answers=ledger_size(run), given={row.id: row for row in added.given if row.id in new},
     )  # fmt: skip
 
 

@@ -155,13 +155,13 @@ def write_dataset(
     """Write the dataset folder atomically, replacing an existing one.
 
     `examples` and `responses` map a split to its rows. Flagged problems are written to a separate folder, so that the
-    config `decontaminated` is the config `default` without that folder. Rows are sorted by id, so the same rows give the
-    same bytes regardless of their sharding. A split without problems is omitted.
+    config `decontaminated` is the config `default` without that folder. Rows are in the order of the user's file, or sorted by id
+    if there is none, so the same rows give the same bytes regardless of their sharding. A split without problems is omitted.
 
     Raises `UserError` if there is nothing to export, and `ValueError` if the tables are inconsistent (a duplicate id, a
     seed among the examples, a response without its problem in the same split, a problem without responses).
     """
-    problems = {split: sorted(rows, key=lambda row: row.id) for split, rows in examples.items() if rows}
+    problems = {split: sorted(rows, key=_place) for split, rows in examples.items() if rows}
     samples = {
         split: sorted(responses.get(split, ()), key=lambda row: (row.problem_id, row.index))
         for split in problems
@@ -181,6 +181,10 @@ def write_dataset(
             _write_split(place / FLAGGED, split, Example, flagged)
             _write_split(place / RESPONSES, split, Response, samples[split])
         write_papers(place, manifest)
+
+
+def _place(row: Example) -> tuple[int, str]:
+    return -1 if row.position is None else row.position, row.id
 
 
 def write_papers(place: Path, manifest: Manifest) -> None:

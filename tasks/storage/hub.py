@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from tasks.errors import UserError
-from tasks.storage.seed_files import MAX_BYTES, Located, file_digest, jsonl_rows, parquet_rows
+from tasks.storage.arrow_records import parquet_records
+from tasks.storage.input_bytes import file_digest
+from tasks.storage.json_records import entry_records, holds_lines, line_records, whole_json
+from tasks.storage.records import strict
 
 Row = Mapping[str, Any]
 
@@ -27,7 +29,6 @@ SUFFIXES = (".json", ".jsonl", ".parquet")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMEOUT_S = 20.0
 _BUFFER = 1 << 20
-_MAX_JSON_BYTES = 500_000_000  # size limit of a .json file that is parsed as a whole
 _COUNTED = re.compile(r"-\d+-of-\d+$")  # train-00000-of-00005
 
 
@@ -195,42 +196,13 @@ def local_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[Row]:
 
 def _rows(name: str, file: IO[bytes], columns: Sequence[str]) -> Iterator[Row]:
     if name.lower().endswith(".parquet"):
-        rows = parquet_rows(name, file, columns)
-    elif name.lower().endswith(".jsonl") or _holds_lines(file):
-        rows = jsonl_rows(name, file)
+        rows = parquet_records(name, file, columns)
+    elif holds_lines(file, lines_expected=name.lower().endswith(".jsonl")):
+        rows = line_records(file)
     else:
-        rows = _whole_json(name, file)
-    for _, _, row in rows:
-        yield row
-
-
-def _holds_lines(file: IO[bytes]) -> bool:
-    """Whether the first line of a .json file is a JSON object; rewinds the file."""
-    first = file.readline(MAX_BYTES).strip() or file.readline(MAX_BYTES)
-    file.seek(0)
-    try:
-        return isinstance(json.loads(first), dict)
-    except ValueError:
-        return False
-
-
-def _whole_json(name: str, file: IO[bytes]) -> Iterator[Located]:
-    content = file.read(_MAX_JSON_BYTES + 1)
-    if len(content) > _MAX_JSON_BYTES:
-        raise UserError(
-            f"{name} is larger than {_MAX_JSON_BYTES:,} bytes: write one JSON object per line instead."
-        )
-    try:
-        data = json.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{name} is not valid JSON ({error}): correct it or write one object per line."
-        ) from error
-    for number, row in enumerate(data if isinstance(data, list) else [data], start=1):
-        where = f"{name}, entry {number}"
-        if not isinstance(row, dict):
-            raise UserError(f"{where} is not a JSON object: write objects with named values.")
-        yield where, number, row
+        rows = entry_records(whole_json(name, file)[0])
+    for row in strict(name, rows):
+        yield row.values
 
 
 def files_digest(files: Sequence[Path], root: Path) -> str:

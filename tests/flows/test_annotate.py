@@ -23,6 +23,7 @@ from prompts import load_prompt
 from tasks.errors import UserError
 from tasks.llm.ledger import Ledger
 from tasks.rows import Example
+from tasks.stages.opening import open_run
 from tasks.storage.artifacts import digest
 from tasks.storage.dataset import read_dataset
 from tasks.storage.locks import alone
@@ -68,10 +69,12 @@ class Desk:
         return {**settings, **more}
 
     def file(self, texts: list[str], name: str = "mine.csv") -> str:
+        rows = [[f"q{n}", text, n + 1] for n, text in enumerate(texts)]
+        return self.table(["number", "question", "final"], rows, name)
+
+    def table(self, header: list[str], rows: list[list[object]], name: str) -> str:
         with (self.folder / name).open("w", newline="") as file:
-            csv.writer(file).writerows(
-                [["question", "final"], *([text, n + 1] for n, text in enumerate(texts))]
-            )
+            csv.writer(file).writerows([header, *rows])
         return str(self.folder / name)
 
     def annotate(self) -> Path:
@@ -132,12 +135,30 @@ def script() -> dict[str, list[str]]:
     return replies | {asked(TEXTS[1]): replies_of(2, 2, 2, 3, 2), asked("Compute 50 + 1."): replies_of(51)}
 
 
-def test_own_problems_become_a_dataset_and_a_second_run_sends_no_request(tmp_path: Path) -> None:
+def test_own_problems_become_a_dataset_and_a_second_run_sends_no_request(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with desk(tmp_path, script()) as mine:
         dataset = mine.annotate()
         assert mine.requests == 20 * N and dataset == mine.out / "dataset"
+        assert "THE TEACHER POCKET/TEACHER IS A TOY" in caplog.text
+        before = digest(dataset)
         assert mine.annotate() == dataset and mine.requests == 20 * N
+        with pytest.raises(UserError, match="out was made by make annotate of mine, and make annotate of"):
+            annotate(
+                mine.file(TEXTS, "other.csv"),
+                str(mine.out),
+                overrides=mine.overrides(),
+                columns={"text": "question"},
+            )
+        with pytest.raises(UserError, match="out was made by make annotate of mine, and make build would"):
+            open_run("pocket", {"run.output": str(mine.out)})
+        assert digest(dataset) == before
     opened: Any = load_dataset(str(dataset), cache_dir=str(tmp_path / "cache"))
+    assert opened["train"]["problem"] == TEXTS
+    assert [json.loads(extra) for extra in opened["train"]["extra"]] == [
+        {"number": f"q{n}"} for n in range(20)
+    ]
     rows = {row["problem"]: row for row in opened["train"]}
     assert set(rows) == set(TEXTS) and {row["role"] for row in rows.values()} == {"given"}
     sure, unsure = rows[TEXTS[0]], rows[TEXTS[1]]
@@ -204,6 +225,30 @@ def test_one_stale_row_of_twenty_costs_a_twentieth_of_the_requests(tmp_path: Pat
         )
         assert len(load_dataset(str(new), cache_dir=str(tmp_path / "cache"))["train"]) == 20
         assert "Compute 1 + 1." in (new.parent / "drift.html").read_text()
+
+
+def test_rows_with_one_text_are_paid_once_and_all_come_back_also_when_they_are_stale(tmp_path: Path) -> None:
+    def rows_of(dataset: Path) -> list[tuple[str, str, bool | None, float]]:
+        found = read_dataset(dataset)[0]
+        return [(row.source_id, row.problem, row.majority_correct, row.weight) for row in found]
+
+    with desk(tmp_path, script()) as mine:
+        rows: list[list[object]] = [
+            ["c", TEXTS[1], 2], ["a", TEXTS[2], 3], ["b", TEXTS[1], 5], ["a", TEXTS[3], ""],
+        ]  # fmt: skip
+        path = mine.table(["id", "text", "answer"], rows, "mine.csv")
+        dataset = Path(annotate(path, str(mine.out), overrides=mine.overrides()))
+        assert mine.requests == 3 * N
+        first = rows_of(dataset)
+        assert [row[1:3] for row in first] == [
+            (TEXTS[1], True), (TEXTS[2], True), (TEXTS[1], False), (TEXTS[3], None),
+        ]  # fmt: skip
+        assert [row[0] for row in first][::2] == ["c", "b"] and len({row[0] for row in first}) == 4
+        assert first[0][3] == first[2][3] < 1.0 and len(read_dataset(dataset)[1]) == 4 * N
+        new = mine.reannotate(**{"models.teacher.model": "pocket/student"})
+        assert mine.requests == 6 * N
+        again = rows_of(new)
+        assert [row[:3] for row in again] == [row[:3] for row in first] and {row[3] for row in again} == {1.0}
 
 
 def test_without_stale_rows_no_request_is_sent_and_the_dataset_is_unchanged(tmp_path: Path) -> None:

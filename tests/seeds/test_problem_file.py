@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,9 @@ import pytest
 
 from tasks.errors import UserError
 from tasks.rows import Tier
-from tasks.storage.seed_files import (
-    MAX_BYTES,
-    Column,
-    RawProblem,
-    file_columns,
-    file_digest,
-    read_problem_file,
-)
+from tasks.seeds.columns import Column
+from tasks.seeds.problem_file import RawProblem, read_problem_file
+from tasks.storage.records import MAX_BYTES
 
 COLUMNS: dict[Column, str] = {
     "text": "question",
@@ -76,31 +70,42 @@ def test_every_column_is_read_from_every_type_of_file(tmp_path: Path, kind: str)
         "level": "competition",
     }
     first = 2 if kind == "csv" else 1  # below the header
+    place = "row" if kind == "parquet" else "line"
     problems = read(write(tmp_path / f"a.{kind}", ROW, other))
+    unused = "[1]" if kind == "csv" else [1]
     assert problems == [
         RawProblem(
-            line=first, source_id="a", text="What is 1 + 1?", answer="2", solution="1 + 1 = 2", tier=Tier.EASY
+            line=first,
+            where=f"{place} {first}",
+            source_id="a",
+            text="What is 1 + 1?",
+            answer="2",
+            solution="1 + 1 = 2",
+            tier=Tier.EASY,
+            others={"unused": unused, "steps": "1 + 1 = 2"},
         ),
         RawProblem(
             line=first + 1,
+            where=f"{place} {first + 1}",
             source_id="b",
             text="Sei x = ½ ∑?",
             answer=None,
             solution=None,
             tier=Tier.COMPETITION,
+            others={"unused": unused, "steps": None},
         ),
     ]
     assert type(problems[0].tier) is Tier
 
 
-def test_without_an_id_column_the_line_number_is_the_id_and_blank_lines_are_counted_but_skipped(
+def test_without_an_id_column_there_is_no_id_and_blank_lines_are_counted_but_skipped(
     tmp_path: Path,
 ) -> None:
     path = jsonl(tmp_path / "a.jsonl", b"\xef\xbb\xbf" + json.dumps(ROW).encode(), b"  ", ROW, b"")
     problems = read(path, {"text": "question"}, tier=Tier.HARD)
     assert [(p.line, p.source_id, p.tier, p.answer) for p in problems] == [
-        (1, "1", "hard", None),
-        (3, "3", "hard", None),
+        (1, None, "hard", None),
+        (3, None, "hard", None),
     ]
 
 
@@ -189,7 +194,7 @@ def test_a_missing_required_answer_is_reported(tmp_path: Path) -> None:
         ({**ROW, "name": "b", "level": "x"}, "row 2 has the tier 'x'"),
         (
             {**ROW, "question": "x" * (MAX_BYTES + 1)},
-            "row 2: column 'question' is longer than 1,000,000 bytes",
+            r"row 2: the text \(column 'question'\) is longer than 1,000,000 bytes",
         ),
     ],
 )
@@ -203,7 +208,8 @@ def test_an_invalid_row_of_a_parquet_file_is_reported_in_the_same_way(
 def test_a_parquet_column_that_is_missing_or_of_another_type_or_not_utf8_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     with pytest.raises(
-        UserError, match=r"a\.parquet has no column 'question' for the text; it has q: correct the columns"
+        UserError,
+        match=r"a\.parquet, row 1 has no column 'question' for the text; it has q: correct the columns",
     ):
         read(parquet(path, {"q": "x"}), {"text": "question"}, tier=Tier.EASY)
     with pytest.raises(UserError, match=r"row 1: the text \(column 'question'\) is of type int"):
@@ -216,14 +222,21 @@ def test_a_parquet_column_that_is_missing_or_of_another_type_or_not_utf8_is_repo
 
 def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "a.doc").write_text("What is 1 + 1?")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 nonsense")
     (tmp_path / "empty.jsonl").write_bytes(b"\n \n")
     parquet(tmp_path / "empty.parquet", ROW)
     pq.write_table(pq.read_table(tmp_path / "empty.parquet").slice(0, 0), tmp_path / "empty.parquet")
     for name, sentence in [
         ("missing.jsonl", r"missing\.jsonl cannot be read \(No such file or directory\): correct the path"),
-        ("folder.jsonl", r"folder\.jsonl cannot be read \(Is a directory\)"),
-        ("a.tsv", r"a\.tsv is not a \.jsonl, \.csv or \.parquet file: convert it"),
+        (
+            "folder.jsonl",
+            r"folder\.jsonl is a folder that `save_to_disk` of datasets did not write: give one file",
+        ),
+        (
+            "a.doc",
+            r"a\.doc is not a \.jsonl, \.json, \.csv, \.tsv, \.parquet or \.arrow file, .*: convert it",
+        ),
         ("broken.parquet", r"broken\.parquet is not a readable Parquet file"),
         ("empty.jsonl", r"empty\.jsonl contains no problems"),
         ("empty.parquet", r"empty\.parquet contains no problems"),
@@ -236,12 +249,15 @@ def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     ("content", "sentence"),
     [
         (b"question\nhow many?\none, two?\n", r"line 3 has 2 cells, but the header has 1: put cells"),
-        (b'question\n"how many?\n', r"line 2 is not valid CSV \(unexpected end of data\): correct it"),
+        (
+            b'question\n"how many?\n',
+            r"line 2 is not valid CSV \(the file ends inside double quotes.*\): correct it",
+        ),
         (b"question\n\ncaf\xe9?\n", r"line 3 is not UTF-8 \(byte 13 of the file is 0xe9\)"),
         (b"question,question\na,b\n", r"line 1 has two columns 'question'"),
         (b"text\nhow many?\n", r"line 2 has no column 'question' for the text; it has text"),
         (b"question\n", r"contains no problems"),
-        (b"question\n  \n", r"line 2 has an empty text \(column 'question'\)"),
+        (b"question,final\n  ,2\n", r"line 2 has an empty text \(column 'question'\)"),
     ],
 )
 def test_an_error_in_a_csv_file_is_reported_with_its_line(
@@ -258,19 +274,3 @@ def test_a_cell_of_a_csv_file_may_contain_commas_and_line_breaks(tmp_path: Path)
     first, second = read(path, {"text": "question", "answer": "answer"}, tier=Tier.EASY)
     assert (first.text, first.answer, first.line) == ("If x = 1, and\ny = 2, what is x + y?", None, 3)
     assert (second.text, second.answer, second.line) == ('And "y"?', "2", 4)
-
-
-def test_the_columns_of_a_file_are_those_of_its_header_or_of_any_row(tmp_path: Path) -> None:
-    rows: tuple[dict[str, Any], ...] = ({"text": "a"}, {"text": "b", "answer": "1"})
-    assert file_columns(jsonl(tmp_path / "a.jsonl", *rows)) == ("text", "answer")
-    assert file_columns(parquet(tmp_path / "a.parquet", rows[1])) == ("text", "answer")
-    assert file_columns(csv_file(tmp_path / "a.csv", rows[1])) == ("text", "answer")
-    with pytest.raises(UserError, match="no such"):
-        file_columns(tmp_path / "no such.txt")
-
-
-def test_the_digest_of_a_file_is_the_sha256_of_its_bytes(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "a.jsonl", ROW)
-    assert file_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
-    with pytest.raises(UserError, match=r"missing\.jsonl cannot be read"):
-        file_digest(tmp_path / "missing.jsonl")
