@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -367,6 +367,7 @@ def ui(port: int | None) -> int:
                     heal(api, None)
                     with waiting("deploying prefect.yaml"):
                         deploy(api)
+                    stack.callback(stop_runs, api)
                     stack.enter_context(local.worker(api, local.DEFAULT_QUEUE, UI_WORKER_LOG))
                     log_line(
                         f"a worker runs what you start in the UI or by `prefect deployment run` (log: {UI_WORKER_LOG})"
@@ -381,6 +382,15 @@ def ui(port: int | None) -> int:
                 while api.healthy():
                     time.sleep(2.0)
             log_line("the Prefect server stopped")
+
+
+def stop_runs(api: local.Api) -> None:
+    """Mark the runs whose processes ended together with the worker of `make ui` as Cancelled."""
+    with suppress(httpx.HTTPError), local.client_of(api) as client:
+        for run in local.unfinished_runs(client):
+            if local.has_started(run) and not local.has_process(run):
+                local.end_run(client, run, cancelled=True, message="`make ui` was stopped.")
+                log_line(f"run {run.name} is now marked as Cancelled; start it again to continue")
 
 
 def shell(port: int | None) -> int:

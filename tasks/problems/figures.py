@@ -28,12 +28,15 @@ _REFERENCE: Final = re.compile(
             (?:the|this)\s+(?:\w+\s+)?{_GRAPHIC}\b(?!\s+of\b)
       | \b(?:the|this|each)\s+(?:\w+\s+)?{_GRAPHIC}\s+(?:is\s+|are\s+)?(?:given\s+)?
             (?:below|above|shown|at\s+(?:the\s+)?right|(?:to|on)\s+the\s+(?:right|left))\b
-      | \b(?:see|refer\s+to|according\s+to|based\s+on)\s+(?:the\s+|this\s+)?(?:\w+\s+)?{_GRAPHIC}\b(?!\s+of\b)
+      | \b(?:see|refer\s+to|according\s+to|based\s+on|(?:information|data)\s+in)\s+(?:the\s+|this\s+)?(?:\w+\s+)?
+            {_GRAPHIC}\b(?!\s+of\b)
+      | \b(?:look(?:ing)?\s+at|us(?:e|ing))\s+(?:the|this)\s+(?:\w+\s+)?(?:figure|diagram|graph|chart|histogram)\b(?!\s+of\b)
       | \bthe\s+(?:accompanying|adjoining|adjacent|attached|following|given)\s+(?:{_FIGURE}|charts?|tables?)\b
       | \b(?:in|from|on|of)\s+(?:the|this)\s+(?:figure|diagram)\b
-      | \bthe\s+(?:figure|diagram|table|chart|graph|histogram)s?\s+(?:shows?|depicts?|illustrates?|gives|lists)\b
+      | \bthe\s+(?:\w+\s+)?(?:figure|diagram|table|chart|graph|histogram)s?\s+(?:shows?|depicts?|illustrates?|gives|lists)\b
       | \b(?:in|see|from|by|on|to)\s+fig(?:ures?\b|s?\.)\s*\(?\d
       | \bgraphs?\s+of\b[^.?!\n]{{0,80}}\b(?:is|are)\s+(?:shown|given|drawn|pictured)\b(?!\s+by\b)
+      | \bthe\s+(?:\w+\s+)?(?:triangle|quadrilateral|rectangle|square|polygon|circle|solid|shape|line|curve|parabola)\s+shown\b
       | \b(?:graphed|pictured|depicted|sketched|drawn)\s+(?:below|above|here)\b
       | \b(?:shown|pictured|drawn)\s+(?:at|to|on)\s+(?:the\s+)?(?:right|left)\b
       | (?:^|[.?!]\s+)as\s+shown,

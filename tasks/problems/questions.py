@@ -75,15 +75,17 @@ _OPENING: Final = r"(?:^|[.!?;:,)\]}$\n\"'*]\s*|\b(?:and|then|please|also|hence|
 _VALUE: Final = re.compile(
     rf"{_OPENING}(?:also\s+|then\s+|exactly\s+)?(?:{_VALUE_VERBS}|express|give)\b"
     r"(?!(?:,[^,\n]*,)?\s+(?:if|whether|(?:a|an|your|the)\s+(?:\w+\s+)?(?:proof|counter-?example|reasons?|reasoning|justification)\b))"
-    r"|\b(?:what|which|who|when|where|how\s+(?:many|much|long|far|often|old|big|large|small|tall|fast))\b[^.!?\n]*\?",
+    r"|\b(?:what|which|who|when|where|how\s+(?:many|much|long|far|often|old|big|large|small|tall|fast))\b"
+    r"(?:[^.?\n]|\.(?=\S)){0,400}\?",
     re.IGNORECASE,
 )
 _PROOF: Final = re.compile(
     rf"{_OPENING}(?:\\(?:emph|textbf|textit)\{{)?(?:(?:dis)?prove|refute)\b"
-    rf"|{_OPENING}(?:show|demonstrate|establish|verify|deduce|conclude|argue|confirm|check|justify)\s+"
-    r"(?:that|why|there|\$|\\[(\[]|(?:the|this|these|an?|its?)\s+(?:following\s+)?(?:\w+\s+)?(?:inequality|inequalities|identity|identities"
+    rf"|{_OPENING}(?:show|demonstrate|establish|verify|deduce|conclude|argue|confirm|check|justify),?\s+"
+    r"(?:that|why|there|the\s+following|\$|\\[(\[]|(?:the|this|these|an?|its?)\s+(?:following\s+)?(?:\w+\s+)?(?:inequality|inequalities|identity|identities"
     r"|claims?|statements?|theorem|lemma|existence|uniqueness|result|formula|equality|irrationality)\b)"
     rf"|{_OPENING}use\b[^.\n]{{0,120}}\bto\s+(?:prove|show|establish|verify)\b"
+    r"|\b(?:(?:task|goal|aim)\s+is\s+to\s+(?:prove|show)|(?:need|want|asked|required)\s+to\s+prove)\b"
     r"|\b(?:give|write|provide|present|construct|find|supply)\s+(?:a|an|your|the)\s+(?:\w+[\s-]+)?proof\b"
     rf"|{_OPENING}(?:justify|explain|motivate|defend)\b|\bgive\s+(?:your\s+|a\s+)?(?:reasons?|reasoning|justification)\b"
     r"|\b(?:with\s+(?:proof|justification)|why\s+or\s+why\s+not)\b",
@@ -98,7 +100,9 @@ _COMMAND: Final = re.compile(
     rf"\W*(?:(?:please|then|next|also|finally|in addition|additionally|furthermore|moreover)\b\W*)*{_COMMANDS}",
     re.IGNORECASE,
 )
-_SECOND_COMMAND: Final = re.compile(rf"\band\s+(?:also\s+|then\s+)?{_COMMANDS}", re.IGNORECASE)
+_SECOND_COMMAND: Final = re.compile(
+    rf"(?:\band\s+(?:also\s+|then\s+)?|,\s+then\s+){_COMMANDS}", re.IGNORECASE
+)
 
 _PROOF_NEEDS: Final = (
     "prove", "proof", "refute", "show", "demonstrat", "establish", "verify", "deduce", "conclude", "argue", "confirm", "check",

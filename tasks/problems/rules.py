@@ -74,7 +74,7 @@ _CHOICES: Final = re.compile(
 _CHOICES_NEED: Final = ("which", "choose", "select", "pick", "circle", "choices", "options")
 _LATEX_DRESS: Final = re.compile(r"\\(?:textbf|mathbf|text|mathrm|rm|bf)\b|\\q?quad|\\[ ,;~]|[${}*~]")
 _LABEL_STYLES: Final = (
-    re.compile(r"(?<![^\s:?.,;)）])\(([A-Ea-e])\)"),
+    re.compile(r"(?<![^\s:?.,;)）])[(\[]([A-Ea-e])[)\]]"),
     re.compile(r"(?<![^\s:?.,;)）])([A-Ea-e])\)(?=\s)"),
     re.compile(r"(?<![^\s:?.,;)）])([A-E])(?:[.:](?=\s|-?\d)|[、．])"),
 )

@@ -37,6 +37,8 @@ def phase(log: Callable[[str], None], describe: Callable[[float], str]) -> Itera
     """
     for name in LOGGERS:
         logging.getLogger(name).addHandler(_last)  # does nothing the second time
+    if not _phases:
+        _last.at = time.monotonic()
     me = object()
     _phases.append(me)
 

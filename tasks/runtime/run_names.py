@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-MAX_CHARS = 120
+MAX_CHARS = 80
+"""The name is in front of every log line of the run."""
 MAX_VALUE_CHARS = 40
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.config import Config, load_config, profiles
+from tasks.problems.rules import RULES
 from tasks.rows import Problem
 from tasks.runtime.plan import benchmark_notes, is_pinned
 from tasks.runtime.training_run import run_config
@@ -222,6 +223,12 @@ def test_the_dataset_settings_are_the_papers_and_the_same_for_every_student() ->
         assert other.model_copy(update={"distill": None}).identity() == first.model_copy(
             update={"distill": None}
         ).identity()  # fmt: skip
+
+
+@pytest.mark.parametrize("profile", [*PAPER, "pocket"])
+def test_the_papers_rules_are_on_everywhere_and_ours_are_off_in_the_papers_profiles(profile: str) -> None:
+    on = {name for name in RULES if getattr(load_config(profile).rules, name)}
+    assert on == ({"length", "multiple_choice"} if profile in PAPER else set(RULES))
 
 
 @pytest.mark.parametrize("profile", PAPER)
