@@ -23,7 +23,7 @@ else ifeq ($(DEVICE),cpu)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help build plan distill validate annotate reannotate test ui shell pictures report lint format clean pocket env
+.PHONY: help build plan distill validate annotate reannotate test test-all ui shell pictures report lint audit format clean pocket env
 .DEFAULT_GOAL := help
 
 help:  ## list all commands
@@ -47,7 +47,10 @@ annotate: env  ## annotate your own problems: make annotate FILE=problems.jsonl 
 reannotate: env  ## annotate the stale rows of the profile's dataset again
 	@exec $(BIN)/python scripts/annotate.py stale
 
-test: env  ## run all tests
+test: env  ## run the tests that every commit needs
+	@exec $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not long" $(PYTEST)
+
+test-all: env  ## run all tests, also those marked long
 	@exec $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 ui: env  ## keep the Prefect UI up until Ctrl-C, with a worker for the runs that are started there
@@ -66,6 +69,9 @@ lint: env  ## run ruff and pyright
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
+
+audit: env  ## list the installed packages whose version constraints.txt does not pin
+	@exec $(BIN)/python scripts/audit.py
 
 format: env  ## fix and format the code with ruff
 	@$(BIN)/ruff check --fix .

@@ -287,7 +287,9 @@ def banding_for(threshold: float, recall: float = 0.9999) -> Banding:
 def band_keys(shingles: csr_array, banding: Banding, seed: int) -> NDArray[np.uint32]:
     """Return one 32-bit key per text and band, [n, bands]: a hash of `rows` values of the text's MinHash signature."""
     hashes = shingles.indices.astype(np.uint32)  # the low half of each 63-bit hash
-    values = signatures(hashes, shingles.indptr, banding.bands * banding.rows, seed).reshape(-1, banding.rows)
+    values = signatures(hashes, shingles.indptr.astype(np.int64), banding.bands * banding.rows, seed).reshape(
+        -1, banding.rows
+    )
     combined = combine_hashes(list(values.T), len(values)) >> np.uint64(32)
     return combined.astype(np.uint32).reshape(-1, banding.bands)
 

@@ -124,7 +124,9 @@ def summary(
 ) -> list[str]:
     """Return the summary of a finished annotation as lines of text. `examples` are the exported rows."""
     rows = f"{counted(len(given), 'row')} with {counted(counts[0].rows_in, 'different problem')} in"
-    lines = [f"{rows}, {counted(len(examples), 'row')} annotated, {counted(len(rejects), 'problem')} rejected"]
+    lines = [
+        f"{rows}, {counted(len(examples), 'row')} annotated, {counted(len(rejects), 'problem')} rejected"
+    ]
     for count in counts:
         lines += [f"rejected by {count.stage}: {number:,} {reason}" for reason, number in count.reasons]
     first: dict[str, int] = {}

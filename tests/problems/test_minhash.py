@@ -115,11 +115,16 @@ def test_candidates_of_deduplication_are_those_of_datasketch_s_index(threshold: 
         MinHash(num_perm=num_perm, seed=4, hashfunc=lambda shingle: int(shingle) % 2**32)
         for _ in range(shingles.shape[0])
     ]
-    for number, (one, (low, high)) in enumerate(zip(objects, pairwise(shingles.indptr), strict=True)):
+    for number, (one, (low, high)) in enumerate(
+        zip(objects, pairwise(np.asarray(shingles.indptr).tolist()), strict=True)
+    ):
         one.update_batch(shingles.indices[low:high])
         index.insert(number, one)
     expected = {
-        (number, other) for number, one in enumerate(objects) for other in index.query(one) if other > number
+        (number, other)
+        for number, one in enumerate(objects)
+        for other in map(int, map(str, index.query(one)))
+        if other > number
     }
     batches = candidate_pairs(band_keys(shingles, banding, seed=4))
     found = [pair for batch in batches for pair in zip(*(side.tolist() for side in batch), strict=True)]

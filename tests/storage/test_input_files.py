@@ -47,6 +47,11 @@ def zstd(content: bytes) -> bytes:
     return pa.compress(content, codec="zstd", asbytes=True)
 
 
+def compressed(data: bytes) -> bytes:
+    """Return the data as gzip, without the time: the processes of xdist must collect the same tests."""
+    return gzip.compress(data, mtime=0)
+
+
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
 COLUMNS = {name: [row[name] for row in ROWS] for name in ROWS[0]}
 
@@ -90,12 +95,12 @@ COLUMNS = {name: [row[name] for row in ROWS] for name in ROWS[0]}
         ("a.jsonl", parquet()),
         ("a.arrow", arrow(pa.ipc.new_file)),
         ("a.arrow", arrow(pa.ipc.new_stream)),
-        ("a.jsonl.gz", gzip.compress(LINES.encode())),
-        ("a.jsonl.gz", gzip.compress(LINES[:40].encode()) + gzip.compress(LINES[40:].encode())),
-        ("a.csv.gz", gzip.compress(CSV.encode("utf-16"))),
+        ("a.jsonl.gz", compressed(LINES.encode())),
+        ("a.jsonl.gz", compressed(LINES[:40].encode()) + compressed(LINES[40:].encode())),
+        ("a.csv.gz", compressed(CSV.encode("utf-16"))),
         ("a.jsonl.zst", zstd(LINES.encode())),
         ("a.parquet.zst", zstd(parquet())),
-        ("a.jsonl", gzip.compress(LINES.encode())),
+        ("a.jsonl", compressed(LINES.encode())),
     ],
 )  # fmt: skip
 def test_the_rows_are_the_same_in_every_format(tmp_path: Path, name: str, content: bytes) -> None:
@@ -177,7 +182,7 @@ def workbook(member: str) -> bytes:
         ("a.jsonl.bz2", b"BZh91AY", "is compressed with bzip2: decompress it first"),
         ("a.jsonl.xz", b"\xfd7zXZ\x00", "is compressed with xz"),
         ("a.pdf", b"%PDF-1.7", "is a PDF"),
-        ("a.jsonl.gz", gzip.compress(LINES.encode())[:-12], r"a\.jsonl\.gz cannot be decompressed"),
+        ("a.jsonl.gz", compressed(LINES.encode())[:-12], r"a\.jsonl\.gz cannot be decompressed"),
         ("a.jsonl.zst", zstd(LINES.encode() * 99)[:-9], r"a\.jsonl\.zst cannot be decompressed|is not valid JSON"),
         ("a.parquet", b"text,answer\n", r"a\.parquet is not a readable \.parquet file"),
         ("a.arrow", arrow(pa.ipc.new_file)[:-60], "is not a readable Arrow file"),
@@ -207,7 +212,7 @@ def test_a_file_that_grows_when_decompressed_is_refused_in_bounded_time(
 ) -> None:
     monkeypatch.setattr(input_bytes, "MAX_FILE_BYTES", 3_000_000)
     for name, content in [
-        ("a.jsonl.gz", gzip.compress(b"\n" * 5_000_000)),
+        ("a.jsonl.gz", compressed(b"\n" * 5_000_000)),
         ("a.jsonl.zst", zstd(b"\n" * 5_000_000)),
     ]:
         (tmp_path / name).write_bytes(content)
