@@ -27,7 +27,7 @@ endif
 .DEFAULT_GOAL := help
 
 help:  ## list all commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 build: env  ## build a dataset and a report (deployment sure-math/build)
 	@exec $(BIN)/python scripts/build.py build

@@ -216,7 +216,7 @@ def test_the_gradient_is_clipped_and_log_probabilities_follow_the_weights(folder
     assert done.memory > 100e6
 
 
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.long), 3])
 def test_a_killed_run_resumes_bitwise_exactly(folder: Path, tmp_path: Path, stage: int) -> None:
     steps = [update(sequences(8, seed=step), [ALL[:4], ALL[4:]], seed=step) for step in range(6)]
 
@@ -253,7 +253,7 @@ def test_a_checkpoint_of_another_number_of_students_is_refused(
         pair().load(checkpoint)
 
 
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.long), 3])
 def test_an_adapter_is_trained_and_merged_into_the_export(folder: Path, tmp_path: Path, stage: int) -> None:
     lora = AdapterSettings(rank=4, alpha=8.0, targets=("q_proj", "down_proj"))
     start = load_file(folder / "model.safetensors")
