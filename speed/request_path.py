@@ -6,8 +6,8 @@
 A scripted OpenAI-compatible server in a separate process answers immediately or after a fixed time. `cost` takes seeds on disk
 through the stages evolve and judge like a run, but without Prefect: requests are planned, sent, parsed and written shard by
 shard, with the ledger on disk. CPU is that of the client process, all threads, user and system. For comparison, another process
-sends the same messages by a bare `asyncio.gather` over the openai client, with a semaphore as the concurrency limit: no ledger,
-no retries, no parsing of replies. If distilabel is installed in its own folder
+sends the same messages by a bare `asyncio.gather` over a default openai client, with a semaphore as the concurrency limit: no
+ledger, no retries, no parsing of replies. If distilabel is installed in its own folder
 (`pip install --target FOLDER "distilabel[openai]"`), `--distilabel FOLDER` adds its OpenAI client, batch by batch.
 
 `latency` is measured on the server: the number of requests in progress (received but not yet answered), integrated over time and

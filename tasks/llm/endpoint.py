@@ -81,14 +81,14 @@ def open_client(role: ModelRole, base_url: str) -> openai.AsyncOpenAI:
 
 
 def _http_client(base_url: str) -> httpx2.AsyncClient:
-    """Return the client below the openai client. Proxies and certificates of the environment apply to other machines only."""
-    use_environment = not is_loopback(base_url)
+    """Return the client below the openai client. Proxies of the environment do not apply to this machine."""
+    use_proxies = not is_loopback(base_url)
     try:
-        if use_environment and _proxy(base_url).startswith("socks"):
+        if use_proxies and _proxy(base_url).startswith("socks"):
             raise ValueError("aiohttp takes any proxy for an HTTP proxy")
         return openai.DefaultAioHttpClient(
-            verify=httpx2.create_ssl_context(trust_env=use_environment),
-            trust_env=use_environment,
+            verify=httpx2.create_ssl_context(trust_env=base_url.startswith("https:")),
+            trust_env=use_proxies,
             timeout=None,  # `_answer` limits the total time
             limits=httpx2.Limits(max_connections=0),  # aiohttp's 0: no limit
             follow_redirects=False,

@@ -146,7 +146,7 @@ def test_an_unusable_variable_is_refused_before_anything_is_sent(
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=sentence) as caught:
-        check_endpoint(ModelRole(model="m", base_url="http://models.invalid/v1"))
+        check_endpoint(ModelRole(model="m", base_url="https://models.invalid/v1"))
     assert "secret" not in str(caught.value)
 
 
