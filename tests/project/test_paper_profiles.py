@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ def test_only_evaluated_benchmarks_leave_the_config_decontaminated() -> None:
 # --- curated problems --------------------------------------------------------------------------------------------
 
 
-def curated(path: Path, *rows: dict[str, object]) -> object:
+def curated(path: Path, *rows: Mapping[str, object]) -> object:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (source,) = [one for one in resolved("paper-1.7b").aggregate.sources if one.role == "curated"]
     return source.model_copy(update={"path": path})
