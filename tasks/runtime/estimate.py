@@ -140,8 +140,7 @@ def make_plan(
     `lengths` has one entry per role (including `student` if there are rollouts) and the entry `chars`. Raises
     `UserError` if `evolve.target` cannot be reached.
     """
-    seeds = tier_counts(sources, "seed")
-    curated = sum(sum(source.problems.values()) for source in sources if source.role == "curated")
+    seeds, curated = tier_counts(sources, "seed"), curated_count(sources)
     evolve = with_target(seeds, config.evolve)
     config = config.model_copy(update={"evolve": evolve})
     groups = candidate_groups(seeds, evolve)
@@ -181,6 +180,11 @@ def tier_counts(sources: Sequence[PlannedSource], role: str) -> dict[Tier, int]:
         tier: sum(source.problems.get(tier, 0) for source in sources if source.role == role) for tier in Tier
     }
     return {tier: count for tier, count in totals.items() if count}
+
+
+def curated_count(sources: Sequence[PlannedSource]) -> int:
+    """Return the number of curated problems, whose tiers may be unread."""
+    return sum(sum(source.problems.values()) for source in sources if source.role == "curated")
 
 
 # --- the lines ---------------------------------------------------------------------------------------------------
