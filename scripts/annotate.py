@@ -11,6 +11,7 @@ the files on disk.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -118,6 +119,9 @@ def served() -> Iterator[None]:
         with waiting(what):
             api = stack.enter_context(local.prefect_api(read_port(os.environ.get("PORT", ""))))
         os.environ.update(api.environment())
+        with waiting("loading the flows"):
+            importlib.import_module("flows.annotate")
+            importlib.import_module("flows.reannotate")
         log_line(f"the progress is shown here and at {api.page}")
         try:
             yield

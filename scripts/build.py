@@ -74,12 +74,11 @@ def build(what: Work, profile: str, overrides: Mapping[str, Any], port: int | No
     with ExitStack() as stack:
         lock = stack.enter_context(build_lock())
         api = stack.enter_context(started_prefect(port))
-        heal(api, local.read_note(LOCK).get("run"))
-        local.write_note(lock, {"pid": os.getpid()})
         with waiting("deploying prefect.yaml"):
+            heal(api, local.read_note(LOCK).get("run"))
             deploy(api)
-        with local.client_of(api) as client:
-            run = local.create_run(client, DEPLOYMENTS[what], what=what, parameters=parameters)
+            with local.client_of(api) as client:
+                run = local.create_run(client, DEPLOYMENTS[what], what=what, parameters=parameters)
         local.write_note(lock, {"pid": os.getpid(), "run": str(run.id)})
         stack.enter_context(settled(api, run.id))
         worker = stack.enter_context(local.worker(api, local.MAKE_QUEUE, WORKER_LOG))
@@ -364,8 +363,8 @@ def ui(port: int | None) -> int:
         while True:
             with started_prefect(port) as api, ExitStack() as stack:
                 if api.owner is None:
-                    heal(api, None)
                     with waiting("deploying prefect.yaml"):
+                        heal(api, None)
                         deploy(api)
                     stack.callback(stop_runs, api)
                     stack.enter_context(local.worker(api, local.DEFAULT_QUEUE, UI_WORKER_LOG))

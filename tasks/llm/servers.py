@@ -37,7 +37,8 @@ SET_BASE_URL = "set `base_url` to an OpenAI-compatible address, usually ending i
 LOG_PREFIX = re.compile(r"^(\([^)]*\)\s*)?((INFO|WARNING|ERROR|DEBUG)\s+[\d-]+ [\d:.]+ )?(\[[^\]]+\]\s*)?")
 COMPLAINT = re.compile(r"\b(\w+Error|\w*Exception|error):\s*\S")
 STEP = re.compile(
-    r"\b(download\w*|load(ing|ed)? .*(model|weights|shards)|compil\w+|captur\w+|KV cache)\b", re.IGNORECASE
+    r"(Downloading|Compiling|Capturing|torch\.compile|Starting to load|Model loading|Loading (model|weights|safetensors))\b",
+    re.IGNORECASE,
 )
 """What vLLM logs of the steps of its start; all other lines are of no interest while one waits."""
 LINE_CHARS, COMPLAINT_CHARS = 100, 400
@@ -179,7 +180,7 @@ def last_complaint(log: Path) -> str:
 
 def last_step(log: Path) -> str:
     """Return the last line of `log` about a step of the engine's start, shortened at a word; empty if there is none."""
-    steps = [line for line in _lines(log) if STEP.search(line)]
+    steps = [line for line in _lines(log) if STEP.match(line)]
     return shorten(steps[-1], LINE_CHARS, placeholder=" ...") if steps else ""
 
 
@@ -253,8 +254,8 @@ def _wait_until_healthy(
             now = time.monotonic()
             if now - started > role.serve.health_timeout_s:
                 raise UserError(
-                    f"the server of {role.model} was not healthy after {role.serve.health_timeout_s:.0f} s "
-                    f"(last: {last_complaint(log)}): read {log}, or raise `serve.health_timeout_s`"
+                    f"the server of {role.model} was not healthy after {role.serve.health_timeout_s:.0f} s"
+                    f"{f' ({step})' if (step := last_step(log)) else ''}: read {log}, or raise `serve.health_timeout_s`"
                 )
             if on_wait is not None and now - noticed >= WAIT_NOTICE_S:
                 noticed = now

@@ -32,9 +32,8 @@ def texts(count: int) -> list[str]:
     found = []
     for number in range(count):
         words = rng.choices(WORDS, k=40) if number % 2 == 0 else [*found[-1].split()[3:-3], rng.choice(WORDS)]
-        found.append(
-            f"{'Prove that' if number % 22 == 4 else 'Some of the'} {' '.join(words)} How many left?"
-        )
+        text = " ".join(words)
+        found.append(f"Prove that {text}." if number % 22 == 4 else f"Some of the {text} How many left?")
     return found
 
 

@@ -251,13 +251,13 @@ def planned_rounds(config: Config, tmp_path: Path) -> dict[int, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", [None, 100])
+@pytest.mark.parametrize("target", [None, 60])
 def test_the_plan_matches_what_evolution_sends_when_nothing_is_rejected(
     send: Callable[..., tuple[Config, dict[int, int]]], tmp_path: Path, target: int | None
 ) -> None:
-    # one branch gives 24 + 12 candidates (round 2: hard and competition only), so three branches reach 100
+    # one branch gives 24 + 12 candidates (round 2: hard and competition only), so two branches reach 60
     config, sent = send(None, **{"evolve.target": target})
-    assert sent == planned_rounds(config, tmp_path) == ({1: 24, 2: 12} if target is None else {1: 72, 2: 36})
+    assert sent == planned_rounds(config, tmp_path) == ({1: 24, 2: 12} if target is None else {1: 48, 2: 24})
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
-from prompts import load_prompt
+from prompts import MAX_VALUE_CHARS, load_prompt
 from tasks.config import PROJECT_ROOT, load_config
 from tasks.errors import UserError
 from tasks.llm.ledger import Ledger
@@ -162,7 +162,9 @@ class TestStages:
         self, overlap: str, tmp_path: Path
     ) -> None:
         with two_models(tmp_path / "models") as models:
-            models.write([TEXTS[0]] * 4 + TEXTS)  # four of the first six rows are duplicates
+            models.write(
+                [TEXTS[0], *(f"{n} {'x' * MAX_VALUE_CHARS}" for n in range(4)), *TEXTS[1:]]
+            )  # four are too long
             sampled, clustered = models.run("out", **{"cluster.overlap": overlap})
             given = next((models.folder / "out" / "artifacts").glob("problems-*"))
             kept = [
