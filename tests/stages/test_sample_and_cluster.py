@@ -71,7 +71,7 @@ class Pair:
     folder: Path
 
     def write(self, texts: Sequence[str]) -> None:
-        lines = (f"{text},{TEXTS.index(text) + 1}" for text in texts)
+        lines = (f"{text},{TEXTS.index(text) + 1 if text in TEXTS else 0}" for text in texts)
         (self.folder / "mine.csv").write_text("\n".join(["text,answer", *lines]))
 
     def settings(self, **more: object) -> dict[str, Any]:
