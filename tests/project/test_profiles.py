@@ -184,19 +184,6 @@ def test_the_8b_student_of_the_30b_teacher_fits_on_no_node_with_fewer_gpus() -> 
 
 
 @pytest.mark.parametrize("profile", PAPER)
-def test_a_papers_profile_measures_the_student_on_benchmarks_that_the_dataset_is_compared_with(
-    profile: str,
-) -> None:
-    config = resolved(profile)
-    assert config.distill is not None
-    names = [source.name for source in config.distill.held_out]
-    assert names == ["math500", "aime24", "aime25"]
-    assert set(names) <= {source.name for source in config.decontam.benchmarks}
-    assert all(isinstance(source, HubSource) and is_pinned(source) for source in config.distill.held_out)
-    assert training(profile).evaluation is not None
-
-
-@pytest.mark.parametrize("profile", PAPER)
 def test_every_served_model_fits_its_memory_share_with_one_sequence(profile: str) -> None:
     models = resolved(profile).models
     for name in type(models).model_fields:
