@@ -119,6 +119,7 @@ def test_a_run_writes_a_student_metrics_curves_and_the_gain(undisturbed: tuple[P
     assert result["held_out"]["gain"]["n"] == 8 and result["cost"]["gpu_hours"] == 0
     assert not any("reference" in name for row in rows for name in row)
     assert (folder / "curves.png").stat().st_size > 10_000 and "pass@1" in printed
+    assert "attention of the student: sdpa (no GPU: dense mask for packed rows)" in printed
     assert json.loads((folder.parent / "latest.json").read_text()) == {"run": folder.name}
     assert result["fingerprint"].startswith(folder.name)
 
