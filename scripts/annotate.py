@@ -27,7 +27,6 @@ from tasks.errors import UserError
 from tasks.rows import Tier
 from tasks.runtime.preflight import require_ready
 from tasks.seeds.own_file import load, own_file
-from tasks.seeds.registry import resolve
 
 
 def own(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
@@ -57,7 +56,7 @@ def stale(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
 
 def check_before(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
     """Raise `UserError` with every problem of the run that can be found before anything is started."""
-    config = resolve(load_config(arguments.profile, overrides))
+    config = load_config(arguments.profile, overrides)
     if arguments.command == "own":
         require_ready(config, "annotate", root=arguments.out.resolve())
     else:

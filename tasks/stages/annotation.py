@@ -11,7 +11,6 @@ from tasks.config import PROJECT_ROOT, load_config
 from tasks.llm.model_identity import model_identity
 from tasks.runtime.driver import Run
 from tasks.runtime.preflight import ANNOTATORS, Work, output_folder, require_ready
-from tasks.seeds.registry import resolve
 from tasks.stages.opening import checking
 from tasks.storage.artifacts import Store
 from tasks.storage.locks import alone
@@ -24,7 +23,7 @@ def open_annotation(
 
     Sources, evolver, quality judge and training are not checked. Raises `UserError` as `tasks.stages.opening.open_run` does.
     """
-    config = resolve(load_config(profile, overrides))
+    config = load_config(profile, overrides)
     root = output_folder(config) if root is None else PROJECT_ROOT / root
     with checking():
         require_ready(config, work, root=root)
