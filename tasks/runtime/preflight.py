@@ -57,8 +57,8 @@ def check_run(
 ) -> list[str]:
     """Return every problem, one sentence each, that would end the flow `work` later. Writes nothing.
 
-    `config` must be resolved (`tasks.seeds.registry.resolve`). `root` is the output folder, by default the profile's;
-    `dataset` the folder that a distillation or validation reads, by default the newest in `root`.
+    For a build or a distillation `config` must be resolved (`tasks.seeds.registry.resolve`). `root` is the output folder, by
+    default the profile's; `dataset` the folder that a distillation or validation reads, by default the newest in `root`.
     """
     place = output_folder(config) if root is None else root
     trains = work == "distill" or (work == "build" and config.distill is not None and config.distill.in_build)
