@@ -62,7 +62,7 @@ def _permutations(num_perm: int, seed: int) -> NDArray[np.uint32]:
     """Return the factors and the summands of datasketch's permutations, [2, num_perm]."""
     from datasketch import MinHash  # takes as long to import as all of `tasks.problems`
 
-    return MinHash(num_perm=num_perm, seed=seed, scheme="affine32").permutations
+    return np.asarray(MinHash(num_perm=num_perm, seed=seed, scheme="affine32").permutations, dtype=np.uint32)
 
 
 def _mixed(hashes: NDArray[np.uint32]) -> NDArray[np.uint32]:
