@@ -28,8 +28,8 @@ EDGE = np.dtype([("i", np.int64), ("j", np.int64), ("jaccard", np.float64)])
 _NUMBER = re.compile(r"\d{1,3}(?:(?:\{,\}|,)\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+")
 _TEXTS_AT_ONCE = 1000  # batch size of hashing and signatures; fits into the CPU cache
 _PAIRS_AT_ONCE = 1 << 20  # batch size of candidate enumeration
-_AGREEMENTS = 1 << 24  # edges are complete up to this many agreements, or up to
-_AGREEMENTS_OF_A_TEXT = 32  # this many per text, whichever is larger
+_AGREEMENTS = 20 << 20  # edges are complete up to this many agreements, or up to
+_AGREEMENTS_OF_A_TEXT = 40  # this many per text, whichever is larger
 _SHINGLES_AT_ONCE = 1 << 23  # batch size of verification
 _PERMUTATIONS = 160  # 1 in 60,000 pairs at a similarity of 0.7 has no equal key
 
@@ -287,9 +287,8 @@ def banding_for(threshold: float, recall: float = 0.9999) -> Banding:
 def band_keys(shingles: csr_array, banding: Banding, seed: int) -> NDArray[np.uint32]:
     """Return one 32-bit key per text and band, [n, bands]: a hash of `rows` values of the text's MinHash signature."""
     hashes = shingles.indices.astype(np.uint32)  # the low half of each 63-bit hash
-    values = signatures(hashes, shingles.indptr.astype(np.int64), banding.bands * banding.rows, seed).reshape(
-        -1, banding.rows
-    )
+    offsets = shingles.indptr.astype(np.int64, copy=False)
+    values = signatures(hashes, offsets, banding.bands * banding.rows, seed).reshape(-1, banding.rows)
     combined = combine_hashes(list(values.T), len(values)) >> np.uint64(32)
     return combined.astype(np.uint32).reshape(-1, banding.bands)
 

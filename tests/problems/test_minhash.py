@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import pytest
@@ -111,19 +112,16 @@ def test_candidates_of_deduplication_are_those_of_datasketch_s_index(threshold: 
     shingles, banding = shingle_matrix(sentences(seed=2), 3), banding_for(threshold)
     num_perm = banding.bands * banding.rows
     index = MinHashLSH(num_perm=num_perm, params=(banding.bands, banding.rows))
-    objects = [
-        MinHash(num_perm=num_perm, seed=4, hashfunc=lambda shingle: int(shingle) % 2**32)
-        for _ in range(shingles.shape[0])
-    ]
-    for number, (one, (low, high)) in enumerate(
-        zip(objects, pairwise(np.asarray(shingles.indptr).tolist()), strict=True)
-    ):
+    objects = []
+    for number, (low, high) in enumerate(pairwise(shingles.indptr)):
+        one = MinHash(num_perm=num_perm, seed=4, hashfunc=lambda shingle: int(shingle) % 2**32)
         one.update_batch(shingles.indices[low:high])
         index.insert(number, one)
+        objects.append(one)
     expected = {
         (number, other)
         for number, one in enumerate(objects)
-        for other in map(int, map(str, index.query(one)))
+        for other in cast("list[int]", index.query(one))
         if other > number
     }
     batches = candidate_pairs(band_keys(shingles, banding, seed=4))
