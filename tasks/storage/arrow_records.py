@@ -91,7 +91,12 @@ def is_binary(kind: pa.DataType) -> bool:
 def _reading(name: str, kind: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:  # also sizes that are not true
+    except (
+        pa.ArrowException,
+        OSError,
+        UnicodeDecodeError,
+        MemoryError,
+    ) as error:  # also sizes that are not true
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{name} is not a readable {kind} file ({reason}): write it again.") from error
 
