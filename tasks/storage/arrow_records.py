@@ -27,9 +27,8 @@ def parquet_records(name: str, file: IO[bytes], columns: Iterable[str] = ()) -> 
         there = table.schema_arrow.names
         wanted = [column for column in dict.fromkeys(columns) if column in there] or there
         wanted = [column for column in wanted if not is_binary(table.schema_arrow.field(column).type)]
-        _check_size(name, table.metadata, set(wanted))
         batches = table.iter_batches(batch_size=_BATCH, columns=wanted, use_threads=False)
-        yield from _records(batches, wanted, 0)
+        yield from _records(name, batches, wanted, 0)
 
 
 def arrow_records(name: str, file: IO[bytes], *, stream: bool, start: int = 0) -> Iterator[Record | Fault]:
@@ -38,7 +37,7 @@ def arrow_records(name: str, file: IO[bytes], *, stream: bool, start: int = 0) -
     with _reading(name, "Arrow"):
         reader: Any = pa.ipc.open_stream(file) if stream else pa.ipc.open_file(file)
         wanted = [field.name for field in reader.schema if not is_binary(field.type)]
-        yield from _records(_checked(reader, stream), wanted, start)
+        yield from _records(name, _checked(reader, stream), wanted, start)
 
 
 def column_names(name: str, file: IO[bytes], kind: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -48,9 +47,9 @@ def column_names(name: str, file: IO[bytes], kind: str) -> tuple[tuple[str, ...]
             schema = pq.read_schema(file)
         else:
             schema = (pa.ipc.open_stream if kind == "stream" else pa.ipc.open_file)(file).schema
-    file.seek(0)
-    binary = tuple(field.name for field in schema if is_binary(field.type))
-    return tuple(found for found in schema.names if found not in binary), binary
+        file.seek(0)
+        binary = tuple(field.name for field in schema if is_binary(field.type))
+        return tuple(found for found in schema.names if found not in binary), binary
 
 
 def saved_files(folder: Path) -> tuple[Path, ...]:
@@ -92,22 +91,14 @@ def is_binary(kind: pa.DataType) -> bool:
 def _reading(name: str, kind: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (
+        pa.ArrowException,
+        OSError,
+        UnicodeDecodeError,
+        MemoryError,
+    ) as error:  # also sizes that are not true
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{name} is not a readable {kind} file ({reason}): write it again.") from error
-
-
-def _check_size(name: str, metadata: pq.FileMetaData, wanted: set[str]) -> None:
-    sizes = [
-        metadata.row_group(group).column(index).total_uncompressed_size
-        for group in range(metadata.num_row_groups)
-        for index in range(metadata.num_columns)
-        if metadata.row_group(group).column(index).path_in_schema.partition(".")[0] in wanted
-    ]
-    if sum(sizes) > MAX_FILE_BYTES:
-        raise UserError(
-            f"{name} has more than {MAX_FILE_BYTES:,} bytes of columns when decompressed: divide it into smaller files."
-        )
 
 
 def _checked(reader: Any, stream: bool) -> Iterator[pa.RecordBatch]:
@@ -118,10 +109,15 @@ def _checked(reader: Any, stream: bool) -> Iterator[pa.RecordBatch]:
 
 
 def _records(
-    batches: Iterable[pa.RecordBatch], wanted: Sequence[str], start: int
+    name: str, batches: Iterable[pa.RecordBatch], wanted: Sequence[str], start: int
 ) -> Iterator[Record | Fault]:
-    number = start
+    number, size = start, 0
     for batch in batches:
+        size += batch.nbytes
+        if size > MAX_FILE_BYTES:
+            raise UserError(
+                f"{name} has more than {MAX_FILE_BYTES:,} bytes when decompressed: divide it into smaller files."
+            )
         for offset in range(0, batch.num_rows, _BATCH):
             part = batch.slice(offset, _BATCH).select(wanted)
             for index, row in enumerate(_rows(part)):

@@ -17,7 +17,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from tasks.errors import UserError
-from tasks.storage import input_bytes
+from tasks.storage import arrow_records, input_bytes
 from tasks.storage.input_files import input_digest, input_name, read_records, survey
 from tasks.storage.records import MAX_BYTES, Fault, Record
 
@@ -210,10 +210,14 @@ def test_what_cannot_be_read_is_refused_with_a_remedy(
 def test_a_file_that_grows_when_decompressed_is_refused_in_bounded_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(input_bytes, "MAX_FILE_BYTES", 3_000_000)
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": ["x" * 100] * 50_000}), sink)
+    for module in (input_bytes, arrow_records):
+        monkeypatch.setattr(module, "MAX_FILE_BYTES", 3_000_000)
     for name, content in [
         ("a.jsonl.gz", compressed(b"\n" * 5_000_000)),
         ("a.jsonl.zst", zstd(b"\n" * 5_000_000)),
+        ("a.parquet", sink.getvalue()),
     ]:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match="has more than 3,000,000 bytes when decompressed: divide it"):
