@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import sysconfig
 from collections.abc import Iterable, Mapping
 from importlib.metadata import distributions
 from pathlib import Path
@@ -39,7 +40,11 @@ def deviations(installed: Mapping[str, str], pins: Mapping[str, str]) -> list[st
 
 def installed_packages() -> dict[str, str]:
     """Return package name -> version of this Python environment."""
-    return {str(one.metadata["Name"]): one.version for one in distributions()}
+    folders = [
+        sysconfig.get_path("purelib"),
+        sysconfig.get_path("platlib"),
+    ]  # not what a package brings inside itself
+    return {str(one.metadata["Name"]): one.version for one in distributions(path=folders)}
 
 
 def report(lines: Iterable[str], packages: int) -> int:

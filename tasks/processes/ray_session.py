@@ -177,6 +177,8 @@ def of_ray(children: Iterable[psutil.Process]) -> set[psutil.Process]:
 
 def last_error_line(text: str) -> str:
     """Return the line with the actual error from Ray's report of a failed call (at most 400 characters)."""
+    if "running low on memory" in text:
+        return "the machine ran out of memory, and Ray ended the process: stop other programs, or use fewer engines"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if "Error:" in line and "ray::" not in line]
     return shorten((errors or lines or ["no message"])[-1], 400, placeholder=" ...")

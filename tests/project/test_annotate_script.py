@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -108,9 +109,12 @@ def test_make_passes_settings_as_they_are_written(command: str, tmp_path: Path) 
         "TIER": "$(shell touch x)", "LICENCE": "cc-by-4.0; touch x", "ANSWERS": "verbatim", "PROFILE": "$PROFILE",
         "OVERRIDES": '{"a": "$$b"}',
     }  # fmt: skip
+    outside_make = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
+    }
     done = subprocess.run(
         ["make", command, *(f"{name}={value}" for name, value in values.items())],
-        cwd=tmp_path, capture_output=True, text=True, check=True,
+        cwd=tmp_path, env=outside_make, capture_output=True, text=True, check=True,
     )  # fmt: skip
     arguments, environment = json.loads(done.stdout)
     assert arguments == ["scripts/annotate.py", "own" if command == "annotate" else "stale"]
