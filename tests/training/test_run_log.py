@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tasks.config import PROJECT_ROOT
 from tasks.errors import UserError
 from tasks.storage.metrics import METRICS, read_metrics
 from tests.training.small_run import example, small_run, write_small_dataset
+from training import console
 from training.config import EvaluationSettings
 from training.console import log_line
 from training.data.model_files import open_model
@@ -61,6 +63,26 @@ def test_the_progress_line_counts_from_the_continued_step(tmp_path: Path) -> Non
         "step 20 of 60, loss 0.5000, weight 0.70, 90 tokens per response, 2.0 s per step (rollout 25%"
     )
     assert line.endswith("80 s left")
+
+
+def test_the_remaining_time_follows_recent_steps_and_not_the_first_one(tmp_path: Path) -> None:
+    """The first step takes 300 s, the next ten 2 s each: 40 steps remain, 80 s, while the mean since the start gives 1,164 s."""
+    now = [0.0]
+    with RunLog(tmp_path, step=0, steps=51, clock=lambda: now[0]) as run_log:
+        for step in range(1, 12):
+            now[0] += 300.0 if step == 1 else 2.0
+            run_log.write(row(step))
+        assert run_log.line(row(11)).endswith("80 s left")
+
+
+def test_a_silent_phase_of_the_training_is_described(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "NOTICE_S", 0.5)
+    with console.phase(lambda: "starting the workers"):
+        time.sleep(2.3)
+    lines = capsys.readouterr().out.splitlines()
+    assert 1 <= len(lines) <= 2 and all(line.startswith("train: starting the workers, ") for line in lines)
 
 
 def shown(output: io.StringIO) -> str:
