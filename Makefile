@@ -1,4 +1,4 @@
-# `make build` builds the dataset, `make test` runs all tests; both set up .venv first. `make help` lists all commands.
+# `make build` builds the dataset, `make test` runs the tests; both set up .venv first. `make help` lists all commands.
 # Settings: PROFILE (configs/*.yaml), OVERRIDES (JSON, e.g. '{"select.target": 50}'), PORT (of the Prefect UI),
 # PYTEST (arguments of pytest), PYTHON (3.11 or 3.12); for annotate and reannotate FILE, OUT, COLUMNS ("text=question
 # answer=Short Answer"), TIER, LICENCE, ANSWERS (auto or verbatim).

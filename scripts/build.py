@@ -31,7 +31,7 @@ from command_line import INTERRUPTED, end_with_parent, log_error, log_line, read
 
 from tasks.config import PROJECT_ROOT, Config, load_config
 from tasks.errors import UserError, attempt
-from tasks.processes.ticker import NOTICE_S
+from tasks.processes.ticker import LAYER_S, NOTICE_S
 from tasks.storage.versions import latest
 from tasks.text import counted, visible
 
@@ -181,9 +181,10 @@ def shown(log: Path) -> Iterator[None]:
                 text, now = lines.read(), time.monotonic()
                 sys.stdout.buffer.write(text)
                 sys.stdout.buffer.flush()
-                if not text and now - said >= NOTICE_S:
+                silent = not text and now - said >= NOTICE_S + 2 * LAYER_S  # flow and training speak first
+                if silent:
                     log_line(f"the run goes on, {now - began:.0f} s (log: {log})")
-                said = now if text or now - said >= NOTICE_S else said
+                said = now if text or silent else said
 
     thread = threading.Thread(target=copy, daemon=True)
     thread.start()

@@ -24,12 +24,12 @@ def show_table(text: str) -> None:
 
 
 @contextmanager
-def phase(describe: Callable[[], str]) -> Iterator[None]:
-    """Print `describe()` and the seconds since the block began whenever no line was printed for `NOTICE_S` seconds."""
+def phase(describe: Callable[[float], str]) -> Iterator[None]:
+    """Print `describe(seconds since the start of the block)` whenever no line was printed for `NOTICE_S` seconds."""
 
     def tick(seconds: float) -> None:
         if time.monotonic() - _printed[0] >= NOTICE_S:
-            log_line(f"{describe()}, {seconds:.0f} s")
+            log_line(describe(seconds))
 
     with ticking(tick, 1.0):
         yield

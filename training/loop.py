@@ -88,7 +88,7 @@ def _train_with_restarts(prepared: Prepared, folder: Path) -> RunResult:
 def _started(prepared: Prepared, objective: Objective) -> Iterator[Workers]:
     """Start all workers, and end them when the block ends."""
     with ExitStack() as stack:
-        with phase(lambda: "starting the workers"):
+        with phase(lambda seconds: f"starting the workers, {seconds:.0f} s"):
             workers = stack.enter_context(start_workers(prepared, objective, log_line))
         yield workers
 
@@ -100,13 +100,13 @@ def _train(
     that evaluation and export can be repeated without training."""
     config, total = prepared.run, prepared.schedule.steps
     held_out = prepared.held_out
-    with phase(lambda: "loading the weights and checking the workers"):
+    with phase(lambda seconds: f"loading the weights and checking the workers, {seconds:.0f} s"):
         first, record, saved = _resume(workers, prepared, folder)
         workers.students.sync(workers.engines, first)
         if config.self_tests:
             self_test(workers, prepared, first)
     sampling = evaluation_sampling(prepared)
-    with phase(lambda: "evaluating the student before the training"):
+    with phase(lambda seconds: f"evaluating the student before the training, {seconds:.0f} s"):
         before = record["before"] if first else evaluate(workers, held_out, "before", sampling)
     kept = {"fingerprint": prepared.fingerprint, "before": before}
     timer.save()
@@ -125,7 +125,7 @@ def _train(
         stop.at_once = (
             "stopped after the last step, with a checkpoint: start again to evaluate and export the student"
         )
-        with phase(lambda: "evaluating and exporting the student"):
+        with phase(lambda seconds: f"evaluating and exporting the student, {seconds:.0f} s"):
             after = evaluate(workers, held_out, "after", sampling)
             return export_run(workers, prepared, folder, timer, before=before, after=after)
 

@@ -120,7 +120,7 @@ class RunLog:
         self._bar = None if console is None else Bar(console, step=step, steps=steps)
 
     def __enter__(self) -> RunLog:
-        self._stack.enter_context(self._bar or phase(lambda: f"working on step {self._marks[-1][0] + 1}"))
+        self._stack.enter_context(self._bar or phase(lambda _seconds: self._current()))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -151,6 +151,10 @@ class RunLog:
         """Return 'step 12 of 60, loss 0.8123, weight 0.71, 96 tokens per response, 3.4 s per step (rollout 55%, ...), 163 s
         left'."""
         return f"{STEP_PREFIX}{int(row['step'])} of {self._steps}, {self._summary(row)}, {self._left(row)}"
+
+    def _current(self) -> str:
+        step, since = self._marks[-1]
+        return f"working on step {step + 1}, {self._clock() - since:.0f} s"
 
     def _summary(self, row: Mapping[str, Any]) -> str:
         shares = ", ".join(

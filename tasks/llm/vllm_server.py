@@ -1,7 +1,8 @@
 """vLLM's OpenAI server: `python -m tasks.llm.vllm_server` takes the options of `vllm serve`.
 
-On a CPU vLLM spawns its engine process, which then imports vLLM a second time: 7 of the 16 CPU seconds of a start. Here it is
-forked instead. Nothing has used a thread pool of torch by then, and the engine opens its own event loop and sockets.
+On a CPU vLLM spawns its engine process, which then imports vLLM a second time: about half of the CPU time of a start
+(speed/server_start.py). Here it is forked instead. Nothing has used a thread pool of torch by then, and the engine opens its
+own event loop and sockets.
 """
 
 from __future__ import annotations

@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-NOTICE_S = 8.0
+NOTICE_S = 7.0
 """Seconds between two lines of a phase that has nothing else to report; no phase is silent for more than ten seconds."""
+LAYER_S = 1.0
+"""A program that shows the output of another one waits this much longer, so that the inner one speaks first."""
 
 
 @contextmanager

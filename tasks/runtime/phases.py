@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tasks.processes.ticker import NOTICE_S, ticking
+from tasks.processes.ticker import LAYER_S, ticking
+from tasks.processes.ticker import NOTICE_S as INNER_S
 
 LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 CHECK_S = 1.0
+NOTICE_S = INNER_S + LAYER_S
 
 
 class LastLine(logging.Handler):

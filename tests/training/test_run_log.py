@@ -79,7 +79,7 @@ def test_a_silent_phase_of_the_training_is_described(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(console, "NOTICE_S", 0.5)
-    with console.phase(lambda: "starting the workers"):
+    with console.phase(lambda seconds: f"starting the workers, {seconds:.0f} s"):
         time.sleep(2.3)
     lines = capsys.readouterr().out.splitlines()
     assert 1 <= len(lines) <= 2 and all(line.startswith("train: starting the workers, ") for line in lines)
