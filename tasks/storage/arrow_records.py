@@ -23,7 +23,9 @@ def parquet_records(name: str, file: IO[bytes], columns: Iterable[str] = ()) -> 
 
     Columns with binary values are not read. Raises `UserError` for a damaged file or one whose columns are too large.
     """
-    with _reading(name, "Parquet"), pq.ParquetFile(file) as table:
+    # Pre-buffering reads in threads of Arrow, which may still hold a Python buffer when the interpreter exits: the process
+    # then aborts ("terminate called without an active exception").
+    with _reading(name, "Parquet"), pq.ParquetFile(file, pre_buffer=False) as table:
         there = table.schema_arrow.names
         wanted = [column for column in dict.fromkeys(columns) if column in there] or there
         wanted = [column for column in wanted if not is_binary(table.schema_arrow.field(column).type)]

@@ -217,6 +217,7 @@ def test_the_table_has_the_last_twenty_steps_newest_first(tmp_path: Path) -> Non
 @pytest.mark.usefixtures("prefect_server")
 def test_the_table_is_one_artifact_that_is_updated_when_due_and_at_the_end() -> None:
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterId
 
     times = iter([0.0, 3.0, 11.0, 12.0])
     table = LiveTable("distill-steps", "steps", clock=lambda: next(times))
@@ -225,6 +226,7 @@ def test_the_table_is_one_artifact_that_is_updated_when_due_and_at_the_end() -> 
     for step, last, expected in ((2, False, 1), (3, False, 3), (4, True, 4)):
         table.show(lambda step=step: [{"step": str(step)}], last=last)
         with get_client(sync_client=True) as client:
-            (artifact,) = [one for one in client.read_artifacts() if one.id == table.artifact]
+            wanted = ArtifactFilter(id=ArtifactFilterId(any_=[table.artifact]))
+            (artifact,) = client.read_artifacts(artifact_filter=wanted)
         assert artifact.type == "table" and artifact.key == "distill-steps"
         assert json.loads(str(artifact.data)) == [{"step": str(expected)}]
