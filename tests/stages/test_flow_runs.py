@@ -9,6 +9,7 @@ import pytest
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 
 from tasks.errors import UserError
 from tasks.stages.flow_runs import flow
@@ -40,5 +41,5 @@ def test_an_error_in_a_task_of_a_named_run_is_logged_once_without_a_traceback(
     assert [record.getMessage() for record in ours].count("the file x is missing: add it") == 1
     assert not any(record.exc_info for record in ours)
     with get_client(sync_client=True) as client:
-        names = {run.name for run in client.read_flow_runs()}
-    assert "pocket test, select.target=50" in names
+        named = FlowRunFilter(name=FlowRunFilterName(any_=["pocket test, select.target=50"]))
+        assert client.read_flow_runs(flow_run_filter=named)
