@@ -54,11 +54,9 @@ class Prompt:
         digest = hashlib.sha256(f"{self.system}\0{self.user}".encode()).hexdigest()
         return f"{self.name}@{self.version}:{digest[:12]}"
 
-    def render(self, **values: str) -> list[dict[str, str]]:
-        """Return the chat messages with all placeholders replaced; an empty system message is omitted.
-
-        Values are data: they are substituted in one pass, so a `{{variable}}` inside a value is not replaced, and the
-        `<` of a delimiter tag inside a value becomes `&lt;`, so a value cannot close its delimiter.
+    def data(self, **values: str) -> dict[str, str]:
+        """Return the values as they stand in the messages: the `<` of a delimiter tag becomes `&lt;`, so that a value cannot
+        close its delimiter.
 
         Raises ValueError if a variable is missing or unknown, or a value is longer than `MAX_VALUE_CHARS`.
         """
@@ -69,7 +67,15 @@ class Prompt:
             if len(value) > MAX_VALUE_CHARS:
                 limit = f"{len(value):,} characters, at most {MAX_VALUE_CHARS:,} are allowed"
                 raise ValueError(f"prompt {self.name}: {variable} has {limit}")
-        data = {variable: _DELIMITER_OPENING.sub("&lt;", value) for variable, value in values.items()}
+        return {variable: _DELIMITER_OPENING.sub("&lt;", value) for variable, value in values.items()}
+
+    def render(self, **values: str) -> list[dict[str, str]]:
+        """Return the chat messages with all placeholders replaced; an empty system message is omitted.
+
+        The values are substituted in one pass, as `data` returns them, so a `{{variable}}` inside a value is not replaced.
+        Raises ValueError as `data` does.
+        """
+        data = self.data(**values)
         templates = {"system": self.system, "user": self.user}
         return [
             {"role": role, "content": _PLACEHOLDER.sub(lambda match: data[match[1]], template)}

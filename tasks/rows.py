@@ -58,6 +58,9 @@ class Reason(StrEnum):
     ECHO = "echo"  # same text as the parent
     REFUSAL = "refusal"
     SOLUTION_LEAKED = "solution_leaked"
+    CONTROL_TOKEN = (
+        "control_token"  # a token of chat templates such as <|im_end|>; also where a text would be sent
+    )
     # rules
     TOO_SHORT = "too_short"
     TOO_LONG = "too_long"

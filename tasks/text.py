@@ -1,10 +1,10 @@
-"""Text for people: counted nouns, and control characters made visible. Pure."""
+"""Text for people: counted nouns, and control characters made visible. Text for models: control tokens found. Pure."""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["counted", "visible"]
+__all__ = ["control_token", "counted", "visible"]
 
 # Characters that a terminal or browser obeys or does not draw: controls (without tab and newline), soft hyphen, bidirectional
 # controls, zero-width characters, fillers, variation selectors, tags, line separators, surrogates (Unicode's
@@ -14,6 +14,19 @@ _UNSEEN = re.compile(
     "\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
+
+# Tokens by which chat templates divide turns, of Qwen, Llama, DeepSeek, Mistral, Gemma, Phi, OLMo and GPT models.
+_CONTROL_TOKEN = re.compile(
+    r"<[|｜][^<>\s]{1,40}[|｜]>|</?(?:think|tool_call|tool_response|s|bos|eos|pad|unk)>|<(?:start|end)_of_turn>"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|AVAILABLE_TOOLS|TOOL_RESULTS)\]|<</?SYS>>"
+)
+
+
+def control_token(text: str) -> str | None:
+    """Return the first control token of a common chat template in a text, or None. Such a text is not sent to a chat endpoint,
+    which would take the token for the end of a turn."""
+    found = _CONTROL_TOKEN.search(text)
+    return found[0] if found else None
 
 
 def visible(text: str) -> str:

@@ -22,12 +22,15 @@ from typing import Any, Final
 from openai import AsyncOpenAI
 
 from tasks.answers.token_spans import TokenSpans, ends_of_pieces, token_spans
-from tasks.config import ModelRole, Sampling
+from tasks.config import PROJECT_ROOT, ModelRole, Sampling
 from tasks.errors import UserError
 from tasks.llm.callbacks import OnProgress
 from tasks.llm.endpoint import BadStatus, ConnectionFailed, open_client, post, printable
 from tasks.llm.ledger import Ledger, Spent, request_key
+from tasks.llm.model_folder import special_tokens
 from tasks.llm.throttle import Throttle
+from tasks.rows import Reason
+from tasks.text import control_token
 
 MAX_ATTEMPTS: Final = 6
 MAX_REPLY_CHARS: Final = 100_000
@@ -75,11 +78,13 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A request that failed for good, with the server's error message."""
+    """A request that failed for good, with the server's error message, or that was not sent because its text contains a
+    control token (`code`)."""
 
     key: str
     reason: str
     attempts: int
+    code: Reason = Reason.MODEL_ERROR
 
 
 ChatOutcome = Completion | Failure
@@ -110,7 +115,8 @@ class ChatModel:
     """A role's model behind an OpenAI-compatible address.
 
     `identity` identifies the model in the ledger. `is_vllm` (default: whether the role is served on this machine) decides
-    whether the `enable_thinking` argument of the chat template is sent. Not thread-safe.
+    whether the `enable_thinking` argument of the chat template is sent. A request whose text contains a control token of
+    a common chat template, or a special token of a model served here, is not sent. Not thread-safe.
     """
 
     def __init__(
@@ -133,12 +139,14 @@ class ChatModel:
         self._ledger = ledger
         self._is_vllm = role.serve is not None if is_vllm is None else is_vllm
         self._max_reply_chars = max_reply_chars
+        self._control_tokens = special_tokens(role.model, PROJECT_ROOT) if role.serve else ()
         self._given_up_in_a_row = 0
 
     async def complete(
         self, requests: Iterable[ChatRequest], *, on_progress: OnProgress | None = None
     ) -> AsyncGenerator[ChatOutcome]:
-        """Yield exactly one outcome per request, in order of completion; requests found in the ledger are not sent.
+        """Yield exactly one outcome per request, in order of completion; requests found in the ledger are not sent, nor are those
+        whose text contains a control token.
 
         Requests are pulled from the iterator as slots become free. Raises `UserError` if the server rejects the API key,
         redirects, or is down (eight requests in a row used up their attempts). Closing the iterator cancels what is in flight.
@@ -207,16 +215,23 @@ class ChatModel:
 
     def _read_ahead(
         self, source: Iterator[tuple[int, ChatRequest]], ready: deque[_Pending]
-    ) -> Iterator[tuple[int, Completion]]:
+    ) -> Iterator[tuple[int, ChatOutcome]]:
         """Pull up to `LOOKUP` requests at a time, until `ready` is not empty or the source is exhausted. Yields the outcomes of
-        those found in the ledger; the others are added to `ready`."""
+        those found in the ledger or never sent; the others are added to `ready`."""
         while not ready:
+            pulled = list(islice(source, LOOKUP))
+            if not pulled:
+                return
+            unsafe = {index: token for index, request in pulled if (token := self._control_token(request))}
+            for index, request in pulled:
+                if index in unsafe:
+                    self.usage.failures += 1
+                    yield index, _not_sent(request.key, unsafe[index])
             chunk = [
                 _Pending(index, request, self._ledger_key(request))
-                for index, request in islice(source, LOOKUP)
+                for index, request in pulled
+                if index not in unsafe
             ]
-            if not chunk:
-                return
             known = (
                 self._ledger.get_many([item.ledger_key for item in chunk]) if self._ledger is not None else {}
             )
@@ -225,6 +240,15 @@ class ChatModel:
                 if item.ledger_key in known:
                     self.usage.cached += 1
                     yield item.index, _from_ledger(item.request.key, known[item.ledger_key])
+
+    def _control_token(self, request: ChatRequest) -> str | None:
+        """Return the first token in the messages that the server's chat template would take for its own, or None."""
+        for message in request.messages:
+            if found := control_token(message["content"]):
+                return found
+            if found := next((token for token in self._control_tokens if token in message["content"]), None):
+                return found
+        return None
 
     def _deliver(
         self, leader: _Pending, followers: Sequence[_Pending], outcome: ChatOutcome
@@ -428,6 +452,11 @@ async def _cancel(tasks: Collection[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _not_sent(key: str, token: str) -> Failure:
+    reason = f"not sent, because the text contains {token!r}, a token of chat templates"
+    return Failure(key=key, reason=reason, attempts=0, code=Reason.CONTROL_TOKEN)
 
 
 def _from_ledger(key: str, value: Mapping[str, Any]) -> Completion:

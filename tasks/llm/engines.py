@@ -17,12 +17,14 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, cast
 
+from prompts import load_prompt
 from tasks.answers.token_spans import TokenSpans, ends_of_pieces, token_spans
 from tasks.config import ModelRole, Sampling, Serve
 from tasks.errors import UserError
 from tasks.llm.callbacks import WAIT_NOTICE_S, OnProgress, OnWait
 from tasks.llm.invariance import BatchInvariance, check_invariance, engine_probes
 from tasks.llm.model_folder import model_folder
+from tasks.llm.prompt_tokens import PromptEncoder, UnsafeText
 from tasks.llm.tokenizer_identity import template_identity
 from tasks.llm.vllm_options import LogprobsMode, engine_environment, engine_options
 from tasks.processes.imports import fast_imports
@@ -38,14 +40,20 @@ class SamplePrompt:
     """A problem to sample. Sample i of n uses the seed `seed` + i."""
 
     problem_id: str
-    messages: Sequence[Mapping[str, str]]
+    prompt: str  # name of the prompt
+    values: Mapping[str, str]  # of its variables
     seed: int
+
+    @property
+    def messages(self) -> tuple[dict[str, str], ...]:
+        """The chat messages."""
+        return tuple(load_prompt(self.prompt).render(**self.values))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleFailure:
-    """A problem without samples: `prompt_too_long`, or `model_error` (remote teachers only). With an `index`, a single sample
-    that cannot be used: `invalid_logprob`."""
+    """A problem without samples: `prompt_too_long`, `control_token`, or `model_error` (remote teachers only). With an `index`, a
+    single sample that cannot be used: `invalid_logprob`."""
 
     problem_id: str
     reason: Reason
@@ -213,12 +221,12 @@ class EngineActor:
         with fast_imports():
             from vllm import LLM
 
-        self._thinking = thinking
         self._context: int = options["max_model_len"]
         self._dtype: str = options["dtype"]
         self._finished: SimpleQueue[tuple[int, Result]] = SimpleQueue()
         self._engine: Any = LLM(**options).llm_engine
         self._tokenizer: Any = self._engine.get_tokenizer()
+        self._prompts = PromptEncoder(self._tokenizer, enable_thinking=thinking)
         self._piece_of: dict[int, str] = {}  # token id -> its text
 
     def ready(self) -> EngineFacts:
@@ -240,7 +248,14 @@ class EngineActor:
         from vllm.sampling_params import RequestOutputKind
 
         for place, prompt in enumerate(prompts):
-            ids = self._encode(prompt)
+            try:
+                ids = self._prompts.encode(load_prompt(prompt.prompt), prompt.values)
+            except UnsafeText as error:
+                failure = SampleFailure(
+                    problem_id=prompt.problem_id, reason=Reason.CONTROL_TOKEN, detail=str(error)
+                )
+                self._finished.put((place, failure))
+                continue
             free_tokens = self._context - len(ids)
             if free_tokens < 1:
                 detail = f"{len(ids)} tokens, the context holds {self._context}"
@@ -259,15 +274,6 @@ class EngineActor:
             for output in self._engine.step():
                 if output.finished:
                     self._finished.put((int(output.request_id), self._outputs(output)))
-
-    def _encode(self, prompt: SamplePrompt) -> list[int]:
-        text = self._tokenizer.apply_chat_template(
-            [dict(message) for message in prompt.messages],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=self._thinking,
-        )
-        return self._tokenizer.encode(text, add_special_tokens=False)
 
     def _outputs(self, output: Any) -> list[SampleOutput]:
         """Return the samples of one vLLM output, by index."""

@@ -1,7 +1,8 @@
-"""The folder of a local model."""
+"""The folder of a local model, and what its tokenizer file names."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -29,3 +30,18 @@ def model_folder(model: str, root: Path) -> Path | None:
             f"model folder {folder} does not exist: correct `model` in the profile, or put the checkpoint there"
         )
     return None
+
+
+def special_tokens(model: str, root: Path) -> tuple[str, ...]:
+    """Return the special tokens that the tokenizer file of a local model names; none without such a file."""
+    folder = model_folder(model, root)
+    path = folder / "tokenizer.json" if folder is not None else None
+    if path is None or not path.is_file():
+        return ()
+    try:
+        added = json.loads(path.read_text(encoding="utf-8")).get("added_tokens") or []
+        return tuple(
+            str(token["content"]) for token in added if token["special"] and token["content"].strip()
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a tokenizer file: copy the complete checkpoint there") from error

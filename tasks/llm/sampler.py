@@ -206,7 +206,7 @@ def _gathered(problem_id: str, outcomes: Sequence[ChatOutcome]) -> Result:
     for outcome in outcomes:
         if isinstance(outcome, Failure):
             too_long = "maximum context length" in outcome.reason or "context_length" in outcome.reason
-            reason = Reason.PROMPT_TOO_LONG if too_long else Reason.MODEL_ERROR
+            reason = Reason.PROMPT_TOO_LONG if too_long else outcome.code
             return SampleFailure(problem_id=problem_id, reason=reason, detail=outcome.reason)
         total = math.nan if outcome.logprob_sum is None else outcome.logprob_sum
         outputs.append(

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from tasks.answers.equivalence import simplest_forms_decision
 from tasks.rows import Reason
+from tasks.text import control_token
 
 MAX_REPLY_CHARS: Final = 20_000
 MAX_OBJECTS: Final = 20  # beginnings of a JSON object in a reply that are tried
@@ -137,7 +138,7 @@ def parse_evolution(
     """Parse the evolved problem: the text of the reply's `<evolved>` block, without control characters or extra white space.
 
     Rejected are replies without exactly one block, refusals, copies of the parent (ignoring case, spaces and
-    punctuation), and texts that contain a solution.
+    punctuation), and texts that contain a control token of chat templates or a solution.
     """
     text = _bounded(reply, finish_reason, max_chars)
     if isinstance(text, BadReply):
@@ -162,6 +163,8 @@ def _checked_problem(problem: str, parent: str) -> str | BadReply:
         return _bad(Reason.REFUSAL, refusal[0])
     if _essence(problem) == _essence(parent):
         return _bad(Reason.ECHO, "the parent's text again")
+    if token := control_token(problem):
+        return _bad(Reason.CONTROL_TOKEN, token)
     leak = _SOLUTION.search(problem)
     if leak:
         return _bad(Reason.SOLUTION_LEAKED, leak[0])

@@ -98,7 +98,7 @@ def evolved(parent: Problem, child: Planned, reply: Completion | Failure, run: R
         )
 
     if isinstance(reply, Failure):
-        return reject(Reason.MODEL_ERROR, reply.reason, "")
+        return reject(reply.code, reply.reason, "")
     text = parse_evolution(reply.text, reply.finish_reason, parent.text, run.config.evolve.max_reply_chars)
     if isinstance(text, BadReply):
         return reject(text.reason, text.detail, reply.text[:2000])

@@ -90,8 +90,12 @@ def sampled(
 
 def sample_prompt(row: Problem, recipe: str) -> SamplePrompt:
     """Render the prompt of a problem, with its own seed: a hash of (problem, role, recipe)."""
-    messages = tuple(load_prompt(PROMPT).render(problem=row.text))
-    return SamplePrompt(problem_id=row.id, messages=messages, seed=request_seed(row.id, "teacher", recipe))
+    return SamplePrompt(
+        problem_id=row.id,
+        prompt=PROMPT,
+        values={"problem": row.text},
+        seed=request_seed(row.id, "teacher", recipe),
+    )
 
 
 def ledger_key(prompt: SamplePrompt, run: Run) -> str:

@@ -73,7 +73,7 @@ def judged(
         return Reject(problem_id=row.id, stage="judge", reason=reason, detail=detail, text=row.text[:2000])
 
     if isinstance(reply, Failure):
-        return row, None, reject(Reason.MODEL_ERROR, reply.reason)
+        return row, None, reject(reply.code, reply.reason)
     quality = parse_quality(reply.text, reply.finish_reason)
     if isinstance(quality, BadReply):
         return row, None, reject(quality.reason, quality.detail)

@@ -67,7 +67,7 @@ def test_a_bfloat16_engine_is_called_invariant_only_where_its_samples_are(tmp_pa
     role = ModelRole(model="tiny", dtype="bfloat16", max_model_len=128, serve=serve)
     prompts = [
         SamplePrompt(
-            problem_id=f"p{i}", messages=[{"role": "user", "content": f"Solve {i} plus 4"}], seed=1000 * i
+            problem_id=f"p{i}", prompt="teacher/solve", values={"problem": f"Solve {i} plus 4"}, seed=1000 * i
         )
         for i in range(12)
     ]

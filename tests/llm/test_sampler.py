@@ -33,8 +33,10 @@ SAMPLING = Sampling(temperature=0.7, top_p=0.95, max_tokens=24)
 
 
 def prompt(number: int, words: int = 3) -> SamplePrompt:
-    messages = [{"role": "user", "content": f"Solve {number} plus 4" + " plus 4" * words}]
-    return SamplePrompt(problem_id=f"p{number}", messages=messages, seed=1000 * number)
+    text = f"Solve {number} plus 4" + " plus 4" * words
+    return SamplePrompt(
+        problem_id=f"p{number}", prompt="teacher/solve", values={"problem": text}, seed=1000 * number
+    )
 
 
 # --- a remote teacher, scripted ----------------------------------------------------------------------------------
@@ -194,7 +196,9 @@ from tasks.config import ModelRole, Sampling, Serve
 from tasks.llm.sampler import SamplePrompt, TeacherSampler
 serve = Serve(kv_cache_gib=1, max_num_seqs=256, health_timeout_s=400.0)
 role = ModelRole(model="uniform", max_model_len=128, serve=serve)
-prompts = [SamplePrompt(problem_id=str(i), messages=[{"role": "user", "content": "x"}], seed=1000 * i) for i in range(8)]
+prompts = [
+    SamplePrompt(problem_id=str(i), prompt="teacher/solve", values={"problem": "x"}, seed=1000 * i) for i in range(8)
+]
 with TeacherSampler(role, root=Path(sys.argv[1]), identity="u") as sampler:
     rows = sampler.sample(prompts, 256, Sampling(temperature=0.7, top_p=1.0, max_tokens=1), "f")
     rows += sampler.sample(prompts, 2, Sampling(temperature=0.5, top_p=0.5, max_tokens=20), "f")

@@ -201,6 +201,7 @@ def test_the_evolved_problem_is_the_cleaned_content_of_the_block() -> None:
         ("<evolved>What is 3 + 4?\n**Solution**\nAdd.</evolved>", Reason.SOLUTION_LEAKED),
         ("<evolved>What is 3 + 4?\n### Final answer\n7</evolved>", Reason.SOLUTION_LEAKED),
         ("<evolved>What is 3 + 4? The answer is 7.</evolved>", Reason.SOLUTION_LEAKED),
+        ("<evolved>What is 3 + 4?<|im_end|></evolved>", Reason.CONTROL_TOKEN),
         ("<evolved>" + "a" * 20_000 + "</evolved>", Reason.REPLY_TOO_LONG),
     ],
 )

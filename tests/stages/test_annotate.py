@@ -39,7 +39,7 @@ def output(text: str, total: float = -1.0, finish: str = "stop") -> SampleOutput
 def rows_of(outputs: Sequence[SampleOutput]) -> Sampled:
     """The rows that the sampler makes from an engine's output."""
     sampler = TeacherSampler(ModelRole(model="m", serve=Serve()), root=Path(), identity="m@1")
-    prompt = SamplePrompt(problem_id="p", messages=({"role": "user", "content": "?"},), seed=7)
+    prompt = SamplePrompt(problem_id="p", prompt="teacher/solve", values={"problem": "?"}, seed=7)
     return sampler._rows(prompt, list(outputs), "f", "{}")
 
 

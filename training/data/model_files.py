@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from prompts import load_prompt
 from tasks.errors import UserError
+from tasks.llm.prompt_tokens import PromptEncoder, UnsafeText
 from tasks.llm.tokenizer_identity import TokenizerIdentity, loaded_identity
 from training.config import project_path
 
@@ -72,18 +73,14 @@ def encode_prompts(model: ModelFiles, problems: Sequence[str], *, thinking: bool
 
     The ids are those that the dataset's engines build. Raises `UserError` if the template fails or gives an empty prompt.
     """
-    prompt, tokenizer = load_prompt(PROMPT), model.tokenizer
-    asked = [prompt.render(problem=problem) for problem in problems]
-    if not asked:
-        return []
+    prompt, encoder = load_prompt(PROMPT), PromptEncoder(model.tokenizer, enable_thinking=thinking)
     try:
-        texts = [
-            tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
-            )
-            for messages in asked
-        ]
-        found = [tuple(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        found = [tuple(encoder.encode(prompt, {"problem": problem})) for problem in problems]
+    except UnsafeText as error:
+        raise UserError(
+            f"{model.role}.model: a problem contains a token of the chat template of {model.folder} ({error}): leave that problem"
+            " out of the dataset"
+        ) from error
     except Exception as error:  # a template is a program and may raise anything
         reason = " ".join(str(error).split())[:200]
         raise UserError(
