@@ -123,8 +123,10 @@ def _high_entropy_share(model: Path, pairs: list[tuple[Messages, str]], threshol
 
     from pocket.tokenizer import END_OF_TURN
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    network = AutoModelForCausalLM.from_pretrained(
+        model, dtype=torch.bfloat16, trust_remote_code=False
+    ).eval()
     high = total = 0
     for messages, reply in pairs:
         head = tokenizer.apply_chat_template(

@@ -13,9 +13,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import yaml
-
 from tasks.errors import UserError
+from tasks.yaml_text import BadYaml, load_yaml
 
 __all__ = [
     "DELIMITERS",
@@ -106,10 +105,9 @@ def parse_prompt(name: str, text: str) -> Prompt:
 def _front_matter(name: str, text: str) -> dict[str, Any]:
     """Return the front matter after checking its keys and types."""
     try:
-        meta = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise _invalid(name, f"has front matter that is not valid YAML ({reason}); correct it") from error
+        meta = load_yaml(text)
+    except BadYaml as error:
+        raise _invalid(name, f"has front matter that is not valid YAML ({error}); correct it") from error
     if not isinstance(meta, dict):
         raise _invalid(name, "has front matter without keys; give version and variables")
     if missing := [key for key in ("version", "variables") if key not in meta]:

@@ -80,8 +80,10 @@ def scored_rows(model: str, dtype: str, texts: Sequence[str]) -> str:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.set_num_threads(1)
-    network: Any = AutoModelForCausalLM.from_pretrained(PROJECT_ROOT / model, dtype=getattr(torch, dtype))
-    tokenizer: Any = AutoTokenizer.from_pretrained(PROJECT_ROOT / model)
+    network: Any = AutoModelForCausalLM.from_pretrained(
+        PROJECT_ROOT / model, dtype=getattr(torch, dtype), trust_remote_code=False
+    )
+    tokenizer: Any = AutoTokenizer.from_pretrained(PROJECT_ROOT / model, trust_remote_code=False)
     lengths = [tokenizer(text, return_tensors="pt")["input_ids"][0] for text in texts]
 
     def scores(chosen: Sequence[Any]) -> Any:

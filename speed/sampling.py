@@ -120,7 +120,9 @@ class Bare:
         from transformers import AutoTokenizer
 
         role, sampling = self._config.models.teacher, self._config.sample.sampling
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(self._folder or role.model))
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            str(self._folder or role.model), trust_remote_code=False
+        )
         requests: Requests = []
         for row in rows:
             prompt = sample_prompt(row, RECIPE)

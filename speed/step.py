@@ -191,7 +191,9 @@ def run_trl(job: Mapping[str, Any]) -> None:
     from transformers import AutoTokenizer, TrainerCallback
 
     library: Any = import_module("trl")
-    tokenizer = AutoTokenizer.from_pretrained(job["student"], padding_side="left", truncation_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(
+        job["student"], padding_side="left", truncation_side="left", trust_remote_code=False
+    )
     made = tokenizer.apply_chat_template(
         job["prompts"], add_generation_prompt=True, tokenize=True, return_dict=True, enable_thinking=job["thinking"]
     )["input_ids"]  # fmt: skip

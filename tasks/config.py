@@ -13,7 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import (
     ConfigDict,
     Field,
@@ -27,6 +26,7 @@ from pydantic import (
 from tasks.errors import UserError
 from tasks.evolve_settings import EvolveSettings
 from tasks.settings import Probability, Sampling, Settings, plain, resource
+from tasks.yaml_text import BadYaml, load_yaml
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 PROFILES = PROJECT_ROOT / "configs"
@@ -378,8 +378,8 @@ def _follow_teacher(data: dict[str, Any]) -> None:
 def _profile_data(name: str, *extended_by: str) -> dict[str, Any]:
     """Return the content of a profile's file, merged into that of the profile it extends."""
     try:
-        data = _unshared(yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8")) or {})
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        data = _unshared(load_yaml((PROFILES / f"{name}.yaml").read_text(encoding="utf-8")) or {})
+    except (BadYaml, UnicodeDecodeError) as error:
         raise UserError(f"configs/{name}.yaml is not valid YAML, correct it: {error}") from error
     if not isinstance(data, dict):
         raise UserError(f"configs/{name}.yaml is not a mapping: write sections such as models and aggregate")

@@ -8,7 +8,7 @@ from typing import Any
 
 INDEX = "model.safetensors.index.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
-MAX_HEADER_BYTES = 100_000_000
+MAX_HEADER_BYTES = 25_000_000  # that of a model of 20,000 tensors has 2 MB
 
 
 def checkpoint_problem(folder: Path, context: int) -> str | None:
@@ -50,11 +50,17 @@ def _weight_names(folder: Path) -> list[str]:
     return sorted(set(map(str, listed.values()))) if isinstance(listed, dict) else []
 
 
+def header_bytes(path: Path) -> int:
+    """Return the length of the header that a safetensors file names in its first 8 bytes. Raises OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(8), "little")
+
+
 def _is_whole(path: Path) -> bool:
     """Whether a safetensors file has the length that its header gives: 8 bytes, the header, the tensors."""
-    size = path.stat().st_size
+    size, length = path.stat().st_size, header_bytes(path)
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
+        file.seek(8)
         if not 0 < length <= min(size, MAX_HEADER_BYTES):
             return False
         try:

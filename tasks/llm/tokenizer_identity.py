@@ -28,7 +28,9 @@ def tokenizer_identity(model: str, revision: str | None, root: Path) -> Tokenize
 
     folder = model_folder(model, root)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder or model), revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder or model), revision=revision, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise UserError(
             f"the tokenizer of {model} cannot be loaded ({error}): correct `model` in the profile"

@@ -62,6 +62,7 @@ def engine_options(
         "generation_config": "vllm",
         "logprobs_mode": "processed_logprobs" if logprobs == "tempered" else "raw_logprobs",
         "seed": 0,
+        "trust_remote_code": False,
     }
     if on_cpu:
         return options | {"enforce_eager": True, "enable_chunked_prefill": False}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tasks.config import PROJECT_ROOT, Config, ModelRole
 from tasks.errors import UserError, attempt
+from tasks.llm.chat_template_check import template_problem
 from tasks.llm.checkpoint_files import checkpoint_problem
 from tasks.llm.model_folder import model_folder
 from tasks.llm.model_identity import model_identity
@@ -25,7 +26,9 @@ def role_problems(config: Config, roles: Sequence[str]) -> list[str]:
     for names, role in _by_model(config, roles).items():
         found: list[str] = []
         folder = None if role.serve is None else attempt(found, lambda one=role: _folder(one))
-        if folder is not None and (wrong := checkpoint_problem(folder, role.max_model_len)) is not None:
+        if folder is not None and (
+            wrong := checkpoint_problem(folder, role.max_model_len) or template_problem(folder)
+        ):
             found.append(wrong)
         if role.serve is not None and role.serve.port is not None:
             attempt(found, lambda serve=role.serve: free_port(serve))

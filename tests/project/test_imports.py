@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "tasks.uncertainty": ("tasks", "tasks.answers", "tasks.problems"),
     "tasks.processes": ("tasks",),
     "tasks.storage": ("tasks", "tasks.uncertainty"),
-    "tasks.llm": ("tasks", "tasks.answers", "tasks.processes", "tasks.storage"),
+    "tasks.llm": ("tasks", "tasks.answers", "tasks.processes", "tasks.storage", "prompts"),
     "tasks.reports": ("tasks", "tasks.storage", "tasks.uncertainty"),
     "tasks.seeds": (
         "tasks", "tasks.answers", "tasks.problems", "tasks.storage", "tasks.uncertainty", "prompts", "pocket.world",

@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 
 from prompts import load_prompt
 from tasks.errors import UserError
+from tasks.llm.chat_template_check import template_problem
+from tasks.llm.checkpoint_files import MAX_HEADER_BYTES, header_bytes
 from tasks.llm.prompt_tokens import PromptEncoder, UnsafeText
 from tasks.llm.tokenizer_identity import TokenizerIdentity, loaded_identity
 from training.config import project_path
@@ -61,6 +63,8 @@ def open_model(role: str, model: str) -> ModelFiles:
             f"{role}.model: {folder / 'config.json'} has no valid vocab_size and max_position_embeddings: copy the complete"
             " checkpoint there"
         ) from error
+    if (wrong := template_problem(folder)) is not None:
+        raise UserError(f"{role}.model: {wrong}")
     tokenizer = _tokenizer(role, folder)
     return ModelFiles(
         role=role, folder=folder, vocab_size=sizes[0], max_positions=sizes[1], tokenizer=tokenizer,
@@ -133,6 +137,11 @@ def _read_shapes(role: str, path: Path) -> dict[str, tuple[int, ...]]:
     Only its header is read. It gives the length of the file, so that a truncated copy is detected.
     """
     try:
+        if MAX_HEADER_BYTES < (length := header_bytes(path)) <= path.stat().st_size:
+            raise UserError(
+                f"{role}.model: {path} has a header of {length:,} bytes, at most {MAX_HEADER_BYTES:,} are read: copy the complete"
+                " checkpoint there"
+            )
         with safe_open(path, framework="numpy") as file:
             names = file.keys()
             return {name: tuple(file.get_slice(name).get_shape()) for name in names}
@@ -153,7 +162,7 @@ def _tokenizer(role: str, folder: Path) -> Any:
     named = settings.get("tokenizer_class")
     kind: Any = getattr(transformers, named if named in QWEN_TOKENIZERS else "PreTrainedTokenizerFast")
     try:
-        tokenizer = kind.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare Exceptions
         reason = " ".join(str(error).split())[:200]
         raise UserError(

@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from prompts import MAX_VALUE_CHARS, load_prompt
 from tasks.config import PROJECT_ROOT
@@ -22,6 +21,7 @@ from tasks.identity import canonical_json
 from tasks.llm.model_identity import model_identity
 from tasks.storage.manifest import Manifest, read_manifest
 from tasks.uncertainty.entropy import majority
+from tasks.yaml_text import BadYaml, load_yaml
 from training.config import BinaryWeight, DatasetSettings, PlainWeight, RunConfig, project_path
 from training.data.model_files import PROMPT, ModelFiles, encode_prompts
 from training.losses.prompt_weights import (
@@ -120,6 +120,10 @@ def _files(folder: Path, settings: DatasetSettings) -> list[Path]:
             f"dataset.split {settings.split!r} does not exist in config {settings.config!r} of {folder}: choose one of"
             f" {', '.join(sorted(splits))}"
         )
+    if outside := next((name for name in splits[settings.split] if _leaves(name)), None):
+        raise UserError(
+            f"{folder / 'README.md'} names data outside of its folder ({outside!r}): use a dataset whose files are in its folder"
+        )
     files = {pattern: sorted(folder.glob(pattern)) for pattern in splits[settings.split]}
     missing = next((pattern for pattern, found in files.items() if not found), None)
     if missing is not None:
@@ -127,11 +131,16 @@ def _files(folder: Path, settings: DatasetSettings) -> list[Path]:
     return [path for found in files.values() for path in found]
 
 
+def _leaves(pattern: str) -> bool:
+    """Whether the path of a dataset card leads out of the dataset's folder."""
+    return Path(pattern).is_absolute() or ".." in Path(pattern).parts
+
+
 def _patterns(folder: Path) -> dict[str, dict[str, list[str]]]:
     """Return the file patterns by config and split."""
     card = folder / "README.md"
     try:
-        configs = yaml.safe_load(card.read_text(encoding="utf-8").split("---\n")[1])["configs"]
+        configs = load_yaml(card.read_text(encoding="utf-8").split("---\n")[1])["configs"]
         return {
             config["config_name"]: {
                 entry["split"]: [entry["path"]] if isinstance(entry["path"], str) else list(entry["path"])
@@ -139,7 +148,7 @@ def _patterns(folder: Path) -> dict[str, dict[str, list[str]]]:
             }
             for config in configs
         }
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, IndexError, KeyError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, BadYaml, IndexError, KeyError, TypeError) as error:
         raise UserError(
             f"{card} does not list the dataset's configs in its front matter: export the dataset again"
         ) from error

@@ -101,7 +101,7 @@ def read_dimensions(folder: Path) -> ModelDimensions:
             attention_bias=bool(values.get("attention_bias", False)),
             experts=_read_experts(path, values) if kind == "qwen3_moe" else None,
         )
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(
             f"{path} is not a valid model configuration ({reason}): copy the complete checkpoint there"

@@ -75,7 +75,10 @@ class InProcessTeacher:
         self.settings = settings
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network: Any = AutoModelForCausalLM.from_pretrained(
-            settings.model, dtype=getattr(torch, settings.dtype), attn_implementation="sdpa"
+            settings.model,
+            dtype=getattr(torch, settings.dtype),
+            attn_implementation="sdpa",
+            trust_remote_code=False,
         )
         self._network = network.to(self._device).eval().requires_grad_(False)
         head = self._network.get_output_embeddings()

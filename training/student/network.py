@@ -128,9 +128,9 @@ def load_network(
         raise UserError(
             f"student folder {folder} has no config.json: set it to a complete Hugging Face checkpoint"
         )
-    attention = _choose(AutoConfig.from_pretrained(folder), dtype, capability)
+    attention = _choose(AutoConfig.from_pretrained(folder, trust_remote_code=False), dtype, capability)
     model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation=implementation(attention)
+        folder, dtype=dtype, attn_implementation=implementation(attention), trust_remote_code=False
     )
     head = getattr(model, "lm_head", None)
     if head is None or getattr(head, "bias", None) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -407,3 +408,12 @@ def test_prompt_weights_are_computed_from_the_rows(folder: Path) -> None:
     assert Soft()(made).weight.tolist() == [0.5, 0.5, 0.25]
     assert PassRate()(made).weight.tolist() == [0.1875, 0.0, 0.1875]  # 3/4 * 1/4
     assert Binary(tau=0.3)(replace(made, entropy=[0.2, 0.3, 0.4])).kept.tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("path", ["../*.parquet", "/etc/*.parquet", "data/../../x.parquet"])
+def test_a_card_whose_data_are_outside_of_its_folder_is_refused(tmp_path: Path, path: str) -> None:
+    folder = write_small_dataset(tmp_path / "dataset", [example(1)])
+    card = folder / "README.md"
+    card.write_text(re.sub(r"(path: ).*", rf'\g<1>"{path}"', card.read_text()))
+    with pytest.raises(UserError, match=r"names data outside of its folder"):
+        read_dataset(DatasetSettings(folder=folder))
