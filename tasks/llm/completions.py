@@ -11,7 +11,7 @@ from tasks.answers.token_spans import TokenSpans, ends_of_pieces, token_spans
 
 MAX_REPLY_CHARS: Final = 100_000
 TOO_LONG: Final = "too_long"
-MAX_TOKENS: Final = 10**9
+MAX_TOKENS: Final = 2**40
 """Highest token count of one reply that is believed. The ledger adds up 64-bit integers."""
 LOWEST_LOGPROB: Final = -1e4
 """Lowest log-probability of a token (nats); servers send -9999 for minus infinity."""

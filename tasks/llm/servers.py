@@ -111,7 +111,7 @@ def check_endpoint(role: ModelRole, timeout_s: float = MODELS_TIMEOUT_S) -> Serv
         raise UserError(f"{where} does not return a list of models ({error}): {SET_BASE_URL}") from error
     except (ConnectionFailed, TimeoutError, ValueError) as error:
         raise UserError(
-            f"{where} does not answer ({error or 'timeout'}): start it, or correct `base_url` in the profile"
+            f"{where} does not answer ({str(error) or 'timeout'}): start it, or correct `base_url` in the profile"
         ) from error
     try:
         owners = {entry["id"]: entry.get("owned_by") for entry in json.loads(answer)["data"]}
