@@ -167,6 +167,7 @@ def from_ledger(key: str, value: Any, *, logprobs: bool) -> Completion | None:
     span_counts = spans["after_think_token_count"], spans["answer_token_count"]
     usable = (
         storable(value["text"])
+        and len(value["text"]) <= MAX_REPLY_CHARS
         and storable(value["finish_reason"])
         and all(type(one) is int and 0 <= one <= MAX_TOKENS for one in (*counts, *span_counts))
         and (count > 0 and plausible(total, count) if logprobs else (total, count) == (None, 0))

@@ -43,7 +43,7 @@ def test_the_table_adds_up_held_and_failed_trials_also_of_parallel_tests(tmp_pat
         body = f"def test_it(trials):\n    trials.add('some kind', 1000, {failures})\n"
         (folder / f"test_{name}.py").write_text(body, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", str(folder)],
+        [sys.executable, "-m", "pytest", "-n", "1", "-p", "no:cacheprovider", str(folder)],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(PROJECT_ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ["some kind", "2,000", "1,999", "1"] in [
