@@ -70,7 +70,8 @@ def models(folder: Path) -> Iterator[str]:
             process.stdin.close()
 
 
-def overrides(url: str, output: Path) -> dict[str, object]:
+def overrides(url: str | None, output: Path) -> dict[str, object]:
+    """Overrides of the profile pocket for a small build; without `url` the models are at OPENAI_BASE_URL."""
     role = {"model": "scripted", "base_url": url, "serve": None, "api_key_env": "TEAM_API_KEY"}
     return {
         **{f"models.{name}": role for name in ("evolver", "quality_judge", "teacher", "equivalence_judge")},
@@ -90,24 +91,15 @@ def files_with_a_key(folder: Path) -> list[str]:
 def test_no_key_of_a_build_is_found_anywhere(trials: Trials, prefect_server: str, tmp_path: Path) -> None:
     output = tmp_path / "output"
     with models(tmp_path) as url:
+        keys = [*GOOD, *MALFORMED]
         builds = [
-            (f"key-{number}", key, overrides(url, output / str(number)))
-            for number, key in enumerate((*GOOD, *MALFORMED))
+            (f"key-{number}", key, overrides(url, output / str(number))) for number, key in enumerate(keys)
         ]
-        address = url.replace("http://", f"http://team:{PASSWORD}@")
-        builds.append(("address", GOOD[0], overrides(url, output / "address")))
+        builds.append(("address", GOOD[0], overrides(None, output / "address")))
         environment = os.environ | {
-            "PREFECT_API_URL": prefect_server,
-            "PYTHONPATH": str(PROJECT_ROOT),
-            "OPENAI_BASE_URL": address,
-        }
-        for name in ("evolver", "quality_judge", "teacher", "equivalence_judge"):
-            builds[-1][2][f"models.{name}"] = {
-                "model": "scripted",
-                "serve": None,
-                "base_url": None,
-                "api_key_env": "TEAM_API_KEY",
-            }
+            "PREFECT_API_URL": prefect_server, "PYTHONPATH": str(PROJECT_ROOT),
+            "OPENAI_BASE_URL": url.replace("http://", f"http://team:{PASSWORD}@"),
+        }  # fmt: skip
         done = subprocess.run(
             [sys.executable, "-P", "-c", BUILDS], input=json.dumps(builds), cwd=tmp_path, env=environment,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
@@ -133,9 +125,6 @@ def test_no_key_of_a_build_is_found_anywhere(trials: Trials, prefect_server: str
         runs = [run for run in client.read_flow_runs(limit=200) if str(output) in json.dumps(run.parameters)]
         logs = client.read_logs(limit=200)
     assert len(runs) == len(builds) and logs
-    found = [
-        *files_with_a_key(output),
-        *files_with_a_key(database.parent),
-        *(run.name for run in runs if MARK.decode() in run.model_dump_json()),
-    ]
+    shown = [run.name for run in runs if MARK.decode() in run.model_dump_json()]
+    found = [*files_with_a_key(output), *files_with_a_key(database.parent), *shown]
     trials.add("keys of builds", len(builds), found)
