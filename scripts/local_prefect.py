@@ -86,7 +86,7 @@ class Api:
         if not self.own:
             return ""
         return (
-            f"; the page asks for the string in {OUR_STRING if os.environ.get(OUR_STRING) else auth_file()}"
+            f" (the page asks for the string in {OUR_STRING if os.environ.get(OUR_STRING) else auth_file()})"
         )
 
     def environment(self) -> dict[str, str]:
