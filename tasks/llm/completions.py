@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -144,10 +145,10 @@ def _spans(text: str, tokens: Sequence[Mapping[str, Any]], logprobs: Sequence[fl
 
 def _bytes(values: Any) -> bytes:
     """Return the bytes of a token. A number must not get here: `bytes(n)` allocates n bytes."""
-    try:
-        return bytes(values if type(values) is list else [None])
-    except (OverflowError, TypeError, ValueError) as error:
-        raise ValueError("the bytes of a token are not a list of bytes") from error
+    if type(values) is list:
+        with suppress(OverflowError, TypeError, ValueError):
+            return bytes(values)
+    raise ValueError("the bytes of a token are not a list of bytes")
 
 
 # --- the ledger --------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import traceback
 
 import pytest
 
-from tasks.config import ModelRole, load_config
+from tasks.config import ModelRole, Serve, load_config
 from tasks.errors import UserError
 from tasks.keys import environment_without_keys, is_secret, masked, quotes, read_key, shown, without_keys
 from tasks.llm.vllm_options import engine_environment
@@ -43,10 +43,8 @@ def test_the_white_space_around_a_key_is_not_part_of_it(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", written)
     assert read_key("HF_TOKEN") == hub_token() == "hf_secret"
-    assert (
-        engine_environment(load_config().models.teacher.serve, local=False, on_cpu=False)["HF_TOKEN"]
-        == "hf_secret"
-    )  # type: ignore[arg-type]
+    assert engine_environment(Serve(), local=False, on_cpu=False)["HF_TOKEN"] == "hf_secret"
+    assert "HF_TOKEN" not in engine_environment(Serve(), local=True, on_cpu=False)
     monkeypatch.setenv("HF_TOKEN", " \n")
     assert (read_key("HF_TOKEN"), hub_token()) == ("", False)
 
