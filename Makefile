@@ -23,7 +23,7 @@ else ifeq ($(DEVICE),cpu)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help build plan distill validate annotate reannotate test test-all ui shell pictures report lint audit format clean pocket env
+.PHONY: help build plan distill validate annotate reannotate test test-all hostile ui shell pictures report lint audit format clean pocket env
 .DEFAULT_GOAL := help
 
 help:  ## list all commands
@@ -48,10 +48,13 @@ reannotate: env  ## annotate the stale rows of the profile's dataset again
 	@exec $(BIN)/python scripts/annotate.py stale
 
 test: env  ## run the tests that every commit needs
-	@exec $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not long" $(PYTEST)
+	@exec $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not long and not hostile" $(PYTEST)
 
 test-all: env  ## run all tests, also those marked long
-	@exec $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
+	@exec $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not hostile" $(PYTEST)
+
+hostile: env  ## run the tests with hostile input at full length, with a table of what held (up to 30 minutes)
+	@exec $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/hostile $(PYTEST)
 
 ui: env  ## keep the Prefect UI up until Ctrl-C, with a worker for the runs that are started there
 	@exec $(BIN)/python scripts/build.py ui

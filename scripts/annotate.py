@@ -122,7 +122,7 @@ def served() -> Iterator[None]:
         with waiting("loading the flows"):
             importlib.import_module("flows.annotate")
             importlib.import_module("flows.reannotate")
-        log_line(f"the progress is shown here and at {api.page}")
+        log_line(f"the progress is shown here and at {api.page}{api.login}")
         try:
             yield
         finally:

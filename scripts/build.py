@@ -116,7 +116,7 @@ def started_prefect(port: int | None) -> Iterator[local.Api]:
     with ExitStack() as stack:
         with waiting(what):
             api = stack.enter_context(local.prefect_api(port))
-        log_line(f"Prefect is ready at {api.page}")
+        log_line(f"Prefect is ready at {api.page}{api.login}")
         yield api
 
 
@@ -379,6 +379,8 @@ def ui(port: int | None) -> int:
                 log_line(
                     f"the Prefect UI is at {api.page}; `make shell` gives the environment (press Ctrl-C to stop)"
                 )
+                if api.own and not os.environ.get(local.OUR_STRING):
+                    log_line(f"the page asks for this string: {local.auth_string()}")
                 while api.healthy():
                     time.sleep(2.0)
             log_line("the Prefect server stopped")

@@ -1,8 +1,13 @@
-"""A Prefect server and worker of this project that end with the process that started them, even after `kill -9`."""
+"""A Prefect server and worker of this project that end with the process that started them, even after `kill -9`.
+
+The server runs whatever a client asks it to, so it answers only to clients that send its auth string, which is in a file that no
+other user can read. Without it, any page in the user's browser could reach the server on this machine.
+"""
 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -13,12 +18,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
+from command_line import log_line
 
 from tasks.config import PROJECT_ROOT
 from tasks.errors import UserError
+from tasks.keys import environment_without_keys, shown
 from tasks.processes.jobs import end
 from tasks.runtime.run_names import run_name
 from tasks.storage.locks import read_note, take_lock, write_note
@@ -34,6 +42,8 @@ MAKE_QUEUE = "make"
 """Queue of the runs that `make` starts; each is run by the worker of its own command, and ends with that."""
 DEFAULT_QUEUE = "default"
 """Queue of the runs that are started in the UI or by `prefect deployment run`; the worker of `make ui` runs them."""
+OUR_STRING = "PREFECT_SERVER_API_AUTH_STRING"
+"""The environment variable with the auth string of a server; one that the user has set is used for ours."""
 USUAL_PORT = 4200
 SERVER_START_S = 180.0
 STOP_S = 15.0
@@ -58,10 +68,26 @@ class Api:
         except httpx.HTTPError:
             return False
 
+    def is_open(self) -> bool:
+        """Whether the server answers a request without authentication."""
+        try:
+            return httpx.get(f"{self.url}/admin/version", timeout=5.0).is_success
+        except httpx.HTTPError:
+            return False
+
     @property
     def page(self) -> str:
-        """Address of the UI."""
-        return self.url.removesuffix("/api")
+        """Address of the UI, without a password that the user's address may have."""
+        return shown(self.url).removesuffix("/api")
+
+    @property
+    def login(self) -> str:
+        """Where the string is that the page asks for; empty for a server of the user's."""
+        if not self.own:
+            return ""
+        return (
+            f" (the page asks for the string in {OUR_STRING if os.environ.get(OUR_STRING) else auth_file()})"
+        )
 
     def environment(self) -> dict[str, str]:
         """Return the environment for clients of this server. The pull step of prefect.yaml reads PWD."""
@@ -79,12 +105,45 @@ class Api:
         }
         if self.own:
             inherited.pop("PREFECT_PROFILE", None)  # the user's profiles do not exist in our PREFECT_HOME
-            mine["PREFECT_HOME"] = str(HOME)
-            if secret := os.environ.get(
-                "PREFECT_SERVER_API_AUTH_STRING"
-            ):  # what our server requires of its clients
+            mine |= {"PREFECT_HOME": str(HOME), "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "true"}
+            if secret := auth_string():
                 mine["PREFECT_API_AUTH_STRING"] = secret
         return {**inherited, **mine}
+
+    def server_environment(self) -> dict[str, str]:
+        """Return the environment of our server: no keys but its auth string, no pages of other origins, CSRF protection."""
+        own = {name: value for name, value in self.environment().items() if name.startswith("PREFECT_")}
+        rules = {
+            "CORS_ALLOWED_ORIGINS": f"{self.page},{self.page.replace('127.0.0.1', 'localhost')}",
+            "CSRF_PROTECTION_ENABLED": "true",
+        }
+        both = {
+            f"PREFECT_SERVER_{part}{name}": value for name, value in rules.items() for part in ("", "API_")
+        }
+        return {**environment_without_keys(), **own, **both, OUR_STRING: own["PREFECT_API_AUTH_STRING"]}
+
+
+def auth_file() -> Path:
+    """Return the path of the file with the auth string of our server."""
+    return HOME / "auth-string"
+
+
+def auth_string() -> str:
+    """Return the auth string of our server: the user's choice, else that of the file; empty if there is none yet."""
+    chosen = os.environ.get(OUR_STRING, "")
+    return chosen or (auth_file().read_text(encoding="ascii") if auth_file().exists() else "")
+
+
+def make_auth_string() -> None:
+    """Write a random auth string to its file, readable by this user only, unless there is one."""
+    if not auth_string():
+        auth_file().parent.mkdir(parents=True, exist_ok=True)
+        scratch = auth_file().with_suffix(f".{os.getpid()}")
+        with open(
+            os.open(scratch, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w", encoding="ascii"
+        ) as file:
+            file.write(f"sure-math:{secrets.token_urlsafe(24)}")
+        scratch.replace(auth_file())
 
 
 @contextmanager
@@ -130,7 +189,12 @@ def prefect_api(port: int | None = None) -> Iterator[Api]:
 def _answering(api: Api) -> Api:
     if not api.healthy():
         raise UserError(
-            f"no Prefect server responds at {api.url}: start it, or unset PREFECT_API_URL to let this command start one"
+            f"no Prefect server responds at {api.page}: start it, or unset PREFECT_API_URL to let this command start one"
+        )
+    if urlsplit(api.url).hostname not in ("127.0.0.1", "localhost", "::1") and api.is_open():
+        log_line(
+            f"the Prefect server at {api.page} has no authentication: whoever reaches it can run programs on this machine; set"
+            f" {OUR_STRING} of the server and PREFECT_API_AUTH_STRING of its clients"
         )
     return api
 
@@ -151,11 +215,12 @@ def _neighbours_server() -> Api:
 
 @contextmanager
 def _own_server(port: int | None) -> Iterator[Api]:
+    make_auth_string()
     api = Api(url=f"http://127.0.0.1:{choose_port(port)}/api", own=True)
     log = LOGS / "server.log"
     host, number = api.page.removeprefix("http://").split(":")
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", number]
-    with supervised(command, environment=api.environment(), log=log) as process:
+    with supervised(command, environment=api.server_environment(), log=log) as process:
         deadline = time.monotonic() + SERVER_START_S
         while not api.healthy():
             if process.poll() is not None or time.monotonic() > deadline:

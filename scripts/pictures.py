@@ -5,6 +5,8 @@ They are screenshots by a headless Chromium: the program of the environment vari
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import shutil
 import subprocess
@@ -44,9 +46,15 @@ def find_browser() -> str:
 
 
 def screenshot(
-    browser: str, address: str, picture: Path, size: tuple[int, int], patience_s: float = 0.0
+    browser: str,
+    address: str,
+    picture: Path,
+    size: tuple[int, int],
+    patience_s: float = 0.0,
+    login: str = "",
 ) -> None:
     """Write a PNG of the page at `address`, replacing an existing file; pages with scripts get `patience_s` of virtual time.
+    `login` is the auth string that a page of Prefect asks for.
 
     Raises `UserError` with Chromium's last line if it fails.
     """
@@ -56,6 +64,8 @@ def screenshot(
             "--headless", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={scratch}/profile",
             f"--window-size={size[0]},{size[1]}", f"--screenshot={taken}",
         ]  # fmt: skip
+        if login:
+            options.append(f"--load-extension={_login_extension(Path(scratch) / 'login', login)}")
         if patience_s:
             options.append(f"--virtual-time-budget={1000 * patience_s:.0f}")
             options.append(
@@ -67,6 +77,19 @@ def screenshot(
         if not taken.exists():
             raise UserError(f"{browser} wrote no picture of {address}: try another version of Chromium")
         picture.write_bytes(taken.read_bytes())
+
+
+def _login_extension(folder: Path, auth_string: str) -> Path:
+    """Write an extension for Chromium that gives Prefect's pages the auth string, as their login form does; return its folder."""
+    encoded = base64.b64encode(auth_string.encode()).decode("ascii")
+    script = {"matches": ["http://127.0.0.1/*"], "js": ["login.js"], "run_at": "document_start"}
+    manifest = {"manifest_version": 3, "name": "login", "version": "1", "content_scripts": [script]}
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="ascii")
+    (folder / "login.js").write_text(
+        f"localStorage.setItem('prefect-password', '{encoded}')", encoding="ascii"
+    )
+    return folder
 
 
 def _run(command: Sequence[str]) -> None:
@@ -108,7 +131,8 @@ def take_pictures(output: Path, port: int | None) -> None:
     with local.prefect_api(port) as api:
         run = last_build(api)
         address = f"{api.page}/runs/flow-run/{run.id}"
-        screenshot(browser, address, DOCS / "prefect.png", PREFECT_SIZE, PREFECT_PATIENCE_S)
+        login = local.auth_string() if api.own else ""
+        screenshot(browser, address, DOCS / "prefect.png", PREFECT_SIZE, PREFECT_PATIENCE_S, login)
     log_line(f"{DOCS / 'prefect.png'} shows run {run.name}")
 
 

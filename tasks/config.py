@@ -25,6 +25,7 @@ from pydantic import (
 
 from tasks.errors import UserError
 from tasks.evolve_settings import EvolveSettings
+from tasks.keys import is_secret, refuse_credentials
 from tasks.settings import Probability, Sampling, Settings, plain, resource
 from tasks.yaml_text import BadYaml, load_yaml
 
@@ -116,6 +117,12 @@ class ModelRole(Settings):
     def _one_way_to_reach_it(self) -> ModelRole:
         if (self.base_url is None) == (self.serve is None):
             raise ValueError("give either serve or base_url (by default OPENAI_BASE_URL of the environment)")
+        refuse_credentials(self.base_url, "base_url")
+        if not is_secret(self.api_key_env):
+            raise ValueError(
+                "api_key_env is not the name of a key: take one with the word KEY, TOKEN or SECRET, such as TEAM_API_KEY, since"
+                " by these words keys are kept from the processes that need none"
+            )
         return self
 
 
@@ -281,6 +288,11 @@ class DistillSettings(Settings):
     held_out: tuple[SerializeAsAny[Source], ...] | Literal["test"] = ()
     ray_address: str | None = resource(None)  # http://host:8265 of a Ray cluster; None: this machine
 
+    @model_validator(mode="after")
+    def _no_password(self) -> DistillSettings:
+        refuse_credentials(self.ray_address, "ray_address")
+        return self
+
     @property
     def held_out_sources(self) -> tuple[Source, ...]:
         """The sources of `held_out`; none if the student is evaluated on the dataset's own split."""
@@ -295,6 +307,11 @@ class RaySettings(Settings):
     """
 
     address: str | None = resource(None)  # host:port, ray://host:port, auto; None: processes on this machine
+
+    @model_validator(mode="after")
+    def _no_password(self) -> RaySettings:
+        refuse_credentials(self.address, "address")
+        return self
 
 
 class Config(Settings):

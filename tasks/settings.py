@@ -17,9 +17,9 @@ def resource(default: Any = ..., **constraints: Any) -> Any:
 
 
 class Settings(BaseModel):
-    """Base class of every section: immutable, rejects unknown keys."""
+    """Base class of every section: immutable, rejects unknown keys. Errors do not quote the input, which may be a password."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
 
     def identity(self) -> dict[str, Any]:
         """Return the values that change the result as plain JSON data, without `resource()` fields at any depth."""

@@ -5,8 +5,9 @@ A script maps the last message's content to the behaviours of its successive req
 other status (`500`, `400`), `slow` (one byte at a time, for ever), `trickle` (a good reply in small pieces), `silent`,
 `reset`, `cut` (reset in the middle of the body), `hangup` (a good reply, then the connection is closed without notice),
 `truncated`, `malformed`, `garbage` (not HTTP), `no_choices`, `json:TEXT` (status 200 with that body), `gzip` (`huge`,
-compressed), `flood` (status 500 with an endless body), `redirect:URL`. A server with a `capacity` replies with 429 to
-requests beyond that many in progress.
+compressed), `gzips` (twice), `bomb` (64 MiB of blanks, compressed), `flood` (status 500 with an endless body), `redirect:URL`,
+`echo` or `echo:STATUS` (the headers of the request in a reply or in an error). The entry `/models` of a script is for the list of
+models. A server with a `capacity` replies with 429 to requests beyond that many in progress.
 """
 
 from __future__ import annotations
@@ -67,6 +68,11 @@ class ScriptedServer:
         self, head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self.headers.append(head)
+        if head.startswith("GET") and "/models" in self.script:
+            await self._behave(
+                self.script["/models"][0], {"messages": [{"content": head}], "model": "m"}, writer
+            )
+            return
         if head.startswith("GET"):
             data = [{"id": name, "object": "model", "owned_by": self._owner} for name in self._models]
             await _send(writer, 200, {"object": "list", "data": data})
@@ -142,6 +148,15 @@ class ScriptedServer:
         elif kind == "gzip":
             packed = gzip.compress(json.dumps(_completion(body, HUGE)).encode())
             await _send(writer, 200, packed, extra="content-encoding: gzip\r\n")
+        elif kind == "gzips":
+            packed = gzip.compress(gzip.compress(good))
+            await _send(writer, 200, packed, extra="content-encoding: gzip, gzip\r\n")
+        elif kind == "bomb":
+            await _send(writer, 200, gzip.compress(b" " * 2**26), extra="content-encoding: gzip\r\n")
+        elif kind == "echo":
+            head = self.headers[-1]
+            error = {"error": {"message": f"bad request: {head}"}}
+            await _send(writer, int(detail or 200), error if detail else _completion(body, head))
         elif kind == "flood":
             writer.write(b"HTTP/1.1 500 X\r\nconnection: close\r\n\r\n")
             while not writer.is_closing():

@@ -18,6 +18,8 @@ import threading
 from pathlib import Path
 from typing import Final
 
+from tasks.keys import environment_without_keys
+
 _SCRIPT: Final = Path(__file__).with_name("mathverify_worker.py")
 _MAX_WORKERS: Final = min(4, os.cpu_count() or 1)
 _GRACE_S: Final = 1.0
@@ -33,6 +35,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env=environment_without_keys(),
         )
         self.alive = self._line(_START_S) == b"ready\n"
 

@@ -7,24 +7,22 @@ The pauses between attempts have full jitter.
 from __future__ import annotations
 
 import asyncio
-import codecs
 import json
-import math
 import random
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
 
 from openai import AsyncOpenAI
 
-from tasks.answers.token_spans import TokenSpans, ends_of_pieces, token_spans
 from tasks.config import PROJECT_ROOT, ModelRole, Sampling
 from tasks.errors import UserError
 from tasks.llm.callbacks import OnProgress
+from tasks.llm.completions import MAX_REPLY_CHARS, Completion, from_ledger, from_reply, to_ledger
 from tasks.llm.endpoint import BadStatus, ConnectionFailed, open_client, post, printable
 from tasks.llm.ledger import Ledger, Spent, request_key
 from tasks.llm.model_folder import special_tokens
@@ -33,14 +31,12 @@ from tasks.rows import Reason
 from tasks.text import control_token
 
 MAX_ATTEMPTS: Final = 6
-MAX_REPLY_CHARS: Final = 100_000
 MAX_PAUSE_S: Final = 60.0
 MAX_RETRY_AFTER_S: Final = 300.0
 LOOKUP: Final = 256
 """Number of requests looked up in the ledger at once, and the most that are read ahead from the iterator."""
 SERVER_GONE_AFTER: Final = 8
 """After this many requests in a row that used up all their attempts, the server is considered down."""
-TOO_LONG: Final = "too_long"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,25 +51,6 @@ class ChatRequest:
     schema: Mapping[str, Any] | None = None
     schema_name: str = "reply"
     logprobs: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
-    """An answered request. `finish_reason` is the server's, or `too_long` if the text was truncated to 100,000 characters.
-
-    `logprob_sum` (nats) and `logprob_count` cover the returned tokens; None and 0 unless requested. A sum that is not
-    finite is None. `spans` has the same for parts of the reply; None if the server's tokens do not add up to its text.
-    """
-
-    key: str
-    text: str
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-    cached: bool = False
-    logprob_sum: float | None = None
-    logprob_count: int = 0
-    spans: TokenSpans | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,14 +209,28 @@ class ChatModel:
                 for index, request in pulled
                 if index not in unsafe
             ]
-            known = (
-                self._ledger.get_many([item.ledger_key for item in chunk]) if self._ledger is not None else {}
-            )
-            ready.extend(item for item in chunk if item.ledger_key not in known)
-            for item in chunk:
-                if item.ledger_key in known:
-                    self.usage.cached += 1
-                    yield item.index, _from_ledger(item.request.key, known[item.ledger_key])
+            known = self._known(chunk)
+            ready.extend(item for item in chunk if item.index not in known)
+            for index, completion in known.items():
+                self.usage.cached += 1
+                yield index, completion
+
+    def _known(self, items: Sequence[_Pending]) -> dict[int, Completion]:
+        """Return the outcomes of requests that are in the ledger, by index. Entries that cannot be used are removed from it."""
+        if self._ledger is None:
+            return {}
+        found = self._ledger.get_many([item.ledger_key for item in items])
+        known, unusable = {}, set()
+        for item in items:
+            if item.ledger_key in found:
+                request = item.request
+                completion = from_ledger(request.key, found[item.ledger_key], logprobs=request.logprobs)
+                if completion is None:
+                    unusable.add(item.ledger_key)
+                else:
+                    known[item.index] = completion
+        self._ledger.discard(unusable)
+        return known
 
     def _control_token(self, request: ChatRequest) -> str | None:
         """Return the first token in the messages that the server's chat template would take for its own, or None."""
@@ -296,7 +287,11 @@ class ChatModel:
         self.usage.attempts += 1
         try:
             answer = await post(
-                client, "/chat/completions", self._arguments(request), self.role.request_timeout_s
+                client,
+                "/chat/completions",
+                self._arguments(request),
+                self.role.request_timeout_s,
+                request.sampling.max_tokens,
             )
             completion = self._read(request, answer)
         except (BadStatus, ConnectionFailed, TimeoutError, ValueError) as error:
@@ -351,30 +346,15 @@ class ChatModel:
     def _read(self, request: ChatRequest, answer: bytes) -> Completion:
         """Parse an answer. Raises `ValueError` if it is not a chat completion."""
         try:
-            return self._completion(request, json.loads(answer))
-        except (AttributeError, LookupError, OverflowError, RecursionError, TypeError) as error:
-            raise ValueError(f"no chat completion: {answer[:200]!r}") from error
-
-    def _completion(self, request: ChatRequest, reply: Any) -> Completion:
-        """Build a completion from the JSON of a reply. Other structures raise one of the errors that `_read` catches."""
-        choice, usage = reply["choices"][0], reply.get("usage")
-        text = choice["message"].get("content") or ""
-        text = text.encode("utf-8", "replace").decode("utf-8")  # replaces lone surrogates
-        cut = len(text) > self._max_reply_chars
-        tokens = (choice.get("logprobs") or {}).get("content") or []
-        if request.logprobs and not tokens:
-            raise ValueError("log-probabilities were asked for and none came")
-        total = sum(token["logprob"] for token in tokens)
-        return Completion(
-            key=request.key,
-            text=text[: self._max_reply_chars],
-            finish_reason=TOO_LONG if cut else printable(choice.get("finish_reason") or "stop"),
-            prompt_tokens=int(usage["prompt_tokens"]) if usage else 0,
-            completion_tokens=int(usage["completion_tokens"]) if usage else 0,
-            logprob_sum=total if request.logprobs and math.isfinite(total) else None,
-            logprob_count=len(tokens) if request.logprobs else 0,
-            spans=_token_spans(text[: self._max_reply_chars], tokens) if request.logprobs else None,
-        )
+            return from_reply(
+                request.key,
+                json.loads(answer),
+                logprobs=request.logprobs,
+                max_tokens=request.sampling.max_tokens,
+                max_chars=self._max_reply_chars,
+            )
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
 
     def _ledger_key(self, request: ChatRequest) -> str:
         """Return the hash of everything that determines the reply; the address and the concurrency are not part of it."""
@@ -393,22 +373,12 @@ class ChatModel:
         self.usage.prompt_tokens += completion.prompt_tokens
         self.usage.completion_tokens += completion.completion_tokens
         if self._ledger is not None:
-            kept = (
-                "text",
-                "finish_reason",
-                "prompt_tokens",
-                "completion_tokens",
-                "logprob_sum",
-                "logprob_count",
-            )
-            spans = {} if completion.spans is None else {"spans": asdict(completion.spans)}
             spent = Spent(
                 requests=1,
                 prompt_tokens=completion.prompt_tokens,
                 completion_tokens=completion.completion_tokens,
             )
-            value = {name: getattr(completion, name) for name in kept} | spans
-            self._ledger.put(ledger_key, value, model=self.identity, spent=spent)
+            self._ledger.put(ledger_key, to_ledger(completion), model=self.identity, spent=spent)
 
     def _failed(self, request: ChatRequest, reason: str, attempts: int) -> Failure:
         self.usage.failures += 1
@@ -457,23 +427,6 @@ async def _cancel(tasks: Collection[asyncio.Task[Any]]) -> None:
 def _not_sent(key: str, token: str) -> Failure:
     reason = f"not sent, because the text contains {token!r}, a token of chat templates"
     return Failure(key=key, reason=reason, attempts=0, code=Reason.CONTROL_TOKEN)
-
-
-def _from_ledger(key: str, value: Mapping[str, Any]) -> Completion:
-    spans = {"spans": TokenSpans(**value["spans"])} if "spans" in value else {}
-    return Completion(key=key, cached=True, **{**value, **spans})
-
-
-def _token_spans(text: str, tokens: Sequence[Mapping[str, Any]]) -> TokenSpans | None:
-    """Compute spans from the bytes of each token, since a token may contain part of a character, or from its text if the
-    server sends no bytes."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    pieces = [
-        token["token"] if token.get("bytes") is None else decoder.decode(bytes(token["bytes"]))
-        for token in tokens
-    ]
-    ends = ends_of_pieces(text, pieces)
-    return None if ends is None else token_spans(text, [token["logprob"] for token in tokens], ends)
 
 
 def pause_before(attempt: int, retry_after: float | None = None) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
 from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -19,11 +18,19 @@ import openai
 
 from tasks.config import ModelRole
 from tasks.errors import UserError
+from tasks.keys import masked, quotes, read_key
 
 MAX_ANSWER_BYTES: Final = 64 * 2**20
-"""Longest answer that is accepted; log-probabilities take about 200 bytes per token."""
+"""Longest answer that is accepted to any request. As JSON it may take twenty times as much memory."""
+ANSWER_BYTES: Final = 2 * 2**20
+TOKEN_BYTES: Final = 2**10
+"""Longest answer to a request of t tokens: ANSWER_BYTES + t * TOKEN_BYTES. A log-probability takes about 200 bytes."""
+MODELS_BYTES: Final = 8 * 2**20
+"""Longest list of models."""
 MAX_ERROR_BYTES: Final = 2**16
 """How much of the answer is read for an error message."""
+_PUBLIC: Final = ("accept", "connection", "content-", "host", "user-agent", "x-stainless-")
+"""Prefixes of request headers that are no secret; the others may be from OPENAI_CUSTOM_HEADERS."""
 NO_KEY: Final = "EMPTY"
 """Sent to a server that needs no key."""
 
@@ -61,7 +68,7 @@ def open_client(role: ModelRole, base_url: str) -> openai.AsyncOpenAI:
     Raises `UserError` if the address, the key or another variable cannot be used.
     """
     own = role.serve is not None
-    key = "" if own else _api_key(role.api_key_env)
+    key = "" if own else read_key(role.api_key_env)
     try:
         client = (_OwnServer if own else openai.AsyncOpenAI)(
             base_url=base_url,
@@ -112,33 +119,39 @@ def _proxy(url: str) -> str:
     return proxies.get(parts.scheme) or proxies.get("all") or ""
 
 
-async def post(client: openai.AsyncOpenAI, path: str, body: Mapping[str, Any], timeout_s: float) -> bytes:
+async def post(
+    client: openai.AsyncOpenAI, path: str, body: Mapping[str, Any], timeout_s: float, tokens: int = 0
+) -> bytes:
     """Send a JSON body and return the body of the answer. `timeout_s` limits the total time, since a server that sends slowly
-    would keep resetting a limit per read.
+    would keep resetting a limit per read. `tokens` is the most that the answer may have.
 
-    Raises `BadStatus`, `ConnectionFailed`, `TimeoutError`, and `ValueError` for an answer longer than `MAX_ANSWER_BYTES`.
+    Raises `BadStatus`, `ConnectionFailed`, `TimeoutError`, and `ValueError` for an answer that is too long, or has the API key
+    in it. No error has the key in its message.
     """
     data = json.dumps(body, separators=(",", ":")).encode("ascii")
     return await _answer(
         client.post(path, content=data, cast_to=httpx2.Response, stream=True, stream_cls=openai.AsyncStream),
         timeout_s,
+        min(MAX_ANSWER_BYTES, ANSWER_BYTES + tokens * TOKEN_BYTES),
     )
 
 
 async def get(client: openai.AsyncOpenAI, path: str, timeout_s: float) -> bytes:
-    """Return the body of the answer to a GET request. Raises the errors of `post`."""
+    """Return the body of the answer to a GET request, of at most `MODELS_BYTES`. Raises the errors of `post`."""
     return await _answer(
-        client.get(path, cast_to=httpx2.Response, stream=True, stream_cls=openai.AsyncStream), timeout_s
+        client.get(path, cast_to=httpx2.Response, stream=True, stream_cls=openai.AsyncStream),
+        timeout_s,
+        MODELS_BYTES,
     )
 
 
-async def _answer(sending: Awaitable[Any], timeout_s: float) -> bytes:
+async def _answer(sending: Awaitable[Any], timeout_s: float, limit: int) -> bytes:
     """Return the body of the response of `sending`, which was not read yet."""
     try:
         async with asyncio.timeout(timeout_s):
             response: httpx2.Response = await sending
             try:
-                body, complete = await _read(response, MAX_ANSWER_BYTES)
+                body, complete = await _read(response, limit)
             finally:
                 await response.aclose()
     except TimeoutError:
@@ -148,12 +161,17 @@ async def _answer(sending: Awaitable[Any], timeout_s: float) -> bytes:
         cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else error
         raise ConnectionFailed(printable(cause) or type(cause).__name__) from None
     if not complete:
-        raise ValueError(f"longer than {MAX_ANSWER_BYTES:,} bytes")
+        raise ValueError(f"longer than {limit:,} bytes")
+    if quotes(body, _sent_key(response.request)):
+        raise ValueError("the API key is in it")
     return body
 
 
 async def _read(response: httpx2.Response, limit: int) -> tuple[bytes, bool]:
-    """Return the first `limit` bytes of the body, and whether that is all of it."""
+    """Return the first `limit` bytes of the body, and whether that is all of it. Raises `ValueError` for a body that was encoded
+    more than once: decoding it may take hours without giving a byte."""
+    if "," in (encoding := response.headers.get("content-encoding", "")):
+        raise ValueError(f"it has several content encodings ({printable(encoding)})")
     body = bytearray()
     async for piece in response.aiter_bytes():
         body += piece
@@ -167,10 +185,18 @@ async def _raise_for_status(response: httpx2.Response) -> None:
     if response.is_success:
         return
     if response.is_redirect:
-        message = f"redirects to {printable(response.headers.get('location', 'another address'))}"
+        message = f"redirects to {response.headers.get('location', 'another address')}"
     else:
         message = _error_text((await _read(response, MAX_ERROR_BYTES))[0])
+    for name, value in response.request.headers.items():
+        message = message if name.startswith(_PUBLIC) else masked(message, value)
+    message = printable(masked(message, _sent_key(response.request)))
     raise BadStatus(response.status_code, message, _retry_after(response.headers))
+
+
+def _sent_key(request: httpx2.Request) -> str:
+    """Return the key that a request was sent with, whichever variable it is from."""
+    return request.headers.get("authorization", "").rpartition(" ")[2]
 
 
 def printable(text: object) -> str:
@@ -181,16 +207,6 @@ def printable(text: object) -> str:
 def is_loopback(url: str) -> bool:
     """Return whether `url` is on this machine, so that proxy settings must not apply."""
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
-
-
-def _api_key(variable: str) -> str:
-    """Return the key in an environment variable, without the blanks and the line end around it; empty if there is none."""
-    key = os.environ.get(variable, "").strip()
-    if " " in key or not _fits_a_header(key):
-        raise UserError(
-            f"the API key in {variable} has a blank or a character that is not printable ASCII: set {variable} again"
-        )
-    return key
 
 
 def _fits_a_header(value: object) -> bool:
@@ -215,6 +231,6 @@ def _error_text(answer: bytes) -> str:
     try:
         body = json.loads(answer)
         error = body.get("error", body)
-        return printable(error["message"])
+        return str(error["message"])
     except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
-        return printable(answer.decode("utf-8", "replace").strip())
+        return answer.decode("utf-8", "replace").strip()

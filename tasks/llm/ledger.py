@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,7 @@ from typing import Any, TypeVar
 from tasks.errors import UserError
 from tasks.identity import canonical_json
 from tasks.storage.disk import make_folder
+from tasks.text import counted
 
 Result = TypeVar("Result")
 
@@ -142,21 +144,42 @@ class Ledger:
         self.close()
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
-        """Return the stored values by key, in the order of `keys`; includes commits of other processes."""
+        """Return the stored values by key, in the order of `keys`; includes commits of other processes. An entry that is damaged
+        is removed and missing."""
         asked = list(dict.fromkeys(keys))
         with self._changed:
             self._raise_failure()
             texts = {key: self._pending[key] for key in asked if key in self._pending}
-        missing = [key for key in asked if key not in texts]
+        values = {key: json.loads(text) for key, text in texts.items()}
+        missing, damaged = [key for key in asked if key not in texts], list[str]()
         with self._reading:
             for start in range(0, len(missing), _KEYS_PER_QUERY):
-                texts.update(
-                    self._guarded(lambda part=missing[start : start + _KEYS_PER_QUERY]: self._select(part))
-                )
+                part = missing[start : start + _KEYS_PER_QUERY]
+                for key, packed in self._guarded(lambda part=part: self._select(part)):
+                    try:
+                        values[key] = json.loads(_unpacked(packed))
+                    except (RecursionError, TypeError, ValueError, zlib.error):
+                        damaged.append(key)
+        self.discard(damaged)
         with self._changed:
-            self.hits += len(texts)
-            self.misses += len(asked) - len(texts)
-        return {key: json.loads(texts[key]) for key in asked if key in texts}
+            self.hits += len(values)
+            self.misses += len(asked) - len(values)
+        return {key: values[key] for key in asked if key in values}
+
+    def discard(self, keys: Collection[str]) -> None:
+        """Delete the entries of keys that the caller cannot use, so that their requests are sent again; logs how many."""
+        if not keys:
+            return
+        self.flush()  # none of them is waiting for its commit then
+        with self._reading:
+            self._guarded(
+                lambda: self._reader.executemany(
+                    "DELETE FROM entries WHERE key = ?", [(key,) for key in keys]
+                )
+            )
+        logging.getLogger(__name__).warning(
+            "%s in %s cannot be used and will be requested again", counted(len(keys), "answer"), self.path
+        )
 
     def get(self, key: str) -> Any | None:
         """Return the value of one key, or None."""
@@ -239,7 +262,7 @@ class Ledger:
         """Run `work`, turning errors of SQLite into a `UserError`."""
         try:
             return work()
-        except (sqlite3.DatabaseError, zlib.error, UnicodeDecodeError) as error:
+        except sqlite3.DatabaseError as error:
             raise UserError(_sqlite_problem(self.path, error)) from error
 
     def _open(self) -> sqlite3.Connection:
@@ -253,10 +276,9 @@ class Ledger:
             raise
         return connection
 
-    def _select(self, keys: Sequence[str]) -> dict[str, str]:
+    def _select(self, keys: Sequence[str]) -> list[tuple[str, bytes]]:
         marks = ",".join("?" * len(keys))
-        rows = self._reader.execute(f"SELECT key, value FROM entries WHERE key IN ({marks})", keys).fetchall()
-        return {key: _unpacked(value) for key, value in rows}
+        return self._reader.execute(f"SELECT key, value FROM entries WHERE key IN ({marks})", keys).fetchall()
 
     def _commit_loop(self) -> None:
         try:
@@ -305,7 +327,8 @@ def _packed(text: str) -> bytes:
 
 
 def _unpacked(value: bytes) -> str:
-    """Decompress the output of `_packed`, or a stream without phrases. Raises `zlib.error` if it is damaged or truncated."""
+    """Decompress the output of `_packed`, or a stream without phrases. Raises `zlib.error`, `TypeError` or `ValueError` if it is
+    damaged or truncated."""
     unpacker = zlib.decompressobj(zdict=_PHRASES)
     text = unpacker.decompress(value)
     if not unpacker.eof:

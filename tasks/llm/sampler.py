@@ -17,6 +17,7 @@ from tasks.errors import UserError
 from tasks.identity import canonical_json
 from tasks.llm.callbacks import OnProgress, OnWait
 from tasks.llm.chat import ChatModel, ChatOutcome, ChatRequest, Failure
+from tasks.llm.completions import plausible
 from tasks.llm.engines import Engines, OnResult, Result, SampleFailure, SampleOutput, SamplePrompt
 from tasks.llm.invariance import BatchInvariance
 from tasks.llm.ledger import Ledger
@@ -93,7 +94,7 @@ class TeacherSampler:
         """Return `n` responses, or one failure, for each prompt, in the order of the prompts.
 
         `on_problem(rows)` is called from this thread for each problem as soon as its samples are complete.
-        `on_progress(done, total)` counts samples. A sample with an invalid log-probability (NaN, infinite, positive or missing)
+        `on_progress(done, total)` counts samples. A sample with an invalid log-probability (NaN, positive, missing or too low)
         becomes a failure with its index; the other samples of the problem are kept. Raises `UserError` for n > 1 at
         temperature 0, and if an engine or the endpoint dies.
         """
@@ -130,7 +131,7 @@ class TeacherSampler:
     def _row(
         self, prompt: SamplePrompt, index: int, output: SampleOutput, fingerprint: str, provenance: str
     ) -> Response | SampleFailure:
-        if not (math.isfinite(output.logprob_sum) and output.logprob_sum <= 0.0 and output.token_count > 0):
+        if not (output.token_count > 0 and plausible(output.logprob_sum, output.token_count)):
             detail = f"sample {index}: log-probability {output.logprob_sum} over {output.token_count} tokens"
             return SampleFailure(
                 problem_id=prompt.problem_id, reason=Reason.INVALID_LOGPROB, detail=detail, index=index

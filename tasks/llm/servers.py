@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import re
 import socket
 import subprocess
@@ -24,8 +23,9 @@ import httpx
 
 from tasks.config import ModelRole, Serve
 from tasks.errors import UserError
+from tasks.keys import environment_without_keys
 from tasks.llm.callbacks import WAIT_NOTICE_S, OnWait
-from tasks.llm.endpoint import BadStatus, ConnectionFailed, get, open_client
+from tasks.llm.endpoint import BadStatus, ConnectionFailed, get, open_client, printable
 from tasks.llm.invariance import BatchInvariance, check_invariance, server_probes
 from tasks.llm.model_folder import model_folder
 from tasks.llm.vllm_options import MIN_BATCHED_TOKENS, engine_environment
@@ -77,10 +77,9 @@ def serving(
     command = server_command(
         role, role.serve, model=str(folder or role.model), port=port, on_cpu=device_is_cpu()
     )
-    environment = os.environ | engine_environment(
+    environment = environment_without_keys() | engine_environment(
         role.serve, local=folder is not None, on_cpu=device_is_cpu()
     )
-    environment.pop("VLLM_API_KEY", None)  # the server would demand this key
     process = _start(command, environment, log)
     try:
         _wait_until_healthy(process, role, port, log, on_wait)
@@ -112,19 +111,21 @@ def check_endpoint(role: ModelRole, timeout_s: float = MODELS_TIMEOUT_S) -> Serv
         raise UserError(f"{where} does not return a list of models ({error}): {SET_BASE_URL}") from error
     except (ConnectionFailed, TimeoutError, ValueError) as error:
         raise UserError(
-            f"{where} does not answer ({error or 'timeout'}): start it, or correct `base_url` in the profile"
+            f"{where} does not answer ({str(error) or 'timeout'}): start it, or correct `base_url` in the profile"
         ) from error
     try:
-        models = {str(entry["id"]): entry for entry in json.loads(answer)["data"]}
-    except (KeyError, RecursionError, TypeError, ValueError) as error:
+        owners = {entry["id"]: entry.get("owned_by") for entry in json.loads(answer)["data"]}
+        names = sorted(owners)
+        offered = ", ".join(shorten(printable(name), LINE_CHARS, placeholder=" ...") for name in names[:20])
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise UserError(f"{where} does not return a list of models: {SET_BASE_URL}") from error
-    if role.model not in models:
+    if role.model not in owners:
         raise UserError(
-            f"{where} does not offer {role.model!r}: set `model` to one of {', '.join(sorted(models)[:20])}"
+            f"{where} does not offer {role.model!r}: set `model` to one of {offered}"
+            if names
+            else f"{where} offers no model: {SET_BASE_URL}"
         )
-    return ServerHandle(
-        base_url=base_url, model_name=role.model, is_vllm=models[role.model].get("owned_by") == "vllm"
-    )
+    return ServerHandle(base_url=base_url, model_name=role.model, is_vllm=owners[role.model] == "vllm")
 
 
 async def _models(role: ModelRole, base_url: str, timeout_s: float) -> bytes:

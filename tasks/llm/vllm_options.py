@@ -9,6 +9,7 @@ import os
 from typing import Any, Literal
 
 from tasks.config import ModelRole, Serve
+from tasks.keys import HUB_TOKEN, read_key
 from tasks.processes.machine import available_cores
 
 CPU_KV_CACHE_GIB = 4
@@ -19,7 +20,8 @@ MIN_BATCHED_TOKENS = 8192
 
 
 def engine_environment(serve: Serve, *, local: bool, on_cpu: bool, engines: int = 1) -> dict[str, str]:
-    """Return the environment of an engine: no network for local models, no usage statistics, threads and cache for a CPU.
+    """Return the environment of an engine: no network for local models, the hub's token for others, no usage statistics, threads
+    and cache for a CPU.
 
     The cores are divided among `engines`. Threads are not bound to cores (`nobind`), since two engines may share them. A value of
     OMP_NUM_THREADS that the user has set is kept. Attention over one context is never divided among threads, because the division
@@ -29,6 +31,8 @@ def engine_environment(serve: Serve, *, local: bool, on_cpu: bool, engines: int 
     environment = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if local:
         environment["HF_HUB_OFFLINE"] = "1"
+    elif token := read_key(HUB_TOKEN):
+        environment[HUB_TOKEN] = token
     if serve.batch_invariant and not on_cpu:
         environment["VLLM_BATCH_INVARIANT"] = "1"
     if on_cpu:

@@ -24,6 +24,7 @@ import aiohttp
 import httpx
 
 from tasks.errors import UserError
+from tasks.keys import is_secret
 from tasks.processes.loops import cancel_the_others
 from tasks.processes.ray_session import last_error_line
 from tasks.processes.supervisor import PATIENCE
@@ -45,7 +46,6 @@ JOB_STOP_S = 600
 """Grace period in seconds of a job that is stopped, here or by `ray job stop`: a training run finishes its step and writes a
 checkpoint first, for which the supervisor's 5 s or Ray's 3 s are too short."""
 STEERING = ("HF_", "NCCL_", "OMP_", "PYTHONUNBUFFERED", "TOKENIZERS_", "TORCH", "VLLM_")
-SECRETS = ("AUTH", "CREDENTIAL", "KEY", "PASSWORD", "SECRET", "TOKEN")
 OF_RAY = ("Running entrypoint for job ", "job_manager.py:")
 """Markers of the lines that Ray itself writes at the start of a job's output."""
 
@@ -149,7 +149,7 @@ def job_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environment.items()
-        if name.startswith(STEERING) and not any(word in name for word in SECRETS)
+        if name.startswith(STEERING) and not is_secret(name)
     } | {"RAY_JOB_STOP_WAIT_TIME_S": str(JOB_STOP_S)}
 
 

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import IO, Any, Final, TypeVar
 
 from tasks.errors import UserError
+from tasks.keys import environment_without_keys
 from tasks.processes.machine import available_cores
 from tasks.processes.ray_session import RAY_ENVIRONMENT
 
@@ -102,7 +103,7 @@ class _Worker:
         paths = os.pathsep.join(path for path in sys.path if path)
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "tasks.processes.mapper"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+            env=environment_without_keys() | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
 
     def call(self, function: Callable[[Any], Any], item: Any) -> Any:

@@ -15,6 +15,7 @@ from textwrap import shorten
 import psutil
 
 from tasks.errors import UserError
+from tasks.keys import without_keys
 from tasks.processes.machine import available_cores
 from tasks.processes.supervisor import Guard
 
@@ -42,8 +43,9 @@ class RaySession:
 
     Ray sets RAY_ADDRESS for every job of a cluster, so the actors of a job are placed on that cluster. `actors` is the number of
     processes that need a core, `object_store_bytes` the size of the object store (None: Ray's default, 30% of the memory); both
-    apply to a new Ray only. Some helper processes of Ray outlive a killed owner by minutes, so a new Ray is watched by a `Guard`.
-    Also works as a context manager. Raises `UserError` if the cluster cannot be reached or Ray does not start.
+    apply to a new Ray only, whose processes inherit no keys. Some helper processes of Ray outlive a killed owner by minutes, so a
+    new Ray is watched by a `Guard`. Also works as a context manager. Raises `UserError` if the cluster cannot be reached or Ray
+    does not start.
     """
 
     def __init__(self, actors: int, object_store_bytes: int | None = OBJECT_STORE_BYTES) -> None:
@@ -59,7 +61,8 @@ class RaySession:
         if address:
             _join(address)
             return
-        self._guard = Guard()
+        with without_keys():
+            self._guard = Guard()
         self._before = set(psutil.Process().children(recursive=True))
         try:
             self._in_lasting_thread(
@@ -142,14 +145,15 @@ def _start_ray(
 
     for left in reversed(range(RAY_TRIES)):
         try:
-            ray.init(
-                address="local",
-                num_cpus=max(available_cores(), actors),
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                object_store_memory=object_store_bytes,
-            )
+            with without_keys():
+                ray.init(
+                    address="local",
+                    num_cpus=max(available_cores(), actors),
+                    include_dashboard=False,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                    object_store_memory=object_store_bytes,
+                )
             return
         except Exception as error:  # Ray raises a bare Exception when its node is late
             ray.shutdown()

@@ -13,7 +13,7 @@ from typing import Any
 from prompts import load_prompt
 from tasks.answers.equivalence import SymbolicDecisions
 from tasks.config import ClusterSettings
-from tasks.llm.chat import TOO_LONG
+from tasks.llm.completions import TOO_LONG
 from tasks.rows import JudgedPair, Problem, Reason, Reject, Response, Uncertainty
 from tasks.runtime.chunks import shard_rows
 from tasks.runtime.driver import Run, Shard, Stage

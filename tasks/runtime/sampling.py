@@ -12,6 +12,7 @@ from prefect.logging import get_run_logger
 from prompts import load_prompt
 from tasks.config import PROJECT_ROOT
 from tasks.identity import request_seed
+from tasks.llm.completions import MAX_TOKENS, plausible, storable
 from tasks.llm.ledger import Ledger, request_key
 from tasks.llm.sampler import Sampled, SampleFailure, SamplePrompt, TeacherSampler
 from tasks.rows import Problem, Reason, Reject, Response
@@ -70,7 +71,9 @@ def sampled(
     prompts = {row.id: sample_prompt(row, recipe) for row in rows}
     keys = {row_id: ledger_key(prompt, run) for row_id, prompt in prompts.items()}
     found = ledger.get_many(list(keys.values()))
-    done = {row_id: unpack(row_id, found[key]) for row_id, key in keys.items() if key in found}
+    stored = {row_id: unpack(row_id, found[key]) for row_id, key in keys.items() if key in found}
+    ledger.discard([keys[row_id] for row_id, group in stored.items() if not group])
+    done = {row_id: group for row_id, group in stored.items() if group}
     missing, known = [prompt for row_id, prompt in prompts.items() if row_id not in done], len(done)
     on_progress(known)
 
@@ -123,15 +126,40 @@ def pack(group: Sampled) -> dict[str, Any]:
     }
 
 
-def unpack(row_id: str, value: dict[str, Any]) -> Sampled:
-    """Restore the samples that `pack` converted."""
-    failures = [
-        SampleFailure(
-            problem_id=row_id, reason=Reason(item["reason"]), detail=item["detail"], index=item["index"]
+def unpack(row_id: str, value: Any) -> Sampled:
+    """Restore the samples that `pack` converted; none if the entry cannot be used, whoever wrote it."""
+    try:
+        failures = [
+            SampleFailure(
+                problem_id=row_id, reason=Reason(item["reason"]), detail=item["detail"], index=item["index"]
+            )
+            for item in value["failures"]
+        ]
+        responses = [Response(**item) for item in value["responses"]]
+        usable = all(_usable(one, row_id) for one in responses) and all(
+            storable(one.detail) for one in failures
         )
-        for item in value["failures"]
-    ]
-    return [*(Response(**item) for item in value["responses"]), *failures]
+    except (KeyError, TypeError, ValueError):
+        return []
+    return [*responses, *failures] if usable else []
+
+
+def _usable(row: Response, row_id: str) -> bool:
+    """Whether the values of a response have the types of its fields, and can be counts and log-probabilities."""
+    texts = (row.text, row.finish_reason, row.answer or "", row.model, row.prompt, row.sampling)
+    spans = (row.after_think_token_count, row.answer_token_count)
+    sums = (row.after_think_logprob_sum, row.answer_logprob_sum)
+    return (
+        row.problem_id == row_id
+        and all(map(storable, texts))
+        and all(type(one) is int and one >= 0 for one in (row.index, row.token_count, row.seed, *spans))
+        and 0 < row.token_count <= MAX_TOKENS
+        and row.index <= MAX_TOKENS
+        and row.seed < 2**63
+        and all(one <= row.token_count for one in spans)
+        and plausible(row.logprob_sum, row.token_count)
+        and all(one is None or plausible(one, row.token_count) for one in sums)
+    )
 
 
 def collect(rows: Sequence[Problem], samples: dict[str, Sampled]) -> Shard:

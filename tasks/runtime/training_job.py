@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any
 
 from tasks.config import PROJECT_ROOT
 from tasks.errors import UserError
+from tasks.keys import environment_without_keys
 from tasks.processes.jobs import JobFailed, local_lines
 from tasks.runtime.progress import LiveTable, Progress
 from tasks.storage.artifacts import atomic_write
@@ -108,8 +108,9 @@ def job_failed_as_user_error(folder: Path) -> Iterator[None]:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of this process without the flow's Prefect variables."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    """Return the environment of this process without the flow's Prefect variables and without keys, which no training needs."""
+    kept = environment_without_keys()
+    kept = {name: value for name, value in kept.items() if not name.startswith("PREFECT_")}
     return kept | {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tasks.errors import UserError
+from tasks.keys import HUB_TOKEN, read_key
 from tasks.storage.arrow_records import parquet_records
 from tasks.storage.input_bytes import file_digest
 from tasks.storage.json_records import entry_records, holds_lines, line_records, whole_json
@@ -108,8 +108,9 @@ def _hub_files(split: HubSplit, revision: str) -> list[str]:
 
 
 def hub_token() -> str | bool:
-    """Return the token of the environment, or False, which stops the library from looking for one on disk."""
-    return os.environ.get("HF_TOKEN") or False
+    """Return the token of the environment, or False, which stops the library from looking for one on disk. Raises `UserError` if
+    it cannot be sent."""
+    return read_key(HUB_TOKEN) or False
 
 
 @contextmanager

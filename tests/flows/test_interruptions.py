@@ -17,9 +17,9 @@ from time import sleep
 
 import psutil
 import pytest
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
 from tasks.config import PROJECT_ROOT
@@ -101,10 +101,20 @@ def worker_and_flow(family: list[psutil.Process]) -> list[psutil.Process]:
     return found
 
 
-def only_run(api: str) -> FlowRun:
+@contextmanager
+def client_of(api: str, root: Path) -> Iterator[SyncPrefectClient]:
+    """A client of the server that a build in `root` has started, with the auth string of that server."""
+    secret = (root / ".prefect/auth-string").read_text(encoding="ascii")
+    with (
+        temporary_settings({PREFECT_API_URL: api, PREFECT_API_AUTH_STRING: secret}),
+        get_client(sync_client=True) as client,
+    ):
+        yield client
+
+
+def only_run(client: SyncPrefectClient) -> FlowRun:
     """The flow run that is in progress."""
-    with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
-        return next(run for run in client.read_flow_runs() if run.state and run.state.is_running())
+    return next(run for run in client.read_flow_runs() if run.state and run.state.is_running())
 
 
 def test_interruptions_leave_no_process_behind_and_the_next_build_repeats_no_request_and_ends_with_the_same_bytes(
@@ -124,9 +134,8 @@ def test_interruptions_leave_no_process_behind_and_the_next_build_repeats_no_req
             process.kill()
         assert build.wait(60) == 1
     with project.stopped_at(r"starting the teacher") as (build, _, api):
-        run = only_run(api)
-        with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
-            client.set_flow_run_state(run.id, Cancelling())
+        with client_of(api, project.root) as client:
+            client.set_flow_run_state(only_run(client).id, Cancelling())
         assert build.wait(60) == 1
         assert build.stdout is not None and "ended as Cancelled" in build.stdout.read()
     with project.stopped_at(r"sample shard 1:") as (build, family, _):

@@ -124,12 +124,46 @@ def test_a_malformed_key_is_refused_and_not_quoted(written: str, monkeypatch: py
     with running() as server:
         role = role_at(server, api_key_env="SOME_KEY")
         for request in (lambda: send(role, server.base_url), lambda: check_endpoint(role)):
-            with pytest.raises(
-                UserError, match=r"^the API key in SOME_KEY has a blank or .* again$"
-            ) as caught:
+            with pytest.raises(UserError, match=r"^the key in SOME_KEY has a blank or .* again$") as caught:
                 request()
             assert "ret" not in "".join(traceback.format_exception(caught.value)).replace("return", "")
     assert server.headers == []
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_a_server_that_sends_the_key_and_headers_back_in_an_error_does_not_get_them_into_a_message(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "sk-secret\n")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Other-Key: secret-too")
+    script = {"a": [f"echo:{status}"], "/models": [f"echo:{status}"]}
+    with running(script) as server:
+        role, said = role_at(server, api_key_env="SOME_KEY"), list[str]()
+        try:
+            outcome = send(role, server.base_url)
+            assert (
+                isinstance(outcome, Failure)
+                and "[key]" in outcome.reason
+                and "bad request: POST" in outcome.reason
+            )
+            said.append(outcome.reason)
+        except UserError as error:
+            assert status == 401
+            said.append("".join(traceback.format_exception(error)))
+        with pytest.raises(UserError) as caught:
+            check_endpoint(role)
+        said.append("".join(traceback.format_exception(caught.value)))
+    assert all("sk-secret" in head for head in server.headers) and len(server.headers) == 2
+    assert "secret" not in "".join(said)
+
+
+def test_an_answer_with_the_key_in_it_costs_that_request_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", "sk-secret")
+    with running({"a": ["echo"]}) as server:
+        outcome = send(role_at(server, api_key_env="SOME_KEY"), server.base_url)
+        assert outcome == Failure(key="a", reason="unreadable answer: the API key is in it", attempts=6)
+        monkeypatch.setenv("SOME_KEY", "EMPTY")  # no key, though the word may be in any answer
+        assert isinstance(send(role_at(server, api_key_env="SOME_KEY"), server.base_url), Completion)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +231,47 @@ def test_a_compressed_answer_is_bounded_by_its_unpacked_size(monkeypatch: pytest
         bounded = send(role_at(server), server.base_url)
     assert isinstance(whole, Completion) and len(whole.text) == 100_000
     assert isinstance(bounded, Failure) and bounded.reason == "unreadable answer: longer than 50,000 bytes"
+
+
+def test_an_answer_may_be_longer_the_more_tokens_it_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "ANSWER_BYTES", 1_000)
+    for tokens, complete in ((9, False), (200, True)):  # the answer has 100,000 characters
+        request = ChatRequest(
+            key="a", messages=[{"content": "a"}], sampling=Sampling(max_tokens=tokens), prompt="p"
+        )
+        with running({"a": ["huge"]}) as server:
+            (outcome,) = ChatModel(role_at(server), server.base_url, "scripted", "id").complete_all([request])
+        assert isinstance(outcome, Completion) is complete, outcome
+
+
+def test_an_answer_encoded_twice_is_refused_before_it_is_decoded() -> None:
+    with running({"a": ["gzips"]}) as server:
+        outcome = send(role_at(server), server.base_url)
+    assert isinstance(outcome, Failure) and "several content encodings (gzip, gzip)" in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "sentence"),
+    [
+        ("slow", r"does not answer \(timeout\): start it"),
+        ("silent", r"does not answer \(timeout\): start it"),
+        ("bomb", r"does not answer \(longer than 8,388,608 bytes\)"),
+        ("gzips", r"does not answer \(it has several content encodings"),
+        ("flood", r"does not return a list of models \(status 500: x+\)"),
+        ("redirect:http://127.0.0.1:9/v1", r"\(status 307: redirects to http://127\.0\.0\.1:9/v1\)"),
+        ("json:[]", "does not return a list of models"),
+        ('json:{"data": 5}', "does not return a list of models"),
+        ('json:{"data": [5]}', "does not return a list of models"),
+        ('json:{"data": [{"id": {}}]}', "does not return a list of models"),
+        ('json:{"data": [{"id": "b"}, {"id": 5}]}', "does not return a list of models"),
+        ('json:{"data": []}', "offers no model: set `base_url`"),
+        ('json:{"data": [{"id": "' + "x" * 5_000 + '"}]}', r"set `model` to one of (x| \.\.\.){1,110}$"),
+        ("json:" + "[" * 100_000, "does not return a list of models"),
+    ],
+)
+def test_a_list_of_models_is_limited_in_time_size_and_shape(behaviour: str, sentence: str) -> None:
+    with running({"/models": [behaviour]}) as server, pytest.raises(UserError, match=sentence):
+        check_endpoint(role_at(server), timeout_s=1.5 if behaviour in ("slow", "silent") else 60.0)
 
 
 def test_more_than_a_hundred_requests_are_in_flight_at_once() -> None:

@@ -211,15 +211,38 @@ def test_a_ledger_of_a_later_layout_is_refused_and_unchanged(tmp_path: Path) -> 
     assert (tmp_path / "l.db").read_bytes() == before
 
 
-def test_a_truncated_answer_is_reported_as_damage(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    ["substr(value, 1, length(value) - 6)", "x'00ff'", "'text'", "5", "x'789c030000000001'"],
+    ids=["truncated", "no zlib", "text", "number", "no JSON"],
+)
+def test_a_damaged_answer_is_missing_and_makes_room_for_the_next_one(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with Ledger(tmp_path / "l.db") as ledger:
         ledger.put("k", {"text": "x" * 50})
+        ledger.put("other", 1)
     connection = sqlite3.connect(tmp_path / "l.db")
     with connection:
-        connection.execute("UPDATE entries SET value = substr(value, 1, length(value) - 6)")
+        connection.execute(f"UPDATE entries SET value = {damage} WHERE key = 'k'")
     connection.close()
-    with Ledger(tmp_path / "l.db") as ledger, pytest.raises(UserError, match="truncated"):
-        ledger.get("k")
+    with Ledger(tmp_path / "l.db") as ledger:
+        assert ledger.get_many(["k", "other"]) == {"other": 1} and (ledger.hits, ledger.misses) == (1, 1)
+        assert "1 answer in " in caplog.text and "cannot be used and will be requested again" in caplog.text
+        ledger.put("k", 2)
+    with Ledger(tmp_path / "l.db") as ledger:
+        assert ledger.get_many(["k", "other"]) == {"k": 2, "other": 1}
+
+
+def test_a_discarded_answer_is_gone_also_if_it_was_not_committed_yet(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.db") as ledger:
+        ledger.put("k", 1)
+        ledger.discard(["k", "unknown"])
+        ledger.discard([])
+        assert ledger.get("k") is None
+        ledger.put("k", 2)
+    with Ledger(tmp_path / "l.db") as ledger:
+        assert ledger.get("k") == 2
 
 
 def test_many_keys_are_looked_up_at_once(tmp_path: Path) -> None:

@@ -80,11 +80,12 @@ def test_both_pictures_are_taken_of_the_last_build(
 ) -> None:
     @contextmanager
     def server(_port: int | None) -> Any:
-        yield SimpleNamespace(page="http://127.0.0.1:1")
+        yield SimpleNamespace(page="http://127.0.0.1:1", own=True)
 
     monkeypatch.setenv("CHROMIUM", str(camera(tmp_path)))
     monkeypatch.setattr(script, "DOCS", tmp_path)
     monkeypatch.setattr(script.local, "prefect_api", server)
+    monkeypatch.setattr(script.local, "auth_string", lambda: "sure-math:string")
     monkeypatch.setattr(script, "last_build", lambda _api: SimpleNamespace(id="run-7", name="pocket"))
     (tmp_path / "latest.json").write_text('{"dataset": "dataset", "report": "report.html"}')
     script.take_pictures(tmp_path, None)
@@ -95,6 +96,7 @@ def test_both_pictures_are_taken_of_the_last_build(
         prefect.endswith(b"http://127.0.0.1:1/runs/flow-run/run-7")
         and b"--virtual-time-budget=15000" in prefect
     )
+    assert b"--load-extension" not in report and b"--load-extension=" in prefect
 
 
 def test_without_a_build_the_command_ends_with_one_line(

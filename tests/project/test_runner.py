@@ -143,14 +143,48 @@ def test_all_problems_are_printed_before_anything_starts_and_without_a_traceback
     assert any(missing[what] in line for line in errors[1:])
 
 
-def test_the_environment_of_a_client_has_the_auth_string_of_our_server(
-    local: Any, monkeypatch: pytest.MonkeyPatch
+def test_our_server_and_its_clients_share_an_auth_string_that_no_other_user_can_read(
+    local: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(local, "HOME", tmp_path / "home")
+    monkeypatch.setenv("TEAM_API_KEY", "sk-12345")
     api = local.Api(url="http://127.0.0.1:4200/api", own=True)
     assert "PREFECT_API_AUTH_STRING" not in api.environment()
+    local.make_auth_string()
+    secret = local.auth_string()
+    assert len(secret) > 40 and local.auth_file().stat().st_mode & 0o777 == 0o600
+    local.make_auth_string()
+    assert local.auth_string() == secret == api.environment()["PREFECT_API_AUTH_STRING"]
+    server = api.server_environment()
+    assert server["PREFECT_SERVER_API_AUTH_STRING"] == secret and "TEAM_API_KEY" not in server
+    assert server["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] == "http://127.0.0.1:4200,http://localhost:4200"
+    assert server["PREFECT_SERVER_CSRF_PROTECTION_ENABLED"] == "true" and server["PREFECT_HOME"] == str(
+        tmp_path / "home"
+    )
+    assert api.login == f" (the page asks for the string in {tmp_path}/home/auth-string)"
     monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "admin:pass")
     assert api.environment()["PREFECT_API_AUTH_STRING"] == "admin:pass"
+    assert api.server_environment()["PREFECT_SERVER_API_AUTH_STRING"] == "admin:pass"
+    assert api.login == " (the page asks for the string in PREFECT_SERVER_API_AUTH_STRING)"
     assert api.environment()["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+    assert api.environment()["TEAM_API_KEY"] == "sk-12345", "the flow needs it"
+
+
+@pytest.mark.parametrize(
+    ("host", "is_open", "warned"),
+    [("prefect.invalid", True, True), ("me:pw@prefect.invalid", False, False), ("127.0.0.1", True, False)],
+)
+def test_a_server_of_the_user_is_left_as_it_is_with_a_line_if_anyone_can_use_it(
+    host: str, is_open: bool, warned: bool, local: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", f"http://{host}/api")
+    monkeypatch.setattr(local.Api, "healthy", lambda _api: True)
+    monkeypatch.setattr(local.Api, "is_open", lambda _api: is_open)
+    with local.prefect_api() as api:
+        assert (api.own, api.url, api.login) == (False, f"http://{host}/api", "")
+        assert "PREFECT_API_AUTH_STRING" not in api.environment() and "pw" not in api.page
+    printed = capsys.readouterr().out
+    assert ("has no authentication: whoever reaches it can run programs on this machine" in printed) is warned
 
 
 def test_a_shell_runs_with_the_environment_and_its_exit_status_is_returned(
@@ -273,6 +307,80 @@ def _first_number(log: Path) -> int:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return int(log.read_text())
+
+
+@pytest.mark.slow
+def test_our_server_refuses_pages_of_other_sites_and_a_run_starts_as_documented(tmp_path: Path) -> None:
+    """Whatever a page in the user's browser can send gets 401 or 403; `prefect deployment run` in the environment of `make shell`
+    starts a run, which the worker of `make ui` runs."""
+    done = subprocess.run(
+        [sys.executable, "-c", GUARDED, str(SCRIPTS), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["refused"] == {
+        "no authentication": 401, "another origin": 401, "another host": 401, "wrong string": 401, "no CSRF token": 403,
+    }  # fmt: skip
+    assert found["preflight"] == [None, "http://127.0.0.1"] and found["socket"] == "closed"
+    assert found["health"] == 200 and found["open"] is False
+    assert found["run"] == 0, found["said"]
+    assert "Completed" in found["said"]
+
+
+# In a separate process, since Prefect reads the server's address when it is first imported.
+GUARDED = """
+import asyncio, json, os, subprocess, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import httpx
+import local_prefect as local, build
+local.HOME, local.LOGS = Path(sys.argv[2]) / "prefect", Path(sys.argv[2]) / "logs"
+body = {"limit": 1}
+evil = {"Origin": "https://evil.example"}
+with local.prefect_api() as api:
+    right = httpx.BasicAuth(*local.auth_string().split(":"))
+    def status(**how):
+        return httpx.post(f"{api.url}/flows/filter", json=body, timeout=60, **how).status_code
+    refused = {
+        "no authentication": status(),
+        "another origin": status(headers=evil),
+        "another host": status(headers={"Host": "rebound.example"}),
+        "wrong string": status(auth=("sure-math", "guess")),
+        "no CSRF token": status(auth=right, headers=evil),
+    }
+    def allowed(origin):
+        asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        answer = httpx.options(f"{api.url}/flows/filter", headers=asked, timeout=60)
+        return answer.headers.get("access-control-allow-origin")
+    ours = allowed(api.page)
+    preflight = [allowed("https://evil.example"), ours and ours.rpartition(":")[0]]
+    async def socket():
+        from websockets.asyncio.client import connect
+        from websockets.exceptions import ConnectionClosed
+        address = api.url.replace("http", "ws", 1) + "/events/in"
+        async with connect(address, subprotocols=["prefect"], origin="https://evil.example") as one:
+            await one.send(json.dumps({"type": "auth", "token": None}))
+            try:
+                return await asyncio.wait_for(one.recv(), 60)
+            except ConnectionClosed:
+                return "closed"
+    closed = asyncio.run(socket())
+    health = httpx.get(f"{api.url}/health", timeout=60).status_code
+    build.deploy(api)
+    with local.worker(api, local.DEFAULT_QUEUE, local.LOGS / "worker.log"):
+        settings = ["-p", "profile=pocket", "-p", "dry_run=true", "-p", "overrides=" + json.dumps({"run.output": sys.argv[2]})]
+        run = subprocess.run(
+            ["prefect", "deployment", "run", "sure-math/build", *settings, "--watch"], env=api.environment(),
+            capture_output=True, text=True, check=False,
+        )
+    print(json.dumps({
+        "refused": refused, "preflight": preflight, "socket": closed, "health": health, "open": api.is_open(),
+        "run": run.returncode, "said": run.stdout[-3000:] + run.stderr[-1000:],
+    }))
+"""
 
 
 @pytest.mark.slow

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 from tasks.config import PROJECT_ROOT, load_config
@@ -12,7 +15,7 @@ from tasks.llm.ledger import Ledger
 from tasks.llm.sampler import Sampled, TeacherSampler
 from tasks.rows import Problem, Response, Role, Tier
 from tasks.runtime.driver import Lazy, Run
-from tasks.runtime.sampling import sample_prompt, sampled
+from tasks.runtime.sampling import pack, sample_prompt, sampled, unpack
 from tasks.storage.artifacts import Store
 from tests.scripted_server import running
 
@@ -79,3 +82,29 @@ def test_a_killed_shard_continues_with_the_unfinished_problems(tmp_path: Path) -
         2,
     ] * 6
     assert sorted(rows) == [problem.id for problem in problems()]
+
+
+def test_a_ledger_entry_that_cannot_be_used_is_sampled_again_once(tmp_path: Path) -> None:
+    with running() as server:
+        rows, _ = sample_all(server.base_url, tmp_path)
+        (first, *_), group = rows.values(), pack(rows["p0"])
+        assert unpack("p0", json.loads(json.dumps(group))) == first
+        poison = [
+            5, {}, {"responses": [], "failures": []}, {"responses": [{}], "failures": []},
+            *({**group, "responses": [{**group["responses"][0], **wrong}]} for wrong in (
+                {"logprob_sum": -1e17}, {"logprob_sum": 1.0}, {"token_count": 2**63}, {"token_count": 0}, {"text": 5},
+                {"text": "half \ud83d"}, {"index": -1}, {"seed": 2**63}, {"answer_token_count": 99}, {"problem_id": "p1"},
+                {"extra": 1}, {"answer_logprob_sum": "x"})),
+            {**group, "failures": [{"reason": "none of ours", "detail": "", "index": 0}]},
+        ]  # fmt: skip
+        assert [unpack("p0", json.loads(json.dumps(value))) for value in poison] == [[]] * len(poison)
+        connection = sqlite3.connect(tmp_path / "ledger.sqlite")
+        with connection:
+            packed = zlib.compress(json.dumps(poison[4]).encode())
+            connection.execute("UPDATE entries SET value = ?", (packed,))
+        connection.close()
+        before = server.counts.total()
+        assert sample_all(server.base_url, tmp_path) == (rows, 0)
+        assert server.counts.total() == before + 3 * PROBLEMS
+        assert sample_all(server.base_url, tmp_path) == (rows, PROBLEMS)
+        assert server.counts.total() == before + 3 * PROBLEMS
