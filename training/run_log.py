@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from tasks.processes.pace import duration, per_step
-from tasks.storage.disk import atomic_write, named_full_disk
+from tasks.storage.disk import atomic_write, disk_errors
 from tasks.storage.metrics import METRICS, read_metrics
 from training.console import log_line, phase
 
@@ -131,7 +131,7 @@ class RunLog:
     def write(self, row: Mapping[str, Any]) -> None:
         """Store the metrics of a step and show progress, on the bar or as a line every eight seconds and after the last step."""
         line = json.dumps(dict(row), allow_nan=False) + "\n"
-        with named_full_disk(self._path, lambda: len(line)):
+        with disk_errors(self._path, lambda: len(line)):
             self._file.write(line)
             self._file.flush()
             os.fsync(self._file.fileno())

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.errors import UserError
-from tasks.storage.disk import named_full_disk
+from tasks.storage.disk import disk_errors
 
 Row = TypeVar("Row")
 
@@ -47,7 +47,7 @@ def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row] | pa.Table) 
     """
     written = needed = 0
     try:
-        with named_full_disk(path, lambda: needed), path.open("wb") as file:
+        with disk_errors(path, lambda: needed), path.open("wb") as file:
             with pq.ParquetWriter(
                 file,
                 schema(row_type),
