@@ -32,6 +32,8 @@ from command_line import INTERRUPTED, end_with_parent, log_error, log_line, read
 from tasks.config import PROJECT_ROOT, Config, load_config
 from tasks.errors import UserError, attempt
 from tasks.processes.ticker import LAYER_S, NOTICE_S
+from tasks.storage.checksums import verify
+from tasks.storage.manifest import parquet_files
 from tasks.storage.versions import latest
 from tasks.text import counted, visible
 
@@ -335,7 +337,9 @@ def show_student(output: Path, dataset: str | None = None) -> None:
 def example_rows(dataset: Path) -> list[dict[str, Any]]:
     """Return the training rows with the lowest, median and highest semantic entropy (fewer if there are fewer rows)."""
     columns = ["problem", "tier", "majority_answer", "answer", "semantic_entropy", "weight"]
-    files = sorted((dataset / "data").glob("train-*.parquet"))
+    files = parquet_files(dataset, "data/train-*.parquet")
+    for file in files:
+        verify(file)
     rows = [row for file in files for row in pq.read_table(file, columns=columns).to_pylist()]
     rows.sort(key=lambda row: (row["semantic_entropy"], row["problem"]))
     return [rows[place] for place in sorted({0, len(rows) // 2, len(rows) - 1})] if rows else []

@@ -139,7 +139,9 @@ def test_a_file_is_replaced_in_one_step_and_keeps_its_old_content_on_an_error(
         raise OSError(errno.EIO, "broken disk")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(UserError, match=r"record\.json cannot be read or written \(broken disk\): check the disk"):
+    with pytest.raises(
+        UserError, match=r"record\.json cannot be read or written \(broken disk\): check the disk"
+    ):
         atomic_write(path, "new")
     assert path.read_bytes() == b"\x00\x01" and names(tmp_path / "deep") == ["record.json"]
 
@@ -243,7 +245,10 @@ def test_the_folder_above_may_be_a_link_and_a_linked_file_is_replaced_without_it
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
-        (errno.EROFS, r"x cannot be read or written \(Read-only file system\): make it accessible and writable"),
+        (
+            errno.EROFS,
+            r"x cannot be read or written \(Read-only file system\): make it accessible and writable",
+        ),
         (errno.EACCES, r"x cannot be read or written \(Permission denied\): make it accessible and writable"),
         (errno.EIO, r"x cannot be read or written \(Input/output error\): check the disk"),
         (errno.EDQUOT, r"The disk is full: .* needs at least 1 bytes"),

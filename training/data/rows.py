@@ -20,7 +20,8 @@ from tasks.config import PROJECT_ROOT
 from tasks.errors import UserError
 from tasks.identity import canonical_json
 from tasks.llm.model_identity import model_identity
-from tasks.storage.manifest import Manifest, read_manifest
+from tasks.storage.checksums import verify
+from tasks.storage.manifest import Manifest, parquet_files, read_manifest
 from tasks.uncertainty.entropy import majority
 from training.config import BinaryWeight, DatasetSettings, PlainWeight, RunConfig, project_path
 from training.data.model_files import PROMPT, ModelFiles, encode_prompts
@@ -120,7 +121,7 @@ def _files(folder: Path, settings: DatasetSettings) -> list[Path]:
             f"dataset.split {settings.split!r} does not exist in config {settings.config!r} of {folder}: choose one of"
             f" {', '.join(sorted(splits))}"
         )
-    files = {pattern: sorted(folder.glob(pattern)) for pattern in splits[settings.split]}
+    files = {pattern: parquet_files(folder, pattern) for pattern in splits[settings.split]}
     missing = next((pattern for pattern, found in files.items() if not found), None)
     if missing is not None:
         raise UserError(f"{folder} has no file {missing}: export the dataset again")
@@ -149,6 +150,7 @@ def _records(files: Iterable[Path], where: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for path in files:
         try:
+            verify(path)
             problems = _column_problems(pq.read_schema(path), where)
             if problems:
                 raise UserError("\n".join(problems))
