@@ -16,7 +16,7 @@ from tasks.errors import UserError
 from tasks.storage.checksums import FORMAT, MANIFEST, Damaged, sealed, unsealed, written_by
 
 DATA, FLAGGED, RESPONSES = "data", "flagged", "responses"  # folders; DATA: unflagged problems
-_REGULAR = re.compile(r"[^/]+/.+-\d{5}-of-\d{5}\.parquet")
+_REGULAR = re.compile(r"[^/]+/.+-\d{5}(-of-\d{5})?\.parquet")
 _STRICT = ConfigDict(extra="forbid")
 
 

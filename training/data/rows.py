@@ -134,16 +134,27 @@ def _patterns(folder: Path) -> dict[str, dict[str, list[str]]]:
     try:
         configs = yaml.safe_load(card.read_text(encoding="utf-8").split("---\n")[1])["configs"]
         return {
-            config["config_name"]: {
-                entry["split"]: [entry["path"]] if isinstance(entry["path"], str) else list(entry["path"])
+            str(config["config_name"]): {
+                str(entry["split"]): [_pattern(path) for path in _listed(entry["path"])]
                 for entry in config["data_files"]
             }
             for config in configs
         }
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, IndexError, KeyError, TypeError) as error:
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, RecursionError) as error:
         raise UserError(
             f"{card} does not list the dataset's configs in its front matter: export the dataset again"
         ) from error
+
+
+def _listed(value: Any) -> list[Any]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _pattern(path: Any) -> str:
+    """Return a pattern of files inside the dataset's folder. Raises `ValueError` if it is none."""
+    if not isinstance(path, str) or not path or path.startswith("/") or ".." in path.split("/"):
+        raise ValueError(f"{path!r} is not a pattern of files in the folder")
+    return path
 
 
 def _records(files: Iterable[Path], where: str) -> list[dict[str, Any]]:
