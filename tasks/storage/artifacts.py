@@ -218,9 +218,8 @@ class Store:
         """Return the folders of the shards of all artifacts of that name, finished or not, by the `key` in their records. Their
         tables have the recorded sizes; `is_intact` reads them."""
         found = {}
-        artifact = re.compile(rf"{re.escape(name)}-[0-9a-f]{{16}}")
-        for folder in sorted((self.root / "artifacts").glob(f"{glob.escape(name)}-*")):
-            for index in self.shard_numbers(folder) if artifact.fullmatch(folder.name) else ():
+        for folder in self._folders(name):
+            for index in self.shard_numbers(folder):
                 path = shard_folder(folder, index)
                 record = read_record(path, ShardRecord)
                 if (
@@ -230,6 +229,20 @@ class Store:
                 ):
                     found[record["key"]] = path
         return found
+
+    def artifacts(self, name: str) -> Iterator[tuple[Artifact, dict[str, Any]]]:
+        """Yield every finished artifact of that name with its record. Shards are not checked."""
+        for folder in self._folders(name):
+            record = read_record(folder, ArtifactRecord)
+            if record is not None:
+                fingerprint, rows = record["fingerprint"], record["num_rows"]
+                yield Artifact(name=name, fingerprint=fingerprint, path=folder, num_rows=rows), record
+
+    def _folders(self, name: str) -> list[Path]:
+        """Return the folders of all artifacts of that name; a copy under another name is none."""
+        artifact = re.compile(rf"{re.escape(name)}-[0-9a-f]{{16}}")
+        found = (self.root / "artifacts").glob(f"{glob.escape(name)}-*")
+        return sorted(path for path in found if artifact.fullmatch(path.name))
 
     def is_intact(self, shard: Path) -> bool:
         """Whether the shard in this folder is complete, and its tables have their checksums."""

@@ -72,6 +72,16 @@ def unsealed(text: str | bytes) -> dict[str, Any]:
     return record
 
 
+def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
+    """Return the record in a file. Raises `UserError`, which ends with `remedy`, if it is missing, damaged or unreadable."""
+    try:
+        return unsealed(path.read_bytes())
+    except Damaged as error:
+        raise UserError(f"{path} {error}: {remedy}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {remedy}") from error
+
+
 def written_by(record: Mapping[str, Any]) -> str:
     """Describe the version that wrote a record: 'was written by another version, sure-math 0.1.0 (format 1)
     on 2026-11-21'."""

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from tasks.errors import UserError
-from tasks.storage.checksums import FORMAT, MANIFEST, Damaged, sealed, unsealed, written_by
+from tasks.storage.checksums import FORMAT, MANIFEST, Damaged, checksum, sealed, unsealed, written_by
 
 DATA, FLAGGED, RESPONSES = "data", "flagged", "responses"  # folders; DATA: unflagged problems
 _REGULAR = re.compile(r"[^/]+/.+-\d{5}(-of-\d{5})?\.parquet")
@@ -233,6 +233,22 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): make it readable") from error
+
+
+def damage(folder: Path) -> str | None:
+    """Describe what is wrong with an exported dataset: its manifest, or the first file that is missing or not what was written;
+    None if it is whole. All files are read."""
+    try:
+        files = read_manifest(folder).files
+    except UserError as error:
+        return str(error)
+    for name, expected in files.items():
+        try:
+            if checksum(folder / name) != expected:
+                return f"{folder / name} differs from its checksum"
+        except OSError as error:
+            return f"{folder / name} cannot be read ({error.strerror})"
+    return None
 
 
 def parquet_files(folder: Path, pattern: str) -> list[Path]:

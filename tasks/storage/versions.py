@@ -18,7 +18,9 @@ from typing import Any, Generic, TypeVar
 
 from tasks.errors import UserError
 from tasks.rows import Example, Response
+from tasks.storage.checksums import sealed, unsealed
 from tasks.storage.dataset import FLAGGED, RESPONSES, ROWS_PER_FILE, describe, write_papers
+from tasks.storage.disk import atomic_write
 from tasks.storage.manifest import DATA, Manifest, parquet_files
 from tasks.storage.tables import iter_rows, read_rows, write_rows
 
@@ -67,12 +69,17 @@ def latest(root: Path) -> dict[str, Any]:
     """
     path = root / LATEST
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = unsealed(path.read_bytes())
         return {**found, **{name: str(root / found[name]) for name in ("dataset", "report")}}
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{root} contains no finished dataset ({path.name} is missing or damaged): build one first (make build)"
         ) from error
+
+
+def write_latest(root: Path, found: Mapping[str, Any]) -> None:
+    """Write `latest.json`, with paths relative to `root`."""
+    atomic_write(root / LATEST, json.dumps(sealed(found), indent=2) + "\n")
 
 
 def read_examples(folder: Path, split: str) -> list[Example]:
