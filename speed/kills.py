@@ -279,16 +279,17 @@ def after_kill(
 def compare(
     place: Place, table: list[dict[str, Any]], everything: list[tuple[int, str]], before: int, known: set[int]
 ) -> None:
-    """Print the totals over all sessions and whether the dataset is that of the uninterrupted run."""
-    notes = place.read_notes()
+    """Record and print the totals over all sessions, and whether the dataset is that of the uninterrupted run."""
     earlier = {number for number, _ in everything[:before]}
     again = [row["repeated"] for row in table] + [sum(number in earlier for number, _ in everything[before:])]
-    repeated = sum(number in known for number, _ in everything[before:])
-    same = digest(place.root / "killed" / "dataset") == notes["digest"]
+    from_ledger = sum(number in known for number, _ in everything[before:])
+    from_ledger += sum(row["from_ledger"] for row in table)
+    same = digest(place.root / "killed" / "dataset") == place.read_notes()["digest"]
+    place.write_notes(outcome={"same": same, "repeated": max(again), "from_ledger": from_ledger})
     print(
         f"finished after {len(table)} kills: dataset bytes {'are the same' if same else 'DIFFER'}; {len(everything):,} requests"
         f" received, {sum(again)} of them repeated, at most {max(again)} after one kill ({CAP} in flight, batches of {BATCH});"
-        f" received although in the ledger: {repeated + sum(row['from_ledger'] for row in table)}"
+        f" received although in the ledger: {from_ledger}"
     )
 
 
@@ -299,13 +300,18 @@ def pairs(place: Place, candidates: int, count: int, seed: int) -> None:
     """Start `count` pairs of runs that differ in `select.target`, and print what became of each."""
     with prefect_server(place) as api:
         for number in range(count):
-            shutil.rmtree(place.root / "pair", ignore_errors=True)
-            (place.root / "pair.received").unlink(missing_ok=True)
+            clear_pair(place)
             wrong = pair(place, api, candidates, random.Random(seed + number).random())
             print(
                 f"pair {number + 1:>2}: {'; '.join(wrong) or 'one run completed, the other was refused'}",
                 flush=True,
             )
+
+
+def clear_pair(place: Place) -> None:
+    """Remove the output of an earlier pair."""
+    shutil.rmtree(place.root / "pair", ignore_errors=True)
+    (place.root / "pair.received").unlink(missing_ok=True)
 
 
 def pair(place: Place, api: str, candidates: int, delay: float) -> list[str]:

@@ -101,8 +101,7 @@ def export_run(
     atomic_write(folder / "cost.json", json.dumps(result["cost"], indent=2) + "\n")
     draw_curves(folder / "curves.png", rows)
     atomic_write(folder / STUDENT / "README.md", model_card(result))
-    written = json.loads(json.dumps(result, default=str))
-    atomic_write(folder / RESULT, json.dumps(sealed(written), indent=2) + "\n")
+    atomic_write(folder / RESULT, _as_json(result))
     if held_out is not None:
         gained = held_out["gain"]
         log_line(
@@ -112,6 +111,11 @@ def export_run(
         )
     log_line(f"student: {folder / STUDENT}")
     return RunResult(student=folder / STUDENT, result=result)
+
+
+def _as_json(result: Mapping[str, Any]) -> str:
+    plain = json.loads(json.dumps(result, default=str))
+    return json.dumps(sealed(plain), indent=2) + "\n"
 
 
 def cost(
