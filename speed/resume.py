@@ -6,9 +6,9 @@
 Takes the RUN.json of a distillation and shortens the run to 60 steps of 4 prompts x 2 rollouts with a checkpoint every 7 steps.
 One run is not interrupted. Each trial kills the same run at a random moment of a random step (during generation, an update or a
 checkpoint), restarts it, and compares the SHA-256 of the final weights. With `--kills` a trial kills its run several times, each
-time within `--spread` seconds after the first step of that start, and then lets it finish. Use a fixed set of cores, since sums depend on the number
-of threads. Exits with code 1 if weights differ. Finished runs in `--work` are reused, so trials can be run one by one
-(`--trials 2`).
+time within `--spread` seconds after the first step of that start, and then lets it finish. Use a fixed set of cores, since sums
+depend on the number of threads. Exits with code 1 if weights differ. Finished runs in `--work` are reused, so trials can be run
+one by one (`--trials 2`).
 """
 
 from __future__ import annotations
@@ -117,13 +117,12 @@ def weights(run: Path) -> str:
 def trial(number: int, run: Path, steps: int, kills: int, spread: float) -> str:
     """Kill and resume one run. Return a row of the table without the last column."""
     draw, note = random.Random(number), run.parent / "killed-after"
-    delays = [draw.uniform(0, spread) for _ in range(kills)]
     done = note.read_text(encoding="ascii").split() if note.exists() else []
-    for delay in delays[len(done) :]:
-        at_once = kills == 1
-        found = (
-            kill_after(run, draw.randint(3, steps - 3), draw.random()) if at_once else kill_again(run, delay)
-        )
+    while len(done) < kills:
+        if kills == 1:
+            found = kill_after(run, draw.randint(3, steps - 3), draw.random())
+        else:
+            found = kill_again(run, draw.uniform(0, spread))
         done.append(str(found))
         note.write_text(" ".join(done), encoding="ascii")
     killed = ", ".join(done)

@@ -27,6 +27,9 @@ from training.student import checkpoints
 KINDS = ("shards", "dataset files", "records", "checkpoints")
 
 
+Reader = Callable[[Path, Callable[[str], None]], object]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """An output folder with an artifact, a dataset, `latest.json` and two checkpoints."""
@@ -117,19 +120,20 @@ def flip(path: Path, rng: random.Random) -> bytes:
     return good
 
 
-def reader_of(path: Path, root: Path) -> Callable[[Path, Callable[[str], None]], object]:
+def reader_of(path: Path, root: Path) -> Reader:
     """Return the function that reads everything that depends on a file."""
     first = path.relative_to(root).parts[0]
-    return {
+    readers: dict[str, Reader] = {
         "dataset": read_datasets,
         "latest.json": read_datasets,
         "checkpoints": read_checkpoint,
-    }.get(first, read_shards)
+    }
+    return readers.get(first, read_shards)
 
 
 def trial(place: Place, kind: str) -> Callable[[random.Random], None]:
     """Return a check that flips one bit of a file of this kind and reads everything that depends on it."""
-    undamaged = {
+    undamaged: dict[Reader, object] = {
         reader: reader(place.root, pytest.fail) for reader in (read_shards, read_datasets, read_checkpoint)
     }
 

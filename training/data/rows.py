@@ -20,7 +20,7 @@ from tasks.config import PROJECT_ROOT
 from tasks.errors import UserError
 from tasks.identity import canonical_json
 from tasks.llm.model_identity import model_identity
-from tasks.storage.checksums import verify
+from tasks.storage.checksums import FORMAT, origin, verify
 from tasks.storage.manifest import Manifest, parquet_files, read_manifest
 from tasks.uncertainty.entropy import majority
 from training.config import BinaryWeight, DatasetSettings, PlainWeight, RunConfig, project_path
@@ -162,7 +162,7 @@ def _records(files: Iterable[Path], where: str) -> list[dict[str, Any]]:
     for path in files:
         try:
             verify(path)
-            problems = _column_problems(pq.read_schema(path), where)
+            problems = [f"{one}{_version(path)}" for one in _column_problems(pq.read_schema(path), where)]
             if problems:
                 raise UserError("\n".join(problems))
             found += pq.read_table(path, columns=list(COLUMNS), use_threads=False).to_pylist()
@@ -172,6 +172,12 @@ def _records(files: Iterable[Path], where: str) -> list[dict[str, Any]]:
     if not found:
         raise UserError(f"{where} has no rows: build a larger dataset or choose another config or split")
     return found
+
+
+def _version(path: Path) -> str:
+    """Return who wrote a dataset of an earlier format, as an addition to a sentence."""
+    written = origin(path)
+    return "" if f"(format {FORMAT})" in written else f" (it {written})"
 
 
 def _column_problems(schema: pa.Schema, where: str) -> list[str]:
