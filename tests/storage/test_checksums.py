@@ -12,12 +12,14 @@ import pytest
 
 from tasks.errors import UserError
 from tasks.rows import Reject, Selected
+from tasks.runtime.dataset_export import is_written
 from tasks.runtime.driver import Stage
 from tasks.runtime.pending import Pending
 from tasks.storage.artifacts import Store, shard_folder
 from tasks.storage.checksums import Damaged, sealed, unsealed
 from tasks.storage.dataset import read_dataset, write_dataset
-from tasks.storage.manifest import MANIFEST, Manifest, read_manifest
+from tasks.storage.manifest import MANIFEST, Manifest, damage, read_manifest
+from tasks.storage.versions import latest, write_latest
 from tests.storage.test_artifacts import PRINT, finished, selected, write
 from tests.storage.test_dataset import EXAMPLES, RESPONSES, manifest
 
@@ -249,3 +251,34 @@ def test_a_dataset_with_the_columns_of_another_version_is_refused_by_its_version
         UserError, match=r"has no column 'weight'.*: it was written by .*sure-math 0\.0\.9 \(format 1\)"
     ):
         read_dataset(written)
+
+
+def test_a_damaged_dataset_is_named_and_exported_again(written: Path):
+    root, named = written.parent, list[str]()
+    found = {"fingerprint": manifest().fingerprint, "dataset": "dataset", "report": "report.html"}
+    (root / "report.html").write_text("page")
+    write_latest(root, found)
+    assert is_written(root, found, named.append) and named == [] and damage(written) is None
+    path = written / "responses/train-00000-of-00001.parquet"
+    good = path.read_bytes()
+    path.write_bytes(flipped(good, 4000))
+    assert not is_written(root, found, named.append)
+    path.unlink()
+    assert not is_written(root, found, named.append)
+    path.write_bytes(good)
+    (written / MANIFEST).write_bytes(flipped((written / MANIFEST).read_bytes(), 4000))
+    assert not is_written(root, found, named.append)
+    assert [line.removeprefix(f"{written}/") for line in named[:2]] == [
+        "responses/train-00000-of-00001.parquet differs from its checksum; the dataset is written again",
+        "responses/train-00000-of-00001.parquet cannot be read (No such file or directory); the dataset is written again",
+    ]
+    assert MANIFEST in named[2]
+
+
+def test_a_damaged_note_of_the_newest_version_is_one_sentence(tmp_path: Path):
+    write_latest(tmp_path, {"dataset": "dataset", "report": "report.html", "counts": {"train": 3}})
+    path = tmp_path / "latest.json"
+    assert latest(tmp_path)["counts"] == {"train": 3}
+    path.write_text(path.read_text().replace('"train": 3', '"train": 7'))
+    with pytest.raises(UserError, match=r"latest\.json is missing or damaged"):
+        latest(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -299,6 +300,21 @@ def test_missing_and_broken_files_are_rejected(folder: Path) -> None:
         rows_of(folder)
     (folder / TABLE).unlink()
     with pytest.raises(UserError, match=r"train-00000-of-00001\.parquet is missing"):
+        rows_of(folder)
+
+
+def test_a_dataset_of_an_earlier_version_is_refused_by_its_version(folder: Path) -> None:
+    rewrite(folder, lambda table: table.drop_columns(["weight"]))
+    with pytest.raises(UserError, match="has no column 'weight'") as refusal:
+        rows_of(folder)
+    assert "written by" not in str(refusal.value)
+    record = json.loads((folder / "manifest.json").read_text())
+    for key in ("format", "checksum", "files"):
+        del record[key]
+    (folder / "manifest.json").write_text(json.dumps(record | {"versions": {"sure-math": "0.0.9"}}))
+    with pytest.raises(
+        UserError, match=r"'weight'.*\(it was written by another version, sure-math 0\.0\.9 \(format 1\)\)"
+    ):
         rows_of(folder)
 
 
