@@ -13,7 +13,7 @@ from tasks.stages.evolve import evolve
 from tasks.stages.export import Stages, export
 from tasks.stages.flow_runs import flow
 from tasks.stages.judge import judge
-from tasks.stages.opening import open_run
+from tasks.stages.opening import Run, open_run
 from tasks.stages.plan import plan
 from tasks.stages.rules import apply_rules
 from tasks.stages.sample_and_cluster import sample_and_cluster
@@ -33,7 +33,12 @@ def build(profile: str = "pocket", overrides: dict[str, Any] | None = None, dry_
     """
     if dry_run:
         return plan(profile, overrides)
-    run = open_run(profile, overrides)
+    with open_run(profile, overrides) as run:
+        return build_dataset(run)
+
+
+def build_dataset(run: Run) -> str:
+    """Run the stages of a build and return the path of the dataset folder."""
     sources = aggregate(run)
     benchmarks = read_benchmarks(run)
     rounds = evolve(run, sources)

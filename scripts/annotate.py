@@ -29,7 +29,7 @@ from tasks.runtime.preflight import Work, require_ready
 from tasks.seeds.columns import parse_columns
 from tasks.seeds.own_file import OwnFile, load, own_file
 from tasks.storage.ownership import annotation_of, check_owner
-from tasks.text import counted
+from tasks.text import counted, is_utf8
 
 SETTINGS = {
     "FILE": "", "OUT": "", "COLUMNS": "", "TIER": "medium", "LICENCE": "unknown", "ANSWERS": "auto", "PROFILE": "pocket",
@@ -97,6 +97,9 @@ def stale(call: Call) -> None:
 def read_call(environment: Mapping[str, str]) -> Call:
     """Read the settings of a call. Raises `UserError` for an invalid one."""
     given = {name: environment.get(name) or default for name, default in SETTINGS.items()}
+    for name in ("FILE", "OUT"):
+        if not is_utf8(given[name]):
+            raise UserError(f"{name} {given[name]} has a name that is not UTF-8: rename it")
     overrides = read_overrides(given["OVERRIDES"])
     load_config(given["PROFILE"], overrides)
     file, out = (

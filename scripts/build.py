@@ -12,7 +12,6 @@ shell in which the `prefect` command reaches that server.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -32,6 +31,8 @@ from command_line import INTERRUPTED, end_with_parent, log_error, log_line, read
 from tasks.config import PROJECT_ROOT, Config, load_config
 from tasks.errors import UserError, attempt
 from tasks.processes.ticker import LAYER_S, NOTICE_S
+from tasks.storage.checksums import read_sealed, verify
+from tasks.storage.manifest import parquet_files
 from tasks.storage.versions import latest
 from tasks.text import counted, visible
 
@@ -296,7 +297,7 @@ def show_validation(output: Path, dataset: str | None = None) -> None:
     folder = output / "validation"
     if not (folder / "validation.json").exists():
         return
-    found = json.loads((folder / "validation.json").read_text(encoding="utf-8"))
+    found = read_sealed(folder / "validation.json", "run `make validate` again")
     if dataset is not None and found["dataset"] != dataset:
         return
     log_line(f"validation  {folder / 'report.html'}")
@@ -316,10 +317,10 @@ def show_student(output: Path, dataset: str | None = None) -> None:
     path = output / "distill" / "latest.json"
     if not path.exists():
         return
-    folder = path.parent / json.loads(path.read_text(encoding="utf-8"))["run"]
+    folder = path.parent / str(read_sealed(path, "run `make distill` again").get("run"))
     if not (folder / "result.json").exists():
         return
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    result = read_sealed(folder / "result.json", "run `make distill` again")
     if dataset is not None and result["dataset"] != dataset:
         return
     print()
@@ -335,7 +336,9 @@ def show_student(output: Path, dataset: str | None = None) -> None:
 def example_rows(dataset: Path) -> list[dict[str, Any]]:
     """Return the training rows with the lowest, median and highest semantic entropy (fewer if there are fewer rows)."""
     columns = ["problem", "tier", "majority_answer", "answer", "semantic_entropy", "weight"]
-    files = sorted((dataset / "data").glob("train-*.parquet"))
+    files = parquet_files(dataset, "data/train-*.parquet")
+    for file in files:
+        verify(file)
     rows = [row for file in files for row in pq.read_table(file, columns=columns).to_pylist()]
     rows.sort(key=lambda row: (row["semantic_entropy"], row["problem"]))
     return [rows[place] for place in sorted({0, len(rows) // 2, len(rows) - 1})] if rows else []

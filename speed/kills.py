@@ -3,6 +3,11 @@
     PYTHONPATH=. python speed/kills.py gsm8k_train.jsonl FOLDER whole
     PYTHONPATH=. python speed/kills.py gsm8k_train.jsonl FOLDER kill --kills 20
     PYTHONPATH=. python speed/kills.py gsm8k_train.jsonl FOLDER change
+    PYTHONPATH=. python speed/kills.py pocket FOLDER pairs --candidates 2000 --pairs 13
+
+The first argument is a file of problems, or `pocket` for generated ones. A run of 2,000 candidates that is killed 100 times takes
+half an hour on two quiet cores: `whole`, then `kill --kills 100`, both with `--candidates 2000`. Kills of a training run are in
+`resume.py`.
 
 The flow of flows/build.py runs from the questions of the file to the dataset. All models are served by `steady_server.py`, whose
 replies depend only on the request; every run is a separate process on one Prefect server.
@@ -10,6 +15,8 @@ replies depend only on the request; every run is a separate process on one Prefe
 - `whole` runs the flow without interruption.
 - `kill` repeatedly starts it in another folder and sends SIGKILL at a random time after its first new request or shard, then lets
   it finish. The dataset must have the same bytes, and no request that was in the ledger at a kill may be received again.
+- `pairs` starts two runs with different settings in one folder at once, a second apart at most. One of them must be refused, no
+  request may be received twice, and `config.json` must be that of the other one.
 - `change` copies the output of the uninterrupted run and runs the flow on it after one change: a seed, a prompt, the export.
 
 A part that was stopped by `--seconds` continues when it is started again. All parts run a copy of the code, so that the original
@@ -39,12 +46,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pocket.world.generate import problem
 from tasks.config import PROJECT_ROOT
 from tasks.llm.ledger import BATCH, Ledger
 from tasks.rows import Tier
 from tasks.storage.artifacts import digest
 
-PROJECT_FOLDERS = ("benchmarks", "configs", "data_cards", "flows", "pocket", "prompts", "tasks", "training")
+PROJECT_FOLDERS = ("configs", "data_cards", "flows", "pocket", "prompts", "speed", "tasks", "training")
 CAP = 64  # requests in flight
 RECORD = 9  # bytes of one received request, see steady_server.py
 KINDS = {"e": "evolve", "j": "judge", "s": "sample"}
@@ -271,16 +279,61 @@ def after_kill(
 def compare(
     place: Place, table: list[dict[str, Any]], everything: list[tuple[int, str]], before: int, known: set[int]
 ) -> None:
-    """Print the totals over all sessions and whether the dataset is that of the uninterrupted run."""
-    notes = place.read_notes()
+    """Record and print the totals over all sessions, and whether the dataset is that of the uninterrupted run."""
     earlier = {number for number, _ in everything[:before]}
     again = [row["repeated"] for row in table] + [sum(number in earlier for number, _ in everything[before:])]
-    repeated = sum(number in known for number, _ in everything[before:])
-    same = digest(place.root / "killed" / "dataset") == notes["digest"]
+    from_ledger = sum(number in known for number, _ in everything[before:])
+    from_ledger += sum(row["from_ledger"] for row in table)
+    same = digest(place.root / "killed" / "dataset") == place.read_notes()["digest"]
+    place.write_notes(outcome={"same": same, "repeated": max(again), "from_ledger": from_ledger})
     print(
         f"finished after {len(table)} kills: dataset bytes {'are the same' if same else 'DIFFER'}; {len(everything):,} requests"
         f" received, {sum(again)} of them repeated, at most {max(again)} after one kill ({CAP} in flight, batches of {BATCH});"
-        f" received although in the ledger: {repeated + sum(row['from_ledger'] for row in table)}"
+        f" received although in the ledger: {from_ledger}"
+    )
+
+
+# --- two runs in one folder ----------------------------------------------------------------------------------------
+
+
+def pairs(place: Place, candidates: int, count: int, seed: int) -> None:
+    """Start `count` pairs of runs that differ in `select.target`, and print what became of each."""
+    with prefect_server(place) as api:
+        for number in range(count):
+            clear_pair(place)
+            wrong = pair(place, api, candidates, random.Random(seed + number).random())
+            print(
+                f"pair {number + 1:>2}: {'; '.join(wrong) or 'one run completed, the other was refused'}",
+                flush=True,
+            )
+
+
+def clear_pair(place: Place) -> None:
+    """Remove the output of an earlier pair."""
+    shutil.rmtree(place.root / "pair", ignore_errors=True)
+    (place.root / "pair.received").unlink(missing_ok=True)
+
+
+def pair(place: Place, api: str, candidates: int, delay: float) -> list[str]:
+    """Start two runs in one folder, the second after `delay` seconds, and return what is wrong."""
+    output, received = place.root / "pair", place.root / "pair.received"
+    with model_server(place, received) as url:
+        runs = {}
+        for target in (300, 301):
+            chosen = settings(place, output, url, candidates) | {"select.target": target}
+            runs[target] = start(place.project, api, chosen)
+            time.sleep(delay)
+        logs = {target: process.communicate()[0] for target, process in runs.items()}
+    completed = [target for target, process in runs.items() if process.returncode == 0]
+    refused = [target for target, log in logs.items() if "a build is already running in" in log]
+    found = json.loads((output / "config.json").read_text(encoding="utf-8"))
+    repeated = len(requests_in(received)) - len({number for number, _ in requests_in(received)})
+    wrong = [] if len(completed) == 1 and set(runs) == {*completed, *refused} else [
+        f"completed {completed}, refused {refused}: {[log[-300:] for log in logs.values()]}"
+    ]  # fmt: skip
+    wrong += [f"{repeated} requests were received twice"] if repeated else []
+    return wrong + (
+        [] if found["select"]["target"] in completed else ["config.json is that of the other run"]
     )
 
 
@@ -347,27 +400,41 @@ def taken_over(shard: Path) -> bool:
 def main() -> None:
     """Parse the arguments and run one part."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("file", type=Path, help="JSON Lines")
+    parser.add_argument("file", help="JSON Lines; pocket: generated problems")
     parser.add_argument("folder", type=Path, help="working folder of the benchmark")
-    parser.add_argument("part", choices=("whole", "kill", "change"))
+    parser.add_argument("part", choices=("whole", "kill", "pairs", "change"))
     parser.add_argument("--column", default="question")
     parser.add_argument("--candidates", type=int, default=20_000)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--pairs", type=int, default=13)
     parser.add_argument("--seconds", type=float, default=1e9, help="start nothing new after this time")
     parser.add_argument("--seed", type=int, default=0, help="seed of the kill times")
     arguments = parser.parse_args()
-    place = Place(root=arguments.folder.resolve(), seeds=arguments.file.resolve(), column=arguments.column)
-    place.root.mkdir(parents=True, exist_ok=True)
-    if not place.project.exists():
-        for name in PROJECT_FOLDERS:
-            shutil.copytree(PROJECT_ROOT / name, place.project / name)
+    place = prepared(arguments.folder.resolve(), arguments.file, arguments.column, arguments.candidates)
     until = time.monotonic() + arguments.seconds
     if arguments.part == "whole":
         whole(place, arguments.candidates)
     elif arguments.part == "kill":
         kill(place, arguments.candidates, arguments.kills, arguments.seed, until)
+    elif arguments.part == "pairs":
+        pairs(place, arguments.candidates, arguments.pairs, arguments.seed)
     else:
         change(place, arguments.candidates, until)
+
+
+def prepared(root: Path, file: str, column: str, candidates: int) -> Place:
+    """Create the working folder: a copy of the code, and with `pocket` a file of generated problems."""
+    root.mkdir(parents=True, exist_ok=True)
+    place = Place(root=root, seeds=Path(file).resolve(), column=column)
+    if file == "pocket":
+        place = Place(root=root, seeds=root / "seeds.jsonl", column=column)
+        texts = dict.fromkeys(problem(0, "hard", number).text for number in range(candidates))
+        rows = [json.dumps({column: text}) for text in list(texts)[: candidates // 4]]
+        place.seeds.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    if not place.project.exists():
+        for name in PROJECT_FOLDERS:
+            shutil.copytree(PROJECT_ROOT / name, place.project / name)
+    return place
 
 
 if __name__ == "__main__":

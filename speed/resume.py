@@ -1,12 +1,14 @@
 """Kill a training run at random steps and check that the resumed run ends with the weights of an uninterrupted one.
 
     PYTHONPATH=. taskset -c 1 python speed/resume.py output/pocket/distill/RUN/RUN.json --work output/resume
+    PYTHONPATH=. taskset -c 1 python speed/resume.py RUN.json --work output/resume --trials 1 --kills 30
 
 Takes the RUN.json of a distillation and shortens the run to 60 steps of 4 prompts x 2 rollouts with a checkpoint every 7 steps.
 One run is not interrupted. Each trial kills the same run at a random moment of a random step (during generation, an update or a
-checkpoint), restarts it, and compares the SHA-256 of the final weights. Use a fixed set of cores, since sums depend on the number
-of threads. Exits with code 1 if weights differ. Finished runs in `--work` are reused, so trials can be run one by one
-(`--trials 2`).
+checkpoint), restarts it, and compares the SHA-256 of the final weights. With `--kills` a trial kills its run several times, each
+time within `--spread` seconds after the first step of that start, and then lets it finish. Use a fixed set of cores, since sums
+depend on the number of threads. Exits with code 1 if weights differ. Finished runs in `--work` are reused, so trials can be run
+one by one (`--trials 2`).
 """
 
 from __future__ import annotations
@@ -93,18 +95,37 @@ def kill_after(run: Path, step: int, delay: float) -> int:
     return steps_done(run)
 
 
+def kill_again(run: Path, delay: float) -> int:
+    """Start the run, kill it `delay` seconds after the first step of this start, and return the number of steps done."""
+    log = run.parent / "train.log"
+    before = log.stat().st_size if log.exists() else 0
+    process = start(run)
+    while process.poll() is None and not re.search(rb"step \d+ of", log.read_bytes()[before:]):
+        time.sleep(POLL_S)
+    time.sleep(delay)
+    process.kill()
+    process.wait()
+    return steps_done(run)
+
+
 def weights(run: Path) -> str:
     """Return the SHA-256 of the exported student's weights."""
     (path,) = run.parent.glob("*/student/model.safetensors")
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def trial(number: int, run: Path, steps: int) -> str:
+def trial(number: int, run: Path, steps: int, kills: int, spread: float) -> str:
     """Kill and resume one run. Return a row of the table without the last column."""
     draw, note = random.Random(number), run.parent / "killed-after"
-    if not note.exists():
-        note.write_text(str(kill_after(run, draw.randint(3, steps - 3), draw.random())), encoding="ascii")
-    killed = int(note.read_text(encoding="ascii"))
+    done = note.read_text(encoding="ascii").split() if note.exists() else []
+    while len(done) < kills:
+        if kills == 1:
+            found = kill_after(run, draw.randint(3, steps - 3), draw.random())
+        else:
+            found = kill_again(run, draw.uniform(0, spread))
+        done.append(str(found))
+        note.write_text(" ".join(done), encoding="ascii")
+    killed = ", ".join(done)
     seconds = finish(run)
     log = (run.parent / "train.log").read_text(encoding="utf-8")
     found = re.findall(r"continuing after step (\d+)", log)
@@ -122,6 +143,8 @@ def main() -> None:
     parser.add_argument(
         "--trials", type=int, nargs="*", default=[1, 2, 3], help="numbers of the trials; each seeds its kill"
     )
+    parser.add_argument("--kills", type=int, default=1, help="kills of each trial")
+    parser.add_argument("--spread", type=float, default=15.0, help="seconds after a start's first step")
     options = parser.parse_args()
     work = options.work.resolve()
     whole = write_run(options.run, work / "undisturbed", options.steps)
@@ -131,7 +154,7 @@ def main() -> None:
     same = True
     for number in options.trials:
         run = write_run(options.run, work / f"killed-{number}", options.steps)
-        row = trial(number, run, options.steps)
+        row = trial(number, run, options.steps, options.kills, options.spread)
         equal = weights(run) == expected
         same = same and equal
         print(f"{row} | {'yes' if equal else 'NO'} |", flush=True)

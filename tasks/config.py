@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import (
     ConfigDict,
     Field,
+    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     SerializeAsAny,
@@ -245,10 +246,14 @@ class ExportSettings(Settings):
 
 
 class RunSettings(Settings):
-    """Output folder and parallelism; only `shard_rows` is part of the identity."""
+    """Output folder and parallelism; only `shard_rows` is part of the identity.
+
+    `lock_wait_s`: seconds that a run waits for another one in the same output folder before it is refused.
+    """
 
     output: Path = resource(Path("output/pocket"))  # relative to the project's folder
     shard_rows: PositiveInt = 1000  # maximum rows per shard; part of the identity
+    lock_wait_s: NonNegativeFloat = resource(0.0)
     cpu_workers: PositiveInt = resource(2)  # processes of the stages without a model, and of Math-Verify
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["control_token", "counted", "visible"]
+__all__ = ["control_token", "counted", "is_utf8", "visible"]
 
 # Characters that a terminal or browser obeys or does not draw: controls (without tab and newline), soft hyphen, bidirectional
 # controls, zero-width characters, fillers, variation selectors, tags, line separators, surrogates (Unicode's
@@ -36,6 +36,11 @@ def visible(text: str) -> str:
     the text and is not escaped for HTML or Markdown.
     """
     return _UNSEEN.sub(lambda found: f"<U+{ord(found[0]):04X}>", text.replace("\r\n", "\n"))
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text has no lone surrogates, which stand for bytes of a file name that are not UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:

@@ -17,6 +17,7 @@ from tasks.config import PROJECT_ROOT
 from tasks.llm.model_identity import model_identity
 from tasks.storage.artifacts import versions
 from tasks.storage.cards import Markdown, render_card
+from tasks.storage.checksums import sealed, unsealed
 from tasks.storage.disk import atomic_write
 from tasks.storage.metrics import read_metrics
 from tasks.text import counted
@@ -57,7 +58,7 @@ class RunResult:
 def finished(folder: Path, fingerprint: str) -> RunResult | None:
     """Return the outcome of the run with this fingerprint if it is complete, else None."""
     try:
-        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        result = unsealed((folder / RESULT).read_bytes())
     except (FileNotFoundError, ValueError):
         return None
     if result.get("fingerprint") != fingerprint or not (folder / STUDENT / "config.json").is_file():
@@ -100,7 +101,7 @@ def export_run(
     atomic_write(folder / "cost.json", json.dumps(result["cost"], indent=2) + "\n")
     draw_curves(folder / "curves.png", rows)
     atomic_write(folder / STUDENT / "README.md", model_card(result))
-    atomic_write(folder / RESULT, json.dumps(result, indent=2, default=str) + "\n")
+    atomic_write(folder / RESULT, _as_json(result))
     if held_out is not None:
         gained = held_out["gain"]
         log_line(
@@ -110,6 +111,11 @@ def export_run(
         )
     log_line(f"student: {folder / STUDENT}")
     return RunResult(student=folder / STUDENT, result=result)
+
+
+def _as_json(result: Mapping[str, Any]) -> str:
+    plain = json.loads(json.dumps(result, default=str))
+    return json.dumps(sealed(plain), indent=2) + "\n"
 
 
 def cost(

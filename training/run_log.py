@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections import deque
@@ -18,8 +19,9 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from tasks.errors import UserError
 from tasks.processes.pace import duration, per_step
-from tasks.storage.disk import atomic_write, named_full_disk
+from tasks.storage.disk import atomic_write, disk_errors
 from tasks.storage.metrics import METRICS, read_metrics
 from training.console import log_line, phase
 
@@ -41,7 +43,9 @@ class RunTimer:
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder = folder / STARTS
-        self._path = self._folder / f"{len(list(self._folder.glob('*.json'))) + 1:04d}.json"
+        self._path = (
+            self._folder / f"{max((int(path.stem) for path in self._starts()), default=0) + 1:04d}.json"
+        )
         self._clock, self._began = clock, clock()
 
     def save(self) -> None:
@@ -51,10 +55,19 @@ class RunTimer:
     def total(self) -> tuple[int, float]:
         """Return the number of starts (this one included) and their total seconds so far."""
         self.save()
-        spent = [
-            json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in self._folder.glob("*.json")
-        ]
-        return len(spent), sum(spent)
+        starts = self._starts()
+        return len(starts), sum(_seconds(path) for path in starts)
+
+    def _starts(self) -> list[Path]:
+        """Return the files of the starts; copies and other files in the folder are ignored."""
+        return [path for path in self._folder.glob("*.json") if re.fullmatch(r"\d{4,}\.json", path.name)]
+
+
+def _seconds(path: Path) -> float:
+    try:
+        return float(json.loads(path.read_bytes())["seconds"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{path} is damaged: delete it, and the time of that start is not counted") from error
 
 
 def terminal() -> Console | None:
@@ -131,7 +144,7 @@ class RunLog:
     def write(self, row: Mapping[str, Any]) -> None:
         """Store the metrics of a step and show progress, on the bar or as a line every eight seconds and after the last step."""
         line = json.dumps(dict(row), allow_nan=False) + "\n"
-        with named_full_disk(self._path, lambda: len(line)):
+        with disk_errors(self._path, lambda: len(line)):
             self._file.write(line)
             self._file.flush()
             os.fsync(self._file.fileno())

@@ -11,11 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import sqlite3
 import threading
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -114,8 +116,8 @@ class Ledger:
     """Replies by request key. Use as a context manager, from any thread; open one per process (not across a fork).
 
     A background thread commits after half of `BATCH` entries or `IDLE_SECONDS`; `put` blocks only while `BATCH` entries are
-    not on disk yet, so that a kill loses no more than these. If a commit fails (full disk, damaged file), the next call
-    raises `UserError`. `hits` and `misses` count the keys looked up.
+    not on disk yet, so that a kill loses no more than these. If a commit fails (full disk, damaged, deleted or replaced file),
+    the next call raises `UserError`. `hits` and `misses` count the keys looked up.
     """
 
     def __init__(self, path: Path) -> None:
@@ -132,6 +134,7 @@ class Ledger:
         make_folder(self.path.parent)
         self._reader = self._guarded(self._open)
         self._writer = self._guarded(self._open)
+        self._file = os.stat(self.path)
         self._thread = threading.Thread(target=self._commit_loop, name="ledger", daemon=True)
         self._thread.start()
 
@@ -231,13 +234,14 @@ class Ledger:
         return {machine: bool(invariant) for machine, invariant in rows}
 
     def flush(self) -> None:
-        """Wait until everything put so far is committed."""
+        """Wait until everything put so far is committed. Raises `UserError` also if the file was deleted or replaced."""
         with self._changed:
             puts = self._puts
             self._hurry = self._hurry or puts > self._committed
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._failure is not None or self._committed >= puts)
             self._raise_failure()
+        self._check_file()
 
     def close(self) -> None:
         """Commit all pending entries and close the file. May be called more than once."""
@@ -313,10 +317,21 @@ class Ledger:
             (model, one.requests, one.prompt_tokens, one.completion_tokens)
             for model, one in batch.spent.items()
         ]
+        self._check_file()
         with self._writer:  # commits, or rolls back
             self._writer.execute("BEGIN IMMEDIATE")
             self._writer.executemany("INSERT OR IGNORE INTO entries (key, value) VALUES (?, ?)", entries)
             self._writer.executemany(_ADD_SPENT, spent)
+
+    def _check_file(self) -> None:
+        """Raise `UserError` if the open file is no longer at its path: SQLite would go on writing into the deleted one."""
+        with suppress(OSError):
+            if os.path.samestat(os.stat(self.path), self._file):
+                return
+        raise UserError(
+            f"The ledger {self.path} was deleted or replaced while it was in use: start again (requests whose answers were in it"
+            " will be sent again)."
+        )
 
 
 def _packed(text: str) -> bytes:
@@ -340,7 +355,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Switch to WAL and create the tables. Raises `UserError`, without any change, if the database is not a ledger."""
     if _tables(connection) and _layout(connection) not in range(1, _LAYOUT + 1):
         raise UserError(
-            f"{path} is a database, but not a ledger of this version: move it away and start again."
+            f"{path} is a database, but not a ledger of this version (layout {_layout(connection)}, this version reads 1 to"
+            f" {_LAYOUT}): use the version that wrote it, or move it away and start again."
         )
     _switch_to_wal(connection)
     connection.execute(

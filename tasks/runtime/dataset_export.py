@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from tasks.runtime.driver import Run
 from tasks.runtime.models import batch_invariance
 from tasks.seeds.truth import majority_is_right, pocket_sources
 from tasks.storage.artifacts import Artifact, Store, versions
+from tasks.storage.checksums import unsealed
 from tasks.storage.dataset import strategy_counts
 from tasks.storage.examples import Annotated
-from tasks.storage.manifest import BenchmarkCount, Manifest, StageCount, StrategyCount, read_manifest
+from tasks.storage.manifest import BenchmarkCount, Manifest, StageCount, StrategyCount, damage, read_manifest
 from tasks.storage.tables import read_table
+from tasks.storage.versions import LATEST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,14 +58,17 @@ class Overlaps:
     benchmarks: Mapping[str, Problem]
 
 
-def is_written(root: Path, latest: Mapping[str, Any]) -> bool:
-    """Whether dataset and report exist and were written from the same artifacts."""
+def is_written(root: Path, latest: Mapping[str, Any], warn: Callable[[str], None]) -> bool:
+    """Whether dataset and report exist and were written from the same artifacts. A damaged dataset is named by `warn`."""
     try:
-        seen = json.loads((root / "latest.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        seen = unsealed((root / LATEST).read_bytes())
+    except (OSError, ValueError):
         return False
     same = all(seen.get(key) == value for key, value in latest.items())
     if not (same and (root / "report.html").is_file() and (root / "dataset" / "manifest.json").is_file()):
+        return False
+    if (wrong := damage(root / "dataset")) is not None:
+        warn(f"{wrong}; the dataset is written again")
         return False
     return read_manifest(root / "dataset").fingerprint == latest["fingerprint"]
 

@@ -165,6 +165,8 @@ def run_shard(
     folder = run.store.folder(stage.name, stage.fingerprint)
     if run.store.finished_shard(folder, index) is not None:
         return Completed(name="Cached", message="the shard already exists")
+    if (damage := run.store.damage(folder, index)) is not None:
+        get_run_logger().warning("%s: %s; the shard is made again", stage.name, damage)
     started = time.time()
     record = {
         "started_at": started,
@@ -202,7 +204,7 @@ def _named(stage: Stage, run_name: str) -> Any:
 def find(store: Store, stage: Stage) -> Artifact | None:
     """Return the stage's finished artifact if it was made from the current builds of its inputs, else None."""
     found = store.find(stage.name, stage.fingerprint)
-    if found is None or store.record(found)["input_builds"] != _builds(store, stage):
+    if found is None or store.record(found).get("input_builds") != _builds(store, stage):
         return None
     return found
 
@@ -212,10 +214,10 @@ def drop_if_stale(store: Store, stage: Stage) -> None:
     folder = store.folder(stage.name, stage.fingerprint)
     found = store.find(stage.name, stage.fingerprint)
     if found is not None:
-        stale = store.record(found)["input_builds"] != _builds(store, stage)
+        stale = store.record(found).get("input_builds") != _builds(store, stage)
     else:
         stale = any(
-            record["input_builds"] != _shard_builds(store, stage, index)
+            record.get("input_builds") != _shard_builds(store, stage, index)
             for index, record in _written(store, folder)
         )
     if stale:
@@ -224,7 +226,7 @@ def drop_if_stale(store: Store, stage: Stage) -> None:
 
 def _written(store: Store, folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the number and the record of every finished shard in an artifact's folder."""
-    for index in sorted(int(path.name.removeprefix("shard-")) for path in folder.glob("shard-*")):
+    for index in store.shard_numbers(folder):
         record = store.finished_shard(folder, index)
         if record is not None:
             yield index, record
@@ -234,7 +236,7 @@ def _builds(store: Store, stage: Stage) -> dict[str, str | None]:
     """Return the build id of each input: random, set when it was finished and new for every rebuild; None if unfinished."""
     whole = [store.find(artifact.name, artifact.fingerprint) for artifact in stage.inputs]
     return {
-        artifact.name: None if found is None else store.record(found)["build"]
+        artifact.name: None if found is None else store.record(found).get("build")
         for artifact, found in zip(stage.inputs, whole, strict=True)
     }
 
@@ -242,6 +244,6 @@ def _builds(store: Store, stage: Stage) -> dict[str, str | None]:
 def _shard_builds(store: Store, stage: Stage, index: int) -> dict[str, str | None]:
     """Return the build ids that shard `index` depends on: those of the inputs, or of their shards if the stage is `shardwise`."""
     if not stage.shardwise:
-        return {artifact.name: store.record(artifact)["build"] for artifact in stage.inputs}
+        return {artifact.name: store.record(artifact).get("build") for artifact in stage.inputs}
     shards = [(artifact.name, store.finished_shard(artifact.path, index)) for artifact in stage.inputs]
     return {name: None if record is None else record.get("build") for name, record in shards}

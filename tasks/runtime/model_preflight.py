@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from tasks.llm.checkpoint_files import checkpoint_problem
 from tasks.llm.model_folder import model_folder
 from tasks.llm.model_identity import model_identity
 from tasks.llm.servers import check_endpoint, free_port
+from tasks.storage.artifacts import Store
 from tasks.storage.hub_lookup import HubItem
 
 ENDPOINT_S = 8.0
@@ -108,9 +108,6 @@ def _is_answered(config: Config, names: str, role: ModelRole, root: Path) -> boo
         "equivalence_judge": "cluster",
     }
     return all(
-        any(
-            identity in json.loads(record.read_text(encoding="utf-8")).get("models", ())
-            for record in (root / "artifacts").glob(f"{last[name]}-*/record.json")
-        )
+        any(identity in record.get("models", ()) for _, record in Store(root).artifacts(last[name]))
         for name in names.split(", ")
     )

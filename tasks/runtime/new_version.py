@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,11 +21,11 @@ from tasks.runtime.reannotation import Review, ledger_size
 from tasks.runtime.sampling import PROMPT as TEACHER_PROMPT
 from tasks.runtime.summaries import rejects_of, timings
 from tasks.seeds.truth import is_right, majority_is_right, pocket_sources
-from tasks.storage.artifacts import Artifact, atomic_write, versions
+from tasks.storage.artifacts import Artifact, versions
 from tasks.storage.dataset import read_dataset
 from tasks.storage.examples import Annotated, example, reannotated
 from tasks.storage.manifest import Manifest, StageCount, read_manifest
-from tasks.storage.versions import LATEST, Changes, write_version
+from tasks.storage.versions import Changes, write_latest, write_version
 from tasks.uncertainty.annotation import Cause
 from tasks.uncertainty.drift import Move, drift
 
@@ -237,7 +236,7 @@ def record_latest(run: Run, review: Review, folder: Path) -> None:
         "previous": str(review.dataset.relative_to(root)),
         "counts": {row.split: row.problems for row in contents.splits} if contents else {},
     }
-    atomic_write(root / LATEST, json.dumps(note, indent=2) + "\n")
+    write_latest(root, note)
 
 
 def headline(outcome: Reannotation) -> dict[str, str]:

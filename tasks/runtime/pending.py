@@ -43,8 +43,10 @@ class Pending:
         return self._keys[index]
 
     def earlier(self, index: int) -> Path | None:
-        """Return the folder of an earlier shard with the same content, or None. The earlier shards are listed once."""
-        return self._earlier.get(self.key(index)) if self._earlier else None
+        """Return the folder of an earlier shard with the same content, or None if there is none, or it is damaged. The earlier
+        shards are listed once."""
+        found = self._earlier.get(self.key(index)) if self._earlier else None
+        return found if found is not None and self._store.is_intact(found) else None
 
     def is_left(self, index: int) -> bool:
         """Whether the shard has to be made."""

@@ -19,10 +19,11 @@ from tasks.errors import UserError, attempt
 from tasks.runtime.model_preflight import endpoint_problem, endpoints, hub_models, role_problems
 from tasks.runtime.source_preflight import hub_sources, source_problems, unread_sources
 from tasks.runtime.training_preflight import settings_problems, training_problems
-from tasks.storage.disk import FULL
+from tasks.storage.disk import FULL, refuse_obstacle
 from tasks.storage.hub_lookup import hub_problems
 from tasks.storage.manifest import read_manifest
 from tasks.storage.versions import LATEST, latest
+from tasks.text import is_utf8
 
 Work = Literal["build", "distill", "validate", "annotate", "reannotate"]
 ANNOTATORS = ("teacher", "equivalence_judge")
@@ -84,7 +85,9 @@ def _listed(problem: str | None) -> list[str]:
 
 
 def output_problems(root: Path) -> list[str]:
-    """Return a problem if the output folder `root` cannot be written, or its disk is nearly full."""
+    """Return a problem if the output folder `root` or the dataset in it cannot be written, or its disk is nearly full."""
+    if not is_utf8(str(root)):
+        return [f"run.output: {root} has a name that is not UTF-8: choose another folder"]
     there = next(path for path in (root, *root.parents) if os.path.lexists(path))
     try:
         with tempfile.TemporaryFile(dir=there) as probe:
@@ -96,8 +99,10 @@ def output_problems(root: Path) -> list[str]:
         full = error.errno in FULL
         remedy = "free some space or choose another folder" if full else "make it writable or choose another"
         return [f"run.output: {root} cannot be written ({error.strerror}): {remedy}"]
-    if free >= MIN_FREE_BYTES:
-        return []
+    problems: list[str] = []
+    attempt(problems, lambda: refuse_obstacle(root / "dataset"))
+    if problems or free >= MIN_FREE_BYTES:
+        return problems
     return [
         f"run.output: the disk of {there} is full, {free / 1e6:,.0f} MB are free and a run needs at least"
         f" {MIN_FREE_BYTES / 1e6:,.0f} MB: free some space or choose another folder"

@@ -12,7 +12,7 @@ from tasks.errors import UserError
 from tasks.rows import Example, Problem
 from tasks.seeds.registry import load
 from tasks.storage.artifacts import atomic_write
-from tasks.storage.manifest import DATA, FLAGGED
+from tasks.storage.manifest import DATA, FLAGGED, parquet_files
 from tasks.storage.tables import iter_rows
 from training.config import RunConfig, run_from
 
@@ -42,8 +42,8 @@ def held_out(settings: DistillSettings, dataset: Path) -> list[HeldOutProblem]:
     Raises `UserError` if split test is asked for and has none.
     """
     if settings.held_out == "test":
-        folders = [PROJECT_ROOT / dataset / name for name in (DATA, FLAGGED)]
-        files = [path for folder in folders for path in sorted(folder.glob("test-*.parquet"))]
+        folder = PROJECT_ROOT / dataset
+        files = [path for name in (DATA, FLAGGED) for path in parquet_files(folder, f"{name}/test-*.parquet")]
         rows = [(row.id, row.problem, row.answer) for path in files for row in iter_rows(path, Example)]
     else:
         problems = [row for source in settings.held_out_sources for row in load(source).outcomes]

@@ -11,9 +11,8 @@ from tasks.config import PROJECT_ROOT, load_config
 from tasks.llm.model_identity import model_identity
 from tasks.runtime.driver import Run
 from tasks.runtime.preflight import ANNOTATORS, Work, output_folder, require_ready
-from tasks.stages.opening import checking
+from tasks.stages.opening import checking, folder_lock
 from tasks.storage.artifacts import Store
-from tasks.storage.locks import alone
 from tasks.storage.ownership import annotation_of, check_owner, claim
 
 
@@ -37,8 +36,8 @@ def open_annotation(
 
 
 def annotation_lock(run: Run, what: str) -> AbstractContextManager[None]:
-    """Lock the output folder for a block; raises `UserError` immediately if another annotation run holds the lock."""
-    return alone(run.store.root / "annotation.lock", what)
+    """Lock the output folder for a block. Raises `UserError` if another run holds the lock for longer than `run.lock_wait_s`."""
+    return folder_lock(run.config, run.store.root, what)
 
 
 @contextmanager

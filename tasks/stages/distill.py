@@ -22,6 +22,7 @@ from tasks.runtime.published import publish_files
 from tasks.runtime.training_job import check_run, command, environment, follow, job_failed_as_user_error
 from tasks.runtime.training_run import held_out, run_config, write_held_out
 from tasks.storage.artifacts import atomic_write
+from tasks.storage.checksums import read_sealed
 from tasks.text import counted
 from training.config import RunConfig, run_folder
 
@@ -48,7 +49,7 @@ def distill(run: Run, dataset: str) -> str:
     write_held_out(output / "held_out.jsonl", held_out(settings, Path(dataset)))
     name = f"distill: {config.objective.preset}"
     folder = train.with_options(name="distill", task_run_name=name)(config, settings)
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    result = read_sealed(folder / "result.json", "run the distillation again")
     publish(result)
     files = {"student": folder / "student", "curves": folder / "curves.png", "log": folder / "train.log"}
     publish_files("distill-files", "Output files", files)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
@@ -26,9 +24,9 @@ from tasks.runtime.driver import Run
 from tasks.runtime.phases import phase
 from tasks.runtime.published import publish_cost, publish_files, publish_funnel
 from tasks.runtime.summaries import stage_counts, timings
-from tasks.storage.artifacts import atomic_write
 from tasks.storage.dataset import write_dataset
 from tasks.storage.examples import examples_by_split
+from tasks.storage.versions import write_latest
 
 VERSION = 4
 
@@ -64,7 +62,7 @@ def write_all(run: Run, stages: Stages, identity: str) -> State | None:
     latest = {
         "fingerprint": identity, "builds": builds, "dataset": "dataset", "report": "report.html",
     }  # fmt: skip
-    if is_written(root, latest):
+    if is_written(root, latest, get_run_logger().warning):
         return Completed(name="Cached", message="dataset and report are up to date")
     rows = gather(run, stages)
     examples, responses = examples_by_split(rows)
@@ -77,5 +75,5 @@ def write_all(run: Run, stages: Stages, identity: str) -> State | None:
     write_dataset(root / "dataset", examples, responses, manifest)
     write_report(root / "report.html", report_data(run, rows, examples, overlaps, manifest))
     latest["counts"] = {split: len(found) for split, found in examples.items()}
-    atomic_write(root / "latest.json", json.dumps(latest, indent=2) + "\n")
+    write_latest(root, latest)
     return None

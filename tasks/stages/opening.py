@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,17 @@ from tasks.runtime.preflight import output_folder, require_ready
 from tasks.runtime.source_preflight import curated_problems, is_remote, unread_sources
 from tasks.seeds.registry import check, resolve
 from tasks.storage.artifacts import Store, atomic_write
-from tasks.storage.ownership import BUILD, check_owner, claim
+from tasks.storage.locks import alone
+from tasks.storage.ownership import BUILD, RUN_LOCK, check_owner, claim
 
 
-def open_run(profile: str, overrides: Mapping[str, Any] | None) -> Run:
-    """Open a build: load the settings, check everything that it needs, and write the resolved settings to `config.json`.
+@contextmanager
+def open_run(profile: str, overrides: Mapping[str, Any] | None) -> Iterator[Run]:
+    """Open a build for a block: load the settings, check everything that it needs, lock the output folder, and write the resolved
+    settings to `config.json`.
 
-    Raises `UserError` with all problems, one per line. Sources whose rows have already been read are not checked.
+    Raises `UserError` with all problems, one per line, and without writing anything if another run holds the lock for longer
+    than `run.lock_wait_s`. Sources whose rows have already been read are not checked.
     """
     config = resolve(load_config(profile, overrides))
     root = output_folder(config)
@@ -43,8 +47,16 @@ def open_run(profile: str, overrides: Mapping[str, Any] | None) -> Run:
         for name in type(config.models).model_fields
         for role in [getattr(config.models, name)]
     }
-    claim(root, BUILD)
-    return _opened(config, root, identities)
+    with folder_lock(config, root, "a build"):
+        claim(root, BUILD)
+        yield _opened(config, root, identities)
+
+
+def folder_lock(config: Config, root: Path, what: str) -> AbstractContextManager[None]:
+    """Lock an output folder for a block: one build or annotation at a time writes into it. Raises `UserError` if another run
+    holds the lock for longer than `run.lock_wait_s`."""
+    log = None if FlowRunContext.get() is None else get_run_logger().info
+    return alone(root / RUN_LOCK, what, wait_s=config.run.lock_wait_s, on_wait=log)
 
 
 def open_distillation(profile: str, overrides: Mapping[str, Any] | None, dataset: str | None) -> Run:

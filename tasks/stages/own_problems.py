@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,8 +28,9 @@ from tasks.runtime.published import publish_cost, publish_files, publish_funnel
 from tasks.runtime.summaries import rejects_of, stage_counts, timings
 from tasks.seeds.intake import too_long
 from tasks.seeds.own_file import OwnFile, load, own_file
-from tasks.storage.artifacts import Artifact, atomic_write
+from tasks.storage.artifacts import Artifact
 from tasks.storage.dataset import write_dataset
+from tasks.storage.versions import write_latest
 
 VERSION = 3
 
@@ -113,7 +113,7 @@ def write_own(run: Run, file: OwnFile, artifacts: Sequence[Artifact]) -> State |
         "dataset": "dataset",
         "report": "report.html",
     }
-    if is_written(root, latest):
+    if is_written(root, latest, get_run_logger().warning):
         return Completed(name="Cached", message="dataset and report are up to date")
     _, examples, responses = exported(run, artifacts)
     counts = stage_counts(run.store, artifacts)
@@ -126,5 +126,5 @@ def write_own(run: Run, file: OwnFile, artifacts: Sequence[Artifact]) -> State |
     )  # fmt: skip
     write_report(root / "report.html", data)
     latest["counts"] = {"train": len(examples)}
-    atomic_write(root / "latest.json", json.dumps(latest, indent=2) + "\n")
+    write_latest(root, latest)
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -102,16 +101,9 @@ def clustering_of(root: Path, fingerprint: str) -> Artifact | None:
         return None
     if newest.get("fingerprint") != fingerprint:
         return None
-    for path in sorted((root / "artifacts").glob("cluster-*/record.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["build"] == newest.get("builds", {}).get("cluster"):
-            return Artifact(
-                name="cluster",
-                fingerprint=record["fingerprint"],
-                path=path.parent,
-                num_rows=record["num_rows"],
-            )
-    return None
+    build = newest.get("builds", {}).get("cluster")
+    found = (one for one, record in Store(root).artifacts("cluster") if record.get("build") == build)
+    return None if build is None else next(found, None)
 
 
 def publish(found: Validation) -> None:

@@ -5,14 +5,19 @@ a folder with one Parquet file per table and a `record.json`. Shards are written
 replaced; the artifact is complete once its own `record.json` exists, which is written last. Times are stored in
 records only, so equal work gives equal Parquet bytes. A shard whose record has a `key` (a hash of all its inputs)
 can be linked into another artifact instead of being computed again.
+
+Records and tables have checksums (`tasks.storage.checksums`). A shard with a damaged file is not complete: the stage makes it
+again. Other entries of these folders, such as copies that somebody made, are ignored.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,14 +28,32 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tasks.errors import UserError
+from tasks.storage.artifact_records import (
+    ArtifactRecord,
+    ShardRecord,
+    damaged_table,
+    read_record,
+    size_difference,
+    table_path,
+)
+from tasks.storage.checksums import RECORD, checksum, sealed
 from tasks.storage.disk import atomic_write, remove_folder, sweep, whole_folder
 from tasks.storage.tables import iter_rows, write_rows
 
-__all__ = ["Artifact", "CountMismatch", "ShardHandle", "Store", "atomic_write", "digest", "whole_folder"]
+__all__ = [
+    "Artifact",
+    "CountMismatch",
+    "ShardHandle",
+    "Store",
+    "atomic_write",
+    "digest",
+    "table_path",
+    "whole_folder",
+]
 
 Row = TypeVar("Row")
 
-RECORD = "record.json"
+_SHARD = re.compile(r"shard-(\d{5,})")
 _PACKAGES = (
     "sure-math",
     "prefect",
@@ -43,8 +66,10 @@ _PACKAGES = (
     "datasketch",
     "math-verify",
 )
-_OWN_SHARD_KEYS = {"shard", "tables"}
+_OWN_SHARD_KEYS = {"shard", "tables", "format", "checksum"}
 _OWN_KEYS = {
+    "format",
+    "checksum",
     "name",
     "fingerprint",
     "num_shards",
@@ -95,24 +120,35 @@ class Store:
     def find(self, name: str, fingerprint: str) -> Artifact | None:
         """Return the artifact if it is complete, with a record of the same full fingerprint and all of its shards, else None."""
         folder = self.folder(name, fingerprint)
-        record = _read_record(folder)
-        if record is None or record.get("fingerprint") != fingerprint:
+        record = read_record(folder, ArtifactRecord)
+        if record is None or record["fingerprint"] != fingerprint:
             return None
         if any(self.finished_shard(folder, index) is None for index in range(record["num_shards"])):
             return None
         return Artifact(name=name, fingerprint=fingerprint, path=folder, num_rows=record["num_rows"])
 
     def finished_shard(self, folder: Path, index: int) -> dict[str, Any] | None:
-        """Return the record of a complete shard, or None if the shard is missing or a file of its record is missing or has
-        another size.
+        """Return the record of a complete shard, or None if the shard is missing or damaged (see `damage`).
+
+        Files are compared with their checksums once per process, and again after they changed.
         """
         path = shard_folder(folder, index)
-        record = _read_record(path)
-        if record is None or any(
-            not _is_there(path, name, table) for name, table in record["tables"].items()
-        ):
+        record = read_record(path, ShardRecord)
+        return None if record is None or damaged_table(path, record) is not None else record
+
+    def damage(self, folder: Path, index: int) -> str | None:
+        """Describe what is wrong with a shard: a missing or damaged record or table. None if it is complete or does not exist."""
+        path = shard_folder(folder, index)
+        if not path.exists():
             return None
-        return record
+        record = read_record(path, ShardRecord)
+        wrong = f"{RECORD} is missing or damaged" if record is None else damaged_table(path, record)
+        return None if wrong is None else f"{path.parent.name}/{path.name}: {wrong}"
+
+    def shard_numbers(self, folder: Path) -> list[int]:
+        """Return the numbers of the shards in an artifact's folder, complete or not."""
+        found = (_SHARD.fullmatch(path.name) for path in folder.glob("shard-*"))
+        return sorted({int(match[1]) for match in found if match is not None})
 
     def write_shard(
         self,
@@ -143,7 +179,7 @@ class Store:
         stored. Files are hard-linked if the file system supports it, else copied. Raises `UserError` if the source was removed
         in the meantime.
         """
-        found = _read_record(source)
+        found = read_record(source, ShardRecord)
         if found is None:
             raise UserError(f"{source} was removed while it was read: start again.")
         _check_own_keys(shard_folder(folder, index), record, _OWN_SHARD_KEYS)
@@ -167,7 +203,7 @@ class Store:
         try:
             with whole_folder(path, replace=damaged) as temporary:
                 stored = {"shard": index, "tables": fill(temporary), **record}
-                atomic_write(temporary / RECORD, _json(stored))
+                atomic_write(temporary / RECORD, _json(sealed(stored)))
         except FileExistsError:  # another process was faster
             pass
         found = self.finished_shard(folder, index)
@@ -179,15 +215,39 @@ class Store:
         return found
 
     def shards_by_key(self, name: str) -> dict[str, Path]:
-        """Return the folders of the complete shards of all artifacts of that name, finished or not, by the `key` in their
-        records."""
+        """Return the folders of the shards of all artifacts of that name, finished or not, by the `key` in their records. Their
+        tables have the recorded sizes; `is_intact` reads them."""
         found = {}
-        for folder in sorted((self.root / "artifacts").glob(f"{name}-*")):
-            for path in folder.glob("shard-*"):
-                record = self.finished_shard(folder, int(path.name.removeprefix("shard-")))
-                if record is not None and "key" in record:
+        for folder in self._folders(name):
+            for index in self.shard_numbers(folder):
+                path = shard_folder(folder, index)
+                record = read_record(path, ShardRecord)
+                if (
+                    record is not None
+                    and "key" in record
+                    and damaged_table(path, record, size_difference) is None
+                ):
                     found[record["key"]] = path
         return found
+
+    def artifacts(self, name: str) -> Iterator[tuple[Artifact, dict[str, Any]]]:
+        """Yield every finished artifact of that name with its record. Shards are not checked."""
+        for folder in self._folders(name):
+            record = read_record(folder, ArtifactRecord)
+            if record is not None:
+                fingerprint, rows = record["fingerprint"], record["num_rows"]
+                yield Artifact(name=name, fingerprint=fingerprint, path=folder, num_rows=rows), record
+
+    def _folders(self, name: str) -> list[Path]:
+        """Return the folders of all artifacts of that name; a copy under another name is none."""
+        artifact = re.compile(rf"{re.escape(name)}-[0-9a-f]{{16}}")
+        found = (self.root / "artifacts").glob(f"{glob.escape(name)}-*")
+        return sorted(path for path in found if artifact.fullmatch(path.name))
+
+    def is_intact(self, shard: Path) -> bool:
+        """Whether the shard in this folder is complete, and its tables have their checksums."""
+        record = read_record(shard, ShardRecord)
+        return record is not None and damaged_table(shard, record) is None
 
     def table_digest(self, artifact: Artifact, index: int, table: str) -> str:
         """Return the SHA-256 (hex) of the Parquet file of one table of one shard, from the shard's record."""
@@ -234,7 +294,7 @@ class Store:
             "versions": versions(),
             **record,
         }
-        atomic_write(folder / RECORD, _json(whole))
+        atomic_write(folder / RECORD, _json(sealed(whole)))
         sweep(folder)
         sweep(folder.parent, folder.name)
         return Artifact(name=name, fingerprint=fingerprint, path=folder, num_rows=whole["num_rows"])
@@ -248,7 +308,7 @@ class Store:
     def record(self, artifact: Artifact) -> dict[str, Any]:
         """Return the artifact's record: counts, rows per table, config, inputs, versions, timings. Raises `UserError` if it
         cannot be read."""
-        record = _read_record(artifact.path)
+        record = read_record(artifact.path, ArtifactRecord)
         if record is None:
             raise UserError(
                 f"{artifact.path} has no readable {RECORD}: run the stage {artifact.name!r} again."
@@ -290,11 +350,6 @@ def shard_folder(folder: Path, index: int) -> Path:
     return folder / f"shard-{index:05d}"
 
 
-def table_path(shard: Path, table: str) -> Path:
-    """Return the path of a table's Parquet file inside a shard's folder."""
-    return shard / f"{table}.parquet"
-
-
 def digest(folder: Path) -> str:
     """Return the SHA-256 (hex) over the relative names and bytes of all Parquet files below `folder`.
 
@@ -305,7 +360,7 @@ def digest(folder: Path) -> str:
         name = path.relative_to(folder)
         if any(part.startswith(".") for part in name.parts):
             continue
-        total.update(f"{name.as_posix()}\0{_file_digest(path)}\n".encode())
+        total.update(os.fsencode(name.as_posix()) + f"\0{_file_digest(path)}\n".encode())
     return total.hexdigest()
 
 
@@ -335,7 +390,9 @@ def versions() -> dict[str, str]:
 def _write_table(folder: Path, name: str, row_type: type, rows: Sequence[Any]) -> dict[str, Any]:
     path = table_path(folder, name)
     count = write_rows(path, row_type, rows)
-    return {"rows": count, "bytes": path.stat().st_size, "digest": _file_digest(path)}
+    return {
+        "rows": count, "bytes": path.stat().st_size, "digest": _file_digest(path), "xxh3": checksum(path),
+    }  # fmt: skip
 
 
 def _file_digest(path: Path) -> str:
@@ -350,20 +407,6 @@ def _link(source: Path, place: Path) -> None:
         raise UserError(f"{source} was removed while it was read: start again.") from error
     except OSError:  # a file system without hard links
         shutil.copyfile(source, place)
-
-
-def _is_there(shard: Path, name: str, table: Mapping[str, Any]) -> bool:
-    try:
-        return os.stat(table_path(shard, name)).st_size == table["bytes"]
-    except FileNotFoundError:
-        return False
-
-
-def _read_record(folder: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
 
 
 def _json(record: Mapping[str, Any]) -> str:

@@ -12,12 +12,12 @@ from typing import TypeVar
 
 from tasks.errors import UserError
 from tasks.rows import Example, Response, Role, Strategy, Tier
+from tasks.storage.checksums import FORMAT, MANIFEST, checksum
 from tasks.storage.dataset_card import render_card
 from tasks.storage.disk import whole_folder
 from tasks.storage.manifest import (
     DATA,
     FLAGGED,
-    MANIFEST,
     RESPONSES,
     Contents,
     FinishCount,
@@ -27,6 +27,7 @@ from tasks.storage.manifest import (
     SplitCount,
     StrategyCount,
     TierCount,
+    parquet_files,
 )
 from tasks.storage.tables import iter_rows, write_rows
 
@@ -36,10 +37,10 @@ Row = TypeVar("Row", Example, Response)
 
 
 def read_dataset(folder: Path) -> tuple[list[Example], list[Response]]:
-    """Return all problems and all responses of all splits. Raises `UserError` if a file is missing or damaged, or has the
-    columns of another version."""
-    examples = [path for name in (DATA, FLAGGED) for path in sorted((folder / name).glob("*.parquet"))]
-    responses = sorted((folder / RESPONSES).glob("*.parquet"))
+    """Return all problems and all responses of all splits. Raises `UserError` if a file is missing, damaged or not listed in the
+    manifest, or has the columns of another version."""
+    examples = [path for name in (DATA, FLAGGED) for path in parquet_files(folder, f"{name}/*.parquet")]
+    responses = parquet_files(folder, f"{RESPONSES}/*.parquet")
     if not examples or not responses:
         raise UserError(
             f"{folder} is not an exported dataset: it has no problems or no responses; run the flow sure-math first"
@@ -188,8 +189,10 @@ def _place(row: Example) -> tuple[int, str]:
 
 
 def write_papers(place: Path, manifest: Manifest) -> None:
-    """Write the manifest, whose `contents` must be set, and the card rendered from it."""
+    """Write the manifest, whose `contents` must be set, with the checksums of the Parquet files, and its card."""
     card = render_card(manifest)
+    files = {path.relative_to(place).as_posix(): checksum(path) for path in sorted(place.rglob("*.parquet"))}
+    manifest = replace(manifest, files=files, format=FORMAT)
     (place / MANIFEST).write_text(manifest.to_json(), encoding="utf-8", newline="\n")
     (place / "README.md").write_text(card, encoding="utf-8", newline="\n")
 

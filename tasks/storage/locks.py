@@ -1,5 +1,6 @@
 """File locks of the operating system (flock): at most one process holds a lock, and the lock is released when the process
-ends for any reason. The file's content describes its holder and is informational only."""
+ends for any reason. The file's content describes its holder and is informational only: a damaged one blocks nothing, and a
+symbolic link in its place is refused, since writing would change its target."""
 
 from __future__ import annotations
 
@@ -7,8 +8,9 @@ import fcntl
 import json
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO
@@ -17,34 +19,68 @@ from tasks.errors import UserError
 from tasks.storage.disk import make_folder
 
 WAIT_STEP_S = 0.5
+_NOTE_BYTES = 1 << 16
 
 
 def take_lock(path: Path) -> IO[str] | None:
     """Take the lock and return the open file, or None if another process holds it. The lock is released when the file is
-    closed or this process ends."""
+    closed or this process ends; processes that it forks do not hold it.
+
+    Raises `UserError` if the file cannot be opened or locked.
+    """
     make_folder(path.parent)
-    file = path.open("a+", encoding="utf-8")
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        why = "it is a symbolic link" if path.is_symlink() else error.strerror
+        raise UserError(
+            f"The lock {path} cannot be opened ({why}): remove it, or make it writable"
+        ) from error
+    file = os.fdopen(handle, "r+", encoding="utf-8", errors="replace")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         return None
+    except OSError as error:
+        file.close()
+        raise UserError(
+            f"The lock {path} cannot be taken ({error.strerror}): choose a folder on a file system with locks"
+        ) from error
+    _held.add(file)
     return file
 
 
+_held: weakref.WeakSet[IO[str]] = weakref.WeakSet()
+
+
+def _forget() -> None:
+    """Replace the lock files in a forked process, which would keep the locks after the end of this one."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for file in list(_held):
+        with suppress(OSError, ValueError):  # closed
+            os.dup2(null, file.fileno(), inheritable=False)
+    os.close(null)
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
 def write_note(file: IO[str], note: Mapping[str, object]) -> None:
-    """Replace the description of the holder in a lock file."""
-    file.seek(0)
-    file.truncate()
-    json.dump(note, file)
-    file.flush()
+    """Replace the description of the holder in a lock file; on a full disk it stays empty."""
+    with suppress(OSError):
+        file.seek(0)
+        file.truncate()
+        json.dump(note, file)
+        file.flush()
 
 
 def read_note(path: Path) -> dict[str, str]:
     """Return what the last holder of a lock wrote; empty if there is no complete note."""
     try:
-        note = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        with path.open("rb") as file:
+            note = json.loads(file.read(_NOTE_BYTES))
+    except (OSError, ValueError, RecursionError):
         return {}
     return {key: str(value) for key, value in note.items()} if isinstance(note, dict) else {}
 

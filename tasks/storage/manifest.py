@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from tasks.errors import UserError
+from tasks.storage.checksums import FORMAT, MANIFEST, Damaged, checksum, sealed, unsealed, written_by
 
-MANIFEST = "manifest.json"
 DATA, FLAGGED, RESPONSES = "data", "flagged", "responses"  # folders; DATA: unflagged problems
+_REGULAR = re.compile(r"[^/]+/.+-\d{5}(-of-\d{5})?\.parquet")
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -169,7 +173,8 @@ class Manifest:
     `settings` is `Config.identity()`; `models` maps each role to an identity, `prompts` each prompt to its fingerprint.
     `timings` (seconds) may differ between two runs that give the same data, and appear nowhere else in the folder.
     `contents` is computed by `write_dataset`, which overwrites any value passed in. `evolution` counts what the evolver wrote,
-    before any filter; `contents.evolution` what is left of it.
+    before any filter; `contents.evolution` what is left of it. `files` has the checksum (xxh3) of every Parquet file; it is
+    computed when the dataset is written, and a dataset of format 1 has none.
     """
 
     __pydantic_config__ = _STRICT
@@ -190,22 +195,30 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     contents: Contents | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT
 
     def to_json(self) -> str:
-        """Return indented JSON with a final newline; `from_json` restores an equal manifest."""
-        return TypeAdapter(Manifest).dump_json(self, indent=2).decode("utf-8") + "\n"
+        """Return indented JSON with a final newline and a checksum; `from_json` restores an equal manifest."""
+        values = TypeAdapter(Manifest).dump_python(self, mode="json")
+        return json.dumps(sealed(values), indent=2, ensure_ascii=False) + "\n"
 
     @staticmethod
     def from_json(text: str | bytes, where: str = MANIFEST) -> Manifest:
-        """Parse a manifest. Raises `UserError` naming `where` and the first error: invalid JSON, a missing or unknown key, a
-        wrong type."""
+        """Parse a manifest. Raises `UserError` naming `where` and the first error: invalid JSON, a wrong checksum, a missing or
+        unknown key, a wrong type; also which version wrote it."""
         try:
-            return TypeAdapter(Manifest).validate_json(text)
+            record = unsealed(text)
+        except Damaged as error:
+            raise UserError(f"{where} {error}: restore the file, or export the dataset again") from error
+        try:
+            return TypeAdapter(Manifest).validate_json(json.dumps({"format": 1} | record))
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "the whole file"
             raise UserError(
-                f"{where} is not a valid dataset manifest: {place}: {first['msg']}; export the dataset again"
+                f"{where} is not a valid dataset manifest: {place}: {first['msg']}; it {written_by(record)}: export the"
+                " dataset again"
             ) from error
 
 
@@ -214,7 +227,44 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         return Manifest.from_json(path.read_bytes(), str(path))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"{folder} is not an exported dataset: it has no {MANIFEST}; run the flow sure-math first"
         ) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): make it readable") from error
+
+
+def damage(folder: Path) -> str | None:
+    """Describe what is wrong with an exported dataset: its manifest, or the first file that is missing or not what was written;
+    None if it is whole. All files are read."""
+    try:
+        files = read_manifest(folder).files
+    except UserError as error:
+        return str(error)
+    for name, expected in files.items():
+        try:
+            if checksum(folder / name) != expected:
+                return f"{folder / name} differs from its checksum"
+        except OSError as error:
+            return f"{folder / name} cannot be read ({error.strerror})"
+    return None
+
+
+def parquet_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the Parquet files of a dataset that match a pattern (`data/train-*.parquet`), in order.
+
+    Raises `UserError` naming a file that the manifest lists and that is missing, or one that it does not list: other programs
+    would read it. A dataset without a list of files (format 1, or no manifest) may have files with regular names only.
+    """
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.glob(pattern))}
+    files = read_manifest(folder).files if (folder / MANIFEST).exists() else {}
+    listed = {name for name in files if fnmatchcase(name, pattern)}
+    if missing := sorted(listed - found.keys()):
+        raise UserError(f"{folder / missing[0]} is missing: restore the file, or export the dataset again")
+    strays = found.keys() - listed if files else {name for name in found if not _REGULAR.fullmatch(name)}
+    if strays:
+        raise UserError(
+            f"{folder / min(strays)} does not belong to the dataset: move the file out of the folder"
+        )
+    return list(found.values())

@@ -10,7 +10,11 @@ from tasks.errors import UserError
 from tasks.storage.disk import atomic_write
 
 OWNER = "owner.json"
-_BEFORE_OWNER = frozenset({"annotation.lock"})  # written before the folder is claimed
+RUN_LOCK = "run.lock"
+"""The lock of an output folder: one run at a time writes into it."""
+_BEFORE_OWNER = frozenset(
+    {RUN_LOCK, "annotation.lock"}
+)  # written before the folder is claimed; the second until 0.1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,15 +37,15 @@ def annotation_of(source: str) -> Owner:
 
 
 def check_owner(root: Path, owner: Owner) -> None:
-    """Raise `UserError` if `root` belongs to another run, or has files of unknown origin.
+    """Raise `UserError` if `root` belongs to another run, has files of unknown origin, or cannot be read.
 
     A folder without `owner.json` was made by a build before there was this file if it has a `config.json`; a build also accepts
     one without a dataset (the plan and logs are written first).
     """
-    found = _owner(root)
+    found = _owner(root, owner)
     if found == owner:
         return
-    there = {path.name for path in root.iterdir()} - _BEFORE_OWNER if root.is_dir() else set()
+    there = _names(root) - _BEFORE_OWNER
     old_build = found is None and ("config.json" in there or "dataset" not in there)
     if not there or (owner == BUILD and old_build):
         return
@@ -52,13 +56,33 @@ def check_owner(root: Path, owner: Owner) -> None:
 def claim(root: Path, owner: Owner) -> None:
     """Make `owner` the owner of `root`, and create the folder if needed. Raises `UserError` as `check_owner` does."""
     check_owner(root, owner)
-    if _owner(root) != owner:
+    if _owner(root, owner) != owner:
         atomic_write(root / OWNER, json.dumps(asdict(owner)) + "\n")
 
 
-def _owner(root: Path) -> Owner | None:
+def _names(root: Path) -> set[str]:
     try:
-        found = json.loads((root / OWNER).read_text(encoding="utf-8"))
+        return {path.name for path in root.iterdir()}
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise UserError(
+            f"{root} cannot be read ({error.strerror}): make it accessible or choose another output folder"
+        ) from error
+
+
+def _owner(root: Path, owner: Owner) -> Owner | None:
+    """Return who made the folder, None if that was not recorded. Raises `UserError` if the record is damaged."""
+    path = root / OWNER
+    try:
+        found = json.loads(path.read_bytes())
         return Owner(kind=str(found["kind"]), name=str(found["name"]))
-    except (OSError, ValueError, LookupError, TypeError):
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): make it readable") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged: if {owner} made this folder, write {json.dumps(asdict(owner))} into it, else choose another"
+            " output folder"
+        ) from error

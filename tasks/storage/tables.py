@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.errors import UserError
-from tasks.storage.disk import named_full_disk
+from tasks.storage.checksums import origin, verify
+from tasks.storage.disk import disk_errors
 
 Row = TypeVar("Row")
 
@@ -47,7 +48,7 @@ def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row] | pa.Table) 
     """
     written = needed = 0
     try:
-        with named_full_disk(path, lambda: needed), path.open("wb") as file:
+        with disk_errors(path, lambda: needed), path.open("wb") as file:
             with pq.ParquetWriter(
                 file,
                 schema(row_type),
@@ -95,6 +96,7 @@ def iter_rows(path: Path, row_type: type[Row], batch: int = ROW_GROUP) -> Iterat
 def _reading(path: Path, row_type: type) -> Iterator[pq.ParquetFile]:
     """Open a file of the schema of `row_type`. Raises `UserError` if it is missing or damaged or has another schema."""
     try:
+        verify(path)
         with pq.ParquetFile(path) as file:
             _check_schema(path, row_type, file.schema_arrow)
             yield file
@@ -200,9 +202,7 @@ def _check_schema(path: Path, row_type: type, found: pa.Schema) -> None:
             if extra
             else f"has its columns in another order than {name}"
         )
-    raise UserError(
-        f"{path} {problem}: it was written by another version; delete its folder and run the stage again."
-    )
+    raise UserError(f"{path} {problem}: it {origin(path)}; delete its folder and run the stage again.")
 
 
 def _described(field: pa.Field) -> str:
@@ -252,7 +252,7 @@ def _converted(
             converted.append(convert(value))
         except ValueError as error:
             raise UserError(
-                f"{path}: column {name}, row {before + index}: {error}; it was written by another"
-                " version: delete its folder and run the stage again."
+                f"{path}: column {name}, row {before + index}: {error}; it {origin(path)}: delete its folder and run the stage"
+                " again."
             ) from error
     return converted

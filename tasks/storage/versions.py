@@ -18,8 +18,10 @@ from typing import Any, Generic, TypeVar
 
 from tasks.errors import UserError
 from tasks.rows import Example, Response
+from tasks.storage.checksums import sealed, unsealed
 from tasks.storage.dataset import FLAGGED, RESPONSES, ROWS_PER_FILE, describe, write_papers
-from tasks.storage.manifest import DATA, Manifest
+from tasks.storage.disk import atomic_write
+from tasks.storage.manifest import DATA, Manifest, parquet_files
 from tasks.storage.tables import iter_rows, read_rows, write_rows
 
 Row = TypeVar("Row", Example, Response)
@@ -67,12 +69,17 @@ def latest(root: Path) -> dict[str, Any]:
     """
     path = root / LATEST
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = unsealed(path.read_bytes())
         return {**found, **{name: str(root / found[name]) for name in ("dataset", "report")}}
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{root} contains no finished dataset ({path.name} is missing or damaged): build one first (make build)"
         ) from error
+
+
+def write_latest(root: Path, found: Mapping[str, Any]) -> None:
+    """Write `latest.json`, with paths relative to `root`."""
+    atomic_write(root / LATEST, json.dumps(sealed(found), indent=2) + "\n")
 
 
 def read_examples(folder: Path, split: str) -> list[Example]:
@@ -80,20 +87,21 @@ def read_examples(folder: Path, split: str) -> list[Example]:
     return [
         row
         for name in (DATA, FLAGGED)
-        for path in split_files(folder / name, split)
+        for path in split_files(folder, name, split)
         for row in read_rows(path, Example)
     ]
 
 
 def read_responses(folder: Path, split: str) -> Iterator[Response]:
     """Yield the responses of a split, file by file. Raises the errors of `tasks.storage.tables.iter_rows`."""
-    for path in split_files(folder / RESPONSES, split):
+    for path in split_files(folder, RESPONSES, split):
         yield from iter_rows(path, Response)
 
 
-def split_files(folder: Path, split: str) -> list[Path]:
-    """Return the Parquet files of one split in a folder of a dataset, in order."""
-    return sorted(folder.glob(f"{split}-*-of-*.parquet"))
+def split_files(folder: Path, name: str, split: str) -> list[Path]:
+    """Return the Parquet files of one split in the folder `name` of a dataset, in order. Raises the errors of
+    `tasks.storage.manifest.parquet_files`."""
+    return parquet_files(folder, f"{name}/{split}-*.parquet")
 
 
 def splits_of(manifest: Manifest) -> tuple[str, ...]:
@@ -118,12 +126,12 @@ def write_version(place: Path, old: Path, changes: Changes, manifest: Manifest) 
         for name, flag in ((DATA, False), (FLAGGED, True)):
             new = [row for row in added if row.benchmark_overlap is flag]
             files = list(
-                _files(split_files(old / name, split), Example, _own_id, updated, changes.removed, new)
+                _files(split_files(old, name, split), Example, _own_id, updated, changes.removed, new)
             )
             counts.append(_write(place / name, split, Example, files))
             examples[split] += _rows(files)
         answers = [response for row in added for response in changes.responses[row.id]]
-        paths = split_files(old / RESPONSES, split)
+        paths = split_files(old, RESPONSES, split)
         written = list(_files(paths, Response, _problem_id, changes.responses, changes.removed, answers))
         counts.append(_write(place / RESPONSES, split, Response, written))
         responses[split] = _rows(written)

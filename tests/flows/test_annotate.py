@@ -152,7 +152,7 @@ def test_own_problems_become_a_dataset_and_a_second_run_sends_no_request(
                 columns={"text": "question"},
             )
         with pytest.raises(UserError, match="out was made by make annotate of mine, and make build would"):
-            open_run("pocket", {"run.output": str(mine.out)})
+            open_run("pocket", {"run.output": str(mine.out)}).__enter__()
         assert digest(dataset) == before
     opened: Any = load_dataset(str(dataset), cache_dir=str(tmp_path / "cache"))
     assert opened["train"]["problem"] == TEXTS
@@ -292,7 +292,7 @@ def test_a_second_run_in_the_same_folder_fails_at_once_and_changes_nothing(tmp_p
         dataset = mine.annotate()
         make_stale(dataset, TEXTS[0])
         before = hashlib.sha256((mine.out / "latest.json").read_bytes()).digest(), mine.requests
-        held = alone(mine.out / "annotation.lock", "a re-annotation")
+        held = alone(mine.out / "run.lock", "a re-annotation")
         with (
             held,
             pytest.raises(UserError, match=r"a re-annotation is already running .* has changed nothing"),

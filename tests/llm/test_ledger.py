@@ -206,7 +206,10 @@ def test_a_ledger_of_a_later_layout_is_refused_and_unchanged(tmp_path: Path) -> 
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
     before = (tmp_path / "l.db").read_bytes()
-    with pytest.raises(UserError, match="not a ledger of this version: move it away"):
+    with pytest.raises(
+        UserError,
+        match=r"not a ledger of this version \(layout \d+, this version reads 1 to 4\): use the version",
+    ):
         Ledger(tmp_path / "l.db")
     assert (tmp_path / "l.db").read_bytes() == before
 
@@ -364,6 +367,26 @@ def test_a_failure_of_the_writing_thread_is_raised_by_the_next_call(tmp_path: Pa
     with pytest.raises(UserError):
         ledger.put("l", 2)
     with pytest.raises(UserError):
+        ledger.close()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_ledger_that_is_deleted_or_replaced_is_noticed_at_the_next_flush(
+    tmp_path: Path, replaced: bool
+) -> None:
+    path = tmp_path / "l.db"
+    ledger = Ledger(path)
+    ledger.put("k", 1)
+    ledger.flush()
+    path.unlink()
+    if replaced:
+        with Ledger(path):
+            pass
+    sentence = r"ledger .*l\.db was deleted or replaced while it was in use: start again"
+    with pytest.raises(UserError, match=sentence):
+        ledger.flush()
+    ledger.put("l", 2)
+    with pytest.raises(UserError, match=sentence):
         ledger.close()
 
 

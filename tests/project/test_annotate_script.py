@@ -44,6 +44,8 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("text\nHow many?\n", {"OVERRIDES": "{"}, "OVERRIDES is not valid JSON"),
         ("text\nHow many?\n", {"TIER": "brutal"}, "TIER is 'brutal': use one of easy"),
         ("text\nHow many?\n", {"ANSWERS": "none"}, "ANSWERS is 'none': use one of auto, verbatim"),
+        ("text\nHow many?\n", {"OUT": "caf\udce9"}, "OUT caf<U+DCE9> has a name that is not UTF-8: rename it"),
+        ("text\nHow many?\n", {"FILE": "caf\udce9.csv"}, "FILE caf<U+DCE9>.csv has a name that is not UTF-8"),
         ("text\nHow many?\n", {"OUT": ""}, "FILE and OUT are required, e.g. make annotate FILE="),
     ],
 )  # fmt: skip

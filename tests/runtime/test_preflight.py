@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import shutil
 import socket
@@ -21,10 +22,12 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from tasks.config import PROJECT_ROOT, load_config
 from tasks.errors import UserError
 from tasks.llm.model_identity import model_identity
+from tasks.rows import Problem
 from tasks.runtime.plan import write_plan
-from tasks.runtime.preflight import check_run, require_ready
+from tasks.runtime.preflight import check_run, output_problems, require_ready
 from tasks.seeds.registry import resolve
 from tasks.storage import hub_lookup
+from tasks.storage.artifacts import Store
 from tests.scripted_server import running
 from tests.small_build import SMALL
 
@@ -206,10 +209,29 @@ def test_servers_are_asked_for_their_models(tmp_path: Path) -> None:
 def test_a_server_whose_stage_is_finished_is_not_needed(tmp_path: Path) -> None:
     gone = {"models.quality_judge": {"serve": None, "base_url": "http://127.0.0.1:9/v1"}}
     assert len(problems_of(tmp_path, **gone)) == 1
-    record = tmp_path / "out/artifacts/judge-0123456789abcdef/record.json"
-    record.parent.mkdir(parents=True)
-    record.write_text(json.dumps({"models": [model_identity("pocket/judge", None, PROJECT_ROOT)]}))
+    store, fingerprint = Store(tmp_path / "out"), "0123456789abcdef" * 4
+    counts = {"counts": {"in": 0, "kept": 0, "rejected": {}}}
+    store.write_shard(store.folder("judge", fingerprint), 0, {"problems": (Problem, [])}, counts)
+    store.finish("judge", fingerprint, 1, {"models": [model_identity("pocket/judge", None, PROJECT_ROOT)]})
     assert problems_of(tmp_path, **gone) == []
+
+
+def test_a_dataset_that_cannot_be_replaced_and_a_name_that_is_not_utf8_are_reported_first(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "out"
+    root.mkdir()
+    (root / "dataset").symlink_to(tmp_path / "elsewhere")
+    (problem,) = output_problems(root)
+    assert problem.startswith(
+        f"{root / 'dataset'} is a symbolic link, but this folder is replaced as a whole"
+    )
+    (root / "dataset").unlink()
+    (root / "dataset").write_text("a file")
+    (problem,) = output_problems(root)
+    assert "dataset is not a folder" in problem
+    (problem,) = output_problems(tmp_path / os.fsdecode(b"caf\xe9"))
+    assert "has a name that is not UTF-8: choose another folder" in problem
 
 
 def test_a_cluster_that_does_not_respond_is_reported(tmp_path: Path) -> None:

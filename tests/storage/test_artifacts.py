@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xxhash
 
 from tasks.errors import UserError
 from tasks.rows import Reason, Reject, Selected
@@ -137,6 +138,7 @@ def test_a_finished_shard_is_never_replaced(tmp_path: Path) -> None:
         "rows": 2,
         "bytes": len(content),
         "digest": hashlib.sha256(content).hexdigest(),
+        "xxh3": xxhash.xxh3_128_hexdigest(content),
     }
 
 

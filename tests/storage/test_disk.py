@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import UserError
+from tasks.storage import disk
 from tasks.storage.disk import atomic_write, make_folder, remove_folder, sweep, whole_folder
 
 
@@ -137,7 +139,9 @@ def test_a_file_is_replaced_in_one_step_and_keeps_its_old_content_on_an_error(
         raise OSError(errno.EIO, "broken disk")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="broken disk"):
+    with pytest.raises(
+        UserError, match=r"record\.json cannot be read or written \(broken disk\): check the disk"
+    ):
         atomic_write(path, "new")
     assert path.read_bytes() == b"\x00\x01" and names(tmp_path / "deep") == ["record.json"]
 
@@ -170,6 +174,130 @@ def test_a_file_in_the_way_of_a_folder_is_a_user_error(tmp_path: Path) -> None:
     for path in (tmp_path / "a", tmp_path / "a" / "b"):
         with pytest.raises(UserError, match=r"Cannot create the folder .*/a.*choose another output folder"):
             make_folder(path)
+
+
+def test_a_folder_that_is_deleted_meanwhile_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer of the folder, whose parent is deleted before it has created its temporary, or after."""
+    gone = r"out was removed or changed while a was written: start again"
+    usual = disk.sweep
+
+    def deleted(folder: Path, name: str | None = None) -> None:
+        usual(folder, name)
+        shutil.rmtree(folder)
+
+    monkeypatch.setattr(disk, "sweep", deleted)
+    with pytest.raises(UserError, match=gone):
+        atomic_write(tmp_path / "out" / "a", "x")
+    with pytest.raises(UserError, match=gone), whole_folder(tmp_path / "out" / "a"):
+        pytest.fail("there is no folder to write into")
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=gone), whole_folder(tmp_path / "out" / "a") as folder:
+        shutil.rmtree(tmp_path / "out")
+        (folder / "x").write_text("1")
+    with pytest.raises(UserError, match=gone), whole_folder(tmp_path / "out" / "a"):
+        shutil.rmtree(tmp_path / "out")
+
+
+def test_a_missing_file_of_the_caller_keeps_its_own_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="other"), whole_folder(tmp_path / "a"):
+        (tmp_path / "other").read_text()
+
+
+def test_a_link_or_a_file_at_the_place_of_a_folder_is_refused_and_left(tmp_path: Path) -> None:
+    target = tmp_path / "precious"
+    target.mkdir()
+    (target / "x").write_text("old")
+    (tmp_path / "link").symlink_to(target)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("mine")
+    before = names(tmp_path)
+    for _ in range(2):
+        for name, why in (("link", "symbolic link"), ("dangling", "symbolic link"), ("file", "not a folder")):
+            with (
+                pytest.raises(UserError, match=f"{name} is {'a ' if 'link' in why else ''}{why}"),
+                whole_folder(tmp_path / name, replace=True),
+            ):
+                pytest.fail("nothing may be computed")
+        with pytest.raises(UserError, match="symbolic link"):
+            remove_folder(tmp_path / "link")
+    assert names(tmp_path) == before and (target / "x").read_text() == "old"
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_the_folder_above_may_be_a_link_and_a_linked_file_is_replaced_without_its_target(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "big").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "big")
+    for content in ("one", "two"):
+        with whole_folder(tmp_path / "out" / "dataset", replace=True) as folder:
+            (folder / "x").write_text(content)
+    assert (tmp_path / "big/dataset/x").read_text() == "two" and names(tmp_path / "big") == ["dataset"]
+    (tmp_path / "secret").write_text("keep")
+    (tmp_path / "big/latest.json").symlink_to(tmp_path / "secret")
+    atomic_write(tmp_path / "big/latest.json", "new")
+    assert (tmp_path / "secret").read_text() == "keep"
+    assert (tmp_path / "big/latest.json").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        (
+            errno.EROFS,
+            r"x cannot be read or written \(Read-only file system\): make it accessible and writable",
+        ),
+        (errno.EACCES, r"x cannot be read or written \(Permission denied\): make it accessible and writable"),
+        (errno.EIO, r"x cannot be read or written \(Input/output error\): check the disk"),
+        (errno.EDQUOT, r"The disk is full: .* needs at least 1 bytes"),
+    ],
+)
+@pytest.mark.parametrize("call", ["open", "mkdir", "rename"])
+def test_a_disk_that_refuses_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int, sentence: str
+) -> None:
+    def refuse(path: object, *_: object, **__: object) -> int:
+        raise OSError(code, os.strerror(code), str(tmp_path / "x"))
+
+    writers = [lambda: atomic_write(tmp_path / "x", "1"), lambda: whole_folder(tmp_path / "x").__enter__()]
+    if call == "mkdir":
+        writers = writers[1:]
+    if call == "rename":
+        writers = writers[:1]
+    for write in writers:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path if call == "mkdir" else os, call, refuse)
+            with pytest.raises(UserError, match=sentence):
+                write()
+
+
+def test_a_disk_without_inodes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    real = os.statvfs(tmp_path)
+    values = list(real)
+    values[7] = 0  # f_favail
+    monkeypatch.setattr(disk, "_open_new_file", refuse)
+    monkeypatch.setattr(os, "statvfs", lambda _path: os.statvfs_result(values))
+    with pytest.raises(UserError, match=r"The disk has no free inodes: .*/x cannot be created; delete some"):
+        atomic_write(tmp_path / "x", "1")
+
+
+def test_foreign_entries_with_the_name_of_a_temporary_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / ".tmp-a-0123456789ab").symlink_to(tmp_path / "target")
+    (tmp_path / ".old-a-0123456789ab").symlink_to(tmp_path / "target")
+    os.mkfifo(tmp_path / ".tmp-a-0123456789ac")  # opening it would block for ever
+    (tmp_path / os.fsdecode(b".tmp-a\xff-0123456789ab")).mkdir()
+    with whole_folder(tmp_path / "a") as folder:
+        (folder / "x").write_text("1")
+    sweep(tmp_path)
+    left = names(tmp_path)
+    assert {"a", "target", ".tmp-a-0123456789ab", ".old-a-0123456789ab"} <= set(left)
+    assert os.fsdecode(b".tmp-a\xff-0123456789ab") not in left
 
 
 def test_a_folder_can_be_removed_twice(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ def test_a_folder_is_claimed_once_and_only_its_owner_continues(tmp_path: Path) -
     ("files", "annotate", "build"),
     [
         ([], True, True),
-        (["annotation.lock"], True, True),  # a run that was killed before it claimed the folder
+        (["run.lock"], True, True),  # a run that was killed before it claimed the folder
+        (["annotation.lock"], True, True),  # the same, by an earlier version
         (["plan.json"], False, True),
         (["config.json", "dataset"], False, True),  # a build before there was owner.json
         (["dataset"], False, False),
@@ -49,6 +50,19 @@ def test_a_folder_without_an_owner(tmp_path: Path, files: list[str], annotate: b
             with pytest.raises(UserError, match="choose another output folder"):
                 check_owner(tmp_path, owner)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files)
+
+
+@pytest.mark.parametrize("record", [b"{", b"\xff", b"[]", b"3", b'{"kind": "annotate"}'])
+def test_a_damaged_record_of_the_owner_is_one_sentence_and_overwrites_nothing(
+    tmp_path: Path, record: bytes
+) -> None:
+    (tmp_path / "owner.json").write_bytes(record)
+    for owner in (BUILD, MINE):
+        with pytest.raises(
+            UserError, match=rf'owner\.json is damaged: if {owner} .*write {{"kind": "{owner.kind}"'
+        ):
+            claim(tmp_path, owner)
+    assert (tmp_path / "owner.json").read_bytes() == record
 
 
 def test_a_missing_folder_is_free(tmp_path: Path) -> None:

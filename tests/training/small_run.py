@@ -16,8 +16,9 @@ from prompts import load_prompt
 from tasks.config import PROJECT_ROOT, load_config
 from tasks.llm.model_identity import model_identity
 from tasks.rows import Example, Response, Role, Tier
+from tasks.storage.checksums import MANIFEST, checksum
 from tasks.storage.dataset import write_dataset
-from tasks.storage.manifest import Manifest, StageCount, Teacher
+from tasks.storage.manifest import Manifest, StageCount, Teacher, read_manifest
 from training.config import RunConfig, run_from
 
 TABLE = "data/train-00000-of-00001.parquet"
@@ -123,8 +124,10 @@ def write_small_dataset(folder: Path, rows: Sequence[Example], who: Teacher | No
 
 def rewrite(folder: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     """Change the train table in place, without the checks of the exporter."""
-    path = folder / TABLE
+    path, manifest = folder / TABLE, read_manifest(folder)
     pq.write_table(change(pq.read_table(path)), path)
+    renewed = replace(manifest, files={**manifest.files, TABLE: checksum(path)})
+    (folder / MANIFEST).write_text(renewed.to_json(), encoding="utf-8")
 
 
 def set_values(folder: Path, row: int, values: Mapping[str, object]) -> None:

@@ -166,6 +166,27 @@ def test_a_killed_start_counts_up_to_its_last_save(tmp_path: Path) -> None:
     assert again.total() == (2, 40.0)  # 30 and 1,010 - 1,000
 
 
+def test_the_timer_ignores_copies_and_names_a_damaged_file(tmp_path: Path) -> None:
+    times = iter((100.0, 110.0, 200.0, 205.0))
+    RunTimer(tmp_path, clock=lambda: next(times)).save()
+    (tmp_path / "starts/0001 (copy).json").write_text("{")
+    again = RunTimer(tmp_path, clock=lambda: next(times))
+    assert again.total() == (2, 15.0)
+    (tmp_path / "starts/0001.json").write_text("[]")
+    with pytest.raises(UserError, match=r"0001\.json is damaged: delete it"):
+        RunTimer(tmp_path, clock=lambda: 0.0).total()
+
+
+@pytest.mark.parametrize("line", [b"{", b"\xff", b"[]", b"3", b"{}"])
+def test_a_damaged_line_of_the_metrics_is_named_unless_it_is_the_last(tmp_path: Path, line: bytes) -> None:
+    good = [json.dumps(row(step)).encode() for step in (1, 2)]
+    (tmp_path / METRICS).write_bytes(b"\n".join([*good, line]))
+    assert [found["step"] for found in read_metrics(tmp_path)] == [1, 2]
+    (tmp_path / METRICS).write_bytes(b"\n".join([good[0], line, good[1]]))
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2 is damaged: correct or delete the line"):
+        read_metrics(tmp_path)
+
+
 def test_the_cost_separates_completed_steps_from_all_other_time(tmp_path: Path) -> None:
     dataset = write_small_dataset(tmp_path / "dataset", [example(1)])
     prepared = prepare(small_run(dataset, placement={"kind": "split", "students": 1, "engines": 2}))

@@ -19,9 +19,10 @@ from tasks.config import PROJECT_ROOT
 from tasks.errors import UserError
 from tasks.identity import canonical_json
 from tasks.llm.model_identity import model_identity
-from tasks.storage.manifest import Manifest, read_manifest
+from tasks.storage.checksums import FORMAT, origin, verify
+from tasks.storage.manifest import Manifest, parquet_files, read_manifest
 from tasks.uncertainty.entropy import majority
-from tasks.yaml_text import BadYaml, load_yaml
+from tasks.yaml_text import load_yaml
 from training.config import BinaryWeight, DatasetSettings, PlainWeight, RunConfig, project_path
 from training.data.model_files import PROMPT, ModelFiles, encode_prompts
 from training.losses.prompt_weights import (
@@ -124,7 +125,7 @@ def _files(folder: Path, settings: DatasetSettings) -> list[Path]:
         raise UserError(
             f"{folder / 'README.md'} names data outside of its folder ({outside!r}): use a dataset whose files are in its folder"
         )
-    files = {pattern: sorted(folder.glob(pattern)) for pattern in splits[settings.split]}
+    files = {pattern: parquet_files(folder, pattern) for pattern in splits[settings.split]}
     missing = next((pattern for pattern, found in files.items() if not found), None)
     if missing is not None:
         raise UserError(f"{folder} has no file {missing}: export the dataset again")
@@ -142,23 +143,35 @@ def _patterns(folder: Path) -> dict[str, dict[str, list[str]]]:
     try:
         configs = load_yaml(card.read_text(encoding="utf-8").split("---\n")[1])["configs"]
         return {
-            config["config_name"]: {
-                entry["split"]: [entry["path"]] if isinstance(entry["path"], str) else list(entry["path"])
+            str(config["config_name"]): {
+                str(entry["split"]): [_pattern(path) for path in _listed(entry["path"])]
                 for entry in config["data_files"]
             }
             for config in configs
         }
-    except (OSError, UnicodeDecodeError, BadYaml, IndexError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise UserError(
             f"{card} does not list the dataset's configs in its front matter: export the dataset again"
         ) from error
+
+
+def _listed(value: Any) -> list[Any]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _pattern(path: Any) -> str:
+    """Return a pattern of files. Raises `ValueError` if it is none."""
+    if not isinstance(path, str) or not path:
+        raise ValueError(f"{path!r} is not a pattern of files")
+    return path
 
 
 def _records(files: Iterable[Path], where: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for path in files:
         try:
-            problems = _column_problems(pq.read_schema(path), where)
+            verify(path)
+            problems = [f"{one}{_version(path)}" for one in _column_problems(pq.read_schema(path), where)]
             if problems:
                 raise UserError("\n".join(problems))
             found += pq.read_table(path, columns=list(COLUMNS), use_threads=False).to_pylist()
@@ -168,6 +181,12 @@ def _records(files: Iterable[Path], where: str) -> list[dict[str, Any]]:
     if not found:
         raise UserError(f"{where} has no rows: build a larger dataset or choose another config or split")
     return found
+
+
+def _version(path: Path) -> str:
+    """Return who wrote a dataset of an earlier format, as an addition to a sentence."""
+    written = origin(path)
+    return "" if f"(format {FORMAT})" in written else f" (it {written})"
 
 
 def _column_problems(schema: pa.Schema, where: str) -> list[str]:

@@ -1,7 +1,8 @@
 """Checkpoints of a run.
 
 Each checkpoint is a folder `step-<n>` that is written atomically; only the newest few are kept. Its record lists all files
-with their sizes, so that a damaged checkpoint is detected and an earlier one is used instead.
+with their sizes and checksums, so that a damaged checkpoint is detected and an earlier one is used instead. Records of format 1
+have sizes only.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import errno
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,13 @@ from typing import Any
 from safetensors import SafetensorError
 
 from tasks.errors import UserError
+from tasks.storage.artifacts import versions
+from tasks.storage.checksums import RECORD, Damaged, LaterFormat, checksum, sealed, unsealed, written_by
 from tasks.storage.disk import remove_folder, whole_folder
 
-RECORD = "record.json"
 _NAME = re.compile(r"step-(\d{8})")
+_READERS = 8
+"""Files that are read at a time."""
 
 
 def step_folder(root: Path, step: int) -> Path:
@@ -57,24 +62,42 @@ def latest(root: Path, on_damage: Callable[[str], None] | None = None) -> Path |
 
 
 def damage(folder: Path) -> str | None:
-    """Describe the first file that is missing or whose size differs from the record, or return None."""
-    for name, size in read_record(folder)["files"].items():
+    """Describe the first file that is missing or differs from the record, or a damaged record; None if the checkpoint is whole.
+
+    All files are read. Raises `UserError` for a checkpoint of another version that this one cannot read.
+    """
+    try:
+        files = _record(folder)["files"]
+    except Damaged as error:
+        return f"{RECORD} {error}"
+    for name, listed in files.items():
+        size = listed["bytes"] if isinstance(listed, Mapping) else listed  # a number in format 1
         try:
             held = (folder / name).stat().st_size
         except OSError as error:
             return f"{name}: {error.strerror}"
         if held != size:
             return f"{name} has {held:,} bytes instead of {size:,}"
-    return None
+    checked = [name for name, listed in files.items() if isinstance(listed, Mapping)]
+    try:
+        found = _checksums(folder, checked)
+    except OSError as error:
+        return f"{error.filename or folder}: {error.strerror}"
+    differing = next((name for name in checked if found[name] != files[name]["xxh3"]), None)
+    return None if differing is None else f"{differing} differs from its checksum"
 
 
-def _files(folder: Path) -> dict[str, int]:
-    """Return the sizes in bytes of all files, by path relative to the folder."""
-    return {
-        str(path.relative_to(folder)): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+def _files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the size in bytes and the checksum of every file, by path relative to the folder."""
+    names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
+    sums = _checksums(folder, names)
+    return {name: {"bytes": (folder / name).stat().st_size, "xxh3": sums[name]} for name in names}
+
+
+def _checksums(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return the checksums of these files, several at a time: hashing does not hold Python's lock."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        return dict(zip(names, pool.map(lambda name: checksum(folder / name), names), strict=True))
 
 
 @contextmanager
@@ -89,8 +112,8 @@ def writing(root: Path, step: int, record: Mapping[str, Any], *, keep: int) -> I
     target = step_folder(root, step)
     with disk_full_as_user_error(f"the checkpoint {target}"), whole_folder(target, replace=True) as folder:
         yield folder
-        written = {"step": step, **record, "files": _files(folder)}
-        (folder / RECORD).write_text(json.dumps(written, indent=1), encoding="utf-8")
+        written = {"step": step, **record, "versions": versions(), "files": _files(folder)}
+        (folder / RECORD).write_text(json.dumps(sealed(written), indent=1), encoding="utf-8")
     for old in steps(root)[:-keep]:
         remove_folder(step_folder(root, old))
 
@@ -129,10 +152,33 @@ _TORCH_FULL = ("PytorchStreamWriter failed", "unexpected pos", "No space left", 
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Return the record of a checkpoint. Raises `UserError` if the folder is not a complete checkpoint."""
+    """Return the record of a checkpoint. Raises `UserError` if the folder is not a complete checkpoint, or one of another version
+    that this one cannot read."""
     try:
-        return json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        return _record(folder)
+    except Damaged as error:
         raise UserError(
-            f"{folder} is not a complete checkpoint ({RECORD} is missing or unreadable): resume from another step"
+            f"{folder} is not a complete checkpoint ({RECORD} {error}): resume from another step"
         ) from error
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    path, remedy = folder / RECORD, "delete the run's folder to start from the beginning, or use that version"
+    try:
+        record = unsealed(path.read_bytes())
+    except LaterFormat as error:
+        raise UserError(f"{path} {error}: {remedy}") from error
+    except OSError as error:
+        raise Damaged(f"cannot be read ({error.strerror})") from error
+    if "files" not in record:
+        raise UserError(f"{path} {written_by(record)}, which did not list the files: {remedy}")
+    if not (isinstance(record.get("step"), int) and _is_listing(record["files"])):
+        raise Damaged("does not list the step and the files")
+    return record
+
+
+def _is_listing(files: object) -> bool:
+    return isinstance(files, Mapping) and all(
+        isinstance(one, int) or (isinstance(one, Mapping) and {"bytes", "xxh3"} <= one.keys())
+        for one in files.values()
+    )

@@ -183,7 +183,7 @@ class StudentGroup:
     def load(self, folder: Path) -> int:
         """Load a checkpoint into freshly connected ranks and return its number of steps. Raises `UserError` if it was written by
         another number of students or with an incompatible ZeRO stage."""
-        check_layout(folder, read_record(folder)["layout"], self._ranks, self._settings.zero_stage)
+        check_layout(folder, read_record(folder).get("layout"), self._ranks, self._settings.zero_stage)
         return self._all("load", folder)[0]
 
     def export(self, folder: Path) -> None:
@@ -208,9 +208,14 @@ class StudentGroup:
         return results([getattr(actor, method).remote(*arguments, **named) for actor in self._actors], WHO)
 
 
-def check_layout(folder: Path, layout: Mapping[str, int], students: int, zero_stage: int) -> None:
+def check_layout(folder: Path, layout: Mapping[str, int] | None, students: int, zero_stage: int) -> None:
     """Raise `UserError` unless this number of ranks and ZeRO stage can load a checkpoint of that layout. Stages 1 and 2 partition
     the optimiser state in the same way."""
+    if layout is None or not {"students", "zero_stage"} <= layout.keys():
+        raise UserError(
+            f"checkpoint {folder} was written by another version, which did not record the layout of the ranks: delete the run's"
+            " folder to start from the beginning"
+        )
     if layout["students"] != students:
         raise UserError(
             f"checkpoint {folder} was written with placement.students {layout['students']}, but this run has {students}: restore"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable
@@ -282,7 +283,7 @@ def test_flagged_rows_are_excluded_only_in_the_config_decontaminated(tmp_path: P
     assert [int(row.id, 16) for row in rows_of(folder)] == [1, 2, 3]
     assert [int(row.id, 16) for row in rows_of(folder, config="decontaminated")] == [1, 3]
     (folder / "flagged/train-00000-of-00001.parquet").unlink()
-    with pytest.raises(UserError, match=r"has no file flagged/train-\*.parquet"):
+    with pytest.raises(UserError, match=r"flagged/train-00000-of-00001\.parquet is missing"):
         rows_of(folder)
 
 
@@ -296,13 +297,49 @@ def test_the_error_for_a_missing_config_lists_the_existing_ones(tmp_path: Path) 
 
 def test_missing_and_broken_files_are_rejected(folder: Path) -> None:
     (folder / TABLE).write_bytes(b"PAR1 and nothing else")
-    with pytest.raises(UserError, match=r"train-00000-of-00001.parquet cannot be read"):
+    with pytest.raises(UserError, match=r"train-00000-of-00001\.parquet is damaged"):
         rows_of(folder)
     (folder / TABLE).unlink()
-    with pytest.raises(UserError, match=r"has no file data/train-\*.parquet"):
+    with pytest.raises(UserError, match=r"train-00000-of-00001\.parquet is missing"):
         rows_of(folder)
-    (folder / "README.md").write_text("no front matter", encoding="utf-8")
-    with pytest.raises(UserError, match="does not list the dataset's configs"):
+
+
+def test_a_dataset_of_an_earlier_version_is_refused_by_its_version(folder: Path) -> None:
+    rewrite(folder, lambda table: table.drop_columns(["weight"]))
+    with pytest.raises(UserError, match="has no column 'weight'") as refusal:
+        rows_of(folder)
+    assert "written by" not in str(refusal.value)
+    record = json.loads((folder / "manifest.json").read_text())
+    for key in ("format", "checksum", "files"):
+        del record[key]
+    (folder / "manifest.json").write_text(json.dumps(record | {"versions": {"sure-math": "0.0.9"}}))
+    with pytest.raises(
+        UserError, match=r"'weight'.*\(it was written by another version, sure-math 0\.0\.9 \(format 1\)\)"
+    ):
+        rows_of(folder)
+
+
+@pytest.mark.parametrize(
+    "configs",
+    [
+        "no front matter",
+        "---\nconfigs: 7\n---\n",
+        "---\nconfigs: [{config_name: default}]\n---\n",
+        "---\nconfigs: [{config_name: default, data_files: [{split: train, path: 7}]}]\n---\n",
+        "---\nconfigs: [{config_name: default, data_files: [{split: train, path: [7]}]}]\n---\n",
+        "---\nconfigs: [{config_name: default, data_files: [{split: train, path: /etc/*}]}]\n---\n",
+        "---\nconfigs: [{config_name: default, data_files: [{split: train, path: ../*}]}]\n---\n",
+        "---\nconfigs: 2026-99-99\n---\n",
+        "---\nconfigs: " + "[" * 5000 + "\n---\n",
+        "---\nconfigs: !!python/object/apply:os.getcwd []\n---\n",
+        "---\n\x00\n---\n",
+    ],
+)
+def test_a_damaged_front_matter_is_one_sentence(folder: Path, configs: str) -> None:
+    (folder / "README.md").write_text(configs, encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r"README\.md does not list the dataset's configs in its front matter"
+    ):
         rows_of(folder)
 
 

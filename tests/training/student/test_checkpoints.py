@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xxhash
 from safetensors import SafetensorError
 
 from tasks.errors import UserError
@@ -43,7 +45,10 @@ def test_the_newest_checkpoints_are_kept_and_the_latest_is_found(tmp_path: Path)
 
 def test_the_record_is_read_back(tmp_path: Path) -> None:
     write(tmp_path, 4)
-    assert read_record(step_folder(tmp_path, 4)) == {"step": 4, "seed": 7, "files": {"state": 7}}
+    record = read_record(step_folder(tmp_path, 4))
+    assert record.pop("versions")["sure-math"]
+    state = {"bytes": 7, "xxh3": xxhash.xxh3_128_hexdigest(b"weights")}
+    assert record == {"step": 4, "seed": 7, "files": {"state": state}, "format": 2}
 
 
 def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:
@@ -126,6 +131,72 @@ def test_damaged_checkpoints_are_skipped(tmp_path: Path) -> None:
     (step_folder(tmp_path, 1) / "state").write_text("")
     with pytest.raises(UserError, match=r"every checkpoint in .* is damaged, the newest being step-00000003"):
         latest(tmp_path)
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    """Write the record as it is after `changes`, without a checksum; a key with the value None is left out."""
+    record = {**json.loads((folder / "record.json").read_text()), **changes, "checksum": None}
+    kept = {key: value for key, value in record.items() if value is not None}
+    (folder / "record.json").write_text(json.dumps(kept))
+
+
+def test_weights_of_the_right_size_and_the_wrong_content_are_damage(tmp_path: Path) -> None:
+    for step in (1, 2):
+        write(tmp_path, step)
+    (step_folder(tmp_path, 2) / "state").write_bytes(bytes(7))
+    output: list[str] = []
+    assert latest(tmp_path, output.append) == step_folder(tmp_path, 1)
+    assert output == ["checkpoint step-00000002 is damaged (state differs from its checksum) and is skipped"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        (b'"seed": 7', b'"seed": 5', "record.json does not have the checksum that it was written with"),
+        (b'"checksum"', b'"checksun"', "record.json has lost its checksum"),
+        (b"{", b"[", "record.json is not valid JSON"),
+        (b'"seed"', b'"\xffeed"', "record.json is not valid JSON"),
+    ],
+)
+def test_a_damaged_record_is_damage_and_an_earlier_checkpoint_is_used(
+    tmp_path: Path, old: bytes, new: bytes, why: str
+) -> None:
+    for step in (1, 2):
+        write(tmp_path, step)
+    path = step_folder(tmp_path, 2) / "record.json"
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    output: list[str] = []
+    assert latest(tmp_path, output.append) == step_folder(tmp_path, 1)
+    assert output == [f"checkpoint step-00000002 is damaged ({why}) and is skipped"]
+    with pytest.raises(UserError, match="is not a complete checkpoint"):
+        read_record(path.parent)
+
+
+def test_a_checkpoint_of_format_1_is_read_by_its_sizes(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    folder = step_folder(tmp_path, 3)
+    rewrite(folder, files={"state": 7}, format=None, versions=None)
+    assert latest(tmp_path) == folder and read_record(folder)["seed"] == 7
+    (folder / "state").write_text("weight")
+    with pytest.raises(UserError, match="state has 6 bytes instead of 7"):
+        latest(tmp_path)
+
+
+def test_checkpoints_of_other_versions_are_refused_by_name(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    folder = step_folder(tmp_path, 3)
+    rewrite(folder, files=None, format=None, versions={"sure-math": "0.0.1"})
+    with pytest.raises(
+        UserError, match=r"written by another version, sure-math 0\.0\.1 \(format 1\), which did not"
+    ):
+        latest(tmp_path)
+    rewrite(folder, files={"state": 7}, format=9, versions={"sure-math": "3.0"})
+    with pytest.raises(
+        UserError, match=r"sure-math 3\.0 \(format 9\), which is later than this one \(format 2\)"
+    ):
+        latest(tmp_path)
+    with pytest.raises(UserError, match="did not record the layout"):
+        check_layout(folder, None, 1, 1)
 
 
 @pytest.mark.parametrize(("written", "now"), [(1, 2), (2, 1), (0, 0), (3, 3)])
