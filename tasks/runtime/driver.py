@@ -24,12 +24,12 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from tasks.config import Config
+from tasks.processes.timeline import FILE, Timeline
 from tasks.rows import Reject
 from tasks.runtime.engine_pool import Engines, OnDemand
 from tasks.runtime.phases import phase
 from tasks.runtime.progress import Progress
 from tasks.runtime.stage import Stage
-from tasks.runtime.timeline import Timeline
 from tasks.storage.artifacts import Artifact, Store
 from tasks.text import counted
 
@@ -56,7 +56,7 @@ class Run:
     @property
     def timeline(self) -> Timeline:
         """The record of what the run spent its time on."""
-        return Timeline(self.store.root / "logs" / "timeline.jsonl")
+        return Timeline(self.store.root / "logs" / FILE)
 
     def server_log(self, role: str) -> Path:
         """Path of the log of a role's model server."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tasks.llm.callbacks import OnWait
-from tasks.runtime.timeline import Timeline
+from tasks.processes.timeline import Timeline
 
 POLL_S = 0.5
 """Seconds between two calls of `on_wait`, which may end the wait."""
@@ -211,7 +211,7 @@ class EnginePool:
             busy = any(not started.future.done() for started in self._up.values())
             if self._closed or coming is None or busy or not self._fits(coming):
                 return
-            self._log(f"{_name(coming)}: starting ahead")
+            self._log(f"starting the {_name(coming)} ahead of its first use")
             self._start(coming, ahead=True)
 
     def _make_room(self, engine: Engine) -> None:

@@ -16,11 +16,11 @@ import pytest
 from tasks.config import PROJECT_ROOT, load_config
 from tasks.errors import UserError
 from tasks.llm.callbacks import OnWait
+from tasks.processes.timeline import Timeline
 from tasks.runtime import models
 from tasks.runtime.driver import Run
 from tasks.runtime.engine_pool import Engine, EnginePool, OnDemand
 from tasks.runtime.shared_engines import engines_in_order
-from tasks.runtime.timeline import Timeline
 from tasks.storage.artifacts import Store
 
 QUIET_S = 0.2  # long enough for the pool's thread to do what it would do
@@ -109,7 +109,9 @@ def test_the_next_engine_is_up_before_the_present_stage_ends(bench: Bench) -> No
     assert [event for event in bench.events if event.startswith("start")] == [
         "start evolver", "start quality_judge", "start teacher",
     ]  # fmt: skip
-    assert bench.log == ["quality judge: starting ahead", "teacher: starting ahead"]
+    assert bench.log == [
+        "starting the quality judge ahead of its first use", "starting the teacher ahead of its first use",
+    ]  # fmt: skip
 
 
 def test_nothing_starts_before_the_first_use(bench: Bench) -> None:
@@ -298,7 +300,7 @@ from pathlib import Path
 from tasks.config import ModelRole, Serve
 from tasks.llm import servers
 from tasks.runtime.engine_pool import Engine, EnginePool
-from tasks.runtime.timeline import Timeline
+from tasks.processes.timeline import Timeline
 from tests.llm.test_servers import HEALTHY
 
 folder = Path(sys.argv[1])
