@@ -12,16 +12,21 @@ from pathlib import Path
 
 import psutil
 import pytest
+from prefect.utilities.collections import visit_collection
 
 from tasks.config import PROJECT_ROOT, load_config
 from tasks.errors import UserError
 from tasks.llm.callbacks import OnWait
+from tasks.llm.ledger import Ledger
 from tasks.processes.timeline import Timeline
 from tasks.runtime import models
 from tasks.runtime.driver import Run
 from tasks.runtime.engine_pool import Engine, EnginePool, OnDemand
-from tasks.runtime.shared_engines import engines_in_order
+from tasks.runtime.models import chat_model
+from tasks.runtime.sampling import teacher
+from tasks.runtime.shared_engines import engines_in_order, sharing_engines
 from tasks.storage.artifacts import Store
+from tests.scripted_server import running
 
 QUIET_S = 0.2  # long enough for the pool's thread to do what it would do
 
@@ -289,6 +294,36 @@ def test_engines_that_a_build_does_not_need_or_cannot_have_early_are_not_started
     assert (
         order_of("pocket", {"ray.address": "auto"}, tmp_path)["teacher"].memory is None
     )  # one Ray per process
+
+
+def test_the_stages_of_a_build_get_a_run_with_the_pool(tmp_path: Path) -> None:
+    with running(models=["m"]) as remote:
+        elsewhere = {"model": "m", "base_url": remote.base_url, "serve": None}
+        models_ = {
+            f"models.{role}": elsewhere
+            for role in ("evolver", "quality_judge", "equivalence_judge", "teacher")
+        }
+        config = load_config("pocket", models_)
+        log, identities = list[str](), dict.fromkeys(type(config.models).model_fields, "m@1")
+        run = Run(config=config, store=Store(tmp_path), identities=identities)
+        with sharing_engines(run, log.append) as shared:
+            assert isinstance(shared.engines, EnginePool) and shared == run
+            passed = visit_collection(
+                shared, lambda part: part, return_data=True
+            )  # as Prefect does with a task's parameters
+            assert passed.engines is shared.engines
+            with chat_model(shared, "quality_judge", "judge", log.append) as model:
+                assert model.role == config.models.quality_judge
+            with (
+                Ledger(shared.ledger_path) as ledger,
+                shared.engines.use(teacher(shared, ledger), waits) as sampler,
+            ):
+                assert sampler.role == config.models.teacher
+    assert log[0] == "judge: connecting to the quality judge server (m)"
+    assert [phase.name for phase in shared.timeline.phases() if phase.kind == "start"] == [
+        "quality_judge",
+        "teacher",
+    ]
 
 
 # --- processes ---------------------------------------------------------------------------------------------------
