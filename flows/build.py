@@ -9,6 +9,7 @@ from tasks.stages.benchmarks import read_benchmarks
 from tasks.stages.decontaminate import decontaminate
 from tasks.stages.deduplicate import deduplicate
 from tasks.stages.distill import distill_in_build
+from tasks.stages.engines import sharing_engines
 from tasks.stages.evolve import evolve
 from tasks.stages.export import Stages, export
 from tasks.stages.flow_runs import flow
@@ -41,13 +42,14 @@ def build_dataset(run: Run) -> str:
     """Run the stages of a build and return the path of the dataset folder."""
     sources = aggregate(run)
     benchmarks = read_benchmarks(run)
-    rounds = evolve(run, sources)
-    candidates = apply_rules(run, rounds)
-    unique = deduplicate(run, sources, candidates)
-    judged = judge(run, unique)
-    selected = select(run, judged, sources)
-    flagged = decontaminate(run, selected, sources, rounds, benchmarks)
-    sampled, clustered = sample_and_cluster(run, selected)
+    with sharing_engines(run) as run:
+        rounds = evolve(run, sources)
+        candidates = apply_rules(run, rounds)
+        unique = deduplicate(run, sources, candidates)
+        judged = judge(run, unique)
+        selected = select(run, judged, sources)
+        flagged = decontaminate(run, selected, sources, rounds, benchmarks)
+        sampled, clustered = sample_and_cluster(run, selected)
     stages = Stages(
         sources=sources, rounds=rounds, rules=candidates, deduplicated=unique, judged=judged,
         selected=selected, sampled=sampled, clustered=clustered, benchmarks=benchmarks, decontaminated=flagged,

@@ -31,6 +31,7 @@ from command_line import INTERRUPTED, end_with_parent, log_error, log_line, read
 from tasks.config import PROJECT_ROOT, Config, load_config
 from tasks.errors import UserError, attempt
 from tasks.processes.ticker import LAYER_S, NOTICE_S
+from tasks.processes.timeline import FILE, Phase, Timeline
 from tasks.storage.checksums import read_sealed, verify
 from tasks.storage.manifest import parquet_files
 from tasks.storage.versions import latest
@@ -70,7 +71,7 @@ def build(what: Work, profile: str, overrides: Mapping[str, Any], port: int | No
 
     Raises `UserError` with every problem that can be found before anything is started.
     """
-    parameters = {"profile": profile, "overrides": dict(overrides)}
+    parameters, began = {"profile": profile, "overrides": dict(overrides)}, time.time()
     config = checked(what, profile, overrides, port)
     with ExitStack() as stack:
         lock = stack.enter_context(build_lock())
@@ -84,11 +85,16 @@ def build(what: Work, profile: str, overrides: Mapping[str, Any], port: int | No
         stack.enter_context(settled(api, run.id))
         worker = stack.enter_context(local.worker(api, local.MAKE_QUEUE, WORKER_LOG))
         stack.enter_context(shown(WORKER_LOG))
+        prepared = time.time() - began
         log_line(
             f"running {DEPLOYMENTS[what]} with profile {profile}; the progress is shown here and at {api.page}"
         )
         completed = follow(api, run.id, worker)
     if completed:
+        note = Phase(
+            kind="stage", name="checks, Prefect, deployment", began=began, seconds=round(prepared, 3), cpu=0.0
+        )
+        Timeline(PROJECT_ROOT / config.run.output / "logs" / FILE).record(note)
         shown_after = {"build": show, "distill": show_student, "validate": show_validation}
         shown_after[what](PROJECT_ROOT / config.run.output)
     return 0 if completed else 1

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import UserError
+from tasks.processes.timeline import FILE, Timeline
 from tasks.storage.locks import alone
 from training.batch import RolloutBatch, generate_batch, micro_batches
 from training.config import RunConfig, run_folder
@@ -73,7 +74,7 @@ def _train_with_restarts(prepared: Prepared, folder: Path) -> RunResult:
     objective, timer = compose(prepared.run), RunTimer(folder)
     for deaths in range(MAX_RESTARTS + 1):
         try:
-            with _started(prepared, objective) as workers:
+            with _started(prepared, objective, Timeline(folder / FILE)) as workers:
                 return _train(workers, prepared, objective, folder, timer)
         except ActorLost as error:
             log_line(
@@ -85,10 +86,17 @@ def _train_with_restarts(prepared: Prepared, folder: Path) -> RunResult:
 
 
 @contextmanager
-def _started(prepared: Prepared, objective: Objective) -> Iterator[Workers]:
+def _phase(timeline: Timeline, what: str) -> Iterator[None]:
+    """Say every few seconds that `what` goes on, and record how long it took."""
+    with timeline.phase("training", what), phase(lambda seconds: f"{what}, {seconds:.0f} s"):
+        yield
+
+
+@contextmanager
+def _started(prepared: Prepared, objective: Objective, timeline: Timeline) -> Iterator[Workers]:
     """Start all workers, and end them when the block ends."""
     with ExitStack() as stack:
-        with phase(lambda seconds: f"starting the workers, {seconds:.0f} s"):
+        with _phase(timeline, "starting the workers"):
             workers = stack.enter_context(start_workers(prepared, objective, log_line))
         yield workers
 
@@ -99,19 +107,19 @@ def _train(
     """Run the remaining steps, with an evaluation before the first step and after the last one. The last step is saved too, so
     that evaluation and export can be repeated without training."""
     config, total = prepared.run, prepared.schedule.steps
-    held_out = prepared.held_out
-    with phase(lambda seconds: f"loading the weights and checking the workers, {seconds:.0f} s"):
+    held_out, timeline = prepared.held_out, Timeline(folder / FILE)
+    with _phase(timeline, "loading the weights and checking the workers"):
         first, record, saved = _resume(workers, prepared, folder)
         workers.students.sync(workers.engines, first)
         if config.self_tests:
             self_test(workers, prepared, first)
     sampling = evaluation_sampling(prepared)
-    with phase(lambda seconds: f"evaluating the student before the training, {seconds:.0f} s"):
+    with _phase(timeline, "evaluating the student before the training"):
         before = record["before"] if first else evaluate(workers, held_out, "before", sampling)
     kept = {"fingerprint": prepared.fingerprint, "before": before}
     timer.save()
     with _stop_on_signals() as stop:
-        with RunLog(folder, step=first, steps=total) as run_log:
+        with RunLog(folder, step=first, steps=total) as run_log, timeline.phase("training", "steps"):
             for step, upcoming in _steps(workers, prepared, objective, run_log, first, saved):
                 timer.save()
                 if step % config.checkpoints.every == 0 or step == total or stop.requested:
@@ -125,7 +133,7 @@ def _train(
         stop.at_once = (
             "stopped after the last step, with a checkpoint: start again to evaluate and export the student"
         )
-        with phase(lambda seconds: f"evaluating and exporting the student, {seconds:.0f} s"):
+        with _phase(timeline, "evaluating and exporting the student"):
             after = evaluate(workers, held_out, "after", sampling)
             return export_run(workers, prepared, folder, timer, before=before, after=after)
 

@@ -24,7 +24,9 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from tasks.config import Config
+from tasks.processes.timeline import FILE, Timeline
 from tasks.rows import Reject
+from tasks.runtime.engine_pool import Engines, OnDemand
 from tasks.runtime.phases import phase
 from tasks.runtime.progress import Progress
 from tasks.runtime.stage import Stage
@@ -39,20 +41,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """The context that every stage takes: the settings, the artifact store and the identities of the models."""
+    """The context that every stage takes: the settings, the artifact store, the identities of the models and their engines."""
 
     config: Config
     store: Store
     identities: Mapping[str, str]  # role -> model identity
+    engines: Engines = field(default_factory=OnDemand, compare=False)
 
     @property
     def ledger_path(self) -> Path:
         """Path of the request ledger, which all runs of this output folder share."""
         return self.store.root / "ledger.sqlite"
 
-    def server_log(self, stage: str) -> Path:
-        """Path of the log of a stage's model server."""
-        return self.store.root / "logs" / f"{stage}.log"
+    @property
+    def timeline(self) -> Timeline:
+        """The record of what the run spent its time on."""
+        return Timeline(self.store.root / "logs" / FILE)
+
+    def server_log(self, role: str) -> Path:
+        """Path of the log of a role's model server."""
+        return self.store.root / "logs" / f"{role}.log"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +131,21 @@ def run_shards(
         _named(stage, f"{stage.name}: already built")(run, stage, None, None, None, None)
         logger.info("%s: already built, %s", stage.name, counted(found.num_rows, stage.unit))
         return found
-    folder = run.store.folder(stage.name, stage.fingerprint)
     drop_if_stale(run.store, stage)
+    with run.timeline.phase("stage", stage.name):
+        return _built(run, stage, plan, work, pending, ready)
+
+
+def _built(
+    run: Run,
+    stage: Stage,
+    plan: Callable[[], Sequence[int]],
+    work: Callable[[int, Callable[[int], None]], Shard],
+    pending: Pending | None,
+    ready: Callable[[int | None], None],
+) -> Artifact:
+    """Run the unfinished shards of a stage whose artifact does not exist yet, and write the artifact."""
+    logger = get_run_logger()
     with phase(logger.info, lambda seconds: f"{stage.name}: reading the input, {seconds:.0f} s"):
         sizes = plan()
     progress = Progress(stage.name, sum(sizes), logger.info)
@@ -137,7 +158,7 @@ def run_shards(
         progress.finish()
         ready(None)
     artifact = _finish(run, stage, len(sizes))
-    logger.info("%s: wrote %s", stage.name, folder.name)
+    logger.info("%s: wrote %s", stage.name, artifact.path.name)
     return artifact
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic, TypeVar
@@ -11,14 +12,21 @@ from tasks.llm.callbacks import WAIT_NOTICE_S
 from tasks.llm.chat import ChatModel, ChatRequest, Completion, Failure
 from tasks.llm.invariance import BatchInvariance
 from tasks.llm.ledger import Ledger, Spent
+from tasks.llm.model_folder import model_folder
 from tasks.llm.servers import serving
 from tasks.llm.turns import Answers, Turns
+from tasks.llm.vllm_options import CPU_KV_CACHE_GIB
+from tasks.processes.machine import device_is_cpu
 from tasks.processes.ticker import NOTICE_S
 from tasks.runtime.driver import Run
+from tasks.runtime.engine_pool import Engine
 from tasks.runtime.pending import Pending
 from tasks.text import counted
 
 Item = TypeVar("Item")
+
+CPU_ENGINE_BYTES = 2 * 2**30
+"""Memory of an engine on a CPU besides weights and KV cache; a pocket server takes 2 GB in all."""
 
 
 @contextmanager
@@ -34,9 +42,9 @@ def chat_model(
     `check_cancelled` is the cancellation check: it is called periodically while the server starts, and may raise.
     """
     role: ModelRole = getattr(run.config.models, role_name)
-    identity = run.identities[role_name]
-    verb, name = "connecting to" if role.serve is None else "starting", role_name.replace("_", " ")
-    log(f"{stage}: {verb} the {name} server ({role.model})")
+    identity, engine, name = run.identities[role_name], server(run, role_name), role_name.replace("_", " ")
+    connects = role.serve is None or run.engines.is_up(engine)
+    log(f"{stage}: {'connecting to' if connects else 'starting'} the {name} server ({role.model})")
 
     waiting = rate_limited(
         lambda seconds, line: log(
@@ -44,13 +52,10 @@ def chat_model(
         ),
         check_cancelled=check_cancelled,
     )
-    with (
-        serving(role, root=PROJECT_ROOT, log=run.server_log(stage), on_wait=waiting) as server,
-        Ledger(run.ledger_path) as ledger,
-    ):
-        log(f"{stage}: the {name} server is ready at {server.base_url}")
-        note_engine(server.invariance, role_name, identity, ledger, log)
-        model = ChatModel(role, server.base_url, server.model_name, identity, ledger, is_vllm=server.is_vllm)
+    with run.engines.use(engine, waiting) as found, Ledger(run.ledger_path) as ledger:
+        log(f"{stage}: the {name} server is ready at {found.base_url}")
+        note_engine(found.invariance, role_name, identity, ledger, log)
+        model = ChatModel(role, found.base_url, found.model_name, identity, ledger, is_vllm=found.is_vllm)
         yield model
         used = model.usage
         log(
@@ -62,6 +67,33 @@ def chat_model(
             f"{stage}: total of {identity} in this output folder: {counted(spent.requests, 'request')}, "
             f"{spent.prompt_tokens:,} prompt and {spent.completion_tokens:,} completion tokens"
         )
+
+
+def server(run: Run, role_name: str) -> Engine:
+    """Return the engine of a chat role: its server. Roles that serve the same model with the same settings share one."""
+    role: ModelRole = getattr(run.config.models, role_name)
+    served = (role.model, role.revision, role.base_url, role.max_model_len, role.dtype, role.serve)
+    return Engine(
+        role=role_name, settings=("server", *served), memory=engine_memory(role),
+        open=lambda on_wait: serving(role, root=PROJECT_ROOT, log=run.server_log(role_name), on_wait=on_wait),
+    )  # fmt: skip
+
+
+def engine_memory(role: ModelRole) -> float | None:
+    """Return the memory that the role's engine takes: on GPUs its share of one, of which the first runs all engines, else bytes.
+
+    None for a model that is served elsewhere.
+    """
+    if role.serve is None:
+        return None
+    if not device_is_cpu():
+        return role.serve.gpu_memory_fraction
+    folder = model_folder(role.model, PROJECT_ROOT)
+    if folder is None:
+        return math.inf  # the size of a model of the hub is not known before it is downloaded
+    weights = 2 * sum(path.stat().st_size for path in folder.glob("*.safetensors"))  # bf16 served as float32
+    cache = (role.serve.kv_cache_gib or CPU_KV_CACHE_GIB) * 2**30
+    return role.serve.engines * (weights + cache + CPU_ENGINE_BYTES)
 
 
 def note_engine(

@@ -18,7 +18,8 @@ from tasks.llm.sampler import Sampled, SampleFailure, SamplePrompt, TeacherSampl
 from tasks.rows import Problem, Reason, Reject, Response
 from tasks.runtime.chunks import cut, row_hashes
 from tasks.runtime.driver import Lazy, Run, Shard, Stage
-from tasks.runtime.models import note_engine, rate_limited
+from tasks.runtime.engine_pool import Engine
+from tasks.runtime.models import engine_memory, note_engine, rate_limited
 from tasks.storage.artifacts import Artifact
 from tasks.storage.tables import read_table
 
@@ -48,16 +49,28 @@ def sample_sizes(run: Run, selected: Artifact) -> tuple[int, ...]:
 
 @contextmanager
 def start_teacher(run: Run, ledger: Ledger, check_cancelled: Callable[[], None]) -> Iterator[TeacherSampler]:
-    """Start the teacher's engine, and end it when the block ends."""
-    log, identity = get_run_logger().info, run.identities["teacher"]
-    log(f"sample: starting the teacher ({run.config.models.teacher.model})")
-    with TeacherSampler(
-        run.config.models.teacher, root=PROJECT_ROOT, identity=identity, ledger=ledger,
-        logprobs=run.config.sample.logprobs,
-        on_wait=rate_limited(lambda seconds, line: log(f"sample: {line}, {seconds:.0f} s"), check_cancelled=check_cancelled),
-    ) as sampler:  # fmt: skip
+    """Provide the teacher's engine for the block."""
+    log, identity, engine = get_run_logger().info, run.identities["teacher"], teacher(run, ledger)
+    if not run.engines.is_up(engine):
+        log(f"sample: starting the teacher ({run.config.models.teacher.model})")
+    waiting = rate_limited(
+        lambda seconds, line: log(f"sample: {line or 'waiting for the teacher'}, {seconds:.0f} s"),
+        check_cancelled=check_cancelled,
+    )
+    with run.engines.use(engine, waiting) as sampler:
         note_engine(sampler.invariance, "teacher", identity, ledger, log)
         yield sampler
+
+
+def teacher(run: Run, ledger: Ledger | None = None) -> Engine:
+    """Return the engine of the teacher. A teacher that is served elsewhere keeps its answers in `ledger`."""
+    role, logprobs = run.config.models.teacher, run.config.sample.logprobs
+    return Engine(
+        role="teacher", settings=("offline", role, logprobs), memory=engine_memory(role),
+        open=lambda on_wait: TeacherSampler(
+            role, root=PROJECT_ROOT, identity=run.identities["teacher"], ledger=ledger, logprobs=logprobs, on_wait=on_wait
+        ),
+    )  # fmt: skip
 
 
 def sampled(

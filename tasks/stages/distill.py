@@ -48,7 +48,8 @@ def distill(run: Run, dataset: str) -> str:
     config = run_config(settings, Path(dataset), output)
     write_held_out(output / "held_out.jsonl", held_out(settings, Path(dataset)))
     name = f"distill: {config.objective.preset}"
-    folder = train.with_options(name="distill", task_run_name=name)(config, settings)
+    with run.timeline.phase("stage", "distill"):
+        folder = train.with_options(name="distill", task_run_name=name)(config, settings)
     result = read_sealed(folder / "result.json", "run the distillation again")
     publish(result)
     files = {"student": folder / "student", "curves": folder / "curves.png", "log": folder / "train.log"}

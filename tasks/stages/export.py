@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
@@ -64,6 +66,14 @@ def write_all(run: Run, stages: Stages, identity: str) -> State | None:
     }  # fmt: skip
     if is_written(root, latest, get_run_logger().warning):
         return Completed(name="Cached", message="dataset and report are up to date")
+    with run.timeline.phase("stage", "export"):
+        _write(run, stages, identity, latest)
+    return None
+
+
+def _write(run: Run, stages: Stages, identity: str, latest: dict[str, Any]) -> None:
+    """Write dataset and report, and then `latest.json`, which completes them."""
+    root = run.store.root
     rows = gather(run, stages)
     examples, responses = examples_by_split(rows)
     counts = stage_counts(run.store, stages.in_order())
@@ -76,4 +86,3 @@ def write_all(run: Run, stages: Stages, identity: str) -> State | None:
     write_report(root / "report.html", report_data(run, rows, examples, overlaps, manifest))
     latest["counts"] = {split: len(found) for split, found in examples.items()}
     write_latest(root, latest)
-    return None

@@ -381,8 +381,9 @@ def test_the_command_and_environment_hold_what_a_cpu_needs(monkeypatch: pytest.M
     environment = engine_environment(role.serve, local=True, on_cpu=True, engines=available_cores())
     assert (environment["OMP_NUM_THREADS"], environment["VLLM_CPU_KVCACHE_SPACE"]) == ("1", "1")
     assert (environment["HF_HUB_OFFLINE"], environment["VLLM_CPU_ATTN_SPLIT_KV"]) == ("1", "0")
-    assert environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
-    assert "HF_HUB_OFFLINE" not in engine_environment(role.serve, local=False, on_cpu=False)
+    assert (environment["VLLM_ENABLE_V1_MULTIPROCESSING"], environment["TORCH_COMPILE_DISABLE"]) == ("0", "1")
+    on_gpu = engine_environment(role.serve, local=False, on_cpu=False)
+    assert not {"HF_HUB_OFFLINE", "TORCH_COMPILE_DISABLE"} & on_gpu.keys()
 
 
 def test_batch_invariant_kernels_are_asked_for_on_gpus_only() -> None:
