@@ -80,7 +80,7 @@ def export_run(
     after: Grades | None,
 ) -> RunResult:
     """Export the student and write all other files; `result.json` is written last and marks the run as finished."""
-    workers.students.export(folder / STUDENT)
+    lost = workers.students.export(folder / STUDENT)
     rows = read_metrics(folder)
     held_out = None if before is None or after is None else estimates(before, after)
     result = {
@@ -89,8 +89,9 @@ def export_run(
         "steps": len(rows),
         "student": {"from": _identity(prepared.student.folder), "to": _identity(folder / STUDENT)},
         "teacher": _identity(prepared.teacher.folder),
-        "dataset": prepared.manifest.fingerprint,
+        "dataset": prepared.dataset,
         "held_out": held_out,
+        **({} if lost is None else {"lost_by_merging": lost}),
         "cost": cost(rows, prepared, *timer.total()),
         "facts": workers.facts,
         "settings": prepared.run.identity(),
@@ -141,7 +142,8 @@ def cost(
 def write_metrics(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Write the metrics as a Parquet table with one row per step."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), sink)
+    names = dict.fromkeys(name for row in rows for name in row)  # some metrics exist in some steps only
+    pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), sink)
     atomic_write(path, sink.getvalue().to_pybytes())
 
 

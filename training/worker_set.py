@@ -14,6 +14,7 @@ import numpy as np
 from tasks.processes.machine import available_cores
 from tasks.processes.ray_session import RaySession
 from training.data.batches import TokenSequence
+from training.data.model_files import given_template
 from training.objectives.base import Objective
 from training.preflight.check import Prepared, teacher_warning
 from training.preflight.memory import SCORING_FRACTION, SCORING_TOKENS, engine_fraction
@@ -21,9 +22,10 @@ from training.rollouts.engine import RolloutEngineSettings
 from training.rollouts.pool import RolloutPool
 from training.scorers.teacher import InProcessTeacher, InProcessTeacherSettings, States, TopK
 from training.scorers.vllm_teacher import ScoringSettings, VllmTeacher, scoring_environment, scoring_options
+from training.student.adapters import AdapterSettings
+from training.student.exported_files import PromptFiles
 from training.student.group import StudentGroup
 from training.student.messages import RankSettings
-from training.student.network import AdapterSettings
 from training.weight_sync.sync import choose_transport
 from training.workers.actors import result
 from training.workers.placement import Placement, Role, actor_options, make_placement, reserved
@@ -185,6 +187,12 @@ def rank_settings(
         threads=max(1, available_cores() // placement.count("student")) if placement.on_cpu else None,
         shares_gpu=placement.shares_gpus,
         teacher_head=teacher_head,
+        dropout=run.student.dropout,
+        prompt=PromptFiles(
+            end_ids=prepared.end_tokens,
+            end_token=prepared.student.tokenizer.convert_ids_to_tokens(prepared.end_tokens[0]),
+            chat_template=given_template(run.prompt),
+        ),
     )
 
 
@@ -196,6 +204,7 @@ def scoring_settings(prepared: Prepared, top_k: int) -> ScoringSettings:
         max_tokens=run.context_tokens,
         top_k=top_k,
         vocabulary=prepared.teacher.vocab_size,
+        dtype=run.teacher.dtype,
         pass_tokens=SCORING_TOKENS,
         gpu_memory_fraction=SCORING_FRACTION,
         kv_cache_gib=run.placement.cpu_kv_gib,
@@ -239,7 +248,8 @@ def _teacher(prepared: Prepared, placement: Placement, top_k: int) -> tuple[Any,
         scoring = scoring_settings(prepared, top_k)
         environment = scoring_environment(scoring, on_cpu=placement.on_cpu)
         return VllmTeacher, scoring, environment, scoring_options(scoring, on_cpu=placement.on_cpu)
-    return InProcessTeacher, frozen_settings(prepared, placement, prepared.teacher.folder, "bfloat16")
+    dtype = prepared.run.teacher.dtype
+    return InProcessTeacher, frozen_settings(prepared, placement, prepared.teacher.folder, dtype)
 
 
 def frozen_settings(

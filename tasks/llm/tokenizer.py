@@ -1,0 +1,42 @@
+"""The tokenizer of a checkpoint, for the dataset and for training: the one that users of transformers and vLLM get."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+_QWEN, _PLAIN = "Qwen2Tokenizer", "TokenizersBackend"
+# What `AutoTokenizer` chooses by (model_type, tokenizer_class). It imports torch, which takes 2.7 s of CPU time; these classes
+# do not need it.
+_WITHOUT_TORCH = {
+    **{(model, kind): _QWEN for model in ("qwen2", "qwen3", "qwen3_moe") for kind in (_QWEN, f"{_QWEN}Fast")},
+    **{
+        (model, kind): _PLAIN
+        for model in ("qwen3", "qwen3_moe")
+        for kind in (_PLAIN, "PreTrainedTokenizerFast")
+    },
+}
+
+
+def load_tokenizer(model: str, revision: str | None = None) -> Any:
+    """Return the tokenizer that `AutoTokenizer` gives for a folder or a hub id, without remote code.
+
+    Raises whatever transformers raises if it cannot be loaded.
+    """
+    import transformers
+
+    kind = _WITHOUT_TORCH.get(_declared(Path(model)), "AutoTokenizer")
+    return getattr(transformers, kind).from_pretrained(model, revision=revision, trust_remote_code=False)
+
+
+def _declared(folder: Path) -> tuple[str, str]:
+    """Return the model type and the tokenizer class that a folder's files name; empty strings if that is not all they name."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        if "auto_map" in settings or "_name_or_path" in config:
+            return "", ""
+        return str(config["model_type"]), str(settings["tokenizer_class"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return "", ""
