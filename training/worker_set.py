@@ -111,7 +111,7 @@ def start_workers(prepared: Prepared, objective: Objective, log: Callable[[str],
         settings = rank_settings(prepared, placement, teacher_head=head)
         students = StudentGroup(placement, group, settings, objective.token_loss)
         top_k = objective.needs.top_k or prepared.shared_vocab
-        teachers = _actors("teacher", placement, group, *_teacher(prepared, placement, top_k))
+        teachers = _actors("teacher", placement, group, *teacher_actor(prepared, placement, top_k))
         start = frozen_settings(prepared, placement, prepared.student.folder, run.trainer.dtype)
         references = _actors("reference", placement, group, InProcessTeacher, start)
         facts: dict[str, Any] = {"transport": choice.transport, "placement": placement.name}
@@ -242,7 +242,7 @@ def _ready(actors: Sequence[Any], who: str) -> Any:
     return [result(one.ready.remote(), who) for one in actors][0]  # noqa: RUF015 - all of them are waited for
 
 
-def _teacher(prepared: Prepared, placement: Placement, top_k: int) -> tuple[Any, ...]:
+def teacher_actor(prepared: Prepared, placement: Placement, top_k: int) -> tuple[Any, ...]:
     """Return the class and the arguments of the teacher for the run's teacher backend."""
     if prepared.run.teacher.backend == "vllm":
         scoring = scoring_settings(prepared, top_k)

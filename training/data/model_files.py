@@ -71,7 +71,7 @@ def open_model(role: str, model: str, prompt: PromptSettings = AS_IN_THE_CHECKPO
     tokenizer = _tokenizer(role, folder, prompt)
     return ModelFiles(
         role=role, folder=folder, vocab_size=sizes[0], max_positions=sizes[1], tokenizer=tokenizer,
-        tensors=tensors, identity=loaded_identity(tokenizer), end_tokens=_end_tokens(role, folder, config, tokenizer, sizes[0]),
+        tensors=tensors, identity=loaded_identity(tokenizer), end_tokens=_end_tokens(role, folder, config, tokenizer),
     )  # fmt: skip
 
 
@@ -230,12 +230,11 @@ def _tokenizer(role: str, folder: Path, prompt: PromptSettings) -> Any:
     return tokenizer
 
 
-def _end_tokens(
-    role: str, folder: Path, config: Mapping[str, Any], tokenizer: Any, vocab_size: int
-) -> tuple[int, ...]:
+def _end_tokens(role: str, folder: Path, config: Mapping[str, Any], tokenizer: Any) -> tuple[int, ...]:
     """Return the tokenizer's end token and those of generation_config.json, which replaces config.json there."""
     path = folder / "generation_config.json"
     generation = _json(role, path) if path.is_file() else config
     listed = generation.get("eos_token_id")
+    known = set(tokenizer.get_vocab().values())
     found = [tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])]
-    return tuple(dict.fromkeys(one for one in found if isinstance(one, int) and 0 <= one < vocab_size))
+    return tuple(dict.fromkeys(one for one in found if one in known))
