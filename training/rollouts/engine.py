@@ -117,6 +117,19 @@ def rollout_environment(settings: RolloutEngineSettings, *, on_cpu: bool) -> dic
     return common | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
 
 
+def engine_prompt_ids(
+    model: Path, problems: Sequence[str], *, thinking: bool, day: date | None, chat_template: str | None
+) -> list[tuple[int, ...]]:
+    """Return the token ids of the problems' prompts by vLLM's own tokenizer of a model folder, with the chat template that is
+    given or the folder's."""
+    from vllm.tokenizers import get_tokenizer
+
+    tokenizer: Any = get_tokenizer(str(model), trust_remote_code=False)
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    return prompt_ids(tokenizer, problems, thinking=thinking, day=day)
+
+
 class RolloutEngine:
     """One rollout engine; `training.rollouts.pool` turns it into a Ray actor. Every public method may be called remotely."""
 
@@ -159,17 +172,9 @@ class RolloutEngine:
         """Return the process id of the engine."""
         return os.getpid()
 
-    def prompt_ids(
-        self, problems: Sequence[str], *, thinking: bool, day: date | None, chat_template: str | None
-    ) -> list[tuple[int, ...]]:
-        """Return the token ids of the problems' prompts by vLLM's own tokenizer of the model folder, with the chat template that
-        is given or its own."""
-        from vllm.tokenizers import get_tokenizer
-
-        tokenizer: Any = get_tokenizer(str(self.settings.model), trust_remote_code=False)
-        if chat_template is not None:
-            tokenizer.chat_template = chat_template
-        return prompt_ids(tokenizer, problems, thinking=thinking, day=day)
+    def prompt_ids(self, problems: Sequence[str], **format_options: Any) -> list[tuple[int, ...]]:
+        """Return `engine_prompt_ids` for the engine's model folder."""
+        return engine_prompt_ids(self.settings.model, problems, **format_options)
 
     # --- generating ---------------------------------------------------------------------------------------------
 
