@@ -102,6 +102,12 @@ def export_run(
     draw_curves(folder / "curves.png", rows)
     atomic_write(folder / STUDENT / "README.md", model_card(result))
     atomic_write(folder / RESULT, json.dumps(result, indent=2, default=str) + "\n")
+    _log_gain(held_out)
+    log_line(f"student: {folder / STUDENT}")
+    return RunResult(student=folder / STUDENT, result=result)
+
+
+def _log_gain(held_out: Mapping[str, Any] | None) -> None:
     if held_out is not None:
         gained = held_out["gain"]
         log_line(
@@ -109,8 +115,6 @@ def export_run(
             f" {100 * gained['value']:+.1f} points [{100 * gained['low']:+.1f}, {100 * gained['high']:+.1f}]"
             f" on {counted(gained['n'], 'held-out problem')}"
         )
-    log_line(f"student: {folder / STUDENT}")
-    return RunResult(student=folder / STUDENT, result=result)
 
 
 def cost(

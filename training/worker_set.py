@@ -188,11 +188,16 @@ def rank_settings(
         shares_gpu=placement.shares_gpus,
         teacher_head=teacher_head,
         dropout=run.student.dropout,
-        prompt=PromptFiles(
-            end_ids=prepared.end_tokens,
-            end_token=prepared.student.tokenizer.convert_ids_to_tokens(prepared.end_tokens[0]),
-            chat_template=given_template(run.prompt),
-        ),
+        prompt=prompt_files(prepared),
+    )
+
+
+def prompt_files(prepared: Prepared) -> PromptFiles:
+    """Return what the exported student contains about prompts and responses."""
+    return PromptFiles(
+        end_ids=prepared.end_tokens,
+        end_token=prepared.student.tokenizer.convert_ids_to_tokens(prepared.end_tokens[0]),
+        chat_template=given_template(prepared.run.prompt),
     )
 
 

@@ -105,24 +105,11 @@ def load_network(
     `capability` is the compute capability of the GPU, None on CPU. Raises `UserError` if the folder has no config.json or the
     model has no bias-free `lm_head`.
     """
-    with fast_imports():
-        from transformers import AutoConfig, AutoModelForCausalLM
-
     if not (folder / "config.json").is_file():
         raise UserError(
             f"student folder {folder} has no config.json: set it to a complete Hugging Face checkpoint"
         )
-    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    if not dropout:
-        config.attention_dropout = 0.0
-    attention = _choose(config, dtype, capability)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        config=config,
-        dtype=dtype,
-        attn_implementation=implementation(attention),
-        trust_remote_code=False,
-    )
+    model, attention = _load_model(folder, dtype, dropout=dropout, capability=capability)
     head = getattr(model, "lm_head", None)
     if head is None or getattr(head, "bias", None) is not None:
         raise UserError(
@@ -134,6 +121,26 @@ def load_network(
         add_lora(model, lora, seed)
     model.lm_head = Head(head.weight)
     return Network(model.train(), attention)
+
+
+def _load_model(
+    folder: Path, dtype: torch.dtype, *, dropout: bool, capability: tuple[int, int] | None
+) -> tuple[Any, AttentionChoice]:
+    with fast_imports():
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if not dropout:
+        config.attention_dropout = 0.0
+    attention = _choose(config, dtype, capability)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        config=config,
+        dtype=dtype,
+        attn_implementation=implementation(attention),
+        trust_remote_code=False,
+    )
+    return model, attention
 
 
 def _choose(config: Any, dtype: torch.dtype, capability: tuple[int, int] | None) -> AttentionChoice:
