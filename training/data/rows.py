@@ -154,11 +154,10 @@ def _leaves(pattern: str) -> bool:
 def _patterns(folder: Path) -> dict[str, dict[str, list[str]]]:
     """Return the file patterns by config and split."""
     card = folder / "README.md"
-    bare = _bare_files(folder)
-    if bare and not card.exists():
-        return {"default": bare}
+    bare = {} if (folder / MANIFEST).is_file() else _bare_files(folder)
     try:
-        head = load_yaml(card.read_text(encoding="utf-8").split("---\n")[1])
+        parts = card.read_text(encoding="utf-8").split("---\n") if card.exists() or not bare else []
+        head = load_yaml(parts[1]) if len(parts) > 1 or not bare else {}
         if bare and "configs" not in head:
             return {"default": bare}
         return {

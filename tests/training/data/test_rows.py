@@ -436,7 +436,7 @@ def foreign(
     return folder
 
 
-@pytest.mark.parametrize("card", [HUB_CARD, None])
+@pytest.mark.parametrize("card", [HUB_CARD, "# Problems\n", None])
 @pytest.mark.parametrize("name", ["train-00000-of-00001.parquet", "problems.parquet"])
 def test_a_bare_parquet_file_with_integer_ids_and_string_views_is_read(
     tmp_path: Path, card: str | None, name: str
