@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+SAMPLE = "Solve 1 plus 2\nand box the answer."
 _QWEN, _PLAIN = "Qwen2Tokenizer", "TokenizersBackend"
 # What `AutoTokenizer` chooses by (model_type, tokenizer_class). It imports torch, which takes 2.7 s of CPU time; these classes
 # do not need it.
@@ -28,6 +29,20 @@ def load_tokenizer(model: str, revision: str | None = None) -> Any:
 
     kind = _WITHOUT_TORCH.get(_declared(Path(model)), "AutoTokenizer")
     return getattr(transformers, kind).from_pretrained(model, revision=revision, trust_remote_code=False)
+
+
+def tokenizer_problem(tokenizer: Any, model: str) -> str | None:
+    """Return what is wrong with the tokenizer of `model` if it loses spaces or line breaks, or None.
+
+    A class that does not belong to tokenizer.json does, such as LlamaTokenizer with the byte-level tokenizer.json of Llama 3.
+    """
+    found = tokenizer.decode(tokenizer.encode(SAMPLE, add_special_tokens=False), skip_special_tokens=False)
+    if found.split() == SAMPLE.split() and found.count("\n") == SAMPLE.count("\n"):
+        return None
+    return (
+        f"the tokenizer of {model} loses white space, since {type(tokenizer).__name__} does not fit its tokenizer.json: set"
+        " tokenizer_class to PreTrainedTokenizerFast in its tokenizer_config.json"
+    )
 
 
 def _declared(folder: Path) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from tasks.errors import UserError
 from tasks.llm.chat_template_check import template_problem
 from tasks.llm.checkpoint_files import MAX_HEADER_BYTES, header_bytes
 from tasks.llm.prompt_tokens import PromptEncoder, UnsafeText
-from tasks.llm.tokenizer import load_tokenizer
+from tasks.llm.tokenizer import load_tokenizer, tokenizer_problem
 from tasks.llm.tokenizer_identity import TokenizerIdentity, loaded_identity
 from training.config import PromptSettings, project_path
 
@@ -220,6 +220,8 @@ def _tokenizer(role: str, folder: Path, prompt: PromptSettings) -> Any:
         raise UserError(
             f"{role}.model: the tokenizer in {folder} cannot be loaded ({reason}): copy the complete checkpoint there"
         ) from error
+    if (wrong := tokenizer_problem(tokenizer, str(folder))) is not None:
+        raise UserError(f"{role}.model: {wrong}")
     if given is not None:
         tokenizer.chat_template = given
     if not tokenizer.chat_template:

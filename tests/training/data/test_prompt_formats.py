@@ -73,9 +73,17 @@ def test_the_tokenizer_is_the_one_that_transformers_users_get(folder: Path, mode
     found, expected = load_tokenizer(str(folder)), AutoTokenizer.from_pretrained(folder)
     assert type(found) is type(expected)
     assert found.backend_tokenizer.to_str() == expected.backend_tokenizer.to_str()
+    if type(expected).__name__ == "LlamaTokenizer":
+        with pytest.raises(
+            UserError, match=r"loses white space, since LlamaTokenizer does not fit"
+        ) as refused:
+            opened(folder)
+        assert "\n" not in str(refused.value)
+        return
     files = opened(folder)
     assert files.identity == tokenizer_identity(str(folder), None, PROJECT_ROOT)
     assert files.tokenizer.encode(TEXT) == expected.encode(TEXT)
+    assert files.tokenizer.decode(files.tokenizer.encode(TEXT)) == TEXT
 
 
 def test_different_ids_of_engine_and_training_are_refused_in_one_sentence() -> None:

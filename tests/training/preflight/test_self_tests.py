@@ -69,9 +69,9 @@ def prepared(dataset: Path, **changes: Any) -> Prepared:
     return prepare(small_run(dataset, batches={"size": 2, "total_prompts": 4}, **changes))
 
 
-def healthy(run: Prepared, **defects: Any) -> Healthy:
+def healthy(run: Prepared, *, packed: float = 0.0) -> Healthy:
     rows = [run.rows[group.row] for group in run.schedule.step(0)]
-    return Healthy(**({"prompts": [row.prompt_ids for row in rows]} | defects))
+    return Healthy(prompts=[row.prompt_ids for row in rows], packed=packed)
 
 
 def test_the_engine_tokenizes_real_prompts_and_packed_rows_are_compared(dataset: Path) -> None:

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from tasks.errors import UserError
+from tasks.llm.tokenizer import load_tokenizer
 from tests.training.small_run import copy_model, edit
 from tests.training.student.running import update
 from training.config import PromptSettings
 from training.data.batches import TokenSequence
-from training.data.model_files import encode_prompts, open_model
+from training.data.model_files import encode_prompts, open_model, prompt_ids
 from training.losses.token_losses import TopKCrossEntropy
 from training.rollouts.engine import (
     INITIAL_VERSION,
@@ -120,10 +121,11 @@ def test_vllms_own_tokenizer_builds_the_prompts_of_the_training(tmp_path: Path, 
     problems, day = ["What is 1 + 2?", "Solve x + 1 = 2\nfor   x."], date(2026, 2, 3)
     template = tmp_path / "template.jinja"
     template.write_text("{{ strftime_now('%d %b %Y') }} {{ messages[-1].content }}<|im_end|>")
-    for given in (None, template):
-        model = open_model("student", str(copy), PromptSettings(chat_template=given))
-        text = None if given is None else given.read_text()
-        found = engine_prompt_ids(copy, problems, thinking=False, day=day, chat_template=text)
+    found = engine_prompt_ids(copy, problems, thinking=False, day=day, chat_template=None)
+    assert found == prompt_ids(load_tokenizer(str(copy)), problems, thinking=False, day=day)
+    if kind != "LlamaTokenizerFast":  # which is refused
+        model = open_model("student", str(copy), PromptSettings(chat_template=template))
+        found = engine_prompt_ids(copy, problems, thinking=False, day=day, chat_template=template.read_text())
         assert found == encode_prompts(model, problems, thinking=False, day=day)
 
 
