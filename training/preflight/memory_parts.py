@@ -206,8 +206,8 @@ def teacher_parts(run: RunConfig, dims: ModelDimensions) -> tuple[MemoryPart, ..
         spike = MemoryPart(
             owner="teacher",
             what="logits",
-            bytes=scoring_tokens(run) * dims.vocab * (teacher_bytes(run) + 8)
-            + answer_bytes(run, dims),  # and fp32 twice
+            # in the teacher's dtype, and twice in float32
+            bytes=scoring_tokens(run) * dims.vocab * (teacher_bytes(run) + 8) + answer_bytes(run, dims),
             phases=_scoring_phases(run),
         )
         return (*_engine_parts("teacher", run, dims, scoring_budget(run), teacher_bytes(run)), spike)
