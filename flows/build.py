@@ -42,14 +42,14 @@ def build_dataset(run: Run) -> str:
     """Run the stages of a build and return the path of the dataset folder."""
     sources = aggregate(run)
     benchmarks = read_benchmarks(run)
-    with sharing_engines(run) as run:
-        rounds = evolve(run, sources)
-        candidates = apply_rules(run, rounds)
-        unique = deduplicate(run, sources, candidates)
-        judged = judge(run, unique)
-        selected = select(run, judged, sources)
-        flagged = decontaminate(run, selected, sources, rounds, benchmarks)
-        sampled, clustered = sample_and_cluster(run, selected)
+    with sharing_engines(run) as sharing:
+        rounds = evolve(sharing, sources)
+        candidates = apply_rules(sharing, rounds)
+        unique = deduplicate(sharing, sources, candidates)
+        judged = judge(sharing, unique)
+        selected = select(sharing, judged, sources)
+        flagged = decontaminate(sharing, selected, sources, rounds, benchmarks)
+        sampled, clustered = sample_and_cluster(sharing, selected)
     stages = Stages(
         sources=sources, rounds=rounds, rules=candidates, deduplicated=unique, judged=judged,
         selected=selected, sampled=sampled, clustered=clustered, benchmarks=benchmarks, decontaminated=flagged,

@@ -7,6 +7,7 @@ run. Relative paths are relative to the project folder.
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 from collections import Counter
@@ -73,6 +74,7 @@ class StudentSettings(Section):
     """The model that is trained."""
 
     model: str = resource()  # checkpoint folder; identified by a hash of its files
+    dropout: bool = False  # train with the attention_dropout of its config.json
 
 
 class TeacherSettings(Section):
@@ -80,6 +82,7 @@ class TeacherSettings(Section):
     prompt_logprobs from an engine, which returns every entry as a Python object and is limited to small k unless `force`."""
 
     model: str = resource()  # checkpoint folder; identified by a hash of its files
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
     backend: Literal["in_process", "vllm"] = "in_process"
     force: bool = resource(False)
 
@@ -187,6 +190,18 @@ class LengthSettings(Section):
     thinking: bool = False  # as the dataset was annotated
 
 
+class PromptSettings(Section):
+    """The chat template of student and teacher, and the tokens that end a response.
+
+    `chat_template`: a Jinja file that replaces the checkpoints' own, for those without one; it is exported with the student.
+    `date`: what a template that contains the date gets from `strftime_now`. `end_tokens`: in addition to those of both models.
+    """
+
+    chat_template: Path | None = resource(None)  # identified by its content
+    date: datetime.date | None = None
+    end_tokens: tuple[str, ...] = ()
+
+
 # --- optimisation ------------------------------------------------------------------------------------------------
 
 
@@ -282,6 +297,7 @@ class RunConfig(Section):
     objective: ObjectiveSettings = Field(default_factory=ObjectiveSettings)
     rollouts: RolloutSettings = RolloutSettings()
     lengths: LengthSettings = LengthSettings()
+    prompt: PromptSettings = PromptSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     batches: BatchSettings = BatchSettings()
     trainer: TrainerSettings = TrainerSettings()

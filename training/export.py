@@ -81,7 +81,7 @@ def export_run(
     after: Grades | None,
 ) -> RunResult:
     """Export the student and write all other files; `result.json` is written last and marks the run as finished."""
-    workers.students.export(folder / STUDENT)
+    lost = workers.students.export(folder / STUDENT)
     rows = read_metrics(folder)
     held_out = None if before is None or after is None else estimates(before, after)
     result = {
@@ -90,8 +90,9 @@ def export_run(
         "steps": len(rows),
         "student": {"from": _identity(prepared.student.folder), "to": _identity(folder / STUDENT)},
         "teacher": _identity(prepared.teacher.folder),
-        "dataset": prepared.manifest.fingerprint,
+        "dataset": prepared.dataset,
         "held_out": held_out,
+        **({} if lost is None else {"lost_by_merging": lost}),
         "cost": cost(rows, prepared, *timer.total()),
         "facts": workers.facts,
         "settings": prepared.run.identity(),
@@ -102,6 +103,12 @@ def export_run(
     draw_curves(folder / "curves.png", rows)
     atomic_write(folder / STUDENT / "README.md", model_card(result))
     atomic_write(folder / RESULT, _as_json(result))
+    _log_gain(held_out)
+    log_line(f"student: {folder / STUDENT}")
+    return RunResult(student=folder / STUDENT, result=result)
+
+
+def _log_gain(held_out: Mapping[str, Any] | None) -> None:
     if held_out is not None:
         gained = held_out["gain"]
         log_line(
@@ -109,8 +116,6 @@ def export_run(
             f" {100 * gained['value']:+.1f} points [{100 * gained['low']:+.1f}, {100 * gained['high']:+.1f}]"
             f" on {counted(gained['n'], 'held-out problem')}"
         )
-    log_line(f"student: {folder / STUDENT}")
-    return RunResult(student=folder / STUDENT, result=result)
 
 
 def _as_json(result: Mapping[str, Any]) -> str:
@@ -147,7 +152,8 @@ def cost(
 def write_metrics(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Write the metrics as a Parquet table with one row per step."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), sink)
+    names = dict.fromkeys(name for row in rows for name in row)  # some metrics exist in some steps only
+    pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), sink)
     atomic_write(path, sink.getvalue().to_pybytes())
 
 

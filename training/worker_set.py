@@ -14,6 +14,7 @@ import numpy as np
 from tasks.processes.machine import available_cores
 from tasks.processes.ray_session import RaySession
 from training.data.batches import TokenSequence
+from training.data.model_files import given_template
 from training.objectives.base import Objective
 from training.preflight.check import Prepared, teacher_warning
 from training.preflight.memory import SCORING_FRACTION, SCORING_TOKENS, engine_fraction
@@ -21,9 +22,10 @@ from training.rollouts.engine import RolloutEngineSettings
 from training.rollouts.pool import RolloutPool
 from training.scorers.teacher import InProcessTeacher, InProcessTeacherSettings, States, TopK
 from training.scorers.vllm_teacher import ScoringSettings, VllmTeacher, scoring_environment, scoring_options
+from training.student.adapters import AdapterSettings
+from training.student.exported_files import PromptFiles
 from training.student.group import StudentGroup
 from training.student.messages import RankSettings
-from training.student.network import AdapterSettings
 from training.weight_sync.sync import choose_transport
 from training.workers.actors import result
 from training.workers.placement import Placement, Role, actor_options, make_placement, reserved
@@ -109,7 +111,7 @@ def start_workers(prepared: Prepared, objective: Objective, log: Callable[[str],
         settings = rank_settings(prepared, placement, teacher_head=head)
         students = StudentGroup(placement, group, settings, objective.token_loss)
         top_k = objective.needs.top_k or prepared.shared_vocab
-        teachers = _actors("teacher", placement, group, *_teacher(prepared, placement, top_k))
+        teachers = _actors("teacher", placement, group, *teacher_actor(prepared, placement, top_k))
         start = frozen_settings(prepared, placement, prepared.student.folder, run.trainer.dtype)
         references = _actors("reference", placement, group, InProcessTeacher, start)
         facts: dict[str, Any] = {"transport": choice.transport, "placement": placement.name}
@@ -185,6 +187,17 @@ def rank_settings(
         threads=max(1, available_cores() // placement.count("student")) if placement.on_cpu else None,
         shares_gpu=placement.shares_gpus,
         teacher_head=teacher_head,
+        dropout=run.student.dropout,
+        prompt=prompt_files(prepared),
+    )
+
+
+def prompt_files(prepared: Prepared) -> PromptFiles:
+    """Return what the exported student contains about prompts and responses."""
+    return PromptFiles(
+        end_ids=prepared.end_tokens,
+        end_token=prepared.student.tokenizer.convert_ids_to_tokens(prepared.end_tokens[0]),
+        chat_template=given_template(prepared.run.prompt),
     )
 
 
@@ -196,6 +209,7 @@ def scoring_settings(prepared: Prepared, top_k: int) -> ScoringSettings:
         max_tokens=run.context_tokens,
         top_k=top_k,
         vocabulary=prepared.teacher.vocab_size,
+        dtype=run.teacher.dtype,
         pass_tokens=SCORING_TOKENS,
         gpu_memory_fraction=SCORING_FRACTION,
         kv_cache_gib=run.placement.cpu_kv_gib,
@@ -233,13 +247,14 @@ def _ready(actors: Sequence[Any], who: str) -> Any:
     return [result(one.ready.remote(), who) for one in actors][0]  # noqa: RUF015 - all of them are waited for
 
 
-def _teacher(prepared: Prepared, placement: Placement, top_k: int) -> tuple[Any, ...]:
+def teacher_actor(prepared: Prepared, placement: Placement, top_k: int) -> tuple[Any, ...]:
     """Return the class and the arguments of the teacher for the run's teacher backend."""
     if prepared.run.teacher.backend == "vllm":
         scoring = scoring_settings(prepared, top_k)
         environment = scoring_environment(scoring, on_cpu=placement.on_cpu)
         return VllmTeacher, scoring, environment, scoring_options(scoring, on_cpu=placement.on_cpu)
-    return InProcessTeacher, frozen_settings(prepared, placement, prepared.teacher.folder, "bfloat16")
+    dtype = prepared.run.teacher.dtype
+    return InProcessTeacher, frozen_settings(prepared, placement, prepared.teacher.folder, dtype)
 
 
 def frozen_settings(

@@ -26,7 +26,8 @@ MESSAGES = (
 
 
 def template_problem(folder: Path) -> str | None:
-    """Return what is wrong with the chat template of a local model if rendering it exceeds its limits, or None.
+    """Return what is wrong with the chat template of a local model if rendering it exceeds its limits, or None. The path of a
+    template is possible too.
 
     The limits are 15 s of CPU time, 4 GiB of memory, and a million characters. A template that is missing or raises an error is
     no such problem.
@@ -42,7 +43,7 @@ def template_problem(folder: Path) -> str | None:
 def chat_template(folder: Path) -> str | None:
     """Return the chat template of a local model, from `chat_template.jinja` or tokenizer_config.json; None if there is none."""
     try:
-        if (path := folder / "chat_template.jinja").is_file():
+        if (path := folder if folder.is_file() else folder / "chat_template.jinja").is_file():
             return path.read_text(encoding="utf-8", errors="replace")
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         found = settings.get("chat_template")

@@ -25,6 +25,7 @@ from tasks.llm.callbacks import WAIT_NOTICE_S, OnProgress, OnWait
 from tasks.llm.invariance import BatchInvariance, check_invariance, engine_probes
 from tasks.llm.model_folder import model_folder
 from tasks.llm.prompt_tokens import PromptEncoder, UnsafeText
+from tasks.llm.tokenizer import tokenizer_problem
 from tasks.llm.tokenizer_identity import template_identity
 from tasks.llm.vllm_options import LogprobsMode, engine_environment, engine_options
 from tasks.processes.imports import fast_imports
@@ -221,6 +222,7 @@ class EngineActor:
         with fast_imports():
             from vllm import LLM
 
+        self._model: str = options["model"]
         self._context: int = options["max_model_len"]
         self._dtype: str = options["dtype"]
         self._finished: SimpleQueue[tuple[int, Result]] = SimpleQueue()
@@ -230,7 +232,10 @@ class EngineActor:
         self._piece_of: dict[int, str] = {}  # token id -> its text
 
     def ready(self) -> EngineFacts:
-        """Check the engine's batch invariance, and return the facts to record about it."""
+        """Check tokenizer and batch invariance of the engine, and return the facts to record about it. Raises `UserError` for an
+        unusable tokenizer."""
+        if (wrong := tokenizer_problem(self._tokenizer, self._model)) is not None:
+            raise UserError(wrong)
         invariance = check_invariance(engine_probes(self._engine), dtype=self._dtype, machine=engine_device())
         return EngineFacts(template=template_identity(self._tokenizer), invariance=invariance)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tasks.errors import UserError
 from tasks.llm.model_folder import model_folder
+from tasks.llm.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,13 +25,9 @@ def tokenizer_identity(model: str, revision: str | None, root: Path) -> Tokenize
 
     Raises `UserError` if the tokenizer cannot be loaded.
     """
-    from transformers import AutoTokenizer
-
     folder = model_folder(model, root)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder or model), revision=revision, trust_remote_code=False
-        )
+        tokenizer = load_tokenizer(str(folder or model), revision)
     except (OSError, ValueError) as error:
         raise UserError(
             f"the tokenizer of {model} cannot be loaded ({error}): correct `model` in the profile"

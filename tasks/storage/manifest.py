@@ -255,10 +255,13 @@ def parquet_files(folder: Path, pattern: str) -> list[Path]:
     """Return the Parquet files of a dataset that match a pattern (`data/train-*.parquet`), in order.
 
     Raises `UserError` naming a file that the manifest lists and that is missing, or one that it does not list: other programs
-    would read it. A dataset without a list of files (format 1, or no manifest) may have files with regular names only.
+    would read it. A dataset without a list of files (format 1) may have files with regular names only; one without a manifest is
+    somebody else's, and may have any.
     """
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.glob(pattern))}
-    files = read_manifest(folder).files if (folder / MANIFEST).exists() else {}
+    if not (folder / MANIFEST).exists():
+        return list(found.values())
+    files = read_manifest(folder).files
     listed = {name for name in files if fnmatchcase(name, pattern)}
     if missing := sorted(listed - found.keys()):
         raise UserError(f"{folder / missing[0]} is missing: restore the file, or export the dataset again")

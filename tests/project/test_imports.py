@@ -52,13 +52,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "tasks", "tasks.llm", "tasks.storage", "tasks.uncertainty", "prompts", "training.config", "training.losses",
     ),
     "training.weight_sync": ("tasks", "training.workers"),
-    "training.scorers": ("tasks", "tasks.llm", "tasks.processes.imports", "training.data", "training.weight_sync"),
+    "training.scorers": (
+        "tasks", "tasks.llm", "tasks.processes.imports", "tasks.processes.memory", "training.data", "training.weight_sync",
+    ),
     "training.rollouts": (
         "tasks", "tasks.llm", "tasks.processes", "training.data", "training.weight_sync", "training.workers",
     ),
     "training.student": (
-        "tasks", "tasks.processes.imports", "tasks.storage", "training.data", "training.losses", "training.rollouts",
-        "training.scorers", "training.weight_sync", "training.workers",
+        "tasks", "tasks.processes.imports", "tasks.processes.memory", "tasks.storage", "training.data", "training.losses",
+        "training.rollouts", "training.scorers", "training.weight_sync", "training.workers",
     ),
     "training.evaluation": (
         "tasks", "tasks.answers", "tasks.uncertainty.bootstrap", "prompts", "training.config", "training.console",
@@ -66,7 +68,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "training.preflight": (
         "tasks", "tasks.llm", "tasks.storage", "prompts", "training.config", "training.console", "training.data",
-        "training.evaluation", "training.losses", "training.rollouts", "training.scorers", "training.student",
+        "training.evaluation", "training.losses", "training.objectives.presets", "training.rollouts", "training.scorers",
+        "training.student",
         "training.weight_sync", "training.workers",
     ),
     "training": ("tasks", "tasks.llm", "tasks.processes", "tasks.storage", "prompts", "training.*"),

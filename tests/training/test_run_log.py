@@ -22,10 +22,10 @@ from tasks.errors import UserError
 from tasks.storage.metrics import METRICS, read_metrics
 from tests.training.small_run import example, small_run, write_small_dataset
 from training import console
-from training.config import EvaluationSettings
+from training.config import EvaluationSettings, LengthSettings
 from training.console import log_line
 from training.data.model_files import open_model
-from training.evaluation.held_out import estimates, read_held_out
+from training.evaluation.held_out import estimates, held_out_problems, read_held_out
 from training.export import cost, draw_curves, model_card, write_metrics
 from training.preflight.check import prepare
 from training.run_log import RunLog, RunTimer, terminal
@@ -205,6 +205,20 @@ def test_table_and_curves_are_written_from_the_rows(tmp_path: Path) -> None:
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_table_keeps_every_metric_that_any_step_had(tmp_path: Path) -> None:
+    rows = [
+        {"step": 1, "loss": 2.0},
+        {"step": 2, "loss": 1.0, "entropy": 0.5},
+        {"step": 3, "truncated": 0.25},
+    ]
+    write_metrics(tmp_path / "metrics.parquet", rows)
+    assert pq.read_table(tmp_path / "metrics.parquet").to_pylist() == [
+        {"step": 1, "loss": 2.0, "entropy": None, "truncated": None},
+        {"step": 2, "loss": 1.0, "entropy": 0.5, "truncated": None},
+        {"step": 3, "loss": None, "entropy": None, "truncated": 0.25},
+    ]
+
+
 HOSTILE = "a | b\n---\n# <script>*x*</script> `c`: [l](u)\n:0123456789abcdef"
 
 
@@ -261,6 +275,13 @@ def test_the_card_of_a_run_without_evaluation_states_it() -> None:
     assert "This model was not evaluated" in card(measured=False) and "| gain |" not in card(measured=False)
 
 
+def test_the_card_of_an_adapter_tells_what_merging_loses() -> None:
+    assert "| adapter |" not in card()
+    (row,) = (line for line in card(lost_by_merging=0.3812).splitlines() if line.startswith("| adapter |"))
+    assert "in `adapter/`, for the base model" in row
+    assert "rounds to bfloat16, which loses 38.1% of the norm of what was learned" in row
+
+
 def test_names_on_the_card_are_escaped() -> None:
     head, page = parts(card(student={"from": HOSTILE, "to": HOSTILE}, teacher=HOSTILE, dataset=HOSTILE))
     assert head["model_name"].startswith("a | b") and head.keys() == parts(card())[0].keys()
@@ -310,6 +331,24 @@ def test_held_out_prompts_have_the_format_of_training_prompts(tmp_path: Path) ->
     asked = student.tokenizer.decode(found.prompts[0])
     assert "What is 1 + 1?" in asked and asked.endswith("</think>\n\n")
     assert read_held_out(None, student, thinking=False) is None
+
+
+def test_held_out_prompts_that_would_shorten_their_responses_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "held_out.jsonl"
+    rows = [
+        {"id": name, "problem": "1 + " * size + "1", "answer": "2"} for name, size in (("a", 1), ("b", 90))
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    student = open_model("student", str(PROJECT_ROOT / "pocket/student"))
+    found = read_held_out(EvaluationSettings(problems=path), student, thinking=False)
+    assert found is not None
+    short, long = map(len, found.prompts)
+    assert held_out_problems(found, LengthSettings(max_prompt_tokens=long)) == []
+    limits = LengthSettings(max_prompt_tokens=long - 1, max_response_tokens=4096)
+    (problem,) = held_out_problems(found, limits)
+    assert short < long - 1 and problem.startswith(
+        f"evaluation.problems: b has a prompt of {long} tokens, but lengths.max_prompt_tokens is {long - 1}, so responses would"
+    )
 
 
 def test_held_out_problems_are_split_only_at_line_feeds(tmp_path: Path) -> None:

@@ -13,12 +13,15 @@ from tests.training.small_run import example, small_run, write_small_dataset
 from training.data.batches import TokenSequence
 from training.preflight.check import prepare
 from training.preflight.memory import placement_of
+from training.preflight.shapes import count_parameters, read_dimensions
+from training.student.exported_files import PromptFiles
 from training.worker_set import (
     Workers,
     frozen_settings,
     log_findings,
     rank_settings,
     rollout_engine_settings,
+    teacher_actor,
 )
 
 
@@ -58,6 +61,34 @@ def test_only_models_that_share_a_gpu_release_unused_memory(tmp_path: Path, kind
     assert rollout_engine_settings(prepared, placement).kv_cache_bytes == planned, (
         "must not depend on the free memory of a shared GPU"
     )
+
+
+@pytest.mark.parametrize("backend", ["in_process", "vllm"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_teacher_has_the_dtype_of_its_setting(tmp_path: Path, backend: str, dtype: str) -> None:
+    dataset = write_small_dataset(tmp_path / "dataset", [example(1)])
+    teacher = {"model": "pocket/teacher", "backend": backend, "dtype": dtype}
+    prepared = prepare(small_run(dataset, teacher=teacher, objective={"top_k": 8}))
+    _, settings, *_ = teacher_actor(prepared, placement_of(prepared.run), 8)
+    assert settings.dtype == dtype
+    (weights,) = (
+        part.bytes
+        for device in prepared.memory.devices
+        for part in device.parts
+        if (part.owner, part.what) == ("teacher", "parameters")
+    )
+    parameters = count_parameters(read_dimensions(prepared.teacher.folder))
+    assert weights == parameters * (2 if dtype == "bfloat16" else 4)
+
+
+def test_the_student_trains_without_dropout_and_exports_the_end_tokens(tmp_path: Path) -> None:
+    dataset = write_small_dataset(tmp_path / "dataset", [example(1)])
+    student = {"model": "pocket/student", "dropout": True}
+    for run, dropout in ((small_run(dataset), False), (small_run(dataset, student=student), True)):
+        prepared = prepare(run)
+        settings = rank_settings(prepared, placement_of(run))
+        assert settings.dropout == dropout
+        assert settings.prompt == PromptFiles(end_ids=(1992,), end_token="<|im_end|>", chat_template=None)
 
 
 def test_the_attention_of_the_student_and_every_finding_of_the_engines_are_logged_once() -> None:

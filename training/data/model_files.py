@@ -1,13 +1,14 @@
-"""Checkpoint folders of student and teacher: weight files, tokenizer, chat template, encoded prompts.
+"""Checkpoint folders of student and teacher: weight files, tokenizer, chat template, end tokens, encoded prompts.
 
-Reads files only; the tokenizer classes of transformers work without torch.
+Reads files only, and loads torch only for tokenizers that need it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +19,35 @@ from tasks.errors import UserError
 from tasks.llm.chat_template_check import template_problem
 from tasks.llm.checkpoint_files import MAX_HEADER_BYTES, header_bytes
 from tasks.llm.prompt_tokens import PromptEncoder, UnsafeText
+from tasks.llm.tokenizer import load_tokenizer, tokenizer_problem
 from tasks.llm.tokenizer_identity import TokenizerIdentity, loaded_identity
-from training.config import project_path
+from training.config import PromptSettings, project_path
 
 PROMPT = "teacher/solve"  # the student's prompt, which is also the one that the dataset was sampled with
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
-QWEN_TOKENIZERS = ("Qwen2Tokenizer", "Qwen2TokenizerFast")
+AS_IN_THE_CHECKPOINT = PromptSettings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFiles:
     """A complete checkpoint. `role` is the section of its setting (`<role>.model`), `vocab_size` the number of rows of the
-    embedding (padded beyond the tokenizer's size), `tensors` the shape of every tensor in the weight files."""
+    embedding (padded beyond the tokenizer's size), `end_tokens` the ids at which transformers and vLLM end a response, the
+    tokenizer's own first, `tensors` the shape of every tensor in the weight files."""
 
     role: str
     folder: Path
     vocab_size: int
     max_positions: int
-    tokenizer: Any  # PreTrainedTokenizerFast or Qwen2Tokenizer
+    tokenizer: Any  # of transformers
     identity: TokenizerIdentity
+    end_tokens: tuple[int, ...]
     tensors: Mapping[str, tuple[int, ...]] = field(repr=False)
 
 
-def open_model(role: str, model: str) -> ModelFiles:
-    """Check the checkpoint folder of the setting `<role>.model` and load its tokenizer.
+def open_model(role: str, model: str, prompt: PromptSettings = AS_IN_THE_CHECKPOINT) -> ModelFiles:
+    """Check the checkpoint folder of the setting `<role>.model` and load its tokenizer, with the chat template of `prompt` if it
+    has one.
 
     Raises `UserError`, naming the setting and the folder, if the folder, config.json, a weights file or the tokenizer is missing,
     truncated or invalid.
@@ -63,23 +68,72 @@ def open_model(role: str, model: str) -> ModelFiles:
             f"{role}.model: {folder / 'config.json'} has no valid vocab_size and max_position_embeddings: copy the complete"
             " checkpoint there"
         ) from error
-    if (wrong := template_problem(folder)) is not None:
-        raise UserError(f"{role}.model: {wrong}")
-    tokenizer = _tokenizer(role, folder)
+    tokenizer = _tokenizer(role, folder, prompt)
     return ModelFiles(
         role=role, folder=folder, vocab_size=sizes[0], max_positions=sizes[1], tokenizer=tokenizer,
-        tensors=tensors, identity=loaded_identity(tokenizer),
+        tensors=tensors, identity=loaded_identity(tokenizer), end_tokens=_end_tokens(role, folder, config, tokenizer),
     )  # fmt: skip
 
 
-def encode_prompts(model: ModelFiles, problems: Sequence[str], *, thinking: bool) -> list[tuple[int, ...]]:
-    """Return the token ids of each problem in the solve prompt and the model's chat template, generation prompt included.
-
-    The ids are those that the dataset's engines build. Raises `UserError` if the template fails or gives an empty prompt.
-    """
-    prompt, encoder = load_prompt(PROMPT), PromptEncoder(model.tokenizer, enable_thinking=thinking)
+def given_template(prompt: PromptSettings) -> str | None:
+    """Return the chat template of the setting `prompt.chat_template`, or None without it. Raises `UserError` if its file cannot
+    be read, or if rendering it exceeds the limits of `template_problem`."""
+    if prompt.chat_template is None:
+        return None
+    path = project_path(prompt.chat_template)
+    if (wrong := template_problem(path)) is not None:
+        raise UserError(f"prompt.chat_template: {wrong}")
     try:
-        found = [tuple(encoder.encode(prompt, {"problem": problem})) for problem in problems]
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"prompt.chat_template: {path} cannot be read ({error}): give a Jinja file, such as a checkpoint's"
+            " chat_template.jinja"
+        ) from error
+
+
+def prompt_ids(
+    tokenizer: Any, problems: Sequence[str], *, thinking: bool, day: date | None
+) -> list[tuple[int, ...]]:
+    """Return the token ids of each problem in the solve prompt and the tokenizer's chat template, generation prompt included.
+
+    `day` is the date that a template gets from `strftime_now`. Without one such a template raises `UndatedTemplate`. Raises
+    `UnsafeText`, and whatever the template raises.
+    """
+    prompt = load_prompt(PROMPT)
+    encoder = PromptEncoder(tokenizer, enable_thinking=thinking, strftime_now=_clock(day))
+    return [tuple(encoder.encode(prompt, {"problem": problem})) for problem in problems]
+
+
+class UndatedTemplate(Exception):
+    """A chat template asks for the date, and no date was given."""
+
+
+def _clock(day: date | None) -> Callable[[str], str]:
+    """Return the `strftime_now` of chat templates, at the start of the given day."""
+
+    def strftime_now(form: str) -> str:
+        if day is None:
+            raise UndatedTemplate
+        return datetime.combine(day, time()).strftime(form)
+
+    return strftime_now
+
+
+def encode_prompts(
+    model: ModelFiles, problems: Sequence[str], *, thinking: bool, day: date | None = None
+) -> list[tuple[int, ...]]:
+    """Return `prompt_ids` with the model's tokenizer. Apart from `day`, the ids are those that the dataset's engines build.
+
+    Raises `UserError` if the template fails, needs a `day`, or gives an empty prompt.
+    """
+    try:
+        found = prompt_ids(model.tokenizer, problems, thinking=thinking, day=day)
+    except UndatedTemplate as error:
+        raise UserError(
+            f"{model.role}.model: the chat template of {model.folder} contains the date, so that prompts would change from day to"
+            " day: set prompt.date, such as the day on which the dataset was annotated"
+        ) from error
     except UnsafeText as error:
         raise UserError(
             f"{model.role}.model: a problem contains a token of the chat template of {model.folder} ({error}): leave that problem"
@@ -154,20 +208,35 @@ def _read_shapes(role: str, path: Path) -> dict[str, tuple[int, ...]]:
         ) from error
 
 
-def _tokenizer(role: str, folder: Path) -> Any:
-    """Load the tokenizer that `AutoTokenizer` gives for Qwen checkpoints; `AutoTokenizer` itself would import torch."""
-    import transformers
-
-    settings = _json(role, folder / "tokenizer_config.json")
-    named = settings.get("tokenizer_class")
-    kind: Any = getattr(transformers, named if named in QWEN_TOKENIZERS else "PreTrainedTokenizerFast")
+def _tokenizer(role: str, folder: Path, prompt: PromptSettings) -> Any:
+    _json(role, folder / "tokenizer_config.json")  # its defects are named better here than by transformers
+    given = given_template(prompt)
+    if given is None and (wrong := template_problem(folder)) is not None:
+        raise UserError(f"{role}.model: {wrong}")
     try:
-        tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        tokenizer = load_tokenizer(str(folder))
     except Exception as error:  # the tokenizers library raises bare Exceptions
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{role}.model: the tokenizer in {folder} cannot be loaded ({reason}): copy the complete checkpoint there"
         ) from error
+    if (wrong := tokenizer_problem(tokenizer, str(folder))) is not None:
+        raise UserError(f"{role}.model: {wrong}")
+    if given is not None:
+        tokenizer.chat_template = given
     if not tokenizer.chat_template:
-        raise UserError(f"{role}.model: {folder} has no chat template: use a checkpoint that has one")
+        raise UserError(
+            f"{role}.model: {folder} has no chat template: set prompt.chat_template to a Jinja file, or use a checkpoint that has"
+            " one"
+        )
     return tokenizer
+
+
+def _end_tokens(role: str, folder: Path, config: Mapping[str, Any], tokenizer: Any) -> tuple[int, ...]:
+    """Return the tokenizer's end token and those of generation_config.json, which replaces config.json there."""
+    path = folder / "generation_config.json"
+    generation = _json(role, path) if path.is_file() else config
+    listed = generation.get("eos_token_id")
+    known = set(tokenizer.get_vocab().values())
+    found = [tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])]
+    return tuple(dict.fromkeys(one for one in found if one in known))

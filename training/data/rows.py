@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tasks.errors import UserError
 from tasks.identity import canonical_json
 from tasks.llm.model_identity import model_identity
 from tasks.storage.checksums import FORMAT, origin, verify
-from tasks.storage.manifest import Manifest, parquet_files, read_manifest
+from tasks.storage.manifest import DATA, MANIFEST, Manifest, parquet_files, read_manifest
 from tasks.uncertainty.entropy import majority
 from tasks.yaml_text import load_yaml
 from training.config import BinaryWeight, DatasetSettings, PlainWeight, RunConfig, project_path
@@ -37,18 +38,20 @@ from training.losses.prompt_weights import (
 )
 
 COLUMNS = {
-    "id": "text", "problem": "text", "tier": "text", "answer": "text", "majority_answer": "text",
+    "id": "text or whole numbers", "problem": "text", "tier": "text", "answer": "text", "majority_answer": "text",
     "semantic_entropy": "numbers", "weight": "numbers", "cluster_labels": "lists of whole numbers",
 }  # fmt: skip
 """The columns that training reads and the kind of each. A column without any value may have the null type."""
-ROUNDING = 1e-9  # tolerance by which a weight may be outside [0, 1]
+REQUIRED = ("id", "problem")  # the others only where a prompt weight uses them
+ROUNDING = 1e-6  # tolerance by which a weight may be outside [0, 1]: float32 arithmetic of other producers
+SPLITS = ("train", "validation", "test")
 # The identity of a local model; a hub model has id@revision.
 _HASHED = re.compile(r".*:([0-9a-f]{16})", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRow:
-    """One training problem. `semantic_entropy` in nats, `weight` = 1 - H / log N.
+    """One training problem. `semantic_entropy` in nats, `weight` = 1 - H / log N; None if the dataset has no such column.
 
     `pass_rate` is the share of the teacher's samples in the largest answer cluster, also for rows with a ground truth, because
     most have none. `prompt_ids` is set by `with_prompts`.
@@ -56,36 +59,41 @@ class TrainingRow:
 
     id: str
     text: str
-    tier: str
+    tier: str | None
     answer: str | None  # ground truth, if known
     majority_answer: str | None  # majority answer of the teacher's samples
-    semantic_entropy: float
-    weight: float
-    pass_rate: float
+    semantic_entropy: float | None
+    weight: float | None
+    pass_rate: float | None
     prompt_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """The rows of one config and split, with the dataset's folder and manifest."""
+    """The rows of one config and split, with the dataset's folder and, if sure-math exported it, its manifest."""
 
     folder: Path
-    manifest: Manifest
+    manifest: Manifest | None
     rows: tuple[TrainingRow, ...]  # ordered by id
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the dataset; of its rows if it has no manifest."""
+        return rows_digest(self.rows) if self.manifest is None else self.manifest.fingerprint
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
 def read_dataset(settings: DatasetSettings) -> Dataset:
-    """Read the rows of one config and split.
+    """Read the rows of one config and split. Of a dataset that sure-math did not export, only `REQUIRED` columns must exist.
 
     Raises `UserError`, with one line for each kind of defect and the first row that has it: a missing folder, config or split; a
     missing column or one of the wrong type; a missing or duplicate id; an empty text; a weight that is missing, NaN or outside
     [0, 1]; an entropy that is missing, NaN or negative; unusable cluster labels.
     """
     folder = project_path(settings.folder)
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder) if (folder / MANIFEST).is_file() or not _has_data(folder) else None
     records = _records(
         _files(folder, settings), f"{folder} (config {settings.config!r}, split {settings.split!r})"
     )
@@ -97,8 +105,7 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
 
 
 def rows_digest(rows: Iterable[TrainingRow]) -> str:
-    """Return the SHA-256 (hex) of all row values that training uses, except prompts, which follow from the texts and the
-    student."""
+    """Return the SHA-256 (hex) of all row values that training uses, except prompts."""
     digest = hashlib.sha256()
     for row in rows:
         used = [
@@ -108,8 +115,16 @@ def rows_digest(rows: Iterable[TrainingRow]) -> str:
     return digest.hexdigest()
 
 
+def prompts_digest(rows: Iterable[TrainingRow]) -> str:
+    """Return the SHA-256 (hex) of the prompts' token ids."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(canonical_json(list(row.prompt_ids)).encode("ascii") + b"\n")
+    return digest.hexdigest()
+
+
 def _files(folder: Path, settings: DatasetSettings) -> list[Path]:
-    """Return the Parquet files that the front matter of the dataset card lists for the config and split."""
+    """Return the Parquet files of the config and split, as the front matter of the dataset card lists them if it does."""
     configs = _patterns(folder)
     if settings.config not in configs:
         raise UserError(
@@ -140,14 +155,18 @@ def _leaves(pattern: str) -> bool:
 def _patterns(folder: Path) -> dict[str, dict[str, list[str]]]:
     """Return the file patterns by config and split."""
     card = folder / "README.md"
+    bare = {} if (folder / MANIFEST).is_file() else _bare_files(folder)
     try:
-        configs = load_yaml(card.read_text(encoding="utf-8").split("---\n")[1])["configs"]
+        parts = card.read_text(encoding="utf-8").split("---\n") if card.exists() or not bare else []
+        head = load_yaml(parts[1]) if len(parts) > 1 or not bare else {}
+        if bare and "configs" not in head:
+            return {"default": bare}
         return {
             str(config["config_name"]): {
                 str(entry["split"]): [_pattern(path) for path in _listed(entry["path"])]
                 for entry in config["data_files"]
             }
-            for config in configs
+            for config in head["configs"]
         }
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise UserError(
@@ -166,15 +185,31 @@ def _pattern(path: Any) -> str:
     return path
 
 
+def _bare_files(folder: Path) -> dict[str, list[str]]:
+    """Return the Parquet files of a folder without configs by split, which is `train` unless a name starts with another one."""
+    found: dict[str, list[str]] = {}
+    for path in sorted([*folder.glob("*.parquet"), *(folder / DATA).glob("*.parquet")]):
+        split = next((name for name in SPLITS if re.match(rf"{name}\b|{name}_", path.name)), "train")
+        found.setdefault(split, []).append(str(path.relative_to(folder)))
+    return found
+
+
+def _has_data(folder: Path) -> bool:
+    """Whether a folder looks like a dataset that somebody else made."""
+    return bool(_bare_files(folder)) or (folder / "README.md").is_file()
+
+
 def _records(files: Iterable[Path], where: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for path in files:
         try:
             verify(path)
-            problems = [f"{one}{_version(path)}" for one in _column_problems(pq.read_schema(path), where)]
+            schema = pq.read_schema(path)
+            problems = [f"{one}{_version(path)}" for one in _column_problems(schema, where)]
             if problems:
                 raise UserError("\n".join(problems))
-            found += pq.read_table(path, columns=list(COLUMNS), use_threads=False).to_pylist()
+            names = [name for name in COLUMNS if name in schema.names]
+            found += pq.read_table(path, columns=names, use_threads=False).to_pylist()
         except (pa.ArrowException, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path} cannot be read ({reason}): export the dataset again") from error
@@ -191,15 +226,16 @@ def _version(path: Path) -> str:
 
 def _column_problems(schema: pa.Schema, where: str) -> list[str]:
     """Return one problem for the first missing column, or one for each column of the wrong type."""
-    missing = next((name for name in COLUMNS if name not in schema.names), None)
-    if missing is not None:
+    missing = [name for name in REQUIRED if name not in schema.names]
+    if missing:
         return [
-            f"{where} has no column {missing!r}: train on a dataset that the flow sure-math annotated and exported"
+            f"{where} has no column {name!r}: add it, or train on a dataset that the flow sure-math exported"
+            for name in missing
         ]
     return [
         f"{where} has a column {name!r} of type {schema.field(name).type}, but training needs {kind}: export the dataset again"
         for name, kind in COLUMNS.items()
-        if not _is_of(schema.field(name).type, kind)
+        if name in schema.names and not _is_of(schema.field(name).type, kind)
     ]
 
 
@@ -207,9 +243,10 @@ def _is_of(found: pa.DataType, kind: str) -> bool:
     types = pa.types
     if types.is_null(found):
         return True
-    if kind == "text":
+    if kind.startswith("text"):
         plain = found.value_type if types.is_dictionary(found) else found
-        return types.is_string(plain) or types.is_large_string(plain)
+        text = types.is_string(plain) or types.is_large_string(plain) or types.is_string_view(plain)
+        return text or (kind == COLUMNS["id"] and types.is_integer(plain))
     if kind == "numbers":
         return types.is_floating(found) or types.is_integer(found)
     if not (types.is_list(found) or types.is_large_list(found) or types.is_fixed_size_list(found)):
@@ -222,9 +259,11 @@ def _problems(records: Sequence[Mapping[str, Any]]) -> list[str]:
     of rows."""
     counts = Counter(record["id"] for record in records)
     checks: tuple[Callable[[Mapping[str, Any]], str | None], ...] = (
-        lambda record: None if record["id"] else "has no id",
+        lambda record: "has no id" if record["id"] in (None, "") else None,
         lambda record: (
-            f"occurs {counts[record['id']]} times" if record["id"] and counts[record["id"]] > 1 else None
+            f"occurs {counts[record['id']]} times"
+            if record["id"] not in (None, "") and counts[record["id"]] > 1
+            else None
         ),
         lambda record: None if (record["problem"] or "").strip() else "has an empty text",
         lambda record: (
@@ -232,18 +271,19 @@ def _problems(records: Sequence[Mapping[str, Any]]) -> list[str]:
             if len(record["problem"] or "") > MAX_VALUE_CHARS
             else None
         ),
-        lambda record: _number_problem("weight", record["weight"], 1.0),
-        lambda record: _number_problem("semantic_entropy", record["semantic_entropy"], math.inf),
+        lambda record: _number_problem("weight", record, 1.0),
+        lambda record: _number_problem("semantic_entropy", record, math.inf),
         lambda record: (
             None
-            if any(label is not None and label >= 0 for label in record["cluster_labels"] or ())
+            if "cluster_labels" not in record
+            or any(label is not None and label >= 0 for label in record["cluster_labels"] or ())
             else "has no clustered sample (cluster_labels)"
         ),
     )
     found = []
     for check in checks:
         failed = [
-            (record["id"] or f"number {number}", problem)
+            (f"number {number}" if record["id"] in (None, "") else record["id"], problem)
             for number, record in enumerate(records, 1)
             if (problem := check(record)) is not None
         ]
@@ -255,7 +295,10 @@ def _problems(records: Sequence[Mapping[str, Any]]) -> list[str]:
     return found
 
 
-def _number_problem(name: str, value: float | None, highest: float) -> str | None:
+def _number_problem(name: str, record: Mapping[str, Any], highest: float) -> str | None:
+    if name not in record:
+        return None
+    value: float | None = record[name]
     if value is None:
         return f"has no {name}"
     if math.isfinite(value) and -ROUNDING <= value <= highest + ROUNDING:
@@ -264,29 +307,34 @@ def _number_problem(name: str, value: float | None, highest: float) -> str | Non
 
 
 def _row(record: Mapping[str, Any]) -> TrainingRow:
-    labels = [-1 if label is None else label for label in record["cluster_labels"]]
-    largest = majority(labels)
-    agreed = record["majority_answer"] is not None
+    entropy, weight = record.get("semantic_entropy"), record.get("weight")
     return TrainingRow(
-        id=record["id"],
+        id=str(record["id"]),
         text=record["problem"],
-        tier=record["tier"],
-        answer=record["answer"],
-        majority_answer=record["majority_answer"],
-        semantic_entropy=max(0.0, float(record["semantic_entropy"])),
-        weight=min(1.0, max(0.0, float(record["weight"]))),
-        pass_rate=labels.count(largest) / len(labels) if agreed else 0.0,
+        tier=record.get("tier"),
+        answer=record.get("answer"),
+        majority_answer=record.get("majority_answer"),
+        semantic_entropy=None if entropy is None else max(0.0, float(entropy)),
+        weight=None if weight is None else min(1.0, max(0.0, float(weight))),
+        pass_rate=_pass_rate(record),
     )
+
+
+def _pass_rate(record: Mapping[str, Any]) -> float | None:
+    if not {"cluster_labels", "majority_answer"} <= record.keys():
+        return None
+    labels = [-1 if label is None else label for label in record["cluster_labels"]]
+    return labels.count(majority(labels)) / len(labels) if record["majority_answer"] is not None else 0.0
 
 
 # --- for a run ---------------------------------------------------------------------------------------------------
 
 
 def with_prompts(
-    rows: Sequence[TrainingRow], student: ModelFiles, *, thinking: bool
+    rows: Sequence[TrainingRow], student: ModelFiles, *, thinking: bool, day: date | None = None
 ) -> tuple[TrainingRow, ...]:
     """Return the rows with the token ids of their prompts."""
-    ids = encode_prompts(student, [row.text for row in rows], thinking=thinking)
+    ids = encode_prompts(student, [row.text for row in rows], thinking=thinking, day=day)
     return tuple(replace(row, prompt_ids=prompt) for row, prompt in zip(rows, ids, strict=True))
 
 
@@ -302,7 +350,7 @@ def prompt_length_problems(rows: Sequence[TrainingRow], limit: int) -> list[str]
     ]
 
 
-def manifest_problems(run: RunConfig, manifest: Manifest, teacher: ModelFiles) -> list[str]:
+def manifest_problems(run: RunConfig, data: Dataset, teacher: ModelFiles) -> list[str]:
     """Return the differences between the dataset's teacher and the run's, one sentence each; none with `dataset.allow_mismatch`.
 
     A local teacher is compared by a hash of all its files, which reads the weights once. A hub teacher is compared by tokenizer
@@ -310,7 +358,12 @@ def manifest_problems(run: RunConfig, manifest: Manifest, teacher: ModelFiles) -
     """
     if run.dataset.allow_mismatch:
         return []
-    annotated = manifest.teacher
+    if data.manifest is None:
+        return [
+            f"{data.folder} has no {MANIFEST}, so it is not known which teacher and prompt it was made with: set"
+            " dataset.allow_mismatch to train on it"
+        ]
+    annotated = data.manifest.teacher
     differing = []
     hashed = _HASHED.fullmatch(annotated.model)
     identity = model_identity(str(teacher.folder), None, PROJECT_ROOT) if hashed is not None else ""
@@ -351,9 +404,14 @@ def _plain(chosen: PlainWeight, seed: int) -> PromptWeight:
 
 def columns(rows: Sequence[TrainingRow]) -> PromptColumns:
     """Return the columns from which prompt weights are computed."""
+
+    def column(values: Iterable[float | None]) -> list[float] | None:
+        present = [value for value in values if value is not None]
+        return present if len(present) == len(rows) else None
+
     return PromptColumns(
         ids=[row.id for row in rows],
-        entropy=[row.semantic_entropy for row in rows],
-        weight=[row.weight for row in rows],
-        pass_rate=[row.pass_rate for row in rows],
+        entropy=column(row.semantic_entropy for row in rows),
+        weight=column(row.weight for row in rows),
+        pass_rate=column(row.pass_rate for row in rows),
     )

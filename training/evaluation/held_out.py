@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from tasks.answers.grading import grade
 from tasks.errors import UserError
 from tasks.identity import canonical_json, request_seed
 from tasks.text import counted
-from training.config import EvaluationSettings, project_path
+from training.config import EvaluationSettings, LengthSettings, project_path
 from training.console import log_line
 from training.data.model_files import ModelFiles, encode_prompts
 
@@ -30,7 +31,7 @@ Grades = list[list[bool]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOut:
-    """Problems with known answers and their prompts as token ids. `digest`: SHA-256 of their ids, texts and answers."""
+    """Problems with known answers and their prompts as token ids. `digest`: SHA-256 of their ids, texts, answers and prompts."""
 
     digest: str
     ids: tuple[str, ...]
@@ -41,7 +42,7 @@ class HeldOut:
 
 
 def read_held_out(
-    settings: EvaluationSettings | None, student: ModelFiles, *, thinking: bool
+    settings: EvaluationSettings | None, student: ModelFiles, *, thinking: bool, day: date | None = None
 ) -> HeldOut | None:
     """Read the problems of a JSON-lines file with `id`, `problem` and `answer`. Returns None without evaluation settings.
 
@@ -61,8 +62,13 @@ def read_held_out(
         raise UserError(
             f"evaluation.problems: {path} is empty: give problems with answers, or remove the section evaluation"
         )
-    prompts = encode_prompts(student, [row["problem"] for row in rows], thinking=thinking)
-    written = canonical_json([[row["id"], row["problem"], row["answer"]] for row in rows])
+    prompts = encode_prompts(student, [row["problem"] for row in rows], thinking=thinking, day=day)
+    written = canonical_json(
+        [
+            [row["id"], row["problem"], row["answer"], list(ids)]
+            for row, ids in zip(rows, prompts, strict=True)
+        ]
+    )
     return HeldOut(
         digest=hashlib.sha256(written.encode("ascii")).hexdigest(),
         ids=tuple(row["id"] for row in rows), answers=tuple(row["answer"] for row in rows),
@@ -70,16 +76,17 @@ def read_held_out(
     )  # fmt: skip
 
 
-def held_out_problems(held_out: HeldOut | None, context_tokens: int) -> list[str]:
-    """Return one problem, naming the longest prompt, if any prompt fills the whole context."""
-    lengths = {} if held_out is None else dict(zip(held_out.ids, map(len, held_out.prompts), strict=True))
-    long = {row_id: length for row_id, length in lengths.items() if length >= context_tokens}
+def held_out_problems(held_out: HeldOut | None, lengths: LengthSettings) -> list[str]:
+    """Return one problem, naming the longest prompt, if any prompt leaves less of the context than a response may need."""
+    sizes = {} if held_out is None else dict(zip(held_out.ids, map(len, held_out.prompts), strict=True))
+    limit = lengths.max_prompt_tokens
+    long = {row_id: size for row_id, size in sizes.items() if size > limit}
     if not long:
         return []
     worst = max(long, key=lambda row_id: (long[row_id], row_id))
     return [
-        f"evaluation.problems: {worst} has a prompt of {long[worst]:,} tokens, but the context has only {context_tokens:,}"
-        f" ({len(long):,} such problems): remove them or raise lengths.max_prompt_tokens"
+        f"evaluation.problems: {worst} has a prompt of {long[worst]:,} tokens, but lengths.max_prompt_tokens is {limit:,}, so"
+        f" responses would end before lengths.max_response_tokens ({len(long):,} such problems): remove them or raise the limit"
     ]
 
 
@@ -101,7 +108,11 @@ def evaluate(
         for number in range(samples)
     ]
     generations = workers.engines.generate(requests, sampling)
-    texts = [held_out.tokenizer.decode(one.tokens.tolist(), skip_special_tokens=True) for one in generations]
+    texts = [
+        opened_thinking(held_out.tokenizer, request.prompt)
+        + held_out.tokenizer.decode(one.tokens.tolist(), skip_special_tokens=True)
+        for request, one in zip(requests, generations, strict=True)
+    ]
     grades = [
         [grade(text, answer) for text in texts[place * samples : (place + 1) * samples]]
         for place, answer in enumerate(held_out.answers)
@@ -111,6 +122,12 @@ def evaluate(
         f"pass@1 {label} training: {share:.1%} on {counted(len(grades), 'held-out problem')} x {counted(samples, 'sample')}"
     )
     return grades
+
+
+def opened_thinking(tokenizer: Any, prompt: Sequence[int]) -> str:
+    """Return `<think>` if the chat template opened the thinking of the response, which then has only its end, else nothing."""
+    end = tokenizer.decode(list(prompt[-8:]), skip_special_tokens=False).rstrip()
+    return "<think>" if end.endswith("<think>") else ""
 
 
 def _row(path: Path, number: int, line: str) -> dict[str, str]:

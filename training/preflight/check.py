@@ -11,9 +11,8 @@ from tasks.config import PROJECT_ROOT
 from tasks.errors import UserError, attempt
 from tasks.identity import fingerprint
 from tasks.llm.model_identity import model_identity
-from tasks.storage.manifest import Manifest
 from training.config import VLLM_TOP_K, RunConfig, project_path, run_folder
-from training.data.model_files import PROMPT, ModelFiles, open_model
+from training.data.model_files import PROMPT, ModelFiles, given_template, open_model
 from training.data.rows import (
     Dataset,
     TrainingRow,
@@ -21,18 +20,21 @@ from training.data.rows import (
     manifest_problems,
     prompt_length_problems,
     prompt_weight,
+    prompts_digest,
     read_dataset,
     rows_digest,
     with_prompts,
 )
 from training.data.sampler import Schedule, schedule
 from training.evaluation.held_out import HeldOut, held_out_problems, read_held_out
-from training.losses.prompt_weights import Soft
+from training.losses.prompt_weights import PromptWeight, Soft
 from training.preflight.disk import DiskPlan, disk_line, disk_plan, disk_problems, probe_output
 from training.preflight.memory import MemoryPlan, memory_plan, memory_problems, memory_table
 from training.preflight.model_checks import (
     context_problems,
+    end_token_problems,
     pair_problems,
+    run_end_tokens,
     scoring_problems,
     shared_vocabulary,
     student_problems,
@@ -47,14 +49,16 @@ FULL_VERSION = 2  # the version of runs on the teacher's full distribution
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A run that passed every check. `schedule` draws indices into `rows`; both models' logits are cut to `shared_vocab`."""
+    """A run that passed every check. `dataset` is the fingerprint of its dataset; `schedule` draws indices into `rows`; both
+    models' logits are cut to `shared_vocab`; a response ends with one of `end_tokens`."""
 
     run: RunConfig
     fingerprint: str
-    manifest: Manifest
+    dataset: str
     student: ModelFiles
     teacher: ModelFiles
     shared_vocab: int
+    end_tokens: tuple[int, ...]
     rows: tuple[TrainingRow, ...]
     schedule: Schedule
     memory: MemoryPlan
@@ -87,7 +91,7 @@ def inspect(run: RunConfig) -> Inspection:
     student, teacher, dims, memory = models.student, models.teacher, models.dims, models.memory
     run_fingerprint = None
     if not problems and student is not None and teacher is not None and data is not None:
-        run_fingerprint = _fingerprint(run, data, student, teacher, found.held_out)
+        run_fingerprint = _fingerprint(run, found, data, student, teacher)
     disk = None
     if found.output is not None and dims is not None:
         disk = _disk(problems, run, dims, found.output, run_fingerprint)
@@ -97,9 +101,9 @@ def inspect(run: RunConfig) -> Inspection:
     ):
         return Inspection(problems=tuple(dict.fromkeys(problems)), prepared=None, table=table)
     prepared = Prepared(
-        run=run, fingerprint=run_fingerprint, manifest=data.manifest, student=student, teacher=teacher,
-        shared_vocab=shared_vocabulary(student, teacher), rows=found.rows, schedule=found.schedule, memory=memory, disk=disk,
-        held_out=found.held_out,
+        run=run, fingerprint=run_fingerprint, dataset=data.fingerprint, student=student, teacher=teacher,
+        shared_vocab=shared_vocabulary(student, teacher), end_tokens=run_end_tokens(student, teacher, run.prompt),
+        rows=found.rows, schedule=found.schedule, memory=memory, disk=disk, held_out=found.held_out,
     )  # fmt: skip
     return Inspection(problems=(), prepared=prepared, table=table)
 
@@ -140,12 +144,12 @@ def _find(run: RunConfig, *, has_data: bool) -> _Found:
     rows, schedule, held_out = (), None, None
     if data is not None:
         schedule = attempt(problems, lambda: _schedule(run, data.rows))
-        problems += [] if teacher is None else manifest_problems(run, data.manifest, teacher)
+        problems += [] if teacher is None else manifest_problems(run, data, teacher)
     if student is not None:
         rows = () if data is None else attempt(problems, lambda: _training_rows(run, data, student)) or ()
         problems += prompt_length_problems(rows, run.lengths.max_prompt_tokens)
         held_out = attempt(problems, lambda: _held_out(run, student))
-        problems += held_out_problems(held_out, run.context_tokens)
+        problems += held_out_problems(held_out, run.lengths)
     return _Found(
         problems=problems,
         output=output,
@@ -163,17 +167,17 @@ def report(prepared: Prepared) -> str:
     longest = max(len(row.prompt_ids) for row in rows)
     rollouts = schedule.total_prompts * schedule.group_size
     last = len(schedule.step(schedule.steps - 1))
-    mass = sum(row.weight for row in rows)
+    weighted = [row.weight for row in rows if row.weight is not None]
     lines = [
         f"run        {prepared.fingerprint}",
         f"rows       {len(rows):,} in {run.dataset.config}/{run.dataset.split}, {len(schedule.kept):,} used for sampling",
-        f"weights    sum of weights {mass:,.1f}, mean {mass / len(rows):.3f}, {sum(row.weight == 0 for row in rows):,} rows"
-        " with weight 0",
+        f"weights    {_weights_line(weighted)}",
         f"steps      {schedule.steps:,}: {schedule.total_prompts:,} draws, {schedule.prompts_per_step} prompts per step, {last}"
         " in the last,"
         f" {schedule.warmup_steps} warm-up steps",
         f"tokens     at most {rollouts * (longest + run.lengths.max_response_tokens):,} in {rollouts:,} rollouts"
         f" (prompts up to {longest:,}, responses up to {run.lengths.max_response_tokens:,})",
+        f"ends       {_end_line(prepared)}",
         f"KV cache   {prepared.memory.full_sequences:,} sequences of {run.context_tokens:,} tokens per rollout engine",
         f"disk       {disk_line(prepared.disk)}",
     ]
@@ -191,6 +195,20 @@ def report(prepared: Prepared) -> str:
         kind = run.objective.prompt_weight.kind
         lines.insert(3, f"           sum of {kind} weights {weight.sum():,.1f}, mean {weight.mean():.3f}")
     return "\n".join(lines)
+
+
+def _weights_line(weights: Sequence[float]) -> str:
+    if not weights:
+        return "none in the dataset"
+    mass, zero = sum(weights), sum(weight == 0 for weight in weights)
+    return f"sum of weights {mass:,.1f}, mean {mass / len(weights):.3f}, {zero:,} rows with weight 0"
+
+
+def _end_line(prepared: Prepared) -> str:
+    names = prepared.student.tokenizer.convert_ids_to_tokens(list(prepared.end_tokens))
+    return "a response ends with " + " or ".join(
+        f"{name} ({number})" for name, number in zip(names, prepared.end_tokens, strict=True)
+    )
 
 
 def _experts_line(teacher: ModelDimensions) -> list[str]:
@@ -226,13 +244,16 @@ class _Models:
 
 def _models(problems: list[str], run: RunConfig) -> _Models:
     """Open both checkpoints and compare them with each other and with the run."""
-    student = attempt(problems, lambda: open_model("student", run.student.model))
-    teacher = attempt(problems, lambda: open_model("teacher", run.teacher.model))
+    student = attempt(problems, lambda: open_model("student", run.student.model, run.prompt))
+    teacher = attempt(problems, lambda: open_model("teacher", run.teacher.model, run.prompt))
     dims, scoring = _dimensions(problems, student), _dimensions(problems, teacher)
     memory = None
     if student is not None and teacher is not None:
-        thinking = run.lengths.thinking
-        problems += attempt(problems, lambda: pair_problems(student, teacher, thinking=thinking)) or []
+        thinking, day = run.lengths.thinking, run.prompt.date
+        problems += (
+            attempt(problems, lambda: pair_problems(student, teacher, thinking=thinking, day=day)) or []
+        )
+        problems += end_token_problems(student, run.prompt)
         problems += context_problems(student, teacher, run.context_tokens)
         problems += top_k_problems(student, teacher, run.objective.top_k)
         if run.teacher.backend == "vllm":
@@ -255,11 +276,11 @@ def _dimensions(problems: list[str], model: ModelFiles | None) -> ModelDimension
 
 
 def _training_rows(run: RunConfig, data: Dataset, student: ModelFiles) -> tuple[TrainingRow, ...]:
-    return with_prompts(data.rows, student, thinking=run.lengths.thinking)
+    return with_prompts(data.rows, student, thinking=run.lengths.thinking, day=run.prompt.date)
 
 
 def _held_out(run: RunConfig, student: ModelFiles) -> HeldOut | None:
-    return read_held_out(run.evaluation, student, thinking=run.lengths.thinking)
+    return read_held_out(run.evaluation, student, thinking=run.lengths.thinking, day=run.prompt.date)
 
 
 def _disk(
@@ -274,12 +295,12 @@ def _disk(
 
 
 def _schedule(run: RunConfig, rows: Sequence[TrainingRow]) -> Schedule:
-    """Return the schedule of draws. Raises `UserError` if all prompt weights are 0.
+    """Return the schedule of draws. Raises `UserError` if all prompt weights are 0, or the dataset lacks what they need.
 
-    A preset's own prompt weight is not available here; the soft weight is used in its place.
+    A preset's own prompt weight would load torch; the soft weight is used in its place, unless the dataset has none.
     """
     given = columns(rows)
-    weights = (prompt_weight(run) or Soft())(given)
+    weights = (prompt_weight(run) or (Soft() if given.weight is not None else _preset_weight(run)))(given)
     if not weights.weight.any():
         raise UserError(
             "all prompts have weight 0, so nothing would be trained: choose another objective.prompt_weight (uniform needs no"
@@ -288,17 +309,24 @@ def _schedule(run: RunConfig, rows: Sequence[TrainingRow]) -> Schedule:
     return schedule(run, given.ids, weights.kept.tolist())
 
 
+def _preset_weight(run: RunConfig) -> PromptWeight:
+    from training.objectives.presets import load_preset
+
+    return load_preset(run.objective.preset).prompt_weight
+
+
 def _fingerprint(
-    run: RunConfig, data: Dataset, student: ModelFiles, teacher: ModelFiles, held_out: HeldOut | None
+    run: RunConfig, found: _Found, data: Dataset, student: ModelFiles, teacher: ModelFiles
 ) -> str:
-    """Return the fingerprint of the run: its settings, the prompt, both models' files, the dataset and its rows, and the
-    held-out problems."""
-    measured = () if held_out is None else (held_out.digest,)
+    """Return the fingerprint of the run: its settings, the prompt and the chat template, both models' files, the dataset, its
+    rows and their prompts, and the held-out problems."""
+    measured = () if found.held_out is None else (found.held_out.digest,)
+    template = given_template(run.prompt)
     return fingerprint(
         stage="distill",
         version=FULL_VERSION if run.objective.top_k == "full" else VERSION,
         settings=run.identity(),
-        prompts=(load_prompt(PROMPT).fingerprint,),
+        prompts=(load_prompt(PROMPT).fingerprint, *(() if template is None else (template,))),
         models=tuple(model_identity(str(model.folder), None, PROJECT_ROOT) for model in (student, teacher)),
-        inputs=(data.manifest.fingerprint, rows_digest(data.rows), *measured),
+        inputs=(data.fingerprint, rows_digest(data.rows), prompts_digest(found.rows), *measured),
     )

@@ -200,17 +200,18 @@ def ipc_buffer(dims: ModelDimensions) -> int:
 
 
 def teacher_parts(run: RunConfig, dims: ModelDimensions) -> tuple[MemoryPart, ...]:
-    """Return the memory of a teacher: two-byte weights, the tensors of one layer, a chunk of logits and its scores. A vLLM
+    """Return the memory of a teacher: its weights, the tensors of one layer, a chunk of logits and its scores. A vLLM
     teacher has the memory of a vLLM engine, and logits that vLLM's memory profiling does not include."""
     if run.teacher.backend == "vllm":
         spike = MemoryPart(
             owner="teacher",
             what="logits",
-            bytes=scoring_tokens(run) * dims.vocab * 10 + answer_bytes(run, dims),  # bf16, and fp32 twice
+            # in the teacher's dtype, and twice in float32
+            bytes=scoring_tokens(run) * dims.vocab * (teacher_bytes(run) + 8) + answer_bytes(run, dims),
             phases=_scoring_phases(run),
         )
-        return (*_engine_parts("teacher", run, dims, scoring_budget(run), BF16), spike)
-    return _frozen_parts("teacher", run, dims, 2, answer_bytes(run, dims))
+        return (*_engine_parts("teacher", run, dims, scoring_budget(run), teacher_bytes(run)), spike)
+    return _frozen_parts("teacher", run, dims, teacher_bytes(run), answer_bytes(run, dims))
 
 
 def reference_parts(run: RunConfig, dims: ModelDimensions) -> tuple[MemoryPart, ...]:
@@ -315,8 +316,9 @@ def full_sequences(run: RunConfig, dims: ModelDimensions) -> int:
 
 def scored_sequences(run: RunConfig, dims: ModelDimensions) -> int:
     """Like `full_sequences`, for a vLLM teacher, which generates one more token per sequence."""
-    free_bytes = _cpu_kv(run) if on_cpu(run) else _free_kv_bytes(dims, scoring_budget(run), BF16)
-    return free_bytes // (dims.kv_bytes_per_token * (run.context_tokens + 1))
+    number = teacher_bytes(run)
+    free_bytes = _cpu_kv(run) if on_cpu(run) else _free_kv_bytes(dims, scoring_budget(run), number)
+    return free_bytes // (dims.kv_bytes_per_token // BF16 * number * (run.context_tokens + 1))
 
 
 def engine_kv_bytes(run: RunConfig, dims: ModelDimensions) -> int:
@@ -373,6 +375,11 @@ def host_parts(run: RunConfig, teacher: ModelDimensions) -> tuple[MemoryPart, ..
 def number_bytes(run: RunConfig) -> int:
     """Return the bytes per value of the student's dtype."""
     return 2 if run.trainer.dtype == "bfloat16" else 4
+
+
+def teacher_bytes(run: RunConfig) -> int:
+    """Return the bytes per value of the teacher's dtype."""
+    return 2 if run.teacher.dtype == "bfloat16" else 4
 
 
 def rollout_bytes(run: RunConfig) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import date
 from typing import Literal
 
+from training.config import PromptSettings
 from training.data.model_files import ModelFiles, encode_prompts
 from training.preflight.shapes import ModelDimensions
 
@@ -82,7 +84,9 @@ def student_problems(student: ModelFiles, dims: ModelDimensions) -> list[str]:
     ]
 
 
-def pair_problems(student: ModelFiles, teacher: ModelFiles, *, thinking: bool) -> list[str]:
+def pair_problems(
+    student: ModelFiles, teacher: ModelFiles, *, thinking: bool, day: date | None = None
+) -> list[str]:
     """Return the reasons why the teacher cannot score the student's tokens, one sentence each.
 
     The teacher's embedding may be padded further than the student's. Raises `UserError` if a chat template fails.
@@ -101,31 +105,40 @@ def pair_problems(student: ModelFiles, teacher: ModelFiles, *, thinking: bool) -
     if short:
         return problems
     problems += _row_problems(student, teacher)
-    shown = [encode_prompts(model, [PROBE], thinking=thinking) for model in (student, teacher)]
+    shown = [encode_prompts(model, [PROBE], thinking=thinking, day=day) for model in (student, teacher)]
     if shown[0] != shown[1]:
         problems.append(
             f"student and teacher build different prompts from the same problem ({student.folder} and {teacher.folder}"
-            " have different chat templates): choose a pair with the same template"
+            " have different chat templates): set prompt.chat_template, or choose a pair with the same template"
         )
     return problems
 
 
 def _end_problems(student: ModelFiles, teacher: ModelFiles) -> list[str]:
-    """Return problems with the end tokens: rollouts end with the student's, and the teacher must have the same one."""
-    nameless = [model for model in (student, teacher) if model.tokenizer.eos_token_id is None]
-    if nameless:
-        return [
-            f"{model.role}.model: the tokenizer of {model.folder} has no end token: set eos_token in tokenizer_config.json, or"
-            " use a checkpoint that has one"
-            for model in nameless
-        ]
-    ours, theirs = student.tokenizer, teacher.tokenizer
-    if ours.eos_token_id == theirs.eos_token_id:
-        return []
+    """Return one problem for each model without an end token."""
     return [
-        f"the student ends a response with {ours.eos_token} ({ours.eos_token_id}) and the teacher with {theirs.eos_token}"
-        f" ({theirs.eos_token_id}): choose a student with the same end token as the teacher (base and instruct checkpoints"
-        " differ here)"
+        f"{model.role}.model: {model.folder} has no end token: set eos_token in its tokenizer_config.json, or use a checkpoint"
+        " that has one"
+        for model in (student, teacher)
+        if not model.end_tokens
+    ]
+
+
+def run_end_tokens(student: ModelFiles, teacher: ModelFiles, prompt: PromptSettings) -> tuple[int, ...]:
+    """Return the ids that end a response: the teacher's, which the student learns to end with, then the student's own and those
+    of `prompt.end_tokens`. The first is exported as the end token of the student's tokenizer."""
+    given = student.tokenizer.convert_tokens_to_ids(list(prompt.end_tokens))
+    return tuple(dict.fromkeys([*teacher.end_tokens, *student.end_tokens, *given]))
+
+
+def end_token_problems(student: ModelFiles, prompt: PromptSettings) -> list[str]:
+    """Return one problem for each of `prompt.end_tokens` that is not a token of the student."""
+    known = student.tokenizer.get_vocab()
+    return [
+        f"prompt.end_tokens: {token!r} is not a token of {student.folder}: name one of its tokens, such as"
+        f" {student.tokenizer.eos_token!r}"
+        for token in prompt.end_tokens
+        if token not in known
     ]
 
 

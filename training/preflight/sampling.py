@@ -9,12 +9,12 @@ from training.rollouts.engine import RolloutSampling
 
 
 def sampling(prepared: Prepared) -> RolloutSampling:
-    """Return the sampling settings of rollouts: no truncation of the distribution, stopping at the student's end token."""
+    """Return the sampling settings of rollouts: no truncation of the distribution, stopping at the run's end tokens."""
     run = prepared.run
     return RolloutSampling(
         temperature=run.rollouts.temperature,
         max_tokens=run.lengths.max_response_tokens,
-        stop_token_ids=(int(prepared.student.tokenizer.eos_token_id),),
+        stop_token_ids=prepared.end_tokens,
     )
 
 

@@ -1,6 +1,7 @@
-"""Sanity checks before the first update: engines and student have the same weights, the divergence of the student from itself is
-0, the teacher's scores form a distribution over the student's tokens, and the reference equals the student. Without them, a run
-with such a defect would end hours later with plausible but wrong numbers."""
+"""Sanity checks before the first update: engines and student have the same tokens and weights, packed rows give the same
+log-probabilities as single ones, the divergence of the student from itself is 0, the teacher's scores form a distribution over
+the student's tokens, and the reference equals the student. Without them, a run with such a defect would end hours later with
+plausible but wrong numbers."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from tasks.errors import UserError
 from training.console import log_line
+from training.data.model_files import given_template
 from training.preflight.check import Prepared
 from training.preflight.sampling import sampling
 from training.rollouts.engine import RolloutRequest
@@ -32,14 +34,25 @@ BF16_EXPONENT = np.uint16(0x7F80)
 
 def self_test(workers: Workers, prepared: Prepared, version: int) -> None:
     """Run all sanity checks on one small batch of rollouts. Raises `UserError` with the remedy if one fails."""
-    groups = prepared.schedule.step(0)[:PROMPTS]
-    prompts = [prepared.rows[group.row].prompt_ids for group in groups]
+    run, groups = prepared.run, prepared.schedule.step(0)[:PROMPTS]
+    rows = [prepared.rows[group.row] for group in groups]
+    prompts = [row.prompt_ids for row in rows]
+    engine_prompts = workers.engines.prompt_ids(
+        [row.text for row in rows],
+        thinking=run.lengths.thinking,
+        day=run.prompt.date,
+        chat_template=given_template(run.prompt),
+    )
+    check_prompts([row.id for row in rows], prompts, engine_prompts)
     requests = [RolloutRequest(prompt=p, seed=d.seeds[0]) for p, d in zip(prompts, groups, strict=True)]
     generations = workers.engines.generate(requests, sampling(prepared))
     sequences = [sequence(prompt, one) for prompt, one in zip(prompts, generations, strict=True)]
     own = np.concatenate(workers.students.logprobs(sequences))
     mean, most = logprob_mismatch(np.concatenate([one.logprobs for one in generations]), own)
     check_mismatch(mean, version=version)
+    if not run.student.dropout:
+        packed = np.concatenate(workers.students.logprobs(sequences, training=True))
+        check_packed(logprob_mismatch(packed, own)[0])
     check_divergence(workers.students.self_divergence(sequences[0]))
     description = check_scores(workers.score(sequences).get()[0])
     reference = (
@@ -50,6 +63,28 @@ def self_test(workers: Workers, prepared: Prepared, version: int) -> None:
     log_line(
         f"self-test: trainer/engine mismatch {mean:.4f} nats per token (maximum {most:.2f}); {description}"
     )
+
+
+def check_prompts(
+    ids: Sequence[str], ours: Sequence[Sequence[int]], engines: Sequence[Sequence[int]]
+) -> None:
+    """Raise `UserError` unless training and rollout engine tokenize the prompts of the rows `ids` alike."""
+    for row, one, other in zip(ids, ours, engines, strict=True):
+        if list(one) != list(other):
+            raise UserError(
+                f"the rollout engine's tokenizer makes {len(other)} ids of the prompt of row {row} and the training's {len(one)}"
+                " ids, which differ: check tokenizer_class and the tokenizer files of student.model"
+            )
+
+
+def check_packed(mismatch: float) -> None:
+    """Raise `UserError` unless packed rows in an update have the log-probabilities of single rows, up to rounding."""
+    if not mismatch <= MAX_MISMATCH:
+        raise UserError(
+            f"the student's log-probabilities in the packed rows of an update differ by {mismatch:.3f} nats per token on average"
+            " from those of single rows, because its attention ignores the mask or a layer has dropout: try trainer.dtype float32"
+            " and another torch build"
+        )
 
 
 def check_scores(scores: Sequence[TopK | States]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -21,6 +22,7 @@ from tasks.llm.invariance import BatchInvariance, check_invariance, engine_probe
 from tasks.llm.vllm_options import LogprobsMode, engine_environment, engine_options
 from tasks.processes.imports import fast_imports
 from tasks.processes.machine import engine_device
+from training.data.model_files import prompt_ids
 from training.weight_sync.sync import Transport
 from training.weight_sync.weights import LiveCheck, Snapshot, compare_live, summed, tensor_sum, unpack
 
@@ -115,6 +117,19 @@ def rollout_environment(settings: RolloutEngineSettings, *, on_cpu: bool) -> dic
     return common | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
 
 
+def engine_prompt_ids(
+    model: Path, problems: Sequence[str], *, thinking: bool, day: date | None, chat_template: str | None
+) -> list[tuple[int, ...]]:
+    """Return the token ids of the problems' prompts by vLLM's own tokenizer of a model folder, with the chat template that is
+    given or the folder's."""
+    from vllm.tokenizers import get_tokenizer
+
+    tokenizer: Any = get_tokenizer(str(model), trust_remote_code=False)
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    return prompt_ids(tokenizer, problems, thinking=thinking, day=day)
+
+
 class RolloutEngine:
     """One rollout engine; `training.rollouts.pool` turns it into a Ray actor. Every public method may be called remotely."""
 
@@ -156,6 +171,10 @@ class RolloutEngine:
     def process(self) -> int:
         """Return the process id of the engine."""
         return os.getpid()
+
+    def prompt_ids(self, problems: Sequence[str], **format_options: Any) -> list[tuple[int, ...]]:
+        """Return `engine_prompt_ids` for the engine's model folder."""
+        return engine_prompt_ids(self.settings.model, problems, **format_options)
 
     # --- generating ---------------------------------------------------------------------------------------------
 

@@ -59,6 +59,10 @@ class RolloutPool:
         except ActorLost as error:
             raise UserError(f"{error}; check the student's model folder and the engine's memory") from error
 
+    def prompt_ids(self, problems: Sequence[str], **format_options: Any) -> list[tuple[int, ...]]:
+        """Return the token ids of the problems' prompts by the first engine's own tokenizer (`engine_prompt_ids`)."""
+        return result(self.actors[0].prompt_ids.remote(list(problems), **format_options), "rollout engine 0")
+
     def load(self, snapshot: Snapshot) -> list[LoadReport]:
         """Load the snapshot into every engine from the object store. A dead engine is restarted and loads it too."""
         self._snapshot = snapshot

@@ -13,6 +13,7 @@ import numpy as np
 
 from tasks.errors import UserError
 from tasks.processes.imports import fast_imports
+from tasks.processes.memory import bound_primitive_cache, release_free_memory
 from training.data.batches import (
     TokenSequence,
     batches_by_budget,
@@ -66,6 +67,7 @@ class InProcessTeacher:
 
     def __init__(self, settings: InProcessTeacherSettings) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        bound_primitive_cache()
         with fast_imports():
             import torch
             from transformers import AutoModelForCausalLM
@@ -143,13 +145,16 @@ class InProcessTeacher:
         return self._timed(lambda: self.logprobs(sequences))
 
     def _timed(self, turn: Callable[[], Answer]) -> tuple[Answer, float]:
-        """Return the result of `turn` and its seconds. Release torch's cached GPU memory if other actors share the GPU."""
+        """Return the result of `turn` and its seconds. Release free memory: on CPU, and that of the GPU if other actors share
+        it."""
         import torch
 
         started = time.perf_counter()
         found = turn()
         if self.settings.shares_gpu:
             torch.cuda.empty_cache()
+        elif self._device.type == "cpu":
+            release_free_memory()
         return found, time.perf_counter() - started
 
     def _read(

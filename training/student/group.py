@@ -111,11 +111,12 @@ class StudentGroup:
             )
         return micro_batches
 
-    def logprobs(self, sequences: Sequence[TokenSequence], *, temperature: float = 1.0) -> list[np.ndarray]:
-        """Return log p [T] (nats) of the response tokens of each sequence. Every rank computes all of them (a collective under
-        ZeRO-3)."""
-        calls = [actor.logprobs.remote(list(sequences), temperature=temperature) for actor in self._actors]
-        return results(calls, WHO)[0]
+    def logprobs(
+        self, sequences: Sequence[TokenSequence], *, temperature: float = 1.0, training: bool = False
+    ) -> list[np.ndarray]:
+        """Return log p [T] (nats) of the response tokens of each sequence; with `training` in packed rows and in the mode of an
+        update. Every rank computes all of them (a collective under ZeRO-3)."""
+        return self._all("logprobs", list(sequences), temperature=temperature, training=training)[0]
 
     def self_divergence(self, sequence: TokenSequence) -> float:
         """Return the largest KL divergence of the student from itself (nats) over all ranks; about 0 if the loss is correct."""
@@ -186,11 +187,12 @@ class StudentGroup:
         check_layout(folder, read_record(folder).get("layout"), self._ranks, self._settings.zero_stage)
         return self._all("load", folder)[0]
 
-    def export(self, folder: Path) -> None:
-        """Write the model as a Hugging Face folder that transformers and vLLM can load. Raises `UserError` if the disk is full
-        or a weight is not finite."""
+    def export(self, folder: Path) -> float | None:
+        """Write the model as a Hugging Face folder that transformers and vLLM can load, and its adapter in a subfolder. Return
+        the share of the adapter that rounding the merged weights loses, None without an adapter. Raises `UserError` if the disk
+        is full or a weight is not finite."""
         with disk_full_as_user_error(f"the student {folder}"):
-            self._all("export", folder)
+            return self._all("export", folder)[0]
 
     def processes(self) -> list[int]:
         """Return the process ids of the ranks."""

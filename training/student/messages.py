@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from training.data.batches import TokenSequence
-from training.student.network import AdapterSettings
+from training.student.adapters import AdapterSettings
+from training.student.exported_files import PromptFiles
 from training.student.zero import ZeroStage
 from training.weight_sync.weights import from_bits
 
@@ -24,6 +25,8 @@ class RankSettings:
     of the LM head. `token_budget`: positions per forward pass, including padding. `threads`: CPU threads of this process.
     `shares_gpu`: other actors use the GPU's memory between this rank's calls. `teacher_head`: the teacher's model folder, set if
     micro-batches contain its hidden states (`teacher_states`), from which the student computes the teacher's distribution.
+    `dropout`: train with the dropout of the model's config. `prompt`: what the export contains about prompts and end tokens
+    (None: what the model's folder contains).
     """
 
     model: Path
@@ -45,6 +48,8 @@ class RankSettings:
     threads: int | None = None
     shares_gpu: bool = False
     teacher_head: Path | None = None
+    dropout: bool = False
+    prompt: PromptFiles | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

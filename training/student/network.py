@@ -4,10 +4,7 @@ logits. LoRA adapters are merged into the base weights whenever weights are sent
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +13,18 @@ import torch
 from tasks.errors import UserError
 from tasks.processes.imports import fast_imports
 from training.data.batches import Batch, TokenSequence, join_sequences, make_batch
+from training.student.adapters import (
+    AdapterSettings,
+    Gather,
+    adapted_layers,
+    adapter_parameters,
+    add_lora,
+    merged,
+)
 from training.student.attention import AttentionChoice, choose_attention, implementation
 
 HeadWork = Callable[[torch.Tensor, torch.Tensor], Any]
 """A function of hidden states [T, H] and head weights [V, H] that returns a tensor or a tuple of tensors."""
-
-Gather = Callable[[Sequence[torch.nn.Parameter]], AbstractContextManager[Any]]
-"""A context manager that gathers full parameters for the duration of a block (a collective if they are partitioned)."""
-
-_COMPANIONS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "generation_config.json",
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterSettings:
-    """Low-rank adapters (Hu et al. 2021) for the linear layers whose names end in one of `targets`."""
-
-    rank: int
-    alpha: float
-    targets: tuple[str, ...]
 
 
 class Head(torch.nn.Module):
@@ -114,24 +96,20 @@ def load_network(
     checkpointing: bool,
     lora: AdapterSettings | None,
     seed: int,
+    dropout: bool = False,
     capability: tuple[int, int] | None = None,
 ) -> Network:
     """Load the model of a Hugging Face folder for training.
 
-    `checkpointing` enables gradient checkpointing; `seed` initialises the adapters; `capability` is the compute capability of the
-    GPU, None on CPU. Raises `UserError` if the folder has no config.json or the model has no bias-free `lm_head`.
+    `checkpointing` enables gradient checkpointing; `seed` initialises the adapters; `dropout` keeps the dropout of config.json;
+    `capability` is the compute capability of the GPU, None on CPU. Raises `UserError` if the folder has no config.json or the
+    model has no bias-free `lm_head`.
     """
-    with fast_imports():
-        from transformers import AutoConfig, AutoModelForCausalLM
-
     if not (folder / "config.json").is_file():
         raise UserError(
             f"student folder {folder} has no config.json: set it to a complete Hugging Face checkpoint"
         )
-    attention = _choose(AutoConfig.from_pretrained(folder, trust_remote_code=False), dtype, capability)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation=implementation(attention), trust_remote_code=False
-    )
+    model, attention = _load_model(folder, dtype, dropout=dropout, capability=capability)
     head = getattr(model, "lm_head", None)
     if head is None or getattr(head, "bias", None) is not None:
         raise UserError(
@@ -140,9 +118,29 @@ def load_network(
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if lora is not None:
-        _add_lora(model, lora, seed)
+        add_lora(model, lora, seed)
     model.lm_head = Head(head.weight)
     return Network(model.train(), attention)
+
+
+def _load_model(
+    folder: Path, dtype: torch.dtype, *, dropout: bool, capability: tuple[int, int] | None
+) -> tuple[Any, AttentionChoice]:
+    with fast_imports():
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if not dropout:
+        config.attention_dropout = 0.0
+    attention = _choose(config, dtype, capability)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        config=config,
+        dtype=dtype,
+        attn_implementation=implementation(attention),
+        trust_remote_code=False,
+    )
+    return model, attention
 
 
 def _choose(config: Any, dtype: torch.dtype, capability: tuple[int, int] | None) -> AttentionChoice:
@@ -155,20 +153,23 @@ def _choose(config: Any, dtype: torch.dtype, capability: tuple[int, int] | None)
 
 
 def read_head(folder: Path, rows: int) -> torch.Tensor:
-    """Return the first `rows` rows of the LM head [V, H] of a Hugging Face folder in bf16, or of the embedding if they are tied.
+    """Return the first `rows` rows of the LM head [V, H] of a Hugging Face folder in bf16: the file's own head if it has one, as
+    in transformers, or the embedding if they are tied.
 
     Raises `UserError` if they cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 
     tied = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("tie_word_embeddings", False)
-    name = "model.embed_tokens.weight" if tied else "lm_head.weight"
     index = folder / "model.safetensors.index.json"
-    file = "model.safetensors"
-    if index.is_file():
-        file = json.loads(index.read_text(encoding="utf-8"))["weight_map"].get(name, file)
+    file, name = "model.safetensors", "lm_head.weight"
     try:
+        if index.is_file():
+            files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            name = _head_name(files, tied=tied)
+            file = files.get(name, file)
         with safe_open(folder / file, framework="pt") as weights:
+            name = name if index.is_file() else _head_name(weights.keys(), tied=tied)
             return weights.get_slice(name)[:rows].to(torch.bfloat16)
     except (OSError, SafetensorError) as error:
         raise UserError(
@@ -177,14 +178,8 @@ def read_head(folder: Path, rows: int) -> torch.Tensor:
         ) from error
 
 
-def _add_lora(model: Any, lora: AdapterSettings, seed: int) -> None:
-    from peft import LoraConfig, inject_adapter_in_model
-
-    torch.manual_seed(seed)
-    alpha: Any = lora.alpha  # annotated as int in peft, which accepts any number
-    inject_adapter_in_model(
-        LoraConfig(r=lora.rank, lora_alpha=alpha, target_modules=list(lora.targets)), model
-    )
+def _head_name(names: Collection[str], *, tied: bool) -> str:
+    return "model.embed_tokens.weight" if tied and "lm_head.weight" not in names else "lm_head.weight"
 
 
 def named_weights(model: Any, gather: Gather) -> Iterator[tuple[str, torch.Tensor]]:
@@ -198,7 +193,8 @@ def named_weights(model: Any, gather: Gather) -> Iterator[tuple[str, torch.Tenso
             continue
         seen.add(id(sources[0]))
         with gather(sources), torch.no_grad():
-            yield name, _folded(model, name) if len(sources) > 1 else sources[0].detach()
+            layer = model.get_submodule(name.rpartition(".")[0])
+            yield name, merged(layer) if len(sources) > 1 else sources[0].detach()
 
 
 def weight_metadata(model: Any) -> list[tuple[str, tuple[int, ...]]]:
@@ -214,35 +210,13 @@ def weight_metadata(model: Any) -> list[tuple[str, tuple[int, ...]]]:
 
 def _outputs(model: Any) -> Iterator[tuple[str, list[torch.nn.Parameter]]]:
     """Yield (name, [parameter]) for a plain weight and (name, [base, A, B]) for a weight with an adapter."""
-    adapted = [name for name, module in model.named_modules() if hasattr(module, "lora_A")]
+    adapted = [name for name, _ in adapted_layers(model)]
     for name, module in model.named_modules(remove_duplicate=False):
         if name in adapted:
             layer = module.base_layer
             if getattr(layer, "bias", None) is not None:
                 yield f"{name}.bias", [layer.bias]
-            adapters = [*module.lora_A.parameters(), *module.lora_B.parameters()]
-            yield f"{name}.weight", [layer.weight, *adapters]
+            yield f"{name}.weight", [layer.weight, *adapter_parameters(module)]
         elif not any(name.startswith(f"{parent}.") for parent in adapted):
             for leaf, parameter in module.named_parameters(recurse=False):
                 yield f"{name}.{leaf}" if name else leaf, [parameter]
-
-
-def _folded(model: Any, name: str) -> torch.Tensor:
-    layer = model.get_submodule(name.removesuffix(".weight"))
-    base = layer.base_layer.weight
-    delta = sum(layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters)
-    return (base.float() + delta).to(base.dtype)
-
-
-def write_checkpoint(folder: Path, weights: dict[str, torch.Tensor], *, source: Path, dtype: str) -> None:
-    """Write weights (safetensors), config and tokenizer to `folder` so that transformers and vLLM can load it. Config,
-    tokenizer and generation settings are copied from the `source` folder; `dtype` replaces the config's."""
-    from huggingface_hub import save_torch_state_dict
-
-    save_torch_state_dict(weights, folder, metadata={"format": "pt"})
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    config.pop("torch_dtype", None)
-    (folder / "config.json").write_text(json.dumps(config | {"dtype": dtype}, indent=2), encoding="utf-8")
-    for name in _COMPANIONS:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from tasks.errors import UserError
+from tasks.processes.memory import bound_primitive_cache, release_free_memory
 from tasks.storage.disk import whole_folder
 from training.data.batches import (
     TokenSequence,
@@ -33,7 +34,9 @@ from training.losses.base import LossInputs, TokenLoss
 from training.losses.head import chunked_head, self_divergence
 from training.losses.teacher_states import from_states
 from training.scorers.scoring import sampled_logprobs
+from training.student.adapters import adapter_weights, lost_by_merging
 from training.student.checkpoints import full_disk_named
+from training.student.exported_files import write_adapter, write_checkpoint
 from training.student.messages import Applied, MicroBatch, RankSettings, Share, tensors
 from training.student.network import (
     HeadWork,
@@ -42,7 +45,6 @@ from training.student.network import (
     named_weights,
     read_head,
     weight_metadata,
-    write_checkpoint,
 )
 from training.student.zero import deepspeed_config, learning_rate
 from training.weight_sync.sync import GpuSender, Transport
@@ -84,6 +86,7 @@ class Student:
             checkpointing=self.settings.gradient_checkpointing,
             lora=self.settings.lora,
             seed=self.settings.seed,
+            dropout=self.settings.dropout,
             capability=None if on_cpu else torch.cuda.get_device_capability(),
         )
         parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -174,24 +177,30 @@ class Student:
         return float(torch.nn.utils.get_total_norm(gradients))
 
     def _end_turn(self) -> None:
-        """Release torch's cached GPU memory if other actors share the GPU."""
+        """Release free memory: on CPU, and that of the GPU if other actors share it."""
         if self.settings.shares_gpu:
             torch.cuda.empty_cache()
+        elif self._device.type == "cpu":
+            release_free_memory()
 
     def _longest(self) -> int:
         return int(self._network.model.config.max_position_embeddings)
 
-    def logprobs(self, sequences: Sequence[TokenSequence], *, temperature: float = 1.0) -> list[np.ndarray]:
-        """Return log p [T] (float32, nats) of each sequence's response tokens under the current weights, without gradient."""
+    def logprobs(
+        self, sequences: Sequence[TokenSequence], *, temperature: float = 1.0, training: bool = False
+    ) -> list[np.ndarray]:
+        """Return log p [T] (float32, nats) of each sequence's response tokens under the current weights, without gradient.
+        `training`: in packed rows and in the mode of an update."""
         check_sequences(sequences, vocabulary=self._vocabulary, longest=self._longest())
         found: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(sequences)
         lengths = [len(sequence.tokens) for sequence in sequences]
-        self._backend.eval()
+        budget = self.settings.token_budget
+        self._backend.train(training)
         with torch.no_grad():
-            for chosen in batches_by_budget(lengths, self.settings.token_budget):
+            for chosen in batches_by_budget(lengths, budget):
                 batch = [sequences[index] for index in chosen]
                 values = self._backend(
-                    self._network.rows(batch, self._device, pack=False),
+                    self._network.rows(batch, self._device, pack=training, budget=budget),
                     self._scoring(batch, temperature),
                 )
                 for index, one in zip(chosen, split_by_sequence(values.cpu().numpy(), batch), strict=True):
@@ -302,13 +311,13 @@ class Student:
         self._step = int(state["step"])
         return self._step
 
-    def export(self, folder: Path) -> None:
-        """Write the model as a Hugging Face folder in the training dtype, atomically. `UserError` if a weight is not finite."""
-        dtype = getattr(torch, self.settings.dtype)
-        weights = {}
-        for name, tensor in self._weights():
-            if self._rank == 0:
-                weights[name] = tensor.to("cpu", dtype, copy=True)
+    def export(self, folder: Path) -> float | None:
+        """Write the model as a Hugging Face folder in the training dtype, and its adapter in a subfolder, atomically. Return
+        `lost_by_merging`, None without an adapter. `UserError` if a weight is not finite."""
+        settings = self.settings
+        weights = self._kept(self._weights())
+        adapter = self._kept(adapter_weights(self._network.model, self._gather))
+        lost = lost_by_merging(self._network.model, self._gather) if settings.lora is not None else None
         broken = next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None)
         if broken is not None:
             raise UserError(
@@ -316,7 +325,17 @@ class Student:
             )
         if self._rank == 0:
             with full_disk_named(), whole_folder(folder, replace=True) as target:
-                write_checkpoint(target, weights, source=self.settings.model, dtype=self.settings.dtype)
+                write_checkpoint(
+                    target, weights, source=settings.model, dtype=settings.dtype, prompt=settings.prompt
+                )
+                if settings.lora is not None:
+                    write_adapter(target, adapter, settings.lora, source=settings.model)
+        return lost
+
+    def _kept(self, named: Iterator[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Return copies of the tensors in the training dtype on rank 0, and nothing on other ranks, which only take part."""
+        dtype = getattr(torch, self.settings.dtype)
+        return {name: tensor.to("cpu", dtype, copy=True) for name, tensor in named if self._rank == 0}
 
     def process(self) -> int:
         """Return the process id of this rank."""
@@ -363,6 +382,7 @@ def _prepare_process(settings: RankSettings, *, rank: int, ranks: int, address: 
         "HF_HUB_OFFLINE": "1",
     }
     if not torch.cuda.is_available():
+        bound_primitive_cache()
         os.environ["DS_ACCELERATOR"] = "cpu"
         torch.use_deterministic_algorithms(True)
         # The CPU's flash attention rounds differently for each batch shape: in bf16 a gradient changes by 0.8% if its batch is
@@ -391,7 +411,7 @@ def _build_backend(
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},  # norms and biases
         ],
-        lr=settings.learning_rate,
+        lr=0.0,  # until `_set_rate`: that step on zero gradients must not decay the weights
         betas=settings.betas,
         eps=settings.epsilon,
     )
@@ -403,6 +423,8 @@ def _build_backend(
         on_cpu=on_cpu,
     )
     backend, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=config)
+    if settings.zero_stage == 0:
+        optimizer.state.clear()  # in bf16 DeepSpeed has done a step on zero gradients, which AdamW's bias correction would count
     return backend
 
 

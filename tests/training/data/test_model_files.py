@@ -167,18 +167,13 @@ def test_a_student_with_ids_beyond_the_teachers_is_rejected(copy: Path) -> None:
     assert "cut the student's embedding (and vocab_size) to the teacher's size" in problem
 
 
-def test_a_student_with_another_end_token_is_rejected(copy: Path) -> None:
-    edit(copy / "tokenizer_config.json", lambda data: data.update(eos_token="<|endoftext|>"))
-    (problem,) = pair_problems(open_model("student", str(copy)), pocket(), thinking=False)
-    assert problem.startswith(
-        "the student ends a response with <|endoftext|> (1990) and the teacher with <|im_end|> (1992): choose a student"
-    )
-
-
-def test_a_tokenizer_without_an_end_token_is_rejected(copy: Path) -> None:
+def test_a_model_without_an_end_token_is_rejected(copy: Path) -> None:
     edit(copy / "tokenizer_config.json", lambda data: data.pop("eos_token"))
+    edit(copy / "generation_config.json", lambda data: data.pop("eos_token_id"))
     (problem,) = pair_problems(open_model("student", str(copy)), pocket(), thinking=False)
-    assert problem.startswith("student.model: the tokenizer of ") and "set eos_token in" in problem
+    assert problem == (
+        f"student.model: {copy} has no end token: set eos_token in its tokenizer_config.json, or use a checkpoint that has one"
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,12 @@ import numpy as np
 import pytest
 
 from tasks.errors import UserError
+from tasks.llm.tokenizer import load_tokenizer
+from tests.training.small_run import copy_model, edit
 from tests.training.student.running import update
+from training.config import PromptSettings
 from training.data.batches import TokenSequence
+from training.data.model_files import encode_prompts, open_model, prompt_ids
 from training.losses.token_losses import TopKCrossEntropy
 from training.rollouts.engine import (
     INITIAL_VERSION,
@@ -23,6 +28,7 @@ from training.rollouts.engine import (
     RolloutEngineSettings,
     RolloutRequest,
     RolloutSampling,
+    engine_prompt_ids,
     generation,
     rollout_environment,
     rollout_options,
@@ -104,6 +110,23 @@ def test_the_sampled_tokens_log_probability_is_taken_at_every_position() -> None
 def test_log_probabilities_of_other_tokens_are_refused(logprobs: list[list[tuple[int, float]]]) -> None:
     with pytest.raises(RuntimeError, match="do not match the sampled tokens"):
         generation(flat([4, 9], logprobs), version=0)
+
+
+@pytest.mark.parametrize(
+    "kind", ["LlamaTokenizerFast", "Qwen2Tokenizer", "PreTrainedTokenizerFast", "TokenizersBackend"]
+)
+def test_vllms_own_tokenizer_builds_the_prompts_of_the_training(tmp_path: Path, kind: str) -> None:
+    copy = copy_model("student", tmp_path / "student")
+    edit(copy / "tokenizer_config.json", lambda data: data.update(tokenizer_class=kind))
+    problems, day = ["What is 1 + 2?", "Solve x + 1 = 2\nfor   x."], date(2026, 2, 3)
+    template = tmp_path / "template.jinja"
+    template.write_text("{{ strftime_now('%d %b %Y') }} {{ messages[-1].content }}<|im_end|>")
+    found = engine_prompt_ids(copy, problems, thinking=False, day=day, chat_template=None)
+    assert found == prompt_ids(load_tokenizer(str(copy)), problems, thinking=False, day=day)
+    if kind != "LlamaTokenizerFast":  # which is refused
+        model = open_model("student", str(copy), PromptSettings(chat_template=template))
+        found = engine_prompt_ids(copy, problems, thinking=False, day=day, chat_template=template.read_text())
+        assert found == encode_prompts(model, problems, thinking=False, day=day)
 
 
 # --- with real engines -------------------------------------------------------------------------------------------

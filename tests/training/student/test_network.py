@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,9 @@ from tests.tiny_model import write_tiny_model
 from tests.training.student.running import naive_gradient, sequences, update
 from training.data.batches import TokenSequence, make_batch
 from training.losses.token_losses import TopKCrossEntropy
-from training.student.network import (
-    AdapterSettings,
-    Network,
-    load_network,
-    named_weights,
-    read_head,
-    weight_metadata,
-    write_checkpoint,
-)
+from training.student.adapters import AdapterSettings, adapted_layers, adapter_weights, lost_by_merging
+from training.student.exported_files import write_adapter, write_checkpoint
+from training.student.network import Network, load_network, named_weights, read_head, weight_metadata
 from training.student.rank import loss_work
 
 CPU = torch.device("cpu")
@@ -139,6 +134,64 @@ def test_an_adapter_is_merged_into_its_weight(folder: Path, tmp_path: Path) -> N
     assert weight_metadata(model.model) == [(name, tuple(tensor.shape)) for name, tensor in named.items()]
 
 
+def bf16_with_small_adapters(folder: Path) -> Network:
+    """Return the tiny model in bf16 with adapters whose difference is about as large as the rounding of bf16."""
+    model = load_network(folder, dtype=torch.bfloat16, checkpointing=False, lora=LORA, seed=3)
+    torch.manual_seed(4)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=3e-3)
+    return model
+
+
+def test_an_adapter_is_merged_in_float32_and_the_loss_by_rounding_is_measured(folder: Path) -> None:
+    model = bf16_with_small_adapters(folder).model
+    named = dict(named_weights(model, whole))
+    lost, learned = [], []
+    for name, layer in adapted_layers(model):
+        base, a, b = (
+            part.weight.detach().float().numpy()
+            for part in (layer.base_layer, layer.lora_A["default"], layer.lora_B["default"])
+        )
+        exact = base.astype(np.float64) + 2.0 * b.astype(np.float64) @ a.astype(np.float64)  # alpha / rank
+        rounded = named[f"{name}.weight"].double().numpy()
+        assert (rounded == torch.from_numpy(exact).float().bfloat16().double().numpy()).mean() > 0.9999
+        lost.append(((rounded - exact) ** 2).sum())
+        learned.append(((exact - base) ** 2).sum())
+    share = (sum(lost) / sum(learned)) ** 0.5
+    assert 0.1 < share < 1.0 and lost_by_merging(model, whole) == pytest.approx(share, rel=1e-3)
+
+
+def test_the_adapter_is_exported_as_peft_loads_it(folder: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    model = bf16_with_small_adapters(folder).model
+    weights = {name: tensor.clone() for name, tensor in adapter_weights(model, whole)}
+    write_adapter(tmp_path, weights, LORA, source=folder)
+    loaded: Any = PeftModel.from_pretrained(reference(folder), str(tmp_path / "adapter"))
+    base = loaded.merge_and_unload()
+    for name, layer in adapted_layers(model):
+        exact = layer.base_layer.weight.float() + 2.0 * (
+            layer.lora_B["default"].weight.float() @ layer.lora_A["default"].weight.float()
+        )
+        torch.testing.assert_close(base.get_submodule(name).weight, exact, rtol=1e-5, atol=1e-6)
+    assert str(folder.parent) not in (tmp_path / "adapter" / "adapter_config.json").read_text()
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_dropout_of_the_student_is_off_unless_asked_for(folder: Path, tmp_path: Path, dropout: bool) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.5}))
+    model = load_network(copy, dtype=torch.float32, checkpointing=False, lora=None, seed=3, dropout=dropout)
+    batch = make_batch([TokenSequence(tokens=np.arange(20, dtype=np.int32), prompt_length=4)], CPU, pack=True)
+    found, again, plain = (
+        one(batch, lambda hidden, weight: hidden @ weight.T) for one in (model, model, network(folder))
+    )
+    assert model.training and torch.equal(found, again) == torch.equal(found, plain) == (not dropout)
+
+
 def test_a_new_adapter_is_seeded_and_does_not_change_the_model(folder: Path) -> None:
     pytest.importorskip("peft")
     first, second = (network(folder, lora=LORA) for _ in range(2))
@@ -185,6 +238,25 @@ def test_only_the_head_is_read_from_one_file_or_several(tmp_path: Path, tied: bo
     model.save_pretrained(tmp_path, max_shard_size="50GB" if parts == 1 else "3KB")
     assert (tmp_path / "model.safetensors.index.json").is_file() == (parts > 1)
     assert torch.equal(read_head(tmp_path, 50), model.get_output_embeddings().weight[:50])
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_head_in_the_files_is_read_even_if_the_config_ties_it(tmp_path: Path, parts: int) -> None:
+    from safetensors.torch import save_file
+
+    head = torch.arange(8.0).reshape(4, 2).bfloat16()
+    tensors = {"model.embed_tokens.weight": torch.zeros(4, 2), "lm_head.weight": head}
+    (tmp_path / "config.json").write_text(json.dumps({"tie_word_embeddings": True}))
+    files = ["model.safetensors"] * 2 if parts == 1 else ["a.safetensors", "b.safetensors"]
+    for file in files:
+        save_file(
+            {name: tensors[name] for name, at in zip(tensors, files, strict=True) if at == file},
+            tmp_path / file,
+        )
+    if parts == 2:
+        index = {"weight_map": dict(zip(tensors, files, strict=True))}
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert torch.equal(read_head(tmp_path, 3), head[:3])
 
 
 def test_a_missing_head_is_named(tmp_path: Path) -> None:

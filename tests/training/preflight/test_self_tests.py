@@ -1,0 +1,105 @@
+"""The sanity checks at the start of a run, with fake workers: each defect is refused, and nothing is asked for in vain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from tasks.errors import UserError
+from tests.training.small_run import example, small_run, write_small_dataset
+from training.data.batches import TokenSequence
+from training.preflight.check import Prepared, prepare
+from training.preflight.self_tests import self_test
+from training.rollouts.engine import Generation, RolloutRequest
+from training.scorers.teacher import TopK
+from training.worker_set import Workers
+
+
+@dataclass
+class Healthy:
+    """Engines, students and teacher that agree; `prompts` are those of the engine's tokenizer, `packed` what packing adds to the
+    student's log-probabilities."""
+
+    prompts: list[tuple[int, ...]]
+    packed: float = 0.0
+    asked: list[dict[str, Any]] = field(default_factory=list)
+
+    def prompt_ids(self, problems: Sequence[str], **options: Any) -> list[tuple[int, ...]]:
+        self.asked.append({"problems": list(problems), **options})
+        return self.prompts
+
+    def generate(self, requests: Sequence[RolloutRequest], _sampling: object) -> list[Generation]:
+        tokens, logprobs = np.arange(3, dtype=np.int32), np.full(3, -1.0, np.float32)
+        made = Generation(tokens=tokens, logprobs=logprobs, finish_reason="stop", version=0)
+        return [made for _ in requests]
+
+    def logprobs(self, sequences: Sequence[TokenSequence], *, training: bool = False) -> list[np.ndarray]:
+        self.asked.append({"training": training})
+        return [np.full(len(one.response), -1.0 - training * self.packed, np.float32) for one in sequences]
+
+    def self_divergence(self, _sequence: TokenSequence) -> float:
+        return 0.0
+
+    def workers(self) -> Workers:
+        def score(sequences: Sequence[TokenSequence]) -> Any:
+            half = [
+                TopK(logprobs=np.full((len(one.response), 1), -0.7, np.float32), ids=None)
+                for one in sequences
+            ]
+            return SimpleNamespace(get=lambda: (half, 0.0))
+
+        return cast(
+            Workers,
+            SimpleNamespace(students=self, engines=self, score=score, reference_logprobs=lambda _: None),
+        )
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_dataset(tmp_path_factory.mktemp("data") / "dataset", [example(n) for n in range(3)])
+
+
+def prepared(dataset: Path, **changes: Any) -> Prepared:
+    return prepare(small_run(dataset, batches={"size": 2, "total_prompts": 4}, **changes))
+
+
+def healthy(run: Prepared, *, packed: float = 0.0) -> Healthy:
+    rows = [run.rows[group.row] for group in run.schedule.step(0)]
+    return Healthy(prompts=[row.prompt_ids for row in rows], packed=packed)
+
+
+def test_the_engine_tokenizes_real_prompts_and_packed_rows_are_compared(dataset: Path) -> None:
+    run = prepared(dataset, prompt={"date": "2026-02-03"})
+    workers = healthy(run)
+    self_test(workers.workers(), run, 0)
+    prompts, *rest = workers.asked
+    assert prompts.pop("problems") == [run.rows[group.row].text for group in run.schedule.step(0)]
+    assert prompts == {"thinking": False, "day": run.run.prompt.date, "chat_template": None}
+    assert rest == [{"training": False}, {"training": True}]
+
+
+def test_other_prompts_of_the_engine_are_refused_before_anything_is_sampled(dataset: Path) -> None:
+    run = prepared(dataset)
+    workers = healthy(run)
+    workers.prompts[1] = workers.prompts[1][:-1]
+    with pytest.raises(
+        UserError, match=r"the rollout engine's tokenizer makes \d+ ids of the prompt of row 0+"
+    ):
+        self_test(workers.workers(), run, 0)
+    assert len(workers.asked) == 1
+
+
+def test_packing_may_change_only_a_student_with_dropout(dataset: Path) -> None:
+    run = prepared(dataset)
+    with pytest.raises(UserError, match=r"packed rows of an update differ by 0\.300 nats"):
+        self_test(healthy(run, packed=0.3).workers(), run, 0)
+    run = prepared(dataset, student={"model": "pocket/student", "dropout": True})
+    workers = healthy(run, packed=0.3)
+    self_test(workers.workers(), run, 0)
+    assert {"training": True} not in workers.asked
