@@ -151,9 +151,9 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _pattern(path: Any) -> str:
-    """Return a pattern of files inside the dataset's folder. Raises `ValueError` if it is none."""
-    if not isinstance(path, str) or not path or path.startswith("/") or ".." in path.split("/"):
-        raise ValueError(f"{path!r} is not a pattern of files in the folder")
+    """Return a pattern of files. Raises `ValueError` if it is none."""
+    if not isinstance(path, str) or not path:
+        raise ValueError(f"{path!r} is not a pattern of files")
     return path
 
 
