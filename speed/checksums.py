@@ -76,40 +76,38 @@ def compare(work: Callable[[], Any], repeats: int) -> tuple[float, float]:
     return min(seconds[0]), min(seconds[1])
 
 
+def works(folder: Path, rows: int) -> dict[str, tuple[Path, Callable[[], Any]]]:
+    """Write two shards, and return what is measured: the file that is read, and the work, by name."""
+    store, counts = Store(folder), {"in": 0, "kept": 0, "rejected": {}}
+    store.write_shard(folder, 0, {"problems": (Problem, problems(rows))}, {"counts": counts})
+    store.write_shard(folder, 1, {"responses": (Response, responses(rows * 8 // 10))}, {"counts": counts})
+    one, two = folder / "shard-00000/problems.parquet", folder / "shard-00001/responses.parquet"
+    settings = load_config("pocket").rules
+
+    def stage() -> None:
+        for kind, kept in reject_by_rules(RulesWork(path=one, settings=settings)).values():
+            tables.write_rows(folder / "out.parquet", kind, kept)
+
+    return {
+        "problems as a table": (one, lambda: tables.read_table(one, Problem)),
+        "problems as rows": (one, lambda: tables.read_rows(one, Problem)),
+        "responses as a table": (two, lambda: tables.read_table(two, Response)),
+        "responses as rows": (two, lambda: tables.read_rows(two, Response)),
+        "stage rules": (one, stage),
+    }
+
+
 def main() -> None:
     """Parse the arguments and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
+    print(
+        "| reading | MB | ms verified | ms not verified | ratio | ms of `verify` | share |\n|---|---|---|---|---|---|---|"
+    )
     with tempfile.TemporaryDirectory() as folder:
-        store, counts = Store(Path(folder)), {"in": 0, "kept": 0, "rejected": {}}
-        made = problems(options.rows), responses(options.rows * 8 // 10)
-        for index, (name, kind, rows) in enumerate(
-            (("problems", Problem, made[0]), ("responses", Response, made[1]))
-        ):
-            store.write_shard(Path(folder), index, {name: (kind, rows)}, {"counts": counts})
-        one, two = (
-            Path(folder) / "shard-00000/problems.parquet",
-            Path(folder) / "shard-00001/responses.parquet",
-        )
-        settings, out = load_config("pocket").rules, Path(folder) / "out.parquet"
-
-        def stage() -> None:
-            for kind, rows in reject_by_rules(RulesWork(path=one, settings=settings)).values():
-                tables.write_rows(out, kind, rows)
-
-        works: dict[str, tuple[Path, Callable[[], Any]]] = {
-            "problems as a table": (one, lambda: tables.read_table(one, Problem)),
-            "problems as rows": (one, lambda: tables.read_rows(one, Problem)),
-            "responses as a table": (two, lambda: tables.read_table(two, Response)),
-            "responses as rows": (two, lambda: tables.read_rows(two, Response)),
-            "stage rules": (one, stage),
-        }
-        print(
-            "| reading | MB | ms verified | ms not verified | ratio | ms of `verify` | share |\n|---|---|---|---|---|---|---|"
-        )
-        for name, (path, work) in works.items():
+        for name, (path, work) in works(Path(folder), options.rows).items():
             verified, plain = compare(work, options.repeats)
             alone = min(least(lambda path=path: tables.verify(path)) for _ in range(options.repeats))
             print(
