@@ -116,7 +116,7 @@ def check_endpoint(role: ModelRole, timeout_s: float = MODELS_TIMEOUT_S) -> Serv
     try:
         owners = {entry["id"]: entry.get("owned_by") for entry in json.loads(answer)["data"]}
         names = sorted(owners)
-        offered = ", ".join(shorten(printable(name), LINE_CHARS, placeholder=" ...") for name in names[:20])
+        offered = ", ".join(_short(printable(name)) for name in names[:20])
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise UserError(f"{where} does not return a list of models: {SET_BASE_URL}") from error
     if role.model not in owners:
@@ -126,6 +126,10 @@ def check_endpoint(role: ModelRole, timeout_s: float = MODELS_TIMEOUT_S) -> Serv
             else f"{where} offers no model: {SET_BASE_URL}"
         )
     return ServerHandle(base_url=base_url, model_name=role.model, is_vllm=owners[role.model] == "vllm")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LINE_CHARS else f"{name[: LINE_CHARS - 4]} ..."
 
 
 async def _models(role: ModelRole, base_url: str, timeout_s: float) -> bytes:

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from tasks.llm.callbacks import OnWait
 from tasks.processes.timeline import Timeline
@@ -38,6 +38,7 @@ class Engine:
     open: Callable[[OnWait], AbstractContextManager[Any]] = field(compare=False)
 
 
+@runtime_checkable
 class Engines(Protocol):
     """Provides engines for the stages of a run."""
 

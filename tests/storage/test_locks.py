@@ -162,7 +162,9 @@ time.sleep(60)
         assert take_lock(tmp_path / "run.lock") is None
         parent.kill()
         parent.wait()
-        with alone(tmp_path / "run.lock", "a build"):
+        with alone(
+            tmp_path / "run.lock", "a build", wait_s=30.0
+        ):  # the child forgets the lock when it first runs
             os.kill(child, 0)  # it is still there
     finally:
         parent.kill()

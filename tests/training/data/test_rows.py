@@ -308,8 +308,8 @@ def test_missing_and_broken_files_are_rejected(folder: Path) -> None:
 
 
 def test_a_dataset_of_an_earlier_version_is_refused_by_its_version(folder: Path) -> None:
-    rewrite(folder, lambda table: table.drop_columns(["weight"]))
-    with pytest.raises(UserError, match="has no column 'weight'") as refusal:
+    rewrite(folder, lambda table: table.drop_columns(["problem"]))
+    with pytest.raises(UserError, match="has no column 'problem'") as refusal:
         rows_of(folder)
     assert "written by" not in str(refusal.value)
     record = json.loads((folder / "manifest.json").read_text())
@@ -317,7 +317,7 @@ def test_a_dataset_of_an_earlier_version_is_refused_by_its_version(folder: Path)
         del record[key]
     (folder / "manifest.json").write_text(json.dumps(record | {"versions": {"sure-math": "0.0.9"}}))
     with pytest.raises(
-        UserError, match=r"'weight'.*\(it was written by another version, sure-math 0\.0\.9 \(format 1\)\)"
+        UserError, match=r"'problem'.*\(it was written by another version, sure-math 0\.0\.9 \(format 1\)\)"
     ):
         rows_of(folder)
 
