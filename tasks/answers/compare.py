@@ -67,7 +67,7 @@ def compare_answers(a: Answer, b: Answer) -> Verdict:
     best = literal
     for i, (x, first) in enumerate(zip(a.readings, a.rules, strict=True)):
         for j, (y, second) in enumerate(zip(b.readings, b.rules, strict=True)):
-            if i == j == 0:
+            if i == j == 0 or (i and j and first == second):
                 continue
             found = compare(x, y, context)
             if found.outcome is Outcome.EQUAL and found.basis is not Basis.LENIENT:
@@ -436,7 +436,8 @@ def _names_omitted(x: Items, y: Items, context: Context) -> Verdict:
 def _same_members(x: Items, y: Items, context: Context) -> Verdict:
     """Compare lists and sets without order: lists with multiplicity, two sets without."""
     first, second = list(x.items), list(y.items)
-    if x.kind == y.kind == "set":
+    simple = all(isinstance(item, (Value, Infinite)) for item in first + second)
+    if x.kind == y.kind == "set" or not simple:
         first, second = _distinct(first, context), _distinct(second, context)
     if len(first) != len(second):
         return _different_counts(x, y)
@@ -513,7 +514,7 @@ def _compare_ratio(x: Ratio, y: Reading, _: Context) -> Verdict:
     if not isinstance(y, Ratio) or len(x.parts) != len(y.parts):
         return _OTHER_KIND
     zero = Expression(number(0))
-    if any(decide(part, zero).outcome is Outcome.EQUAL for part in (x.parts[0], y.parts[0])):
+    if any(decide(part, zero).outcome is Outcome.EQUAL for part in x.parts + y.parts):
         return together(decide(a, b) for a, b in zip(x.parts, y.parts, strict=True))
     products = [
         (Node("mul", (a.node, y.parts[0].node)), Node("mul", (b.node, x.parts[0].node)))

@@ -38,8 +38,9 @@ _BASE_NAMES: Final = {
 _MODULO: Final = re.compile(r"(.+?) ?(?:\\pmod|\(\\?mod|\\mod|mod(?:ulo)?(?![a-z])) ?\{?([^{}()]+?)\}?\)?")
 _COMPOUND: Final = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)\.?(?:,? (?:and )?| ?)")
 _SCALED: Final = re.compile(r"(-?[\d.,]+) ?(hundred|thousand|million|billion|trillion)")
-_REPEATED: Final = re.compile(r"(-?)(\d+)\.(\d+?)((\d+?)\5{2,})\\ldots ?")
-_LABELLED: Final = re.compile(r"\\ ?")
+_REPEATED: Final = re.compile(r"(-?)(\d+)\.(\d*?)((\d+?)\5{2,})\\ldots ?")
+_ORDINAL: Final = re.compile(r"(\d+)(?:\^ ?\{? ?)?(?:st|nd|rd|th)\}?(?: ?(?:place|term|day|grade|floor))?", re.IGNORECASE)
+_SPACED_UNIT: Final = re.compile(r"[\d)}] [A-Za-z]{1,2}(?![A-Za-z])[\^{}/\d A-Za-z]*$")
 
 
 @lru_cache(maxsize=16384)
@@ -113,16 +114,19 @@ def congruence(text: str) -> Congruence | None:
 
 def value(text: str) -> Value | None:
     """Read a number or expression, with its unit if it has one."""
-    plain = expression(text)
+    spaced = _SPACED_UNIT.search(text)
+    if spaced:
+        found = split_unit(text)
+        if found is not None and not found[1].dimension.startswith("label"):
+            return _with_unit(*found) or compound(text)
+    plain = None if _ORDINAL.fullmatch(text) else expression(text)
     if plain is not None:
         return _of_expression(text, plain)
     spelled = _spelled(text)
     if spelled is not None:
         return spelled
     found = split_unit(text)
-    if found is not None:
-        return _with_unit(*found)
-    return compound(text)
+    return (_with_unit(*found) if found is not None else None) or compound(text)
 
 
 def _of_expression(text: str, plain: Expression) -> Value:
@@ -149,7 +153,6 @@ def _spelled(text: str) -> Value | None:
     repeated = _REPEATED.fullmatch(text)
     if repeated:
         sign, whole, lead, _, cycle = repeated.groups()
-        lead = lead if lead != cycle else lead
         exact = expression(f"{sign}{whole}.{lead}\\overline{{{cycle}}}")
         return None if exact is None else Value(expression=exact)
     scaled = _SCALED.fullmatch(text)
@@ -157,7 +160,10 @@ def _spelled(text: str) -> Value | None:
         scale = number_in_words(f"one {scaled[2]}")
         assert scale is not None
         return Value(expression=Expression(Node("mul", (amount.node, number(scale)))))
-    ordinal = re.fullmatch(r"(\d+)(?:\^?\{?|\^\{ ?)(?:st|nd|rd|th)\}?(?: ?(?:place|term|day|grade|floor))?", text, re.IGNORECASE)
+    ordinal = _ORDINAL.fullmatch(text)
+    raised = re.fullmatch(r"(.+) (squared|cubed)", text)
+    if raised and (base := expression(raised[1])) is not None:
+        return Value(expression=Expression(Node("pow", (base.node, number(2 if raised[2] == "squared" else 3)))))
     words = Fraction(ordinal[1]) if ordinal else number_in_words(text)
     return None if words is None else Value(expression=Expression(number(words)))
 

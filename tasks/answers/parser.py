@@ -26,13 +26,13 @@ _VARIANTS: Final = {"varepsilon": "epsilon", "varphi": "phi", "vartheta": "theta
 _CALLED: Final = frozenset("fghFGHPQWIATSVN")
 _CIRCUMFIX: Final = {"lfloor": "rfloor", "lceil": "rceil"}
 _PLAIN: Final = "|".join(
-    sorted(FUNCTIONS | set(_SYNONYMS) | {"sqrt", "cbrt", "pi", "binom"}, key=len, reverse=True)
+    sorted(FUNCTIONS | set(_SYNONYMS) | {"sqrt", "cbrt", "pi", "binom", "choose"}, key=len, reverse=True)
 )
 _TOKEN: Final = re.compile(
     r"(?P<space> *)(?:"
     r"(?P<repeating>\d+\.\d*(?:\\overline\{\d+\}|\(\d+\)(?![\d(])))"
     r"|(?P<scientific>\d+(?:\.\d+)?[eE][+-]?\d+(?![.\d]))"
-    r"|(?P<number>\d+(?:,\d{3})*(?:\.\d+)?)"
+    r"|(?P<number>(?:[1-9]\d{0,2}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?)"
     r"|\\(?P<command>[A-Za-z]+)"
     rf"|(?P<plain>(?:{_PLAIN})(?![A-Za-z]))"
     r"|(?P<letters>[A-Za-z]+)"
@@ -62,7 +62,7 @@ def parse_expression(text: str) -> Expression:
         return Expression(number(Fraction(text)), places=len(plain[1] or ""))
     parser = _Parser(tokens(text))
     try:
-        node = parser.addition()
+        node = parser.divided(parser.addition())
     except RecursionError as error:
         raise NotAnExpression from error
     if parser.tokens:
@@ -152,6 +152,8 @@ class _Parser:
     def __init__(self, found: list[Token]) -> None:
         self.tokens = found[::-1]
         self.depth = 0
+        self.bound: list[str] = []
+        self.after_factorial = False
 
     def peek(self, place: int = 1) -> str | Fraction | None:
         return self.tokens[-place].value if len(self.tokens) >= place else None
@@ -206,18 +208,22 @@ class _Parser:
     def starts_factor(self) -> bool:
         """Return whether a factor follows without an operator. Numbers are excluded: `x 2` and `1 2` are ambiguous."""
         kind, text = self.kind(), self.peek()
+        if kind == "number":
+            return self.after_factorial
         if kind == "command":
             return text not in ("cdot", "bmod", "mod", "rfloor", "rceil", "choose", "over", "circ", "to")
         return kind == "name" or text in ("(", "{", "[")
 
     def raised(self) -> Node:
         node = self.atom()
+        self.after_factorial = False
         while True:
             if self.take("!"):
                 double = self.take("!")
                 if self.peek() == "!":
                     raise NotAnExpression
                 node = Node("fn", ("fact2" if double else "fact", node))
+                self.after_factorial = True
             elif self.take("%"):
                 node = Node("div", (node, number(100)))
             elif self.peek() == "^":
@@ -268,8 +274,8 @@ class _Parser:
             following = [token.value for token in self.tokens[: -8:-1]]
             if following[:2] == ["frac", "{"] and following[3:5] == ["}", "{"] and following[6:7] == ["}"]:
                 top, bottom, count = following[2], following[5], 7
-            elif following[1:2] == ["/"] and len(following) > 2 and self.tokens[-1].space:
-                top, bottom, count = following[0], following[2], 3
+            elif following[1:2] == ["/"] and isinstance(following[0], Fraction) and self.tokens[-1].space:
+                top, bottom, count = following[0], following[2:3] and following[2], 3
             else:
                 return number(whole)
             if isinstance(top, Fraction) and isinstance(bottom, Fraction) and 0 < top < bottom:
@@ -280,8 +286,14 @@ class _Parser:
         return number(whole)
 
     def named(self, text: str) -> Node:
-        if text in ("e", "i"):
+        if text in ("e", "i") and text not in self.bound:
             return Node("const", (text,))
+        stem, _, subscript = text.partition("_")
+        if subscript in self.bound:
+            return Node("call", (stem, Node("var", (subscript,))))
+        if self.peek() == "_" and self.peek(2) == "{":
+            self.tokens.pop()
+            return Node("call", (text, self.argument()))
         if self.peek() == "(" and not self.tokens[-1].space and self.is_call(text):
             self.tokens.pop()
             return called(text, self.arguments(")"))
@@ -307,13 +319,15 @@ class _Parser:
         closing = {"(": ")", "{": "}", "[": "]"}.get(opening)
         if closing is None:
             raise NotAnExpression
-        node = self.addition()
-        if opening in "({" and self.peek() in ("choose", "over"):
-            operation = self.tokens.pop().value
-            other = self.addition()
-            node = Node("div", (node, other)) if operation == "over" else Node("fn", ("binom", node, other))
+        node = self.divided(self.addition())
         self.need(closing)
         return node
+
+    def divided(self, node: Node) -> Node:
+        r"""Read `\over` and `\choose` after a sum."""
+        if self.take("over"):
+            return Node("div", (node, self.addition()))
+        return Node("fn", ("binom", node, self.addition())) if self.take("choose") else node
 
     def closed(self, closing: str, build: Callable[[Node], Node]) -> Node:
         node = self.addition()
@@ -382,7 +396,10 @@ class _Parser:
         self.need("}")
         self.need("^")
         high = self.argument()
-        return Node(operation, (index, low, high, self.product()))
+        self.bound.append(index)
+        body = self.product()
+        self.bound.pop()
+        return Node(operation, (index, low, high, body))
 
     def function(self, name: str) -> Node:
         if name in ("gcd", "lcm", "max", "min"):
@@ -431,6 +448,9 @@ class _Parser:
         following = self.peek()
         if isinstance(following, Fraction) and not 0 <= following <= 9:
             raise NotAnExpression
+        if isinstance(following, Fraction):
+            self.tokens.pop()
+            return number(following)
         return self.atom()
 
 

@@ -7,6 +7,7 @@ with two meanings (`1,234`: a number or a list) has two readings; `tasks.answers
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from typing import Final
@@ -30,10 +31,12 @@ from tasks.answers.tree import (
     Region,
     Relation,
     Text,
+    Unit,
     Value,
     number,
     substitute,
 )
+from tasks.answers.units import parse_unit
 from tasks.answers.words import canonical_text, number_of_sentence, without_lead
 
 MAX_ITEMS: Final = 150
@@ -51,6 +54,7 @@ _REMARK: Final = re.compile(
     r"(?:for (?:any|all|some|every|part|each)\b|where\b|with .* constants?|in simplest form|if\b|\(minimum\)|\(maximum\)|"
     r"which\b|since\b|because\b).*", re.IGNORECASE,
 )
+_PART: Final = re.compile(r" ?(?:for|in) part ?\([a-z]\) ?")
 _CHOICE: Final = re.compile(r"\(?([A-H])(?:\)|[.:]) ?(.{2,})|\(([A-H])\) ?(.+)")
 _NUMBER_SETS: Final = {"\\mathbb{R}": REALS}
 _BUILDER: Final = re.compile(
@@ -69,7 +73,7 @@ def read(text: str) -> Answer:
     """Return the readings of a normalised answer of at most `notation.MAX_LENGTH` characters."""
     if depth(text) > MAX_DEPTH:
         return Answer(readings=(Opaque(text=text, wordy=True),), rules=("",))
-    bare = without_lead(text)
+    bare = _PART.sub("", without_lead(text))
     main, conditions, dummies = _without_conditions(bare)
     primary = reading(main)
     found = [("", primary), *_others(main, primary)]
@@ -87,7 +91,7 @@ def reading(text: str, nesting: int = 0) -> Reading:
     text = text.strip()
     if not text or nesting > MAX_NESTING:
         return Opaque(text=text, wordy=nesting > MAX_NESTING)
-    for attempt in (_symbol, _modular, _choice, _list, _relation, _signs, _set_operation, _brackets, _matrix, _value):
+    for attempt in (_symbol, _compound, _modular, _choice, _list, _relation, _signs, _set_operation, _brackets, _matrix, _value):
         found = attempt(text, nesting + 1)
         if found is not None:
             return found
@@ -159,7 +163,8 @@ def _declares(main: str, names: str) -> bool:
     """Return whether the answer uses the names that the condition is about, and is no relation itself."""
     if re.search(r"\\in(?![a-z])|[<>]|\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])", main):
         return False
-    return all(re.search(rf"(?<![A-Za-z\\]){re.escape(name.strip())}(?![A-Za-z])", main) for name in names.split(","))
+    letters = re.sub(r"\\[A-Za-z]+", lambda match: match[0] if match[0] in names else " ", main)
+    return all(name.strip() in letters for name in names.split(","))
 
 
 # --- other readings ----------------------------------------------------------------------------------------------
@@ -189,9 +194,10 @@ def _other_values(text: str, primary: Value) -> list[tuple[str, Reading]]:
     if "j" in names and "i" not in primary.expression.operations:
         node = substitute(primary.expression.node, "j", Node("const", ("i",)))
         found.append(("j as the imaginary unit", Value(expression=Expression(node))))
-    glued = re.fullmatch(r"(.*\d)(s|g)", text)
-    if glued and primary.unit is None and (amount := kinds.value(glued[1] + " " + glued[2])) is not None:
-        found.append(("a letter or a unit", amount))
+    glued = re.fullmatch(r"(.*\d)(s|g|m\^[23])|(.*\\cdot 10\^(?:\d+|\{-?\d+\}))([NJmsgKVWCAT])", text)
+    if glued and primary.unit is None and (amount := kinds.value(glued[1] or glued[3])) is not None:
+        unit = parse_unit(glued[2] or glued[4]) or Unit(dimension=f"label {glued[4]}")
+        found.append(("a letter or a unit", Value(expression=amount.expression, unit=unit)))
     vector = _vector_components(primary.expression)
     if vector is not None:
         found.append(("unit vectors", vector))
@@ -334,6 +340,10 @@ def complement_of(parts: tuple[Interval, ...]) -> Reading | None:
         return None
 
 
+def _compound(text: str, _: int) -> Reading | None:
+    return kinds.compound(text) if text[0].isdigit() and len(re.findall(r"\d ?[A-Za-z]", text)) > 1 else None
+
+
 def _modular(text: str, _: int) -> Reading | None:
     return kinds.congruence(text) if "mod" in text else None
 
@@ -428,6 +438,8 @@ def _brackets(text: str, nesting: int) -> Reading | None:
     if builder:
         inner = reading(builder["condition"], nesting)
         return inner if isinstance(inner, (Region, Items)) else None
+    if text.startswith("-(") and isinstance(inner := _brackets(text[1:], nesting), Items):
+        return _negative(inner)
     opening = "\\{" if text.startswith("\\{") else text[:1]
     closing = "\\}" if text.endswith("\\}") else text[-1:]
     if opening not in ("(", "[", "\\{", "{") or closing not in (")", "]", "\\}", "}") or not encloses(text):
@@ -444,6 +456,18 @@ def _brackets(text: str, nesting: int) -> Reading | None:
     if not parts or len(parts) > MAX_ITEMS:
         return None
     return _tuple(opening + closing, [reading(part, nesting) for part in parts])
+
+
+def _negative(items: Items) -> Reading | None:
+    """Return minus a tuple."""
+    if not all(isinstance(one, Value) for one in items.items):
+        return None
+    negated = [
+        replace(one, expression=Expression(Node("mul", (number(-1), one.expression.node))))
+        for one in items.items
+        if isinstance(one, Value)
+    ]
+    return replace(items, items=tuple(negated))
 
 
 def _braces(parts: list[str], closing: str, nesting: int) -> Reading | None:

@@ -41,7 +41,7 @@ def split(text: str, separators: Collection[str], *, grouped: bool = False) -> l
     for match in top_level(text):
         if match[0] not in separators:
             continue
-        if grouped and match[0] == "," and text[match.end() : match.end() + 1] != " ":
+        if grouped and match[0] == "," and text[match.end() : match.end() + 1].isdigit():
             continue
         parts.append(text[start : match.start()])
         start = match.end()
