@@ -80,7 +80,7 @@ _REWRITES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         (r"\*\*", "^"),
         (r"<=|=<", r"\\le "),
         (r">=", r"\\ge "),
-        (r"!=", r"\\ne "),
+        (r"(?<![\w)}\]])!=", r"\\ne "),
         (r"\+/?-(?=[\d.\\a-z])", r"\\pm "),
         (r"(?<=[\d}]) ?[x*] ?(?=10 ?\^)", r"\\cdot "),
         (r"(?<![\d.])\.(?=\d|\\overline)", "0."),
@@ -141,8 +141,8 @@ def _one_pass(text: str) -> str:
     if _SPACED_THOUSANDS.fullmatch(text):
         text = text.replace(" ", "")
     text = " ".join(text.split()).strip("`").strip()
-    if text.startswith('"') and text.endswith('"') and text.count('"') == 2:
-        text = text[1:-1].strip()
+    if '"' in text and text.count('"') % 2 == 0:
+        text = text.replace('"', " ").strip()
     return text[1:-1].strip() if _is_one_group(text) and not _braced_list(text) else text
 
 

@@ -153,7 +153,7 @@ class _Parser:
         self.tokens = found[::-1]
         self.depth = 0
         self.bound: list[str] = []
-        self.after_factorial = False
+        self.number_may_follow = False  # after `3!` and `(n-2)`
 
     def peek(self, place: int = 1) -> str | Fraction | None:
         return self.tokens[-place].value if len(self.tokens) >= place else None
@@ -209,26 +209,28 @@ class _Parser:
         """Return whether a factor follows without an operator. Numbers are excluded: `x 2` and `1 2` are ambiguous."""
         kind, text = self.kind(), self.peek()
         if kind == "number":
-            return self.after_factorial
+            return self.number_may_follow
         if kind == "command":
             return text not in ("cdot", "bmod", "mod", "rfloor", "rceil", "choose", "over", "circ", "to")
         return kind == "name" or text in ("(", "{", "[")
 
     def raised(self) -> Node:
+        closes = self.peek() == "("
         node = self.atom()
-        self.after_factorial = False
+        self.number_may_follow = closes
         while True:
             if self.take("!"):
                 double = self.take("!")
                 if self.peek() == "!":
                     raise NotAnExpression
                 node = Node("fn", ("fact2" if double else "fact", node))
-                self.after_factorial = True
+                self.number_may_follow = True
             elif self.take("%"):
                 node = Node("div", (node, number(100)))
             elif self.peek() == "^":
                 self.tokens.pop()
                 node = self.power(node)
+                self.number_may_follow = False
             else:
                 return node
 

@@ -227,8 +227,10 @@ def _vector_components(expression: Expression) -> Reading | None:
 def _other_lists(primary: Items) -> list[tuple[str, Reading]]:
     if primary.kind == "tuple" and primary.brackets == "[]":
         return [("square brackets around a list", Items(kind="set", items=primary.items))]
-    if primary.kind == "list" and len(primary.items) == 2 and all(isinstance(one, Value) and one.unit for one in primary.items):
-        return [("the same quantity in two units", one) for one in primary.items]
+    quantities = [one for one in primary.items if isinstance(one, Value) and one.unit and one.expression.node.op == "num"]
+    if primary.kind == "list" and len(quantities) == len(primary.items) == 2:
+        sizes = {(one.unit.dimension, one.expression.node.args[0] * one.unit.factor) for one in quantities if one.unit}
+        return [("the same quantity in two units", one) for one in quantities] if len(sizes) == 1 else []
     return []
 
 

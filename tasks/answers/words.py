@@ -111,10 +111,13 @@ def _whole(words: list[str]) -> Fraction | None:
 
 
 _NUMBER: Final = re.compile(r"(?<![\w.,\\^{])-?\\?\$?\d{1,3}(?:,\d{3})+(?:\.\d+)?|(?<![\w.,\\^{/])-?\\?\$?\d+(?:\.\d+)?(?:/\d+)?(?![\d:^])")
-_UNSURE: Final = re.compile(
-    r"\b(?:about|approximately|around|nearly|almost|at least|at most|below|above|remainder|minus|negative|not|no|less|fewer|or|"
-    r"and|to|up|between|hundredths?|thousandths?|sixteenths?|tenths?|thirds?|half|million|billion|thousand|hundred|dozen|"
-    r"squared|cubed|base|choose|mod|odd|even|if|when|where|for)\b"
+_UNSURE_BEFORE: Final = re.compile(
+    r"\b(?:about|approximately|around|nearly|almost|roughly|least|most|below|above|minus|negative|not|less|fewer|than|up to|"
+    r"between|over|under|remainder|or)\b[^.]{0,12}$"
+)
+_UNSURE_AFTER: Final = re.compile(
+    r"[ -]?(?:hundredths?|thousandths?|sixteenths?|tenths?|thirds?|half|halves|million|billion|thousand|hundred|dozens?|squared|"
+    r"cubed|choose|mod|below|above|less|remainder|or|to|out of|times)\b"
 )
 
 
@@ -123,9 +126,12 @@ def number_of_sentence(text: str) -> str | None:
     words = re.findall(r"[A-Za-z]{2,}", text)
     if len(words) < 2 or len(text) > 200 or "\\" in text.replace("\\$", "") or "=" in text:
         return None
-    found = [match for match in _NUMBER.finditer(text) if not text[match.end() : match.end() + 1] == "-"]
+    found = [match for match in _NUMBER.finditer(text) if text[match.end() : match.end() + 1] != "-"]
     money = [match for match in found if "$" in match[0]]
     chosen = found if len(found) == 1 else money if len(money) == 1 else []
-    if not chosen or _UNSURE.search(text.casefold()):
+    if not chosen:
+        return None
+    folded = text.casefold()
+    if _UNSURE_BEFORE.search(folded[: chosen[0].start()]) or _UNSURE_AFTER.match(folded, chosen[0].end()):
         return None
     return chosen[0][0].replace("\\$", "").replace("$", "")
