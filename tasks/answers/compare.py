@@ -163,8 +163,12 @@ def _compare_assignment(x: Assignment, y: Reading, context: Context) -> Verdict:
         return _same_lines(x.equation, y) if x.equation is not None else _OTHER_KIND
     if isinstance(y, Items) and y.kind == "tuple" and y.brackets == "names":
         return _OTHER_KIND
-    found = compare(x.value, y, context)
-    return _weaker(found, "a name on one side only")
+    return _by_ruling(compare(x.value, y, context), "a name on one side only")
+
+
+def _by_ruling(verdict: Verdict, rule: str) -> Verdict:
+    """Return a verdict on values, where equality of the answers rests on a ruling, too; a difference needs none."""
+    return _weaker(verdict, rule) if verdict.outcome is Outcome.EQUAL else verdict
 
 
 def _two_assignments(x: Assignment, y: Assignment, context: Context) -> Verdict:
@@ -188,10 +192,10 @@ def _compare_equation(x: Equation, y: Reading, context: Context) -> Verdict:
         return _same_lines(x, y)
     statement = _statement_value(x)
     if statement is not None:
-        return _weaker(compare(Value(expression=statement), y, context), "the value of a statement")
+        return _by_ruling(compare(Value(expression=statement), y, context), "the value of a statement")
     if isinstance(y, Value) and _is_identity(x):
         sides = [compare(Value(expression=side), y, context) for side in x.sides]
-        return sides[-1] if sides[-1].outcome is Outcome.EQUAL else _weaker(sides[-1], "a chain of equal forms")
+        return _by_ruling(sides[-1], "a chain of equal forms")
     if isinstance(y, Value) and y.unit is None and len(x.sides) > 2:
         return _weaker(compare(Value(expression=x.sides[-1]), y, context), "the last side of a chain")
     return _OTHER_KIND
@@ -210,7 +214,7 @@ def _same_lines(x: Equation, y: Equation) -> Verdict:
     """Compare equations: statements and identities by their sides, others by the difference of their sides."""
     statements = _statement_value(x), _statement_value(y)
     if statements[0] is not None and statements[1] is not None:
-        return _weaker(decide(statements[0], statements[1]), "the values of two statements")
+        return _by_ruling(decide(statements[0], statements[1]), "the values of two statements")
     if None not in statements or (statements[0] is None) != (statements[1] is None):
         return _OTHER_KIND
     if _is_identity(x) or _is_identity(y):
@@ -527,7 +531,7 @@ def _compare_based(x: Based, y: Reading, context: Context) -> Verdict:
     if isinstance(y, Based):
         return decide(Expression(number(based_value(x))), Expression(number(based_value(y))))
     if isinstance(y, Assignment):
-        return _weaker(compare(x, y.value, context), "a name on one side only")
+        return _by_ruling(compare(x, y.value, context), "a name on one side only")
     if isinstance(y, Value) and _written_digits(y) == x.digits:
         return equal("a base on one side only", Basis.CONVENTION)
     return different("a number in another base", Basis.CONVENTION)
