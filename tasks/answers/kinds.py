@@ -28,7 +28,7 @@ from tasks.answers.units import parse_unit, split_unit
 from tasks.answers.words import number_in_words
 
 _INFINITE: Final = re.compile(r"([-+]?)(?:\\infty|infinity|oo|inf|infinite|\\text ?infinity)", re.IGNORECASE)
-_CLOCK: Final = re.compile(r"(\d{1,2}):(\d{2})(?::00)? ?(?:([ap])\.? ?m\.?)?", re.IGNORECASE)
+_CLOCK: Final = re.compile(r"(\d{1,2}):(\d{2})(?::00)? ?(?:([ap])\.* ?m?\.*)?", re.IGNORECASE)
 _HOUR: Final = re.compile(r"(\d{1,2}) ?([ap])\.? ?m\.?", re.IGNORECASE)
 _BASED: Final = re.compile(r"(-?)(?:\\overline\{)?([0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?)\}?_\{? ?(\d+|[a-z]+) ?\}?")
 _BASE_NAMES: Final = {

@@ -118,11 +118,16 @@ def verify(first: str, second: str, timeout_s: float) -> bool | None:
     return _pool.ask(first, second, timeout_s)
 
 
+def stop() -> None:
+    """Terminate the idle workers; later calls start new ones."""
+    _pool.stop()
+
+
 def _forget() -> None:
     """Discard the workers after a fork: their pipes belong to the parent."""
     global _pool  # noqa: PLW0603 - the lock of the old pool may be held by a thread of the parent
     _pool = _Pool()
 
 
-atexit.register(lambda: _pool.stop())  # noqa: PLW0108 - a fork replaces the pool
+atexit.register(stop)
 os.register_at_fork(after_in_child=_forget)

@@ -84,6 +84,8 @@ _REWRITES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         (r"\+/?-(?=[\d.\\a-z])", r"\\pm "),
         (r"(?<=[\d}]) ?[x*] ?(?=10 ?\^)", r"\\cdot "),
         (r"(?<![\d.])\.(?=\d|\\overline)", "0."),
+        (r"(?<=\d)\.(?=[-+*/)])", ""),
+        (r"\b(?:np|math|sympy|sp)\.(?=[a-z])", ""),
         (r"(\d)\.\\(?:dot|bar) *\{?(\d)\}?(?!\d)", r"\1.\\overline{\2}"),
         (r"(\d\.\d*)\\bar *\{(\d+)\}", r"\1\\overline{\2}"),
         (r"(?:^|(?<=[(\[,;=]))\+ *(?=\d|\\infty)", ""),

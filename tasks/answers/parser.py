@@ -18,11 +18,11 @@ _SYNONYMS: Final = {
     "asin": "arcsin", "acos": "arccos", "atan": "arctan", "ctg": "cot", "tg": "tan", "cosec": "csc", "GCD": "gcd",
     "LCM": "lcm", "Ln": "ln", "Log": "log", "arctg": "arctan",
 }  # fmt: skip
-_GREEK: Final = frozenset(
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau phi chi psi omega Gamma Delta "
-    "Theta Lambda Xi Sigma Phi Psi Omega ell hbar".split()
+_GREEK: Final = (
+    "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|varrho|sigma|tau|phi|chi|psi|omega|Gamma|Delta|"
+    "Theta|Lambda|Xi|Sigma|Phi|Psi|Omega|ell|hbar"
 )
-_VARIANTS: Final = {"varepsilon": "epsilon", "varphi": "phi", "vartheta": "theta", "varrho": "rho"}
+_ACCENTS: Final = "vec|hat|widehat|bar|tilde|dot|ddot|overline"
 _CALLED: Final = frozenset("fghFGHPQWIATSVN")
 _CIRCUMFIX: Final = {"lfloor": "rfloor", "lceil": "rceil"}
 _PLAIN: Final = "|".join(
@@ -33,6 +33,8 @@ _TOKEN: Final = re.compile(
     r"(?P<repeating>\d+\.\d*(?:\\overline\{\d+\}|\(\d+\)(?![\d(])))"
     r"|(?P<scientific>\d+(?:\.\d+)?[eE][+-]?\d+(?![.\d]))"
     r"|(?P<number>(?:[1-9]\d{0,2}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?)"
+    rf"|(?P<accented>\\(?:{_ACCENTS}) ?(?:\{{ ?[A-Za-z]{{1,4}} ?\}}|[A-Za-z]))"
+    rf"|(?P<greek>\\(?:{_GREEK})(?![A-Za-z]))"
     r"|\\(?P<command>[A-Za-z]+)"
     rf"|(?P<plain>(?:{_PLAIN})(?![A-Za-z]))"
     r"|(?P<letters>[A-Za-z]+)"
@@ -40,7 +42,7 @@ _TOKEN: Final = re.compile(
 )
 _PRODUCT: Final = re.compile(r"[a-d]{3,4}|[w-z]{3,4}|[p-s]{3,4}|[k-n]{3,4}|[A-H]{2,8}|[xyz][a-c]{2}|[a-c]{2}[xyz]")
 _SHORT_WORDS: Final = frozenset("no or if is to of it on we by No NO OK ok am pm AM PM in at be cm km mm kg ft".split())
-_SUBSCRIPT: Final = re.compile(r"_(?:\{ *([A-Za-z0-9, ]+?) *\}|([A-Za-z0-9]))")
+_SUBSCRIPT: Final = re.compile(r"_(?:\{ *((?:\\[A-Za-z]+|[A-Za-z0-9, ])+?) *\}|(\\[A-Za-z]+|[A-Za-z0-9]))")
 
 
 class NotAnExpression(Exception):
@@ -95,13 +97,22 @@ def tokens(text: str) -> list[Token]:
             found.append(Token("number", _number(kind, match[kind]), space))
         elif kind == "plain":
             found.append(Token("command", _SYNONYMS.get(match[kind], match[kind]), space))
+        elif kind in ("greek", "accented"):
+            found.append(Token("name", _accented(match[kind]), space))
+            position = _subscripted(text, position, found)
         elif kind == "command":
-            found.append(Token("command", _VARIANTS.get(match[kind], match[kind]), space))
+            found.append(Token("command", match[kind], space))
         elif kind == "letters":
             position = _letters(match, text, found)
         else:
             found.append(Token("symbol", match["symbol"], space))
     return found
+
+
+def _accented(text: str) -> str:
+    r"""Return `\vec{x}` and `\vec x` as one name."""
+    name = re.sub(r"[{} ]+", " ", text).strip()
+    return re.sub(r"^\\hat (?=[ijk]$)", r"\\vec ", name)
 
 
 def _letters(match: re.Match[str], text: str, found: list[Token]) -> int:
@@ -338,7 +349,10 @@ class _Parser:
 
     def command(self, text: str) -> Node:
         if text == "frac":
-            return Node("div", (self.argument(), self.argument()))
+            top, bottom = self.argument(), self.argument()
+            if top == Node("var", ("d",)) and bottom.op == "mul" and bottom.args[0] == top:
+                raise NotAnExpression  # a derivative
+            return Node("div", (top, bottom))
         if text == "binom":
             return Node("fn", ("binom", *self.pair()))
         if text in ("sqrt", "cbrt"):
@@ -352,10 +366,6 @@ class _Parser:
             return self.function(text)
         if text == "pi":
             return Node("const", ("pi",))
-        if text in ("vec", "hat"):
-            return self.decorated(text)
-        if text in _GREEK:
-            return self.greek(text)
         raise NotAnExpression
 
     def pair(self) -> tuple[Node, Node]:
@@ -365,27 +375,6 @@ class _Parser:
                 raise NotAnExpression
             return nodes[0], nodes[1]
         return self.argument(), self.argument()
-
-    def decorated(self, text: str) -> Node:
-        """Read an accented letter as a name of its own."""
-        braced = self.take("{")
-        if self.kind() != "name":
-            raise NotAnExpression
-        name = str(self.tokens.pop().value)
-        if braced:
-            self.need("}")
-        return Node("var", (f"\\{'vec' if name in 'ijk' else text} {name}",))
-
-    def greek(self, text: str) -> Node:
-        if not self.take("_"):
-            return Node("var", ("\\" + text,))
-        braced = self.take("{")
-        if self.kind() not in ("name", "number"):
-            raise NotAnExpression
-        name = f"\\{text}_{self.tokens.pop().value}"
-        if braced:
-            self.need("}")
-        return Node("var", (name,))
 
     def iterated(self, operation: str) -> Node:
         self.need("_")

@@ -95,7 +95,7 @@ def reading(text: str, nesting: int = 0) -> Reading:
         found = attempt(text, nesting + 1)
         if found is not None:
             return found
-    if len(_WORDS.findall(text)) and not re.search(r"\\(?!ldots|mathbb|ne|in|notin|circ|\$)[A-Za-z]", text):
+    if len(_WORDS.findall(text)) and not re.search(r"\\(?!(?:ldots|mathbb|ne|in|notin|circ)(?![a-z]))[A-Za-z]", text):
         return Text(text=canonical_text(text))
     return Opaque(text=text, wordy=bool(re.search(r"(?<![A-Za-z\\{])[A-Za-z]{4,}", text)))
 
@@ -225,7 +225,7 @@ def _vector_components(expression: Expression) -> Reading | None:
 
 
 def _other_lists(primary: Items) -> list[tuple[str, Reading]]:
-    if primary.kind == "tuple" and primary.brackets == "[]":
+    if primary.kind == "tuple" and primary.brackets == "[]" and len(primary.items) > 2:
         return [("square brackets around a list", Items(kind="set", items=primary.items))]
     quantities = [one for one in primary.items if isinstance(one, Value) and one.unit and one.expression.node.op == "num"]
     if primary.kind == "list" and len(quantities) == len(primary.items) == 2:
