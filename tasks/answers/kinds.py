@@ -40,7 +40,7 @@ _COMPOUND: Final = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)\.?(?:,? (?:and )?| 
 _SCALED: Final = re.compile(r"(-?[\d.,]+) ?(hundred|thousand|million|billion|trillion)")
 _REPEATED: Final = re.compile(r"(-?)(\d+)\.(\d*?)((\d+?)\5{2,})\\ldots ?")
 _ORDINAL: Final = re.compile(r"(\d+)(?:\^ ?\{? ?)?(?:st|nd|rd|th)\}?(?: ?(?:place|term|day|grade|floor))?", re.IGNORECASE)
-_SPACED_UNIT: Final = re.compile(r"[\d)}] [A-Za-z]{1,2}(?![A-Za-z])[\^{}/\d A-Za-z]*$")
+_SPACED_UNIT: Final = re.compile(r"[\d)}] [A-Za-z]{1,2}(?![A-Za-z])[\^{}/\d A-Za-z]*$|\^\\circ ?[CF]$")
 
 
 @lru_cache(maxsize=16384)

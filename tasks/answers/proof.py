@@ -16,7 +16,7 @@ from flint import arb, fmpq
 from tasks.answers.algebraic import NotAlgebraic, same_number
 from tasks.answers.balls import LOCK, PRECISIONS, Evaluator, Unclear
 from tasks.answers.forms import Form, TooLarge, Undefined, form_of, key, same_form
-from tasks.answers.tree import Expression, Node, number, walk
+from tasks.answers.tree import Expression, Node, free_variables, number, walk
 
 
 class Outcome(StrEnum):
@@ -305,11 +305,13 @@ def _without_calls(expression: Expression) -> Expression:
 
 
 def _call_free(node: Node) -> Node:
-    if node.op == "call":
-        inside = [_call_free(one) for one in node.args[1:]]
+    bound = node.op in ("sum", "product") and any(
+        one.op == "call" and node.args[0] in free_variables(one) for one in walk(node.args[3])
+    )
+    if node.op == "call" or bound:  # a call that depends on the index of a sum is no unknown of its own
         try:
-            shown = ",".join(key(form_of(one)) for one in inside)
+            shown = key(form_of(node))
         except (TooLarge, Undefined):
-            shown = repr(inside)
-        return Node("var", (f"{node.args[0]}({shown})",))
+            shown = repr(node)
+        return Node("var", (shown,))
     return Node(node.op, tuple(_call_free(one) if isinstance(one, Node) else one for one in node.args))
