@@ -114,7 +114,11 @@ def table(path: Path) -> str:
         if case["op"] not in ("equivalent", "grade") or case.get("origin") == "policy":
             continue
         kind = "must be equal" if case["expected"] else "must differ"
-        ours = equivalent(case["a"], case["b"]) if case["op"] == "equivalent" else grade(case["response"], case["b"])
+        ours = (
+            equivalent(case["a"], case["b"])
+            if case["op"] == "equivalent"
+            else grade(case["response"], case["b"])
+        )
         for name, found in (("ours", ours), ("Math-Verify", of_math_verify(case) is True)):
             counts[kind, name, "right" if found == case["expected"] else "wrong"] += 1
         if ours != case["expected"]:
@@ -132,7 +136,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--golds", action="append", default=[], metavar="FILE:COLUMN")
     parser.add_argument("--pairs", action="append", default=[], type=Path, metavar="FILE")
-    parser.add_argument("--corruptions", type=int, default=0, help="gold answers of which one character is changed")
+    parser.add_argument(
+        "--corruptions", type=int, default=0, help="gold answers of which one character is changed"
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     for place in arguments.golds:

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from flint import fmpq, fmpz
 
+from tasks.answers.balls import LOCK, Evaluator, Unclear
+from tasks.answers.integers import Undefined
 from tasks.answers.tree import Node, children, walk
 
 MAX_NODES: Final = 80
@@ -37,7 +39,12 @@ def same_number(a: Node, b: Node) -> bool | None:
         return None
     try:
         verdict = (_exact(a) - _exact(b)) == _field()(0)
-    except (NotAlgebraic, ArithmeticError, ValueError, AssertionError):  # flint asserts that a division succeeds
+    except (
+        NotAlgebraic,
+        ArithmeticError,
+        ValueError,
+        AssertionError,
+    ):  # flint asserts that a division succeeds
         return None
     return verdict if isinstance(verdict, bool) else None
 
@@ -72,7 +79,9 @@ def _order(node: Node) -> int:
 
 
 def _size(node: Node) -> int:
-    return sum(len(str(found.args[0].numerator)) for found in walk(node) if found.op == "num" and _short(found))
+    return sum(
+        len(str(found.args[0].numerator)) for found in walk(node) if found.op == "num" and _short(found)
+    )
 
 
 def _short(node: Node) -> bool:
@@ -132,9 +141,6 @@ def _root(base: Node, degree: int) -> Any:
 
 def _sign(node: Node) -> bool | None:
     """Return whether a constant is positive; None if that is not clear."""
-    from tasks.answers.balls import LOCK, Evaluator, Unclear
-    from tasks.answers.forms import Undefined
-
     try:
         with LOCK:
             found = Evaluator({}, 160, real=False).value(node)

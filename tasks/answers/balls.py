@@ -14,7 +14,7 @@ from typing import Any, Final
 import flint
 from flint import acb, arb, fmpq, fmpz
 
-from tasks.answers.forms import MAX_COUNT, Undefined
+from tasks.answers.integers import MAX_COUNT, Undefined
 from tasks.answers.tree import Node, substitute
 
 LOCK: Final = threading.Lock()
@@ -62,25 +62,29 @@ class Evaluator:
         return found
 
     def computed(self, operation: str, arguments: tuple[Any, ...]) -> Ball:
-        if operation == "num":
-            value = arguments[0]
-            return arb(fmpq(value.numerator, value.denominator))
-        if operation == "var":
-            return arb(self.point[arguments[0]])
-        if operation == "const":
-            return acb(0, 1) if arguments[0] == "i" else arb.pi() if arguments[0] == "pi" else arb.const_e()
+        if operation in ("num", "var", "const"):
+            return self.leaf(operation, arguments[0])
         if operation == "fn":
             return self.function(arguments[0], arguments[1:])
         if operation in ("sum", "product"):
             return self.iterated(operation, *arguments)
-        if operation == "call":
-            raise Unclear
         if operation == "pow":
             return self.power(*arguments)
-        first = self.ball(arguments[0])
+        if operation == "call":
+            raise Unclear
+        return self.arithmetic(operation, [self.ball(one) for one in arguments])
+
+    def leaf(self, operation: str, value: Any) -> Ball:
+        if operation == "num":
+            return arb(fmpq(value.numerator, value.denominator))
+        if operation == "var":
+            return arb(self.point[value])
+        return acb(0, 1) if value == "i" else arb.pi() if value == "pi" else arb.const_e()
+
+    def arithmetic(self, operation: str, values: list[Ball]) -> Ball:
         if operation == "deg":
-            return first * arb.pi() / 180
-        second = self.ball(arguments[1])
+            return values[0] * arb.pi() / 180
+        first, second = values
         if operation == "root":
             return self.root(first, second)
         if operation == "div":
@@ -260,7 +264,15 @@ def _real_function(name: str, values: list[Ball]) -> Ball:
     if name in ("Re", "Im"):
         return values[0] if name == "Re" else arb(0)
     if name == "sgn":
-        return arb(1) if values[0] > 0 else arb(-1) if values[0] < 0 else arb(0) if values[0].is_zero() else _unclear()
+        return (
+            arb(1)
+            if values[0] > 0
+            else arb(-1)
+            if values[0] < 0
+            else arb(0)
+            if values[0].is_zero()
+            else _unclear()
+        )
     if name in ("floor", "ceil"):
         whole = (values[0].floor() if name == "floor" else values[0].ceil()).unique_fmpz()
         return _unclear() if whole is None else arb(whole)

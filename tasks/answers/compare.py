@@ -6,16 +6,16 @@ The rulings are listed, with an example each, in docs/answers.md.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from typing import Final
+from typing import Any, Final
 
-from tasks.answers.forms import TooLarge, difference, primitive
-from tasks.answers.kinds import based_value, constant
-from tasks.answers.proof import UNDECIDED, Basis, Outcome, Verdict, decide, different, equal, exact_form
-from tasks.answers.readings import as_interval
-from tasks.answers.regions import Unordered, merged
+from tasks.answers.equations import compare_relation, is_identity, same_lines, statement_value
+from tasks.answers.kinds import constant
+from tasks.answers.objects import compare_based, compare_clock, compare_congruence, compare_ratio
+from tasks.answers.proof import decide, exact_form, sign_of_difference
+from tasks.answers.regions import Unordered, as_interval, merged
 from tasks.answers.tree import (
     Answer,
     Assignment,
@@ -39,13 +39,23 @@ from tasks.answers.tree import (
     number,
     substitute,
 )
+from tasks.answers.verdicts import (
+    OTHER_KIND,
+    UNDECIDED,
+    Basis,
+    Outcome,
+    Verdict,
+    by_ruling,
+    different,
+    equal,
+    together,
+    weaker,
+)
 
 MACHINE_DIGITS: Final = 12
 _MAX_RENAMED: Final = 3
 _INTEGER_NAMES: Final = frozenset("klmnj")
 _PARAMETERS: Final = re.compile(r"[abcdkmpqABCDK](?:_\w+)?")
-_OTHER_KIND: Final = different("different kinds of answer", Basis.CONVENTION)
-_STRENGTH: Final = (Basis.PROOF, Basis.EVIDENCE, Basis.CONVENTION, Basis.LENIENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,9 @@ class Context:
     second: frozenset[str] = frozenset()
 
 
+_Rule = Callable[[Any, Reading, Context], Verdict]
+
+
 def compare_answers(a: Answer, b: Answer) -> Verdict:
     """Return the verdict on two answers: of their literal readings, or else of the first pair of readings that are equal."""
     context = Context(a.dummies, b.dummies)
@@ -63,7 +76,7 @@ def compare_answers(a: Answer, b: Answer) -> Verdict:
     if a.conditions and b.conditions and a.conditions != b.conditions:
         return different("different conditions", Basis.CONVENTION)
     if literal.outcome is Outcome.EQUAL:
-        return literal if a.conditions == b.conditions else _weaker(literal, "conditions on one side only")
+        return literal if a.conditions == b.conditions else weaker(literal, "conditions on one side only")
     best = literal
     for i, (x, first) in enumerate(zip(a.readings, a.rules, strict=True)):
         for j, (y, second) in enumerate(zip(b.readings, b.rules, strict=True)):
@@ -79,16 +92,16 @@ def compare_answers(a: Answer, b: Answer) -> Verdict:
     return different(best.rule, Basis.CONVENTION) if uncertain else best
 
 
-def compare(x: Reading, y: Reading, context: Context = Context()) -> Verdict:  # noqa: B008 - immutable
+def compare(x: Reading, y: Reading, context: Context = Context()) -> Verdict:
     """Return the verdict on two readings."""
     x, y = _unwrapped(x), _unwrapped(y)
     for kind, rule in _RULES:
         if isinstance(x, kind) or isinstance(y, kind):
             return rule(x, y, context) if isinstance(x, kind) else _turned(rule, x, y, context)
-    return _compare_values(x, y, context) if isinstance(x, Value) and isinstance(y, Value) else _OTHER_KIND
+    return _compare_values(x, y, context) if isinstance(x, Value) and isinstance(y, Value) else OTHER_KIND
 
 
-def _turned(rule, x: Reading, y: Reading, context: Context) -> Verdict:  # type: ignore[no-untyped-def]
+def _turned(rule: _Rule, x: Reading, y: Reading, context: Context) -> Verdict:
     return rule(y, x, Context(context.second, context.first))
 
 
@@ -103,26 +116,6 @@ def _unwrapped(reading: Reading) -> Reading:
 
 def _is_point(part: Interval) -> bool:
     return part.low is part.high
-
-
-def _weaker(verdict: Verdict, rule: str, basis: Basis = Basis.CONVENTION) -> Verdict:
-    """Return a verdict that rests on a ruling, too."""
-    stronger = _STRENGTH.index(verdict.basis) >= _STRENGTH.index(basis)
-    return verdict if stronger else Verdict(verdict.outcome, basis, rule)
-
-
-def together(verdicts: Iterable[Verdict]) -> Verdict:
-    """Return the verdict on several pairs: different if one pair is, equal if all are; the weakest basis counts."""
-    result = equal("equal in all parts")
-    undecided = None
-    for verdict in verdicts:
-        if verdict.outcome is Outcome.DIFFERENT:
-            return verdict
-        if verdict.outcome is Outcome.UNDECIDED:
-            undecided = verdict
-        elif _STRENGTH.index(verdict.basis) > _STRENGTH.index(result.basis):
-            result = verdict
-    return undecided or result
 
 
 # --- opaque, text, choices ---------------------------------------------------------------------------------------
@@ -150,7 +143,7 @@ def _compare_choice(x: Choice, y: Reading, context: Context) -> Verdict:
         return different("different choices", Basis.CONVENTION)
     if isinstance(y, Value) and y.expression.node == Node("var", (x.letter,)):
         return equal("a choice by its letter", Basis.CONVENTION)
-    return _weaker(compare(x.content, y, context), "a choice by its content")
+    return weaker(compare(x.content, y, context), "a choice by its content")
 
 
 # --- equations and names -----------------------------------------------------------------------------------------
@@ -160,28 +153,27 @@ def _compare_assignment(x: Assignment, y: Reading, context: Context) -> Verdict:
     if isinstance(y, Assignment):
         return _two_assignments(x, y, context)
     if isinstance(y, Equation):
-        return _same_lines(x.equation, y) if x.equation is not None else _OTHER_KIND
+        return same_lines(x.equation, y) if x.equation is not None else OTHER_KIND
     if isinstance(y, Items) and y.kind == "tuple" and y.brackets == "names":
-        return _OTHER_KIND
-    return _by_ruling(compare(x.value, y, context), "a name on one side only")
-
-
-def _by_ruling(verdict: Verdict, rule: str) -> Verdict:
-    """Return a verdict on values, where equality of the answers rests on a ruling, too; a difference needs none."""
-    return _weaker(verdict, rule) if verdict.outcome is Outcome.EQUAL else verdict
+        return OTHER_KIND
+    return by_ruling(compare(x.value, y, context), "a name on one side only")
 
 
 def _two_assignments(x: Assignment, y: Assignment, context: Context) -> Verdict:
     bound = Context(context.first | set(x.bound), context.second | set(y.bound))
     values = compare(x.value, y.value, bound)
     if values.outcome is Outcome.EQUAL:
-        return values if x.name == y.name and not (x.bound or y.bound) else _weaker(values, "names that only the problem defines")
+        return (
+            values
+            if x.name == y.name and not (x.bound or y.bound)
+            else weaker(values, "names that only the problem defines")
+        )
     if x.name == y.name and (x.bound or y.bound) and values.outcome is Outcome.DIFFERENT:
         renamed = _renamed(x.value, y.value, bound, parameters=True)
         if renamed is not None:
             return renamed
     if x.equation is not None and y.equation is not None and not x.bound and not y.bound:
-        lines = _same_lines(x.equation, y.equation)
+        lines = same_lines(x.equation, y.equation)
         if lines.outcome is Outcome.EQUAL:
             return lines
     return values
@@ -189,91 +181,16 @@ def _two_assignments(x: Assignment, y: Assignment, context: Context) -> Verdict:
 
 def _compare_equation(x: Equation, y: Reading, context: Context) -> Verdict:
     if isinstance(y, Equation):
-        return _same_lines(x, y)
-    statement = _statement_value(x)
+        return same_lines(x, y)
+    statement = statement_value(x)
     if statement is not None:
-        return _by_ruling(compare(Value(expression=statement), y, context), "the value of a statement")
-    if isinstance(y, Value) and _is_identity(x):
+        return by_ruling(compare(Value(expression=statement), y, context), "the value of a statement")
+    if isinstance(y, Value) and is_identity(x):
         sides = [compare(Value(expression=side), y, context) for side in x.sides]
-        return _by_ruling(sides[-1], "a chain of equal forms")
+        return by_ruling(sides[-1], "a chain of equal forms")
     if isinstance(y, Value) and y.unit is None and len(x.sides) > 2:
-        return _weaker(compare(Value(expression=x.sides[-1]), y, context), "the last side of a chain")
-    return _OTHER_KIND
-
-
-def _statement_value(x: Equation) -> Expression | None:
-    """Return the last side of `35+70=105`, in which nothing is unknown."""
-    return None if any(side.variables for side in x.sides) else x.sides[-1]
-
-
-def _is_identity(x: Equation) -> bool:
-    return all(decide(x.sides[0], side).outcome is Outcome.EQUAL for side in x.sides[1:])
-
-
-def _same_lines(x: Equation, y: Equation) -> Verdict:
-    """Compare equations: statements and identities by their sides, others by the difference of their sides."""
-    statements = _statement_value(x), _statement_value(y)
-    if statements[0] is not None and statements[1] is not None:
-        return _by_ruling(decide(statements[0], statements[1]), "the values of two statements")
-    if None not in statements or (statements[0] is None) != (statements[1] is None):
-        return _OTHER_KIND
-    if _is_identity(x) or _is_identity(y):
-        if _is_identity(x) and _is_identity(y):
-            return _weaker(decide(x.sides[-1], y.sides[-1]), "the values of two identities")
-        return _OTHER_KIND
-    if len(x.sides) == len(y.sides) > 2:
-        return together(decide(a, b) for a, b in zip(x.sides, y.sides, strict=True))
-    first, second = (_minus(side.sides[0], side.sides[-1]) for side in (x, y))
-    return _proportional(first, second)
-
-
-def _minus(a: Expression, b: Expression) -> Expression:
-    return Expression(Node("add", (a.node, Node("mul", (number(-1), b.node)))))
-
-
-def _proportional(a: Expression, b: Expression) -> Verdict:
-    """Return whether one side is a constant times the other, up to factors that are powers of single unknowns."""
-    first, second = exact_form(a), exact_form(b)
-    if first is not None and second is not None:
-        if primitive(first.top) == primitive(second.top):
-            return equal("equations up to a constant factor")
-        if first.polynomial and second.polynomial:
-            return different("different equations", Basis.CONVENTION)
-    if a.variables != b.variables:
-        return different("different unknowns", Basis.CONVENTION)
-    for factor in (1, -1):
-        verdict = decide(a, Expression(Node("mul", (number(factor), b.node))))
-        if verdict.outcome is Outcome.EQUAL:
-            return verdict
-    return different("different equations", Basis.CONVENTION)
-
-
-def _compare_relation(x: Relation, y: Reading, _: Context) -> Verdict:
-    if not isinstance(y, Relation) or len(x.signs) != len(y.signs):
-        return _OTHER_KIND
-    if x.signs == y.signs:
-        found = together(decide(a, b) for a, b in zip(x.sides, y.sides, strict=True))
-        if found.outcome is Outcome.EQUAL or len(x.signs) > 1:
-            return found
-    if len(x.signs) > 1:
-        return different("different relations", Basis.CONVENTION)
-    return _same_half_plane(x, y)
-
-
-def _same_half_plane(x: Relation, y: Relation) -> Verdict:
-    """Compare two inequalities by the differences of their sides, up to a positive factor."""
-    flipped = {"<": ">", "\\le": "\\ge", ">": "<", "\\ge": "\\le", "\\ne": "\\ne"}
-    forms = [exact_form(_minus(one.sides[0], one.sides[1])) for one in (x, y)]
-    if forms[0] is None or forms[1] is None or not (forms[0].top and forms[1].top):
-        return UNDECIDED
-    if primitive(forms[0].top) != primitive(forms[1].top) or forms[0].bottom != forms[1].bottom:
-        return different("different inequalities", Basis.CONVENTION)
-    monomial = next(iter(forms[0].top))
-    if monomial not in forms[1].top:
-        return UNDECIDED
-    positive = forms[0].top[monomial] / forms[1].top[monomial] > 0
-    same = x.signs[0] == (y.signs[0] if positive else flipped[y.signs[0]])
-    return equal("inequalities up to a positive factor") if same else different("different inequalities", Basis.CONVENTION)
+        return weaker(compare(Value(expression=x.sides[-1]), y, context), "the last side of a chain")
+    return OTHER_KIND
 
 
 # --- values ------------------------------------------------------------------------------------------------------
@@ -316,13 +233,19 @@ def _in_base_units(value: Value) -> Expression:
 
 def _one_unit(x: Value, y: Value, found: Verdict) -> Verdict:
     if found.outcome is Outcome.EQUAL:
-        return _weaker(found, "a unit on one side only")
+        return weaker(found, "a unit on one side only")
     bare, quantity = (x, y) if x.unit is None else (y, x)
-    if quantity.unit is not None and quantity.unit.dimension == "angle" and "pi" in bare.expression.operations:
-        degrees = Expression(Node("div", (Node("mul", (bare.expression.node, number(180))), Node("const", ("pi",)))))
+    if (
+        quantity.unit is not None
+        and quantity.unit.dimension == "angle"
+        and "pi" in bare.expression.operations
+    ):
+        degrees = Expression(
+            Node("div", (Node("mul", (bare.expression.node, number(180))), Node("const", ("pi",))))
+        )
         if decide(degrees, _in_base_units(quantity)).outcome is Outcome.EQUAL:
             return equal("degrees and radians", Basis.CONVENTION)
-    return _weaker(found, "a unit on one side only")
+    return weaker(found, "a unit on one side only")
 
 
 def _machine_number(a: Expression, b: Expression) -> Verdict | None:
@@ -334,13 +257,13 @@ def _machine_number(a: Expression, b: Expression) -> Verdict | None:
     if not places or len(str(abs(value.numerator * 10**places // value.denominator))) < MACHINE_DIGITS:
         return None
     tolerance = abs(value) / 10 ** (MACHINE_DIGITS - 1)
-    return equal("a decimal of 12 digits or more", Basis.CONVENTION) if within(exact, value, tolerance) else None
+    return (
+        equal("a decimal of 12 digits or more", Basis.CONVENTION) if within(exact, value, tolerance) else None
+    )
 
 
 def within(exact: Expression, value: object, tolerance: object) -> bool:
     """Return whether a constant is within a tolerance of a number."""
-    from tasks.answers.proof import sign_of_difference
-
     low, high = (Expression(number(value + sign * tolerance)) for sign in (-1, 1))  # type: ignore[operator]
     return sign_of_difference(low, exact) in (-1, 0) and sign_of_difference(exact, high) in (-1, 0)
 
@@ -379,8 +302,8 @@ def _compare_infinite(x: Infinite, y: Reading, _: Context) -> Verdict:
     if isinstance(y, Infinite):
         return equal("infinite") if x.sign == y.sign else different("infinities of different sign")
     if isinstance(y, Value) and y.expression.variables:
-        return _OTHER_KIND
-    return different("an infinity and a number") if isinstance(y, Value) else _OTHER_KIND
+        return OTHER_KIND
+    return different("an infinity and a number") if isinstance(y, Value) else OTHER_KIND
 
 
 # --- collections -------------------------------------------------------------------------------------------------
@@ -389,9 +312,9 @@ def _compare_infinite(x: Infinite, y: Reading, _: Context) -> Verdict:
 def _compare_items(x: Items, y: Reading, context: Context) -> Verdict:
     if isinstance(y, Region):
         interval = as_interval(x)
-        return _same_regions(interval, y) if interval is not None else _OTHER_KIND
+        return _same_regions(interval, y) if interval is not None else OTHER_KIND
     if not isinstance(y, Items):
-        return _OTHER_KIND
+        return OTHER_KIND
     if x.kind == "tuple" and y.kind == "tuple":
         return _two_tuples(x, y, context)
     if "tuple" in (x.kind, y.kind):
@@ -401,8 +324,10 @@ def _compare_items(x: Items, y: Reading, context: Context) -> Verdict:
 
 def _two_tuples(x: Items, y: Items, context: Context) -> Verdict:
     if x.names and y.names and set(x.names) == set(y.names):
-        place = {name: item for name, item in zip(y.names, y.items, strict=True)}
-        return together(compare(item, place[name], context) for name, item in zip(x.names, x.items, strict=True))
+        place = dict(zip(y.names, y.items, strict=True))
+        return together(
+            compare(item, place[name], context) for name, item in zip(x.names, x.items, strict=True)
+        )
     if "rows" in (x.brackets, y.brackets) and x.brackets != y.brackets:
         return _column(x, y, context)
     if len(x.items) != len(y.items):
@@ -415,7 +340,9 @@ def _two_tuples(x: Items, y: Items, context: Context) -> Verdict:
         return found
     if brackets == {"()", "[]"} and len(x.items) < 3:
         return different("round and square brackets", Basis.CONVENTION)
-    return _weaker(found, "coordinates with and without names" if "names" in brackets else "brackets of a list")
+    return weaker(
+        found, "coordinates with and without names" if "names" in brackets else "brackets of a list"
+    )
 
 
 def _column(x: Items, y: Items, context: Context) -> Verdict:
@@ -423,18 +350,22 @@ def _column(x: Items, y: Items, context: Context) -> Verdict:
     rows, other = (x, y) if x.brackets == "rows" else (y, x)
     cells = [row.items for row in rows.items if isinstance(row, Items)]
     if other.brackets != "()" or any(len(row) != 1 for row in cells) or len(cells) != len(other.items):
-        return _OTHER_KIND
+        return OTHER_KIND
     pairs = zip((row[0] for row in cells), other.items, strict=True)
-    return _weaker(together(compare(a, b, context) for a, b in pairs), "a column vector and coordinates")
+    return weaker(together(compare(a, b, context) for a, b in pairs), "a column vector and coordinates")
 
 
 def _names_omitted(x: Items, y: Items, context: Context) -> Verdict:
     """Compare `AB=4, CD=5` with `4, 5`, which only grading accepts."""
     record, plain = (x, y) if x.kind == "tuple" else (y, x)
     if record.brackets != "names" or plain.kind != "list" or len(record.items) != len(plain.items):
-        return _OTHER_KIND
+        return OTHER_KIND
     found = together(compare(a, b, context) for a, b in zip(record.items, plain.items, strict=True))
-    return _weaker(found, "names on one side only", Basis.LENIENT) if found.outcome is Outcome.EQUAL else _OTHER_KIND
+    return (
+        weaker(found, "names on one side only", Basis.LENIENT)
+        if found.outcome is Outcome.EQUAL
+        else OTHER_KIND
+    )
 
 
 def _same_members(x: Items, y: Items, context: Context) -> Verdict:
@@ -456,7 +387,7 @@ def _same_members(x: Items, y: Items, context: Context) -> Verdict:
         del second[place]
     result = together(found)
     repeated = x.kind != y.kind and len(_distinct(list(x.items), context)) < len(x.items)
-    return _weaker(result, "a set and a list with repeated items") if repeated else result
+    return weaker(result, "a set and a list with repeated items") if repeated else result
 
 
 def _absent(verdicts: Sequence[Verdict]) -> Verdict:
@@ -479,7 +410,7 @@ def _different_counts(x: Items, y: Items) -> Verdict:
 
 def _compare_region(x: Region, y: Reading, _: Context) -> Verdict:
     if not isinstance(y, Region):
-        return _OTHER_KIND
+        return OTHER_KIND
     return _same_regions(x, y)
 
 
@@ -501,105 +432,22 @@ def _same_intervals(a: Interval, b: Interval) -> Verdict:
     return together((compare(a.low, b.low), compare(a.high, b.high)))
 
 
-# --- small objects -----------------------------------------------------------------------------------------------
+def _of_objects(rule: Callable[[Any, Reading], Verdict]) -> _Rule:
+    return lambda x, y, _: rule(x, y)
 
 
-def _compare_clock(x: Clock, y: Reading, _: Context) -> Verdict:
-    if not isinstance(y, Clock):
-        return _OTHER_KIND
-    if (x.hours, x.minutes) == (y.hours, y.minutes) and (x.half == y.half or "" in (x.half, y.half)):
-        return equal("the same time", Basis.PROOF if x.half == y.half else Basis.CONVENTION)
-    return different("different times", Basis.CONVENTION)
-
-
-def _compare_ratio(x: Ratio, y: Reading, _: Context) -> Verdict:
-    if isinstance(y, Clock):
-        y = Ratio(parts=(Expression(number(y.hours)), Expression(number(y.minutes))))
-    if not isinstance(y, Ratio) or len(x.parts) != len(y.parts):
-        return _OTHER_KIND
-    zero = Expression(number(0))
-    if any(decide(part, zero).outcome is Outcome.EQUAL for part in x.parts + y.parts):
-        return together(decide(a, b) for a, b in zip(x.parts, y.parts, strict=True))
-    products = [
-        (Node("mul", (a.node, y.parts[0].node)), Node("mul", (b.node, x.parts[0].node)))
-        for a, b in zip(x.parts[1:], y.parts[1:], strict=True)
-    ]
-    return together(decide(Expression(first), Expression(second)) for first, second in products)
-
-
-def _compare_based(x: Based, y: Reading, context: Context) -> Verdict:
-    if isinstance(y, Based):
-        return decide(Expression(number(based_value(x))), Expression(number(based_value(y))))
-    if isinstance(y, Assignment):
-        return _by_ruling(compare(x, y.value, context), "a name on one side only")
-    if isinstance(y, Value) and _written_digits(y) == x.digits:
-        return equal("a base on one side only", Basis.CONVENTION)
-    return different("a number in another base", Basis.CONVENTION)
-
-
-def _written_digits(value: Value) -> str | None:
-    """Return the digits of a decimal number, or the letters of `BAD`."""
-    expression = value.expression
-    if expression.node.op == "num":
-        exact = expression.node.args[0]
-        return str(exact.numerator) if exact.denominator == 1 else None
-    if expression.variables <= set("ABCDEF") and exact_form(expression) is not None:
-        return _product_letters(expression.node)
-    return None
-
-
-def _product_letters(node: Node) -> str | None:
-    if node.op == "mul":
-        parts = [_product_letters(one) for one in node.args]
-        return None if None in parts else "".join(part for part in parts if part)
-    if node.op == "num" and node.args[0].denominator == 1:
-        return str(node.args[0])
-    return node.args[0].lower() if node.op == "var" else None
-
-
-def _compare_congruence(x: Congruence, y: Reading, context: Context) -> Verdict:
-    if not isinstance(y, Congruence):
-        single = len(x.residues) == 1 and isinstance(y, Value)
-        found = compare(Value(expression=x.residues[0]), y, context) if single else _OTHER_KIND
-        return _weaker(found, "a modulus on one side only")
-    moduli = decide(x.modulus, y.modulus)
-    if moduli.outcome is not Outcome.EQUAL or len(x.residues) != len(y.residues):
-        return different("different moduli", Basis.CONVENTION)
-    remaining = list(y.residues)
-    for residue in x.residues:
-        place = next((i for i, other in enumerate(remaining) if _same_residue(residue, other, x.modulus)), None)
-        if place is None:
-            return different("different residues", Basis.CONVENTION)
-        del remaining[place]
-    return equal("the same residues")
-
-
-def _same_residue(a: Expression, b: Expression, modulus: Expression) -> bool:
-    if decide(a, b).outcome is Outcome.EQUAL:
-        return True
-    forms = [exact_form(one) for one in (a, b, modulus)]
-    if any(form is None or form.rational is None for form in forms):
-        return False
-    try:
-        gap = difference(forms[0], forms[1]).rational  # type: ignore[arg-type]
-    except TooLarge:
-        return False
-    size = forms[2].rational  # type: ignore[union-attr]
-    return bool(size) and (gap / size).q == 1
-
-
-_RULES: Final = (
+_RULES: Final[tuple[tuple[type, _Rule], ...]] = (
     (Choice, _compare_choice),
     (Opaque, _compare_opaque),
     (Text, _compare_text),
     (Assignment, _compare_assignment),
     (Equation, _compare_equation),
-    (Relation, _compare_relation),
+    (Relation, _of_objects(compare_relation)),
     (Items, _compare_items),
     (Region, _compare_region),
-    (Ratio, _compare_ratio),
-    (Clock, _compare_clock),
-    (Based, _compare_based),
-    (Congruence, _compare_congruence),
+    (Ratio, _of_objects(compare_ratio)),
+    (Clock, _of_objects(compare_clock)),
+    (Based, _of_objects(compare_based)),
+    (Congruence, _of_objects(compare_congruence)),
     (Infinite, _compare_infinite),
 )

@@ -12,11 +12,20 @@ from typing import Final
 from tasks.answers.compare import compare_answers
 from tasks.answers.mathverify import verify
 from tasks.answers.notation import MAX_LENGTH, normalise
-from tasks.answers.proof import UNDECIDED, Basis, Outcome, Verdict, different, equal
 from tasks.answers.readings import read
 from tasks.answers.tree import Opaque
+from tasks.answers.verdicts import UNDECIDED, Basis, Outcome, Verdict, different, equal
 
-__all__ = ["DEFAULT_TIMEOUT_S", "Outcome", "Verdict", "equivalent", "normalise", "second_opinion", "simplest_forms_decision", "verdict"]
+__all__ = [
+    "DEFAULT_TIMEOUT_S",
+    "Outcome",
+    "Verdict",
+    "equivalent",
+    "normalise",
+    "second_opinion",
+    "simplest_forms_decision",
+    "verdict",
+]
 
 DEFAULT_TIMEOUT_S: Final = 5.0
 MAX_VERIFIED: Final = 400
@@ -74,9 +83,13 @@ def _verified(first: str, second: str, timeout_s: float) -> bool | None:
 def simplest_forms_decision(first: str, second: str) -> bool | None:
     """Decide whether two answers in simplest form are equivalent; None for words and for notation outside the grammar."""
     found = verdict(first, second)
-    if found.outcome is Outcome.UNDECIDED or (found.outcome is Outcome.DIFFERENT and found.rule in _NO_DECISION):
+    if found.outcome is Outcome.UNDECIDED or (
+        found.outcome is Outcome.DIFFERENT and found.rule in _NO_DECISION
+    ):
         return None
     return found.equal
 
 
-_NO_DECISION: Final = frozenset(("different texts", "different words", "different kinds of answer", "different unknowns"))
+_NO_DECISION: Final = frozenset(
+    ("different texts", "different words", "different kinds of answer", "different unknowns")
+)

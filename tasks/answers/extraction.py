@@ -13,8 +13,12 @@ _GROUP: Final = re.compile(r"\s*(?:\{[^{}]*\}|\d|[A-Za-z]|\\[A-Za-z]+)")
 _BETWEEN: Final = re.compile(
     r"(?:[\s,;$]|\\[,;:!]|\\\(|\\\)|\\\[|\\\]|\\quad|\\qquad|\\text(?:rm|bf)?\s*\{\s*(?:,|and|or)?\s*\}|\band\b|\bor\b|\\\\|&|和|或|、|，)*"
 )
-_APPROXIMATION: Final = re.compile(r"[\s$]*(?:\\\)|\\\])?\s*(?:\\approx|≈|\\simeq|\(?or approximately|\(?approximately)[\s$]*(?:\\\(|\\\[)?[\s$]*")
-_BLANK: Final = re.compile(r"(?:\s|\\[,;:! ]|\\(?:text|mathrm)\s*\{\s*\}|\\quad|\\phantom\{[^{}]*\}|\\ldots|\\[lc]?dots|_+|\.\.\.|\?)*")
+_APPROXIMATION: Final = re.compile(
+    r"[\s$]*(?:\\\)|\\\])?\s*(?:\\approx|≈|\\simeq|\(?or approximately|\(?approximately)[\s$]*(?:\\\(|\\\[)?[\s$]*"
+)
+_BLANK: Final = re.compile(
+    r"(?:\s|\\[,;:! ]|\\(?:text|mathrm)\s*\{\s*\}|\\quad|\\phantom\{[^{}]*\}|\\ldots|\\[lc]?dots|_+|\.\.\.|\?)*"
+)
 
 Span = tuple[int, int]
 
@@ -66,7 +70,10 @@ def _final(response: str) -> list[Span]:
 
 def _is_list(between: str) -> bool:
     """Return whether a separator stands between two boxes, and nothing else."""
-    return _BETWEEN.fullmatch(between) is not None and re.search(r",|;|and|or|\n|\\\\|和|或|、|，", between) is not None
+    return (
+        _BETWEEN.fullmatch(between) is not None
+        and re.search(r",|;|and|or|\n|\\\\|和|或|、|，", between) is not None
+    )
 
 
 def _text_between(response: str, first: Span, second: Span) -> str:
@@ -84,7 +91,11 @@ def _innermost(response: str, opened: list[re.Match[str]]) -> list[re.Match[str]
     kept = []
     for place, box in enumerate(opened):
         following = opened[place + 1] if place + 1 < len(opened) else None
-        if following is None or response[box.end() : following.start()].strip(" \n{$") or "{" not in response[box.end() : following.start()]:
+        if (
+            following is None
+            or response[box.end() : following.start()].strip(" \n{$")
+            or "{" not in response[box.end() : following.start()]
+        ):
             kept.append(box)
     return kept
 
@@ -113,7 +124,9 @@ def _unbraced(response: str, begin: int) -> Span:
     if command is None:
         return begin, begin
     end = command.end()
-    count = 2 if re.match(r"\\[dtc]?(?:frac|binom)", command[0]) else 1 if command[0].startswith("\\sqrt") else 0
+    count = (
+        2 if re.match(r"\\[dtc]?(?:frac|binom)", command[0]) else 1 if command[0].startswith("\\sqrt") else 0
+    )
     for _ in range(count):
         group = _GROUP.match(response, end)
         end = group.end() if group else end

@@ -9,13 +9,15 @@ Work is counted, not timed: `TooLarge` is raised before an operation that would 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from math import comb, factorial, gcd, lcm
+from math import comb, factorial
 from typing import Any, Final
 
-from flint import fmpq, fmpz
+from flint import fmpq
 
+from tasks.answers.integers import MAX_COUNT, TooLarge, Undefined, exact_function, prime_factors
 from tasks.answers.tree import Node, number, substitute
 
 Exponent = int | Fraction
@@ -25,18 +27,8 @@ Polynomial = dict[Monomial, Any]
 MAX_TERMS: Final = 1500
 MAX_PRODUCTS: Final = 12_000
 MAX_BITS: Final = 400_000
-MAX_FACTORED_BITS: Final = 64
-MAX_COUNT: Final = 5000
 _WHOLE_POWERS: Final = MAX_BITS // 32
 MAX_UNROLLED: Final = 400
-
-
-class TooLarge(Exception):
-    """The form would have too many terms or digits."""
-
-
-class Undefined(Exception):
-    """Division by zero, or a function without a value for these arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +93,9 @@ def primitive(polynomial: Polynomial) -> tuple[tuple[Monomial, Any], ...]:
         lowest = {atom: min(power, powers.get(atom, 0)) for atom, power in lowest.items()} | {
             atom: min(power, 0) for atom, power in powers.items() if atom not in lowest
         }
-    shift = tuple(sorted((atom, -power) for atom, power in lowest.items() if power < 0 and atom.startswith("v:")))
+    shift = tuple(
+        sorted((atom, -power) for atom, power in lowest.items() if power < 0 and atom.startswith("v:"))
+    )
     shifted = {_joined(monomial, shift): value for monomial, value in polynomial.items()}
     terms = sorted(shifted.items(), key=lambda term: str(term[0]))
     return tuple((monomial, value / terms[0][1]) for monomial, value in terms)
@@ -109,7 +103,10 @@ def primitive(polynomial: Polynomial) -> tuple[tuple[Monomial, Any], ...]:
 
 def _shown(polynomial: Polynomial) -> str:
     return "+".join(
-        sorted(f"{value}*" + "*".join(f"{atom}^{power}" for atom, power in monomial) for monomial, value in polynomial.items())
+        sorted(
+            f"{value}*" + "*".join(f"{atom}^{power}" for atom, power in monomial)
+            for monomial, value in polynomial.items()
+        )
     )
 
 
@@ -167,29 +164,30 @@ class _Normaliser:
 
     def form(self, node: Node) -> Form:
         operation, arguments = node
-        if operation == "num":
-            return _constant(arguments[0])
-        if operation == "var":
-            return _atom("v:" + arguments[0])
-        if operation == "const":
-            return _atom("c:" + arguments[0])
-        if operation == "add":
-            return self.add(self.form(arguments[0]), self.form(arguments[1]))
-        if operation == "mul":
-            return self.multiply(self.form(arguments[0]), self.form(arguments[1]))
-        if operation == "div":
-            return self.multiply(self.form(arguments[0]), self.inverse(self.form(arguments[1])))
-        if operation == "pow":
-            return self.power(self.form(arguments[0]), self.form(arguments[1]), strict=True)
-        if operation == "root":
-            return self.root(self.form(arguments[0]), self.form(arguments[1]))
-        if operation == "deg":
-            return self.multiply(self.form(arguments[0]), Form({(("c:pi", 1),): fmpq(1, 180)}, _ONE))
+        leaf = _LEAVES.get(operation)
+        if leaf is not None:
+            return leaf(arguments[0])
         if operation in ("sum", "product"):
             return self.iterated(operation, *arguments)
-        if operation == "call":
-            return _atom(f"call:{arguments[0]}({';'.join(key(self.form(one)) for one in arguments[1:])})")
-        return self.function(arguments[0], [self.form(one) for one in arguments[1:]])
+        if operation in ("call", "fn"):
+            inside = [self.form(one) for one in arguments[1:]]
+            if operation == "fn":
+                return self.function(arguments[0], inside)
+            return _atom(f"call:{arguments[0]}({';'.join(map(key, inside))})")
+        return self.operation(operation, [self.form(one) for one in arguments])
+
+    def operation(self, operation: str, forms: list[Form]) -> Form:
+        if operation == "add":
+            return self.add(*forms)
+        if operation == "mul":
+            return self.multiply(*forms)
+        if operation == "div":
+            return self.multiply(forms[0], self.inverse(forms[1]))
+        if operation == "pow":
+            return self.power(*forms)
+        if operation == "root":
+            return self.root(*forms)
+        return self.multiply(forms[0], Form({(("c:pi", 1),): fmpq(1, 180)}, _ONE))  # degrees
 
     # --- arithmetic ---
 
@@ -272,15 +270,15 @@ class _Normaliser:
 
     # --- powers ---
 
-    def power(self, base: Form, exponent: Form, *, strict: bool = False) -> Form:
-        """Return a power. `strict`: no root of a negative number, because conventions differ."""
+    def power(self, base: Form, exponent: Form) -> Form:
+        """Return a power. A fractional power of a negative number is undefined, because conventions differ."""
         constant = exponent.rational
         if constant is None:
             return self.exponential(base, exponent)
         if constant.q == 1:
             return self.whole_power(base, int(constant.p))
         value = base.rational
-        if value is not None and value < 0 and strict:
+        if value is not None and value < 0:
             raise Undefined
         power = Fraction(int(constant.p), int(constant.q))
         return self.fractional(base, power)
@@ -327,7 +325,7 @@ class _Normaliser:
         """Return a power of a positive rational as a product of powers of primes."""
         monomial: list[tuple[str, Exponent]] = []
         for part, sign in ((value.p, 1), (value.q, -1)):
-            monomial += [(f"p:{prime}", _whole(sign * count * power)) for prime, count in _factored(part)]
+            monomial += [(f"p:{prime}", _whole(sign * count * power)) for prime, count in prime_factors(part)]
         if any(abs(exponent) > _WHOLE_POWERS for _, exponent in monomial):
             if any(int(atom[2:]).bit_length() * abs(exponent) < MAX_BITS for atom, exponent in monomial):
                 raise TooLarge  # partly written out: not comparable by form
@@ -405,7 +403,7 @@ class _Normaliser:
             return self.binomial(*arguments)
         values = [one.rational for one in arguments]
         if None not in values:
-            exact = _exact_function(name, values)
+            exact = exact_function(name, values)
             if exact is not None:
                 return _constant(exact)
         keys = [key(one) for one in arguments]
@@ -436,7 +434,7 @@ class _Normaliser:
         total: Polynomial = {}
         powers = list(monomial)
         for part, sign in ((value.p, 1), (value.q, -1)):
-            powers += [(f"p:{prime}", sign * count) for prime, count in _factored(part)]
+            powers += [(f"p:{prime}", sign * count) for prime, count in prime_factors(part)]
         for atom, power in powers:
             found: Monomial = () if atom == "c:e" else ((f"ln({atom})", 1),)
             exact = Fraction(power)
@@ -486,8 +484,8 @@ def _bases(base: Form) -> list[tuple[str, Exponent]]:
     value = base.rational
     if value is not None and value:
         signed = [("-1", 1)] if value < 0 else []
-        parts = [(f"p:{prime}", count) for prime, count in _factored(abs(value.p))]
-        return signed + parts + [(f"p:{prime}", -count) for prime, count in _factored(value.q)]
+        parts = [(f"p:{prime}", count) for prime, count in prime_factors(abs(value.p))]
+        return signed + parts + [(f"p:{prime}", -count) for prime, count in prime_factors(value.q)]
     if len(base.top) == 1 and base.bottom is _ONE:
         ((monomial, value),) = base.top.items()
         if value == 1 and len(monomial) == 1 and monomial[0][1] == 1:
@@ -495,63 +493,6 @@ def _bases(base: Form) -> list[tuple[str, Exponent]]:
     return [(f"({key(base)})", 1)]
 
 
-def _factored(value: Any) -> list[tuple[int, int]]:
-    """Return the prime factors of a positive integer. Raises `TooLarge` if it cannot be factored at small cost."""
-    value = fmpz(value)
-    if value == 1:
-        return []
-    factors, rest = [], value
-    for prime in (2, 3, 5, 7, 11, 13):
-        count = 0
-        while rest % prime == 0 and count < MAX_COUNT:
-            rest, count = rest // prime, count + 1
-        if count:
-            factors.append((prime, count))
-    if rest == 1:
-        return factors
-    if int(rest).bit_length() > MAX_FACTORED_BITS:
-        raise TooLarge
-    return factors + [(int(prime), int(count)) for prime, count in rest.factor()]
-
-
-def _exact_function(name: str, values: list[Any]) -> Fraction | int | None:
-    """Return the value of a function for rational arguments, if it is rational."""
-    exact = [Fraction(int(value.p), int(value.q)) for value in values]
-    first = exact[0]
-    if name in ("floor", "ceil"):
-        return first.numerator // first.denominator if name == "floor" else -(-first.numerator // first.denominator)
-    if name == "abs":
-        return abs(first)
-    if name == "sgn":
-        return (first > 0) - (first < 0)
-    if name in ("max", "min"):
-        return max(exact) if name == "max" else min(exact)
-    if name in ("Re", "Im"):
-        return first if name == "Re" else 0
-    return _counting(name, exact)
-
-
-def _counting(name: str, exact: list[Fraction]) -> int | Fraction | None:
-    if name not in ("gcd", "lcm", "mod", "fact", "fact2", "permutations"):
-        return None
-    if any(value.denominator != 1 for value in exact):
-        if name == "fact":
-            return None
-        raise Undefined
-    whole = [value.numerator for value in exact]
-    if name in ("gcd", "lcm"):
-        return gcd(*whole) if name == "gcd" else lcm(*whole)
-    if name == "mod":
-        if whole[1] == 0:
-            raise Undefined
-        return whole[0] % whole[1]
-    if min(whole) < 0:
-        raise Undefined
-    if whole[0] > MAX_COUNT:
-        raise TooLarge
-    if name == "fact2":
-        result = 1
-        for step in range(whole[0], 0, -2):
-            result *= step
-        return result
-    return factorial(whole[0]) if name == "fact" else factorial(whole[0]) // factorial(whole[0] - whole[1]) if whole[1] <= whole[0] else 0
+_LEAVES: Final[dict[str, Callable[[Any], Form]]] = {
+    "num": _constant, "var": lambda name: _atom("v:" + name), "const": lambda name: _atom("c:" + name),
+}  # fmt: skip

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from tasks.answers.compare import within
-from tasks.answers.equivalence import DEFAULT_TIMEOUT_S, Outcome, second_opinion, verdict
+from tasks.answers.equivalence import DEFAULT_TIMEOUT_S, second_opinion, verdict
 from tasks.answers.extraction import boxes, extract_answer
 from tasks.answers.notation import MAX_LENGTH, normalise
+from tasks.answers.proof import exact_form
 from tasks.answers.readings import read
 from tasks.answers.tree import Items, Value
+from tasks.answers.verdicts import Outcome
 
 ROUNDED_DIGITS: Final = 3
 """A gold answer with at least this many significant digits may be the rounded value of an exact answer."""
@@ -45,7 +47,14 @@ def _boxes_match(response: str, gold: str) -> bool:
     text = normalise(gold)
     if len(text) > MAX_LENGTH:
         return False
-    listed = next((one for one in read(text).readings if isinstance(one, Items) and one.kind != "tuple" or _is_record(one)), None)
+    listed = next(
+        (
+            one
+            for one in read(text).readings
+            if (isinstance(one, Items) and one.kind != "tuple") or _is_record(one)
+        ),
+        None,
+    )
     if not isinstance(listed, Items) or not 2 <= len(listed.items) <= 20:
         return False
     found = boxes(response)
@@ -68,7 +77,12 @@ def _is_rounded(answer: str, gold: str) -> bool:
     if not isinstance(exact, Value) or not isinstance(rounded, Value):
         return False
     places = rounded.expression.places
-    if not places or exact.expression.places is not None or exact.expression.variables or exact.percent != rounded.percent:
+    if (
+        not places
+        or exact.expression.places is not None
+        or exact.expression.variables
+        or exact.percent != rounded.percent
+    ):
         return False
     value = rounded.expression.node.args[0]
     digits = len(str(abs(value.numerator * 10**places // value.denominator)))
@@ -79,8 +93,6 @@ def _is_rounded(answer: str, gold: str) -> bool:
 
 def _terminates(value: Value) -> bool:
     """Return whether a value is a decimal of finitely many places, such as 23/50: it needs no rounding."""
-    from tasks.answers.proof import exact_form
-
     form = exact_form(value.expression)
     found = None if form is None else form.rational
     if found is None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
 
-from tasks.answers.equivalence import Outcome, Verdict, verdict
-from tasks.answers.proof import Basis
+from tasks.answers.equivalence import verdict
+from tasks.answers.verdicts import Basis, Outcome, Verdict
 
 Pair = tuple[str, str]
 _STRONG: Final = (Basis.PROOF, Basis.EVIDENCE)
@@ -30,7 +30,9 @@ class Settled:
 
 def settle(answers: Sequence[str]) -> Settled:
     """Decide every pair of different answers, each pair in sorted order."""
-    return settled({(min(a, b), max(a, b)): verdict(a, b) for a, b in combinations(dict.fromkeys(answers), 2)})
+    return settled(
+        {(min(a, b), max(a, b)): verdict(a, b) for a, b in combinations(dict.fromkeys(answers), 2)}
+    )
 
 
 def settled(verdicts: Mapping[Pair, Verdict]) -> Settled:

@@ -30,7 +30,9 @@ from tasks.answers.words import number_in_words
 _INFINITE: Final = re.compile(r"([-+]?)(?:\\infty|infinity|oo|inf|infinite|\\text ?infinity)", re.IGNORECASE)
 _CLOCK: Final = re.compile(r"(\d{1,2}):(\d{2})(?::00)? ?(?:([ap])\.* ?m?\.*)?", re.IGNORECASE)
 _HOUR: Final = re.compile(r"(\d{1,2}) ?([ap])\.? ?m\.?", re.IGNORECASE)
-_BASED: Final = re.compile(r"(-?)(?:\\overline\{)?([0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?)\}?_\{? ?(\d+|[a-z]+) ?\}?")
+_BASED: Final = re.compile(
+    r"(-?)(?:\\overline\{)?([0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?)\}?_\{? ?(\d+|[a-z]+) ?\}?"
+)
 _BASE_NAMES: Final = {
     "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "twelve": 12,
     "sixteen": 16,
@@ -39,7 +41,9 @@ _MODULO: Final = re.compile(r"(.+?) ?(?:\\pmod|\(\\?mod|\\mod|mod(?:ulo)?(?![a-z
 _COMPOUND: Final = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)\.?(?:,? (?:and )?| ?)")
 _SCALED: Final = re.compile(r"(-?[\d.,]+) ?(hundred|thousand|million|billion|trillion)")
 _REPEATED: Final = re.compile(r"(-?)(\d+)\.(\d*?)((\d+?)\5{2,})\\ldots ?")
-_ORDINAL: Final = re.compile(r"(\d+)(?:\^ ?\{? ?)?(?:st|nd|rd|th)\}?(?: ?(?:place|term|day|grade|floor))?", re.IGNORECASE)
+_ORDINAL: Final = re.compile(
+    r"(\d+)(?:\^ ?\{? ?)?(?:st|nd|rd|th)\}?(?: ?(?:place|term|day|grade|floor))?", re.IGNORECASE
+)
 _SPACED_UNIT: Final = re.compile(r"[\d)}] [A-Za-z]{1,2}(?![A-Za-z])[\^{}/\d A-Za-z]*$|\^\\circ ?[CF]$")
 
 
@@ -163,7 +167,9 @@ def _spelled(text: str) -> Value | None:
     ordinal = _ORDINAL.fullmatch(text)
     raised = re.fullmatch(r"(.+) (squared|cubed)", text)
     if raised and (base := expression(raised[1])) is not None:
-        return Value(expression=Expression(Node("pow", (base.node, number(2 if raised[2] == "squared" else 3)))))
+        return Value(
+            expression=Expression(Node("pow", (base.node, number(2 if raised[2] == "squared" else 3))))
+        )
     words = Fraction(ordinal[1]) if ordinal else number_in_words(text)
     return None if words is None else Value(expression=Expression(number(words)))
 

@@ -25,7 +25,18 @@ from tasks.answers.tree import (
 Reader = Callable[[str, int], Reading]
 _INEQUALITIES: Final = ("<", ">", "\\le", "\\ge", "\\ne")
 _RELATIONS: Final = ("=", *_INEQUALITIES)
-_OTHER: Final = ("\\mid", "\\nmid", "\\subset", "\\subseteq", "\\perp", "\\parallel", "\\notin", "\\sim", "\\cong", "\\to")
+_OTHER: Final = (
+    "\\mid",
+    "\\nmid",
+    "\\subset",
+    "\\subseteq",
+    "\\perp",
+    "\\parallel",
+    "\\notin",
+    "\\sim",
+    "\\cong",
+    "\\to",
+)
 _LETTER: Final = r"(?:\\(?!frac|sqrt|binom|log|ln|cdot|pm|mp|le|ge|circ)[A-Za-z]+ ?|[A-Za-z])"
 _SUBSCRIPTS: Final = r"(?:_(?:\{[^{}]*\}|\w)|'|\^\{?(?:\\prime|-1|\*|\([\w]\))\}?)*"
 _ARGUMENTS: Final = r"(?:\([^()=]*(?:=[^()]*)?\))?"
@@ -33,7 +44,8 @@ _SIMPLE: Final = rf"{_LETTER}{_SUBSCRIPTS}{_ARGUMENTS}"
 _NAME: Final = re.compile(
     rf"{_SIMPLE}|\|[A-Za-z ]+\||(?:\\angle|\\triangle|\\overline|\\vec|\\widehat|\\hat|m\\angle|\\sin|\\cos|\\tan|\\bar) ?"
     rf"(?:\{{[A-Za-z]+\}}|[A-Z]+){_SUBSCRIPTS}|[A-Z]{{2,4}}(?:\^2)?|[A-Z]_\{{?[A-Z0-9]+\}}?"
-    rf"|\\frac\{{{_SIMPLE}\}}\{{{_SIMPLE}\}}|{_SIMPLE}(?:[:/]{_SIMPLE})+|[A-Za-z][A-Za-z ]{{2,60}}(?:\([^()]*\))?(?:_\{{?\w+\}}?)?"
+    rf"|\\frac\{{{_SIMPLE}\}}\{{{_SIMPLE}\}}|{_SIMPLE}(?:[:/]{_SIMPLE})+"
+    r"|[A-Za-z][A-Za-z ]{2,60}(?:\([^()]*\))?(?:_\{?\w+\}?)?"
 )
 _TUPLE_NAME: Final = re.compile(rf"\(({_SIMPLE}(?:, ?{_SIMPLE})+)\)")
 _FUNCTION: Final = re.compile(r"([A-Za-z](?:_\w|_\{\w+\})?'*)\(([A-Za-z](?:, ?[A-Za-z])*)\)")
@@ -45,7 +57,11 @@ def relation(text: str, nesting: int, reader: Reader) -> Reading | None:
     member, parts = signs(text, ("\\in",))
     if member and len(parts) == 2:
         named = _NAME.fullmatch(parts[0])
-        return reader(parts[1], nesting) if named and expression(parts[0]) is not None else Text(text=text.replace(" ", ""))
+        return (
+            reader(parts[1], nesting)
+            if named and expression(parts[0]) is not None
+            else Text(text=text.replace(" ", ""))
+        )
     if signs(text, _OTHER)[0]:
         return Text(text=text.replace(" ", ""))
     if "\\approx" in text:
@@ -141,9 +157,7 @@ def _intersected(regions: list[Region], found: list[str], sides: tuple) -> Readi
     if len(regions) == 2 and all(len(one.parts) == 1 for one in regions):
         first, second = regions[0].parts[0], regions[1].parts[0]
         low, high = (first, second) if found[0] in ("<", "\\le") else (second, first)
-        return Region(
-            parts=(replace(low, high=high.high, high_closed=high.high_closed),)
-        )
+        return Region(parts=(replace(low, high=high.high, high_closed=high.high_closed),))
     return _ascending(found, sides)
 
 
@@ -192,5 +206,8 @@ def _record(named: Sequence[Assignment]) -> Items:
     """Return named values in the order of their names."""
     ordered = sorted(named, key=lambda item: item.name)
     return Items(
-        kind="tuple", items=tuple(item.value for item in ordered), brackets="names", names=tuple(item.name for item in ordered)
+        kind="tuple",
+        items=tuple(item.value for item in ordered),
+        brackets="names",
+        names=tuple(item.name for item in ordered),
     )

@@ -57,7 +57,8 @@ _COLOURED: Final = re.compile(r"\\(?:color|textcolor|colorbox)\s*\{[^{}]*\}\s*")
 _VECTOR: Final = re.compile(r"\\(?:mathbf|boldsymbol|bm|vec) *\{? *([a-z])\b *\}?")
 _LETTER_COMMANDS: Final = re.compile(r"\\(?:mathrm|text|operatorname) *\{ *(e|i|d) *\}")
 _CASES: Final = re.compile(
-    r"(?:\\left)? *\\\{ *(\\begin *\{(array|aligned|matrix|cases|align)\}.*?\\end *\{\2\}) *(?:\\right *\.)?", re.DOTALL
+    r"(?:\\left)? *\\\{ *(\\begin *\{(array|aligned|matrix|cases|align)\}.*?\\end *\{\2\}) *(?:\\right *\.)?",
+    re.DOTALL,
 )
 
 # Applied in this order. An escaped backslash (a line break in a matrix) does not start a command.
@@ -70,7 +71,10 @@ _REWRITES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         (r"(?<!\\)\\[()\[\]]|(?<!\\)\$(?! ?-?[\d.])|(?<=[\d)}\]])\$", ""),
         (r"\\(?:hspace|vspace|phantom|hphantom) *\*?\{[^{}]*\}", " "),
         (r"(?<!\\)\\%| ?\b(?:percent(?:age)?|per cent|pct)\b\.?", "%"),
-        (r"[\^_]\{ *(?:\\circ|o) *\}|[\^_]\\circ(?![A-Za-z])|(?<![A-Za-z\\])degrees?\b(?! [a-zA-Z])", r"^\\circ"),
+        (
+            r"[\^_]\{ *(?:\\circ|o) *\}|[\^_]\\circ(?![A-Za-z])|(?<![A-Za-z\\])degrees?\b(?! [a-zA-Z])",
+            r"^\\circ",
+        ),
         (r"\\sqrt +(\d+)", r"\\sqrt{\1}"),
         (r"\\frac *([0-9A-Za-z])", r"\\frac{\1}"),
         (r"(\\frac *\{[^{}]*\}) *([0-9A-Za-z])", r"\1{\2}"),
@@ -125,10 +129,8 @@ def _normalised(text: str) -> str:
 
 
 def _one_pass(text: str) -> str:
-    if not text.isascii():
+    if not (text.isascii() and text.isprintable()):
         text = "".join(map(_visible, text.translate(_CHARACTERS)))
-    elif not text.isprintable():
-        text = "".join(map(_visible, text))
     if "*" in text or "_" in text:
         text = _unmarked(text)
     if "$" in text:
@@ -174,7 +176,9 @@ def _visible(character: str) -> str:
 
 def _braced_list(text: str) -> bool:
     """Return whether `{1, 2}` may be meant as a set: braces around a list of plain values."""
-    return re.fullmatch(r"\{[^{}\\]*,[^{}\\]*\}", text) is not None and not re.fullmatch(r"\{\d{1,3}(,\d{3})+\}", text)
+    return re.fullmatch(r"\{[^{}\\]*,[^{}\\]*\}", text) is not None and not re.fullmatch(
+        r"\{\d{1,3}(,\d{3})+\}", text
+    )
 
 
 def _is_one_group(text: str) -> bool:

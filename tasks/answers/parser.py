@@ -40,8 +40,12 @@ _TOKEN: Final = re.compile(
     r"|(?P<letters>[A-Za-z]+)"
     r"|(?P<symbol>[-+*/^()\[\]{}!_%|,=:']))"
 )
-_PRODUCT: Final = re.compile(r"[a-d]{3,4}|[w-z]{3,4}|[p-s]{3,4}|[k-n]{3,4}|[A-H]{2,8}|[xyz][a-c]{2}|[a-c]{2}[xyz]")
-_SHORT_WORDS: Final = frozenset("no or if is to of it on we by No NO OK ok am pm AM PM in at be cm km mm kg ft".split())
+_PRODUCT: Final = re.compile(
+    r"[a-d]{3,4}|[w-z]{3,4}|[p-s]{3,4}|[k-n]{3,4}|[A-H]{2,8}|[xyz][a-c]{2}|[a-c]{2}[xyz]"
+)
+_SHORT_WORDS: Final = frozenset(
+    "no or if is to of it on we by No NO OK ok am pm AM PM in at be cm km mm kg ft".split()
+)
 _SUBSCRIPT: Final = re.compile(r"_(?:\{ *((?:\\[A-Za-z]+|[A-Za-z0-9, ])+?) *\}|(\\[A-Za-z]+|[A-Za-z0-9]))")
 
 
@@ -257,11 +261,17 @@ class _Parser:
         if self.peek() == "{":
             return self.atom()
         negative = self.take("-")
-        if self.kind() == "number":  # 2^3\frac{1}{2} is a product
-            node = self.raised_to(number(self.tokens.pop().value))  # type: ignore[arg-type]
-        else:
-            node = self.raised()
+        power = self.plain_number()  # 2^3\frac{1}{2} is a product
+        node = self.raised() if power is None else self.raised_to(power)
         return negated(node) if negative else node
+
+    def plain_number(self) -> Node | None:
+        """Take a number that is not the whole part of a mixed number."""
+        following = self.peek()
+        if not isinstance(following, Fraction):
+            return None
+        self.tokens.pop()
+        return number(following)
 
     def atom(self) -> Node:
         if not self.tokens:
@@ -284,7 +294,7 @@ class _Parser:
     def mixed(self, whole: Fraction) -> Node:
         r"""Read `2\frac{1}{3}` and `2 1/3` as mixed numbers if the fraction is a proper one."""
         if whole.denominator == 1:
-            following = [token.value for token in self.tokens[: -8:-1]]
+            following = [token.value for token in self.tokens[:-8:-1]]
             if following[:2] == ["frac", "{"] and following[3:5] == ["}", "{"] and following[6:7] == ["}"]:
                 top, bottom, count = following[2], following[5], 7
             elif following[1:2] == ["/"] and isinstance(following[0], Fraction) and self.tokens[-1].space:
@@ -314,7 +324,7 @@ class _Parser:
 
     def is_call(self, name: str) -> bool:
         """Return whether a name before a parenthesis is a function: `f(...)`, or a letter with one number or letter."""
-        inside = [token for token in self.tokens[:-4:-1]]
+        inside = self.tokens[:-4:-1]
         single = len(inside) == 3 and inside[2].value == ")" and inside[1].kind in ("number", "name")
         pair = name in ("C", "P") and any(token.value == "," for token in self.tokens[:-6:-1])
         return name[0] in "fgh" or pair or (name[0] in _CALLED and single)
@@ -356,7 +366,9 @@ class _Parser:
         if text == "binom":
             return Node("fn", ("binom", *self.pair()))
         if text in ("sqrt", "cbrt"):
-            degree = self.grouped("[") if text == "sqrt" and self.take("[") else number(2 if text == "sqrt" else 3)
+            degree = (
+                self.grouped("[") if text == "sqrt" and self.take("[") else number(2 if text == "sqrt" else 3)
+            )
             return Node("root", (self.argument(), degree))
         if text in ("sum", "prod"):
             return self.iterated("sum" if text == "sum" else "product")
@@ -426,7 +438,12 @@ class _Parser:
         nodes = [self.raised()]
         while self.starts_factor() and self.peek() not in FUNCTIONS and self.peek() not in ("(", "{", "["):
             nodes.append(self.raised())
-        if self.peek() == "/" and self.peek(2) != "(" and self.tokens[-2:-1] and self.tokens[-2].kind == "number":
+        if (
+            self.peek() == "/"
+            and self.peek(2) != "("
+            and self.tokens[-2:-1]
+            and self.tokens[-2].kind == "number"
+        ):
             self.tokens.pop()
             nodes = [Node("div", (reduce(_times, nodes), self.raised()))]
         return reduce(_times, nodes)
@@ -439,10 +456,7 @@ class _Parser:
         following = self.peek()
         if isinstance(following, Fraction) and not 0 <= following <= 9:
             raise NotAnExpression
-        if isinstance(following, Fraction):
-            self.tokens.pop()
-            return number(following)
-        return self.atom()
+        return self.plain_number() or self.atom()
 
 
 def negated(node: Node) -> Node:

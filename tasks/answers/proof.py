@@ -6,8 +6,6 @@ Calcium's field; values that agree to the last precision are equal by evidence o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Final
 from zlib import crc32
 
@@ -15,58 +13,11 @@ from flint import arb, fmpq
 
 from tasks.answers.algebraic import NotAlgebraic, same_number
 from tasks.answers.balls import LOCK, PRECISIONS, Evaluator, Unclear
-from tasks.answers.forms import Form, TooLarge, Undefined, form_of, key, same_form
+from tasks.answers.forms import Form, form_of, key, same_form
+from tasks.answers.integers import TooLarge, Undefined
 from tasks.answers.tree import Expression, Node, free_variables, number, walk
+from tasks.answers.verdicts import UNDECIDED, Basis, Outcome, Verdict, different, equal
 
-
-class Outcome(StrEnum):
-    """What a comparison finds."""
-
-    EQUAL = "equal"
-    DIFFERENT = "different"
-    UNDECIDED = "undecided"
-
-
-class Basis(StrEnum):
-    """Why: a proof; agreement to a few thousand bits; a ruling of docs/answers.md; a ruling that only grading and unambiguous
-    clusters follow."""
-
-    PROOF = "proof"
-    EVIDENCE = "evidence"
-    CONVENTION = "convention"
-    LENIENT = "lenient"
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The result of comparing two answers, and the rule or proof that it rests on."""
-
-    outcome: Outcome
-    basis: Basis
-    rule: str
-
-    @property
-    def equal(self) -> bool:
-        """Whether the two are equal without leniency."""
-        return self.outcome is Outcome.EQUAL and self.basis is not Basis.LENIENT
-
-    @property
-    def certain(self) -> bool:
-        """Whether the verdict is a proof, so that no judge has to be asked."""
-        return self.outcome is not Outcome.UNDECIDED and self.basis is Basis.PROOF
-
-
-def equal(rule: str, basis: Basis = Basis.PROOF) -> Verdict:
-    """Return the verdict that two answers are equal."""
-    return Verdict(Outcome.EQUAL, basis, rule)
-
-
-def different(rule: str, basis: Basis = Basis.PROOF) -> Verdict:
-    """Return the verdict that two answers differ."""
-    return Verdict(Outcome.DIFFERENT, basis, rule)
-
-
-UNDECIDED: Final = Verdict(Outcome.UNDECIDED, Basis.CONVENTION, "no rule and no proof applies")
 _CONSTANT_POINT: Final[dict[str, Any]] = {}
 _FAMILIES: Final = (
     (1, 2, 2), (1, 2, 2), (1, 1, 0), (-1, 2, 2), (-1, 1, 0), (0, 2, 2), (2, 0, 0), (2, 0, 0), (2, 0, 0), (2, 0, 0),
@@ -269,7 +220,9 @@ def _point(names: list[str], place: int) -> dict[str, Any]:
 def _plain_logarithm(expression: Expression) -> bool:
     if "log" not in expression.operations:
         return False
-    return any(node.op == "fn" and node.args[0] == "log" and len(node.args) == 2 for node in walk(expression.node))
+    return any(
+        node.op == "fn" and node.args[0] == "log" and len(node.args) == 2 for node in walk(expression.node)
+    )
 
 
 def _decide_logarithms(a: Expression, b: Expression) -> Verdict:

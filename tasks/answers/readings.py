@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from fractions import Fraction
 from functools import lru_cache
-from itertools import product
+from itertools import pairwise, product
 from typing import Final
 
 from tasks.answers import kinds
-from tasks.answers.naming import assignment, named_items, relation
-from tasks.answers.regions import REALS, Unordered, complement, intersection, point
+from tasks.answers.conditions import without_conditions
+from tasks.answers.naming import named_items, relation
+from tasks.answers.proof import exact_form
+from tasks.answers.regions import REALS, Unordered, as_interval, complement, intersection, point
 from tasks.answers.scan import MAX_DEPTH, depth, encloses, signs, split
 from tasks.answers.tree import (
     Answer,
     Assignment,
     Choice,
-    Equation,
     Expression,
     Infinite,
     Interval,
@@ -29,7 +31,6 @@ from tasks.answers.tree import (
     Opaque,
     Reading,
     Region,
-    Relation,
     Text,
     Unit,
     Value,
@@ -42,21 +43,8 @@ from tasks.answers.words import canonical_text, number_of_sentence, without_lead
 MAX_ITEMS: Final = 150
 MAX_NESTING: Final = 8
 _WORDS: Final = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}")
-_APPROXIMATE: Final = re.compile(
-    r"(?P<exact>.+?) ?(?:\\approx|\(?(?:or )?(?:approximately|approx\.?|about|i\.e\.|=?≈)(?![a-z])).*"
-)
-_CONDITION: Final = re.compile(
-    r"(?:where |with |for (?:all |any |every )?|if |when )?(?P<names>\\?[A-Za-z]+(?:_\w|_\{\w+\})?(?:, ?[A-Za-z](?:_\w)?)*) ?"
-    r"(?P<rest>\\in.*|\\ge.*|\\le.*|>.*|<.*|\\ne.*|(?:is|are) an? .*|(?:is|are) .*(?:integers?|constants?|numbers?|real)|"
-    r"(?:any|all|arbitrary) .*)"
-)
-_REMARK: Final = re.compile(
-    r"(?:for (?:any|all|some|every|part|each)\b|where\b|with .* constants?|in simplest form|if\b|\(minimum\)|\(maximum\)|"
-    r"which\b|since\b|because\b).*", re.IGNORECASE,
-)
 _PART: Final = re.compile(r" ?(?:for|in) part ?\([a-z]\) ?")
 _CHOICE: Final = re.compile(r"\(?([A-H])(?:\)|[.:]) ?(.{2,})|\(([A-H])\) ?(.+)")
-_NUMBER_SETS: Final = {"\\mathbb{R}": REALS}
 _BUILDER: Final = re.compile(
     r"\\\{ ?(?P<name>[A-Za-z])(?:\\in ?\\mathbb\{R\})?(?:\||:|\\mid(?![A-Za-z]))(?P<condition>.+)\\\}"
 )
@@ -64,7 +52,9 @@ _EXCEPT: Final = re.compile(
     r"(?:all (?:real )?(?:numbers|reals|values)(?: of [a-z])?|\\mathbb\{R\}) ?(?:except|but|other than|excluding|\\setminus|-) ?"
     r"(?:for )?(?:\\\{)?(?P<points>[^{}]+?(?:\{[^{}]*\}[^{}]*)*)(?:\\\})?"
 )
-_MATRIX: Final = re.compile(r"\\begin\{([a-z]*matrix|array|cases|aligned|align|gathered)\*?\}(?:\{[lcr|]*\})?(.*)\\end\{\1\*?\}")
+_MATRIX: Final = re.compile(
+    r"\\begin\{([a-z]*matrix|array|cases|aligned|align|gathered)\*?\}(?:\{[lcr|]*\})?(.*)\\end\{\1\*?\}"
+)
 _PLUS_MINUS: Final = re.compile(r"\\(pm|mp)(?![A-Za-z])")
 
 
@@ -74,7 +64,7 @@ def read(text: str) -> Answer:
     if depth(text) > MAX_DEPTH:
         return Answer(readings=(Opaque(text=text, wordy=True),), rules=("",))
     bare = _PART.sub("", without_lead(text))
-    main, conditions, dummies = _without_conditions(bare)
+    main, conditions, dummies = without_conditions(bare)
     primary = reading(main)
     found = [("", primary), *_others(main, primary)]
     if isinstance(primary, (Text, Opaque)) and main != bare:
@@ -91,80 +81,27 @@ def reading(text: str, nesting: int = 0) -> Reading:
     text = text.strip()
     if not text or nesting > MAX_NESTING:
         return Opaque(text=text, wordy=nesting > MAX_NESTING)
-    for attempt in (_symbol, _compound, _modular, _choice, _list, _relation, _signs, _set_operation, _brackets, _matrix, _value):
+    for attempt in (
+        _symbol,
+        _compound,
+        _modular,
+        _choice,
+        _list,
+        _relation,
+        _signs,
+        _set_operation,
+        _brackets,
+        _matrix,
+        _value,
+    ):
         found = attempt(text, nesting + 1)
         if found is not None:
             return found
-    if len(_WORDS.findall(text)) and not re.search(r"\\(?!(?:ldots|mathbb|ne|in|notin|circ)(?![a-z]))[A-Za-z]", text):
+    if len(_WORDS.findall(text)) and not re.search(
+        r"\\(?!(?:ldots|mathbb|ne|in|notin|circ)(?![a-z]))[A-Za-z]", text
+    ):
         return Text(text=canonical_text(text))
     return Opaque(text=text, wordy=bool(re.search(r"(?<![A-Za-z\\{])[A-Za-z]{4,}", text)))
-
-
-# --- what stands after the answer --------------------------------------------------------------------------------
-
-
-def _without_conditions(text: str) -> tuple[str, tuple[str, ...], frozenset[str]]:
-    """Return the answer, its conditions, and the names that they declare as arbitrary."""
-    approximate = _APPROXIMATE.fullmatch(text) if "approx" in text or "about" in text or "≈" in text else None
-    if approximate and re.search(r"[\d)}]|\\pi", approximate["exact"]) and not approximate["exact"].endswith("is"):
-        text = approximate["exact"].strip().rstrip("=").strip()
-    conditions: list[str] = []
-    names: set[str] = set()
-    for _ in range(3):
-        main, tail = _last_part(text)
-        if tail is None:
-            break
-        match = _CONDITION.fullmatch(tail)
-        if match and _declares(main, match["names"]):
-            names |= {name.strip() for name in match["names"].split(",")}
-            conditions.append(match["rest"].strip())
-            text = main
-        elif _REMARK.fullmatch(tail):
-            text = main
-        else:
-            break
-    kept = tuple(sorted(_set_of(one) for one in conditions if "R" not in one and "real" not in one and "constant" not in one))
-    return text, kept, frozenset(names)
-
-
-def _set_of(condition: str) -> str:
-    for letter, word in (("Z", "integer"), ("N", "natural"), ("N", "positive integer")):
-        if f"mathbb{{{letter}}}" in condition or re.search(rf"\\in ?{letter}\b", condition) or condition.endswith((word, word + "s")):
-            return f"in {letter}"
-    return condition.replace(" ", "")
-
-
-def _last_part(text: str) -> tuple[str, str | None]:
-    """Split off what may be a condition: the last part after a comma, or a parenthesis at the end."""
-    if text.endswith(")") and "(" in text:
-        start = _opening_of_last(text)
-        if start > 0 and re.search(r"\\in|[<>]|\\le|\\ge|[A-Za-z]{4,}", text[start:]) and not text[start - 1] in "=^_{":
-            return text[:start].strip(" ,"), text[start + 1 : -1].strip()
-    parts = split(text, (",", ";"), grouped=True)
-    if len(parts) > 1:
-        cut = text.rindex(parts[-1])
-        return text[:cut].rstrip(" ,;"), parts[-1]
-    worded = re.search(r" ?(?<![A-Za-z])(?:where|for (?:any|all|some|every|part|each|integer)|if|when|with)\b", text)
-    if worded and worded.start() > 0:
-        return text[: worded.start()].strip(), text[worded.start() :].strip()
-    return text, None
-
-
-def _opening_of_last(text: str) -> int:
-    level = 0
-    for place in range(len(text) - 1, -1, -1):
-        level += {")": 1, "(": -1}.get(text[place], 0)
-        if level == 0:
-            return place
-    return -1
-
-
-def _declares(main: str, names: str) -> bool:
-    """Return whether the answer uses the names that the condition is about, and is no relation itself."""
-    if re.search(r"\\in(?![a-z])|[<>]|\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])", main):
-        return False
-    letters = re.sub(r"\\[A-Za-z]+", lambda match: match[0] if match[0] in names else " ", main)
-    return all(name.strip() in letters for name in names.split(","))
 
 
 # --- other readings ----------------------------------------------------------------------------------------------
@@ -209,27 +146,33 @@ def _vector_components(expression: Expression) -> Reading | None:
     axes = ["\\vec i", "\\vec j", "\\vec k"]
     if not expression.variables or not expression.variables <= set(axes):
         return None
-    from tasks.answers.proof import exact_form
-
     form = exact_form(expression)
     used = axes if "\\vec k" in expression.variables else axes[:2]
     if form is None or len(form.bottom) != 1 or not all(len(one) == 1 and one[0][1] == 1 for one in form.top):
         return None
-    from fractions import Fraction
-
     values = [form.top.get(((f"v:{axis}", 1),), 0) for axis in used]
     if sum(bool(value) for value in values) != len(form.top):
         return None
     exact = [Fraction(int(value.p), int(value.q)) if value else Fraction(0) for value in values]
-    return Items(kind="tuple", items=tuple(Value(expression=Expression(number(one))) for one in exact), brackets="()")
+    return Items(
+        kind="tuple", items=tuple(Value(expression=Expression(number(one))) for one in exact), brackets="()"
+    )
 
 
 def _other_lists(primary: Items) -> list[tuple[str, Reading]]:
     if primary.kind == "tuple" and primary.brackets == "[]" and len(primary.items) > 2:
         return [("square brackets around a list", Items(kind="set", items=primary.items))]
-    quantities = [one for one in primary.items if isinstance(one, Value) and one.unit and one.expression.node.op == "num"]
+    quantities = [
+        one
+        for one in primary.items
+        if isinstance(one, Value) and one.unit and one.expression.node.op == "num"
+    ]
     if primary.kind == "list" and len(quantities) == len(primary.items) == 2:
-        sizes = {(one.unit.dimension, one.expression.node.args[0] * one.unit.factor) for one in quantities if one.unit}
+        sizes = {
+            (one.unit.dimension, one.expression.node.args[0] * one.unit.factor)
+            for one in quantities
+            if one.unit
+        }
         return [("the same quantity in two units", one) for one in quantities] if len(sizes) == 1 else []
     return []
 
@@ -307,7 +250,7 @@ def _progression(parts: list[str]) -> list[str]:
         return parts
     first, last = [int(part) for part in known[:-1]], int(known[-1])
     step = first[1] - first[0]
-    if step == 0 or any(b - a != step for a, b in zip(first, first[1:], strict=False)) or (last - first[0]) % step:
+    if step == 0 or any(b - a != step for a, b in pairwise(first)) or (last - first[0]) % step:
         return parts
     count = (last - first[0]) // step + 1
     return [str(first[0] + step * place) for place in range(count)] if 0 < count <= MAX_ITEMS else parts
@@ -323,7 +266,16 @@ def _symbol(text: str, _: int) -> Reading | None:
     canonical = canonical_text(text)
     if canonical == "\\mathbb{r}":
         return REALS
-    if canonical in ("\\emptyset", "undefined", "impossible", "yes", "no", "infinitely many", "all integers", "none"):
+    if canonical in (
+        "\\emptyset",
+        "undefined",
+        "impossible",
+        "yes",
+        "no",
+        "infinitely many",
+        "all integers",
+        "none",
+    ):
         return Text(text=canonical)
     except_points = _EXCEPT.fullmatch(text)
     if except_points:
@@ -352,10 +304,16 @@ def _modular(text: str, _: int) -> Reading | None:
 
 def _choice(text: str, nesting: int) -> Reading | None:
     match = _CHOICE.fullmatch(text)
-    if match is None or (match[1] and match[2] and text[1] == ":" and not re.search(r"[A-Za-z]{3}", match[2])):
+    if match is None or (
+        match[1] and match[2] and text[1] == ":" and not re.search(r"[A-Za-z]{3}", match[2])
+    ):
         return None
     letter, content = match[1] or match[3], match[2] or match[4]
-    return Choice(letter=letter, content=reading(content, nesting)) if not content.startswith(("(", "^", "=")) else None
+    return (
+        Choice(letter=letter, content=reading(content, nesting))
+        if not content.startswith(("(", "^", "="))
+        else None
+    )
 
 
 def _relation(text: str, nesting: int) -> Reading | None:
@@ -370,7 +328,9 @@ def _signs(text: str, nesting: int) -> Reading | None:
     if text.startswith(("(", "[")) and encloses(text) and not split(text[1:-1], (",",))[1:]:
         return None
     correlated = "mp" in found and "pm" in found
-    choices = [(sign,) * len(found) for sign in "+-"] if correlated else list(product("+-", repeat=len(found)))
+    choices = (
+        [(sign,) * len(found) for sign in "+-"] if correlated else list(product("+-", repeat=len(found)))
+    )
     parts = []
     for signs_of in choices:
         chosen = iter(signs_of)
@@ -402,8 +362,12 @@ def _set_operation(text: str, nesting: int) -> Reading | None:
 def _united(parts: list[str], nesting: int) -> Reading | None:
     items = [reading(part, nesting) for part in parts]
     if all(isinstance(item, Items) and item.kind == "set" for item in items):
-        return Items(kind="set", items=tuple(one for item in items if isinstance(item, Items) for one in item.items))
-    return Items(kind="set", items=tuple(items)) if not any(isinstance(item, Opaque) for item in items) else None
+        return Items(
+            kind="set", items=tuple(one for item in items if isinstance(item, Items) for one in item.items)
+        )
+    return (
+        Items(kind="set", items=tuple(items)) if not any(isinstance(item, Opaque) for item in items) else None
+    )
 
 
 def _operated(command: str, regions: list[Region]) -> Region:
@@ -419,20 +383,13 @@ def _region(found: Reading) -> Region | None:
     """Return a reading as a set of real numbers."""
     if isinstance(found, Region):
         return found
-    if isinstance(found, Items) and found.kind == "set" and all(isinstance(one, Value) for one in found.items):
+    if (
+        isinstance(found, Items)
+        and found.kind == "set"
+        and all(isinstance(one, Value) for one in found.items)
+    ):
         return Region(parts=tuple(point(one) for one in found.items if isinstance(one, Value)))
     return as_interval(found) if isinstance(found, Items) else None
-
-
-def as_interval(found: Items) -> Region | None:
-    """Return a pair in round or square brackets as an interval."""
-    if found.kind != "tuple" or len(found.items) != 2 or found.brackets not in ("()", "[]") or found.names:
-        return None
-    low, high = found.items
-    if not isinstance(low, (Value, Infinite)) or not isinstance(high, (Value, Infinite)):
-        return None
-    closed = found.brackets == "[]"
-    return Region(parts=(Interval(low=low, high=high, low_closed=closed, high_closed=closed),))
 
 
 def _brackets(text: str, nesting: int) -> Reading | None:
@@ -476,7 +433,11 @@ def _braces(parts: list[str], closing: str, nesting: int) -> Reading | None:
     if closing not in ("\\}", "}") or not parts:
         return None
     inner = _listed(parts, nesting)
-    return Items(kind="set", items=inner.items, names=inner.names) if isinstance(inner, Items) else Items(kind="set", items=(inner,))
+    return (
+        Items(kind="set", items=inner.items, names=inner.names)
+        if isinstance(inner, Items)
+        else Items(kind="set", items=(inner,))
+    )
 
 
 def _tuple(brackets: str, items: list[Reading]) -> Reading:
@@ -497,7 +458,9 @@ def _matrix(text: str, nesting: int) -> Reading | None:
         return None
     rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2].replace("\\hline", "")) if row.strip()]
     cells = [[cell.strip() for cell in row.split("&")] for row in rows]
-    if match[1] in ("cases", "aligned", "align", "gathered", "array") and re.search(r"[=<>]|\\[lg]e", match[2]):
+    if match[1] in ("cases", "aligned", "align", "gathered", "array") and re.search(
+        r"[=<>]|\\[lg]e", match[2]
+    ):
         return _listed(["".join(row).rstrip(", ") for row in cells], nesting)
     if match[1] == "matrix" and all(len(row) == 1 for row in cells):
         return _listed([row[0] for row in cells], nesting)
@@ -510,7 +473,8 @@ def _rows(cells: list[list[str]], nesting: int) -> Reading | None:
     if not cells or len({len(row) for row in cells}) != 1 or len(cells) * len(cells[0]) > MAX_ITEMS:
         return None
     rows = tuple(
-        Items(kind="tuple", items=tuple(reading(cell, nesting) for cell in row), brackets="row") for row in cells
+        Items(kind="tuple", items=tuple(reading(cell, nesting) for cell in row), brackets="row")
+        for row in cells
     )
     return Items(kind="tuple", items=rows, brackets="rows")
 
@@ -524,6 +488,3 @@ def _value(text: str, _: int) -> Reading | None:
         if parts is not None:
             return parts
     return kinds.value(text)
-
-
-__all__ = ["Answer", "Equation", "Relation", "as_interval", "read", "reading"]

@@ -6,9 +6,10 @@ from fractions import Fraction
 from functools import cmp_to_key
 from typing import Final
 
-from tasks.answers.forms import TooLarge, Undefined, form_of
+from tasks.answers.forms import form_of
+from tasks.answers.integers import TooLarge, Undefined
 from tasks.answers.proof import exact_form, sign_of_difference
-from tasks.answers.tree import Expression, Infinite, Interval, Node, Region, Value, number
+from tasks.answers.tree import Expression, Infinite, Interval, Items, Node, Region, Value, number
 
 End = Value | Infinite
 MAX_PARTS: Final = 60
@@ -123,6 +124,17 @@ def complement(region: Region) -> Region:
         for one in parts
     ]  # fmt: skip
     return merged(Region(parts=tuple(cleaned)))
+
+
+def as_interval(found: Items) -> Region | None:
+    """Return a pair in round or square brackets as an interval."""
+    if found.kind != "tuple" or len(found.items) != 2 or found.brackets not in ("()", "[]") or found.names:
+        return None
+    low, high = found.items
+    if not isinstance(low, (Value, Infinite)) or not isinstance(high, (Value, Infinite)):
+        return None
+    closed = found.brackets == "[]"
+    return Region(parts=(Interval(low=low, high=high, low_closed=closed, high_closed=closed),))
 
 
 # --- inequalities ------------------------------------------------------------------------------------------------

@@ -83,9 +83,7 @@ class Expression:
     @cached_property
     def operations(self) -> frozenset[str]:
         """The operations and names of functions that occur in it."""
-        return frozenset(
-            node.args[0] if node.op in ("fn", "const") else node.op for node in walk(self.node)
-        )
+        return frozenset(node.args[0] if node.op in ("fn", "const") else node.op for node in walk(self.node))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,8 +73,13 @@ _NAMES: Final[tuple[tuple[str, str, str], ...]] = (
     ("data", "1", "Mb MB"),
 )
 _BASES: Final = {
-    name: Unit(dimension=dimension, factor=Fraction(factor)) for dimension, factor, names in _NAMES for name in names.split()
-} | {"radian": Unit(dimension="angle", factor=Fraction(180), over_pi=True), "rad": Unit(dimension="angle", factor=Fraction(180), over_pi=True)}
+    name: Unit(dimension=dimension, factor=Fraction(factor))
+    for dimension, factor, names in _NAMES
+    for name in names.split()
+} | {
+    "radian": Unit(dimension="angle", factor=Fraction(180), over_pi=True),
+    "rad": Unit(dimension="angle", factor=Fraction(180), over_pi=True),
+}
 _SPEEDS: Final = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h", "mps": "m/s"}
 _POWERS: Final = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _AMBIGUOUS: Final = frozenset("m h l L V A K N J W C".split())
@@ -89,7 +94,9 @@ _MODIFIERS: Final = frozenset(
 _LABEL: Final = r"[A-Za-z]+(?:[ /-][A-Za-z]+){0,3}"
 _PREFIX: Final = r"(?:(?:square|sq|cubic|cu)\.? ?)?"
 _SYMBOLS: Final = re.compile(r"\^\\circ ?[CF]?(?![A-Za-z])|[€£₹¥¢]|\\\$|[\u4e00-\u9fff]{1,4}|\\Omega")
-_WORDED: Final = re.compile(rf"(?P<space> ?)(?P<unit>{_PREFIX}{_LABEL}\.?(?:\^-?\d|\^\{{-?\d\}})?(?:(?:/| per )[A-Za-z]+(?:\^\d)?)?)")
+_WORDED: Final = re.compile(
+    rf"(?P<space> ?)(?P<unit>{_PREFIX}{_LABEL}\.?(?:\^-?\d|\^\{{-?\d\}})?(?:(?:/| per )[A-Za-z]+(?:\^\d)?)?)"
+)
 _LETTER_END: Final = re.compile(r"[\d)}!%]|\\pi$|\]")
 
 
@@ -109,13 +116,23 @@ def split_unit(text: str) -> tuple[str, Unit, bool] | None:
         if after:
             same = after[2].casefold() in ("usd", "dollars", "dollar")
             per = rest[len(after[1])] == "/" or after[2].startswith("per ")
-            dimension = unit.dimension if same else f"{unit.dimension}/{_singular(after[2].removeprefix('per '))}"
+            dimension = (
+                unit.dimension if same else f"{unit.dimension}/{_singular(after[2].removeprefix('per '))}"
+            )
             return (sign + after[1], Unit(dimension=dimension), False) if same or per else None
         return sign + rest, unit, False
     for match in _SYMBOLS.finditer(text):
-        if match.end() == len(text) and match.start() > 0 and _LETTER_END.search(text[match.start() - 1 :][:1]):
+        if (
+            match.end() == len(text)
+            and match.start() > 0
+            and _LETTER_END.search(text[match.start() - 1 :][:1])
+        ):
             written = match[0].replace(" ", "")
-            return text[: match.start()].strip(), _BASES.get(written, Unit(dimension=f"label {written}")), False
+            return (
+                text[: match.start()].strip(),
+                _BASES.get(written, Unit(dimension=f"label {written}")),
+                False,
+            )
     return _split_words(text)
 
 
@@ -123,11 +140,13 @@ def _split_words(text: str) -> tuple[str, Unit, bool] | None:
     start = len(text)
     while start > 0 and (text[start - 1].isalpha() or text[start - 1] in " ./-^{}23"):
         start -= 1
-        if text[start] in "}" and not re.fullmatch(r"\^\{-?\d\}.*", text[text.rfind("^", 0, start + 1) :]):
+        if text[start] == "}" and not re.fullmatch(r"\^\{-?\d\}.*", text[text.rfind("^", 0, start + 1) :]):
             start += 1
             break
     for begin in range(start, len(text)):
-        if begin == 0 or not _LETTER_END.search(text[:begin][-3:] if text[:begin].endswith("\\pi") else text[begin - 1]):
+        if begin == 0 or not _LETTER_END.search(
+            text[:begin][-3:] if text[:begin].endswith("\\pi") else text[begin - 1]
+        ):
             continue
         match = _WORDED.fullmatch(text, begin)
         if match and (match["unit"][0].isalpha()):

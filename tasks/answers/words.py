@@ -20,9 +20,15 @@ _PARTS: Final = {
     "millionth": 10**6,
 }  # fmt: skip
 _ORDINALS: Final = dict(
-    zip("first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split(), range(1, 13), strict=True)
+    zip(
+        "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split(),
+        range(1, 13),
+        strict=True,
+    )
 )
-_SMALL: Final = {word: value for value, word in enumerate(_ONES)} | {word: 10 * (value + 2) for value, word in enumerate(_TENS)}
+_SMALL: Final = {word: value for value, word in enumerate(_ONES)} | {
+    word: 10 * (value + 2) for value, word in enumerate(_TENS)
+}
 
 LEAD: Final = re.compile(
     r"(?:(?:therefore|thus|hence|so|then),? )?(?:the )?(?:final |correct |numerical |exact )?(?:answer|result|value|solution)s?"
@@ -100,7 +106,7 @@ def _whole(words: list[str]) -> Fraction | None:
             current = Fraction(word)
         elif word in _SCALES and seen:
             scale = _SCALES[word]
-            if scale == 100 or scale == 12:
+            if scale in (100, 12):
                 current *= scale
             else:
                 total, current = total + current * scale, Fraction(0)
@@ -110,7 +116,9 @@ def _whole(words: list[str]) -> Fraction | None:
     return total + current
 
 
-_NUMBER: Final = re.compile(r"(?<![\w.,\\^{])-?\\?\$?\d{1,3}(?:,\d{3})+(?:\.\d+)?|(?<![\w.,\\^{/])-?\\?\$?\d+(?:\.\d+)?(?:/\d+)?(?![\d:^])")
+_NUMBER: Final = re.compile(
+    r"(?<![\w.,\\^{])-?\\?\$?\d{1,3}(?:,\d{3})+(?:\.\d+)?|(?<![\w.,\\^{/])-?\\?\$?\d+(?:\.\d+)?(?:/\d+)?(?![\d:^])"
+)
 _UNSURE_BEFORE: Final = re.compile(
     r"\b(?:about|approximately|around|nearly|almost|roughly|least|most|below|above|minus|negative|not|less|fewer|than|up to|"
     r"between|over|under|remainder|or)\b[^.]{0,12}$"

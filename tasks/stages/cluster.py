@@ -62,7 +62,9 @@ def cluster(
                 ]
             done = f"{counted(len(rows), 'problem')} in {watch.seconds:.1f} s, excluding the judge"
             ambiguous = sum(decided.ambiguous for decided in decisions.values())
-            log(f"cluster: {done}; {counted(len(pairs), 'pair')} judged, {counted(ambiguous, 'ambiguous pair')} left apart")
+            log(
+                f"cluster: {done}; {counted(len(pairs), 'pair')} judged, {counted(ambiguous, 'ambiguous pair')} left apart"
+            )
             return shard(rows, verdicts, watch.seconds, tokens, ambiguous)
 
         pending = Pending(run.store, stage, lambda index: sampled_digest(run.store, sampled, index))

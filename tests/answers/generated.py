@@ -16,7 +16,9 @@ def expression(draw: random.Random, depth: int, names: str = "") -> str:
     if depth == 0 or draw.random() < 0.15:
         if names and draw.random() < 0.6:
             return draw.choice(names)
-        return draw.choice([str(draw.randint(1, 12)), f"\\frac{{{draw.randint(1, 9)}}}{{{draw.randint(2, 9)}}}", "\\pi"])
+        return draw.choice(
+            [str(draw.randint(1, 12)), f"\\frac{{{draw.randint(1, 9)}}}{{{draw.randint(2, 9)}}}", "\\pi"]
+        )
     first, second = (expression(draw, depth - 1, names) for _ in range(2))
     form = draw.randrange(9)
     if form < 5:
@@ -64,7 +66,9 @@ REWRITINGS: dict[str, Callable[[str], str]] = {
     "markdown": lambda a: f"**{a}**",
     "the answer is": lambda a: f"The answer is {a}",
     "therefore": lambda a: f"\\therefore {a}",
-    "full-width digits": lambda a: a.translate({48 + d: 0xFF10 + d for d in range(10)}) if "\\" not in a else a,
+    "full-width digits": lambda a: (
+        a.translate({48 + d: 0xFF10 + d for d in range(10)}) if "\\" not in a else a
+    ),
     "unicode minus": lambda a: a.replace("-", "−"),
     "unicode pi": lambda a: a.replace("\\pi", "π"),
     "braced exponent": lambda a: re.sub(r"\^(\d)", r"^{\1}", a),

@@ -121,7 +121,11 @@ DIFFERENT = [
 ]
 BY_MATH_VERIFY = [
     (r"\frac{d}{dx}x^2", "2x", True),
-    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix}1&1\\1&1\end{pmatrix}+\begin{pmatrix}0&1\\2&3\end{pmatrix}", True),
+    (
+        r"\begin{pmatrix}1&2\\3&4\end{pmatrix}",
+        r"\begin{pmatrix}1&1\\1&1\end{pmatrix}+\begin{pmatrix}0&1\\2&3\end{pmatrix}",
+        True,
+    ),
     (r"\int_0^1 x\,dx", "1/3", False),
 ]
 BOMBS = [
@@ -259,7 +263,9 @@ def test_grading_uses_the_box_and_accepts_a_missing_percent_sign() -> None:
         ("yes", "no", None),
     ],
 )
-def test_only_what_is_proved_is_found_different_without_a_judge(a: str, b: str, decision: bool | None) -> None:
+def test_only_what_is_proved_is_found_different_without_a_judge(
+    a: str, b: str, decision: bool | None
+) -> None:
     for pair in ((a, b), (b, a)):
         assert settled({pair: verdict(*pair)}).decisions[pair] is decision
 
@@ -274,8 +280,14 @@ def test_unfamiliar_notation_goes_to_math_verify_in_both_directions(a: str, b: s
 
 
 def test_sixteen_threads_get_the_verdicts_of_one() -> None:
-    pairs = [(rf"\sqrt{{{n}}}+\sqrt{{{n + 1}}}", rf"\sqrt{{{2 * n + 1}+2\sqrt{{{n * (n + 1)}}}}}") for n in range(2, 60)]
-    pairs += [(rf"(1+\sqrt{{{n}}})^{{40}}", rf"(1+\sqrt{{{n}}})^{{40}}+(1-\sqrt{{{n}}})^{{40}}") for n in range(2, 60)]
+    pairs = [
+        (rf"\sqrt{{{n}}}+\sqrt{{{n + 1}}}", rf"\sqrt{{{2 * n + 1}+2\sqrt{{{n * (n + 1)}}}}}")
+        for n in range(2, 60)
+    ]
+    pairs += [
+        (rf"(1+\sqrt{{{n}}})^{{40}}", rf"(1+\sqrt{{{n}}})^{{40}}+(1-\sqrt{{{n}}})^{{40}}")
+        for n in range(2, 60)
+    ]
     with ThreadPoolExecutor(16) as threads:
         found = list(threads.map(lambda pair: verdict(*pair).equal, pairs))
     assert found == [True] * 58 + [False] * 58

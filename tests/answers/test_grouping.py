@@ -19,7 +19,11 @@ def groups(answers: tuple[str, ...], found: Settled) -> set[frozenset[str]]:
     [
         (("198", r"198\%"), [("198", r"198\%")], 0),
         (("198", r"198\%", "1.98"), [("198",), (r"198\%", "1.98")], 1),
-        (("5700", "5700 seconds", "95 minutes", "95"), [("5700",), ("5700 seconds", "95 minutes"), ("95",)], 2),
+        (
+            ("5700", "5700 seconds", "95 minutes", "95"),
+            [("5700",), ("5700 seconds", "95 minutes"), ("95",)],
+            2,
+        ),
         (("5", "x=5", "5 cm"), [("5", "x=5", "5 cm")], 0),
         (("5", "x=5", "5 cm", "5 m"), [("5", "x=5"), ("5 cm",), ("5 m",)], 4),
         (("1/2", "0.5", r"50\%", "3"), [("1/2", "0.5", r"50\%"), ("3",)], 0),
@@ -36,7 +40,20 @@ def test_a_ruling_joins_classes_only_where_that_is_unambiguous(
 
 
 def test_decisions_are_an_equivalence_for_every_mixture() -> None:
-    answers = ("5", "5.0", "x=5", "5 cm", "0.05 m", r"5\%", "0.05", "5 apples", "y=5", r"\{5\}", "(5)", "five")
+    answers = (
+        "5",
+        "5.0",
+        "x=5",
+        "5 cm",
+        "0.05 m",
+        r"5\%",
+        "0.05",
+        "5 apples",
+        "y=5",
+        r"\{5\}",
+        "(5)",
+        "five",
+    )
     decisions = settle(answers).decisions
     for a, b, c in permutations(answers, 3):
         first, second, third = (decisions[min(pair), max(pair)] for pair in ((a, b), (b, c), (a, c)))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sympy.parsing.latex import parse_latex
 
 from tasks.answers.equivalence import Outcome, equivalent, verdict
-from tasks.answers.proof import Basis
+from tasks.answers.verdicts import Basis
 from tests.answers.generated import GOLDS, NAMES, REWRITINGS, corrupted, expression
 
 ALLOWED = {
@@ -89,7 +89,13 @@ def sympy_disagreements(count: int, seed: int) -> list[tuple[str, str, object]]:
     for _ in range(count):
         names = draw.choice(["", "x", NAMES])
         first = expression(draw, draw.randint(1, 5), names)
-        second = draw.choice([f"({first})\\cdot 3-2\\cdot({first})", f"({first})+\\frac{{1}}{{10^{{9}}}}", expression(draw, 3, names)])
+        second = draw.choice(
+            [
+                f"({first})\\cdot 3-2\\cdot({first})",
+                f"({first})+\\frac{{1}}{{10^{{9}}}}",
+                expression(draw, 3, names),
+            ]
+        )
         ours, theirs = verdict(first, second), _sympy_equal(first, second)
         if theirs is not None and ours.outcome is not Outcome.UNDECIDED and ours.equal != theirs:
             found.append((first, second, ours))
@@ -100,7 +106,9 @@ def test_random_expressions_have_the_verdicts_of_sympy() -> None:
     assert sympy_disagreements(60, seed=1) == []
 
 
-def test_equivalent_never_asks_math_verify_about_what_the_grammar_covers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equivalent_never_asks_math_verify_about_what_the_grammar_covers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse(*_: object) -> bool:
         raise AssertionError
 

@@ -11,7 +11,9 @@ from tasks.answers.equivalence import Outcome, verdict
 from tasks.answers.grading import matches
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "answers.md"
-_ROW = re.compile(r"\| (?P<ruling>[^|]+) \| `(?P<a>[^`]+)` \| `(?P<b>[^`]+)` \| (?P<verdict>equal|different|graded equal) \|")
+_ROW = re.compile(
+    r"\| (?P<ruling>[^|]+) \| `(?P<a>[^`]+)` \| `(?P<b>[^`]+)` \| (?P<verdict>equal|different|graded equal) \|"
+)
 
 
 def rows() -> list[tuple[str, str, str, str]]:
