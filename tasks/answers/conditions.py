@@ -102,5 +102,7 @@ def _declares(main: str, names: str) -> bool:
     """Return whether the answer uses the names that the condition is about, and is no relation itself."""
     if re.search(r"\\in(?![a-z])|[<>]|\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])", main):
         return False
+    if re.fullmatch(r"-?[\d.]+|-?\\frac\{\d+\}\{\d+\}", main):
+        return True
     letters = re.sub(r"\\[A-Za-z]+", lambda match: match[0] if match[0] in names else " ", main)
     return all(name.strip() in letters for name in names.split(","))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from tasks.answers.compare import within
-from tasks.answers.equivalence import DEFAULT_TIMEOUT_S, second_opinion, verdict
+from tasks.answers.equivalence import DEFAULT_TIMEOUT_S, MAX_VERIFIED, second_opinion, verdict
 from tasks.answers.extraction import boxes, extract_answer
+from tasks.answers.mathverify import verify
 from tasks.answers.notation import MAX_LENGTH, normalise
 from tasks.answers.proof import exact_form
 from tasks.answers.readings import read
@@ -40,6 +41,14 @@ def matches(answer: str, gold: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> 
     if found.outcome is Outcome.UNDECIDED:
         return second_opinion(answer, gold, timeout_s) is True
     return _is_rounded(answer, gold)
+
+
+def math_verify_grade(response: str, gold: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> bool:
+    """Return Math-Verify's grade of the response's boxed answer, which papers report; an answer that it cannot read is wrong."""
+    answer = extract_answer(response)
+    if answer is None or max(len(answer), len(gold)) > MAX_VERIFIED:
+        return False
+    return answer == gold or verify(answer, gold, timeout_s) is True
 
 
 def _boxes_match(response: str, gold: str) -> bool:

@@ -44,7 +44,9 @@ _REPEATED: Final = re.compile(r"(-?)(\d+)\.(\d*?)((\d+?)\5{2,})\\ldots ?")
 _ORDINAL: Final = re.compile(
     r"(\d+)(?:\^ ?\{? ?)?(?:st|nd|rd|th)\}?(?: ?(?:place|term|day|grade|floor))?", re.IGNORECASE
 )
-_SPACED_UNIT: Final = re.compile(r"[\d)}] [A-Za-z]{1,2}(?![A-Za-z])[\^{}/\d A-Za-z]*$|\^\\circ ?[CF]$")
+_SPACED_UNIT: Final = re.compile(
+    r"[\d)}] [A-Za-z]{1,2}(?![A-Za-z])[\^{}/\d A-Za-z]*$|\^\\circ ?[CF]$|\d ?\\Omega$|-\d\}$"
+)
 
 
 @lru_cache(maxsize=16384)

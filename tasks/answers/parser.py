@@ -43,8 +43,8 @@ _TOKEN: Final = re.compile(
 _PRODUCT: Final = re.compile(
     r"[a-d]{3,4}|[w-z]{3,4}|[p-s]{3,4}|[k-n]{3,4}|[A-H]{2,8}|[xyz][a-c]{2}|[a-c]{2}[xyz]"
 )
-_SHORT_WORDS: Final = frozenset(
-    "no or if is to of it on we by No NO OK ok am pm AM PM in at be cm km mm kg ft".split()
+_SHORT_WORDS: Final = frozenset("no or if is to of No NO OK ok am pm AM PM in cm km mm kg ft".split())
+_PHYSICS: Final = re.compile(r"(?!kmh|mph|kph|rpm|lbs|yrs|hrs|pts|kgs|cms|ppm|pct|gcd|lcm)[b-df-hj-np-tv-z]{3}")
 )
 _SUBSCRIPT: Final = re.compile(r"_(?:\{ *((?:\\[A-Za-z]+|[A-Za-z0-9, ])+?) *\}|(\\[A-Za-z]+|[A-Za-z0-9]))")
 
@@ -80,7 +80,7 @@ def is_product(letters: str) -> bool:
     """Return whether a run of letters is a product of variables, and no word."""
     if len(letters) == 2:
         return letters not in _SHORT_WORDS
-    return _PRODUCT.fullmatch(letters) is not None
+    return _PRODUCT.fullmatch(letters) is not None or _PHYSICS.fullmatch(letters) is not None
 
 
 # --- tokens ------------------------------------------------------------------------------------------------------

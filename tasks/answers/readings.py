@@ -44,7 +44,7 @@ MAX_ITEMS: Final = 150
 MAX_NESTING: Final = 8
 _WORDS: Final = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}")
 _PART: Final = re.compile(r" ?(?:for|in) part ?\([a-z]\) ?")
-_CHOICE: Final = re.compile(r"\(?([A-H])(?:\)|[.:]) ?(.{2,})|\(([A-H])\) ?(.+)")
+_CHOICE: Final = re.compile(r"\(?([A-H])(?:\)|[.:]) ?(.+)|\(([A-H])\) ?(.+)")
 _BUILDER: Final = re.compile(
     r"\\\{ ?(?P<name>[A-Za-z])(?:\\in ?\\mathbb\{R\})?(?:\||:|\\mid(?![A-Za-z]))(?P<condition>.+)\\\}"
 )
@@ -303,6 +303,9 @@ def _modular(text: str, _: int) -> Reading | None:
 
 
 def _choice(text: str, nesting: int) -> Reading | None:
+    bare = re.fullmatch(r"([A-H])[).:]", text)
+    if bare:
+        return kinds.value(bare[1])
     match = _CHOICE.fullmatch(text)
     if match is None or (
         match[1] and match[2] and text[1] == ":" and not re.search(r"[A-Za-z]{3}", match[2])

@@ -97,6 +97,10 @@ _SYMBOLS: Final = re.compile(r"\^\\circ ?[CF]?(?![A-Za-z])|[€£₹¥¢]|\\\$|[
 _WORDED: Final = re.compile(
     rf"(?P<space> ?)(?P<unit>{_PREFIX}{_LABEL}\.?(?:\^-?\d|\^\{{-?\d\}})?(?:(?:/| per )[A-Za-z]+(?:\^\d)?)?)"
 )
+_FACTOR: Final = r"[A-Za-z]{1,8}(?:\^\{?-?\d\}?)?"
+_PRODUCT: Final = re.compile(
+    rf"(?P<value>.*[\d)}}]) ?(?P<unit>(?=.*(?:\\cdot|-)){_FACTOR}(?:(?:\\cdot ?|[ /]){_FACTOR})*)"
+)
 _LETTER_END: Final = re.compile(r"[\d)}!%]|\\pi$|\]")
 
 
@@ -106,7 +110,9 @@ def split_unit(text: str) -> tuple[str, Unit, bool] | None:
 
     The last entry is True if the letters may also be a variable, as in `5m`.
     """
-    money = re.fullmatch(r"(?:US|U\.S\. ?|CA|AU|HK)?(-?)(?:\\?\$|([€£₹¥]))(-?) ?(.+)", text)
+    money = re.fullmatch(
+        r"(?:US|U\.S\. ?|CA|AU|HK)?(-?)(?:\\?\$|([€£₹¥])|(?:USD|Rs\.?) ?(?=[-\d]))(-?) ?(.+)", text
+    )
     if money:
         rest, sign = money[4], money[1] or money[3]
         unit = _BASES[money[2] or "\\$"]
@@ -121,6 +127,9 @@ def split_unit(text: str) -> tuple[str, Unit, bool] | None:
             )
             return (sign + after[1], Unit(dimension=dimension), False) if same or per else None
         return sign + rest, unit, False
+    product = _PRODUCT.fullmatch(text)
+    if product and (unit := _product_of_units(product["unit"])) is not None:
+        return product["value"], unit, False
     for match in _SYMBOLS.finditer(text):
         if (
             match.end() == len(text)
@@ -134,6 +143,21 @@ def split_unit(text: str) -> tuple[str, Unit, bool] | None:
                 False,
             )
     return _split_words(text)
+
+
+def _product_of_units(text: str) -> Unit | None:
+    r"""Parse a product of known units with exponents, such as `kg\cdot m^2/s` and `mol^{-1}`."""
+    dimensions: dict[str, int] = {}
+    factor = Fraction(1)
+    for sign, name, written in re.findall(r"(\\cdot ?|[ /]|^)([A-Za-z]+)(?:\^\{?(-?\d)\}?)?", text):
+        base = _BASES.get(name)
+        if base is None or base.over_pi:
+            return None
+        exponent = int(written or 1) * (-1 if sign == "/" else 1)
+        dimensions[base.dimension] = dimensions.get(base.dimension, 0) + exponent
+        factor *= base.factor**exponent
+    shown = " ".join(f"{name}^{count}" for name, count in sorted(dimensions.items()) if count)
+    return Unit(dimension=shown, factor=factor)
 
 
 def _split_words(text: str) -> tuple[str, Unit, bool] | None:

@@ -30,10 +30,37 @@ def expression(draw: random.Random, depth: int, names: str = "") -> str:
 
 
 GOLDS = (
-    r"\frac{1}{2}", "12", "-7", r"\frac{3\sqrt{5}}{4}", r"2\pi", "(3,-2)", r"[1,\infty)", r"\{1,2,3\}", "x^2+3x-4", r"\sqrt{2}+\sqrt{3}",
-    "y=2x+1", "0.125", "3:4", r"\frac{n(n+1)}{2}", r"\binom{7}{3}", r"e^{2}-1", r"2^{n+1}-1", r"\ln 2", "5,-3", r"\frac{\pi}{6}", "1024",
-    r"(2,3)\cup(5,7)", r"\sin x", "x<5", r"4\sqrt[3]{2}", "3+4i", r"\frac{x+1}{x-1}", r"10^{6}", r"\log_2 5", "17",
-)  # fmt: skip
+    r"\frac{1}{2}",
+    "12",
+    "-7",
+    r"\frac{3\sqrt{5}}{4}",
+    r"2\pi",
+    "(3,-2)",
+    r"[1,\infty)",
+    r"\{1,2,3\}",
+    "x^2+3x-4",
+    r"\sqrt{2}+\sqrt{3}",
+    "y=2x+1",
+    "0.125",
+    "3:4",
+    r"\frac{n(n+1)}{2}",
+    r"\binom{7}{3}",
+    r"e^{2}-1",
+    r"2^{n+1}-1",
+    r"\ln 2",
+    "5,-3",
+    r"\frac{\pi}{6}",
+    "1024",
+    r"(2,3)\cup(5,7)",
+    r"\sin x",
+    "x<5",
+    r"4\sqrt[3]{2}",
+    "3+4i",
+    r"\frac{x+1}{x-1}",
+    r"10^{6}",
+    r"\log_2 5",
+    "17",
+)
 
 
 def _spaced(gold: str) -> str:
