@@ -44,7 +44,8 @@ _PRODUCT: Final = re.compile(
     r"[a-d]{3,4}|[w-z]{3,4}|[p-s]{3,4}|[k-n]{3,4}|[A-H]{2,8}|[xyz][a-c]{2}|[a-c]{2}[xyz]"
 )
 _SHORT_WORDS: Final = frozenset("no or if is to of No NO OK ok am pm AM PM in cm km mm kg ft".split())
-_PHYSICS: Final = re.compile(r"(?!kmh|mph|kph|rpm|lbs|yrs|hrs|pts|kgs|cms|ppm|pct|gcd|lcm)[b-df-hj-np-tv-z]{3}")
+_PHYSICS: Final = re.compile(
+    r"(?!kmh|mph|kph|rpm|lbs|yrs|hrs|pts|kgs|cms|ppm|pct|gcd|lcm)[b-df-hj-np-tv-z]{3}"
 )
 _SUBSCRIPT: Final = re.compile(r"_(?:\{ *((?:\\[A-Za-z]+|[A-Za-z0-9, ])+?) *\}|(\\[A-Za-z]+|[A-Za-z0-9]))")
 
