@@ -290,12 +290,17 @@ def _renamed(x: Reading, y: Reading, context: Context, *, parameters: bool) -> V
 
 
 def _affine(expression: Expression) -> bool:
-    """Return whether an expression is a k + b with a single unknown."""
+    """Return whether an expression is a class of numbers: a k + b with whole a > 1 and b, as `4k+1`, or a k pi + b pi."""
     form = exact_form(expression)
     if form is None or len(expression.variables) != 1 or len(form.bottom) != 1 or len(form.top) > 2:
         return False
     (name,) = expression.variables
-    return all(sum(power for atom, power in one if atom == f"v:{name}") in (0, 1) for one in form.top)
+    if any(sum(power for atom, power in one if atom == f"v:{name}") not in (0, 1) for one in form.top):
+        return False
+    if all(("c:pi", 1) in one for one in form.top):
+        return True
+    slope = form.top.get(((f"v:{name}", 1),))
+    return slope is not None and () in form.top and slope.q == 1 and abs(slope) > 1
 
 
 def _compare_infinite(x: Infinite, y: Reading, _: Context) -> Verdict:

@@ -66,12 +66,15 @@ def equivalent(a: str, b: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> bool:
 
 
 def second_opinion(a: str, b: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> bool | None:
-    """Return Math-Verify's verdict on two answers one of which the grammar does not cover; None if it has none."""
+    """Return Math-Verify's verdict on two answers one of which the grammar does not cover; None if it has none.
+
+    False without asking it if the grammar covers both, or if one of them is too long.
+    """
     first, second = sorted((normalise(a), normalise(b)))
-    if max(len(first), len(second)) > MAX_VERIFIED or not any(
-        isinstance(read(one).readings[0], Opaque) for one in (first, second)
-    ):
-        return None
+    if max(len(first), len(second)) > MAX_VERIFIED:
+        return False
+    if not any(isinstance(read(one).readings[0], Opaque) for one in (first, second)):
+        return False
     return _verified(first, second, timeout_s)
 
 

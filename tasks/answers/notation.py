@@ -87,7 +87,7 @@ _REWRITES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         (r"(?<![\w)}\]])!=", r"\\ne "),
         (r"\+/?-(?=[\d.\\a-z])", r"\\pm "),
         (r"(?<=[\d}]) ?[x*] ?(?=10 ?\^)", r"\\cdot "),
-        (r"(?<![\d.])\.(?=\d|\\overline)", "0."),
+        (r"(?<![\w.])\.(?=\d|\\overline)", "0."),
         (r"(?<=\d)\.(?=[-+*/)])", ""),
         (r"\b(?:np|math|sympy|sp)\.(?=[a-z])", ""),
         (r"(\d)\.\\(?:dot|bar) *\{?(\d)\}?(?!\d)", r"\1.\\overline{\2}"),

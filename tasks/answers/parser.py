@@ -264,6 +264,8 @@ class _Parser:
         negative = self.take("-")
         power = self.plain_number()  # 2^3\frac{1}{2} is a product
         node = self.raised() if power is None else self.raised_to(power)
+        if power is not None and self.take("^"):
+            node = self.power(node)
         return negated(node) if negative else node
 
     def plain_number(self) -> Node | None:

@@ -20,9 +20,9 @@ from tasks.answers.verdicts import UNDECIDED, Basis, Outcome, Verdict, different
 
 _CONSTANT_POINT: Final[dict[str, Any]] = {}
 _FAMILIES: Final = (
-    (1, 2, 2), (1, 2, 2), (1, 1, 0), (-1, 2, 2), (-1, 1, 0), (0, 2, 2), (2, 0, 0), (2, 0, 0), (2, 0, 0), (2, 0, 0),
+    (1, 2, 2), (1, 2, 2), (1, 1, 0), (-1, 2, 2), (-1, 1, 0), (0, 2, 2), *((2, step, 0) for step in range(6)),
 )  # fmt: skip
-"""For each point: its sign (0: mixed, 2: whole numbers), the width of its range and its lower end."""
+"""For each point: its sign (0: mixed, 2: whole numbers), the width of its range (their step) and its lower end."""
 
 
 def decide(a: Expression, b: Expression) -> Verdict:
@@ -207,7 +207,8 @@ def _point(names: list[str], place: int) -> dict[str, Any]:
     for order, name in enumerate(names):
         drawn = crc32(f"{name}/{place}".encode())
         if kind == 2:
-            point[name] = fmpq(4 + drawn % 13)
+            steps = width * (2 * order + 1) + order * width * width // 2  # neighbours, of every parity
+            point[name] = fmpq(4 + (crc32(name.encode()) + steps) % 13)
             continue
         sign = kind or (-1 if order % 2 else 1)
         point[name] = sign * (fmpq(low) + fmpq(width * (1 + drawn % 9971), 9973))

@@ -185,7 +185,11 @@ def _from_words(text: str) -> list[tuple[str, Reading]]:
     if remark and isinstance(inner := reading(remark[1]), (Value, Items)):
         found.append(("a remark in parentheses", inner))
     stated = re.fullmatch(r".*[A-Za-z]{3,}\b[^=]*? (?:is|are|equals)(?![a-z]) ?(.*)", text)
-    if stated and isinstance(inner := reading(stated[1]), (Value, Items)):
+    if (
+        stated
+        and len(re.findall(r" (?:is|are|equals)(?![a-z])", text)) == 1
+        and isinstance(inner := reading(stated[1]), (Value, Items))
+    ):
         found.append(("a sentence that states a value", inner))
     mentioned = number_of_sentence(text)
     if mentioned is not None:

@@ -150,8 +150,8 @@ def _product_of_units(text: str) -> Unit | None:
     dimensions: dict[str, int] = {}
     factor = Fraction(1)
     for sign, name, written in re.findall(r"(\\cdot ?|[ /]|^)([A-Za-z]+)(?:\^\{?(-?\d)\}?)?", text):
-        base = _BASES.get(name)
-        if base is None or base.over_pi:
+        base = _BASES.get(name) or Unit(dimension=f"label {name}")
+        if base.over_pi or (len(name) == 1 and name not in _BASES):
             return None
         exponent = int(written or 1) * (-1 if sign == "/" else 1)
         dimensions[base.dimension] = dimensions.get(base.dimension, 0) + exponent

@@ -72,10 +72,19 @@ def decide_pairs(group: Sequence[Response], settings: ClusterSettings) -> Decisi
     decided.update(found.decisions)
     decided.ambiguous = found.ambiguous
     if settings.judge == "never":
-        for pair in short:
-            if decided[pair] is None:
-                decided[pair] = second_opinion(*pair, settings.symbolic_timeout_s) is True
+        _ask_math_verify(decided, short, settings.symbolic_timeout_s)
     return decided
+
+
+def _ask_math_verify(decided: Decisions, pairs: Sequence[Pair], timeout_s: float) -> None:
+    """Decide the open pairs. After a pair without a verdict neither answer is sent again, so that a pathological answer costs
+    its problem `timeout_s` once."""
+    silent: set[str] = set()
+    for pair in pairs:
+        if decided[pair] is None:
+            opinion = second_opinion(*pair, timeout_s) if silent.isdisjoint(pair) else None
+            silent |= set() if opinion is not None else set(pair)
+            decided[pair] = opinion is True
 
 
 def undecided(decisions: Mapping[Pair, bool | None]) -> list[Pair]:
