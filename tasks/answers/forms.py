@@ -29,6 +29,7 @@ MAX_PRODUCTS: Final = 12_000
 MAX_BITS: Final = 400_000
 _WHOLE_POWERS: Final = MAX_BITS // 32
 MAX_UNROLLED: Final = 400
+MAX_EXPONENT_BITS: Final = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +273,8 @@ class _Normaliser:
 
     def power(self, base: Form, exponent: Form) -> Form:
         """Return a power. A fractional power of a negative number is undefined, because conventions differ."""
+        if _largest(exponent.top) > MAX_EXPONENT_BITS:
+            raise TooLarge
         constant = exponent.rational
         if constant is None:
             return self.exponential(base, exponent)

@@ -18,7 +18,7 @@ from tasks.answers.conditions import without_conditions
 from tasks.answers.naming import named_items, relation
 from tasks.answers.proof import exact_form
 from tasks.answers.regions import REALS, Unordered, as_interval, complement, intersection, point
-from tasks.answers.scan import MAX_DEPTH, depth, encloses, signs, split
+from tasks.answers.scan import MAX_DEPTH, balanced, depth, encloses, signs, split
 from tasks.answers.tree import (
     Answer,
     Assignment,
@@ -101,7 +101,9 @@ def reading(text: str, nesting: int = 0) -> Reading:
         r"\\(?!(?:ldots|mathbb|ne|in|notin|circ)(?![a-z]))[A-Za-z]", text
     ):
         return Text(text=canonical_text(text))
-    return Opaque(text=text, wordy=bool(re.search(r"(?<![A-Za-z\\{])[A-Za-z]{4,}", text)))
+    return Opaque(
+        text=text, wordy=not balanced(text) or bool(re.search(r"(?<![A-Za-z\\{])[A-Za-z]{4,}", text))
+    )
 
 
 # --- other readings ----------------------------------------------------------------------------------------------

@@ -65,6 +65,14 @@ def depth(text: str) -> int:
     return max(accumulate(_step(match[0]) for match in _SCAN.finditer(text)), default=0)
 
 
+def balanced(text: str) -> bool:
+    """Return whether every bracket is closed, and no sign of a calculation stands at the end."""
+    levels = list(accumulate((_step(match[0]) for match in _SCAN.finditer(text)), initial=0))
+    return (
+        levels[-1] == 0 and min(levels) == 0 and not text.endswith(("+", "-", "*", "/", "^", "_", "=", "\\"))
+    )
+
+
 def encloses(text: str) -> bool:
     """Return whether the first bracket is closed by the last one."""
     level = 0
