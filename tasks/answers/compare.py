@@ -160,6 +160,10 @@ def _compare_assignment(x: Assignment, y: Reading, context: Context) -> Verdict:
 
 
 def _two_assignments(x: Assignment, y: Assignment, context: Context) -> Verdict:
+    if x.name != y.name and (
+        x.strict or y.strict or (bool(x.bound) != bool(y.bound) and "(" in x.name + y.name)
+    ):
+        return different("different left sides", Basis.CONVENTION)
     bound = Context(context.first | set(x.bound), context.second | set(y.bound))
     values = compare(x.value, y.value, bound)
     if values.outcome is Outcome.EQUAL:

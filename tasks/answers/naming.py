@@ -101,7 +101,7 @@ def assignment(sides: Sequence[str], nesting: int, reader: Reader) -> Reading:
             return Assignment(name=left.replace("{", "").replace("}", ""), value=value, equation=equation)
     if equation is not None:
         return equation
-    return Assignment(name=left.replace(" ", ""), value=reader(right, nesting))
+    return Assignment(name=left.replace(" ", ""), value=reader(right, nesting), strict=True)
 
 
 def _coordinates(names: str, right: str, nesting: int, reader: Reader) -> Reading:

@@ -55,6 +55,7 @@ _EXCEPT: Final = re.compile(
 _MATRIX: Final = re.compile(
     r"\\begin\{([a-z]*matrix|array|cases|aligned|align|gathered)\*?\}(?:\{[lcr|]*\})?(.*)\\end\{\1\*?\}"
 )
+_PAIRS: Final = ("()", "[]", "(]", "[)", "\\{\\}", "{}")
 _PLUS_MINUS: Final = re.compile(r"\\(pm|mp)(?![A-Za-z])")
 
 
@@ -410,7 +411,7 @@ def _brackets(text: str, nesting: int) -> Reading | None:
         return _negative(inner)
     opening = "\\{" if text.startswith("\\{") else text[:1]
     closing = "\\}" if text.endswith("\\}") else text[-1:]
-    if opening not in ("(", "[", "\\{", "{") or closing not in (")", "]", "\\}", "}") or not encloses(text):
+    if opening + closing not in _PAIRS or not encloses(text):
         return None
     inner_text = text[len(opening) : -len(closing)].strip()
     rows = split(inner_text, (";",))

@@ -144,12 +144,14 @@ class Region:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """`name = value`, where the left side is a name and no calculation. `bound`: the arguments of a function's definition."""
+    """`name = value`, where the left side is a name. `bound`: the arguments of a function's definition; `strict`: the left side
+    is no name, but a calculation that the grammar does not cover, such as `30 hamsters + 15 guinea pigs`."""
 
     name: str
     value: Reading
     equation: Equation | None = None
     bound: tuple[str, ...] = ()
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
