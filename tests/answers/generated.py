@@ -6,27 +6,51 @@ import random
 import re
 from collections.abc import Callable
 
+import sympy
+
 NAMES = "xyab"
-FUNCTIONS = ("\\sin", "\\cos", "\\ln", "\\arctan", "\\exp")
+FUNCTIONS = (
+    ("\\sin", sympy.sin), ("\\cos", sympy.cos), ("\\arctan", sympy.atan), ("\\ln", sympy.log),
+)  # fmt: skip
 CHARACTERS = "+-*/^_{}()[],.=0123456789xyna\\ %$|<>!"
 
 
-def expression(draw: random.Random, depth: int, names: str = "") -> str:
-    """Return an expression in LaTeX, fully bracketed, of at most the given depth."""
+def expression(draw: random.Random, depth: int, names: str = "") -> tuple[str, sympy.Expr]:
+    """Return an expression of at most the given depth: in LaTeX, fully bracketed, and built in sympy."""
     if depth == 0 or draw.random() < 0.15:
-        if names and draw.random() < 0.6:
-            return draw.choice(names)
-        return draw.choice(
-            [str(draw.randint(1, 12)), f"\\frac{{{draw.randint(1, 9)}}}{{{draw.randint(2, 9)}}}", "\\pi"]
-        )
-    first, second = (expression(draw, depth - 1, names) for _ in range(2))
+        return _leaf(draw, names)
+    (first, x), (second, y) = (expression(draw, depth - 1, names) for _ in range(2))
     form = draw.randrange(9)
-    if form < 5:
-        return [f"({first}+{second})", f"({first}-{second})", f"({first})\\cdot({second})", f"\\frac{{{first}}}{{{second}}}",
-                f"({first})^{{{draw.randint(2, 3)}}}"][form]  # fmt: skip
+    if form == 0:
+        return f"({first}+{second})", x + y
+    if form == 1:
+        return f"({first}-{second})", x - y
+    if form == 2:
+        return f"({first})\\cdot({second})", x * y
+    if form == 3:
+        return f"\\frac{{{first}}}{{{second}}}", x / y
+    if form == 4:
+        power = draw.randint(2, 3)
+        return f"({first})^{{{power}}}", x**power
     if form < 7:
-        return f"\\sqrt{{({first})^{{2}}+{draw.randint(1, 5)}}}"
-    return f"{draw.choice(FUNCTIONS)}\\left({first}\\right)" if draw.random() < 0.6 else f"({first}+{second})"
+        shift = draw.randint(1, 5)
+        return f"\\sqrt{{({first})^{{2}}+{shift}}}", sympy.sqrt(x**2 + shift)
+    name, function = draw.choice(FUNCTIONS)
+    return f"{name}\\left({first}\\right)", function(x)
+
+
+def _leaf(draw: random.Random, names: str) -> tuple[str, sympy.Expr]:
+    if names and draw.random() < 0.6:
+        name = draw.choice(names)
+        return name, sympy.Symbol(name)
+    top, bottom = draw.randint(1, 12), draw.randint(2, 9)
+    return draw.choice(
+        [
+            (str(top), sympy.Integer(top)),
+            (f"\\frac{{{top}}}{{{bottom}}}", sympy.Rational(top, bottom)),
+            ("\\pi", sympy.pi),
+        ]
+    )
 
 
 GOLDS = (
