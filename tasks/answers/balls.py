@@ -277,9 +277,9 @@ def _real_function(name: str, values: list[Ball]) -> Ball:
         whole = (values[0].floor() if name == "floor" else values[0].ceil()).unique_fmpz()
         return _unclear() if whole is None else arb(whole)
     whole_values = [_integer(value) for value in values]
-    if None in whole_values:
+    numbers = [fmpz(value) for value in whole_values if value is not None]
+    if len(numbers) < len(whole_values):
         raise Undefined
-    numbers = [fmpz(value) for value in whole_values]
     if name == "mod":
         return arb(numbers[0] % numbers[1]) if numbers[1] != 0 else _undefined()
     found = numbers[0]

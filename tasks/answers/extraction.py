@@ -17,7 +17,7 @@ _APPROXIMATION: Final = re.compile(
     r"[\s$]*(?:\\\)|\\\])?\s*(?:\\approx|≈|\\simeq|\(?or approximately|\(?approximately)[\s$]*(?:\\\(|\\\[)?[\s$]*"
 )
 _BLANK: Final = re.compile(
-    r"(?:\s|\\[,;:! ]|\\(?:text|mathrm)\s*\{\s*\}|\\quad|\\phantom\{[^{}]*\}|\\ldots|\\[lc]?dots|_+|\.\.\.|\?)*"
+    r"(?:\s|\\[,;:! ]|\\(?:text|mathrm)\s*\{\s*\}|\\quad|\\phantom\{[^{}]*\}|\\ldots|\\[lc]?dots|_+|\.\.\.)*"
 )
 
 Span = tuple[int, int]

@@ -486,9 +486,9 @@ def _bases(base: Form) -> list[tuple[str, Exponent]]:
     """Return the atoms, with weights, whose powers make a power of `base`."""
     value = base.rational
     if value is not None and value:
-        signed = [("-1", 1)] if value < 0 else []
-        parts = [(f"p:{prime}", count) for prime, count in prime_factors(abs(value.p))]
-        return signed + parts + [(f"p:{prime}", -count) for prime, count in prime_factors(value.q)]
+        found: list[tuple[str, Exponent]] = [("-1", 1)] if value < 0 else []
+        found += [(f"p:{prime}", count) for prime, count in prime_factors(abs(value.p))]
+        return found + [(f"p:{prime}", -count) for prime, count in prime_factors(value.q)]
     if len(base.top) == 1 and base.bottom is _ONE:
         ((monomial, value),) = base.top.items()
         if value == 1 and len(monomial) == 1 and monomial[0][1] == 1:

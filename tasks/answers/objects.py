@@ -67,9 +67,10 @@ def _product_letters(node: Node) -> str | None:
 def compare_congruence(x: Congruence, y: Reading) -> Verdict:
     """Compare residues in any order; a modulus on one side only is ignored."""
     if not isinstance(y, Congruence):
-        if len(x.residues) > 1 or not isinstance(y, Value) or y.unit is not None:
+        if len(x.residues) != 1 or not isinstance(y, Value) or y.unit is not None:
             return OTHER_KIND
-        return weaker(decide(x.residues[0], y.expression), "a modulus on one side only")
+        (residue,) = x.residues
+        return weaker(decide(residue, y.expression), "a modulus on one side only")
     moduli = decide(x.modulus, y.modulus)
     if moduli.outcome is not Outcome.EQUAL or len(x.residues) != len(y.residues):
         return different("different moduli", Basis.CONVENTION)

@@ -72,7 +72,7 @@ def sympy_equal(a: sympy.Expr, b: sympy.Expr) -> bool | None:
     """Return whether sympy's values at a point agree to 25 digits; None if they are undefined or too close to say."""
     names = sorted(a.free_symbols | b.free_symbols, key=str)
     point = {name: sympy.Rational(17 + 3 * place, 7) for place, name in enumerate(names)}
-    x, y = (one.subs(point).evalf(40, maxn=200) for one in (a, b))
+    x, y = (one.subs(list(point.items())).evalf(40, maxn=200) for one in (a, b))
     gap, scale = abs((x - y).evalf(20)), (1 + abs(x)).evalf(20)
     if not (gap.is_Float or gap == 0) or not scale.is_Float:
         return None
