@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 from typing import Final
 
 from tasks.answers.parser import NotAnExpression, parse_expression
+from tasks.answers.proof import exact_form
 from tasks.answers.scan import depth, signs
 from tasks.answers.tree import (
     MAX_DEPTH,
@@ -41,6 +43,7 @@ _MODULO: Final = re.compile(r"(.+?) ?(?:\\pmod|\(\\?mod|\\mod|mod(?:ulo)?(?![a-z
 _COMPOUND: Final = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)\.?(?:,? (?:and )?| ?)")
 _SCALED: Final = re.compile(r"(-?[\d.,]+) ?(hundred|thousand|million|billion|trillion)")
 _REPEATED: Final = re.compile(r"(-?)(\d+)\.(\d*?)((\d+?)\5{2,})\\ldots ?")
+_PROGRESSION: Final = re.compile(r"(\d{1,9}(?:\+\d{1,9})+)\+\\ldots ?\+(.+)")
 _ORDINAL: Final = re.compile(
     r"(\d+)(?:\^ ?\{? ?)?(?:st|nd|rd|th)\}?(?: ?(?:place|term|day|grade|floor))?", re.IGNORECASE
 )
@@ -187,6 +190,25 @@ def compound(text: str) -> Value | None:
     if position < len(text) or not dimension or dimension.startswith("label"):
         return None
     return Value(expression=Expression(number(total)), unit=Unit(dimension=dimension))
+
+
+def progression_sum(text: str) -> Value | None:
+    r"""Read `1+3+\ldots+(2n-1)`, a sum of an arithmetic progression whose last term is linear, in closed form."""
+    match = _PROGRESSION.fullmatch(text)
+    if match is None:
+        return None
+    first = [Fraction(term) for term in match[1].split("+")]
+    last = expression(match[2])
+    steps = {b - a for a, b in pairwise(first)}
+    if last is None or len(steps) != 1 or 0 in steps or len(last.variables) > 1:
+        return None
+    form = exact_form(last)
+    if form is None or not form.polynomial or any(sum(power for _, power in one) > 1 for one in form.top):
+        return None
+    step, start = number(steps.pop()), number(-first[0])
+    count = Node("add", (Node("div", (Node("add", (last.node, start)), step)), number(1)))
+    ends = Node("add", (last.node, number(first[0])))
+    return Value(expression=Expression(Node("div", (Node("mul", (ends, count)), number(2)))))
 
 
 def constant(reading: Reading) -> bool:

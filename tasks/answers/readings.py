@@ -165,6 +165,8 @@ def _vector_components(expression: Expression) -> Reading | None:
 def _other_lists(primary: Items) -> list[tuple[str, Reading]]:
     if primary.kind == "tuple" and primary.brackets == "[]" and len(primary.items) > 2:
         return [("square brackets around a list", Items(kind="set", items=primary.items))]
+    if primary.kind == "list" and len(primary.items) == 2 and _decimal_of(*primary.items):
+        return [("an exact value and its decimal", one) for one in primary.items]
     quantities = [
         one
         for one in primary.items
@@ -178,6 +180,19 @@ def _other_lists(primary: Items) -> list[tuple[str, Reading]]:
         }
         return [("the same quantity in two units", one) for one in quantities] if len(sizes) == 1 else []
     return []
+
+
+def _decimal_of(x: Reading, y: Reading) -> bool:
+    """Return whether one of two numbers is a decimal of 12 digits or more that agrees with the other."""
+    if not (
+        isinstance(x, Value)
+        and isinstance(y, Value)
+        and x.expression.node.op == y.expression.node.op == "num"
+    ):
+        return False
+    values = [one.expression.node.args[0] for one in (x, y)]
+    places = [one.expression.places or 0 for one in (x, y)]
+    return max(places) >= 8 > min(places) and abs(values[0] - values[1]) * 10**11 <= abs(values[0])
 
 
 def _from_words(text: str) -> list[tuple[str, Reading]]:
@@ -490,6 +505,8 @@ def _rows(cells: list[list[str]], nesting: int) -> Reading | None:
 
 
 def _value(text: str, _: int) -> Reading | None:
+    if "\\ldots" in text and (total := kinds.progression_sum(text)) is not None:
+        return total
     found = kinds.clock(text) or kinds.based(text)
     if found is not None:
         return found

@@ -91,7 +91,12 @@ EQUAL = {
         (r"(\pm3,0)", "(3,0),(-3,0)"),
         (r"3\pm2\sqrt2", r"3\mp2\sqrt2"),
     ],
-    "progressions": [(r"1,2,\dots,10", "1,2,3,4,5,6,7,8,9,10")],
+    "progressions": [
+        (r"1+2+\cdots+n", r"\frac{n(n+1)}{2}"),
+        (r"1+3+5+\dots+(2n-1)", "n^2"),
+        ("9999.857142857143 or 9999 6/7", r"9999\frac67"),
+        (r"1,2,\dots,10", "1,2,3,4,5,6,7,8,9,10"),
+    ],
     "vectors": [(r"2\mathbf{i}+3\mathbf{j}", "(2,3)"), (r"\begin{matrix}3\\7\end{matrix}", "3,7")],
     "environments": [(r"\left\{\begin{array}{l}x=1\\y=2\end{array}\right.", "x=1,y=2")],
     "quoted quantities": [('"5700 seconds" or "95 minutes"', "95 minutes")],
@@ -157,7 +162,7 @@ DIFFERENT = {
     "residues": [(r"3\pmod 7", r"3\pmod 5"), (r"6\mid n", r"3\mid n")],
     "equations": [("x^2=4", "x=2"), ("3x+2y=6", "6x+4y=6"), ("y=2x", "x=2y")],
     "infinity": [(r"\infty", r"-\infty"), (r"\infty", "10^{1000}")],
-    "sums": [(r"\sum_{k=1}^{n} k^2", r"\sum_{k=1}^{n} k")],
+    "sums": [(r"\sum_{k=1}^{n} k^2", r"\sum_{k=1}^{n} k"), (r"1+2+\cdots+n", r"1+2+\cdots+2n")],
 }
 PROVED = (
     "huge numbers",
