@@ -121,7 +121,7 @@ def speed(groups: dict[str, list[Response]], workers: int) -> str:
             annotate(problem(name), groups[name], decisions, {}, settings, JUDGE) for name, decisions in found
         ]
     wall = time.perf_counter() - wall
-    mathverify._pool.stop()
+    mathverify.stop()
     cpu = cpu_seconds() - began
     made = [row for row in rows if isinstance(row, Uncertainty)]
     clusters = sum(max(row.labels) + 1 for row in made) / max(1, len(made))

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from tasks.answers.equivalence import equivalent
 from tasks.answers.extraction import extract_answer
-from tasks.answers.grading import grade
+from tasks.answers.grading import grade, matches
 
-__all__ = ["equivalent", "extract_answer", "grade"]
+__all__ = ["equivalent", "extract_answer", "grade", "matches"]

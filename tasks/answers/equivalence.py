@@ -1,6 +1,7 @@
-"""Whether two final answers are equivalent.
+"""Whether two final answers are equivalent: one function for clustering and grading.
 
-The rules for the hard kinds (percent, units, equations, intervals, tuples, sets) are in `tasks.answers.meaning`.
+`verdict` decides by reading and proof (see docs/answers.md). `equivalent` asks Math-Verify about notation that the grammar
+does not cover; its opinion is never certain.
 """
 
 from __future__ import annotations
@@ -8,84 +9,90 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
+from tasks.answers.compare import compare_answers
 from tasks.answers.mathverify import verify
-from tasks.answers.meaning import both_numeric, comparable, read, same_meaning
 from tasks.answers.notation import MAX_LENGTH, normalise
+from tasks.answers.readings import read
+from tasks.answers.tree import Opaque
+from tasks.answers.verdicts import UNDECIDED, Basis, Outcome, Verdict, different, equal
 
-__all__ = ["SymbolicDecisions", "equivalent", "normalise", "simplest_forms_decision", "symbolic_decision"]
+__all__ = [
+    "DEFAULT_TIMEOUT_S",
+    "Outcome",
+    "Verdict",
+    "equivalent",
+    "normalise",
+    "second_opinion",
+    "simplest_forms_decision",
+    "verdict",
+]
 
 DEFAULT_TIMEOUT_S: Final = 5.0
+MAX_VERIFIED: Final = 400
+"""Longer answers (in characters) are not sent to Math-Verify."""
+
+
+def verdict(a: str, b: str) -> Verdict:
+    """Return the verdict on two answers, without Math-Verify. Symmetric, never raises, thread-safe.
+
+    Its cost is bounded by counting operations, so that it is the same on a busy machine.
+    """
+    first, second = sorted((normalise(a), normalise(b)))
+    if first == second:
+        return equal("the same spelling")
+    if not first or max(len(first), len(second)) > MAX_LENGTH:
+        return different("different texts", Basis.CONVENTION)
+    return _verdict(first, second)
+
+
+@lru_cache(maxsize=131072)
+def _verdict(first: str, second: str) -> Verdict:
+    try:
+        return compare_answers(read(first), read(second))
+    except (RecursionError, ArithmeticError, ValueError, MemoryError):  # beyond the limits of Python or flint
+        return UNDECIDED
 
 
 def equivalent(a: str, b: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> bool:
     """Return whether two answers denote the same mathematical object. Symmetric, never raises, thread-safe.
 
-    Tried in order: string equality after `normalise`; the exact rules of `tasks.answers.meaning`, in this process; for
-    notation that these do not cover (matrices, sums, ...), Math-Verify in both directions, in a worker process, for at
-    most `timeout_s` seconds. Answers longer than 1,000 characters are compared as strings only.
+    Notation that the grammar does not cover goes to Math-Verify, in both directions, in a worker process that may use
+    `timeout_s` seconds of CPU; answers that it cannot decide in that time are not equivalent.
+    """
+    found = verdict(a, b)
+    if found.outcome is not Outcome.UNDECIDED:
+        return found.equal
+    return second_opinion(a, b, timeout_s) is True
+
+
+def second_opinion(a: str, b: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> bool | None:
+    """Return Math-Verify's verdict on two answers one of which the grammar does not cover; None if it has none.
+
+    False without asking it if the grammar covers both, or if one of them is too long.
     """
     first, second = sorted((normalise(a), normalise(b)))
-    if first == second:
-        return True
-    if max(len(first), len(second)) > MAX_LENGTH:
+    if max(len(first), len(second)) > MAX_VERIFIED:
         return False
-    same = _by_rules(first, second)
-    return bool(_verified(first, second, timeout_s) if same is None else same)
-
-
-def symbolic_decision(a: str, b: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> bool | None:
-    """Decide whether two answers are equivalent without a judge; None if the judge has to decide.
-
-    True if they are equivalent. False if they are not and both are closed-form numbers, or pairs, sets or intervals of
-    such numbers. None otherwise: a unit on one side only, different kinds of answer, expressions, words.
-    """
-    return SymbolicDecisions(timeout_s)(a, b)
-
-
-class SymbolicDecisions:
-    """`symbolic_decision` for all answers to one problem.
-
-    If Math-Verify times out on a pair, neither answer is sent to it again (only the in-process rules apply), so that a
-    pathological answer costs its problem `timeout_s` once.
-    """
-
-    def __init__(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        self.timeout_s = timeout_s
-        self._slow: set[str] = set()
-
-    def __call__(self, a: str, b: str) -> bool | None:
-        """Return whether two answers are equal, or None if neither the rules nor Math-Verify can decide."""
-        first, second = sorted((normalise(a), normalise(b)))
-        if first == second:
-            return True
-        if max(len(first), len(second)) > MAX_LENGTH:
-            return None
-        same = _by_rules(first, second)
-        if same is None and self._slow.isdisjoint((first, second)):
-            same = _verified(first, second, self.timeout_s)
-            self._slow |= {first, second} if same is None else set()
-        return True if same else False if both_numeric(read(first), read(second)) else None
-
-
-def simplest_forms_decision(first: str, second: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> bool | None:
-    """Like `symbolic_decision`, for two answers that are already in simplest form.
-
-    Here False is also returned for two expressions in the same variables, or two collections, that the rules of
-    `tasks.answers.meaning` distinguish. None for words and for notation that the rules do not cover.
-    """
-    decision = symbolic_decision(first, second, timeout_s=timeout_s)
-    if decision is not None or max(len(first), len(second)) > MAX_LENGTH:
-        return decision
-    a, b = read(normalise(first)), read(normalise(second))
-    return False if comparable(a, b) and same_meaning(a, b) is False else None
-
-
-@lru_cache(maxsize=65536)
-def _by_rules(first: str, second: str) -> bool | None:
-    return same_meaning(read(first), read(second))
+    if not any(isinstance(read(one).readings[0], Opaque) for one in (first, second)):
+        return False
+    return _verified(first, second, timeout_s)
 
 
 @lru_cache(maxsize=65536)
 def _verified(first: str, second: str, timeout_s: float) -> bool | None:
-    """Return Math-Verify's verdict, or None after a timeout."""
     return verify(first, second, timeout_s)
+
+
+def simplest_forms_decision(first: str, second: str) -> bool | None:
+    """Decide whether two answers in simplest form are equivalent; None for words and for notation outside the grammar."""
+    found = verdict(first, second)
+    if found.outcome is Outcome.UNDECIDED or (
+        found.outcome is Outcome.DIFFERENT and found.rule in _NO_DECISION
+    ):
+        return None
+    return found.equal
+
+
+_NO_DECISION: Final = frozenset(
+    ("different texts", "different words", "different kinds of answer", "different unknowns")
+)

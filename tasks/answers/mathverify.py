@@ -1,10 +1,10 @@
-"""Math-Verify in worker processes, for the answers that `tasks.answers.meaning` cannot read.
+"""Math-Verify in worker processes: a second opinion on answers that our grammar does not cover.
 
 Math-Verify implements timeouts with SIGALRM, which works only in a main thread, and sympy can hang or exhaust memory.
 It therefore runs, with its own timeouts disabled, in worker processes that read and write one line of JSON per pair. A
-worker sets a kernel timer for each pair, which terminates it even inside a long C call. It also exits when its input is
-closed, that is, when its owner exits for any reason. Workers are started on first use, reused, and replaced when they
-exit.
+worker sets a kernel timer of CPU time for each pair, which terminates it even inside a long C call, so that the verdict is
+the same on a busy machine. It also exits when its input is closed, that is, when its owner exits for any reason. Workers are
+started on first use, reused, and replaced when they exit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tasks.keys import environment_without_keys
 
 _SCRIPT: Final = Path(__file__).with_name("mathverify_worker.py")
 _MAX_WORKERS: Final = min(4, os.cpu_count() or 1)
-_GRACE_S: Final = 1.0
+_WALL_S: Final = 300.0  # for a worker that waits without using CPU time
 _START_S: Final = 120.0
 
 
@@ -40,17 +40,17 @@ class _Worker:
         self.alive = self._line(_START_S) == b"ready\n"
 
     def ask(self, first: str, second: str, timeout_s: float) -> bool | None:
-        """Return the worker's verdict, or None after a timeout; the worker has then exited."""
+        """Return the worker's verdict; None if it has none, or used `timeout_s` seconds of CPU: it has then exited."""
         question = json.dumps([first, second, timeout_s]).encode("ascii") + b"\n"
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(question)
             self.process.stdin.flush()
-            answer = self._line(timeout_s + _GRACE_S)
+            answer = self._line(_WALL_S + timeout_s)
         except OSError:  # the worker died before it read the pair
             answer = b""
         self.alive = answer.endswith(b"\n")
-        return answer == b"true\n" if self.alive else None
+        return {b"true\n": True, b"false\n": False}.get(answer)
 
     def stop(self) -> None:
         """Terminate the process and reap it."""
@@ -115,10 +115,15 @@ _pool = _Pool()
 def verify(first: str, second: str, timeout_s: float) -> bool | None:
     """Return whether Math-Verify finds the two answers equal in both directions.
 
-    Returns None if it takes longer than `timeout_s` or crashes. Thread-safe and fork-safe. The time spent waiting for a
-    free worker or for its start does not count.
+    Returns None if it cannot read one of them, needs more than `timeout_s` seconds of CPU, or crashes. Thread-safe and
+    fork-safe. The time spent waiting for a free worker or for its start does not count.
     """
     return _pool.ask(first, second, timeout_s)
+
+
+def stop() -> None:
+    """Terminate the idle workers; later calls start new ones."""
+    _pool.stop()
 
 
 def _forget() -> None:
@@ -127,5 +132,5 @@ def _forget() -> None:
     _pool = _Pool()
 
 
-atexit.register(lambda: _pool.stop())  # noqa: PLW0108 - a fork replaces the pool
+atexit.register(stop)
 os.register_at_fork(after_in_child=_forget)

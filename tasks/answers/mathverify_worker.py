@@ -1,7 +1,8 @@
 """The worker process of `tasks.answers.mathverify`. Run as a script; imports nothing from this repository.
 
-Reads lines of JSON `[first, second, timeout_s]` and writes `true` or `false`. Exits when its input is closed or its
-parent has exited. If a pair takes longer than `timeout_s`, SIGALRM terminates it (default action, done by the kernel).
+Reads lines of JSON `[first, second, timeout_s]` and writes `true`, `false`, or `null` if Math-Verify cannot read one of them.
+Exits when its input is closed or its parent has exited. If a pair needs more than `timeout_s` seconds of CPU, SIGPROF
+terminates the process (default action, done by the kernel).
 """
 
 from __future__ import annotations
@@ -15,20 +16,22 @@ import sys
 from functools import lru_cache
 from typing import Any
 
-_MEMORY_BYTES = 2 << 30
+_GROWTH_BYTES = 180 << 20
 _PARENT_CHECK_S = 2.0
 
 
 def _limit() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner handles Ctrl-C
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     try:
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+        with open("/proc/self/statm", encoding="ascii") as sizes:
+            limit = int(sizes.read().split()[0]) * resource.getpagesize() + _GROWTH_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     except (ValueError, OSError):  # not every system supports this limit
         return
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=512)
 def _parsed(answer: str) -> tuple[Any, ...]:
     from math_verify import LatexExtractionConfig, parse
 
@@ -38,31 +41,31 @@ def _parsed(answer: str) -> tuple[Any, ...]:
     )
 
 
-def _same(first: str, second: str) -> bool:
+def _same(first: str, second: str) -> bool | None:
     from math_verify import verify
 
     try:
         a, b = list(_parsed(first)), list(_parsed(second))
         if not a or not b:
-            return False
+            return None
         return all(verify(gold, target, timeout_seconds=0) for gold, target in ((a, b), (b, a)))
-    except Exception:  # the parser and sympy can raise anything on unusual input: not shown equal
-        return False
+    except Exception:  # the parser and sympy can raise anything on unusual input: no opinion
+        return None
 
 
 def _serve(timeout_s: float, first: str, second: str) -> None:
-    signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    signal.setitimer(signal.ITIMER_PROF, timeout_s)
     verdict = _same(first, second)
-    signal.setitimer(signal.ITIMER_REAL, 0.0)
-    sys.stdout.write("true\n" if verdict else "false\n")
+    signal.setitimer(signal.ITIMER_PROF, 0.0)
+    sys.stdout.write(json.dumps(verdict) + "\n")
     sys.stdout.flush()
 
 
 def main() -> None:
     """Answer pairs, one JSON list per line of standard input, until the input or the parent process ends."""
     parent = os.getppid()
-    _limit()
     _same(r"\frac{1}{2}", "0.5")  # load the grammar before the first pair
+    _limit()
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     descriptor = sys.stdin.fileno()

@@ -1,104 +1,202 @@
-r"""Units of numbers: `5 cm`, `30 km/h`, `2 square metres`, `\$5`, `12 apples`.
+r"""Units of numbers: `5 cm`, `30 km/h`, `2 square metres`, `\$5`, `12 apples`, `35公里`.
 
-A known unit has a dimension and an exact factor; any other word is a label that equals only itself. The base of a number
-(`1010_2`) is treated as a unit.
+A known unit has a dimension and an exact factor; any other word is a label that equals only itself.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Final
 
-from tasks.answers.expressions import has_words
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unit:
-    """A unit: `factor` base units of `dimension`. Two quantities are equal if their dimensions and value * factor are."""
-
-    dimension: str
-    factor: Fraction
-
+from tasks.answers.tree import Unit
 
 _NAMES: Final[tuple[tuple[str, str, str], ...]] = (
-    ("length", "1/1000", "mm millimeter millimetre"),
-    ("length", "1/100", "cm centimeter centimetre"),
-    ("length", "1/10", "dm decimeter decimetre"),
-    ("length", "1", "m meter metre"),
-    ("length", "1000", "km kilometer kilometre"),
+    ("length", "1/1000000000", "nm nanometer nanometre"),
+    ("length", "1/1000000", "micrometer micrometre micron"),
+    ("length", "1/1000", "mm millimeter millimetre 毫米"),
+    ("length", "1/100", "cm centimeter centimetre 厘米"),
+    ("length", "1/10", "dm decimeter decimetre 分米"),
+    ("length", "1", "m meter metre 米"),
+    ("length", "1000", "km kilometer kilometre 公里 千米"),
     ("length", "0.0254", "inch inches"),
     ("length", "0.3048", "ft foot feet"),
     ("length", "0.9144", "yd yard"),
-    ("length", "1609.344", "mi mile"),
+    ("length", "1609.344", "mi mile 英里"),
     ("length unit", "1", "unit"),
-    ("mass", "1/1000", "mg milligram"),
-    ("mass", "1", "g gram"),
-    ("mass", "1000", "kg kilogram"),
-    ("mass", "453.59237", "lb pound"),
-    ("mass", "28.349523125", "oz ounce"),
-    ("time", "1", "s sec second"),
-    ("time", "60", "min minute"),
-    ("time", "3600", "h hr hour"),
-    ("time", "86400", "day"),
-    ("time", "604800", "week"),
-    ("month", "1", "month"),
-    ("month", "12", "year yr"),
-    ("volume", "1/1000", "mL ml milliliter millilitre"),
-    ("volume", "1", "L l liter litre"),
-    ("money", "1", "dollar \\$"),
-    ("money", "1/100", "cent"),
-    ("angle", "1", "^\\circ"),
+    ("mass", "1/1000000", "mg milligram"),
+    ("mass", "1/1000", "g gram 克"),
+    ("mass", "1", "kg kilogram kilo 千克 公斤"),
+    ("mass", "1000", "tonne 吨"),
+    ("mass", "0.45359237", "lb pound"),
+    ("mass", "0.028349523125", "oz ounce"),
+    ("time", "1/1000", "ms millisecond"),
+    ("time", "1", "s sec second 秒"),
+    ("time", "60", "min minute 分钟 分"),
+    ("time", "3600", "h hr hour 小时 时"),
+    ("time", "86400", "day 天"),
+    ("time", "604800", "week 周"),
+    ("month", "1", "month 个月"),
+    ("month", "12", "year yr 年"),
+    ("volume", "1/1000000", "mL ml milliliter millilitre cc 毫升"),
+    ("volume", "1/1000", "L l liter litre 升"),
+    ("fluid", "1", "quart qt"),
+    ("fluid", "4", "gallon gal"),
+    ("fluid", "1/2", "pint"),
+    ("fluid", "1/4", "cup"),
+    ("money", "1", "dollar buck usd \\$"),
+    ("money", "1/100", "cent ¢"),
+    ("euro", "1", "€ euro eur"),
+    ("sterling", "1", "£ gbp"),
+    ("rupee", "1", "₹ rupee rs inr"),
+    ("yuan", "1", "¥ 元 yuan rmb cny 人民币"),
+    ("angle", "1", "^\\circ deg"),
+    ("count", "12", "dozen"),
+    ("force", "1", "N newton"),
+    ("energy", "1", "J joule"),
+    ("energy", "1000", "kJ kilojoule"),
+    ("power", "1", "W watt"),
+    ("power", "1000", "kW kilowatt"),
+    ("pressure", "1", "Pa pascal"),
+    ("pressure", "1000", "kPa"),
+    ("frequency", "1", "Hz hertz"),
+    ("frequency", "1000", "kHz"),
+    ("frequency", "1000000", "MHz"),
+    ("voltage", "1", "V volt"),
+    ("current", "1", "A ampere amp"),
+    ("resistance", "1", "ohm \\Omega"),
+    ("amount", "1", "mol mole"),
+    ("temperature K", "1", "K kelvin"),
+    ("temperature C", "1", "^\\circC"),
+    ("temperature F", "1", "^\\circF"),
+    ("data", "1", "Mb MB"),
 )
 _BASES: Final = {
     name: Unit(dimension=dimension, factor=Fraction(factor))
     for dimension, factor, names in _NAMES
     for name in names.split()
+} | {
+    "radian": Unit(dimension="angle", factor=Fraction(180), over_pi=True),
+    "rad": Unit(dimension="angle", factor=Fraction(180), over_pi=True),
 }
-_SPEEDS: Final = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h"}
-_PREFIXES: Final = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
-_LITRES_PER_CUBIC_METRE: Final = 1000
-
-_DOLLARS: Final = re.compile(r"(-?)\\\$(.+)")
-_BASED: Final = re.compile(r"(\d+)_(\d|\{\d+\})")
-_LABEL: Final = r"[A-Za-z]{3,}(?: [A-Za-z]+){0,2}"
-_NO_LABEL: Final = frozenset(  # words that modify the number, or names of Greek letters
-    "hundred thousand million billion trillion dozen half halve third quarter fourth fifth sixth seventh eighth ninth "
-    "tenth percent more less least most fewer over under plus minus times squared cubed factorial mod modulo base and "
-    "not the alpha beta gamma delta theta lambda sigma omega phi".split()
+_SPEEDS: Final = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h", "mps": "m/s"}
+_POWERS: Final = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
+_AMBIGUOUS: Final = frozenset("m h l L V A K N J W C".split())
+_GLUED: Final = frozenset("s g".split())
+_MODIFIERS: Final = frozenset(
+    "hundred thousand million billion trillion half halve third quarter fourth fifth sixth seventh eighth ninth tenth "
+    "hundredth thousandth sixteenth percent more less least most fewer over under plus minus times squared cubed factorial "
+    "mod modulo base and or not remainder below above zero negative positive about approximately nearly almost only at up "
+    "to than if mathrm alpha beta gamma delta theta lambda sigma omega phi when for where with is are even odd twelfth "
+    "twentieth fiftieth choose score gross per in x".split()
 )
+_LABEL: Final = r"[A-Za-z]+(?:[ /-][A-Za-z]+){0,3}"
 _PREFIX: Final = r"(?:(?:square|sq|cubic|cu)\.? ?)?"
-_KNOWN: Final = rf"\^\\circ|\\\$|{_PREFIX}[A-Za-z]{{2,}}(?:\^[23])?(?:(?:/| per )[A-Za-z]+(?:\^[23])?)?"
-# A single letter is a unit only after a space (from \text{ m} or typed), and only if it is not a common variable name.
-_TRAILING: Final = re.compile(
-    rf"(?P<value>.*(?:[\d)}}!]|\\pi)) ?(?P<unit>{_KNOWN})"
-    rf"|(?P<labelled>.*[\d)}}!])(?: |(?<=[)}}]))(?P<label>{_LABEL})"
-    r"|(?P<spaced>.*\d) (?P<letter>[mgshLl](?:\^[23])?(?:/[A-Za-z]+(?:\^[23])?)?)"
+_SYMBOLS: Final = re.compile(r"\^\\circ ?[CF]?(?![A-Za-z])|[€£₹¥¢]|\\\$|[\u4e00-\u9fff]{1,4}|\\Omega")
+_WORDED: Final = re.compile(
+    rf"(?P<space> ?)(?P<unit>{_PREFIX}{_LABEL}\.?(?:\^-?\d|\^\{{-?\d\}})?(?:(?:/| per )[A-Za-z]+(?:\^\d)?)?)"
 )
+_FACTOR: Final = r"[A-Za-z]{1,8}(?:\^\{?-?\d\}?)?"
+_PRODUCT: Final = re.compile(
+    rf"(?P<value>.*[\d)}}]) ?(?P<unit>(?=.*(?:\\cdot|-)){_FACTOR}(?:(?:\\cdot ?|[ /]){_FACTOR})*)"
+)
+_LETTER_END: Final = re.compile(r"[\d)}!%]|\\pi$|\]")
 
 
-def split_unit(text: str) -> tuple[str, Unit | None]:
-    r"""Split a normalised answer into value and unit: `5 cm` gives ("5", 1/100 metre); without a unit (text, None)."""
-    dollars = _DOLLARS.fullmatch(text)
-    if dollars:
-        return dollars[1] + dollars[2], _BASES["dollar"]
-    based = _BASED.fullmatch(text)
-    if based:  # 1010_2: the base is a unit, so that an answer without it can be equal
-        return based[1], Unit(dimension=f"base {based[2].strip('{}')}", factor=Fraction(1))
-    match = _TRAILING.fullmatch(text)
-    if match is None:
-        return text, None
-    value = match["value"] or match["labelled"] or match["spaced"]
-    written = match["unit"] or match["label"] or match["letter"]
+@lru_cache(maxsize=16384)
+def split_unit(text: str) -> tuple[str, Unit, bool] | None:
+    r"""Split a normalised answer into value and unit, `5 cm` into ("5", 1/100 metre, False); None without a unit.
+
+    The last entry is True if the letters may also be a variable, as in `5m`.
+    """
+    money = re.fullmatch(
+        r"(?:US|U\.S\. ?|CA|AU|HK)?(-?)(?:\\?\$|([€£₹¥])|(?:USD|Rs\.?) ?(?=[-\d]))(-?) ?(.+)", text
+    )
+    if money:
+        rest, sign = money[4], money[1] or money[3]
+        unit = _BASES[money[2] or "\\$"]
+        after = re.fullmatch(rf"(.*\d)(?: |/)({_LABEL})", rest)
+        if after and after[2].split()[0].lower() in ("million", "billion", "thousand", "trillion"):
+            return sign + rest, unit, False
+        if after:
+            same = after[2].casefold() in ("usd", "dollars", "dollar")
+            per = rest[len(after[1])] == "/" or after[2].startswith("per ")
+            dimension = (
+                unit.dimension if same else f"{unit.dimension}/{_singular(after[2].removeprefix('per '))}"
+            )
+            return (sign + after[1], Unit(dimension=dimension), False) if same or per else None
+        return sign + rest, unit, False
+    product = _PRODUCT.fullmatch(text)
+    if product and (unit := _product_of_units(product["unit"])) is not None:
+        return product["value"], unit, False
+    for match in _SYMBOLS.finditer(text):
+        if (
+            match.end() == len(text)
+            and match.start() > 0
+            and _LETTER_END.search(text[match.start() - 1 :][:1])
+        ):
+            written = match[0].replace(" ", "")
+            return (
+                text[: match.start()].strip(),
+                _BASES.get(written, Unit(dimension=f"label {written}")),
+                False,
+            )
+    return _split_words(text)
+
+
+def _product_of_units(text: str) -> Unit | None:
+    r"""Parse a product of known units with exponents, such as `kg\cdot m^2/s` and `mol^{-1}`."""
+    dimensions: dict[str, int] = {}
+    factor = Fraction(1)
+    for sign, name, written in re.findall(r"(\\cdot ?|[ /]|^)([A-Za-z]+)(?:\^\{?(-?\d)\}?)?", text):
+        base = _BASES.get(name) or Unit(dimension=f"label {name}")
+        if base.over_pi or (len(name) == 1 and name not in _BASES):
+            return None
+        exponent = int(written or 1) * (-1 if sign == "/" else 1)
+        dimensions[base.dimension] = dimensions.get(base.dimension, 0) + exponent
+        factor *= base.factor**exponent
+    shown = " ".join(f"{name}^{count}" for name, count in sorted(dimensions.items()) if count)
+    return Unit(dimension=shown, factor=factor)
+
+
+def _split_words(text: str) -> tuple[str, Unit, bool] | None:
+    start = len(text)
+    while start > 0 and (text[start - 1].isalpha() or text[start - 1] in " ./-^{}23"):
+        start -= 1
+        if text[start] == "}" and not re.fullmatch(r"\^\{-?\d\}.*", text[text.rfind("^", 0, start + 1) :]):
+            start += 1
+            break
+    for begin in range(start, len(text)):
+        if begin == 0 or not _LETTER_END.search(
+            text[:begin][-3:] if text[:begin].endswith("\\pi") else text[begin - 1]
+        ):
+            continue
+        match = _WORDED.fullmatch(text, begin)
+        if match and (match["unit"][0].isalpha()):
+            found = _unit_after(text[:begin], match["unit"].rstrip("."), spaced=bool(match["space"]))
+            if found is not None:
+                return found
+    return None
+
+
+def _unit_after(value: str, written: str, *, spaced: bool) -> tuple[str, Unit, bool] | None:
     unit = parse_unit(written)
-    if unit is None or (
-        unit.dimension.startswith("label") and text[len(value)] != " " and value[-1] not in ")}"
-    ):
-        return text, None
-    return value, unit
+    if unit is None:
+        return None
+    closed = value[-1] in ")}"
+    if len(written) == 1 and closed and "\\cdot 10^" in value:
+        return value, unit, True
+    if len(written) == 1 and not spaced and not closed:
+        return (value, unit, True) if written in _GLUED and not unit.dimension.startswith("label") else None
+    if len(written) == 1 and (unit.dimension.startswith("label") or closed):
+        return None
+    if unit.dimension.startswith("label") and not spaced and (closed or len(written) < 4):
+        return None
+    return value, unit, len(written) == 1 and written in _AMBIGUOUS
 
 
+@lru_cache(maxsize=4096)
 def parse_unit(text: str) -> Unit | None:
     """Parse a known unit, a compound of two such as `km/h`, or a label made of words; None for anything else."""
     text = _SPEEDS.get(text, text)
@@ -109,27 +207,33 @@ def parse_unit(text: str) -> Unit | None:
     second = _powered(below) if below else None
     if first and second:
         return Unit(dimension=f"{first.dimension}/{second.dimension}", factor=first.factor / second.factor)
-    words = {_singular(word) for word in text.casefold().split()} | set(text.casefold().split())
-    if re.fullmatch(_LABEL, text) and has_words(text) and not words & _NO_LABEL:
-        return Unit(dimension=f"label {_singular(text.casefold())}", factor=Fraction(1))
+    words = re.split(r"[ /-]", text.casefold())
+    if {_singular(word) for word in words} & _MODIFIERS or set(words) & _MODIFIERS:
+        return None
+    if re.fullmatch(_LABEL, text) and len(text) > 1:
+        return Unit(dimension=f"label {' '.join(map(_singular, words))}")
     return None
 
 
 def _powered(text: str) -> Unit | None:
-    """Parse `m`, `m^2` or `square metres`. A litre is a thousandth of a cubic metre."""
+    """Parse `m`, `m^2`, `m^{2}` or `square metres`. A litre is a thousandth of a cubic metre."""
+    text = re.sub(r"\^\{?(\d)\}?$", r"^\1", text.strip())
     prefix, _, rest = text.replace(".", "").partition(" ")
-    exponent = _PREFIXES.get(prefix, 1)
-    name = rest if prefix in _PREFIXES else text
-    if name.endswith(("^2", "^3")):
-        exponent, name = exponent * int(name[-1]), name[:-2]
+    exponent = _POWERS.get(prefix, 1)
+    name = rest if prefix in _POWERS else text
+    for ending, power in (("^2", 2), ("^3", 3), (" squared", 2), (" cubed", 3)):
+        if name.endswith(ending):
+            exponent, name = exponent * power, name[: -len(ending)]
     base = _BASES.get(name) or _BASES.get(_singular(name.lower()))
     if base is None:
         return None
     if base.dimension == "length" and exponent == 3:
-        return Unit(dimension="volume", factor=base.factor**3 * _LITRES_PER_CUBIC_METRE)
+        return Unit(dimension="volume", factor=base.factor**3)
     dimension = base.dimension if exponent == 1 else f"{base.dimension}^{exponent}"
-    return Unit(dimension=dimension, factor=base.factor**exponent)
+    return Unit(dimension=dimension, factor=base.factor**exponent, over_pi=base.over_pi)
 
 
 def _singular(word: str) -> str:
-    return word[:-1] if word.endswith("s") and len(word) > 2 else word
+    if word in ("men", "women", "people", "children", "feet"):
+        return {"men": "man", "women": "woman", "people": "person", "children": "child", "feet": "foot"}[word]
+    return word[:-1] if word.endswith("s") and len(word) > 2 and not word.endswith("ss") else word

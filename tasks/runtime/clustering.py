@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any
 
 from prompts import load_prompt
-from tasks.answers.equivalence import SymbolicDecisions
+from tasks.answers.equivalence import second_opinion, verdict
+from tasks.answers.grouping import settled
 from tasks.config import ClusterSettings
 from tasks.llm.completions import TOO_LONG
 from tasks.rows import JudgedPair, Problem, Reason, Reject, Response, Uncertainty
@@ -21,14 +22,22 @@ from tasks.runtime.equivalence_judge import PROMPT, JudgeTokens
 from tasks.runtime.pending import rows_digest
 from tasks.seeds.truth import is_right
 from tasks.storage.artifacts import Artifact, Store
-from tasks.uncertainty.clusters import Pair, cluster_answers, pair_decisions
+from tasks.uncertainty.clusters import Pair, cluster_answers, pairs_to_decide
 from tasks.uncertainty.entropy import majority
 from tasks.uncertainty.measures import entropies_by_size, uncertainties
 
-VERSION = 5
+VERSION = 6
 MAX_ANSWER_CHARS = 1_000
 CUT_OFF = ("length", TOO_LONG)
-Decisions = Mapping[Pair, bool | None]
+
+
+class Decisions(dict[Pair, bool | None]):
+    """The decisions on the pairs of one problem's answers; None if the judge has to decide.
+
+    `ambiguous` counts the pairs that a ruling makes equal, but that are left apart because of the problem's other answers.
+    """
+
+    ambiguous: int = 0
 
 
 @contextmanager
@@ -48,25 +57,37 @@ def deciding(
 
 
 def decide_pairs(group: Sequence[Response], settings: ClusterSettings) -> Decisions:
-    """Decide every pair of one problem's distinct answers: True or False symbolically, None if the judge has to decide.
+    """Decide every pair of one problem's distinct answers: True or False by proofs and rulings, None if the judge has to decide.
 
-    With `judge: never` an undecided pair is False. Answers longer than `MAX_ANSWER_CHARS` are compared as strings only, so a
-    pair of distinct ones is False.
+    With `judge: never` Math-Verify has the last word on a pair that is not decided. Answers longer than `MAX_ANSWER_CHARS`
+    are compared as strings only, so a pair of distinct ones is False.
     """
-    symbolic = SymbolicDecisions(settings.symbolic_timeout_s)
+    pairs = pairs_to_decide([response.answer for response in group])
+    short = [pair for pair in pairs if max(map(len, pair)) <= MAX_ANSWER_CHARS]
+    decided = Decisions(dict.fromkeys(pairs, False))
+    if settings.judge == "judge_all":
+        decided.update(dict.fromkeys(short))
+        return decided
+    found = settled({pair: verdict(*pair) for pair in short})
+    decided.update(found.decisions)
+    decided.ambiguous = found.ambiguous
+    if settings.judge == "never":
+        _ask_math_verify(decided, short, settings.symbolic_timeout_s)
+    return decided
 
-    def decide(first: str, second: str) -> bool | None:
-        if max(len(first), len(second)) > MAX_ANSWER_CHARS:
-            return False
-        if settings.judge == "judge_all":
-            return None
-        decision = symbolic(first, second)
-        return False if decision is None and settings.judge == "never" else decision
 
-    return pair_decisions([response.answer for response in group], decide)
+def _ask_math_verify(decided: Decisions, pairs: Sequence[Pair], timeout_s: float) -> None:
+    """Decide the open pairs. After a pair without a verdict neither answer is sent again, so that a pathological answer costs
+    its problem `timeout_s` once."""
+    silent: set[str] = set()
+    for pair in pairs:
+        if decided[pair] is None:
+            opinion = second_opinion(*pair, timeout_s) if silent.isdisjoint(pair) else None
+            silent |= set() if opinion is not None else set(pair)
+            decided[pair] = opinion is True
 
 
-def undecided(decisions: Decisions) -> list[Pair]:
+def undecided(decisions: Mapping[Pair, bool | None]) -> list[Pair]:
     """Return the pairs that the judge has to decide."""
     return [pair for pair, decision in decisions.items() if decision is None]
 
@@ -74,7 +95,7 @@ def undecided(decisions: Decisions) -> list[Pair]:
 def annotate(
     problem: Problem,
     group: Sequence[Response],
-    decisions: Decisions,
+    decisions: Mapping[Pair, bool | None],
     verdicts: Mapping[Pair, JudgedPair],
     settings: ClusterSettings,
     judge: tuple[str, str],
@@ -179,12 +200,15 @@ def shard(
     verdicts: Mapping[Pair, JudgedPair],
     seconds: float,
     tokens: JudgeTokens,
+    ambiguous: int = 0,
 ) -> Shard:
-    """Build the tables of one shard. Its notes hold the seconds without the judge, and the judge's tokens."""
+    """Build the tables of one shard. Its notes hold the seconds without the judge, the judge's tokens, and the number of
+    ambiguous pairs (see `Decisions`)."""
     tables = {
         "uncertainties": (Uncertainty, [row for row in rows if isinstance(row, Uncertainty)]),
         "judged_pairs": (JudgedPair, list(verdicts.values())),
         "rejects": (Reject, [row for row in rows if isinstance(row, Reject)]),
     }
-    notes = {"judged_pairs": len(verdicts), "seconds_beside_judge": round(seconds, 3), **asdict(tokens)}
+    counts = {"judged_pairs": len(verdicts), "ambiguous_pairs": ambiguous}
+    notes = {**counts, "seconds_beside_judge": round(seconds, 3), **asdict(tokens)}
     return Shard(incoming=len(rows), tables=tables, notes=notes)

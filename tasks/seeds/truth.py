@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from tasks.answers import equivalent
+from tasks.answers import matches
 from tasks.rows import Example, Response
 from tasks.seeds.pocket_source import is_pocket_id
 from tasks.uncertainty.validation import Checked, measures
@@ -33,8 +33,8 @@ def truth_of(row: Example, pocket: Collection[str]) -> str | None:
 
 
 def is_right(given: str | None, truth: str) -> bool:
-    """Whether an answer, of one sample or of a majority, is equivalent to the truth. A missing answer is wrong."""
-    return given is not None and equivalent(given, truth)
+    """Whether an answer, of one sample or of a majority, matches the truth, as in grading. A missing answer is wrong."""
+    return given is not None and matches(given, truth)
 
 
 def majority_is_right(row: Example, pocket: Collection[str]) -> bool | None:

@@ -61,8 +61,11 @@ def cluster(
                     for row in problems
                 ]
             done = f"{counted(len(rows), 'problem')} in {watch.seconds:.1f} s, excluding the judge"
-            log(f"cluster: {done}; {counted(len(pairs), 'pair')} judged")
-            return shard(rows, verdicts, watch.seconds, tokens)
+            ambiguous = sum(decided.ambiguous for decided in decisions.values())
+            log(
+                f"cluster: {done}; {counted(len(pairs), 'pair')} judged, {counted(ambiguous, 'ambiguous pair')} left apart"
+            )
+            return shard(rows, verdicts, watch.seconds, tokens, ambiguous)
 
         pending = Pending(run.store, stage, lambda index: sampled_digest(run.store, sampled, index))
         return run_shards(run, stage, lambda: sizes or shard_sizes(run.store, sampled), work, pending, ready)

@@ -1,6 +1,6 @@
 """Clustering of a teacher's answers to one problem by meaning.
 
-Stage `cluster` first calls `pair_decisions` for many problems, sends the undecided pairs to the judge, and then calls
+Stage `cluster` first decides `pairs_to_decide` for many problems, sends the undecided pairs to the judge, and then calls
 `cluster_answers` with a `same` that looks up all decisions. Both functions compare answers through their representatives:
 the first of all answers with the same normalised spelling.
 """
@@ -89,15 +89,9 @@ def cluster_answers(
     )
 
 
-def pair_decisions(
-    answers: Sequence[str | None], decide: Callable[[str, str], bool | None]
-) -> dict[Pair, bool | None]:
-    """Return the result of `decide` for every pair for which `cluster_answers` will call `same`.
-
-    The pairs are in order of first appearance, each in sorted order; None marks an undecided pair. With
-    `decide = lambda a, b: None` the judge gets every pair of different spellings.
-    """
-    return {pair: decide(*pair) for pair in _pairs(_representatives(answers).values())}
+def pairs_to_decide(answers: Sequence[str | None]) -> list[Pair]:
+    """Return every pair for which `cluster_answers` will call `same`: in order of first appearance, each in sorted order."""
+    return _pairs(_representatives(answers).values())
 
 
 def _representatives(answers: Sequence[str | None]) -> dict[str, str]:

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.answers import mathverify
-from tasks.answers.equivalence import equivalent, normalise, symbolic_decision
+from tasks.answers.equivalence import Outcome, equivalent, normalise, verdict
 from tasks.answers.extraction import extract_answer
 from tasks.answers.grading import grade
+from tasks.answers.grouping import settled
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -119,10 +120,13 @@ DIFFERENT = [
     ("9^{9^{9^9}}", "9^{9^{9^8}}"),
 ]
 BY_MATH_VERIFY = [
-    (r"\sum_{k=1}^{3} k", "6", True),
-    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix}1 & 2\\ 3 & 2+2\end{pmatrix}", True),
-    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}2\\1\end{pmatrix}", False),
-    (r"\sqrt{x^2}", "x", False),
+    (r"\frac{d}{dx}x^2", "2x", True),
+    (
+        r"\begin{pmatrix}1&2\\3&4\end{pmatrix}",
+        r"\begin{pmatrix}1&1\\1&1\end{pmatrix}+\begin{pmatrix}0&1\\2&3\end{pmatrix}",
+        True,
+    ),
+    (r"\int_0^1 x\,dx", "1/3", False),
 ]
 BOMBS = [
     r"9^{9^{9^9}}",
@@ -171,14 +175,15 @@ def test_normalising_twice_changes_nothing(text: str) -> None:
 def test_any_text_can_be_normalised_read_and_compared(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
     assert equivalent(text, text)
-    assert symbolic_decision(text, text) is True
+    assert verdict(text, text).certain
 
 
 def test_equivalent_spellings_are_normalised_to_one() -> None:
     assert normalise(r" $\dfrac12$. ") == r"\frac{1}{2}"
-    assert normalise(r"\left( 1{,}000 ,\; \text{ab} \right)") == "(1000,ab)"
+    assert normalise(r"\left( 1{,}000 ,\; \text{ab} \right)") == "(1000, ab)"
     assert normalise("+.5") == "0.5"
-    assert normalise("{1,234,567}") == "1234567"
+    assert normalise("{1,234,567}") == "1,234,567"  # a number or a list
+    assert normalise("1,2") == normalise("1, 2") == "1, 2"
     assert normalise("x = 5") == "x=5"
     assert normalise("x + 5") == "x+5"
     assert normalise(r"5\text{ cm}") == "5 cm"
@@ -205,6 +210,18 @@ def test_equivalent_spellings_are_normalised_to_one() -> None:
         (r"a</think> b <think> \boxed{1}", None),
         (r"\boxed{1} and \boxed{2", None),
         (r"\boxed{}", None),
+        (r"The answer is $\boxed 7$.", "7"),
+        (r"it is $\boxed\frac12$", r"\frac12"),
+        (r"\boxed\frac{1}{2}.", r"\frac{1}{2}"),
+        (r"answer: \fbox{7}", "7"),
+        (r"\framebox{x^2}", "x^2"),
+        ("<|begin_of_box|>12<|end_of_box|>", "12"),
+        (r"\boxed{5}. (The final answer is in \boxed{}.)", "5"),
+        (r"\boxed{\frac{1}{3}} \approx \boxed{0.333}", r"\frac{1}{3}"),
+        (r"the roots are $\boxed{-2}$ and $\boxed{1}$.", "-2, 1"),
+        ("\\boxed{3}, \\boxed{5},\n\\boxed{7}", "3, 5, 7"),
+        (r"first \boxed{42}, then \boxed{277}", "277"),
+        (r"\boxed{7}. So \boxed{7}", "7"),
         (r"\boxed{  }", None),
         ("the answer is 42", None),
         ("", None),
@@ -253,13 +270,16 @@ def test_grading_uses_the_box_and_accepts_a_missing_percent_sign() -> None:
         ("5 cm", "6 cm", False),
         ("5 cm", "6", None),  # the bare number may be in another unit
         ("(1,2)", r"\{1,2\}", None),
-        ("x+1", "x+2", None),
+        ("x+1", "x+2", False),
+        ("x+1", "t+1", None),
         ("yes", "no", None),
     ],
 )
-def test_only_numbers_are_found_different_without_a_judge(a: str, b: str, decision: bool | None) -> None:
-    assert symbolic_decision(a, b) is decision
-    assert symbolic_decision(b, a) is decision
+def test_only_what_is_proved_is_found_different_without_a_judge(
+    a: str, b: str, decision: bool | None
+) -> None:
+    for pair in ((a, b), (b, a)):
+        assert settled({pair: verdict(*pair)}).decisions[pair] is decision
 
 
 # --- Math-Verify -------------------------------------------------------------------------------------------------
@@ -271,11 +291,18 @@ def test_unfamiliar_notation_goes_to_math_verify_in_both_directions(a: str, b: s
     assert equivalent(b, a, timeout_s=30) is same
 
 
-def test_sixteen_threads_get_correct_verdicts() -> None:
-    pairs = [(rf"\sum_{{k=1}}^{{{n}}} k", str(n * (n + 1) // 2 + n % 2), n % 2 == 0) for n in range(2, 18)]
+def test_sixteen_threads_get_the_verdicts_of_one() -> None:
+    pairs = [
+        (rf"\sqrt{{{n}}}+\sqrt{{{n + 1}}}", rf"\sqrt{{{2 * n + 1}+2\sqrt{{{n * (n + 1)}}}}}")
+        for n in range(2, 60)
+    ]
+    pairs += [
+        (rf"(1+\sqrt{{{n}}})^{{40}}", rf"(1+\sqrt{{{n}}})^{{40}}+(1-\sqrt{{{n}}})^{{40}}")
+        for n in range(2, 60)
+    ]
     with ThreadPoolExecutor(16) as threads:
-        found = list(threads.map(lambda pair: equivalent(pair[0], pair[1], timeout_s=30), pairs))
-    assert found == [same for _, _, same in pairs]
+        found = list(threads.map(lambda pair: verdict(*pair).equal, pairs))
+    assert found == [True] * 58 + [False] * 58
 
 
 @pytest.fixture(scope="module")
@@ -284,20 +311,18 @@ def warm() -> None:
     assert mathverify.verify(r"\sum_{k=1}^{3} k", "6", 60)
 
 
-@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: ascii(bomb[:12]))
 def test_a_pathological_answer_costs_little_time_and_never_raises(bomb: str) -> None:
-    begin = time.perf_counter()
-    assert not equivalent(bomb, "17", timeout_s=1)
-    assert time.perf_counter() - begin < 5.0
+    begin = time.process_time()
+    assert not verdict(bomb, "17").equal
+    assert verdict(bomb, bomb + "+1").outcome is not Outcome.EQUAL
+    assert time.process_time() - begin < 2.0
 
 
 @pytest.mark.usefixtures("warm")
 def test_a_hanging_worker_is_terminated_and_replaced() -> None:
-    begin = time.perf_counter()
-    assert not equivalent(r"\sum_{k=1}^{10^9} k^k", "17", timeout_s=0.5)
-    assert time.perf_counter() - begin < 4.0
-    assert equivalent(r"\sum_{k=1}^{5} k", "15", timeout_s=30)
+    assert mathverify.verify(r"\sum_{k=1}^{10^9} k^k", "17", 0.5) is None
+    assert mathverify.verify(r"\sum_{k=1}^{5} k", "15", 30) is True
 
 
 OWNER = r"""

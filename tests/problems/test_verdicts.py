@@ -161,7 +161,8 @@ def test_numbers_are_kept_as_they_are_written_and_other_escapes_as_json_has_them
         ("2k", "2n", True, True),  # another name for an integer: the judge decides
         ("all even numbers", "the even numbers", True, True),
         ("Monday", "Tuesday", False, False),
-        ("n!", "n! + 1", True, True),
+        ("n!", "n! + 1", True, False),
+        (r"\int x dx", "x + C", True, True),  # outside the grammar
     ],
 )
 def test_simplest_forms_decide_if_they_can_and_otherwise_the_judge(

@@ -137,7 +137,10 @@ def test_math_keeps_figures_by_default_and_needs_all_its_parts(tmp_path: Path) -
     for subject in SUBJECTS:
         for split in ("train", "test"):
             write(tmp_path / subject / f"{split}.jsonl", [math_row(f"{subject} {split}", "1")])
-    write(tmp_path / "geometry/train.jsonl", [math_row(drawn, "\\sqrt{2}"), math_row("No answer", "")])
+    write(
+        tmp_path / "geometry/train.jsonl",
+        [math_row(drawn, "\\sqrt{2}"), math_row("No answer", "") | {"solution": "It is \\boxed{}."}],
+    )
     assert reasons(loaded("math", tmp_path)) == {"No answer": "no_answer"}
     left_out = reasons(loaded("math", tmp_path, drop=["figure"]))
     assert left_out == {drawn: "needs_figure"}

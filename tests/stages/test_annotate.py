@@ -181,7 +181,7 @@ def test_a_malicious_response_affects_no_other_and_takes_less_than_five_seconds(
     write_rows(tmp_path / "responses.parquet", Response, kept)
     write_rows(tmp_path / "uncertainties.parquet", Uncertainty, [found])
     assert time.process_time() - begin + sum(waited) < 5.0
-    assert waited == [2.0] if name == "a bomb for sympy" else waited in ([], [2.0])
+    assert waited == []  # the judge decides what the grammar does not cover
     assert isinstance(found, Uncertainty)
     assert [found.labels[i] for i, row in enumerate(kept) if row.index != 1] == [0, 0, 0, max(found.labels)]
     if name == "NaN":

@@ -69,6 +69,16 @@ def test_every_problem_has_its_own_decisions_in_the_order_given(workers: int) ->
     assert decided[7][1] == {("7", "7.0"): True, ("7", "8"): False, ("7.0", "8"): False}
 
 
+def test_pairs_that_a_ruling_makes_equal_but_the_other_answers_do_not_are_counted() -> None:
+    answers = ("198", r"198\%", "1.98")
+    group = [response(index, -1.0, 4, answer=answer) for index, answer in enumerate(answers)]
+    both = decide_pairs(group[:2], ClusterSettings())
+    assert (both, both.ambiguous) == ({("198", r"198\%"): True}, 0)
+    three = decide_pairs(group, ClusterSettings())
+    assert three == {("198", r"198\%"): False, ("1.98", "198"): False, ("1.98", r"198\%"): True}
+    assert three.ambiguous == 1
+
+
 def test_an_exception_drops_the_decisions_that_have_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[object] = []
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.answers.equivalence import symbolic_decision
-from tasks.uncertainty.clusters import PairVerdict, cluster_answers, pair_decisions
+from tasks.answers.grouping import settle
+from tasks.uncertainty.clusters import PairVerdict, cluster_answers, pairs_to_decide
 from tasks.uncertainty.entropy import semantic_entropy
 
 
@@ -90,7 +90,8 @@ def test_the_result_does_not_depend_on_the_order_of_the_answers() -> None:
 
 
 def undecided(answers: list[str | None]) -> list[tuple[str, str]]:
-    return [pair for pair, same in pair_decisions(answers, symbolic_decision).items() if same is None]
+    decisions = settle([answer for answer in answers if answer is not None]).decisions
+    return [pair for pair in pairs_to_decide(answers) if decisions[pair] is None]
 
 
 def test_only_symbolically_undecided_pairs_reach_the_judge() -> None:
@@ -103,7 +104,7 @@ def test_every_pair_that_clustering_needs_is_decided_once_in_advance() -> None:
     answers = ["1/2", "0.5", "x+1", None, "3", " x + 1", "yes"]
     same = Oracle()
     cluster_answers(answers, same)
-    assert list(pair_decisions(answers, lambda a, b: None)) == same.asked
+    assert pairs_to_decide(answers) == same.asked
     assert len(same.asked) == 10
 
 

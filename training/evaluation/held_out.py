@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prompts import MAX_VALUE_CHARS
-from tasks.answers.grading import grade
+from tasks.answers.extraction import extract_answer
+from tasks.answers.grading import grade, math_verify_grade
 from tasks.errors import UserError
 from tasks.identity import canonical_json, request_seed
 from tasks.text import counted
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Grades", "HeldOut", "estimates", "evaluate", "held_out_problems", "read_held_out"]
 
+SHOWN_DISAGREEMENTS = 5
 Grades = list[list[bool]]
 """Whether each sample is correct, [problems][samples]."""
 
@@ -121,6 +123,7 @@ def evaluate(
     log_line(
         f"pass@1 {label} training: {share:.1%} on {counted(len(grades), 'held-out problem')} x {counted(samples, 'sample')}"
     )
+    log_line(_beside_math_verify(held_out.answers, texts, grades))
     return grades
 
 
@@ -128,6 +131,25 @@ def opened_thinking(tokenizer: Any, prompt: Sequence[int]) -> str:
     """Return `<think>` if the chat template opened the thinking of the response, which then has only its end, else nothing."""
     end = tokenizer.decode(list(prompt[-8:]), skip_special_tokens=False).rstrip()
     return "<think>" if end.endswith("<think>") else ""
+
+
+def _beside_math_verify(answers: Sequence[str], texts: Sequence[str], grades: Grades) -> str:
+    """Return a line with Math-Verify's share of correct samples, and the pairs on which it disagrees with our grades."""
+    samples = len(texts) // len(answers)
+    pairs = [(text, answers[place // samples]) for place, text in enumerate(texts)]
+    ours = [one for row in grades for one in row]
+    theirs = [math_verify_grade(*pair) for pair in pairs]
+    disagreements = sorted(
+        {
+            f"{extract_answer(text)!r:.60} for {answer!r:.60}: ours {own}, Math-Verify {other}"
+            for (text, answer), own, other in zip(pairs, ours, theirs, strict=True)
+            if own != other
+        }
+    )
+    listed = "".join(f"; {one}" for one in disagreements[:SHOWN_DISAGREEMENTS])
+    return (
+        f"Math-Verify: {sum(theirs) / len(theirs):.1%}, {counted(len(disagreements), 'disagreement')}{listed}"
+    )
 
 
 def _row(path: Path, number: int, line: str) -> dict[str, str]:

@@ -1,0 +1,517 @@
+r"""What a normalised answer may mean: its readings, the most literal one first.
+
+Notation is read from the outside to the inside: conditions, lists, relations, brackets, and at last single values. A text
+with two meanings (`1,234`: a number or a list) has two readings; `tasks.answers.compare` decides between them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from fractions import Fraction
+from functools import lru_cache
+from itertools import pairwise, product
+from typing import Final
+
+from tasks.answers import kinds
+from tasks.answers.conditions import without_conditions
+from tasks.answers.naming import named_items, relation
+from tasks.answers.proof import exact_form
+from tasks.answers.regions import REALS, Unordered, as_interval, complement, intersection, point
+from tasks.answers.scan import MAX_DEPTH, balanced, depth, encloses, signs, split
+from tasks.answers.tree import (
+    Answer,
+    Assignment,
+    Choice,
+    Expression,
+    Infinite,
+    Interval,
+    Items,
+    Node,
+    Opaque,
+    Reading,
+    Region,
+    Text,
+    Unit,
+    Value,
+    number,
+    substitute,
+)
+from tasks.answers.units import parse_unit
+from tasks.answers.words import canonical_text, number_of_sentence, without_lead
+
+MAX_ITEMS: Final = 150
+MAX_NESTING: Final = 8
+_WORDS: Final = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}")
+_PART: Final = re.compile(r" ?(?:for|in) part ?\([a-z]\) ?")
+_CHOICE: Final = re.compile(r"\(?([A-H])(?:\)|[.:]) ?(.+)|\(([A-H])\) ?(.+)")
+_BUILDER: Final = re.compile(
+    r"\\\{ ?(?P<name>[A-Za-z])(?:\\in ?\\mathbb\{R\})?(?:\||:|\\mid(?![A-Za-z]))(?P<condition>.+)\\\}"
+)
+_EXCEPT: Final = re.compile(
+    r"(?:all (?:real )?(?:numbers|reals|values)(?: of [a-z])?|\\mathbb\{R\}) ?(?:except|but|other than|excluding|\\setminus|-) ?"
+    r"(?:for )?(?:\\\{)?(?P<points>[^{}]+?(?:\{[^{}]*\}[^{}]*)*)(?:\\\})?"
+)
+_MATRIX: Final = re.compile(
+    r"\\begin\{([a-z]*matrix|array|cases|aligned|align|gathered)\*?\}(?:\{[lcr|]*\})?(.*)\\end\{\1\*?\}"
+)
+_PAIRS: Final = ("()", "[]", "(]", "[)", "\\{\\}", "{}")
+_PLUS_MINUS: Final = re.compile(r"\\(pm|mp)(?![A-Za-z])")
+
+
+@lru_cache(maxsize=32768)
+def read(text: str) -> Answer:
+    """Return the readings of a normalised answer of at most `notation.MAX_LENGTH` characters."""
+    if depth(text) > MAX_DEPTH:
+        return Answer(readings=(Opaque(text=text, wordy=True),), rules=("",))
+    bare = _PART.sub("", without_lead(text))
+    main, conditions, dummies = without_conditions(bare)
+    primary = reading(main)
+    found = [("", primary), *_others(main, primary)]
+    if isinstance(primary, (Text, Opaque)) and main != bare:
+        found.append(("a remark after the answer", reading(bare)))
+    if isinstance(primary, Assignment):
+        dummies |= frozenset(primary.bound)
+    return Answer(
+        readings=tuple(one for _, one in found), rules=tuple(rule for rule, _ in found), conditions=conditions, dummies=dummies,
+    )  # fmt: skip
+
+
+def reading(text: str, nesting: int = 0) -> Reading:
+    """Return the most literal reading of a text."""
+    text = text.strip()
+    if not text or nesting > MAX_NESTING:
+        return Opaque(text=text, wordy=nesting > MAX_NESTING)
+    for attempt in (
+        _symbol,
+        _compound,
+        _modular,
+        _choice,
+        _list,
+        _relation,
+        _signs,
+        _set_operation,
+        _brackets,
+        _matrix,
+        _value,
+    ):
+        found = attempt(text, nesting + 1)
+        if found is not None:
+            return found
+    if len(_WORDS.findall(text)) and not re.search(
+        r"\\(?!(?:ldots|mathbb|ne|in|notin|circ)(?![a-z]))[A-Za-z]", text
+    ):
+        return Text(text=canonical_text(text))
+    return Opaque(
+        text=text, wordy=not balanced(text) or bool(re.search(r"(?<![A-Za-z\\{])[A-Za-z]{4,}", text))
+    )
+
+
+# --- other readings ----------------------------------------------------------------------------------------------
+
+
+def _others(text: str, primary: Reading) -> list[tuple[str, Reading]]:
+    """Return further readings with the rulings that they follow."""
+    found: list[tuple[str, Reading]] = []
+    if re.search(r"\d,\d{3}", text) and not re.search(r"[(\[]|\\\{", text):
+        found.append(("digits grouped by commas, or a list", _listed(split(text, (",", ";")), 1)))
+    if re.fullmatch(r"\d{1,2}(?:, \d{2})+, \d{3}", text):
+        found.append(("digits grouped by commas", reading(text.replace(", ", ""))))
+    if isinstance(primary, Value):
+        found += _other_values(text, primary)
+    if isinstance(primary, kinds.Clock) and (other := kinds.ratio(text)) is not None:
+        found.append(("a time or a ratio", other))
+    if isinstance(primary, Items):
+        found += _other_lists(primary)
+    if isinstance(primary, (Text, Opaque, Items)):
+        found += _from_words(text)
+    return found
+
+
+def _other_values(text: str, primary: Value) -> list[tuple[str, Reading]]:
+    found: list[tuple[str, Reading]] = []
+    names = primary.expression.variables
+    if "j" in names and "i" not in primary.expression.operations:
+        node = substitute(primary.expression.node, "j", Node("const", ("i",)))
+        found.append(("j as the imaginary unit", Value(expression=Expression(node))))
+    glued = re.fullmatch(r"(.*\d)(s|g|m\^[23])|(.*\\cdot 10\^(?:\d+|\{-?\d+\}))([NJmsgKVWCAT])", text)
+    if glued and primary.unit is None and (amount := kinds.value(glued[1] or glued[3])) is not None:
+        unit = parse_unit(glued[2] or glued[4]) or Unit(dimension=f"label {glued[4]}")
+        found.append(("a letter or a unit", Value(expression=amount.expression, unit=unit)))
+    vector = _vector_components(primary.expression)
+    if vector is not None:
+        found.append(("unit vectors", vector))
+    return found
+
+
+def _vector_components(expression: Expression) -> Reading | None:
+    r"""Return `2\vec{i} + 3\vec{j}` as (2, 3)."""
+    axes = ["\\vec i", "\\vec j", "\\vec k"]
+    if not expression.variables or not expression.variables <= set(axes):
+        return None
+    form = exact_form(expression)
+    used = axes if "\\vec k" in expression.variables else axes[:2]
+    if form is None or len(form.bottom) != 1 or not all(len(one) == 1 and one[0][1] == 1 for one in form.top):
+        return None
+    values = [form.top.get(((f"v:{axis}", 1),), 0) for axis in used]
+    if sum(bool(value) for value in values) != len(form.top):
+        return None
+    exact = [Fraction(int(value.p), int(value.q)) if value else Fraction(0) for value in values]
+    return Items(
+        kind="tuple", items=tuple(Value(expression=Expression(number(one))) for one in exact), brackets="()"
+    )
+
+
+def _other_lists(primary: Items) -> list[tuple[str, Reading]]:
+    if primary.kind == "tuple" and primary.brackets == "[]" and len(primary.items) > 2:
+        return [("square brackets around a list", Items(kind="set", items=primary.items))]
+    if primary.kind == "list" and len(primary.items) == 2 and _decimal_of(*primary.items):
+        return [("an exact value and its decimal", one) for one in primary.items]
+    quantities = [
+        one
+        for one in primary.items
+        if isinstance(one, Value) and one.unit and one.expression.node.op == "num"
+    ]
+    if primary.kind == "list" and len(quantities) == len(primary.items) == 2:
+        sizes = {
+            (one.unit.dimension, one.expression.node.args[0] * one.unit.factor)
+            for one in quantities
+            if one.unit
+        }
+        return [("the same quantity in two units", one) for one in quantities] if len(sizes) == 1 else []
+    return []
+
+
+def _decimal_of(x: Reading, y: Reading) -> bool:
+    """Return whether one of two numbers is a decimal of 12 digits or more that agrees with the other."""
+    if not (
+        isinstance(x, Value)
+        and isinstance(y, Value)
+        and x.expression.node.op == y.expression.node.op == "num"
+    ):
+        return False
+    values = [one.expression.node.args[0] for one in (x, y)]
+    places = [one.expression.places or 0 for one in (x, y)]
+    return max(places) >= 8 > min(places) and abs(values[0] - values[1]) * 10**11 <= abs(values[0])
+
+
+def _from_words(text: str) -> list[tuple[str, Reading]]:
+    found: list[tuple[str, Reading]] = []
+    if re.fullmatch(r"-?\d+(?: -?\d+){1,20}", text):
+        found.append(("numbers separated by spaces", _listed(text.split(), 1)))
+    remark = re.fullmatch(r"(.+?) ?\((?=[^()]*[A-Za-z]{3})[^()]*\)", text)
+    if remark and isinstance(inner := reading(remark[1]), (Value, Items)):
+        found.append(("a remark in parentheses", inner))
+    stated = re.fullmatch(r".*[A-Za-z]{3,}\b[^=]*? (?:is|are|equals)(?![a-z]) ?(.*)", text)
+    if (
+        stated
+        and len(re.findall(r" (?:is|are|equals)(?![a-z])", text)) == 1
+        and isinstance(inner := reading(stated[1]), (Value, Items))
+    ):
+        found.append(("a sentence that states a value", inner))
+    mentioned = number_of_sentence(text)
+    if mentioned is not None:
+        found.append(("a sentence with one number", reading(mentioned)))
+    return found
+
+
+# --- lists -------------------------------------------------------------------------------------------------------
+
+
+def _list(text: str, nesting: int) -> Reading | None:
+    """Read lists without brackets, from the weakest separator (a semicolon) to the strongest (a comma)."""
+    for separators in ((";",), ("or", "或", "\\\\"), (",", "and", "和")):
+        parts = split(text, separators, grouped=True)
+        if len(parts) > 1:
+            if sum(len(_WORDS.findall(part)) > 3 for part in parts) and not re.search(r"[=<>]|\\[lg]e", text):
+                return Text(text=canonical_text(text))
+            return _listed(parts, nesting, union="and" not in separators, conjunct="and" in split_words(text))
+    return None
+
+
+def split_words(text: str) -> frozenset[str]:
+    """Return the words `and` and `or` that occur in a text."""
+    return frozenset(re.findall(r"(?<![A-Za-z])(?:and|or)(?![A-Za-z])", text))
+
+
+def _listed(parts: list[str], nesting: int, *, union: bool = False, conjunct: bool = False) -> Reading:
+    if len(parts) > MAX_ITEMS:
+        return Opaque(text=", ".join(parts))
+    items = [reading(part, nesting) for part in _progression(parts)]
+    regions = [item for item in items if isinstance(item, Region)]
+    if len(regions) == len(items) > 0:
+        return _combined(regions, union=union, conjunct=conjunct)
+    flat: list[Reading] = []
+    for item in items:
+        flat += item.items if isinstance(item, Items) and item.kind == "list" else (item,)
+    return named_items(flat)
+
+
+def _combined(regions: list[Region], *, union: bool, conjunct: bool) -> Reading:
+    r"""Return the union of regions, or for `x > 0 and x < 1`, and after a comma where it is not empty, their intersection."""
+    parts = tuple(part for region in regions for part in region.parts)
+    together = Region(parts=parts)
+    if union and not conjunct:
+        return together
+    try:
+        common = regions[0]
+        for region in regions[1:]:
+            common = intersection(common, region)
+    except Unordered:
+        return together
+    return common if common.parts else together
+
+
+def _progression(parts: list[str]) -> list[str]:
+    r"""Write out `1, 2, \ldots, 10`."""
+    places = [place for place, part in enumerate(parts) if part in ("\\ldots", "\\ldots ")]
+    if len(places) != 1 or places[0] < 2 or places[0] != len(parts) - 2:
+        return parts
+    known = [*parts[: places[0]], parts[-1]]
+    if not all(re.fullmatch(r"-?\d{1,9}", part) for part in known):
+        return parts
+    first, last = [int(part) for part in known[:-1]], int(known[-1])
+    step = first[1] - first[0]
+    if step == 0 or any(b - a != step for a, b in pairwise(first)) or (last - first[0]) % step:
+        return parts
+    count = (last - first[0]) // step + 1
+    return [str(first[0] + step * place) for place in range(count)] if 0 < count <= MAX_ITEMS else parts
+
+
+# --- single objects ----------------------------------------------------------------------------------------------
+
+
+def _symbol(text: str, _: int) -> Reading | None:
+    found = kinds.infinite(text)
+    if found is not None:
+        return found
+    canonical = canonical_text(text)
+    if canonical == "\\mathbb{r}":
+        return REALS
+    if canonical in (
+        "\\emptyset",
+        "undefined",
+        "impossible",
+        "yes",
+        "no",
+        "infinitely many",
+        "all integers",
+        "none",
+    ):
+        return Text(text=canonical)
+    except_points = _EXCEPT.fullmatch(text)
+    if except_points:
+        points = [reading(part) for part in split(except_points["points"].replace("\\}", ""), (",", "and"))]
+        values = [one.value if isinstance(one, Assignment) else one for one in points]
+        if all(isinstance(one, Value) for one in values):
+            return complement_of(tuple(point(one) for one in values if isinstance(one, Value)))
+    return Text(text=text) if re.fullmatch(r"\\mathbb\{[A-Z]\}(?:\^[+*-])?", text) else None
+
+
+def complement_of(parts: tuple[Interval, ...]) -> Reading | None:
+    """Return the complement of intervals; None if they cannot be ordered."""
+    try:
+        return complement(Region(parts=parts))
+    except Unordered:
+        return None
+
+
+def _compound(text: str, _: int) -> Reading | None:
+    return kinds.compound(text) if text[0].isdigit() and len(re.findall(r"\d ?[A-Za-z]", text)) > 1 else None
+
+
+def _modular(text: str, _: int) -> Reading | None:
+    return kinds.congruence(text) if "mod" in text else None
+
+
+def _choice(text: str, nesting: int) -> Reading | None:
+    bare = re.fullmatch(r"([A-H])[).:]", text)
+    if bare:
+        return kinds.value(bare[1])
+    match = _CHOICE.fullmatch(text)
+    if match is None or (
+        match[1] and match[2] and text[1] == ":" and not re.search(r"[A-Za-z]{3}", match[2])
+    ):
+        return None
+    letter, content = match[1] or match[3], match[2] or match[4]
+    return (
+        Choice(letter=letter, content=reading(content, nesting))
+        if not content.startswith(("(", "^", "="))
+        else None
+    )
+
+
+def _relation(text: str, nesting: int) -> Reading | None:
+    return relation(text, nesting, reading)
+
+
+def _signs(text: str, nesting: int) -> Reading | None:
+    r"""Write out `\pm`: one sign gives two answers, several give all combinations; `\mp` is opposite to `\pm`."""
+    found = [match[1] for match in _PLUS_MINUS.finditer(text)]
+    if not found or len(found) > 3 or text.startswith("\\{"):
+        return None
+    if text.startswith(("(", "[")) and encloses(text) and not split(text[1:-1], (",",))[1:]:
+        return None
+    correlated = "mp" in found and "pm" in found
+    choices = (
+        [(sign,) * len(found) for sign in "+-"] if correlated else list(product("+-", repeat=len(found)))
+    )
+    parts = []
+    for signs_of in choices:
+        chosen = iter(signs_of)
+        written = _PLUS_MINUS.sub(lambda match: _signed(match[1], next(chosen), correlated), text)  # noqa: B023
+        parts.append(re.sub(r"(^|[(,=] ?)\+ ?", r"\1", written).strip())
+    return _listed(parts, nesting)
+
+
+def _signed(command: str, sign: str, correlated: bool) -> str:
+    return {"+": "-", "-": "+"}[sign] if command == "mp" and correlated else sign
+
+
+def _set_operation(text: str, nesting: int) -> Reading | None:
+    for command in ("\\cup", "\\cap", "\\setminus"):
+        found, parts = signs(text, (command,))
+        if not found:
+            continue
+        regions = [_region(reading(part, nesting)) for part in parts]
+        if any(region is None for region in regions):
+            return _united(parts, nesting) if command == "\\cup" else None
+        known = [region for region in regions if region is not None]
+        try:
+            return _operated(command, known)
+        except Unordered:
+            return None
+    return None
+
+
+def _united(parts: list[str], nesting: int) -> Reading | None:
+    items = [reading(part, nesting) for part in parts]
+    if all(isinstance(item, Items) and item.kind == "set" for item in items):
+        return Items(
+            kind="set", items=tuple(one for item in items if isinstance(item, Items) for one in item.items)
+        )
+    return (
+        Items(kind="set", items=tuple(items)) if not any(isinstance(item, Opaque) for item in items) else None
+    )
+
+
+def _operated(command: str, regions: list[Region]) -> Region:
+    if command == "\\cup":
+        return Region(parts=tuple(part for region in regions for part in region.parts))
+    common = regions[0]
+    for region in regions[1:]:
+        common = intersection(common, region if command == "\\cap" else complement(region))
+    return common
+
+
+def _region(found: Reading) -> Region | None:
+    """Return a reading as a set of real numbers."""
+    if isinstance(found, Region):
+        return found
+    if (
+        isinstance(found, Items)
+        and found.kind == "set"
+        and all(isinstance(one, Value) for one in found.items)
+    ):
+        return Region(parts=tuple(point(one) for one in found.items if isinstance(one, Value)))
+    return as_interval(found) if isinstance(found, Items) else None
+
+
+def _brackets(text: str, nesting: int) -> Reading | None:
+    builder = _BUILDER.fullmatch(text)
+    if builder:
+        inner = reading(builder["condition"], nesting)
+        return inner if isinstance(inner, (Region, Items)) else None
+    if text.startswith("-(") and isinstance(inner := _brackets(text[1:], nesting), Items):
+        return _negative(inner)
+    opening = "\\{" if text.startswith("\\{") else text[:1]
+    closing = "\\}" if text.endswith("\\}") else text[-1:]
+    if opening + closing not in _PAIRS or not encloses(text):
+        return None
+    inner_text = text[len(opening) : -len(closing)].strip()
+    rows = split(inner_text, (";",))
+    if opening + closing == "[]" and len(rows) > 1:
+        return _rows([split(row, (",",)) for row in rows], nesting)
+    parts = split(inner_text, (",", ";"))
+    if opening in ("\\{", "{"):
+        return _braces(parts, closing, nesting)
+    if len(parts) == 1:
+        return reading(parts[0], nesting)
+    if not parts or len(parts) > MAX_ITEMS:
+        return None
+    return _tuple(opening + closing, [reading(part, nesting) for part in parts])
+
+
+def _negative(items: Items) -> Reading | None:
+    """Return minus a tuple."""
+    if not all(isinstance(one, Value) for one in items.items):
+        return None
+    negated = [
+        replace(one, expression=Expression(Node("mul", (number(-1), one.expression.node))))
+        for one in items.items
+        if isinstance(one, Value)
+    ]
+    return replace(items, items=tuple(negated))
+
+
+def _braces(parts: list[str], closing: str, nesting: int) -> Reading | None:
+    if closing not in ("\\}", "}") or not parts:
+        return None
+    inner = _listed(parts, nesting)
+    return (
+        Items(kind="set", items=inner.items, names=inner.names)
+        if isinstance(inner, Items)
+        else Items(kind="set", items=(inner,))
+    )
+
+
+def _tuple(brackets: str, items: list[Reading]) -> Reading:
+    if len(items) == 2 and all(isinstance(one, (Value, Infinite)) for one in items):
+        low, high = items
+        mixed = brackets in ("(]", "[)")
+        if mixed or any(isinstance(one, Infinite) for one in items):
+            ends = Interval(low=low, high=high, low_closed=brackets[0] == "[", high_closed=brackets[1] == "]")  # type: ignore[arg-type]
+            return Region(parts=(ends,))
+    return Items(kind="tuple", items=tuple(items), brackets=brackets)
+
+
+def _matrix(text: str, nesting: int) -> Reading | None:
+    """Read a matrix, with an optional sign or brackets around it; an environment of relations is a list."""
+    negative = text.startswith("-\\begin")
+    match = _MATRIX.fullmatch(text[1:] if negative else text)
+    if match is None or "\\begin" in match[2]:
+        return None
+    rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2].replace("\\hline", "")) if row.strip()]
+    cells = [[cell.strip() for cell in row.split("&")] for row in rows]
+    if match[1] in ("cases", "aligned", "align", "gathered", "array") and re.search(
+        r"[=<>]|\\[lg]e", match[2]
+    ):
+        return _listed(["".join(row).rstrip(", ") for row in cells], nesting)
+    if match[1] == "matrix" and all(len(row) == 1 for row in cells):
+        return _listed([row[0] for row in cells], nesting)
+    if negative:
+        cells = [[f"-({cell})" for cell in row] for row in cells]
+    return _rows(cells, nesting)
+
+
+def _rows(cells: list[list[str]], nesting: int) -> Reading | None:
+    if not cells or len({len(row) for row in cells}) != 1 or len(cells) * len(cells[0]) > MAX_ITEMS:
+        return None
+    rows = tuple(
+        Items(kind="tuple", items=tuple(reading(cell, nesting) for cell in row), brackets="row")
+        for row in cells
+    )
+    return Items(kind="tuple", items=rows, brackets="rows")
+
+
+def _value(text: str, _: int) -> Reading | None:
+    if "\\ldots" in text and (total := kinds.progression_sum(text)) is not None:
+        return total
+    found = kinds.clock(text) or kinds.based(text)
+    if found is not None:
+        return found
+    if ":" in text or " to " in text:
+        parts = kinds.ratio(text)
+        if parts is not None:
+            return parts
+    return kinds.value(text)
