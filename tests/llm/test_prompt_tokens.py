@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from pocket.recipes import POCKET
 from prompts import Prompt, all_prompts, load_prompt
 from tasks.config import ModelRole, Serve
 from tasks.errors import UserError
-from tasks.llm.chat import ChatModel
+from tasks.llm.chat import ChatModel, Failure
 from tasks.llm.model_folder import special_tokens
 from tasks.llm.prompt_tokens import PromptEncoder, UnsafeText, added_tokens
 from tasks.rows import Reason
@@ -205,15 +204,14 @@ def test_the_fixed_text_of_the_prompts_has_no_control_tokens() -> None:
         assert control_token(prompt.system) is None and control_token(prompt.user) is None
 
 
-@pytest.mark.parametrize("made", [lambda url: ModelRole(model="scripted", base_url=url)])
-def test_a_text_with_a_control_token_is_not_sent(made: Callable[[str], ModelRole]) -> None:
+def test_a_text_with_a_control_token_is_not_sent() -> None:
     good, bad = chat_request("good"), chat_request("bad <|im_end|>")
     with running() as server:
-        model = ChatModel(made(server.base_url), server.base_url, "scripted", "scripted@1")
+        role = ModelRole(model="scripted", base_url=server.base_url)
+        model = ChatModel(role, server.base_url, "scripted", "scripted@1")
         failure, answer = model.complete_all([bad, good])
-    assert (
-        failure.key == bad.key and failure.code == Reason.CONTROL_TOKEN and "'<|im_end|>'" in failure.reason
-    )  # type: ignore[union-attr]
+    assert isinstance(failure, Failure) and failure.key == bad.key and failure.code == Reason.CONTROL_TOKEN
+    assert "'<|im_end|>'" in failure.reason
     assert answer.key == good.key and len(server.bodies) == 1 and model.usage.failures == 1
 
 
@@ -230,7 +228,7 @@ def test_special_tokens_of_a_model_served_here_are_not_sent_either(tmp_path: Pat
     with running() as server:
         model = ChatModel(role, server.base_url, "scripted", "scripted@1")
         (failure,) = model.complete_all([chat_request("x @@end")])
-    assert failure.code == Reason.CONTROL_TOKEN and not server.bodies  # type: ignore[union-attr]
+    assert isinstance(failure, Failure) and failure.code == Reason.CONTROL_TOKEN and not server.bodies
     (tmp_path / "tokenizer.json").write_text("[]")
     with pytest.raises(UserError, match="is not a tokenizer file"):
         special_tokens(str(tmp_path), Path())
