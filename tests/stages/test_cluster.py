@@ -85,7 +85,7 @@ def test_an_exception_drops_the_decisions_that_have_not_started(monkeypatch: pyt
     def slow(group: Sequence[Response], settings: ClusterSettings) -> Decisions:
         begun.append(group)
         time.sleep(0.05)
-        return {}
+        return Decisions()
 
     monkeypatch.setattr(clustering, "decide_pairs", slow)
     with pytest.raises(KeyboardInterrupt), deciding(GROUPS, ClusterSettings(), 2) as found:
