@@ -120,12 +120,9 @@ def _atom(name: str, power: Exponent = 1) -> Form:
     return Form({((name, power),): fmpq(1)}, _ONE)
 
 
-def _bits(value: Any) -> int:
-    return int(value.height_bits()) * (2 if value.q != 1 else 1)
-
-
 def _largest(polynomial: Polynomial) -> int:
-    return max((_bits(value) for value in polynomial.values()), default=0)
+    """Return an upper bound of the bits of the coefficients."""
+    return max((2 * int(value.height_bits()) for value in polynomial.values()), default=0)
 
 
 def _absorbed(monomial: Monomial, value: Any) -> tuple[Monomial, Any]:
@@ -312,7 +309,7 @@ class _Normaliser:
         raised = tuple((atom, _whole(power * exponent)) for atom, power in monomial)
         if abs(value) == 1:
             coefficient = Form({(): value if exponent % 2 else fmpq(1)}, _ONE)
-        elif _bits(value) * exponent <= MAX_BITS:
+        elif _largest(base.top) * exponent <= MAX_BITS:
             coefficient = Form({(): value**exponent}, _ONE)
         else:
             coefficient = self.rational_power(abs(value), Fraction(exponent))
