@@ -30,6 +30,7 @@ MAX_BITS: Final = 400_000
 _WHOLE_POWERS: Final = MAX_BITS // 32
 MAX_UNROLLED: Final = 400
 MAX_EXPONENT_BITS: Final = 4000
+MAX_NAME: Final = 8000
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +118,12 @@ def _constant(value: Any) -> Form:
 
 
 def _atom(name: str, power: Exponent = 1) -> Form:
+    if len(name) > MAX_NAME:  # names hold the forms of their parts, and would double with each level of a tower
+        raise TooLarge
     return Form({((name, power),): fmpq(1)}, _ONE)
 
 
 def _largest(polynomial: Polynomial) -> int:
-    """Return an upper bound of the bits of the coefficients."""
     return max((2 * int(value.height_bits()) for value in polynomial.values()), default=0)
 
 
