@@ -30,6 +30,7 @@ MAX_BITS: Final = 400_000
 _WHOLE_POWERS: Final = MAX_BITS // 32
 MAX_UNROLLED: Final = 400
 MAX_EXPONENT_BITS: Final = 4000
+MAX_NAME: Final = 8000
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +118,13 @@ def _constant(value: Any) -> Form:
 
 
 def _atom(name: str, power: Exponent = 1) -> Form:
+    if len(name) > MAX_NAME:  # names hold the forms of their parts, and would double with each level of a tower
+        raise TooLarge
     return Form({((name, power),): fmpq(1)}, _ONE)
 
 
-def _bits(value: Any) -> int:
-    return int(value.height_bits()) * (2 if value.q != 1 else 1)
-
-
 def _largest(polynomial: Polynomial) -> int:
-    return max((_bits(value) for value in polynomial.values()), default=0)
+    return max((2 * int(value.height_bits()) for value in polynomial.values()), default=0)
 
 
 def _absorbed(monomial: Monomial, value: Any) -> tuple[Monomial, Any]:
@@ -312,7 +311,7 @@ class _Normaliser:
         raised = tuple((atom, _whole(power * exponent)) for atom, power in monomial)
         if abs(value) == 1:
             coefficient = Form({(): value if exponent % 2 else fmpq(1)}, _ONE)
-        elif _bits(value) * exponent <= MAX_BITS:
+        elif _largest(base.top) * exponent <= MAX_BITS:
             coefficient = Form({(): value**exponent}, _ONE)
         else:
             coefficient = self.rational_power(abs(value), Fraction(exponent))

@@ -18,6 +18,7 @@ from tasks.answers.tree import (
     Congruence,
     Expression,
     Infinite,
+    Items,
     Node,
     Ratio,
     Reading,
@@ -209,6 +210,37 @@ def progression_sum(text: str) -> Value | None:
     count = Node("add", (Node("div", (Node("add", (last.node, start)), step)), number(1)))
     ends = Node("add", (last.node, number(first[0])))
     return Value(expression=Expression(Node("div", (Node("mul", (ends, count)), number(2)))))
+
+
+def vector_components(written: Expression) -> Reading | None:
+    r"""Return `2\vec{i} + 3\vec{j}` as (2, 3)."""
+    axes = ["\\vec i", "\\vec j", "\\vec k"]
+    if not written.variables or not written.variables <= set(axes):
+        return None
+    form = exact_form(written)
+    used = axes if "\\vec k" in written.variables else axes[:2]
+    if form is None or len(form.bottom) != 1 or not all(len(one) == 1 and one[0][1] == 1 for one in form.top):
+        return None
+    values = [form.top.get(((f"v:{axis}", 1),), 0) for axis in used]
+    if sum(bool(value) for value in values) != len(form.top):
+        return None
+    exact = [Fraction(int(value.p), int(value.q)) if value else Fraction(0) for value in values]
+    return Items(
+        kind="tuple", items=tuple(Value(expression=Expression(number(one))) for one in exact), brackets="()"
+    )
+
+
+def decimal_of(x: Reading, y: Reading) -> bool:
+    """Return whether one of two numbers is a decimal of 12 digits or more that agrees with the other."""
+    if not (
+        isinstance(x, Value)
+        and isinstance(y, Value)
+        and x.expression.node.op == y.expression.node.op == "num"
+    ):
+        return False
+    values = [one.expression.node.args[0] for one in (x, y)]
+    places = [one.expression.places or 0 for one in (x, y)]
+    return max(places) >= 8 > min(places) and abs(values[0] - values[1]) * 10**11 <= abs(values[0])
 
 
 def constant(reading: Reading) -> bool:

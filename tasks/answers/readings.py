@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise, product
 from typing import Final
@@ -16,7 +15,6 @@ from typing import Final
 from tasks.answers import kinds
 from tasks.answers.conditions import without_conditions
 from tasks.answers.naming import named_items, relation
-from tasks.answers.proof import exact_form
 from tasks.answers.regions import REALS, Unordered, as_interval, complement, intersection, point
 from tasks.answers.scan import MAX_DEPTH, balanced, depth, encloses, signs, split
 from tasks.answers.tree import (
@@ -138,34 +136,16 @@ def _other_values(text: str, primary: Value) -> list[tuple[str, Reading]]:
     if glued and primary.unit is None and (amount := kinds.value(glued[1] or glued[3])) is not None:
         unit = parse_unit(glued[2] or glued[4]) or Unit(dimension=f"label {glued[4]}")
         found.append(("a letter or a unit", Value(expression=amount.expression, unit=unit)))
-    vector = _vector_components(primary.expression)
+    vector = kinds.vector_components(primary.expression)
     if vector is not None:
         found.append(("unit vectors", vector))
     return found
 
 
-def _vector_components(expression: Expression) -> Reading | None:
-    r"""Return `2\vec{i} + 3\vec{j}` as (2, 3)."""
-    axes = ["\\vec i", "\\vec j", "\\vec k"]
-    if not expression.variables or not expression.variables <= set(axes):
-        return None
-    form = exact_form(expression)
-    used = axes if "\\vec k" in expression.variables else axes[:2]
-    if form is None or len(form.bottom) != 1 or not all(len(one) == 1 and one[0][1] == 1 for one in form.top):
-        return None
-    values = [form.top.get(((f"v:{axis}", 1),), 0) for axis in used]
-    if sum(bool(value) for value in values) != len(form.top):
-        return None
-    exact = [Fraction(int(value.p), int(value.q)) if value else Fraction(0) for value in values]
-    return Items(
-        kind="tuple", items=tuple(Value(expression=Expression(number(one))) for one in exact), brackets="()"
-    )
-
-
 def _other_lists(primary: Items) -> list[tuple[str, Reading]]:
     if primary.kind == "tuple" and primary.brackets == "[]" and len(primary.items) > 2:
         return [("square brackets around a list", Items(kind="set", items=primary.items))]
-    if primary.kind == "list" and len(primary.items) == 2 and _decimal_of(*primary.items):
+    if primary.kind == "list" and len(primary.items) == 2 and kinds.decimal_of(*primary.items):
         return [("an exact value and its decimal", one) for one in primary.items]
     quantities = [
         one
@@ -180,19 +160,6 @@ def _other_lists(primary: Items) -> list[tuple[str, Reading]]:
         }
         return [("the same quantity in two units", one) for one in quantities] if len(sizes) == 1 else []
     return []
-
-
-def _decimal_of(x: Reading, y: Reading) -> bool:
-    """Return whether one of two numbers is a decimal of 12 digits or more that agrees with the other."""
-    if not (
-        isinstance(x, Value)
-        and isinstance(y, Value)
-        and x.expression.node.op == y.expression.node.op == "num"
-    ):
-        return False
-    values = [one.expression.node.args[0] for one in (x, y)]
-    places = [one.expression.places or 0 for one in (x, y)]
-    return max(places) >= 8 > min(places) and abs(values[0] - values[1]) * 10**11 <= abs(values[0])
 
 
 def _from_words(text: str) -> list[tuple[str, Reading]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -22,6 +22,7 @@ from tasks.runtime.equivalence_judge import PROMPT, JudgeTokens
 from tasks.runtime.pending import rows_digest
 from tasks.seeds.truth import is_right
 from tasks.storage.artifacts import Artifact, Store
+from tasks.text import counted
 from tasks.uncertainty.clusters import Pair, cluster_answers, pairs_to_decide
 from tasks.uncertainty.entropy import majority
 from tasks.uncertainty.measures import entropies_by_size, uncertainties
@@ -200,10 +201,11 @@ def shard(
     verdicts: Mapping[Pair, JudgedPair],
     seconds: float,
     tokens: JudgeTokens,
-    ambiguous: int = 0,
+    decisions: Iterable[Decisions] = (),
 ) -> Shard:
     """Build the tables of one shard. Its notes hold the seconds without the judge, the judge's tokens, and the number of
     ambiguous pairs (see `Decisions`)."""
+    ambiguous = sum(decided.ambiguous for decided in decisions)
     tables = {
         "uncertainties": (Uncertainty, [row for row in rows if isinstance(row, Uncertainty)]),
         "judged_pairs": (JudgedPair, list(verdicts.values())),
@@ -212,3 +214,14 @@ def shard(
     counts = {"judged_pairs": len(verdicts), "ambiguous_pairs": ambiguous}
     notes = {**counts, "seconds_beside_judge": round(seconds, 3), **asdict(tokens)}
     return Shard(incoming=len(rows), tables=tables, notes=notes)
+
+
+def logged(found: Shard, log: Callable[[str], object]) -> Shard:
+    """Log what a shard took and left open, and return it."""
+    notes = found.notes
+    done = (
+        f"{counted(found.incoming, 'problem')} in {notes['seconds_beside_judge']:.1f} s, excluding the judge"
+    )
+    apart = f"{counted(notes['ambiguous_pairs'], 'ambiguous pair')} left apart"
+    log(f"cluster: {done}; {counted(notes['judged_pairs'], 'pair')} judged, {apart}")
+    return found

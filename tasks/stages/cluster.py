@@ -14,6 +14,7 @@ from tasks.runtime.clustering import (
     annotate,
     cluster_stage,
     deciding,
+    logged,
     sampled_digest,
     sampled_rows,
     shard,
@@ -24,7 +25,6 @@ from tasks.runtime.equivalence_judge import PROMPT, judge_pairs
 from tasks.runtime.models import chat_model
 from tasks.runtime.pending import Pending
 from tasks.storage.artifacts import Artifact
-from tasks.text import counted
 
 
 def cluster(
@@ -60,12 +60,7 @@ def cluster(
                     annotate(row, groups[row.id], decisions[row.id], verdicts, settings, judge)
                     for row in problems
                 ]
-            done = f"{counted(len(rows), 'problem')} in {watch.seconds:.1f} s, excluding the judge"
-            ambiguous = sum(decided.ambiguous for decided in decisions.values())
-            log(
-                f"cluster: {done}; {counted(len(pairs), 'pair')} judged, {counted(ambiguous, 'ambiguous pair')} left apart"
-            )
-            return shard(rows, verdicts, watch.seconds, tokens, ambiguous)
+            return logged(shard(rows, verdicts, watch.seconds, tokens, decisions.values()), log)
 
         pending = Pending(run.store, stage, lambda index: sampled_digest(run.store, sampled, index))
         return run_shards(run, stage, lambda: sizes or shard_sizes(run.store, sampled), work, pending, ready)
