@@ -118,9 +118,7 @@ def _constant(value: Any) -> Form:
 
 
 def _atom(name: str, power: Exponent = 1) -> Form:
-    if (
-        len(name) > MAX_NAME
-    ):  # names hold the forms of their parts, and would double with each level of a tower
+    if len(name) > MAX_NAME:  # it contains the forms of its parts, and doubles with each level of a tower
         raise TooLarge
     return Form({((name, power),): fmpq(1)}, _ONE)
 
