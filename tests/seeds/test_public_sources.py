@@ -140,7 +140,11 @@ def test_math_keeps_drawings_in_code_and_needs_all_its_parts(tmp_path: Path) -> 
             write(tmp_path / subject / f"{split}.jsonl", [math_row(f"{subject} {split}", "1")])
     write(
         tmp_path / "geometry/train.jsonl",
-        [math_row(drawn, "\\sqrt{2}"), math_row(missing, "3"), math_row("No answer", "") | {"solution": "It is \\boxed{}."}],
+        [
+            math_row(drawn, "\\sqrt{2}"),
+            math_row(missing, "3"),
+            math_row("No answer", "") | {"solution": "It is \\boxed{}."},
+        ],
     )
     assert reasons(loaded("math", tmp_path)) == {"No answer": "no_answer"}
     assert reasons(loaded("math", tmp_path, drop=["figure"])) == {missing: "needs_figure"}
