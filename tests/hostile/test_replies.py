@@ -69,7 +69,7 @@ def mutated(value: Any, rng: random.Random) -> Any:
         container, name = rng.choice(found)
         how = rng.random()
         if how < 0.7:
-            container[name] = rng.choice(VALUES)
+            container[name] = copy.deepcopy(rng.choice(VALUES))
         elif how < 0.85:
             del container[name]
         elif isinstance(container, list):
