@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-QUALITY_CRITERIA: Final = ("clear", "complete", "consistent", "single_answer", "nontrivial")
+QUALITY_CRITERIA: Final = ("well_formed", "unambiguous", "multi_step", "closed_form", "self_contained")
 """The five criteria of `judge/quality`, in the order of the prompt and of the reply."""
 
 QUALITY_SCHEMA: Final[dict[str, Any]] = {
