@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from tasks.errors import UserError
+from tasks.text import words
 
 MANIFEST = "manifest.json"
 DATA, FLAGGED, RESPONSES = "data", "flagged", "responses"  # folders; DATA: unflagged problems
@@ -39,8 +40,9 @@ class StageCount:
 
     @property
     def reasons(self) -> list[tuple[str, int]]:
-        """Reasons with their counts, most frequent first, ties by name."""
-        return sorted(self.rejected.items(), key=lambda item: (-item[1], item[0]))
+        """Reasons in words with their counts, most frequent first, ties by name."""
+        ranked = sorted(self.rejected.items(), key=lambda item: (-item[1], item[0]))
+        return [(words(reason), count) for reason, count in ranked]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
