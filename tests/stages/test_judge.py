@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from prefect import flow
 
 from prompts import load_prompt
-from tasks.config import load_config
+from tasks.config import PROJECT_ROOT, load_config
 from tasks.errors import UserError
 from tasks.llm.chat import Completion, Failure
 from tasks.rows import QUALITY_CRITERIA, Problem, Reason, Reject, Role, Tier, Verdict
@@ -98,6 +99,12 @@ def test_the_reasons_of_a_shard_are_shown_in_words(run: Run) -> None:
         "malformed reply: 1, model error: 1, not closed form: 1, not multi step: 1, not self contained: 1, "
         "not unambiguous: 1, not well formed: 1"
     )
+
+
+def test_the_documentation_lists_every_criterion_with_its_reason() -> None:
+    page = (PROJECT_ROOT / "docs" / "factory.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| `(\w+)` \|.*\| `(not_\w+)` \|$", page, re.MULTILINE)
+    assert table == [(criterion, Reason(f"not_{criterion}")) for criterion in QUALITY_CRITERIA]
 
 
 def stored(store: Store, rows: list[Problem]) -> Artifact:
