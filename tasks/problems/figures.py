@@ -1,10 +1,10 @@
 r"""Whether a problem needs a figure, a table or a shading that its text does not contain.
 
-An image (`\includegraphics`, a link) cannot be read and is always missing. A drawing in code (`[asy]`, TikZ) is ignored where
-it only illustrates: the text around it has data of its own (a number, a regular shape) and does not point to the drawing ("in
-the diagram", "the line shown", "shaded"). An aside such as "tangent to each other, as shown" needs two numbers. Without a
-drawing only an explicit reference counts. A sentence that introduces an example ("the diagram below shows three of those
-rectangles") is no reference, nor is one to a table whose rows are in the text, or to shading that the text defines.
+A drawing in code (`[asy]`, TikZ) is in the text: a model that reads the text has its coordinates and labels, so a reference to
+it ("in the diagram", "the line shown") misses nothing. Code that breaks off, or that has no coordinates, is no drawing. An image
+(`\includegraphics`, a link) cannot be read and is always missing. Without a drawing only an explicit reference counts. A
+sentence that introduces an example ("the diagram below shows three of those rectangles") is no reference, nor is one to a table
+whose rows are in the text, or to shading that the text defines.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from typing import Final
 from tasks.problems.questions import may_match
 
 _IMAGE: Final = re.compile(
-    r"\\includegraphics|\\begin\{figure\}|!\[[^\]]*\]\(|<(?:img|image|svg)\b", re.IGNORECASE
+    r"\\includegraphics|\bgraphic\s*\(|!\[[^\]]*\]\(|<(?:img|image|svg)\b", re.IGNORECASE
 )
 DRAWING: Final = re.compile(
-    r"\[asy\].*?(?:\[/asy\]|\Z)|\\begin\{(tikzpicture|asy)\}.*?(?:\\end\{\1\}|\Z)", re.IGNORECASE | re.DOTALL
+    r"(?:(?P<asy>\[asy\])|\\begin\{(?P<name>tikzpicture|asy)\})(?P<code>.*?)"
+    r"(?:(?(asy)\[/asy\]|\\end\{(?P=name)\})|(?P<unfinished>\Z))",
+    re.IGNORECASE | re.DOTALL,
 )
+_STATES: Final = re.compile(r"\d|\bunit(?:square|circle)\b")  # coordinates, lengths or angles
 
 _FIGURE: Final = r"(?:figure|diagram|picture|illustration|drawing|sketch)s?"
 _GRAPHIC: Final = rf"(?:{_FIGURE}|(?:image|graph|chart|plot|histogram|map|number\ line|grid|table)s?)"
@@ -40,23 +43,9 @@ _REFERENCE: Final = re.compile(
       | \b(?:graphed|pictured|depicted|sketched|drawn)\s+(?:below|above|here)\b
       | \b(?:shown|pictured|drawn)\s+(?:at|to|on)\s+(?:the\s+)?(?:right|left)\b
       | (?:^|[.?!]\s+)as\s+shown,
-      | \bthe\s+(?:\w+\s+)?shaded\s+(?:region|area|part|portion|section|figure|zone)s?\b""",
+      | \bthe\s+(?:\w+\s+)?shaded\s+(?:region|area|part|portion|section|figure|zone)s?\b
+      | \\begin\{{figure\}}""",
     re.IGNORECASE | re.VERBOSE,
-)
-_POINTING: Final = re.compile(
-    rf"""(?<!as\s)(?<!,\s)\b(?:shown|pictured|depicted|displayed|illustrated|graphed|indicated|shaded)\b
-      | \b{_FIGURE}\b | \bas\s+follows\b | (?<!shown\s)\bbelow\b(?!\s+(?:the|\$))
-      | \b(?:this|these)\s+(?:\w+\s+)?
-            (?:solid|shape|triangle|trapezoid|quadrilateral|polygon|pattern|graph|grid|sequence)s?\b""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_ASIDE: Final = re.compile(
-    r"(?:\bas|,)\s(?:shown|pictured|depicted|displayed|illustrated|indicated)\b", re.IGNORECASE
-)
-_GIVEN: Final = re.compile(
-    r"\d+|\b(?:two|three|four|five|six|seven|eight|nine|ten|twelve|half|twice|double|triple|regular|square|cube|equilateral"
-    r"|midpoints?|\w+gon(?:al)?)\b",
-    re.IGNORECASE,
 )
 _EXAMPLE: Final = re.compile(
     r"\b(?:for\s+(?:example|instance)|examples?"
@@ -81,17 +70,16 @@ def missing_figure(text: str) -> str | None:
         return None
     if match := _IMAGE.search(text):
         return around(match)
-    prose, drawings = DRAWING.subn(" ", text)
+    drawings = list(DRAWING.finditer(text))
+    for drawing in drawings:
+        if drawing["unfinished"] is not None:
+            return f"a drawing that breaks off: {text[-40:]}"
+    if any(_STATES.search(drawing["code"]) for drawing in drawings):
+        return None
+    prose = DRAWING.sub(" ", text)
     for match in _REFERENCE.finditer(prose):
         if not (_is_example(prose, match) or _is_in_text(prose, match.group().lower())):
             return around(match)
-    if not drawings:
-        return None
-    for match in _POINTING.finditer(prose):
-        if not _is_example(prose, match):
-            return around(match)
-    if len(_GIVEN.findall(prose)) < (2 if _ASIDE.search(prose) else 1):
-        return "no data outside the drawing"
     return None
 
 

@@ -11,8 +11,8 @@ from tasks.identity import canonical_json, fingerprint
 from tasks.seeds.registry import source_digest
 from tasks.storage.artifacts import Artifact
 
-AGGREGATE_VERSION = 4
-BENCHMARKS_VERSION = 2
+AGGREGATE_VERSION = 5
+BENCHMARKS_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

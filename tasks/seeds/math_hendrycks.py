@@ -6,7 +6,7 @@ and its former loading script on the hub. A local copy may also be the authors' 
 in `train/algebra/` etc.
 
 The test split is a benchmark (MATH-500 is a subset of it), the train split is not. Figures are Asymptote code inside the
-text, so the text is complete: these problems are kept, as in the paper, unless `drop` contains `figure`.
+text, so the text is complete: these problems are kept, as in the paper.
 """
 
 from __future__ import annotations

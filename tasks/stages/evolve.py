@@ -19,7 +19,7 @@ from tasks.runtime.models import RequestsAhead, chat_model
 from tasks.runtime.pending import Pending, rows_digest
 from tasks.storage.artifacts import Artifact
 
-VERSION = 3
+VERSION = 4
 
 
 def evolve(run: Run, sources: Artifact) -> tuple[Artifact, ...]:

@@ -12,7 +12,7 @@ from tasks.runtime.pending import Pending
 from tasks.runtime.shard_work import RulesWork, reject_by_rules
 from tasks.storage.artifacts import Artifact
 
-VERSION = 2
+VERSION = 3
 
 
 def apply_rules(run: Run, rounds: Sequence[Artifact]) -> Artifact:

@@ -67,7 +67,13 @@ REJECTED = {
         "In the figure, ABCD is a square. What is its area?",
         "What is the area of the region shown in the diagram?",
         "The graph below shows a parabola. Find its vertex.",
-        "Find the length of the path. [asy] draw((0,0)--(1,1)); [/asy]",
+        "In the diagram, how long is the path? [asy] draw(A--B--C); [/asy]",  # A, B and C are nowhere
+        "In the diagram, how long is the path from A to B? [asy] [/asy]",
+        "How long is the path in the square of side 4? [asy] draw((0,0)--(4,0)); draw((4,0)--",  # breaks off
+        "How long is the diagonal? \\begin{tikzpicture}\\draw (0,0) -- (3,4); and then the text ends",
+        'How long is the side AB? [asy] size(100); label(graphic("triangle.eps"), (0,0)); [/asy]',
+        "How high is it? \\begin{tikzpicture}\\node at (0,0) {\\includegraphics{tower.png}};\\end{tikzpicture}",
+        "How high is the tower? \\begin{figure}\\caption{The tower}\\end{figure} It is 30 m away.",
         "Find the shaded area ![square](square.png) in square units.",
         "Refer to the accompanying diagram. How long is side AB of the triangle?",
         "What is the height? \\includegraphics{tower.png} Answer in metres.",
@@ -84,10 +90,6 @@ REJECTED = {
         "The graph of $y = f(x)$ is shown below. What is $f(3)$?",
         "In the triangle pictured below, the base is 3. What is the height?",
         "As shown, AB is a diameter of circle O of radius 5. Find the length of AC.",
-        "[asy] draw((0,0)--(4,0)--(0,3)--cycle); [/asy] What is the perimeter of the triangle?",
-        "In the diagram, AB = 5. What is AC? [asy] draw((0,0)--(5,0)); [/asy]",
-        'What is $x$, if the lines are parallel, as shown? [asy] label("30", (0,0)); [/asy]',
-        "The side is 4. What fraction is shaded? \\begin{tikzpicture}\\fill (0,0) -- (1,1);\\end{tikzpicture}",
     ],
     Reason.NO_QUESTION: [
         "Tom has three apples and gives one of them to Ann.",
@@ -161,7 +163,15 @@ ACCEPTED = [
     "Let $F(A, B)$ be a function. How many are there? I.e., how many functions are of the form $F(A, B)=C$?",
     "Find the sum and write it in the form $a + b\\sqrt{2}$. What is $a + b$?",
     "Calculate $17 \\cdot 23$. Calculate without a calculator, please.",
-    # drawings that only illustrate, and tables and examples in the text
+    # drawings whose code is in the text, and tables and examples in the text
+    "Find the length of the path. [asy] draw((0,0)--(1,1)); [/asy]",
+    "[asy] draw((0,0)--(4,0)--(0,3)--cycle); [/asy] What is the perimeter of the triangle?",
+    'In the diagram, what is AC? [asy] pair A=(0,0), C=(3,4); draw(A--C); label("$A$",A,S); label("$C$",C,N); [/asy]',
+    'What is $x$, if the lines are parallel, as shown? [asy] draw((0,0)--(9,0)); label("$30^\\circ$", (1,1)); [/asy]',
+    "The side is 4. What fraction is shaded? \\begin{tikzpicture}\\fill (0,0) -- (1,1) -- (0,1);\\end{tikzpicture}",
+    "What is the area of the shaded region? [asy] fill(unitsquare, gray); [/asy]",
+    "\\begin{figure}\\begin{tikzpicture}\\draw (0,0) rectangle (3,2);\\end{tikzpicture}\\end{figure} What is its area?",
+    "The graph of $y=f(x)$ is shown below. Find $f(2)$. \\begin{asy} draw((0,1)--(4,9)); \\end{asy} Give an integer.",
     "A kite has vertices (0,7), (1,0), (12,-2) and (7,8). What is its area? [asy] draw((0,7)--(1,0)); [/asy]",
     "How many diagonals has a hexagon? [asy] draw(dir(0)--dir(60)); [/asy]",
     "Two circles of radii 3 and 4 touch, as shown. How far apart are their centres? [asy] draw(circle((0,0),3)); [/asy]",

@@ -132,15 +132,18 @@ def test_math_reads_all_subjects_and_flags_the_test_split(tmp_path: Path, layout
     }
 
 
-def test_math_keeps_figures_by_default_and_needs_all_its_parts(tmp_path: Path) -> None:
-    drawn = "[asy] draw((0,0)--(1,1)); [/asy] How long is the line?"
+def test_math_keeps_drawings_in_code_and_needs_all_its_parts(tmp_path: Path) -> None:
+    drawn = "[asy] draw((0,0)--(1,1)); [/asy] How long is the line in the diagram?"
+    missing = "How long is the line in the diagram?"
     for subject in SUBJECTS:
         for split in ("train", "test"):
             write(tmp_path / subject / f"{split}.jsonl", [math_row(f"{subject} {split}", "1")])
-    write(tmp_path / "geometry/train.jsonl", [math_row(drawn, "\\sqrt{2}"), math_row("No answer", "")])
+    write(
+        tmp_path / "geometry/train.jsonl",
+        [math_row(drawn, "\\sqrt{2}"), math_row(missing, "3"), math_row("No answer", "")],
+    )
     assert reasons(loaded("math", tmp_path)) == {"No answer": "no_answer"}
-    left_out = reasons(loaded("math", tmp_path, drop=["figure"]))
-    assert left_out == {drawn: "needs_figure"}
+    assert reasons(loaded("math", tmp_path, drop=["figure"])) == {missing: "needs_figure"}
     (tmp_path / "algebra/test.jsonl").unlink()
     with pytest.raises(
         UserError, match=r"Source math: .* has no .* file for algebra/test: .*algebra/test\.jsonl"
