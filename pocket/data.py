@@ -54,7 +54,8 @@ TIERS = ("easy", "medium", "hard", "competition")
 STRATEGIES = ("harder", "rewrite", "algebraize", "apply", "compose", "competition")
 PROMPTS = (
     *(f"evolution/{strategy}" for strategy in sorted(STRATEGIES)),
-    "judge/equivalence", "judge/quality", "teacher/solve", "teacher/solve_with_answer", "teacher/solve_with_solution",
+    "judge/equivalence", "judge/quality", "teacher/solve", "teacher/solve_with_answer",
+    "teacher/solve_with_answer_in_system", "teacher/solve_with_solution", "teacher/solve_with_solution_in_system",
 )  # fmt: skip
 """The prompts of the examples, and thus all prompts that the pocket models can follow."""
 SOLVER, HASTY_SOLVER, ASSISTANT, JUDGE = "solver", "hasty_solver", "assistant", "judge"

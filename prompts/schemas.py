@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-QUALITY_CRITERIA: Final = ("clear", "complete", "consistent", "single_answer", "nontrivial")
-"""The five criteria of `judge/quality`, in the order of the prompt and of the reply."""
+from tasks.rows import QUALITY_CRITERIA
 
 QUALITY_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",

@@ -13,13 +13,14 @@ import json
 import re
 import sys
 import time
+from functools import cache
 
-QUALITY = json.dumps(dict.fromkeys(("clear", "complete", "consistent", "single_answer", "nontrivial"), True))
 EVOLVED = (
     "<evolved>\nA depot sends out {} crates a day, each with 12 lamps. After 3 days a fifth of the lamps is broken."
     " How many lamps are whole?\n</evolved>"
 )
 LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+REQUIRED = re.compile(rb'"required": *(\[[^]]*\])')
 
 
 class Tally:
@@ -36,7 +37,8 @@ class Tally:
 
 
 class Connection(asyncio.Protocol):
-    """A connection. Requests with a schema are answered with a verdict, others with an evolved problem with a unique number."""
+    """A connection. Requests with a schema are answered with a verdict in which all of its keys are true, others with an evolved
+    problem with a unique number."""
 
     def __init__(self, tally: Tally, seconds: float) -> None:
         self.tally, self.seconds, self.received = tally, seconds, bytearray()
@@ -53,7 +55,8 @@ class Connection(asyncio.Protocol):
         self.received.clear()
         self.tally.served += 1
         self.tally.change(1)
-        reply = completion(self.tally.served, QUALITY if b'"response_format"' in body else EVOLVED)
+        keys = REQUIRED.search(body)
+        reply = completion(self.tally.served, verdict(keys[1]) if keys else EVOLVED)
         if self.seconds:
             asyncio.get_running_loop().call_later(self.seconds, self.answer, reply)
         else:
@@ -64,6 +67,11 @@ class Connection(asyncio.Protocol):
         head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         if isinstance(self.transport, asyncio.WriteTransport) and not self.transport.is_closing():
             self.transport.write(head.encode() + body)
+
+
+@cache
+def verdict(keys: bytes) -> str:
+    return json.dumps(dict.fromkeys(json.loads(keys), True))
 
 
 def completion(number: int, text: str) -> bytes:

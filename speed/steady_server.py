@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
-CRITERIA = ("clear", "complete", "consistent", "single_answer", "nontrivial")
 MODELS = (
     "scripted",
     "pocket/teacher",
@@ -36,11 +35,12 @@ class Author:
         self.texts = texts
         self.words = [word for text in texts for word in text.split()]
 
-    def reply(self, kind: str, number: int) -> str:
-        """Return the text of the answer to request `number` of the given kind."""
-        rng = random.Random(number)
+    def reply(self, number: int, body: dict[str, Any]) -> str:
+        """Return the text of the answer to request `number`. In 5% of the verdicts the last criterion is false."""
+        rng, kind = random.Random(number), kind_of(body)
         if kind == "j":
-            return json.dumps(dict.fromkeys(CRITERIA[:-1], True) | {"nontrivial": rng.random() > 0.05})
+            *criteria, last = body["response_format"]["json_schema"]["schema"]["required"]
+            return json.dumps(dict.fromkeys(criteria, True) | {last: rng.random() > 0.05})
         if kind == "s":
             return rf"We count. \boxed{{{rng.choice((3, 3, 3, 5, 8))}}}"
         if rng.random() < 0.02:
@@ -100,9 +100,10 @@ class Connection(asyncio.Protocol):
         elif len(body) >= int(length[1]):
             self.buffer.clear()
             number = int.from_bytes(hashlib.sha256(body).digest()[:5], "big")
-            kind = kind_of(json.loads(body))
+            request = json.loads(body)
+            kind = kind_of(request)
             os.write(self.received, number.to_bytes(8, "big") + kind.encode())
-            self._send(completion(number, kind, self.author.reply(kind, number)))
+            self._send(completion(number, kind, self.author.reply(number, request)))
 
     def _send(self, value: dict[str, Any]) -> None:
         data = json.dumps(value).encode()

@@ -6,8 +6,9 @@ All rows are frozen, slotted and keyword-only. Text is stored only in `Problem`;
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
+from typing import Final
 
 import xxhash
 
@@ -75,7 +76,11 @@ class Reason(StrEnum):
     EXACT_DUPLICATE = "exact_duplicate"
     NEAR_DUPLICATE = "near_duplicate"
     # judge
-    JUDGED_UNFIT = "judged_unfit"  # at least one criterion failed
+    NOT_WELL_FORMED = "not_well_formed"  # the first criterion that failed
+    NOT_UNAMBIGUOUS = "not_unambiguous"
+    NOT_MULTI_STEP = "not_multi_step"
+    NOT_CLOSED_FORM = "not_closed_form"
+    NOT_SELF_CONTAINED = "not_self_contained"
     # select
     NOT_SELECTED = "not_selected"
     # sample, cluster
@@ -135,15 +140,30 @@ class Reject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """The five-criteria judgement of one problem. All five must hold."""
+class Criteria:
+    """Which criteria of the quality judge hold; `prompts/judge/quality.md` defines them. A problem needs all five."""
+
+    well_formed: bool
+    unambiguous: bool
+    multi_step: bool
+    closed_form: bool
+    self_contained: bool
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Names of the criteria that do not hold."""
+        return tuple(name for name in QUALITY_CRITERIA if not getattr(self, name))
+
+
+QUALITY_CRITERIA: Final = tuple(field.name for field in fields(Criteria))
+"""The five criteria, in the order of the prompt and of the reply."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict(Criteria):
+    """The quality judge's verdict on one problem."""
 
     problem_id: str
-    clear: bool
-    complete: bool
-    consistent: bool
-    single_answer: bool
-    nontrivial: bool
     passed: bool
     reply: str
     model: str

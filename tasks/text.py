@@ -1,10 +1,11 @@
-"""Text for people: counted nouns, and control characters made visible. Text for models: control tokens found. Pure."""
+"""Text for people: counted nouns, names in words, and control characters made visible. Text for models: control tokens found.
+Pure."""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["control_token", "counted", "is_utf8", "visible"]
+__all__ = ["control_token", "counted", "is_utf8", "visible", "words"]
 
 # Characters that a terminal or browser obeys or does not draw: controls (without tab and newline), soft hyphen, bidirectional
 # controls, zero-width characters, fillers, variation selectors, tags, line separators, surrogates (Unicode's
@@ -46,3 +47,8 @@ def is_utf8(text: str) -> bool:
 def counted(count: int, one: str, many: str | None = None) -> str:
     """Return the count with its noun or phrase: "1 problem", "2,000 problems"; `many` is by default `one` with an "s"."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
+def words(name: str) -> str:
+    """Return the name of a reason or criterion as words: "near_duplicate" becomes "near duplicate"."""
+    return name.replace("_", " ")

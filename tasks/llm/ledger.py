@@ -33,9 +33,9 @@ Result = TypeVar("Result")
 BATCH = 200  # most uncommitted entries; half as many trigger a commit
 IDLE_SECONDS = 0.5  # longest time that an entry waits for its commit
 BUSY_SECONDS = 60.0  # timeout while another process writes
-_LAYOUT = 4  # 1 had entries only, 2 compressed them without _PHRASES, 3 had no engines; all are read and upgraded to 4
+_LAYOUT = 5  # 1 had entries only, 2 compressed without phrases, 3 had no engines, 4 had _OLD_PHRASES; all are upgraded to 5
 _KEYS_PER_QUERY = 500
-_PHRASES = (
+_OLD_PHRASES = (
     rb" Therefore, Thus, Since Let we have so that Find the smallest positive integer real number of all values such that"
     rb" the sum of is equal to \n\n\\[ \\] \\( \\) \\left( \\right) \\sqrt{ \\cdot \\times \\pi \\le \\ge \\frac{1}{2}"
     rb' The answer is \\boxed{}.","token_count":,"logprob_sum":-0.,"spans":{"after_think_token_count":,'
@@ -47,8 +47,17 @@ _PHRASES = (
     rb'{"text":"<evolved>\n\n</evolved>","finish_reason":"stop","prompt_tokens":,"completion_tokens":,'
     rb'"logprob_sum":null,"logprob_count":0}'
 )
+_PHRASES = _OLD_PHRASES + (
+    rb'{"text":"{\"well_formed\": true, \"unambiguous\": true, \"multi_step\": true, \"closed_form\": true,'
+    rb" \"self_contained\": true}"
+    rb'{"text":"{\"well_formed\":true,\"unambiguous\":true,\"multi_step\":true,\"closed_form\":true,'
+    rb'\"self_contained\":true}","finish_reason":"stop","prompt_tokens":,"completion_tokens":,'
+    rb'"logprob_sum":null,"logprob_count":0}'
+)
 """Phrases that answers have in common, the most common last: zlib's preset dictionary (RFC 1950). Part of the file's layout:
-any change of this text would make existing ledgers unreadable."""
+any change of these texts would make existing ledgers unreadable."""
+_DICTIONARIES = {zlib.adler32(phrases).to_bytes(4): phrases for phrases in (_OLD_PHRASES, _PHRASES)}
+"""By the id that a compressed stream has in its header."""
 _TABLES = (
     "entries (key TEXT PRIMARY KEY, value BLOB NOT NULL)",
     "spent (model TEXT PRIMARY KEY, requests INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,"
@@ -344,7 +353,7 @@ def _packed(text: str) -> bytes:
 def _unpacked(value: bytes) -> str:
     """Decompress the output of `_packed`, or a stream without phrases. Raises `zlib.error`, `TypeError` or `ValueError` if it is
     damaged or truncated."""
-    unpacker = zlib.decompressobj(zdict=_PHRASES)
+    unpacker = zlib.decompressobj(zdict=_DICTIONARIES.get(value[2:6], b""))
     text = unpacker.decompress(value)
     if not unpacker.eof:
         raise zlib.error("an answer is truncated")

@@ -9,11 +9,11 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final
 
 from tasks.answers.equivalence import simplest_forms_decision
-from tasks.rows import Reason
+from tasks.rows import QUALITY_CRITERIA, Criteria, Reason
 from tasks.text import control_token
 
 MAX_REPLY_CHARS: Final = 20_000
@@ -26,27 +26,6 @@ class BadReply:
 
     reason: Reason
     detail: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QualityVerdict:
-    """The five criteria of the quality judge."""
-
-    clear: bool
-    complete: bool
-    consistent: bool
-    single_answer: bool
-    nontrivial: bool
-
-    @property
-    def passed(self) -> bool:
-        """Whether all five criteria are met."""
-        return not self.failed
-
-    @property
-    def failed(self) -> tuple[str, ...]:
-        """Names of the criteria that are not met."""
-        return tuple(name for name in QUALITY_CRITERIA if not getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +47,6 @@ class EquivalenceVerdict:
         return self.equivalent if decided is None else decided
 
 
-QUALITY_CRITERIA: Final = tuple(field.name for field in fields(QualityVerdict))
 _EQUIVALENCE_TYPES: Final[dict[str, type]] = {"first": str, "second": str, "equivalent": bool}
 
 # Where a JSON object may begin, and what the decoder does not accept although its meaning is plain.
@@ -108,9 +86,7 @@ class _Malformed(ValueError):
     """The reply has a verdict, but in a form that is not accepted."""
 
 
-def parse_quality(
-    reply: str, finish_reason: str, *, max_chars: int = MAX_REPLY_CHARS
-) -> QualityVerdict | BadReply:
+def parse_quality(reply: str, finish_reason: str, *, max_chars: int = MAX_REPLY_CHARS) -> Criteria | BadReply:
     """Parse the quality judge's reply: one JSON object that has the five criteria, each true or false.
 
     Prose, code fences and thinking around the object, further keys, and loose JSON (quoted booleans, Python's quotes and
@@ -118,7 +94,7 @@ def parse_quality(
     which a key is missing or occurs twice.
     """
     found = _verdict(reply, finish_reason, dict.fromkeys(QUALITY_CRITERIA, bool), max_chars)
-    return found if isinstance(found, BadReply) else QualityVerdict(**found)
+    return found if isinstance(found, BadReply) else Criteria(**found)
 
 
 def parse_equivalence(

@@ -31,7 +31,7 @@ from tasks.runtime.phases import phase
 from tasks.runtime.progress import Progress
 from tasks.runtime.stage import Stage
 from tasks.storage.artifacts import Artifact, Store
-from tasks.text import counted
+from tasks.text import counted, words
 
 if TYPE_CHECKING:
     from tasks.runtime.pending import Pending
@@ -211,7 +211,7 @@ def run_shard(
 def _log_counts(stage: Stage, index: int, record: Mapping[str, Any]) -> None:
     """Log the counts of a shard: in = kept + rejected."""
     counts = record["counts"]
-    rejected = ", ".join(f"{n} {reason}" for reason, n in counts["rejected"].items()) or "none"
+    rejected = ", ".join(f"{n} {words(reason)}" for reason, n in counts["rejected"].items()) or "none"
     get_run_logger().info(
         "%s shard %d: %d in, %d kept, rejected: %s (%.1f s)",
         stage.name, index + 1, counts["in"], counts["kept"], rejected, record["seconds"],

@@ -20,7 +20,7 @@ from tasks.seeds.truth import is_right
 from tasks.storage.artifacts import Artifact, versions
 from tasks.storage.examples import Annotated, examples_by_split
 from tasks.storage.manifest import Manifest, StageCount
-from tasks.text import counted, visible
+from tasks.text import counted, visible, words
 
 SHOWN_REJECTS = 10  # listed in the summary
 
@@ -133,7 +133,7 @@ def summary(
     for row in given:
         first.setdefault(row.problem_id, row.position + 1)
     lines += [
-        f"  row {first[row.problem_id]}: {row.reason}: {visible(row.detail[:120])} ({row.problem_id})"
+        f"  row {first[row.problem_id]}: {words(row.reason)}: {visible(row.detail[:120])} ({row.problem_id})"
         for row in rejects[:SHOWN_REJECTS]
     ]
     if examples:

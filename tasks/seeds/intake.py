@@ -11,7 +11,7 @@ from prompts import MAX_VALUE_CHARS
 from tasks.config import AggregateSettings
 from tasks.rows import Problem, Reason, Reject
 from tasks.seeds.kinds import Loaded, SeedOutcome
-from tasks.text import counted
+from tasks.text import counted, words
 
 
 def curated_first(settings: AggregateSettings) -> list[Any]:
@@ -34,7 +34,7 @@ def counts(name: str, loaded: Loaded) -> dict[str, Any]:
 def account(name: str, loaded: Loaded) -> str:
     """Return the counts of one source as a log line, including a shortfall against its target."""
     numbers = counts(name, loaded)
-    dropped = ", ".join(f"{n:,} {reason}" for reason, n in numbers["dropped"].items()) or "none"
+    dropped = ", ".join(f"{n:,} {words(reason)}" for reason, n in numbers["dropped"].items()) or "none"
     short = f", {loaded.shortfall:,} fewer than its target of {loaded.target:,}" if loaded.shortfall else ""
     return f"{name}: {counted(loaded.seen, 'row')} read, {counted(loaded.problems, 'problem')}{short}; rejected: {dropped}"
 

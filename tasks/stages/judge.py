@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cache
 
 from prefect.logging import get_run_logger
 
 from prompts import load_prompt
-from prompts.schemas import QUALITY_CRITERIA, QUALITY_SCHEMA
+from prompts.schemas import QUALITY_SCHEMA
 from tasks.identity import request_seed
 from tasks.llm.chat import ChatRequest, Completion, Failure
 from tasks.llm.turns import Turns
@@ -19,8 +20,9 @@ from tasks.runtime.driver import Lazy, Run, Shard, Stage, run_shards
 from tasks.runtime.models import RequestsAhead, chat_model
 from tasks.runtime.pending import Pending
 from tasks.storage.artifacts import Artifact
+from tasks.text import words
 
-VERSION = 2
+VERSION = 3
 PROMPT = "judge/quality"
 
 
@@ -67,7 +69,10 @@ def request(row: Problem, run: Run) -> ChatRequest:
 def judged(
     row: Problem, reply: Completion | Failure, run: Run
 ) -> tuple[Problem, Verdict | None, Reject | None]:
-    """Return the row, its verdict (None without a valid reply), and its reject if it is rejected."""
+    """Return the row, its verdict (None without a valid reply), and its reject if it is rejected.
+
+    The reason is the first criterion that does not hold; the detail names all of them.
+    """
 
     def reject(reason: Reason, detail: str) -> Reject:
         return Reject(problem_id=row.id, stage="judge", reason=reason, detail=detail, text=row.text[:2000])
@@ -77,19 +82,18 @@ def judged(
     quality = parse_quality(reply.text, reply.finish_reason)
     if isinstance(quality, BadReply):
         return row, None, reject(quality.reason, quality.detail)
-    marks = {criterion: getattr(quality, criterion) for criterion in QUALITY_CRITERIA}
     verdict = Verdict(
+        **asdict(quality),
         problem_id=row.id,
-        **marks,
-        passed=all(marks.values()),
+        passed=not quality.failed,
         reply=reply.text,
         model=run.identities["quality_judge"],
         prompt=load_prompt(PROMPT).fingerprint,
     )
     if verdict.passed:
         return row, verdict, None
-    failed = ", ".join(criterion for criterion, holds in marks.items() if not holds)
-    return row, verdict, reject(Reason.JUDGED_UNFIT, f"not {failed}")
+    failed = ", ".join(map(words, quality.failed))
+    return row, verdict, reject(Reason(f"not_{quality.failed[0]}"), f"does not hold: {failed}")
 
 
 def collect(results: list[tuple[Problem, Verdict | None, Reject | None]]) -> Shard:

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from tasks.errors import UserError
 from tasks.storage.checksums import FORMAT, MANIFEST, Damaged, checksum, sealed, unsealed, written_by
+from tasks.text import words
 
 DATA, FLAGGED, RESPONSES = "data", "flagged", "responses"  # folders; DATA: unflagged problems
 _REGULAR = re.compile(r"[^/]+/.+-\d{5}(-of-\d{5})?\.parquet")
@@ -43,8 +44,9 @@ class StageCount:
 
     @property
     def reasons(self) -> list[tuple[str, int]]:
-        """Reasons with their counts, most frequent first, ties by name."""
-        return sorted(self.rejected.items(), key=lambda item: (-item[1], item[0]))
+        """Reasons in words with their counts, most frequent first, ties by name."""
+        ranked = sorted(self.rejected.items(), key=lambda item: (-item[1], item[0]))
+        return [(words(reason), count) for reason, count in ranked]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

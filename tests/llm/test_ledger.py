@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -16,7 +17,8 @@ from typing import Any
 import pytest
 
 from tasks.errors import UserError
-from tasks.llm.ledger import BATCH, Ledger, Spent, request_key
+from tasks.llm.ledger import BATCH, Ledger, Spent, _packed, _unpacked, request_key
+from tasks.rows import QUALITY_CRITERIA
 
 REQUEST: dict[str, Any] = {
     "model": "teacher:0123456789abcdef",
@@ -175,14 +177,36 @@ def test_a_ledger_compressed_without_phrases_can_be_read_and_extended(tmp_path: 
     assert stored(tmp_path / "l.db") == {"old": {"text": "paid long ago"}, "new": {"text": "paid now"}}
 
 
-def test_a_value_stored_in_this_layout_can_be_read_by_every_later_version(tmp_path: Path) -> None:
-    kept = bytes.fromhex("783f10e4318983bb01cdb7b5b82caf0500b9a01191")
+@pytest.mark.parametrize(
+    ("layout", "kept", "text"),
+    [
+        (4, "783f10e4318983bb01cdb7b5b82caf0500b9a01191", '{"clear":true}'),
+        (5, "783fa43bad2bc3ef319c4ea805003a12141a", '{"well_formed":true}'),
+    ],
+)
+def test_a_value_stored_in_a_layout_can_be_read_by_every_later_version(
+    tmp_path: Path, layout: int, kept: str, text: str
+) -> None:
     with Ledger(tmp_path / "l.db") as ledger:
-        connection = sqlite3.connect(tmp_path / "l.db")
-        with connection:
-            connection.execute("INSERT INTO entries VALUES ('k', ?)", (kept,))
-        connection.close()
-        assert ledger.get("k") == {"text": '{"clear":true}', "finish_reason": "stop"}
+        ledger.put("now", text)
+    connection = sqlite3.connect(tmp_path / "l.db")
+    with connection:
+        connection.execute("INSERT INTO entries VALUES ('k', ?)", (bytes.fromhex(kept),))
+        connection.execute(f"PRAGMA user_version = {layout}")
+    connection.close()
+    with Ledger(tmp_path / "l.db") as ledger:
+        assert ledger.get_many(["k", "now"]) == {"k": {"text": text, "finish_reason": "stop"}, "now": text}
+    connection = sqlite3.connect(tmp_path / "l.db")
+    assert connection.execute("PRAGMA user_version").fetchone() == (5,)
+    connection.close()
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_a_verdict_of_the_quality_judge_takes_less_than_fifty_bytes(separators: tuple[str, str]) -> None:
+    text = json.dumps(dict.fromkeys(QUALITY_CRITERIA, True), separators=separators)
+    counts = {"prompt_tokens": 527, "completion_tokens": 34, "logprob_sum": None, "logprob_count": 0}
+    stored = json.dumps({"text": text, "finish_reason": "stop", **counts}, separators=(",", ":"))
+    assert len(_packed(stored)) < 50 and _unpacked(_packed(stored)) == stored
 
 
 def test_engines_are_kept_by_machine_and_one_that_was_not_invariant_stays_recorded(tmp_path: Path) -> None:
@@ -202,7 +226,7 @@ def test_a_ledger_of_a_later_layout_is_refused_and_unchanged(tmp_path: Path) -> 
     with Ledger(tmp_path / "l.db"):
         pass
     connection = sqlite3.connect(tmp_path / "l.db")
-    connection.execute("PRAGMA user_version = 5")
+    connection.execute("PRAGMA user_version = 6")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
     before = (tmp_path / "l.db").read_bytes()

@@ -7,18 +7,15 @@ from typing import Any
 
 import pytest
 
-from prompts.schemas import EQUIVALENCE_SCHEMA
-from prompts.schemas import QUALITY_CRITERIA as PROMPTED
+from prompts.schemas import EQUIVALENCE_SCHEMA, QUALITY_SCHEMA
 from tasks.problems.verdicts import (
-    QUALITY_CRITERIA,
     BadReply,
     EquivalenceVerdict,
-    QualityVerdict,
     parse_equivalence,
     parse_evolution,
     parse_quality,
 )
-from tasks.rows import Reason
+from tasks.rows import QUALITY_CRITERIA, Criteria, Reason
 
 GOOD: dict[str, Any] = dict.fromkeys(QUALITY_CRITERIA, True)
 PARENT = "Tom has 3 apples and buys 5 more. How many apples does he have?"
@@ -28,25 +25,25 @@ def reason(reply: Any) -> Reason | None:
     return reply.reason if isinstance(reply, BadReply) else None
 
 
-def test_the_criteria_are_those_of_the_prompt() -> None:
-    assert tuple(QUALITY_CRITERIA) == PROMPTED
+def test_the_criteria_are_those_of_the_schema_and_each_has_a_reason() -> None:
+    assert list(QUALITY_CRITERIA) == QUALITY_SCHEMA["required"]
+    assert {f"not_{criterion}" for criterion in QUALITY_CRITERIA} < {str(reason) for reason in Reason}
     assert EQUIVALENCE_SCHEMA["required"] == ["first", "second", "equivalent"]
 
 
 def test_a_problem_passes_if_all_five_criteria_are_met() -> None:
     verdict = parse_quality(json.dumps(GOOD), "stop")
-    assert verdict == QualityVerdict(
-        clear=True, complete=True, consistent=True, single_answer=True, nontrivial=True
+    assert verdict == Criteria(
+        well_formed=True, unambiguous=True, multi_step=True, closed_form=True, self_contained=True
     )
-    assert isinstance(verdict, QualityVerdict)
-    assert verdict.passed
+    assert isinstance(verdict, Criteria)
+    assert verdict.failed == ()
 
 
 @pytest.mark.parametrize("criterion", QUALITY_CRITERIA)
 def test_one_failed_criterion_is_enough_to_fail(criterion: str) -> None:
     verdict = parse_quality(json.dumps(GOOD | {criterion: False}), "stop")
-    assert isinstance(verdict, QualityVerdict)
-    assert not verdict.passed
+    assert isinstance(verdict, Criteria)
     assert verdict.failed == (criterion,)
 
 
@@ -54,14 +51,14 @@ def test_one_failed_criterion_is_enough_to_fail(criterion: str) -> None:
     "wrapping",
     [
         "  {}\n", "```json\n{}\n```", "```\n{}```", "```json{}```", "```json\n{}", "<think>hm\n</think>\n\n{}",
-        "Verdict: {}", "The reply has the form {\"clear\": ..., }. Mine:\n```json\n{}\n```\nAll five hold.",
+        "Verdict: {}", "The reply has the form {\"well_formed\": ..., }. Mine:\n```json\n{}\n```\nAll five hold.",
         "For the set $\\{1, 2\\}$ and \\frac{1}{2} I find \"yes\": {}", "[{}]", '{"verdict": {}, "confidence": 0.9}',
     ],
 )  # fmt: skip
 def test_prose_fences_and_thinking_around_the_json_are_accepted(wrapping: str) -> None:
-    for data in (GOOD, GOOD | {"complete": False}):
+    for data in (GOOD, GOOD | {"self_contained": False}):
         verdict = parse_quality(wrapping.replace("{}", json.dumps(data)), "stop")
-        assert verdict == QualityVerdict(**data)
+        assert verdict == Criteria(**data)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +75,7 @@ def test_prose_fences_and_thinking_around_the_json_are_accepted(wrapping: str) -
     ],
 )
 def test_further_keys_and_loose_json_are_accepted(loose: str) -> None:
-    assert parse_quality(loose, "stop") == QualityVerdict(**GOOD)
+    assert parse_quality(loose, "stop") == Criteria(**GOOD)
 
 
 @pytest.mark.parametrize(
@@ -93,19 +90,24 @@ def test_further_keys_and_loose_json_are_accepted(loose: str) -> None:
         ("[true, true, true, true, true]", "stop", Reason.MALFORMED_REPLY),
         (json.dumps(GOOD) + json.dumps(GOOD), "stop", Reason.MALFORMED_REPLY),
         (
-            json.dumps(GOOD) + "\nOn reflection: " + json.dumps({"clear": False}),
+            json.dumps(GOOD) + "\nOn reflection: " + json.dumps({"well_formed": False}),
             "stop",
             Reason.MALFORMED_REPLY,
         ),
         (json.dumps({"first": GOOD, "second": GOOD}), "stop", Reason.MALFORMED_REPLY),
-        (json.dumps(GOOD | {"clear": 1}), "stop", Reason.MALFORMED_REPLY),
-        (json.dumps(GOOD | {"clear": "maybe"}), "stop", Reason.MALFORMED_REPLY),
-        (json.dumps(GOOD | {"clear": None}), "stop", Reason.MALFORMED_REPLY),
-        (json.dumps(GOOD | {"Clear": False}), "stop", Reason.MALFORMED_REPLY),
+        (
+            '{"clear": true, "complete": true, "consistent": true, "single_answer": true, "nontrivial": true}',
+            "stop",
+            Reason.MALFORMED_REPLY,
+        ),
+        (json.dumps(GOOD | {"well_formed": 1}), "stop", Reason.MALFORMED_REPLY),
+        (json.dumps(GOOD | {"well_formed": "maybe"}), "stop", Reason.MALFORMED_REPLY),
+        (json.dumps(GOOD | {"well_formed": None}), "stop", Reason.MALFORMED_REPLY),
+        (json.dumps(GOOD | {"Well_Formed": False}), "stop", Reason.MALFORMED_REPLY),
         (json.dumps(GOOD)[:-1], "stop", Reason.MALFORMED_REPLY),
-        (json.dumps(GOOD | {"clear": float("nan")}), "stop", Reason.MALFORMED_REPLY),
+        (json.dumps(GOOD | {"well_formed": float("nan")}), "stop", Reason.MALFORMED_REPLY),
         (json.dumps(dict.fromkeys(QUALITY_CRITERIA[1:], True)), "stop", Reason.MALFORMED_REPLY),
-        (json.dumps(GOOD)[:-1] + ', "clear": false}', "stop", Reason.MALFORMED_REPLY),
+        (json.dumps(GOOD)[:-1] + ', "well_formed": false}', "stop", Reason.MALFORMED_REPLY),
         ('{"' * 5000 + json.dumps(GOOD), "stop", Reason.MALFORMED_REPLY),
         ('{"a":' * 3000, "stop", Reason.MALFORMED_REPLY),
     ],

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from prompts import load_prompt
 from tasks.config import PROJECT_ROOT, load_config
+from tasks.rows import QUALITY_CRITERIA, Strategy
 from tasks.runtime.training_run import run_config
 from tasks.seeds.registry import resolve
 
@@ -90,6 +92,23 @@ def test_every_difference_has_a_reason_and_every_choice_of_ours_a_value_or_a_sen
     for row in ROWS:
         assert row.paper and (row.status == "same" or row.why), row
         assert row.status != "ours" or row.here or row.setting, row
+
+
+def row_about(start: str) -> Row:
+    (row,) = [row for row in ROWS if row.paper.startswith(start)]
+    return row
+
+
+def test_the_criteria_on_the_page_are_those_of_the_judge() -> None:
+    row = row_about("five criteria")
+    assert row.status == "same" and re.findall(r"\((\d)\)", row.paper) == list("12345")
+    assert re.findall(r"`(\w+)`", row.here) == list(QUALITY_CRITERIA)
+
+
+def test_each_strategy_has_the_system_prompt_that_the_page_states() -> None:
+    row, prompts = row_about("each strategy"), [load_prompt(f"evolution/{strategy}") for strategy in Strategy]
+    assert row.status == "same" and len(Strategy) == 6
+    assert len({prompt.system for prompt in prompts}) == 6 and len({prompt.user for prompt in prompts}) == 1
 
 
 def test_the_page_is_self_contained() -> None:

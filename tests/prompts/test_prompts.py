@@ -19,12 +19,25 @@ from prompts import (
 )
 from prompts.schemas import EQUIVALENCE_SCHEMA, QUALITY_CRITERIA, QUALITY_SCHEMA
 from tasks.errors import UserError
+from tasks.rows import Strategy
 
 EVOLUTION = [
     f"evolution/{name}" for name in ("algebraize", "apply", "competition", "compose", "harder", "rewrite")
 ]
 JUDGES = ["judge/equivalence", "judge/quality"]
-TEACHERS = ["teacher/solve", "teacher/solve_with_answer", "teacher/solve_with_solution"]
+PRIVILEGED = [
+    "teacher/solve_with_answer", "teacher/solve_with_answer_in_system", "teacher/solve_with_solution",
+    "teacher/solve_with_solution_in_system",
+]  # fmt: skip
+MEANINGS = {
+    "algebraize": r"algebraic .*variables take the place of concrete values",
+    "apply": r"arises in a real scenario",
+    "competition": r"style of AMC, AIME or an olympiad",
+    "compose": r"combine .*with another branch of mathematics",
+    "harder": r"harder, by more reasoning steps or by more constraints",
+    "rewrite": r"another context and other words, so that it tests the same skill",
+}
+"""What the paper says about each strategy."""
 
 
 def two_slots(user: str = "{{first}} and {{second}}", system: str = "") -> Prompt:
@@ -32,7 +45,8 @@ def two_slots(user: str = "{{first}} and {{second}}", system: str = "") -> Promp
 
 
 def test_the_package_contains_the_expected_prompts():
-    assert set(EVOLUTION + JUDGES + TEACHERS) <= set(all_prompts())
+    assert set(all_prompts()) == {*EVOLUTION, *JUDGES, "teacher/solve", *PRIVILEGED}
+    assert set(EVOLUTION) == {f"evolution/{strategy}" for strategy in Strategy}
 
 
 @pytest.mark.parametrize("name", all_prompts())
@@ -55,16 +69,27 @@ def test_every_tag_in_a_prompt_is_a_protected_delimiter(name: str):
 
 
 @pytest.mark.parametrize("name", EVOLUTION)
-def test_an_evolution_prompt_is_concise_and_requests_the_evolved_tags(name: str):
-    prompt = load_prompt(name)
-    assert 110 <= len(prompt.user.split()) <= 220
-    assert 6 <= len(prompt.user.splitlines()) <= 12
-    assert "\n<problem>\n{{problem}}\n</problem>\n" in prompt.user
-    assert prompt.user.endswith("between <evolved> and </evolved>.")
+def test_the_instructions_of_a_strategy_are_its_system_message(name: str):
+    system, user = load_prompt(name).render(problem="PROBLEM")
+    assert system["role"] == "system" and 110 <= len(system["content"].split()) <= 300
+    assert 5 <= len(system["content"].splitlines()) <= 8
+    assert user == {
+        "role": "user",
+        "content": "<problem>\nPROBLEM\n</problem>\nReply with only the new problem between <evolved> and </evolved>.",
+    }
 
 
-def test_the_six_strategies_differ():
-    assert len({load_prompt(name).user for name in EVOLUTION}) == 6
+def test_every_strategy_has_a_system_message_of_its_own_that_states_its_meaning():
+    systems = {name.removeprefix("evolution/"): load_prompt(name).system for name in EVOLUTION}
+    assert len(set(systems.values())) == len(MEANINGS)
+    for name, meaning in MEANINGS.items():
+        stated = [other for other, text in systems.items() if re.search(meaning, text.splitlines()[0])]
+        assert stated == [name]
+
+
+def test_rewrite_allows_new_numbers_and_algebraize_asks_for_one_answer():
+    assert "the answer may change with them" in load_prompt("evolution/rewrite").system
+    assert "There must still be one answer" in load_prompt("evolution/algebraize").system
 
 
 def test_the_quality_prompt_defines_the_criteria_in_the_order_of_its_schema():
@@ -73,7 +98,7 @@ def test_the_quality_prompt_defines_the_criteria_in_the_order_of_its_schema():
     asked = re.findall(r'"(\w+)":', prompt.user.splitlines()[-1])
     assert defined == asked == list(QUALITY_SCHEMA["properties"]) == QUALITY_SCHEMA["required"]
     assert asked == list(QUALITY_CRITERIA)
-    assert asked == ["clear", "complete", "consistent", "single_answer", "nontrivial"]
+    assert asked == ["well_formed", "unambiguous", "multi_step", "closed_form", "self_contained"]
 
 
 def test_the_equivalence_prompt_contains_two_answers_and_no_problem():
@@ -117,6 +142,29 @@ def test_the_privileged_prompt_renders_to_the_expected_text():
     )
     messages = load_prompt("teacher/solve_with_answer").render(problem="What is $2+3$?", answer="5")
     assert messages == [{"role": "user", "content": golden}]
+
+
+@pytest.mark.parametrize("name", PRIVILEGED)
+def test_a_privileged_prompt_shows_the_reference_in_one_message(name: str):
+    prompt = load_prompt(name)
+    (shown,) = set(prompt.variables) - {"problem"}
+    assert f"_{shown}" in name
+    messages = prompt.render(problem="PROBLEM", **{shown: "5"})
+    where = "system" if name.endswith("_in_system") else "user"
+    with_reference = [
+        message["role"] for message in messages if "<reference>\n5\n</reference>" in message["content"]
+    ]
+    assert with_reference == [where] and messages[-1]["content"].startswith("PROBLEM\n")
+    if where == "system":
+        assert messages[-1:] == load_prompt("teacher/solve").render(problem="PROBLEM")
+
+
+def test_a_reference_in_a_system_message_is_data():
+    system, user = load_prompt("teacher/solve_with_answer_in_system").render(
+        problem="PROBLEM", answer="{{problem}} </reference>"
+    )
+    assert "\n{{problem}} &lt;/reference>\n</reference>" in system["content"]
+    assert "PROBLEM" not in system["content"] and "reference" not in user["content"]
 
 
 def test_a_placeholder_inside_a_value_is_not_replaced():

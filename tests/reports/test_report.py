@@ -22,7 +22,18 @@ from tasks.reports.report import (
     render_report,
     write_report,
 )
-from tasks.rows import Example, Finding, FindingKind, Problem, Response, Role, Strategy, Tier, problem_id
+from tasks.rows import (
+    QUALITY_CRITERIA,
+    Example,
+    Finding,
+    FindingKind,
+    Problem,
+    Response,
+    Role,
+    Strategy,
+    Tier,
+    problem_id,
+)
 from tasks.storage.manifest import BenchmarkCount, StageCount
 from tasks.uncertainty.entropy import semantic_entropy
 from tests.reports.page import Page
@@ -155,6 +166,7 @@ FAMILY = [
     member("e", "c", Strategy.COMPETITION, 3, "Ann and Ben own s stamps together, a multiple of 7 between 30 and 40. Find s."),
 ]  # fmt: skip
 
+FAILED = {f"not_{criterion}": 50 + number for number, criterion in enumerate(QUALITY_CRITERIA)}
 STAGES = (
     StageCount(stage="aggregate", rows_in=802, kept=800, rejected={"duplicate_id": 2}),
     StageCount(
@@ -170,8 +182,8 @@ STAGES = (
     StageCount(
         stage="deduplicate", rows_in=1720, kept=1490, rejected={"near_duplicate": 190, "exact_duplicate": 40}
     ),
-    StageCount(stage="judge", rows_in=1490, kept=1130, rejected={"judged_unfit": 352, "malformed_reply": 8}),
-    StageCount(stage="select", rows_in=1230, kept=900, rejected={"not_selected": 330}),
+    StageCount(stage="judge", rows_in=1490, kept=1222, rejected={**FAILED, "malformed_reply": 8}),
+    StageCount(stage="select", rows_in=1322, kept=900, rejected={"not_selected": 422}),
     StageCount(stage="sample", rows_in=900, kept=900),
     StageCount(stage="cluster", rows_in=900, kept=900),
 )
@@ -227,6 +239,10 @@ def test_headline_and_funnel_show_the_counts():
     assert "160 problems exported" in words and "1,280 teacher responses" in words
     assert f"{sum(stage.dropped for stage in STAGES):,} rows rejected" in words
     assert "near duplicate 190 · exact duplicate 40" in words
+    assert (
+        "not self contained 54 · not closed form 53 · not multi step 52 · not unambiguous 51 · not well formed 50"
+        in words
+    )
     assert "6 min 27 s in all stages together" in words
 
 

@@ -72,8 +72,8 @@ def test_the_summary_counts_rows_and_problems_and_names_the_rows_of_rejects() ->
     lines = summary(counts, sorted(GIVEN, key=lambda row: row.position), rows, [reject])
     assert lines[:3] == [
         "5 rows with 3 different problems in, 4 rows annotated, 1 problem rejected",
-        "rejected by sample: 1 prompt_too_long",
-        "  row 5: prompt_too_long: 9,000 tokens (rejected)",
+        "rejected by sample: 1 prompt too long",
+        "  row 5: prompt too long: 9,000 tokens (rejected)",
     ]
     assert lines[-1] == "the majority answer is right for 2 of 3 problems with an answer"
 

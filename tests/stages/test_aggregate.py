@@ -88,7 +88,7 @@ def test_the_account_of_a_source_reports_the_shortfall_and_the_reasons() -> None
         "source": "s", "seen": 1_000, "problems": 1, "target": 3, "dropped": {"no_answer": 1, "proof": 2},
     }  # fmt: skip
     assert account("s", found) == (
-        "s: 1,000 rows read, 1 problem, 2 fewer than its target of 3; rejected: 1 no_answer, 2 proof"
+        "s: 1,000 rows read, 1 problem, 2 fewer than its target of 3; rejected: 1 no answer, 2 proof"
     )
     assert (
         account("s", Loaded(outcomes=(problem("a"),), seen=1)) == "s: 1 row read, 1 problem; rejected: none"

@@ -106,7 +106,7 @@ def manifest(**changes: object) -> Manifest:
         fingerprint="ab" * 32,
         stages=(
             StageCount(
-                stage="judge", rows_in=1234567, kept=1234000, rejected={"judged_unfit": 560, "truncated": 7}
+                stage="judge", rows_in=1234567, kept=1234000, rejected={"not_multi_step": 560, "truncated": 7}
             ),
             StageCount(stage="sample", rows_in=5, kept=5),
         ),
@@ -394,7 +394,7 @@ def test_a_stage_whose_counts_do_not_add_up_is_refused():
 def test_a_manifest_survives_the_round_trip_and_its_numbers_are_plain_json():
     made = replace(manifest(), contents=describe(EXAMPLES, RESPONSES))
     assert Manifest.from_json(made.to_json()) == made
-    assert json.loads(made.to_json())["stages"][0]["rejected"] == {"judged_unfit": 560, "truncated": 7}
+    assert json.loads(made.to_json())["stages"][0]["rejected"] == {"not_multi_step": 560, "truncated": 7}
 
 
 def test_a_folder_without_a_manifest_is_not_a_dataset(tmp_path: Path):
@@ -412,7 +412,7 @@ def front_matter(text: str) -> dict:
 
 def test_the_card_shows_the_funnel_the_splits_and_the_licences():
     text = card()
-    assert "| judge | 1,234,567 | 1,234,000 | 567 | judged\\_unfit 560, truncated 7 |" in text
+    assert "| judge | 1,234,567 | 1,234,000 | 567 | not multi step 560, truncated 7 |" in text
     assert "| train | 3 | 3 | 6 |" in text and "| test | 1 | 1 | 2 |" in text
     assert "| pocket | cc-by-4.0 | curated | 2 |" in text
     assert "| hard | 1 | 0 | 0.500 | 0.250 |" in text
