@@ -235,18 +235,18 @@ def test_each_strategy_works_on_nearly_every_problem_of_each_tier(strategy: str,
 
 
 def test_a_strategy_has_the_effect_of_its_name() -> None:
-    text = "Mia has 12 shells. Mia finds 5 more. How many shells does Mia have now?"
+    text = "Mia has 12 shells. Mia finds 8 more. Mia loses 3 of them. How many shells does Mia have now?"
     for seed in range(20):
         new = {strategy: evolve(text, strategy, random.Random(seed)) for strategy in STRATEGIES}
         nodes = {strategy: parse(new_text or "") for strategy, new_text in new.items()}
         assert oracle(new["apply"] or "") == oracle(new["algebraize"] or "") == "17"
-        assert families_of(nodes["rewrite"]) == ["chain"] and not {"12", "5"} <= numbers(new["rewrite"])
+        assert families_of(nodes["rewrite"]) == ["chain"] and numbers(new["rewrite"]) != {"12", "8", "3"}
         assert len(families_of(nodes["compose"])) == 2
         assert nodes["algebraize"] is not None and len(nodes["algebraize"].letters) == 1
         for strategy in ("harder", "competition"):
             node = nodes[strategy]
             assert node is not None and node.question is not None
-            assert (new[strategy] or "").startswith("Mia has 12 shells. Mia finds 5 more.")
+            assert (new[strategy] or "").startswith(text.partition(" How many")[0])
         scene = nodes["apply"]
         assert scene is not None and isinstance(scene.items[0], Branch)
         assert BY_NAME["chain"].templates[scene.items[0].template].kind == "story"
@@ -327,9 +327,8 @@ def test_other_numbers_keep_the_operators_the_steps_and_the_letters(family: Fami
         pairs = [(branch.slots[slot], new.slots[slot]) for slot in branch.slots]
         changed = [(old, other) for old, other in pairs if old != other]
         assert changed and all(old.isdigit() and other.isdigit() for old, other in changed)
-        assert (
-            all(int(other) <= 2 * int(old) + 4 for old, other in changed) or family.name == "right_triangle"
-        )
+        sizes = [max(int(token) for token in b.slots.values() if token.isdigit()) for b in (branch, new)]
+        assert sizes[0] / 2 - 5 <= sizes[1] <= 2 * sizes[0] + 4
         value = branch_value(new, {})
         assert type(value) is type(branch_value(branch, {}))
         assert family.steps(branch_numbers(new, {})) == family.steps(branch_numbers(branch, {}))
@@ -354,7 +353,7 @@ def test_a_letter_is_defined_in_the_sentence_in_which_it_replaces_a_number() -> 
         assert oracle(after) == oracle(before), (letter, definition)
         (sentence,) = (s for s in re.split(r"(?<=[.?]) ", after) if ", where " in s and definition in s)
         assert re.search(r"\d", definition)
-        assert re.search(r"(?<![A-Za-z])[a-d](?![A-Za-z])", sentence.partition(", where ")[0])
+        assert re.search(r"(?<![A-Za-z])[a-d](?![a-wA-Z])", sentence.partition(", where ")[0])
 
 
 def test_a_harder_text_keeps_its_first_question_as_a_definition() -> None:
