@@ -87,7 +87,7 @@ def test_solver_examples_end_in_the_oracles_answer() -> None:
 
 def test_the_four_views_are_equally_frequent_and_show_the_reference_in_one_message() -> None:
     seen: Counter[tuple[str, str]] = Counter()
-    for index in range(1500):
+    for index in range(1000):
         texts = {message["role"]: message["content"] for message in solver_example(index).messages}
         with_reference = [role for role, text in texts.items() if "<reference>" in text]
         assert len(with_reference) <= 1 and ("system" not in texts or with_reference == ["system"])
@@ -101,7 +101,7 @@ def test_the_four_views_are_equally_frequent_and_show_the_reference_in_one_messa
             answer = world.oracle(texts["user"].split("\n\n")[0])
             assert (shown if kind == "answer" else extract_answer(shown)) == answer
     assert set(seen) == set(product(("system", "user"), ("answer", "solution")))
-    assert all(count / 1500 == pytest.approx(0.07, abs=0.02) for count in seen.values())
+    assert all(count / 1000 == pytest.approx(0.07, abs=0.025) for count in seen.values())
 
 
 def test_wrong_steps_are_given_only_with_a_reference_and_the_reply_is_the_correct_last_sentence() -> None:
@@ -156,11 +156,11 @@ def test_quality_verdicts_reject_exactly_the_violated_criterion() -> None:
 
 
 def test_half_of_the_quality_cases_are_sound_and_the_criteria_are_violated_equally_often() -> None:
-    verdicts = [json.loads(quality_example(index, random.Random(index)).response) for index in range(2000)]
+    verdicts = [json.loads(quality_example(index, random.Random(index)).response) for index in range(1200)]
     assert np.mean([all(verdict.values()) for verdict in verdicts]) == pytest.approx(0.45, abs=0.04)
     for criterion in world.CRITERIA:
         violated = np.mean([not verdict[criterion] for verdict in verdicts])
-        assert violated == pytest.approx(0.11, abs=0.025), criterion
+        assert violated == pytest.approx(0.11, abs=0.03), criterion
 
 
 def test_the_judge_has_both_kinds_of_cases() -> None:
