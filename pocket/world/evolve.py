@@ -49,8 +49,8 @@ LEAST_STEPS = 2
 """Minimum number of calculations of a sound problem."""
 SUM_FORMS, DIFFERENCE_FORMS, PRODUCT_FORMS = (1, 5), (2, 4), (3, 6, 7)
 """Indices of LETTER_FORMS by how the larger number follows from the letter."""
-TABLE = 12
-"""The largest value of a letter that is multiplied, so that the product is in the multiplication table."""
+TABLE, TEN = 12, 10
+"""The largest value of a letter that is multiplied, and the number that is added to larger ones or subtracted."""
 
 Change = Callable[[Node, Solved, random.Random], Node | None]
 
@@ -364,15 +364,15 @@ def algebraize(node: Node, solved: Solved, rng: random.Random) -> Node | None:
 def letter_for(value: int, letter: str, rng: random.Random) -> Letter:
     """Draw an equation of a random form whose solution is the value.
 
-    Products stay within the multiplication table, so that the evolver can compute them without intermediate steps.
+    The evolver computes the other side without intermediate steps, so the numbers are in the multiplication table, or only
+    one digit changes.
     """
     less, more = DIFFERENCE_FORMS, SUM_FORMS
-    form = rng.choice((*(less if value > 1 else ()), *more, *(PRODUCT_FORMS if value <= TABLE else ())))
-    if form in less:
-        k = rng.randint(1, min(9, value - 1))
-        return Letter(letter=letter, form=form, k=k, m=value - k)
-    k = rng.randint(2, 9)
-    return Letter(letter=letter, form=form, k=k, m=value + k if form in more else value * k)
+    form = rng.choice((*(less if value > TEN else ()), *more, *(PRODUCT_FORMS if value <= TABLE else ())))
+    if form in PRODUCT_FORMS:
+        k = rng.choice((2, 3, 4, 5, TEN))
+        return Letter(letter=letter, form=form, k=k, m=value * k)
+    return Letter(letter=letter, form=form, k=TEN, m=value + TEN if form in more else value - TEN)
 
 
 def rewrite(node: Node, solved: Solved, rng: random.Random) -> Node | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations, product
 
 from .families import BY_NAME, EASY
 from .language import is_context
@@ -13,8 +14,10 @@ from .values import Value
 
 FREE_SHARE = 0.9
 """A number is free if this share of the numbers of similar size may replace it."""
-NEAREST = 4
-"""A number that is not free is replaced by one of so many nearest fitting ones."""
+NEAREST = 2
+"""A number that is not free is replaced by one of so many nearest fitting ones, unless it can be shifted."""
+SHIFTS = {1: (10, 20, 100), 2: (10,)}
+"""The sizes of shifts of one and of two numbers."""
 DRAWS = 40
 
 Letters = Mapping[str, int]
@@ -23,8 +26,8 @@ Letters = Mapping[str, int]
 def renumbered(branch: Branch, letters: Letters, rng: random.Random) -> Branch | None:
     """Return the branch with other numbers; letters keep their values. None if no other numbers were found.
 
-    All free numbers are replaced, or else a single number by one that fits the others. These changes need no calculation
-    with unknown numbers, so that the evolver can make them from left to right.
+    All free numbers are replaced. If there are none, two numbers are shifted by 10, or else one is shifted or replaced by one
+    that fits the others. The evolver can make such changes from left to right, without intermediate steps.
     """
     slots = [slot for slot, token in branch.slots.items() if not is_context(slot) and token.isdigit()]
     if not slots:
@@ -41,6 +44,8 @@ def renumbered(branch: Branch, letters: Letters, rng: random.Random) -> Branch |
             bound[slot] = len(fitting) / len(window), nearest(fitting, int(branch.slots[slot]))
     if changed is not branch:
         return changed
+    if shifts := [*shifted(branch, slots, letters, 2)] or [*shifted(branch, slots, letters, 1)]:
+        return rng.choice(shifts)
     if not bound:
         return redrawn(branch, letters, rng)
     most = max(share for share, _ in bound.values())
@@ -54,6 +59,19 @@ def similar(number: int) -> list[int]:
     reach = max(4, step, number // 2)
     low = max(min(number, 2), number - reach)
     return [n for n in range(low, number + reach + 1) if n != number and n % step == 0]
+
+
+def shifted(branch: Branch, slots: Sequence[str], letters: Letters, count: int) -> Iterator[Branch]:
+    """Yield the branches in which `count` numbers, of a single one the largest, differ by the same round number."""
+    largest = max(slots, key=lambda slot: int(branch.slots[slot]))
+    for chosen in combinations(slots if count > 1 else [largest], count):
+        for size, *signs in product(SHIFTS[count], *[(1, -1)] * count):
+            numbers = {s: int(branch.slots[s]) + d * size for s, d in zip(chosen, signs, strict=True)}
+            if min(numbers.values()) < 1:
+                continue
+            new = replace(branch, slots={**branch.slots, **{s: str(n) for s, n in numbers.items()}})
+            if fits(branch, new, letters):
+                yield new
 
 
 def nearest(numbers: list[int], to: int) -> list[int]:
