@@ -34,6 +34,7 @@ __all__ = [
     "STRATEGIES",
     "TIERS",
     "TRAINING_SEED",
+    "VIEWS",
     "EncodedExamples",
     "Messages",
     "TrainingExample",
@@ -46,20 +47,27 @@ __all__ = [
     "known_answer",
     "prepare",
     "quality_example",
+    "with_reference",
 ]
 
 TRAINING_SEED = 1
 MEASURING_SEED = 2
 TIERS = ("easy", "medium", "hard", "competition")
 STRATEGIES = ("harder", "rewrite", "algebraize", "apply", "compose", "competition")
+VIEWS = (
+    "teacher/solve_with_answer", "teacher/solve_with_answer_in_system",
+    "teacher/solve_with_solution", "teacher/solve_with_solution_in_system",
+)  # fmt: skip
+"""The prompts with a reference."""
 PROMPTS = (
     *(f"evolution/{strategy}" for strategy in sorted(STRATEGIES)),
-    "judge/equivalence", "judge/quality", "teacher/solve", "teacher/solve_with_answer",
-    "teacher/solve_with_answer_in_system", "teacher/solve_with_solution", "teacher/solve_with_solution_in_system",
+    "judge/equivalence", "judge/quality", "teacher/solve", *VIEWS,
 )  # fmt: skip
 """The prompts of the examples, and thus all prompts that the pocket models can follow."""
 SOLVER, HASTY_SOLVER, ASSISTANT, JUDGE = "solver", "hasty_solver", "assistant", "judge"
 """The kinds of examples."""
+PLAIN_SHARE = 0.72
+"""Share of the solvers' examples without a reference; the others use the four views equally often."""
 HASTY_SHARE = 0.7
 """Share of the hasty solver's solutions that give the answer without steps."""
 MAX_TOKENS = 640
@@ -105,24 +113,27 @@ def evolved_text(tier: str, index: int, rounds: int, rng: random.Random, seed: i
 
 
 def solver_example(index: int, kind: str = SOLVER) -> TrainingExample:
-    """Return a problem with one of its solutions; three quarters are plain prompts, the others include a reference."""
+    """Return a problem with one of its solutions; 72% are plain prompts, the others include a reference."""
     rng = random.Random(f"{kind}/{index}")
     tier = rng.choices(TIERS, (35, 25, 20, 20))[0]
     rounds = rng.choices(range(6), (60, 16, 10, 6, 4, 4))[0]
     text = evolved_text(tier, index, rounds, rng)
     hasty = kind == HASTY_SOLVER and rng.random() < HASTY_SHARE
     response = world.solution(text, rng, steps=not hasty)
-    template = rng.choices(("plain", "answer", "solution"), (76, 12, 12))[0]
-    if template == "plain":
+    if rng.random() < PLAIN_SHARE:
         return TrainingExample(messages=load_prompt("teacher/solve").render(problem=text), response=response)
-    if template == "answer":
-        messages = load_prompt("teacher/solve_with_answer").render(problem=text, answer=known_answer(text))
-    else:
-        reference = world.solution(text, rng)
-        messages = load_prompt("teacher/solve_with_solution").render(problem=text, solution=reference)
+    messages = with_reference(text, rng.choice(VIEWS), rng)
     if hasty or rng.random() < 0.5:
         return TrainingExample(messages=messages, response=response)
     return corrected(messages, text, response, rng)
+
+
+def with_reference(text: str, view: str, rng: random.Random) -> Messages:
+    """Return a prompt of VIEWS with the answer to a problem, or with one of its solutions."""
+    prompt = load_prompt(view)
+    if "answer" in prompt.variables:
+        return prompt.render(problem=text, answer=known_answer(text))
+    return prompt.render(problem=text, solution=world.solution(text, rng))
 
 
 def hasty_example(index: int) -> TrainingExample:

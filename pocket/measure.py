@@ -23,15 +23,17 @@ from pocket.data import (
     MEASURING_SEED,
     STRATEGIES,
     TIERS,
-    Messages,
+    VIEWS,
     equivalence_example,
     evolved_text,
     known_answer,
     quality_example,
+    with_reference,
 )
 from pocket.engine import Reply, high_entropy_share, replies
 from pocket.recipes import POCKET, RECIPES
 from pocket.table import write_table
+from pocket.world.broken import sound
 from prompts import load_prompt
 from prompts.schemas import EQUIVALENCE_SCHEMA, QUALITY_CRITERIA, QUALITY_SCHEMA
 from tasks.answers.equivalence import equivalent
@@ -51,7 +53,7 @@ ENTROPY_GATE = 0.8
 EVOLVED = "evolved"
 """The group besides the tiers: problems of all tiers after one to five random evolutions."""
 EVOLVED_REPLY = re.compile(r"<evolved>\n(.+)\n</evolved>", re.DOTALL)
-KEEPS_ANSWER = ("rewrite", "algebraize", "apply")
+KEEPS_ANSWER = ("algebraize", "apply")
 """Strategies that do not change the answer."""
 
 Quality = dict[str, Any]
@@ -151,23 +153,18 @@ def error_detection(rows: Sequence[Graded]) -> Quality | None:
 
 
 def privileged(model: Path, asked: Sequence[tuple[str, str, str]]) -> Quality:
-    """Measure accuracy over all groups if the prompt contains the answer or another solution; two samples each."""
-    by_answer: list[Messages] = []
-    by_solution: list[Messages] = []
-    for index, (_, text, gold) in enumerate(asked):
-        by_answer.append(load_prompt("teacher/solve_with_answer").render(problem=text, answer=gold))
-        reference = world.solution(text, random.Random(f"measure/reference/{index}"))
-        by_solution.append(
-            load_prompt("teacher/solve_with_solution").render(problem=text, solution=reference)
-        )
-    sampled = replies(model, [*by_answer, *by_solution], 2, TEMPERATURE)
-    right = [
-        graded(group, gold, samples)
-        for (group, _, gold), samples in zip([*asked, *asked], sampled, strict=True)
+    """Measure accuracy over all groups for each view, in which the prompt contains a reference; two samples each."""
+    prompts = [
+        with_reference(text, view, random.Random(f"measure/reference/{index}"))
+        for view in VIEWS
+        for index, (_, text, _) in enumerate(asked)
     ]
+    sampled = iter(replies(model, prompts, 2, TEMPERATURE))
     return {
-        "accuracy_with_answer": accuracy(right[: len(asked)]),
-        "accuracy_with_solution": accuracy(right[len(asked) :]),
+        view.replace("teacher/solve", "accuracy"): accuracy(
+            [graded(group, gold, next(sampled)) for group, _, gold in asked]
+        )
+        for view in VIEWS
     }
 
 
@@ -187,9 +184,12 @@ def is_good(before: str, after: str | None) -> bool:
     """Return whether an evolution passes the rules of the pocket profile, is a sound problem and differs from its parent."""
     if after is None or check(after, pocket_rules()) is not None:
         return False
-    return world.oracle(after) is not None and " ".join(after.lower().split()) != " ".join(
-        before.lower().split()
-    )
+    return sound(after) and " ".join(after.lower().split()) != " ".join(before.lower().split())
+
+
+def numbers(text: str) -> list[str]:
+    """Return the numbers in a text, sorted."""
+    return sorted(re.findall(r"\d+", text))
 
 
 def measure_evolutions(model: Path, per_strategy: int) -> Quality:
@@ -206,13 +206,17 @@ def measure_evolutions(model: Path, per_strategy: int) -> Quality:
     evolved = [evolved_reply(samples[0].text) for samples in sampled]
     good: dict[str, list[bool]] = {strategy: [] for strategy in STRATEGIES}
     kept: list[bool] = []
+    renumbered: list[bool] = []
     for (strategy, before), after in zip(asked, evolved, strict=True):
         good[strategy].append(is_good(before, after))
         if strategy in KEEPS_ANSWER and good[strategy][-1] and after is not None:
             kept.append(world.oracle(after) == world.oracle(before))
+        if strategy == "rewrite" and good[strategy][-1] and after is not None:
+            renumbered.append(numbers(after) != numbers(before))
     return {
         "good_evolutions": {strategy: mean(rows) for strategy, rows in good.items()},
         "same_answer_where_due": mean(kept) if kept else 0.0,
+        "other_numbers_after_rewrite": mean(renumbered) if renumbered else 0.0,
         "evolutions": len(asked),
     }
 

@@ -71,7 +71,7 @@ RECIPES: Final[dict[str, Recipe]] = {
     recipe.name: recipe
     for recipe in (
         Recipe(name="teacher", kind=SOLVER, examples=160_000, steps=3_200),
-        Recipe(name="assistant", kind=ASSISTANT, examples=110_000, steps=2_000),
+        Recipe(name="assistant", kind=ASSISTANT, examples=140_000, steps=2_100),
         Recipe(name="judge", kind=JUDGE, examples=200_000, steps=2_400),
         Recipe(
             name="student", kind=SOLVER, finish=HASTY_SOLVER, finish_share=0.25, examples=160_000, steps=2_400,

@@ -39,7 +39,17 @@ def solver_rows(quality: dict[str, Any]) -> list[tuple[str, ...]]:
         row("right, all four tiers", "teacher 60-85%, student 20 points less", "accuracy_overall"),
         row("well-formed (has a box)", "student >= 80%", "well_formed"),
         row("right, shown the answer", "teacher >= 95%", "accuracy_with_answer"),
+        row(
+            "right, shown the answer in the system message",
+            "teacher >= 95%",
+            "accuracy_with_answer_in_system",
+        ),
         row("right, shown another solution", "teacher >= 95%", "accuracy_with_solution"),
+        row(
+            "right, shown another solution in the system message",
+            "teacher >= 95%",
+            "accuracy_with_solution_in_system",
+        ),
         row("tokens with entropy above 0.8 nats", "teacher about 5%", "tokens_above_gate"),
         row("AUROC of semantic entropy for a wrong majority", "", "auroc", "value"),
     ]
@@ -50,7 +60,8 @@ def assistant_rows(assistant: dict[str, Any]) -> list[tuple[str, ...]]:
     return [
         ("good evolutions", ">= 70%", percent(mean(assistant["good_evolutions"].values()))),
         *((f"good evolutions, {s}", "", percent(assistant["good_evolutions"][s])) for s in STRATEGIES),
-        ("same answer after rewrite, algebraize, apply", "", percent(assistant["same_answer_where_due"])),
+        ("same answer after algebraize, apply", "", percent(assistant["same_answer_where_due"])),
+        ("other numbers after rewrite", "", percent(assistant["other_numbers_after_rewrite"])),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Faulty versions of sound pocket texts, each of which visibly violates exactly one quality criterion."""
+"""Faulty versions of sound pocket texts, each of which violates exactly one quality criterion."""
 
 from __future__ import annotations
 
@@ -7,24 +7,47 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from .evolve import fresh_branch, subject_of
-from .families import BY_NAME, EASY, FAMILIES
-from .language import CODES, LETTERS, Ending, is_context
+from .evolve import LEAST_STEPS, fresh_branch, reworded, subject_of
+from .families import BY_NAME, EASY, FAMILIES, MEDIUM
+from .language import CODES, LETTERS, NAMES, Ending, Slots, is_context
 from .parse import oracle, parse
-from .tree import Branch, Letter, Node, Solved, Unsound, branch_numbers, evaluate, item_text, render
+from .tree import (
+    Branch,
+    Node,
+    Solved,
+    Unsound,
+    branch_numbers,
+    count_steps,
+    evaluate,
+    expression_text,
+    item_text,
+    render,
+)
 from .values import canonical
 
-CRITERIA = ("clear", "complete", "consistent", "single_answer", "nontrivial")
+CRITERIA = ("well_formed", "unambiguous", "multi_step", "closed_form", "self_contained")
 ATTEMPTS = 40
 NONSENSE = ("blorp", "zintle", "frumb", "quavo", "snerd", "plim", "grotch", "wub", "tazzle", "vorn")
 VAGUE = ("some", "a few", "several", "many", "a certain number of")
-DANGLING = (
-    "the thing",
-    "the other one of those",
-    "that value from before",
-    "the same as in the figure below",
-    "the quantity mentioned earlier",
-    "what was meant above",
+ABSENT = (
+    "the number shown in the figure",
+    "the value in the last row of the table below",
+    "the result of part (a)",
+    "the number from the previous exercise",
+    "the length marked in the diagram",
+    "the height of the first bar in the chart above",
+    "the number that was found earlier",
+    "the value of the point on the graph",
+)
+ABSENT_TASKS = (
+    "Find {thing}.",
+    "What is {thing}?",
+    "Let {name} be {thing}. Find {name} + {k}.",
+    "Compute {k} times {thing}.",
+    "Determine {thing} plus {k}.",
+    "Find the sum of {thing} and {wanted}.",
+    "How much larger is {wanted} than {thing}?",
+    "Use {thing} to find {wanted}.",
 )
 OPEN_TASKS = (
     "Find a number greater than {k}.",
@@ -49,6 +72,48 @@ TRIVIAL_TASKS = (
     "Let Z = {k}. Find Z.",
     "Repeat the number {k}.",
 )
+CLAIMS = (
+    "{w} is positive",
+    "{w} is less than {k}",
+    "{w} cannot be larger than {k}",
+    "{w} is a number below {k}",
+)
+PROOFS = (
+    "Prove that {c}.",
+    "Show that {c}.",
+    "Give a complete proof that {c}.",
+    "Prove in two different ways that {c}.",
+    "Show, with full reasoning, that {c}.",
+)
+ESSAYS = (
+    "Explain in your own words how to find {w}.",
+    "Explain why {w} can be found at all.",
+    "Explain to a younger pupil how one finds {w}.",
+    "Describe in a few sentences how you would find {w}.",
+    "Describe a different situation that leads to {w}.",
+    "Write a short essay about {w}.",
+    "Write a report on the methods that lead to {w}.",
+    "Discuss the advantages of two methods for {w}.",
+    "Justify every rule that is needed for {w}.",
+    "Why is it useful to know {w}?",
+    "Compare two ways to find {w} and say how they differ.",
+)
+DRAWINGS = (
+    "Draw a picture that shows {w}.",
+    "Sketch a diagram of the situation.",
+    "Draw a number line and mark {w} on it.",
+    "Make a poster about {w}.",
+    "Construct a figure with ruler and compass that shows {w}.",
+    "Plot a graph that illustrates {w}.",
+)
+OPINIONS = (
+    "What do you think about {w}?",
+    "Do you find it hard to work out {w}, and why?",
+    "In your opinion, is {w} interesting?",
+    "How do you feel about {w}?",
+    "Which method for {w} do you like best?",
+    "Would you rather use a calculator for {w}?",
+)
 SECOND_TASKS = ("Also, {q}", "In addition, {q}", "And as a second question: {q}", "{Q}")
 
 Damage = Callable[[Node, Solved, random.Random], str | None]
@@ -57,7 +122,8 @@ Damage = Callable[[Node, Solved, random.Random], str | None]
 def break_problem(text: str, criterion: str, rng: random.Random) -> str | None:
     """Return a version of a sound text that violates ``criterion``; None if none was found or the text is not sound.
 
-    The oracle rejects every result. Raises ValueError for a criterion outside CRITERIA.
+    The oracle has no answer to the result, or the result is a problem of a single step. Raises ValueError for a criterion
+    outside CRITERIA.
     """
     if criterion not in CRITERIA:
         raise ValueError(f"unknown criterion {criterion!r}: choose one of {', '.join(CRITERIA)}")
@@ -70,9 +136,17 @@ def break_problem(text: str, criterion: str, rng: random.Random) -> str | None:
         return None
     for _ in range(ATTEMPTS):
         broken = rng.choice(DAMAGES[criterion])(node, solved, rng)
-        if broken is not None and broken != text and oracle(broken) is None:
+        if broken is not None and broken != text and not sound(broken):
             return broken
     return None
+
+
+def sound(text: str) -> bool:
+    """Return whether a text is a pocket problem with an answer and at least two steps."""
+    node = parse(text)
+    if node is None or oracle(text) is None:
+        return False
+    return count_steps(node) >= LEAST_STEPS
 
 
 def sentences(text: str) -> list[str]:
@@ -132,20 +206,42 @@ def nonsense_words(node: Node, solved: Solved, rng: random.Random) -> str | None
     return " ".join(words)
 
 
-def dangling_reference(node: Node, solved: Solved, rng: random.Random) -> str:
-    """Ask about something that was never introduced."""
-    body, _ = body_and_task(node)
-    thing = rng.choice(DANGLING)
-    task = rng.choice(
-        (
-            f"What is {thing}?",
-            f"Find {thing}.",
-            f"Let R be {thing}. Find R + {rng.randint(2, 9)}.",
-            f"How large is {thing}?",
-            f"Compute {rng.randint(2, 5)} times {thing}.",
-        )
-    )
-    return f"{body} {task}".strip()
+def broken_off(node: Node, solved: Solved, rng: random.Random) -> str | None:
+    """End the text in the middle of its last or last but one sentence."""
+    parts = sentences(render(node))
+    last = len(parts) - 1 if len(parts) == 1 or rng.random() < 0.7 else len(parts) - 2
+    words = parts[last].split()
+    if len(words) < 3:
+        return None
+    kept = words[: rng.randint(1, len(words) - 1)]
+    return " ".join([*parts[:last], *kept]).rstrip(",")
+
+
+def missing_reference(node: Node, solved: Solved, rng: random.Random) -> str:
+    """Ask for something that is in a figure, a table or another problem."""
+    task = rng.choice(ABSENT_TASKS)
+    body = body_and_task(node)[0] if "{wanted}" not in task else body_for(node)
+    name = next(letter for letter in "ZYXWJ" if letter not in solved.names)
+    filled = task.format(thing=rng.choice(ABSENT), k=rng.randint(2, 9), wanted=wanted(node), name=name)
+    return f"{body} {filled}".strip()
+
+
+def wanted(node: Node) -> str:
+    """Return what the question asks for, as a phrase."""
+    if node.question is not None:
+        return expression_text(node.question.expression)
+    last = node.items[-1]
+    assert isinstance(last, Branch)
+    template = BY_NAME[last.family].templates[last.template]
+    named = replace(last, slots=template.complete(last.slots, random.Random(0)), ending=Ending(name="R"))
+    return item_text(named).rpartition("Let R be ")[2][:-1]
+
+
+def body_for(node: Node) -> str:
+    """Return everything that ``wanted`` needs before it."""
+    body, task = body_and_task(node)
+    clause = re.search(r", where (.+)[.?]$", task)
+    return f"{body} Suppose {clause[1]}.".strip() if clause else body
 
 
 def vague_number(node: Node, solved: Solved, rng: random.Random) -> str | None:
@@ -176,33 +272,31 @@ def removed_fact(node: Node, solved: Solved, rng: random.Random) -> str | None:
     if node.letters and rng.random() < 0.5:
         gone = rng.randrange(len(node.letters))
         return render(replace(node, letters=node.letters[:gone] + node.letters[gone + 1 :]))
+    facts = numbered_facts(node, rng)
+    return None if facts is None else render(node).replace(facts + " ", "", 1)
+
+
+def numbered_facts(node: Node, rng: random.Random) -> str | None:
+    """Return a sentence with a number among the facts, of a chain the first; None if there is none."""
     _, branch = pick_branch(node, rng)
     facts = sentences(BY_NAME[branch.family].templates[branch.template].facts_text(branch.slots))
     numbered = [part for part in facts if re.search(r"\d", part)]
     if not numbered:
         return None
-    gone_fact = numbered[0] if branch.family == "chain" else rng.choice(numbered)
-    return render(node).replace(gone_fact + " ", "", 1)
+    return numbered[0] if branch.family == "chain" else rng.choice(numbered)
 
 
 def repeated_fact(node: Node, solved: Solved, rng: random.Random) -> str | None:
     """Repeat a fact with a different number."""
-    _, branch = pick_branch(node, rng)
-    facts = sentences(BY_NAME[branch.family].templates[branch.template].facts_text(branch.slots))
-    numbered = [part for part in facts if re.search(r"\d", part)]
-    if not numbered:
+    fact = numbered_facts(node, rng)
+    if fact is None:
         return None
-    fact = numbered[0] if branch.family == "chain" else rng.choice(numbered)
     place = rng.choice(list(re.finditer(r"\d+", fact)))
     other = f"{fact[: place.start()]}{int(place[0]) + rng.randint(1, 9)}{fact[place.end() :]}"
     opening = rng.choice(
         ("At the same time, ", "But also: ", "On the other hand, ", "It is equally true that ")
     )
-    lowered = (
-        other
-        if branch.slots.get("N") and other.startswith(branch.slots["N"])
-        else other[0].lower() + other[1:]
-    )
+    lowered = other if other.startswith(NAMES) else other[0].lower() + other[1:]
     return render(node).replace(fact, f"{fact} {opening}{lowered}", 1)
 
 
@@ -328,23 +422,59 @@ def trivial_question(node: Node, solved: Solved, rng: random.Random) -> str:
 
 
 def letter_question(node: Node, solved: Solved, rng: random.Random) -> str | None:
-    """Ask for a letter whose value is given."""
-    plain = [letter for letter in node.letters if isinstance(letter, Letter) and letter.form == 0]
-    if not plain:
+    """Ask for a letter, which a single equation gives."""
+    body, _ = body_and_task(node)
+    asked = [
+        letter.letter for letter in node.letters if re.search(rf"where (.+ and )?\d*{letter.letter} ", body)
+    ]
+    return f"{body} {rng.choice(('Find', 'Determine', 'Compute'))} {rng.choice(asked)}." if asked else None
+
+
+def one_step(node: Node, solved: Solved, rng: random.Random) -> str | None:
+    """Return another problem, of a single step."""
+    family = rng.choice([family for family in FAMILIES if family.name in SHORT or not family.levels])
+    level = rng.choice((EASY, MEDIUM))
+    branch = fresh_branch(rng, family, level)
+    if family.name in SHORT:
+        branch = replace(branch, slots=SHORT[family.name](branch.slots))
+        branch = reworded(branch, branch.template, rng)
+    text = render(Node(items=(branch,)))
+    short = parse(text)
+    if short is None or oracle(text) is None or count_steps(short) >= LEAST_STEPS:
         return None
-    return f"{body_and_task(node)[0]} {rng.choice(('Find', 'Determine'))} {rng.choice(plain).letter}."
+    return text
+
+
+SHORT: dict[str, Callable[[Slots], Slots]] = {
+    "chain": lambda slots: {slot: token for slot, token in slots.items() if slot in ("n", "o1", "k1")},
+    "fractions": lambda slots: {**slots, "d": slots["b"]},
+    "fraction_of": lambda slots: {**slots, "a": "1"},
+}
+"""How the numbers of a family become those of a problem of one step."""
+
+
+def open_reply(node: Node, solved: Solved, rng: random.Random) -> str:
+    """Ask for a proof, an explanation, a drawing or an opinion."""
+    kinds = [ESSAYS, ESSAYS, DRAWINGS, OPINIONS]
+    if isinstance(solved.answer, int) and solved.answer > 0:
+        kinds += [PROOFS, PROOFS]
+    size = solved.answer if isinstance(solved.answer, int) else 0
+    claim = rng.choice(CLAIMS).format(w=wanted(node), k=size + rng.randint(2, 50))
+    task = rng.choice(rng.choice(kinds)).format(w=wanted(node), c=claim)
+    return f"{body_for(node)} {task}".strip()
 
 
 DAMAGES: dict[str, tuple[Damage, ...]] = {
-    "clear": (shuffled_words, nonsense_words, dangling_reference),
-    "complete": (vague_number, removed_fact),
-    "consistent": (
+    "well_formed": (shuffled_words, nonsense_words, broken_off, no_question),
+    "unambiguous": (
         repeated_fact,
         contradicted_name,
         contradicted_result,
         impossible_numbers,
-        impossible_numbers,
+        second_question,
+        open_question,
     ),
-    "single_answer": (no_question, second_question, open_question),
-    "nontrivial": (given_away, trivial_question, letter_question),
+    "multi_step": (given_away, trivial_question, letter_question, one_step, one_step),
+    "closed_form": (open_reply,),
+    "self_contained": (vague_number, removed_fact, missing_reference),
 }

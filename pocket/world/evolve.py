@@ -10,9 +10,9 @@ from fractions import Fraction
 from .families import BY_NAME, EASY, FAMILIES, MEDIUM, Family
 from .language import LETTERS, VERBS, Ending, is_context
 from .parse import MAX_CHARACTERS, parse
+from .renumber import renumbered
 from .tree import (
     DEFINITIONS,
-    LETTER_FORMS,
     PROPERTIES,
     At,
     Branch,
@@ -30,6 +30,7 @@ from .tree import (
     Unsound,
     branch_numbers,
     branch_value,
+    count_steps,
     evaluate,
     render,
 )
@@ -44,10 +45,12 @@ SPLIT_NAMES = (("m", "n"), ("r", "s"), ("k", "l"))
 TASK_VERBS = ("Find", "Compute", "Determine", "Calculate", "What is the value of")
 CONTEST_VERBS = ("Determine", "Find", "Compute")
 ATTEMPTS = 60
-PRODUCT_FORMS = (3, 6, 7)
-"""Indices of LETTER_FORMS in which the letter is multiplied or is a quotient."""
-TABLE = 12
-"""The largest value of a letter in these forms."""
+LEAST_STEPS = 2
+"""Minimum number of calculations of a sound problem."""
+SUM_FORMS, DIFFERENCE_FORMS, PRODUCT_FORMS = (1, 5), (2, 4), (3, 6, 7)
+"""Indices of LETTER_FORMS by how the larger number follows from the letter."""
+TABLE, TEN = 12, 10
+"""The largest value of a letter that is multiplied, and the number that is added to larger ones or subtracted."""
 
 Change = Callable[[Node, Solved, random.Random], Node | None]
 
@@ -97,16 +100,20 @@ def evolve_node(node: Node, strategy: str, rng: random.Random) -> Node | None:
 
 
 def acceptable(node: Node) -> bool:
-    """Return whether the node is sound and its answer not negative, so that later steps get a natural number."""
+    """Return whether the node is sound, has at least two steps and no negative answer, which later steps could not use."""
     try:
-        answer = evaluate(node).answer
+        answer, steps = evaluate(node).answer, count_steps(node)
     except Unsound:
         return False
-    return not isinstance(answer, int | Fraction) or answer >= 0
+    return steps >= LEAST_STEPS and (not isinstance(answer, int | Fraction) or answer >= 0)
 
 
 def fresh_branch(rng: random.Random, family: Family, level: int) -> Branch:
-    """Draw a new problem of a family that is asked directly."""
+    """Draw a new problem of a family that is asked directly.
+
+    It has at least two steps, or exactly one if the family has no levels of its own.
+    """
+    least = LEAST_STEPS if family.levels else 1
     while True:
         slots = {slot: str(token) for slot, token in family.draw(rng, level).items()}
         fitting = [i for i, template in enumerate(family.templates) if template.fits(slots)]
@@ -116,7 +123,8 @@ def fresh_branch(rng: random.Random, family: Family, level: int) -> Branch:
             branch_value(branch, {})
         except Unsound:
             continue
-        return reworded(branch, index, rng)
+        if family.steps(branch_numbers(branch, {})) >= least:
+            return reworded(branch, index, rng)
 
 
 def reworded(branch: Branch, index: int, rng: random.Random) -> Branch:
@@ -332,7 +340,7 @@ def contest_fraction(node: Node, subject: Subject, rng: random.Random) -> Node:
 
 
 def algebraize(node: Node, solved: Solved, rng: random.Random) -> Node | None:
-    """Replace one number of the facts by a letter that is defined at the beginning."""
+    """Replace one number of the facts by a letter, which an equation defines in the same sentence."""
     free = [letter for letter in LETTERS if letter not in solved.letters]
     places = [
         (i, slot)
@@ -356,30 +364,26 @@ def algebraize(node: Node, solved: Solved, rng: random.Random) -> Node | None:
 def letter_for(value: int, letter: str, rng: random.Random) -> Letter:
     """Draw an equation of a random form whose solution is the value.
 
-    Products stay within the multiplication table, so that the evolver can compute them without intermediate steps.
+    The evolver computes the other side without intermediate steps, so the numbers are in the multiplication table, or only
+    one digit changes.
     """
-    form = rng.choice([f for f in range(len(LETTER_FORMS)) if value <= TABLE or f not in PRODUCT_FORMS])
-    k = rng.randint(2, 9)
-    if form in (2, 4):
-        k = rng.randint(1, max(1, min(9, value - 1)))
-    m = {
-        0: value,
-        1: value + k,
-        2: value - k,
-        3: value * k,
-        4: value - k,
-        5: value + k,
-        6: value * k,
-        7: value * k,
-    }[form]
-    if m < 1 or m > 1999:
-        return Letter(letter=letter, form=0, k=0, m=value)
-    return Letter(letter=letter, form=form, k=0 if form == 0 else k, m=m)
+    less, more = DIFFERENCE_FORMS, SUM_FORMS
+    form = rng.choice((*(less if value > TEN else ()), *more, *(PRODUCT_FORMS if value <= TABLE else ())))
+    if form in PRODUCT_FORMS:
+        k = rng.choice((2, 3, 4, 5, TEN))
+        return Letter(letter=letter, form=form, k=k, m=value * k)
+    return Letter(letter=letter, form=form, k=TEN, m=value + TEN if form in more else value - TEN)
 
 
-def rewrite(node: Node, solved: Solved, rng: random.Random) -> Node:
-    """Express the same facts in other words."""
-    return reworded_everywhere(node, rng, ("abstract", "story"))
+def rewrite(node: Node, solved: Solved, rng: random.Random) -> Node | None:
+    """Express the same relations in other words and with other numbers."""
+    items: list[Item] = []
+    for item in node.items:
+        other = renumbered(item, solved.letters, rng) if isinstance(item, Branch) else None
+        items.append(other or item)
+    if tuple(items) == node.items:
+        return None
+    return reworded_everywhere(replace(node, items=tuple(items)), rng, ("abstract", "story"))
 
 
 def apply(node: Node, solved: Solved, rng: random.Random) -> Node:
@@ -440,10 +444,11 @@ def joinable(
 
 
 def partner(present: set[str], rng: random.Random) -> Branch:
-    """Draw a small problem with an integer answer from a family that is not in ``present``."""
+    """Draw a small problem with an integer answer from a family that is not in ``present``; one step is enough."""
     while True:
         level = rng.choice((EASY, MEDIUM))
-        family = rng.choice([f for f in FAMILIES if f.name not in present and level in f.levels])
+        fitting = [f for f in FAMILIES if level in f.levels or not f.levels]
+        family = rng.choice([f for f in fitting if f.name not in present])
         branch = fresh_branch(rng, family, level)
         value = family.answer(branch_numbers(branch, {}))
         if isinstance(value, int) and value > 0:

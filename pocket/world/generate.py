@@ -6,8 +6,8 @@ import random
 from dataclasses import dataclass
 
 from .evolve import evolve_node, fresh_branch
-from .families import BY_NAME, EASY, FAMILIES, HARD, MEDIUM
-from .tree import Branch, Node, branch_numbers, evaluate, render
+from .families import EASY, FAMILIES, HARD, MEDIUM
+from .tree import Branch, Node, count_steps, evaluate, render
 from .values import canonical
 
 MOST_STEPS = 7
@@ -84,15 +84,3 @@ def draw_node(tier: str, rng: random.Random) -> Node:
             node = None if node is None else evolve_node(node, strategy, rng)
         if node is not None and count_steps(node) <= MOST_STEPS:
             return node
-
-
-def count_steps(node: Node) -> int:
-    """Return the number of calculations: those of every branch, and one per letter, definition and final formula."""
-    letters = evaluate(node).letters
-    total = len(node.letters) + (node.question is not None)
-    for item in node.items:
-        if isinstance(item, Branch):
-            total += BY_NAME[item.family].steps(branch_numbers(item, letters))
-        else:
-            total += 1
-    return total

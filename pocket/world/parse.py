@@ -45,7 +45,9 @@ def parse(text: str) -> Node | None:
     text = " ".join(text.split())
     if not text.isascii():
         return None
+    text, clauses = take_clauses(text)
     letters, place = read_letters(text)
+    letters += clauses
     items: list[Item] = []
     while place < len(text):
         question = read_question(text, place)
@@ -80,23 +82,57 @@ def read_letters(text: str) -> tuple[tuple[Letter, ...], int]:
         for index, regex in enumerate(letter_regexes()):
             match = regex.match(text, place)
             if match is not None:
-                groups = match.groupdict()
-                number = {key: int(groups.get(key) or 0) for key in "km"}
-                found.append(Letter(letter=match["L"], form=index, k=number["k"], m=number["m"]))
+                found.append(read_letter(match, index, first=True))
                 place = match.end()
                 break
         else:
             return tuple(found), place
 
 
+def read_letter(match: re.Match[str], form: int, *, first: bool) -> Letter:
+    groups = match.groupdict()
+    number = {key: int(groups.get(key) or 0) for key in "km"}
+    return Letter(letter=match["L"], form=form, k=number["k"], m=number["m"], first=first)
+
+
+def take_clauses(text: str) -> tuple[str, tuple[Letter, ...]]:
+    """Return the text without the clauses that define letters (``, where 2a = 28``), and these letters."""
+    found: list[Letter] = []
+    if ", where " not in text:
+        return text, ()
+    for clauses in clauses_regex().finditer(text):
+        for clause in clauses[1].split(" and "):
+            matches = [regex.fullmatch(clause) for regex in clause_regexes()]
+            found += [read_letter(match, form, first=False) for form, match in enumerate(matches) if match][
+                :1
+            ]
+    return clauses_regex().sub("", text), tuple(found)
+
+
 @cache
 def letter_regexes() -> tuple[re.Pattern[str], ...]:
-    regexes = []
-    for form, _ in LETTER_FORMS:
-        pattern = re.escape(form).replace(r"\{L\}", f"(?P<L>[{LETTERS}])", 1).replace(r"\{L\}", "(?P=L)")
-        pattern = pattern.replace(r"\{k\}", r"(?P<k>\d{1,4})").replace(r"\{m\}", r"(?P<m>\d{1,4})")
-        regexes.append(re.compile(pattern + " "))
-    return tuple(regexes)
+    return tuple(re.compile(letter_pattern(sentence) + " ") for sentence, _, _ in LETTER_FORMS)
+
+
+@cache
+def clause_regexes() -> tuple[re.Pattern[str], ...]:
+    return tuple(re.compile(letter_pattern(clause)) for _, clause, _ in LETTER_FORMS)
+
+
+@cache
+def clauses_regex() -> re.Pattern[str]:
+    letter, number = f"[{LETTERS}]", r"\d{1,4}"
+    clauses = [re.escape(clause) for _, clause, _ in LETTER_FORMS]
+    one = "|".join(
+        c.replace(r"\{L\}", letter).replace(r"\{k\}", number).replace(r"\{m\}", number) for c in clauses
+    )
+    return re.compile(rf", where ((?:{one})(?: and (?:{one}))*)(?=[.?](?: |$))")
+
+
+def letter_pattern(form: str) -> str:
+    """Return the regular expression of a letter's definition, with the groups L, k and m."""
+    pattern = re.escape(form).replace(r"\{L\}", f"(?P<L>[{LETTERS}])", 1).replace(r"\{L\}", "(?P=L)")
+    return pattern.replace(r"\{k\}", r"(?P<k>\d{1,4})").replace(r"\{m\}", r"(?P<m>\d{1,4})")
 
 
 def read_item(text: str, place: int) -> tuple[Item, int] | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import gcd
 
@@ -18,12 +19,17 @@ class Unsound(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letter:
-    """A letter that replaces a number of the facts: ``Suppose 2a = 28.`` (``form`` indexes LETTER_FORMS)."""
+    """A letter that replaces a number of the facts (``form`` indexes LETTER_FORMS).
+
+    It is defined by a clause after its first use, ``Mia has a shells, where 2a = 28.``, or by a sentence at the beginning,
+    ``Suppose 2a = 28.``
+    """
 
     letter: str
     form: int
     k: int
     m: int
+    first: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,16 +171,27 @@ DEFINITIONS = (
     ("Suppose ", " = ", " is "),
     ("Define ", " = ", " as "),
 )
-LETTER_FORMS: tuple[tuple[str, Callable[[int, int], Fraction]], ...] = (
-    ("Let {L} = {m}.", lambda k, m: Fraction(m)),
-    ("Let {L} be the number with {L} + {k} = {m}.", lambda k, m: Fraction(m - k)),
-    ("Suppose {L} - {k} = {m}.", lambda k, m: Fraction(m + k)),
-    ("Suppose {k}{L} = {m}.", lambda k, m: Fraction(m, k)),
-    ("Let {L} be {k} more than {m}.", lambda k, m: Fraction(m + k)),
-    ("The number {L} satisfies {L} + {k} = {m}.", lambda k, m: Fraction(m - k)),
-    ("Let {L} be the result of {m} / {k}.", lambda k, m: Fraction(m, k)),
-    ("Let {L} be the positive number with {k}{L} = {m}.", lambda k, m: Fraction(m, k)),
+LETTER_FORMS: tuple[tuple[str, str, Callable[[int, int], Fraction]], ...] = (
+    ("Let {L} = {m}.", "{L} = {m}", lambda k, m: Fraction(m)),
+    (
+        "Let {L} be the number with {L} + {k} = {m}.",
+        "{L} is the number with {L} + {k} = {m}",
+        lambda k, m: Fraction(m - k),
+    ),
+    ("Suppose {L} - {k} = {m}.", "{L} - {k} = {m}", lambda k, m: Fraction(m + k)),
+    ("Suppose {k}{L} = {m}.", "{k}{L} = {m}", lambda k, m: Fraction(m, k)),
+    ("Let {L} be {k} more than {m}.", "{L} is {k} more than {m}", lambda k, m: Fraction(m + k)),
+    ("The number {L} satisfies {L} + {k} = {m}.", "{L} + {k} = {m}", lambda k, m: Fraction(m - k)),
+    ("Let {L} be the result of {m} / {k}.", "{L} is the result of {m} / {k}", lambda k, m: Fraction(m, k)),
+    (
+        "Let {L} be the positive number with {k}{L} = {m}.",
+        "{L} is the positive number with {k}{L} = {m}",
+        lambda k, m: Fraction(m, k),
+    ),
 )
+"""The forms of a letter's definition: as a sentence, as a clause after "where", and the value of the letter."""
+MARK = "\0"
+"""Precedes a letter while a text is assembled, to tell it from the article "a"."""
 
 
 def evaluate(node: Node) -> Solved:
@@ -205,7 +222,7 @@ def letter_value(letter: Letter) -> int:
     form = LETTER_FORMS[letter.form]
     if "{k}" in form[0] and letter.k < 1:
         raise Unsound("a letter's equation is degenerate")
-    value = form[1](letter.k, letter.m)
+    value = form[2](letter.k, letter.m)
     if value.denominator != 1 or value < 1:
         raise Unsound("a letter is not a positive integer")
     return value.numerator
@@ -346,18 +363,53 @@ def interval_property(kind: str, value: Value | None) -> int:
     return max(0, greatest - least + 1)
 
 
+def count_steps(node: Node) -> int:
+    """Return the number of calculations: those of every branch, and one per equation, definition and final formula."""
+    letters = evaluate(node).letters
+    total = sum(letter.form > 0 for letter in node.letters) + (node.question is not None)
+    for item in node.items:
+        if isinstance(item, Branch):
+            total += BY_NAME[item.family].steps(branch_numbers(item, letters))
+        else:
+            total += 1
+    return total
+
+
 def render(node: Node) -> str:
     """Return the text of a node; ``parse`` is the inverse."""
-    parts = [letter_text(letter) for letter in node.letters]
-    parts += [item_text(item) for item in node.items]
+    parts = [letter_text(letter, 0) for letter in node.letters if letter.first]
+    later = {letter.letter: letter_text(letter, 1) for letter in node.letters if not letter.first}
+    parts += [item_text(marked(item, later)) for item in node.items]
     if node.question is not None:
         mark = "?" if node.question.verb.startswith("What") else "."
         parts.append(f"{node.question.verb} {expression_text(node.question.expression)}{mark}")
-    return " ".join(parts)
+    text = " ".join(parts)
+    return with_clauses(text, later) if later else text
 
 
-def letter_text(letter: Letter) -> str:
-    return LETTER_FORMS[letter.form][0].format(L=letter.letter, k=letter.k, m=letter.m)
+def letter_text(letter: Letter, place: int) -> str:
+    """Return the definition of a letter as a sentence (``place`` 0) or as a clause (1)."""
+    return str(LETTER_FORMS[letter.form][place]).format(L=letter.letter, k=letter.k, m=letter.m)
+
+
+def marked(item: Item, letters: Mapping[str, str]) -> Item:
+    """Return the item with a mark before each of the letters."""
+    if not isinstance(item, Branch) or not letters:
+        return item
+    slots = {s: MARK + t if t in letters and not is_context(s) else t for s, t in item.slots.items()}
+    return replace(item, slots=slots)
+
+
+def with_clauses(text: str, letters: Mapping[str, str]) -> str:
+    """Return a text without marks, and with the clause of each letter in the first sentence that contains the letter."""
+    seen: set[str] = set()
+    sentences = []
+    for sentence in re.split(r"(?<=[.?]) ", text):
+        new = [letter for letter in dict.fromkeys(re.findall(f"{MARK}(.)", sentence)) if letter not in seen]
+        seen.update(new)
+        clause = f", where {' and '.join(letters[letter] for letter in new)}" if new else ""
+        sentences.append(f"{sentence[:-1]}{clause}{sentence[-1]}".replace(MARK, ""))
+    return " ".join(sentences)
 
 
 def item_text(item: Item) -> str:

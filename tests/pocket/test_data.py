@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Callable
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from statistics import mean
 
@@ -84,10 +85,23 @@ def test_solver_examples_end_in_the_oracles_answer() -> None:
         assert extract_answer(example.response) == world.oracle(problem)
 
 
-@pytest.mark.parametrize("reference", ["correct final answer", "reference solution"])
-def test_the_declared_shares_contain_the_answer_or_a_solution(reference: str) -> None:
-    shown = [reference in solver_example(index).messages[-1]["content"] for index in range(400)]
-    assert np.mean(shown) == pytest.approx(0.12, abs=0.05)
+def test_the_four_views_are_equally_frequent_and_show_the_reference_in_one_message() -> None:
+    seen: Counter[tuple[str, str]] = Counter()
+    for index in range(1000):
+        texts = {message["role"]: message["content"] for message in solver_example(index).messages}
+        with_reference = [role for role, text in texts.items() if "<reference>" in text]
+        assert len(with_reference) <= 1 and ("system" not in texts or with_reference == ["system"])
+        assert texts["user"].endswith(
+            "Please reason step by step, and put your final answer within \\boxed{}."
+        )
+        for role in with_reference:
+            kind = "answer" if "correct final answer" in texts[role] else "solution"
+            seen[role, kind] += 1
+            shown = texts[role].partition("<reference>\n")[2].partition("\n</reference>")[0]
+            answer = world.oracle(texts["user"].split("\n\n")[0])
+            assert (shown if kind == "answer" else extract_answer(shown)) == answer
+    assert set(seen) == set(product(("system", "user"), ("answer", "solution")))
+    assert all(count / 1000 == pytest.approx(0.07, abs=0.025) for count in seen.values())
 
 
 def test_wrong_steps_are_given_only_with_a_reference_and_the_reply_is_the_correct_last_sentence() -> None:
@@ -96,7 +110,7 @@ def test_wrong_steps_are_given_only_with_a_reference_and_the_reply_is_the_correc
     assert len(corrected) > 15
     for example in corrected:
         prompt = example.messages[-1]["content"]
-        assert "<reference>" in prompt
+        assert "<reference>" in "".join(message["content"] for message in example.messages)
         assert extract_answer(example.response) == world.oracle(prompt.split("\n\n")[0])
         assert example.response.startswith(" ") and example.response.count(".") == 1
         assert example.given.endswith(".") and "boxed" not in example.given
@@ -139,6 +153,14 @@ def test_quality_verdicts_reject_exactly_the_violated_criterion() -> None:
         verdict = json.loads(reply)
         assert tuple(verdict) == world.CRITERIA
         assert list(verdict.values()).count(False) <= 1
+
+
+def test_half_of_the_quality_cases_are_sound_and_the_criteria_are_violated_equally_often() -> None:
+    verdicts = [json.loads(quality_example(index, random.Random(index)).response) for index in range(1200)]
+    assert np.mean([all(verdict.values()) for verdict in verdicts]) == pytest.approx(0.45, abs=0.04)
+    for criterion in world.CRITERIA:
+        violated = np.mean([not verdict[criterion] for verdict in verdicts])
+        assert violated == pytest.approx(0.11, abs=0.03), criterion
 
 
 def test_the_judge_has_both_kinds_of_cases() -> None:

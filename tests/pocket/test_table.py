@@ -16,13 +16,16 @@ SOLVER = {
     "auroc": {"value": 0.9, "low": 0.85, "high": 0.94, "n": 50},
     "tokens_above_gate": 0.05,
     "accuracy_with_answer": 0.96,
+    "accuracy_with_answer_in_system": 0.94,
     "accuracy_with_solution": 0.99,
+    "accuracy_with_solution_in_system": 0.98,
 }
 
 
 def test_a_model_that_was_not_measured_has_dashes() -> None:
     lines = quality_table({"teacher": SOLVER}).splitlines()
     assert "| right, easy | teacher >= 95% | 97.0% | - |" in lines
+    assert "| right, shown the answer in the system message | teacher >= 95% | 94.0% | - |" in lines
     assert "| AUROC of semantic entropy for a wrong majority |  | 90.0% | - |" in lines
 
 

@@ -86,7 +86,7 @@ CHAIN_TEMPLATES = (
 
 
 def draw_chain(rng: random.Random, level: int) -> Drawn:
-    count = (1, rng.randint(2, 3), rng.randint(3, 5))[level]
+    count = (2, rng.randint(2, 3), rng.randint(3, 5))[level]
     top = (20, 40, 80)[level]
     value = rng.randint(3, (12, 30, 60)[level])
     drawn: Drawn = {"n": value}

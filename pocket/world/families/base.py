@@ -25,7 +25,8 @@ class Family:
 
     ``draw(rng, level)`` returns the slots of a new problem, which may be unsound (then draw again). ``sound`` returns
     whether the numbers make a meaningful problem with an exact answer; ``answer`` and ``routes`` may assume that.
-    ``steps`` counts the calculations of a solution. ``levels`` are the levels at which the family is used.
+    ``steps`` counts the calculations of a solution. ``levels`` are the levels at which the family is a problem of its own; a
+    family without levels has problems of one step, which are used as a part of larger ones.
     """
 
     name: str

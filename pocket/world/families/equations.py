@@ -74,7 +74,7 @@ ONE_STEP = Family(
     answer=one_step_answer,
     routes=(one_step_undo, one_step_check),
     steps=lambda v: 1,
-    levels=(EASY,),
+    levels=(),
 )
 
 
@@ -163,7 +163,7 @@ LINEAR = Family(
     answer=linear_answer,
     routes=(linear_undo, linear_divide),
     steps=lambda v: 2,
-    levels=(MEDIUM, HARD),
+    levels=(EASY, MEDIUM, HARD),
 )
 
 

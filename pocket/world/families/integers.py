@@ -56,7 +56,7 @@ REMAINDER = Family(
     answer=lambda v: v["a"] % v["m"],
     routes=(remainder_division, remainder_multiple),
     steps=lambda v: 1,
-    levels=(EASY, MEDIUM),
+    levels=(),
 )
 
 
@@ -107,7 +107,7 @@ PRODUCT = Family(
     answer=lambda v: v["a"] * v["b"] % v["m"],
     routes=(product_direct, product_reduced),
     steps=lambda v: 2,
-    levels=(MEDIUM, HARD),
+    levels=(EASY, MEDIUM, HARD),
 )
 
 

@@ -49,8 +49,8 @@ def fraction_cross(v: Numbers) -> list[str]:
 
 
 def draw_fractions(rng: random.Random, level: int) -> Drawn:
-    b = rng.randint(3, (12, 10, 15)[level])
-    d = b if level == 0 else rng.randint(2, (12, 10, 15)[level])
+    b = rng.randint(2, (6, 10, 15)[level])
+    d = b * rng.randint(2, 3) if level == EASY else rng.randint(2, (12, 10, 15)[level])
     return {"a": rng.randint(1, b - 1), "b": b, "O": rng.choice("+-"), "c": rng.randint(1, d - 1), "d": d}
 
 
@@ -123,8 +123,8 @@ def part_rest(v: Numbers) -> list[str]:
 
 
 def draw_part(rng: random.Random, level: int) -> Drawn:
-    b = rng.randint(2, (4, 9, 12)[level])
-    a = rng.choice([a for a in range(1, b) if gcd(a, b) == 1])
+    b = rng.randint(3, (5, 9, 12)[level])
+    a = rng.choice([a for a in range(2, b) if gcd(a, b) == 1])
     return {"a": a, "b": b, "n": b * rng.randint(2, (5, 15, 40)[level])}
 
 
@@ -153,7 +153,7 @@ PART = Family(
     sound=lambda v: 1 <= v["a"] < v["b"] and v["n"] >= 1 and v["n"] % v["b"] == 0,
     answer=part_answer,
     routes=(part_divide, part_rest),
-    steps=lambda v: 2,
+    steps=lambda v: 1 if v["b"] % v["a"] == 0 else 2,
     levels=(EASY, MEDIUM),
 )
 
@@ -227,7 +227,7 @@ PERCENT_OF = Family(
         lambda v: fraction_steps(v["k"], v["p"], percent(v["k"], v["p"])),
     ),
     steps=lambda v: 1,
-    levels=(EASY, MEDIUM),
+    levels=(),
 )
 
 
@@ -286,7 +286,7 @@ PERCENT_CHANGE = Family(
     answer=change_answer,
     routes=(change_part, change_whole),
     steps=lambda v: 2,
-    levels=(MEDIUM, HARD),
+    levels=(EASY, MEDIUM, HARD),
 )
 
 
