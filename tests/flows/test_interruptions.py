@@ -59,7 +59,8 @@ class ProjectCopy:
 
     @contextmanager
     def stopped_at(self, pattern: str) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process], str]]:
-        """Start a build and wait until it logs `pattern`; yield it with its descendants and the address of its server.
+        """Start a build and wait until a second after it logs `pattern`; yield it with its descendants and the address of its
+        server.
 
         After the block all of these processes must end within ten seconds.
         """
@@ -71,6 +72,7 @@ class ProjectCopy:
                 break
         else:
             pytest.fail(f"the build ended before {pattern!r}: {''.join(output)[-4000:]}")
+        sleep(1.0)  # a model starts, or the next shard
         family = psutil.Process(build.pid).children(recursive=True)
         address = re.search(r"Prefect is ready at (\S+)", "".join(output))
         assert address is not None and len(family) > 4
@@ -131,11 +133,10 @@ def project(tmp_path: Path) -> ProjectCopy:
 def test_after_ctrl_c_and_kills_no_process_is_left_and_the_next_build_repeats_no_request(
     build_once: Callable[[], Undisturbed], project: ProjectCopy
 ) -> None:
-    with project.stopped_at(r"evolve-1 shard 1:") as (build, _, _):
+    with project.stopped_at(r"starting the quality judge") as (build, _, _):
         build.send_signal(signal.SIGINT)
         assert build.wait(60) == 130
     with project.stopped_at(r"sample shard 1:") as (build, family, _):
-        sleep(1.0)  # the engine is sampling the next shard
         for process in (build, *worker_and_flow(family)):
             process.kill()
         build.wait()
