@@ -313,6 +313,7 @@ def test_a_failing_teacher_removes_no_rows(tmp_path: Path) -> None:
         assert (mine.out / "latest.json").read_bytes() == note and len(read_dataset(dataset)[0]) == 20
 
 
+@pytest.mark.long
 def test_the_real_teacher_is_started_for_one_stale_row(tmp_path: Path) -> None:
     with desk(tmp_path, script()) as mine:
         dataset = mine.annotate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 from datasets import load_dataset
 
+from flows.build import build
+from tasks.errors import UserError
 from tasks.rows import Example
 from tasks.runtime.plan import write_plan
 from tasks.storage.artifacts import digest
@@ -76,6 +79,7 @@ def test_a_second_run_starts_no_model_and_writes_nothing(undisturbed: tuple[Buil
     assert (builder.shard_files(), digest(builder.output / "dataset")) == before
 
 
+@pytest.mark.long
 def test_deleting_one_stage_repeats_it_and_the_following_stages(undisturbed: tuple[Builder, str]) -> None:
     builder, _ = undisturbed
     before, bytes_before = builder.shard_files(), digest(builder.output / "dataset")
@@ -127,10 +131,12 @@ def test_the_plan_bounds_the_requests_and_bytes_of_the_build(
     ],
 )
 def test_bad_settings_are_reported_before_any_model_starts(
-    undisturbed: tuple[Builder, str], tmp_path: Path, overrides: dict[str, object], sentence: str
+    prefect_server: str,
+    tmp_path: Path,
+    overrides: dict[str, object],
+    sentence: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    builder = Builder(undisturbed[0].api, tmp_path / "bad")
-    process = builder.start(**overrides)
-    log, _ = process.communicate(timeout=120)
-    assert process.returncode != 0 and re.search(sentence, log), log[-3000:]
-    assert not MODEL_START.search(log) and not (builder.output / "artifacts").exists()
+    with caplog.at_level(logging.INFO), pytest.raises(UserError, match=sentence):
+        build("pocket", {**SMALL, "run.output": str(tmp_path / "bad"), **overrides})
+    assert not MODEL_START.search(caplog.text) and not (tmp_path / "bad" / "artifacts").exists()

@@ -59,7 +59,8 @@ class ProjectCopy:
 
     @contextmanager
     def stopped_at(self, pattern: str) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process], str]]:
-        """Start a build and wait until it logs `pattern`; yield it with its descendants and the address of its server.
+        """Start a build and wait until a second after it logs `pattern`; yield it with its descendants and the address of its
+        server.
 
         After the block all of these processes must end within ten seconds.
         """
@@ -71,6 +72,7 @@ class ProjectCopy:
                 break
         else:
             pytest.fail(f"the build ended before {pattern!r}: {''.join(output)[-4000:]}")
+        sleep(1.0)  # a model starts, or the next shard
         family = psutil.Process(build.pid).children(recursive=True)
         address = re.search(r"Prefect is ready at (\S+)", "".join(output))
         assert address is not None and len(family) > 4
@@ -117,29 +119,24 @@ def only_run(client: SyncPrefectClient) -> FlowRun:
     return next(run for run in client.read_flow_runs() if run.state and run.state.is_running())
 
 
-def test_interruptions_leave_no_process_behind_and_the_next_build_repeats_no_request_and_ends_with_the_same_bytes(
-    build_once: Callable[[], Undisturbed], tmp_path: Path
-) -> None:
-    project = ProjectCopy(tmp_path / "project")
-    project.root.mkdir()
+@pytest.fixture
+def project(tmp_path: Path) -> ProjectCopy:
+    copied = ProjectCopy(tmp_path / "project")
+    copied.root.mkdir()
     for name in PROJECT_FILES:
         source = PROJECT_ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy2
-        copy(source, project.root / name)
-    with project.stopped_at(r"evolve-1 shard 1:") as (build, _, _):
+        copy(source, copied.root / name)
+    return copied
+
+
+def test_after_ctrl_c_and_kills_no_process_is_left_and_the_next_build_repeats_no_request(
+    build_once: Callable[[], Undisturbed], project: ProjectCopy
+) -> None:
+    with project.stopped_at(r"starting the quality judge") as (build, _, _):
         build.send_signal(signal.SIGINT)
         assert build.wait(60) == 130
-    with project.stopped_at(r"judge shard 1:") as (build, family, _):
-        for process in worker_and_flow(family):
-            process.kill()
-        assert build.wait(60) == 1
-    with project.stopped_at(r"starting the teacher") as (build, _, api):
-        with client_of(api, project.root) as client:
-            client.set_flow_run_state(only_run(client).id, Cancelling())
-        assert build.wait(60) == 1
-        assert build.stdout is not None and "ended as Cancelled" in build.stdout.read()
     with project.stopped_at(r"sample shard 1:") as (build, family, _):
-        sleep(1.0)  # the engine is sampling the next shard
         for process in (build, *worker_and_flow(family)):
             process.kill()
         build.wait()
@@ -152,3 +149,20 @@ def test_interruptions_leave_no_process_behind_and_the_next_build_repeats_no_req
     after = killed.shard_files()
     assert flushed and all(after[file] == flushed[file] for file in flushed)
     assert digest(killed.output / "dataset") == build_once().digest
+
+
+@pytest.mark.long
+def test_after_the_death_of_the_worker_and_a_cancellation_no_process_is_left_and_the_bytes_are_the_same(
+    build_once: Callable[[], Undisturbed], project: ProjectCopy
+) -> None:
+    with project.stopped_at(r"judge shard 1:") as (build, family, _):
+        for process in worker_and_flow(family):
+            process.kill()
+        assert build.wait(60) == 1
+    with project.stopped_at(r"starting the teacher") as (build, _, api):
+        with client_of(api, project.root) as client:
+            client.set_flow_run_state(only_run(client).id, Cancelling())
+        assert build.wait(60) == 1
+        assert build.stdout is not None and "ended as Cancelled" in build.stdout.read()
+    project.finish()
+    assert digest(project.root / "output/pocket/dataset") == build_once().digest

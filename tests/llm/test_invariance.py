@@ -60,6 +60,7 @@ def test_the_machine_is_named_with_its_instruction_sets() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_bfloat16_engine_is_called_invariant_only_where_its_samples_are(tmp_path: Path) -> None:
     """On CPUs with AMX they are not; elsewhere this compares the samples of other batches themselves."""
     write_tiny_model(tmp_path / "tiny")

@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -93,8 +94,17 @@ def _lives(process: psutil.Process) -> bool:
 # --- the supervisor ----------------------------------------------------------------------------------------------
 
 
+# The command line of the supervisor, with one second instead of five between SIGTERM and SIGKILL.
+SUPERVISOR = """
+import sys
+from tasks.processes import supervisor
+supervisor.GRACE_S = 1.0
+sys.exit(supervisor.main(sys.argv[1:]))
+"""
+
+
 def supervise(script: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tasks.processes.supervisor", "--", sys.executable, "-c", script]
+    command = [sys.executable, "-c", SUPERVISOR, "--", sys.executable, "-c", script]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=PROJECT)
 
 
@@ -128,7 +138,7 @@ def test_the_supervisor_passes_the_exit_status_on() -> None:
 
 
 def test_the_supervisor_survives_ctrl_c_which_is_its_owners_business() -> None:
-    with supervise("print('ready', flush=True); import time; time.sleep(2)") as process:
+    with supervise("print('ready', flush=True); import time; time.sleep(1)") as process:
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
@@ -158,7 +168,7 @@ signal.pause()
 
 @pytest.mark.parametrize("end", ["close the pipe", "SIGTERM", "kill the owner in between"])
 def test_a_supervisor_leaves_a_patient_one_below_it_its_time_and_waits_for_it(end: str) -> None:
-    with supervise(NESTING.format(inner=SAVING.format(seconds=7))) as outer:
+    with supervise(NESTING.format(inner=SAVING.format(seconds=2.5))) as outer:
         family = descendants_when_ready(outer)
         if end == "SIGTERM":
             outer.send_signal(signal.SIGTERM)
@@ -197,19 +207,22 @@ print(stray.pid, flush=True)
 """
 
 
-@pytest.mark.parametrize("then", ["time.sleep(300)", "guard.close()"])
-def test_a_guard_ends_what_its_owner_started_by_other_means(then: str) -> None:
+@contextmanager
+def guarding(then: str) -> Iterator[tuple[subprocess.Popen[bytes], list[psutil.Process]]]:
+    """Yield a process with a guard that does `then`, and the guarded process with the guard."""
     with subprocess.Popen(
         [sys.executable, "-c", GUARDED.format(then=then)], stdout=subprocess.PIPE, cwd=PROJECT
     ) as owner:
         assert owner.stdout is not None
         stray = psutil.Process(int(owner.stdout.readline()))
-        helpers = psutil.Process(owner.pid).children()
-        if then == "guard.close()":
-            assert owner.wait(12) == 0
-        else:
-            owner.kill()
-        assert gone_within([stray, *helpers], 10.0) == []
+        yield owner, [stray, *psutil.Process(owner.pid).children()]
+
+
+def test_a_guard_ends_what_its_owner_started_by_other_means() -> None:
+    with guarding("time.sleep(300)") as (killed, its), guarding("guard.close()") as (closing, others):
+        killed.kill()
+        assert closing.wait(12) == 0
+        assert gone_within([*its, *others], 10.0) == []
 
 
 # --- a server that already runs ----------------------------------------------------------------------------------
@@ -339,7 +352,7 @@ def test_waiting_is_reported(root: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(servers, "WAIT_NOTICE_S", 0.2)
     in_place_of_vllm(
         monkeypatch,
-        "import time; print('Loading weights took 3 s\\nnoise of the engine', flush=True); time.sleep(1.5)\n"
+        "import time; print('Loading weights took 3 s\\nnoise of the engine', flush=True); time.sleep(0.8)\n"
         + HEALTHY,
     )
     seen: list[str] = []

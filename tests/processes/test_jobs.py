@@ -30,7 +30,7 @@ from tasks.processes.ray_session import RAY_ENVIRONMENT
 from tasks.processes.supervisor import PATIENCE
 
 START_S = 120.0
-COUNT = ["bash", "-c", "for i in 1 2 3 4 5; do echo line $i; sleep 1; done"]
+COUNT = "for i in 1 2 3; do echo line $i; done; until [ -e {flag} ]; do sleep 0.1; done; for i in 4 5; do echo line $i; done"
 LINES = [f"line {number}" for number in range(1, 6)]
 
 
@@ -100,7 +100,7 @@ def save(*_):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for number in range(20000):  # more than fits into a pipe
         print("saving", number)
-    time.sleep(2)
+    time.sleep(0.5)
     print("saved with its helper" if helper.poll() is None else "saved without its helper", flush=True)
     sys.exit(3)
 signal.signal(signal.SIGTERM, save)
@@ -108,7 +108,7 @@ print(helper.pid, flush=True)
 time.sleep(300)
 """
 """Like a trainer, it needs its helper process while it saves. A second SIGTERM ends it."""
-WAITING = SAVING.replace("time.sleep(2)", "time.sleep(300)")
+WAITING = SAVING.replace("time.sleep(0.5)", "time.sleep(300)")
 """The same, but it never ends."""
 
 
@@ -350,15 +350,20 @@ for line in cluster_lines({address!r}, "count", {command!r}, folder=Path("."), e
 def test_a_running_job_is_attached_to_after_its_follower_was_killed_and_an_ended_one_runs_again(
     cluster: str, tmp_path: Path
 ) -> None:
+    flag = tmp_path / "flag"
+    count = ["bash", "-c", COUNT.format(flag=flag)]
     follower = subprocess.Popen(
-        python(FOLLOW.format(address=cluster, command=COUNT, log=str(tmp_path / "first"))), cwd=PROJECT_ROOT,
+        python(FOLLOW.format(address=cluster, command=count, log=str(tmp_path / "first"))), cwd=PROJECT_ROOT,
         text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": "."},
     )  # fmt: skip
     assert follower.stdout is not None and follower.stdout.readline() == "line 1\n"
     follower.send_signal(signal.SIGINT)
     output, _ = follower.communicate(timeout=30)
-    assert output.rstrip().endswith("KeyboardInterrupt") and "line 5\n" not in output
-    assert list(on(cluster, "count", COUNT, tmp_path / "log")) == LINES
+    assert output.rstrip().endswith("KeyboardInterrupt") and "line 4\n" not in output
+    lines = on(cluster, "count", count, tmp_path / "log")
+    first = next(lines)
+    flag.touch()
+    assert [first, *lines] == LINES
     assert names(cluster) == ["count"]
     assert (tmp_path / "log").read_text() == "".join(f"{line}\n" for line in LINES)
     assert list(on(cluster, "count", ["echo", "again"], tmp_path / "log")) == ["again"]

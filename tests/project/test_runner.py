@@ -309,18 +309,25 @@ def _first_number(log: Path) -> int:
     return int(log.read_text())
 
 
+@pytest.fixture(scope="module")
+def our_server(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+    """Run ON_OUR_SERVER; return its folder, what it found, and what it printed."""
+    folder = tmp_path_factory.mktemp("server")
+    done = subprocess.run(
+        [sys.executable, "-c", ON_OUR_SERVER, str(SCRIPTS), str(folder)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder, json.loads(done.stdout.splitlines()[-1]), done.stdout
+
+
 @pytest.mark.slow
-def test_our_server_refuses_pages_of_other_sites_and_a_run_starts_as_documented(tmp_path: Path) -> None:
+def test_our_server_refuses_pages_of_other_sites_and_a_run_starts_as_documented(
+    our_server: tuple[Path, dict[str, Any], str],
+) -> None:
     """Whatever a page in the user's browser can send gets 401 or 403; `prefect deployment run` in the environment of `make shell`
     starts a run, which the worker of `make ui` runs."""
-    done = subprocess.run(
-        [sys.executable, "-c", GUARDED, str(SCRIPTS), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    folder, found, _ = our_server
     assert found["refused"] == {
         "no authentication": 401, "another origin": 401, "another host": 401, "wrong string": 401, "CSRF token": 401,
         "no CSRF token": 403,
@@ -329,25 +336,51 @@ def test_our_server_refuses_pages_of_other_sites_and_a_run_starts_as_documented(
     assert found["health"] == 200 and found["open"] is False
     assert found["run"] == 0, found["said"]
     assert "Completed" in found["said"]
-    secret = (tmp_path / "prefect/auth-string").read_text(encoding="ascii").partition(":")[2]
-    files = [file for file in tmp_path.rglob("*") if file.is_file() and secret.encode() in file.read_bytes()]
-    assert files == [tmp_path / "prefect/auth-string"]
+    secret = (folder / "prefect/auth-string").read_text(encoding="ascii").partition(":")[2]
+    files = [file for file in folder.rglob("*") if file.is_file() and secret.encode() in file.read_bytes()]
+    assert files == [folder / "prefect/auth-string"]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_cancelled_ends_with_its_process(our_server: tuple[Path, dict[str, Any], str]) -> None:
+    _, found, printed = our_server
+    assert found["cancelled"] == {"completed": False, "state": "Cancelled", "has a process": False}
+    assert "ended as Cancelled" in printed
+
+
+@pytest.mark.slow
+def test_abandoned_runs_get_a_final_state_on_a_real_server(
+    our_server: tuple[Path, dict[str, Any], str],
+) -> None:
+    """A run left Running is Crashed and one that never started is Cancelled; a run with a process, one that waits for `make ui`
+    and one for tomorrow are unchanged."""
+    _, found, printed = our_server
+    assert found["states"] == {
+        "running": "Crashed", "due": "Cancelled", "waits": "Scheduled", "tomorrow": "Scheduled", "done": "Completed",
+        "alive": "Running", "mine": "Cancelled", "unborn": "Cancelled",
+    }  # fmt: skip
+    assert "was left unfinished by an earlier command and is now marked as Crashed" in printed
+    assert "was never started by an earlier command and is now marked as Cancelled" in printed
 
 
 # In a separate process, since Prefect reads the server's address when it is first imported.
-GUARDED = """
-import asyncio, json, os, subprocess, sys
+ON_OUR_SERVER = """
+import asyncio, contextlib, json, os, subprocess, sys, time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import httpx
 import local_prefect as local, build
-local.HOME, local.LOGS = Path(sys.argv[2]) / "prefect", Path(sys.argv[2]) / "logs"
-evil = {"Origin": "https://evil.example"}
-with local.prefect_api() as api:
-    right = httpx.BasicAuth(*local.auth_string().split(":"))
+from tasks.storage.locks import alone
+from tasks.storage.ownership import RUN_LOCK
+FOLDER = Path(sys.argv[2])
+local.HOME, local.LOGS = FOLDER / "prefect", FOLDER / "logs"
+
+def refused(api, right):
+    evil = {"Origin": "https://evil.example"}
     def status(method, path, **how):
         return httpx.request(method, f"{api.url}/{path}", timeout=60, **how).status_code
-    refused = {
+    return {
         "no authentication": status("GET", "admin/version"),
         "another origin": status("GET", "admin/version", headers=evil),
         "another host": status("GET", "admin/version", headers={"Host": "rebound.example"}),
@@ -355,71 +388,51 @@ with local.prefect_api() as api:
         "CSRF token": status("GET", "csrf-token?client=page", headers=evil),
         "no CSRF token": status("POST", "deployments/", auth=right, headers=evil, json={}),
     }
-    def allowed(origin):
-        asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
-        answer = httpx.options(f"{api.url}/flows/filter", headers=asked, timeout=60)
-        return answer.headers.get("access-control-allow-origin")
-    ours = allowed(api.page)
-    preflight = [allowed("https://evil.example"), ours and ours.rpartition(":")[0]]
-    async def socket():
-        from websockets.asyncio.client import connect
-        from websockets.exceptions import ConnectionClosed
-        address = api.url.replace("http", "ws", 1) + "/events/in"
-        async with connect(address, subprotocols=["prefect"], origin="https://evil.example") as one:
-            await one.send(json.dumps({"type": "auth", "token": None}))
-            try:
-                return await asyncio.wait_for(one.recv(), 60)
-            except ConnectionClosed:
-                return "closed"
-    closed = asyncio.run(socket())
-    health = httpx.get(f"{api.url}/health", timeout=60).status_code
-    build.deploy(api)
+
+def allowed(api, origin):
+    asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    answer = httpx.options(f"{api.url}/flows/filter", headers=asked, timeout=60)
+    return answer.headers.get("access-control-allow-origin")
+
+async def socket(api):
+    from websockets.asyncio.client import connect
+    from websockets.exceptions import ConnectionClosed
+    address = api.url.replace("http", "ws", 1) + "/events/in"
+    async with connect(address, subprotocols=["prefect"], origin="https://evil.example") as one:
+        await one.send(json.dumps({"type": "auth", "token": None}))
+        try:
+            return await asyncio.wait_for(one.recv(), 60)
+        except ConnectionClosed:
+            return "closed"
+
+def documented_run(api):
     with local.worker(api, local.DEFAULT_QUEUE, local.LOGS / "worker.log"):
-        settings = ["-p", "profile=pocket", "-p", "dry_run=true", "-p", "overrides=" + json.dumps({"run.output": sys.argv[2]})]
-        run = subprocess.run(
+        settings = ["-p", "profile=pocket", "-p", "dry_run=true", "-p", "overrides=" + json.dumps({"run.output": str(FOLDER)})]
+        return subprocess.run(
             ["prefect", "deployment", "run", "sure-math/build", *settings, "--watch"], env=api.environment(),
             capture_output=True, text=True, check=False,
         )
-    print(json.dumps({
-        "refused": refused, "preflight": preflight, "socket": closed, "health": health, "open": api.is_open(),
-        "run": run.returncode, "said": run.stdout[-3000:] + run.stderr[-1000:],
-    }))
-"""
 
+def cancelled_run(api):
+    # a run that waits for the lock of its folder
+    from prefect.states import Cancelling
+    held, log = FOLDER / "held", local.LOGS / "make-worker.log"
+    parameters = {"profile": "pocket", "overrides": {"run.output": str(held), "run.lock_wait_s": 600}}
+    with alone(held / RUN_LOCK, "an annotation"), local.client_of(api) as client:
+        run = local.create_run(client, build.DEPLOYMENTS["build"], what="build", parameters=parameters)
+        with local.worker(api, local.MAKE_QUEUE, log) as worker:
+            while "an annotation is already running" not in log.read_text():
+                time.sleep(0.2)
+            client.set_flow_run_state(run.id, Cancelling())
+            completed = build.follow(api, run.id, worker)
+            run = client.read_flow_run(run.id)
+            return {"completed": completed, "state": run.state.name, "has a process": local.has_process(run)}
 
-@pytest.mark.slow
-def test_abandoned_runs_get_a_final_state_on_a_real_server(tmp_path: Path) -> None:
-    """A run left Running is Crashed and one that never started is Cancelled; a run with a process, one that waits for `make ui`
-    and one for tomorrow are unchanged."""
-    server = subprocess.run(
-        [sys.executable, "-c", HEALING, str(SCRIPTS), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert server.returncode == 0, server.stderr
-    assert json.loads(server.stdout.splitlines()[-1]) == {
-        "running": "Crashed", "due": "Cancelled", "waits": "Scheduled", "tomorrow": "Scheduled", "done": "Completed",
-        "alive": "Running", "mine": "Cancelled", "unborn": "Cancelled",
-    }  # fmt: skip
-    assert "was left unfinished by an earlier command and is now marked as Crashed" in server.stdout
-    assert "was never started by an earlier command and is now marked as Cancelled" in server.stdout
-
-
-# In a separate process, since Prefect reads the server's address when it is first imported.
-HEALING = """
-import contextlib, json, subprocess, sys
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import local_prefect as local, build
-local.HOME, local.LOGS = Path(sys.argv[2]) / "prefect", Path(sys.argv[2]) / "logs"
-other = subprocess.Popen([sys.executable, "-c", "'prefect'; import time; time.sleep(600)"])
-with local.prefect_api() as api:
+def states_after_healing(api):
+    other = subprocess.Popen([sys.executable, "-c", "'prefect'; import time; time.sleep(600)"])
     with local.client_of(api) as client:
         from prefect import flow
         from prefect.states import Completed, Running, Scheduled
-        local.ensure_pool(client)
         local.ensure_pool(client)
         empty = flow(lambda: None, name="empty")
         now = datetime.now(UTC)
@@ -447,7 +460,20 @@ with local.prefect_api() as api:
             ids[name] = start(name)
         with contextlib.suppress(KeyboardInterrupt, ValueError), build.settled(api, ids[name]):
             raise KeyboardInterrupt if name == "mine" else ValueError
+    other.kill()
     with local.client_of(api) as client:
-        print(json.dumps({name: client.read_flow_run(id).state.name for name, id in ids.items()}))
-other.kill()
+        return {name: client.read_flow_run(id).state.name for name, id in ids.items()}
+
+with local.prefect_api() as api:
+    found = {"refused": refused(api, httpx.BasicAuth(*local.auth_string().split(":")))}
+    ours = allowed(api, api.page)
+    found["preflight"] = [allowed(api, "https://evil.example"), ours and ours.rpartition(":")[0]]
+    found["socket"] = asyncio.run(socket(api))
+    found |= {"health": httpx.get(f"{api.url}/health", timeout=60).status_code, "open": api.is_open()}
+    build.deploy(api)
+    run = documented_run(api)
+    found |= {"run": run.returncode, "said": run.stdout[-3000:] + run.stderr[-1000:]}
+    found["cancelled"] = cancelled_run(api)
+    found["states"] = states_after_healing(api)
+    print(json.dumps(found))
 """

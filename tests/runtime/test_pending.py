@@ -22,17 +22,17 @@ from tasks.stages.rules import apply_rules
 from tasks.stages.select import select
 from tasks.storage.artifacts import Artifact, Store, digest
 
-SHARDS = 10
+SEEDS, SHARD_ROWS, SHARDS = 80, 12, 6
 
 
 def seeds(folder: Path, changed: int | None = None) -> Path:
-    """Write a file of 200 problems; the text of problem `changed` is different."""
+    """Write a file of problems; the text of problem `changed` is different."""
     path = folder / f"seeds-{changed}.jsonl"
     rows = [
         {
             "question": f"{word(n)} has {n + 3} apples and eats {'none' if n == changed else n} of them. How many are left?"
         }
-        for n in range(200)
+        for n in range(SEEDS)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
@@ -49,7 +49,7 @@ def config(path: Path) -> Config:
         "licence": "mit",
     }  # fmt: skip
     overrides = {
-        "aggregate.sources": [source], "aggregate.test_problems": 0, "run.shard_rows": 20, "select.target": 40,
+        "aggregate.sources": [source], "aggregate.test_problems": 0, "run.shard_rows": SHARD_ROWS, "select.target": 20,
     }  # fmt: skip
     return resolve(load_config("pocket", overrides))
 
@@ -190,4 +190,4 @@ def test_the_digest_of_rows_depends_on_order_and_boundaries() -> None:
 
 
 def test_the_seeds_of_these_tests_are_cut_into_enough_shards() -> None:
-    assert len(cut(row_hashes(map(str, range(200))), 20)) >= SHARDS
+    assert len(cut(row_hashes(map(str, range(SEEDS))), SHARD_ROWS)) >= SHARDS

@@ -139,6 +139,7 @@ def test_the_stage_raises_the_errors_of_the_trainer_one_per_line(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupted_training_run_saves_the_current_step(
     tmp_path: Path, train: Callable[[RunConfig], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,13 +146,13 @@ class TestStages:
         self, in_turn: tuple[str, str], tmp_path: Path
     ) -> None:
         late = {
-            asked(TEXTS[-1]): ["429:4", *teacher_replies(len(TEXTS) - 1)]
-        }  # the last problem takes four seconds
+            asked(TEXTS[-1]): ["429:3", *teacher_replies(len(TEXTS) - 1)]
+        }  # the last problem takes three seconds
         with two_models(tmp_path / "models", teacher=late) as models:
             sampled, clustered = models.run("out")
             assert (digest(sampled.path), digest(clustered.path)) == in_turn
             first, second = record(clustered, 0), record(sampled, 1)
-            assert first["started_at"] + first["seconds"] < second["started_at"] + second["seconds"] - 1
+            assert first["started_at"] + first["seconds"] < second["started_at"] + second["seconds"] - 0.5
             requests = models.teacher.counts.total(), models.judge.counts.total()
             assert models.run("out") == (sampled, clustered)
             assert requests == (models.teacher.counts.total(), models.judge.counts.total())
@@ -200,7 +200,7 @@ class TestStages:
     def test_an_unreachable_judge_ends_both_stages_without_losing_samples(
         self, in_turn: tuple[str, str], tmp_path: Path
     ) -> None:
-        late = {asked(TEXTS[-1]): ["429:4", *teacher_replies(len(TEXTS) - 1)]}
+        late = {asked(TEXTS[-1]): ["429:1", *teacher_replies(len(TEXTS) - 1)]}
         with two_models(tmp_path / "models", teacher=late) as models:
             nobody = {"serve": None, "base_url": "http://127.0.0.1:9/v1"}
             with pytest.raises(UserError, match=r"127\.0\.0\.1:9.*does not answer"):
@@ -215,7 +215,7 @@ class TestStages:
     def test_a_lost_teacher_ends_both_stages_and_finished_clusters_are_kept(
         self, in_turn: tuple[str, str], tmp_path: Path
     ) -> None:
-        lost = {asked(TEXTS[-1]): ["429:4", "401", *teacher_replies(len(TEXTS) - 1)]}
+        lost = {asked(TEXTS[-1]): ["429:3", "401", *teacher_replies(len(TEXTS) - 1)]}
         with two_models(tmp_path / "models", teacher=lost) as models:
             with pytest.raises(UserError, match="rejects the API key"):
                 models.run("out")

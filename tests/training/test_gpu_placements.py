@@ -46,10 +46,10 @@ def store_for_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def metrics(path: Path, **changes: Any) -> tuple[list[dict[str, float]], dict[str, Any]]:
-    """Train for three steps; return the metrics of each and the result."""
+    """Train for two steps; return the metrics of each and the result."""
     rows = [example(n, weight=(n + 1) / 12) for n in range(12)]
     made = write_run(
-        path, write_small_dataset(path / "dataset", rows), batches={"size": 4, "total_prompts": 12}, **changes
+        path, write_small_dataset(path / "dataset", rows), batches={"size": 4, "total_prompts": 8}, **changes
     )
     run(load_run(made))
     folder = run_of(made)
@@ -57,6 +57,7 @@ def metrics(path: Path, **changes: Any) -> tuple[list[dict[str, float]], dict[st
     return steps, json.loads((folder / "result.json").read_text())
 
 
+@pytest.mark.long
 def test_split_one_step_off_with_a_reference_on_the_students_gpu(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -66,7 +67,7 @@ def test_split_one_step_off_with_a_reference_on_the_students_gpu(
         objective={"preset": "uopd", "top_k": 16, "reference_kl_coefficient": 0.1},
         overlap="one_step_off",
     )
-    assert [row["staleness"] for row in steps] == [0, 1, 1]
+    assert [row["staleness"] for row in steps] == [0, 1]
     assert steps[0]["mismatch_mean"] < 0.05 and steps[0]["reference_kl"] < 2e-4
     assert result["facts"]["transport"] == "nccl" and result["facts"]["placement"] == "split"
     assert (
@@ -87,8 +88,9 @@ def test_colocated_ranks_partition_parameters_and_train_on_teacher_states_while_
         trainer={"zero_stage": 3, "micro_batch_tokens": 1024},
         objective={"preset": "opd", "top_k": "full", "divergence_beta": 0.5},
     )
-    assert [row["staleness"] for row in steps] == [0] * 3
+    assert [row["staleness"] for row in steps] == [0, 0]
     assert max(row["mismatch_mean"] for row in steps) < 0.05
-    assert result["facts"]["placement"] == "colocated"
+    assert result["facts"]["placement"] == "colocated" and "reference" not in result["facts"]
+    assert not any("reference" in name for row in steps for name in row)
     assert all(0 < row["loss"] <= 0.6931 and row["teacher_entropy"] > 0 for row in steps)  # at most log 2
     assert "the teacher sends its full distribution as 256 numbers per token" in capfd.readouterr().out

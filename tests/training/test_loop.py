@@ -1,14 +1,15 @@
-"""Complete runs with real engines: bitwise continuation after a kill, replacement of dead workers, reuse of finished runs."""
+"""Complete runs with real engines: bitwise continuation after stops and kills, replacement of dead workers, reuse of finished
+runs."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import shutil
-import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from tests.small_build import left_after
 from tests.training.small_run import example, settings, write_small_dataset
 from training.config import load_run, run_folder
 from training.preflight.check import prepare
+from training.rollouts.engine import Generation
 from training.rollouts.saved import read_generations
-from training.student.checkpoints import step_folder
+from training.student.checkpoints import step_folder, steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -83,29 +85,50 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    held_out = folder / "held_out.jsonl"
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("held-out") / "held_out.jsonl"
     problems = [world.problem(7, "easy", n) for n in range(8)]
-    held_out.write_text(
-        "".join(
-            json.dumps({"id": str(n), "problem": p.text, "answer": p.answer}) + "\n"
-            for n, p in enumerate(problems)
-        )
-    )
-    run = write_run(folder, dataset, evaluation={"problems": str(held_out), "samples": 2})
+    rows = [{"id": str(n), "problem": p.text, "answer": p.answer} for n, p in enumerate(problems)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def one_step_off(held_out: Path) -> dict[str, Any]:
+    """Settings of a run with everything that a continuation needs: rollouts made ahead, a reference, an evaluation."""
+    return {
+        "overlap": "one_step_off",
+        "objective": {"preset": "uopd", "top_k": 16, "reference_kl_coefficient": 0.1},
+        "evaluation": {"problems": str(held_out), "samples": 2},
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    dataset: Path, one_step_off: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    run = write_run(tmp_path_factory.mktemp("undisturbed"), dataset, **one_step_off)
     printed = finish(run)
     return run_of(run), printed
 
 
+def metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_student(one: Path, other: Path) -> None:
+    whole, continued = (load_file(folder / "student/model.safetensors") for folder in (one, other))
+    assert whole.keys() == continued.keys() and all(whole[name].equal(continued[name]) for name in whole)
+
+
 def test_a_run_writes_a_student_metrics_curves_and_the_gain(undisturbed: tuple[Path, str]) -> None:
     folder, printed = undisturbed
-    assert steps_done(folder) == STEPS
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = metrics(folder)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    assert all(row["mismatch_mean"] < 0.05 and row["staleness"] == 0 for row in rows)
+    assert [row["staleness"] for row in rows] == [0, 1, 1, 1, 1, 1] and rows[0]["mismatch_mean"] < 0.05
     phases = [
-        sum(row[f"seconds_{name}"] for name in ("rollout", "teacher", "student", "sync")) for row in rows
+        sum(row[f"seconds_{name}"] for name in ("rollout", "teacher", "reference", "student", "sync"))
+        for row in rows
     ]
     assert [row["overlap"] * row["seconds"] for row in rows] == pytest.approx(phases)
     assert rows[-1]["learning_rate"] < rows[1]["learning_rate"] <= 4e-4
@@ -117,7 +140,8 @@ def test_a_run_writes_a_student_metrics_curves_and_the_gain(undisturbed: tuple[P
     assert any(not before[name].equal(after[name]) for name in before)
     result = json.loads((folder / "result.json").read_text())
     assert result["held_out"]["gain"]["n"] == 8 and result["cost"]["gpu_hours"] == 0
-    assert not any("reference" in name for row in rows for name in row)
+    assert result["facts"]["reference"]["dtype"] == "bfloat16"
+    assert "KL to the base model times 0.1" in (folder / "student/README.md").read_text()
     assert (folder / "curves.png").stat().st_size > 10_000 and "pass@1" in printed
     assert "attention of the student: sdpa (no GPU: dense mask for packed rows)" in printed
     assert json.loads((folder.parent / "latest.json").read_text()) == {"run": folder.name}
@@ -131,72 +155,28 @@ def test_a_finished_run_is_not_repeated(undisturbed: tuple[Path, str]) -> None:
     assert (folder / "student/model.safetensors").stat().st_mtime_ns == stamp
 
 
-def test_evaluation_and_export_can_be_repeated_without_training(
-    undisturbed: tuple[Path, str], tmp_path: Path
-) -> None:
-    folder = Path(shutil.copytree(undisturbed[0].parent, tmp_path / "copy")) / undisturbed[0].name
-    run = json.loads((folder.parent / "RUN.json").read_text()) | {"output": str(folder.parent)}
-    (folder.parent / "RUN.json").write_text(json.dumps(run))
-    (folder / "result.json").unlink()
-    shutil.rmtree(folder / "student")
-    printed = finish(folder.parent / "RUN.json")
-    assert f"continuing after step {STEPS}" in printed and "train: step" not in printed
-    assert (folder / "student/model.safetensors").read_bytes() == (
-        undisturbed[0] / "student/model.safetensors"
-    ).read_bytes()
-    first, again = (json.loads((one / "result.json").read_text()) for one in (undisturbed[0], folder))
-    assert again["held_out"] == first["held_out"] and again["steps"] == STEPS
-    assert (first["cost"]["starts"], again["cost"]["starts"]) == (1, 2)
-    assert again["cost"]["seconds_all"] > first["cost"]["seconds_all"] > first["cost"]["seconds"]
-    assert again["cost"]["seconds"] == first["cost"]["seconds"]
-
-
 def kill_actor(run: subprocess.Popen[str], kind: str) -> None:
     """Send SIGKILL to the only actor of a class among the run's processes."""
     (actor,) = [one for one in psutil.Process(run.pid).children(recursive=True) if kind in one.name()]
     actor.kill()
 
 
-def test_a_kill_a_dead_engine_and_a_dead_student_do_not_change_the_weights(
-    undisturbed: tuple[Path, str], dataset: Path, tmp_path: Path
-) -> None:
-    run = write_run(tmp_path / "killed", dataset)
-    process = start(run)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if re.match(r"train: step 3 ", line) or (
-            any(run.parent.glob("*/metrics.jsonl")) and steps_done(run_of(run)) >= 3
-        ):
-            break
-    family = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not left_after(family, 15.0)
-    process, printed = start(run), ""
-    assert process.stdout is not None
-    for line in process.stdout:
-        printed += line
-        if "continuing after step" in line and printed.count("continuing after step") == 1:
-            kill_actor(process, "RolloutEngine")
-        if "restarted with weight version" in line:
-            kill_actor(process, "Student")
-    assert process.wait() == 0, printed[-4000:]
-    assert printed.count("restarted with weight version") == 1
-    assert "restarting from the last checkpoint (restart 1 of at most 3)" in printed
-    assert printed.count("continuing after step") == 2
-    whole = load_file(undisturbed[0] / "student/model.safetensors")
-    killed = load_file(run_of(run) / "student/model.safetensors")
-    assert whole.keys() == killed.keys() and all(whole[name].equal(killed[name]) for name in whole)
+def kill(run: subprocess.Popen[str]) -> None:
+    """Send SIGKILL to a run; none of its workers may outlive it."""
+    family = psutil.Process(run.pid).children(recursive=True)
+    run.kill()
+    run.wait()
+    assert family and not left_after(family, 15.0)
 
 
-def test_one_step_off_continues_after_sigterm_with_its_rollouts_and_reference(
-    dataset: Path, tmp_path: Path
-) -> None:
-    penalised = {"preset": "uopd", "top_k": 16, "reference_kl_coefficient": 0.1}
-    seldom = {"every": 50, "keep": 1}
-    run = write_run(
-        tmp_path / "stopped", dataset, checkpoints=seldom, overlap="one_step_off", objective=penalised
-    )
+def wait_until(run: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
+    while not reached():
+        assert run.poll() is None
+        time.sleep(0.02)
+
+
+def stop_during_the_steps(run: Path) -> tuple[int, Sequence[Generation]]:
+    """Stop a run by SIGTERM; return the number of its steps, and the rollouts of the next one in the checkpoint."""
     process, printed = start(run), ""
     assert process.stdout is not None
     for line in process.stdout:
@@ -207,18 +187,67 @@ def test_one_step_off_continues_after_sigterm_with_its_rollouts_and_reference(
     assert re.search(r"stopped after step \d of 6, with a checkpoint", printed)
     folder = run_of(run)
     done = steps_done(folder)
-    ahead = read_generations(step_folder(folder / "checkpoints", done))
+    return done, read_generations(step_folder(folder / "checkpoints", done))
+
+
+def kill_before_the_export(run: Path, done: int) -> None:
+    """Continue a run after step `done`, kill its engine, and kill the run when the last step is saved."""
+    process, printed = start(run), ""
+    assert process.stdout is not None
+    for line in process.stdout:
+        printed += line
+        if f"continuing after step {done}" in line:
+            kill_actor(process, "RolloutEngine")
+        if line.startswith(f"train: step {STEPS} "):
+            break
+    folder = run_of(run)
+    wait_until(process, lambda: STEPS in steps(folder / "checkpoints"))
+    kill(process)
+    assert printed.count("restarted with weight version") == 1, printed[-4000:]
+    assert not (folder / "result.json").exists()
+
+
+def test_a_run_stopped_and_killed_with_a_dead_engine_ends_with_the_same_student(
+    undisturbed: tuple[Path, str], dataset: Path, one_step_off: dict[str, Any], tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run", dataset, **one_step_off, checkpoints={"every": 50, "keep": 1})
+    done, ahead = stop_during_the_steps(run)
     assert len(ahead) == 8 and {one.version for one in ahead} == {done - 1}
-    assert f"continuing after step {done}" in finish(run)
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    kill_before_the_export(run, done)
+    printed = finish(run)
+    assert f"continuing after step {STEPS}" in printed and "train: step" not in printed
+    folder = run_of(run)
+    assert_same_student(undisturbed[0], folder)
+    first, result = (json.loads((one / "result.json").read_text()) for one in (undisturbed[0], folder))
+    assert result["held_out"] == first["held_out"] and result["steps"] == STEPS
+    rows, cost = metrics(folder), result["cost"]
     assert [row["staleness"] for row in rows] == [0, 1, 1, 1, 1, 1]
     assert rows[done]["response_tokens"] == sum(len(one.tokens) for one in ahead)
-    first, *later = [row["reference_kl"] for row in rows]
-    assert 0 <= first < 2e-4 < min(later)  # after the restart, too: the reference is the initial student
-    result = json.loads((folder / "result.json").read_text())
-    assert result["facts"]["reference"]["dtype"] == "bfloat16"
-    assert result["cost"]["seconds_reference"] == pytest.approx(sum(row["seconds_reference"] for row in rows))
-    assert "KL to the base model times 0.1" in (folder / "student/README.md").read_text()
+    initial, *later = [row["reference_kl"] for row in rows]
+    assert 0 <= initial < 2e-4 < min(later)  # after the restart, too: the reference is the initial student
+    assert (first["cost"]["starts"], cost["starts"]) == (1, 3) and cost["seconds_all"] > cost["seconds"]
+    assert cost["seconds"] == pytest.approx(sum(row["seconds"] for row in rows))
+    assert cost["seconds_reference"] == pytest.approx(sum(row["seconds_reference"] for row in rows))
+
+
+@pytest.mark.long
+def test_a_kill_during_the_steps_and_a_dead_student_do_not_change_the_student(
+    undisturbed: tuple[Path, str], dataset: Path, one_step_off: dict[str, Any], tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "killed", dataset, **one_step_off)
+    process = start(run)
+    wait_until(process, lambda: any(run.parent.glob("*/metrics.jsonl")) and steps_done(run_of(run)) >= 3)
+    kill(process)
+    process, printed = start(run), ""
+    assert process.stdout is not None
+    for line in process.stdout:
+        printed += line
+        if "continuing after step" in line and printed.count("continuing after step") == 1:
+            kill_actor(process, "Student")
+    assert process.wait() == 0, printed[-4000:]
+    assert "restarting from the last checkpoint (restart 1 of at most 3)" in printed
+    assert printed.count("continuing after step") == 2
+    assert_same_student(undisturbed[0], run_of(run))
 
 
 def test_the_folder_of_a_run_depends_on_settings_and_not_on_its_location(

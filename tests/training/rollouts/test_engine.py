@@ -22,6 +22,7 @@ from training.config import PromptSettings
 from training.data.batches import TokenSequence
 from training.data.model_files import encode_prompts, open_model, prompt_ids
 from training.losses.token_losses import TopKCrossEntropy
+from training.rollouts import pool
 from training.rollouts.engine import (
     INITIAL_VERSION,
     Generation,
@@ -33,10 +34,11 @@ from training.rollouts.engine import (
     rollout_environment,
     rollout_options,
 )
-from training.rollouts.pool import RolloutPool
+from training.rollouts.pool import MAX_LOSSES, RolloutPool
 from training.student.group import StudentGroup
 from training.student.messages import RankSettings
 from training.weight_sync.sync import check_mismatch, check_versions, choose_transport, logprob_mismatch
+from training.workers.actors import ActorLost
 from training.workers.placement import make_placement, reserve
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -127,6 +129,42 @@ def test_vllms_own_tokenizer_builds_the_prompts_of_the_training(tmp_path: Path, 
         model = open_model("student", str(copy), PromptSettings(chat_template=template))
         found = engine_prompt_ids(copy, problems, thinking=False, day=day, chat_template=template.read_text())
         assert found == encode_prompts(model, problems, thinking=False, day=day)
+
+
+def test_engines_that_died_are_restarted_before_a_transfer_and_the_others_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @dataclass
+    class Engine:
+        number: int
+        alive: bool = True
+
+        def answer(self) -> int:
+            if not self.alive:
+                raise ActorLost("rollout engine", "killed")
+            return self.number
+
+        @property
+        def version(self) -> Any:
+            return SimpleNamespace(remote=lambda: self.answer)
+
+        ready = version
+
+    started: list[Engine] = []
+    monkeypatch.setattr(pool, "result", lambda call, _who: call())
+    monkeypatch.setattr(
+        RolloutPool, "_start", lambda _pool, _index: started.append(Engine(len(started))) or started[-1]
+    )
+    losses: list[str] = []
+    plan = make_placement("split", students=1, engines=2)
+    engines = RolloutPool(plan, None, SETTINGS, on_loss=losses.append)
+    for count in range(1, MAX_LOSSES + 1):
+        engines.actors[1].alive = False
+        engines.revive()
+        assert [one.number for one in engines.actors] == [0, 1 + count] and len(losses) == count
+    engines.actors[0].alive = False
+    with pytest.raises(UserError, match="engine deaths in this run: 4"):
+        engines.revive()
 
 
 # --- with real engines -------------------------------------------------------------------------------------------
@@ -279,24 +317,26 @@ class TestWithEngines:
         rollouts = world.engines.generate([RolloutRequest(prompt=[5] * 120, seed=1)], SAMPLING)
         assert len(rollouts[0].tokens) <= 8
 
-    def test_a_killed_engine_is_restarted_and_generates_the_same_rollouts(self, world: World) -> None:
+    @pytest.mark.parametrize("when", ["in a batch", pytest.param("before a batch", marks=pytest.mark.long)])
+    def test_a_killed_engine_is_restarted_and_generates_the_same_rollouts(
+        self, world: World, when: str
+    ) -> None:
         import ray
 
         world.student.sync(world.engines, 6)
         asked = requests()
         expected = world.engines.generate(asked, SAMPLING)
         process: Any = ray.get(world.engines.actors[0].process.remote())
+        if when == "before a batch":
+            os.kill(process, signal.SIGKILL)
         stream = world.engines.stream(asked, SAMPLING)
         found = dict([next(stream)])
-        os.kill(process, signal.SIGKILL)
+        if when == "in a batch":
+            os.kill(process, signal.SIGKILL)
         found |= dict(stream)
         assert sorted(found) == list(range(len(asked)))
         assert all(np.array_equal(found[i].tokens, expected[i].tokens) for i in range(len(asked)))
         assert {one.version for one in found.values()} == {6}
-        process = ray.get(world.engines.actors[0].process.remote())
-        os.kill(process, signal.SIGKILL)
-        again = world.engines.generate(asked, SAMPLING)
-        assert all(np.array_equal(a.tokens, b.tokens) for a, b in zip(again, expected, strict=True))
         assert world.losses and all("weight version 6" in one for one in world.losses)
 
     def test_a_rollout_engine_loads_an_exported_student(self, world: World, tmp_path: Path) -> None:

@@ -1,15 +1,18 @@
-"""Measure the tensor memory of a DeepSpeed process.
+"""Measure the tensor memory of DeepSpeed processes.
 
-`python -m tests.training.student.held_bytes MODEL STAGE DTYPE PORT` trains the model for two updates of two micro-batches and
-prints, as JSON, the bytes of all live tensors after the second update (`kept`), before it (`summed`), and the peak during it
-(`update`).
+`python -m tests.training.student.held_bytes MODEL STAGE:DTYPE...` trains the model for two updates of two micro-batches, for
+each stage in a process of its own, and prints, as a JSON list, the bytes of all live tensors after the second update (`kept`),
+before it (`summed`), and the peak during it (`update`).
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import os
+import socket
 import sys
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +61,10 @@ def micro_batch() -> MicroBatch:
     )
 
 
-def measured(model: Path, stage: Any, dtype: Any, port: int) -> dict[str, int]:
+def measured(model: Path, stage: Any, dtype: Any) -> dict[str, int]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     with Live() as live:
         settings = RankSettings(
             model=model, total_steps=9, warmup_steps=1, learning_rate=1e-4, zero_stage=stage, dtype=dtype, threads=1
@@ -79,5 +85,11 @@ def measured(model: Path, stage: Any, dtype: Any, port: int) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    held = measured(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed  # noqa: F401 - once for all processes
+
+    cases = [case.split(":") for case in sys.argv[2:]]
+    with get_context("fork").Pool(1, maxtasksperchild=1) as processes:
+        held = [processes.apply(measured, (Path(sys.argv[1]), int(stage), dtype)) for stage, dtype in cases]
     print("\n" + json.dumps(held), flush=True)

@@ -6,7 +6,7 @@ import filecmp
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,8 @@ BARE = {
     "gradient_checkpointing": False,
 }
 ALL = list(range(8))
+# Each stage is tested in one dtype with `make test`, in both with `make test-all`.
+LONG_0, LONG_1, LONG_2, LONG_3 = (pytest.param(stage, marks=pytest.mark.long) for stage in range(4))
 
 
 @pytest.fixture(scope="module")
@@ -83,25 +85,24 @@ def whole(float32: Fresh, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 @pytest.fixture(scope="module")
-def whole_bf16(folder: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> dict[str, Any]:
-    """The same in bf16, with ZeRO 1."""
-    with students(folder, zero_stage=1, **BARE) as group:
-        done = group.step([update(sequences(8), [ALL])])
-        weights = exported(group, tmp_path_factory.mktemp("bf16") / "export")
-    return {"update": done, "weights": weights}
+def alone(folder: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Iterator[Fresh]:
+    """One rank, ZeRO 2, bf16."""
+    with fresh_students(folder, tmp_path_factory.mktemp("alone"), zero_stage=2, **BARE) as fresh:
+        yield fresh
 
 
 @pytest.fixture(scope="module")
-def alone(folder: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Iterator[Fresh]:
-    """One rank, ZeRO 2, bf16."""
-    with fresh_students(folder, tmp_path_factory.mktemp("alone"), zero_stage=2) as fresh:
-        yield fresh
+def whole_bf16(alone: Fresh, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The reference update in bf16."""
+    group = alone()
+    done = group.step([update(sequences(8), [ALL])])
+    return {"update": done, "weights": exported(group, tmp_path_factory.mktemp("bf16") / "export")}
 
 
 @pytest.fixture(scope="module")
 def pair(folder: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Iterator[Fresh]:
     """Two ranks, ZeRO 2, bf16."""
-    with fresh_students(folder, tmp_path_factory.mktemp("pair"), ranks=2, zero_stage=2) as fresh:
+    with fresh_students(folder, tmp_path_factory.mktemp("pair"), ranks=2, zero_stage=2, **BARE) as fresh:
         yield fresh
 
 
@@ -133,7 +134,7 @@ def test_splitting_an_update_does_not_change_the_gradient(
     assert done.gradient_norm == pytest.approx(whole["update"].gradient_norm, rel=1e-6)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", [0, LONG_1, LONG_2, 3])
 def test_two_ranks_with_an_update_in_parts_equal_one_rank_for_every_zero_stage(
     folder: Path, start: dict[str, torch.Tensor], whole: dict[str, Any], stage: int, tmp_path: Path
 ) -> None:
@@ -148,17 +149,22 @@ def test_two_ranks_with_an_update_in_parts_equal_one_rank_for_every_zero_stage(
     assert done.gradient_norm == pytest.approx(whole["update"].gradient_norm, rel=1e-6)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", [LONG_0, 1, 2, LONG_3])
 def test_in_bf16_two_ranks_equal_one_rank_up_to_rounding(
     folder: Path,
     start: dict[str, torch.Tensor],
     whole: dict[str, Any],
     whole_bf16: dict[str, Any],
     stage: int,
+    request: pytest.FixtureRequest,
     tmp_path: Path,
 ) -> None:
     one = whole_bf16
-    with students(folder, ranks=2, zero_stage=stage, **BARE) as group:
+    with ExitStack() as stack:
+        if stage == 2:
+            group = request.getfixturevalue("pair")()
+        else:
+            group = stack.enter_context(students(folder, ranks=2, zero_stage=stage, **BARE))
         done = group.step([update(sequences(8), part) for part in ([[0, 5], [3]], [[1, 2, 4], [6, 7]])])
         weights = exported(group, tmp_path / "export")
     assert relative(weights, one["weights"], start) < 5e-3
@@ -215,7 +221,7 @@ def test_the_gradient_is_clipped_and_log_probabilities_follow_the_weights(folder
     assert done.memory > 100e6
 
 
-@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.long), 3])
+@pytest.mark.parametrize("stage", [LONG_2, 3])
 def test_a_killed_run_resumes_bitwise_exactly(folder: Path, tmp_path: Path, stage: int) -> None:
     steps = [update(sequences(8, seed=step), [ALL[:4], ALL[4:]], seed=step) for step in range(6)]
 
@@ -252,7 +258,7 @@ def test_a_checkpoint_of_another_number_of_students_is_refused(
         pair().load(checkpoint)
 
 
-@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.long), 3])
+@pytest.mark.parametrize("stage", [LONG_2, 3])
 def test_an_adapter_is_trained_and_merged_into_the_export(folder: Path, tmp_path: Path, stage: int) -> None:
     lora = AdapterSettings(rank=4, alpha=8.0, targets=("q_proj", "down_proj"))
     start = load_file(folder / "model.safetensors")

@@ -99,6 +99,7 @@ def test_an_engine_that_dies_in_a_rollout_batch_is_restarted_and_joins_the_next_
     assert mismatch(world, asked, world.engines.generate(asked, SAMPLING))[0] < 0.02
 
 
+@pytest.mark.long
 def test_an_engine_that_dies_before_a_transfer_is_restarted_for_it(world: World) -> None:
     asked = requests()
     kill(world, 0)
