@@ -72,7 +72,7 @@ def test_a_dated_template_makes_the_text_of_that_day_in_any_renderer(form: str) 
     template = f"  {{{{ strftime_now('{form}') }}}}\n" + LIKE_LLAMA
     expected = rendered(template, strftime_now=moment.strftime)
     assert rendered(dated_template(template, DAY)) == expected
-    assert expected.startswith(f"  {moment.strftime(form)}\nToday: 03 Feb 2026, year 2026\n")
+    assert expected.startswith(f"  {moment.strftime(form)}Today: 03 Feb 2026, year 2026\n")
 
 
 def test_the_text_of_a_template_without_the_date_is_unchanged() -> None:
