@@ -7,6 +7,7 @@ tasks/evolve_settings.py.
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -94,7 +95,12 @@ class Serve(Settings):
 
 class ModelRole(Settings):
     """The model of one role: behind an existing server (`base_url`) or started on this machine (`serve`). Its identity is a hash
-    of the files of a local model, and `model@revision` of a hub model."""
+    of the files of a local model, and `model@revision` of a hub model.
+
+    `chat_template`: a Jinja file that replaces the checkpoint's chat template, for those without one. `template_date`: the date
+    in the prompts of a template that contains the date. Both are for models served here. They are not settings of a stage, but
+    part of the model's identity if they change its prompts (`tasks.llm.chat_templates`).
+    """
 
     model: str = resource()  # local folder (relative to the project) or hub id
     revision: str | None = None
@@ -102,6 +108,8 @@ class ModelRole(Settings):
     api_key_env: str = resource("OPENAI_API_KEY")  # name of the environment variable; never the key
     serve: Serve | None = resource(None)
     thinking: bool = False
+    chat_template: Path | None = resource(None)
+    template_date: datetime.date | None = resource(None)
     max_model_len: PositiveInt = 8192
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     concurrency: PositiveInt = resource(64)  # maximum number of requests in flight
@@ -119,6 +127,10 @@ class ModelRole(Settings):
         if (self.base_url is None) == (self.serve is None):
             raise ValueError("give either serve or base_url (by default OPENAI_BASE_URL of the environment)")
         refuse_credentials(self.base_url, "base_url")
+        if self.serve is None and (self.chat_template is not None or self.template_date is not None):
+            raise ValueError(
+                "chat_template and template_date need serve: the server at base_url has a chat template and a date of its own"
+            )
         if not is_secret(self.api_key_env):
             raise ValueError(
                 "api_key_env is not the name of a key: take one with the word KEY, TOKEN or SECRET, such as TEAM_API_KEY, since"
@@ -391,10 +403,13 @@ def load_config(profile: str = "pocket", overrides: Mapping[str, Any] | None = N
 
 
 def _follow_teacher(data: dict[str, Any]) -> None:
-    """Set `distill.run.teacher.model` to `models.teacher.model` unless it is given."""
+    """Set the model and the chat template in `distill.run` to those of `models.teacher` unless they are given."""
     with suppress(KeyError, TypeError, AttributeError):  # a section that the validation will refuse
-        teacher = data["distill"].setdefault("run", {}).setdefault("teacher", {})
-        teacher.setdefault("model", data["models"]["teacher"]["model"])
+        run, role = data["distill"].setdefault("run", {}), data["models"]["teacher"]
+        run.setdefault("teacher", {}).setdefault("model", role["model"])
+        for key, name in {"chat_template": "chat_template", "template_date": "date"}.items():
+            if role.get(key) is not None:
+                run.setdefault("prompt", {}).setdefault(name, role[key])
 
 
 def _profile_data(name: str, *extended_by: str) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Whether the chat template of a checkpoint ends. A template is a program: it is first rendered in a process with limits.
+"""Whether a chat template ends, and whether it contains the date. A template is a program: it is first rendered in a process with
+limits.
 
 Run as a module, it renders the template that it reads from its standard input.
 """
@@ -18,7 +19,8 @@ CPU_S = 15
 MEMORY_BYTES = 4 << 30
 MAX_TEMPLATE_CHARS = 1 << 20
 MAX_TEXT_CHARS = 1 << 20
-TOO_LARGE = 3
+TOO_LARGE, DATED = 3, 4
+CLOCK = "strftime_now"  # the function by which chat templates read the date
 MESSAGES = (
     [{"role": "user", "content": "Find 2 + 2."}],
     [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Find 2 + 2."}],
@@ -54,20 +56,30 @@ def chat_template(folder: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
-@cache
+def contains_date(template: str) -> bool:
+    """Whether the text that a template makes depends on the day, because the template calls `strftime_now`."""
+    return CLOCK in template and len(template) <= MAX_TEMPLATE_CHARS and _status(template) == DATED
+
+
 def _excess(template: str) -> str | None:
     """Return how rendering a template exceeds its limits, or None."""
-    done = subprocess.run(
+    status = _status(template)
+    if status in (-signal.SIGXCPU, -signal.SIGKILL):
+        return "does not end"
+    return "makes a text without bounds" if status == TOO_LARGE else None
+
+
+@cache
+def _status(template: str) -> int:
+    """Return the exit status of a process that renders a template."""
+    return subprocess.run(
         [sys.executable, "-m", "tasks.llm.chat_template_check"],
         input=template.encode("utf-8", "replace"), capture_output=True, check=False,
-    )  # fmt: skip
-    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        return "does not end"
-    return "makes a text without bounds" if done.returncode == TOO_LARGE else None
+    ).returncode  # fmt: skip
 
 
-def _lengths(template: str) -> Iterator[int]:
-    """Yield the lengths of the texts that a template makes."""
+def _lengths(template: str, **variables: object) -> Iterator[int]:
+    """Yield the lengths of the texts that a template makes with these variables."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     for thinking in (False, True):
@@ -77,20 +89,30 @@ def _lengths(template: str) -> Iterator[int]:
                 chat_template=template,
                 add_generation_prompt=True,
                 enable_thinking=thinking,
+                **variables,
             )
             yield len(texts[0])
 
 
 def main(template: str) -> int:
-    """Render a template. Returns 0, or `TOO_LARGE` if memory or the length of a text exceeds its limit."""
+    """Render a template. Returns 0, `DATED` if it calls the clock, or `TOO_LARGE` if memory or the length of a text exceeds its
+    limit."""
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    forms: list[str] = []
+
+    def strftime_now(form: str) -> str:
+        forms.append(form)
+        return form
+
     try:
-        return TOO_LARGE if any(length > MAX_TEXT_CHARS for length in _lengths(template)) else 0
+        if any(length > MAX_TEXT_CHARS for length in _lengths(template, **{CLOCK: strftime_now})):
+            return TOO_LARGE
     except MemoryError:
         return TOO_LARGE
     except Exception:  # the template's own error, which is reported where it is used
-        return 0
+        pass
+    return DATED if forms else 0
 
 
 if __name__ == "__main__":

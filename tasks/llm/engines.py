@@ -22,6 +22,7 @@ from tasks.answers.token_spans import TokenSpans, ends_of_pieces, token_spans
 from tasks.config import ModelRole, Sampling, Serve
 from tasks.errors import UserError
 from tasks.llm.callbacks import WAIT_NOTICE_S, OnProgress, OnWait
+from tasks.llm.chat_templates import role_template
 from tasks.llm.invariance import BatchInvariance, check_invariance, engine_probes
 from tasks.llm.model_folder import model_folder
 from tasks.llm.prompt_tokens import PromptEncoder, UnsafeText
@@ -92,7 +93,7 @@ class Engines:
     def __init__(
         self, role: ModelRole, serve: Serve, root: Path, logprobs: LogprobsMode, on_wait: OnWait | None
     ) -> None:
-        folder = model_folder(role.model, root)
+        folder, template = model_folder(role.model, root), role_template(role, root)
         on_cpu = device_is_cpu()
         environment = engine_environment(
             serve, local=folder is not None, on_cpu=on_cpu, engines=serve.engines
@@ -104,9 +105,8 @@ class Engines:
         self.invariance: BatchInvariance | None = None  # of the engine with most differences
         self._ray = RaySession(serve.engines)
         try:
-            self._start(
-                role, serve, environment, options, 0 if on_cpu else serve.tensor_parallel_size, on_wait
-            )
+            gpus = 0 if on_cpu else serve.tensor_parallel_size
+            self._start(role, serve, environment, options, template, gpus, on_wait)
         except BaseException:
             self.close()
             raise
@@ -117,6 +117,7 @@ class Engines:
         serve: Serve,
         environment: dict[str, str],
         options: dict[str, Any],
+        template: str | None,
         gpus: int,
         on_wait: OnWait | None,
     ) -> None:
@@ -125,7 +126,8 @@ class Engines:
         actor = cast(Any, ray.remote)(num_cpus=1, num_gpus=gpus, max_concurrency=2, max_restarts=0)(
             EngineActor
         )
-        self._actors = [actor.remote(environment, options, role.thinking) for _ in range(serve.engines)]
+        arguments = (environment, options, role.thinking, template)
+        self._actors = [actor.remote(*arguments) for _ in range(serve.engines)]
         ready = self._wait(
             [actor.ready.remote() for actor in self._actors],
             lambda waited: (
@@ -217,7 +219,13 @@ class Engines:
 class EngineActor:
     """A vLLM engine in its own process, a Ray actor with two threads: one for `draw`, one for `take`."""
 
-    def __init__(self, environment: dict[str, str], options: dict[str, Any], thinking: bool) -> None:
+    def __init__(
+        self,
+        environment: dict[str, str],
+        options: dict[str, Any],
+        thinking: bool,
+        chat_template: str | None = None,
+    ) -> None:
         os.environ.update(environment, VLLM_ENABLE_V1_MULTIPROCESSING="0")
         with fast_imports():
             from vllm import LLM
@@ -228,6 +236,8 @@ class EngineActor:
         self._finished: SimpleQueue[tuple[int, Result]] = SimpleQueue()
         self._engine: Any = LLM(**options).llm_engine
         self._tokenizer: Any = self._engine.get_tokenizer()
+        if chat_template is not None:
+            self._tokenizer.chat_template = chat_template
         self._prompts = PromptEncoder(self._tokenizer, enable_thinking=thinking)
         self._piece_of: dict[int, str] = {}  # token id -> its text
 

@@ -25,6 +25,7 @@ from tasks.config import ModelRole, Serve
 from tasks.errors import UserError
 from tasks.keys import environment_without_keys
 from tasks.llm.callbacks import WAIT_NOTICE_S, OnWait
+from tasks.llm.chat_templates import role_template
 from tasks.llm.endpoint import BadStatus, ConnectionFailed, get, open_client, printable
 from tasks.llm.invariance import BatchInvariance, check_invariance, server_probes
 from tasks.llm.model_folder import model_folder
@@ -73,9 +74,15 @@ def serving(
         yield check_endpoint(role)
         return
     folder = model_folder(role.model, root)
+    template = _write_template(role_template(role, root), log.with_suffix(".jinja"))
     port = free_port(role.serve)
     command = server_command(
-        role, role.serve, model=str(folder or role.model), port=port, on_cpu=device_is_cpu()
+        role,
+        role.serve,
+        model=str(folder or role.model),
+        port=port,
+        on_cpu=device_is_cpu(),
+        template=template,
     )
     environment = environment_without_keys() | engine_environment(
         role.serve, local=folder is not None, on_cpu=device_is_cpu()
@@ -140,8 +147,19 @@ async def _models(role: ModelRole, base_url: str, timeout_s: float) -> bytes:
 # --- a local server -----------------------------------------------------------------------------------------------
 
 
-def server_command(role: ModelRole, serve: Serve, *, model: str, port: int, on_cpu: bool) -> list[str]:
-    """Return the command of vLLM's OpenAI server for `role` on the loopback address.
+def _write_template(template: str | None, path: Path) -> Path | None:
+    """Write a chat template for the server and return its path; None for the checkpoint's own."""
+    if template is None:
+        return None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(template, encoding="utf-8")
+    return path
+
+
+def server_command(
+    role: ModelRole, serve: Serve, *, model: str, port: int, on_cpu: bool, template: Path | None = None
+) -> list[str]:
+    """Return the command of vLLM's OpenAI server for `role` on the loopback address; `template` replaces its chat template.
 
     The model's own sampling defaults are not used. JSON replies have no free whitespace, which small models may repeat without
     end. Chunked prefill is off on CPU, where vLLM 0.32 crashes if the prompt of a seeded request spans two steps.
@@ -163,6 +181,8 @@ def server_command(role: ModelRole, serve: Serve, *, model: str, port: int, on_c
     }
     if role.revision is not None:
         options["--revision"] = role.revision
+    if template is not None:
+        options["--chat-template"] = str(template)
     if not on_cpu:
         options["--gpu-memory-utilization"] = serve.gpu_memory_fraction
     flags = ["--disable-uvicorn-access-log", "--disable-log-stats"]

@@ -20,8 +20,11 @@ class TokenizerIdentity:
     chat_template: str
 
 
-def tokenizer_identity(model: str, revision: str | None, root: Path) -> TokenizerIdentity:
-    """Compute the hashes of a tokenizer as loaded by `transformers` (no remote code), from a local folder or the hub.
+def tokenizer_identity(
+    model: str, revision: str | None, root: Path, chat_template: str | None = None
+) -> TokenizerIdentity:
+    """Compute the hashes of a tokenizer as loaded by `transformers` (no remote code), from a local folder or the hub, with the
+    given chat template or its own.
 
     Raises `UserError` if the tokenizer cannot be loaded.
     """
@@ -32,6 +35,8 @@ def tokenizer_identity(model: str, revision: str | None, root: Path) -> Tokenize
         raise UserError(
             f"the tokenizer of {model} cannot be loaded ({error}): correct `model` in the profile"
         ) from error
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
     return loaded_identity(tokenizer)
 
 

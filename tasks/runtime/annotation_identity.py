@@ -8,6 +8,8 @@ from typing import Any
 from prompts import load_prompt
 from tasks.config import PROJECT_ROOT
 from tasks.identity import fingerprint
+from tasks.llm.chat_templates import given_template, role_date
+from tasks.llm.model_identity import model_identity
 from tasks.llm.tokenizer_identity import tokenizer_identity
 from tasks.runtime.clustering import cluster_stage
 from tasks.runtime.driver import Run
@@ -40,9 +42,11 @@ def annotation_recipe(run: Run) -> AnnotationRecipe:
 def teacher_of(run: Run) -> Teacher:
     """Describe the teacher and its sampling settings, for the manifest."""
     role, sampling = run.config.models.teacher, run.config.sample.sampling
-    files = tokenizer_identity(role.model, role.revision, PROJECT_ROOT)
+    given = given_template(role, PROJECT_ROOT)
+    files = tokenizer_identity(role.model, role.revision, PROJECT_ROOT, given)
+    day = role_date(role, PROJECT_ROOT)
     return Teacher(
-        model=run.identities["teacher"],
+        model=model_identity(role.model, role.revision, PROJECT_ROOT),
         prompt=load_prompt(TEACHER_PROMPT).fingerprint,
         tokenizer=files.tokenizer,
         chat_template=files.chat_template,
@@ -53,6 +57,7 @@ def teacher_of(run: Run) -> Teacher:
         thinking=role.thinking,
         logprobs=run.config.sample.logprobs,
         scope=run.config.cluster.scope,
+        template_date=None if day is None else day.isoformat(),
     )
 
 

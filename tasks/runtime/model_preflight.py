@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tasks.config import PROJECT_ROOT, Config, ModelRole
 from tasks.errors import UserError, attempt
-from tasks.llm.chat_template_check import template_problem
+from tasks.llm.chat_template_check import chat_template, template_problem
+from tasks.llm.chat_templates import role_identity, role_template
 from tasks.llm.checkpoint_files import checkpoint_problem
 from tasks.llm.model_folder import model_folder
-from tasks.llm.model_identity import model_identity
 from tasks.llm.servers import check_endpoint, free_port
 from tasks.storage.artifacts import Store
 from tasks.storage.hub_lookup import HubItem
@@ -26,14 +26,31 @@ def role_problems(config: Config, roles: Sequence[str]) -> list[str]:
     for names, role in _by_model(config, roles).items():
         found: list[str] = []
         folder = None if role.serve is None else attempt(found, lambda one=role: _folder(one))
-        if folder is not None and (
-            wrong := checkpoint_problem(folder, role.max_model_len) or template_problem(folder)
-        ):
+        if folder is not None and (wrong := checkpoint_problem(folder, role.max_model_len)):
             found.append(wrong)
+        if role.serve is not None and not found:
+            found += template_problems(role, folder)
         if role.serve is not None and role.serve.port is not None:
             attempt(found, lambda serve=role.serve: free_port(serve))
         problems += [f"models.{names}: {one}" for one in found]
     return [*problems, *(sampling_problems(config) if "teacher" in roles else [])]
+
+
+def template_problems(role: ModelRole, folder: Path | None) -> list[str]:
+    """Return what is wrong with the chat template of a model served here, in `folder` or on the hub (None), where only a given
+    template is checked."""
+    problems: list[str] = []
+    if role.chat_template is None:
+        if folder is None:
+            return []
+        if (wrong := template_problem(folder)) is not None:
+            return [wrong]
+        if chat_template(folder) is None:
+            return [
+                f"{folder} has no chat template: set chat_template to a Jinja file, or use a checkpoint that has one"
+            ]
+    attempt(problems, lambda: role_template(role, PROJECT_ROOT))
+    return problems
 
 
 def _folder(role: ModelRole) -> Path | None:
@@ -100,7 +117,7 @@ def _by_model(config: Config, roles: Sequence[str]) -> dict[str, ModelRole]:
 def _is_answered(config: Config, names: str, role: ModelRole, root: Path) -> bool:
     """Whether the last stage of every one of these roles was finished with this model in the output folder `root`."""
     ignored: list[str] = []  # a served name may look like the path of a folder
-    identity = attempt(ignored, lambda: model_identity(role.model, role.revision, PROJECT_ROOT))
+    identity = attempt(ignored, lambda: role_identity(role, PROJECT_ROOT))
     last = {
         "evolver": f"evolve-{max(config.evolve.rounds.values())}",
         "quality_judge": "judge",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tasks.config import PROJECT_ROOT, Config
 from tasks.errors import attempt
+from tasks.llm.chat_template_check import chat_template
 from tasks.llm.model_identity import model_identity
 from tasks.runtime.training_run import held_out, run_config, write_held_out
 from tasks.seeds.registry import check
@@ -66,7 +67,24 @@ def teacher_problems(config: Config, run: RunConfig) -> list[str]:
             f"models.teacher.thinking is {role.thinking}, but distill.run.lengths.thinking is {run.lengths.thinking}: set both to"
             f" the same value, {remedy}"
         )
+    if role.serve is not None and _templates_differ(config, run):
+        problems.append(
+            "models.teacher and distill.run.prompt have different chat templates or dates: remove chat_template and date of"
+            f" distill.run.prompt, which then follow models.teacher, {remedy}"
+        )
     return problems
+
+
+def _templates_differ(config: Config, run: RunConfig) -> bool:
+    """Whether the teacher's prompts in the dataset and in the training have different chat templates or dates."""
+    role, own = config.models.teacher, PROJECT_ROOT / Path(config.models.teacher.model).expanduser()
+    paths = [
+        own if one is None else PROJECT_ROOT / one.expanduser()
+        for one in (role.chat_template, run.prompt.chat_template)
+    ]
+    found = [chat_template(path) for path in paths]  # a missing one is reported elsewhere
+    days = (role.template_date, run.prompt.date)
+    return (None not in found and found[0] != found[1]) or (None not in days and days[0] != days[1])
 
 
 def _same_model(one: Path, other: Path) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.config import PROJECT_ROOT, load_config
-from tasks.llm.model_identity import model_identity
+from tasks.llm.chat_templates import role_identity
 from tasks.runtime.driver import Run
 from tasks.runtime.preflight import ANNOTATORS, Work, output_folder, require_ready
 from tasks.stages.opening import checking, folder_lock
@@ -28,7 +28,7 @@ def open_annotation(
     with checking():
         require_ready(config, work, root=root)
     identities = {
-        name: model_identity(role.model, role.revision, PROJECT_ROOT)
+        name: role_identity(role, PROJECT_ROOT)
         for name in ANNOTATORS
         for role in [getattr(config.models, name)]
     }

@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 
 from tasks.config import PROJECT_ROOT, Config, load_config
 from tasks.errors import UserError, attempt
-from tasks.llm.model_identity import model_identity
+from tasks.llm.chat_templates import role_identity
 from tasks.runtime.driver import Run
 from tasks.runtime.phases import phase
 from tasks.runtime.preflight import output_folder, require_ready
@@ -43,7 +43,7 @@ def open_run(profile: str, overrides: Mapping[str, Any] | None) -> Iterator[Run]
             check_sources(config)
             check_benchmarks(config)
     identities = {
-        name: model_identity(role.model, role.revision, PROJECT_ROOT)
+        name: role_identity(role, PROJECT_ROOT)
         for name in type(config.models).model_fields
         for role in [getattr(config.models, name)]
     }

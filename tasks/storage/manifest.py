@@ -54,7 +54,7 @@ class Teacher:
     """The teacher that was sampled and its settings; a training run compares them with its own teacher."""
 
     __pydantic_config__ = _STRICT
-    model: str  # identity, as in the rows
+    model: str  # identity; in the rows followed by that of a given or dated chat template
     prompt: str  # fingerprint
     tokenizer: str  # hash of tokenizer.json
     chat_template: str  # hash of the chat template
@@ -65,6 +65,7 @@ class Teacher:
     thinking: bool
     logprobs: str  # raw: of the unmodified distribution; tempered: after temperature and truncation
     scope: str  # tokens whose log-probabilities weight a response: all, after_think, answer
+    template_date: str | None = None  # the date in the prompts, if the chat template contains the date
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ Real vLLM engines, started twice in all: here, and in a process that is killed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -26,7 +27,7 @@ from tasks.processes.ray_session import last_error_line
 from tasks.rows import Reason, Response
 from tests.llm.test_servers import gone_within
 from tests.scripted_server import LOGPROBS, running
-from tests.tiny_model import write_tiny_model
+from tests.tiny_model import CHAT_TEMPLATE, write_tiny_model
 
 PROJECT = Path(__file__).resolve().parents[2]
 SAMPLING = Sampling(temperature=0.7, top_p=0.95, max_tokens=24)
@@ -146,9 +147,12 @@ def test_the_cause_of_an_engines_death_is_found_in_rays_report() -> None:
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TeacherSampler]:
     root = tmp_path_factory.mktemp("sampler")
-    write_tiny_model(root / "tiny")
+    model = write_tiny_model(root / "tiny")
+    (model / "chat_template.jinja").rename(root / "given.jinja")
     serve = Serve(kv_cache_gib=1, max_num_seqs=32, health_timeout_s=400.0)
-    role = ModelRole(model="tiny", dtype="float32", max_model_len=128, serve=serve)
+    role = ModelRole(
+        model="tiny", dtype="float32", max_model_len=128, serve=serve, chat_template=Path("given.jinja")
+    )
     before = set(psutil.Process().children(recursive=True))
     with TeacherSampler(role, root=root, identity="tiny@0") as sampler:
         started = set(psutil.Process().children(recursive=True)) - before
@@ -159,6 +163,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TeacherSampler]
 @pytest.mark.slow
 def test_the_same_seeds_give_identical_rows_in_any_order_and_company(engine: TeacherSampler) -> None:
     assert engine.invariance is not None and engine.invariance.verified
+    given = hashlib.sha256(CHAT_TEMPLATE.encode()).hexdigest()[:16]
     prompts = [prompt(number, words=number) for number in range(1, 13)]
     seen: list[tuple[int, int]] = []
     finished: list[list[Response | SampleFailure]] = []
@@ -167,6 +172,7 @@ def test_the_same_seeds_give_identical_rows_in_any_order_and_company(engine: Tea
     )
     assert sorted((row for group in finished for row in group), key=repr) == sorted(rows, key=repr)
     assert [len(group) for group in finished] == [4] * 12
+    assert {json.loads(row.sampling)["template"] for row in rows if isinstance(row, Response)} == {given}
     assert [(row.problem_id, getattr(row, "index", None)) for row in rows] == [
         (one.problem_id, index) for one in prompts for index in range(4)
     ]

@@ -22,10 +22,11 @@ from tasks.llm import servers
 from tasks.llm.chat import ChatModel, ChatRequest, Completion
 from tasks.llm.model_folder import model_folder
 from tasks.llm.servers import last_complaint, last_step, server_command, serving
+from tasks.llm.tokenizer import load_tokenizer
 from tasks.llm.vllm_options import engine_environment
 from tasks.processes.machine import available_cores
 from tests.scripted_server import running
-from tests.tiny_model import write_tiny_model
+from tests.tiny_model import CHAT_TEMPLATE, write_tiny_model
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -391,6 +392,9 @@ def test_the_command_and_environment_hold_what_a_cpu_needs(monkeypatch: pytest.M
     assert {"--enforce-eager", "--no-enable-chunked-prefill"} <= set(command)
     assert int(command[command.index("--max-num-batched-tokens") + 1]) >= role.max_model_len
     assert "--gpu-memory-utilization" in server_command(role, role.serve, model="/m", port=5, on_cpu=False)
+    assert "--chat-template" not in command
+    dated = server_command(role, role.serve, model="/m", port=5, on_cpu=True, template=Path("/t.jinja"))
+    assert dated[dated.index("--chat-template") + 1] == "/t.jinja"
     environment = engine_environment(role.serve, local=True, on_cpu=True, engines=available_cores())
     assert (environment["OMP_NUM_THREADS"], environment["VLLM_CPU_KVCACHE_SPACE"]) == ("1", "1")
     assert (environment["HF_HUB_OFFLINE"], environment["VLLM_CPU_ATTN_SPLIT_KV"]) == ("1", "0")
@@ -426,7 +430,7 @@ from tasks.config import ModelRole, Serve
 from tasks.llm.servers import serving
 folder = Path(sys.argv[1])
 role = ModelRole(
-    model="tiny", dtype="float32", max_model_len=256,
+    model="tiny", dtype="float32", max_model_len=256, chat_template="given.jinja", template_date="2026-02-03",
     serve=Serve(kv_cache_gib=1, max_num_seqs=8, health_timeout_s=200.0),
 )
 with serving(role, root=folder, log=folder / "server.log") as handle:
@@ -441,9 +445,18 @@ SCHEMA = {
 }
 
 
+def dated_prompt(folder: Path) -> list[int]:
+    """Return the tokens of the prompt below, with the date of 3 February 2026 written out."""
+    tokenizer = load_tokenizer(str(folder))
+    turns = "<|im_start|>user\nJudge: 3 plus 4<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    return tokenizer.encode("Solve 03 February 2026" + turns, add_special_tokens=False)
+
+
 @pytest.mark.slow
 def test_a_real_server_follows_a_schema_and_dies_with_its_owner(tmp_path: Path) -> None:
-    write_tiny_model(tmp_path / "tiny")
+    model = write_tiny_model(tmp_path / "tiny")
+    (model / "chat_template.jinja").unlink()
+    (tmp_path / "given.jinja").write_text("{{ strftime_now('Solve %d %B %Y') }}" + CHAT_TEMPLATE)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE, cwd=PROJECT, env=environment
@@ -473,6 +486,7 @@ def test_a_real_server_follows_a_schema_and_dies_with_its_owner(tmp_path: Path) 
                 assert " " not in outcome.text and "\n" not in outcome.text
             for outcome in outcomes:
                 assert isinstance(outcome, Completion) and outcome.logprob_count == outcome.completion_tokens
+                assert outcome.prompt_tokens == len(dated_prompt(tmp_path / "tiny"))
             family = psutil.Process(owner.pid).children(recursive=True)
             assert len(family) >= 3
         finally:

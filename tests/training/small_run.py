@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 
 from prompts import load_prompt
 from tasks.config import PROJECT_ROOT, load_config
+from tasks.llm.chat_template_check import chat_template
 from tasks.llm.model_identity import model_identity
 from tasks.rows import Example, Response, Role, Tier
 from tasks.storage.checksums import MANIFEST, checksum
@@ -84,7 +86,9 @@ def teacher(**changes: object) -> Teacher:
         model=model_identity("pocket/teacher", None, PROJECT_ROOT),
         prompt=load_prompt("teacher/solve").fingerprint,
         tokenizer="unknown",
-        chat_template="unknown",
+        chat_template=hashlib.sha256(
+            str(chat_template(PROJECT_ROOT / "pocket/teacher")).encode()
+        ).hexdigest()[:16],
         num_samples=4,
         temperature=0.7,
         top_p=0.95,

@@ -6,9 +6,9 @@ Reads files only, and loads torch only for tokenizers that need it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 
 from prompts import load_prompt
 from tasks.errors import UserError
-from tasks.llm.chat_template_check import template_problem
+from tasks.llm.chat_template_check import CLOCK, template_problem
+from tasks.llm.chat_templates import dated_template, read_template
 from tasks.llm.checkpoint_files import MAX_HEADER_BYTES, header_bytes
 from tasks.llm.prompt_tokens import PromptEncoder, UnsafeText
 from tasks.llm.tokenizer import load_tokenizer, tokenizer_problem
@@ -76,20 +77,11 @@ def open_model(role: str, model: str, prompt: PromptSettings = AS_IN_THE_CHECKPO
 
 
 def given_template(prompt: PromptSettings) -> str | None:
-    """Return the chat template of the setting `prompt.chat_template`, or None without it. Raises `UserError` if its file cannot
-    be read, or if rendering it exceeds the limits of `template_problem`."""
+    """Return the chat template of the setting `prompt.chat_template`, or None without it. Raises `UserError` as `read_template`
+    does."""
     if prompt.chat_template is None:
         return None
-    path = project_path(prompt.chat_template)
-    if (wrong := template_problem(path)) is not None:
-        raise UserError(f"prompt.chat_template: {wrong}")
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"prompt.chat_template: {path} cannot be read ({error}): give a Jinja file, such as a checkpoint's"
-            " chat_template.jinja"
-        ) from error
+    return read_template(project_path(prompt.chat_template), "prompt.chat_template")
 
 
 def prompt_ids(
@@ -101,7 +93,10 @@ def prompt_ids(
     `UnsafeText`, and whatever the template raises.
     """
     prompt = load_prompt(PROMPT)
-    encoder = PromptEncoder(tokenizer, enable_thinking=thinking, strftime_now=_clock(day))
+    template = tokenizer.get_chat_template()
+    if day is not None:
+        template = dated_template(template, day)
+    encoder = PromptEncoder(tokenizer, chat_template=template, enable_thinking=thinking, **{CLOCK: _no_clock})
     return [tuple(encoder.encode(prompt, {"problem": problem})) for problem in problems]
 
 
@@ -109,15 +104,8 @@ class UndatedTemplate(Exception):
     """A chat template asks for the date, and no date was given."""
 
 
-def _clock(day: date | None) -> Callable[[str], str]:
-    """Return the `strftime_now` of chat templates, at the start of the given day."""
-
-    def strftime_now(form: str) -> str:
-        if day is None:
-            raise UndatedTemplate
-        return datetime.combine(day, time()).strftime(form)
-
-    return strftime_now
+def _no_clock(_form: str) -> str:
+    raise UndatedTemplate
 
 
 def encode_prompts(

@@ -353,8 +353,8 @@ def prompt_length_problems(rows: Sequence[TrainingRow], limit: int) -> list[str]
 def manifest_problems(run: RunConfig, data: Dataset, teacher: ModelFiles) -> list[str]:
     """Return the differences between the dataset's teacher and the run's, one sentence each; none with `dataset.allow_mismatch`.
 
-    A local teacher is compared by a hash of all its files, which reads the weights once. A hub teacher is compared by tokenizer
-    and chat template, because the manifest has no hash of its files.
+    A local teacher is compared by a hash of all its files, which reads the weights once. A hub teacher is compared by its
+    tokenizer, because the manifest has no hash of its files.
     """
     if run.dataset.allow_mismatch:
         return []
@@ -370,9 +370,10 @@ def manifest_problems(run: RunConfig, data: Dataset, teacher: ModelFiles) -> lis
     if hashed is not None and not identity.endswith(f":{hashed[1]}"):
         differing.append(("teacher", annotated.model, identity))
     elif hashed is None:
-        ours = teacher.identity
-        differing += [("tokenizer", annotated.tokenizer, ours.tokenizer)]
-        differing += [("chat template", annotated.chat_template, ours.chat_template)]
+        differing.append(("tokenizer", annotated.tokenizer, teacher.identity.tokenizer))
+    differing.append(("chat template", annotated.chat_template, teacher.identity.chat_template))
+    if annotated.template_date is not None:
+        differing.append(("prompt.date", annotated.template_date, str(run.prompt.date)))
     differing.append(("prompt", annotated.prompt, load_prompt(PROMPT).fingerprint))
     differing.append(("thinking mode", str(annotated.thinking), str(run.lengths.thinking)))
     return [

@@ -386,6 +386,8 @@ def test_the_datasets_teacher_is_accepted_in_any_folder(
         ({"model": "teacher:0123456789abcdef"}, "annotated with teacher teacher:0123456789abcdef, but this run has teacher:"),
         ({"prompt": "teacher/solve@9:aaaaaaaaaaaa"}, "annotated with prompt teacher/solve@9:aaaaaaaaaaaa"),
         ({"thinking": True}, "annotated with thinking mode True, but this run has False"),
+        ({"chat_template": "0123456789abcdef"}, "annotated with chat template 0123456789abcdef, but this run has"),
+        ({"template_date": "2026-02-03"}, "annotated with prompt.date 2026-02-03, but this run has None"),
     ],
 )  # fmt: skip
 def test_another_teacher_is_rejected_unless_a_mismatch_is_allowed(
