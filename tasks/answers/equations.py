@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from tasks.answers.forms import primitive
+from tasks.answers.forms import constant_quotient, primitive
+from tasks.answers.integers import TooLarge
 from tasks.answers.proof import decide, exact_form
+from tasks.answers.regions import FLIPPED
 from tasks.answers.tree import Equation, Expression, Node, Reading, Relation, number
 from tasks.answers.verdicts import (
     OTHER_KIND,
@@ -40,9 +42,22 @@ def same_lines(x: Equation, y: Equation) -> Verdict:
             return by_ruling(decide(x.sides[-1], y.sides[-1]), "the values of two identities")
         return OTHER_KIND
     if len(x.sides) == len(y.sides) > 2:
-        return together(decide(a, b) for a, b in zip(x.sides, y.sides, strict=True))
+        return _same_chain(x, y)
     first, second = (_minus(side.sides[0], side.sides[-1]) for side in (x, y))
     return _proportional(first, second)
+
+
+def _same_chain(x: Equation, y: Equation) -> Verdict:
+    """Compare `a=b=c` with `c=a=b`."""
+    remaining = list(y.sides)
+    for side in x.sides:
+        place = next(
+            (i for i, other in enumerate(remaining) if decide(side, other).outcome is Outcome.EQUAL), None
+        )
+        if place is None:
+            return different("different equations", Basis.CONVENTION)
+        del remaining[place]
+    return equal("a chain of equal sides", Basis.CONVENTION)
 
 
 def _minus(a: Expression, b: Expression) -> Expression:
@@ -81,17 +96,14 @@ def compare_relation(x: Relation, y: Reading) -> Verdict:
 
 def _same_half_plane(x: Relation, y: Relation) -> Verdict:
     """Compare two inequalities by the differences of their sides, up to a positive factor."""
-    flipped = {"<": ">", "\\le": "\\ge", ">": "<", "\\ge": "\\le", "\\ne": "\\ne"}
     forms = [exact_form(_minus(one.sides[0], one.sides[1])) for one in (x, y)]
     if forms[0] is None or forms[1] is None or not (forms[0].top and forms[1].top):
         return UNDECIDED
-    if primitive(forms[0].top) != primitive(forms[1].top) or forms[0].bottom != forms[1].bottom:
-        return different("different inequalities", Basis.CONVENTION)
-    monomial = next(iter(forms[0].top))
-    if monomial not in forms[1].top:
+    try:
+        factor = constant_quotient(forms[0], forms[1])
+    except TooLarge:
         return UNDECIDED
-    positive = forms[0].top[monomial] / forms[1].top[monomial] > 0
-    same = x.signs[0] == (y.signs[0] if positive else flipped[y.signs[0]])
+    same = factor is not None and x.signs[0] == (y.signs[0] if factor > 0 else FLIPPED[y.signs[0]])
     return (
         equal("inequalities up to a positive factor")
         if same

@@ -76,8 +76,22 @@ def same_form(a: Form, b: Form) -> bool:
 
 def difference(a: Form, b: Form) -> Form:
     """Return a - b. Raises `TooLarge`."""
+    return _Normaliser().add(a, negative(b))
+
+
+def negative(form: Form) -> Form:
+    """Return -a."""
+    return Form({monomial: -value for monomial, value in form.top.items()}, form.bottom)
+
+
+def constant_quotient(a: Form, b: Form) -> Any | None:
+    """Return the rational number a / b; None if it is none. Raises `TooLarge`."""
     work = _Normaliser()
-    return work.add(a, work.multiply(b, _constant(-1)))
+    x, y = work.times(a.top, b.bottom), work.times(b.top, a.bottom)
+    if not x or x.keys() != y.keys():
+        return fmpq(0) if y and not x else None
+    quotients = {value / y[monomial] for monomial, value in x.items()}
+    return quotients.pop() if len(quotients) == 1 else None
 
 
 def key(form: Form) -> str:

@@ -56,6 +56,7 @@ _NAMES: Final[tuple[tuple[str, str, str], ...]] = (
     ("force", "1", "N newton"),
     ("energy", "1", "J joule"),
     ("energy", "1000", "kJ kilojoule"),
+    ("charge", "1", "C coulomb"),
     ("power", "1", "W watt"),
     ("power", "1000", "kW kilowatt"),
     ("pressure", "1", "Pa pascal"),
@@ -81,8 +82,7 @@ _BASES: Final = {
     "rad": Unit(dimension="angle", factor=Fraction(180), over_pi=True),
 }
 _SPEEDS: Final = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h", "mps": "m/s"}
-_POWERS: Final = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
-_AMBIGUOUS: Final = frozenset("m h l L V A K N J W C".split())
+_POWERS: Final = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "平方": 2, "立方": 3}
 _GLUED: Final = frozenset("s g".split())
 _MODIFIERS: Final = frozenset(
     "hundred thousand million billion trillion half halve third quarter fourth fifth sixth seventh eighth ninth tenth "
@@ -105,11 +105,8 @@ _LETTER_END: Final = re.compile(r"[\d)}!%]|\\pi$|\]")
 
 
 @lru_cache(maxsize=16384)
-def split_unit(text: str) -> tuple[str, Unit, bool] | None:
-    r"""Split a normalised answer into value and unit, `5 cm` into ("5", 1/100 metre, False); None without a unit.
-
-    The last entry is True if the letters may also be a variable, as in `5m`.
-    """
+def split_unit(text: str) -> tuple[str, Unit] | None:
+    """Split a normalised answer into value and unit, `5 cm` into ("5", 1/100 metre); None without a unit."""
     money = re.fullmatch(
         r"(?:US|U\.S\. ?|CA|AU|HK)?(-?)(?:\\?\$|([€£₹¥])|(?:USD|Rs\.?) ?(?=[-\d]))(-?) ?(.+)", text
     )
@@ -118,18 +115,18 @@ def split_unit(text: str) -> tuple[str, Unit, bool] | None:
         unit = _BASES[money[2] or "\\$"]
         after = re.fullmatch(rf"(.*\d)(?: |/)({_LABEL})", rest)
         if after and after[2].split()[0].lower() in ("million", "billion", "thousand", "trillion"):
-            return sign + rest, unit, False
+            return sign + rest, unit
         if after:
             same = after[2].casefold() in ("usd", "dollars", "dollar")
             per = rest[len(after[1])] == "/" or after[2].startswith("per ")
             dimension = (
                 unit.dimension if same else f"{unit.dimension}/{_singular(after[2].removeprefix('per '))}"
             )
-            return (sign + after[1], Unit(dimension=dimension), False) if same or per else None
-        return sign + rest, unit, False
+            return (sign + after[1], Unit(dimension=dimension)) if same or per else None
+        return sign + rest, unit
     product = _PRODUCT.fullmatch(text)
     if product and (unit := _product_of_units(product["unit"])) is not None:
-        return product["value"], unit, False
+        return product["value"], unit
     for match in _SYMBOLS.finditer(text):
         if (
             match.end() == len(text)
@@ -137,11 +134,8 @@ def split_unit(text: str) -> tuple[str, Unit, bool] | None:
             and _LETTER_END.search(text[match.start() - 1 :][:1])
         ):
             written = match[0].replace(" ", "")
-            return (
-                text[: match.start()].strip(),
-                _BASES.get(written, Unit(dimension=f"label {written}")),
-                False,
-            )
+            unit = parse_unit(written) or Unit(dimension=f"label {written}")
+            return text[: match.start()].strip(), unit
     return _split_words(text)
 
 
@@ -160,7 +154,7 @@ def _product_of_units(text: str) -> Unit | None:
     return Unit(dimension=shown, factor=factor)
 
 
-def _split_words(text: str) -> tuple[str, Unit, bool] | None:
+def _split_words(text: str) -> tuple[str, Unit] | None:
     start = len(text)
     while start > 0 and (text[start - 1].isalpha() or text[start - 1] in " ./-^{}23"):
         start -= 1
@@ -180,20 +174,17 @@ def _split_words(text: str) -> tuple[str, Unit, bool] | None:
     return None
 
 
-def _unit_after(value: str, written: str, *, spaced: bool) -> tuple[str, Unit, bool] | None:
+def _unit_after(value: str, written: str, *, spaced: bool) -> tuple[str, Unit] | None:
     unit = parse_unit(written)
     if unit is None:
         return None
-    closed = value[-1] in ")}"
-    if len(written) == 1 and closed and "\\cdot 10^" in value:
-        return value, unit, True
-    if len(written) == 1 and not spaced and not closed:
-        return (value, unit, True) if written in _GLUED and not unit.dimension.startswith("label") else None
-    if len(written) == 1 and (unit.dimension.startswith("label") or closed):
+    closed, labelled = value[-1] in ")}", unit.dimension.startswith("label")
+    if len(written) == 1:
+        glued = (closed and "\\cdot 10^" in value) or (written in _GLUED and not closed)
+        return (value, unit) if glued or (spaced and not labelled) else None
+    if labelled and not spaced and (closed or len(written) < 4):
         return None
-    if unit.dimension.startswith("label") and not spaced and (closed or len(written) < 4):
-        return None
-    return value, unit, len(written) == 1 and written in _AMBIGUOUS
+    return value, unit
 
 
 @lru_cache(maxsize=4096)
@@ -218,7 +209,7 @@ def parse_unit(text: str) -> Unit | None:
 def _powered(text: str) -> Unit | None:
     """Parse `m`, `m^2`, `m^{2}` or `square metres`. A litre is a thousandth of a cubic metre."""
     text = re.sub(r"\^\{?(\d)\}?$", r"^\1", text.strip())
-    prefix, _, rest = text.replace(".", "").partition(" ")
+    prefix, _, rest = re.sub("^(平方|立方)", r"\1 ", text.replace(".", "")).partition(" ")
     exponent = _POWERS.get(prefix, 1)
     name = rest if prefix in _POWERS else text
     for ending, power in (("^2", 2), ("^3", 3), (" squared", 2), (" cubed", 3)):
