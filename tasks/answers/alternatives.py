@@ -107,9 +107,9 @@ def _letters_or_unit(text: str, primary: Value) -> Iterator[Value]:
     if glued and (amount := kinds.value(glued[1] or glued[3])) is not None:
         unit = parse_unit(glued[2] or glued[4]) or Unit(dimension=f"label {glued[4]}")
         yield Value(expression=amount.expression, unit=unit)
-    quotient = kinds.with_quotient_of_units(text)
-    if quotient is not None:
-        yield quotient
+    product = kinds.with_product_of_units(text)
+    if product is not None:
+        yield product
 
 
 def _without_degrees(node: Node) -> Node:

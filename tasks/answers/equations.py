@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tasks.answers.forms import constant_quotient, primitive
+from typing import Any
+
+from tasks.answers.forms import Exponent, Monomial, Polynomial, constant_quotient, joined
 from tasks.answers.integers import TooLarge
 from tasks.answers.proof import decide, exact_form
 from tasks.answers.regions import FLIPPED
@@ -68,7 +70,7 @@ def _proportional(a: Expression, b: Expression) -> Verdict:
     """Return whether one side is a constant times the other, up to factors that are powers of single unknowns."""
     first, second = exact_form(a), exact_form(b)
     if first is not None and second is not None:
-        if primitive(first.top) == primitive(second.top):
+        if _primitive(first.top) == _primitive(second.top):
             return equal("equations up to a constant factor")
         if first.polynomial and second.polynomial:
             return different("different equations", Basis.CONVENTION)
@@ -79,6 +81,24 @@ def _proportional(a: Expression, b: Expression) -> Verdict:
         if verdict.outcome is Outcome.EQUAL:
             return verdict
     return different("different equations", Basis.CONVENTION)
+
+
+def _primitive(polynomial: Polynomial) -> tuple[tuple[Monomial, Any], ...]:
+    """Return a polynomial up to a constant factor and a power of its atoms: its first coefficient is 1."""
+    if not polynomial:
+        return ()
+    lowest: dict[str, Exponent] = dict(next(iter(polynomial)))
+    for monomial in polynomial:
+        powers = dict(monomial)
+        lowest = {atom: min(power, powers.get(atom, 0)) for atom, power in lowest.items()} | {
+            atom: min(power, 0) for atom, power in powers.items() if atom not in lowest
+        }
+    shift = tuple(
+        sorted((atom, -power) for atom, power in lowest.items() if power < 0 and atom.startswith("v:"))
+    )
+    shifted = {joined(monomial, shift): value for monomial, value in polynomial.items()}
+    terms = sorted(shifted.items(), key=lambda term: str(term[0]))
+    return tuple((monomial, value / terms[0][1]) for monomial, value in terms)
 
 
 def compare_relation(x: Relation, y: Reading) -> Verdict:

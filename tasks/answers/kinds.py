@@ -47,6 +47,7 @@ _MODULO: Final = re.compile(r"(.+?) ?(?:\\pmod|\(\\?mod|\\mod|mod(?:ulo)?(?![a-z
 _COMPOUND: Final = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)\.?(?:,? (?:and )?| ?)")
 _SCALED: Final = re.compile(r"(-?[\d.,]+) ?(hundred|thousand|million|billion|trillion)(?: ([A-Za-z]+))?")
 _ARC: Final = re.compile(r"(-?)(\d+)\^\\circ ?(\d{1,2})'(?: ?(\d{1,2})(?:''|\"))?")
+_UNIT_PRODUCT: Final = re.compile(r"(.*[\d)}]) ?([A-Za-z]+(?:\\cdot ?[A-Za-z]+)+)")
 _UNIT_FRACTION: Final = re.compile(
     r"(.*[\d)}]) ?\\frac ?\{ ?([A-Za-z]+(?:\^\d)?) ?\}\{ ?([A-Za-z]+(?:\^\{?\d\}?)?) ?\}"
 )
@@ -156,7 +157,7 @@ def value(text: str) -> Value | None:
         return spelled
     found = split_unit(text)
     return (
-        (_with_unit(*found) if found is not None else None) or with_quotient_of_units(text) or compound(text)
+        (_with_unit(*found) if found is not None else None) or with_product_of_units(text) or compound(text)
     )
 
 
@@ -170,10 +171,10 @@ def _of_expression(text: str, plain: Expression) -> Value:
     return Value(expression=plain, percent=text.endswith("%"))
 
 
-def with_quotient_of_units(text: str) -> Value | None:
-    r"""Read `9.8\frac{m}{s^2}`; None if one of the two is no known unit."""
-    match = _UNIT_FRACTION.fullmatch(text)
-    unit = parse_unit(f"{match[2]}/{match[3]}") if match else None
+def with_product_of_units(text: str) -> Value | None:
+    r"""Read `9.8\frac{m}{s^2}` and `5 N\cdot m`; None if a factor is no known unit."""
+    match = _UNIT_FRACTION.fullmatch(text) or _UNIT_PRODUCT.fullmatch(text)
+    unit = parse_unit(match[2] if match.re is _UNIT_PRODUCT else f"{match[2]}/{match[3]}") if match else None
     if match is None or unit is None or unit.dimension.startswith("label"):
         return None
     return _with_unit(match[1], unit)

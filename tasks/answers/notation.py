@@ -51,7 +51,7 @@ _RENAMED: Final = {
 _COMMAND: Final = re.compile(r"(?<!\\)\\([A-Za-z]+)")
 _WRAPPER: Final = re.compile(
     r"\\(?:text|textbf|textit|textrm|textnormal|textsf|texttt|mathrm|mathbf|mathit|mathsf|mathcal|mbox|hbox|operatorname\*?"
-    r"|boldsymbol|emph|bm|pmb|textup|mathnormal|underline|boxed|fbox|framebox|tag|ce)\s*\{([^{}]*)\}"
+    r"|boldsymbol|emph|bm|pmb|textup|mathnormal|underline|boxed|fbox|framebox|tag|ce)\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
 )
 _COLOURED: Final = re.compile(r"\\(?:color|textcolor|colorbox)\s*\{[^{}]*\}\s*")
 _VECTOR: Final = re.compile(r"\\(?:mathbf|boldsymbol|bm|vec) *\{? *([a-z])\b *\}?")

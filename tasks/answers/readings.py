@@ -53,6 +53,7 @@ _EXCEPT: Final = re.compile(
     r"(?:for )?(?:\\\{)?(?P<points>[^{}]+?(?:\{[^{}]*\}[^{}]*)*)(?:\\\})?"
 )
 _POSITIVE_REALS: Final = re.compile(r"\\mathbb\{R\}(?:[\^_]\{?\+\}?|_\{?>0\}?|\^\{?\*\}?_\{?\+\}?)")
+_NAMED_INTERVAL: Final = re.compile(r"[a-z] ?(\([^()\[\]]+, [^()\[\]]+\]|\[[^()\[\]]+, [^()\[\]]+\))")
 _REVERSED: Final = re.compile(r"[\[\](][^\[\]()]*,[^\[\]()]*[\[\])]")
 _PAIRS: Final = ("()", "[]", "(]", "[)", "\\{\\}", "{}")
 _PLUS_MINUS: Final = re.compile(r"\\(pm|mp)(?![A-Za-z])")
@@ -195,7 +196,7 @@ def _reversed_brackets(text: str, nesting: int) -> Reading | None:
     return reading("\\cup ".join(turned), nesting)
 
 
-def _symbol(text: str, _: int) -> Reading | None:
+def _symbol(text: str, nesting: int) -> Reading | None:
     found = kinds.infinite(text)
     if found is not None:
         return found
@@ -206,6 +207,9 @@ def _symbol(text: str, _: int) -> Reading | None:
         return Text(text=canonical)
     if _POSITIVE_REALS.fullmatch(text):
         return ray(">", Value(expression=Expression(number(0))))
+    named = _NAMED_INTERVAL.fullmatch(text)
+    if named:
+        return reading(named[1], nesting)
     except_points = _EXCEPT.fullmatch(text)
     if except_points:
         points = [reading(part) for part in split(except_points["points"].replace("\\}", ""), (",", "and"))]

@@ -33,7 +33,8 @@ _SMALL: Final = {word: value for value, word in enumerate(_ONES)} | {
 LEAD: Final = re.compile(
     r"(?:(?:therefore|thus|hence|so|then),? )?(?:the )?(?:final |correct |numerical |exact )?(?:answer|result|value|solution)s?"
     r"(?: is| are|:|=)? ?:? ?|(?:answer|ans|solution)[:=.] ?|(?:option|choice) (?=\(?[A-H]\b)|"
-    r"(?:the )?correct (?:option|choice) is:? |(?:答案|答|选项|故选|选)(?:是|为)?[:：]? ?|\\therefore ?|\\Rightarrow ?|\\implies ?|\\approx ?|approximately |"
+    r"(?:the )?correct (?:option|choice) is:? |(?:答案|答|选项|故选|选)(?:是|为)?[:：]? ?|"
+    r"\\therefore ?|\\Rightarrow ?|\\implies ?|\\approx ?|approximately |"
     r"approx\.? |(?:it|this|that) (?:is|equals) |equals |is equal to |= ?",
     re.IGNORECASE,
 )
