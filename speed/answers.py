@@ -1,10 +1,11 @@
-r"""Speed of grading, and the verdicts on pairs of answers beside Math-Verify's.
+r"""Speed of grading and clustering, and the verdicts on pairs of answers beside Math-Verify's.
 
     python speed/answers.py --golds olympiadbench.jsonl:final_answer --golds minerva_math.jsonl:solution
     python speed/answers.py --pairs pairs.jsonl
 
 The first form grades each gold answer of a file (JSON Lines, with the name of the column; the last box of a longer text)
-against the next one and against itself, with empty caches. The second takes lines with `op` ("equivalent" or "grade"), `a` and
+against the next one and against itself, with empty caches, and clusters `--problems` sets of eight answers that
+`speed/clustering.py` makes from them. The second takes lines with `op` ("equivalent" or "grade"), `a` and
 `b` or `response` and `b`, and `expected`, and prints how many are right and which are wrong. CPU seconds include those of the
 Math-Verify processes.
 """
@@ -13,35 +14,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tasks.answers import equivalent, extract_answer, grade, mathverify
+from clustering import cpu_seconds, of_answers, read_golds, speed
+
+from tasks.answers import equivalence, equivalent, grade, mathverify
 from tasks.answers.equivalence import verdict
 from tasks.answers.notation import normalise
 from tasks.answers.readings import read
 
 SIGNS = "+-*/^_{}()[],.=0123456789xyna"
-
-
-def cpu_seconds() -> float:
-    """Return the CPU seconds of this process and of its children that have ended."""
-    return sum(os.times()[:4])
-
-
-def read_golds(place: str) -> list[str]:
-    """Return the gold answers of FILE:COLUMN."""
-    path, _, column = place.rpartition(":")
-    golds = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
-        value = json.loads(line)[column]
-        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        golds.append((extract_answer(text) or text).rpartition("#### ")[2])
-    return golds
 
 
 def gradings(golds: list[str]) -> str:
@@ -66,18 +52,16 @@ def in_threads(golds: list[str]) -> str:
     pairs = list(zip(golds, golds[1:] + golds[:1], strict=True))
     found = []
     for workers in (1, 16):
-        read.cache_clear()
-        verdict_cache_clear()
+        clear_caches()
         with ThreadPoolExecutor(workers) as pool:
             found.append(list(pool.map(lambda pair: verdict(*pair), pairs)))
     different = sum(a != b for a, b in zip(*found, strict=True))
     return f"{len(pairs):,} pairs alone and among 16 threads: {different} different verdicts"
 
 
-def verdict_cache_clear() -> None:
-    """Empty the cache of verdicts."""
-    from tasks.answers import equivalence
-
+def clear_caches() -> None:
+    """Empty the caches of readings and verdicts."""
+    read.cache_clear()
     equivalence._verdict.cache_clear()
 
 
@@ -139,11 +123,15 @@ def main() -> None:
     parser.add_argument(
         "--corruptions", type=int, default=0, help="gold answers of which one character is changed"
     )
+    parser.add_argument("--problems", type=int, default=2000, help="problems that are clustered")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     for place in arguments.golds:
         golds = read_golds(place)
         print(f"{place}\n  {gradings(golds)}\n  {in_threads(golds)}")
+        clear_caches()
+        groups = of_answers(golds, arguments.problems, random.Random(arguments.seed))
+        print(f"  clusters: {speed(groups, workers=1)}")
     if arguments.corruptions:
         golds = [gold for place in arguments.golds for gold in read_golds(place)]
         equal = corruptions(golds, arguments.corruptions, random.Random(arguments.seed))

@@ -17,14 +17,14 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pyarrow.dataset
 
-from tasks.answers import mathverify
+from tasks.answers import extract_answer, mathverify
 from tasks.answers.notation import normalise
 from tasks.config import ClusterSettings
 from tasks.rows import Problem, Response, Role, Tier, Uncertainty
@@ -90,14 +90,14 @@ def of_answers(golds: Sequence[str], problems: int, draw: random.Random) -> dict
     return groups
 
 
-def read_golds(places: Iterable[str]) -> list[str]:
+def read_golds(place: str) -> list[str]:
+    """Return the gold answers of FILE:COLUMN (JSON Lines): the last box of a longer text, or what follows `####`."""
+    path, _, column = place.rpartition(":")
     golds = []
-    for place in places:
-        path, _, column = place.rpartition(":")
-        for line in Path(path).read_text(encoding="utf-8").splitlines():
-            value = json.loads(line)[column]
-            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            golds.append(text.rpartition("#### ")[2])
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        value = json.loads(line)[column]
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        golds.append((extract_answer(text) or text).rpartition("#### ")[2])
     return golds
 
 
@@ -166,7 +166,7 @@ def main() -> None:
         groups = of_dataset(arguments.dataset)
         print(f"{arguments.dataset.name}\n  {speed(groups, arguments.workers)}\n  {economy(groups)}")
     if arguments.answers:
-        golds = read_golds(arguments.answers)
+        golds = [gold for place in arguments.answers for gold in read_golds(place)]
         groups = of_answers(golds, arguments.problems, random.Random(arguments.seed))
         print(f"{len(golds):,} gold answers\n  {speed(groups, arguments.workers)}\n  {economy(groups)}")
 

@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any, Final
 
 from tasks.answers.equations import compare_relation, is_identity, same_lines, statement_value
 from tasks.answers.kinds import constant
-from tasks.answers.objects import compare_based, compare_clock, compare_congruence, compare_ratio
-from tasks.answers.proof import decide, exact_form, sign_of_difference
+from tasks.answers.objects import (
+    compare_based,
+    compare_clock,
+    compare_congruence,
+    compare_ratio,
+    progression_of,
+    same_progression,
+)
+from tasks.answers.proof import decide, sign_of_difference
 from tasks.answers.regions import Unordered, as_interval, merged
 from tasks.answers.tree import (
     Answer,
@@ -55,15 +62,19 @@ from tasks.answers.verdicts import (
 MACHINE_DIGITS: Final = 12
 _MAX_RENAMED: Final = 3
 _INTEGER_NAMES: Final = frozenset("klmnj")
+_CONSTANT: Final = re.compile(r"[cC]_\d|[cCK]")
+"""Names of constants of integration."""
+_RADIANS: Final = frozenset(("pi", "arcsin", "arccos", "arctan", "arccot"))
 _PARAMETERS: Final = re.compile(r"[abcdkmpqABCDK](?:_\w+)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The names that either answer declares as arbitrary."""
+    """The names that either answer declares as arbitrary. `whole`: one of them declares them as integers."""
 
     first: frozenset[str] = frozenset()
     second: frozenset[str] = frozenset()
+    whole: bool = False
 
 
 _Rule = Callable[[Any, Reading, Context], Verdict]
@@ -71,7 +82,7 @@ _Rule = Callable[[Any, Reading, Context], Verdict]
 
 def compare_answers(a: Answer, b: Answer) -> Verdict:
     """Return the verdict on two answers: of their literal readings, or else of the first pair of readings that are equal."""
-    context = Context(a.dummies, b.dummies)
+    context = Context(a.dummies, b.dummies, "in Z" in a.conditions + b.conditions)
     literal = compare(a.readings[0], b.readings[0], context)
     if a.conditions and b.conditions and a.conditions != b.conditions:
         return different("different conditions", Basis.CONVENTION)
@@ -102,7 +113,7 @@ def compare(x: Reading, y: Reading, context: Context = Context()) -> Verdict:
 
 
 def _turned(rule: _Rule, x: Reading, y: Reading, context: Context) -> Verdict:
-    return rule(y, x, Context(context.second, context.first))
+    return rule(y, x, Context(context.second, context.first, context.whole))
 
 
 def _unwrapped(reading: Reading) -> Reading:
@@ -164,12 +175,14 @@ def _two_assignments(x: Assignment, y: Assignment, context: Context) -> Verdict:
         x.strict or y.strict or (bool(x.bound) != bool(y.bound) and "(" in x.name + y.name)
     ):
         return different("different left sides", Basis.CONVENTION)
-    bound = Context(context.first | set(x.bound), context.second | set(y.bound))
+    bound = Context(context.first | set(x.bound), context.second | set(y.bound), context.whole)
+    if x.bound != y.bound and len(x.bound) == len(y.bound) and isinstance(y.value, Value):
+        y = replace(y, value=_with_names(y.value, y.bound, x.bound), bound=x.bound)
     values = compare(x.value, y.value, bound)
     if values.outcome is Outcome.EQUAL:
         return (
             values
-            if x.name == y.name and not (x.bound or y.bound)
+            if x.name == y.name and x.bound == y.bound
             else weaker(values, "names that only the problem defines")
         )
     if x.name == y.name and (x.bound or y.bound) and values.outcome is Outcome.DIFFERENT:
@@ -213,7 +226,9 @@ def _compare_values(x: Value, y: Value, context: Context) -> Verdict:
         number_before = Expression(Node("mul", (hundredth.expression.node, number(100))))
         if decide(number_before, other.expression).outcome is Outcome.EQUAL:
             return equal("a percent sign on one side only", Basis.LENIENT)
-    if x.expression.variables != y.expression.variables:
+    if context.whole and same_progression(x.expression, y.expression):
+        return equal("the same progression", Basis.CONVENTION)
+    if x.expression.variables != y.expression.variables or len(_constants(x) | _constants(y)) > 1:
         renamed = _renamed(x, y, context, parameters=False)
         return renamed or found
     machine = _machine_number(x.expression, y.expression)
@@ -242,7 +257,7 @@ def _one_unit(x: Value, y: Value, found: Verdict) -> Verdict:
     if (
         quantity.unit is not None
         and quantity.unit.dimension == "angle"
-        and "pi" in bare.expression.operations
+        and bare.expression.operations & _RADIANS
     ):
         degrees = Expression(
             Node("div", (Node("mul", (bare.expression.node, number(180))), Node("const", ("pi",))))
@@ -276,35 +291,37 @@ def _renamed(x: Reading, y: Reading, context: Context, *, parameters: bool) -> V
     """Return equality up to names that are arbitrary: declared ones, parameters of a function, k and n in `4k+1`."""
     if not isinstance(x, Value) or not isinstance(y, Value):
         return None
-    first = sorted(x.expression.variables - y.expression.variables)
-    second = sorted(y.expression.variables - x.expression.variables)
+    kept = (x.expression.variables & y.expression.variables) - _constants(x)
+    first, second = sorted(x.expression.variables - kept), sorted(y.expression.variables - kept)
     if len(first) != len(second) or not 0 < len(first) <= _MAX_RENAMED:
         return None
     for names, dummies, value in ((first, context.first, x), (second, context.second, y)):
-        allowed = dummies | (_INTEGER_NAMES if _affine(value.expression) else frozenset())
+        allowed = (
+            dummies
+            | _constants(value)
+            | (_INTEGER_NAMES if progression_of(value.expression) else frozenset())
+        )
         if not all(name in allowed or (parameters and _PARAMETERS.fullmatch(name)) for name in names):
             return None
     for chosen in permutations(second):
-        node = y.expression.node
-        for old, new in zip(chosen, first, strict=True):
-            node = substitute(node, old, Node("var", (new,)))
-        if decide(x.expression, Expression(node)).outcome is Outcome.EQUAL:
+        renamed = _with_names(y, chosen, first)
+        if decide(x.expression, renamed.expression).outcome is Outcome.EQUAL:
             return equal("arbitrary names", Basis.CONVENTION)
     return None
 
 
-def _affine(expression: Expression) -> bool:
-    """Return whether an expression is a class of numbers: a k + b with whole a > 1 and b, as `4k+1`, or a k pi + b pi."""
-    form = exact_form(expression)
-    if form is None or len(expression.variables) != 1 or len(form.bottom) != 1 or len(form.top) > 2:
-        return False
-    (name,) = expression.variables
-    if any(sum(power for atom, power in one if atom == f"v:{name}") not in (0, 1) for one in form.top):
-        return False
-    if all(("c:pi", 1) in one for one in form.top):
-        return True
-    slope = form.top.get(((f"v:{name}", 1),))
-    return slope is not None and () in form.top and slope.q == 1 and abs(slope) > 1
+def _with_names(value: Value, old: Sequence[str], new: Sequence[str]) -> Value:
+    """Replace names by others, all at once."""
+    node = value.expression.node
+    for place, name in enumerate(old):
+        node = substitute(node, name, Node("var", (f"\\{place}",)))
+    for place, name in enumerate(new):
+        node = substitute(node, f"\\{place}", Node("var", (name,)))
+    return replace(value, expression=Expression(node))
+
+
+def _constants(value: Value) -> frozenset[str]:
+    return frozenset(filter(_CONSTANT.fullmatch, value.expression.variables))
 
 
 def _compare_infinite(x: Infinite, y: Reading, _: Context) -> Verdict:
@@ -320,8 +337,12 @@ def _compare_infinite(x: Infinite, y: Reading, _: Context) -> Verdict:
 
 def _compare_items(x: Items, y: Reading, context: Context) -> Verdict:
     if isinstance(y, Region):
-        interval = as_interval(x)
-        return _same_regions(interval, y) if interval is not None else OTHER_KIND
+        listed = x.items if x.kind == "list" else (x,)
+        intervals = [as_interval(one) if isinstance(one, Items) else None for one in listed]
+        if None in intervals:
+            return OTHER_KIND
+        found = _same_regions(Region(parts=tuple(one.parts[0] for one in intervals if one)), y)
+        return weaker(found, "a union and a list of intervals") if x.kind == "list" else found
     if not isinstance(y, Items):
         return OTHER_KIND
     if x.kind == "tuple" and y.kind == "tuple":
@@ -345,8 +366,10 @@ def _two_tuples(x: Items, y: Items, context: Context) -> Verdict:
     if x.names and y.names and "names" in brackets:
         return different("different names", Basis.CONVENTION)
     found = together(compare(a, b, context) for a, b in zip(x.items, y.items, strict=True))
-    if len(brackets) == 1:
+    if len(brackets) == 1 and brackets != {"case"}:
         return found
+    if brackets == {"case"}:
+        return weaker(found, "cases of a function")
     if brackets == {"()", "[]"} and len(x.items) < 3:
         return different("round and square brackets", Basis.CONVENTION)
     return weaker(
@@ -355,10 +378,14 @@ def _two_tuples(x: Items, y: Items, context: Context) -> Verdict:
 
 
 def _column(x: Items, y: Items, context: Context) -> Verdict:
-    """Compare a column with a tuple in round brackets."""
+    """Compare a column with a tuple."""
     rows, other = (x, y) if x.brackets == "rows" else (y, x)
     cells = [row.items for row in rows.items if isinstance(row, Items)]
-    if other.brackets != "()" or any(len(row) != 1 for row in cells) or len(cells) != len(other.items):
+    if (
+        other.brackets not in ("()", "[]")
+        or any(len(row) != 1 for row in cells)
+        or len(cells) != len(other.items)
+    ):
         return OTHER_KIND
     pairs = zip((row[0] for row in cells), other.items, strict=True)
     return weaker(together(compare(a, b, context) for a, b in pairs), "a column vector and coordinates")

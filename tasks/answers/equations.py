@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from tasks.answers.forms import primitive
+from typing import Any
+
+from tasks.answers.forms import Exponent, Monomial, Polynomial, constant_quotient, joined
+from tasks.answers.integers import TooLarge
 from tasks.answers.proof import decide, exact_form
+from tasks.answers.regions import FLIPPED
 from tasks.answers.tree import Equation, Expression, Node, Reading, Relation, number
 from tasks.answers.verdicts import (
     OTHER_KIND,
@@ -40,9 +44,22 @@ def same_lines(x: Equation, y: Equation) -> Verdict:
             return by_ruling(decide(x.sides[-1], y.sides[-1]), "the values of two identities")
         return OTHER_KIND
     if len(x.sides) == len(y.sides) > 2:
-        return together(decide(a, b) for a, b in zip(x.sides, y.sides, strict=True))
+        return _same_chain(x, y)
     first, second = (_minus(side.sides[0], side.sides[-1]) for side in (x, y))
     return _proportional(first, second)
+
+
+def _same_chain(x: Equation, y: Equation) -> Verdict:
+    """Compare `a=b=c` with `c=a=b`."""
+    remaining = list(y.sides)
+    for side in x.sides:
+        place = next(
+            (i for i, other in enumerate(remaining) if decide(side, other).outcome is Outcome.EQUAL), None
+        )
+        if place is None:
+            return different("different equations", Basis.CONVENTION)
+        del remaining[place]
+    return equal("a chain of equal sides", Basis.CONVENTION)
 
 
 def _minus(a: Expression, b: Expression) -> Expression:
@@ -53,7 +70,7 @@ def _proportional(a: Expression, b: Expression) -> Verdict:
     """Return whether one side is a constant times the other, up to factors that are powers of single unknowns."""
     first, second = exact_form(a), exact_form(b)
     if first is not None and second is not None:
-        if primitive(first.top) == primitive(second.top):
+        if _primitive(first.top) == _primitive(second.top):
             return equal("equations up to a constant factor")
         if first.polynomial and second.polynomial:
             return different("different equations", Basis.CONVENTION)
@@ -64,6 +81,24 @@ def _proportional(a: Expression, b: Expression) -> Verdict:
         if verdict.outcome is Outcome.EQUAL:
             return verdict
     return different("different equations", Basis.CONVENTION)
+
+
+def _primitive(polynomial: Polynomial) -> tuple[tuple[Monomial, Any], ...]:
+    """Return a polynomial up to a constant factor and a power of its atoms: its first coefficient is 1."""
+    if not polynomial:
+        return ()
+    lowest: dict[str, Exponent] = dict(next(iter(polynomial)))
+    for monomial in polynomial:
+        powers = dict(monomial)
+        lowest = {atom: min(power, powers.get(atom, 0)) for atom, power in lowest.items()} | {
+            atom: min(power, 0) for atom, power in powers.items() if atom not in lowest
+        }
+    shift = tuple(
+        sorted((atom, -power) for atom, power in lowest.items() if power < 0 and atom.startswith("v:"))
+    )
+    shifted = {joined(monomial, shift): value for monomial, value in polynomial.items()}
+    terms = sorted(shifted.items(), key=lambda term: str(term[0]))
+    return tuple((monomial, value / terms[0][1]) for monomial, value in terms)
 
 
 def compare_relation(x: Relation, y: Reading) -> Verdict:
@@ -81,17 +116,14 @@ def compare_relation(x: Relation, y: Reading) -> Verdict:
 
 def _same_half_plane(x: Relation, y: Relation) -> Verdict:
     """Compare two inequalities by the differences of their sides, up to a positive factor."""
-    flipped = {"<": ">", "\\le": "\\ge", ">": "<", "\\ge": "\\le", "\\ne": "\\ne"}
     forms = [exact_form(_minus(one.sides[0], one.sides[1])) for one in (x, y)]
     if forms[0] is None or forms[1] is None or not (forms[0].top and forms[1].top):
         return UNDECIDED
-    if primitive(forms[0].top) != primitive(forms[1].top) or forms[0].bottom != forms[1].bottom:
-        return different("different inequalities", Basis.CONVENTION)
-    monomial = next(iter(forms[0].top))
-    if monomial not in forms[1].top:
+    try:
+        factor = constant_quotient(forms[0], forms[1])
+    except TooLarge:
         return UNDECIDED
-    positive = forms[0].top[monomial] / forms[1].top[monomial] > 0
-    same = x.signs[0] == (y.signs[0] if positive else flipped[y.signs[0]])
+    same = factor is not None and x.signs[0] == (y.signs[0] if factor > 0 else FLIPPED[y.signs[0]])
     return (
         equal("inequalities up to a positive factor")
         if same

@@ -76,31 +76,27 @@ def same_form(a: Form, b: Form) -> bool:
 
 def difference(a: Form, b: Form) -> Form:
     """Return a - b. Raises `TooLarge`."""
+    return _Normaliser().add(a, negative(b))
+
+
+def negative(form: Form) -> Form:
+    """Return -a."""
+    return Form({monomial: -value for monomial, value in form.top.items()}, form.bottom)
+
+
+def constant_quotient(a: Form, b: Form) -> Any | None:
+    """Return the rational number a / b; None if it is none. Raises `TooLarge`."""
     work = _Normaliser()
-    return work.add(a, work.multiply(b, _constant(-1)))
+    x, y = work.times(a.top, b.bottom), work.times(b.top, a.bottom)
+    if not x or x.keys() != y.keys():
+        return fmpq(0) if y and not x else None
+    quotients = {value / y[monomial] for monomial, value in x.items()}
+    return quotients.pop() if len(quotients) == 1 else None
 
 
 def key(form: Form) -> str:
     """Return a text that equal forms share."""
     return f"{_shown(form.top)}/{_shown(form.bottom)}" if form.bottom != _ONE else _shown(form.top)
-
-
-def primitive(polynomial: Polynomial) -> tuple[tuple[Monomial, Any], ...]:
-    """Return a polynomial up to a constant factor and a power of its atoms: its first coefficient is 1."""
-    if not polynomial:
-        return ()
-    lowest: dict[str, Exponent] = dict(next(iter(polynomial)))
-    for monomial in polynomial:
-        powers = dict(monomial)
-        lowest = {atom: min(power, powers.get(atom, 0)) for atom, power in lowest.items()} | {
-            atom: min(power, 0) for atom, power in powers.items() if atom not in lowest
-        }
-    shift = tuple(
-        sorted((atom, -power) for atom, power in lowest.items() if power < 0 and atom.startswith("v:"))
-    )
-    shifted = {_joined(monomial, shift): value for monomial, value in polynomial.items()}
-    terms = sorted(shifted.items(), key=lambda term: str(term[0]))
-    return tuple((monomial, value / terms[0][1]) for monomial, value in terms)
 
 
 def _shown(polynomial: Polynomial) -> str:
@@ -147,7 +143,8 @@ def _whole(power: Exponent) -> Exponent:
     return power.numerator if isinstance(power, Fraction) and power.denominator == 1 else power
 
 
-def _joined(a: Monomial, b: Monomial) -> Monomial:
+def joined(a: Monomial, b: Monomial) -> Monomial:
+    """Return the product of two monomials."""
     if not a or not b:
         return a or b
     powers = dict(a)
@@ -240,7 +237,7 @@ class _Normaliser:
         total: Polynomial = {}
         for first, x in a.items():
             for second, y in b.items():
-                monomial, factor = self.reduced(_joined(first, second))
+                monomial, factor = self.reduced(joined(first, second))
                 monomial, term = _absorbed(monomial, x * y * factor)
                 value = total.get(monomial, 0) + term
                 if value:

@@ -22,7 +22,6 @@ from tasks.answers.tree import (
     Node,
     Ratio,
     Reading,
-    Text,
     Unit,
     Value,
     number,
@@ -32,9 +31,13 @@ from tasks.answers.words import number_in_words
 
 _INFINITE: Final = re.compile(r"([-+]?)(?:\\infty|infinity|oo|inf|infinite|\\text ?infinity)", re.IGNORECASE)
 _CLOCK: Final = re.compile(r"(\d{1,2}):(\d{2})(?::00)? ?(?:([ap])\.* ?m?\.*)?", re.IGNORECASE)
-_HOUR: Final = re.compile(r"(\d{1,2}) ?([ap])\.? ?m\.?", re.IGNORECASE)
+_HOUR: Final = re.compile(r"(\d{1,2}) ?(?:([ap])\.? ?m\.?|o'clock)", re.IGNORECASE)
+_HOURS: Final = {
+    "noon": Clock(hours=12, minutes=0, half="p"), "midnight": Clock(hours=12, minutes=0, half="a"),
+}  # fmt: skip
 _BASED: Final = re.compile(
-    r"(-?)(?:\\overline\{)?([0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?)\}?_\{? ?(\d+|[a-z]+) ?\}?"
+    r"(-?)(?:\\overline\{|\()?([0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?)[})]?"
+    r"(?:_\{? ?\(?(\d+|[a-z]+)\)? ?\}?| ?\(? ?(?:in )?base[ -]?(\d+|[a-z]+)\)?)"
 )
 _BASE_NAMES: Final = {
     "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "twelve": 12,
@@ -42,7 +45,12 @@ _BASE_NAMES: Final = {
 }  # fmt: skip
 _MODULO: Final = re.compile(r"(.+?) ?(?:\\pmod|\(\\?mod|\\mod|mod(?:ulo)?(?![a-z])) ?\{?([^{}()]+?)\}?\)?")
 _COMPOUND: Final = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)\.?(?:,? (?:and )?| ?)")
-_SCALED: Final = re.compile(r"(-?[\d.,]+) ?(hundred|thousand|million|billion|trillion)")
+_SCALED: Final = re.compile(r"(-?[\d.,]+) ?(hundred|thousand|million|billion|trillion)(?: ([A-Za-z]+))?")
+_ARC: Final = re.compile(r"(-?)(\d+)\^\\circ ?(\d{1,2})'(?: ?(\d{1,2})(?:''|\"))?")
+_UNIT_PRODUCT: Final = re.compile(r"(.*[\d)}]) ?([A-Za-z]+(?:\\cdot ?[A-Za-z]+)+)")
+_UNIT_FRACTION: Final = re.compile(
+    r"(.*[\d)}]) ?\\frac ?\{ ?([A-Za-z]+(?:\^\d)?) ?\}\{ ?([A-Za-z]+(?:\^\{?\d\}?)?) ?\}"
+)
 _REPEATED: Final = re.compile(r"(-?)(\d+)\.(\d*?)((\d+?)\5{2,})\\ldots ?")
 _PROGRESSION: Final = re.compile(r"(\d{1,9}(?:\+\d{1,9})+)\+\\ldots ?\+(.+)")
 _ORDINAL: Final = re.compile(
@@ -72,12 +80,14 @@ def infinite(text: str) -> Infinite | None:
 
 def clock(text: str) -> Clock | None:
     """Read a time of day."""
+    if text.casefold() in _HOURS:
+        return _HOURS[text.casefold()]
     match = _CLOCK.fullmatch(text)
     if match and int(match[1]) < 25 and int(match[2]) < 60:
         return Clock(hours=int(match[1]), minutes=int(match[2]), half=(match[3] or "").lower())
     match = _HOUR.fullmatch(text)
     if match and 0 < int(match[1]) < 13:
-        return Clock(hours=int(match[1]), minutes=0, half=match[2].lower())
+        return Clock(hours=int(match[1]), minutes=0, half=(match[2] or "").lower())
     return None
 
 
@@ -95,7 +105,8 @@ def based(text: str) -> Based | None:
     match = _BASED.fullmatch(text)
     if match is None:
         return None
-    base = int(match[3]) if match[3].isdigit() else _BASE_NAMES.get(match[3], 0)
+    written = match[3] or match[4]
+    base = int(written) if written.isdigit() else _BASE_NAMES.get(written, 0)
     digits = match[2].lower()
     if not 2 <= base <= 36 or any(int(digit, 36) >= base for digit in digits.replace(".", "")):
         return None
@@ -115,7 +126,10 @@ def congruence(text: str) -> Congruence | None:
     if match is None or "\\bmod" in text:
         return None
     left = match[1].rpartition("\\equiv")[2] if "\\equiv" in match[1] else match[1].rpartition("=")[2]
-    residues = [expression(part.strip()) for part in re.split(r", ?| or | and ", left)]
+    parts = [part.strip() for part in re.split(r", ?| or | and ", left)]
+    signed = [part.replace("\\pm", sign).replace("+", "") if "\\pm" in part else part for part in parts for sign in
+              ("+-" if "\\pm" in part else "+")]  # fmt: skip
+    residues = [expression(part.strip()) for part in signed]
     modulus = expression(match[2].strip())
     if modulus is None or None in residues:
         return None
@@ -129,6 +143,12 @@ def value(text: str) -> Value | None:
         found = split_unit(text)
         if found is not None and not found[1].dimension.startswith("label"):
             return _with_unit(*found) or compound(text)
+    arc = _ARC.fullmatch(text)
+    if arc:
+        degrees = int(arc[2]) + Fraction(int(arc[3]), 60) + Fraction(int(arc[4] or 0), 3600)
+        return Value(
+            expression=Expression(number(-degrees if arc[1] else degrees)), unit=parse_unit("^\\circ")
+        )
     plain = None if _ORDINAL.fullmatch(text) else expression(text)
     if plain is not None:
         return _of_expression(text, plain)
@@ -136,7 +156,9 @@ def value(text: str) -> Value | None:
     if spelled is not None:
         return spelled
     found = split_unit(text)
-    return (_with_unit(*found) if found is not None else None) or compound(text)
+    return (
+        (_with_unit(*found) if found is not None else None) or with_product_of_units(text) or compound(text)
+    )
 
 
 def _of_expression(text: str, plain: Expression) -> Value:
@@ -149,7 +171,16 @@ def _of_expression(text: str, plain: Expression) -> Value:
     return Value(expression=plain, percent=text.endswith("%"))
 
 
-def _with_unit(amount: str, unit: Unit, _: bool) -> Value | None:
+def with_product_of_units(text: str) -> Value | None:
+    r"""Read `9.8\frac{m}{s^2}` and `5 N\cdot m`; None if a factor is no known unit."""
+    match = _UNIT_FRACTION.fullmatch(text) or _UNIT_PRODUCT.fullmatch(text)
+    unit = parse_unit(match[2] if match.re is _UNIT_PRODUCT else f"{match[2]}/{match[3]}") if match else None
+    if match is None or unit is None or unit.dimension.startswith("label"):
+        return None
+    return _with_unit(match[1], unit)
+
+
+def _with_unit(amount: str, unit: Unit) -> Value | None:
     inside = value(amount)
     if inside is None or inside.unit is not None:
         return None
@@ -158,8 +189,11 @@ def _with_unit(amount: str, unit: Unit, _: bool) -> Value | None:
 
 def _spelled(text: str) -> Value | None:
     """Read numbers in words, `3 million`, ordinals and repeating decimals that end in dots."""
-    if not text or not (text[-1].isalpha() or text.endswith(("\\ldots", "\\ldots ", "}"))):
+    if not text or not (text[-1].isalpha() or text.endswith(("\\ldots", "\\ldots ", "}", "%"))):
         return None
+    if text.endswith("%"):
+        count = number_in_words(text[:-1])
+        return None if count is None else Value(expression=Expression(number(count / 100)), percent=True)
     repeated = _REPEATED.fullmatch(text)
     if repeated:
         sign, whole, lead, _, cycle = repeated.groups()
@@ -168,8 +202,11 @@ def _spelled(text: str) -> Value | None:
     scaled = _SCALED.fullmatch(text)
     if scaled and (amount := expression(scaled[1])) is not None:
         scale = number_in_words(f"one {scaled[2]}")
+        unit = parse_unit(scaled[3]) if scaled[3] else None
         assert scale is not None
-        return Value(expression=Expression(Node("mul", (amount.node, number(scale)))))
+        if unit is None and scaled[3]:
+            return None
+        return Value(expression=Expression(Node("mul", (amount.node, number(scale)))), unit=unit)
     ordinal = _ORDINAL.fullmatch(text)
     raised = re.fullmatch(r"(.+) (squared|cubed)", text)
     if raised and (base := expression(raised[1])) is not None:
@@ -231,23 +268,19 @@ def vector_components(written: Expression) -> Reading | None:
 
 
 def decimal_of(x: Reading, y: Reading) -> bool:
-    """Return whether one of two numbers is a decimal of 12 digits or more that agrees with the other."""
-    if not (
-        isinstance(x, Value)
-        and isinstance(y, Value)
-        and x.expression.node.op == y.expression.node.op == "num"
-    ):
+    """Return whether one of two numbers is a decimal that is equal to the other, or has 12 digits or more that agree."""
+    if not (isinstance(x, Value) and isinstance(y, Value)):
         return False
-    values = [one.expression.node.args[0] for one in (x, y)]
+    forms = [exact_form(one.expression) for one in (x, y)]
+    values = [None if form is None else form.rational for form in forms]
+    if values[0] is None or values[1] is None:
+        return False
     places = [one.expression.places or 0 for one in (x, y)]
+    if values[0] == values[1]:
+        return max(places) > min(places)
     return max(places) >= 8 > min(places) and abs(values[0] - values[1]) * 10**11 <= abs(values[0])
 
 
 def constant(reading: Reading) -> bool:
     """Return whether a reading is a number without unknowns or unit."""
     return isinstance(reading, Value) and reading.unit is None and not reading.expression.variables
-
-
-def is_word(reading: Reading) -> bool:
-    """Return whether a reading is words."""
-    return isinstance(reading, Text)

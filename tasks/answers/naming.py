@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from tasks.answers.kinds import expression
-from tasks.answers.regions import Unordered, intersection, solved
+from tasks.answers.regions import REALS, Unordered, intersection, ray, solved
 from tasks.answers.scan import signs
 from tasks.answers.tree import (
     Assignment,
@@ -49,12 +49,18 @@ _NAME: Final = re.compile(
 )
 _TUPLE_NAME: Final = re.compile(rf"\(({_SIMPLE}(?:, ?{_SIMPLE})+)\)")
 _FUNCTION: Final = re.compile(r"([A-Za-z](?:_\w|_\{\w+\})?'*)\(([A-Za-z](?:, ?[A-Za-z])*)\)")
+_ROOTS: Final = frozenset(
+    ("x", "y", "z", "t", "r", "s", "u", "w", "k", "m", "n", "p", "q", "\\lambda", "\\alpha")
+)
+"""Names with an index that stand for the solutions in any order, unlike `a_1`, `a_2` of a sequence."""
 _SEQUENCE: Final = re.compile(r"([A-Za-z])_\{?([a-z])\}?")
 
 
 def relation(text: str, nesting: int, reader: Reader) -> Reading | None:
     """Read a text with a relation sign outside brackets; None if it has none."""
     member, parts = signs(text, ("\\in",))
+    if member and parts[1:] == ["R"]:
+        return REALS
     if member and len(parts) == 2:
         named = _NAME.fullmatch(parts[0])
         return (
@@ -70,10 +76,18 @@ def relation(text: str, nesting: int, reader: Reader) -> Reading | None:
     if not found:
         return None
     if not all(sides):
-        return reader(sides[1], nesting) if len(sides) == 2 and not sides[0] and found[0] == "=" else None
+        if len(sides) > 2 or sides[0]:
+            return None
+        return reader(sides[1], nesting) if found[0] == "=" else _ray(found[0], sides[1])
     if set(found) == {"="}:
         return assignment(sides, nesting, reader)
     return _inequality(found, sides)
+
+
+def _ray(sign: str, written: str) -> Reading | None:
+    r"""Read `\ge 5`."""
+    end = expression(written)
+    return None if end is None else ray(sign, Value(expression=end))
 
 
 def _approximate(text: str, nesting: int, reader: Reader) -> Reading | None:
@@ -137,13 +151,10 @@ def _inequality(found: list[str], sides: list[str]) -> Reading:
         return Opaque(text=" ".join(sides), wordy=any(re.search(r"[A-Za-z]{4}", side) for side in sides))
     regions = [solved(left, sign, right) for left, sign, right in zip(known, found, known[1:], strict=False)]
     names = {one[0] for one in regions if one is not None}
-    if None not in regions and len(names) == 1 and (len(regions) == 1 or not _chain_of_names(known)):
-        return _intersected([one[1] for one in regions if one is not None], found, known)
+    if None not in regions and len(names) == 1 and len(sides) <= 3:
+        common = _intersected([one[1] for one in regions if one is not None], found, known)
+        return replace(common, name=names.pop()) if isinstance(common, Region) else common
     return _ascending(found, known)
-
-
-def _chain_of_names(sides: Sequence[object]) -> bool:
-    return len(sides) > 3
 
 
 def _intersected(regions: list[Region], found: list[str], sides: tuple) -> Reading:  # type: ignore[type-arg]
@@ -172,22 +183,28 @@ def _ascending(found: list[str], sides: tuple) -> Reading:  # type: ignore[type-
 # --- lists of named values ---------------------------------------------------------------------------------------
 
 
-def named_items(items: list[Reading]) -> Reading:
-    """Return a list. If all of its items are named, it is a record, a list of records, or of values of one name."""
+def named_items(items: list[Reading], *, alternatives: bool = False) -> Reading:
+    """Return a list. If all of its items are named, it is a record, a list of records, or of values of one name.
+
+    The names in alternatives (`x=1 or y=2`) count.
+    """
     if len(items) == 1:
         return items[0]
     named = [item for item in items if isinstance(item, Assignment)]
     if len(named) < len(items):
         return _partly_named(items, named)
     names = [item.name for item in named]
-    if len({_stem(name) for name in names}) == 1:
+    stems = {_stem(name) for name in names}
+    if len(stems) == 1 and (len(set(names)) == 1 or stems <= _ROOTS):
         return Items(kind="list", items=tuple(item.value for item in named))
+    if alternatives:
+        return Items(kind="list", items=tuple(replace(item, strict=True) for item in named))
     if len(set(names)) == len(names):
-        return _record(named)
+        return record(named)
     size = len(set(names))
     groups = [named[start : start + size] for start in range(0, len(named), size)]
     if all({item.name for item in group} == set(names) and len(group) == size for group in groups):
-        return Items(kind="list", items=tuple(_record(group) for group in groups))
+        return Items(kind="list", items=tuple(record(group) for group in groups))
     return Items(kind="list", items=tuple(items))
 
 
@@ -202,7 +219,7 @@ def _stem(name: str) -> str:
     return re.sub(r"_\{?\d+\}?$", "", name)
 
 
-def _record(named: Sequence[Assignment]) -> Items:
+def record(named: Sequence[Assignment]) -> Items:
     """Return named values in the order of their names."""
     ordered = sorted(named, key=lambda item: item.name)
     return Items(

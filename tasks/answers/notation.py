@@ -51,7 +51,7 @@ _RENAMED: Final = {
 _COMMAND: Final = re.compile(r"(?<!\\)\\([A-Za-z]+)")
 _WRAPPER: Final = re.compile(
     r"\\(?:text|textbf|textit|textrm|textnormal|textsf|texttt|mathrm|mathbf|mathit|mathsf|mathcal|mbox|hbox|operatorname\*?"
-    r"|boldsymbol|emph|bm|pmb|textup|mathnormal|underline|boxed|fbox|framebox|tag|ce)\s*\{([^{}]*)\}"
+    r"|boldsymbol|emph|bm|pmb|textup|mathnormal|underline|boxed|fbox|framebox|tag|ce)\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
 )
 _COLOURED: Final = re.compile(r"\\(?:color|textcolor|colorbox)\s*\{[^{}]*\}\s*")
 _VECTOR: Final = re.compile(r"\\(?:mathbf|boldsymbol|bm|vec) *\{? *([a-z])\b *\}?")
@@ -81,6 +81,7 @@ _REWRITES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         (r"\\sqrt *([0-9A-Za-z])", r"\\sqrt{\1}"),
         (r"\\log_(\d)(?=\d)", r"\\log_{\1}"),
         (r"([\^_])\{ *([0-9A-Za-z]) *\}(?![0-9A-Za-z])", r"\1\2"),
+        (r"\\mathbb *([A-Z])", r"\\mathbb{\1}"),
         (r"\*\*", "^"),
         (r"<=|=<", r"\\le "),
         (r">=", r"\\ge "),
@@ -90,12 +91,14 @@ _REWRITES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         (r"(?<![\w.])\.(?=\d|\\overline)", "0."),
         (r"(?<=\d)\.(?=[-+*/)])", ""),
         (r"\b(?:np|math|sympy|sp)\.(?=[a-z])", ""),
-        (r"(\d)\.\\(?:dot|bar) *\{?(\d)\}?(?!\d)", r"\1.\\overline{\2}"),
+        (r"(\d\.\d*)\\dot *\{?(\d)\}?(\d*)\\dot *\{?(\d)\}?(?!\d)", r"\1\\overline{\2\3\4}"),
+        (r"(\d\.\d*)\\(?:dot|bar) *\{?(\d)\}?(?!\d|\\dot)", r"\1\\overline{\2}"),
+        (r"(?:\{\} *)?_\{? ?(\w+) ?\}? *C *_\{? ?(\w+) ?\}?", r"\\binom{\1}{\2}"),
         (r"(\d\.\d*)\\bar *\{(\d+)\}", r"\1\\overline{\2}"),
         (r"(?:^|(?<=[(\[,;=]))\+ *(?=\d|\\infty)", ""),
         (r"(?<![\d.,])([1-9]\d{0,2}(?:,\d{3})+)(?![\d]|,\d)", "\x01\\1\x02"),
         (r"\.{3,}", r"\\ldots "),
-        (r"(?<=[^0-9A-Za-z ]) +| +(?=[^0-9A-Za-z ])", ""),
+        (r"(?<=[^0-9A-Za-z })]) +|(?<=[})]) +(?![A-Za-z])| +(?=[^0-9A-Za-z ])", ""),
         (r"(?<![.\\])[.,;:]+$", ""),
     )
 )

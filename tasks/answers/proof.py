@@ -6,8 +6,9 @@ Calcium's field; values that agree to the last precision are equal by evidence o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from hashlib import blake2b
 from typing import Any, Final
-from zlib import crc32
 
 from flint import arb, fmpq
 
@@ -16,13 +17,19 @@ from tasks.answers.balls import LOCK, PRECISIONS, Evaluator, Unclear
 from tasks.answers.forms import Form, form_of, key, same_form
 from tasks.answers.integers import TooLarge, Undefined
 from tasks.answers.tree import Expression, Node, free_variables, number, walk
-from tasks.answers.verdicts import UNDECIDED, Basis, Outcome, Verdict, different, equal
+from tasks.answers.verdicts import UNDECIDED, Basis, Outcome, Verdict, by_ruling, different, equal
 
 _CONSTANT_POINT: Final[dict[str, Any]] = {}
-_FAMILIES: Final = (
-    (1, 2, 2), (1, 2, 2), (1, 1, 0), (-1, 2, 2), (-1, 1, 0), (0, 2, 2), *((2, step, 0) for step in range(6)),
-)  # fmt: skip
-"""For each point: its sign (0: mixed, 2: whole numbers), the width of its range (their step) and its lower end."""
+_REAL_POINTS: Final = ((1, 2, 2), (1, 2, 2), (1, 1, 0), (-1, 2, 2), (-1, 1, 0), (0, 2, 2))
+"""For each point: its sign (0: mixed), and the width and the lower end of the range of the absolute values."""
+_DENOMINATOR: Final = 2**31 - 1
+_WHOLE_POINTS: Final = tuple((step, 4, 13) for step in range(6))
+_LARGE_POINTS: Final = tuple((step, 20, 9973) for step in range(6))
+"""For each point: the step from one unknown to the next, and the lower end and the size of the range."""
+_WHOLE_NAMES: Final = frozenset("jklmnpqNMK")
+_ROUNDED: Final = frozenset(("floor", "ceil"))
+_PERIODIC: Final = frozenset(("gcd", "lcm", "mod"))
+"""Functions that may agree at any few points and differ elsewhere."""
 
 
 def decide(a: Expression, b: Expression) -> Verdict:
@@ -154,11 +161,11 @@ def _agrees(x: Any, y: Any, smallest: int) -> bool:
 
 
 def _decide_functions(a: Expression, b: Expression) -> Verdict:
-    real = "i" not in a.operations | b.operations
-    names = sorted(a.variables | b.variables)
+    operations = a.operations | b.operations
+    real, names = "i" not in operations, sorted(a.variables | b.variables)
+    whole = bool(operations & _ROUNDED) and _WHOLE_NAMES.issuperset(names)
     met: list[dict[str, Any]] = []
-    for place in range(len(_FAMILIES)):
-        point = _point(names, place)
+    for point in _points(a, b, names, whole=whole):
         together = _compared_at(a, b, point, real, PRECISIONS[:3])
         if together is False:
             return _different_functions(a, b)
@@ -166,13 +173,14 @@ def _decide_functions(a: Expression, b: Expression) -> Verdict:
             met.append(point)
     if _same_form(exact_form(a), exact_form(b)):
         return equal("the same normal form")
-    if len(met) < 2:
+    if len(met) < 2 or operations & _PERIODIC:
         return UNDECIDED
     for point in met[:4]:
         together = _compared_at(a, b, point, real, PRECISIONS[3:4])
         if not together:
             return _different_functions(a, b) if together is False else UNDECIDED
-    return equal(f"values agree at {len(met)} points", Basis.EVIDENCE)
+    agreement = equal(f"values agree at {len(met)} points", Basis.EVIDENCE)
+    return by_ruling(agreement, "whole numbers in a rounded expression") if whole else agreement
 
 
 def _compared_at(
@@ -200,19 +208,31 @@ def _close(x: Any, y: Any, smallest: int) -> bool:
         return bool((x - y).abs_upper() < arb(2) ** (smallest - 30))
 
 
-def _point(names: list[str], place: int) -> dict[str, Any]:
-    """Return a fixed pseudo-random value for each name, all of one kind."""
-    kind, width, low = _FAMILIES[place]
-    point = {}
-    for order, name in enumerate(names):
-        drawn = crc32(f"{name}/{place}".encode())
-        if kind == 2:
-            steps = width * (2 * order + 1) + order * width * width // 2  # neighbours, of every parity
-            point[name] = fmpq(4 + (crc32(name.encode()) + steps) % 13)
-            continue
-        sign = kind or (-1 if order % 2 else 1)
-        point[name] = sign * (fmpq(low) + fmpq(width * (1 + drawn % 9971), 9973))
-    return point
+def _points(a: Expression, b: Expression, names: list[str], *, whole: bool) -> Iterator[dict[str, Any]]:
+    """Yield values of the unknowns, drawn from a hash of both expressions, so that they are the same in every process.
+
+    `whole`: whole numbers only.
+    """
+    pair = "\0".join(sorted((a.shown, b.shown)))
+    for place, (sign, width, low) in enumerate(() if whole else _REAL_POINTS):
+        drawn = [1 + _drawn(pair, name, place) % (_DENOMINATOR - 1) for name in names]
+        signs = [sign or (-1 if order % 2 else 1) for order in range(len(names))]
+        yield {
+            name: one * (low + fmpq(width * value, _DENOMINATOR))
+            for name, one, value in zip(names, signs, drawn, strict=True)
+        }
+    for step, low, size in _WHOLE_POINTS + (_LARGE_POINTS if whole else ()):
+        steps = [
+            step * (2 * order + 1) + order * step * step // 2 for order in range(len(names))
+        ]  # of every parity
+        yield {
+            name: fmpq(low + (_drawn(pair, name, low) + more) % size)
+            for name, more in zip(names, steps, strict=True)
+        }
+
+
+def _drawn(pair: str, name: str, place: int) -> int:
+    return int.from_bytes(blake2b(f"{pair}\0{name}\0{place}".encode(), digest_size=8).digest(), "big")
 
 
 # --- notation of functions ---------------------------------------------------------------------------------------

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import pairwise, product
 from typing import Final
 
 from tasks.answers import kinds
+from tasks.answers.alternatives import others
 from tasks.answers.conditions import without_conditions
+from tasks.answers.matrices import matrix, nested, rows_of
 from tasks.answers.naming import named_items, relation
-from tasks.answers.regions import REALS, Unordered, as_interval, complement, intersection, point
+from tasks.answers.regions import REALS, Unordered, as_interval, complement, intersection, point, ray
 from tasks.answers.scan import MAX_DEPTH, balanced, depth, encloses, signs, split
 from tasks.answers.tree import (
     Answer,
@@ -30,13 +32,10 @@ from tasks.answers.tree import (
     Reading,
     Region,
     Text,
-    Unit,
     Value,
     number,
-    substitute,
 )
-from tasks.answers.units import parse_unit
-from tasks.answers.words import canonical_text, number_of_sentence, without_lead
+from tasks.answers.words import SYMBOLIC, canonical_text, number_in_words, without_lead
 
 MAX_ITEMS: Final = 150
 MAX_NESTING: Final = 8
@@ -46,13 +45,16 @@ _CHOICE: Final = re.compile(r"\(?([A-H])(?:\)|[.:]) ?(.+)|\(([A-H])\) ?(.+)")
 _BUILDER: Final = re.compile(
     r"\\\{ ?(?P<name>[A-Za-z])(?:\\in ?\\mathbb\{R\})?(?:\||:|\\mid(?![A-Za-z]))(?P<condition>.+)\\\}"
 )
+_BUILDER_OF_VALUES: Final = re.compile(
+    r"^\\\{ ?(?P<value>[^:|]{2,}?) ?(?:\||:|\\mid(?![A-Za-z])) ?(?P<condition>[a-z]\\in[^:|]*?) ?\\\}$"
+)
 _EXCEPT: Final = re.compile(
     r"(?:all (?:real )?(?:numbers|reals|values)(?: of [a-z])?|\\mathbb\{R\}) ?(?:except|but|other than|excluding|\\setminus|-) ?"
     r"(?:for )?(?:\\\{)?(?P<points>[^{}]+?(?:\{[^{}]*\}[^{}]*)*)(?:\\\})?"
 )
-_MATRIX: Final = re.compile(
-    r"\\begin\{([a-z]*matrix|array|cases|aligned|align|gathered)\*?\}(?:\{[lcr|]*\})?(.*)\\end\{\1\*?\}"
-)
+_POSITIVE_REALS: Final = re.compile(r"\\mathbb\{R\}(?:[\^_]\{?\+\}?|_\{?>0\}?|\^\{?\*\}?_\{?\+\}?)")
+_NAMED_INTERVAL: Final = re.compile(r"[a-z] ?(\([^()\[\]]+, [^()\[\]]+\]|\[[^()\[\]]+, [^()\[\]]+\))")
+_REVERSED: Final = re.compile(r"[\[\](][^\[\]()]*,[^\[\]()]*[\[\])]")
 _PAIRS: Final = ("()", "[]", "(]", "[)", "\\{\\}", "{}")
 _PLUS_MINUS: Final = re.compile(r"\\(pm|mp)(?![A-Za-z])")
 
@@ -62,10 +64,10 @@ def read(text: str) -> Answer:
     """Return the readings of a normalised answer of at most `notation.MAX_LENGTH` characters."""
     if depth(text) > MAX_DEPTH:
         return Answer(readings=(Opaque(text=text, wordy=True),), rules=("",))
-    bare = _PART.sub("", without_lead(text))
+    bare = _BUILDER_OF_VALUES.sub(r"\g<value>, \g<condition>", _PART.sub("", without_lead(text)))
     main, conditions, dummies = without_conditions(bare)
     primary = reading(main)
-    found = [("", primary), *_others(main, primary)]
+    found = [("", primary), *others(main, primary, reading)]
     if isinstance(primary, (Text, Opaque)) and main != bare:
         found.append(("a remark after the answer", reading(bare)))
     if isinstance(primary, Assignment):
@@ -82,6 +84,8 @@ def reading(text: str, nesting: int = 0) -> Reading:
         return Opaque(text=text, wordy=nesting > MAX_NESTING)
     for attempt in (
         _symbol,
+        _words_of_number,
+        _reversed_brackets,
         _compound,
         _modular,
         _choice,
@@ -105,128 +109,55 @@ def reading(text: str, nesting: int = 0) -> Reading:
     )
 
 
-# --- other readings ----------------------------------------------------------------------------------------------
-
-
-def _others(text: str, primary: Reading) -> list[tuple[str, Reading]]:
-    """Return further readings with the rulings that they follow."""
-    found: list[tuple[str, Reading]] = []
-    if re.search(r"\d,\d{3}", text) and not re.search(r"[(\[]|\\\{", text):
-        found.append(("digits grouped by commas, or a list", _listed(split(text, (",", ";")), 1)))
-    if re.fullmatch(r"\d{1,2}(?:, \d{2})+, \d{3}", text):
-        found.append(("digits grouped by commas", reading(text.replace(", ", ""))))
-    if isinstance(primary, Value):
-        found += _other_values(text, primary)
-    if isinstance(primary, kinds.Clock) and (other := kinds.ratio(text)) is not None:
-        found.append(("a time or a ratio", other))
-    if isinstance(primary, Items):
-        found += _other_lists(primary)
-    if isinstance(primary, (Text, Opaque, Items)):
-        found += _from_words(text)
-    return found
-
-
-def _other_values(text: str, primary: Value) -> list[tuple[str, Reading]]:
-    found: list[tuple[str, Reading]] = []
-    names = primary.expression.variables
-    if "j" in names and "i" not in primary.expression.operations:
-        node = substitute(primary.expression.node, "j", Node("const", ("i",)))
-        found.append(("j as the imaginary unit", Value(expression=Expression(node))))
-    glued = re.fullmatch(r"(.*\d)(s|g|m\^[23])|(.*\\cdot 10\^(?:\d+|\{-?\d+\}))([NJmsgKVWCAT])", text)
-    if glued and primary.unit is None and (amount := kinds.value(glued[1] or glued[3])) is not None:
-        unit = parse_unit(glued[2] or glued[4]) or Unit(dimension=f"label {glued[4]}")
-        found.append(("a letter or a unit", Value(expression=amount.expression, unit=unit)))
-    vector = kinds.vector_components(primary.expression)
-    if vector is not None:
-        found.append(("unit vectors", vector))
-    return found
-
-
-def _other_lists(primary: Items) -> list[tuple[str, Reading]]:
-    if primary.kind == "tuple" and primary.brackets == "[]" and len(primary.items) > 2:
-        return [("square brackets around a list", Items(kind="set", items=primary.items))]
-    if primary.kind == "list" and len(primary.items) == 2 and kinds.decimal_of(*primary.items):
-        return [("an exact value and its decimal", one) for one in primary.items]
-    quantities = [
-        one
-        for one in primary.items
-        if isinstance(one, Value) and one.unit and one.expression.node.op == "num"
-    ]
-    if primary.kind == "list" and len(quantities) == len(primary.items) == 2:
-        sizes = {
-            (one.unit.dimension, one.expression.node.args[0] * one.unit.factor)
-            for one in quantities
-            if one.unit
-        }
-        return [("the same quantity in two units", one) for one in quantities] if len(sizes) == 1 else []
-    return []
-
-
-def _from_words(text: str) -> list[tuple[str, Reading]]:
-    found: list[tuple[str, Reading]] = []
-    if re.fullmatch(r"-?\d+(?: -?\d+){1,20}", text):
-        found.append(("numbers separated by spaces", _listed(text.split(), 1)))
-    remark = re.fullmatch(r"(.+?) ?\((?=[^()]*[A-Za-z]{3})[^()]*\)", text)
-    if remark and isinstance(inner := reading(remark[1]), (Value, Items)):
-        found.append(("a remark in parentheses", inner))
-    stated = re.fullmatch(r".*[A-Za-z]{3,}\b[^=]*? (?:is|are|equals)(?![a-z]) ?(.*)", text)
-    if (
-        stated
-        and len(re.findall(r" (?:is|are|equals)(?![a-z])", text)) == 1
-        and isinstance(inner := reading(stated[1]), (Value, Items))
-    ):
-        found.append(("a sentence that states a value", inner))
-    mentioned = number_of_sentence(text)
-    if mentioned is not None:
-        found.append(("a sentence with one number", reading(mentioned)))
-    return found
-
-
 # --- lists -------------------------------------------------------------------------------------------------------
 
 
 def _list(text: str, nesting: int) -> Reading | None:
     """Read lists without brackets, from the weakest separator (a semicolon) to the strongest (a comma)."""
-    for separators in ((";",), ("or", "或", "\\\\"), (",", "and", "和")):
+    for joint, separators in (
+        (";", (";",)), ("or", ("or", "或")), ("\\\\", ("\\\\",)), (",", (",", "and", "和")),
+    ):  # fmt: skip
         parts = split(text, separators, grouped=True)
         if len(parts) > 1:
             if sum(len(_WORDS.findall(part)) > 3 for part in parts) and not re.search(r"[=<>]|\\[lg]e", text):
                 return Text(text=canonical_text(text))
-            return _listed(parts, nesting, union="and" not in separators, conjunct="and" in split_words(text))
+            return _listed(parts, nesting, joint)
     return None
 
 
-def split_words(text: str) -> frozenset[str]:
-    """Return the words `and` and `or` that occur in a text."""
-    return frozenset(re.findall(r"(?<![A-Za-z])(?:and|or)(?![A-Za-z])", text))
-
-
-def _listed(parts: list[str], nesting: int, *, union: bool = False, conjunct: bool = False) -> Reading:
+def _listed(parts: list[str], nesting: int, joint: str = ",") -> Reading:
     if len(parts) > MAX_ITEMS:
         return Opaque(text=", ".join(parts))
     items = [reading(part, nesting) for part in _progression(parts)]
     regions = [item for item in items if isinstance(item, Region)]
     if len(regions) == len(items) > 0:
-        return _combined(regions, union=union, conjunct=conjunct)
+        return _combined(parts, regions, joint)
     flat: list[Reading] = []
     for item in items:
         flat += item.items if isinstance(item, Items) and item.kind == "list" else (item,)
-    return named_items(flat)
+    return named_items(flat, alternatives=joint == "or")
 
 
-def _combined(regions: list[Region], *, union: bool, conjunct: bool) -> Reading:
+def _combined(parts: list[str], regions: list[Region], joint: str) -> Reading:
     r"""Return the union of regions, or for `x > 0 and x < 1`, and after a comma where it is not empty, their intersection."""
-    parts = tuple(part for region in regions for part in region.parts)
-    together = Region(parts=parts)
-    if union and not conjunct:
+    if len({region.name for region in regions}) > 1:
+        return _of_several_unknowns(parts, regions, joint)
+    together = Region(parts=tuple(part for region in regions for part in region.parts), name=regions[0].name)
+    if joint != ",":
         return together
     try:
-        common = regions[0]
-        for region in regions[1:]:
-            common = intersection(common, region)
+        common = reduce(intersection, regions)
     except Unordered:
         return together
-    return common if common.parts else together
+    return replace(common, name=together.name) if common.parts else together
+
+
+def _of_several_unknowns(parts: list[str], regions: list[Region], joint: str) -> Reading:
+    """Return conditions on several unknowns as a list in which the names count; alternatives as a text."""
+    if joint == "or":
+        return Text(text=" or ".join(sorted(map(canonical_text, parts))))
+    named = (Assignment(name=region.name, value=region, strict=True) for region in regions)
+    return Items(kind="list", items=tuple(named))
 
 
 def _progression(parts: list[str]) -> list[str]:
@@ -248,24 +179,37 @@ def _progression(parts: list[str]) -> list[str]:
 # --- single objects ----------------------------------------------------------------------------------------------
 
 
-def _symbol(text: str, _: int) -> Reading | None:
+def _words_of_number(text: str, _: int) -> Reading | None:
+    if " and " not in text or (found := number_in_words(text)) is None:
+        return None
+    return Value(expression=Expression(number(found)))
+
+
+def _reversed_brackets(text: str, nesting: int) -> Reading | None:
+    r"""Read `]0, 1]` as `(0, 1]`."""
+    if text[0] != "]" and text[-1] != "[":
+        return None
+    parts = [part.strip() for part in text.split("\\cup")]
+    if not all(_REVERSED.fullmatch(part) for part in parts):
+        return None
+    turned = [part[0].replace("]", "(") + part[1:-1] + part[-1].replace("[", ")") for part in parts]
+    return reading("\\cup ".join(turned), nesting)
+
+
+def _symbol(text: str, nesting: int) -> Reading | None:
     found = kinds.infinite(text)
     if found is not None:
         return found
     canonical = canonical_text(text)
     if canonical == "\\mathbb{r}":
         return REALS
-    if canonical in (
-        "\\emptyset",
-        "undefined",
-        "impossible",
-        "yes",
-        "no",
-        "infinitely many",
-        "all integers",
-        "none",
-    ):
+    if canonical in SYMBOLIC:
         return Text(text=canonical)
+    if _POSITIVE_REALS.fullmatch(text):
+        return ray(">", Value(expression=Expression(number(0))))
+    named = _NAMED_INTERVAL.fullmatch(text)
+    if named:
+        return reading(named[1], nesting)
     except_points = _EXCEPT.fullmatch(text)
     if except_points:
         points = [reading(part) for part in split(except_points["points"].replace("\\}", ""), (",", "and"))]
@@ -303,7 +247,7 @@ def _choice(text: str, nesting: int) -> Reading | None:
     letter, content = match[1] or match[3], match[2] or match[4]
     return (
         Choice(letter=letter, content=reading(content, nesting))
-        if not content.startswith(("(", "^", "="))
+        if not content.startswith(("(", "^", "=", "and", "or", ","))
         else None
     )
 
@@ -398,7 +342,7 @@ def _brackets(text: str, nesting: int) -> Reading | None:
     inner_text = text[len(opening) : -len(closing)].strip()
     rows = split(inner_text, (";",))
     if opening + closing == "[]" and len(rows) > 1:
-        return _rows([split(row, (",",)) for row in rows], nesting)
+        return rows_of([split(row, (",",)) for row in rows], nesting, reading)
     parts = split(inner_text, (",", ";"))
     if opening in ("\\{", "{"):
         return _braces(parts, closing, nesting)
@@ -425,10 +369,10 @@ def _braces(parts: list[str], closing: str, nesting: int) -> Reading | None:
     if closing not in ("\\}", "}") or not parts:
         return None
     inner = _listed(parts, nesting)
+    if isinstance(inner, Items) and inner.kind == "list":
+        return Items(kind="set", items=inner.items)
     return (
-        Items(kind="set", items=inner.items, names=inner.names)
-        if isinstance(inner, Items)
-        else Items(kind="set", items=(inner,))
+        inner if isinstance(inner, Items) and inner.brackets == "names" else Items(kind="set", items=(inner,))
     )
 
 
@@ -439,36 +383,12 @@ def _tuple(brackets: str, items: list[Reading]) -> Reading:
         if mixed or any(isinstance(one, Infinite) for one in items):
             ends = Interval(low=low, high=high, low_closed=brackets[0] == "[", high_closed=brackets[1] == "]")  # type: ignore[arg-type]
             return Region(parts=(ends,))
-    return Items(kind="tuple", items=tuple(items), brackets=brackets)
+    rows = nested(items) if brackets == "[]" else None
+    return rows or Items(kind="tuple", items=tuple(items), brackets=brackets)
 
 
 def _matrix(text: str, nesting: int) -> Reading | None:
-    """Read a matrix, with an optional sign or brackets around it; an environment of relations is a list."""
-    negative = text.startswith("-\\begin")
-    match = _MATRIX.fullmatch(text[1:] if negative else text)
-    if match is None or "\\begin" in match[2]:
-        return None
-    rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2].replace("\\hline", "")) if row.strip()]
-    cells = [[cell.strip() for cell in row.split("&")] for row in rows]
-    if match[1] in ("cases", "aligned", "align", "gathered", "array") and re.search(
-        r"[=<>]|\\[lg]e", match[2]
-    ):
-        return _listed(["".join(row).rstrip(", ") for row in cells], nesting)
-    if match[1] == "matrix" and all(len(row) == 1 for row in cells):
-        return _listed([row[0] for row in cells], nesting)
-    if negative:
-        cells = [[f"-({cell})" for cell in row] for row in cells]
-    return _rows(cells, nesting)
-
-
-def _rows(cells: list[list[str]], nesting: int) -> Reading | None:
-    if not cells or len({len(row) for row in cells}) != 1 or len(cells) * len(cells[0]) > MAX_ITEMS:
-        return None
-    rows = tuple(
-        Items(kind="tuple", items=tuple(reading(cell, nesting) for cell in row), brackets="row")
-        for row in cells
-    )
-    return Items(kind="tuple", items=rows, brackets="rows")
+    return matrix(text, nesting, reading, _listed)
 
 
 def _value(text: str, _: int) -> Reading | None:

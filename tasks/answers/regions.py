@@ -141,9 +141,13 @@ def as_interval(found: Items) -> Region | None:
 
 
 def solved(left: Expression, sign: str, right: Expression) -> tuple[str, Region] | None:
-    """Return the variable and the solutions of a relation that is linear in one variable, or in its absolute value."""
+    """Return the variable and the solutions of a relation that is linear in one variable, or in its absolute value.
+
+    Of two variables, as in `x < y`, it is the last one in the alphabet.
+    """
     names = left.variables | right.variables
-    for first, other, relation in ((left, right, sign), (right, left, FLIPPED[sign])):
+    sides = ((left, right, sign), (right, left, FLIPPED[sign]))
+    for first, other, relation in sorted(sides, key=lambda side: repr(side[0].node), reverse=True):
         if first.node.op == "var" and first.node.args[0] not in other.variables:
             return first.node.args[0], ray(relation, Value(expression=other))
     if len(names) != 1:

@@ -81,6 +81,11 @@ class Expression:
         return free_variables(self.node)
 
     @cached_property
+    def shown(self) -> str:
+        """A text that expressions with the same node share, in every process."""
+        return repr(self.node)
+
+    @cached_property
     def operations(self) -> frozenset[str]:
         """The operations and names of functions that occur in it."""
         return frozenset(node.args[0] if node.op in ("fn", "const") else node.op for node in walk(self.node))
@@ -137,9 +142,10 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Region:
-    """A union of intervals, in the order in which they were written. `name` is the name of the variable, if one is given."""
+    """A union of intervals, in the order in which they were written. `name` is that of the unknown in an inequality."""
 
     parts: tuple[Interval, ...]
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +184,7 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clock:
-    """A time of day; `half` is `am`, `pm` or empty. `ratio` is the other meaning of `7:32`."""
+    """A time of day; `half` is `am`, `pm` or empty."""
 
     hours: int
     minutes: int

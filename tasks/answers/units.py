@@ -24,7 +24,7 @@ _NAMES: Final[tuple[tuple[str, str, str], ...]] = (
     ("length", "0.3048", "ft foot feet"),
     ("length", "0.9144", "yd yard"),
     ("length", "1609.344", "mi mile 英里"),
-    ("length unit", "1", "unit"),
+    ("length_unit", "1", "unit"),
     ("mass", "1/1000000", "mg milligram"),
     ("mass", "1/1000", "g gram 克"),
     ("mass", "1", "kg kilogram kilo 千克 公斤"),
@@ -39,8 +39,8 @@ _NAMES: Final[tuple[tuple[str, str, str], ...]] = (
     ("time", "604800", "week 周"),
     ("month", "1", "month 个月"),
     ("month", "12", "year yr 年"),
-    ("volume", "1/1000000", "mL ml milliliter millilitre cc 毫升"),
-    ("volume", "1/1000", "L l liter litre 升"),
+    ("length^3", "1/1000000", "mL ml milliliter millilitre cc 毫升"),
+    ("length^3", "1/1000", "L l liter litre 升"),
     ("fluid", "1", "quart qt"),
     ("fluid", "4", "gallon gal"),
     ("fluid", "1/2", "pint"),
@@ -53,23 +53,24 @@ _NAMES: Final[tuple[tuple[str, str, str], ...]] = (
     ("yuan", "1", "¥ 元 yuan rmb cny 人民币"),
     ("angle", "1", "^\\circ deg"),
     ("count", "12", "dozen"),
-    ("force", "1", "N newton"),
-    ("energy", "1", "J joule"),
-    ("energy", "1000", "kJ kilojoule"),
-    ("power", "1", "W watt"),
-    ("power", "1000", "kW kilowatt"),
-    ("pressure", "1", "Pa pascal"),
-    ("pressure", "1000", "kPa"),
-    ("frequency", "1", "Hz hertz"),
-    ("frequency", "1000", "kHz"),
-    ("frequency", "1000000", "MHz"),
-    ("voltage", "1", "V volt"),
+    ("length mass time^-2", "1", "N newton"),
+    ("length^2 mass time^-2", "1", "J joule"),
+    ("length^2 mass time^-2", "1000", "kJ kilojoule"),
+    ("current time", "1", "C coulomb"),
+    ("length^2 mass time^-3", "1", "W watt"),
+    ("length^2 mass time^-3", "1000", "kW kilowatt"),
+    ("length^-1 mass time^-2", "1", "Pa pascal"),
+    ("length^-1 mass time^-2", "1000", "kPa"),
+    ("time^-1", "1", "Hz hertz"),
+    ("time^-1", "1000", "kHz"),
+    ("time^-1", "1000000", "MHz"),
+    ("current^-1 length^2 mass time^-3", "1", "V volt"),
     ("current", "1", "A ampere amp"),
-    ("resistance", "1", "ohm \\Omega"),
+    ("current^-2 length^2 mass time^-3", "1", "ohm \\Omega"),
     ("amount", "1", "mol mole"),
-    ("temperature K", "1", "K kelvin"),
-    ("temperature C", "1", "^\\circC"),
-    ("temperature F", "1", "^\\circF"),
+    ("kelvin", "1", "K kelvin"),
+    ("celsius", "1", "^\\circC"),
+    ("fahrenheit", "1", "^\\circF"),
     ("data", "1", "Mb MB"),
 )
 _BASES: Final = {
@@ -81,8 +82,14 @@ _BASES: Final = {
     "rad": Unit(dimension="angle", factor=Fraction(180), over_pi=True),
 }
 _SPEEDS: Final = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h", "mps": "m/s"}
-_POWERS: Final = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
-_AMBIGUOUS: Final = frozenset("m h l L V A K N J W C".split())
+_POWERS: Final = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "平方": 2, "立方": 3, "squared": 2, "cubed": 3}
+_POWER_BEFORE: Final = re.compile(
+    r"(?<![A-Za-z])(square|sq|cubic|cu|平方|立方)\.? ?([A-Za-z]+|[\u4e00-\u9fff]+)"
+)
+_POWER_AFTER: Final = re.compile(r"([A-Za-z]+) (squared|cubed)")
+_FACTORS: Final = re.compile(
+    r"(\\cdot ?|[ /]|^)(\^\\circ[CF]?|[A-Za-z]+|[€£₹¥¢]|\\\$|\\Omega|[\u4e00-\u9fff]{1,4})(?:\^\{?(-?\d)\}?)?"
+)
 _GLUED: Final = frozenset("s g".split())
 _MODIFIERS: Final = frozenset(
     "hundred thousand million billion trillion half halve third quarter fourth fifth sixth seventh eighth ninth tenth "
@@ -105,11 +112,8 @@ _LETTER_END: Final = re.compile(r"[\d)}!%]|\\pi$|\]")
 
 
 @lru_cache(maxsize=16384)
-def split_unit(text: str) -> tuple[str, Unit, bool] | None:
-    r"""Split a normalised answer into value and unit, `5 cm` into ("5", 1/100 metre, False); None without a unit.
-
-    The last entry is True if the letters may also be a variable, as in `5m`.
-    """
+def split_unit(text: str) -> tuple[str, Unit] | None:
+    """Split a normalised answer into value and unit, `5 cm` into ("5", 1/100 metre); None without a unit."""
     money = re.fullmatch(
         r"(?:US|U\.S\. ?|CA|AU|HK)?(-?)(?:\\?\$|([€£₹¥])|(?:USD|Rs\.?) ?(?=[-\d]))(-?) ?(.+)", text
     )
@@ -118,18 +122,17 @@ def split_unit(text: str) -> tuple[str, Unit, bool] | None:
         unit = _BASES[money[2] or "\\$"]
         after = re.fullmatch(rf"(.*\d)(?: |/)({_LABEL})", rest)
         if after and after[2].split()[0].lower() in ("million", "billion", "thousand", "trillion"):
-            return sign + rest, unit, False
+            return sign + rest, unit
         if after:
-            same = after[2].casefold() in ("usd", "dollars", "dollar")
+            if after[2].casefold() in ("usd", "dollars", "dollar"):
+                return sign + after[1], unit
             per = rest[len(after[1])] == "/" or after[2].startswith("per ")
-            dimension = (
-                unit.dimension if same else f"{unit.dimension}/{_singular(after[2].removeprefix('per '))}"
-            )
-            return (sign + after[1], Unit(dimension=dimension), False) if same or per else None
-        return sign + rest, unit, False
+            priced = _product_of_units(f"{money[2] or 'dollar'}/{after[2].removeprefix('per ')}", labels=True)
+            return (sign + after[1], priced) if per and priced else None
+        return sign + rest, unit
     product = _PRODUCT.fullmatch(text)
-    if product and (unit := _product_of_units(product["unit"])) is not None:
-        return product["value"], unit, False
+    if product and (unit := _product_of_units(product["unit"], labels=True)) is not None:
+        return product["value"], unit
     for match in _SYMBOLS.finditer(text):
         if (
             match.end() == len(text)
@@ -137,30 +140,12 @@ def split_unit(text: str) -> tuple[str, Unit, bool] | None:
             and _LETTER_END.search(text[match.start() - 1 :][:1])
         ):
             written = match[0].replace(" ", "")
-            return (
-                text[: match.start()].strip(),
-                _BASES.get(written, Unit(dimension=f"label {written}")),
-                False,
-            )
+            unit = parse_unit(written) or Unit(dimension=f"label {written}")
+            return text[: match.start()].strip(), unit
     return _split_words(text)
 
 
-def _product_of_units(text: str) -> Unit | None:
-    r"""Parse a product of known units with exponents, such as `kg\cdot m^2/s` and `mol^{-1}`."""
-    dimensions: dict[str, int] = {}
-    factor = Fraction(1)
-    for sign, name, written in re.findall(r"(\\cdot ?|[ /]|^)([A-Za-z]+)(?:\^\{?(-?\d)\}?)?", text):
-        base = _BASES.get(name) or Unit(dimension=f"label {name}")
-        if base.over_pi or (len(name) == 1 and name not in _BASES):
-            return None
-        exponent = int(written or 1) * (-1 if sign == "/" else 1)
-        dimensions[base.dimension] = dimensions.get(base.dimension, 0) + exponent
-        factor *= base.factor**exponent
-    shown = " ".join(f"{name}^{count}" for name, count in sorted(dimensions.items()) if count)
-    return Unit(dimension=shown, factor=factor)
-
-
-def _split_words(text: str) -> tuple[str, Unit, bool] | None:
+def _split_words(text: str) -> tuple[str, Unit] | None:
     start = len(text)
     while start > 0 and (text[start - 1].isalpha() or text[start - 1] in " ./-^{}23"):
         start -= 1
@@ -180,33 +165,25 @@ def _split_words(text: str) -> tuple[str, Unit, bool] | None:
     return None
 
 
-def _unit_after(value: str, written: str, *, spaced: bool) -> tuple[str, Unit, bool] | None:
+def _unit_after(value: str, written: str, *, spaced: bool) -> tuple[str, Unit] | None:
     unit = parse_unit(written)
     if unit is None:
         return None
-    closed = value[-1] in ")}"
-    if len(written) == 1 and closed and "\\cdot 10^" in value:
-        return value, unit, True
-    if len(written) == 1 and not spaced and not closed:
-        return (value, unit, True) if written in _GLUED and not unit.dimension.startswith("label") else None
-    if len(written) == 1 and (unit.dimension.startswith("label") or closed):
+    closed, labelled = value[-1] in ")}", unit.dimension.startswith("label")
+    if len(written) == 1:
+        glued = (closed and "\\cdot 10^" in value) or (written in _GLUED and not closed)
+        return (value, unit) if glued or (spaced and not labelled) else None
+    if labelled and not spaced and (closed or len(written) < 4):
         return None
-    if unit.dimension.startswith("label") and not spaced and (closed or len(written) < 4):
-        return None
-    return value, unit, len(written) == 1 and written in _AMBIGUOUS
+    return value, unit
 
 
 @lru_cache(maxsize=4096)
 def parse_unit(text: str) -> Unit | None:
-    """Parse a known unit, a compound of two such as `km/h`, or a label made of words; None for anything else."""
-    text = _SPEEDS.get(text, text)
-    above, _, below = text.replace(" per ", "/").partition("/")
-    first = _powered(above)
-    if not below and first:
-        return first
-    second = _powered(below) if below else None
-    if first and second:
-        return Unit(dimension=f"{first.dimension}/{second.dimension}", factor=first.factor / second.factor)
+    """Parse a product of known units such as `km/h`, or a label made of words; None for anything else."""
+    known = _product_of_units(_SPEEDS.get(text, text))
+    if known is not None:
+        return known
     words = re.split(r"[ /-]", text.casefold())
     if {_singular(word) for word in words} & _MODIFIERS or set(words) & _MODIFIERS:
         return None
@@ -215,22 +192,32 @@ def parse_unit(text: str) -> Unit | None:
     return None
 
 
-def _powered(text: str) -> Unit | None:
-    """Parse `m`, `m^2`, `m^{2}` or `square metres`. A litre is a thousandth of a cubic metre."""
-    text = re.sub(r"\^\{?(\d)\}?$", r"^\1", text.strip())
-    prefix, _, rest = text.replace(".", "").partition(" ")
-    exponent = _POWERS.get(prefix, 1)
-    name = rest if prefix in _POWERS else text
-    for ending, power in (("^2", 2), ("^3", 3), (" squared", 2), (" cubed", 3)):
-        if name.endswith(ending):
-            exponent, name = exponent * power, name[: -len(ending)]
-    base = _BASES.get(name) or _BASES.get(_singular(name.lower()))
-    if base is None:
+def _product_of_units(text: str, *, labels: bool = False) -> Unit | None:
+    r"""Parse `kg\cdot m^2/s`, `mol^{-1}` or `square metres`; None if a factor is not known, except with `labels`."""
+    text = _POWER_BEFORE.sub(
+        lambda match: f"{match[2]}^{_POWERS[match[1]]}", text.strip().replace(" per ", "/")
+    )
+    text = _POWER_AFTER.sub(lambda match: f"{match[1]}^{_POWERS[match[2]]}", text).replace(".", "")
+    powers: dict[str, int] = {}
+    factor, position = Fraction(1), 0
+    for match in _FACTORS.finditer(text):
+        sign, name, written = match.groups()
+        base = _BASES.get(name) or _BASES.get(_singular(name.lower()))
+        if base is None and labels and len(name) > 1:
+            base = Unit(dimension=f"label_{name}")
+        if base is None or match.start() != position:
+            return None
+        if base.over_pi:
+            return base if match[0] == text else None
+        exponent = int(written or 1) * (-1 if sign == "/" else 1)
+        for part in base.dimension.split():
+            dimension, _, count = part.partition("^")
+            powers[dimension] = powers.get(dimension, 0) + int(count or 1) * exponent
+        factor, position = factor * base.factor**exponent, match.end()
+    if position < len(text) or not text:
         return None
-    if base.dimension == "length" and exponent == 3:
-        return Unit(dimension="volume", factor=base.factor**3)
-    dimension = base.dimension if exponent == 1 else f"{base.dimension}^{exponent}"
-    return Unit(dimension=dimension, factor=base.factor**exponent, over_pi=base.over_pi)
+    shown = (name if count == 1 else f"{name}^{count}" for name, count in sorted(powers.items()) if count)
+    return Unit(dimension=" ".join(shown) or "none", factor=factor)
 
 
 def _singular(word: str) -> str:

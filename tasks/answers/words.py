@@ -32,12 +32,11 @@ _SMALL: Final = {word: value for value, word in enumerate(_ONES)} | {
 
 LEAD: Final = re.compile(
     r"(?:(?:therefore|thus|hence|so|then),? )?(?:the )?(?:final |correct |numerical |exact )?(?:answer|result|value|solution)s?"
-    r"(?: is| are|:|=)? ?:? ?|(?:answer|ans|solution)[:=.] ?|\\therefore ?|\\Rightarrow ?|\\implies ?|\\approx ?|approximately |"
+    r"(?: is| are|:|=)? ?:? ?|(?:answer|ans|solution)[:=.] ?|(?:option|choice) (?=\(?[A-H]\b)|"
+    r"(?:the )?correct (?:option|choice) is:? |(?:答案|答|选项|故选|选)(?:是|为)?[:：]? ?|"
+    r"\\therefore ?|\\Rightarrow ?|\\implies ?|\\approx ?|approximately |"
     r"approx\.? |(?:it|this|that) (?:is|equals) |equals |is equal to |= ?",
     re.IGNORECASE,
-)
-SENTENCE: Final = re.compile(
-    r"the\b[^=<>]*? (?:is|are|equals|is equal to) (?:\$ ?)?(?P<value>[^A-Za-z]*\\?[^=]*)", re.IGNORECASE
 )
 _ARTICLES: Final = re.compile(r"(?<![\w\\])(?:an?|the) (?=[a-z])")
 _SYNONYMS: Final = {
@@ -45,18 +44,29 @@ _SYNONYMS: Final = {
         (
             "no solution", "no solutions", "no real solution", "no real solutions", "no real roots", "no such values",
             "empty set", "there is no solution", "there are no solutions", "no integer solutions", "no integer solution",
-            "null set", "\\{\\}", "\\emptyset", "\\phi", "no roots", "has no solution",
+            "null set", "\\{\\}", "\\emptyset", "\\phi", "no roots", "has no solution", "none", "无解", "空集",
         ),
         "\\emptyset",
     ),
-    **dict.fromkeys(("dne", "does not exist", "doesn't exist", "undefined", "not defined", "limit does not exist"), "undefined"),
+    **dict.fromkeys(
+        ("dne", "does not exist", "doesn't exist", "undefined", "not defined", "limit does not exist", "不存在"), "undefined",
+    ),
     **dict.fromkeys(("impossible", "not possible", "it is impossible", "it is not possible", "cannot be done"), "impossible"),
-    **dict.fromkeys(("true", "yes"), "yes"),
-    **dict.fromkeys(("false", "no"), "no"),
+    **dict.fromkeys(("true", "yes", "是", "对", "正确"), "yes"),
+    **dict.fromkeys(("false", "no", "否", "错", "错误"), "no"),
     **dict.fromkeys(("infinite", "infinitely many", "infinitely many solutions", "infinite solutions"), "infinitely many"),
     **dict.fromkeys(("all real numbers", "all reals", "all real values", "\\mathbb{r}", "real numbers"), "\\mathbb{r}"),
     "all integers n": "all integers", "any real number": "\\mathbb{r}",
 }  # fmt: skip
+
+_NOTHING: Final = re.compile(
+    r"(?:there (?:is|are|exists?) )?no (?:(?:such|real|integer|positive|natural|rational|valid|possible|nontrivial|other) )+"
+    r"(?:solutions?|values?|roots?|numbers?|integers?|functions?|polynomials?|triples?|pairs?|[a-z])?(?: exists?)?"
+)
+SYMBOLIC: Final = frozenset(
+    ("\\emptyset", "undefined", "impossible", "yes", "no", "infinitely many", "all integers")
+)
+"""Canonical texts that are one object, whatever their spelling."""
 
 
 def canonical_text(text: str) -> str:
@@ -64,7 +74,7 @@ def canonical_text(text: str) -> str:
     folded = text.casefold().replace('"', "").strip(" .,;:!'")
     folded = _ARTICLES.sub("", folded).removeprefix("\\text ").strip()
     folded = re.sub(r"\s+", " ", folded)
-    return _SYNONYMS.get(folded, folded)
+    return "\\emptyset" if _NOTHING.fullmatch(folded) else _SYNONYMS.get(folded, folded)
 
 
 def without_lead(text: str) -> str:
