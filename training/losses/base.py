@@ -26,6 +26,11 @@ class LossInputs:
     `training.losses.teacher_states`).
     `rollout_logprobs` fp32 [T]: log-probabilities of the sampled tokens from the engine that sampled them.
     `reference_logprobs` fp32 [T]: those of the initial student, over the shared vocabulary.
+    `old_logprobs` fp32 [T]: those of the student at the start of the batch's first update, the denominators of policy ratios.
+    None: `rollout_logprobs` are the denominators.
+    `advantages` fp32 [T]: signed factors of a policy gradient.
+    `teacher_sampled_logprobs` fp32 [T]: the teacher's log-probabilities of the sampled tokens.
+    `teacher_entropy` fp32 [T]: the entropy of the teacher's full distribution in nats.
     """
 
     sampled_ids: Tensor
@@ -34,6 +39,10 @@ class LossInputs:
     teacher_states: Tensor | None = None
     rollout_logprobs: Tensor | None = None
     reference_logprobs: Tensor | None = None
+    old_logprobs: Tensor | None = None
+    advantages: Tensor | None = None
+    teacher_sampled_logprobs: Tensor | None = None
+    teacher_entropy: Tensor | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
