@@ -24,18 +24,9 @@ from tasks.storage.checksums import FORMAT, origin, verify
 from tasks.storage.manifest import DATA, MANIFEST, Manifest, parquet_files, read_manifest
 from tasks.uncertainty.entropy import majority
 from tasks.yaml_text import load_yaml
-from training.config import BinaryWeight, DatasetSettings, PlainWeight, RunConfig, project_path
+from training.config import DatasetSettings, RunConfig, project_path
 from training.data.model_files import PROMPT, ModelFiles, encode_prompts
-from training.losses.prompt_weights import (
-    Binary,
-    Constant,
-    PassRate,
-    Permuted,
-    PromptColumns,
-    PromptWeight,
-    Soft,
-    Uniform,
-)
+from training.losses.prompt_weights import PromptColumns
 
 COLUMNS = {
     "id": "text or whole numbers", "problem": "text", "tier": "text", "answer": "text", "majority_answer": "text",
@@ -381,25 +372,6 @@ def manifest_problems(run: RunConfig, data: Dataset, teacher: ModelFiles) -> lis
         for what, theirs, ours in differing
         if theirs != ours
     ]
-
-
-def prompt_weight(run: RunConfig) -> PromptWeight | None:
-    """Return the prompt weight that the run's settings choose instead of the preset's, or None."""
-    chosen = run.objective.prompt_weight
-    if chosen is None:
-        return None
-    if isinstance(chosen, BinaryWeight):
-        return Binary(tau=chosen.tau, scale=chosen.scale)
-    return _plain(chosen, run.seed)
-
-
-def _plain(chosen: PlainWeight, seed: int) -> PromptWeight:
-    if chosen.kind == "permuted":
-        return Permuted(seed=seed)
-    simple: dict[str, type[Uniform | Soft | PassRate | Constant]] = {
-        "uniform": Uniform, "soft": Soft, "pass_rate": PassRate, "constant": Constant,
-    }  # fmt: skip
-    return simple[chosen.kind]()
 
 
 def columns(rows: Sequence[TrainingRow]) -> PromptColumns:
