@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Literal
 
 from tasks.errors import UserError
-from training.losses.base import AnalyticTokenLoss
-from training.losses.divergences import GeneralisedJSD
-from training.losses.token_losses import AnalyticReferenceKL, ReferenceKL, TopKCrossEntropy, TopKForm
+from training.algorithms import losses
+from training.losses.combined import Combined
+from training.losses.sampled_losses import FromSampled, ReferenceKL
+from training.losses.token_losses import TopKCrossEntropy, TopKForm
 from training.objectives.base import Objective
 
 
@@ -31,18 +32,16 @@ def with_divergence(objective: Objective, beta: float) -> Objective:
     teacher's full distribution. Raises `UserError` if it has no top-k loss, or for a beta outside [0, 1]."""
     _check_top_k(objective, "divergence_beta")
     full = replace(objective.needs, teacher="full", top_k=None)
-    return replace(objective, token_loss=GeneralisedJSD(beta=beta), needs=full)
+    divergence = losses.GeneralisedJSD(beta=beta).build()
+    return replace(objective, token_loss=divergence, needs=full)
 
 
 def with_reference_kl(objective: Objective, coefficient: float) -> Objective:
     """Return the objective with a KL penalty towards the student's initial weights; unchanged if `coefficient` is 0."""
     if not coefficient:
         return objective
-    inner = objective.token_loss
-    if isinstance(inner, AnalyticTokenLoss):
-        penalised = AnalyticReferenceKL(inner=inner, coefficient=coefficient)
-    else:
-        penalised = ReferenceKL(inner=inner, coefficient=coefficient)
+    penalty = FromSampled(loss=ReferenceKL())
+    penalised = Combined(terms=((1.0, objective.token_loss), (coefficient, penalty)))
     return replace(objective, token_loss=penalised, needs=replace(objective.needs, reference_model=True))
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from tasks.errors import UserError
@@ -64,8 +65,9 @@ class Objective:
 
         `totals` are the counts of the whole update. Raises `ValueError`, naming the sequence, for invalid weights or lengths.
         """
-        check_sequences(weights, lengths)
+        shares, counts = weights.numpy(), lengths.numpy()
+        check_sequences(shares, counts)
         if int(lengths.sum()) != len(inputs):
             raise ValueError(f"the lengths sum to {int(lengths.sum())} instead of {len(inputs)} positions")
-        per_token = expand(self.reduction(weights, lengths, totals), lengths)
-        return per_token * self.token_weight(lengths, inputs)
+        per_token = expand(self.reduction(shares, counts, totals), counts)
+        return torch.from_numpy(per_token) * self.token_weight(lengths, inputs)
