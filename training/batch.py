@@ -14,8 +14,8 @@ from functools import cached_property
 
 import numpy as np
 
-from training.algorithms.advantages import truncated_importance
 from training.algorithms.base import Columns
+from training.algorithms.token_weights import truncated_importance
 from training.data.batches import TokenSequence
 from training.data.packing import pack
 from training.data.sampler import PromptGroup

@@ -25,10 +25,12 @@ from training.losses.prompt_weights import (
     Soft,
     Uniform,
 )
-from training.losses.reductions import REDUCTIONS
+from training.losses.reductions import per_sequence_mean, token_mean
 from training.scorers.scores import ScoreRequest
 
 __all__ = ["RunPlan", "ScoringPass", "resolve"]
+
+_REDUCTIONS = {"sequence_mean": per_sequence_mean, "token_mean": token_mean}
 
 Frozen = Literal["teacher", "reference"]
 """A worker with a frozen model: the checkpoint `teacher.model`, or the initial student."""
@@ -120,11 +122,6 @@ class RunPlan:
         """Optimizer steps per rollout batch."""
         return self.algorithm.updates_per_batch
 
-    def token_weights(self, columns: Columns) -> object:
-        """Return the tokens' factors float64 [T], or 1 without a token weight."""
-        weight = self.algorithm.token_weight
-        return 1.0 if weight is None else weight(columns)
-
 
 def resolve(run: RunConfig) -> RunPlan:
     """Return the plan of a run. Raises `UserError` for an unknown algorithm or settings that it does not have."""
@@ -138,7 +135,7 @@ def resolve(run: RunConfig) -> RunPlan:
     if settings.position_schedule is not None:
         algorithm = replace(algorithm, token_weight=_position_weight(settings.position_schedule))
     if settings.reduction is not None:
-        algorithm = replace(algorithm, reduction=REDUCTIONS[settings.reduction])
+        algorithm = replace(algorithm, reduction=_REDUCTIONS[settings.reduction])
     if settings.updates_per_batch is not None:
         algorithm = replace(algorithm, updates_per_batch=settings.updates_per_batch)
     return RunPlan(run=run, algorithm=algorithm)

@@ -46,7 +46,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "training.config": ("tasks",),
     "training.console": ("tasks", "tasks.processes.ticker"),
     "training.losses": ("tasks",),
-    "training.objectives": ("tasks", "training.losses"),
+    "training.algorithms": ("tasks", "training.losses"),
+    "training.objectives": ("tasks", "training.algorithms", "training.losses"),
     "training.workers": ("tasks", "tasks.processes"),
     "training.data": (
         "tasks", "tasks.llm", "tasks.storage", "tasks.uncertainty", "prompts", "training.config", "training.losses",
@@ -90,6 +91,7 @@ HEAVY_AT_TOP: Mapping[str, bool] = {
     "training.data.batches": True,
     "training.losses": True,
     "training.losses.prompt_weights": False,
+    "training.losses.reductions": False,
     "training.objectives": True,
     "training.objectives.presets": False,
     "training.scorers.scoring": True,
@@ -370,6 +372,7 @@ def test_pure_packages_import_nothing_that_reaches_outside() -> None:
         ("tasks.processes.supervisor", HTTP | HEAVY | {"prefect", "pyarrow", "numpy"}),
         ("training.config", HTTP | HEAVY | {"prefect", "pyarrow"}),
         ("training.launch", HTTP | HEAVY | {"prefect"}),  # `--check` takes seconds
+        ("training.algorithms.losses", HTTP | HEAVY),
         ("training.objectives.presets", HTTP | HEAVY),
         ("prompts", HTTP | HEAVY | {"prefect", "pyarrow"}),
     ],

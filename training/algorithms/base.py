@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks.errors import UserError
 from training.losses.prompt_weights import PromptWeight, Uniform
@@ -27,6 +28,7 @@ __all__ = [
     "Advantages",
     "Algorithm",
     "Columns",
+    "Floats",
     "Loss",
     "Output",
     "Role",
@@ -35,6 +37,8 @@ __all__ = [
     "TokenWeight",
     "View",
 ]
+
+Floats = NDArray[np.float64]
 
 Role = Literal["teacher", "reference", "start"]
 """`teacher`: the checkpoint `teacher.model`. `start`: the initial student, frozen, as the teacher. `reference`: the same model,
@@ -81,26 +85,29 @@ class Columns:
     `rollout_logprobs` and `teacher_entropy`.
     """
 
-    lengths: np.ndarray
-    groups: np.ndarray
-    rewards: np.ndarray | None = None
+    lengths: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    rewards: Floats | None = None
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-Advantages = Callable[[Columns], np.ndarray]
+Advantages = Callable[[Columns], Floats]
 """Rollouts -> advantages float64 [T], signed."""
-TokenWeight = Callable[[Columns], np.ndarray]
+TokenWeight = Callable[[Columns], Floats]
 """Rollouts -> factors float64 [T] of the tokens' coefficients."""
 
 
 class Loss(Protocol):
-    """A token loss by its settings: a frozen dataclass without torch. `needs`: the loss inputs that it reads, besides the sampled
-    tokens. `build` returns the torch code."""
+    """A token loss by its settings: a frozen dataclass without torch."""
 
     @property
-    def needs(self) -> frozenset[str]: ...
+    def needs(self) -> frozenset[str]:
+        """The fields of `training.losses.base.LossInputs` that it reads besides `sampled_ids`."""
+        ...
 
-    def build(self) -> TokenLoss: ...
+    def build(self) -> TokenLoss:
+        """Return its torch code."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -119,6 +119,12 @@ def in_blocks(
     return LossOutputs.joined(parts)
 
 
+def softmax_and_logsumexp(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the softmax [T, V] and the logsumexp [T], with fewer passes over [T, V] than one function each."""
+    softmax = logits.softmax(-1)
+    return softmax, logits.amax(-1) - softmax.amax(-1).log()
+
+
 class TokenWeight(Protocol):
     """Lengths [S] of some sequences and their T positions -> a factor [T] for the tokens' coefficients."""
 
