@@ -68,6 +68,12 @@ class DatasetSettings(Section):
     )
     split: str = "train"
     allow_mismatch: bool = False  # accept a manifest that names another teacher, tokenizer or chat template
+    # The answer that responses are graded against: the ground truth, and for rows without one nothing, the teacher's majority
+    # answer, or (pocket problems only) the oracle's.
+    labels: Literal["gold", "teacher_majority", "oracle"] = "teacher_majority"
+    # The solution shown to a privileged teacher: the dataset's own, and for rows without one nothing, or a teacher's response.
+    solutions: Literal["gold", "majority_sample"] = "majority_sample"
+    without: Literal["refuse", "leave_out"] = "refuse"  # rows that lack a label or solution that is needed
 
 
 class StudentSettings(Section):

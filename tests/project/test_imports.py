@@ -50,7 +50,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "training.objectives": ("tasks", "training.algorithms", "training.losses"),
     "training.workers": ("tasks", "tasks.processes"),
     "training.data": (
-        "tasks", "tasks.llm", "tasks.storage", "tasks.uncertainty", "prompts", "training.config", "training.losses",
+        "tasks", "tasks.answers", "tasks.llm", "tasks.seeds.truth", "tasks.storage", "tasks.uncertainty", "prompts",
+        "training.config", "training.losses",
     ),
     "training.weight_sync": ("tasks", "training.workers"),
     "training.scorers": (
@@ -73,7 +74,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "training.student",
         "training.weight_sync", "training.workers",
     ),
-    "training": ("tasks", "tasks.llm", "tasks.processes", "tasks.storage", "prompts", "training.*"),
+    "training": ("tasks", "tasks.answers", "tasks.llm", "tasks.processes", "tasks.storage", "prompts", "training.*"),
 }  # fmt: skip
 # Modules with a rule of their own, since the packages below `training` import them and its other modules import those.
 SINGLE_MODULES = frozenset({"training.config", "training.console"})
@@ -371,6 +372,7 @@ def test_pure_packages_import_nothing_that_reaches_outside() -> None:
         ("tasks.processes.mapper", HTTP | HEAVY | {"prefect", "pyarrow"}),
         ("tasks.processes.supervisor", HTTP | HEAVY | {"prefect", "pyarrow", "numpy"}),
         ("training.config", HTTP | HEAVY | {"prefect", "pyarrow"}),
+        ("training.rewards", HTTP | HEAVY | {"prefect", "pyarrow"}),  # in every grading worker
         ("training.launch", HTTP | HEAVY | {"prefect"}),  # `--check` takes seconds
         ("training.algorithms.losses", HTTP | HEAVY),
         ("training.objectives.presets", HTTP | HEAVY),
