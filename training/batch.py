@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -272,7 +273,7 @@ def split_updates(
     count = max(1, SCORING_PARTS // updates)
     return tuple(
         tuple(_parts(ends[first : last + 1], count, whole_groups=whole_groups))
-        for first, last in zip(cuts, cuts[1:], strict=False)
+        for first, last in pairwise(cuts)
     )
 
 

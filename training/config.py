@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -131,8 +130,9 @@ class AlgorithmSettings(Section):
 
     `name`: a file of training/algorithms/, or an importable module with an `ALGORITHM`. `top_k` (a number of tokens, or "full"
     for the whole vocabulary) and `top_k_form` apply to a top-k cross-entropy. `reference_kl_coefficient` is the beta of a penalty
-    on every token: the KL divergence of the student from its initial weights, by the k3 estimator (GRPO, arXiv:2402.03300, Eq. 4).
-    The penalty is multiplied by the prompt's weight like the rest of the loss, and needs a frozen copy of the initial student.
+    on every token: the KL divergence of the student from its initial weights, by the k3 estimator (GRPO, arXiv:2402.03300, Eq.
+    4). The penalty is multiplied by the prompt's weight like the rest of the loss, and needs a frozen copy of the initial
+    student.
 
     `divergence_beta` replaces the cross-entropy by the loss of on-policy GKD, the generalised Jensen-Shannon divergence over the
     full vocabulary (arXiv:2306.13649, Eq. 1): 0 is the forward KL(teacher || student), 0.5 the symmetric divergence, 1 the
@@ -170,8 +170,8 @@ class AlgorithmSettings(Section):
 
 
 class RolloutSettings(Section):
-    """Sampling of the student's rollouts. `top_p` and `top_k` truncate it, which policy gradients do not allow, since their ratios
-    require the full distribution, unless `allow_truncated`."""
+    """Sampling of the student's rollouts. `top_p` and `top_k` truncate it, which policy gradients do not allow, since their
+    ratios require the full distribution, unless `allow_truncated`."""
 
     group_size: PositiveInt = 4
     temperature: PositiveFloat = 1.0  # not given in the UOPD paper; 1 is the student's own distribution
@@ -223,7 +223,9 @@ class BatchSettings(Section):
     size: PositiveInt = 128
     unit: Literal["prompts", "rollouts"] = "prompts"
     total_prompts: PositiveInt | None = 50_000  # prompts drawn in the whole run; None: `epochs` times all
-    draw: Literal["with_replacement", "epochs"] = "with_replacement"  # epochs: all prompts in a new order each
+    draw: Literal["with_replacement", "epochs"] = (
+        "with_replacement"  # epochs: all prompts in a new order each
+    )
     epochs: PositiveInt = 1
 
 

@@ -193,8 +193,8 @@ def _train_on(workers: Workers, prepared: Prepared, batch: RolloutBatch, step: i
 
 
 def _staleness(prepared: Prepared, batch: RolloutBatch, step: int) -> int:
-    """Return how many batches the weights that generated the rollouts are behind. Raises `UserError` if a weight sync was skipped or
-    the engines have different weights."""
+    """Return how many batches the weights that generated the rollouts are behind. Raises `UserError` if a weight sync was
+    skipped or the engines have different weights."""
     if not prepared.plan.samples:
         return 0
     allowed = int(prepared.run.overlap == "one_step_off")

@@ -12,7 +12,7 @@ from typing import Literal
 
 from tasks.errors import UserError
 from training.algorithms import load_algorithm
-from training.algorithms.base import Algorithm, Columns, Scorer, Term, TokenWeight, View
+from training.algorithms.base import Algorithm, Scorer, Term, TokenWeight, View
 from training.algorithms.losses import GeneralisedJSD, ReferenceKL, TopKCrossEntropy
 from training.algorithms.token_weights import SCHEDULES
 from training.config import AlgorithmSettings, BinaryWeight, PlainWeight, RunConfig
@@ -161,7 +161,9 @@ def _with_top_k(algorithm: Algorithm, settings: AlgorithmSettings) -> Algorithm:
     if settings.top_k is None:
         return algorithm
     if not any("top_k" in scorer.outputs for scorer in algorithm.scorers):
-        raise UserError(f"algorithm.top_k is set, but {settings.name} does not use a teacher's top k: remove it")
+        raise UserError(
+            f"algorithm.top_k is set, but {settings.name} does not use a teacher's top k: remove it"
+        )
     return replace(
         algorithm, scorers=tuple(_scorer_with(scorer, settings.top_k) for scorer in algorithm.scorers)
     )
@@ -187,7 +189,11 @@ def _with_loss(algorithm: Algorithm, settings: AlgorithmSettings) -> Algorithm:
     if not named:
         return algorithm
     place = next(
-        (i for i, term in enumerate(algorithm.loss) if isinstance(term.loss, TopKCrossEntropy | GeneralisedJSD)),
+        (
+            i
+            for i, term in enumerate(algorithm.loss)
+            if isinstance(term.loss, TopKCrossEntropy | GeneralisedJSD)
+        ),
         None,
     )
     if place is None:
@@ -195,7 +201,9 @@ def _with_loss(algorithm: Algorithm, settings: AlgorithmSettings) -> Algorithm:
     loss = algorithm.loss[place].loss
     if settings.top_k_form is not None:
         if not isinstance(loss, TopKCrossEntropy):
-            raise UserError(f"algorithm.top_k_form is set, but {settings.name} has no top-k cross-entropy: remove it")
+            raise UserError(
+                f"algorithm.top_k_form is set, but {settings.name} has no top-k cross-entropy: remove it"
+            )
         loss = replace(loss, form=settings.top_k_form)
     if settings.divergence_beta is not None:
         loss = GeneralisedJSD(beta=settings.divergence_beta)

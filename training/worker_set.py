@@ -14,13 +14,19 @@ import numpy as np
 
 from tasks.processes.machine import available_cores
 from tasks.processes.ray_session import RaySession
-from training.data.batches import TokenSequence
 from training.algorithms.losses import build_loss
+from training.data.batches import TokenSequence
 from training.data.model_files import given_template
 from training.evaluation.held_out import opened_thinking
 from training.plan import ScoringPass
 from training.preflight.check import Prepared, teacher_warning
-from training.preflight.memory import SCORING_FRACTION, SCORING_TOKENS, engine_fraction, placement_of, teacher_settings
+from training.preflight.memory import (
+    SCORING_FRACTION,
+    SCORING_TOKENS,
+    engine_fraction,
+    placement_of,
+    teacher_settings,
+)
 from training.rewards import Grader
 from training.rollouts.engine import RolloutEngineSettings
 from training.rollouts.pool import RolloutPool
@@ -195,9 +201,7 @@ def rank_settings(
         gradient_checkpointing=run.trainer.gradient_checkpointing,
         lora=None
         if lora is None
-        else AdapterSettings(
-            rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets
-        ),
+        else AdapterSettings(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets),
         vocabulary=prepared.shared_vocab,
         head_chunk=run.trainer.head_chunk,
         token_budget=run.trainer.micro_batch_tokens,

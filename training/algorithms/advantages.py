@@ -33,8 +33,8 @@ def group_centred(columns: Columns) -> Floats:
 
 
 def teacher_advantage(columns: Columns) -> Floats:
-    """Return log p_teacher - log p_rollout of each sampled token, the advantage of EOPD; positive where the teacher finds the token
-    more probable than the student that sampled it."""
+    """Return log p_teacher - log p_rollout of each sampled token, the advantage of EOPD; positive where the teacher finds the
+    token more probable than the student that sampled it."""
     return of_tokens(columns, "teacher_sampled_logprobs") - of_tokens(columns, "rollout_logprobs")
 
 

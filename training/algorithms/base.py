@@ -70,10 +70,13 @@ class Scorer:
             raise UserError(f"top_k is {self.top_k}: give at least 1, or choose the full distribution")
         if not self.outputs or {"top_k", "full"} <= set(self.outputs):
             raise UserError(
-                f"a scorer has the outputs {', '.join(self.outputs) or 'none'}: give at least one, and not both 'top_k' and 'full'"
+                f"a scorer has the outputs {', '.join(self.outputs) or 'none'}: give at least one, and not both 'top_k' and"
+                " 'full'"
             )
         if self.role == "reference" and (self.outputs != ("sampled",) or self.view != "plain"):
-            raise UserError("a reference has the plain prompt and returns 'sampled' only: choose role 'start'")
+            raise UserError(
+                "a reference has the plain prompt and returns 'sampled' only: choose role 'start'"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,14 +121,17 @@ class Term:
     weight: float = 1.0
 
 
+_UNIFORM = Uniform()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Algorithm:
     """A method of distillation or of reinforcement learning, as a composition; an ablation is `dataclasses.replace` of one part.
 
     `rollouts`: responses of the student, or those in the dataset. `scorers`: the frozen models. `reward`: whether answers are
-    verified. `advantages`: the loss input of that name. `updates_per_batch`: mini-batches of a rollout batch. `defaults`: settings
-    of a run (as in RUN.json) where the paper differs from the defaults of `training.config`. `source` names paper and equations;
-    `deviations` are sentences on what differs from it.
+    verified. `advantages`: the loss input of that name. `updates_per_batch`: mini-batches of a rollout batch. `defaults`:
+    settings of a run (as in RUN.json) where the paper differs from the defaults of `training.config`. `source` names paper and
+    equations; `deviations` are sentences on what differs from it.
     """
 
     summary: str
@@ -136,7 +142,7 @@ class Algorithm:
     scorers: tuple[Scorer, ...] = ()
     reward: bool = False
     advantages: Advantages | None = None
-    prompt_weight: PromptWeight = Uniform()
+    prompt_weight: PromptWeight = _UNIFORM
     token_weight: TokenWeight | None = None
     reduction: Reduction = per_sequence_mean
     updates_per_batch: int = 1

@@ -22,5 +22,7 @@ ALGORITHM = Algorithm(
         "optimizer": {"learning_rate": 1e-5},
         "batches": {"size": 128, "unit": "prompts", "draw": "epochs", "epochs": 3, "total_prompts": None},
     },
-    deviations=("the KL to the top 16 is written as a cross-entropy: the entropy of the teacher has no gradient",),
+    deviations=(
+        "the KL to the top 16 is written as a cross-entropy: the entropy of the teacher has no gradient",
+    ),
 )

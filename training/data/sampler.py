@@ -29,8 +29,8 @@ class PromptGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """All draws of a run. `kept`: indices of the rows to draw from. `updates_per_batch`: optimizer steps per rollout batch; a last
-    batch with fewer prompts has one for each prompt. `in_epochs`: without replacement."""
+    """All draws of a run. `kept`: indices of the rows to draw from. `updates_per_batch`: optimizer steps per rollout batch; a
+    last batch with fewer prompts has one for each prompt. `in_epochs`: without replacement."""
 
     row_ids: tuple[str, ...] = field(repr=False)
     kept: tuple[int, ...] = field(repr=False)

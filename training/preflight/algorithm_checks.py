@@ -31,7 +31,7 @@ def _missing_teacher(plan: RunPlan) -> str | None:
 
 
 def _own_teacher(plan: RunPlan) -> str | None:
-    """A student that is distilled from its own start with the same prompt has no gradient before its first update."""
+    """Return a problem if student and teacher are the same: the gradient is 0 before the first update."""
     run, plain = plan.run, [one for one in plan.passes if one.view == "plain"]
     same = any(scorer.role == "start" for one in plain for scorer in one.scorers)
     if plan.has_teacher and run.teacher is not None and any(one.worker == "teacher" for one in plain):
@@ -77,7 +77,9 @@ def _small_updates(plan: RunPlan) -> str | None:
 
 
 def _off_policy_dataset(plan: RunPlan) -> str | None:
-    if plan.samples or "rollout_logprobs" not in {name for term in plan.algorithm.loss for name in term.loss.needs}:
+    if plan.samples or "rollout_logprobs" not in {
+        name for term in plan.algorithm.loss for name in term.loss.needs
+    }:
         return None
     return (
         f"{plan.run.algorithm.name} trains on the dataset's responses, but its loss needs the log-probabilities that they were"

@@ -55,10 +55,10 @@ Prompts = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A run that passed every check. `dataset` is the fingerprint of its dataset; `schedule` draws indices into `rows`; the logits
-    of all models are cut to `shared_vocab`; a response ends with one of `end_tokens`. `teacher`: None without one. `views`: the
-    prompts of the rows in each view that a scorer has, besides the plain one. `references`, `responses`: of the rows, None if the
-    algorithm uses none. `left_out`: number of rows that lack what it uses, by reason."""
+    """A run that passed every check. `dataset` is the fingerprint of its dataset; `schedule` draws indices into `rows`; the
+    logits of all models are cut to `shared_vocab`; a response ends with one of `end_tokens`. `teacher`: None without one.
+    `views`: the prompts of the rows in each view that a scorer has, besides the plain one. `references`, `responses`: of the
+    rows, None if the algorithm uses none. `left_out`: number of rows that lack what it uses, by reason."""
 
     plan: RunPlan
     fingerprint: str

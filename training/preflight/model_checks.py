@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import date
+
 from training.config import PromptSettings
 from training.data.model_files import ModelFiles, encode_prompts
 from training.preflight.shapes import ModelDimensions

@@ -24,6 +24,6 @@ def evaluation_sampling(prepared: Prepared) -> RolloutSampling:
     """Return the sampling settings of held-out problems."""
     settings = prepared.run.evaluation
     drawn = sampling(prepared)
-    return drawn if settings is None else replace(
-        drawn, temperature=settings.temperature, top_p=1.0, top_k=None
+    return (
+        drawn if settings is None else replace(drawn, temperature=settings.temperature, top_p=1.0, top_k=None)
     )

@@ -74,7 +74,9 @@ def _check_passes(
     found = []
     for one in prepared.plan.passes:
         prompts = prepared.prompts(one.view)
-        sequences = [sequence(prompts[row], generation) for row, generation in zip(rows, generations, strict=True)]
+        sequences = [
+            sequence(prompts[row], generation) for row, generation in zip(rows, generations, strict=True)
+        ]
         scores = workers.score(one, sequences).get()[0]
         found += check_scores(scores)
         if one.worker == "reference" and one.view == "plain" and version == 0:  # before the first update
@@ -121,7 +123,9 @@ def check_scores(scores: Sequence[Scores]) -> list[str]:
     if kept:
         mass = np.concatenate([np.exp(one).sum(-1) for one in kept])
         check_mass(mass)
-        found.append(f"the teacher's top {kept[0].shape[-1]} tokens have {mass.mean():.1%} of its probability mass")
+        found.append(
+            f"the teacher's top {kept[0].shape[-1]} tokens have {mass.mean():.1%} of its probability mass"
+        )
     for one in scores:
         check_mass(np.ones(0) if one.sampled is None else np.exp(one.sampled.astype(np.float64)))
     return found

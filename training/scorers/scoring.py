@@ -39,7 +39,8 @@ def position_scores(
     entropy: bool = False,
     chunk: int = CHUNK,
 ) -> dict[str, torch.Tensor]:
-    """Return the requested scores for hidden states [T, H], head weights [V, H] and tokens `ids` [T], with one pass over the head.
+    """Return the requested scores for hidden states [T, H], head weights [V, H] and tokens `ids` [T], with one pass over the
+    head.
 
     `sampled` [T]: log p of the tokens. `logprobs` and `ids` [T, k]: the k most likely tokens, descending; with k = V in order of
     ids, and without `ids`. Probabilities are not renormalised: the sum of a row is at most 1. `entropy` [T]: of the full softmax,

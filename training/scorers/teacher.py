@@ -78,9 +78,7 @@ class InProcessTeacher:
         """Return the description of the teacher for the run's record."""
         return {"vocabulary": len(self._weight), "dtype": self.settings.dtype, "device": str(self._device)}
 
-    def score(
-        self, sequences: Sequence[TokenSequence], request: ScoreRequest
-    ) -> tuple[list[Scores], float]:
+    def score(self, sequences: Sequence[TokenSequence], request: ScoreRequest) -> tuple[list[Scores], float]:
         """Return the requested scores of each sequence's response, in input order, and the seconds they took. All of them come
         from one forward pass. Raises `UserError` for an invalid k, ids outside of the vocabulary, and sequences longer than the
         context."""
@@ -88,8 +86,8 @@ class InProcessTeacher:
 
         if request.top_k is not None and not 1 <= request.top_k <= len(self._weight):
             raise UserError(
-                f"k is {request.top_k}, but the teacher's vocabulary has {len(self._weight)} ids: set top_k to at most that, or to"
-                " full"
+                f"k is {request.top_k}, but the teacher's vocabulary has {len(self._weight)} ids: set top_k to at most that, or"
+                " to full"
             )
         started = time.perf_counter()
         found = self._read(sequences, lambda hidden, batch: self._scores(hidden, batch, request))
@@ -152,9 +150,7 @@ def scores_of(values: Mapping[str, np.ndarray], batch: Sequence[TokenSequence]) 
             sampled=parts["sampled"][index] if "sampled" in parts else None,
             top_k=None
             if "logprobs" not in parts
-            else TopK(
-                logprobs=parts["logprobs"][index], ids=parts["ids"][index] if "ids" in parts else None
-            ),
+            else TopK(logprobs=parts["logprobs"][index], ids=parts["ids"][index] if "ids" in parts else None),
             states=parts["states"][index] if "states" in parts else None,
             entropy=parts["entropy"][index] if "entropy" in parts else None,
         )

@@ -89,12 +89,10 @@ class VllmTeacher:
             "dtype": str(config.dtype).removeprefix("torch."),
         }
 
-    def score(
-        self, sequences: Sequence[TokenSequence], request: ScoreRequest
-    ) -> tuple[list[Scores], float]:
-        """Return the requested scores (the sampled token's log-probability, and a top k up to the vocabulary size) of each response,
-        in input order, and the seconds they took. Raises `UserError` for ids outside of the vocabulary, sequences longer than
-        `max_tokens`, and a k above the settings' `top_k`."""
+    def score(self, sequences: Sequence[TokenSequence], request: ScoreRequest) -> tuple[list[Scores], float]:
+        """Return the requested scores (the sampled token's log-probability, and a top k up to the vocabulary size) of each
+        response, in input order, and the seconds they took. Raises `UserError` for ids outside of the vocabulary, sequences
+        longer than `max_tokens`, and a k above the settings' `top_k`."""
         k = 1 if request.top_k is None else request.top_k
         if not 1 <= k <= self.settings.top_k:
             raise UserError(

@@ -15,7 +15,8 @@ Gather = Callable[[Sequence[torch.nn.Parameter]], AbstractContextManager[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterSettings:
-    """Low-rank adapters for the linear layers whose names end in one of `targets`. `dropout`: of the adapters' input, in training."""
+    """Low-rank adapters for the linear layers whose names end in one of `targets`. `dropout`: of the adapters' input, in
+    training."""
 
     rank: int
     alpha: float
