@@ -27,17 +27,14 @@ def step_metrics(
 ) -> dict[str, float]:
     """Return the metrics (name -> value) of step `batch.step + 1` (1, 2, ...) with its optimizer steps.
 
-    `loss` and `gradient_norm` are means over the optimizer steps, `learning_rate` is that of the last. `*_mass`, `entropy`,
-    `token_loss`, `clipped` and, with a reference, `reference_kl` (divergence of the student from its initial weights, nats per
-    token) are means over the trained response tokens; lengths and shares are over all rollouts of the batch. `reward_mean` is
-    the share of right answers, `agreeing_groups` that of groups whose rewards are all equal. `staleness` counts the batches
-    between the weights that generated and those that were updated (0: strictly on-policy). `sync` is the seconds of the weight
-    sync, `wall` those of the whole step; `overlap` is the phases' total seconds over `wall`, 1 if no phases overlapped.
-    `student_memory_gb`: peak memory of a student rank so far, in 10^9 bytes.
+    `loss` and `gradient_norm` are means over the optimizer steps, `learning_rate` is that of the last. Diagnostics of the loss
+    (`*_mass`, `entropy`, `clipped`, `reference_kl`, ...) are means over the trained response tokens; lengths and shares are over
+    all rollouts. `staleness` counts the batches between the weights that generated and those that were updated. `sync` is the
+    seconds of the weight sync, `wall` those of the whole step; `overlap` is the phases' total seconds over `wall`, 1 if no phases
+    overlapped. `student_memory_gb`: peak memory of a student rank so far, in 10^9 bytes.
     """
     seconds = _seconds_by_phase(batch, updates, sync)
     tokens, work = sum(len(sequence.tokens) for sequence in batch.sequences), sum(seconds.values())
-    trained = [pair for update in updates for pair in update.trained]
     row: dict[str, float] = {
         "step": batch.step + 1,
         "loss": float(np.mean([update.loss for update in updates])),
@@ -45,7 +42,7 @@ def step_metrics(
         "gradient_norm": float(np.mean([update.gradient_norm for update in updates])),
         "weight_mean": float(batch.weights.mean()),
         "weight_zero_share": float((batch.weights == 0).mean()),
-        **token_metrics([seen for _, seen in trained]),
+        **token_metrics([seen for update in updates for _, seen in update.trained]),
         **response_metrics(batch),
         **reward_metrics(batch),
         "staleness": staleness,
@@ -55,10 +52,8 @@ def step_metrics(
         "overlap": work / wall,
         "student_memory_gb": max(update.memory for update in updates) / 1e9,
     }
-    # after the first optimizer step of a batch the student is ahead of the engines
-    compared = mismatch(updates[0].trained)
-    if compared is not None:
-        row |= dict(zip(("mismatch_mean", "mismatch_max"), compared, strict=True))
+    # only of the first optimizer step: after it the student is ahead of the engines
+    row |= dict(zip(("mismatch_mean", "mismatch_max"), mismatch(updates[0].trained), strict=False))
     row |= {f"seconds_{name}": spent for name, spent in seconds.items()}
     return row | {f"share_{name}": spent / work for name, spent in seconds.items()}
 
@@ -109,14 +104,14 @@ def phase_seconds(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def mismatch(
     pairs: Sequence[tuple[MicroBatch, Mapping[str, np.ndarray]]],
-) -> tuple[float, float] | None:
+) -> tuple[float, ...]:
     """Return the trainer/engine mismatch: mean and maximum of |log p(engine) - log p(student)| over the trained tokens.
 
-    Only micro-batches whose token loss reports `sampled_logprob` count, (0, 0) without any; None for responses that no engine
+    Only micro-batches whose token loss reports `sampled_logprob` count, (0, 0) without any; empty for responses that no engine
     sampled.
     """
     if any("rollout_logprobs" not in batch.signals for batch, _ in pairs):
-        return None
+        return ()
     sampled = [(batch.signals["rollout_logprobs"], seen.get("sampled_logprob")) for batch, seen in pairs]
     both = [(engine, student) for engine, student in sampled if student is not None]
     if not both:
