@@ -32,6 +32,10 @@ __all__ = ["RunPlan", "ScoringPass", "resolve"]
 
 _REDUCTIONS = {"sequence_mean": per_sequence_mean, "token_mean": token_mean}
 
+_TEACHER_INPUTS = {
+    "sampled": "teacher_sampled_logprobs", "top_k": "teacher_logprobs", "full": "teacher_logprobs", "entropy": "teacher_entropy",
+}  # fmt: skip
+
 Frozen = Literal["teacher", "reference"]
 """A worker with a frozen model: the checkpoint `teacher.model`, or the initial student."""
 
@@ -91,6 +95,18 @@ class RunPlan:
     def top_k(self) -> int | None:
         """The k of the teacher's most probable tokens, None if the loss uses none."""
         return next((one.top_k for one in self.algorithm.scorers if one.top_k is not None), None)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the loss inputs that a rollout batch gives, besides the sampled tokens."""
+        found = ["rollout_logprobs"] if self.samples else []
+        found += ["advantages"] if self.algorithm.advantages is not None else []
+        for scorer in self.algorithm.scorers:
+            if scorer.role == "reference":
+                found.append("reference_logprobs")
+            else:
+                found += [_TEACHER_INPUTS[output] for output in scorer.outputs]
+        return tuple(dict.fromkeys(found))
 
     @property
     def views(self) -> tuple[View, ...]:
@@ -206,6 +222,12 @@ def _with_loss(algorithm: Algorithm, settings: AlgorithmSettings) -> Algorithm:
             )
         loss = replace(loss, form=settings.top_k_form)
     if settings.divergence_beta is not None:
+        top_k = next((one.top_k for one in algorithm.scorers if one.top_k is not None), None)
+        if top_k is not None:
+            raise UserError(
+                f'algorithm.divergence_beta needs the full distribution, but top_k is {top_k}: set algorithm.top_k to "full", or'
+                " remove divergence_beta"
+            )
         loss = GeneralisedJSD(beta=settings.divergence_beta)
     if settings.temperature is not None:
         loss = replace(loss, temperature=settings.temperature)

@@ -19,6 +19,7 @@ def algorithm_problems(plan: RunPlan) -> list[str]:
         _lonely_groups(plan),
         _small_updates(plan),
         _off_policy_dataset(plan),
+        _missing_inputs(plan),
         *_vllm_problems(plan),
     )
     return [problem for problem in found if problem is not None]
@@ -84,6 +85,18 @@ def _off_policy_dataset(plan: RunPlan) -> str | None:
     return (
         f"{plan.run.algorithm.name} trains on the dataset's responses, but its loss needs the log-probabilities that they were"
         " sampled with, which a dataset does not have: choose rollouts of the student"
+    )
+
+
+def _missing_inputs(plan: RunPlan) -> str | None:
+    """Return a problem if the algorithm declares a loss, and not what it reads."""
+    given = set(plan.inputs)
+    missing = sorted({name for term in plan.algorithm.loss for name in term.loss.needs} - given)
+    if not missing or missing == ["rollout_logprobs"]:
+        return None
+    return (
+        f"{plan.run.algorithm.name} declares a loss that reads {missing[0]}, which none of its scorers, rewards or advantages gives:"
+        " correct its file"
     )
 
 
