@@ -15,10 +15,11 @@ HEAD = """\
 
 Every method of the training stage, from its file in [training/algorithms/](../training/algorithms/). `algorithm.name` in RUN.json
 (`distill.run.algorithm.name` in a profile) selects one. Its defaults apply wherever the profile or RUN.json gives no value; all
-other defaults are those of [training/config.py](../training/config.py). This page is generated: `python -m scripts.algorithms_page`.
+other defaults are those of [training/config.py](../training/config.py). This page is generated:
+`python -m scripts.algorithms_page`.
 
-Notation: y a response of |y| tokens, x its prompt, q the student, p the teacher or the frozen start, V the vocabulary, m the sum of
-p over its top k.
+Notation: y a response of |y| tokens, x its prompt, q the student, p the teacher or the frozen start, m the sum of p over its top
+k.
 
 """
 

@@ -95,8 +95,8 @@ def _missing_inputs(plan: RunPlan) -> str | None:
     if not missing or missing == ["rollout_logprobs"]:
         return None
     return (
-        f"{plan.run.algorithm.name} declares a loss that reads {missing[0]}, which none of its scorers, rewards or advantages gives:"
-        " correct its file"
+        f"{plan.run.algorithm.name} declares a loss that reads {missing[0]}, which none of its scorers, rewards or advantages"
+        " gives: correct its file"
     )
 
 
