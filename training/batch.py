@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from training.algorithms.base import Columns
+from training.algorithms.base import Columns, Sequences
 from training.algorithms.token_weights import truncated_importance
 from training.data.batches import TokenSequence
 from training.data.packing import pack
@@ -49,7 +49,7 @@ class RolloutBatch:
     `updates`: the rollout indices of each part of each optimizer step. `weights` [S] float64: the prompt weight of every rollout.
     `scores[pass][part]`: the pending scores of each part by each scoring pass. `grades` [S]: pending rewards, empty without a
     reward. `rollout_seconds`: seconds of generation. `old_logprobs`: the student's before the first update, if the algorithm
-    compares with them.
+    compares with them. `sequence_slopes`: by rollout, the derivative of a sequence loss with respect to its log-probability.
     """
 
     step: int
@@ -62,6 +62,7 @@ class RolloutBatch:
     scores: Mapping[ScoringPass, tuple[PendingScores, ...]] = field(default_factory=dict)
     grades: tuple[Future[float], ...] = ()
     old_logprobs: Sequence[np.ndarray] | None = None
+    sequence_slopes: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def parts(self) -> list[range]:
@@ -172,6 +173,11 @@ def micro_batches(batch: RolloutBatch, update: int, part: int, prepared: Prepare
     number = sum(len(one) for one in batch.updates[:update]) + part
     signals = _signals(batch, number, prepared.plan)
     coefficients = _coefficients(batch, update, rollouts, signals, prepared.plan)
+    if prepared.plan.algorithm.sequence_loss is not None:
+        slopes = [np.full(len(batch.generations[i].tokens), batch.sequence_slopes[i]) for i in rollouts]
+        signals["sequence_slopes"] = np.concatenate(slopes).astype(np.float32)
+        signals["token_coefficients"] = coefficients.astype(np.float32)
+        coefficients = np.ones(len(coefficients))
     starts = np.cumsum([0, *(len(batch.generations[index].tokens) for index in rollouts)])
     kept = [place for place, index in enumerate(rollouts) if batch.weights[index] > 0]
     lengths = [len(batch.sequences[rollouts[place]].tokens) for place in kept]
@@ -209,6 +215,31 @@ def _signals(batch: RolloutBatch, number: int, plan: RunPlan) -> View:
             advantages = advantages * truncated_importance(columns, correction, cap)
         signals["advantages"] = advantages.astype(np.float32)
     return signals
+
+
+def sequences_of(
+    batch: RolloutBatch, update: int, plan: RunPlan, logprobs: Sequence[np.ndarray]
+) -> tuple[list[int], Sequences]:
+    """Return the rollout indices of an optimizer step, and what a sequence loss reads of them. Waits for scores and grades.
+
+    `logprobs`: the student's log-probabilities of each of these rollouts' tokens.
+    """
+    first = sum(len(one) for one in batch.updates[:update])
+    numbers = range(first, first + len(batch.updates[update]))
+    rollouts = [index for part in batch.updates[update] for index in part]
+    lengths = np.array([len(batch.generations[index].tokens) for index in rollouts], dtype=np.int64)
+    tokens = [_signals(batch, number, plan).get("reference_logprobs") for number in numbers]
+    reference = None
+    if all(one is not None for one in tokens):
+        joined = np.concatenate([one for one in tokens if one is not None]).astype(np.float64)
+        reference = np.add.reduceat(joined, np.cumsum([0, *lengths[:-1]]))
+    return rollouts, Sequences(
+        logprobs=np.array([one.astype(np.float64).sum() for one in logprobs]),
+        groups=batch.group_numbers[rollouts],
+        lengths=lengths,
+        reference=reference,
+        rewards=None if batch.rewards is None else batch.rewards[rollouts],
+    )
 
 
 def _inputs(one: ScoringPass, scores: Sequence[Scores]) -> View:

@@ -17,7 +17,7 @@ from typing import Any
 from tasks.errors import UserError
 from tasks.processes.timeline import FILE, Timeline
 from tasks.storage.locks import alone
-from training.batch import RolloutBatch, generate_batch, micro_batches
+from training.batch import RolloutBatch, generate_batch, micro_batches, sequences_of
 from training.config import RunConfig, run_folder
 from training.console import log_line, phase, show_table
 from training.data.rows import columns
@@ -184,12 +184,32 @@ def _train_on(workers: Workers, prepared: Prepared, batch: RolloutBatch, step: i
         batch = replace(batch, old_logprobs=workers.students.logprobs(batch.sequences))
     updates = []
     for number, parts in enumerate(batch.updates):
+        known, offset = _with_sequence_loss(workers, prepared, batch, number)
         update = workers.students.step_in_parts(
-            [partial(micro_batches, batch, number, part, prepared) for part in range(len(parts))]
+            [partial(micro_batches, known, number, part, prepared) for part in range(len(parts))]
         )
+        update = replace(update, loss=update.loss + offset)
         _check_finite(update, step)
         updates.append(update)
     return tuple(updates)
+
+
+def _with_sequence_loss(
+    workers: Workers, prepared: Prepared, batch: RolloutBatch, update: int
+) -> tuple[RolloutBatch, float]:
+    """Return the batch with the slopes of the sequence loss of an optimizer step, by a pass of the student without gradient, and
+    what has to be added to the loss that the student reports, in which the sequence loss is linear. Without one: unchanged and
+    0."""
+    sequence_loss = prepared.plan.algorithm.sequence_loss
+    if sequence_loss is None:
+        return batch, 0.0
+    chosen = [batch.sequences[index] for part in batch.updates[update] for index in part]
+    logprobs = workers.students.logprobs(chosen)
+    rollouts, sequences = sequences_of(batch, update, prepared.plan, logprobs)
+    value, slopes = sequence_loss(sequences)
+    known = replace(batch, sequence_slopes=dict(zip(rollouts, slopes.tolist(), strict=True)))
+    trained = batch.weights[rollouts] > 0
+    return known, value - float((slopes * sequences.logprobs)[trained].sum())
 
 
 def _staleness(prepared: Prepared, batch: RolloutBatch, step: int) -> int:

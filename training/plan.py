@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tasks.errors import UserError
 from training.algorithms import load_algorithm
 from training.algorithms.base import Algorithm, Scorer, Term, TokenWeight, View
-from training.algorithms.losses import GeneralisedJSD, ReferenceKL, TopKCrossEntropy
+from training.algorithms.losses import GeneralisedJSD, ReferenceKL, TopKCrossEntropy, build_loss
 from training.algorithms.token_weights import SCHEDULES
 from training.config import AlgorithmSettings, BinaryWeight, PlainWeight, RunConfig
 from training.losses.prompt_weights import (
@@ -27,6 +27,9 @@ from training.losses.prompt_weights import (
 )
 from training.losses.reductions import per_sequence_mean, token_mean
 from training.scorers.scores import ScoreRequest
+
+if TYPE_CHECKING:
+    from training.losses.base import TokenLoss
 
 __all__ = ["RunPlan", "ScoringPass", "resolve"]
 
@@ -107,6 +110,11 @@ class RunPlan:
             else:
                 found += [_TEACHER_INPUTS[output] for output in scorer.outputs]
         return tuple(dict.fromkeys(found))
+
+    def token_loss(self) -> TokenLoss:
+        """Return the torch code of the loss."""
+        has_sequence_loss = self.algorithm.sequence_loss is not None
+        return build_loss(self.algorithm.loss, has_sequence_loss=has_sequence_loss)
 
     @property
     def views(self) -> tuple[View, ...]:

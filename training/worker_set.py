@@ -14,7 +14,6 @@ import numpy as np
 
 from tasks.processes.machine import available_cores
 from tasks.processes.ray_session import RaySession
-from training.algorithms.losses import build_loss
 from training.data.batches import TokenSequence
 from training.data.model_files import given_template
 from training.evaluation.held_out import opened_thinking
@@ -121,7 +120,7 @@ def start_workers(prepared: Prepared, log: Callable[[str], None]) -> Iterator[Wo
         if placement.shares_gpus:
             engines.ready()
         settings = rank_settings(prepared, placement, teacher_head=states_folder(prepared))
-        students = StudentGroup(placement, group, settings, build_loss(plan.algorithm.loss))
+        students = StudentGroup(placement, group, settings, plan.token_loss())
         frozen = frozen_actors(prepared, placement, group)
         facts: dict[str, Any] = {"transport": choice.transport, "placement": placement.name}
         facts |= _wait_for_models(students, engines, frozen)

@@ -10,7 +10,7 @@ from training.algorithms.base import Algorithm
 
 __all__ = ["algorithm_names", "load_algorithm"]
 
-PARTS = frozenset({"advantages", "base", "losses", "token_weights"})
+PARTS = frozenset({"advantages", "base", "losses", "preferences", "token_weights"})
 """The modules of this package that are not algorithms."""
 
 

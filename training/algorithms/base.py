@@ -33,6 +33,8 @@ __all__ = [
     "Output",
     "Role",
     "Scorer",
+    "SequenceLoss",
+    "Sequences",
     "Term",
     "TokenWeight",
     "View",
@@ -100,6 +102,25 @@ TokenWeight = Callable[[Columns], Floats]
 """Rollouts -> factors float64 [T] of the tokens' coefficients."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sequences:
+    """The rollouts of one optimizer step as whole sequences. `logprobs` float64 [S]: sums of the student's log-probabilities
+    under the weights before the step. `reference` float64 [S]: those of the reference; None without one. `groups`, `lengths` and
+    `rewards`: as in `Columns`."""
+
+    logprobs: Floats
+    groups: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    reference: Floats | None = None
+    rewards: Floats | None = None
+
+
+SequenceLoss = Callable[[Sequences], tuple[float, Floats]]
+"""Rollouts -> a loss that is not a sum over tokens, such as a preference between two sequences, and its derivatives [S] with
+respect to `logprobs`. The derivatives are constants of the backward pass, which is therefore exact, however the update is
+split."""
+
+
 class Loss(Protocol):
     """A token loss by its settings: a frozen dataclass without torch."""
 
@@ -128,16 +149,18 @@ _UNIFORM = Uniform()
 class Algorithm:
     """A method of distillation or of reinforcement learning, as a composition; an ablation is `dataclasses.replace` of one part.
 
-    `rollouts`: responses of the student, or those in the dataset. `scorers`: the frozen models. `reward`: whether answers are
-    verified. `advantages`: the loss input of that name. `updates_per_batch`: mini-batches of a rollout batch. `defaults`:
-    settings of a run (as in RUN.json) where the paper differs from the defaults of `training.config`. `source` names paper and
-    equations; `deviations` are sentences on what differs from it.
+    `loss`: the terms of the token loss; may be empty with a `sequence_loss`, which is added as it is, without reduction and
+    weights. `rollouts`: responses of the student, or those in the dataset. `scorers`: the frozen models. `reward`: whether
+    answers are verified. `advantages`: the loss input of that name. `updates_per_batch`: mini-batches of a rollout batch.
+    `defaults`: settings of a run (as in RUN.json) where the paper differs from the defaults of `training.config`. `source` names
+    paper and equations; `deviations` are sentences on what differs from it.
     """
 
     summary: str
     formula: str
     source: str
-    loss: tuple[Term, ...]
+    loss: tuple[Term, ...] = ()
+    sequence_loss: SequenceLoss | None = None
     rollouts: Literal["student", "dataset"] = "student"
     scorers: tuple[Scorer, ...] = ()
     reward: bool = False

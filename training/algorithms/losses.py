@@ -143,13 +143,18 @@ class ReferenceKL:
         return sampled_losses.FromSampled(loss=sampled_losses.ReferenceKL())
 
 
-def build_loss(terms: Sequence[Term]) -> TokenLoss:
-    """Return the weighted sum of the terms' losses; a single term of weight 1 is that loss itself.
+def build_loss(terms: Sequence[Term], *, has_sequence_loss: bool = False) -> TokenLoss:
+    """Return the weighted sum of the terms' losses; a single term of weight 1 is that loss itself. `has_sequence_loss`: in the
+    form that a sequence loss beside them needs, or without terms alone.
 
-    Raises `UserError` without terms, and for a weight that is 0 or not finite.
+    Raises `UserError` without any loss, and for a weight that is 0 or not finite.
     """
+    if has_sequence_loss:
+        from training.losses.combined import WithSequenceLoss
+
+        return WithSequenceLoss(inner=build_loss(terms) if terms else None)
     if not terms:
-        raise UserError("the algorithm has no loss: give at least one term")
+        raise UserError("the algorithm has no loss: give at least one term, or a sequence loss")
     for term in terms:
         if not isfinite(term.weight) or term.weight == 0.0:
             raise UserError(

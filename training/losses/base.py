@@ -31,6 +31,8 @@ class LossInputs:
     `advantages` fp32 [T]: signed factors of a policy gradient.
     `teacher_sampled_logprobs` fp32 [T]: the teacher's log-probabilities of the sampled tokens.
     `teacher_entropy` fp32 [T]: the entropy of the teacher's full distribution in nats.
+    `sequence_slopes` fp32 [T]: derivative of a sequence loss with respect to the sampled token's log-probability; with it,
+    `token_coefficients` fp32 [T]: the coefficients of the token losses (see `training.losses.combined.WithSequenceLoss`).
     """
 
     sampled_ids: Tensor
@@ -43,6 +45,8 @@ class LossInputs:
     advantages: Tensor | None = None
     teacher_sampled_logprobs: Tensor | None = None
     teacher_entropy: Tensor | None = None
+    sequence_slopes: Tensor | None = None
+    token_coefficients: Tensor | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
