@@ -30,7 +30,7 @@ class Preference:
         if sequences.rewards is None or sequences.reference is None:
             raise ValueError("the preference needs rewards and a reference: the algorithm must ask for them")
         margins = sequences.logprobs - sequences.reference
-        slopes = np.zeros_like(margins)
+        slopes = np.zeros(len(margins))
         pairs = _pairs(sequences.groups, sequences.rewards == 1.0)
         total = 0.0
         for right, wrong in pairs:
