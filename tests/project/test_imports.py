@@ -22,7 +22,7 @@ TOP = ("flows", "tasks", "prompts", "pocket", "training", "scripts", "speed")
 # `training.evaluation` imports the bootstrap alone, which is NumPy only: the factory's other statistics do not concern it.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "flows": ("tasks.stages", "tasks.config", "training.config"),
-    "scripts": ("tasks.*", "flows"),
+    "scripts": ("tasks.*", "flows", "training.algorithms"),
     "speed": ("tasks.*", "training.*", "prompts", "pocket.*"),
     "prompts": ("tasks",),
     "pocket": ("pocket.world", "prompts", "tasks", "tasks.answers", "tasks.problems", "tasks.uncertainty"),
