@@ -5,8 +5,6 @@ They are constants of the loss: no gradient passes through them. All raise `Valu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from training.algorithms.base import Columns, Floats
@@ -33,14 +31,13 @@ def group_centred(columns: Columns) -> Floats:
 
 
 def teacher_advantage(columns: Columns) -> Floats:
-    """Return log p_teacher - log p_rollout of each sampled token, the advantage of EOPD; positive where the teacher finds the
-    token more probable than the student that sampled it."""
+    """Return log p_teacher - log p_rollout of each sampled token, the advantage of EOPD."""
     return of_tokens(columns, "teacher_sampled_logprobs") - of_tokens(columns, "rollout_logprobs")
 
 
 def of_tokens(columns: Columns, name: str) -> Floats:
     """Return the values [T] of that name as float64. Raises `ValueError` if there are none, or not one for every token."""
-    values: Mapping[str, np.ndarray] = columns.values
+    values = columns.values
     if name not in values:
         raise ValueError(f"the rollouts have no {name}: the algorithm must ask for them")
     if values[name].shape != (columns.lengths.sum(),):

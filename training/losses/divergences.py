@@ -57,7 +57,7 @@ class GeneralisedJSD:
     @torch.no_grad()
     def gradient_(self, logits: Tensor, inputs: LossInputs, coefficients: Tensor) -> LossOutputs:
         """See `AnalyticTokenLoss`. T times the logit gradient is q - p at beta = 0, else weight x q (log(q / r) - KL(q || r)),
-        where r is m with weight 1 - beta, or at beta = 1 p with weight 1. With an entry clip, p counts as 0 in the clipped
+        where r is m with weight 1 - beta, or at beta = 1 p with weight 1. With an entry clip p is replaced by 0 in the clipped
         entries, and q is multiplied by the sum of the others."""
         return in_blocks(self._block_gradient_, logits, inputs, coefficients)
 

@@ -56,8 +56,7 @@ class TopKCrossEntropy:
 
     @torch.no_grad()
     def gradient_(self, logits: Tensor, inputs: LossInputs, coefficients: Tensor) -> LossOutputs:
-        """See `AnalyticTokenLoss`. T times the logit gradient is mass x softmax - scatter(p); the tail bucket adds its
-        softmax."""
+        """See `AnalyticTokenLoss`. T times the logit gradient is mass x softmax - scatter(p). The tail bucket adds its own."""
         return in_blocks(self._block_gradient_, logits, inputs, coefficients)
 
     def _block_gradient_(self, logits: Tensor, inputs: LossInputs, coefficients: Tensor) -> LossOutputs:
