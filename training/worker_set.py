@@ -94,7 +94,7 @@ class Workers:
             raise RuntimeError("this run has no grader, because its algorithm has no reward")
         tokenizer = prepared.student.tokenizer
         text = tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
-        opened = opened_thinking(tokenizer, prepared.prompts("plain")[row])
+        opened = opened_thinking(tokenizer, prepared.rows[row].prompt_ids)
         return self.grader.submit(opened + text, prepared.label(row))
 
 
