@@ -228,7 +228,7 @@ def card(*, measured: bool = True, **changes: Any) -> str:
     run = small_run(
         Path("dataset"),
         evaluation={"problems": "held_out.jsonl"},
-        objective={"prompt_weight": {"kind": "binary", "tau": 0.3}},
+        algorithm={"prompt_weight": {"kind": "binary", "tau": 0.3}},
     )
     grades = estimates([[False, True], [False, False]], [[True, True], [False, True]])
     names = (
@@ -266,7 +266,7 @@ def test_the_card_names_models_data_objective_gain_and_how_to_load_it() -> None:
         "| before (base model) | 25.0% |", "| after (this model) | 75.0% |", "| gain | +50.0 points |",
         "on 2 held-out problems, 4 samples each at temperature 0.7", 'from_pretrained("path/to/this/folder")',
         "put your final answer within", "1.5 minutes in total (90.000 GPU hours)",
-        "checkpoints, in 2 starts; the steps took 1.5", '"preset": "uopd"', "torch 2",
+        "checkpoints, in 2 starts; the steps took 1.5", '"name": "uopd"', "torch 2",
     ):  # fmt: skip
         assert words in page, words
 

@@ -21,7 +21,7 @@ def schedule_of(ids: tuple[str, ...] = IDS, kept: list[bool] | None = None, **ch
 def test_the_papers_run_has_391_steps_20_of_them_warm_up_and_80_prompts_in_the_last() -> None:
     made = schedule_of()
     sizes = [len(made.step(number)) for number in (0, 1, 389, 390)]  # 390 * 128 = 49,920
-    assert (made.steps, made.warmup_steps, sizes) == (391, 20, [128, 128, 128, 80])
+    assert (made.steps, made.updates, made.warmup_updates, sizes) == (391, 391, 20, [128, 128, 128, 80])
 
 
 def test_every_group_occurs_once_and_in_order() -> None:
@@ -71,8 +71,8 @@ def test_another_seed_gives_other_prompts_and_rollouts() -> None:
 
 
 def test_the_arms_of_an_ablation_draw_the_same_prompts_with_the_same_seeds() -> None:
-    soft = schedule_of(objective={"prompt_weight": "soft"}).step(3)
-    assert schedule_of(objective={"preset": "opd", "prompt_weight": "permuted", "top_k": 16}).step(3) == soft
+    soft = schedule_of(algorithm={"prompt_weight": "soft"}).step(3)
+    assert schedule_of(algorithm={"name": "opd", "prompt_weight": "permuted", "top_k": 16}).step(3) == soft
 
 
 def test_every_rollout_of_the_run_has_its_own_seed_below_2_to_the_63() -> None:
