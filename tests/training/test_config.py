@@ -81,7 +81,7 @@ def test_a_prompt_weight_is_a_string_or_an_object() -> None:
         ({"trainer": {"zero": 3}}, "trainer.zero: unknown key"),
         ({"trainer": {"zero_stage": 4}}, "trainer.zero_stage: Input should be 0, 1, 2 or 3"),
         ({"student": {}}, "student.model: this setting is missing"),
-        ({"algorithm": {"name": "magic"}}, "^unknown algorithm 'magic': choose one of .*opd.*uopd"),
+        ({"algorithm": {"name": "magic"}}, "^test: algorithm.name: unknown algorithm 'magic': choose one of .*opd.*uopd"),
         ({"algorithm": {"prompt_weight": "binary"}}, "prompt_weight.binary.tau: this setting is missing"),
         ({"algorithm": {"prompt_weight": {"kind": "soft", "tau": 0.3}}}, "prompt_weight.soft.tau: unknown key"),
         (

@@ -218,7 +218,7 @@ def test_one_step_off_continues_after_sigterm_with_its_rollouts_and_reference(
     result = json.loads((folder / "result.json").read_text())
     assert result["facts"]["reference"]["dtype"] == "bfloat16"
     assert result["cost"]["seconds_reference"] == pytest.approx(sum(row["seconds_reference"] for row in rows))
-    assert "KL to the base model times 0.1" in (folder / "student/README.md").read_text()
+    assert "0.1 x ReferenceKL" in (folder / "student/README.md").read_text()
 
 
 def test_the_folder_of_a_run_depends_on_settings_and_not_on_its_location(
