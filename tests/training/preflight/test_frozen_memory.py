@@ -25,6 +25,7 @@ from training.preflight.memory_parts import score_bytes
 BATCH = 128 * 4 * 4096  # response tokens of a step: prompts, rollouts of each, and their length
 MICRO = 8192  # tokens of a micro-batch
 GRPO = {"algorithm": {"name": "grpo"}, "teacher": None}
+FORWARD = {"trainer": {"lora": {"rank": 8}}}  # the update needs less memory than the forward pass
 OPSD = {"algorithm": {"name": "opsd"}, "teacher": None, "lengths": {"max_response_tokens": 4096}}
 
 
@@ -38,7 +39,7 @@ def owners(made: MemoryPlan) -> list[tuple[str, list[str]]]:
 
 def with_scorers(*scorers: Scorer) -> RunPlan:
     algorithm = replace(load_algorithm("opd"), scorers=scorers)
-    return RunPlan(run=node(rollouts={}, batches={}), algorithm=algorithm)
+    return RunPlan(run=node(rollouts={}, batches={}, **FORWARD), algorithm=algorithm)
 
 
 def test_without_a_frozen_model_there_are_students_and_engines_and_no_scores() -> None:
@@ -51,7 +52,7 @@ def test_without_a_frozen_model_there_are_students_and_engines_and_no_scores() -
 
 
 def test_a_run_without_a_teacher_needs_what_one_with_a_teacher_needs_less_its_scores() -> None:
-    without, scored = plan(**GRPO, trainer={}), plan(algorithm={"top_k": 512})
+    without, scored = plan(**GRPO, **FORWARD), plan(algorithm={"top_k": 512}, **FORWARD)
     assert score_bytes(without, SMALL, None, id_bytes=8) == 0
     bare, full = (parts_of(student_parts(one, SMALL, None)) for one in (without, scored))
     assert full.pop("activations, logits") - bare.pop("activations, logits") == MICRO * 512 * 12
