@@ -428,18 +428,21 @@ def run_from(data: Mapping[str, Any], where: str) -> RunConfig:
     if not isinstance(data, Mapping):
         raise UserError(f"{where} is not a JSON object: write one with output, dataset, student and teacher")
     try:
-        return RunConfig.model_validate(_with_defaults(data))
+        return RunConfig.model_validate(_with_defaults(data, where))
     except ValidationError as error:
         raise UserError(explain(error, where, "training/config.py", renamed=RENAMED_KEYS)) from error
 
 
-def _with_defaults(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the data over the defaults of the algorithm that they name."""
+def _with_defaults(data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the data over the defaults of the algorithm that they name. Raises `UserError` if there is no such algorithm."""
     from training.algorithms import load_algorithm  # here, because these modules import no settings
 
     chosen = data.get("algorithm")
     name = chosen.get("name", "uopd") if isinstance(chosen, Mapping) else "uopd"
-    return merged(load_algorithm(name).defaults if isinstance(name, str) else {}, data)
+    try:
+        return merged(load_algorithm(name).defaults if isinstance(name, str) else {}, data)
+    except UserError as error:
+        raise UserError(f"{where}: algorithm.name: {error}") from error
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -151,6 +151,7 @@ def resolve(run: RunConfig) -> RunPlan:
     """Return the plan of a run. Raises `UserError` for an unknown algorithm or settings that it does not have."""
     settings = run.algorithm
     algorithm = load_algorithm(settings.name)
+    _check_importance(algorithm, settings)
     algorithm = _with_top_k(algorithm, settings)
     algorithm = _with_loss(algorithm, settings)
     algorithm = _with_reference_kl(algorithm, settings.reference_kl_coefficient)
@@ -178,6 +179,14 @@ def chosen_weight(chosen: PlainWeight | BinaryWeight, seed: int) -> PromptWeight
 
 
 # --- parts that settings change ----------------------------------------------------------------------------------
+
+
+def _check_importance(algorithm: Algorithm, settings: AlgorithmSettings) -> None:
+    """Raise `UserError` if the settings correct advantages that the algorithm does not have."""
+    if settings.importance_correction != "none" and algorithm.advantages is None:
+        raise UserError(
+            f"algorithm.importance_correction is set, but {settings.name} has no advantages that it corrects: remove it"
+        )
 
 
 def _with_top_k(algorithm: Algorithm, settings: AlgorithmSettings) -> Algorithm:
@@ -223,6 +232,8 @@ def _with_loss(algorithm: Algorithm, settings: AlgorithmSettings) -> Algorithm:
     if place is None:
         raise UserError(f"{named[0]} is set, but {settings.name} has no distillation loss: remove it")
     loss = algorithm.loss[place].loss
+    assert isinstance(loss, TopKCrossEntropy | GeneralisedJSD)
+    temperature = loss.temperature if settings.temperature is None else settings.temperature
     if settings.top_k_form is not None:
         if not isinstance(loss, TopKCrossEntropy):
             raise UserError(
@@ -237,8 +248,7 @@ def _with_loss(algorithm: Algorithm, settings: AlgorithmSettings) -> Algorithm:
                 " remove divergence_beta"
             )
         loss = GeneralisedJSD(beta=settings.divergence_beta)
-    if settings.temperature is not None:
-        loss = replace(loss, temperature=settings.temperature)
+    loss = replace(loss, temperature=temperature)
     terms = list(algorithm.loss)
     terms[place] = replace(terms[place], loss=loss)
     return replace(algorithm, loss=tuple(terms))

@@ -35,7 +35,7 @@ def write_run(folder: Path, dataset: Path, **changes: Any) -> Path:
     """Write a RUN.json of six steps with a checkpoint after every second step."""
     basic = {
         "output": str(folder),
-        "objective": {"preset": "uopd", "top_k": 16},
+        "algorithm": {"name": "uopd", "top_k": 16},
         "lengths": {"max_prompt_tokens": 128, "max_response_tokens": 96},
         "batches": {"size": 4, "total_prompts": 4 * STEPS},
         "rollouts": {"group_size": 2},
@@ -192,10 +192,10 @@ def test_a_kill_a_dead_engine_and_a_dead_student_do_not_change_the_weights(
 def test_one_step_off_continues_after_sigterm_with_its_rollouts_and_reference(
     dataset: Path, tmp_path: Path
 ) -> None:
-    penalised = {"preset": "uopd", "top_k": 16, "reference_kl_coefficient": 0.1}
+    penalised = {"name": "uopd", "top_k": 16, "reference_kl_coefficient": 0.1}
     seldom = {"every": 50, "keep": 1}
     run = write_run(
-        tmp_path / "stopped", dataset, checkpoints=seldom, overlap="one_step_off", objective=penalised
+        tmp_path / "stopped", dataset, checkpoints=seldom, overlap="one_step_off", algorithm=penalised
     )
     process, printed = start(run), ""
     assert process.stdout is not None
@@ -218,7 +218,7 @@ def test_one_step_off_continues_after_sigterm_with_its_rollouts_and_reference(
     result = json.loads((folder / "result.json").read_text())
     assert result["facts"]["reference"]["dtype"] == "bfloat16"
     assert result["cost"]["seconds_reference"] == pytest.approx(sum(row["seconds_reference"] for row in rows))
-    assert "KL to the base model times 0.1" in (folder / "student/README.md").read_text()
+    assert "0.1 x ReferenceKL" in (folder / "student/README.md").read_text()
 
 
 def test_the_folder_of_a_run_depends_on_settings_and_not_on_its_location(

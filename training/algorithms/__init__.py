@@ -30,6 +30,13 @@ def load_algorithm(name: str) -> Algorithm:
         raise UserError(
             f"the module of algorithm {name!r} cannot be imported ({error}): add its folder to PYTHONPATH"
         ) from error
+    except UserError as error:
+        raise UserError(f"the module of algorithm {name!r}: {error}") from error
+    except Exception as error:  # a module is a program and may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(
+            f"the module of algorithm {name!r} cannot be imported ({reason}): correct it"
+        ) from error
     algorithm = getattr(module, "ALGORITHM", None)
     if not isinstance(algorithm, Algorithm):
         raise UserError(f"{module.__file__} defines no ALGORITHM: assign an Algorithm to that name")

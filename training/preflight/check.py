@@ -201,6 +201,8 @@ def _read_data(found: _Found, plan: RunPlan, data: Dataset) -> None:
     if not plan.samples and student is not None:
         data = _with_responses(found, plan, data, student)
     found.data, found.rows = data, data.rows
+    if not data.rows:
+        return
     found.schedule = attempt(problems, lambda: _schedule(plan, data.rows))
     if student is None:
         return
@@ -241,7 +243,13 @@ def _with_responses(found: _Found, plan: RunPlan, data: Dataset, student: ModelF
     if responses is None:
         return data
     found.responses, found.left_out = responses, {**found.left_out, **responses.left_out}
-    return replace(data, rows=tuple(row for row in data.rows if row.id in responses.by_row))
+    kept = [index for index, row in enumerate(data.rows) if row.id in responses.by_row]
+    if not kept:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in responses.left_out.items())
+        found.problems.append(f"no row has a response to train on: {reasons}: choose another dataset")
+    if found.references is not None:
+        found.references = found.references.select(kept)
+    return replace(data, rows=tuple(data.rows[index] for index in kept))
 
 
 def _views(problems: list[str], plan: RunPlan, found: _Found) -> Mapping[str, Prompts]:
