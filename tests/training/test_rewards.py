@@ -114,8 +114,6 @@ def test_a_response_that_ends_every_process_is_named_and_costs_the_others_nothin
         ):
             futures[1].result(timeout=60)
         assert results(grader, [("\\boxed{4}", "4")]) == [1.0]
-        alone = [size for one in scripted.started for size in one.calls if size == 1]
-        assert len(scripted.started) in (4, 5) and len(alone) >= 4
 
 
 def test_what_grading_raises_is_raised_by_its_future_alone(
@@ -138,9 +136,7 @@ def test_what_grading_raises_is_raised_by_its_future_alone(
 def test_the_end_of_the_block_cancels_what_is_not_graded(scripted: type[Scripted]) -> None:
     with Grader(2) as grader:
         waiting: list[Future[float]] = [grader.submit("waits", "4") for _ in range(2)]
-        while sum(len(one.calls) for one in scripted.started) < 4 and not all(
-            one.calls.count(1) for one in scripted.started
-        ):
+        while sum(one.calls.count(1) for one in scripted.started) < 2:
             threading.Event().wait(0.01)
         waiting += [grader.submit("\\boxed{4}", "4") for _ in range(100)]
         mine = grader.submit("\\boxed{4}", "4")

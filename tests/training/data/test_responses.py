@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pocket import world
+from tasks.config import PROJECT_ROOT
 from tasks.errors import UserError
-from tests.tiny_model import write_tiny_model
-from tests.training.small_run import example, response, write_small_dataset
+from tasks.llm.tokenizer import load_tokenizer
+from tests.training.small_run import edit, example, response, write_small_dataset
 from training.config import DatasetSettings
-from training.data.model_files import open_model
 from training.data.responses import (
     TeacherResponse,
     encode_responses,
@@ -30,7 +31,7 @@ END = 1992  # <|im_end|> of the pocket models
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return open_model("student", "pocket/student").tokenizer
+    return load_tokenizer(str(PROJECT_ROOT / "pocket/student"))
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_changed_missing_and_incomplete_files_are_refused(folder: Path) -> None:
 def test_the_ids_of_solutions_give_their_text_and_end_once(tokenizer: Any) -> None:
     for index in range(20):
         drawn = world.problem(1, "hard", index)
-        text = world.solution(world.parse(drawn.text))
+        text = world.solution(drawn.text, random.Random(index))
         ids = response_ids(tokenizer, text, END)
         assert isinstance(ids, tuple) and ids.count(END) == 1 and ids[-1] == END
         assert tokenizer.decode(ids[:-1]) == text
@@ -105,12 +106,10 @@ def test_a_text_with_a_control_token_is_refused(tokenizer: Any) -> None:
 
 
 def test_a_text_that_the_tokenizer_changes_is_refused(tmp_path: Path) -> None:
-    folder = write_tiny_model(tmp_path / "tiny")
-    path = folder / "tokenizer.json"
-    data = json.loads(path.read_text(encoding="utf-8"))
-    data["normalizer"] = {"type": "NFKC"}
-    path.write_text(json.dumps(data), encoding="utf-8")
-    tokenizer = open_model("student", str(folder)).tokenizer
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(PROJECT_ROOT / "pocket/student" / name, tmp_path / name)
+    edit(tmp_path / "tokenizer.json", lambda data: data.update(normalizer={"type": "NFKC"}))
+    tokenizer = load_tokenizer(str(tmp_path))
     responses = [
         TeacherResponse(row_id="a", index=index, text=text, finish_reason=reason, answer=None)
         for index, (text, reason) in enumerate(
@@ -123,9 +122,9 @@ def test_a_text_that_the_tokenizer_changes_is_refused(tmp_path: Path) -> None:
             ]
         )
     ]
-    found = encode_responses(tokenizer, responses, 2)
+    found = encode_responses(tokenizer, responses, END)
     assert [one.response.index for one in found.kept] == [1, 2]
-    assert [one.tokens[-1] == 2 for one in found.kept] == [True, False]
+    assert [one.tokens[-1] == END for one in found.kept] == [True, False]
     assert found.refused == {
         "the tokenizer does not give its text back": 2,
         "its text contains a control token": 1,

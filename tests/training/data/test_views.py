@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,6 @@ import pytest
 from tasks.config import PROJECT_ROOT
 from tasks.errors import UserError
 from tasks.yaml_text import load_yaml
-from tests.training.small_run import copy_model
 from training.config import DatasetSettings
 from training.data.model_files import ModelFiles, encode_prompts, open_model
 from training.data.references import References, make_references
@@ -45,9 +46,10 @@ def model() -> ModelFiles:
     return open_model("teacher", "pocket/teacher")
 
 
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    return copy_model("teacher", tmp_path / "teacher")
+def with_template(model: ModelFiles, template: str) -> ModelFiles:
+    tokenizer = copy.deepcopy(model.tokenizer)
+    tokenizer.chat_template = template
+    return replace(model, tokenizer=tokenizer)
 
 
 def test_the_views_have_the_prompts_that_they_are_named_after() -> None:
@@ -111,32 +113,28 @@ def test_a_row_without_its_reference_is_a_mistake_of_the_caller(model: ModelFile
             view_prompts(model, view, [row], references([row]), thinking=False)
 
 
-def test_a_template_that_ignores_system_messages_is_refused(copy: Path) -> None:
-    path = copy / "chat_template.jinja"
-    template = path.read_text(encoding="utf-8")
-    path.write_text(
-        template.replace("for message in messages", "for message in messages if message.role != 'system'"),
-        encoding="utf-8",
-    )
-    model = open_model("teacher", str(copy))
-    assert view_prompts(model, "answer", ROWS, references(), thinking=False)
+def test_a_template_that_ignores_system_messages_is_refused(model: ModelFiles) -> None:
+    template = model.tokenizer.chat_template
+    without = template.replace("in messages", "in messages if message.role != 'system'")
+    deaf = with_template(model, without)
+    assert view_prompts(deaf, "answer", ROWS, references(), thinking=False)
     for view, shown in (("answer_in_system", "answer"), ("solution_in_system", "solution")):
         with pytest.raises(UserError, match=rf"does not show the {shown} of the prompt {PROMPTS[view]}, "):
-            view_prompts(model, view, ROWS, references(), thinking=False)
-    path.write_text("{{ raise_exception('no system role') if messages[0].role == 'system' }}" + template)
+            view_prompts(deaf, view, ROWS, references(), thinking=False)
+    raising = with_template(
+        model, "{{ raise_exception('no system role') if messages[0].role == 'system' }}" + template
+    )
     with pytest.raises(UserError, match=r"teacher\.model: the chat template .* fails .*no system role"):
-        view_prompts(open_model("teacher", str(copy)), "answer_in_system", ROWS, references(), thinking=False)
+        view_prompts(raising, "answer_in_system", ROWS, references(), thinking=False)
 
 
-def test_a_template_with_a_date_gets_the_day_of_the_run(copy: Path) -> None:
-    path = copy / "chat_template.jinja"
-    path.write_text("{{ strftime_now('%d %B') }}" + path.read_text(encoding="utf-8"), encoding="utf-8")
-    model = open_model("teacher", str(copy))
+def test_a_template_with_a_date_gets_the_day_of_the_run(model: ModelFiles) -> None:
+    dated = with_template(model, "{{ strftime_now('%d %B') }}" + model.tokenizer.chat_template)
     day = datetime.date(2026, 2, 3)
-    (ids, _) = view_prompts(model, "answer", ROWS, references(), thinking=False, day=day)
+    (ids, _) = view_prompts(dated, "answer", ROWS, references(), thinking=False, day=day)
     assert model.tokenizer.decode(ids).startswith("03 February<|im_start|>user")
     with pytest.raises(UserError, match=r"set prompt\.date"):
-        view_prompts(model, "answer", ROWS, references(), thinking=False)
+        view_prompts(dated, "answer", ROWS, references(), thinking=False)
 
 
 def test_prompts_that_leave_no_room_for_a_response_are_reported() -> None:
