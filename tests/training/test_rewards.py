@@ -7,7 +7,7 @@ import random
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import pytest
@@ -47,7 +47,7 @@ def results(grader: Grader, pairs: Sequence[tuple[str, str]]) -> list[float]:
 
 def test_grades_in_any_order_are_those_of_grade_also_after_a_worker_was_killed(expected: list[float]) -> None:
     before = set(children())
-    assert len(PAIRS) == 200 and 20 < sum(expected) < 100
+    assert len(PAIRS) == 200 and 10 < sum(expected) < 100
     with Grader(2) as grader:
         assert results(grader, PAIRS) == expected
         workers = [one for one in children() if one not in before and one.ppid() == os.getpid()]
@@ -71,7 +71,7 @@ def test_grades_in_any_order_are_those_of_grade_also_after_a_worker_was_killed(e
 class Scripted:
     """A worker process that grades in this thread, dies at the response "dies", and blocks at "waits" until it is stopped."""
 
-    started: list[Scripted]
+    started: ClassVar[list[Scripted]] = []
     broken = False
 
     def __init__(self) -> None:
