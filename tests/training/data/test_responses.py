@@ -106,7 +106,7 @@ def test_a_text_with_a_control_token_is_refused(tokenizer: Any) -> None:
 
 
 def test_a_text_that_the_tokenizer_changes_is_refused(tmp_path: Path) -> None:
-    for name in ("tokenizer.json", "tokenizer_config.json"):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(PROJECT_ROOT / "pocket/student" / name, tmp_path / name)
     edit(tmp_path / "tokenizer.json", lambda data: data.update(normalizer={"type": "NFKC"}))
     tokenizer = load_tokenizer(str(tmp_path))
