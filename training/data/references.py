@@ -150,11 +150,7 @@ def _labelled(row: TrainingRow, labels: LabelSource, oracle: Oracle | None) -> R
     if _is_blank(label) and labels == "teacher_majority":
         label, source, absent = row.majority_answer, labels, "neither a ground truth nor a majority answer"
     elif _is_blank(label) and labels == "oracle" and oracle is not None:
-        label, source, absent = (
-            oracle(row),
-            labels,
-            "no ground truth and is no pocket problem that the oracle can solve",
-        )
+        label, source, absent = oracle(row), labels, "no ground truth, and the oracle cannot solve it"
     if label is None or _is_blank(label):
         return Reference(lacking={"label": absent})
     if len(label) > MAX_VALUE_CHARS:

@@ -76,6 +76,9 @@ def test_rows_are_sorted_by_id_and_have_the_values_that_training_needs(folder: P
         semantic_entropy=math.log(2),
         weight=0.5,
         pass_rate=0.75,  # three of the four labels 0, 1, 1, 1
+        source="pocket",
+        source_id="1",
+        cluster_labels=(0, 1, 1, 1),
     )
     assert (found[1].answer, found[1].pass_rate, found[2].weight) == ("6", 0.0, 0.25)
 
