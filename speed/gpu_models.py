@@ -26,7 +26,7 @@ from training.data.packing import pack
 from training.losses.base import LossInputs
 from training.losses.head import chunked_head
 from training.losses.token_losses import TopKCrossEntropy
-from training.scorers.scoring import topk_logprobs
+from training.scorers.scoring import position_scores
 from training.student.attention import AttentionChoice, choose_attention, implementation
 from training.student.network import Head, Network
 
@@ -274,8 +274,8 @@ class Scoring:
 
     def topk(self, hidden: Tensor, chunk: int) -> list[Tensor]:
         """Return log-probabilities and, unless k is the vocabulary size, ids, each [T, k], on the device."""
-        found = topk_logprobs(hidden, self.weight, self.k, chunk=chunk)
-        return [part for part in found if part is not None]
+        ids = torch.zeros(len(hidden), dtype=torch.int64, device=hidden.device)  # unused: of sampled tokens
+        return list(position_scores(hidden, self.weight, ids, top_k=self.k, chunk=chunk).values())
 
     def whole(self, chunk: int) -> None:
         """Score all batches and copy the results to the host."""

@@ -33,10 +33,10 @@ from tasks.seeds.registry import resolve
 from training.export import LATEST
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
-    "UOPD": {"preset": "uopd"},
-    "OPD (uniform weights)": {"preset": "opd"},
-    "UOPD, weights permuted": {"preset": "uopd", "prompt_weight": "permuted"},
-    "UOPD, constant weight": {"preset": "uopd", "prompt_weight": "constant"},
+    "UOPD": {"name": "uopd"},
+    "OPD (uniform weights)": {"name": "opd"},
+    "UOPD, weights permuted": {"name": "uopd", "prompt_weight": "permuted"},
+    "UOPD, constant weight": {"name": "uopd", "prompt_weight": "constant"},
 }
 TEACHER_SAMPLES = 4
 
@@ -51,9 +51,9 @@ class Trial:
 
 
 def settings_of(trial: Trial, profile: DistillSettings) -> DistillSettings:
-    """Return the profile's settings with the variant's objective and the trial's seed."""
-    objective = {**profile.run.get("objective", {}), **VARIANTS[trial.variant]}
-    return profile.model_copy(update={"run": {**profile.run, "objective": objective, "seed": trial.seed}})
+    """Return the profile's settings with the variant's algorithm and the trial's seed."""
+    algorithm = {**profile.run.get("algorithm", {}), **VARIANTS[trial.variant]}
+    return profile.model_copy(update={"run": {**profile.run, "algorithm": algorithm, "seed": trial.seed}})
 
 
 def run_trial(

@@ -33,7 +33,8 @@ from tasks.config import PROJECT_ROOT
 from tasks.storage.metrics import read_metrics
 from training.config import load_run
 from training.data.model_files import PROMPT
-from training.metrics import PHASES
+from training.metrics import phase_seconds
+from training.plan import resolve
 from training.preflight.check import prepare
 
 LEARNING_RATE = 1e-9
@@ -61,12 +62,12 @@ def write_run(source: Path, folder: Path, steps: int, top_k: int | str | None) -
     If `top_k` is None, that of `source` is used."""
     run = json.loads(source.read_text(encoding="utf-8"))
     run |= {"output": str(folder), "evaluation": None, "self_tests": False}
-    run["objective"] |= {} if top_k is None else {"top_k": top_k}
+    run["algorithm"] = run.get("algorithm", {}) | ({} if top_k is None else {"top_k": top_k})
     run["optimizer"] |= {"learning_rate": LEARNING_RATE}
     run["checkpoints"] = {"every": 10**6, "keep": 1}
     run["dataset"] |= {"allow_mismatch": True}
     made = load_run(source)
-    run["batches"]["total_prompts"] = steps * made.prompts_per_step
+    run["batches"] = run.get("batches", {}) | {"total_prompts": steps * made.prompts_per_step}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "RUN.json"
     path.write_text(json.dumps(run, indent=2), encoding="utf-8")
@@ -91,7 +92,7 @@ def ours(run: Path, warm_up: int) -> tuple[Steps, list[dict[str, float]]]:
     ends = step_ends(metrics.parent / "tensorboard")
     rows = read_metrics(metrics.parent)[warm_up:]
     steps = Steps(
-        name=f"this project, top k {load_run(run).objective.top_k}",
+        name=f"this project, top k {resolve(load_run(run)).top_k or 'full'}",
         seconds=gaps(ends)[warm_up - 1 :],
         tokens=tuple(row["response_tokens"] for row in rows),
     )
@@ -114,7 +115,7 @@ def gaps(ends: Sequence[float]) -> tuple[float, ...]:
 
 def phases(name: str, rows: Sequence[Mapping[str, float]], seconds: float) -> str:
     """Return a row of the table of phases: the seconds of each, their sum, and the seconds of the step."""
-    parts = [mean(row[f"seconds_{phase}"] for row in rows) for phase in PHASES]
+    parts = [seconds_of / len(rows) for seconds_of in phase_seconds(rows).values()]
     cells = " | ".join(f"{part:.2f}" for part in (*parts, sum(parts), seconds))
     return f"| {name} | {cells} | {sum(parts) / seconds:.2f} |"
 
@@ -145,7 +146,7 @@ def trl_job(run: Path, options: argparse.Namespace, dtype: str) -> dict[str, Any
     return {
         "folder": str(options.trl.resolve()),
         "student": str(prepared.student.folder),
-        "teacher": str(prepared.teacher.folder),
+        "teacher": str(prepared.teacher_files.folder),
         "prompts": [load_prompt(PROMPT).render(problem=row.text) for row in rows],
         "ids": [list(row.prompt_ids) for row in rows],
         "batch": settings.prompts_per_step * settings.rollouts.group_size,
@@ -245,6 +246,7 @@ def compare(options: argparse.Namespace, work: Path) -> None:
         if options.trl is not None
     ]
     our_rows = []
+    names: list[str] = []
     mine: list[Steps] = []
     for number, top_k in enumerate(options.top_k):
         steps, rows = ours(
@@ -252,13 +254,14 @@ def compare(options: argparse.Namespace, work: Path) -> None:
         )
         mine.append(steps)
         our_rows.append(phases(steps.name, rows, mean(steps.seconds)))
+        names = list(phase_seconds(rows))
     base = max(theirs or mine, key=lambda steps: steps.a_second)
     print("| | steps | s/step | steps/s | tokens/step | tokens/s | ratio of steps/s | ratio of tokens/s |")
     print("|---|---|---|---|---|---|---|---|")
     print("\n".join(line(steps, base) for steps in (*theirs, *mine)))
     if our_rows:
-        print(f"\n| seconds of | {' | '.join(PHASES)} | sum | step | sum / step |")
-        print("|---|" + "---|" * (len(PHASES) + 3) + "\n" + "\n".join(our_rows))
+        print(f"\n| seconds of | {' | '.join(names)} | sum | step | sum / step |")
+        print("|---|" + "---|" * (len(names) + 3) + "\n" + "\n".join(our_rows))
 
 
 def main() -> None:

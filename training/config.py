@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,11 +28,9 @@ from pydantic import (
 from tasks.config import PROJECT_ROOT, Probability, Settings, explain, resource
 from tasks.errors import UserError
 
-PRESETS = Path(__file__).resolve().parent / "objectives" / "presets"
-
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 VLLM_TOP_K = 16
-"""The largest `top_k` that a vLLM teacher accepts without `teacher.force`."""
+"""The largest `algorithm.top_k` that a vLLM teacher accepts without `teacher.force`."""
 
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -42,8 +39,10 @@ ALL_PROJECTIONS: tuple[Projection, ...] = (
 )  # fmt: skip
 
 RENAMED_KEYS = {
+    "algorithm.preset": "algorithm.name",
     "batches.draws": "batches.total_prompts",
     "engine": "trainer",
+    "objective": "algorithm",
     "rollouts.per_prompt": "rollouts.group_size",
     "teacher.engine": "teacher.backend",
 }
@@ -68,6 +67,12 @@ class DatasetSettings(Section):
     )
     split: str = "train"
     allow_mismatch: bool = False  # accept a manifest that names another teacher, tokenizer or chat template
+    # The answer that responses are graded against: the ground truth, and for rows without one nothing, the teacher's majority
+    # answer, or (pocket problems only) the oracle's.
+    labels: Literal["gold", "teacher_majority", "oracle"] = "teacher_majority"
+    # The solution shown to a privileged teacher: the dataset's own, and for rows without one nothing, or a teacher's response.
+    solutions: Literal["gold", "majority_sample"] = "majority_sample"
+    without: Literal["refuse", "leave_out"] = "refuse"  # rows that lack a label or solution that is needed
 
 
 class StudentSettings(Section):
@@ -87,7 +92,7 @@ class TeacherSettings(Section):
     force: bool = resource(False)
 
 
-# --- objective ---------------------------------------------------------------------------------------------------
+# --- algorithm ---------------------------------------------------------------------------------------------------
 
 
 class PlainWeight(Section):
@@ -120,53 +125,43 @@ PromptWeight = Annotated[
 ]
 
 
-def presets() -> tuple[str, ...]:
-    """Return the names of the presets, one for each file in training/objectives/presets/."""
-    return tuple(sorted(path.stem for path in PRESETS.glob("*.py") if not path.stem.startswith("_")))
+class AlgorithmSettings(Section):
+    """An algorithm and the parts of it that an ablation changes; None keeps the algorithm's own.
 
+    `name`: a file of training/algorithms/, or an importable module with an `ALGORITHM`. `top_k` (a number of tokens, or "full"
+    for the whole vocabulary) and `top_k_form` apply to a top-k cross-entropy. `reference_kl_coefficient` is the beta of a penalty
+    on every token: the KL divergence of the student from its initial weights, by the k3 estimator (GRPO, arXiv:2402.03300, Eq.
+    4). The penalty is multiplied by the prompt's weight like the rest of the loss, and needs a frozen copy of the initial
+    student.
 
-class ObjectiveSettings(Section):
-    """A preset (a file of training/objectives/presets/) and the parts that an ablation changes.
+    `divergence_beta` replaces the cross-entropy by the loss of on-policy GKD, the generalised Jensen-Shannon divergence over the
+    full vocabulary (arXiv:2306.13649, Eq. 1): 0 is the forward KL(teacher || student), 0.5 the symmetric divergence, 1 the
+    reverse KL(student || teacher). It requires the full distribution.
 
-    `prompt_weight` None keeps the preset's. `top_k` (a number of tokens, or "full" for the whole vocabulary) and `top_k_form` are
-    used only by objectives with a top-k cross-entropy. `reference_kl_coefficient` is the beta of a penalty on every token: the KL
-    divergence of the student from its initial weights, by the k3 estimator (GRPO, arXiv:2402.03300, Eq. 4). The penalty is
-    multiplied by the prompt's weight like the rest of the loss, and needs a frozen copy of the initial student.
-
-    `divergence_beta` None keeps the cross-entropy. A number replaces it by the loss of on-policy GKD, the generalised
-    Jensen-Shannon divergence over the full vocabulary (arXiv:2306.13649, Eq. 1): 0 is the forward KL(teacher || student), 0.5
-    the symmetric divergence, 1 the reverse KL(student || teacher). It requires `top_k` "full" and the default `top_k_form`.
+    `temperature` divides the logits of teacher and student in the distillation loss. `position_schedule`: the token weights of
+    PW-OPSD. `reduction`: from tokens to one number. `updates_per_batch`: optimizer steps per rollout batch, each on as many
+    prompts. `importance_correction`: of policy gradients, for log-probabilities of the rollout engine that differ from the
+    student's; it multiplies the advantages by min(ratio, `importance_cap`), of the token or of its whole sequence.
     """
 
-    preset: str = "uopd"
+    name: str = "uopd"
     prompt_weight: PromptWeight | None = None  # {"kind": "binary", "tau": 0.3}, or "soft"
-    top_k: PositiveInt | Literal["full"] = 512
-    top_k_form: Literal["teacher_renormalised", "tail_bucket", "unnormalised"] = "teacher_renormalised"
-    reference_kl_coefficient: NonNegativeFloat = 0.0  # 0: no penalty and no reference
+    top_k: PositiveInt | Literal["full"] | None = None
+    top_k_form: Literal["teacher_renormalised", "tail_bucket", "unnormalised"] | None = None
+    reference_kl_coefficient: NonNegativeFloat | None = None
     divergence_beta: Probability | None = None
-
-    def identity(self) -> dict[str, Any]:
-        """Return the settings that identify the objective. An unused penalty or divergence is left out, which keeps the
-        fingerprints of runs from before these settings existed."""
-        absent = {"reference_kl_coefficient": 0.0, "divergence_beta": None}
-        return {k: v for k, v in super().identity().items() if k not in absent or v != absent[k]}
-
-    @model_validator(mode="after")
-    def _preset_exists(self) -> ObjectiveSettings:
-        if self.preset not in presets():
-            raise ValueError(f"unknown preset {self.preset!r}: choose one of {', '.join(presets())}")
-        return self
+    temperature: PositiveFloat | None = None
+    position_schedule: Literal["uniform", "mild", "moderate", "sharp", "aggressive"] | None = None
+    reduction: Literal["sequence_mean", "token_mean"] | None = None
+    updates_per_batch: PositiveInt | None = None
+    importance_correction: Literal["none", "token", "sequence"] = "none"
+    importance_cap: PositiveFloat = 2.0
 
     @model_validator(mode="after")
-    def _divergence_has_what_it_needs(self) -> ObjectiveSettings:
+    def _divergence_has_what_it_needs(self) -> AlgorithmSettings:
         if self.divergence_beta is None:
             return self
-        if self.top_k != "full":
-            raise ValueError(
-                f'divergence_beta needs the full distribution, but top_k is {self.top_k}: set top_k to "full", or remove'
-                " divergence_beta"
-            )
-        if self.top_k_form != "teacher_renormalised":
+        if self.top_k_form is not None:
             raise ValueError(
                 f"top_k_form {self.top_k_form} applies to the cross-entropy, which divergence_beta replaces: remove one of the"
                 " two"
@@ -175,10 +170,14 @@ class ObjectiveSettings(Section):
 
 
 class RolloutSettings(Section):
-    """Sampling is never truncated (top-p 1, no top-k): the ratios of policy gradients require the full distribution."""
+    """Sampling of the student's rollouts. `top_p` and `top_k` truncate it, which policy gradients do not allow, since their
+    ratios require the full distribution, unless `allow_truncated`."""
 
     group_size: PositiveInt = 4
     temperature: PositiveFloat = 1.0  # not given in the UOPD paper; 1 is the student's own distribution
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    top_k: PositiveInt | None = None
+    allow_truncated: bool = False
     dtype: Literal["bfloat16", "float32"] | None = None  # of the rollout engines; None: that of the training
 
 
@@ -218,18 +217,24 @@ class OptimizerSettings(Section):
 
 
 class BatchSettings(Section):
-    """`size` counts prompts (the papers state "batch 128"; with K = 4 that is 512 rollouts) or rollouts."""
+    """`size` counts prompts (the papers state "batch 128"; with K = 4 that is 512 rollouts) or rollouts. It is the size of a
+    rollout batch, whose rollouts all come from the same weights; a batch has `algorithm.updates_per_batch` optimizer steps."""
 
     size: PositiveInt = 128
     unit: Literal["prompts", "rollouts"] = "prompts"
-    total_prompts: PositiveInt = 50_000  # prompts drawn in the whole run, uniformly and with replacement
+    total_prompts: PositiveInt | None = 50_000  # prompts drawn in the whole run; None: `epochs` times all
+    draw: Literal["with_replacement", "epochs"] = (
+        "with_replacement"  # epochs: all prompts in a new order each
+    )
+    epochs: PositiveInt = 1
 
 
 class LoraSettings(Section):
-    """LoRA adapters, trained instead of the full weights: rank, scale alpha, and the projections that have one."""
+    """LoRA adapters, trained instead of the full weights: rank, scale alpha, dropout, and the projections that have one."""
 
     rank: PositiveInt = 64
     alpha: PositiveFloat = 128.0
+    dropout: Decay = 0.0
     targets: tuple[Projection, ...] = Field(default=ALL_PROJECTIONS, min_length=1)
 
 
@@ -293,8 +298,8 @@ class RunConfig(Section):
     output: Path = resource()  # contains one folder per run, see `run_folder`
     dataset: DatasetSettings
     student: StudentSettings
-    teacher: TeacherSettings
-    objective: ObjectiveSettings = Field(default_factory=ObjectiveSettings)
+    teacher: TeacherSettings | None = None  # for algorithms that have one
+    algorithm: AlgorithmSettings = AlgorithmSettings()
     rollouts: RolloutSettings = RolloutSettings()
     lengths: LengthSettings = LengthSettings()
     prompt: PromptSettings = PromptSettings()
@@ -315,16 +320,6 @@ class RunConfig(Section):
         return self.batches.size // group_size
 
     @property
-    def steps(self) -> int:
-        """Number of optimizer steps; the last may use a partial batch."""
-        return math.ceil(self.batches.total_prompts / self.prompts_per_step)
-
-    @property
-    def warmup_steps(self) -> int:
-        """Number of steps in which the learning rate rises."""
-        return math.ceil(self.optimizer.warmup_fraction * self.steps)
-
-    @property
     def rollout_dtype(self) -> Literal["bfloat16", "float32"]:
         """Data type of the rollout engines."""
         return self.rollouts.dtype or self.trainer.dtype
@@ -336,7 +331,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> RunConfig:
-        for problem in (_batch_problem(self), _length_problem(self), _teacher_problem(self)):
+        for problem in (_batch_problem(self), _length_problem(self), _draw_problem(self)):
             if problem is not None:
                 raise ValueError(problem)
         if self.overlap == "one_step_off" and self.placement.kind == "colocated":
@@ -365,21 +360,11 @@ def _length_problem(run: RunConfig) -> str | None:
     )
 
 
-def _teacher_problem(run: RunConfig) -> str | None:
-    teacher, k = run.teacher, run.objective.top_k
-    if teacher.backend == "in_process":
-        return None
-    if run.placement.kind == "colocated":
-        return (
-            "teacher.backend vllm needs a GPU of its own, but placement colocated shares every GPU: choose placement split or"
-            " teacher.backend in_process"
-        )
-    if teacher.force or (k != "full" and k <= VLLM_TOP_K):
-        return None
-    return (
-        f"teacher.backend vllm supports objective.top_k up to {VLLM_TOP_K}, but top_k is {k}: choose teacher.backend in_process,"
-        " whose cost hardly depends on k, or set teacher.force"
-    )
+def _draw_problem(run: RunConfig) -> str | None:
+    total = run.batches.total_prompts
+    if total is None and run.batches.draw == "with_replacement":
+        return 'batches.total_prompts is null, but prompts are drawn with replacement: set it, or batches.draw to "epochs"'
+    return None
 
 
 # --- loading -----------------------------------------------------------------------------------------------------
@@ -436,10 +421,36 @@ def _strict_json(text: str, path: Path) -> Any:
 
 
 def run_from(data: Mapping[str, Any], where: str) -> RunConfig:
-    """Build a run from plain data, such as a section of a profile; `where` names its origin in a `UserError`."""
+    """Build a run from plain data, such as a section of a profile; `where` names its origin in a `UserError`.
+
+    The defaults of the run's algorithm apply where the data give no value.
+    """
     if not isinstance(data, Mapping):
         raise UserError(f"{where} is not a JSON object: write one with output, dataset, student and teacher")
     try:
-        return RunConfig.model_validate(dict(data))
+        return RunConfig.model_validate(_with_defaults(data, where))
     except ValidationError as error:
         raise UserError(explain(error, where, "training/config.py", renamed=RENAMED_KEYS)) from error
+
+
+def _with_defaults(data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the data over the defaults of the algorithm that they name. Raises `UserError` if there is no such algorithm."""
+    from training.algorithms import load_algorithm  # here, because these modules import no settings
+
+    chosen = data.get("algorithm")
+    name = chosen.get("name", "uopd") if isinstance(chosen, Mapping) else "uopd"
+    try:
+        return merged(load_algorithm(name).defaults if isinstance(name, str) else {}, data)
+    except UserError as error:
+        raise UserError(f"{where}: algorithm.name: {error}") from error
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return two trees of settings as one; where both have a value, that of `over` counts."""
+    found = dict(under)
+    for key, value in over.items():
+        below = found.get(key)
+        found[key] = (
+            merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        )
+    return found

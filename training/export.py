@@ -25,10 +25,10 @@ from training.console import log_line
 from training.data.model_files import PROMPT
 from training.evaluation.held_out import Grades, estimates
 from training.metrics import phase_seconds
-from training.preflight.check import Prepared
+from training.preflight.check import Prepared, needs
 from training.preflight.disk import RESULT
+from training.preflight.memory import placement_of
 from training.run_log import RunTimer
-from training.workers.placement import make_placement
 
 if TYPE_CHECKING:
     from training.worker_set import Workers
@@ -86,11 +86,15 @@ def export_run(
     held_out = None if before is None or after is None else estimates(before, after)
     result = {
         "fingerprint": prepared.fingerprint,
-        "objective": prepared.run.objective.preset,
+        "algorithm": prepared.run.algorithm.name,
+        "method": _method(prepared),
+        "prompts": prepared.schedule.total_prompts,
         "steps": len(rows),
         "student": {"from": _identity(prepared.student.folder), "to": _identity(folder / STUDENT)},
-        "teacher": _identity(prepared.teacher.folder),
+        "teacher": None if prepared.teacher is None else _identity(prepared.teacher.folder),
         "dataset": prepared.dataset,
+        "references": _reference_sources(prepared),
+        "left_out": prepared.left_out,
         "held_out": held_out,
         **({} if lost is None else {"lost_by_merging": lost}),
         "cost": cost(rows, prepared, *timer.total()),
@@ -132,8 +136,7 @@ def cost(
     number of GPUs. `seconds` is the total of the completed steps, `seconds_<phase>` the work of each phase in them, and `overlap`
     the sum of the phases over `seconds`. `tokens` and `response_tokens` are totals.
     """
-    place = prepared.run.placement
-    placement = make_placement(place.kind, students=place.students, engines=place.engines)
+    placement = placement_of(prepared.plan)
     devices = 0 if placement.on_cpu else len(placement.bundles())
     seconds = sum(row["seconds"] for row in rows)
     phases = phase_seconds(rows)
@@ -183,15 +186,14 @@ def model_card(result: Mapping[str, Any]) -> str:
     """Return the model card of the student: its models, settings, evaluation and cost, all taken from the result."""
     settings = result["settings"]
     base = " ".join(result["student"]["from"].rpartition(":")[0].split())
-    name = f"{base}, distilled by {result['objective']}"
+    name = f"{base}, trained by {result['algorithm']}"
     head = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "language": ["en"],
         "model_name": name,
-        "tags": ["mathematics", "distillation", "on-policy-distillation", str(result["objective"])],
+        "tags": ["mathematics", "distillation", "on-policy-distillation", str(result["algorithm"])],
     }
-    weight = settings["objective"]["prompt_weight"]
     return render_card(
         "model.md.j2",
         front_matter=Markdown(yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=10**6)),
@@ -200,10 +202,43 @@ def model_card(result: Mapping[str, Any]) -> str:
         settings=settings,
         held_out=result["held_out"],
         cost=result["cost"],
-        weight="the objective's" if weight is None else ", ".join(str(part) for part in weight.values()),
         prompt=Markdown(load_prompt(PROMPT).user.rstrip()),
         all_settings=Markdown(json.dumps(settings, indent=2)),
     )
+
+
+def _method(prepared: Prepared) -> dict[str, Any]:
+    """Return the algorithm of the run for people: its summary, formula and source, and its parts as pairs of name and value."""
+    algorithm = prepared.plan.algorithm
+    scorers = [
+        f"{one.role}, {one.view.replace('_', ' ')} prompt: {', '.join(one.outputs)}"
+        + (f" of {one.top_k}" if one.top_k else "")
+        for one in algorithm.scorers
+    ]
+    parts = [
+        ("loss terms", " + ".join(f"{term.weight:g} x {term.loss}" for term in algorithm.loss)),
+        ("scores", "; ".join(scorers) or "none"),
+        ("prompt weight", str(algorithm.prompt_weight)),
+        *((f"{need}s", _counts(found)) for need, found in _reference_sources(prepared).items()),
+    ]
+    return {
+        "summary": algorithm.summary,
+        "formula": algorithm.formula,
+        "source": algorithm.source,
+        "rollouts": algorithm.rollouts,
+        "deviations": list(algorithm.deviations),
+        "parts": parts,
+    }
+
+
+def _counts(found: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {source}" for source, count in found.items())
+
+
+def _reference_sources(prepared: Prepared) -> dict[str, Any]:
+    """Return where the labels and solutions that the algorithm used came from, as counts of rows."""
+    references = prepared.references
+    return {} if references is None else {need: references.sources(need) for need in needs(prepared.plan)}
 
 
 def _identity(folder: Path) -> str:

@@ -1,4 +1,5 @@
-"""The training loop: generate, score, update, sync, log, checkpoint. It depends on an objective's declaration, not its name."""
+"""The training loop: generate, score, update, sync, log, checkpoint. It depends on the plan of the run, not on its
+algorithm's name."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,13 @@ from typing import Any
 from tasks.errors import UserError
 from tasks.processes.timeline import FILE, Timeline
 from tasks.storage.locks import alone
-from training.batch import RolloutBatch, generate_batch, micro_batches
+from training.batch import RolloutBatch, generate_batch, micro_batches, sequences_of
 from training.config import RunConfig, run_folder
 from training.console import log_line, phase, show_table
 from training.data.rows import columns
 from training.evaluation.held_out import evaluate
 from training.export import RunResult, export_run, finished, record_latest
-from training.methods import compose
 from training.metrics import step_metrics
-from training.objectives.base import Objective
 from training.preflight.check import Prepared, prepare
 from training.preflight.memory import memory_table
 from training.preflight.sampling import evaluation_sampling
@@ -71,11 +70,11 @@ def run(config: RunConfig) -> RunResult:
 
 def _train_with_restarts(prepared: Prepared, folder: Path) -> RunResult:
     """Train, restarting from the last checkpoint if a worker dies."""
-    objective, timer = compose(prepared.run), RunTimer(folder)
+    timer = RunTimer(folder)
     for deaths in range(MAX_RESTARTS + 1):
         try:
-            with _started(prepared, objective, Timeline(folder / FILE)) as workers:
-                return _train(workers, prepared, objective, folder, timer)
+            with _started(prepared, Timeline(folder / FILE)) as workers:
+                return _train(workers, prepared, folder, timer)
         except ActorLost as error:
             log_line(
                 f"{error}; restarting from the last checkpoint (restart {deaths + 1} of at most {MAX_RESTARTS})"
@@ -93,17 +92,15 @@ def _phase(timeline: Timeline, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _started(prepared: Prepared, objective: Objective, timeline: Timeline) -> Iterator[Workers]:
+def _started(prepared: Prepared, timeline: Timeline) -> Iterator[Workers]:
     """Start all workers, and end them when the block ends."""
     with ExitStack() as stack:
         with _phase(timeline, "starting the workers"):
-            workers = stack.enter_context(start_workers(prepared, objective, log_line))
+            workers = stack.enter_context(start_workers(prepared, log_line))
         yield workers
 
 
-def _train(
-    workers: Workers, prepared: Prepared, objective: Objective, folder: Path, timer: RunTimer
-) -> RunResult:
+def _train(workers: Workers, prepared: Prepared, folder: Path, timer: RunTimer) -> RunResult:
     """Run the remaining steps, with an evaluation before the first step and after the last one. The last step is saved too, so
     that evaluation and export can be repeated without training."""
     config, total = prepared.run, prepared.schedule.steps
@@ -120,7 +117,7 @@ def _train(
     timer.save()
     with _stop_on_signals() as stop:
         with RunLog(folder, step=first, steps=total) as run_log, timeline.phase("training", "steps"):
-            for step, upcoming in _steps(workers, prepared, objective, run_log, first, saved):
+            for step, upcoming in _steps(workers, prepared, run_log, first, saved):
                 timer.save()
                 if step % config.checkpoints.every == 0 or step == total or stop.requested:
                     workers.students.save(
@@ -141,7 +138,6 @@ def _train(
 def _steps(
     workers: Workers,
     prepared: Prepared,
-    objective: Objective,
     run_log: RunLog,
     first: int,
     saved: Sequence[Generation] = (),
@@ -153,7 +149,7 @@ def _steps(
     generated (with the engines' current weights) and scored while the student trains on this one.
     """
     config, total = prepared.run, prepared.schedule.steps
-    weights = objective.prompt_weight(columns(prepared.rows)).weight
+    weights = prepared.plan.algorithm.prompt_weight(columns(prepared.rows)).weight
     one_step_off = config.overlap == "one_step_off"
     ready: RolloutBatch | None = None
     with ThreadPoolExecutor(1) as ahead:
@@ -162,37 +158,66 @@ def _steps(
             batch = ready or generate_batch(
                 workers, prepared, weights, step, saved=saved if step == first else ()
             )
-            staleness = _staleness(batch, step, allowed=int(one_step_off))
+            staleness = _staleness(prepared, batch, step)
             next_batch: Future[RolloutBatch] | None = None
             if one_step_off and step + 1 < total:
                 next_batch = ahead.submit(generate_batch, workers, prepared, weights, step + 1)
-            update = _update(workers, prepared, objective, batch)
-            _check_finite(update, step)
+            updates = _train_on(workers, prepared, batch, step)
             ready = next_batch.result() if next_batch else None
             waited = time.perf_counter()
             workers.students.sync(workers.engines, step + 1)
             ended = time.perf_counter()
-            row = step_metrics(batch, update, staleness=staleness, sync=ended - waited, wall=ended - began)
+            row = step_metrics(batch, updates, staleness=staleness, sync=ended - waited, wall=ended - began)
             run_log.write(row)
-            if staleness == 0:
+            if staleness == 0 and "mismatch_mean" in row:
                 check_mismatch(row["mismatch_mean"], version=step)
-            yield step + 1, ready.generations if ready else ()
+            yield step + 1, ready.generations if ready and prepared.plan.samples else ()
 
 
-def _update(workers: Workers, prepared: Prepared, objective: Objective, batch: RolloutBatch) -> Update:
-    """Train the student on all parts of the batch, each as soon as it is scored."""
-    if prepared.run.placement.kind == "colocated":
+def _train_on(workers: Workers, prepared: Prepared, batch: RolloutBatch, step: int) -> tuple[Update, ...]:
+    """Do the optimizer steps of a batch, each on its parts as soon as they are scored."""
+    plan = prepared.plan
+    if plan.run.placement.kind == "colocated":
         batch.scoring_seconds()  # wait: scoring and training must not allocate memory at the same time
         workers.engines.sleep()
-    parts = range(len(batch.parts))
-    return workers.students.step_in_parts(
-        [partial(micro_batches, batch, part, objective, prepared) for part in parts]
-    )
+    if plan.run.algorithm.importance_correction != "none" and plan.samples:
+        batch = replace(batch, old_logprobs=workers.students.logprobs(batch.sequences))
+    updates = []
+    for number, parts in enumerate(batch.updates):
+        known, offset = _with_sequence_loss(workers, prepared, batch, number)
+        update = workers.students.step_in_parts(
+            [partial(micro_batches, known, number, part, prepared) for part in range(len(parts))]
+        )
+        update = replace(update, loss=update.loss + offset)
+        _check_finite(update, step)
+        updates.append(update)
+    return tuple(updates)
 
 
-def _staleness(batch: RolloutBatch, step: int, *, allowed: int) -> int:
-    """Return how many updates the weights of the batch are behind. Raises `UserError` if a weight sync was skipped or the engines
-    have different weights."""
+def _with_sequence_loss(
+    workers: Workers, prepared: Prepared, batch: RolloutBatch, update: int
+) -> tuple[RolloutBatch, float]:
+    """Return the batch with the slopes of the sequence loss of an optimizer step, by a pass of the student without gradient, and
+    what has to be added to the loss that the student reports, in which the sequence loss is linear. Without one: unchanged and
+    0."""
+    sequence_loss = prepared.plan.algorithm.sequence_loss
+    if sequence_loss is None:
+        return batch, 0.0
+    chosen = [batch.sequences[index] for part in batch.updates[update] for index in part]
+    logprobs = workers.students.logprobs(chosen)
+    rollouts, sequences = sequences_of(batch, update, prepared.plan, logprobs)
+    value, slopes = sequence_loss(sequences)
+    known = replace(batch, sequence_slopes=dict(zip(rollouts, slopes.tolist(), strict=True)))
+    trained = batch.weights[rollouts] > 0
+    return known, value - float((slopes * sequences.logprobs)[trained].sum())
+
+
+def _staleness(prepared: Prepared, batch: RolloutBatch, step: int) -> int:
+    """Return how many batches the weights that generated the rollouts are behind. Raises `UserError` if a weight sync was
+    skipped or the engines have different weights."""
+    if not prepared.plan.samples:
+        return 0
+    allowed = int(prepared.run.overlap == "one_step_off")
     version = batch.generations[0].version
     check_versions(version, [generation.version for generation in batch.generations])
     check_versions(version if step - allowed <= version <= step else step, [version])
@@ -224,7 +249,8 @@ def _resume(
             f"{folder} contains checkpoints of a run with other settings, data or models: delete it, or choose another output"
             " folder"
         )
-    step = workers.students.load(checkpoint)
+    updates = workers.students.load(checkpoint)
+    step = -(-updates // prepared.schedule.updates_per_batch)
     log_line(f"continuing after step {step}")
     return step, record, read_generations(checkpoint)
 

@@ -13,54 +13,56 @@ from training.weight_sync.sync import logprob_mismatch
 
 __all__ = ["PHASES", "phase_seconds", "step_metrics"]
 
-PHASES = ("rollout", "teacher", "student", "sync")
-"""The phases of a step, in order. Runs with a reference have one more, `reference`."""
+PHASES = ("rollout", "teacher", "reference", "student", "sync")
+"""The phases of a step, in order; a run without a frozen model does not have its phase."""
 
 
 def step_metrics(
     batch: RolloutBatch,
-    update: Update,
+    updates: Sequence[Update],
     *,
     staleness: int,
     sync: float,
     wall: float,
 ) -> dict[str, float]:
-    """Return the metrics (name -> value) of step `update.step` (1, 2, ...).
+    """Return the metrics (name -> value) of step `batch.step + 1` (1, 2, ...) with its optimizer steps.
 
-    `*_mass`, `entropy`, `token_loss` and, with a reference, `reference_kl` (divergence of the student from its initial weights,
-    nats per token) are means over the trained response tokens; lengths and shares are over all rollouts of the batch.
-    `staleness` counts the updates between the weights that generated and those that were updated (0: strictly on-policy).
-    `sync` is the seconds of the weight sync, `wall` those of the whole step; `overlap` is the phases' total seconds over
-    `wall`, 1 if no phases overlapped. `student_memory_gb`: peak memory of a student rank so far, in 10^9 bytes.
+    `loss` and `gradient_norm` are means over the optimizer steps, `learning_rate` is that of the last. Diagnostics of the loss
+    (`*_mass`, `entropy`, `clipped`, `reference_kl`, ...) are means over the trained response tokens; lengths and shares are over
+    all rollouts. `staleness` counts the batches between the weights that generated and those that were updated. `sync` is the
+    seconds of the weight sync, `wall` those of the whole step; `overlap` is the phases' total seconds over `wall`, 1 if no phases
+    overlapped. `student_memory_gb`: peak memory of a student rank so far, in 10^9 bytes.
     """
-    seconds = _seconds_by_phase(batch, update, sync)
+    seconds = _seconds_by_phase(batch, updates, sync)
     tokens, work = sum(len(sequence.tokens) for sequence in batch.sequences), sum(seconds.values())
     row: dict[str, float] = {
-        "step": update.step,
-        "loss": update.loss,
-        "learning_rate": update.learning_rate,
-        "gradient_norm": update.gradient_norm,
+        "step": batch.step + 1,
+        "loss": float(np.mean([update.loss for update in updates])),
+        "learning_rate": updates[-1].learning_rate,
+        "gradient_norm": float(np.mean([update.gradient_norm for update in updates])),
         "weight_mean": float(batch.weights.mean()),
         "weight_zero_share": float((batch.weights == 0).mean()),
-        **token_metrics([seen for _, seen in update.trained]),
+        **token_metrics([seen for update in updates for _, seen in update.trained]),
         **response_metrics(batch),
+        **reward_metrics(batch),
         "staleness": staleness,
         "tokens": tokens,
         "tokens_per_second": tokens / wall,
         "seconds": wall,
         "overlap": work / wall,
-        "student_memory_gb": update.memory / 1e9,
+        "student_memory_gb": max(update.memory for update in updates) / 1e9,
     }
-    row |= dict(zip(("mismatch_mean", "mismatch_max"), mismatch(update.trained), strict=True))
+    # only of the first optimizer step: after it the student is ahead of the engines
+    row |= dict(zip(("mismatch_mean", "mismatch_max"), mismatch(updates[0].trained), strict=False))
     row |= {f"seconds_{name}": spent for name, spent in seconds.items()}
     return row | {f"share_{name}": spent / work for name, spent in seconds.items()}
 
 
-def _seconds_by_phase(batch: RolloutBatch, update: Update, sync: float) -> dict[str, float]:
+def _seconds_by_phase(batch: RolloutBatch, updates: Sequence[Update], sync: float) -> dict[str, float]:
     return {
         "rollout": batch.rollout_seconds,
         **batch.scoring_seconds(),
-        "student": update.seconds,
+        "student": sum(update.seconds for update in updates),
         "sync": sync,
     }
 
@@ -73,21 +75,43 @@ def response_metrics(batch: RolloutBatch) -> dict[str, float]:
         "response_tokens_max": max(lengths),
         "response_tokens": sum(lengths),
         "truncated_share": float(np.mean([one.finish_reason == "length" for one in batch.generations])),
-        "rollout_logprob_mean": float(np.concatenate([one.logprobs for one in batch.generations]).mean()),
+    } | _rollout_logprob(batch)
+
+
+def _rollout_logprob(batch: RolloutBatch) -> dict[str, float]:
+    """Return the mean log-probability of a token, unless it is not known, as for the dataset's responses."""
+    mean = float(np.concatenate([one.logprobs for one in batch.generations]).mean())
+    return {"rollout_logprob_mean": mean} if np.isfinite(mean) else {}
+
+
+def reward_metrics(batch: RolloutBatch) -> dict[str, float]:
+    """Return the share of right answers, and that of the groups whose rewards are all equal; nothing without a reward."""
+    if batch.rewards is None:
+        return {}
+    numbers = batch.group_numbers
+    groups = [batch.rewards[numbers == number] for number in range(len(batch.groups))]
+    return {
+        "reward_mean": float(batch.rewards.mean()),
+        "agreeing_groups": float(np.mean([np.ptp(group) == 0 for group in groups])),
     }
 
 
 def phase_seconds(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the total seconds of each phase over all steps, `reference` included if the run has one."""
-    names = (*PHASES, "reference") if any("seconds_reference" in row for row in rows) else PHASES
+    """Return the total seconds of each phase over all steps."""
+    names = [name for name in PHASES if any(f"seconds_{name}" in row for row in rows)]
     return {name: sum(row[f"seconds_{name}"] for row in rows) for name in names}
 
 
-def mismatch(pairs: Sequence[tuple[MicroBatch, Mapping[str, np.ndarray]]]) -> tuple[float, float]:
+def mismatch(
+    pairs: Sequence[tuple[MicroBatch, Mapping[str, np.ndarray]]],
+) -> tuple[float, ...]:
     """Return the trainer/engine mismatch: mean and maximum of |log p(engine) - log p(student)| over the trained tokens.
 
-    Only micro-batches whose token loss reports `sampled_logprob` count; (0, 0) without any.
+    Only micro-batches whose token loss reports `sampled_logprob` count, (0, 0) without any; empty for responses that no engine
+    sampled.
     """
+    if any("rollout_logprobs" not in batch.signals for batch, _ in pairs):
+        return ()
     sampled = [(batch.signals["rollout_logprobs"], seen.get("sampled_logprob")) for batch, seen in pairs]
     both = [(engine, student) for engine, student in sampled if student is not None]
     if not both:

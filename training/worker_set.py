@@ -1,13 +1,14 @@
-"""The workers of one run, created from its settings in a separate Ray session: student ranks, rollout engines, the teacher and,
-if needed, the reference."""
+"""The workers of one run, created from its plan in a separate Ray session: student ranks, rollout engines, and the frozen models
+and graders that its algorithm needs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -15,12 +16,21 @@ from tasks.processes.machine import available_cores
 from tasks.processes.ray_session import RaySession
 from training.data.batches import TokenSequence
 from training.data.model_files import given_template
-from training.objectives.base import Objective
+from training.evaluation.held_out import opened_thinking
+from training.plan import ScoringPass
 from training.preflight.check import Prepared, teacher_warning
-from training.preflight.memory import SCORING_FRACTION, SCORING_TOKENS, engine_fraction
+from training.preflight.memory import (
+    SCORING_FRACTION,
+    SCORING_TOKENS,
+    engine_fraction,
+    placement_of,
+    teacher_settings,
+)
+from training.rewards import Grader
 from training.rollouts.engine import RolloutEngineSettings
 from training.rollouts.pool import RolloutPool
-from training.scorers.teacher import InProcessTeacher, InProcessTeacherSettings, States, TopK
+from training.scorers.scores import Scores
+from training.scorers.teacher import InProcessTeacher, InProcessTeacherSettings
 from training.scorers.vllm_teacher import ScoringSettings, VllmTeacher, scoring_environment, scoring_options
 from training.student.adapters import AdapterSettings
 from training.student.exported_files import PromptFiles
@@ -28,7 +38,7 @@ from training.student.group import StudentGroup
 from training.student.messages import RankSettings
 from training.weight_sync.sync import choose_transport
 from training.workers.actors import result
-from training.workers.placement import Placement, Role, actor_options, make_placement, reserved
+from training.workers.placement import Placement, Role, actor_options, reserved
 
 __all__ = ["PendingScores", "Workers", "start_workers"]
 
@@ -37,18 +47,15 @@ CPU_OBJECT_STORE_BYTES = 1024**3
 to disk. On GPUs Ray's default applies, three tenths of the memory (512 responses of 1,200 tokens have 2.5 GB of top-512)."""
 
 
-T = TypeVar("T")
-
-
-class PendingScores(Generic[T]):
+class PendingScores:
     """The pending scores of a frozen model for some sequences; `get` waits for them. `who` names the model in errors."""
 
     def __init__(self, call: Any, who: str) -> None:
         self._call, self._who = call, who
-        self._found: tuple[list[T], float] | None = None
+        self._found: tuple[list[Scores], float] | None = None
 
-    def get(self) -> tuple[list[T], float]:
-        """Return one score object per sequence and the seconds that the model took. Raises `ActorLost` if the worker died."""
+    def get(self) -> tuple[list[Scores], float]:
+        """Return the scores of each sequence and the seconds that the model took. Raises `ActorLost` if the worker died."""
         found = self._found
         if found is None:
             found = self._found = result(self._call, self._who)
@@ -60,73 +67,93 @@ class PendingScores(Generic[T]):
 class Workers:
     """The workers that the training loop uses.
 
-    `teachers` are copies of one model, one for each slot of the placement; so are `references`, which are empty if the objective
-    needs none. `facts` describes students, engines, teacher, reference and transport, as reported by the workers.
+    `frozen`: the actors of each frozen model (`teacher`, `reference`) that the run has, copies of one model, one for each slot of
+    the placement. `grader`: None without a reward. `facts` describes students, engines, frozen models and transport, as reported
+    by the workers.
     """
 
     students: StudentGroup
     engines: RolloutPool
-    teachers: tuple[Any, ...]
-    top_k: int | None
-    facts: Mapping[str, Any]
-    references: tuple[Any, ...] = ()
+    frozen: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    vocabulary: int | None = None
+    grader: Grader | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
-    def score(self, sequences: Sequence[TokenSequence], part: int = 0) -> PendingScores[TopK | States]:
-        """Request the teacher's top k at every response position, or without a k the hidden states that represent its full
-        distribution. Returns immediately. The parts of a rollout batch are assigned to the copies round-robin."""
-        teacher = self.teachers[part % len(self.teachers)]
-        return PendingScores(teacher.score.remote(list(sequences), self.top_k), "the teacher")
+    def score(self, one: ScoringPass, sequences: Sequence[TokenSequence], part: int = 0) -> PendingScores:
+        """Request the scores of a scoring pass for every response. Returns immediately. The parts of a rollout batch are assigned
+        to the copies round-robin."""
+        copies, request = self.frozen[one.worker], one.request
+        if one.full and not request.states:  # of a vLLM teacher: all log-probabilities
+            request = replace(request, top_k=self.vocabulary)
+        call = copies[part % len(copies)].score.remote(list(sequences), request)
+        return PendingScores(call, f"the {one.worker}")
 
-    def reference_logprobs(
-        self, sequences: Sequence[TokenSequence], part: int = 0
-    ) -> PendingScores[np.ndarray] | None:
-        """Request the reference log-probabilities [T] of every response. Returns immediately; None without a reference."""
-        if not self.references:
-            return None
-        reference = self.references[part % len(self.references)]
-        return PendingScores(reference.timed_logprobs.remote(list(sequences)), "the reference")
+    def grade(self, prepared: Prepared, row: int, tokens: np.ndarray) -> Future[float]:
+        """Request the reward of a rollout for a row. Returns immediately."""
+        if self.grader is None:
+            raise RuntimeError("this run has no grader, because its algorithm has no reward")
+        tokenizer = prepared.student.tokenizer
+        text = tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+        opened = opened_thinking(tokenizer, prepared.rows[row].prompt_ids)
+        return self.grader.submit(opened + text, prepared.label(row))
 
 
 @contextmanager
-def start_workers(prepared: Prepared, objective: Objective, log: Callable[[str], None]) -> Iterator[Workers]:
+def start_workers(prepared: Prepared, log: Callable[[str], None]) -> Iterator[Workers]:
     """Start all workers, and end them when the block ends.
 
     Models load in parallel, except that engines which share their GPUs load first: vLLM would subtract memory that other models
     allocate meanwhile from their KV cache. Raises `UserError` if the machine is too small or a worker does not start.
     """
-    run = prepared.run
-    placement = run_placement(prepared, objective)
+    plan, placement = prepared.plan, placement_of(prepared.plan)
     choice = choose_transport(placement)
     log(f"weight sync to the rollout engines: {choice.transport} ({choice.reason})")
-    warning = teacher_warning(run)
+    warning = teacher_warning(plan)
     if warning is not None:
         log(warning)
     store = CPU_OBJECT_STORE_BYTES if placement.on_cpu else None
-    with RaySession(len(placement.slots), store) as session, reserved(placement) as group:
+    with ExitStack() as stack:
+        grader = stack.enter_context(Grader()) if plan.algorithm.reward else None
+        session = stack.enter_context(RaySession(len(placement.slots), store))
+        group = stack.enter_context(reserved(placement))
         engines = RolloutPool(placement, group, rollout_engine_settings(prepared, placement), on_loss=log)
         if placement.shares_gpus:
             engines.ready()
-        by_states = objective.needs.teacher == "full" and run.teacher.backend == "in_process"
-        head = prepared.teacher.folder if by_states else None
-        settings = rank_settings(prepared, placement, teacher_head=head)
-        students = StudentGroup(placement, group, settings, objective.token_loss)
-        top_k = objective.needs.top_k or prepared.shared_vocab
-        teachers = _actors("teacher", placement, group, *teacher_actor(prepared, placement, top_k))
-        start = frozen_settings(prepared, placement, prepared.student.folder, run.trainer.dtype)
-        references = _actors("reference", placement, group, InProcessTeacher, start)
+        settings = rank_settings(prepared, placement, teacher_head=states_folder(prepared))
+        students = StudentGroup(placement, group, settings, plan.token_loss())
+        frozen = frozen_actors(prepared, placement, group)
         facts: dict[str, Any] = {"transport": choice.transport, "placement": placement.name}
-        facts |= _wait_for_models(students, engines, teachers, references)
+        facts |= _wait_for_models(students, engines, frozen)
         log_findings(facts, log)
         session.guard_workers()
         students.open_transfer(choice, engines)
         yield Workers(
             students=students,
             engines=engines,
-            teachers=teachers,
-            top_k=None if by_states else top_k,
+            frozen=frozen,
+            vocabulary=prepared.shared_vocab,
+            grader=grader,
             facts=facts,
-            references=references,
         )
+
+
+def states_folder(prepared: Prepared) -> Path | None:
+    """Return the folder of the model whose hidden states the student turns into a distribution, or None."""
+    worker = prepared.plan.from_states
+    if worker is None:
+        return None
+    return prepared.student.folder if worker == "reference" else prepared.teacher_files.folder
+
+
+def frozen_actors(prepared: Prepared, placement: Placement, group: Any) -> dict[str, tuple[Any, ...]]:
+    """Start the frozen models of the run."""
+    plan, found = prepared.plan, {}
+    if plan.has_teacher:
+        found["teacher"] = _actors("teacher", placement, group, *teacher_actor(prepared, placement))
+    if plan.has_reference:
+        start = frozen_settings(prepared, placement, prepared.student.folder, plan.run.trainer.dtype)
+        found["reference"] = _actors("reference", placement, group, InProcessTeacher, start)
+    return found
 
 
 def log_findings(facts: Mapping[str, Any], log: Callable[[str], None]) -> None:
@@ -134,12 +161,6 @@ def log_findings(facts: Mapping[str, Any], log: Callable[[str], None]) -> None:
     log(f"attention of the student: {facts['student']['attention']}")
     for finding in dict.fromkeys(engine["batch_invariance"] for engine in facts["engines"]):
         log(f"rollout engines: {finding}")
-
-
-def run_placement(prepared: Prepared, objective: Objective) -> Placement:
-    """Return the placement of the run's workers."""
-    where, has_reference = prepared.run.placement, objective.needs.reference_model
-    return make_placement(where.kind, students=where.students, engines=where.engines, reference=has_reference)
 
 
 def rollout_engine_settings(prepared: Prepared, placement: Placement) -> RolloutEngineSettings:
@@ -167,8 +188,8 @@ def rank_settings(
     run, optimizer, lora = prepared.run, prepared.run.optimizer, prepared.run.trainer.lora
     return RankSettings(
         model=prepared.student.folder,
-        total_steps=run.steps,
-        warmup_steps=run.warmup_steps,
+        total_steps=prepared.schedule.updates,
+        warmup_steps=prepared.schedule.warmup_updates,
         learning_rate=optimizer.learning_rate,
         betas=(optimizer.beta1, optimizer.beta2),
         epsilon=optimizer.epsilon,
@@ -179,7 +200,7 @@ def rank_settings(
         gradient_checkpointing=run.trainer.gradient_checkpointing,
         lora=None
         if lora is None
-        else AdapterSettings(rank=lora.rank, alpha=lora.alpha, targets=lora.targets),
+        else AdapterSettings(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets),
         vocabulary=prepared.shared_vocab,
         head_chunk=run.trainer.head_chunk,
         token_budget=run.trainer.micro_batch_tokens,
@@ -201,15 +222,17 @@ def prompt_files(prepared: Prepared) -> PromptFiles:
     )
 
 
-def scoring_settings(prepared: Prepared, top_k: int) -> ScoringSettings:
+def scoring_settings(prepared: Prepared) -> ScoringSettings:
     """Return the settings of a vLLM teacher."""
-    run = prepared.run
+    run, teacher = prepared.run, prepared.teacher_files
+    passes = [one for one in prepared.plan.passes if one.worker == "teacher"]
+    top_k = max(prepared.shared_vocab if one.full else one.request.top_k or 1 for one in passes)
     return ScoringSettings(
-        model=prepared.teacher.folder,
+        model=teacher.folder,
         max_tokens=run.context_tokens,
         top_k=top_k,
-        vocabulary=prepared.teacher.vocab_size,
-        dtype=run.teacher.dtype,
+        vocabulary=teacher.vocab_size,
+        dtype=teacher_settings(run).dtype,
         pass_tokens=SCORING_TOKENS,
         gpu_memory_fraction=SCORING_FRACTION,
         kv_cache_gib=run.placement.cpu_kv_gib,
@@ -229,17 +252,12 @@ def _actors(role: Role, placement: Placement, group: Any, kind: Any, *arguments:
 
 
 def _wait_for_models(
-    students: StudentGroup, engines: RolloutPool, teachers: Sequence[Any], references: Sequence[Any]
+    students: StudentGroup, engines: RolloutPool, frozen: Mapping[str, Sequence[Any]]
 ) -> dict[str, Any]:
     """Wait until all models are loaded, and return their descriptions."""
-    facts = {
-        "student": students.connect(),
-        "teacher": _ready(teachers, "the teacher"),
-        "engines": engines.ready(),
-    }
-    if references:
-        facts["reference"] = _ready(references, "the reference")
-    return facts
+    facts: dict[str, Any] = {"student": students.connect()}
+    facts |= {name: _ready(actors, f"the {name}") for name, actors in frozen.items()}
+    return facts | {"engines": engines.ready()}
 
 
 def _ready(actors: Sequence[Any], who: str) -> Any:
@@ -247,14 +265,15 @@ def _ready(actors: Sequence[Any], who: str) -> Any:
     return [result(one.ready.remote(), who) for one in actors][0]  # noqa: RUF015 - all of them are waited for
 
 
-def teacher_actor(prepared: Prepared, placement: Placement, top_k: int) -> tuple[Any, ...]:
+def teacher_actor(prepared: Prepared, placement: Placement) -> tuple[Any, ...]:
     """Return the class and the arguments of the teacher for the run's teacher backend."""
-    if prepared.run.teacher.backend == "vllm":
-        scoring = scoring_settings(prepared, top_k)
+    teacher = teacher_settings(prepared.run)
+    if teacher.backend == "vllm":
+        scoring = scoring_settings(prepared)
         environment = scoring_environment(scoring, on_cpu=placement.on_cpu)
         return VllmTeacher, scoring, environment, scoring_options(scoring, on_cpu=placement.on_cpu)
-    dtype = prepared.run.teacher.dtype
-    return InProcessTeacher, frozen_settings(prepared, placement, prepared.teacher.folder, dtype)
+    folder = prepared.teacher_files.folder
+    return InProcessTeacher, frozen_settings(prepared, placement, folder, teacher.dtype)
 
 
 def frozen_settings(

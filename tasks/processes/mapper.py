@@ -74,7 +74,7 @@ def _processes(workers: int) -> Iterator[Mapper[Any, Any]]:
 
     def call(function: Callable[[Any], Any], item: Any) -> Any:
         if not hasattr(local, "worker"):
-            local.worker = _Worker()
+            local.worker = WorkerProcess()
             started.append(local.worker)
         return local.worker.call(function, item)
 
@@ -95,7 +95,11 @@ def _processes(workers: int) -> Iterator[Mapper[Any, Any]]:
         worker.stop()
 
 
-class _Worker:
+class WorkerDied(UserError):
+    """A worker process ended while it ran a function."""
+
+
+class WorkerProcess:
     """A process that calls functions one at a time. It ends when its standard input closes, so it never outlives its
     parent."""
 
@@ -107,13 +111,13 @@ class _Worker:
         )  # fmt: skip
 
     def call(self, function: Callable[[Any], Any], item: Any) -> Any:
-        """Return `function(item)`, computed in the worker. Raises its exception, or `UserError` if the worker died."""
+        """Return `function(item)`, computed in the worker. Raises its exception, or `WorkerDied`."""
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
             _send(self.process.stdin, (function, item))
             good, value = _receive(self.process.stdout)
         except (OSError, EOFError) as error:
-            raise UserError(
+            raise WorkerDied(
                 f"a worker process died while it ran {function.__name__} (exit status {self.process.wait()}), possibly out"
                 " of memory: lower run.cpu_workers and start again"
             ) from error
@@ -122,6 +126,7 @@ class _Worker:
         return value
 
     def stop(self) -> None:
+        """Terminate the process and reap it."""
         self.process.kill()
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):

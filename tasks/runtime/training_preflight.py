@@ -52,7 +52,7 @@ def training_problems(config: Config, root: Path, dataset: Path | None) -> list[
 
 def teacher_problems(config: Config, run: RunConfig) -> list[str]:
     """Return the differences between the teacher that annotates the dataset and the one that the student learns from."""
-    if run.dataset.allow_mismatch:
+    if run.dataset.allow_mismatch or run.teacher is None:
         return []
     problems, role = [], config.models.teacher
     remedy = "or set distill.run.dataset.allow_mismatch"

@@ -14,7 +14,7 @@ from tasks.rows import Example, Response
 from tasks.seeds.pocket_source import is_pocket_id
 from tasks.uncertainty.validation import Checked, measures
 
-__all__ = ["check", "is_right", "majority_is_right", "pocket_sources", "truth_of"]
+__all__ = ["check", "is_right", "majority_is_right", "oracle_answer", "pocket_sources", "truth_of"]
 
 
 def pocket_sources(settings: Mapping[str, Any]) -> frozenset[str]:
@@ -25,11 +25,20 @@ def pocket_sources(settings: Mapping[str, Any]) -> frozenset[str]:
 
 def truth_of(row: Example, pocket: Collection[str]) -> str | None:
     """Return the ground truth of a row. A pocket problem without one is solved by the oracle; None for any other row."""
-    if row.answer is not None or row.source not in pocket or not is_pocket_id(row.source_id):
-        return row.answer
+    return (
+        row.answer
+        if row.answer is not None
+        else oracle_answer(row.problem, row.source, row.source_id, pocket)
+    )
+
+
+def oracle_answer(problem: str, source: str, source_id: str, pocket: Collection[str]) -> str | None:
+    """Return the oracle's answer to a pocket problem, None where it has none; None for any other problem."""
+    if source not in pocket or not is_pocket_id(source_id):
+        return None
     from pocket.world import oracle  # needed for pocket problems only
 
-    return oracle(row.problem)
+    return oracle(problem)
 
 
 def is_right(given: str | None, truth: str) -> bool:

@@ -47,7 +47,7 @@ def distill(run: Run, dataset: str) -> str:
     output = run.store.root / "distill"
     config = run_config(settings, Path(dataset), output)
     write_held_out(output / "held_out.jsonl", held_out(settings, Path(dataset)))
-    name = f"distill: {config.objective.preset}"
+    name = f"distill: {config.algorithm.name}"
     with run.timeline.phase("stage", "distill"):
         folder = train.with_options(name="distill", task_run_name=name)(config, settings)
     result = read_sealed(folder / "result.json", "run the distillation again")

@@ -22,7 +22,7 @@ TOP = ("flows", "tasks", "prompts", "pocket", "training", "scripts", "speed")
 # `training.evaluation` imports the bootstrap alone, which is NumPy only: the factory's other statistics do not concern it.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "flows": ("tasks.stages", "tasks.config", "training.config"),
-    "scripts": ("tasks.*", "flows"),
+    "scripts": ("tasks.*", "flows", "training.algorithms"),
     "speed": ("tasks.*", "training.*", "prompts", "pocket.*"),
     "prompts": ("tasks",),
     "pocket": ("pocket.world", "prompts", "tasks", "tasks.answers", "tasks.problems", "tasks.uncertainty"),
@@ -43,13 +43,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "tasks.storage", "tasks.uncertainty", "prompts", "training.config", "training.preflight",
     ),
     "tasks.stages": ("tasks.*", "prompts", "training.config"),
-    "training.config": ("tasks",),
+    "training.config": ("tasks", "training.algorithms"),
     "training.console": ("tasks", "tasks.processes.ticker"),
     "training.losses": ("tasks",),
-    "training.objectives": ("tasks", "training.losses"),
+    "training.algorithms": ("tasks", "training.losses"),
+    "training.plan": ("tasks", "training.algorithms", "training.config", "training.losses", "training.scorers"),
     "training.workers": ("tasks", "tasks.processes"),
     "training.data": (
-        "tasks", "tasks.llm", "tasks.storage", "tasks.uncertainty", "prompts", "training.config", "training.losses",
+        "tasks", "tasks.answers", "tasks.llm", "tasks.seeds.truth", "tasks.storage", "tasks.uncertainty", "prompts",
+        "training.config", "training.losses",
     ),
     "training.weight_sync": ("tasks", "training.workers"),
     "training.scorers": (
@@ -68,14 +70,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "training.preflight": (
         "tasks", "tasks.llm", "tasks.storage", "prompts", "training.config", "training.console", "training.data",
-        "training.evaluation", "training.losses", "training.objectives.presets", "training.rollouts", "training.scorers",
+        "training.algorithms", "training.evaluation", "training.losses", "training.plan", "training.rollouts", "training.scorers",
         "training.student",
         "training.weight_sync", "training.workers",
     ),
-    "training": ("tasks", "tasks.llm", "tasks.processes", "tasks.storage", "prompts", "training.*"),
+    "training": ("tasks", "tasks.answers", "tasks.llm", "tasks.processes", "tasks.storage", "prompts", "training.*"),
 }  # fmt: skip
 # Modules with a rule of their own, since the packages below `training` import them and its other modules import those.
-SINGLE_MODULES = frozenset({"training.config", "training.console"})
+SINGLE_MODULES = frozenset({"training.config", "training.console", "training.plan"})
 
 PREFECT = ("flows", "tasks.stages", "tasks.runtime", "scripts")
 HEAVY = frozenset({"deepspeed", "peft", "ray", "torch", "transformers", "vllm"})
@@ -86,19 +88,16 @@ HEAVY_AT_TOP: Mapping[str, bool] = {
     "pocket": True,
     "pocket.world": False,
     "speed": True,
-    "training.batch": True,
     "training.data.batches": True,
     "training.losses": True,
     "training.losses.prompt_weights": False,
-    "training.objectives": True,
-    "training.objectives.presets": False,
+    "training.losses.reductions": False,
     "training.scorers.scoring": True,
     "training.student": True,
     "training.student.checkpoints": False,
     "training.student.zero": False,
     "training.weight_sync": True,
 }
-PRESETS = "training.objectives.presets."  # each preset names torch functions; their package does not
 HTTP_AT_TOP = (
     "tasks.llm.chat",
     "tasks.llm.endpoint",
@@ -327,7 +326,7 @@ def test_prefect_stays_in_flows_stages_runtime_and_scripts() -> None:
 def may_be_heavy(module: str) -> bool:
     """Whether a module may import torch and the like at its top."""
     longest = max((prefix for prefix in HEAVY_AT_TOP if under(module, (prefix,))), key=len, default=None)
-    return longest is not None and (HEAVY_AT_TOP[longest] or module.startswith(PRESETS))
+    return longest is not None and HEAVY_AT_TOP[longest]
 
 
 def test_heavy_packages_are_imported_inside_functions() -> None:
@@ -369,8 +368,9 @@ def test_pure_packages_import_nothing_that_reaches_outside() -> None:
         ("tasks.processes.mapper", HTTP | HEAVY | {"prefect", "pyarrow"}),
         ("tasks.processes.supervisor", HTTP | HEAVY | {"prefect", "pyarrow", "numpy"}),
         ("training.config", HTTP | HEAVY | {"prefect", "pyarrow"}),
+        ("training.rewards", HTTP | HEAVY | {"prefect", "pyarrow"}),  # in every grading worker
         ("training.launch", HTTP | HEAVY | {"prefect"}),  # `--check` takes seconds
-        ("training.objectives.presets", HTTP | HEAVY),
+        ("training.algorithms.pw_opsd", HTTP | HEAVY | {"prefect", "pyarrow"}),
         ("prompts", HTTP | HEAVY | {"prefect", "pyarrow"}),
     ],
 )

@@ -15,6 +15,8 @@ from tasks.runtime.training_run import run_config
 from tasks.seeds.hub_source import HubSource
 from tasks.seeds.registry import load, resolve
 from training.config import RunConfig
+from training.data.sampler import schedule
+from training.plan import resolve as plan_of
 from training.preflight.memory import (
     ENGINE_WORKING,
     MemoryPlan,
@@ -92,7 +94,8 @@ def dimensions_of(model: str) -> ModelDimensions:
 
 
 def planned(run: RunConfig) -> MemoryPlan:
-    return memory_plan(run, dimensions_of(run.student.model), dimensions_of(run.teacher.model))
+    assert run.teacher is not None
+    return memory_plan(plan_of(run), dimensions_of(run.student.model), dimensions_of(run.teacher.model))
 
 
 def with_stage(run: RunConfig, stage: int) -> RunConfig:
@@ -108,7 +111,7 @@ def test_a_profile_resolves_with_its_sources_and_its_training(profile: str) -> N
     config = resolved(profile)
     assert config.profile == profile
     if config.distill is not None:
-        assert training(profile).steps > 0
+        assert plan_of(training(profile)).passes
 
 
 def test_every_engine_of_the_pocket_profile_has_a_batch_invariant_data_type() -> None:
@@ -136,14 +139,16 @@ def test_the_training_settings_are_the_papers_and_fit_on_the_node(
     profile: str, student: str, teacher: str, placement: str, zero: int
 ) -> None:
     run = training(profile)
+    assert run.teacher is not None
     assert (Path(run.student.model).name, Path(run.teacher.model).name) == (student, teacher)
     assert run.teacher.model == resolved(profile).models.teacher.model, (
         "the annotation belongs to the teacher"
     )
-    assert (run.placement.kind, run.trainer.zero_stage, run.objective.preset) == (placement, zero, "uopd")
-    assert (run.objective.top_k, run.rollouts.group_size) == (512, 4)
+    assert (run.placement.kind, run.trainer.zero_stage, run.algorithm.name) == (placement, zero, "uopd")
+    assert (plan_of(run).top_k, run.rollouts.group_size) == (512, 4)
     assert (run.batches.size, run.batches.unit, run.batches.total_prompts) == (128, "prompts", 50_000)
-    assert (run.optimizer.learning_rate, run.steps, run.warmup_steps) == (3e-6, 391, 20)
+    draws = schedule(run, ["row"], [True])
+    assert (run.optimizer.learning_rate, draws.updates, draws.warmup_updates) == (3e-6, 391, 20)
     plan = planned(run)
     assert len(plan.devices) == GPUS[profile] and memory_problems(run, plan) == [] and plan.fits
     assert run.placement.gpu_memory_gb * 1e9 <= CARD_BYTES - 2e9, (

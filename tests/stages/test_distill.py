@@ -47,7 +47,7 @@ def test_the_stage_raises_all_errors_of_the_check_one_per_line(tmp_path: Path) -
         write_small_dataset(tmp_path / "dataset", [example(1)], teacher(model="teacher:0123456789abcdef")),
         student={"model": str(with_context(300, tmp_path / "short"))},
         lengths={"max_prompt_tokens": 8, "max_response_tokens": 448},
-        objective={"prompt_weight": {"kind": "binary", "tau": 0.1}},
+        algorithm={"prompt_weight": {"kind": "binary", "tau": 0.1}},
         evaluation={"problems": str(tmp_path / "nowhere.jsonl")},
         placement={"kind": "split", "students": 1, "engines": 2, "gpu_memory_gb": 1.0},
     )

@@ -100,16 +100,24 @@ def teacher(**changes: object) -> Teacher:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def write_small_dataset(folder: Path, rows: Sequence[Example], who: Teacher | None = None) -> Path:
-    """Export `rows` as the train split, as the flow does."""
-    responses = [
-        Response(
-            problem_id=row.id, index=index, text="So \\boxed{1}", token_count=7, logprob_sum=-1.5, finish_reason="stop",
-            answer="1", model="teacher:1", prompt="solve@1:1", sampling="{}", seed=index,
-        )
-        for row in rows
-        for index in range(row.num_samples)
-    ]  # fmt: skip
+def response(row: Example, index: int, answer: str = "1", **changes: object) -> Response:
+    """Return a response to a row."""
+    made = Response(
+        problem_id=row.id, index=index, text=f"So \\boxed{{{answer}}}", token_count=7, logprob_sum=-1.5, finish_reason="stop",
+        answer=answer, model="teacher:1", prompt="solve@1:1", sampling="{}", seed=index,
+    )  # fmt: skip
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def write_small_dataset(
+    folder: Path,
+    rows: Sequence[Example],
+    who: Teacher | None = None,
+    responses: Sequence[Response] | None = None,
+) -> Path:
+    """Export `rows` as the train split, as the flow does; by default every response answers 1."""
+    if responses is None:
+        responses = [response(row, index) for row in rows for index in range(row.num_samples)]
     manifest = Manifest(
         name="SURE-Math",
         licence="cc0-1.0",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypeVar
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,13 +13,12 @@ from tasks.errors import UserError
 from tests.training.small_run import example, small_run, write_small_dataset
 from training.batch import RolloutBatch, micro_batches
 from training.data.batches import TokenSequence
-from training.methods import compose
 from training.metrics import mismatch, phase_seconds, step_metrics
-from training.objectives.base import Objective
+from training.plan import resolve
 from training.preflight.check import Prepared, prepare
 from training.preflight.self_tests import check_divergence, check_mass, check_reference, check_scores
 from training.rollouts.engine import Generation
-from training.scorers.teacher import States, TopK
+from training.scorers.scores import Scores, TopK
 from training.student.group import Update
 from training.student.messages import MicroBatch
 from training.weight_sync.weights import to_bits
@@ -27,13 +26,12 @@ from training.worker_set import PendingScores
 
 K, V = 3, 50
 PHASES = ("rollout", "teacher", "student", "sync")
-T = TypeVar("T")
 
 
-class Scored(PendingScores[T]):
+class Scored(PendingScores):
     """Scores that are ready, and took half a second in total."""
 
-    def __init__(self, found: list[T], parts: int) -> None:
+    def __init__(self, found: list[Scores], parts: int) -> None:
         self._found = (found, 0.5 / parts)
 
 
@@ -41,6 +39,16 @@ class Scored(PendingScores[T]):
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     folder = write_small_dataset(tmp_path_factory.mktemp("data") / "dataset", [example(n) for n in range(6)])
     return prepare(small_run(folder, batches={"size": 2, "total_prompts": 4}, rollouts={"group_size": 2}))
+
+
+@pytest.fixture(scope="module")
+def penalised(prepared: Prepared) -> Prepared:
+    """The same run with a KL penalty."""
+    run = small_run(
+        Path(prepared.run.dataset.folder), batches={"size": 2, "total_prompts": 4}, rollouts={"group_size": 2},
+        algorithm={"reference_kl_coefficient": 0.1},
+    )  # fmt: skip
+    return replace(prepared, plan=resolve(run))
 
 
 def made_up(prepared: Prepared, weights: list[float], lengths: list[int]) -> RolloutBatch:
@@ -53,12 +61,15 @@ def made_up(prepared: Prepared, weights: list[float], lengths: list[int]) -> Rol
         for n in lengths
     ]  # fmt: skip
     scores = [
-        TopK(
-            logprobs=np.log(random.dirichlet(np.ones(K + 1), n)[:, :K]).astype(np.float32),
-            ids=np.stack([random.permutation(V)[:K] for _ in range(n)]).astype(np.int32),
+        Scores(
+            top_k=TopK(
+                logprobs=np.log(random.dirichlet(np.ones(K + 1), n)[:, :K]).astype(np.float32),
+                ids=np.stack([random.permutation(V)[:K] for _ in range(n)]).astype(np.int32),
+            )
         )
         for n in lengths
     ]
+    (teacher,) = prepared.plan.passes[:1]
     return RolloutBatch(
         step=0,
         groups=prepared.schedule.step(0),
@@ -67,28 +78,26 @@ def made_up(prepared: Prepared, weights: list[float], lengths: list[int]) -> Rol
             for one in generations
         ),
         generations=tuple(generations),
-        teacher_scores=tuple(Scored([score], len(lengths)) for score in scores),
+        updates=(tuple(range(n, n + 1) for n in range(len(lengths))),),
+        scores={teacher: tuple(Scored([score], len(lengths)) for score in scores)},
         weights=np.array(weights),
         rollout_seconds=2.0,
     )
 
 
-def with_reference(rollout_batch: RolloutBatch) -> RolloutBatch:
-    """Return the batch with reference log-probabilities: -(i + t / 100) for token t of rollout i."""
-    own = [
-        -(i + np.arange(len(one.tokens), dtype=np.float32) / 100)
-        for i, one in enumerate(rollout_batch.generations)
-    ]
-    return replace(rollout_batch, reference_scores=tuple(Scored([values], len(own)) for values in own))
+def with_reference(penalised: Prepared, weights: list[float], lengths: list[int]) -> RolloutBatch:
+    """Return a batch with reference log-probabilities: -(i + t / 100) for token t of rollout i."""
+    made = made_up(penalised, weights, lengths)
+    own = [-(i + np.arange(n, dtype=np.float32) / 100) for i, n in enumerate(lengths)]
+    _, reference = penalised.plan.passes
+    pending = tuple(Scored([Scores(sampled=values)], len(own)) for values in own)
+    return replace(made, scores={**made.scores, reference: pending})
 
 
-def all_parts(
-    rollout_batch: RolloutBatch, objective: Objective, prepared: Prepared
-) -> list[list[MicroBatch]]:
-    """Return the micro-batches of every rank, in the order of the parts."""
-    parts = [
-        micro_batches(rollout_batch, part, objective, prepared) for part in range(len(rollout_batch.parts))
-    ]
+def all_parts(rollout_batch: RolloutBatch, prepared: Prepared) -> list[list[MicroBatch]]:
+    """Return the micro-batches of every rank, in the order of the parts of the only update."""
+    (update,) = rollout_batch.updates
+    parts = [micro_batches(rollout_batch, 0, part, prepared) for part in range(len(update))]
     return [[batch for part in parts for batch in part[rank]] for rank in range(len(parts[0]))]
 
 
@@ -100,7 +109,7 @@ def test_coefficients_follow_equations_8_and_9_and_prompts_of_weight_0_are_left_
     prepared: Prepared,
 ) -> None:
     weights, lengths = [0.25, 0.25, 0.0, 1.0], [3, 8, 5, 2]
-    (batches,) = all_parts(made_up(prepared, weights, lengths), compose(prepared.run), prepared)
+    (batches,) = all_parts(made_up(prepared, weights, lengths), prepared)
     assert [len(one.response) for batch in batches for one in batch.sequences] == [3, 8, 2]
     expected = [value for value in by_hand(weights, lengths) if value > 0]
     np.testing.assert_allclose(np.concatenate([one.coefficients for one in batches]), expected, rtol=1e-6)
@@ -120,7 +129,7 @@ def test_tokens_keep_coefficient_and_teacher_scores_for_any_split_of_the_batch(
             "placement": prepared.run.placement.model_copy(update={"students": 2}),
         }
     )
-    ranks = all_parts(rollout_batch, compose(cut), replace(prepared, run=cut))
+    ranks = all_parts(rollout_batch, replace(prepared, plan=resolve(cut)))
     assert len(ranks) == 2 and len({len(batches) for batches in ranks}) == 1
     found = {}
     for batch in (batch for batches in ranks for batch in batches):
@@ -134,19 +143,18 @@ def test_tokens_keep_coefficient_and_teacher_scores_for_any_split_of_the_batch(
             start = end
     assert len(found) == 4 and not any("reference_logprobs" in one.signals for one in ranks[0])
     expected = iter(by_hand(weights, lengths))
-    scores = [score for teacher_scores in rollout_batch.teacher_scores for score in teacher_scores.get()[0]]
+    (pending,) = rollout_batch.scores.values()
+    scores = [score.top_k for part in pending for score in part.get()[0]]
     for one, score in zip(rollout_batch.sequences, scores, strict=True):
-        assert isinstance(score, TopK)
+        assert score is not None
         coefficients, ids = found[tuple(one.response)]
         np.testing.assert_allclose(coefficients, [next(expected) for _ in one.response], rtol=1e-6)
         np.testing.assert_array_equal(ids, score.ids)
 
 
-def test_every_token_gets_its_reference_logprob(prepared: Prepared) -> None:
+def test_every_token_gets_its_reference_logprob(penalised: Prepared) -> None:
     weights, lengths = [0.25, 0.25, 0.0, 1.0], [3, 8, 5, 2]
-    (batches,) = all_parts(
-        with_reference(made_up(prepared, weights, lengths)), compose(prepared.run), prepared
-    )
+    (batches,) = all_parts(with_reference(penalised, weights, lengths), penalised)
     reference = [one.signals["reference_logprobs"] for one in batches]
     assert [len(one) for one in reference] == [3, 8, 0, 2] and {one.dtype for one in reference} == {
         np.dtype(np.float32)
@@ -156,7 +164,7 @@ def test_every_token_gets_its_reference_logprob(prepared: Prepared) -> None:
 
 
 def test_a_part_without_any_weight_is_one_empty_micro_batch(prepared: Prepared) -> None:
-    ((only,),) = micro_batches(made_up(prepared, [0.0] * 4, [3, 3, 3, 3]), 2, compose(prepared.run), prepared)
+    ((only,),) = micro_batches(made_up(prepared, [0.0] * 4, [3, 3, 3, 3]), 0, 2, prepared)
     assert only.sequences == () and only.coefficients.shape == (0,)
     assert only.signals["teacher_logprobs"].shape == (0, K)
 
@@ -170,7 +178,7 @@ def updated(batches: list[MicroBatch], noted: list[dict[str, np.ndarray]]) -> Up
 
 def test_the_metrics_of_a_step_by_hand(prepared: Prepared) -> None:
     rollout_batch = made_up(prepared, [0.5, 0.5, 0.0, 1.0], [2, 8, 4, 2])
-    (batches,) = all_parts(rollout_batch, compose(prepared.run), prepared)
+    (batches,) = all_parts(rollout_batch, prepared)
     noted = []
     for batch, mass in zip(batches, ([0.0, 0.0], [0.75] * 8, [], [0.0, 0.0]), strict=True):
         sampled = batch.signals["rollout_logprobs"] + np.float32(0.25)
@@ -178,7 +186,7 @@ def test_the_metrics_of_a_step_by_hand(prepared: Prepared) -> None:
         noted.append(
             {"entropy": np.full(len(mass), 0.75), "teacher_mass": np.array(mass), "sampled_logprob": sampled}
         )
-    row = step_metrics(rollout_batch, updated(batches, noted), staleness=0, sync=0.5, wall=2.5)
+    row = step_metrics(rollout_batch, [updated(batches, noted)], staleness=0, sync=0.5, wall=2.5)
     assert row["weight_mean"] == 0.5 and row["weight_zero_share"] == 0.25
     assert row["response_tokens_mean"] == 4.0 and row["response_tokens_max"] == 8
     assert row["truncated_share"] == 0.25
@@ -190,12 +198,12 @@ def test_the_metrics_of_a_step_by_hand(prepared: Prepared) -> None:
     assert "sampled_logprob" not in row and "seconds_reference" not in row
 
 
-def test_with_a_reference_the_metrics_include_its_divergence_and_its_phase(prepared: Prepared) -> None:
-    rollout_batch = with_reference(made_up(prepared, [0.5, 0.5, 0.0, 1.0], [2, 8, 4, 2]))
-    (batches,) = all_parts(rollout_batch, compose(prepared.run), prepared)
+def test_with_a_reference_the_metrics_include_its_divergence_and_its_phase(penalised: Prepared) -> None:
+    rollout_batch = with_reference(penalised, [0.5, 0.5, 0.0, 1.0], [2, 8, 4, 2])
+    (batches,) = all_parts(rollout_batch, penalised)
     noted = [{"reference_kl": np.full(len(one.coefficients), 0.25)} for one in batches]
     noted[0]["reference_kl"][:] = [np.nan, 0.5]  # a skipped position
-    row = step_metrics(rollout_batch, updated(batches, noted), staleness=0, sync=0.5, wall=2.5)
+    row = step_metrics(rollout_batch, [updated(batches, noted)], staleness=0, sync=0.5, wall=2.5)
     assert row["reference_kl"] == pytest.approx((0.5 + 10 * 0.25) / 11)
     assert row["seconds_reference"] == row["seconds_teacher"] == 0.5 and row["overlap"] == 4.5 / 2.5
     shares = [row[f"share_{name}"] for name in (*PHASES, "reference")]
@@ -205,7 +213,7 @@ def test_with_a_reference_the_metrics_include_its_divergence_and_its_phase(prepa
 
 
 def test_the_mismatch_is_0_without_the_students_logprobs(prepared: Prepared) -> None:
-    ((batch,),) = micro_batches(made_up(prepared, [1.0] * 4, [2] * 4), 0, compose(prepared.run), prepared)
+    ((batch,),) = micro_batches(made_up(prepared, [1.0] * 4, [2] * 4), 0, 0, prepared)
     assert mismatch([(batch, {})]) == (0.0, 0.0)
 
 
@@ -225,11 +233,17 @@ def test_a_reference_that_differs_from_the_initial_student_stops_the_run() -> No
 def test_the_teachers_scores_are_checked_and_described() -> None:
     logprobs = np.log(np.array([[0.5, 0.25], [0.9, 0.05]], dtype=np.float32))
     top = TopK(logprobs=logprobs, ids=np.array([[1, 2], [3, 4]], dtype=np.int32))
-    assert check_scores([top]) == "the teacher's top 2 tokens have 85.0% of its probability mass"
-    states = States(bits=to_bits(torch.ones(3, 16)))
-    assert check_scores([states]) == "the teacher sends its full distribution as 16 numbers per token"
+    described = ["the teacher's top 2 tokens have 85.0% of its probability mass"]
+    assert check_scores([Scores(top_k=top)]) == described
+    states = Scores(states=to_bits(torch.ones(3, 16)))
+    assert check_scores([states]) == ["the teacher sends its full distribution as 16 numbers per token"]
     with pytest.raises(UserError, match="hidden states contain NaN or infinity"):
-        check_scores([states, States(bits=to_bits(torch.full((2, 16), float("nan"))))])
+        check_scores([states, Scores(states=to_bits(torch.full((2, 16), float("nan"))))])
+    sampled = np.array([-0.5, 0.0], dtype=np.float32)
+    assert check_scores([Scores(sampled=sampled)]) == []
+    for broken in (0.01, float("nan"), -float("inf")):
+        with pytest.raises(UserError, match="test the model in transformers"):
+            check_scores([Scores(sampled=sampled), Scores(sampled=np.array([-0.5, broken], np.float32))])
 
 
 @pytest.mark.parametrize("mass", [[0.9, 1.5], [0.9, float("nan")], [0.9, 0.0]])

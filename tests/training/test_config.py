@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from tasks.errors import UserError
+from training.algorithms import algorithm_names
 from training.config import (
     RENAMED_KEYS,
+    AlgorithmSettings,
     BinaryWeight,
     PlainWeight,
     RunConfig,
     load_run,
-    presets,
     project_path,
     run_from,
 )
@@ -45,32 +46,31 @@ def test_defaults_are_the_papers() -> None:
     assert (optimizer.learning_rate, optimizer.beta1, optimizer.beta2) == (3e-6, 0.9, 0.95)
     assert (optimizer.warmup_fraction, optimizer.max_gradient_norm) == (0.05, 1.0)
     assert (made.batches.size, made.batches.unit, made.batches.total_prompts) == (128, "prompts", 50_000)
-    assert (made.objective.top_k, made.objective.top_k_form) == (512, "teacher_renormalised")
-    assert (made.objective.preset, made.overlap, made.lengths.thinking) == ("uopd", "on_policy", False)
-
-
-def test_fifty_thousand_prompts_in_batches_of_128_are_391_steps_with_20_warm_up_steps() -> None:
-    made = run()  # 50,000 / 128 = 390.6; 5% of 391 = 19.55
-    assert (made.prompts_per_step, made.steps, made.warmup_steps) == (128, 391, 20)
+    assert (made.batches.draw, made.batches.epochs) == ("with_replacement", 1)
+    assert made.algorithm == AlgorithmSettings(name="uopd")
+    assert (made.overlap, made.lengths.thinking) == ("on_policy", False)
 
 
 def test_a_batch_of_128_rollouts_has_32_prompts() -> None:
-    made = run(batches={"unit": "rollouts"})  # 50,000 / 32 = 1562.5
-    assert (made.prompts_per_step, made.steps) == (32, 1563)
+    assert [run(batches={"unit": unit}).prompts_per_step for unit in ("prompts", "rollouts")] == [128, 32]
 
 
-def test_every_shipped_preset_can_be_chosen() -> None:
-    assert {"uopd", "opd"} <= set(presets())
-    for name in presets():
-        assert run(objective={"preset": name}).objective.preset == name
+def test_a_run_need_not_have_a_teacher() -> None:
+    without = {key: value for key, value in REQUIRED.items() if key != "teacher"}
+    assert run_from(without, "test").teacher is None
+
+
+@pytest.mark.parametrize("name", algorithm_names())
+def test_every_shipped_algorithm_can_be_chosen_and_its_defaults_are_valid(name: str) -> None:
+    assert run(algorithm={"name": name}).algorithm.name == name
 
 
 def test_a_prompt_weight_is_a_string_or_an_object() -> None:
     for word in ("uniform", "soft", "pass_rate", "permuted", "constant"):
-        assert run(objective={"prompt_weight": word}).objective.prompt_weight == PlainWeight.model_validate(
+        assert run(algorithm={"prompt_weight": word}).algorithm.prompt_weight == PlainWeight.model_validate(
             {"kind": word}
         )
-    binary = run(objective={"prompt_weight": {"kind": "binary", "tau": 0.3}}).objective.prompt_weight
+    binary = run(algorithm={"prompt_weight": {"kind": "binary", "tau": 0.3}}).algorithm.prompt_weight
     assert binary == BinaryWeight(kind="binary", tau=0.3, scale="raw")
 
 
@@ -81,41 +81,40 @@ def test_a_prompt_weight_is_a_string_or_an_object() -> None:
         ({"trainer": {"zero": 3}}, "trainer.zero: unknown key"),
         ({"trainer": {"zero_stage": 4}}, "trainer.zero_stage: Input should be 0, 1, 2 or 3"),
         ({"student": {}}, "student.model: this setting is missing"),
-        ({"objective": {"preset": "magic"}}, "objective: unknown preset 'magic': choose one of .*opd.*uopd"),
-        ({"objective": {"prompt_weight": "binary"}}, "prompt_weight.binary.tau: this setting is missing"),
-        ({"objective": {"prompt_weight": {"kind": "soft", "tau": 0.3}}}, "prompt_weight.soft.tau: unknown key"),
+        ({"algorithm": {"name": "magic"}}, "^test: algorithm.name: unknown algorithm 'magic': choose one of .*opd.*uopd"),
+        ({"algorithm": {"prompt_weight": "binary"}}, "prompt_weight.binary.tau: this setting is missing"),
+        ({"algorithm": {"prompt_weight": {"kind": "soft", "tau": 0.3}}}, "prompt_weight.soft.tau: unknown key"),
         (
-            {"objective": {"prompt_weight": {"kind": "binary", "tau": 1.5, "scale": "normalised"}}},
+            {"algorithm": {"prompt_weight": {"kind": "binary", "tau": 1.5, "scale": "normalised"}}},
             "tau on the normalised scale must be between 0 and 1",
         ),
-        ({"objective": {"top_k": 0}}, "objective.top_k"),
+        ({"algorithm": {"top_k": 0}}, "algorithm.top_k"),
         (
-            {"objective": {"reference_kl_coefficient": -0.1}},
-            "objective.reference_kl_coefficient: Input should be greater than or equal to 0",
+            {"algorithm": {"reference_kl_coefficient": -0.1}},
+            "algorithm.reference_kl_coefficient: Input should be greater than or equal to 0",
         ),
         (
-            {"objective": {"reference_kl_coefficient": float("nan")}},
-            "objective.reference_kl_coefficient: Input should be a finite number",
+            {"algorithm": {"reference_kl_coefficient": float("nan")}},
+            "algorithm.reference_kl_coefficient: Input should be a finite number",
+        ),
+        ({"algorithm": {"name": 3}}, "algorithm.name: Input should be a valid string"),
+        ({"algorithm": {"temperature": 0.0}}, "algorithm.temperature: Input should be greater than 0"),
+        ({"algorithm": {"position_schedule": "steep"}}, "algorithm.position_schedule: Input should be 'uniform', 'mild'"),
+        ({"algorithm": {"reduction": "sum"}}, "algorithm.reduction: Input should be 'sequence_mean' or 'token_mean'"),
+        ({"algorithm": {"updates_per_batch": 0}}, "algorithm.updates_per_batch: Input should be greater than 0"),
+        ({"algorithm": {"importance_correction": "both"}}, "importance_correction: Input should be 'none', 'token' or"),
+        ({"algorithm": {"importance_cap": 0.0}}, "algorithm.importance_cap: Input should be greater than 0"),
+        (
+            {"algorithm": {"divergence_beta": 0.5, "top_k": "full", "top_k_form": "tail_bucket"}},
+            "algorithm: top_k_form tail_bucket applies to the cross-entropy, which divergence_beta replaces: remove one of",
         ),
         (
-            {"objective": {"divergence_beta": 0.5}},
-            'objective: divergence_beta needs the full distribution, but top_k is 512: set top_k to "full", or remove',
+            {"algorithm": {"divergence_beta": 1.5, "top_k": "full"}},
+            "algorithm.divergence_beta: Input should be less than or equal to 1",
         ),
         (
-            {"objective": {"divergence_beta": 0.0, "top_k": 64}},
-            'divergence_beta needs the full distribution, but top_k is 64: set top_k to "full"',
-        ),
-        (
-            {"objective": {"divergence_beta": 0.5, "top_k": "full", "top_k_form": "tail_bucket"}},
-            "objective: top_k_form tail_bucket applies to the cross-entropy, which divergence_beta replaces: remove one of",
-        ),
-        (
-            {"objective": {"divergence_beta": 1.5, "top_k": "full"}},
-            "objective.divergence_beta: Input should be less than or equal to 1",
-        ),
-        (
-            {"objective": {"divergence_beta": float("nan"), "top_k": "full"}},
-            "objective.divergence_beta: Input should be a finite number",
+            {"algorithm": {"divergence_beta": float("nan"), "top_k": "full"}},
+            "algorithm.divergence_beta: Input should be a finite number",
         ),
         ({"rollouts": {"temperature": 0.0}}, "rollouts.temperature: Input should be greater than 0"),
         ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate: Input should be a finite number"),
@@ -128,17 +127,13 @@ def test_a_prompt_weight_is_a_string_or_an_object() -> None:
         ({"teacher": {"model": "t", "scorer": "vllm"}}, "teacher.scorer: unknown key"),
         ({"teacher": {"model": "t", "backend": "sglang"}}, "teacher.backend: Input should be 'in_process' or 'vllm'"),
         (
-            {"teacher": {"model": "t", "backend": "vllm"}, "objective": {"top_k": 17}},
-            "teacher.backend vllm supports objective.top_k up to 16, but top_k is 17: choose teacher.backend in_process",
+            {"batches": {"total_prompts": None}},
+            'batches.total_prompts is null, but prompts are drawn with replacement: set it, or batches.draw to "epochs"',
         ),
-        ({"teacher": {"model": "t", "backend": "vllm"}, "objective": {"top_k": "full"}}, "top_k is full"),
-        (
-            {
-                "teacher": {"model": "t", "backend": "vllm"}, "objective": {"top_k": 16},
-                "placement": {"kind": "colocated", "students": 2, "engines": 2},
-            },
-            "teacher.backend vllm needs a GPU of its own",
-        ),
+        ({"batches": {"draw": "epochs", "epochs": 0}}, "batches.epochs: Input should be greater than 0"),
+        ({"rollouts": {"top_p": 0.0}}, "rollouts.top_p: Input should be greater than 0"),
+        ({"rollouts": {"top_p": 1.5}}, "rollouts.top_p: Input should be less than or equal to 1"),
+        ({"dataset": {"folder": "d", "labels": "guess"}}, "dataset.labels: Input should be 'gold', 'teacher_majority' or"),
         ({"placement": {"kind": "colocated", "students": 4, "engines": 2}}, "engines is 2: set both to the number of GPUs"),
         (
             {"placement": {"kind": "colocated", "students": 2, "engines": 2}, "overlap": "one_step_off"},
@@ -157,11 +152,9 @@ def test_an_invalid_setting_is_rejected_in_one_sentence(changes: dict[str, Any],
     assert "\n" not in str(refused.value)
 
 
-def test_a_vllm_teacher_accepts_small_k_and_any_k_when_forced() -> None:
-    small = run(teacher={"model": "t", "backend": "vllm"}, objective={"top_k": 16})
-    forced = run(teacher={"model": "t", "backend": "vllm", "force": True}, objective={"top_k": "full"})
-    assert (small.teacher.backend, forced.teacher.backend) == ("vllm", "vllm")
-    assert small.identity() != run(objective={"top_k": 16}).identity()  # bf16 kernels of their own
+def test_the_backend_of_the_teacher_is_part_of_the_identity_and_force_is_not() -> None:
+    small = run(teacher={"model": "t", "backend": "vllm"}, algorithm={"top_k": 16})
+    assert small.identity() != run(algorithm={"top_k": 16}).identity()  # bf16 kernels of their own
     assert run(teacher={"model": "t", "force": True}).identity() == run().identity()
 
 
@@ -175,7 +168,7 @@ def test_paths_and_resources_are_not_part_of_the_identity() -> None:
     assert made.identity() == elsewhere.identity()
     changes: tuple[dict[str, Any], ...] = (
         {"seed": 1},
-        {"objective": {"top_k": 64}},
+        {"algorithm": {"top_k": 64}},
         {"lengths": {"max_response_tokens": 64}},
         {"overlap": "one_step_off"},
     )
@@ -183,28 +176,22 @@ def test_paths_and_resources_are_not_part_of_the_identity() -> None:
         assert run(**change).identity() != made.identity()
 
 
-def test_the_identity_of_a_run_without_the_penalty_does_not_name_it() -> None:
-    plain, penalised = (run(objective={"reference_kl_coefficient": beta}) for beta in (0.0, 0.1))
-    assert plain.identity() == run().identity() and plain.identity()["objective"].keys() == {
-        "preset", "prompt_weight", "top_k", "top_k_form",
+def test_the_identity_names_every_setting_of_the_algorithm_that_was_given() -> None:
+    assert run(algorithm={"top_k": None}).identity() == run().identity()
+    given: dict[str, Any] = {
+        "prompt_weight": {"kind": "soft"}, "top_k": "full", "divergence_beta": 0.0, "reference_kl_coefficient": 0.1,
+        "temperature": 1.1, "position_schedule": "mild", "reduction": "token_mean", "updates_per_batch": 2,
+        "importance_correction": "token", "importance_cap": 3.0,
     }  # fmt: skip
-    assert penalised.identity()["objective"]["reference_kl_coefficient"] == 0.1
-
-
-def test_the_identity_of_a_run_without_a_divergence_does_not_name_it() -> None:
-    before = {"preset": "uopd", "prompt_weight": None, "top_k": "full", "top_k_form": "teacher_renormalised"}
-    plain, silent = (run(objective={"top_k": "full"} | given) for given in ({}, {"divergence_beta": None}))
-    assert plain.identity() == silent.identity() and plain.identity()["objective"] == before
-    found = [run(objective={"top_k": "full", "divergence_beta": beta}).identity() for beta in (0, 0.5, 1)]
-    assert [one["objective"] for one in found] == [
-        before | {"divergence_beta": beta} for beta in (0.0, 0.5, 1.0)
-    ]
-    assert all(one != plain.identity() for one in found)  # also at 0, the forward KL
+    named = run(algorithm=given).identity()["algorithm"]
+    assert {name: named[name] for name in given} == given and named["name"] == "uopd"
+    found = [run(algorithm={name: value}).identity() for name, value in given.items()]
+    assert all(one != run().identity() for one in found)  # also the forward KL, beta 0
 
 
 def test_a_run_round_trips_through_its_file(tmp_path: Path) -> None:
     made = run(
-        objective={
+        algorithm={
             "prompt_weight": {"kind": "binary", "tau": 0.5},
             "top_k": "full",
             "reference_kl_coefficient": 0.25,

@@ -64,7 +64,7 @@ def test_split_one_step_off_with_a_reference_on_the_students_gpu(
     steps, result = metrics(
         tmp_path,
         placement={"kind": "split", "students": 1, "engines": 2},
-        objective={"preset": "uopd", "top_k": 16, "reference_kl_coefficient": 0.1},
+        algorithm={"name": "uopd", "top_k": 16, "reference_kl_coefficient": 0.1},
         overlap="one_step_off",
     )
     assert [row["staleness"] for row in steps] == [0, 1]
@@ -86,7 +86,7 @@ def test_colocated_ranks_partition_parameters_and_train_on_teacher_states_while_
         tmp_path,
         placement={"kind": "colocated", "students": 2, "engines": 2},
         trainer={"zero_stage": 3, "micro_batch_tokens": 1024},
-        objective={"preset": "opd", "top_k": "full", "divergence_beta": 0.5},
+        algorithm={"name": "opd", "top_k": "full", "divergence_beta": 0.5},
     )
     assert [row["staleness"] for row in steps] == [0, 0]
     assert max(row["mismatch_mean"] for row in steps) < 0.05

@@ -37,7 +37,7 @@ def write_run(folder: Path, dataset: Path, **changes: Any) -> Path:
     """Write a RUN.json of six steps with a checkpoint after every second step."""
     basic = {
         "output": str(folder),
-        "objective": {"preset": "uopd", "top_k": 16},
+        "algorithm": {"name": "uopd", "top_k": 16},
         "lengths": {"max_prompt_tokens": 128, "max_response_tokens": 96},
         "batches": {"size": 4, "total_prompts": 4 * STEPS},
         "rollouts": {"group_size": 2},
@@ -98,7 +98,7 @@ def one_step_off(held_out: Path) -> dict[str, Any]:
     """Settings of a run with everything that a continuation needs: rollouts made ahead, a reference, an evaluation."""
     return {
         "overlap": "one_step_off",
-        "objective": {"preset": "uopd", "top_k": 16, "reference_kl_coefficient": 0.1},
+        "algorithm": {"name": "uopd", "top_k": 16, "reference_kl_coefficient": 0.1},
         "evaluation": {"problems": str(held_out), "samples": 2},
     }
 
@@ -141,7 +141,7 @@ def test_a_run_writes_a_student_metrics_curves_and_the_gain(undisturbed: tuple[P
     result = json.loads((folder / "result.json").read_text())
     assert result["held_out"]["gain"]["n"] == 8 and result["cost"]["gpu_hours"] == 0
     assert result["facts"]["reference"]["dtype"] == "bfloat16"
-    assert "KL to the base model times 0.1" in (folder / "student/README.md").read_text()
+    assert "0.1 x ReferenceKL" in (folder / "student/README.md").read_text()
     assert (folder / "curves.png").stat().st_size > 10_000 and "pass@1" in printed
     assert "attention of the student: sdpa (no GPU: dense mask for packed rows)" in printed
     assert json.loads((folder.parent / "latest.json").read_text()) == {"run": folder.name}

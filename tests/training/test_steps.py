@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,12 +14,12 @@ from tasks.errors import UserError
 from tests.training.small_run import example, small_run, write_small_dataset
 from training.data.batches import TokenSequence
 from training.loop import _steps
-from training.methods import compose
+from training.plan import ScoringPass
 from training.preflight.check import Prepared, prepare
 from training.rollouts.engine import Generation, RolloutRequest
 from training.rollouts.saved import read_generations, write_generations
 from training.run_log import RunLog, read_metrics
-from training.scorers.teacher import TopK
+from training.scorers.scores import Scores, TopK
 from training.student.group import RankBatches, Update
 from training.worker_set import Workers
 
@@ -28,30 +28,25 @@ PATIENCE_S = 30.0
 
 
 class Scored:
-    def __init__(self, sequences: Sequence[TokenSequence]) -> None:
-        self._lengths = [len(one.response) for one in sequences]
+    """The scores of one pass: a top k for the teacher, -n for a token with id n for the reference."""
 
-    def get(self) -> tuple[list[TopK], float]:
+    def __init__(self, one: ScoringPass, sequences: Sequence[TokenSequence]) -> None:
+        self._reference, self._responses = one.worker == "reference", [given.response for given in sequences]
+
+    def get(self) -> tuple[list[Scores], float]:
+        if self._reference:
+            return [Scores(sampled=-ids.astype(np.float32)) for ids in self._responses], 0.0
         ids = np.arange(K, dtype=np.int32)
         return [
-            TopK(logprobs=np.full((n, K), -1.0, np.float32), ids=np.tile(ids, (n, 1))) for n in self._lengths
+            Scores(top_k=TopK(logprobs=np.full((len(n), K), -1.0, np.float32), ids=np.tile(ids, (len(n), 1))))
+            for n in self._responses
         ], 0.0
-
-
-class ReferenceScores:
-    """Reference log-probabilities: -n for a token with id n."""
-
-    def __init__(self, sequences: Sequence[TokenSequence]) -> None:
-        self._values = [-one.response.astype(np.float32) for one in sequences]
-
-    def get(self) -> tuple[list[np.ndarray], float]:
-        return self._values, 0.0
 
 
 class Actors:
     """Fake engines, students and teacher in one object. As in a real run, rollouts depend on seeds and weights, and the weights
     (here one number) on the rollouts. `together`: an update ends only after generation of the next batch has begun.
-    `with_reference`: there is a reference, and every update must receive its log-probabilities."""
+    `with_reference`: every update must receive the log-probabilities of a reference."""
 
     def __init__(
         self, weights: float = 0.0, version: int = 0, *, together: bool = False, with_reference: bool = False
@@ -81,11 +76,8 @@ class Actors:
                 ),
             )  # fmt: skip
 
-    def score(self, sequences: Sequence[TokenSequence], part: int) -> Scored:
-        return Scored(sequences)
-
-    def reference_logprobs(self, sequences: Sequence[TokenSequence], part: int) -> ReferenceScores | None:
-        return ReferenceScores(sequences) if self.with_reference else None
+    def score(self, one: ScoringPass, sequences: Sequence[TokenSequence], part: int) -> Scored:
+        return Scored(one, sequences)
 
     def step_in_parts(self, parts: Sequence[Callable[[], RankBatches]]) -> Update:
         given = [part() for part in parts]
@@ -122,16 +114,18 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_dataset(tmp_path_factory.mktemp("data") / "dataset", [example(n) for n in range(6)])
 
 
-def prepared(dataset: Path, overlap: str) -> Prepared:
+def prepared(dataset: Path, overlap: str, **algorithm: Any) -> Prepared:
     batches, rollouts = {"size": 2, "total_prompts": 2 * STEPS}, {"group_size": 2}
-    return prepare(small_run(dataset, batches=batches, rollouts=rollouts, overlap=overlap))
+    return prepare(
+        small_run(dataset, batches=batches, rollouts=rollouts, overlap=overlap, algorithm=algorithm)
+    )
 
 
 def steps(
     actors: Actors, run: Prepared, folder: Path, first: int = 0, saved: Sequence[Generation] = ()
 ) -> Iterator[tuple[int, Sequence[Generation]]]:
     with RunLog(folder, step=first, steps=STEPS) as run_log:
-        yield from _steps(cast(Workers, actors), run, compose(run.run), run_log, first, saved)
+        yield from _steps(cast(Workers, actors), run, run_log, first, saved)
 
 
 def test_on_policy_rollouts_come_from_the_weights_that_they_update(dataset: Path, tmp_path: Path) -> None:
@@ -154,7 +148,8 @@ def test_one_step_off_generates_the_next_batch_during_training(dataset: Path, tm
 def test_the_reference_scores_every_rollout_in_its_own_phase(
     dataset: Path, tmp_path: Path, overlap: str
 ) -> None:
-    done = list(steps(Actors(with_reference=True), prepared(dataset, overlap), tmp_path))
+    run = prepared(dataset, overlap, reference_kl_coefficient=0.1)
+    done = list(steps(Actors(with_reference=True), run, tmp_path))
     assert len(done) == STEPS
     assert all("seconds_reference" in row for row in read_metrics(tmp_path))
 

@@ -87,17 +87,26 @@ def given_template(prompt: PromptSettings) -> str | None:
 def prompt_ids(
     tokenizer: Any, problems: Sequence[str], *, thinking: bool, day: date | None
 ) -> list[tuple[int, ...]]:
-    """Return the token ids of each problem in the solve prompt and the tokenizer's chat template, generation prompt included.
+    """Return the token ids of each problem in the solve prompt, as `filled_prompt_ids` does."""
+    return filled_prompt_ids(
+        tokenizer, PROMPT, [{"problem": one} for one in problems], thinking=thinking, day=day
+    )
+
+
+def filled_prompt_ids(
+    tokenizer: Any, name: str, values: Sequence[Mapping[str, str]], *, thinking: bool, day: date | None
+) -> list[tuple[int, ...]]:
+    """Return the token ids of a prompt with each of the values, in the tokenizer's chat template, generation prompt included.
 
     `day` is the date that a template gets from `strftime_now`. Without one such a template raises `UndatedTemplate`. Raises
     `UnsafeText`, and whatever the template raises.
     """
-    prompt = load_prompt(PROMPT)
+    prompt = load_prompt(name)
     template = tokenizer.get_chat_template()
     if day is not None:
         template = dated_template(template, day)
     encoder = PromptEncoder(tokenizer, chat_template=template, enable_thinking=thinking, **{CLOCK: _no_clock})
-    return [tuple(encoder.encode(prompt, {"problem": problem})) for problem in problems]
+    return [tuple(encoder.encode(prompt, one)) for one in values]
 
 
 class UndatedTemplate(Exception):
@@ -113,10 +122,25 @@ def encode_prompts(
 ) -> list[tuple[int, ...]]:
     """Return `prompt_ids` with the model's tokenizer. Apart from `day`, the ids are those that the dataset's engines build.
 
+    Raises the errors of `encode_filled`.
+    """
+    return encode_filled(model, PROMPT, [{"problem": one} for one in problems], thinking=thinking, day=day)
+
+
+def encode_filled(
+    model: ModelFiles,
+    name: str,
+    values: Sequence[Mapping[str, str]],
+    *,
+    thinking: bool,
+    day: date | None = None,
+) -> list[tuple[int, ...]]:
+    """Return `filled_prompt_ids` with the model's tokenizer.
+
     Raises `UserError` if the template fails, needs a `day`, or gives an empty prompt.
     """
     try:
-        found = prompt_ids(model.tokenizer, problems, thinking=thinking, day=day)
+        found = filled_prompt_ids(model.tokenizer, name, values, thinking=thinking, day=day)
     except UndatedTemplate as error:
         raise UserError(
             f"{model.role}.model: the chat template of {model.folder} contains the date, so that prompts would change from day to"
@@ -124,8 +148,8 @@ def encode_prompts(
         ) from error
     except UnsafeText as error:
         raise UserError(
-            f"{model.role}.model: a problem contains a token of the chat template of {model.folder} ({error}): leave that problem"
-            " out of the dataset"
+            f"{model.role}.model: a problem or its reference contains a token of the chat template of {model.folder} ({error}):"
+            " leave that problem out of the dataset"
         ) from error
     except Exception as error:  # a template is a program and may raise anything
         reason = " ".join(str(error).split())[:200]

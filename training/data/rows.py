@@ -24,18 +24,9 @@ from tasks.storage.checksums import FORMAT, origin, verify
 from tasks.storage.manifest import DATA, MANIFEST, Manifest, parquet_files, read_manifest
 from tasks.uncertainty.entropy import majority
 from tasks.yaml_text import load_yaml
-from training.config import BinaryWeight, DatasetSettings, PlainWeight, RunConfig, project_path
+from training.config import DatasetSettings, RunConfig, project_path
 from training.data.model_files import PROMPT, ModelFiles, encode_prompts
-from training.losses.prompt_weights import (
-    Binary,
-    Constant,
-    PassRate,
-    Permuted,
-    PromptColumns,
-    PromptWeight,
-    Soft,
-    Uniform,
-)
+from training.losses.prompt_weights import PromptColumns
 
 COLUMNS = {
     "id": "text or whole numbers", "problem": "text", "tier": "text", "answer": "text", "majority_answer": "text",
@@ -43,6 +34,11 @@ COLUMNS = {
 }  # fmt: skip
 """The columns that training reads and the kind of each. A column without any value may have the null type."""
 REQUIRED = ("id", "problem")  # the others only where a prompt weight uses them
+REFERENCE_COLUMNS = (
+    "solution",
+    "source",
+    "source_id",
+)  # read where they are text (see `training.data.references`)
 ROUNDING = 1e-6  # tolerance by which a weight may be outside [0, 1]: float32 arithmetic of other producers
 SPLITS = ("train", "validation", "test")
 # The identity of a local model; a hub model has id@revision.
@@ -66,6 +62,10 @@ class TrainingRow:
     weight: float | None
     pass_rate: float | None
     prompt_ids: tuple[int, ...] = ()
+    solution: str | None = None  # the dataset's own, never a response of the teacher
+    source: str | None = None
+    source_id: str | None = None
+    cluster_labels: tuple[int, ...] = ()  # cluster of the teacher's response i, or -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,7 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
 
 
 def rows_digest(rows: Iterable[TrainingRow]) -> str:
-    """Return the SHA-256 (hex) of all row values that training uses, except prompts."""
+    """Return the SHA-256 (hex) of all row values that training uses, except prompts and references."""
     digest = hashlib.sha256()
     for row in rows:
         used = [
@@ -209,6 +209,11 @@ def _records(files: Iterable[Path], where: str) -> list[dict[str, Any]]:
             if problems:
                 raise UserError("\n".join(problems))
             names = [name for name in COLUMNS if name in schema.names]
+            names += [
+                name
+                for name in REFERENCE_COLUMNS
+                if name in schema.names and _is_text(schema.field(name).type)
+            ]
             found += pq.read_table(path, columns=names, use_threads=False).to_pylist()
         except (pa.ArrowException, OSError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -245,13 +250,18 @@ def _is_of(found: pa.DataType, kind: str) -> bool:
         return True
     if kind.startswith("text"):
         plain = found.value_type if types.is_dictionary(found) else found
-        text = types.is_string(plain) or types.is_large_string(plain) or types.is_string_view(plain)
-        return text or (kind == COLUMNS["id"] and types.is_integer(plain))
+        return _is_text(found) or (kind == COLUMNS["id"] and types.is_integer(plain))
     if kind == "numbers":
         return types.is_floating(found) or types.is_integer(found)
     if not (types.is_list(found) or types.is_large_list(found) or types.is_fixed_size_list(found)):
         return False
     return types.is_integer(found.value_type) or types.is_null(found.value_type)
+
+
+def _is_text(found: pa.DataType) -> bool:
+    types = pa.types
+    plain = found.value_type if types.is_dictionary(found) else found
+    return types.is_string(plain) or types.is_large_string(plain) or types.is_string_view(plain)
 
 
 def _problems(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -317,13 +327,21 @@ def _row(record: Mapping[str, Any]) -> TrainingRow:
         semantic_entropy=None if entropy is None else max(0.0, float(entropy)),
         weight=None if weight is None else min(1.0, max(0.0, float(weight))),
         pass_rate=_pass_rate(record),
+        solution=record.get("solution"),
+        source=record.get("source"),
+        source_id=record.get("source_id"),
+        cluster_labels=_cluster_labels(record),
     )
+
+
+def _cluster_labels(record: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(-1 if label is None else label for label in record.get("cluster_labels") or ())
 
 
 def _pass_rate(record: Mapping[str, Any]) -> float | None:
     if not {"cluster_labels", "majority_answer"} <= record.keys():
         return None
-    labels = [-1 if label is None else label for label in record["cluster_labels"]]
+    labels = _cluster_labels(record)
     return labels.count(majority(labels)) / len(labels) if record["majority_answer"] is not None else 0.0
 
 
@@ -382,25 +400,6 @@ def manifest_problems(run: RunConfig, data: Dataset, teacher: ModelFiles) -> lis
         for what, theirs, ours in differing
         if theirs != ours
     ]
-
-
-def prompt_weight(run: RunConfig) -> PromptWeight | None:
-    """Return the prompt weight that the run's settings choose instead of the preset's, or None."""
-    chosen = run.objective.prompt_weight
-    if chosen is None:
-        return None
-    if isinstance(chosen, BinaryWeight):
-        return Binary(tau=chosen.tau, scale=chosen.scale)
-    return _plain(chosen, run.seed)
-
-
-def _plain(chosen: PlainWeight, seed: int) -> PromptWeight:
-    if chosen.kind == "permuted":
-        return Permuted(seed=seed)
-    simple: dict[str, type[Uniform | Soft | PassRate | Constant]] = {
-        "uniform": Uniform, "soft": Soft, "pass_rate": PassRate, "constant": Constant,
-    }  # fmt: skip
-    return simple[chosen.kind]()
 
 
 def columns(rows: Sequence[TrainingRow]) -> PromptColumns:

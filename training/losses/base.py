@@ -26,6 +26,13 @@ class LossInputs:
     `training.losses.teacher_states`).
     `rollout_logprobs` fp32 [T]: log-probabilities of the sampled tokens from the engine that sampled them.
     `reference_logprobs` fp32 [T]: those of the initial student, over the shared vocabulary.
+    `old_logprobs` fp32 [T]: those of the student at the start of the batch's first update, the denominators of policy ratios.
+    None: `rollout_logprobs` are the denominators.
+    `advantages` fp32 [T]: signed factors of a policy gradient.
+    `teacher_sampled_logprobs` fp32 [T]: the teacher's log-probabilities of the sampled tokens.
+    `teacher_entropy` fp32 [T]: the entropy of the teacher's full distribution in nats.
+    `sequence_slopes` fp32 [T]: derivative of a sequence loss with respect to the sampled token's log-probability; with it,
+    `token_coefficients` fp32 [T]: the coefficients of the token losses (see `training.losses.combined.WithSequenceLoss`).
     """
 
     sampled_ids: Tensor
@@ -34,6 +41,12 @@ class LossInputs:
     teacher_states: Tensor | None = None
     rollout_logprobs: Tensor | None = None
     reference_logprobs: Tensor | None = None
+    old_logprobs: Tensor | None = None
+    advantages: Tensor | None = None
+    teacher_sampled_logprobs: Tensor | None = None
+    teacher_entropy: Tensor | None = None
+    sequence_slopes: Tensor | None = None
+    token_coefficients: Tensor | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -108,6 +121,12 @@ def in_blocks(
         block = slice(start, start + step)
         parts.append(gradient_(logits[block], inputs.rows(block), coefficients[block]))
     return LossOutputs.joined(parts)
+
+
+def softmax_and_logsumexp(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the softmax [T, V] and the logsumexp [T], with fewer passes over [T, V] than one function each."""
+    softmax = logits.softmax(-1)
+    return softmax, logits.amax(-1) - softmax.amax(-1).log()
 
 
 class TokenWeight(Protocol):

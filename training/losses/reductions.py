@@ -2,7 +2,7 @@
 
 Every denominator is a count over the whole batch of one update (all data-parallel ranks and micro-batches), so that the gradients
 of the micro-batches sum to the gradient of the batch, however it is split. Trainer backends that divide by the number of ranks
-or accumulation steps (DDP, DeepSpeed) need c_t multiplied by that number; this is the caller's responsibility.
+or accumulation steps (DDP, DeepSpeed) need c_t multiplied by that number; this is the caller's responsibility. NumPy only.
 """
 
 from __future__ import annotations
@@ -10,7 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.integer]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,35 +37,38 @@ class Totals:
 class Reduction(Protocol):
     """Weights [S] and lengths [S] of some sequences of the batch -> float64 [S], the coefficient of each token of a sequence."""
 
-    def __call__(self, weights: Tensor, lengths: Tensor, totals: Totals) -> Tensor: ...
+    def __call__(self, weights: Floats, lengths: Integers, totals: Totals, /) -> Floats: ...
 
 
-def per_sequence_mean(weights: Tensor, lengths: Tensor, totals: Totals) -> Tensor:
+def per_sequence_mean(weights: Floats, lengths: Integers, totals: Totals) -> Floats:
     """Return w_s / (|y_s| x sequences): the mean over a response times w, then the mean over K and prompts (UOPD Eq. 8 and 9).
 
-    The denominator is prompts x K, not the sum of w, and |y_s| includes the end token.
+    The denominator is prompts x K, not the sum of w, and |y_s| includes the end token. With w = 1 it is the reduction of GRPO
+    (DeepSeekMath, arXiv:2402.03300, Eq. 3) and of PW-OPSD.
     """
-    return weights.double() / (lengths.double() * totals.sequences)
+    return weights.astype(np.float64) / (lengths.astype(np.float64) * totals.sequences)
 
 
-def expand(per_sequence: Tensor, lengths: Tensor) -> Tensor:
+def token_mean(weights: Floats, lengths: Integers, totals: Totals) -> Floats:
+    """Return w_s / tokens: the mean over all tokens of the update, so that long responses count more. It is the reduction of
+    EOPD, of supervised fine-tuning and of DAPO (arXiv:2503.14476). The denominator counts tokens of weight 0, too."""
+    return weights.astype(np.float64) / float(totals.tokens)
+
+
+def expand(per_sequence: Floats, lengths: Integers) -> Floats:
     """Repeat a value per sequence [S] for each of its tokens; returns [sum of lengths]."""
-    return per_sequence.repeat_interleave(lengths)
+    return np.repeat(per_sequence, lengths)
 
 
-def check_sequences(weights: Tensor, lengths: Tensor) -> None:
+def check_sequences(weights: Floats, lengths: Integers) -> None:
     """Raise `ValueError`, naming the sequence, for negative or non-finite weights and for empty responses."""
-    if weights.shape != lengths.shape or weights.dim() != 1:
+    if weights.shape != lengths.shape or weights.ndim != 1:
+        raise ValueError(f"weights {weights.shape} and lengths {lengths.shape}: both must be [S]")
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(bad):
+        raise ValueError(f"sequence {bad[0]} has weight {weights[bad[0]]}: it must be finite and at least 0")
+    empty = np.flatnonzero(lengths < 1)
+    if len(empty):
         raise ValueError(
-            f"weights {tuple(weights.shape)} and lengths {tuple(lengths.shape)}: both must be [S]"
-        )
-    bad = (~(weights.isfinite() & (weights >= 0))).nonzero().flatten().tolist()
-    if bad:
-        raise ValueError(
-            f"sequence {bad[0]} has weight {weights[bad[0]].item()}: it must be finite and at least 0"
-        )
-    empty = (lengths < 1).nonzero().flatten().tolist()
-    if empty:
-        raise ValueError(
-            f"sequence {empty[0]} has length {lengths[empty[0]].item()}: it must have at least its end token"
+            f"sequence {empty[0]} has length {lengths[empty[0]]}: it must have at least its end token"
         )

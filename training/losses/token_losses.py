@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from training.losses.base import AnalyticTokenLoss, LossInputs, LossOutputs, TokenLoss, in_blocks
+from training.losses.base import LossInputs, LossOutputs, in_blocks, softmax_and_logsumexp
 
 TopKForm = Literal["teacher_renormalised", "tail_bucket", "unnormalised"]
 
@@ -23,19 +23,21 @@ class TopKCrossEntropy:
     - `unnormalised`: -sum_j p_j log q_j
     - `tail_bucket`: `unnormalised` plus -(1 - m) log(1 - sum_j q_j), with all other tokens as one outcome
 
-    The three are equal over the full vocabulary. Positions without teacher entries have loss 0 and gradient 0. Diagnostics:
-    `teacher_mass` m, `student_mass` sum_j q_j, the student's `entropy` in nats, `sampled_logprob` of the sampled token.
+    The three are equal over the full vocabulary. Positions without teacher entries have loss 0 and gradient 0.
+
+    `temperature` T, only with `teacher_renormalised`: the loss compares the distributions of logits / T. The teacher's is
+    renormalised over its k tokens, p_j^(1/T) / sum_i p_i^(1/T), the student's is its full softmax. The loss is not multiplied by
+    T^2. Diagnostics, at temperature 1 whatever T is: `teacher_mass` m, `student_mass` sum_j q_j, the student's `entropy` in nats,
+    `sampled_logprob` of the sampled token.
     """
 
     form: TopKForm = "teacher_renormalised"
+    temperature: float = 1.0
 
     def __call__(self, logits: Tensor, inputs: LossInputs) -> LossOutputs:
-        target = _target(inputs, logits, self.form)
+        target = _target(inputs, logits, self.form, self.temperature)
         normaliser = logits.logsumexp(-1)
         chosen = target.gather(logits) - normaliser[:, None]
-        losses = -(target.probs * torch.where(target.used, chosen, 0.0)).sum(-1)
-        if self.form == "tail_bucket":
-            losses = losses - target.tail * _log_tail(logits, normaliser, target)
         with torch.no_grad():
             logprobs = logits - normaliser[:, None]
             diagnostics = _diagnostics(
@@ -44,93 +46,45 @@ class TopKCrossEntropy:
                 entropy=-(logprobs.exp() * logprobs).sum(-1),
                 sampled=_at(logprobs, inputs.sampled_ids),
             )
+        if self.temperature != 1.0:
+            scaled = logits / self.temperature
+            chosen = target.gather(scaled) - scaled.logsumexp(-1)[:, None]
+        losses = -(target.probs * torch.where(target.used, chosen, 0.0)).sum(-1)
+        if self.form == "tail_bucket":
+            losses = losses - target.tail * _log_tail(logits, normaliser, target)
         return LossOutputs(losses=losses, diagnostics=diagnostics)
 
     @torch.no_grad()
     def gradient_(self, logits: Tensor, inputs: LossInputs, coefficients: Tensor) -> LossOutputs:
-        """See `AnalyticTokenLoss`. The logit gradient is mass x softmax - scatter(p); the tail bucket adds its own softmax."""
+        """See `AnalyticTokenLoss`. T times the logit gradient is mass x softmax - scatter(p). The tail bucket adds its own."""
         return in_blocks(self._block_gradient_, logits, inputs, coefficients)
 
     def _block_gradient_(self, logits: Tensor, inputs: LossInputs, coefficients: Tensor) -> LossOutputs:
         """Compute `gradient_` for a few rows; its temporaries are [rows, V]."""
-        target = _target(inputs, logits, self.form)
-        softmax = logits.softmax(-1)
-        normaliser = logits.amax(-1) - softmax.amax(-1).log()  # logsumexp, with fewer passes over [rows, V]
+        target = _target(inputs, logits, self.form, self.temperature)
+        softmax, normaliser = softmax_and_logsumexp(logits)
         chosen = target.gather(logits) - normaliser[:, None]
-        sampled = _at(logits, inputs.sampled_ids) - normaliser
+        diagnostics = _diagnostics(
+            target=target,
+            chosen=chosen,
+            entropy=normaliser - torch.linalg.vecdot(softmax, logits),
+            sampled=_at(logits, inputs.sampled_ids) - normaliser,
+        )
+        if self.temperature != 1.0:
+            softmax, normaliser = softmax_and_logsumexp(logits.div_(self.temperature))
+            chosen = target.gather(logits) - normaliser[:, None]
+            coefficients = coefficients / self.temperature
         losses = -(target.probs * torch.where(target.used, chosen, 0.0)).sum(-1)
-        entropy = normaliser - torch.linalg.vecdot(softmax, logits)
         scale = target.probs.sum(-1)
         if self.form == "tail_bucket":
-            rest = _without(logits, target)
-            rest_softmax = rest.softmax(-1)
-            log_rest = rest.amax(-1) - rest_softmax.amax(-1).log()
+            rest_softmax, log_rest = softmax_and_logsumexp(_without(logits, target))
             losses = losses - torch.where(target.tail > 0, target.tail * (log_rest - normaliser), 0.0)
             rest_softmax.mul_((target.tail * coefficients)[:, None])
             torch.mul(softmax, ((scale + target.tail) * coefficients)[:, None], out=logits).sub_(rest_softmax)
         else:
             torch.mul(softmax, (scale * coefficients)[:, None], out=logits)
         target.subtract_(logits, target.probs * coefficients[:, None])
-        diagnostics = _diagnostics(target=target, chosen=chosen, entropy=entropy, sampled=sampled)
         return LossOutputs(losses=losses, diagnostics=diagnostics)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReferenceKL:
-    """A token loss plus `coefficient` (beta) times the KL divergence of the student from the reference, its initial weights.
-
-    The divergence is estimated from the sampled token. With d = log p_reference - log p_student of that token, the penalty is
-    beta (exp(d) - d - 1): Schulman's k3 estimator, used as in GRPO (DeepSeekMath, arXiv:2402.03300, Eq. 4). It is never negative.
-    Over tokens that the student samples at temperature 1, its mean is KL(student || reference), while the mean of its gradient,
-    taken with the sampled token fixed, is the gradient of KL(reference || student). Diagnostics: those of `inner`, and
-    `reference_kl`, the estimate in nats.
-    """
-
-    inner: TokenLoss
-    coefficient: float
-
-    def __call__(self, logits: Tensor, inputs: LossInputs) -> LossOutputs:
-        values = self.inner(logits, inputs)
-        sampled = _at(logits, inputs.sampled_ids) - logits.logsumexp(-1)
-        return self._added(values, _behind(inputs, sampled))
-
-    def _added(self, values: LossOutputs, behind: Tensor) -> LossOutputs:
-        """Return the values of the inner loss with the penalty for d = `behind` [T] added."""
-        estimate = behind.expm1() - behind
-        return replace(
-            values,
-            losses=values.losses + self.coefficient * estimate,
-            diagnostics={**values.diagnostics, "reference_kl": estimate.detach()},
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnalyticReferenceKL(ReferenceKL):
-    """`ReferenceKL` with an analytic gradient, for an inner loss that has one."""
-
-    inner: AnalyticTokenLoss
-
-    @torch.no_grad()
-    def gradient_(self, logits: Tensor, inputs: LossInputs, coefficients: Tensor) -> LossOutputs:
-        """See `AnalyticTokenLoss`. The penalty adds beta (exp(d) - 1) (softmax - one_hot(sampled)) to the logit gradient."""
-        return in_blocks(self._block_gradient_, logits, inputs, coefficients)
-
-    def _block_gradient_(self, logits: Tensor, inputs: LossInputs, coefficients: Tensor) -> LossOutputs:
-        ids, softmax = inputs.sampled_ids, logits.softmax(-1)
-        sampled = _at(logits, ids) - (logits.amax(-1) - softmax.amax(-1).log())
-        behind = _behind(inputs, sampled)
-        sampled_gradient = self.coefficient * behind.expm1() * coefficients
-        values = self.inner.gradient_(logits, inputs, coefficients)
-        logits.add_(softmax.mul_(sampled_gradient[:, None]))
-        logits.scatter_add_(-1, ids.long()[:, None], sampled_gradient.neg()[:, None])
-        return self._added(values, behind)
-
-
-def _behind(inputs: LossInputs, sampled: Tensor) -> Tensor:
-    """Return d [T], the reference log-probabilities of the sampled tokens minus the student's, which are `sampled` [T]."""
-    if inputs.reference_logprobs is None:
-        raise ValueError("the reference KL penalty needs reference_logprobs: the positions have none")
-    return inputs.reference_logprobs.to(sampled.dtype) - sampled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +112,7 @@ class _Target:
             values.scatter_add_(-1, self.ids, amounts.neg())
 
 
-def _target(inputs: LossInputs, logits: Tensor, form: TopKForm) -> _Target:
+def _target(inputs: LossInputs, logits: Tensor, form: TopKForm, temperature: float) -> _Target:
     vocabulary = logits.shape[-1]
     logprobs, ids = inputs.teacher_logprobs, inputs.teacher_ids
     if logprobs is None:
@@ -169,9 +123,14 @@ def _target(inputs: LossInputs, logits: Tensor, form: TopKForm) -> _Target:
     else:
         used = (logprobs > -torch.inf) & (ids >= 0) & (ids < vocabulary)
         ids = torch.where(used, ids, 0).long()
-    probs = torch.where(used, logprobs.to(logits.dtype), -torch.inf).exp()
+    logprobs = torch.where(used, logprobs.to(logits.dtype), -torch.inf)
+    probs = logprobs.exp()
     mass = probs.sum(-1)
-    if form == "teacher_renormalised":
+    if temperature != 1.0:
+        probs = torch.where(
+            used, (logprobs / temperature).softmax(-1), 0.0
+        )  # a row without entries would be NaN
+    elif form == "teacher_renormalised":
         probs = probs / torch.where(mass > 0, mass, 1.0)[:, None]
     has_tail = (mass > 0) & (used.sum(-1) < vocabulary)
     tail = torch.where(has_tail, 1.0 - mass, 0.0).clamp_(min=0.0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from prompts import load_prompt
@@ -11,25 +11,28 @@ from tasks.config import PROJECT_ROOT
 from tasks.errors import UserError, attempt
 from tasks.identity import fingerprint
 from tasks.llm.model_identity import model_identity
-from training.config import VLLM_TOP_K, RunConfig, project_path, run_folder
+from training.config import RunConfig, project_path, run_folder
+from training.data.drawn_responses import DrawnResponses, read_responses
 from training.data.model_files import PROMPT, ModelFiles, given_template, open_model
+from training.data.references import Need, References, read_references, reference_problems
 from training.data.rows import (
     Dataset,
     TrainingRow,
     columns,
     manifest_problems,
     prompt_length_problems,
-    prompt_weight,
     prompts_digest,
     read_dataset,
     rows_digest,
     with_prompts,
 )
 from training.data.sampler import Schedule, schedule
+from training.data.views import long_prompt_problems, view_prompts
 from training.evaluation.held_out import HeldOut, held_out_problems, read_held_out
-from training.losses.prompt_weights import PromptWeight, Soft
+from training.plan import RunPlan, resolve
+from training.preflight.algorithm_checks import algorithm_problems, teacher_warning
 from training.preflight.disk import DiskPlan, disk_line, disk_plan, disk_problems, probe_output
-from training.preflight.memory import MemoryPlan, memory_plan, memory_problems, memory_table
+from training.preflight.memory import MemoryPlan, memory_plan, memory_problems, memory_table, scores_by_vllm
 from training.preflight.model_checks import (
     context_problems,
     end_token_problems,
@@ -43,20 +46,25 @@ from training.preflight.model_checks import (
 )
 from training.preflight.shapes import ModelDimensions, count_active, count_parameters, read_dimensions
 
-VERSION = 1  # of the training stage: raise it when the same settings produce a different student
-FULL_VERSION = 2  # the version of runs on the teacher's full distribution
+VERSION = 3  # of the training stage: raise it when the same settings produce a different student
+
+
+Prompts = tuple[tuple[int, ...], ...]
+"""The token ids of each row's prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A run that passed every check. `dataset` is the fingerprint of its dataset; `schedule` draws indices into `rows`; both
-    models' logits are cut to `shared_vocab`; a response ends with one of `end_tokens`."""
+    """A run that passed every check. `dataset` is the fingerprint of its dataset; `schedule` draws indices into `rows`; the
+    logits of all models are cut to `shared_vocab`; a response ends with one of `end_tokens`. `teacher`: None without one.
+    `views`: the prompts of the rows in each view that a scorer has, besides the plain one. `references`, `responses`: of the
+    rows, None if the algorithm uses none. `left_out`: number of rows that lack what it uses, by reason."""
 
-    run: RunConfig
+    plan: RunPlan
     fingerprint: str
     dataset: str
     student: ModelFiles
-    teacher: ModelFiles
+    teacher: ModelFiles | None
     shared_vocab: int
     end_tokens: tuple[int, ...]
     rows: tuple[TrainingRow, ...]
@@ -64,6 +72,33 @@ class Prepared:
     memory: MemoryPlan
     disk: DiskPlan
     held_out: HeldOut | None  # problems to evaluate the student on, if any
+    views: Mapping[str, Prompts] = field(default_factory=dict)
+    references: References | None = None
+    responses: DrawnResponses | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def run(self) -> RunConfig:
+        """The settings of the run."""
+        return self.plan.run
+
+    @property
+    def teacher_files(self) -> ModelFiles:
+        """The teacher of a run that has one."""
+        if self.teacher is None:
+            raise ValueError("this run has no teacher")
+        return self.teacher
+
+    def prompts(self, view: str) -> Prompts:
+        """Return the token ids of each row's prompt in a view."""
+        return tuple(row.prompt_ids for row in self.rows) if view == "plain" else self.views[view]
+
+    def label(self, row: int) -> str:
+        """Return the answer that rollouts for a row are graded against."""
+        label = None if self.references is None else self.references.rows[row].label
+        if label is None:
+            raise ValueError(f"row {self.rows[row].id} has no label")
+        return label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,23 +122,23 @@ def prepare(run: RunConfig) -> Prepared:
 def inspect(run: RunConfig) -> Inspection:
     """Run every check and continue after a failed one, so that all problems are reported at once."""
     found = _find(run, has_data=True)
-    problems, data, models = found.problems, found.data, found.models
-    student, teacher, dims, memory = models.student, models.teacher, models.dims, models.memory
+    problems, models, memory = found.problems, found.models, found.models.memory
     run_fingerprint = None
-    if not problems and student is not None and teacher is not None and data is not None:
-        run_fingerprint = _fingerprint(run, found, data, student, teacher)
+    if not problems and found.plan is not None and models.student is not None and found.data is not None:
+        run_fingerprint = _fingerprint(found.plan, found, found.data, models.student)
     disk = None
-    if found.output is not None and dims is not None:
-        disk = _disk(problems, run, dims, found.output, run_fingerprint)
+    if found.output is not None and models.dims is not None:
+        disk = _disk(problems, run, models.dims, found.output, run_fingerprint)
     table = "" if memory is None else memory_table(memory)
-    if problems or not (
-        student and teacher and data and found.schedule and memory and disk and run_fingerprint
-    ):
+    if problems or not (run_fingerprint and found.data and found.schedule and memory and disk):
         return Inspection(problems=tuple(dict.fromkeys(problems)), prepared=None, table=table)
+    assert found.plan is not None and models.student is not None  # else there were problems
     prepared = Prepared(
-        run=run, fingerprint=run_fingerprint, dataset=data.fingerprint, student=student, teacher=teacher,
-        shared_vocab=shared_vocabulary(student, teacher), end_tokens=run_end_tokens(student, teacher, run.prompt),
-        rows=found.rows, schedule=found.schedule, memory=memory, disk=disk, held_out=found.held_out,
+        plan=found.plan, fingerprint=run_fingerprint, dataset=found.data.fingerprint, student=models.student,
+        teacher=models.teacher, shared_vocab=shared_vocabulary(models.student, models.teacher),
+        end_tokens=run_end_tokens(models.student, models.teacher, run.prompt), rows=found.rows, schedule=found.schedule,
+        memory=memory, disk=disk, held_out=found.held_out, views=found.views, references=found.references,
+        responses=found.responses, left_out=found.left_out,
     )  # fmt: skip
     return Inspection(problems=(), prepared=prepared, table=table)
 
@@ -121,44 +156,122 @@ def early_problems(run: RunConfig, *, has_data: bool) -> tuple[str, ...]:
     return tuple(dict.fromkeys(problems))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Found:
     """Whatever could be read of a run. `output`: its output folder or that folder's nearest parent."""
 
     problems: list[str]
+    plan: RunPlan | None
     output: Path | None
     models: _Models
-    data: Dataset | None
-    rows: tuple[TrainingRow, ...]
-    schedule: Schedule | None
-    held_out: HeldOut | None
+    held_out: HeldOut | None = None
+    data: Dataset | None = None
+    rows: tuple[TrainingRow, ...] = ()
+    schedule: Schedule | None = None
+    views: Mapping[str, Prompts] = field(default_factory=dict)
+    references: References | None = None
+    responses: DrawnResponses | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def _find(run: RunConfig, *, has_data: bool) -> _Found:
     """Read models, dataset (if `has_data`) and held-out problems, with all their problems."""
     problems: list[str] = []
+    plan = attempt(problems, lambda: resolve(run))
+    problems += [] if plan is None else algorithm_problems(plan)
     output = attempt(problems, lambda: probe_output(run))
-    models = _models(problems, run)
-    student, teacher = models.student, models.teacher
+    models = _Models() if plan is None else _models(problems, plan)
+    found = _Found(problems=problems, plan=plan, output=output, models=models)
     data = attempt(problems, lambda: read_dataset(run.dataset)) if has_data else None
-    rows, schedule, held_out = (), None, None
-    if data is not None:
-        schedule = attempt(problems, lambda: _schedule(run, data.rows))
-        problems += [] if teacher is None else manifest_problems(run, data, teacher)
+    if data is not None and plan is not None:
+        _read_data(found, plan, data)
+    student = models.student
     if student is not None:
-        rows = () if data is None else attempt(problems, lambda: _training_rows(run, data, student)) or ()
-        problems += prompt_length_problems(rows, run.lengths.max_prompt_tokens)
-        held_out = attempt(problems, lambda: _held_out(run, student))
-        problems += held_out_problems(held_out, run.lengths)
-    return _Found(
-        problems=problems,
-        output=output,
-        models=models,
-        data=data,
-        rows=rows,
-        schedule=schedule,
-        held_out=held_out,
+        found.held_out = attempt(problems, lambda: _held_out(run, student))
+        problems += held_out_problems(found.held_out, run.lengths)
+    return found
+
+
+def _read_data(found: _Found, plan: RunPlan, data: Dataset) -> None:
+    """Read what the plan needs of the dataset into `found`."""
+    run, problems, student = plan.run, found.problems, found.models.student
+    if found.models.teacher is not None:
+        problems += manifest_problems(run, data, found.models.teacher)
+    data = _with_references(found, plan, data)
+    if not plan.samples and student is not None:
+        data = _with_responses(found, plan, data, student)
+    found.data, found.rows = data, data.rows
+    if not data.rows:
+        return
+    found.schedule = attempt(problems, lambda: _schedule(plan, data.rows))
+    if student is None:
+        return
+    found.rows = attempt(problems, lambda: _training_rows(run, data, student)) or ()
+    problems += prompt_length_problems(found.rows, run.lengths.max_prompt_tokens)
+    if found.references is not None and not problems:
+        found.views = attempt(problems, lambda: _views(problems, plan, found)) or {}
+
+
+def needs(plan: RunPlan) -> tuple[Need, ...]:
+    """Return what the plan needs of every row's reference."""
+    return (*(("label",) if plan.needs_labels else ()), *(("solution",) if plan.needs_solutions else ()))
+
+
+def _with_references(found: _Found, plan: RunPlan, data: Dataset) -> Dataset:
+    """Read the labels and solutions that the plan needs; return the dataset without the rows that are left out."""
+    required, settings = needs(plan), plan.run.dataset
+    if not required:
+        return data
+    references = attempt(found.problems, lambda: read_references(data, settings, required))
+    if references is None:
+        return data
+    found.problems += reference_problems(data.rows, references, required, settings.without)
+    gone = references.left_out(required)
+    found.left_out = {**found.left_out, **gone.reasons}
+    kept = [index for index in range(len(data.rows)) if index not in set(gone.indices)]
+    found.references = replace(references, rows=tuple(references.rows[index] for index in kept))
+    return replace(data, rows=tuple(data.rows[index] for index in kept))
+
+
+def _with_responses(found: _Found, plan: RunPlan, data: Dataset, student: ModelFiles) -> Dataset:
+    """Read the dataset's responses; return the dataset without the rows that have none to train on, which are counted."""
+    end = run_end_tokens(student, found.models.teacher, plan.run.prompt)[0]
+    limit = plan.run.lengths.max_response_tokens
+    responses = attempt(
+        found.problems, lambda: read_responses(data, plan.run.dataset.split, student.tokenizer, end, limit)
     )
+    if responses is None:
+        return data
+    found.responses, found.left_out = responses, {**found.left_out, **responses.left_out}
+    kept = [index for index, row in enumerate(data.rows) if row.id in responses.by_row]
+    if not kept:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in responses.left_out.items())
+        found.problems.append(f"no row has a response to train on: {reasons}: choose another dataset")
+    if found.references is not None:
+        found.references = found.references.select(kept)
+    return replace(data, rows=tuple(data.rows[index] for index in kept))
+
+
+def _views(problems: list[str], plan: RunPlan, found: _Found) -> Mapping[str, Prompts]:
+    """Return the prompts of every view that a scorer has, checked for their length."""
+    run, views = plan.run, {}
+    for one in plan.passes:
+        model = found.models.teacher if one.worker == "teacher" else found.models.student
+        if one.view == "plain" or model is None or found.references is None:
+            continue
+        prompts = view_prompts(
+            model, one.view, found.rows, found.references, thinking=run.lengths.thinking, day=run.prompt.date
+        )
+        problems += long_prompt_problems(
+            found.rows,
+            prompts,
+            one.view,
+            response_tokens=run.lengths.max_response_tokens,
+            limit=min(model.max_positions, run.trainer.micro_batch_tokens),
+            limit_name=f"the context of {model.role}.model, or trainer.micro_batch_tokens",
+        )
+        views[one.view] = tuple(prompts)
+    return views
 
 
 def report(prepared: Prepared) -> str:
@@ -170,31 +283,37 @@ def report(prepared: Prepared) -> str:
     weighted = [row.weight for row in rows if row.weight is not None]
     lines = [
         f"run        {prepared.fingerprint}",
+        f"algorithm  {run.algorithm.name}: {prepared.plan.algorithm.summary}",
         f"rows       {len(rows):,} in {run.dataset.config}/{run.dataset.split}, {len(schedule.kept):,} used for sampling",
         f"weights    {_weights_line(weighted)}",
         f"steps      {schedule.steps:,}: {schedule.total_prompts:,} draws, {schedule.prompts_per_step} prompts per step, {last}"
         " in the last,"
-        f" {schedule.warmup_steps} warm-up steps",
+        f" {schedule.updates:,} updates, {schedule.warmup_updates} of them warm-up",
         f"tokens     at most {rollouts * (longest + run.lengths.max_response_tokens):,} in {rollouts:,} rollouts"
         f" (prompts up to {longest:,}, responses up to {run.lengths.max_response_tokens:,})",
         f"ends       {_end_line(prepared)}",
         f"KV cache   {prepared.memory.full_sequences:,} sequences of {run.context_tokens:,} tokens per rollout engine",
         f"disk       {disk_line(prepared.disk)}",
     ]
-    coefficient = run.objective.reference_kl_coefficient
-    if coefficient:
-        lines.append(
-            f"reference  the frozen initial student, in {run.trainer.dtype}; KL coefficient {coefficient:g}"
-        )
-    if run.teacher.backend == "vllm":
-        lines.append(f"teacher    {teacher_warning(run) or 'in a vLLM engine, through prompt_logprobs'}")
-    lines += _experts_line(read_dimensions(prepared.teacher.folder))
-    chosen = prompt_weight(run)
-    if chosen is not None and run.objective.prompt_weight is not None:
-        weight = chosen(columns(rows)).weight
-        kind = run.objective.prompt_weight.kind
-        lines.insert(3, f"           sum of {kind} weights {weight.sum():,.1f}, mean {weight.mean():.3f}")
+    lines += [f"left out   {count:,} rows {reason}" for reason, count in prepared.left_out.items()]
+    if prepared.references is not None:
+        lines += [_sources_line(prepared.references, need) for need in needs(prepared.plan)]
+    if prepared.plan.has_reference:
+        lines.append(f"reference  the frozen initial student, in {run.trainer.dtype}")
+    if scores_by_vllm(prepared.plan):
+        warning = teacher_warning(prepared.plan)
+        lines.append(f"teacher    {warning or 'in a vLLM engine, through prompt_logprobs'}")
+    lines += [] if prepared.teacher is None else _experts_line(read_dimensions(prepared.teacher.folder))
+    if run.algorithm.prompt_weight is not None:
+        weight = prepared.plan.algorithm.prompt_weight(columns(rows)).weight
+        kind = run.algorithm.prompt_weight.kind
+        lines.insert(4, f"           sum of {kind} weights {weight.sum():,.1f}, mean {weight.mean():.3f}")
     return "\n".join(lines)
+
+
+def _sources_line(references: References, need: Need) -> str:
+    counts = ", ".join(f"{count:,} {source}" for source, count in references.sources(need).items())
+    return f"{need + 's':<10} {counts}"
 
 
 def _weights_line(weights: Sequence[float]) -> str:
@@ -221,46 +340,40 @@ def _experts_line(teacher: ModelDimensions) -> list[str]:
     ]
 
 
-def teacher_warning(run: RunConfig) -> str | None:
-    """Return a warning if `teacher.force` allows a vLLM teacher a top_k above VLLM_TOP_K, else None."""
-    k = run.objective.top_k
-    if run.teacher.backend == "in_process" or (k != "full" and k <= VLLM_TOP_K):
-        return None
-    return (
-        f"teacher.force: top_k {k} in a vLLM engine is slow, because every entry of every token passes through Python; with"
-        " in_process the cost hardly depends on k"
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Models:
     """Whatever could be read of the two models. `dims`: the student's dimensions."""
 
-    student: ModelFiles | None
-    teacher: ModelFiles | None
-    dims: ModelDimensions | None
-    memory: MemoryPlan | None
+    student: ModelFiles | None = None
+    teacher: ModelFiles | None = None
+    dims: ModelDimensions | None = None
+    memory: MemoryPlan | None = None
 
 
-def _models(problems: list[str], run: RunConfig) -> _Models:
-    """Open both checkpoints and compare them with each other and with the run."""
+def _models(problems: list[str], plan: RunPlan) -> _Models:
+    """Open the checkpoints and compare them with each other and with the run."""
+    run, student, teacher = plan.run, None, None
     student = attempt(problems, lambda: open_model("student", run.student.model, run.prompt))
-    teacher = attempt(problems, lambda: open_model("teacher", run.teacher.model, run.prompt))
+    given = run.teacher if plan.has_teacher else None
+    if given is not None:
+        teacher = attempt(problems, lambda: open_model("teacher", given.model, run.prompt))
     dims, scoring = _dimensions(problems, student), _dimensions(problems, teacher)
     memory = None
+    if student is not None:
+        problems += end_token_problems(student, run.prompt)
+        problems += context_problems(student, run.context_tokens)
+        problems += [] if dims is None else student_problems(student, dims)
     if student is not None and teacher is not None:
         thinking, day = run.lengths.thinking, run.prompt.date
         problems += (
             attempt(problems, lambda: pair_problems(student, teacher, thinking=thinking, day=day)) or []
         )
-        problems += end_token_problems(student, run.prompt)
-        problems += context_problems(student, teacher, run.context_tokens)
-        problems += top_k_problems(student, teacher, run.objective.top_k)
-        if run.teacher.backend == "vllm":
+        problems += context_problems(teacher, run.context_tokens)
+        problems += top_k_problems(student, teacher, plan.top_k)
+        if scores_by_vllm(plan):
             problems += scoring_problems(student, teacher, run.context_tokens)
-    problems += [] if student is None or dims is None else student_problems(student, dims)
-    if dims is not None and dims.experts is None and scoring is not None:
-        memory = attempt(problems, lambda: memory_plan(run, dims, scoring))
+    if dims is not None and dims.experts is None and (scoring is not None or not plan.has_teacher):
+        memory = attempt(problems, lambda: memory_plan(plan, dims, scoring))
         problems += [] if memory is None else memory_problems(run, memory)
     return _Models(student=student, teacher=teacher, dims=dims, memory=memory)
 
@@ -294,39 +407,31 @@ def _disk(
     return plan
 
 
-def _schedule(run: RunConfig, rows: Sequence[TrainingRow]) -> Schedule:
-    """Return the schedule of draws. Raises `UserError` if all prompt weights are 0, or the dataset lacks what they need.
-
-    A preset's own prompt weight would load torch; the soft weight is used in its place, unless the dataset has none.
-    """
+def _schedule(plan: RunPlan, rows: Sequence[TrainingRow]) -> Schedule:
+    """Return the schedule of draws. Raises `UserError` if all prompt weights are 0, or the dataset lacks what they need."""
     given = columns(rows)
-    weights = (prompt_weight(run) or (Soft() if given.weight is not None else _preset_weight(run)))(given)
+    weights = plan.algorithm.prompt_weight(given)
     if not weights.weight.any():
         raise UserError(
-            "all prompts have weight 0, so nothing would be trained: choose another objective.prompt_weight (uniform needs no"
+            "all prompts have weight 0, so nothing would be trained: choose another algorithm.prompt_weight (uniform needs no"
             " weights), or annotate the dataset again"
         )
-    return schedule(run, given.ids, weights.kept.tolist())
+    return schedule(plan.run, given.ids, weights.kept.tolist(), plan.updates_per_batch)
 
 
-def _preset_weight(run: RunConfig) -> PromptWeight:
-    from training.objectives.presets import load_preset
-
-    return load_preset(run.objective.preset).prompt_weight
-
-
-def _fingerprint(
-    run: RunConfig, found: _Found, data: Dataset, student: ModelFiles, teacher: ModelFiles
-) -> str:
-    """Return the fingerprint of the run: its settings, the prompt and the chat template, both models' files, the dataset, its
-    rows and their prompts, and the held-out problems."""
+def _fingerprint(plan: RunPlan, found: _Found, data: Dataset, student: ModelFiles) -> str:
+    """Return the fingerprint of the run: its settings, the prompt and the chat template, the models' files, the dataset, its rows
+    and their prompts, what its algorithm uses besides, and the held-out problems."""
     measured = () if found.held_out is None else (found.held_out.digest,)
-    template = given_template(run.prompt)
+    template, required = given_template(plan.run.prompt), needs(plan)
+    used = () if found.references is None else (found.references.digest(required),)
+    used += () if found.responses is None else (found.responses.digest,)
+    models = [student, *([] if found.models.teacher is None else [found.models.teacher])]
     return fingerprint(
         stage="distill",
-        version=FULL_VERSION if run.objective.top_k == "full" else VERSION,
-        settings=run.identity(),
+        version=VERSION,
+        settings=plan.run.identity(),
         prompts=(load_prompt(PROMPT).fingerprint, *(() if template is None else (template,))),
-        models=tuple(model_identity(str(model.folder), None, PROJECT_ROOT) for model in (student, teacher)),
-        inputs=(data.fingerprint, rows_digest(data.rows), prompts_digest(found.rows), *measured),
+        models=tuple(model_identity(str(model.folder), None, PROJECT_ROOT) for model in models),
+        inputs=(data.fingerprint, rows_digest(data.rows), prompts_digest(found.rows), *used, *measured),
     )

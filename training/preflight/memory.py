@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from training.config import RunConfig
+from training.plan import RunPlan
 from training.preflight.memory_parts import (
     ENGINE_WORKING,
     PHASES,
@@ -31,6 +32,7 @@ from training.preflight.memory_parts import (
     scored_sequences,
     student_parts,
     teacher_parts,
+    teacher_settings,
 )
 from training.preflight.shapes import (
     ModelDimensions,
@@ -67,6 +69,7 @@ __all__ = [
     "reference_parts",
     "student_parts",
     "teacher_parts",
+    "teacher_settings",
 ]
 
 
@@ -106,15 +109,16 @@ class MemoryPlan:
 
 
 def memory_plan(
-    run: RunConfig, student: ModelDimensions, teacher: ModelDimensions, machine: int | None = None
+    plan: RunPlan, student: ModelDimensions, teacher: ModelDimensions | None, machine: int | None = None
 ) -> MemoryPlan:
-    """Return the memory plan of the run. `machine`: bytes of memory for a cpu placement (default: those of this machine)."""
-    placement = placement_of(run)
+    """Return the memory plan of the run. `teacher`: None without one. `machine`: bytes of memory for a cpu placement (default:
+    those of this machine)."""
+    run, placement = plan.run, placement_of(plan)
     capacity = int(run.placement.gpu_memory_gb * 1e9)
     if on_cpu(run):
         capacity = machine_memory() if machine is None else machine
     bundles = sorted({slot.bundle for slot in placement.slots})
-    host = host_parts(run, teacher)
+    host = host_parts(plan, student, teacher)
     return MemoryPlan(
         devices=tuple(
             Device(
@@ -124,7 +128,7 @@ def memory_plan(
                     part
                     for slot in placement.slots
                     if slot.bundle == bundle
-                    for part in _slot_parts(run, slot, student, teacher, sleeps=placement.shares_gpus)
+                    for part in _slot_parts(plan, slot, student, teacher, sleeps=placement.shares_gpus)
                 )
                 + (host if on_cpu(run) else ()),
             )
@@ -133,26 +137,42 @@ def memory_plan(
         full_sequences=full_sequences(run, student),
         engine_kv_bytes=engine_kv_bytes(run, student),
         host=host,
-        scored_sequences=scored_sequences(run, teacher) if run.teacher.backend == "vllm" else None,
+        scored_sequences=scored_sequences(run, teacher) if scores_by_vllm(plan) and teacher else None,
     )
 
 
-def placement_of(run: RunConfig) -> Placement:
-    """Return the placement of the workers that the run's settings define."""
-    where, has_reference = run.placement, run.objective.reference_kl_coefficient > 0
-    return make_placement(where.kind, students=where.students, engines=where.engines, reference=has_reference)
+def scores_by_vllm(plan: RunPlan) -> bool:
+    """Return whether the run has a teacher in a vLLM engine."""
+    return plan.has_teacher and plan.run.teacher is not None and plan.run.teacher.backend == "vllm"
+
+
+def placement_of(plan: RunPlan) -> Placement:
+    """Return the placement of the run's workers."""
+    where = plan.run.placement
+    return make_placement(
+        where.kind,
+        students=where.students,
+        engines=where.engines,
+        teacher=plan.has_teacher,
+        reference=plan.has_reference,
+    )
 
 
 def _slot_parts(
-    run: RunConfig, slot: Slot, student: ModelDimensions, teacher: ModelDimensions, *, sleeps: bool
+    plan: RunPlan,
+    slot: Slot,
+    student: ModelDimensions,
+    teacher: ModelDimensions | None,
+    *,
+    sleeps: bool,
 ) -> tuple[MemoryPart, ...]:
     if slot.role == "student":
-        return student_parts(run, student, teacher)
-    if slot.role == "teacher":
-        return teacher_parts(run, teacher)
+        return student_parts(plan, student, teacher)
+    if slot.role == "teacher" and teacher is not None:
+        return teacher_parts(plan, teacher)
     if slot.role == "reference":
-        return reference_parts(run, student)
-    return engine_parts(run, student, sleeps=sleeps)
+        return reference_parts(plan, student)
+    return engine_parts(plan.run, student, sleeps=sleeps)
 
 
 def machine_memory() -> int:

@@ -13,7 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from training.config import RunConfig
+from training.config import RunConfig, TeacherSettings
+from training.plan import RunPlan, ScoringPass
 from training.preflight.shapes import (
     ModelDimensions,
     count_lora,
@@ -71,14 +72,17 @@ class Gradients:
     bucket: int = 0
 
 
-def student_parts(run: RunConfig, dims: ModelDimensions, teacher: ModelDimensions) -> tuple[MemoryPart, ...]:
-    """Return the memory of one data-parallel rank of the student, the teacher's scores included."""
-    trainer, number = run.trainer, number_bytes(run)
+def student_parts(
+    plan: RunPlan, dims: ModelDimensions, teacher: ModelDimensions | None
+) -> tuple[MemoryPart, ...]:
+    """Return the memory of one data-parallel rank of the student, the scores of its rollouts included."""
+    run, trainer, number = plan.run, plan.run.trainer, number_bytes(plan.run)
     total = count_parameters(dims)
     trained = total if trainer.lora is None else count_lora(dims, trainer.lora)
     frozen = 0 if trainer.lora is None else total
     grown = gradients(run, dims, trained)
-    forward = _student_working(run, dims, number) + answer_bytes(run, teacher) + grown.reducing
+    scores = run.trainer.micro_batch_tokens * score_bytes(plan, dims, teacher, id_bytes=8)
+    forward = _student_working(run, dims, number) + scores + grown.reducing
     return (
         MemoryPart(owner="student", what="parameters", bytes=_shared(run, (trained + frozen) * number, 3)),
         MemoryPart(owner="student", what="optimizer", bytes=_states(run, trained)),
@@ -92,7 +96,7 @@ def student_parts(run: RunConfig, dims: ModelDimensions, teacher: ModelDimension
             phases=("train",),
         ),
         *_held("weights to send", _sent(run, dims), "sync"),
-        *_teacher_head(run, teacher),
+        *_teacher_head(plan, dims, teacher),
         MemoryPart(
             owner="student", what="libraries", bytes=_process(run) + (0 if on_cpu(run) else ALLOCATOR)
         ),
@@ -143,11 +147,14 @@ def _held(what: str, amount: int, *phases: Phase) -> tuple[MemoryPart, ...]:
     return (MemoryPart(owner="student", what=what, bytes=amount, phases=phases or PHASES),) if amount else ()
 
 
-def _teacher_head(run: RunConfig, teacher: ModelDimensions) -> tuple[MemoryPart, ...]:
-    """Return the memory of the teacher's LM head on a student rank, which turns teacher states into logits."""
-    if not _by_states(run):
+def _teacher_head(
+    plan: RunPlan, dims: ModelDimensions, teacher: ModelDimensions | None
+) -> tuple[MemoryPart, ...]:
+    """Return the memory of a frozen model's LM head on a student rank, which turns hidden states into logits."""
+    if plan.from_states is None:
         return ()
-    return (MemoryPart(owner="student", what="teacher's head", bytes=teacher.embedding * 2),)
+    scorer = _dimensions(plan.from_states, dims, teacher)
+    return (MemoryPart(owner="student", what="teacher's head", bytes=scorer.embedding * 2),)
 
 
 def _student_working(run: RunConfig, dims: ModelDimensions, number: int) -> int:
@@ -199,24 +206,28 @@ def ipc_buffer(dims: ModelDimensions) -> int:
 # --- teacher and reference ---------------------------------------------------------------------------------------
 
 
-def teacher_parts(run: RunConfig, dims: ModelDimensions) -> tuple[MemoryPart, ...]:
+def teacher_parts(plan: RunPlan, dims: ModelDimensions) -> tuple[MemoryPart, ...]:
     """Return the memory of a teacher: its weights, the tensors of one layer, a chunk of logits and its scores. A vLLM
     teacher has the memory of a vLLM engine, and logits that vLLM's memory profiling does not include."""
-    if run.teacher.backend == "vllm":
+    run, teacher = plan.run, teacher_settings(plan.run)
+    answer = run.trainer.micro_batch_tokens * _worker_bytes(plan, "teacher", dims, id_bytes=8)
+    if teacher.backend == "vllm":
         spike = MemoryPart(
             owner="teacher",
             what="logits",
             # in the teacher's dtype, and twice in float32
-            bytes=scoring_tokens(run) * dims.vocab * (teacher_bytes(run) + 8) + answer_bytes(run, dims),
+            bytes=scoring_tokens(run) * dims.vocab * (teacher_bytes(run) + 8) + answer,
             phases=_scoring_phases(run),
         )
         return (*_engine_parts("teacher", run, dims, scoring_budget(run), teacher_bytes(run)), spike)
-    return _frozen_parts("teacher", run, dims, teacher_bytes(run), answer_bytes(run, dims))
+    return _frozen_parts("teacher", run, dims, teacher_bytes(run), answer)
 
 
-def reference_parts(run: RunConfig, dims: ModelDimensions) -> tuple[MemoryPart, ...]:
-    """Return the memory of the reference, the initial student in the student's dtype; it returns one number per token."""
-    return _frozen_parts("reference", run, dims, number_bytes(run), run.trainer.micro_batch_tokens * 4)
+def reference_parts(plan: RunPlan, dims: ModelDimensions) -> tuple[MemoryPart, ...]:
+    """Return the memory of a copy of the initial student, in the student's dtype."""
+    run = plan.run
+    answer = run.trainer.micro_batch_tokens * _worker_bytes(plan, "reference", dims, id_bytes=8)
+    return _frozen_parts("reference", run, dims, number_bytes(run), answer)
 
 
 def _frozen_parts(
@@ -251,18 +262,30 @@ def _scoring_phases(run: RunConfig) -> tuple[Phase, ...]:
     return ("rollout",) if run.placement.kind == "colocated" else ("rollout", "train")
 
 
-def answer_bytes(run: RunConfig, teacher: ModelDimensions) -> int:
-    """Return the bytes of the teacher's scores for one micro-batch: float32 log-probabilities and 64-bit ids of its top k; for
-    the full distribution its hidden states, or with a vLLM teacher all log-probabilities."""
-    k, vocab = run.objective.top_k, teacher.vocab
-    if _by_states(run):
-        return run.trainer.micro_batch_tokens * teacher.hidden * 2
-    return run.trainer.micro_batch_tokens * (vocab * 4 if k == "full" else min(k, vocab) * 12)
+def score_bytes(
+    plan: RunPlan, dims: ModelDimensions, teacher: ModelDimensions | None, *, id_bytes: int
+) -> int:
+    """Return the bytes of all scores of one response token, if a token id has `id_bytes`."""
+    return sum(_pass_bytes(one, _dimensions(one.worker, dims, teacher), id_bytes) for one in plan.passes)
 
 
-def _by_states(run: RunConfig) -> bool:
-    """Return whether the teacher's full distribution is sent as hidden states."""
-    return run.objective.top_k == "full" and run.teacher.backend == "in_process"
+def _worker_bytes(plan: RunPlan, worker: str, dims: ModelDimensions, *, id_bytes: int) -> int:
+    """Return the bytes per response token of the largest scores that one pass of a worker gives."""
+    return max((_pass_bytes(one, dims, id_bytes) for one in plan.passes if one.worker == worker), default=0)
+
+
+def _pass_bytes(one: ScoringPass, scorer: ModelDimensions, id_bytes: int) -> int:
+    """Return the bytes of one token's scores: float32 numbers and ids of the top k, hidden states in bf16, or with a vLLM teacher
+    all log-probabilities."""
+    request = one.request
+    entries = 0 if request.top_k is None else min(request.top_k, scorer.vocab) * (4 + id_bytes)
+    whole = scorer.hidden * 2 if request.states else scorer.vocab * 4 if one.full else 0
+    return entries + whole + 4 * (request.sampled + request.entropy)
+
+
+def _dimensions(worker: str, dims: ModelDimensions, teacher: ModelDimensions | None) -> ModelDimensions:
+    """Return the dimensions of a frozen model: the teacher's, or the student's."""
+    return dims if worker == "reference" or teacher is None else teacher
 
 
 # --- the engines -------------------------------------------------------------------------------------------------
@@ -356,14 +379,17 @@ def engine_fraction(run: RunConfig) -> float:
 # --- host memory -------------------------------------------------------------------------------------------------
 
 
-def host_parts(run: RunConfig, teacher: ModelDimensions) -> tuple[MemoryPart, ...]:
-    """Return the host memory of the teacher's scores of one step, for responses of maximum length: the scores in Ray's object
-    store, the driver's micro-batches, and those in the store for the students. With `one_step_off` the store also has the scores
-    of the next step."""
+def host_parts(
+    plan: RunPlan, dims: ModelDimensions, teacher: ModelDimensions | None
+) -> tuple[MemoryPart, ...]:
+    """Return the host memory of the scores of one step, for responses of maximum length: the scores in Ray's object store, the
+    driver's micro-batches, and those in the store for the students. With `one_step_off` the store also has the scores of the next
+    step."""
+    run = plan.run
     tokens = run.prompts_per_step * run.rollouts.group_size * run.lengths.max_response_tokens
-    k, vocab = run.objective.top_k, teacher.vocab
-    full = teacher.hidden * 2 if _by_states(run) else vocab * 4
-    answers = tokens * (full if k == "full" else min(k, vocab) * 8)  # float32 and 32-bit ids
+    answers = tokens * score_bytes(plan, dims, teacher, id_bytes=4)
+    if not answers:
+        return ()
     stored = answers * (3 if run.overlap == "one_step_off" else 2)
     stored = min(stored, CPU_OBJECT_STORE) if on_cpu(run) else stored
     return (
@@ -379,7 +405,14 @@ def number_bytes(run: RunConfig) -> int:
 
 def teacher_bytes(run: RunConfig) -> int:
     """Return the bytes per value of the teacher's dtype."""
-    return 2 if run.teacher.dtype == "bfloat16" else 4
+    return 2 if teacher_settings(run).dtype == "bfloat16" else 4
+
+
+def teacher_settings(run: RunConfig) -> TeacherSettings:
+    """Return the settings of the teacher of a run that has one."""
+    if run.teacher is None:
+        raise ValueError("this run has no teacher")
+    return run.teacher
 
 
 def rollout_bytes(run: RunConfig) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import date
-from typing import Literal
 
 from training.config import PromptSettings
 from training.data.model_files import ModelFiles, encode_prompts
@@ -124,11 +123,14 @@ def _end_problems(student: ModelFiles, teacher: ModelFiles) -> list[str]:
     ]
 
 
-def run_end_tokens(student: ModelFiles, teacher: ModelFiles, prompt: PromptSettings) -> tuple[int, ...]:
+def run_end_tokens(
+    student: ModelFiles, teacher: ModelFiles | None, prompt: PromptSettings
+) -> tuple[int, ...]:
     """Return the ids that end a response: the teacher's, which the student learns to end with, then the student's own and those
     of `prompt.end_tokens`. The first is exported as the end token of the student's tokenizer."""
+    first = () if teacher is None else teacher.end_tokens
     given = student.tokenizer.convert_tokens_to_ids(list(prompt.end_tokens))
-    return tuple(dict.fromkeys([*teacher.end_tokens, *student.end_tokens, *given]))
+    return tuple(dict.fromkeys([*first, *student.end_tokens, *given]))
 
 
 def end_token_problems(student: ModelFiles, prompt: PromptSettings) -> list[str]:
@@ -154,28 +156,28 @@ def _row_problems(student: ModelFiles, teacher: ModelFiles) -> list[str]:
     ]
 
 
-def shared_vocabulary(student: ModelFiles, teacher: ModelFiles) -> int:
-    """Return the size to which both models' logits are cut: Qwen pads embeddings beyond the tokenizer by different amounts."""
-    return min(student.vocab_size, teacher.vocab_size)
+def shared_vocabulary(student: ModelFiles, teacher: ModelFiles | None) -> int:
+    """Return the size to which all models' logits are cut: Qwen pads embeddings beyond the tokenizer by different amounts."""
+    return student.vocab_size if teacher is None else min(student.vocab_size, teacher.vocab_size)
 
 
-def top_k_problems(student: ModelFiles, teacher: ModelFiles, top_k: int | Literal["full"]) -> list[str]:
-    """Return one problem if `top_k` exceeds the vocabulary that the models share."""
+def top_k_problems(student: ModelFiles, teacher: ModelFiles, top_k: int | None) -> list[str]:
+    """Return one problem if `top_k` exceeds the vocabulary that the models share; None: no top k is used."""
     shared = shared_vocabulary(student, teacher)
-    if top_k == "full" or top_k <= shared:
+    if top_k is None or top_k <= shared:
         return []
     return [
-        f'objective.top_k is {top_k:,}, but the models share only {shared:,} tokens: lower it, or set "full"'
+        f'algorithm.top_k is {top_k:,}, but the models share only {shared:,} tokens: lower it, or set "full"'
     ]
 
 
-def context_problems(student: ModelFiles, teacher: ModelFiles, tokens: int) -> list[str]:
-    """Return one problem for each model whose context is shorter than `tokens`."""
+def context_problems(model: ModelFiles, tokens: int) -> list[str]:
+    """Return one problem if the model's context is shorter than `tokens`."""
+    if model.max_positions >= tokens:
+        return []
     return [
         f"a sequence may have {tokens:,} tokens (lengths.max_prompt_tokens + max_response_tokens), but the {model.role}'s"
         f" context ends at {model.max_positions:,}: lower the lengths"
-        for model in (student, teacher)
-        if model.max_positions < tokens
     ]
 
 

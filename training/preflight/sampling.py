@@ -9,10 +9,12 @@ from training.rollouts.engine import RolloutSampling
 
 
 def sampling(prepared: Prepared) -> RolloutSampling:
-    """Return the sampling settings of rollouts: no truncation of the distribution, stopping at the run's end tokens."""
+    """Return the sampling settings of rollouts, which stop at the run's end tokens."""
     run = prepared.run
     return RolloutSampling(
         temperature=run.rollouts.temperature,
+        top_p=run.rollouts.top_p,
+        top_k=run.rollouts.top_k,
         max_tokens=run.lengths.max_response_tokens,
         stop_token_ids=prepared.end_tokens,
     )
@@ -22,4 +24,6 @@ def evaluation_sampling(prepared: Prepared) -> RolloutSampling:
     """Return the sampling settings of held-out problems."""
     settings = prepared.run.evaluation
     drawn = sampling(prepared)
-    return drawn if settings is None else replace(drawn, temperature=settings.temperature)
+    return (
+        drawn if settings is None else replace(drawn, temperature=settings.temperature, top_p=1.0, top_k=None)
+    )

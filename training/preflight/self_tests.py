@@ -15,9 +15,9 @@ from training.console import log_line
 from training.data.model_files import given_template
 from training.preflight.check import Prepared
 from training.preflight.sampling import sampling
-from training.rollouts.engine import RolloutRequest
+from training.rollouts.engine import Generation, RolloutRequest
 from training.rollouts.sequences import sequence
-from training.scorers.teacher import States, TopK
+from training.scorers.scores import Scores
 from training.weight_sync.sync import MAX_MISMATCH, check_mismatch, logprob_mismatch
 
 if TYPE_CHECKING:
@@ -50,19 +50,40 @@ def self_test(workers: Workers, prepared: Prepared, version: int) -> None:
     own = np.concatenate(workers.students.logprobs(sequences))
     mean, most = logprob_mismatch(np.concatenate([one.logprobs for one in generations]), own)
     check_mismatch(mean, version=version)
-    if not run.student.dropout:
+    if not run.student.dropout and (run.trainer.lora is None or not run.trainer.lora.dropout):
         packed = np.concatenate(workers.students.logprobs(sequences, training=True))
         check_packed(logprob_mismatch(packed, own)[0])
     check_divergence(workers.students.self_divergence(sequences[0]))
-    description = check_scores(workers.score(sequences).get()[0])
-    reference = (
-        workers.reference_logprobs(sequences) if version == 0 else None
-    )  # only before the first update
-    if reference is not None:
-        check_reference(logprob_mismatch(np.concatenate(reference.get()[0]), own)[0])
+    found = _check_passes(workers, prepared, generations, own, version)
     log_line(
-        f"self-test: trainer/engine mismatch {mean:.4f} nats per token (maximum {most:.2f}); {description}"
+        f"self-test: trainer/engine mismatch {mean:.4f} nats per token (maximum {most:.2f})"
+        + "".join(f"; {description}" for description in found)
     )
+
+
+def _check_passes(
+    workers: Workers,
+    prepared: Prepared,
+    generations: Sequence[Generation],
+    own: np.ndarray,
+    version: int,
+) -> list[str]:
+    """Check the scores of every scoring pass on the rollouts of step 0; return a description of each teacher's. `own` [T]: the
+    student's log-probabilities of the same tokens."""
+    rows = [group.row for group in prepared.schedule.step(0)[:PROMPTS]]
+    found = []
+    for one in prepared.plan.passes:
+        prompts = prepared.prompts(one.view)
+        sequences = [
+            sequence(prompts[row], generation) for row, generation in zip(rows, generations, strict=True)
+        ]
+        scores = workers.score(one, sequences).get()[0]
+        found += check_scores(scores)
+        if one.worker == "reference" and one.view == "plain" and version == 0:  # before the first update
+            sampled = [score.sampled for score in scores if score.sampled is not None]
+            if sampled:
+                check_reference(logprob_mismatch(np.concatenate(sampled), own)[0])
+    return found
 
 
 def check_prompts(
@@ -87,20 +108,27 @@ def check_packed(mismatch: float) -> None:
         )
 
 
-def check_scores(scores: Sequence[TopK | States]) -> str:
-    """Return a short description of the teacher's scores. Raises `UserError` unless they form, or represent, a distribution."""
-    states = [one.bits for one in scores if isinstance(one, States)]
+def check_scores(scores: Sequence[Scores]) -> list[str]:
+    """Return short descriptions of a frozen model's scores. Raises `UserError` unless they form, or represent, a distribution."""
+    found = []
+    states = [one.states for one in scores if one.states is not None]
     if states:
         if any(((bits & BF16_EXPONENT) == BF16_EXPONENT).any() for bits in states):
             raise UserError(
                 "the teacher's hidden states contain NaN or infinity, because its checkpoint is damaged or its dtype too narrow:"
                 " test the model in transformers"
             )
-        return f"the teacher sends its full distribution as {states[0].shape[-1]} numbers per token"
-    kept = [one.logprobs for one in scores if isinstance(one, TopK)]
-    mass = np.concatenate([np.exp(one).sum(-1) for one in kept])
-    check_mass(mass)
-    return f"the teacher's top {kept[0].shape[-1]} tokens have {mass.mean():.1%} of its probability mass"
+        found.append(f"the teacher sends its full distribution as {states[0].shape[-1]} numbers per token")
+    kept = [one.top_k.logprobs for one in scores if one.top_k is not None]
+    if kept:
+        mass = np.concatenate([np.exp(one).sum(-1) for one in kept])
+        check_mass(mass)
+        found.append(
+            f"the teacher's top {kept[0].shape[-1]} tokens have {mass.mean():.1%} of its probability mass"
+        )
+    for one in scores:
+        check_mass(np.ones(0) if one.sampled is None else np.exp(one.sampled.astype(np.float64)))
+    return found
 
 
 def check_divergence(nats: float) -> None:

@@ -55,8 +55,7 @@ class RolloutEngineSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutSampling:
-    """Sampling without truncation (top_p = 1, no top_k), so the recorded log-probabilities are those of the sampling
-    distribution.
+    """Sampling by temperature, and by the `top_k` most probable tokens or the fewest with probability `top_p` if these truncate.
 
     A rollout ends with one of `stop_token_ids`, which it includes, or after `max_tokens`.
     """
@@ -64,6 +63,8 @@ class RolloutSampling:
     temperature: float
     max_tokens: int
     stop_token_ids: tuple[int, ...]
+    top_p: float = 1.0
+    top_k: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

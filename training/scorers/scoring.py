@@ -29,28 +29,61 @@ def sampled_logprobs(
     return out
 
 
-def topk_logprobs(
-    hidden: torch.Tensor, weight: torch.Tensor, k: int, *, chunk: int = CHUNK
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the k most likely tokens for hidden states [T, H] and head weights [V, H]: log p [T, k], descending, and ids [T, k].
+def position_scores(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    ids: torch.Tensor,
+    *,
+    sampled: bool = False,
+    top_k: int | None = None,
+    entropy: bool = False,
+    chunk: int = CHUNK,
+) -> dict[str, torch.Tensor]:
+    """Return the requested scores for hidden states [T, H], head weights [V, H] and tokens `ids` [T], with one pass over the
+    head.
 
-    With k = V the entries are in order of ids and no ids are returned. Probabilities are not renormalised: the sum of a row is
-    at most 1. Raises ValueError if k is not in 1 ... V.
+    `sampled` [T]: log p of the tokens. `logprobs` and `ids` [T, k]: the k most likely tokens, descending; with k = V in order of
+    ids, and without `ids`. Probabilities are not renormalised: the sum of a row is at most 1. `entropy` [T]: of the full softmax,
+    in nats. Raises ValueError if k is not in 1 ... V.
     """
     tokens, vocabulary = len(hidden), len(weight)
-    if not 1 <= k <= vocabulary:
-        raise ValueError(f"k is {k}: choose a value from 1 to {vocabulary}")
-    logprobs = torch.empty(tokens, k, dtype=torch.float32, device=hidden.device)
-    ids = None
-    if k < vocabulary:
-        ids = torch.empty(tokens, k, dtype=torch.int32, device=hidden.device)
+    if top_k is not None and not 1 <= top_k <= vocabulary:
+        raise ValueError(f"k is {top_k}: choose a value from 1 to {vocabulary}")
+    found = _empty(tokens, vocabulary, hidden.device, sampled=sampled, top_k=top_k, entropy=entropy)
     for span, logits in _logits(hidden, weight, chunk):
         total = logits.logsumexp(-1, keepdim=True)
-        if ids is not None:
-            logits, kept = logits.topk(k, dim=-1)
-            ids[span] = kept.to(torch.int32)
-        logprobs[span] = logits - total
-    return logprobs, ids
+        if sampled:
+            found["sampled"][span] = logits.gather(-1, ids[span, None])[:, 0] - total[:, 0]
+        if entropy:
+            found["entropy"][span] = total[:, 0] - torch.linalg.vecdot(logits.softmax(-1), logits)
+        if top_k is not None:
+            if "ids" in found:
+                logits, kept = logits.topk(top_k, dim=-1)
+                found["ids"][span] = kept.to(torch.int32)
+            found["logprobs"][span] = logits - total
+    return found
+
+
+def _empty(
+    tokens: int,
+    vocabulary: int,
+    device: torch.device,
+    *,
+    sampled: bool,
+    top_k: int | None,
+    entropy: bool,
+) -> dict[str, torch.Tensor]:
+    """Return uninitialised tensors for the requested scores."""
+    found = {
+        name: torch.empty(tokens, dtype=torch.float32, device=device)
+        for name, wanted in (("sampled", sampled), ("entropy", entropy))
+        if wanted
+    }
+    if top_k is not None:
+        found["logprobs"] = torch.empty(tokens, top_k, dtype=torch.float32, device=device)
+        if top_k < vocabulary:
+            found["ids"] = torch.empty(tokens, top_k, dtype=torch.int32, device=device)
+    return found
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor, chunk: int) -> Iterator[tuple[slice, torch.Tensor]]:

@@ -1,10 +1,10 @@
-"""The teacher: a frozen model that computes its most likely tokens, or its distribution, at every response position."""
+"""A frozen model that scores responses: the teacher, or a copy of the initial student."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from training.data.batches import (
     response_ids,
     split_by_sequence,
 )
+from training.scorers.scores import ScoreRequest, Scores, TopK
 
 Answer = TypeVar("Answer")
 
@@ -42,23 +43,6 @@ class InProcessTeacherSettings:
     chunk: int = 1024
     threads: int | None = None
     shares_gpu: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TopK:
-    """The teacher's top-k tokens for one response of T tokens: log-probabilities [T, k] (float32, of the full softmax) in
-    descending order, and ids [T, k] (int32). With k = V, entries are in order of ids and `ids` is None."""
-
-    logprobs: np.ndarray
-    ids: np.ndarray | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class States:
-    """The teacher's last hidden states [T, H] for one response of T tokens, as bf16 bits in uint16. Together with the LM head
-    they determine the full distribution, at a fraction of its size."""
-
-    bits: np.ndarray
 
 
 class InProcessTeacher:
@@ -94,68 +78,45 @@ class InProcessTeacher:
         """Return the description of the teacher for the run's record."""
         return {"vocabulary": len(self._weight), "dtype": self.settings.dtype, "device": str(self._device)}
 
-    def topk(self, sequences: Sequence[TokenSequence], k: int) -> list[TopK]:
-        """Return the k most likely tokens at every response position of each sequence, in input order. k may be the vocabulary
-        size. Raises `UserError` for an invalid k, ids outside of the vocabulary, and sequences longer than the context."""
-        from training.scorers.scoring import topk_logprobs
+    def score(self, sequences: Sequence[TokenSequence], request: ScoreRequest) -> tuple[list[Scores], float]:
+        """Return the requested scores of each sequence's response, in input order, and the seconds they took. All of them come
+        from one forward pass. Raises `UserError` for an invalid k, ids outside of the vocabulary, and sequences longer than the
+        context."""
+        import torch
 
-        if not 1 <= k <= len(self._weight):
+        if request.top_k is not None and not 1 <= request.top_k <= len(self._weight):
             raise UserError(
-                f"k is {k}, but the teacher's vocabulary has {len(self._weight)} ids: set top_k to at most that, or to full"
+                f"k is {request.top_k}, but the teacher's vocabulary has {len(self._weight)} ids: set top_k to at most that, or"
+                " to full"
             )
-
-        def read(hidden: Any, batch: Sequence[TokenSequence]) -> list[TopK]:
-            logprobs, ids = topk_logprobs(hidden, self._weight, k, chunk=self.settings.chunk)
-            values = split_by_sequence(logprobs.cpu().numpy(), batch)
-            kept = [None] * len(batch) if ids is None else split_by_sequence(ids.cpu().numpy(), batch)
-            return [TopK(logprobs=one, ids=tokens) for one, tokens in zip(values, kept, strict=True)]
-
-        return self._read(sequences, read)
-
-    def states(self, sequences: Sequence[TokenSequence]) -> list[States]:
-        """Return the hidden states that determine the full distribution at every response position, in input order."""
-        from training.weight_sync.weights import to_bits
-
-        def read(hidden: Any, batch: Sequence[TokenSequence]) -> list[States]:
-            return [States(bits=bits) for bits in split_by_sequence(to_bits(hidden), batch)]
-
-        return self._read(sequences, read)
-
-    def score(
-        self, sequences: Sequence[TokenSequence], k: int | None
-    ) -> tuple[Sequence[TopK | States], float]:
-        """Return `topk`, or `states` if k is None, and the seconds it took."""
-        return self._timed(lambda: self.states(sequences) if k is None else self.topk(sequences, k))
-
-    def logprobs(self, sequences: Sequence[TokenSequence]) -> list[np.ndarray]:
-        """Return log p [T] (float32, nats) of the response tokens of each sequence, in input order."""
-        import torch
-
-        from training.scorers.scoring import sampled_logprobs
-
-        def read(hidden: Any, batch: Sequence[TokenSequence]) -> list[np.ndarray]:
-            ids = torch.from_numpy(response_ids(batch)).to(self._device)
-            values = sampled_logprobs(hidden, self._weight, ids, chunk=self.settings.chunk)
-            return split_by_sequence(values.cpu().numpy(), batch)
-
-        return self._read(sequences, read)
-
-    def timed_logprobs(self, sequences: Sequence[TokenSequence]) -> tuple[list[np.ndarray], float]:
-        """Return the reference log-probabilities (`logprobs`) and the seconds they took."""
-        return self._timed(lambda: self.logprobs(sequences))
-
-    def _timed(self, turn: Callable[[], Answer]) -> tuple[Answer, float]:
-        """Return the result of `turn` and its seconds. Release free memory: on CPU, and that of the GPU if other actors share
-        it."""
-        import torch
-
         started = time.perf_counter()
-        found = turn()
+        found = self._read(sequences, lambda hidden, batch: self._scores(hidden, batch, request))
         if self.settings.shares_gpu:
             torch.cuda.empty_cache()
         elif self._device.type == "cpu":
             release_free_memory()
         return found, time.perf_counter() - started
+
+    def _scores(self, hidden: Any, batch: Sequence[TokenSequence], request: ScoreRequest) -> list[Scores]:
+        """Return the scores of a batch whose response tokens are predicted by the hidden states [T, H]."""
+        import torch
+
+        from training.scorers.scoring import position_scores
+        from training.weight_sync.weights import to_bits
+
+        found = position_scores(
+            hidden,
+            self._weight,
+            torch.from_numpy(response_ids(batch)).to(self._device),
+            sampled=request.sampled,
+            top_k=request.top_k,
+            entropy=request.entropy,
+            chunk=self.settings.chunk,
+        )
+        values = {name: tensor.cpu().numpy() for name, tensor in found.items()}
+        if request.states:
+            values["states"] = to_bits(hidden)
+        return scores_of(values, batch)
 
     def _read(
         self,
@@ -179,3 +140,19 @@ class InProcessTeacher:
                 hidden = states.flatten(0, 1)[batch.predicting]
                 found.update(zip(chosen, read(hidden, members), strict=True))
         return [found[index] for index in range(len(sequences))]
+
+
+def scores_of(values: Mapping[str, np.ndarray], batch: Sequence[TokenSequence]) -> list[Scores]:
+    """Split the values [T, ...] of a batch, by the names of `position_scores` and `states`, into the scores of each sequence."""
+    parts = {name: split_by_sequence(array, batch) for name, array in values.items()}
+    return [
+        Scores(
+            sampled=parts["sampled"][index] if "sampled" in parts else None,
+            top_k=None
+            if "logprobs" not in parts
+            else TopK(logprobs=parts["logprobs"][index], ids=parts["ids"][index] if "ids" in parts else None),
+            states=parts["states"][index] if "states" in parts else None,
+            entropy=parts["entropy"][index] if "entropy" in parts else None,
+        )
+        for index in range(len(batch))
+    ]

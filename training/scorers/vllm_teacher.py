@@ -19,7 +19,7 @@ from tasks.errors import UserError
 from tasks.llm.vllm_options import engine_environment, engine_options
 from tasks.processes.imports import fast_imports
 from training.data.batches import TokenSequence, check_sequences
-from training.scorers.teacher import TopK
+from training.scorers.scores import ScoreRequest, Scores, TopK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ def scoring_environment(settings: ScoringSettings, *, on_cpu: bool) -> dict[str,
 
 
 class VllmTeacher:
-    """A Ray actor with the interface of `training.scorers.teacher.InProcessTeacher` for top-k tokens and log-probabilities."""
+    """A Ray actor with the interface of `training.scorers.teacher.InProcessTeacher`, but without states and entropy."""
 
     def __init__(
         self, settings: ScoringSettings, environment: dict[str, str], options: dict[str, Any]
@@ -89,27 +89,27 @@ class VllmTeacher:
             "dtype": str(config.dtype).removeprefix("torch."),
         }
 
-    def topk(self, sequences: Sequence[TokenSequence], k: int) -> list[TopK]:
-        """Return the k most likely tokens at every response position of each sequence, in input order. k may be the vocabulary
-        size. Raises `UserError` for ids outside of the vocabulary, sequences longer than `max_tokens`, and a k above the
-        settings' `top_k`."""
+    def score(self, sequences: Sequence[TokenSequence], request: ScoreRequest) -> tuple[list[Scores], float]:
+        """Return the requested scores (the sampled token's log-probability, and a top k up to the vocabulary size) of each
+        response, in input order, and the seconds they took. Raises `UserError` for ids outside of the vocabulary, sequences
+        longer than `max_tokens`, and a k above the settings' `top_k`."""
+        k = 1 if request.top_k is None else request.top_k
         if not 1 <= k <= self.settings.top_k:
             raise UserError(
                 f"k is {k}, but the vLLM teacher was started with top_k {self.settings.top_k}: choose k from 1 to top_k"
             )
-        return [
-            topk_of(ids[:, 1:], values[:, 1:], self.settings.vocabulary)
-            for ids, values in self._entries(sequences, k)
-        ]
-
-    def score(self, sequences: Sequence[TokenSequence], k: int) -> tuple[list[TopK], float]:
-        """Return `topk` and the seconds it took."""
         started = time.perf_counter()
-        return self.topk(sequences, k), time.perf_counter() - started
-
-    def logprobs(self, sequences: Sequence[TokenSequence]) -> list[np.ndarray]:
-        """Return log p [T] (float32, nats) of the response tokens of each sequence, in input order."""
-        return [values[:, 0] for _, values in self._entries(sequences, 1)]
+        entries = self._entries(sequences, k)
+        found = [
+            Scores(
+                sampled=values[:, 0] if request.sampled else None,
+                top_k=None
+                if request.top_k is None
+                else topk_of(ids[:, 1:], values[:, 1:], self.settings.vocabulary),
+            )
+            for ids, values in entries
+        ]
+        return found, time.perf_counter() - started
 
     def _entries(self, sequences: Sequence[TokenSequence], k: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return ids (int32) and log-probabilities (float32) [T, 1 + k] of each response: the sampled token, then the k most

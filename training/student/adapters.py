@@ -15,11 +15,13 @@ Gather = Callable[[Sequence[torch.nn.Parameter]], AbstractContextManager[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterSettings:
-    """Low-rank adapters for the linear layers whose names end in one of `targets`."""
+    """Low-rank adapters for the linear layers whose names end in one of `targets`. `dropout`: of the adapters' input, in
+    training."""
 
     rank: int
     alpha: float
     targets: tuple[str, ...]
+    dropout: float = 0.0
 
 
 def adapter_config(lora: AdapterSettings, *, base: str | None = None) -> Any:
@@ -30,6 +32,7 @@ def adapter_config(lora: AdapterSettings, *, base: str | None = None) -> Any:
     return LoraConfig(
         r=lora.rank,
         lora_alpha=alpha,
+        lora_dropout=lora.dropout,
         target_modules=list(lora.targets),
         base_model_name_or_path=base,
         task_type="CAUSAL_LM",

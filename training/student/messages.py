@@ -57,7 +57,7 @@ class MicroBatch:
     """The input of one forward and backward pass.
 
     `coefficients` [T] are float64 and already divided by the global denominators. `signals` are the loss inputs besides the
-    sampled tokens: arrays [T, ...] by the field names of `LossInputs` (training.objectives.base); uint16 arrays hold bf16 bits.
+    sampled tokens: arrays [T, ...] by the field names of `LossInputs` (training.losses.base); uint16 arrays hold bf16 bits.
     T counts the response tokens of all sequences, in order. `sequences` may be empty: the rank then only takes part in the
     collectives.
     """

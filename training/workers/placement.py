@@ -75,23 +75,24 @@ _COLOCATED: Mapping[Role, float] = {"student": 0.4, "reference": 0.1, "teacher":
 
 
 def make_placement(
-    name: PlacementName, *, students: int = 1, engines: int = 1, reference: bool = False
+    name: PlacementName, *, students: int = 1, engines: int = 1, teacher: bool = True, reference: bool = False
 ) -> Placement:
-    """Return the slots of a run. `reference`: whether the objective needs a reference model.
+    """Return the slots of a run. `teacher`, `reference`: whether it has these frozen models.
 
     `split`: each student rank, the teacher and each rollout engine has its own GPU; the reference shares the first student's.
     The paper's node has 1 student and 2 engines. `colocated`: one actor of each role on each of `students` GPUs. `cpu`: any
     number of students and engines, one teacher, no GPU. Raises `UserError` for an unknown name, or if `colocated` has
     different numbers of students and engines.
     """
+    frozen = {"teacher": teacher, "reference": reference}
     if name == "split":
         rows: list[tuple[Role, int]] = [
             *(("student", gpu) for gpu in range(students)),
             ("reference", 0),
             ("teacher", students),
-            *(("rollout", students + 1 + gpu) for gpu in range(engines)),
+            *(("rollout", students + teacher + gpu) for gpu in range(engines)),
         ]
-        return Placement(name=name, slots=_numbered(rows, _SPLIT, reference))
+        return Placement(name=name, slots=_numbered(rows, _SPLIT, frozen))
     if name == "colocated":
         if students != engines:
             raise UserError(
@@ -99,22 +100,22 @@ def make_placement(
                 " engines: set both to the number of GPUs"
             )
         rows = [(role, gpu) for gpu in range(students) for role in ROLES]
-        return Placement(name=name, slots=_numbered(rows, _COLOCATED, reference))
+        return Placement(name=name, slots=_numbered(rows, _COLOCATED, frozen))
     if name == "cpu":
         counts: Mapping[Role, int] = {"student": students, "reference": 1, "teacher": 1, "rollout": engines}
         rows = [(role, 0) for role, count in counts.items() for _ in range(count)]
-        return Placement(name=name, slots=_numbered(rows, dict.fromkeys(ROLES, 0.0), reference))
+        return Placement(name=name, slots=_numbered(rows, dict.fromkeys(ROLES, 0.0), frozen))
     raise UserError(f"unknown placement {name!r}: choose one of {', '.join(NAMES)}")
 
 
 def _numbered(
-    rows: Sequence[tuple[Role, int]], shares: Mapping[Role, float], reference: bool
+    rows: Sequence[tuple[Role, int]], shares: Mapping[Role, float], frozen: Mapping[str, bool]
 ) -> tuple[Slot, ...]:
-    """Return the slots of the rows (role, bundle), numbered within each role."""
+    """Return the slots of the rows (role, bundle), numbered within each role; without the frozen models that the run lacks."""
     seen: dict[Role, int] = {}
     slots = []
     for role, bundle in rows:
-        if role == "reference" and not reference:
+        if not frozen.get(role, True):
             continue
         slots.append(Slot(role=role, index=seen.get(role, 0), bundle=bundle, gpus=shares[role]))
         seen[role] = seen.get(role, 0) + 1

@@ -54,10 +54,11 @@ def test_the_pocket_models_are_compatible() -> None:
     student, teacher = open_model("student", "pocket/student"), pocket()
     assert pair_problems(student, teacher, thinking=False) == []
     assert shared_vocabulary(student, teacher) == 2048
-    assert context_problems(student, teacher, 2048) == []
-    assert top_k_problems(student, teacher, 2048) == top_k_problems(student, teacher, "full") == []
+    assert context_problems(student, 2048) == context_problems(teacher, 2048) == []
+    assert top_k_problems(student, teacher, 2048) == top_k_problems(student, teacher, None) == []
+    assert shared_vocabulary(student, None) == 2048
     (problem,) = top_k_problems(student, teacher, 2049)
-    assert problem.startswith("objective.top_k is 2,049, but the models share only 2,048 tokens")
+    assert problem.startswith("algorithm.top_k is 2,049, but the models share only 2,048 tokens")
 
 
 def remove(name: str) -> Callable[[Path], object]:
@@ -259,7 +260,7 @@ def test_the_expected_tensors_are_those_that_transformers_saves(
 
 def test_sequences_longer_than_a_models_context_are_rejected(copy: Path) -> None:
     edit(copy / "config.json", lambda data: data.update(max_position_embeddings=512))
-    (problem,) = context_problems(open_model("student", str(copy)), pocket(), 704)
+    (problem,) = context_problems(open_model("student", str(copy)), 704)
     assert (
         problem.startswith("a sequence may have 704 tokens")
         and "the student's context ends at 512" in problem

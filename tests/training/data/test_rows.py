@@ -35,12 +35,12 @@ from training.data.rows import (
     columns,
     manifest_problems,
     prompt_length_problems,
-    prompt_weight,
     read_dataset,
     rows_digest,
     with_prompts,
 )
 from training.losses.prompt_weights import Binary, Constant, PassRate, Permuted, Soft, Uniform
+from training.plan import resolve
 from training.preflight.check import inspect
 
 
@@ -76,6 +76,9 @@ def test_rows_are_sorted_by_id_and_have_the_values_that_training_needs(folder: P
         semantic_entropy=math.log(2),
         weight=0.5,
         pass_rate=0.75,  # three of the four labels 0, 1, 1, 1
+        source="pocket",
+        source_id="1",
+        cluster_labels=(0, 1, 1, 1),
     )
     assert (found[1].answer, found[1].pass_rate, found[2].weight) == ("6", 0.0, 0.25)
 
@@ -431,9 +434,11 @@ def test_the_fixture_describes_the_pocket_teacher() -> None:
 
 def test_the_settings_choose_the_prompt_weight() -> None:
     def chosen(weight: object) -> object:
-        return prompt_weight(small_run(Path("d"), objective={"prompt_weight": weight}, seed=5))
+        return resolve(
+            small_run(Path("d"), algorithm={"prompt_weight": weight}, seed=5)
+        ).algorithm.prompt_weight
 
-    assert chosen(None) is None
+    assert chosen(None) == Soft()  # UOPD's own
     assert [chosen(word) for word in ("uniform", "soft", "pass_rate", "constant")] == [
         Uniform(), Soft(), PassRate(), Constant(),
     ]  # fmt: skip
@@ -502,13 +507,13 @@ def test_a_dataset_of_somebody_elses_making_trains_what_needs_no_more(tmp_path: 
     assert unknown.startswith(f"{folder} has no manifest.json, so it is not known which teacher")
     allowed = {"folder": str(folder), "allow_mismatch": True}
     assert problems(dataset=allowed) == ()
-    (missing,) = problems(dataset=allowed, objective={"prompt_weight": "pass_rate"})
+    (missing,) = problems(dataset=allowed, algorithm={"prompt_weight": "pass_rate"})
     assert missing.startswith("the dataset has no column pass_rate, which this prompt weight requires")
     foreign(folder, table.drop_columns(["weight"]))
     (missing,) = problems(dataset=allowed)
     assert missing.startswith("the dataset has no column weight, which this prompt weight requires")
-    assert problems(dataset=allowed, objective={"preset": "opd"}) == ()
-    assert problems(dataset=allowed, objective={"prompt_weight": "uniform"}) == ()
+    assert problems(dataset=allowed, algorithm={"name": "opd"}) == ()
+    assert problems(dataset=allowed, algorithm={"prompt_weight": "uniform"}) == ()
     foreign(folder, table.drop_columns(["id", "problem"]))
     with pytest.raises(UserError) as refused:
         read_dataset(DatasetSettings(folder=folder))

@@ -12,18 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tasks.errors import UserError
 from tests.training.losses.naive import relative_error, teacher_top_k
 from training.losses.base import AnalyticTokenLoss, LossInputs, LossOutputs, TokenLoss
+from training.losses.combined import Combined
 from training.losses.divergences import GeneralisedJSD
 from training.losses.head import chunked_head
-from training.losses.token_losses import AnalyticReferenceKL, TopKCrossEntropy
-from training.objectives.ablations import with_divergence, with_form, with_reference_kl, with_top_k
-from training.objectives.base import Needs
-from training.objectives.presets import load_preset
+from training.losses.sampled_losses import FromSampled, ReferenceKL
+from training.losses.token_losses import TopKCrossEntropy
 
 BETAS = (0.0, 0.1, 0.5, 0.9, 1.0)
-UOPD = load_preset("uopd")
 INF = math.inf
 
 LN3 = math.log(3)
@@ -416,14 +413,20 @@ def test_it_equals_trls_divergence_and_gradients(beta: float) -> None:
 
 
 @EVERY_BETA
-def test_it_equals_the_loss_of_trls_gkd_trainer(monkeypatch: pytest.MonkeyPatch, beta: float) -> None:
+@pytest.mark.parametrize("temperature", [1.0, 1.1, 0.5])
+def test_it_equals_the_loss_of_trls_gkd_trainer(
+    monkeypatch: pytest.MonkeyPatch, beta: float, temperature: float
+) -> None:
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     from trl.experimental.gkd.gkd_trainer import GKDTrainer
 
     logits, teacher = drawn(40, 50, seed=13)
-    loss, gradient = analytically(GeneralisedJSD(beta=beta), logits, inputs_of(teacher))
+    ours = GeneralisedJSD(beta=beta, temperature=temperature)
+    loss, gradient = analytically(ours, logits, inputs_of(teacher))
     leaf = logits.clone().requires_grad_()
-    theirs = GKDTrainer.generalized_jsd_loss(leaf[None], teacher[None], beta=beta, reduction="sum")
+    theirs = GKDTrainer.generalized_jsd_loss(
+        leaf[None], teacher[None], beta=beta, temperature=temperature, reduction="sum"
+    )
     assert isinstance(theirs, Tensor)
     theirs.backward()
     assert leaf.grad is not None
@@ -431,12 +434,12 @@ def test_it_equals_the_loss_of_trls_gkd_trainer(monkeypatch: pytest.MonkeyPatch,
     assert relative_error(gradient, leaf.grad) < 1e-12
 
 
-# --- in an objective ---------------------------------------------------------------------------------------------
+# --- with other losses, and with less than it needs ---------------------------------------------------------------
 
 
 @EVERY_BETA
 @pytest.mark.parametrize("wrap", [lambda loss: loss, ByGraph])
-def test_the_reference_kl_penalty_adds_to_it(wrap, beta: float) -> None:
+def test_the_reference_kl_adds_to_it(wrap, beta: float) -> None:
     batch = draw_batch(torch.float64)
     sampled, draw = batch.inputs.sampled_ids, torch.Generator().manual_seed(14)
     start = -5 * torch.rand(70, generator=draw, dtype=torch.float64)
@@ -446,40 +449,11 @@ def test_the_reference_kl_penalty_adds_to_it(wrap, beta: float) -> None:
         behind = start - logits.log_softmax(-1)[torch.arange(70), sampled]
         return 0.3 * (behind.exp() - behind - 1)
 
-    divergence = replace(UOPD, token_loss=wrap(GeneralisedJSD(beta=beta)))
-    loss = with_reference_kl(divergence, 0.3).token_loss
-    assert isinstance(loss, AnalyticReferenceKL) is (wrap is not ByGraph)
+    loss = Combined(terms=((1.0, wrap(GeneralisedJSD(beta=beta))), (0.3, FromSampled(loss=ReferenceKL()))))
     result, hidden, weight = through_the_head(batch, loss, chunk_size=20)
     for got, expected in zip((result.loss, hidden, weight), naive_head(batch, beta, penalty), strict=True):
         assert relative_error(got, expected) < 1e-12
     assert {"reference_kl", "teacher_entropy", "sampled_logprob"} <= result.diagnostics.keys()
-
-
-def test_as_an_ablation_it_replaces_the_cross_entropy_and_needs_the_full_teacher() -> None:
-    changed = with_divergence(UOPD, 0.5)
-    assert changed.token_loss == GeneralisedJSD(beta=0.5)
-    assert changed.needs == Needs(rollouts="student", teacher="full")
-    assert replace(changed, token_loss=UOPD.token_loss, needs=UOPD.needs) == UOPD
-    kept = with_divergence(replace(UOPD, needs=replace(UOPD.needs, reward=True)), 0.5).needs
-    assert kept == Needs(rollouts="student", teacher="full", reward=True)
-
-
-def test_incompatible_parts_are_rejected() -> None:
-    changed = with_divergence(UOPD, 0.5)
-    with pytest.raises(
-        UserError, match="divergence_beta is set for an objective without a top-k cross-entropy"
-    ):
-        with_divergence(changed, 0.5)
-    with pytest.raises(UserError, match="top_k is set for an objective without"):
-        with_top_k(changed, 16)
-    with pytest.raises(UserError, match="the top-k form is set"):
-        with_form(changed, "tail_bucket")
-
-
-@pytest.mark.parametrize("beta", [-0.1, 1.1, math.nan, INF])
-def test_a_beta_outside_0_to_1_is_rejected(beta: float) -> None:
-    with pytest.raises(UserError, match=r"the divergence's beta is .*: give a number from 0 \(forward KL\)"):
-        with_divergence(UOPD, beta)
 
 
 @BOTH

@@ -12,12 +12,10 @@ from torch import Tensor
 from tests.training.losses.naive import naive_head, naive_losses, relative_error, teacher_top_k
 from training.losses.base import LossInputs, LossOutputs
 from training.losses.head import HeadResult, chunked_head, self_divergence
-from training.losses.reductions import Totals
+from training.losses.reductions import Totals, expand, per_sequence_mean
 from training.losses.token_losses import TopKCrossEntropy, TopKForm
-from training.objectives.presets import load_preset
 
 FORMS: tuple[TopKForm, ...] = get_args(TopKForm)
-UOPD = load_preset("uopd")
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
@@ -43,7 +41,13 @@ class Batch:
 
     @property
     def coefficients(self) -> Tensor:
-        return UOPD.coefficients(self.weights, self.lengths, self.inputs, self.totals)
+        return self.coefficients_of(self.totals)
+
+    def coefficients_of(self, totals: Totals) -> Tensor:
+        """Coefficients of the per-sequence mean with these counts of the whole update."""
+        lengths = self.lengths.cpu().numpy()
+        per_sequence = per_sequence_mean(self.weights.cpu().numpy(), lengths, totals)
+        return torch.from_numpy(expand(per_sequence, lengths)).to(self.weights.device)
 
 
 def draw_batch(
@@ -175,8 +179,7 @@ def test_splitting_the_batch_does_not_change_the_result(
             weights=batch.weights[sequences],
             inputs=batch.inputs.rows(tokens),
         )
-        coefficients = UOPD.coefficients(part.weights, part.lengths, part.inputs, batch.totals)
-        result, grad_hidden, grad_weight = gradients(part, coefficients=coefficients)
+        result, grad_hidden, grad_weight = gradients(part, coefficients=part.coefficients_of(batch.totals))
         losses.append(result.loss.detach())
         hiddens.append(grad_hidden)
         weights.append(grad_weight.float())

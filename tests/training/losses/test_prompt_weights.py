@@ -131,12 +131,12 @@ def test_the_threshold_must_be_a_finite_number(tau: float) -> None:
         Binary(tau)
 
 
-def test_prompt_weights_and_preset_names_load_no_torch() -> None:
+def test_prompt_weights_and_algorithms_load_no_torch() -> None:
     code = (
         "import sys, training.losses.prompt_weights as _\n"
-        "from training.objectives.presets import preset_names\n"
-        "print(preset_names(), 'torch' in sys.modules)"
+        "from training.algorithms import algorithm_names, load_algorithm\n"
+        "print([load_algorithm(name).source for name in algorithm_names()], 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("False\n")
-    assert "'uopd'" in done.stdout
+    assert "UOPD (SURE-Math)" in done.stdout

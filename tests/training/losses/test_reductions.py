@@ -1,76 +1,69 @@
-"""Coefficients of token losses: hand-computed values, and independence of how a batch is split."""
+"""Coefficients of token losses: hand-computed values, the same arithmetic in torch, independence of how a batch is split."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
-from training.losses.base import LossInputs
-from training.losses.reductions import Totals, per_sequence_mean
-from training.objectives.presets.uopd import OBJECTIVE as UOPD
+from training.losses.reductions import Totals, check_sequences, expand, per_sequence_mean, token_mean
 
-
-def blank(count: int) -> LossInputs:
-    return LossInputs(sampled_ids=torch.zeros(count, dtype=torch.int64))
+REDUCTIONS = [per_sequence_mean, token_mean]
+ROWS = st.lists(st.tuples(st.floats(0.0, 1.0, width=32), st.integers(1, 50)), min_size=1, max_size=12)
 
 
-def test_per_sequence_mean_by_hand() -> None:
-    # two prompts x K = 2; w = (1/2, 1/2, 0, 0), lengths (2, 1, 4, 1): w / (|y| x 4), not divided by sum w = 1
+def test_by_hand() -> None:
+    # two prompts x K = 2; w = (1/2, 1/2, 0, 0), lengths (2, 1, 4, 1)
     totals = Totals(sequences=4, tokens=8)
-    weights, lengths = torch.tensor([0.5, 0.5, 0.0, 0.0]), torch.tensor([2, 1, 4, 1])
-    got = UOPD.coefficients(weights, lengths, blank(8), totals)
-    assert got.dtype == torch.float64
-    assert got.tolist() == [1 / 16, 1 / 16, 1 / 8, 0, 0, 0, 0, 0]
+    weights, lengths = np.array([0.5, 0.5, 0.0, 0.0]), np.array([2, 1, 4, 1])
+    # w / (|y| x 4), not divided by sum w = 1
+    mean = expand(per_sequence_mean(weights, lengths, totals), lengths)
+    assert mean.dtype == np.float64 and mean.tolist() == [1 / 16, 1 / 16, 1 / 8, 0, 0, 0, 0, 0]
+    # w / 8 for every token
+    tokens = expand(token_mean(weights, lengths, totals), lengths)
+    assert tokens.dtype == np.float64 and tokens.tolist() == [1 / 16, 1 / 16, 1 / 16, 0, 0, 0, 0, 0]
 
 
-def test_equal_losses_reduce_to_the_mean_weight() -> None:
-    weights, lengths = torch.tensor([0.25, 1.0, 0.0]), torch.tensor([7, 2, 5])
-    per_token = UOPD.coefficients(weights, lengths, blank(14), Totals(sequences=3, tokens=14))
-    assert (per_token * 3.0).sum().item() == pytest.approx(3.0 * 1.25 / 3)
-
-
-def test_a_token_weight_multiplies_its_token() -> None:
-    def last_token_only(lengths: Tensor, inputs: LossInputs) -> Tensor:
-        weight = torch.zeros(len(inputs), dtype=torch.float64)
-        weight[lengths.cumsum(0) - 1] = 1.0
-        return weight
-
-    got = replace(UOPD, token_weight=last_token_only).coefficients(
-        torch.ones(2), torch.tensor([2, 1]), blank(3), Totals(sequences=2, tokens=3)
+def test_equal_losses_reduce_to_the_mean_weight_of_sequences_or_of_tokens() -> None:
+    weights, lengths, totals = (
+        np.array([0.25, 1.0, 0.0]),
+        np.array([7, 2, 5]),
+        Totals(sequences=3, tokens=14),
     )
-    assert got.tolist() == [0, 1 / 4, 1 / 2]
+    sums = [(expand(one(weights, lengths, totals), lengths) * 3.0).sum() for one in REDUCTIONS]
+    assert sums == pytest.approx([3.0 * 1.25 / 3, 3.0 * (0.25 * 7 + 2) / 14])
 
 
 @settings(max_examples=50, deadline=None)
-@given(
-    rows=st.lists(
-        st.tuples(st.integers(0, 100).map(lambda percent: percent / 100), st.integers(1, 50)),
-        min_size=1,
-        max_size=12,
-    ),
-    cut=st.integers(0, 12),
-    reduction=st.sampled_from([per_sequence_mean]),
-)
+@given(rows=ROWS, dtype=st.sampled_from([np.float32, np.float64]))
+def test_it_has_the_bits_of_the_torch_arithmetic(rows: list[tuple[float, int]], dtype) -> None:
+    weights = np.array([weight for weight, _ in rows], dtype=dtype)
+    lengths = np.array([length for _, length in rows])
+    totals = Totals(sequences=len(rows), tokens=int(lengths.sum()))
+    old = torch.from_numpy(weights).double() / (torch.from_numpy(lengths).double() * totals.sequences)
+    got = expand(per_sequence_mean(weights, lengths, totals), lengths)
+    assert got.tobytes() == old.repeat_interleave(torch.from_numpy(lengths)).numpy().tobytes()
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows=ROWS, cut=st.integers(0, 12), reduction=st.sampled_from(REDUCTIONS))
 def test_splitting_the_batch_changes_no_coefficient(
     rows: list[tuple[float, int]], cut: int, reduction
 ) -> None:
-    objective = replace(UOPD, reduction=reduction)
-    weights = torch.tensor([weight for weight, _ in rows], dtype=torch.float64)
-    lengths = torch.tensor([length for _, length in rows])
+    weights = np.array([weight for weight, _ in rows])
+    lengths = np.array([length for _, length in rows])
     totals = Totals(sequences=len(rows), tokens=int(lengths.sum()))
 
-    def of(part: slice) -> Tensor:
-        return objective.coefficients(weights[part], lengths[part], blank(int(lengths[part].sum())), totals)
+    def of(part: slice) -> np.ndarray:
+        return expand(reduction(weights[part], lengths[part], totals), lengths[part])
 
-    parts = torch.cat([of(slice(0, cut)), of(slice(cut, None))])
-    assert torch.equal(parts, of(slice(None)))
-    assert ((parts == 0) == weights.repeat_interleave(lengths).eq(0)).all()
+    parts = np.concatenate([of(slice(0, cut)), of(slice(cut, None))])
+    assert np.array_equal(parts, of(slice(None)))
+    assert np.array_equal(parts == 0, np.repeat(weights, lengths) == 0)
 
 
 @pytest.mark.parametrize(
@@ -81,14 +74,11 @@ def test_splitting_the_batch_changes_no_coefficient(
         ([math.inf, 1.0], [1, 1], "sequence 0 has weight inf"),
         ([1.0, 1.0], [2, 0], "sequence 1 has length 0"),
         ([1.0], [1, 1], r"both must be \[S\]"),
-        ([1.0, 1.0], [1, 2], "sum to 3 instead of 2 positions"),
     ],
 )
 def test_invalid_sequences_are_named(weights: list[float], lengths: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        UOPD.coefficients(
-            torch.tensor(weights), torch.tensor(lengths), blank(2), Totals(sequences=2, tokens=2)
-        )
+        check_sequences(np.array(weights), np.array(lengths))
 
 
 @pytest.mark.parametrize(("sequences", "tokens"), [(0, 0), (0, 5), (3, 2)])

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from tests.training.losses.naive import naive_head, relative_error
 from training.losses.base import AnalyticTokenLoss, LossInputs, LossOutputs, TokenLoss
+from training.losses.combined import Combined
 from training.losses.divergences import GeneralisedJSD
 from training.losses.head import chunked_head
+from training.losses.sampled_losses import FromSampled, ReferenceKL
 from training.losses.teacher_states import from_states
 from training.losses.token_losses import TopKCrossEntropy
-from training.objectives.ablations import with_reference_kl
-from training.objectives.presets import load_preset
 
 T, H, WIDE, V = 23, 12, 20, 40  # the teacher is wider than the student
 
@@ -57,12 +57,19 @@ class Graph:
         return TopKCrossEntropy()(logits, inputs)
 
 
-PENALISED = with_reference_kl(load_preset("opd"), 0.3).token_loss
+PENALTY = (0.3, FromSampled(loss=ReferenceKL()))
+PENALISED = Combined(terms=((1.0, TopKCrossEntropy()), PENALTY))
+PENALISED_GRAPH = Combined(
+    terms=((0.5, Graph()), PENALTY, (2.0, GeneralisedJSD(beta=0.0, temperature=1.1, entry_clip=0.05)))
+)
 
 
 @pytest.mark.parametrize(
     "loss",
-    [TopKCrossEntropy(), GeneralisedJSD(beta=0.0), GeneralisedJSD(beta=0.5), GeneralisedJSD(beta=1.0), Graph(), PENALISED],
+    [
+        TopKCrossEntropy(), GeneralisedJSD(beta=0.0), GeneralisedJSD(beta=0.5), GeneralisedJSD(beta=1.0), Graph(), PENALISED,
+        PENALISED_GRAPH,
+    ],
 )  # fmt: skip
 def test_states_and_distribution_give_the_same_loss_and_gradients(loss: TokenLoss) -> None:
     by_states, by_distribution = both(loss)

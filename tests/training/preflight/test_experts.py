@@ -15,6 +15,7 @@ from tests.tiny_model import write_tiny_experts, write_tiny_model
 from tests.training.preflight.test_memory import LARGE, SMALL, node, parts_of
 from tests.training.small_run import example, small_run, write_small_dataset
 from training.data.model_files import open_model
+from training.plan import resolve
 from training.preflight.check import Inspection, inspect, report
 from training.preflight.memory import memory_plan, student_parts, teacher_parts
 from training.preflight.model_checks import tensor_problems
@@ -95,19 +96,21 @@ def test_the_tensors_of_a_saved_checkpoint_are_the_expected_ones(folder: Path) -
 
 def test_all_parameters_decide_the_memory_of_the_teacher() -> None:
     run = node()
-    parts = parts_of(teacher_parts(run, LARGEST))
+    parts = parts_of(teacher_parts(resolve(run), LARGEST))
     assert parts["parameters"] == 2 * 30_532_122_624
     # norms and attention as in a dense layer; the hidden states of eight experts four times
     layer = 2 * (3 * 2048 + 3 * 4096 + 4 * 8 * 2048) + 4 * 2048
     assert parts["activations, logits"] == 8192 * (layer + 512 * 12) + 2 * 256 * 151_936 * 4
-    assert parts_of(student_parts(run, SMALL, LARGEST)) == parts_of(student_parts(run, SMALL, LARGE))
-    assert memory_plan(run, SMALL, LARGEST).fits
+    assert parts_of(student_parts(resolve(run), SMALL, LARGEST)) == parts_of(
+        student_parts(resolve(run), SMALL, LARGE)
+    )
+    assert memory_plan(resolve(run), SMALL, LARGEST).fits
 
 
 def test_a_vllm_teacher_with_experts_has_room_for_one_sequence() -> None:
-    run = node(teacher={"model": "t", "backend": "vllm"}, objective={"top_k": 16})
+    run = node(teacher={"model": "t", "backend": "vllm"}, algorithm={"top_k": 16})
     # 0.8 x 80 GB minus 61.1 of weights and 2.0 of working memory; 2 x 48 x 512 x 2 bytes per token
-    assert memory_plan(run, SMALL, LARGEST).scored_sequences == 935_754_752 // (98_304 * 5121) == 1
+    assert memory_plan(resolve(run), SMALL, LARGEST).scored_sequences == 935_754_752 // (98_304 * 5121) == 1
 
 
 @pytest.mark.parametrize(
@@ -144,7 +147,7 @@ def test_a_check_accepts_experts_as_the_teacher_and_refuses_them_as_the_student(
                 student={"model": str(student)},
                 teacher={"model": str(folder)},
                 lengths={"max_prompt_tokens": 256, "max_response_tokens": 128},
-                objective={"top_k": 16},
+                algorithm={"top_k": 16},
             )
         )
 

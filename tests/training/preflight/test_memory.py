@@ -16,6 +16,7 @@ from tasks.config import PROJECT_ROOT
 from tasks.errors import UserError
 from tests.training.small_run import copy_model, small_run
 from training.config import LoraSettings, RunConfig
+from training.plan import resolve
 from training.preflight.memory import (
     ENGINE_WORKING,
     MemoryPart,
@@ -127,7 +128,7 @@ def test_parameter_counts_of_the_papers_students_are_the_published_ones() -> Non
 @pytest.mark.parametrize(("dims", "gigabytes"), [(SMALL, 31), (MIDDLE, 72), (LARGE, 147)])
 def test_model_states_take_eighteen_bytes_per_parameter(dims: ModelDimensions, gigabytes: int) -> None:
     # bf16 parameters 2, their float32 copy 4, two moments 8, and gradients accumulated in float32 4
-    parts = parts_of(student_parts(node(), dims, LARGE))
+    parts = parts_of(student_parts(resolve(node()), dims, LARGE))
     states = parts["parameters"] + parts["accumulated gradients"] + parts["optimizer"]
     assert states == 18 * count_parameters(dims)
     assert round(states / 1e9) == gigabytes
@@ -140,7 +141,7 @@ def test_model_states_take_eighteen_bytes_per_parameter(dims: ModelDimensions, g
 def test_each_zero_stage_partitions_its_states_over_four_ranks(
     stage: int, parameters: float, always: float, summed: float, optimizer: float
 ) -> None:
-    found = student_parts(node(COLOCATED, trainer={"zero_stage": stage}), LARGE, LARGE)
+    found = student_parts(resolve(node(COLOCATED, trainer={"zero_stage": stage})), LARGE, LARGE)
     parts, phases = parts_of(found), {part.what: part.phases for part in found}
     total = count_parameters(LARGE)
     assert parts["parameters"] == parameters * total
@@ -204,7 +205,7 @@ def test_the_plan_equals_the_memory_measured_in_deepspeed(cases: tuple[tuple[int
     for (stage, dtype), held in zip(cases, json.loads(reported.stdout.strip().splitlines()[-1]), strict=True):
         run = small_run(Path("d"), trainer={"zero_stage": stage, "dtype": dtype})
         counted = gradients(run, dims, count_parameters(dims))
-        parts = parts_of(student_parts(run, dims, dims))
+        parts = parts_of(student_parts(resolve(run), dims, dims))
         kept = parts["parameters"] + parts["optimizer"] + counted.kept + counted.bucket
         summed = kept + counted.summed
         assert [held["kept"], held["summed"], held["update"]] == [
@@ -215,7 +216,7 @@ def test_the_plan_equals_the_memory_measured_in_deepspeed(cases: tuple[tuple[int
 @pytest.mark.parametrize(("stage", "optimizer"), [(0, 8), (2, 12)])
 def test_float32_has_a_master_copy_from_stage_1_on(stage: int, optimizer: int) -> None:
     run = node(trainer={"dtype": "float32", "zero_stage": stage})
-    parts, total = parts_of(student_parts(run, SMALL, LARGE)), count_parameters(SMALL)
+    parts, total = parts_of(student_parts(resolve(run), SMALL, LARGE)), count_parameters(SMALL)
     assert (parts["parameters"], parts["accumulated gradients"]) == (4 * total, 4 * total)
     assert parts["optimizer"] == optimizer * total
 
@@ -225,7 +226,7 @@ def test_lora_trains_only_its_adapters() -> None:
     lora = LoraSettings(rank=8, targets=("q_proj", "k_proj", "v_proj", "o_proj"))
     assert count_lora(SMALL, lora) == 28 * 8 * (4096 + 3072 + 3072 + 4096)
     run = node(trainer={"lora": {"rank": 8, "targets": list(lora.targets)}})
-    parts, trained = parts_of(student_parts(run, SMALL, LARGE)), count_lora(SMALL, lora)
+    parts, trained = parts_of(student_parts(resolve(run), SMALL, LARGE)), count_lora(SMALL, lora)
     assert parts["parameters"] == 2 * (count_parameters(SMALL) + trained)
     assert (parts["accumulated gradients"], parts["optimizer"]) == (4 * trained, 12 * trained)
 
@@ -247,27 +248,27 @@ def test_split_fits_only_the_1_7b_student_and_colocated_fits_all(
     dims: ModelDimensions, placement: dict[str, Any], stage: int, fits: bool
 ) -> None:
     run = node(placement, trainer={"zero_stage": stage})
-    plan = memory_plan(run, dims, LARGE)
+    plan = memory_plan(resolve(run), dims, LARGE)
     assert plan.fits is fits
     assert bool(memory_problems(run, plan)) is not fits
 
 
 def test_a_plan_that_does_not_fit_is_reported_once_per_kind_of_device_with_a_remedy() -> None:
     split, colocated = node(SPLIT), node(COLOCATED)
-    (first,) = memory_problems(split, memory_plan(split, MIDDLE, LARGE))
+    (first,) = memory_problems(split, memory_plan(resolve(split), MIDDLE, LARGE))
     assert (
         first.startswith("GPU 0 needs ")
         and "but has 80.0 GB (placement split): choose placement colocated" in first
     )
-    (second,) = memory_problems(colocated, memory_plan(colocated, LARGE, LARGE))
+    (second,) = memory_problems(colocated, memory_plan(resolve(colocated), LARGE, LARGE))
     assert second.startswith("GPU 0-3 needs ") and second.endswith("set trainer.zero_stage to 3")
     partitioned = node(COLOCATED, trainer={"zero_stage": 3})
-    (third,) = memory_problems(partitioned, memory_plan(partitioned, LARGE, LARGE))
+    (third,) = memory_problems(partitioned, memory_plan(resolve(partitioned), LARGE, LARGE))
     assert "a smaller placement.engine_memory_fraction" in third
 
 
 def test_with_lora_the_8b_student_fits_on_one_gpu() -> None:
-    assert memory_plan(node(SPLIT, trainer={"lora": {}}), LARGE, LARGE).fits
+    assert memory_plan(resolve(node(SPLIT, trainer={"lora": {}})), LARGE, LARGE).fits
 
 
 def test_split_has_one_worker_per_gpu_and_colocated_one_of_each_role() -> None:
@@ -276,10 +277,10 @@ def test_split_has_one_worker_per_gpu_and_colocated_one_of_each_role() -> None:
             (device.name, list(dict.fromkeys(part.owner for part in device.parts))) for device in plan.devices
         ]
 
-    assert owners(memory_plan(node(SPLIT), SMALL, LARGE)) == [
+    assert owners(memory_plan(resolve(node(SPLIT)), SMALL, LARGE)) == [
         ("GPU 0", ["student"]), ("GPU 1", ["teacher"]), ("GPU 2", ["rollout"]), ("GPU 3", ["rollout"]),
     ]  # fmt: skip
-    everywhere = owners(memory_plan(node(COLOCATED), SMALL, LARGE))
+    everywhere = owners(memory_plan(resolve(node(COLOCATED)), SMALL, LARGE))
     assert [name for name, _ in everywhere] == ["GPU 0", "GPU 1", "GPU 2", "GPU 3"]
     assert all(sorted(roles) == ["rollout", "student", "teacher"] for _, roles in everywhere)
 
@@ -291,8 +292,8 @@ def test_split_has_one_worker_per_gpu_and_colocated_one_of_each_role() -> None:
 def test_a_reference_is_planned_on_the_students_gpus(
     placement: dict[str, Any], gpus: list[str], phases: tuple[str, ...]
 ) -> None:
-    plain, penalised = (node(placement, objective={"reference_kl_coefficient": beta}) for beta in (0, 0.1))
-    before, after = (memory_plan(run, SMALL, LARGE) for run in (plain, penalised))
+    plain, penalised = (node(placement, algorithm={"reference_kl_coefficient": beta}) for beta in (0, 0.1))
+    before, after = (memory_plan(resolve(run), SMALL, LARGE) for run in (plain, penalised))
     own = {
         device.name: [part for part in device.parts if part.owner == "reference"] for device in after.devices
     }
@@ -300,17 +301,17 @@ def test_a_reference_is_planned_on_the_students_gpus(
     for old, new in zip(before.devices, after.devices, strict=True):
         assert new.parts != old.parts or new.name not in gpus
         assert new.needed("rollout") - old.needed("rollout") == sum(part.bytes for part in own[new.name])
-    parts = {part.what: part for part in reference_parts(penalised, SMALL)}
+    parts = {part.what: part for part in reference_parts(resolve(penalised), SMALL)}
     assert parts["parameters"].bytes == 2 * 1_720_574_976
     assert parts["activations, logits"].phases == phases
     wide = node(placement, trainer={"dtype": "float32"})
-    assert parts_of(reference_parts(wide, SMALL))["parameters"] == 4 * 1_720_574_976
+    assert parts_of(reference_parts(resolve(wide), SMALL))["parameters"] == 4 * 1_720_574_976
     (line,) = [line for line in memory_table(after).splitlines() if "reference parameters" in line]
     assert line.split()[-3:] == [f"{2 * 1_720_574_976 / 1e6:,.0f}"] * 3
 
 
 def test_a_colocated_engine_sleeps_while_the_student_trains() -> None:
-    device = memory_plan(node(COLOCATED), SMALL, LARGE).devices[0]
+    device = memory_plan(resolve(node(COLOCATED)), SMALL, LARGE).devices[0]
     engine = [part for part in device.parts if part.owner == "rollout"]
     assert {part.what: part.phases for part in engine} == {
         "weights, KV cache": ("rollout",),
@@ -325,7 +326,11 @@ EMBEDDING = 151_936 * 4096 * 2  # bytes of the 8B model's embedding, and of its 
 
 
 def needed(placement: dict[str, Any], dims: ModelDimensions, stage: int, phase: Phase) -> int:
-    return memory_plan(node(placement, trainer={"zero_stage": stage}), dims, LARGE).devices[0].needed(phase)
+    return (
+        memory_plan(resolve(node(placement, trainer={"zero_stage": stage})), dims, LARGE)
+        .devices[0]
+        .needed(phase)
+    )
 
 
 def test_a_weight_sync_of_the_8b_student_by_hand() -> None:
@@ -336,14 +341,14 @@ def test_a_weight_sync_of_the_8b_student_by_hand() -> None:
     assert EMBEDDING == 1_244_659_712 == ipc_buffer(LARGE) > TRANSFER_BUFFER
     assert needed(TIGHT, LARGE, 3, "sync") == states + beside + 4 * EMBEDDING == 81_099_889_408
     # if parameters are not partitioned, nothing is gathered; with a smaller embedding the buffer has 1 GiB
-    parts = parts_of(student_parts(node(COLOCATED), MIDDLE, LARGE))
+    parts = parts_of(student_parts(resolve(node(COLOCATED)), MIDDLE, LARGE))
     assert parts["weights to send"] == 2**30
     arriving = parts_of(engine_parts(node(COLOCATED), MIDDLE, sleeps=True))["received weights"]
     assert arriving == 2**30 + 151_936 * 2560 * 2
 
 
 def test_an_nccl_sync_has_two_buffers_at_both_ends_that_a_tensor_may_exceed() -> None:
-    plan, embedding = memory_plan(node(), SMALL, LARGE), 151_936 * 2048 * 2
+    plan, embedding = memory_plan(resolve(node()), SMALL, LARGE), 151_936 * 2048 * 2
     extra = [device.needed("sync") - device.needed("rollout") for device in plan.devices]
     assert extra[0] == 2 * (2**30 + embedding) and extra[2] == extra[3] == extra[0] + embedding
     assert largest_tensor(SMALL) * 2 == embedding
@@ -353,7 +358,7 @@ def test_a_sync_on_cpu_sends_parts_through_the_object_store() -> None:
     run = small_run(Path("d"))
     dims = read_dimensions(PROJECT_ROOT / "pocket" / "student")
     whole, embedding = 2 * count_parameters(dims), 2 * dims.embedding
-    assert parts_of(student_parts(run, dims, dims))["weights to send"] == 2 * whole + whole
+    assert parts_of(student_parts(resolve(run), dims, dims))["weights to send"] == 2 * whole + whole
     assert parts_of(engine_parts(run, dims, sleeps=False))["received weights"] == whole + embedding
 
 
@@ -363,21 +368,21 @@ def test_host_memory_holds_the_teachers_scores_three_times() -> None:
     assert answers == 8_589_934_592
 
     def host(**changes: Any) -> dict[str, int]:
-        return parts_of(memory_plan(node(rollouts={}, batches={}, **changes), SMALL, LARGE).host)
+        return parts_of(memory_plan(resolve(node(rollouts={}, batches={}, **changes)), SMALL, LARGE).host)
 
     assert host() == {"scores, object store": 2 * answers, "teacher's scores": answers}
     assert host(overlap="one_step_off")["scores, object store"] == 3 * answers
-    states = host(objective={"top_k": "full"})["teacher's scores"]
+    states = host(algorithm={"top_k": "full"})["teacher's scores"]
     assert states == 128 * 4 * 4096 * 4096 * 2
 
 
 def test_host_memory_is_checked_only_on_a_cpu_placement() -> None:
-    gpus = memory_plan(node(), SMALL, LARGE)
+    gpus = memory_plan(resolve(node()), SMALL, LARGE)
     assert all(part.owner != "driver" for device in gpus.devices for part in device.parts)
     assert memory_table(gpus).splitlines()[-2].startswith("machine   driver    scores, object store")
     run = small_run(Path("d"))
     student, teacher = (read_dimensions(PROJECT_ROOT / "pocket" / name) for name in ("student", "teacher"))
-    plan = memory_plan(run, student, teacher)
+    plan = memory_plan(resolve(run), student, teacher)
     (machine,) = plan.devices
     assert [part for part in machine.parts if part.owner == "driver"] == list(plan.host)
     assert memory_table(plan).count("scores, object store") == 1
@@ -385,7 +390,9 @@ def test_host_memory_is_checked_only_on_a_cpu_placement() -> None:
 
 def test_a_teacher_overlaps_with_training_unless_they_share_a_gpu() -> None:
     def phases(placement: dict[str, Any]) -> tuple[str, ...]:
-        (part,) = [one for one in teacher_parts(node(placement), LARGE) if one.what == "activations, logits"]
+        (part,) = [
+            one for one in teacher_parts(resolve(node(placement)), LARGE) if one.what == "activations, logits"
+        ]
         return part.phases
 
     assert (phases(SPLIT), phases(COLOCATED)) == (("rollout", "train"), ("rollout",))
@@ -397,12 +404,12 @@ def test_the_kv_cache_of_the_8b_model_by_hand() -> None:
     run = node(SPLIT | {"engine_memory_fraction": 0.5})
     free_bytes = 40_000_000_000 - 2 * 8_190_735_360 - ENGINE_WORKING
     assert full_sequences(run, LARGE) == free_bytes // 754_974_720 == 28
-    assert memory_plan(run, LARGE, LARGE).engine_kv_bytes == free_bytes == 21_618_529_280
+    assert memory_plan(resolve(run), LARGE, LARGE).engine_kv_bytes == free_bytes == 21_618_529_280
 
 
 def test_an_engine_with_a_kv_cache_below_one_sequence_is_rejected() -> None:
     run = node(SPLIT | {"engine_memory_fraction": 0.2})  # 16 GB, the weights alone take 16.4
-    plan = memory_plan(run, LARGE, LARGE)
+    plan = memory_plan(resolve(run), LARGE, LARGE)
     assert plan.full_sequences < 1 and not plan.fits
     assert any(
         "KV cache of a rollout engine is too small for one sequence of 5120 tokens" in printed
@@ -454,7 +461,7 @@ def test_activations_of_a_layer_match_those_kept_by_autograd(dtype: str) -> None
 def test_checkpointing_keeps_only_the_input_of_a_layer() -> None:
     def working(checkpointing: bool) -> int:  # LoRA: keeps the float32 copy of the gradients small
         run = node(trainer={"gradient_checkpointing": checkpointing, "lora": {"rank": 8}})
-        return parts_of(student_parts(run, SMALL, LARGE))["activations, logits"]
+        return parts_of(student_parts(resolve(run), SMALL, LARGE))["activations, logits"]
 
     # all tensors of 28 layers, against 28 inputs of 2 x 2,048 bytes and the tensors of the current layer
     per_token = 28 * layer_activations(SMALL, 2) - (28 * 2 * 2048 + layer_activations(SMALL, 2))
@@ -463,48 +470,50 @@ def test_checkpointing_keeps_only_the_input_of_a_layer() -> None:
 
 def test_the_memory_of_targets_over_the_full_vocabulary() -> None:
     def scored(top_k: object) -> int:
-        return parts_of(teacher_parts(node(objective={"top_k": top_k}), LARGE))["activations, logits"]
+        return parts_of(teacher_parts(resolve(node(algorithm={"top_k": top_k})), LARGE))[
+            "activations, logits"
+        ]
 
     assert scored(512) - scored(128) == 8192 * 384 * 12
     assert scored("full") - scored(512) == 8192 * (4096 * 2 - 512 * 12), "its hidden states in bf16"
-    parts = parts_of(student_parts(node(objective={"top_k": "full"}), SMALL, LARGE))
+    parts = parts_of(student_parts(resolve(node(algorithm={"top_k": "full"})), SMALL, LARGE))
     assert parts["teacher's head"] == 151_936 * 4096 * 2
-    assert "teacher's head" not in parts_of(student_parts(node(), SMALL, LARGE))
+    assert "teacher's head" not in parts_of(student_parts(resolve(node()), SMALL, LARGE))
 
 
 def scored_by_vllm(**changes: Any) -> RunConfig:
-    return node(teacher={"model": "t", "backend": "vllm"}, objective={"top_k": 16}, **changes)
+    return node(teacher={"model": "t", "backend": "vllm"}, algorithm={"top_k": 16}, **changes)
 
 
 def test_a_vllm_teacher_takes_its_fraction_of_a_gpu_plus_the_logits_of_one_pass() -> None:
-    parts = parts_of(teacher_parts(scored_by_vllm(), LARGE))
+    parts = parts_of(teacher_parts(resolve(scored_by_vllm()), LARGE))
     # bf16 logits and two fp32 copies of 2,048 tokens; ids and log-probabilities of the micro-batch's top 16
     assert parts == {
         "weights, KV cache": 64_000_000_000,
         "logits": 2048 * 151_936 * 10 + 8192 * 16 * 12,
     }
     short = scored_by_vllm(lengths={"max_prompt_tokens": 256, "max_response_tokens": 767})
-    assert parts_of(teacher_parts(short, LARGE))["logits"] == 1024 * 151_936 * 10 + 8192 * 16 * 12
-    assert memory_plan(scored_by_vllm(), SMALL, LARGE).fits
+    assert parts_of(teacher_parts(resolve(short), LARGE))["logits"] == 1024 * 151_936 * 10 + 8192 * 16 * 12
+    assert memory_plan(resolve(scored_by_vllm()), SMALL, LARGE).fits
 
 
 def test_a_vllm_teacher_with_a_kv_cache_below_one_sequence_is_rejected() -> None:
     run = scored_by_vllm(
         placement=SPLIT | {"gpu_memory_gb": 23.0}
     )  # 0.8 of it: 16.4 of weights, 2.0 of working memory
-    plan = memory_plan(run, SMALL, LARGE)
+    plan = memory_plan(resolve(run), SMALL, LARGE)
     assert plan.scored_sequences == 0 and not plan.fits
     assert any(
         "KV cache of a vLLM teacher is too small for one sequence of 5121" in printed
         for printed in memory_problems(run, plan)
     )
-    assert memory_plan(node(), SMALL, LARGE).scored_sequences is None
+    assert memory_plan(resolve(node()), SMALL, LARGE).scored_sequences is None
 
 
 def test_on_cpu_a_vllm_teacher_has_the_memory_of_an_engine() -> None:
-    run = small_run(Path("d"), teacher={"model": "t", "backend": "vllm"}, objective={"top_k": 16})
+    run = small_run(Path("d"), teacher={"model": "t", "backend": "vllm"}, algorithm={"top_k": 16})
     dims = read_dimensions(PROJECT_ROOT / "pocket" / "teacher")
-    parts = parts_of(teacher_parts(run, dims))
+    parts = parts_of(teacher_parts(resolve(run), dims))
     assert parts["parameters"] == 2 * count_parameters(dims) and parts["KV cache"] == 2**30
     assert parts["logits"] == 705 * 2048 * 10 + 2048 * 16 * 12
 
@@ -514,18 +523,20 @@ def test_the_pocket_run_fits_in_five_gigabytes_and_not_in_one() -> (
 ):  # 16 prompts a step, as its profile has
     run = small_run(Path("d"), batches={"size": 16})
     student, teacher = (read_dimensions(PROJECT_ROOT / "pocket" / name) for name in ("student", "teacher"))
-    assert memory_plan(run, student, teacher, machine=5_000_000_000).fits
-    small = memory_plan(run, student, teacher, machine=1_000_000_000)
+    assert memory_plan(resolve(run), student, teacher, machine=5_000_000_000).fits
+    small = memory_plan(resolve(run), student, teacher, machine=1_000_000_000)
     (problem,) = memory_problems(run, small)
     assert (
         problem.startswith("machine needs ")
         and "but has 1.0 GB (placement cpu): use fewer engines" in problem
     )
-    assert [device.capacity for device in memory_plan(run, student, teacher).devices] == [machine_memory()]
+    assert [device.capacity for device in memory_plan(resolve(run), student, teacher).devices] == [
+        machine_memory()
+    ]
 
 
 def test_the_table_adds_up() -> None:
-    plan = memory_plan(node(COLOCATED), SMALL, LARGE)
+    plan = memory_plan(resolve(node(COLOCATED)), SMALL, LARGE)
     lines = memory_table(plan).splitlines()
     assert lines[1].startswith("GPU 0-3")
     assert (

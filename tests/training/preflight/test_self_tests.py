@@ -14,20 +14,23 @@ import pytest
 from tasks.errors import UserError
 from tests.training.small_run import example, small_run, write_small_dataset
 from training.data.batches import TokenSequence
+from training.plan import ScoringPass
 from training.preflight.check import Prepared, prepare
 from training.preflight.self_tests import self_test
 from training.rollouts.engine import Generation, RolloutRequest
-from training.scorers.teacher import TopK
+from training.scorers.scores import Scores, TopK
 from training.worker_set import Workers
 
 
 @dataclass
 class Healthy:
-    """Engines, students and teacher that agree; `prompts` are those of the engine's tokenizer, `packed` what packing adds to the
-    student's log-probabilities."""
+    """Engines, students and frozen models that agree; `prompts` are those of the engine's tokenizer, `packed` what packing adds
+    to the student's log-probabilities, `reference` those of the reference and the start."""
 
     prompts: list[tuple[int, ...]]
     packed: float = 0.0
+    reference: float = -1.0
+    scored: list[tuple[str, str, list[int]]] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
 
     def prompt_ids(self, problems: Sequence[str], **options: Any) -> list[tuple[int, ...]]:
@@ -47,17 +50,22 @@ class Healthy:
         return 0.0
 
     def workers(self) -> Workers:
-        def score(sequences: Sequence[TokenSequence]) -> Any:
-            half = [
-                TopK(logprobs=np.full((len(one.response), 1), -0.7, np.float32), ids=None)
-                for one in sequences
-            ]
-            return SimpleNamespace(get=lambda: (half, 0.0))
+        return cast(Workers, SimpleNamespace(students=self, engines=self, score=self.score))
 
-        return cast(
-            Workers,
-            SimpleNamespace(students=self, engines=self, score=score, reference_logprobs=lambda _: None),
-        )
+    def score(self, one: ScoringPass, sequences: Sequence[TokenSequence]) -> Any:
+        self.scored.append((one.worker, one.view, [given.prompt_length for given in sequences]))
+        request, sizes = one.request, [len(given.response) for given in sequences]
+        found = [
+            Scores(
+                sampled=np.full(size, self.reference, np.float32) if request.sampled else None,
+                top_k=TopK(logprobs=np.full((size, 1), -0.7, np.float32), ids=None)
+                if request.top_k
+                else None,
+                states=np.full((size, 4), 0x3F80, np.uint16) if request.states else None,
+            )
+            for size in sizes
+        ]
+        return SimpleNamespace(get=lambda: (found, 0.0))
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +111,32 @@ def test_packing_may_change_only_a_student_with_dropout(dataset: Path) -> None:
     workers = healthy(run, packed=0.3)
     self_test(workers.workers(), run, 0)
     assert {"training": True} not in workers.asked
+
+
+def test_the_reference_must_equal_the_student_before_the_first_update_only(dataset: Path) -> None:
+    run = prepared(dataset, algorithm={"reference_kl_coefficient": 0.1})
+    workers = healthy(run)
+    workers.reference = -1.2
+    with pytest.raises(UserError, match=r"from the untrained student's by 0\.200 nats"):
+        self_test(workers.workers(), run, 0)
+    assert [(worker, view) for worker, view, _ in workers.scored] == [
+        ("teacher", "plain"),
+        ("reference", "plain"),
+    ]
+    self_test(workers.workers(), run, 3)  # continued: the student has been updated
+
+
+def test_the_start_is_asked_with_its_own_view_and_need_not_equal_the_student(tmp_path: Path) -> None:
+    rows = [example(n, answer=str(n)) for n in range(3)]
+    folder = write_small_dataset(tmp_path / "dataset", rows)
+    run = prepared(
+        folder, algorithm={"name": "opsd"}, lengths={"max_prompt_tokens": 256, "max_response_tokens": 448}
+    )
+    workers = healthy(run)
+    workers.reference = -3.0
+    self_test(workers.workers(), run, 0)
+    ((worker, view, lengths),) = workers.scored
+    chosen = [group.row for group in run.schedule.step(0)]
+    assert (worker, view) == ("reference", "solution")
+    assert lengths == [len(run.prompts("solution")[row]) for row in chosen]
+    assert all(length > len(run.rows[row].prompt_ids) for length, row in zip(lengths, chosen, strict=True))

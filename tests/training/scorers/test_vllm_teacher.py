@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tasks.config import PROJECT_ROOT
 from tasks.errors import UserError
 from training.data.batches import TokenSequence
 from training.data.model_files import encode_prompts, open_model
+from training.scorers.scores import ScoreRequest, TopK
 from training.scorers.teacher import InProcessTeacher, InProcessTeacherSettings
 from training.scorers.vllm_teacher import (
     ScoringSettings,
@@ -85,6 +87,20 @@ def test_the_whole_vocabulary_is_in_order_of_ids() -> None:
 # --- with an engine ----------------------------------------------------------------------------------------------
 
 
+def top_of(teacher: Any, chosen: Sequence[TokenSequence], k: int) -> list[TopK]:
+    """Return the k most probable tokens of every response."""
+    found = teacher.score(chosen, ScoreRequest(top_k=k))[0]
+    assert all(one.sampled is one.states is one.entropy is None for one in found)
+    return [one.top_k for one in found if one.top_k is not None]
+
+
+def sampled_of(teacher: Any, chosen: Sequence[TokenSequence]) -> list[np.ndarray]:
+    """Return the log-probabilities of every response's own tokens."""
+    found = teacher.score(chosen, ScoreRequest(sampled=True))[0]
+    assert all(one.top_k is one.states is one.entropy is None for one in found)
+    return [one.sampled for one in found if one.sampled is not None]
+
+
 def sequences() -> list[TokenSequence]:
     """Return the prompts of 24 pocket problems, whose last tokens serve as responses."""
     texts = [world.problem(3, tier, number).text for tier in ("easy", "hard") for number in range(12)]
@@ -117,9 +133,9 @@ def test_the_top_k_agree_with_the_in_process_teacher(
     engine: VllmTeacher, in_process: InProcessTeacher, k: int
 ) -> None:
     chosen = sequences()
-    ours, every = in_process.topk(chosen, k), in_process.topk(chosen, SETTINGS.vocabulary)
+    ours, every = top_of(in_process, chosen, k), top_of(in_process, chosen, SETTINGS.vocabulary)
     values, entries = [], []
-    for one, other, whole, sequence in zip(engine.topk(chosen, k), ours, every, chosen, strict=True):
+    for one, other, whole, sequence in zip(top_of(engine, chosen, k), ours, every, chosen, strict=True):
         assert one.ids is not None
         assert one.ids.shape == one.logprobs.shape == (len(sequence.response), k)
         assert (np.diff(one.logprobs) <= 0).all() and (np.exp(one.logprobs).sum(-1) <= 1.001).all()
@@ -135,7 +151,7 @@ def test_the_whole_vocabulary_is_the_same_distribution(
     engine: VllmTeacher, in_process: InProcessTeacher
 ) -> None:
     chosen = sequences()[:4]
-    for one, ours in zip(engine.topk(chosen, 2048), in_process.topk(chosen, 2048), strict=True):
+    for one, ours in zip(top_of(engine, chosen, 2048), top_of(in_process, chosen, 2048), strict=True):
         assert one.ids is None and ours.ids is None
         np.testing.assert_allclose(np.exp(one.logprobs).sum(-1), 1.0, rtol=1e-4)
         assert np.abs(np.exp(one.logprobs) - np.exp(ours.logprobs)).sum(-1).mean() < BF16_TOLERANCE
@@ -146,21 +162,26 @@ def test_sampled_log_probabilities_equal_those_of_the_whole_vocabulary(
     engine: VllmTeacher, in_process: InProcessTeacher
 ) -> None:
     chosen = sequences()[:6]
-    whole = engine.topk(chosen, 2048)
-    for sequence, given, every in zip(chosen, engine.logprobs(chosen), whole, strict=True):
+    whole = top_of(engine, chosen, 2048)
+    for sequence, given, every in zip(chosen, sampled_of(engine, chosen), whole, strict=True):
         expected = every.logprobs[np.arange(len(given)), sequence.response]
         np.testing.assert_allclose(given, expected, atol=1e-5)
-    ours = np.concatenate(in_process.logprobs(chosen))
-    assert np.abs(np.concatenate(engine.logprobs(chosen)) - ours).mean() < 2 * BF16_TOLERANCE
+    ours = np.concatenate(sampled_of(in_process, chosen))
+    both = engine.score(chosen, ScoreRequest(sampled=True, top_k=4))[0]
+    for one, top, own in zip(both, top_of(engine, chosen, 4), sampled_of(engine, chosen), strict=True):
+        assert one.top_k is not None
+        np.testing.assert_array_equal(one.top_k.logprobs, top.logprobs)
+        np.testing.assert_array_equal(one.sampled, own)
+    assert np.abs(np.concatenate(sampled_of(engine, chosen)) - ours).mean() < 2 * BF16_TOLERANCE
 
 
 @pytest.mark.slow
 def test_invalid_calls_are_refused(engine: VllmTeacher) -> None:
     with pytest.raises(UserError, match="k is 2049, but the vLLM teacher was started with top_k 2048"):
-        engine.topk(sequences(), 2049)
+        top_of(engine, sequences(), 2049)
     long = TokenSequence(tokens=np.zeros(257, np.int32), prompt_length=1)
     with pytest.raises(UserError, match="sequence 0 has 257 tokens, but the model's context length is 256"):
-        engine.topk([long], 1)
+        top_of(engine, [long], 1)
     full = TokenSequence(tokens=np.arange(256, dtype=np.int32), prompt_length=1)
-    assert len(engine.topk([full], 1)[0].logprobs) == 255
-    assert engine.topk([], 4) == []
+    assert len(top_of(engine, [full], 1)[0].logprobs) == 255
+    assert top_of(engine, [], 4) == []

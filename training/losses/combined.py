@@ -1,0 +1,119 @@
+"""Weighted sums of token losses, and token losses beside a sequence loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from training.losses.base import AnalyticTokenLoss, LossInputs, LossOutputs, TokenLoss, in_blocks
+from training.losses.sampled_losses import FromSampled, SampledOutputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Combined:
+    """The sum of weight x loss over the terms, at least one. Diagnostics: those of all terms; of equal names the first counts."""
+
+    terms: tuple[tuple[float, TokenLoss], ...]
+
+    def __call__(self, logits: Tensor, inputs: LossInputs) -> LossOutputs:
+        return self._sum(loss(logits, inputs) for _, loss in self.terms)
+
+    @torch.no_grad()
+    def gradient_(self, logits: Tensor, inputs: LossInputs, coefficients: Tensor) -> LossOutputs:
+        """See `AnalyticTokenLoss`. A term without an analytic gradient is differentiated by autograd."""
+        return in_blocks(self._block_gradient_, logits, inputs, coefficients)
+
+    def _block_gradient_(self, logits: Tensor, inputs: LossInputs, coefficients: Tensor) -> LossOutputs:
+        """Compute `gradient_` for a few rows; its temporaries are [rows, V]."""
+        total, parts = torch.zeros_like(logits), []
+        for weight, loss in self.terms:
+            part = logits.clone()
+            parts.append(_gradient_(loss, part, inputs, weight * coefficients))
+            total += part
+        logits.copy_(total)
+        return self._sum(parts)
+
+    def _sum(self, parts: Iterable[LossOutputs]) -> LossOutputs:
+        weighted, diagnostics = [], {}
+        for (weight, _), part in zip(self.terms, parts, strict=True):
+            weighted.append(weight * part.losses)
+            diagnostics = {**part.diagnostics, **diagnostics}
+        return LossOutputs(losses=torch.stack(weighted).sum(0), diagnostics=diagnostics)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WithSequenceLoss:
+    """Token losses beside a sequence loss, whose derivatives are known before the backward pass.
+
+    The loss of a position is `token_coefficients` x inner + `sequence_slopes` x log q of the sampled token, so that with
+    coefficient 1 at all positions the gradient of the sum is that of both losses. `inner`: None if there are no token losses.
+    Raises `ValueError` for positions without slopes. Diagnostics: those of `inner`, the student's `entropy` and
+    `sampled_logprob`.
+    """
+
+    inner: TokenLoss | None = None
+
+    def __call__(self, logits: Tensor, inputs: LossInputs) -> LossOutputs:
+        linear = _LINEAR(logits, inputs)
+        if self.inner is None:
+            return linear
+        return self._added(self.inner(logits, inputs), linear, _token_coefficients(inputs))
+
+    @torch.no_grad()
+    def gradient_(self, logits: Tensor, inputs: LossInputs, coefficients: Tensor) -> LossOutputs:
+        """See `AnalyticTokenLoss`."""
+        return in_blocks(self._block_gradient_, logits, inputs, coefficients)
+
+    def _block_gradient_(self, logits: Tensor, inputs: LossInputs, coefficients: Tensor) -> LossOutputs:
+        """Compute `gradient_` for a few rows; its temporaries are [rows, V]."""
+        if self.inner is None:
+            return _LINEAR.gradient_(logits, inputs, coefficients)
+        factors, part = _token_coefficients(inputs).to(coefficients.dtype), logits.clone()
+        values = _gradient_(self.inner, part, inputs, factors * coefficients)
+        linear = _LINEAR.gradient_(logits, inputs, coefficients)
+        logits += part
+        return self._added(values, linear, factors)
+
+    @staticmethod
+    def _added(values: LossOutputs, linear: LossOutputs, factors: Tensor) -> LossOutputs:
+        return LossOutputs(
+            losses=factors * values.losses + linear.losses,
+            diagnostics={**linear.diagnostics, **values.diagnostics},
+        )
+
+
+def _token_coefficients(inputs: LossInputs) -> Tensor:
+    if inputs.token_coefficients is None:
+        raise ValueError(
+            "token losses beside a sequence loss need token_coefficients: the positions have none"
+        )
+    return inputs.token_coefficients
+
+
+def _gradient_(loss: TokenLoss, logits: Tensor, inputs: LossInputs, coefficients: Tensor) -> LossOutputs:
+    """Compute the loss's `gradient_`, by autograd if it has none."""
+    if isinstance(loss, AnalyticTokenLoss):
+        return loss.gradient_(logits, inputs, coefficients)
+    with torch.enable_grad():
+        leaf = logits.clone().requires_grad_()
+        values = loss(leaf, inputs)
+        (gradient,) = torch.autograd.grad((values.losses * coefficients).sum(), leaf)
+    logits.copy_(gradient)
+    return LossOutputs(losses=values.losses.detach(), diagnostics=values.diagnostics)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Linear:
+    """slope x log q of the sampled token."""
+
+    def __call__(self, logprobs: Tensor, inputs: LossInputs) -> SampledOutputs:
+        if inputs.sequence_slopes is None:
+            raise ValueError("a sequence loss needs sequence_slopes: the positions have none")
+        slopes = inputs.sequence_slopes.to(logprobs.dtype)
+        return SampledOutputs(losses=slopes * logprobs, slopes=slopes, diagnostics={})
+
+
+_LINEAR = FromSampled(loss=_Linear())

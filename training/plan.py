@@ -1,0 +1,291 @@
+"""The plan of a run: what its algorithm needs, derived once from the algorithm and the run's settings.
+
+Preflight, memory plan, workers, rollout batches, loss inputs, metrics, self-tests and the export read the plan; none of them
+depends on an algorithm's name. No torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from tasks.errors import UserError
+from training.algorithms import load_algorithm
+from training.algorithms.base import Algorithm, Scorer, Term, TokenWeight, View
+from training.algorithms.losses import GeneralisedJSD, ReferenceKL, TopKCrossEntropy, build_loss
+from training.algorithms.token_weights import SCHEDULES
+from training.config import AlgorithmSettings, BinaryWeight, PlainWeight, RunConfig
+from training.losses.prompt_weights import (
+    Binary,
+    Constant,
+    PassRate,
+    Permuted,
+    PromptWeight,
+    Soft,
+    Uniform,
+)
+from training.losses.reductions import per_sequence_mean, token_mean
+from training.scorers.scores import ScoreRequest
+
+if TYPE_CHECKING:
+    from training.losses.base import TokenLoss
+
+__all__ = ["RunPlan", "ScoringPass", "resolve"]
+
+_REDUCTIONS = {"sequence_mean": per_sequence_mean, "token_mean": token_mean}
+
+_TEACHER_INPUTS = {
+    "sampled": "teacher_sampled_logprobs", "top_k": "teacher_logprobs", "full": "teacher_logprobs", "entropy": "teacher_entropy",
+}  # fmt: skip
+
+Frozen = Literal["teacher", "reference"]
+"""A worker with a frozen model: the checkpoint `teacher.model`, or the initial student."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringPass:
+    """One forward pass of a frozen model over rollouts in one prompt view, and the roles that its outputs have in the loss."""
+
+    worker: Frozen
+    view: View
+    request: ScoreRequest
+    scorers: tuple[Scorer, ...]
+
+    @property
+    def full(self) -> bool:
+        """Whether the loss needs the model's full distribution."""
+        return any("full" in scorer.outputs for scorer in self.scorers)
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run of an algorithm needs. `algorithm` has the parts that the run's settings change."""
+
+    run: RunConfig
+    algorithm: Algorithm
+
+    @cached_property
+    def passes(self) -> tuple[ScoringPass, ...]:
+        """The forward passes of the frozen models, the teacher's first."""
+        keys = dict.fromkeys((_worker(scorer), scorer.view) for scorer in self.algorithm.scorers)
+        return tuple(
+            _scoring_pass(
+                self.run,
+                worker,
+                view,
+                [one for one in self.algorithm.scorers if (_worker(one), one.view) == (worker, view)],
+            )
+            for worker, view in sorted(keys, key=lambda key: key[0] != "teacher")
+        )
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a worker has the checkpoint `teacher.model`."""
+        return any(one.worker == "teacher" for one in self.passes)
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether a worker has a copy of the initial student."""
+        return any(one.worker == "reference" for one in self.passes)
+
+    @property
+    def from_states(self) -> Frozen | None:
+        """The worker whose hidden states the student's loss turns into a full distribution, or None."""
+        return next((one.worker for one in self.passes if one.request.states), None)
+
+    @property
+    def top_k(self) -> int | None:
+        """The k of the teacher's most probable tokens, None if the loss uses none."""
+        return next((one.top_k for one in self.algorithm.scorers if one.top_k is not None), None)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the loss inputs that a rollout batch gives, besides the sampled tokens."""
+        found = ["rollout_logprobs"] if self.samples else []
+        found += ["advantages"] if self.algorithm.advantages is not None else []
+        for scorer in self.algorithm.scorers:
+            if scorer.role == "reference":
+                found.append("reference_logprobs")
+            else:
+                found += [_TEACHER_INPUTS[output] for output in scorer.outputs]
+        return tuple(dict.fromkeys(found))
+
+    def token_loss(self) -> TokenLoss:
+        """Return the torch code of the loss."""
+        has_sequence_loss = self.algorithm.sequence_loss is not None
+        return build_loss(self.algorithm.loss, has_sequence_loss=has_sequence_loss)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The prompt views besides the student's own."""
+        return tuple(dict.fromkeys(one.view for one in self.passes if one.view != "plain"))
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether every prompt needs an answer."""
+        return self.algorithm.reward or any(view.startswith("answer") for view in self.views)
+
+    @property
+    def needs_solutions(self) -> bool:
+        """Whether every prompt needs a solution."""
+        return any(view.startswith("solution") for view in self.views)
+
+    @property
+    def samples(self) -> bool:
+        """Whether the student generates rollouts; otherwise they are the dataset's responses."""
+        return self.algorithm.rollouts == "student"
+
+    @property
+    def in_groups(self) -> bool:
+        """Whether a group of rollouts must be trained on as a whole, because advantages compare its rewards."""
+        return self.algorithm.advantages is not None
+
+    @property
+    def updates_per_batch(self) -> int:
+        """Optimizer steps per rollout batch."""
+        return self.algorithm.updates_per_batch
+
+
+def resolve(run: RunConfig) -> RunPlan:
+    """Return the plan of a run. Raises `UserError` for an unknown algorithm or settings that it does not have."""
+    settings = run.algorithm
+    algorithm = load_algorithm(settings.name)
+    _check_importance(algorithm, settings)
+    algorithm = _with_top_k(algorithm, settings)
+    algorithm = _with_loss(algorithm, settings)
+    algorithm = _with_reference_kl(algorithm, settings.reference_kl_coefficient)
+    if settings.prompt_weight is not None:
+        algorithm = replace(algorithm, prompt_weight=chosen_weight(settings.prompt_weight, run.seed))
+    if settings.position_schedule is not None:
+        algorithm = replace(algorithm, token_weight=_position_weight(settings.position_schedule))
+    if settings.reduction is not None:
+        algorithm = replace(algorithm, reduction=_REDUCTIONS[settings.reduction])
+    if settings.updates_per_batch is not None:
+        algorithm = replace(algorithm, updates_per_batch=settings.updates_per_batch)
+    return RunPlan(run=run, algorithm=algorithm)
+
+
+def chosen_weight(chosen: PlainWeight | BinaryWeight, seed: int) -> PromptWeight:
+    """Return the prompt weight of a setting."""
+    if isinstance(chosen, BinaryWeight):
+        return Binary(tau=chosen.tau, scale=chosen.scale)
+    if chosen.kind == "permuted":
+        return Permuted(seed=seed)
+    simple: dict[str, type[Uniform | Soft | PassRate | Constant]] = {
+        "uniform": Uniform, "soft": Soft, "pass_rate": PassRate, "constant": Constant,
+    }  # fmt: skip
+    return simple[chosen.kind]()
+
+
+# --- parts that settings change ----------------------------------------------------------------------------------
+
+
+def _check_importance(algorithm: Algorithm, settings: AlgorithmSettings) -> None:
+    """Raise `UserError` if the settings correct advantages that the algorithm does not have."""
+    if settings.importance_correction != "none" and algorithm.advantages is None:
+        raise UserError(
+            f"algorithm.importance_correction is set, but {settings.name} has no advantages that it corrects: remove it"
+        )
+
+
+def _with_top_k(algorithm: Algorithm, settings: AlgorithmSettings) -> Algorithm:
+    """Return the algorithm with another k, or the full distribution, of the teacher whose top k its loss uses."""
+    if settings.top_k is None:
+        return algorithm
+    if not any("top_k" in scorer.outputs for scorer in algorithm.scorers):
+        raise UserError(
+            f"algorithm.top_k is set, but {settings.name} does not use a teacher's top k: remove it"
+        )
+    return replace(
+        algorithm, scorers=tuple(_scorer_with(scorer, settings.top_k) for scorer in algorithm.scorers)
+    )
+
+
+def _scorer_with(scorer: Scorer, top_k: int | Literal["full"]) -> Scorer:
+    if "top_k" not in scorer.outputs:
+        return scorer
+    if top_k == "full":
+        outputs = tuple("full" if output == "top_k" else output for output in scorer.outputs)
+        return replace(scorer, outputs=outputs, top_k=None)
+    return replace(scorer, top_k=top_k)
+
+
+def _with_loss(algorithm: Algorithm, settings: AlgorithmSettings) -> Algorithm:
+    """Return the algorithm with the form, the divergence or the temperature of the settings in its distillation loss."""
+    changed = {
+        "algorithm.top_k_form": settings.top_k_form is not None,
+        "algorithm.divergence_beta": settings.divergence_beta is not None,
+        "algorithm.temperature": settings.temperature is not None,
+    }
+    named = [name for name, is_set in changed.items() if is_set]
+    if not named:
+        return algorithm
+    place = next(
+        (
+            i
+            for i, term in enumerate(algorithm.loss)
+            if isinstance(term.loss, TopKCrossEntropy | GeneralisedJSD)
+        ),
+        None,
+    )
+    if place is None:
+        raise UserError(f"{named[0]} is set, but {settings.name} has no distillation loss: remove it")
+    loss = algorithm.loss[place].loss
+    assert isinstance(loss, TopKCrossEntropy | GeneralisedJSD)
+    temperature = loss.temperature if settings.temperature is None else settings.temperature
+    if settings.top_k_form is not None:
+        if not isinstance(loss, TopKCrossEntropy):
+            raise UserError(
+                f"algorithm.top_k_form is set, but {settings.name} has no top-k cross-entropy: remove it"
+            )
+        loss = replace(loss, form=settings.top_k_form)
+    if settings.divergence_beta is not None:
+        top_k = next((one.top_k for one in algorithm.scorers if one.top_k is not None), None)
+        if top_k is not None:
+            raise UserError(
+                f'algorithm.divergence_beta needs the full distribution, but top_k is {top_k}: set algorithm.top_k to "full", or'
+                " remove divergence_beta"
+            )
+        loss = GeneralisedJSD(beta=settings.divergence_beta)
+    loss = replace(loss, temperature=temperature)
+    terms = list(algorithm.loss)
+    terms[place] = replace(terms[place], loss=loss)
+    return replace(algorithm, loss=tuple(terms))
+
+
+def _with_reference_kl(algorithm: Algorithm, coefficient: float | None) -> Algorithm:
+    """Return the algorithm with a KL penalty of this coefficient towards the initial student; with 0 without one."""
+    if coefficient is None:
+        return algorithm
+    scorers = tuple(one for one in algorithm.scorers if one.role != "reference")
+    terms = tuple(one for one in algorithm.loss if not isinstance(one.loss, ReferenceKL))
+    if coefficient:
+        scorers = (*scorers, Scorer(role="reference"))
+        terms = (*terms, Term(loss=ReferenceKL(), weight=coefficient))
+    return replace(algorithm, scorers=scorers, loss=terms)
+
+
+def _position_weight(name: str) -> TokenWeight | None:
+    return None if name == "uniform" else SCHEDULES[name]
+
+
+# --- scoring passes ----------------------------------------------------------------------------------------------
+
+
+def _worker(scorer: Scorer) -> Frozen:
+    return "teacher" if scorer.role == "teacher" else "reference"
+
+
+def _scoring_pass(run: RunConfig, worker: Frozen, view: View, scorers: list[Scorer]) -> ScoringPass:
+    """Return the pass that gives all outputs of these scorers. The full distribution is sent as hidden states, or by a vLLM
+    teacher as all log-probabilities, which `training.worker_set` requests as a top k of the whole vocabulary."""
+    outputs = {output for scorer in scorers for output in scorer.outputs}
+    in_process = worker == "reference" or run.teacher is None or run.teacher.backend == "in_process"
+    request = ScoreRequest(
+        sampled="sampled" in outputs,
+        top_k=next((one.top_k for one in scorers if one.top_k is not None), None),
+        states="full" in outputs and in_process,
+        entropy="entropy" in outputs,
+    )
+    return ScoringPass(worker=worker, view=view, request=request, scorers=tuple(scorers))

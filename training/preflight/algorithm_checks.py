@@ -1,0 +1,145 @@
+"""Checks of a run's algorithm together with its settings: what would train nothing, or something other than the algorithm."""
+
+from __future__ import annotations
+
+from training.algorithms.advantages import group_centred, group_normalised
+from training.algorithms.losses import PolicyGradient
+from training.config import VLLM_TOP_K, RunConfig
+from training.plan import RunPlan
+
+__all__ = ["algorithm_problems", "teacher_warning"]
+
+
+def algorithm_problems(plan: RunPlan) -> list[str]:
+    """Return the reasons why the run cannot train this algorithm with these settings, one sentence each."""
+    found = (
+        _missing_teacher(plan),
+        _own_teacher(plan),
+        _truncated_policy(plan),
+        _lonely_groups(plan),
+        _small_updates(plan),
+        _off_policy_dataset(plan),
+        _missing_inputs(plan),
+        *_vllm_problems(plan),
+    )
+    return [problem for problem in found if problem is not None]
+
+
+def _missing_teacher(plan: RunPlan) -> str | None:
+    if not plan.has_teacher or plan.run.teacher is not None:
+        return None
+    return f"{plan.run.algorithm.name} needs a teacher, but the run has none: set teacher.model"
+
+
+def _own_teacher(plan: RunPlan) -> str | None:
+    """Return a problem if student and teacher are the same: the gradient is 0 before the first update."""
+    run, plain = plan.run, [one for one in plan.passes if one.view == "plain"]
+    same = any(scorer.role == "start" for one in plain for scorer in one.scorers)
+    if plan.has_teacher and run.teacher is not None and any(one.worker == "teacher" for one in plain):
+        same = same or run.teacher.model == run.student.model
+    if not same:
+        return None
+    return (
+        f"{run.algorithm.name} would distil the student from itself with the same prompt, which has no gradient: set another"
+        " teacher.model, or choose an algorithm whose teacher sees the answer or a solution"
+    )
+
+
+def _truncated_policy(plan: RunPlan) -> str | None:
+    rollouts = plan.run.rollouts
+    truncated = rollouts.top_p < 1.0 or rollouts.top_k is not None
+    has_policy = any(isinstance(term.loss, PolicyGradient) for term in plan.algorithm.loss)
+    if not (truncated and has_policy) or rollouts.allow_truncated:
+        return None
+    return (
+        f"rollouts.top_p {rollouts.top_p:g} and top_k {rollouts.top_k} truncate sampling, so that the ratios of the policy"
+        f" gradient of {plan.run.algorithm.name} are those of another distribution: set top_p to 1 and top_k to null, or"
+        " rollouts.allow_truncated"
+    )
+
+
+def _lonely_groups(plan: RunPlan) -> str | None:
+    compares = plan.algorithm.advantages in (group_centred, group_normalised)
+    if not compares or plan.run.rollouts.group_size > 1:
+        return None
+    return (
+        f"{plan.run.algorithm.name} compares the rollouts of a prompt, but rollouts.group_size is 1, so that every advantage is"
+        " 0: set it to at least 2"
+    )
+
+
+def _small_updates(plan: RunPlan) -> str | None:
+    if plan.updates_per_batch <= plan.run.prompts_per_step:
+        return None
+    return (
+        f"a rollout batch has {plan.run.prompts_per_step} prompts for {plan.updates_per_batch} updates: lower"
+        " algorithm.updates_per_batch, or raise batches.size"
+    )
+
+
+def _off_policy_dataset(plan: RunPlan) -> str | None:
+    if plan.samples or "rollout_logprobs" not in {
+        name for term in plan.algorithm.loss for name in term.loss.needs
+    }:
+        return None
+    return (
+        f"{plan.run.algorithm.name} trains on the dataset's responses, but its loss needs the log-probabilities that they were"
+        " sampled with, which a dataset does not have: choose rollouts of the student"
+    )
+
+
+def _missing_inputs(plan: RunPlan) -> str | None:
+    """Return a problem if the algorithm declares a loss, and not what it reads."""
+    given = set(plan.inputs)
+    missing = sorted({name for term in plan.algorithm.loss for name in term.loss.needs} - given)
+    if not missing or missing == ["rollout_logprobs"]:
+        return None
+    return (
+        f"{plan.run.algorithm.name} declares a loss that reads {missing[0]}, which none of its scorers, rewards or advantages"
+        " gives: correct its file"
+    )
+
+
+def _vllm_problems(plan: RunPlan) -> list[str | None]:
+    """Return the reasons why a vLLM teacher cannot give the scores."""
+    run, teacher = plan.run, plan.run.teacher
+    if not plan.has_teacher or teacher is None or teacher.backend == "in_process":
+        return []
+    passes = [one for one in plan.passes if one.worker == "teacher"]
+    found: list[str | None] = []
+    if run.placement.kind == "colocated":
+        found.append(
+            "teacher.backend vllm needs a GPU of its own, but placement colocated shares every GPU: choose placement split or"
+            " teacher.backend in_process"
+        )
+    if any(one.request.entropy for one in passes):
+        found.append(
+            f"{run.algorithm.name} needs the entropy of the teacher's whole distribution, which teacher.backend vllm does not"
+            " return: choose in_process"
+        )
+    if not teacher.force and any(_is_large(one.full, one.request.top_k) for one in passes):
+        found.append(
+            f"teacher.backend vllm supports a top_k up to {VLLM_TOP_K}, but {_asked(plan)}: choose teacher.backend in_process,"
+            " whose cost hardly depends on k, or set teacher.force"
+        )
+    return found
+
+
+def _is_large(full: bool, top_k: int | None) -> bool:
+    return full or (top_k is not None and top_k > VLLM_TOP_K)
+
+
+def _asked(plan: RunPlan) -> str:
+    return "the full distribution is needed" if plan.top_k is None else f"top_k is {plan.top_k}"
+
+
+def teacher_warning(plan: RunPlan) -> str | None:
+    """Return a warning if `teacher.force` allows a vLLM teacher a top_k above VLLM_TOP_K, else None."""
+    run: RunConfig = plan.run
+    large = any(_is_large(one.full, one.request.top_k) for one in plan.passes if one.worker == "teacher")
+    if run.teacher is None or run.teacher.backend == "in_process" or not large:
+        return None
+    return (
+        f"teacher.force: {_asked(plan)}; in a vLLM engine that is slow, because every entry of every token passes through"
+        " Python; with in_process the cost hardly depends on k"
+    )
