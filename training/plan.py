@@ -214,25 +214,25 @@ def _scorer_with(scorer: Scorer, top_k: int | Literal["full"]) -> Scorer:
 def _with_loss(algorithm: Algorithm, settings: AlgorithmSettings) -> Algorithm:
     """Return the algorithm with the form, the divergence or the temperature of the settings in its distillation loss."""
     changed = {
-        "algorithm.top_k_form": settings.top_k_form is not None,
-        "algorithm.divergence_beta": settings.divergence_beta is not None,
-        "algorithm.temperature": settings.temperature is not None,
+        "top_k_form": settings.top_k_form is not None,
+        "divergence_beta": settings.divergence_beta is not None,
+        "temperature": settings.temperature is not None,
     }
     named = [name for name, is_set in changed.items() if is_set]
     if not named:
         return algorithm
-    place = next(
-        (
-            i
-            for i, term in enumerate(algorithm.loss)
-            if isinstance(term.loss, TopKCrossEntropy | GeneralisedJSD)
-        ),
-        None,
-    )
-    if place is None:
-        raise UserError(f"{named[0]} is set, but {settings.name} has no distillation loss: remove it")
-    loss = algorithm.loss[place].loss
-    assert isinstance(loss, TopKCrossEntropy | GeneralisedJSD)
+    terms = list(algorithm.loss)
+    for place, term in enumerate(terms):
+        if isinstance(term.loss, TopKCrossEntropy | GeneralisedJSD):
+            terms[place] = replace(term, loss=_changed_loss(term.loss, algorithm, settings))
+            return replace(algorithm, loss=tuple(terms))
+    raise UserError(f"algorithm.{named[0]} is set, but {settings.name} has no distillation loss: remove it")
+
+
+def _changed_loss(
+    loss: TopKCrossEntropy | GeneralisedJSD, algorithm: Algorithm, settings: AlgorithmSettings
+) -> TopKCrossEntropy | GeneralisedJSD:
+    """Return a distillation loss with the form, the divergence and the temperature of the settings."""
     temperature = loss.temperature if settings.temperature is None else settings.temperature
     if settings.top_k_form is not None:
         if not isinstance(loss, TopKCrossEntropy):
@@ -248,10 +248,7 @@ def _with_loss(algorithm: Algorithm, settings: AlgorithmSettings) -> Algorithm:
                 " remove divergence_beta"
             )
         loss = GeneralisedJSD(beta=settings.divergence_beta)
-    loss = replace(loss, temperature=temperature)
-    terms = list(algorithm.loss)
-    terms[place] = replace(terms[place], loss=loss)
-    return replace(algorithm, loss=tuple(terms))
+    return replace(loss, temperature=temperature)
 
 
 def _with_reference_kl(algorithm: Algorithm, coefficient: float | None) -> Algorithm:
