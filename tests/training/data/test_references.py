@@ -109,10 +109,9 @@ def test_the_solution_is_the_first_response_of_the_majority_in_any_order(order: 
 
 
 def test_a_known_answer_decides_which_response_is_right() -> None:
-    for changes in ({"answer": "3.0"}, {"answer": None, "labels": "oracle"}):
-        labels = changes.pop("labels", "teacher_majority")
-        oracle = {"gold": None, "oracle": lambda _: "3"}.get(labels)
-        (found,) = make_references([row(**changes)], settings(labels=labels), SAMPLES, oracle).rows
+    gold = make_references([row(answer="3.0")], settings(), SAMPLES).rows
+    solved = make_references([row()], settings(labels="oracle"), SAMPLES, lambda _: "3").rows
+    for (found,) in (gold, solved):
         assert (found.solution, found.solution_source) == ("Sample 0: 3", "correct_sample")
     nobody = made(row(answer="4"))
     assert (nobody.solution, nobody.lacking) == (None, {"solution": NO_CORRECT})
