@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from tasks.answers.scan import split
+from tasks.answers.scan import balanced, split
 
 _APPROXIMATE: Final = re.compile(
     r"(?P<exact>.+?) ?(?:\\approx|\(?(?:or )?(?:approximately|approx\.?|about|i\.e\.|=?≈)(?![a-z])).*"
@@ -15,9 +15,14 @@ _CONDITION: Final = re.compile(
     r"(?P<rest>\\in.*|\\ge.*|\\le.*|>.*|<.*|\\ne.*|(?:is|are) an? .*|(?:is|are) .*(?:integers?|constants?|numbers?|real)|"
     r"(?:any|all|arbitrary) .*)"
 )
+_WORDED: Final = re.compile(
+    r" ?(?<![A-Za-z])(?:where\b|for (?:any|all|some|every|part|each|integer|[a-z](?:[=<>]|\\[lgni]))|at [a-z]=|"
+    r"(?:if|when|with)\b)"
+)
+_ANOTHER_CASE: Final = re.compile(r"(?<![A-Za-z])(?:if|when|otherwise|else)\b")
 _REMARK: Final = re.compile(
-    r"(?:for (?:any|all|some|every|part|each)\b|where\b|with .* constants?|in simplest form|if\b|\(minimum\)|\(maximum\)|"
-    r"which\b|since\b|because\b).*",
+    r"(?:for (?:any|all|some|every|part|each|[a-z]=)|at [a-z]=|when\b|where\b|with .* constants?|in simplest form|if\b|"
+    r"\(minimum\)|\(maximum\)|which\b|since\b|because\b).*",
     re.IGNORECASE,
 )
 
@@ -35,7 +40,7 @@ def without_conditions(text: str) -> tuple[str, tuple[str, ...], frozenset[str]]
     names: set[str] = set()
     for _ in range(3):
         main, tail = _last_part(text)
-        if tail is None:
+        if tail is None or not balanced(main):
             break
         match = _CONDITION.fullmatch(tail)
         if match and _declares(main, match["names"]):
@@ -81,10 +86,8 @@ def _last_part(text: str) -> tuple[str, str | None]:
     if len(parts) > 1:
         cut = text.rindex(parts[-1])
         return text[:cut].rstrip(" ,;"), parts[-1]
-    worded = re.search(
-        r" ?(?<![A-Za-z])(?:where|for (?:any|all|some|every|part|each|integer)|if|when|with)\b", text
-    )
-    if worded and worded.start() > 0:
+    worded = _WORDED.search(text)
+    if worded and worded.start() > 0 and not _ANOTHER_CASE.search(text, worded.end()):
         return text[: worded.start()].strip(), text[worded.start() :].strip()
     return text, None
 

@@ -111,7 +111,7 @@ def _case(row: list[str]) -> tuple[str, str] | None:
         row = split(row[0], (",",))
     if len(row) != 2 or not row[0] or not row[1] or _RELATION.search(row[0]):
         return None
-    condition = _CONDITION.sub(r"\1", row[1])
+    condition = re.sub(r" (?:is|are) (?=[a-z])", " ", _CONDITION.sub(r"\1", row[1]))
     worded = re.search(r"(?<![A-Za-z\\])[A-Za-z]{3,}|[\u4e00-\u9fff]", condition)
     return (row[0].rstrip(", "), condition) if worded or _RELATION.search(condition) else None
 

@@ -143,12 +143,13 @@ def _inequality(found: list[str], sides: list[str]) -> Reading:
     parsed = [expression(side) for side in sides]
     known = tuple(side for side in parsed if side is not None)
     if len(known) != len(sides):
+        written = sides[0] + "".join(sign + side for sign, side in zip(found, sides[1:], strict=True))
         infinite = {"\\infty", "-\\infty"}
         if len(sides) == 3 and sides[0] in infinite | {"-\\infty"}:
             return _inequality(found[1:], sides[1:])
         if len(sides) > 1 and sides[-1] in infinite:
-            return _inequality(found[:-1], sides[:-1]) if len(sides) > 2 else Opaque(text=" ".join(sides))
-        return Opaque(text=" ".join(sides), wordy=any(re.search(r"[A-Za-z]{4}", side) for side in sides))
+            return _inequality(found[:-1], sides[:-1]) if len(sides) > 2 else Opaque(text=written)
+        return Opaque(text=written, wordy=any(re.search(r"[A-Za-z]{4}", side) for side in sides))
     regions = [solved(left, sign, right) for left, sign, right in zip(known, found, known[1:], strict=False)]
     names = {one[0] for one in regions if one is not None}
     if None not in regions and len(names) == 1 and len(sides) <= 3:

@@ -40,7 +40,7 @@ from tasks.answers.words import SYMBOLIC, canonical_text, number_in_words, witho
 MAX_ITEMS: Final = 150
 MAX_NESTING: Final = 8
 _WORDS: Final = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}")
-_PART: Final = re.compile(r" ?(?:for|in) part ?\([a-z]\) ?")
+_PART: Final = re.compile(r" ?(?:for|in) part ?\([a-z]\) ?|(?<=\w) only$")
 _CHOICE: Final = re.compile(r"\(?([A-H])(?:\)|[.:]) ?(.+)|\(([A-H])\) ?(.+)")
 _BUILDER: Final = re.compile(
     r"\\\{ ?(?P<name>[A-Za-z])(?:\\in ?\\mathbb\{R\})?(?:\||:|\\mid(?![A-Za-z]))(?P<condition>.+)\\\}"

@@ -34,10 +34,11 @@ LEAD: Final = re.compile(
     r"(?:(?:therefore|thus|hence|so|then),? )?(?:the )?(?:final |correct |numerical |exact )?(?:answer|result|value|solution)s?"
     r"(?: is| are|:|=)? ?:? ?|(?:answer|ans|solution)[:=.] ?|(?:option|choice) (?=\(?[A-H]\b)|"
     r"(?:the )?correct (?:option|choice) is:? |(?:答案|答|选项|故选|选)(?:是|为)?[:：]? ?|"
-    r"\\therefore ?|\\Rightarrow ?|\\implies ?|\\approx ?|approximately |"
+    r"(?:only|exactly) (?=[-\d\\])|\\therefore ?|\\Rightarrow ?|\\implies ?|\\approx ?|approximately |"
     r"approx\.? |(?:it|this|that) (?:is|equals) |equals |is equal to |= ?",
     re.IGNORECASE,
 )
+_MINUS: Final = re.compile(r"^(?:negative|minus) (?=[\d\\])", re.IGNORECASE)
 _ARTICLES: Final = re.compile(r"(?<![\w\\])(?:an?|the) (?=[a-z])")
 _SYNONYMS: Final = {
     **dict.fromkeys(
@@ -82,14 +83,19 @@ def without_lead(text: str) -> str:
     for _ in range(3):
         match = LEAD.match(text)
         if match is None or match.end() == len(text) or not match[0]:
-            return text
+            break
         text = text[match.end() :].strip()
-    return text
+    return _MINUS.sub("-", text)
 
 
 def number_in_words(text: str) -> Fraction | None:
     """Return the value of `twenty-one`, `two thirds`, `half`, `a third`, `3 million`, `third`, `6th`; None for anything else."""
-    words = text.casefold().replace("-", " ").replace(" and ", " ").split()
+    folded = re.sub(r"(?<=hundred|housand|million) and ", " ", text.casefold().replace("-", " "))
+    whole, joint, part = folded.partition(" and ")
+    if joint:
+        parts = number_in_words(whole), number_in_words(part)
+        return parts[0] + parts[1] if parts[0] and parts[1] and parts[1] < 1 else None
+    words = folded.split()
     if not words or len(words) > 12:
         return None
     if len(words) == 1 and (ordinal := re.fullmatch(r"(\d+)(?:\^)?(?:st|nd|rd|th)", words[0])):
@@ -110,7 +116,9 @@ def _whole(words: list[str]) -> Fraction | None:
     total, current, seen = Fraction(0), Fraction(0), False
     for word in words:
         word = word.replace(",", "")
-        if word in _SMALL:
+        if word in _SMALL and (
+            current % 100 == 0 or (current % 100 >= 20 and current % 10 == 0 < _SMALL[word] < 10)
+        ):
             current += _SMALL[word]
         elif re.fullmatch(r"-?\d+(\.\d+)?", word) and not seen:
             current = Fraction(word)
@@ -131,11 +139,12 @@ _NUMBER: Final = re.compile(
 )
 _UNSURE_BEFORE: Final = re.compile(
     r"\b(?:about|approximately|around|nearly|almost|roughly|least|most|below|above|minus|negative|not|less|fewer|than|up to|"
-    r"between|over|under|remainder|or)\b[^.]{0,12}$"
+    r"between|except|excluding|without|other|over|under|remainder|or|divisible|congruent|base)\b[^.]{0,12}$"
+    r"|\b(?:multiples?|powers?|factors?|divisors?) of $"
 )
 _UNSURE_AFTER: Final = re.compile(
     r"[ -]?(?:hundredths?|thousandths?|sixteenths?|tenths?|thirds?|half|halves|million|billion|thousand|hundred|dozens?|squared|"
-    r"cubed|choose|mod|below|above|less|remainder|or|to|out of|times)\b"
+    r"and (?:above|below|over|up|more|beyond)|cubed|choose|mod|below|above|less|remainder|or|to|out of|times)\b"
 )
 
 

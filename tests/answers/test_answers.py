@@ -346,7 +346,7 @@ def test_a_busy_worker_does_not_outlive_a_killed_owner() -> None:
         worker = int(owner.stdout.readline())
         assert _runs(worker)
         owner.kill()
-    deadline = time.monotonic() + 8.0
+    deadline = time.monotonic() + 60.0
     while _runs(worker) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _runs(worker)

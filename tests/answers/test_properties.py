@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import sympy
+from flint import fmpq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +18,7 @@ from tasks.answers.equivalence import Outcome, equivalent, verdict
 from tasks.answers.verdicts import Basis
 from tests.answers.generated import GOLDS, NAMES, REWRITINGS, corrupted, expression
 
+ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = {
     "a unit on one side only", "a name on one side only", "digits grouped by commas, or a list", "a letter or a unit",
     "the value of a statement", "names that only the problem defines", "arbitrary names", "a number in another base",
@@ -66,6 +72,27 @@ def test_a_gold_answer_with_one_character_changed_is_equal_only_by_a_ruling_or_a
         found = verdict(other, gold)
         if found.outcome is Outcome.EQUAL and found.basis is not Basis.PROOF:
             assert found.rule in ALLOWED, (gold, other)
+
+
+POINTS = """
+from tasks.answers.kinds import expression
+from tasks.answers.proof import _points
+first, second = expression("\\\\sin x+y"), expression("\\\\cos x")
+print([list(_points(*pair, ["x", "y"], whole=False)) for pair in ((first, second), (second, first), (first, first))])
+"""
+
+
+def test_test_points_depend_on_the_pair_but_not_on_its_order_or_on_the_process() -> None:
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", POINTS], cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": seed}, check=True, capture_output=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    assert printed[0] == printed[1]
+    first, second, other = eval(printed[0], {"fmpq": fmpq})
+    assert first == second != other
+    assert len(first) == 12
 
 
 def sympy_equal(a: sympy.Expr, b: sympy.Expr) -> bool | None:
