@@ -27,7 +27,7 @@ from tasks.uncertainty.clusters import Pair, cluster_answers, pairs_to_decide
 from tasks.uncertainty.entropy import majority
 from tasks.uncertainty.measures import entropies_by_size, uncertainties
 
-VERSION = 6
+VERSION = 7
 MAX_ANSWER_CHARS = 1_000
 CUT_OFF = ("length", TOO_LONG)
 

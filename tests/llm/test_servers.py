@@ -353,7 +353,7 @@ def test_waiting_is_reported(root: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(servers, "WAIT_NOTICE_S", 0.2)
     in_place_of_vllm(
         monkeypatch,
-        "import time; print('Loading weights took 3 s\\nnoise of the engine', flush=True); time.sleep(0.8)\n"
+        "import time; print('Loading weights took 3 s\\nnoise of the engine', flush=True); time.sleep(1.5)\n"
         + HEALTHY,
     )
     seen: list[str] = []
