@@ -236,9 +236,12 @@ class EngineActor:
         self._finished: SimpleQueue[tuple[int, Result]] = SimpleQueue()
         self._engine: Any = LLM(**options).llm_engine
         self._tokenizer: Any = self._engine.get_tokenizer()
+        given = {} if chat_template is None else {"chat_template": chat_template}
         if chat_template is not None:
-            self._tokenizer.chat_template = chat_template
-        self._prompts = PromptEncoder(self._tokenizer, enable_thinking=thinking)
+            self._tokenizer.chat_template = (
+                chat_template  # for its identity: vLLM's tokenizer renders another one
+            )
+        self._prompts = PromptEncoder(self._tokenizer, enable_thinking=thinking, **given)
         self._piece_of: dict[int, str] = {}  # token id -> its text
 
     def ready(self) -> EngineFacts:

@@ -232,7 +232,7 @@ def test_a_ledger_of_a_later_layout_is_refused_and_unchanged(tmp_path: Path) -> 
     before = (tmp_path / "l.db").read_bytes()
     with pytest.raises(
         UserError,
-        match=r"not a ledger of this version \(layout \d+, this version reads 1 to 4\): use the version",
+        match=r"not a ledger of this version \(layout \d+, this version reads 1 to 5\): use the version",
     ):
         Ledger(tmp_path / "l.db")
     assert (tmp_path / "l.db").read_bytes() == before

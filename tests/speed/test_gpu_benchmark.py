@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.config import LengthSettings, ObjectiveSettings, TrainerSettings
+from training.algorithms import load_algorithm
+from training.config import LengthSettings, TrainerSettings
 from training.data.batches import TokenSequence
 from training.preflight.memory import ModelDimensions, count_parameters
 
@@ -170,7 +171,10 @@ def test_the_defaults_are_those_of_the_training_stage(parts: Any, monkeypatch: p
     options = parts("gpu").parse([])
     trainer = TrainerSettings()
     assert (options.head_chunk, options.micro_batch) == (trainer.head_chunk, trainer.micro_batch_tokens)
-    assert (options.k, options.longest) == (ObjectiveSettings().top_k, LengthSettings().max_response_tokens)
+    assert (options.k, options.longest) == (
+        load_algorithm("uopd").scorers[0].top_k,
+        LengthSettings().max_response_tokens,
+    )
     sequences = parts("gpu_models").draw_sequences(24, options.longest, options.vocabulary)
     sizes = [(one.prompt_length, len(one.response)) for one in sequences]
     assert all(65 <= prompt <= 257 and 1 <= response <= 4096 for prompt, response in sizes)

@@ -111,7 +111,7 @@ def test_the_student_trains_without_dropout_and_exports_the_end_tokens(tmp_path:
         prepared = prepare(run)
         settings = rank_settings(prepared, placement_of(prepared.plan))
         assert settings.dropout == dropout
-        assert settings.prompt == PromptFiles(end_ids=(1992,), end_token="<|im_end|>", chat_template=None)
+        assert settings.prompt == PromptFiles(end_ids=(1991,), end_token="<|im_end|>", chat_template=None)
 
 
 def test_the_attention_of_the_student_and_every_finding_of_the_engines_are_logged_once() -> None:
@@ -134,7 +134,7 @@ def test_a_vllm_teacher_is_started_for_the_largest_k_of_its_passes(tmp_path: Pat
 
 
 def test_only_a_full_distribution_from_hidden_states_needs_a_head_of_its_model(tmp_path: Path) -> None:
-    dataset = write_small_dataset(tmp_path / "dataset", [example(1, answer="4")])
+    dataset = write_small_dataset(tmp_path / "dataset", [example(1, answer="1")])
 
     def head(**changes: Any) -> str | None:
         folder = states_folder(prepare(small_run(dataset, **changes)))

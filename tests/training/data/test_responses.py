@@ -26,7 +26,7 @@ from training.data.responses import (
 from training.data.rows import read_dataset
 
 FILE = "responses/train-00000-of-00001.parquet"
-END = 1992  # <|im_end|> of the pocket models
+END, THINK, END_THINK = 1991, 1992, 1993  # <|im_end|>, <think> and </think> of the pocket models
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_the_ids_of_solutions_give_their_text_and_end_once(tokenizer: Any) -> No
         assert tokenizer.decode(ids[:-1]) == text
         assert response_ids(tokenizer, text, None) == ids[:-1]
     thinking = response_ids(tokenizer, "<think>\nhm\n</think>\n\nIt is \\boxed{2}.", END)
-    assert isinstance(thinking, tuple) and (thinking[0], thinking.count(1994)) == (1993, 1)
+    assert isinstance(thinking, tuple) and (thinking[0], thinking.count(END_THINK)) == (THINK, 1)
 
 
 def test_a_text_with_a_control_token_is_refused(tokenizer: Any) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from tests.training.preflight.test_memory import SMALL, node, parts_of
 from tests.training.small_run import small_run
 from training.config import RunConfig
+from training.plan import resolve
 from training.preflight.memory import ModelDimensions, student_parts
 
 
 def working(run: RunConfig, dims: ModelDimensions) -> int:
-    return parts_of(student_parts(run, dims, dims))["activations, logits"]
+    return parts_of(student_parts(resolve(run), dims, dims))["activations, logits"]
 
 
 def test_variable_length_attention_on_gpus_has_no_mask() -> None:

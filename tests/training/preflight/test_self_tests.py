@@ -127,7 +127,7 @@ def test_the_reference_must_equal_the_student_before_the_first_update_only(datas
 
 
 def test_the_start_is_asked_with_its_own_view_and_need_not_equal_the_student(tmp_path: Path) -> None:
-    rows = [example(n, answer=str(n)) for n in range(3)]
+    rows = [example(n, answer="1") for n in range(3)]
     folder = write_small_dataset(tmp_path / "dataset", rows)
     run = prepared(
         folder, algorithm={"name": "opsd"}, lengths={"max_prompt_tokens": 256, "max_response_tokens": 448}

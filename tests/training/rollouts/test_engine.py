@@ -43,7 +43,7 @@ from training.workers.placement import make_placement, reserve
 
 PROJECT = Path(__file__).resolve().parents[3]
 MODEL = PROJECT / "pocket" / "student"
-END = 1992
+END = 1991
 SAMPLING = RolloutSampling(temperature=1.0, max_tokens=48, stop_token_ids=(END,))
 SETTINGS = RolloutEngineSettings(model=MODEL, max_model_len=128, max_num_seqs=64)
 
