@@ -68,16 +68,10 @@ class RunPlan:
     @cached_property
     def passes(self) -> tuple[ScoringPass, ...]:
         """The forward passes of the frozen models, the teacher's first."""
-        keys = dict.fromkeys((_worker(scorer), scorer.view) for scorer in self.algorithm.scorers)
-        return tuple(
-            _scoring_pass(
-                self.run,
-                worker,
-                view,
-                [one for one in self.algorithm.scorers if (_worker(one), one.view) == (worker, view)],
-            )
-            for worker, view in sorted(keys, key=lambda key: key[0] != "teacher")
-        )
+        together: dict[tuple[Frozen, View], list[Scorer]] = {}
+        for scorer in sorted(self.algorithm.scorers, key=lambda one: one.role != "teacher"):
+            together.setdefault((_worker(scorer), scorer.view), []).append(scorer)
+        return tuple(_scoring_pass(self.run, *key, scorers) for key, scorers in together.items())
 
     @property
     def has_teacher(self) -> bool:

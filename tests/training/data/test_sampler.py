@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scipy.stats import chisquare
@@ -17,7 +18,7 @@ IDS = tuple(f"row-{number}" for number in range(900))
 
 
 def schedule_of(
-    ids: tuple[str, ...] = IDS, kept: list[bool] | None = None, updates: int = 1, **changes: object
+    ids: tuple[str, ...] = IDS, kept: list[bool] | None = None, updates: int = 1, **changes: Any
 ) -> Schedule:
     run = small_run(Path("d"), **changes)
     return schedule(run, ids, [True] * len(ids) if kept is None else kept, updates)
@@ -130,7 +131,7 @@ def test_steps_out_of_range_and_empty_runs_are_rejected() -> None:
 # --- in epochs ---------------------------------------------------------------------------------------------------
 
 
-def epochs(count: int, size: int, **changes: object) -> dict[str, object]:
+def epochs(count: int, size: int, **changes: Any) -> dict[str, Any]:
     return {"batches": {"size": size, "draw": "epochs", "epochs": count, "total_prompts": None, **changes}}
 
 

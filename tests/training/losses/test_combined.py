@@ -80,9 +80,10 @@ def test_through_the_head_with_skipped_positions(terms: tuple[tuple[float, Token
     weight = torch.randn(V, 8, generator=draw, dtype=torch.float64)
     coefficients = torch.rand(T, generator=draw, dtype=torch.float64)
     coefficients[::4] = 0.0
+    assert inputs.reference_logprobs is not None
     broken = replace(
         inputs, reference_logprobs=inputs.reference_logprobs.masked_fill(coefficients == 0, torch.nan)
-    )  # pyright: ignore[reportOptionalMemberAccess]
+    )
     leaves = [tensor.clone().requires_grad_() for tensor in (hidden, weight)]
     logits = leaves[0] @ leaves[1].T
     exact = torch.stack([factor * loss(logits, inputs).losses for factor, loss in terms]).sum(0)

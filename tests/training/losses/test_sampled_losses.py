@@ -368,6 +368,7 @@ def test_it_equals_the_loss_of_trls_grpo_trainer(loss_type: str, reduction, beta
 
     leaf = logits.clone().requires_grad_()
     sampled = leaf.log_softmax(-1)[torch.arange(T), inputs.sampled_ids]
+    assert inputs.old_logprobs is not None and inputs.reference_logprobs is not None
     batch = {
         "prompt_ids": torch.zeros(4, 1), "prompt_mask": torch.ones(4, 1), "completion_ids": torch.zeros(4, 20),
         "completion_mask": mask, "advantages": advantages[lengths.cumsum(0) - 1],
