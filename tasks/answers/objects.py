@@ -145,9 +145,9 @@ def progression_of(expression: Expression) -> Progression | None:
         ):
             return None
         (shift if kept == monomial else step)[kept] = value
-    slope = next(iter(step.values()), 0)
     if not step or (shift and shift.keys() != step.keys()):
         return None
+    slope = next(iter(step.values()))
     if () in step and not (shift and slope.q == 1 and abs(slope) > 1):
         return None
     return Progression(Form(step, form.bottom), Form(shift, form.bottom))

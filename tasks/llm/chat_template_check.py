@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 CPU_S = 15
 MEMORY_BYTES = 4 << 30
@@ -78,7 +79,7 @@ def _status(template: str) -> int:
     ).returncode  # fmt: skip
 
 
-def _lengths(template: str, **variables: object) -> Iterator[int]:
+def _lengths(template: str, **variables: Any) -> Iterator[int]:
     """Yield the lengths of the texts that a template makes with these variables."""
     from transformers.utils.chat_template_utils import render_jinja_template
 

@@ -64,8 +64,9 @@ def planned(config: Config, root: Path) -> Plan:
     rollouts = None
     if config.distill is not None:
         run = run_config(config.distill, root / "dataset", root / "distill")
+        prompts = run.batches.total_prompts or run.batches.epochs * (config.select.target or 0)
         rollouts = Rollouts(
-            number=run.batches.total_prompts * run.rollouts.group_size,
+            number=prompts * run.rollouts.group_size,
             max_tokens=run.lengths.max_response_tokens,
         )
         models["student"] = (run.student.model, None)

@@ -39,6 +39,7 @@ def test_every_pair_of_the_papers_has_a_profile_whose_teacher_annotates() -> Non
     for profile, (student, teacher_name) in PAIRS.items():
         config = resolved(profile)
         run = training(config)
+        assert run.teacher is not None
         assert (Path(run.student.model).name, Path(run.teacher.model).name) == (student, teacher_name)
         assert Path(config.models.teacher.model) == Path(run.teacher.model), profile
 
