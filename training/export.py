@@ -192,7 +192,7 @@ def model_card(result: Mapping[str, Any]) -> str:
         "pipeline_tag": "text-generation",
         "language": ["en"],
         "model_name": name,
-        "tags": ["mathematics", "distillation", "on-policy-distillation", str(result["algorithm"])],
+        "tags": ["mathematics", *_tags(result["method"]), str(result["algorithm"])],
     }
     return render_card(
         "model.md.j2",
@@ -229,6 +229,12 @@ def _method(prepared: Prepared) -> dict[str, Any]:
         "deviations": list(algorithm.deviations),
         "parts": parts,
     }
+
+
+def _tags(method: Mapping[str, Any]) -> list[str]:
+    """Return what kind of training the algorithm is: from a frozen model, on rollouts of the student, or both."""
+    tags = [] if dict(method["parts"])["scores"] == "none" else ["distillation"]
+    return tags + (["on-policy"] if method["rollouts"] == "student" else [])
 
 
 def _counts(found: Mapping[str, int]) -> str:

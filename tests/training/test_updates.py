@@ -376,7 +376,7 @@ def supervised(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 def test_the_finished_responses_of_the_dataset_are_trained_on_with_their_end_token(
     supervised: Prepared,
 ) -> None:
-    assert supervised.left_out == {"without a finished response to train on": 1}
+    assert supervised.left_out == {"rows without a finished response to train on": 1}
     assert [row.id for row in supervised.rows] == [example(n).id for n in (1, 2, 3)]
     end, tokenizer = supervised.end_tokens[0], supervised.student.tokenizer
     seen: dict[str, set[str]] = {}

@@ -20,7 +20,7 @@ __all__ = ["DrawnResponses", "read_responses"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrawnResponses:
     """The token ids (int32) of the finished responses of each row that has any, in the order of the samples, by row id.
-    `left_out`: the number of rows without any by reason, and of responses that cannot be trained on."""
+    `left_out`: the number of rows without any, and of responses that cannot be trained on, by what is counted."""
 
     by_row: Mapping[str, tuple[np.ndarray, ...]] = field(repr=False)
     digest: str
@@ -54,9 +54,9 @@ def read_responses(
         used = [row_id, [tokens.tolist() for tokens in by_row[row_id]]]
         digest.update(canonical_json(used).encode("ascii") + b"\n")
     silent = len(rows) - len(by_row)
-    left_out = {"without a finished response to train on": silent} if silent else {}
+    left_out = {"rows without a finished response to train on": silent} if silent else {}
     return DrawnResponses(
         by_row={row_id: tuple(tokens) for row_id, tokens in by_row.items()},
         digest=digest.hexdigest(),
-        left_out=left_out | {f"(responses, not rows): {reason}": count for reason, count in refused.items()},
+        left_out=left_out | {f"responses: {reason}": count for reason, count in refused.items()},
     )

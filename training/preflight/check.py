@@ -58,7 +58,7 @@ class Prepared:
     """A run that passed every check. `dataset` is the fingerprint of its dataset; `schedule` draws indices into `rows`; the
     logits of all models are cut to `shared_vocab`; a response ends with one of `end_tokens`. `teacher`: None without one.
     `views`: the prompts of the rows in each view that a scorer has, besides the plain one. `references`, `responses`: of the
-    rows, None if the algorithm uses none. `left_out`: number of rows that lack what it uses, by reason."""
+    rows, None if the algorithm uses none. `left_out`: number of rows or responses that it cannot use, by reason."""
 
     plan: RunPlan
     fingerprint: str
@@ -227,7 +227,7 @@ def _with_references(found: _Found, plan: RunPlan, data: Dataset) -> Dataset:
         return data
     found.problems += reference_problems(data.rows, references, required, settings.without)
     gone = references.left_out(required)
-    found.left_out = {**found.left_out, **gone.reasons}
+    found.left_out = {f"rows {reason}": count for reason, count in gone.reasons.items()}
     kept = [index for index in range(len(data.rows)) if index not in set(gone.indices)]
     found.references = replace(references, rows=tuple(references.rows[index] for index in kept))
     return replace(data, rows=tuple(data.rows[index] for index in kept))
@@ -295,7 +295,7 @@ def report(prepared: Prepared) -> str:
         f"KV cache   {prepared.memory.full_sequences:,} sequences of {run.context_tokens:,} tokens per rollout engine",
         f"disk       {disk_line(prepared.disk)}",
     ]
-    lines += [f"left out   {count:,} rows {reason}" for reason, count in prepared.left_out.items()]
+    lines += [f"left out   {count:,} {what}" for what, count in prepared.left_out.items()]
     if prepared.references is not None:
         lines += [_sources_line(prepared.references, need) for need in needs(prepared.plan)]
     if prepared.plan.has_reference:

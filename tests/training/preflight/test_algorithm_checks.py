@@ -95,7 +95,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"algorithm": {"name": "sft"}, "lengths": {"max_prompt_tokens": 256, "max_response_tokens": 3}},
-        "no row has a response to train on: 4 without a finished response to train on, 16 (responses, not rows): more than",
+        "no row has a response to train on: 4 rows without a finished response to train on, 16 responses: more than",
     ),
 ]  # fmt: skip
 
@@ -150,7 +150,7 @@ def test_rows_without_a_label_are_left_out_and_counted_if_the_run_says_so(tmp_pa
     data = settings(folder, dataset=given, algorithm={"name": "grpo"}, batches={"size": 4}, teacher=None)
     found = inspect(run_from(data, "test"))
     assert found.problems == () and found.prepared is not None
-    assert found.prepared.left_out == {"without a label: no ground truth": 2}
+    assert found.prepared.left_out == {"rows without a label: no ground truth": 2}
     assert [found.prepared.label(row) for row in range(3)] == ["1", "3", "5"]
     assert [row.id for row in found.prepared.rows] == [rows[n].id for n in (0, 2, 4)]
     assert found.prepared.schedule.total_prompts == 9 and found.prepared.teacher is None  # three epochs
