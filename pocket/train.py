@@ -8,7 +8,6 @@ recipe (one thread); with it the schedule is fitted to that time on the current 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import shutil
@@ -41,6 +40,7 @@ from pocket.tokenizer import (
     save_tokenizer,
 )
 from prompts import fixed_sentences
+from tasks.processes.memory import bound_caches, keep_free_memory
 
 __all__ = ["build_model", "main", "train", "train_tokenizer"]
 
@@ -265,22 +265,11 @@ def run_steps(
         last = now
         if now - reported > REPORT_EVERY_SECONDS:
             report(recipe, progress, minutes, tokens.numel())
-            release_memory()
             reported = now
         if now - saved > SAVE_EVERY_SECONDS:
             save(progress)
             saved = now
     return progress
-
-
-def release_memory() -> None:
-    """Return freed memory to the system.
-
-    Batches of many shapes fragment the heap of glibc, which otherwise grows to several gigabytes within an hour.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def report(recipe: Recipe, progress: Progress, minutes: float | None, batch: int) -> None:
@@ -357,6 +346,8 @@ def main() -> int:
     parser.add_argument("what", choices=("tokenizer", *RECIPES, "all"))
     parser.add_argument("--minutes", type=float, help="fit the schedule of each model to this many minutes")
     arguments = parser.parse_args()
+    bound_caches()
+    keep_free_memory()
     if arguments.what == "tokenizer":
         train_tokenizer()
     elif arguments.what == "all":

@@ -13,7 +13,7 @@ import numpy as np
 
 from tasks.errors import UserError
 from tasks.processes.imports import fast_imports
-from tasks.processes.memory import bound_primitive_cache, release_free_memory
+from tasks.processes.memory import bound_caches, keep_free_memory
 from training.data.batches import (
     TokenSequence,
     batches_by_budget,
@@ -51,7 +51,7 @@ class InProcessTeacher:
 
     def __init__(self, settings: InProcessTeacherSettings) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        bound_primitive_cache()
+        bound_caches()
         with fast_imports():
             import torch
             from transformers import AutoModelForCausalLM
@@ -60,6 +60,8 @@ class InProcessTeacher:
             torch.set_num_threads(settings.threads)
         self.settings = settings
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self._device.type == "cpu":
+            keep_free_memory()
         network: Any = AutoModelForCausalLM.from_pretrained(
             settings.model,
             dtype=getattr(torch, settings.dtype),
@@ -93,8 +95,6 @@ class InProcessTeacher:
         found = self._read(sequences, lambda hidden, batch: self._scores(hidden, batch, request))
         if self.settings.shares_gpu:
             torch.cuda.empty_cache()
-        elif self._device.type == "cpu":
-            release_free_memory()
         return found, time.perf_counter() - started
 
     def _scores(self, hidden: Any, batch: Sequence[TokenSequence], request: ScoreRequest) -> list[Scores]:

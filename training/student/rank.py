@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from tasks.errors import UserError
-from tasks.processes.memory import bound_primitive_cache, release_free_memory
+from tasks.processes.memory import bound_caches, keep_free_memory
 from tasks.storage.disk import whole_folder
 from training.data.batches import (
     TokenSequence,
@@ -177,11 +177,9 @@ class Student:
         return float(torch.nn.utils.get_total_norm(gradients))
 
     def _end_turn(self) -> None:
-        """Release free memory: on CPU, and that of the GPU if other actors share it."""
+        """Release the free memory of a GPU that other actors share."""
         if self.settings.shares_gpu:
             torch.cuda.empty_cache()
-        elif self._device.type == "cpu":
-            release_free_memory()
 
     def _longest(self) -> int:
         return int(self._network.model.config.max_position_embeddings)
@@ -382,7 +380,8 @@ def _prepare_process(settings: RankSettings, *, rank: int, ranks: int, address: 
         "HF_HUB_OFFLINE": "1",
     }
     if not torch.cuda.is_available():
-        bound_primitive_cache()
+        bound_caches()
+        keep_free_memory()
         os.environ["DS_ACCELERATOR"] = "cpu"
         torch.use_deterministic_algorithms(True)
         # The CPU's flash attention rounds differently for each batch shape: in bf16 a gradient changes by 0.8% if its batch is
