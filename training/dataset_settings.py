@@ -20,10 +20,17 @@ class SourceSettings(Settings):
 
     path: Path | None = resource(None)
     hub_id: str | None = None
-    config: str | None = None  # of the data set on the hub, like split and revision
+    config: str | tuple[str, ...] | None = (
+        None  # one or several of the data set on the hub, like split and revision
+    )
     split: str = "train"
     revision: str | None = None  # a commit; None: the newest, so that the rows may change between two starts
     columns: dict[Literal["problem", "answer", "solution", "id", "tier"], str] = Field(default_factory=dict)
+
+    @property
+    def configs(self) -> tuple[str | None, ...]:
+        """The configurations of a data set on the hub; None is its only or default one."""
+        return self.config if isinstance(self.config, tuple) else (self.config,)
 
     @model_validator(mode="after")
     def _one_place(self) -> SourceSettings:

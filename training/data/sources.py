@@ -89,11 +89,15 @@ def _opened(source: SourceSettings, settings: DatasetSettings) -> OwnFile:
 
 
 def _hub_records(source: SourceSettings) -> tuple[Record, ...]:
-    split = HubSplit(
-        source="dataset.source", hub_id=source.hub_id or "", config=source.config, split=source.split
-    )
-    rows = enumerate(hub_rows(split, _commit(source)), 1)
-    return tuple(Record(where=f"row {line}", line=line, values=row) for line, row in rows)
+    found = list[Record]()
+    for config in source.configs:
+        split = HubSplit(
+            source="dataset.source", hub_id=source.hub_id or "", config=config, split=source.split
+        )
+        where = "row" if config is None else f"{config}, row"
+        rows = enumerate(hub_rows(split, _commit(source)), 1)
+        found += (Record(where=f"{where} {line}", line=len(found) + line, values=row) for line, row in rows)
+    return tuple(found)
 
 
 def _first_values(records: Sequence[Record]) -> dict[str, Any]:
@@ -157,7 +161,9 @@ def _row(problem: Problem, tiers: bool) -> TrainingRow:
 
 
 def _name(source: SourceSettings) -> str:
-    parts = (source.path.name,) if source.path is not None else (source.hub_id, source.config, source.split)
+    if source.path is not None:
+        return source.path.name
+    parts = (source.hub_id, *source.configs, source.split)
     return ", ".join(part for part in parts if part)
 
 
