@@ -170,7 +170,7 @@ def _name(source: SourceSettings) -> str:
 def _origin(source: SourceSettings) -> str:
     """Return what identifies the content of the source: a file's SHA-256, or a data set's commit."""
     if source.path is not None:
-        return f"{source.path.name}, SHA-256 {input_digest(project_path(source.path))}"
+        return f"sha256:{input_digest(project_path(source.path))}"
     return f"{source.hub_id}@{_commit(source)}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,7 +68,7 @@ def test_whole_solutions_are_read_as_answers_and_solutions_and_announced(tmp_pat
         "; dataset.answers verbatim takes the column as it is written"
     )
     assert (data.name, data.read, data.left_out, data.folder) == ("train.jsonl", 12, {}, None)
-    assert data.origin is not None and len(data.origin.removeprefix("train.jsonl, SHA-256 ")) == 64
+    assert data.origin == f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
 def test_answers_are_taken_as_they_are_where_the_settings_say_so(tmp_path: Path) -> None:
