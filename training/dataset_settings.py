@@ -64,7 +64,7 @@ class DatasetSettings(Settings):
     labels: Literal["gold", "teacher_majority", "oracle"] = "teacher_majority"
     # The solution shown to a privileged teacher: the dataset's own, and for rows without one nothing, or a teacher's response.
     solutions: Literal["gold", "majority_sample"] = "majority_sample"
-    # Rows that lack a label or a solution that is needed, or whose prompt is too long.
+    # Rows of a source that cannot be used, that lack a label or a solution that is needed, or whose prompt is too long.
     without: Literal["refuse", "leave_out"] = "refuse"
 
     @model_validator(mode="after")

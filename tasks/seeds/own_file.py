@@ -104,13 +104,16 @@ def load(file: OwnFile) -> OwnProblems:
     )
 
 
-def read_own(file: OwnFile) -> tuple[list[RawProblem], list[str]]:
-    """Return every row of the file, with answers as they are read and settled ids, and notices. Raises the errors of `load`."""
+def read_own(file: OwnFile, left_out: Faults | None = None) -> tuple[list[RawProblem], list[str]]:
+    """Return every row of the file, with answers as they are read and settled ids, and notices. Raises the errors of `load`; rows
+    that cannot be used are added to `left_out`, if it is given."""
     notices = [*file.survey.notices, *_column_notices(file)]
     records: Iterable[Record | Fault] = read_records(file.path) if file.records is None else file.records
-    rows: Rows = list(
-        read_rows(file.path, records, lambda record: raw_problem(record, file.selection, file.tier, REQUIRED))
-    )
+
+    def read(record: Record) -> RawProblem:
+        return raw_problem(record, file.selection, file.tier, REQUIRED)
+
+    rows: Rows = list(read_rows(file.path, records, read, left_out=left_out))
     for step in (_answers_read, _answers_checked, _ids_settled, _solutions_checked):
         rows, more = step(file, rows)
         notices += more

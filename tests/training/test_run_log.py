@@ -291,7 +291,7 @@ def test_the_card_of_a_run_without_a_teacher_names_none_and_no_imitation() -> No
 def test_the_card_of_a_run_on_a_source_names_its_content() -> None:
     source = {"name": "train.jsonl", "content": "sha256:0123", "notices": []}
     page = card(source=source)
-    assert f"version `{'d' * 64}` of the problems in train.jsonl (`sha256:0123`) |" in page
+    assert f"version `{'d' * 64}` of the problems in train.jsonl (sha256:0123) |" in page
     assert "The weights of the dataset" not in page and "The weights of the dataset" in card()
     assert "of the problems in" not in card()
 

@@ -1,7 +1,7 @@
 """The training problems of a run: an exported dataset, or a local file or a data set on the hub as it is.
 
 A file is read as `make annotate` reads it (`tasks.seeds.own_file`): columns by name, entries of objects, chats, gold answers in a
-known form. A row that cannot be used is an error with its place.
+known form. A row that cannot be used is an error with its place, unless such rows are left out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tasks.seeds.own_file import OwnFile, distinct, read_own
 from tasks.seeds.problem_file import RawProblem
 from tasks.storage.hub import HubSplit, commit, hub_rows
 from tasks.storage.input_files import Survey, input_digest, no_problems, survey
-from tasks.storage.records import Record
+from tasks.storage.records import Faults, Record
 from tasks.text import counted
 from training.config import DatasetSettings, project_path
 from training.data.rows import Dataset, TrainingRow, read_dataset
@@ -34,6 +34,7 @@ __all__ = ["hold_out", "read_data"]
 
 _TEXT = "problem"  # the name of the field `text` in the settings of a run
 _VERBATIM = "dataset.answers verbatim"
+UNUSABLE = "rows that cannot be used"
 REPEATED = "rows that repeat the text of another row"
 TOO_LONG = f"rows with a text of more than {MAX_VALUE_CHARS:,} characters"
 
@@ -95,8 +96,8 @@ def _hub_records(source: SourceSettings) -> tuple[Record, ...]:
             source="dataset.source", hub_id=source.hub_id or "", config=config, split=source.split
         )
         where = "row" if config is None else f"{config}, row"
-        rows = enumerate(hub_rows(split, _commit(source)), 1)
-        found += (Record(where=f"{where} {line}", line=len(found) + line, values=row) for line, row in rows)
+        rows, before = enumerate(hub_rows(split, _commit(source)), 1), len(found)
+        found += (Record(where=f"{where} {line}", line=before + line, values=row) for line, row in rows)
     return tuple(found)
 
 
@@ -120,7 +121,8 @@ def _columns(source: SourceSettings, there: Mapping[str, Any]) -> dict[str, str]
 
 def _read_source(source: SourceSettings, settings: DatasetSettings) -> Dataset:
     file = _opened(source, settings)
-    rows, notices = read_own(file)
+    bad = Faults(file.path)
+    rows, notices = read_own(file, None if settings.without == "refuse" else bad)
     problems = list(distinct(file, rows).values())
     long = [problem for problem in problems if len(problem.text) > MAX_VALUE_CHARS]
     if long and settings.without == "refuse":
@@ -129,13 +131,14 @@ def _read_source(source: SourceSettings, settings: DatasetSettings) -> Dataset:
     used = [_row(problem, tiers) for problem in problems if len(problem.text) <= MAX_VALUE_CHARS]
     if not used:
         raise UserError(f"{file.path} has only {TOO_LONG}: name another column as the problem")
-    counts = {REPEATED: len(rows) - len(problems), TOO_LONG: len(long)}
+    counts = {UNUSABLE: bad.count, REPEATED: len(rows) - len(problems), TOO_LONG: len(long)}
+    notices += [f"left out: {sentence}" for sentence in bad.first]
     return Dataset(
         name=_name(source),
         folder=None,
         manifest=None,
         rows=tuple(sorted(used, key=lambda row: row.id)),
-        read=len(rows),
+        read=len(rows) + bad.count,
         left_out={what: count for what, count in counts.items() if count},
         origin=_origin(source),
         notices=tuple(notices),
@@ -193,7 +196,8 @@ def hold_out(
     answered = sorted((row for row in rows if _has_answer(row)), key=lambda row: (keys[row.id], row.id))
     chosen = {keys[row.id]: row for row in reversed(answered)}
     held = [chosen[key] for key in sorted(chosen)[:count]]
-    kept = tuple(row for row in rows if keys[row.id] not in {keys[one.id] for one in held})
+    taken = {keys[one.id] for one in held}
+    kept = tuple(row for row in rows if keys[row.id] not in taken)
     if len(held) < count or not kept:
         raise UserError(
             f"dataset.held_out is {count:,}, but {counted(len(chosen), 'problem')} of {len(rows):,} rows have an answer that"

@@ -23,7 +23,7 @@ from training.config import DatasetSettings, run_from
 from training.data import sources
 from training.data.drawn_responses import solution_response
 from training.data.rows import TrainingRow, rows_digest
-from training.data.sources import REPEATED, TOO_LONG, hold_out, read_data
+from training.data.sources import REPEATED, TOO_LONG, UNUSABLE, hold_out, read_data
 from training.preflight.check import inspect, report
 
 STEPS = "Ann has {0} pens and buys {1} more.\nShe has {0}+{1} = <<{0}+{1}={2}>>{2} pens."
@@ -165,6 +165,9 @@ def test_rows_that_cannot_be_used_are_listed_with_file_and_line(tmp_path: Path) 
         and "line 3" in text
         and "line 4 has an empty text" in text
     )
+    data = read_data(chosen(path, without="leave_out"))
+    assert data.left_out == {UNUSABLE: 2} and data.read == len(data.rows) + 2 == 4
+    assert any(one.startswith("left out: line 4 has an empty text") for one in data.notices)
 
 
 @pytest.mark.parametrize(
