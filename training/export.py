@@ -94,6 +94,7 @@ def export_run(
         "teacher": None if prepared.teacher is None else _identity(prepared.teacher.folder),
         "dataset": prepared.dataset.fingerprint,
         **_source(prepared),
+        "notices": list(prepared.dataset.notices),
         "references": _reference_sources(prepared),
         "left_out": prepared.left_out,
         "held_out": held_out,
@@ -234,12 +235,10 @@ def _method(prepared: Prepared) -> dict[str, Any]:
 
 
 def _source(prepared: Prepared) -> dict[str, Any]:
-    """Return the source that the problems were read from, if they are no exported dataset: its name, what identifies its content,
-    and what was recognised or assumed."""
+    """Return the source that the problems were read from, if they are no exported dataset: its name, and what identifies its
+    content."""
     data = prepared.dataset
-    if data.origin is None:
-        return {}
-    return {"source": {"name": data.name, "content": data.origin, "notices": list(data.notices)}}
+    return {} if data.origin is None else {"source": {"name": data.name, "content": data.origin}}
 
 
 def _tags(method: Mapping[str, Any]) -> list[str]:

@@ -197,7 +197,7 @@ def report(prepared: Prepared) -> str:
         f"KV cache   {prepared.memory.full_sequences:,} sequences of {run.context_tokens:,} tokens per rollout engine",
         f"disk       {disk_line(prepared.disk)}",
     ]
-    lines += _data_lines(prepared)
+    lines += data_lines(prepared)
     if prepared.plan.has_reference:
         lines.append(f"reference  the frozen initial student, in {run.trainer.dtype}")
     if scores_by_vllm(prepared.plan):
@@ -211,7 +211,7 @@ def report(prepared: Prepared) -> str:
     return "\n".join(lines)
 
 
-def _data_lines(prepared: Prepared) -> list[str]:
+def data_lines(prepared: Prepared) -> list[str]:
     """Return what was left out, held out and recognised in the dataset, and what is used of it besides the problems."""
     lines = [f"left out   {count:,} {what}" for what, count in prepared.left_out.items()]
     lines += [f"note       {visible(one)}" for one in prepared.dataset.notices]
