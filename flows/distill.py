@@ -7,14 +7,13 @@ from typing import Any
 from tasks.stages.distill import distill as distill_stage
 from tasks.stages.flow_runs import flow
 from tasks.stages.opening import open_distillation
-from tasks.stages.stale import newest_dataset
 
 
 @flow(name="sure-math-distill", what="distill")
 def distill(
     profile: str = "pocket", overrides: dict[str, Any] | None = None, dataset: str | None = None
 ) -> str:
-    """Distil the profile's student on a dataset.
+    """Distil the profile's student on a dataset, or on the problems of `distill.run.dataset.source`.
 
     Args:
         profile: name of a file in configs/, without its extension.
@@ -24,4 +23,4 @@ def distill(
     Returns the folder of the trained student.
     """
     run = open_distillation(profile, overrides, dataset)
-    return distill_stage(run, dataset or newest_dataset(run))
+    return distill_stage(run, dataset)

@@ -350,6 +350,7 @@ class Example:
     annotation_fingerprint: str = ""  # of responses, clusters and weight; empty if unknown
     position: int | None = None  # in the user's file, from 0; None for problems that were built
     extra: str | None = None  # JSON object of the other columns of the user's file
+    solution: str | None = None  # the source's reference solution, if known; never a model's
 
 
 def problem_id(*, source: str, origin: str, strategy: str, text: str) -> str:

@@ -27,6 +27,7 @@ from pydantic import (
 
 from tasks.config import PROJECT_ROOT, Probability, Settings, explain, resource
 from tasks.errors import UserError
+from training.dataset_settings import DatasetSettings
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 VLLM_TOP_K = 16
@@ -55,24 +56,7 @@ class Section(Settings):
     model_config = ConfigDict(allow_inf_nan=False)
 
 
-# --- dataset and models ------------------------------------------------------------------------------------------
-
-
-class DatasetSettings(Section):
-    """An exported dataset folder. Its rows and its manifest's fingerprint are part of the run's identity, its path is not."""
-
-    folder: Path = resource()
-    config: str = (
-        "default"  # all rows, as in the papers; decontaminated: without those that overlap with a benchmark
-    )
-    split: str = "train"
-    allow_mismatch: bool = False  # accept a manifest that names another teacher, tokenizer or chat template
-    # The answer that responses are graded against: the ground truth, and for rows without one nothing, the teacher's majority
-    # answer, or (pocket problems only) the oracle's.
-    labels: Literal["gold", "teacher_majority", "oracle"] = "teacher_majority"
-    # The solution shown to a privileged teacher: the dataset's own, and for rows without one nothing, or a teacher's response.
-    solutions: Literal["gold", "majority_sample"] = "majority_sample"
-    without: Literal["refuse", "leave_out"] = "refuse"  # rows that lack a label or solution that is needed
+# --- models ------------------------------------------------------------------------------------------
 
 
 class StudentSettings(Section):
@@ -287,7 +271,7 @@ class CheckpointSettings(Section):
 class EvaluationSettings(Section):
     """Held-out problems on which the student is evaluated before the first step and after the last."""
 
-    problems: Path = resource()  # JSON lines with id, problem and answer
+    problems: Path | None = resource(None)  # JSON lines with id, problem and answer; None: `dataset.held_out`
     samples: PositiveInt = 4  # per problem: avg@4 estimates pass@1
     temperature: PositiveFloat = 0.7  # as for the teacher's samples of the annotation
 
@@ -331,7 +315,8 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> RunConfig:
-        for problem in (_batch_problem(self), _length_problem(self), _draw_problem(self)):
+        checks = (_batch_problem, _length_problem, _draw_problem, _held_out_problem)
+        for problem in (check(self) for check in checks):
             if problem is not None:
                 raise ValueError(problem)
         if self.overlap == "one_step_off" and self.placement.kind == "colocated":
@@ -364,6 +349,15 @@ def _draw_problem(run: RunConfig) -> str | None:
     total = run.batches.total_prompts
     if total is None and run.batches.draw == "with_replacement":
         return 'batches.total_prompts is null, but prompts are drawn with replacement: set it, or batches.draw to "epochs"'
+    return None
+
+
+def _held_out_problem(run: RunConfig) -> str | None:
+    given = run.evaluation is not None and run.evaluation.problems is not None
+    if run.dataset.held_out and given:
+        return "dataset.held_out and evaluation.problems both choose the held-out problems: remove one of the two"
+    if run.evaluation is not None and not given and not run.dataset.held_out:
+        return "evaluation has no problems: set evaluation.problems or dataset.held_out"
     return None
 
 
@@ -434,10 +428,13 @@ def run_from(data: Mapping[str, Any], where: str) -> RunConfig:
 
 
 def _with_defaults(data: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the data over the defaults of the algorithm that they name. Raises `UserError` if there is no such algorithm."""
+    """Return the data over the defaults of the algorithm that they name, with an evaluation if problems are held out. Raises
+    `UserError` if there is no such algorithm."""
     from training.algorithms import load_algorithm  # here, because these modules import no settings
 
-    chosen = data.get("algorithm")
+    chosen, dataset = data.get("algorithm"), data.get("dataset")
+    if isinstance(dataset, Mapping) and dataset.get("held_out") and data.get("evaluation") is None:
+        data = {**data, "evaluation": {}}
     name = chosen.get("name", "uopd") if isinstance(chosen, Mapping) else "uopd"
     try:
         return merged(load_algorithm(name).defaults if isinstance(name, str) else {}, data)

@@ -92,14 +92,16 @@ def export_run(
         "steps": len(rows),
         "student": {"from": _identity(prepared.student.folder), "to": _identity(folder / STUDENT)},
         "teacher": None if prepared.teacher is None else _identity(prepared.teacher.folder),
-        "dataset": prepared.dataset,
+        "dataset": prepared.dataset.fingerprint,
+        **_source(prepared),
+        "notices": list(prepared.dataset.notices),
         "references": _reference_sources(prepared),
         "left_out": prepared.left_out,
         "held_out": held_out,
         **({} if lost is None else {"lost_by_merging": lost}),
         "cost": cost(rows, prepared, *timer.total()),
         "facts": workers.facts,
-        "settings": prepared.run.identity(),
+        "settings": prepared.plan.identity(),
         "versions": versions(),
     }
     write_metrics(folder / "metrics.parquet", rows)
@@ -220,6 +222,7 @@ def _method(prepared: Prepared) -> dict[str, Any]:
         ("scores", "; ".join(scorers) or "none"),
         ("prompt weight", str(algorithm.prompt_weight)),
         *((f"{need}s", _counts(found)) for need, found in _reference_sources(prepared).items()),
+        *([] if prepared.responses is None else [("responses", prepared.responses.source)]),
     ]
     return {
         "summary": algorithm.summary,
@@ -229,6 +232,13 @@ def _method(prepared: Prepared) -> dict[str, Any]:
         "deviations": list(algorithm.deviations),
         "parts": parts,
     }
+
+
+def _source(prepared: Prepared) -> dict[str, Any]:
+    """Return the source that the problems were read from, if they are no exported dataset: its name, and what identifies its
+    content."""
+    data = prepared.dataset
+    return {} if data.origin is None else {"source": {"name": data.name, "content": data.origin}}
 
 
 def _tags(method: Mapping[str, Any]) -> list[str]:

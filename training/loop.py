@@ -24,7 +24,7 @@ from training.data.rows import columns
 from training.evaluation.held_out import evaluate
 from training.export import RunResult, export_run, finished, record_latest
 from training.metrics import step_metrics
-from training.preflight.check import Prepared, prepare
+from training.preflight.check import Prepared, data_lines, prepare
 from training.preflight.memory import memory_table
 from training.preflight.sampling import evaluation_sampling
 from training.preflight.self_tests import self_test
@@ -60,6 +60,8 @@ def run(config: RunConfig) -> RunResult:
     with alone(folder / LOCK, "a distillation run", wait_s=LOCK_WAIT_S, on_wait=log_line):
         done = finished(folder, prepared.fingerprint)
         if done is None:
+            for line in data_lines(prepared):
+                log_line(line)
             show_table(memory_table(prepared.memory))
             done = _train_with_restarts(prepared, folder)
         else:

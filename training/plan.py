@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.errors import UserError
 from training.algorithms import load_algorithm
@@ -124,6 +124,17 @@ class RunPlan:
     def needs_solutions(self) -> bool:
         """Whether every prompt needs a solution."""
         return any(view.startswith("solution") for view in self.views)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that change the result, without those of labels and solutions that the algorithm does not use."""
+        found = self.run.identity()
+        unused = {
+            "labels": not self.needs_labels,
+            "solutions": not self.needs_solutions,
+            "without": not (self.needs_labels or self.needs_solutions),
+        }
+        kept = {name: value for name, value in found["dataset"].items() if not unused.get(name)}
+        return {**found, "dataset": kept}
 
     @property
     def samples(self) -> bool:

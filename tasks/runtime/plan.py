@@ -33,7 +33,7 @@ from tasks.runtime.estimate import (
 )
 from tasks.runtime.preflight import check_run, output_folder
 from tasks.runtime.source_preflight import is_pinned
-from tasks.runtime.training_run import run_config
+from tasks.runtime.training_run import run_config, trains_on_source
 from tasks.seeds.intake import curated_first, duplicates, too_long
 from tasks.seeds.kinds import KindSettings
 from tasks.seeds.registry import load, resolve
@@ -178,6 +178,8 @@ def training_rows_note(config: Config, problems: Sequence[Problem], counts: Sequ
     build only.
     """
     assert config.distill is not None
+    if trains_on_source(config.distill):
+        return "distill trains on the problems of distill.run.dataset.source, not on this dataset"
     chosen = config.distill.run.get("dataset", {}).get(
         "config", DatasetSettings.model_fields["config"].default
     )

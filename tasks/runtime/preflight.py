@@ -19,6 +19,7 @@ from tasks.errors import UserError, attempt
 from tasks.runtime.model_preflight import endpoint_problem, endpoints, hub_models, role_problems
 from tasks.runtime.source_preflight import hub_sources, source_problems, unread_sources
 from tasks.runtime.training_preflight import settings_problems, training_problems
+from tasks.runtime.training_run import reads_dataset
 from tasks.storage.disk import FULL, refuse_obstacle
 from tasks.storage.hub_lookup import hub_problems
 from tasks.storage.manifest import read_manifest
@@ -115,7 +116,10 @@ def _dataset_and_training(
     """Return the problems of the dataset that the flow reads, and of the training if it `trains`."""
     problems: list[str] = []
     found = None
-    if work in ("distill", "validate", "reannotate"):
+    distill = config.distill
+    if work in ("validate", "reannotate") or (
+        work == "distill" and (distill is None or reads_dataset(distill))
+    ):
         found = attempt(problems, lambda: _exported(PROJECT_ROOT / (dataset or newest_dataset(root))))
     if trains:
         return [*problems, *training_problems(config, root, found)]

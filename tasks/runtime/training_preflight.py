@@ -9,7 +9,7 @@ from tasks.config import PROJECT_ROOT, Config
 from tasks.errors import attempt
 from tasks.llm.chat_template_check import chat_template
 from tasks.llm.model_identity import model_identity
-from tasks.runtime.training_run import held_out, run_config, write_held_out
+from tasks.runtime.training_run import held_out, run_config, trains_on_source, write_held_out
 from tasks.seeds.registry import check
 from training.config import RunConfig
 from training.preflight.check import early_problems
@@ -47,7 +47,8 @@ def training_problems(config: Config, root: Path, dataset: Path | None) -> list[
             evaluation = run.evaluation.model_copy(update={"problems": Path(name) / "held_out.jsonl"})
         checked = run.model_copy(update={"evaluation": evaluation})
         found = early_problems(checked, has_data=dataset is not None)
-    return [*(f"distill.run: {one}" for one in found), *([] if dataset else teacher_problems(config, run))]
+    unrelated = dataset or trains_on_source(settings)
+    return [*(f"distill.run: {one}" for one in found), *([] if unrelated else teacher_problems(config, run))]
 
 
 def teacher_problems(config: Config, run: RunConfig) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,10 +21,22 @@ def run_config(settings: DistillSettings, dataset: Path, folder: Path) -> RunCon
     """Return the training settings: the profile's, with the paths of this run. Raises `UserError` that names the bad key."""
     given = dict(settings.run)
     given["output"] = str(folder)
-    given["dataset"] = {**given.get("dataset", {}), "folder": str(dataset)}
+    if not trains_on_source(settings):
+        given["dataset"] = {**given.get("dataset", {}), "folder": str(dataset)}
     if settings.held_out:
         given["evaluation"] = {**given.get("evaluation", {}), "problems": str(folder / "held_out.jsonl")}
     return run_from(given, "distill.run")
+
+
+def trains_on_source(settings: DistillSettings) -> bool:
+    """Whether the student is trained on the problems of `distill.run.dataset.source`, and not on an exported dataset."""
+    dataset = settings.run.get("dataset")
+    return isinstance(dataset, Mapping) and dataset.get("source") is not None
+
+
+def reads_dataset(settings: DistillSettings) -> bool:
+    """Whether the training reads an exported dataset."""
+    return settings.held_out == "test" or not trains_on_source(settings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,6 +96,33 @@ FORMS = (
 )
 
 
+def read_answers(
+    answers: Sequence[str | None], *, decimal_comma: bool = False
+) -> tuple[list[Gold], list[str]]:
+    """Return the gold answers of a file as they are read: in its known form, if it has one, and numbers in decimal notation.
+
+    Also returns what was recognised, a sentence with examples each.
+    """
+    golds, notices = [Gold(answer=text) for text in answers], list[str]()
+    form = recognise([text for text in answers if text and text.strip()])
+
+    def decimal(text: str) -> Gold:
+        return Gold(answer=number_notation(text, decimal_comma=decimal_comma))
+
+    steps = [*([] if form is None else [form]), Form(what="numbers in decimal notation", read=decimal)]
+    for step in steps:
+        pairs = []
+        for place, old in enumerate(golds):
+            new = step.read(old.answer) if old.answer else None
+            if old.answer and new is not None and new != Gold(answer=old.answer):
+                golds[place] = Gold(answer=new.answer, solution=old.solution or new.solution)
+                pairs.append((old.answer, new.answer))
+        if pairs:
+            found = f"{step.what} in {len(pairs):,} of {len(answers):,} rows"
+            notices.append(f"answers: {found}, e.g. {examples(pairs)}")
+    return golds, notices
+
+
 def recognise(answers: Sequence[str]) -> Form | None:
     """Return the first form that at least half of the answers have; None if there is none."""
     for form in FORMS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -21,6 +21,24 @@ _PAIR = re.compile(
 )
 _TEXT_NAMES = re.compile(r"question|problem(?![ _]*id)|prompt|frage|aufgabe|messages|conversations", re.IGNORECASE)  # fmt: skip
 _ANSWER_NAMES = re.compile(r"answer|antwort|ground_truth|gold|label|target|solution", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wording:
+    """How messages name the settings for reading a file: `columns` returns those that map fields to columns, `verbatim` switches
+    the recognition of answers off, `incomparable` is what happens to answers that are sentences."""
+
+    columns: Callable[[Mapping[str, str]], str]
+    verbatim: str
+    incomparable: str
+
+
+ANNOTATE = Wording(
+    columns=lambda named: f'COLUMNS="{" ".join(f"{ours}={theirs}" for ours, theirs in named.items())}"',
+    verbatim="ANSWERS=verbatim",
+    incomparable="they are compared as they are, so a right majority answer counts as wrong",
+)
+"""The wording of `make annotate`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +75,9 @@ def parse_columns(text: str) -> dict[str, str]:
     return found
 
 
-def select_columns(path: object, given: Mapping[str, str], there: Mapping[str, Any]) -> Selection:
+def select_columns(
+    path: object, given: Mapping[str, str], there: Mapping[str, Any], wording: Wording = ANNOTATE
+) -> Selection:
     """Choose the columns of a file: those in `given`, and for the other fields the columns with their names.
 
     `there` maps the file's columns to an example value. A name matches regardless of case and blanks; `a.b` is the entry `b` of
@@ -74,7 +94,7 @@ def select_columns(path: object, given: Mapping[str, str], there: Mapping[str, A
             paths[ours] = ((found,),)
     if "text" not in paths:
         raise UserError(
-            f"{path} has no column 'text'; it has {listed(there)}: name the one with the problem, e.g. {advice(there)}"
+            f"{path} has no column 'text'; it has {listed(there)}: name the one with the problem, e.g. {advice(there, wording)}"
         )
     return Selection(paths=paths, asked=frozenset(ours for ours in COLUMNS if given.get(ours)))
 
@@ -127,11 +147,11 @@ def listed(there: Mapping[str, Any]) -> str:
     return ", ".join([*plain, *names]) or "none"
 
 
-def advice(there: Mapping[str, Any]) -> str:
-    """Return an example of COLUMNS for a file without a column `text`."""
+def advice(there: Mapping[str, Any], wording: Wording = ANNOTATE) -> str:
+    """Return an example of the columns of a file without a column `text`."""
     text = next((name for name in there if _TEXT_NAMES.search(name)), next(iter(there), "question"))
     answer = answer_like({name: value for name, value in there.items() if name != text})
-    return f'COLUMNS="text={text}{f" answer={answer}" if answer else ""}"'
+    return wording.columns({"text": text, **({"answer": answer} if answer else {})})
 
 
 def answer_like(there: Mapping[str, Any]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -12,12 +12,12 @@ import xxhash
 
 from tasks.errors import UserError
 from tasks.rows import Given, Problem, Role, Tier, problem_id
-from tasks.seeds.answer_forms import Gold, examples, is_comparable, number_notation, recognise
+from tasks.seeds.answer_forms import Gold, is_comparable, read_answers
 from tasks.seeds.cells import Unusable, chat_of, json_object
-from tasks.seeds.columns import Selection, answer_like, select_columns, value_at
+from tasks.seeds.columns import ANNOTATE, Selection, Wording, answer_like, select_columns, value_at
 from tasks.seeds.problem_file import REQUIRED, RawProblem, raw_problem, read_rows
-from tasks.storage.input_files import Survey, input_digest, input_name, survey
-from tasks.storage.records import Faults
+from tasks.storage.input_files import Survey, input_digest, input_name, read_records, survey
+from tasks.storage.records import Fault, Faults, Record
 
 Answers = Literal["auto", "verbatim"]
 """`auto`: gold answers in a known form are recognised; `verbatim`: they are taken as they are."""
@@ -30,7 +30,10 @@ Notices = list[str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnFile:
-    """A file of problems and how it is read. `tier` applies to rows without a tier."""
+    """A file of problems and how it is read. `tier` applies to rows without a tier.
+
+    `records`: its rows, if they were read before, such as those of a data set of the hub, whose id is then the `path`.
+    """
 
     path: Path
     selection: Selection
@@ -38,6 +41,8 @@ class OwnFile:
     tier: Tier = Tier.MEDIUM
     licence: str = "unknown"
     answers: Answers = "auto"
+    records: tuple[Record, ...] | None = None
+    wording: Wording = ANNOTATE
 
     @property
     def source(self) -> str:
@@ -88,14 +93,8 @@ def load(file: OwnFile) -> OwnProblems:
     text that occurs again is annotated once. Raises `UserError` with all rows that cannot be used, and if no answer of the file
     can be compared with the teacher's.
     """
-    notices = [*file.survey.notices, *_column_notices(file)]
-    rows: Rows = list(
-        read_rows(file.path, lambda record: raw_problem(record, file.selection, file.tier, REQUIRED))
-    )
-    for step in (_answers_read, _answers_checked, _ids_settled, _solutions_checked):
-        rows, more = step(file, rows)
-        notices += more
-    problems = _problems(file, rows)
+    rows, notices = read_own(file)
+    problems = distinct(file, rows)
     if len(problems) < len(rows):
         notices.append(
             f"{len(rows) - len(problems):,} of {len(rows):,} rows repeat the text of another row, which is annotated once"
@@ -103,6 +102,22 @@ def load(file: OwnFile) -> OwnProblems:
     return OwnProblems(
         problems=tuple(problems.values()), given=tuple(_given(file, rows, problems)), notices=tuple(notices)
     )
+
+
+def read_own(file: OwnFile, left_out: Faults | None = None) -> tuple[list[RawProblem], list[str]]:
+    """Return every row of the file, with answers as they are read and settled ids, and notices. Raises the errors of `load`; rows
+    that cannot be used are added to `left_out`, if it is given."""
+    notices = [*file.survey.notices, *_column_notices(file)]
+    records: Iterable[Record | Fault] = read_records(file.path) if file.records is None else file.records
+
+    def read(record: Record) -> RawProblem:
+        return raw_problem(record, file.selection, file.tier, REQUIRED)
+
+    rows: Rows = list(read_rows(file.path, records, read, left_out=left_out))
+    for step in (_answers_read, _answers_checked, _ids_settled, _solutions_checked):
+        rows, more = step(file, rows)
+        notices += more
+    return rows, notices
 
 
 # --- notices -----------------------------------------------------------------------------------------------------
@@ -125,14 +140,12 @@ def _column_notices(file: OwnFile) -> Notices:
     unused = {name: value for name, value in there.items() if name not in used}
     text = names["text"]
     if "answer" not in names and (like := answer_like(unused)) is not None:
-        notices.append(
-            f'no column is used as the answer; if {like!r} is it: COLUMNS="text={text} answer={like}"'
-        )
+        named = file.wording.columns({"text": text, "answer": like})
+        notices.append(f"no column is used as the answer; if {like!r} is it: {named}")
     for name, value in unused.items():
         if name.strip().lower() in _BEFORE and isinstance(value, str):
-            notices.append(
-                f'column {name!r} is not part of the problem; to join it: COLUMNS="text={name}+{text}"'
-            )
+            joined = file.wording.columns({"text": f"{name}+{text}"})
+            notices.append(f"column {name!r} is not part of the problem; to join it: {joined}")
     return notices
 
 
@@ -145,43 +158,19 @@ def _lines(rows: Sequence[RawProblem]) -> str:
 
 
 def _answers_read(file: OwnFile, rows: Rows) -> tuple[Rows, Notices]:
-    """Read gold answers in a known form, and numbers in decimal notation."""
+    """Read gold answers in a known form, and numbers in decimal notation; what was written stays with the row's other columns."""
     if file.answers == "verbatim":
         return rows, []
-    notices: Notices = []
-    form = recognise([row.answer for row in rows if row.answer and row.answer.strip()])
-    if form is not None:
-        rows, more = _rewritten(file, rows, form.what, form.read)
-        notices += more
-    comma = file.survey.delimiter == ";"
+    golds, notices = read_answers([row.answer for row in rows], decimal_comma=file.survey.delimiter == ";")
 
-    def decimal(text: str) -> Gold:
-        return Gold(answer=number_notation(text, decimal_comma=comma))
+    def read(row: RawProblem, gold: Gold) -> RawProblem:
+        if gold == Gold(answer=row.answer):
+            return row
+        others = {file.selection.paths["answer"][0][0]: row.answer, **row.others}
+        return replace(row, answer=gold.answer, solution=row.solution or gold.solution, others=others)
 
-    rows, more = _rewritten(file, rows, "numbers in decimal notation", decimal)
-    return rows, [*notices, *more]
-
-
-def _rewritten(
-    file: OwnFile, rows: Rows, what: str, read: Callable[[str], Gold | None]
-) -> tuple[Rows, Notices]:
-    """Replace the answers that `read` changes; what was written stays with the row's other columns."""
-    changed, pairs = [], []
-    for row in rows:
-        gold = read(row.answer) if row.answer else None
-        if gold is None or gold == Gold(answer=row.answer):
-            changed.append(row)
-            continue
-        column = file.selection.paths["answer"][0][0]
-        pairs.append((row.answer, gold.answer))
-        others = {column: row.answer, **row.others}
-        changed.append(
-            replace(row, answer=gold.answer, solution=row.solution or gold.solution, others=others)
-        )
-    if not pairs:
-        return rows, []
-    told = f"answers: {what} in {len(pairs):,} of {len(rows):,} rows, e.g. {examples(pairs)}"
-    return changed, [f"{told}; ANSWERS=verbatim takes the column as it is written"]
+    changed = [read(row, gold) for row, gold in zip(rows, golds, strict=True)]
+    return changed, [f"{one}; {file.wording.verbatim} takes the column as it is written" for one in notices]
 
 
 def _answers_checked(file: OwnFile, rows: Rows) -> tuple[Rows, Notices]:
@@ -195,11 +184,11 @@ def _answers_checked(file: OwnFile, rows: Rows) -> tuple[Rows, Notices]:
         raise UserError(
             f"{file.path}: none of the {len(known):,} answers in column {column!r} is a final answer that can be compared, e.g."
             f" {bad[0].where}: {(bad[0].answer or '')[:60]!r}; name a column with final answers, or leave the answer out with"
-            f' COLUMNS="text={file.selection.names()["text"]} answer="'
+            f" {file.wording.columns({'text': file.selection.names()['text'], 'answer': ''})}"
         )
     return rows, [
-        f"{len(bad):,} of {len(known):,} answers in column {column!r} are sentences or too long ({_lines(bad)}): they are"
-        " compared as they are, so a right majority answer counts as wrong"
+        f"{len(bad):,} of {len(known):,} answers in column {column!r} are sentences or too long ({_lines(bad)}):"
+        f" {file.wording.incomparable}"
     ]
 
 
@@ -246,7 +235,7 @@ def _solutions_checked(file: OwnFile, rows: Rows) -> tuple[Rows, Notices]:
 # --- rows --------------------------------------------------------------------------------------------------------
 
 
-def _problems(file: OwnFile, rows: Rows) -> dict[str, Problem]:
+def distinct(file: OwnFile, rows: Sequence[RawProblem]) -> dict[str, Problem]:
     """Return one problem per text, with the first answer and solution that a row with this text has."""
     found: dict[str, Problem] = {}
     for row in rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -71,18 +71,23 @@ def read_problem_file(
             )
         return raw
 
-    yield from read_rows(path, checked, limit)
+    yield from read_rows(path, read_records(path), checked, limit)
 
 
 def read_rows(
-    path: Path, read: Callable[[Record], RawProblem], limit: int | None = None
+    path: Path,
+    records: Iterable[Record | Fault],
+    read: Callable[[Record], RawProblem],
+    limit: int | None = None,
+    left_out: Faults | None = None,
 ) -> Iterator[RawProblem]:
-    """Yield `read` of the rows of a file, at most `limit` rows, until one cannot be used.
+    """Yield `read` of the rows of a file, at most `limit` rows, until one cannot be used. `path` names the file in messages.
 
-    Raises `UserError` at the end with all rows that cannot be used (`read` raised `Unusable`), or if there are no rows.
+    Raises `UserError` at the end with all rows that cannot be used (`read` raised `Unusable`), or if there are no rows. With
+    `left_out`, rows that cannot be used are added to it, and all others are yielded.
     """
-    faults, empty = Faults(path), True
-    for row in islice(read_records(path), limit):
+    faults, empty = Faults(path) if left_out is None else left_out, True
+    for row in islice(records, limit):
         empty = False
         if isinstance(row, Fault):
             faults.add(row.sentence)
@@ -92,9 +97,10 @@ def read_rows(
         except Unusable as error:
             faults.add(f"{row.where}{error}.")
             continue
-        if not faults.count:
+        if not faults.count or left_out is not None:
             yield raw
-    faults.raise_any()
+    if left_out is None:
+        faults.raise_any()
     if empty and limit != 0:
         raise no_problems(path)
 

@@ -18,9 +18,10 @@ from tasks.processes.jobs import cluster_lines, local_lines
 from tasks.processes.pace import duration
 from tasks.runtime.driver import Run
 from tasks.runtime.phases import phase
+from tasks.runtime.preflight import newest_dataset
 from tasks.runtime.published import publish_files
 from tasks.runtime.training_job import check_run, command, environment, follow, job_failed_as_user_error
-from tasks.runtime.training_run import held_out, run_config, write_held_out
+from tasks.runtime.training_run import held_out, reads_dataset, run_config, write_held_out
 from tasks.storage.artifacts import atomic_write
 from tasks.storage.checksums import read_sealed
 from tasks.text import counted
@@ -33,8 +34,9 @@ def distill_in_build(run: Run, dataset: str) -> str | None:
     return distill(run, dataset) if settings is not None and settings.in_build else None
 
 
-def distill(run: Run, dataset: str) -> str:
-    """Train the profile's student on the dataset and return the folder of the trained student.
+def distill(run: Run, dataset: str | None) -> str:
+    """Train the profile's student on the dataset (None: the profile's newest), or on the source that the profile names, and
+    return the folder of the trained student.
 
     A finished run is reused; an unfinished one continues from its last checkpoint. Raises `UserError` if the profile has no
     section distill.
@@ -45,17 +47,20 @@ def distill(run: Run, dataset: str) -> str:
             f"profile {run.config.profile} has no section `distill`: add one, or choose another profile"
         )
     output = run.store.root / "distill"
-    config = run_config(settings, Path(dataset), output)
-    write_held_out(output / "held_out.jsonl", held_out(settings, Path(dataset)))
+    folder = Path(dataset) if dataset is not None else run.store.root / "dataset"
+    if dataset is None and reads_dataset(settings):
+        folder = newest_dataset(run.store.root)
+    config = run_config(settings, folder, output)
+    write_held_out(output / "held_out.jsonl", held_out(settings, folder))
     name = f"distill: {config.algorithm.name}"
     with run.timeline.phase("stage", "distill"):
-        folder = train.with_options(name="distill", task_run_name=name)(config, settings)
-    result = read_sealed(folder / "result.json", "run the distillation again")
+        trained = train.with_options(name="distill", task_run_name=name)(config, settings)
+    result = read_sealed(trained / "result.json", "run the distillation again")
     publish(result)
-    files = {"student": folder / "student", "curves": folder / "curves.png", "log": folder / "train.log"}
+    files = {"student": trained / "student", "curves": trained / "curves.png", "log": trained / "train.log"}
     publish_files("distill-files", "Output files", files)
-    get_run_logger().info("distill: student in %s", folder / "student")
-    return str(folder / "student")
+    get_run_logger().info("distill: student in %s", trained / "student")
+    return str(trained / "student")
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

@@ -9,7 +9,6 @@ from pathlib import Path
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from tasks.runtime import preflight
 from tasks.runtime.annotation_identity import annotation_recipe
 from tasks.runtime.driver import Run, Shard, Stage, run_shards
 from tasks.runtime.outcomes import cut_outcomes, rejected_by, results_of, shard_of
@@ -25,11 +24,6 @@ from tasks.storage.manifest import read_manifest
 from tasks.storage.versions import latest, read_examples, splits_of
 from tasks.text import counted
 from tasks.uncertainty.annotation import Cause, stale_rows
-
-
-def newest_dataset(run: Run) -> str:
-    """Return the folder of the newest version of the profile's dataset. Raises `UserError` if there is none."""
-    return str(preflight.newest_dataset(run.store.root))
 
 
 def find_stale(run: Run, file: OwnFile | None) -> Review:

@@ -75,6 +75,7 @@ def example(problem: Problem, rows: Annotated) -> Example:
         equivalence_judge_prompt=found.judge_prompt,
         sampling_fingerprint=rows.recipe.sampling,
         annotation_fingerprint=rows.recipe.fingerprint(judged=found.judge_model is not None),
+        solution=problem.solution,
     )
 
 

@@ -70,8 +70,13 @@ def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row] | pa.Table) 
 
 def read_table(path: Path, row_type: type[Row], columns: Sequence[str] | None = None) -> pa.Table:
     """Return the file, or some of its columns, as a table. Raises the errors of `iter_rows`, but does not check enum values."""
+    wanted = schema(row_type)
     with _reading(path, row_type) as file:
-        return file.read(columns=None if columns is None else list(columns), use_threads=False)
+        table = file.read(columns=None if columns is None else list(columns), use_threads=False)
+        absent = set(wanted.names) - set(file.schema_arrow.names)
+    for name in (name for name in wanted.names if name in absent and (columns is None or name in columns)):
+        table = table.append_column(wanted.field(name), pa.nulls(len(table), wanted.field(name).type))
+    return table
 
 
 def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
@@ -82,6 +87,8 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
 def iter_rows(path: Path, row_type: type[Row], batch: int = ROW_GROUP) -> Iterator[Row]:
     """Yield the rows of a file in order, with `batch` of them in memory at a time.
 
+    Columns that were added to `row_type` since the file was written are None (see `later_columns`).
+
     Raises `UserError` naming the file if it is missing or damaged, has another schema (naming the column), or contains
     a value that is not a member of its enum (naming column and row).
     """
@@ -90,6 +97,16 @@ def iter_rows(path: Path, row_type: type[Row], batch: int = ROW_GROUP) -> Iterat
         for part in file.iter_batches(batch_size=batch, use_threads=False):
             yield from _rows(path, row_type, part, done)
             done += part.num_rows
+
+
+def later_columns(path: Path, row_type: type) -> tuple[str, ...]:
+    """Return the columns of `row_type` that the file lacks because it is older: nullable ones at the end, with default None.
+
+    Raises the errors of `iter_rows`.
+    """
+    with _reading(path, row_type) as file:
+        found = set(file.schema_arrow.names)
+    return tuple(name for name in schema(row_type).names if name not in found)
 
 
 @contextmanager
@@ -181,10 +198,11 @@ def _checked_array(field: pa.Field, values: list[Any]) -> pa.Array:
 
 
 def _check_schema(path: Path, row_type: type, found: pa.Schema) -> None:
-    wanted = schema(row_type)
+    wanted, name = schema(row_type), row_type.__name__
+    if len(found) < len(wanted) and set(wanted.names[len(found) :]) <= _optional(row_type):
+        wanted = pa.schema(list(wanted)[: len(found)])
     if found.remove_metadata().equals(wanted):
         return
-    name = row_type.__name__
     for field in wanted:
         if field.name not in found.names:
             problem = f"has no column {field.name!r}, which {name} has"
@@ -203,6 +221,12 @@ def _check_schema(path: Path, row_type: type, found: pa.Schema) -> None:
             else f"has its columns in another order than {name}"
         )
     raise UserError(f"{path} {problem}: it {origin(path)}; delete its folder and run the stage again.")
+
+
+@cache
+def _optional(row_type: type) -> frozenset[str]:
+    """Return the fields that an older file may lack at its end: nullable ones with default None."""
+    return frozenset(f.name for f in fields(row_type) if f.default is None)
 
 
 def _described(field: pa.Field) -> str:
@@ -236,7 +260,8 @@ def _member_of(kind: type[StrEnum]) -> Callable[[Any], StrEnum]:
 
 def _rows(path: Path, row_type: type[Row], part: pa.RecordBatch, before: int) -> Iterator[Row]:
     names, columns = part.schema.names, []
-    for name, column, convert in zip(names, part.columns, _converters(row_type), strict=True):
+    converters = _converters(row_type)[: len(names)]
+    for name, column, convert in zip(names, part.columns, converters, strict=True):
         values = column.to_pylist()
         columns.append(values if convert is None else _converted(path, name, values, convert, before))
     for values in zip(*columns, strict=True):

@@ -22,7 +22,7 @@ from tasks.storage.checksums import sealed, unsealed
 from tasks.storage.dataset import FLAGGED, RESPONSES, ROWS_PER_FILE, describe, write_papers
 from tasks.storage.disk import atomic_write
 from tasks.storage.manifest import DATA, Manifest, parquet_files
-from tasks.storage.tables import iter_rows, read_rows, write_rows
+from tasks.storage.tables import iter_rows, later_columns, read_rows, write_rows
 
 Row = TypeVar("Row", Example, Response)
 
@@ -159,7 +159,8 @@ def _files(
     removed: frozenset[str],
     added: Sequence[Row],
 ) -> Iterator[_File[Row]]:
-    """Yield the files of the new version in order; files without remaining rows are omitted."""
+    """Yield the files of the new version in order; files without remaining rows are omitted, and those of an older version, which
+    lack columns, are written again, so that all files of a config have the same columns."""
     placed: set[str] = set()
     for path in paths:
         rows, kept = read_rows(path, row_type), []
@@ -172,7 +173,7 @@ def _files(
                 kept.append(row)
         same = len(kept) == len(rows) and all(one is other for one, other in zip(kept, rows, strict=True))
         if kept:
-            yield _File(rows=kept, source=path if same else None)
+            yield _File(rows=kept, source=path if same and not later_columns(path, row_type) else None)
     for start in range(0, len(added), ROWS_PER_FILE):
         yield _File(rows=added[start : start + ROWS_PER_FILE])
 

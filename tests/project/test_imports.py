@@ -43,15 +43,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "tasks.storage", "tasks.uncertainty", "prompts", "training.config", "training.preflight",
     ),
     "tasks.stages": ("tasks.*", "prompts", "training.config"),
-    "training.config": ("tasks", "training.algorithms"),
+    "training.config": ("tasks", "training.algorithms", "training.dataset_settings"),
+    "training.dataset_settings": ("tasks",),
     "training.console": ("tasks", "tasks.processes.ticker"),
     "training.losses": ("tasks",),
     "training.algorithms": ("tasks", "training.losses"),
     "training.plan": ("tasks", "training.algorithms", "training.config", "training.losses", "training.scorers"),
     "training.workers": ("tasks", "tasks.processes"),
     "training.data": (
-        "tasks", "tasks.answers", "tasks.llm", "tasks.seeds.truth", "tasks.storage", "tasks.uncertainty", "prompts",
-        "training.config", "training.losses",
+        "tasks", "tasks.answers", "tasks.llm", "tasks.seeds", "tasks.storage", "tasks.uncertainty", "prompts",
+        "training.config", "training.dataset_settings", "training.losses",
     ),
     "training.weight_sync": ("tasks", "training.workers"),
     "training.scorers": (
@@ -77,7 +78,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "training": ("tasks", "tasks.answers", "tasks.llm", "tasks.processes", "tasks.storage", "prompts", "training.*"),
 }  # fmt: skip
 # Modules with a rule of their own, since the packages below `training` import them and its other modules import those.
-SINGLE_MODULES = frozenset({"training.config", "training.console", "training.plan"})
+SINGLE_MODULES = frozenset(
+    {"training.config", "training.console", "training.dataset_settings", "training.plan"}
+)
 
 PREFECT = ("flows", "tasks.stages", "tasks.runtime", "scripts")
 HEAVY = frozenset({"deepspeed", "peft", "ray", "torch", "transformers", "vllm"})

@@ -11,6 +11,7 @@ from tasks.config import Config, load_config, profiles
 from tasks.problems.rules import RULES
 from tasks.rows import Problem
 from tasks.runtime.plan import benchmark_notes, is_pinned
+from tasks.runtime.preflight import check_run
 from tasks.runtime.training_run import run_config
 from tasks.seeds.hub_source import HubSource
 from tasks.seeds.registry import load, resolve
@@ -289,3 +290,24 @@ def test_every_data_set_is_pinned_to_the_same_commit_everywhere() -> None:
             for hub_id, revision in source.revisions.items():
                 pins.setdefault(hub_id, set()).add(revision)
     assert len(pins) == 14 and all(len(revisions) == 1 for revisions in pins.values())
+
+
+def test_a_profile_can_train_on_a_source_without_an_exported_dataset(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"problem": "What is 1 + 1?", "answer": "2"}\n', encoding="utf-8")
+    given = {
+        "run.output": str(tmp_path / "out"),
+        "distill.run.dataset": {"source": {"path": str(path)}},
+        "distill.run.algorithm": {"name": "grpo", "top_k": None},
+        "distill.run.batches": {"size": 4, "total_prompts": 4},
+    }
+    config = resolve(load_config("pocket", given))
+    assert config.distill is not None
+    run = run_config(config.distill, Path("absent"), tmp_path)
+    assert run.dataset.folder is None and run.dataset.source is not None and run.dataset.source.path == path
+    assert check_run(config, "distill") == []
+    path.write_text('{"problem": "What is 1 + 1?"}\n', encoding="utf-8")
+    (problem,) = check_run(config, "distill")
+    assert problem.startswith("distill.run: row") and "has no label" in problem
+    exported = resolve(load_config("pocket", {"run.output": str(tmp_path / "out")}))
+    assert "contains no finished dataset" in check_run(exported, "distill")[0]

@@ -129,6 +129,7 @@ def test_a_row_annotated_again_keeps_the_columns_of_the_problem() -> None:
         "id", "problem", "tier", "role", "source", "source_id", "licence", "root_id", "parent_id", "round", "strategies",
         "answer", "benchmark_root", "benchmark_overlap", "overlap_benchmarks", "overlap_kinds", "evolver_model",
         "evolver_prompt", "quality_judge_model", "quality_judge_prompt", "position", "extra",
+        "solution",
     }  # fmt: skip
     old, fresh = example(1), replace(example(2, curated=True), weight=0.5, cluster_labels=(0, 0))
     new = reannotated(old, fresh)

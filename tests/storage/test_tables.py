@@ -29,7 +29,15 @@ from tasks.rows import (
     Uncertainty,
     Verdict,
 )
-from tasks.storage.tables import ROW_GROUP, iter_rows, read_rows, read_table, schema, write_rows
+from tasks.storage.tables import (
+    ROW_GROUP,
+    iter_rows,
+    later_columns,
+    read_rows,
+    read_table,
+    schema,
+    write_rows,
+)
 
 
 def problem(number: int, **changes: Any) -> Problem:
@@ -227,3 +235,33 @@ def test_a_table_with_another_schema_is_refused_and_the_error_names_what_is_miss
         read_table(tmp_path / "e.parquet", Problem)
     with pytest.raises(UserError, match="run the stage"):
         read_table(tmp_path / "absent.parquet", Problem)
+
+
+def older(path: Path, *names: str) -> None:
+    """Write a file again without some columns, as a version wrote it that did not have them."""
+    pq.write_table(pq.read_table(path).drop_columns(list(names)), path)
+
+
+def test_nullable_columns_added_at_the_end_are_none_in_older_files(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    rows = [problem(1, model="m", prompt="q"), problem(2)]
+    write_rows(path, Problem, rows)
+    assert later_columns(path, Problem) == ()
+    older(path, "model", "prompt")
+    assert later_columns(path, Problem) == ("model", "prompt")
+    assert read_rows(path, Problem) == [problem(1), problem(2)]
+    table = read_table(path, Problem)
+    assert table.schema.equals(schema(Problem)) and table["prompt"].to_pylist() == [None, None]
+    assert read_table(path, Problem, ("id", "prompt")).column_names == ["id", "prompt"]
+    assert write_rows(tmp_path / "again.parquet", Problem, table) == 2
+
+
+@pytest.mark.parametrize("lost", ["model", "answer", "benchmark_root", "text"])
+def test_a_column_that_is_missing_elsewhere_or_must_have_a_value_is_an_error(
+    tmp_path: Path, lost: str
+) -> None:
+    path = tmp_path / "p.parquet"
+    write_rows(path, Problem, [problem(1)])
+    older(path, lost)
+    with pytest.raises(UserError, match=f"has no column '{lost}', which Problem has"):
+        read_rows(path, Problem)

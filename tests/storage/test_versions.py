@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
@@ -15,6 +17,7 @@ from tasks.errors import UserError
 from tasks.rows import Example, Response
 from tasks.storage import dataset, versions
 from tasks.storage.artifacts import digest
+from tasks.storage.checksums import checksum
 from tasks.storage.dataset import read_dataset, write_dataset
 from tasks.storage.manifest import read_manifest
 from tasks.storage.versions import Changes, latest, share, write_version
@@ -165,3 +168,20 @@ def test_latest_json_points_to_the_newest_version(tmp_path: Path) -> None:
     (tmp_path / "latest.json").write_text("[]")
     with pytest.raises(UserError, match="contains no finished dataset"):
         latest(tmp_path)
+
+
+def test_files_without_the_columns_of_today_are_written_again(old: Path) -> None:
+    manifest_path = old / "manifest.json"
+    record = json.loads(manifest_path.read_text(encoding="utf-8"))
+    for path in (old / "data").glob("*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["solution"]), path)
+        record["files"][f"data/{path.name}"] = checksum(path)
+    manifest_path.write_text(replace(read_manifest(old), files=record["files"]).to_json(), encoding="utf-8")
+    before = read_dataset(old)
+    changed = replace(row_of(old, 1), solution="We count.")
+    new, shared = version(old, Changes(updated={changed.id: changed}))
+    assert shared.written == 4  # all of data/: 3 of train and 1 of test
+    assert {row.id: row for row in read_dataset(new)[0]} == {
+        row.id: changed if row.id == changed.id else row for row in before[0]
+    }
+    assert load_dataset(str(new), split="train")["solution"].count("We count.") == 1

@@ -245,9 +245,9 @@ def card(*, measured: bool = True, algorithm: dict[str, Any] | None = None, **ch
     )
     result = {
         "fingerprint": "f" * 64, "algorithm": run.algorithm.name, "steps": 1234, "prompts": 50_000,
-        "method": _method(cast(Prepared, SimpleNamespace(plan=resolve(run), references=None))),
+        "method": _method(cast(Prepared, SimpleNamespace(plan=resolve(run), references=None, responses=None))),
         "student": {"from": "base:01", "to": "student:02"},
-        "teacher": "teacher:03", "dataset": "d" * 64,
+        "teacher": "teacher:03", "dataset": "d" * 64, "notices": [],
         "cost": {**dict.fromkeys(names, 90.0), "starts": 2, "overlap": 1.25, "response_tokens": 5678.0},
         "held_out": grades if measured else None, "settings": run.identity(), "versions": {"torch": "2"},
     }  # fmt: skip
@@ -286,6 +286,17 @@ def test_the_card_of_a_run_without_a_teacher_names_none_and_no_imitation() -> No
     assert "| teacher | none |" in page and "from the dataset" in page and "imitates" not in page
     assert "| scores | none |" in page and "rollouts 1.5, student 1.5" in page
     assert "imitates one teacher" in parts(card())[1]
+
+
+def test_the_card_of_a_run_on_a_source_names_its_content() -> None:
+    source = {"name": "train.jsonl", "content": "sha256:0123"}
+    notice = "answers: the text after #### in 2 of 2 rows, e.g. 'a | b\\n#### 1' -> '1'"
+    page = card(source=source, notices=[notice])
+    assert f"version `{'d' * 64}` of the problems in train.jsonl (sha256:0123) |" in page
+    assert "The weights of the dataset" not in page and "The weights of the dataset" in card()
+    assert "of the problems in" not in card() and "as read" not in card()
+    (row,) = (line for line in page.splitlines() if line.startswith("| dataset as read |"))
+    assert "in 2 of 2 rows" in row and "a | b" not in row  # a bar would end the cell
 
 
 def test_the_card_of_a_run_without_evaluation_states_it() -> None:

@@ -15,6 +15,7 @@ from typing import Literal
 from prompts import MAX_VALUE_CHARS
 from tasks.answers import matches
 from tasks.identity import canonical_json
+from tasks.seeds.answer_forms import is_comparable
 from tasks.storage.manifest import Manifest
 from tasks.text import counted
 from training.config import DatasetSettings
@@ -34,6 +35,10 @@ _REMEDIES: Mapping[str, str] = {
     "solution gold": "set dataset.solutions to majority_sample",
     "solution majority_sample": "add a column solution",
 }
+_NAME: Mapping[Need, str] = {
+    "label": "name the column with the answers in dataset.source.columns",
+    "solution": "name the column with the solutions in dataset.source.columns",
+}  # of a source, which has neither majority answers nor samples
 _TOO_LONG = f"of more than {MAX_VALUE_CHARS:,} characters"
 
 
@@ -62,11 +67,13 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class References:
-    """The references of training rows, in their order. `labels` and `solutions` are the settings that they were made with."""
+    """The references of training rows, in their order. `labels` and `solutions` are the settings that they were made with;
+    `from_source`: whether the rows are those of `dataset.source`."""
 
     rows: tuple[Reference, ...]
     labels: LabelSource
     solutions: SolutionSetting
+    from_source: bool = False
 
     def select(self, indices: Iterable[int]) -> References:
         """Return the references of some of the rows."""
@@ -109,7 +116,7 @@ def read_references(data: Dataset, settings: DatasetSettings, needs: Collection[
     """
     samples: Iterable[TeacherResponse] = ()
     sampled = "solution" in needs and settings.solutions == "majority_sample"
-    if sampled and response_files(data.folder, settings.split):
+    if sampled and data.folder is not None and response_files(data.folder, settings.split):
         samples = iter_responses(data.folder, settings.split)
     oracle = pocket_oracle(data.manifest) if settings.labels == "oracle" else None
     return make_references(data.rows, settings, samples, oracle)
@@ -131,17 +138,21 @@ def make_references(
 ) -> References:
     """Return the references of rows. `oracle` is needed for `dataset.labels: oracle`. Pure.
 
-    Texts that a prompt cannot show, blank ones and those of more than `MAX_VALUE_CHARS`, do not count. `samples` may have
+    Texts that a prompt cannot show, blank ones and those of more than `MAX_VALUE_CHARS`, do not count, nor do answers that no
+    response can equal, such as whole solutions. `samples` may have
     any order, and responses of other rows.
     """
     labelled = [_labelled(row, settings.labels, oracle) for row in rows]
-    known = {row.id: _known(one) for row, one in zip(rows, labelled, strict=True)}
+    known = {row.id: _known(row, one) for row, one in zip(rows, labelled, strict=True)}
     best = _first_usable({row.id: row for row in rows}, known, samples)
     found = (
         _solved(row, one, settings.solutions, best.get(row.id))
         for row, one in zip(rows, labelled, strict=True)
     )
-    return References(rows=tuple(found), labels=settings.labels, solutions=settings.solutions)
+    return References(
+        rows=tuple(found), labels=settings.labels, solutions=settings.solutions,
+        from_source=settings.source is not None,
+    )  # fmt: skip
 
 
 def _labelled(row: TrainingRow, labels: LabelSource, oracle: Oracle | None) -> Reference:
@@ -153,8 +164,8 @@ def _labelled(row: TrainingRow, labels: LabelSource, oracle: Oracle | None) -> R
         label, source, absent = oracle(row), labels, "no ground truth, and the oracle cannot solve it"
     if label is None or _is_blank(label):
         return Reference(lacking={"label": absent})
-    if len(label) > MAX_VALUE_CHARS:
-        return Reference(lacking={"label": f"an answer {_TOO_LONG}"})
+    if not is_comparable(label):
+        return Reference(lacking={"label": "an answer that is a sentence or too long to be compared"})
     return Reference(label=label, label_source=source)
 
 
@@ -164,7 +175,7 @@ def _solved(
     """Return the reference of a row with its solution."""
     if not _is_blank(row.solution) and len(row.solution or "") <= MAX_VALUE_CHARS:
         return replace(found, solution=row.solution, solution_source="gold")
-    known = _known(found) is not None
+    known = _known(row, found) is not None
     if sample is not None and solutions == "majority_sample":
         source: SolutionSource = "correct_sample" if known else "majority_sample"
         return replace(found, solution=sample.solution, solution_source=source)
@@ -176,9 +187,11 @@ def _solved(
     return replace(found, lacking={**found.lacking, "solution": absent})
 
 
-def _known(found: Reference) -> str | None:
-    """Return the label if it is right for certain."""
-    return None if found.label_source == "teacher_majority" else found.label
+def _known(row: TrainingRow, found: Reference) -> str | None:
+    """Return the answer that is right for certain, also one that cannot be a label."""
+    if found.label_source == "teacher_majority":
+        return None
+    return found.label if found.label is not None or _is_blank(row.answer) else row.answer
 
 
 def _first_usable(
@@ -247,4 +260,5 @@ def _lack_problem(rows: Sequence[TrainingRow], references: References, need: Nee
 
 def _remedy(references: References, needs: Collection[Need]) -> str:
     chosen = {"label": references.labels, "solution": references.solutions}
-    return " and ".join(_REMEDIES[f"{need} {chosen[need]}"] for need in sorted(needs))
+    remedies = {need: _REMEDIES[f"{need} {chosen[need]}"] for need in needs}
+    return " and ".join((_NAME if references.from_source else remedies)[need] for need in sorted(needs))

@@ -21,7 +21,7 @@ _COLUMNS: Mapping[str, pa.DataType] = {
     "problem_id": pa.string(), "index": pa.int64(), "text": pa.string(), "finish_reason": pa.string(), "answer": pa.string(),
 }  # fmt: skip
 _AT_ONCE = 1000  # rows in memory
-_FINISHED = "stop"
+FINISHED = "stop"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class TeacherResponse:
     @property
     def finished(self) -> bool:
         """Whether the response ended by itself, not at the token limit."""
-        return self.finish_reason == _FINISHED
+        return self.finish_reason == FINISHED
 
     @property
     def solution(self) -> str:

@@ -7,7 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -70,11 +70,20 @@ class TrainingRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """The rows of one config and split, with the dataset's folder and, if sure-math exported it, its manifest."""
+    """The rows of one config and split of a folder, with its manifest if sure-math exported it, or of a source.
 
-    folder: Path
+    `name`: what the rows are, for people. `read` rows were read; those that are no training rows are counted in `left_out`, by
+    reason. `origin` identifies the content of a source. `notices`: what was recognised or assumed.
+    """
+
+    name: str
+    folder: Path | None  # None: the rows come from a source, which has no annotation and no responses
     manifest: Manifest | None
     rows: tuple[TrainingRow, ...]  # ordered by id
+    read: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    origin: str | None = None
+    notices: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -86,12 +95,15 @@ class Dataset:
 
 
 def read_dataset(settings: DatasetSettings) -> Dataset:
-    """Read the rows of one config and split. Of a dataset that sure-math did not export, only `REQUIRED` columns must exist.
+    """Read the rows of one config and split of `settings.folder`. Of a dataset that sure-math did not export, only `REQUIRED`
+    columns must exist.
 
     Raises `UserError`, with one line for each kind of defect and the first row that has it: a missing folder, config or split; a
     missing column or one of the wrong type; a missing or duplicate id; an empty text; a weight that is missing, NaN or outside
     [0, 1]; an entropy that is missing, NaN or negative; unusable cluster labels.
     """
+    if settings.folder is None:
+        raise ValueError("dataset.folder is not set")
     folder = project_path(settings.folder)
     manifest = read_manifest(folder) if (folder / MANIFEST).is_file() or not _has_data(folder) else None
     records = _records(
@@ -101,7 +113,8 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
     if problems:
         raise UserError("\n".join(problems))
     rows = sorted((_row(record) for record in records), key=lambda row: row.id)
-    return Dataset(folder=folder, manifest=manifest, rows=tuple(rows))
+    name = f"{settings.config}/{settings.split}"
+    return Dataset(name=name, folder=folder, manifest=manifest, rows=tuple(rows), read=len(rows))
 
 
 def rows_digest(rows: Iterable[TrainingRow]) -> str:
@@ -364,7 +377,8 @@ def prompt_length_problems(rows: Sequence[TrainingRow], limit: int) -> list[str]
     worst = max(long, key=lambda row: (len(row.prompt_ids), row.id))
     return [
         f"row {worst.id} has a prompt of {len(worst.prompt_ids):,} tokens, but lengths.max_prompt_tokens is {limit:,}"
-        f" ({len(long):,} rows exceed it): raise the limit or remove these rows from the dataset"
+        f" ({len(long):,} rows exceed it): raise the limit, set dataset.without to leave_out, or remove these rows from the"
+        " dataset"
     ]
 
 
@@ -372,9 +386,9 @@ def manifest_problems(run: RunConfig, data: Dataset, teacher: ModelFiles) -> lis
     """Return the differences between the dataset's teacher and the run's, one sentence each; none with `dataset.allow_mismatch`.
 
     A local teacher is compared by a hash of all its files, which reads the weights once. A hub teacher is compared by its
-    tokenizer, because the manifest has no hash of its files.
+    tokenizer, because the manifest has no hash of its files. No model took part in the problems of a source.
     """
-    if run.dataset.allow_mismatch:
+    if run.dataset.allow_mismatch or data.folder is None:
         return []
     if data.manifest is None:
         return [

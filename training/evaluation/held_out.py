@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -46,11 +46,12 @@ class HeldOut:
 def read_held_out(
     settings: EvaluationSettings | None, student: ModelFiles, *, thinking: bool, day: date | None = None
 ) -> HeldOut | None:
-    """Read the problems of a JSON-lines file with `id`, `problem` and `answer`. Returns None without evaluation settings.
+    """Read the problems of a JSON-lines file with `id`, `problem` and `answer`. Returns None without evaluation settings, or if
+    they name no file.
 
     Prompts are built like those of the training rows. Raises `UserError` with file and line.
     """
-    if settings is None:
+    if settings is None or settings.problems is None:
         return None
     path = project_path(settings.problems)
     try:
@@ -64,6 +65,18 @@ def read_held_out(
         raise UserError(
             f"evaluation.problems: {path} is empty: give problems with answers, or remove the section evaluation"
         )
+    return held_out_of(rows, settings, student, thinking=thinking, day=day)
+
+
+def held_out_of(
+    rows: Sequence[Mapping[str, str]],
+    settings: EvaluationSettings,
+    student: ModelFiles,
+    *,
+    thinking: bool,
+    day: date | None = None,
+) -> HeldOut:
+    """Return rows with `id`, `problem` and `answer` as held-out problems."""
     prompts = encode_prompts(student, [row["problem"] for row in rows], thinking=thinking, day=day)
     written = canonical_json(
         [
@@ -86,8 +99,11 @@ def held_out_problems(held_out: HeldOut | None, lengths: LengthSettings) -> list
     if not long:
         return []
     worst = max(long, key=lambda row_id: (long[row_id], row_id))
+    chosen_by = (
+        "dataset.held_out" if held_out and held_out.settings.problems is None else "evaluation.problems"
+    )
     return [
-        f"evaluation.problems: {worst} has a prompt of {long[worst]:,} tokens, but lengths.max_prompt_tokens is {limit:,}, so"
+        f"{chosen_by}: {worst} has a prompt of {long[worst]:,} tokens, but lengths.max_prompt_tokens is {limit:,}, so"
         f" responses would end before lengths.max_response_tokens ({len(long):,} such problems): remove them or raise the limit"
     ]
 

@@ -141,7 +141,8 @@ def _column(
     """Return the column as float64 [P], with every value checked to be between 0 and `highest`."""
     if column is None:
         raise UserError(
-            f"the dataset has no column {name}, which this prompt weight requires: annotate the dataset first"
+            f"the dataset has no column {name}, which this prompt weight requires: annotate the problems (make annotate FILE=...)"
+            " and train on the dataset that it writes, or choose algorithm.prompt_weight uniform"
         )
     values = np.asarray(column, dtype=np.float64)
     if values.shape != (len(prompts.ids),) or not len(values):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prompts import load_prompt
@@ -11,26 +11,18 @@ from tasks.config import PROJECT_ROOT
 from tasks.errors import UserError, attempt
 from tasks.identity import fingerprint
 from tasks.llm.model_identity import model_identity
+from tasks.text import counted, visible
 from training.config import RunConfig, project_path, run_folder
-from training.data.drawn_responses import DrawnResponses, read_responses
+from training.data.drawn_responses import DrawnResponses
 from training.data.model_files import PROMPT, ModelFiles, given_template, open_model
-from training.data.references import Need, References, read_references, reference_problems
-from training.data.rows import (
-    Dataset,
-    TrainingRow,
-    columns,
-    manifest_problems,
-    prompt_length_problems,
-    prompts_digest,
-    read_dataset,
-    rows_digest,
-    with_prompts,
-)
-from training.data.sampler import Schedule, schedule
-from training.data.views import long_prompt_problems, view_prompts
-from training.evaluation.held_out import HeldOut, held_out_problems, read_held_out
+from training.data.references import Need, References
+from training.data.rows import Dataset, TrainingRow, columns, prompts_digest, rows_digest
+from training.data.sampler import Schedule
+from training.data.sources import read_data
+from training.evaluation.held_out import HeldOut, held_out_of, held_out_problems, read_held_out
 from training.plan import RunPlan, resolve
 from training.preflight.algorithm_checks import algorithm_problems, teacher_warning
+from training.preflight.data_checks import Prompts, TrainingData, needs, read_training_data
 from training.preflight.disk import DiskPlan, disk_line, disk_plan, disk_problems, probe_output
 from training.preflight.memory import MemoryPlan, memory_plan, memory_problems, memory_table, scores_by_vllm
 from training.preflight.model_checks import (
@@ -49,20 +41,16 @@ from training.preflight.shapes import ModelDimensions, count_active, count_param
 VERSION = 3  # of the training stage: raise it when the same settings produce a different student
 
 
-Prompts = tuple[tuple[int, ...], ...]
-"""The token ids of each row's prompt."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A run that passed every check. `dataset` is the fingerprint of its dataset; `schedule` draws indices into `rows`; the
+    """A run that passed every check. `dataset` is what it trains on; `schedule` draws indices into `rows`; the
     logits of all models are cut to `shared_vocab`; a response ends with one of `end_tokens`. `teacher`: None without one.
     `views`: the prompts of the rows in each view that a scorer has, besides the plain one. `references`, `responses`: of the
     rows, None if the algorithm uses none. `left_out`: number of rows or responses that it cannot use, by reason."""
 
     plan: RunPlan
     fingerprint: str
-    dataset: str
+    dataset: Dataset
     student: ModelFiles
     teacher: ModelFiles | None
     shared_vocab: int
@@ -124,21 +112,22 @@ def inspect(run: RunConfig) -> Inspection:
     found = _find(run, has_data=True)
     problems, models, memory = found.problems, found.models, found.models.memory
     run_fingerprint = None
-    if not problems and found.plan is not None and models.student is not None and found.data is not None:
-        run_fingerprint = _fingerprint(found.plan, found, found.data, models.student)
+    data = found.data
+    if not problems and found.plan is not None and models.student is not None and data is not None:
+        run_fingerprint = _fingerprint(found.plan, found, data, models.student)
     disk = None
     if found.output is not None and models.dims is not None:
         disk = _disk(problems, run, models.dims, found.output, run_fingerprint)
     table = "" if memory is None else memory_table(memory)
-    if problems or not (run_fingerprint and found.data and found.schedule and memory and disk):
+    if problems or not (run_fingerprint and data and data.schedule and memory and disk):
         return Inspection(problems=tuple(dict.fromkeys(problems)), prepared=None, table=table)
     assert found.plan is not None and models.student is not None  # else there were problems
     prepared = Prepared(
-        plan=found.plan, fingerprint=run_fingerprint, dataset=found.data.fingerprint, student=models.student,
+        plan=found.plan, fingerprint=run_fingerprint, dataset=data.dataset, student=models.student,
         teacher=models.teacher, shared_vocab=shared_vocabulary(models.student, models.teacher),
-        end_tokens=run_end_tokens(models.student, models.teacher, run.prompt), rows=found.rows, schedule=found.schedule,
-        memory=memory, disk=disk, held_out=found.held_out, views=found.views, references=found.references,
-        responses=found.responses, left_out=found.left_out,
+        end_tokens=run_end_tokens(models.student, models.teacher, run.prompt), rows=data.rows, schedule=data.schedule,
+        memory=memory, disk=disk, held_out=found.held_out, views=data.views, references=data.references,
+        responses=data.responses, left_out=data.left_out,
     )  # fmt: skip
     return Inspection(problems=(), prepared=prepared, table=table)
 
@@ -165,13 +154,7 @@ class _Found:
     output: Path | None
     models: _Models
     held_out: HeldOut | None = None
-    data: Dataset | None = None
-    rows: tuple[TrainingRow, ...] = ()
-    schedule: Schedule | None = None
-    views: Mapping[str, Prompts] = field(default_factory=dict)
-    references: References | None = None
-    responses: DrawnResponses | None = None
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    data: TrainingData | None = None
 
 
 def _find(run: RunConfig, *, has_data: bool) -> _Found:
@@ -182,96 +165,15 @@ def _find(run: RunConfig, *, has_data: bool) -> _Found:
     output = attempt(problems, lambda: probe_output(run))
     models = _Models() if plan is None else _models(problems, plan)
     found = _Found(problems=problems, plan=plan, output=output, models=models)
-    data = attempt(problems, lambda: read_dataset(run.dataset)) if has_data else None
-    if data is not None and plan is not None:
-        _read_data(found, plan, data)
     student = models.student
+    if has_data or run.dataset.source is not None:
+        data = attempt(problems, lambda: read_data(run.dataset))
+        if plan is not None and data is not None:
+            found.data = read_training_data(problems, plan, data, student, models.teacher)
     if student is not None:
-        found.held_out = attempt(problems, lambda: _held_out(run, student))
+        found.held_out = attempt(problems, lambda: _held_out(run, student, found.data))
         problems += held_out_problems(found.held_out, run.lengths)
     return found
-
-
-def _read_data(found: _Found, plan: RunPlan, data: Dataset) -> None:
-    """Read what the plan needs of the dataset into `found`."""
-    run, problems, student = plan.run, found.problems, found.models.student
-    if found.models.teacher is not None:
-        problems += manifest_problems(run, data, found.models.teacher)
-    data = _with_references(found, plan, data)
-    if not plan.samples and student is not None:
-        data = _with_responses(found, plan, data, student)
-    found.data, found.rows = data, data.rows
-    if not data.rows:
-        return
-    found.schedule = attempt(problems, lambda: _schedule(plan, data.rows))
-    if student is None:
-        return
-    found.rows = attempt(problems, lambda: _training_rows(run, data, student)) or ()
-    problems += prompt_length_problems(found.rows, run.lengths.max_prompt_tokens)
-    if found.references is not None and not problems:
-        found.views = attempt(problems, lambda: _views(problems, plan, found)) or {}
-
-
-def needs(plan: RunPlan) -> tuple[Need, ...]:
-    """Return what the plan needs of every row's reference."""
-    return (*(("label",) if plan.needs_labels else ()), *(("solution",) if plan.needs_solutions else ()))
-
-
-def _with_references(found: _Found, plan: RunPlan, data: Dataset) -> Dataset:
-    """Read the labels and solutions that the plan needs; return the dataset without the rows that are left out."""
-    required, settings = needs(plan), plan.run.dataset
-    if not required:
-        return data
-    references = attempt(found.problems, lambda: read_references(data, settings, required))
-    if references is None:
-        return data
-    found.problems += reference_problems(data.rows, references, required, settings.without)
-    gone = references.left_out(required)
-    found.left_out = {f"rows {reason}": count for reason, count in gone.reasons.items()}
-    kept = [index for index in range(len(data.rows)) if index not in set(gone.indices)]
-    found.references = replace(references, rows=tuple(references.rows[index] for index in kept))
-    return replace(data, rows=tuple(data.rows[index] for index in kept))
-
-
-def _with_responses(found: _Found, plan: RunPlan, data: Dataset, student: ModelFiles) -> Dataset:
-    """Read the dataset's responses; return the dataset without the rows that have none to train on, which are counted."""
-    end = run_end_tokens(student, found.models.teacher, plan.run.prompt)[0]
-    limit = plan.run.lengths.max_response_tokens
-    responses = attempt(
-        found.problems, lambda: read_responses(data, plan.run.dataset.split, student.tokenizer, end, limit)
-    )
-    if responses is None:
-        return data
-    found.responses, found.left_out = responses, {**found.left_out, **responses.left_out}
-    kept = [index for index, row in enumerate(data.rows) if row.id in responses.by_row]
-    if not kept:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in responses.left_out.items())
-        found.problems.append(f"no row has a response to train on: {reasons}: choose another dataset")
-    if found.references is not None:
-        found.references = found.references.select(kept)
-    return replace(data, rows=tuple(data.rows[index] for index in kept))
-
-
-def _views(problems: list[str], plan: RunPlan, found: _Found) -> Mapping[str, Prompts]:
-    """Return the prompts of every view that a scorer has, checked for their length."""
-    run, views = plan.run, {}
-    for one in plan.passes:
-        model = found.models.teacher if one.worker == "teacher" else found.models.student
-        if one.view == "plain" or model is None or found.references is None:
-            continue
-        prompts = view_prompts(
-            model, one.view, found.rows, found.references, thinking=run.lengths.thinking, day=run.prompt.date
-        )
-        problems += long_prompt_problems(
-            found.rows,
-            prompts,
-            one.view,
-            response_tokens=run.lengths.max_response_tokens,
-            limit=min(model.max_positions, run.trainer.micro_batch_tokens),
-            limit_name=f"the context of {model.role}.model, or trainer.micro_batch_tokens",
-        )
-        views[one.view] = tuple(prompts)
-    return views
 
 
 def report(prepared: Prepared) -> str:
@@ -284,7 +186,7 @@ def report(prepared: Prepared) -> str:
     lines = [
         f"run        {prepared.fingerprint}",
         f"algorithm  {run.algorithm.name}: {prepared.plan.algorithm.summary}",
-        f"rows       {len(rows):,} in {run.dataset.config}/{run.dataset.split}, {len(schedule.kept):,} used for sampling",
+        f"rows       {len(rows):,} in {prepared.dataset.name}, {len(schedule.kept):,} used for sampling",
         f"weights    {_weights_line(weighted)}",
         f"steps      {schedule.steps:,}: {schedule.total_prompts:,} draws, {schedule.prompts_per_step} prompts per step, {last}"
         " in the last,"
@@ -295,9 +197,7 @@ def report(prepared: Prepared) -> str:
         f"KV cache   {prepared.memory.full_sequences:,} sequences of {run.context_tokens:,} tokens per rollout engine",
         f"disk       {disk_line(prepared.disk)}",
     ]
-    lines += [f"left out   {count:,} {what}" for what, count in prepared.left_out.items()]
-    if prepared.references is not None:
-        lines += [_sources_line(prepared.references, need) for need in needs(prepared.plan)]
+    lines += data_lines(prepared)
     if prepared.plan.has_reference:
         lines.append(f"reference  the frozen initial student, in {run.trainer.dtype}")
     if scores_by_vllm(prepared.plan):
@@ -309,6 +209,19 @@ def report(prepared: Prepared) -> str:
         kind = run.algorithm.prompt_weight.kind
         lines.insert(4, f"           sum of {kind} weights {weight.sum():,.1f}, mean {weight.mean():.3f}")
     return "\n".join(lines)
+
+
+def data_lines(prepared: Prepared) -> list[str]:
+    """Return what was left out, held out and recognised in the dataset, and what is used of it besides the problems."""
+    lines = [f"left out   {count:,} {what}" for what, count in prepared.left_out.items()]
+    lines += [f"note       {visible(one)}" for one in prepared.dataset.notices]
+    if prepared.run.dataset.held_out and prepared.held_out is not None:
+        lines.append(f"held out   {counted(len(prepared.held_out.ids), 'problem')}, evaluated only")
+    if prepared.responses is not None:
+        lines.append(f"responses  {prepared.responses.source}")
+    if prepared.references is not None:
+        lines += [_sources_line(prepared.references, need) for need in needs(prepared.plan)]
+    return lines
 
 
 def _sources_line(references: References, need: Need) -> str:
@@ -388,12 +301,12 @@ def _dimensions(problems: list[str], model: ModelFiles | None) -> ModelDimension
     return None if differing else dims
 
 
-def _training_rows(run: RunConfig, data: Dataset, student: ModelFiles) -> tuple[TrainingRow, ...]:
-    return with_prompts(data.rows, student, thinking=run.lengths.thinking, day=run.prompt.date)
-
-
-def _held_out(run: RunConfig, student: ModelFiles) -> HeldOut | None:
-    return read_held_out(run.evaluation, student, thinking=run.lengths.thinking, day=run.prompt.date)
+def _held_out(run: RunConfig, student: ModelFiles, data: TrainingData | None) -> HeldOut | None:
+    thinking, day = run.lengths.thinking, run.prompt.date
+    if run.evaluation is not None and data is not None and data.held_out:
+        rows = [{"id": row.id, "problem": row.text, "answer": row.answer or ""} for row in data.held_out]
+        return held_out_of(rows, run.evaluation, student, thinking=thinking, day=day)
+    return read_held_out(run.evaluation, student, thinking=thinking, day=day)
 
 
 def _disk(
@@ -407,31 +320,25 @@ def _disk(
     return plan
 
 
-def _schedule(plan: RunPlan, rows: Sequence[TrainingRow]) -> Schedule:
-    """Return the schedule of draws. Raises `UserError` if all prompt weights are 0, or the dataset lacks what they need."""
-    given = columns(rows)
-    weights = plan.algorithm.prompt_weight(given)
-    if not weights.weight.any():
-        raise UserError(
-            "all prompts have weight 0, so nothing would be trained: choose another algorithm.prompt_weight (uniform needs no"
-            " weights), or annotate the dataset again"
-        )
-    return schedule(plan.run, given.ids, weights.kept.tolist(), plan.updates_per_batch)
-
-
-def _fingerprint(plan: RunPlan, found: _Found, data: Dataset, student: ModelFiles) -> str:
+def _fingerprint(plan: RunPlan, found: _Found, data: TrainingData, student: ModelFiles) -> str:
     """Return the fingerprint of the run: its settings, the prompt and the chat template, the models' files, the dataset, its rows
     and their prompts, what its algorithm uses besides, and the held-out problems."""
     measured = () if found.held_out is None else (found.held_out.digest,)
     template, required = given_template(plan.run.prompt), needs(plan)
-    used = () if found.references is None else (found.references.digest(required),)
-    used += () if found.responses is None else (found.responses.digest,)
+    used = () if data.references is None else (data.references.digest(required),)
+    used += () if data.responses is None else (data.responses.digest,)
     models = [student, *([] if found.models.teacher is None else [found.models.teacher])]
     return fingerprint(
         stage="distill",
         version=VERSION,
-        settings=plan.run.identity(),
+        settings=plan.identity(),
         prompts=(load_prompt(PROMPT).fingerprint, *(() if template is None else (template,))),
         models=tuple(model_identity(str(model.folder), None, PROJECT_ROOT) for model in models),
-        inputs=(data.fingerprint, rows_digest(data.rows), prompts_digest(found.rows), *used, *measured),
+        inputs=(
+            data.dataset.fingerprint,
+            rows_digest(data.rows),
+            prompts_digest(data.rows),
+            *used,
+            *measured,
+        ),
     )

@@ -79,8 +79,16 @@ def test_the_label_is_the_ground_truth_or_what_the_setting_names(
 
 
 def test_an_answer_that_no_prompt_can_show_is_no_label() -> None:
-    assert made(row(answer="1" * 8001)).lacking["label"] == "an answer of more than 8,000 characters"
-    assert made(row(answer="1" * 8000)).label == "1" * 8000
+    found = made(row(answer="1" * 4001))
+    assert found.lacking["label"] == "an answer that is a sentence or too long to be compared"
+    assert made(row(answer="1" * 4000)).label == "1" * 4000
+
+
+def test_a_whole_solution_is_no_label() -> None:
+    text = "Natalia sold 48/2 = 24 clips in May and 48+24 = 72 clips altogether in April and May."
+    found = made(row(answer=text))
+    assert found.label is None and "a sentence" in found.lacking["label"]
+    assert found.solution is None  # no response has it as its answer, so that none is known to be right
 
 
 def test_the_oracle_solves_pocket_problems_only(tmp_path: Path) -> None:
