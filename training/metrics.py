@@ -31,7 +31,9 @@ def step_metrics(
     (`*_mass`, `entropy`, `clipped`, `reference_kl`, ...) are means over the trained response tokens; lengths and shares are over
     all rollouts. `staleness` counts the batches between the weights that generated and those that were updated. `sync` is the
     seconds of the weight sync, `wall` those of the whole step; `overlap` is the phases' total seconds over `wall`, 1 if no phases
-    overlapped. `student_memory_gb`: peak memory of a student rank so far, in 10^9 bytes.
+    overlapped. `student_memory_gb`: peak memory of a student rank so far, in 10^9 bytes. Tokens per second: `tokens_per_second`
+    prompts and responses over `wall`, `rollout_tokens_per_second` generated tokens over the rollout phase,
+    `trained_tokens_per_second` tokens of the trained sequences over the student phase.
     """
     seconds = _seconds_by_phase(batch, updates, sync)
     tokens, work = sum(len(sequence.tokens) for sequence in batch.sequences), sum(seconds.values())
@@ -48,6 +50,7 @@ def step_metrics(
         "staleness": staleness,
         "tokens": tokens,
         "tokens_per_second": tokens / wall,
+        **throughput(batch, updates),
         "seconds": wall,
         "overlap": work / wall,
         "student_memory_gb": max(update.memory for update in updates) / 1e9,
@@ -82,6 +85,20 @@ def _rollout_logprob(batch: RolloutBatch) -> dict[str, float]:
     """Return the mean log-probability of a token, unless it is not known, as for the dataset's responses."""
     mean = float(np.concatenate([one.logprobs for one in batch.generations]).mean())
     return {"rollout_logprob_mean": mean} if np.isfinite(mean) else {}
+
+
+def throughput(batch: RolloutBatch, updates: Sequence[Update]) -> dict[str, float]:
+    """Return the tokens per second of generation, if the rollouts were generated in this step, and of the updates."""
+    found, seconds = {}, sum(update.seconds for update in updates)
+    if batch.generated:
+        generated = sum(len(one.tokens) for one in batch.generations)
+        found["rollout_tokens_per_second"] = generated / batch.rollout_seconds
+    trained = [
+        one for update in updates for micro_batch, _ in update.trained for one in micro_batch.sequences
+    ]
+    if seconds:
+        found["trained_tokens_per_second"] = sum(len(one.tokens) for one in trained) / seconds
+    return found
 
 
 def reward_metrics(batch: RolloutBatch) -> dict[str, float]:
