@@ -100,8 +100,7 @@ def generate_batch(
 ) -> RolloutBatch:
     """Get the rollouts of a step, and request their scores and grades.
 
-    `weights` [rows] float64: one for each of `prepared.rows`. `saved`: the rollouts of the step if a checkpoint has them;
-    they are only scored, and none are generated.
+    `weights` [rows] float64: for each of `prepared.rows`. `saved`: the rollouts of the step if a checkpoint has them.
     """
     plan, groups = prepared.plan, prepared.schedule.step(step)
     rows = [group.row for group in groups for _ in group.seeds]

@@ -31,12 +31,10 @@ def step_metrics(
     (`*_mass`, `entropy`, `clipped`, `reference_kl`, ...) are means over the trained response tokens; lengths and shares are over
     all rollouts. `staleness` counts the batches between the weights that generated and those that were updated. `sync` is the
     seconds of the weight sync, `wall` those of the whole step; `overlap` is the phases' total seconds over `wall`, 1 if no phases
-    overlapped. `student_memory_gb`: peak memory of a student rank so far, in 10^9 bytes. Tokens per second: `tokens_per_second`
-    prompts and responses over `wall`, `rollout_tokens_per_second` generated tokens over the rollout phase,
-    `trained_tokens_per_second` tokens of the trained sequences over the student phase.
+    overlapped. `student_memory_gb`: peak memory of a student rank so far, in 10^9 bytes.
     """
     seconds = _seconds_by_phase(batch, updates, sync)
-    tokens, work = sum(len(sequence.tokens) for sequence in batch.sequences), sum(seconds.values())
+    work = sum(seconds.values())
     row: dict[str, float] = {
         "step": batch.step + 1,
         "loss": float(np.mean([update.loss for update in updates])),
@@ -48,9 +46,7 @@ def step_metrics(
         **response_metrics(batch),
         **reward_metrics(batch),
         "staleness": staleness,
-        "tokens": tokens,
-        "tokens_per_second": tokens / wall,
-        **throughput(batch, updates),
+        **throughput(batch, updates, wall),
         "seconds": wall,
         "overlap": work / wall,
         "student_memory_gb": max(update.memory for update in updates) / 1e9,
@@ -87,17 +83,20 @@ def _rollout_logprob(batch: RolloutBatch) -> dict[str, float]:
     return {"rollout_logprob_mean": mean} if np.isfinite(mean) else {}
 
 
-def throughput(batch: RolloutBatch, updates: Sequence[Update]) -> dict[str, float]:
-    """Return the tokens per second of generation, if the rollouts were generated in this step, and of the updates."""
-    found, seconds = {}, sum(update.seconds for update in updates)
+def throughput(batch: RolloutBatch, updates: Sequence[Update], wall: float) -> dict[str, float]:
+    """Return the tokens of prompts and responses, and tokens per second: `tokens_per_second` of all of them over the step,
+    `rollout_tokens_per_second` of the generated ones over their generation, without it if none were generated, and
+    `trained_tokens_per_second` of the sequences that were trained on over the updates."""
+    tokens, spent = sum(len(one.tokens) for one in batch.sequences), sum(one.seconds for one in updates)
+    found: dict[str, float] = {"tokens": tokens, "tokens_per_second": tokens / wall}
     if batch.generated:
         generated = sum(len(one.tokens) for one in batch.generations)
         found["rollout_tokens_per_second"] = generated / batch.rollout_seconds
     trained = [
         one for update in updates for micro_batch, _ in update.trained for one in micro_batch.sequences
     ]
-    if seconds:
-        found["trained_tokens_per_second"] = sum(len(one.tokens) for one in trained) / seconds
+    if spent > 0:
+        found["trained_tokens_per_second"] = sum(len(one.tokens) for one in trained) / spent
     return found
 
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from tasks.text import counted
-from training.config import RunConfig
-from training.evaluation_settings import EvaluationSettings
+from training.config import EvaluationSettings, RunConfig
 
 __all__ = ["reporter_problems", "stopping_lines"]
 
