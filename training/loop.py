@@ -6,12 +6,13 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tasks.errors import UserError
 from tasks.processes.timeline import FILE, Timeline
@@ -140,7 +141,8 @@ def _train_steps(
             with run_log.activity(f"evaluating the student after step {done.step}"):
                 state = run.after(state, done, spent)
             run_log.write({**done.metrics, **state.metrics})
-            _write_samples(run, done)
+            if done.samples:
+                write_samples(folder, done.step, done.samples)
             if done.metrics["staleness"] == 0 and "mismatch_mean" in done.metrics:
                 check_mismatch(done.metrics["mismatch_mean"], version=done.step - 1)
             if run.must_save(state) or stop.requested:
@@ -156,12 +158,13 @@ def _train_steps(
     return state
 
 
-def _write_samples(run: TrainingRun, done: CompletedStep) -> None:
-    """Write a table of sample rollouts if one is due after a step."""
-    every, prepared = run.prepared.run.rollouts.samples_every, run.prepared
-    if every is not None and done.step % every == 0:
-        decode = partial(prepared.student.tokenizer.decode, skip_special_tokens=False)
-        write_samples(run.folder, done.step, sample_rows(done.batch, prepared.rows, decode))
+def _samples(prepared: Prepared, batch: RolloutBatch) -> Sequence[Mapping[str, Any]]:
+    """Return the table of sample rollouts of a step, empty if none is due."""
+    every = prepared.run.rollouts.samples_every
+    if every is None or (batch.step + 1) % every != 0:
+        return ()
+    decode = partial(prepared.student.tokenizer.decode, skip_special_tokens=False)
+    return sample_rows(batch, prepared.rows, decode)
 
 
 def _steps(
@@ -194,11 +197,11 @@ def _steps(
             ended = time.perf_counter()
             yield CompletedStep(
                 step=step + 1,
-                batch=batch,
                 metrics=step_metrics(
                     batch, updates, staleness=staleness, sync=ended - waited, wall=ended - began
                 ),
                 weights=f"{snapshot.checksum:016x}",
+                samples=_samples(prepared, batch),
                 upcoming=ready.generations if ready and prepared.plan.samples else (),
             )
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import UserError
-from training.batch import RolloutBatch
 from training.config import EvaluationSettings
 from training.console import log_line
 from training.evaluation.held_out import evaluate
@@ -29,13 +28,13 @@ CHECKPOINTS = "checkpoints"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletedStep:
-    """A step that was trained and synced: the number of completed steps, its batch and metrics, the checksum of the weights
-    after it, and the rollouts of the next step, if they exist already."""
+    """A step that was trained and synced: the number of completed steps, its metrics, the checksum of the weights after it, its
+    table of sample rollouts, if one is due, and the rollouts of the next step, if they exist already."""
 
     step: int
-    batch: RolloutBatch
     metrics: Mapping[str, float]
     weights: str
+    samples: Sequence[Mapping[str, Any]] = ()
     upcoming: Sequence[Generation] = ()
 
 

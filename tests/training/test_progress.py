@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from tasks.config import PROJECT_ROOT
@@ -63,12 +64,15 @@ class Machine(Actors):
 
     def generate(self, requests: Sequence[RolloutRequest], _sampling: object) -> list[Generation]:
         self._call("evaluate")
-        solved, generations = self.right[self.loaded[1]], []
-        for index in range(len(requests)):
-            text = "2" if index // SAMPLES < solved else "3"
-            tokens = self.run.student.tokenizer(f"So \\boxed{{{text}}}", add_special_tokens=False)
-            generations.append(cast(Generation, type("Sample", (), {"tokens": _array(tokens["input_ids"])})))
-        return generations
+        solved = self.right[self.loaded[1]]
+        return [self._response(2 if index // SAMPLES < solved else 3) for index in range(len(requests))]
+
+    def _response(self, answer: int) -> Generation:
+        ids = self.run.student.tokenizer(f"So \\boxed{{{answer}}}", add_special_tokens=False)["input_ids"]
+        tokens = np.array(ids, dtype=np.int32)
+        return Generation(
+            tokens=tokens, logprobs=np.zeros(len(ids), np.float32), finish_reason="stop", version=0
+        )
 
     def save(
         self,
@@ -96,12 +100,6 @@ class Machine(Actors):
         shutil.copytree(PROJECT_ROOT / "pocket/student", folder, dirs_exist_ok=True)
         edit(folder / "config.json", lambda config: config.update(weights=self.weights))
         self._call("exported")
-
-
-def _array(ids: Sequence[int]) -> Any:
-    import numpy as np
-
-    return np.array(ids, dtype=np.int32)
 
 
 @pytest.fixture(autouse=True)
@@ -247,6 +245,14 @@ def test_a_budget_of_tokens_ends_a_run_with_its_checkpoint(
     again = Machine(RISING_AND_FALLING, machine.run)
     (tmp_path / "budget/result.json").unlink()
     assert train(again, tmp_path / "budget")["ended"]["step"] == 3 and "step" not in again.calls
+
+
+def test_a_tracker_that_is_not_installed_is_refused_at_the_check(
+    made: Callable[..., Prepared], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.preflight.reporting.find_spec", lambda _name: None)
+    with pytest.raises(UserError, match=r"^report_to: wandb is not installed: install it"):
+        made(report_to=["wandb"])
 
 
 def test_a_best_checkpoint_that_is_damaged_is_not_exported(
