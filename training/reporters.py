@@ -66,6 +66,7 @@ class WeightsAndBiases:
                 " remove it"
             ) from error
         # steps that a continued run repeats: wandb drops values of a lower step of its own
+        self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

@@ -95,7 +95,7 @@ def test_wandb_gets_settings_and_metrics_of_every_start(
     start, *rows = [json.loads(line) for line in lines]
     assert start["init"] == ["sure-math", "0123456789ab", "allow", "off"]
     assert start["config"]["algorithm"]["name"] == "uopd" and "output" not in start["config"]
-    assert rows[0] == {"define": ["*", "step"]}
+    assert rows[:2] == [{"define": ["step", None]}, {"define": ["*", "step"]}]
     logged = [(row["log"]["step"], row["log"]["loss"]) for row in rows if "log" in row]
     assert logged == [(1, 1.1), (2, 2.1), (2, 2.2)]
     assert sum("finish" in row for row in rows) == 2
