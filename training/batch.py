@@ -48,8 +48,9 @@ class RolloutBatch:
 
     `updates`: the rollout indices of each part of each optimizer step. `weights` [S] float64: the prompt weight of every rollout.
     `scores[pass][part]`: the pending scores of each part by each scoring pass. `grades` [S]: pending rewards, empty without a
-    reward. `rollout_seconds`: seconds of generation. `old_logprobs`: the student's before the first update, if the algorithm
-    compares with them. `sequence_slopes`: by rollout, the derivative of a sequence loss with respect to its log-probability.
+    reward. `rollout_seconds`: seconds of generation. `generated`: whether the rollouts were generated now, and are not those of a
+    checkpoint or the dataset. `old_logprobs`: the student's before the first update, if the algorithm compares with them.
+    `sequence_slopes`: by rollout, the derivative of a sequence loss with respect to its log-probability.
     """
 
     step: int
@@ -59,6 +60,7 @@ class RolloutBatch:
     updates: tuple[tuple[range, ...], ...]
     weights: np.ndarray
     rollout_seconds: float
+    generated: bool = True
     scores: Mapping[ScoringPass, tuple[PendingScores, ...]] = field(default_factory=dict)
     grades: tuple[Future[float], ...] = ()
     old_logprobs: Sequence[np.ndarray] | None = None
@@ -98,8 +100,7 @@ def generate_batch(
 ) -> RolloutBatch:
     """Get the rollouts of a step, and request their scores and grades.
 
-    `weights` [rows] float64: one for each of `prepared.rows`. `saved`: the rollouts of the step if a checkpoint has them;
-    they are only scored, and none are generated.
+    `weights` [rows] float64: for each of `prepared.rows`. `saved`: the rollouts of the step if a checkpoint has them.
     """
     plan, groups = prepared.plan, prepared.schedule.step(step)
     rows = [group.row for group in groups for _ in group.seeds]
@@ -130,6 +131,7 @@ def generate_batch(
         updates=updates,
         weights=weights[rows],
         rollout_seconds=generated - started,
+        generated=plan.samples and not saved,
         scores={one: tuple(pending[n] for n in range(len(parts))) for one, pending in scores.items()},
         grades=tuple(grades[index] for index in sorted(grades)),
     )

@@ -28,6 +28,7 @@ from pydantic import (
 from tasks.config import PROJECT_ROOT, Probability, Settings, explain, resource
 from tasks.errors import UserError
 from training.dataset_settings import DatasetSettings
+from training.evaluation_settings import BudgetSettings, EvaluationSettings
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 VLLM_TOP_K = 16
@@ -163,6 +164,7 @@ class RolloutSettings(Section):
     top_k: PositiveInt | None = None
     allow_truncated: bool = False
     dtype: Literal["bfloat16", "float32"] | None = None  # of the rollout engines; None: that of the training
+    samples_every: PositiveInt | None = resource(None)  # steps between two tables of sample rollouts
 
 
 class LengthSettings(Section):
@@ -268,14 +270,6 @@ class CheckpointSettings(Section):
     keep: PositiveInt = resource(3)
 
 
-class EvaluationSettings(Section):
-    """Held-out problems on which the student is evaluated before the first step and after the last."""
-
-    problems: Path | None = resource(None)  # JSON lines with id, problem and answer; None: `dataset.held_out`
-    samples: PositiveInt = 4  # per problem: avg@4 estimates pass@1
-    temperature: PositiveFloat = 0.7  # as for the teacher's samples of the annotation
-
-
 class RunConfig(Section):
     """All settings of a training run."""
 
@@ -294,6 +288,10 @@ class RunConfig(Section):
     overlap: Literal["on_policy", "one_step_off"] = "on_policy"
     checkpoints: CheckpointSettings = CheckpointSettings()
     evaluation: EvaluationSettings | None = None
+    budget: BudgetSettings = BudgetSettings()
+    report_to: tuple[Literal["tensorboard", "wandb"], ...] = resource(
+        ("tensorboard",)
+    )  # besides the run's own files
     seed: int = Field(default=0, ge=0, lt=2**63)  # the limit of torch
     self_tests: bool = resource(True)
 

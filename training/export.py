@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,15 +23,14 @@ from tasks.storage.metrics import read_metrics
 from tasks.text import counted
 from training.console import log_line
 from training.data.model_files import PROMPT
-from training.evaluation.held_out import Grades, estimates
+from training.evaluation.held_out import estimates
+from training.evaluation.history import described
 from training.metrics import phase_seconds
 from training.preflight.check import Prepared, needs
 from training.preflight.disk import RESULT
 from training.preflight.memory import placement_of
+from training.progress import RunState, TrainingRun
 from training.run_log import RunTimer
-
-if TYPE_CHECKING:
-    from training.worker_set import Workers
 
 __all__ = ["RESULT", "RunResult", "export_run", "finished", "record_latest"]
 
@@ -44,6 +43,7 @@ PANELS = (
     ("response_tokens_mean", "tokens per response"),
     ("mismatch_mean", "trainer/engine mismatch (nats)"),
     ("tokens_per_second", "tokens per second"),
+    ("held_out_accuracy", "held-out pass@1"),
 )
 
 
@@ -71,25 +71,23 @@ def record_latest(folder: Path) -> None:
     atomic_write(folder.parent / LATEST, json.dumps({"run": folder.name}) + "\n")
 
 
-def export_run(
-    workers: Workers,
-    prepared: Prepared,
-    folder: Path,
-    timer: RunTimer,
-    *,
-    before: Grades | None,
-    after: Grades | None,
-) -> RunResult:
-    """Export the student and write all other files; `result.json` is written last and marks the run as finished."""
-    lost = workers.students.export(folder / STUDENT)
+def export_run(run: TrainingRun, state: RunState, timer: RunTimer, *, exported: int) -> RunResult:
+    """Export the student, which is that after step `exported`, and write all other files; `result.json` is written last and marks
+    the run as finished."""
+    prepared, folder = run.prepared, run.folder
+    lost = run.workers.students.export(folder / STUDENT)
     rows = read_metrics(folder)
-    held_out = None if before is None or after is None else estimates(before, after)
+    before, after = state.evaluation(0), state.evaluation(exported)
+    held_out = None if before is None or after is None else estimates(before.grades, after.grades)
     result = {
         "fingerprint": prepared.fingerprint,
         "algorithm": prepared.run.algorithm.name,
         "method": _method(prepared),
-        "prompts": prepared.schedule.total_prompts,
+        "prompts": min(prepared.schedule.total_prompts, len(rows) * prepared.schedule.prompts_per_step),
         "steps": len(rows),
+        "ended": {"by": state.ended, "step": state.step, "of": prepared.schedule.steps},
+        "exported": _exported(run, state, exported),
+        "evaluations": described(state.evaluations),
         "student": {"from": _identity(prepared.student.folder), "to": _identity(folder / STUDENT)},
         "teacher": None if prepared.teacher is None else _identity(prepared.teacher.folder),
         "dataset": prepared.dataset.fingerprint,
@@ -100,7 +98,7 @@ def export_run(
         "held_out": held_out,
         **({} if lost is None else {"lost_by_merging": lost}),
         "cost": cost(rows, prepared, *timer.total()),
-        "facts": workers.facts,
+        "facts": run.workers.facts,
         "settings": prepared.plan.identity(),
         "versions": versions(),
     }
@@ -110,8 +108,18 @@ def export_run(
     atomic_write(folder / STUDENT / "README.md", model_card(result))
     atomic_write(folder / RESULT, _as_json(result))
     _log_gain(held_out)
+    if exported != state.step:
+        log_line(f"exported the best student, after step {exported} of {state.step}")
     log_line(f"student: {folder / STUDENT}")
     return RunResult(student=folder / STUDENT, result=result)
+
+
+def _exported(run: TrainingRun, state: RunState, step: int) -> dict[str, Any]:
+    """Return the step of the exported student, and if it is the best one, by what and with which value."""
+    best, settings = run.best(state), run.evaluation
+    if best is None or settings is None:
+        return {"step": step}
+    return {"step": step, "best_by": settings.best_by, "value": best.value(settings.best_by)}
 
 
 def _log_gain(held_out: Mapping[str, Any] | None) -> None:
@@ -163,15 +171,19 @@ def write_metrics(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
 
 
 def draw_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Plot six metrics over the steps, with the share of each phase in the title."""
+    """Plot the metrics of `PANELS` that the run has over the steps, with the share of each phase in the title."""
     from io import BytesIO
 
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 6), layout="constrained")
-    steps = [row["step"] for row in rows]
-    for axes, (name, label) in zip(figure.subplots(2, 3).flat, PANELS, strict=True):
-        axes.plot(steps, [row.get(name, float("nan")) for row in rows], linewidth=1.2)
+    found = [panel for panel in PANELS if any(panel[0] in row for row in rows)]
+    grid = figure.subplots(2, max(1, -(-len(found) // 2)), squeeze=False).flatten()
+    for axes in grid[len(found) :]:
+        axes.set_axis_off()
+    for axes, (name, label) in zip(grid[: len(found)], found, strict=True):
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        axes.plot(*zip(*points, strict=True), linewidth=1.2, marker="." if len(points) < len(rows) else "")
         axes.set_title(label, fontsize=10)
         axes.grid(alpha=0.3)
     phases = phase_seconds(rows)

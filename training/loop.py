@@ -6,9 +6,9 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,21 +17,23 @@ from typing import Any
 from tasks.errors import UserError
 from tasks.processes.timeline import FILE, Timeline
 from tasks.storage.locks import alone
+from tasks.storage.metrics import read_metrics
+from tasks.storage.rollout_samples import write_samples
 from training.batch import RolloutBatch, generate_batch, micro_batches, sequences_of
 from training.config import RunConfig, run_folder
 from training.console import log_line, phase, show_table
 from training.data.rows import columns
-from training.evaluation.held_out import evaluate
 from training.export import RunResult, export_run, finished, record_latest
 from training.metrics import step_metrics
 from training.preflight.check import Prepared, data_lines, prepare
 from training.preflight.memory import memory_table
-from training.preflight.sampling import evaluation_sampling
 from training.preflight.self_tests import self_test
+from training.progress import CompletedStep, RunState, TrainingRun
+from training.reporters import open_reporters
+from training.rollout_samples import sample_rows
 from training.rollouts.engine import Generation
-from training.rollouts.saved import read_generations
 from training.run_log import RunLog, RunTimer
-from training.student.checkpoints import latest, read_record
+from training.stopping import Spent, ending_line
 from training.student.group import Update
 from training.weight_sync.sync import check_mismatch, check_versions
 from training.worker_set import Workers, start_workers
@@ -105,47 +107,73 @@ def _started(prepared: Prepared, timeline: Timeline) -> Iterator[Workers]:
 def _train(workers: Workers, prepared: Prepared, folder: Path, timer: RunTimer) -> RunResult:
     """Run the remaining steps, with an evaluation before the first step and after the last one. The last step is saved too, so
     that evaluation and export can be repeated without training."""
-    config, total = prepared.run, prepared.schedule.steps
-    held_out, timeline = prepared.held_out, Timeline(folder / FILE)
+    run, timeline = TrainingRun(workers=workers, prepared=prepared, folder=folder), Timeline(folder / FILE)
     with _phase(timeline, "loading the weights and checking the workers"):
-        first, record, saved = _resume(workers, prepared, folder)
-        workers.students.sync(workers.engines, first)
-        if config.self_tests:
-            self_test(workers, prepared, first)
-    sampling = evaluation_sampling(prepared)
-    with _phase(timeline, "evaluating the student before the training"):
-        before = record["before"] if first else evaluate(workers, held_out, "before", sampling)
-    kept = {"fingerprint": prepared.fingerprint, "before": before}
+        state, saved = run.resume()
+        if prepared.run.self_tests:
+            self_test(workers, prepared, state.step)
+    if state.step == 0:
+        with _phase(timeline, "evaluating the student before the training"):
+            state = run.evaluated(state, "before training")
     timer.save()
     with _stop_on_signals() as stop:
-        with RunLog(folder, step=first, steps=total) as run_log, timeline.phase("training", "steps"):
-            for step, upcoming in _steps(workers, prepared, run_log, first, saved):
-                timer.save()
-                if step % config.checkpoints.every == 0 or step == total or stop.requested:
-                    workers.students.save(
-                        folder / "checkpoints", step, kept, keep=config.checkpoints.keep, rollouts=upcoming
-                    )
-                if stop.requested:
-                    raise Stopped(
-                        f"stopped after step {step} of {total}, with a checkpoint: start again to continue"
-                    )
+        if state.ended is None:
+            with timeline.phase("training", "steps"):
+                state = _train_steps(run, state, saved, timer, stop)
         stop.at_once = (
             "stopped after the last step, with a checkpoint: start again to evaluate and export the student"
         )
         with _phase(timeline, "evaluating and exporting the student"):
-            after = evaluate(workers, held_out, "after", sampling)
-            return export_run(workers, prepared, folder, timer, before=before, after=after)
+            state = run.evaluated(state, "after training")
+            return export_run(run, state, timer, exported=run.load_exported(state))
+
+
+def _train_steps(
+    run: TrainingRun, state: RunState, saved: Sequence[Generation], timer: RunTimer, stop: _StopRequest
+) -> RunState:
+    """Run the steps that follow a state until the run ends; return the last state. Raises `Stopped` after a requested stop."""
+    prepared, folder, total = run.prepared, run.folder, run.prepared.schedule.steps
+    config, steps = prepared.run, _steps(run.workers, prepared, state.step, saved)
+    reporters = open_reporters(config.report_to, folder, first=state.step + 1, settings=config.identity())
+    with closing(steps), RunLog(folder, step=state.step, steps=total, reporters=reporters) as run_log:
+        spent = Spent.by(read_metrics(folder))
+        for done in steps:
+            timer.save()
+            spent = spent.plus(done.metrics)
+            with run_log.activity(f"evaluating the student after step {done.step}"):
+                state = run.after(state, done, spent)
+            run_log.write({**done.metrics, **state.metrics})
+            if done.samples:
+                write_samples(folder, done.step, done.samples)
+            if done.metrics["staleness"] == 0 and "mismatch_mean" in done.metrics:
+                check_mismatch(done.metrics["mismatch_mean"], version=done.step - 1)
+            if run.must_save(state) or stop.requested:
+                run.save(state, done.upcoming)
+            if stop.requested:
+                raise Stopped(
+                    f"stopped after step {done.step} of {total}, with a checkpoint: start again to continue"
+                )
+            if state.ended is not None:
+                break
+        if state.ended not in (None, "steps"):
+            log_line(ending_line(state.ended, config, state.step, total, spent))
+    return state
+
+
+def _samples(prepared: Prepared, batch: RolloutBatch) -> Sequence[Mapping[str, Any]]:
+    """Return the table of sample rollouts of a step, empty if none is due."""
+    every = prepared.run.rollouts.samples_every
+    if every is None or (batch.step + 1) % every != 0:
+        return ()
+    decode = partial(prepared.student.tokenizer.decode, skip_special_tokens=False)
+    return sample_rows(batch, prepared.rows, decode)
 
 
 def _steps(
-    workers: Workers,
-    prepared: Prepared,
-    run_log: RunLog,
-    first: int,
-    saved: Sequence[Generation] = (),
-) -> Iterator[tuple[int, Sequence[Generation]]]:
-    """Generate > score > update > sync > log. Yields the number of completed steps and the rollouts of the next step, if they
-    exist already. `saved`: the rollouts of step `first`, if a checkpoint has them.
+    workers: Workers, prepared: Prepared, first: int, saved: Sequence[Generation] = ()
+) -> Generator[CompletedStep]:
+    """Generate > score > update > sync. Yields each completed step from `first` on. `saved`: the rollouts of step `first`, if a
+    checkpoint has them.
 
     The student trains on the first part of a batch while the teacher scores the next part. With `one_step_off` the next batch is
     generated (with the engines' current weights) and scored while the student trains on this one.
@@ -167,13 +195,17 @@ def _steps(
             updates = _train_on(workers, prepared, batch, step)
             ready = next_batch.result() if next_batch else None
             waited = time.perf_counter()
-            workers.students.sync(workers.engines, step + 1)
+            snapshot = workers.students.sync(workers.engines, step + 1)
             ended = time.perf_counter()
-            row = step_metrics(batch, updates, staleness=staleness, sync=ended - waited, wall=ended - began)
-            run_log.write(row)
-            if staleness == 0 and "mismatch_mean" in row:
-                check_mismatch(row["mismatch_mean"], version=step)
-            yield step + 1, ready.generations if ready and prepared.plan.samples else ()
+            yield CompletedStep(
+                step=step + 1,
+                metrics=step_metrics(
+                    batch, updates, staleness=staleness, sync=ended - waited, wall=ended - began
+                ),
+                weights=f"{snapshot.checksum:016x}",
+                samples=_samples(prepared, batch),
+                upcoming=ready.generations if ready and prepared.plan.samples else (),
+            )
 
 
 def _train_on(workers: Workers, prepared: Prepared, batch: RolloutBatch, step: int) -> tuple[Update, ...]:
@@ -233,28 +265,6 @@ def _check_finite(update: Update, step: int) -> None:
             f"step {step + 1} has loss {update.loss} and gradient norm {update.gradient_norm} at learning rate"
             f" {update.learning_rate:.3g}, the student has diverged: lower optimizer.learning_rate or optimizer.max_gradient_norm"
         )
-
-
-def _resume(
-    workers: Workers, prepared: Prepared, folder: Path
-) -> tuple[int, Mapping[str, Any], tuple[Generation, ...]]:
-    """Load the last checkpoint; return its number of steps, its record, and the rollouts of the next step that it contains.
-
-    Raises `UserError` if the checkpoint belongs to a run with another fingerprint.
-    """
-    checkpoint = latest(folder / "checkpoints", log_line)
-    if checkpoint is None:
-        return 0, {}, ()
-    record = read_record(checkpoint)
-    if record.get("fingerprint") != prepared.fingerprint:
-        raise UserError(
-            f"{folder} contains checkpoints of a run with other settings, data or models: delete it, or choose another output"
-            " folder"
-        )
-    updates = workers.students.load(checkpoint)
-    step = -(-updates // prepared.schedule.updates_per_batch)
-    log_line(f"continuing after step {step}")
-    return step, record, read_generations(checkpoint)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -34,7 +34,7 @@ def step_metrics(
     overlapped. `student_memory_gb`: peak memory of a student rank so far, in 10^9 bytes.
     """
     seconds = _seconds_by_phase(batch, updates, sync)
-    tokens, work = sum(len(sequence.tokens) for sequence in batch.sequences), sum(seconds.values())
+    work = sum(seconds.values())
     row: dict[str, float] = {
         "step": batch.step + 1,
         "loss": float(np.mean([update.loss for update in updates])),
@@ -46,8 +46,7 @@ def step_metrics(
         **response_metrics(batch),
         **reward_metrics(batch),
         "staleness": staleness,
-        "tokens": tokens,
-        "tokens_per_second": tokens / wall,
+        **throughput(batch, updates, wall),
         "seconds": wall,
         "overlap": work / wall,
         "student_memory_gb": max(update.memory for update in updates) / 1e9,
@@ -82,6 +81,23 @@ def _rollout_logprob(batch: RolloutBatch) -> dict[str, float]:
     """Return the mean log-probability of a token, unless it is not known, as for the dataset's responses."""
     mean = float(np.concatenate([one.logprobs for one in batch.generations]).mean())
     return {"rollout_logprob_mean": mean} if np.isfinite(mean) else {}
+
+
+def throughput(batch: RolloutBatch, updates: Sequence[Update], wall: float) -> dict[str, float]:
+    """Return the tokens of prompts and responses, and tokens per second: `tokens_per_second` of all of them over the step,
+    `rollout_tokens_per_second` of the generated ones over their generation, without it if none were generated, and
+    `trained_tokens_per_second` of the sequences that were trained on over the updates."""
+    tokens, spent = sum(len(one.tokens) for one in batch.sequences), sum(one.seconds for one in updates)
+    found: dict[str, float] = {"tokens": tokens, "tokens_per_second": tokens / wall}
+    if batch.generated:
+        generated = sum(len(one.tokens) for one in batch.generations)
+        found["rollout_tokens_per_second"] = generated / batch.rollout_seconds
+    trained = [
+        one for update in updates for micro_batch, _ in update.trained for one in micro_batch.sequences
+    ]
+    if spent > 0:
+        found["trained_tokens_per_second"] = sum(len(one.tokens) for one in trained) / spent
+    return found
 
 
 def reward_metrics(batch: RolloutBatch) -> dict[str, float]:

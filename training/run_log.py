@@ -1,5 +1,5 @@
-"""The run log: metrics as JSON lines and TensorBoard events, and progress output (a live bar on a terminal, otherwise a line
-every eight seconds)."""
+"""The run log: metrics as JSON lines and in trackers, and progress output (a live bar on a terminal, otherwise a line every eight
+seconds)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from tasks.processes.pace import duration, per_step
 from tasks.storage.disk import atomic_write, disk_errors
 from tasks.storage.metrics import METRICS, read_metrics
 from training.console import log_line, phase
+from training.reporters import Reporter
 
 __all__ = ["RunLog", "RunTimer"]
 
@@ -107,7 +108,7 @@ class Bar:
 
 class RunLog:
     """The run log, one row per step. `step` is the step that the run continues from: later rows of an interrupted start are
-    removed, because those steps are repeated."""
+    removed, because those steps are repeated. `reporters` are closed with the log."""
 
     def __init__(
         self,
@@ -115,17 +116,17 @@ class RunLog:
         *,
         step: int,
         steps: int,
+        reporters: Sequence[Reporter] = (),
         clock: Callable[[], float] = time.monotonic,
         console: Console | None = None,
     ) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         kept = [row for row in read_metrics(folder) if row["step"] <= step]
         atomic_write(folder / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
         self._path = folder / METRICS
         self._file = self._path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._reporters = reporters
         self._steps = steps
+        self._activity: str | None = None
         self._clock, self._logged = clock, -LOG_EVERY_S
         self._marks = deque([(step, clock())], maxlen=RECENT_STEPS + 1)
         self._stack = ExitStack()
@@ -139,7 +140,8 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
         self._file.close()
-        self._events.close()
+        for reporter in self._reporters:
+            reporter.close()
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Store the metrics of a step and show progress, on the bar or as a line every eight seconds and after the last step."""
@@ -148,9 +150,9 @@ class RunLog:
             self._file.write(line)
             self._file.flush()
             os.fsync(self._file.fileno())
-            for name, value in row.items():
-                if name != "step":
-                    self._events.add_scalar(name, value, int(row["step"]))
+            values = {name: value for name, value in row.items() if name != "step"}
+            for reporter in self._reporters:
+                reporter.write(int(row["step"]), values)
         self._mark(int(row["step"]))
         if self._bar is not None:
             self._bar.show(int(row["step"]), self._summary(row), self._left(row))
@@ -165,9 +167,18 @@ class RunLog:
         left'."""
         return f"{STEP_PREFIX}{int(row['step'])} of {self._steps}, {self._summary(row)}, {self._left(row)}"
 
+    @contextmanager
+    def activity(self, what: str) -> Iterator[None]:
+        """Describe the block by `what` in the lines that are printed while nothing else is."""
+        self._activity = what
+        try:
+            yield
+        finally:
+            self._activity = None
+
     def _current(self) -> str:
         step, since = self._marks[-1]
-        return f"working on step {step + 1}, {self._clock() - since:.0f} s"
+        return f"{self._activity or f'working on step {step + 1}'}, {self._clock() - since:.0f} s"
 
     def _summary(self, row: Mapping[str, Any]) -> str:
         shares = ", ".join(

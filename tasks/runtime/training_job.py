@@ -18,7 +18,9 @@ from tasks.keys import environment_without_keys
 from tasks.processes.jobs import JobFailed, local_lines
 from tasks.runtime.progress import LiveTable, Progress
 from tasks.storage.artifacts import atomic_write
+from tasks.storage.cards import escape_markdown
 from tasks.storage.metrics import read_metrics
+from tasks.storage.rollout_samples import has_samples, last_samples
 
 PROBLEMS = "problems.txt"
 """File next to RUN.json with the errors of the launcher that the user can fix, one per line."""
@@ -35,9 +37,13 @@ SHOWN = {
     "learning rate": "learning_rate",
     "tokens per response": "response_tokens_mean",
     "truncated": "truncated_share",
+    "reward": "reward_mean",
+    "held-out accuracy": "held_out_accuracy",
     "trainer/engine mismatch": "mismatch_mean",
     "staleness": "staleness",
     "tokens/s": "tokens_per_second",
+    "rollout tokens/s": "rollout_tokens_per_second",
+    "trained tokens/s": "trained_tokens_per_second",
     "seconds": "seconds",
     "rollout": "share_rollout",
     "teacher": "share_teacher",
@@ -46,7 +52,9 @@ SHOWN = {
 }
 """Columns of the table of steps: title -> metric."""
 FINGERPRINT = re.compile(r"run +([0-9a-f]{64})")
-SUMMARY = re.compile(r"(run|rows|weights|steps|tokens|KV cache|disk|reference|teacher) {2,}\S")
+SUMMARY = re.compile(
+    r"(run|rows|weights|steps|tokens|KV cache|disk|evaluates|budget|reference|teacher) {2,}\S"
+)
 """Lines of the check that are logged: its summary, without the table of memory and the libraries' messages."""
 SECTION = "distill.run"
 """Section of a profile with the settings of the training; its keys are those that the launcher's errors name."""
@@ -118,6 +126,7 @@ def follow(lines: Iterable[str], log: Any, folder: Path) -> None:
     """Log the run's own lines, show its steps as a progress artifact, and the metrics of the last steps as a table."""
     progress: Progress | None = None
     table = LiveTable("distill-steps", "Last training steps")
+    samples = LiveTable("distill-rollouts", "Sample rollouts")
     for line in lines:
         found = STEP.match(line)
         if line.startswith("train: "):
@@ -127,17 +136,41 @@ def follow(lines: Iterable[str], log: Any, folder: Path) -> None:
         if found and progress is not None:
             progress.update(int(found[1]))
             table.show(lambda: last_steps(folder))
+            if has_samples(folder):
+                samples.show(lambda: sample_rollouts(folder))
     if progress is not None:
         progress.shard_done(progress.total)
         progress.finish()
         table.show(lambda: last_steps(folder), last=True)
+        if has_samples(folder):
+            samples.show(lambda: sample_rollouts(folder), last=True)
 
 
 def last_steps(folder: Path) -> list[dict[str, str]]:
-    """Return the columns `SHOWN` of the last steps of the run in `folder`, as text, newest first."""
+    """Return the last steps of the run in `folder` as text, newest first, with the columns of `SHOWN` that any of them has."""
+    rows = read_metrics(folder)[-TABLE_ROWS:]
+    columns = {title: name for title, name in SHOWN.items() if any(name in row for row in rows)}
     return [
-        {title: _figure(row[name]) for title, name in SHOWN.items() if name in row}
-        for row in reversed(read_metrics(folder)[-TABLE_ROWS:])
+        {title: _figure(row[name]) if name in row else "" for title, name in columns.items()}
+        for row in reversed(rows)
+    ]
+
+
+def sample_rollouts(folder: Path) -> list[dict[str, str]]:
+    """Return the last table of sample rollouts as text. The UI renders cells as Markdown, so texts are escaped; they are
+    truncated, and their controls are made visible."""
+    return [
+        {
+            "step": str(row["step"]),
+            "group": str(row["group"]),
+            "weight": _figure(row["weight"]),
+            "reward": "" if row["reward"] is None else _figure(row["reward"]),
+            "tokens": str(row["tokens"]),
+            "ended by": escape_markdown(row["finish_reason"]),
+            "problem": escape_markdown(row["problem"]),
+            "response": escape_markdown(row["response"]),
+        }
+        for row in last_samples(folder)
     ]
 
 

@@ -95,3 +95,16 @@ def publish(result: dict[str, Any]) -> None:
             f" [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}] on {counted(gain['n'], 'held-out problem')}\n",
             key="distill-gain", description="Gain on the held-out problems",
         )  # fmt: skip
+        exported = result["exported"]
+        table = [
+            {
+                "step": f"{one['step']:,}",
+                "accuracy": f"{one['accuracy']:.1%}",
+                "correct in at least one sample": f"{one['pass_at_n']:.1%}",
+                "exported": "yes" if one["step"] == exported["step"] else "",
+            }
+            for one in result["evaluations"]
+        ]
+        create_table_artifact(
+            table=table, key="distill-evaluations", description="Evaluations on the held-out problems"
+        )

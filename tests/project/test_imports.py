@@ -43,8 +43,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "tasks.storage", "tasks.uncertainty", "prompts", "training.config", "training.preflight",
     ),
     "tasks.stages": ("tasks.*", "prompts", "training.config"),
-    "training.config": ("tasks", "training.algorithms", "training.dataset_settings"),
+    "training.config": ("tasks", "training.algorithms", "training.dataset_settings", "training.evaluation_settings"),
     "training.dataset_settings": ("tasks",),
+    "training.evaluation_settings": ("tasks",),
     "training.console": ("tasks", "tasks.processes.ticker"),
     "training.losses": ("tasks",),
     "training.algorithms": ("tasks", "training.losses"),
@@ -66,8 +67,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "training.rollouts", "training.scorers", "training.weight_sync", "training.workers",
     ),
     "training.evaluation": (
-        "tasks", "tasks.answers", "tasks.uncertainty.bootstrap", "prompts", "training.config", "training.console",
-        "training.data", "training.rollouts",
+        "tasks", "tasks.answers", "tasks.storage", "tasks.uncertainty.bootstrap", "prompts", "training.config",
+        "training.console", "training.data", "training.rollouts",
     ),
     "training.preflight": (
         "tasks", "tasks.llm", "tasks.storage", "prompts", "training.config", "training.console", "training.data",
@@ -79,7 +80,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 # Modules with a rule of their own, since the packages below `training` import them and its other modules import those.
 SINGLE_MODULES = frozenset(
-    {"training.config", "training.console", "training.dataset_settings", "training.plan"}
+    {
+        "training.config",
+        "training.console",
+        "training.dataset_settings",
+        "training.evaluation_settings",
+        "training.plan",
+    }
 )
 
 PREFECT = ("flows", "tasks.stages", "tasks.runtime", "scripts")

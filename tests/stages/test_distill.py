@@ -214,6 +214,20 @@ def test_the_table_has_the_last_twenty_steps_newest_first(tmp_path: Path) -> Non
     assert [int(row["step"]) for row in training_job.last_steps(tmp_path)] == list(range(30, 10, -1))
 
 
+def test_a_metric_that_some_steps_have_is_a_column_of_all(tmp_path: Path) -> None:
+    rows = [
+        {"step": 1, "loss": 0.5},
+        {"step": 2, "loss": 0.25, "held_out_accuracy": 0.75},
+        {"step": 3, "loss": 1},
+    ]
+    (tmp_path / METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert training_job.last_steps(tmp_path) == [
+        {"step": "3", "loss": "1", "held-out accuracy": ""},
+        {"step": "2", "loss": "0.25", "held-out accuracy": "0.75"},
+        {"step": "1", "loss": "0.5", "held-out accuracy": ""},
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_the_table_is_one_artifact_that_is_updated_when_due_and_at_the_end() -> None:

@@ -193,6 +193,13 @@ def test_the_metrics_of_a_step_by_hand(prepared: Prepared) -> None:
     assert row["entropy"] == 0.75 and row["teacher_mass"] == pytest.approx(0.5)
     assert row["mismatch_mean"] == pytest.approx(0.25, rel=1e-5)
     assert row["tokens"] == 16 + 4 * 4 and row["tokens_per_second"] == 32 / 2.5
+    assert row["rollout_tokens_per_second"] == 16 / 2.0  # all responses, also those of weight 0
+    trained = 2 + 8 + 2 + 3 * 4  # without the rollout of weight 0, with prompts
+    assert row["trained_tokens_per_second"] == trained / 1.0
+    known = step_metrics(
+        replace(rollout_batch, generated=False), [updated(batches, noted)], staleness=0, sync=0.5, wall=2.5
+    )
+    assert row.keys() - known.keys() == {"rollout_tokens_per_second"}
     assert row["seconds"] == 2.5 and row["overlap"] == 4.0 / 2.5 and row["seconds_teacher"] == 0.5
     assert row["share_rollout"] == 0.5 and sum(row[f"share_{name}"] for name in PHASES) == pytest.approx(1.0)
     assert "sampled_logprob" not in row and "seconds_reference" not in row

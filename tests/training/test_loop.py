@@ -31,6 +31,7 @@ from training.student.checkpoints import step_folder, steps
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 STEPS = 6
+TOO_HIGH = 5e-3
 
 
 def write_run(folder: Path, dataset: Path, **changes: Any) -> Path:
@@ -95,11 +96,13 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def one_step_off(held_out: Path) -> dict[str, Any]:
-    """Settings of a run with everything that a continuation needs: rollouts made ahead, a reference, an evaluation."""
+    """Settings of a run with everything that a continuation needs: rollouts made ahead, a reference, evaluations. The learning
+    rate is too high, so that the accuracy falls again, and the best student is not the last."""
     return {
         "overlap": "one_step_off",
         "algorithm": {"name": "uopd", "top_k": 16, "reference_kl_coefficient": 0.1},
-        "evaluation": {"problems": str(held_out), "samples": 2},
+        "optimizer": {"learning_rate": TOO_HIGH},
+        "evaluation": {"problems": str(held_out), "samples": 2, "every_steps": 1, "keep_best": True},
     }
 
 
@@ -131,7 +134,7 @@ def test_a_run_writes_a_student_metrics_curves_and_the_gain(undisturbed: tuple[P
         for row in rows
     ]
     assert [row["overlap"] * row["seconds"] for row in rows] == pytest.approx(phases)
-    assert rows[-1]["learning_rate"] < rows[1]["learning_rate"] <= 4e-4
+    assert rows[-1]["learning_rate"] < rows[1]["learning_rate"] <= TOO_HIGH
     assert 0.9 < rows[0]["teacher_mass"] <= 1.001
     student = AutoModelForCausalLM.from_pretrained(folder / "student")
     before = load_file(PROJECT_ROOT / "pocket/student/model.safetensors")
@@ -146,6 +149,22 @@ def test_a_run_writes_a_student_metrics_curves_and_the_gain(undisturbed: tuple[P
     assert "attention of the student: sdpa (no GPU: dense mask for packed rows)" in printed
     assert json.loads((folder.parent / "latest.json").read_text()) == {"run": folder.name}
     assert result["fingerprint"].startswith(folder.name)
+
+
+def test_the_best_student_of_a_run_whose_accuracy_falls_again_is_exported(
+    undisturbed: tuple[Path, str],
+) -> None:
+    folder, printed = undisturbed
+    result, rows = json.loads((folder / "result.json").read_text()), metrics(folder)
+    found = [row["held_out_accuracy"] for row in rows]
+    best = found.index(max(found)) + 1
+    assert best < STEPS and found[-1] < max(found), "the accuracy of the last student is lower"
+    assert result["exported"] == {"step": best, "best_by": "accuracy", "value": max(found)}
+    assert result["held_out"]["after"]["value"] == max(found)
+    assert [one["accuracy"] for one in result["evaluations"]][1:] == found
+    assert steps(folder / "checkpoints") == sorted({best, STEPS - 2, STEPS})
+    assert f"loading the best student, after step {best}" in printed
+    assert f"This model is the student after step {best}," in (folder / "student/README.md").read_text()
 
 
 def test_a_finished_run_is_not_repeated(undisturbed: tuple[Path, str]) -> None:
@@ -220,6 +239,7 @@ def test_a_run_stopped_and_killed_with_a_dead_engine_ends_with_the_same_student(
     assert_same_student(undisturbed[0], folder)
     first, result = (json.loads((one / "result.json").read_text()) for one in (undisturbed[0], folder))
     assert result["held_out"] == first["held_out"] and result["steps"] == STEPS
+    assert result["evaluations"] == first["evaluations"] and result["exported"] == first["exported"]
     rows, cost = metrics(folder), result["cost"]
     assert [row["staleness"] for row in rows] == [0, 1, 1, 1, 1, 1]
     assert rows[done]["response_tokens"] == sum(len(one.tokens) for one in ahead)

@@ -2,111 +2,23 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from tasks.errors import UserError
+from tests.training.fake_workers import STEPS, Actors
 from tests.training.small_run import example, small_run, write_small_dataset
-from training.data.batches import TokenSequence
 from training.loop import _steps
-from training.plan import ScoringPass
 from training.preflight.check import Prepared, prepare
-from training.rollouts.engine import Generation, RolloutRequest
+from training.rollouts.engine import Generation
 from training.rollouts.saved import read_generations, write_generations
 from training.run_log import RunLog, read_metrics
-from training.scorers.scores import Scores, TopK
-from training.student.group import RankBatches, Update
 from training.worker_set import Workers
-
-STEPS, K = 5, 2
-PATIENCE_S = 30.0
-
-
-class Scored:
-    """The scores of one pass: a top k for the teacher, -n for a token with id n for the reference."""
-
-    def __init__(self, one: ScoringPass, sequences: Sequence[TokenSequence]) -> None:
-        self._reference, self._responses = one.worker == "reference", [given.response for given in sequences]
-
-    def get(self) -> tuple[list[Scores], float]:
-        if self._reference:
-            return [Scores(sampled=-ids.astype(np.float32)) for ids in self._responses], 0.0
-        ids = np.arange(K, dtype=np.int32)
-        return [
-            Scores(top_k=TopK(logprobs=np.full((len(n), K), -1.0, np.float32), ids=np.tile(ids, (len(n), 1))))
-            for n in self._responses
-        ], 0.0
-
-
-class Actors:
-    """Fake engines, students and teacher in one object. As in a real run, rollouts depend on seeds and weights, and the weights
-    (here one number) on the rollouts. `together`: an update ends only after generation of the next batch has begun.
-    `with_reference`: every update must receive the log-probabilities of a reference."""
-
-    def __init__(
-        self, weights: float = 0.0, version: int = 0, *, together: bool = False, with_reference: bool = False
-    ) -> None:
-        self.with_reference = with_reference
-        self.students = self.engines = self
-        self.weights, self.version, self.together = weights, version, together
-        self.loaded = (weights, version)
-        self.batches_started = version
-        self.changed = threading.Condition()
-
-    def stream(
-        self, requests: Sequence[RolloutRequest], _sampling: object
-    ) -> Iterator[tuple[int, Generation]]:
-        with self.changed:
-            self.batches_started += 1
-            self.changed.notify_all()
-        weights, version = self.loaded
-        for index in reversed(range(len(requests))):
-            random = np.random.default_rng([requests[index].seed % 2**32, round(weights * 1000)])
-            length = int(random.integers(2, 9))
-            yield (
-                index,
-                Generation(
-                    tokens=random.integers(0, 50, length).astype(np.int32), logprobs=-random.random(length, np.float32),
-                    finish_reason="stop", version=version,
-                ),
-            )  # fmt: skip
-
-    def score(self, one: ScoringPass, sequences: Sequence[TokenSequence], part: int) -> Scored:
-        return Scored(one, sequences)
-
-    def step_in_parts(self, parts: Sequence[Callable[[], RankBatches]]) -> Update:
-        given = [part() for part in parts]
-        if self.together and self.version + 1 < STEPS:
-            with self.changed:
-                assert self.changed.wait_for(lambda: self.batches_started >= self.version + 2, PATIENCE_S)
-        batches = [batch for ranks in given for rank in ranks for batch in rank]
-        for batch in batches:
-            reference = batch.signals.get("reference_logprobs")
-            assert (reference is not None) == self.with_reference
-            assert reference is None or reference.tolist() == [
-                -n for one in batch.sequences for n in one.response
-            ]
-        self.weights += sum(int(one.response.sum()) for batch in batches for one in batch.sequences)
-        self.version += 1
-        trained = tuple((batch, {}) for batch in batches)
-        return Update(
-            step=self.version,
-            loss=0.0,
-            learning_rate=1.0,
-            gradient_norm=1.0,
-            seconds=1.0,
-            memory=0,
-            trained=trained,
-        )
-
-    def sync(self, _engines: object, version: int) -> None:
-        assert version == self.version
-        self.loaded = (self.weights, version)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +37,9 @@ def steps(
     actors: Actors, run: Prepared, folder: Path, first: int = 0, saved: Sequence[Generation] = ()
 ) -> Iterator[tuple[int, Sequence[Generation]]]:
     with RunLog(folder, step=first, steps=STEPS) as run_log:
-        yield from _steps(cast(Workers, actors), run, run_log, first, saved)
+        for done in _steps(cast(Workers, actors), run, first, saved):
+            run_log.write(done.metrics)
+            yield done.step, done.upcoming
 
 
 def test_on_policy_rollouts_come_from_the_weights_that_they_update(dataset: Path, tmp_path: Path) -> None:
@@ -180,7 +94,7 @@ def test_rollouts_from_weights_that_are_too_old_end_the_run(
     dataset: Path, tmp_path: Path, overlap: str
 ) -> None:
     actors = Actors()
-    actors.sync = lambda *_: None  # type: ignore[method-assign]
+    actors.sync = lambda *_: SimpleNamespace(checksum=0)  # type: ignore[method-assign]
     with pytest.raises(UserError, match="a weight sync was skipped"):
         list(steps(actors, prepared(dataset, overlap), tmp_path))
 

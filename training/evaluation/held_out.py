@@ -1,4 +1,4 @@
-"""Evaluation of the student on held-out problems, before the first step and after the last one, with the run's own engines."""
+"""Evaluation of the student on held-out problems, with the run's own engines."""
 
 from __future__ import annotations
 
@@ -108,15 +108,11 @@ def held_out_problems(held_out: HeldOut | None, lengths: LengthSettings) -> list
     ]
 
 
-def evaluate(
-    workers: Workers, held_out: HeldOut | None, label: str, sampling: RolloutSampling
-) -> Grades | None:
-    """Sample and grade responses with the engines' current weights; returns None without held-out problems.
+def evaluate(workers: Workers, held_out: HeldOut, when: str, sampling: RolloutSampling) -> Grades:
+    """Sample and grade responses with the engines' current weights.
 
-    The sampling seeds are the same in every evaluation. `label` ("before", "after") appears in the log line.
+    The sampling seeds are the same in every evaluation. `when` ("before training", "after step 10") appears in the log line.
     """
-    if held_out is None:
-        return None
     from training.rollouts.engine import RolloutRequest
 
     samples = held_out.settings.samples
@@ -137,7 +133,7 @@ def evaluate(
     ]
     share = sum(map(sum, grades)) / (len(grades) * samples)
     log_line(
-        f"pass@1 {label} training: {share:.1%} on {counted(len(grades), 'held-out problem')} x {counted(samples, 'sample')}"
+        f"pass@1 {when}: {share:.1%} on {counted(len(grades), 'held-out problem')} x {counted(samples, 'sample')}"
     )
     log_line(_beside_math_verify(held_out.answers, texts, grades))
     return grades

@@ -36,6 +36,7 @@ from training.preflight.model_checks import (
     tensor_problems,
     top_k_problems,
 )
+from training.preflight.reporting import reporter_problems, stopping_lines
 from training.preflight.shapes import ModelDimensions, count_active, count_parameters, read_dimensions
 
 VERSION = 3  # of the training stage: raise it when the same settings produce a different student
@@ -162,6 +163,7 @@ def _find(run: RunConfig, *, has_data: bool) -> _Found:
     problems: list[str] = []
     plan = attempt(problems, lambda: resolve(run))
     problems += [] if plan is None else algorithm_problems(plan)
+    problems += reporter_problems(run.report_to)
     output = attempt(problems, lambda: probe_output(run))
     models = _Models() if plan is None else _models(problems, plan)
     found = _Found(problems=problems, plan=plan, output=output, models=models)
@@ -197,6 +199,7 @@ def report(prepared: Prepared) -> str:
         f"KV cache   {prepared.memory.full_sequences:,} sequences of {run.context_tokens:,} tokens per rollout engine",
         f"disk       {disk_line(prepared.disk)}",
     ]
+    lines += stopping_lines(run, most_tokens=rollouts * run.lengths.max_response_tokens)
     lines += data_lines(prepared)
     if prepared.plan.has_reference:
         lines.append(f"reference  the frozen initial student, in {run.trainer.dtype}")

@@ -28,8 +28,8 @@ class DiskPlan:
 
 
 def stored_bytes(run: RunConfig, dims: ModelDimensions) -> int:
-    """Return the most bytes that a run stores at any time: `checkpoints.keep` checkpoints, one more while it is being written,
-    and the exported student with its adapter.
+    """Return the most bytes that a run stores at any time: `checkpoints.keep` checkpoints, the best one with
+    `evaluation.keep_best`, one more while it is being written, and the exported student with its adapter.
 
     A checkpoint holds all parameters in the training dtype and, for trained parameters, a float32 master copy and both Adam
     moments.
@@ -38,7 +38,8 @@ def stored_bytes(run: RunConfig, dims: ModelDimensions) -> int:
     model = count_parameters(dims)
     adapters = 0 if lora is None else count_lora(dims, lora)
     checkpoint = (model + adapters) * number + (adapters or model) * 12
-    return (run.checkpoints.keep + 1) * checkpoint + (model + adapters) * number
+    best = int(run.evaluation is not None and run.evaluation.keep_best)
+    return (run.checkpoints.keep + best + 1) * checkpoint + (model + adapters) * number
 
 
 def probe_output(run: RunConfig) -> Path:

@@ -1,8 +1,8 @@
 """Checkpoints of a run.
 
-Each checkpoint is a folder `step-<n>` that is written atomically; only the newest few are kept. Its record lists all files
-with their sizes and checksums, so that a damaged checkpoint is detected and an earlier one is used instead. Records of format 1
-have sizes only.
+Each checkpoint is a folder `step-<n>` that is written atomically; only the newest few are kept, and the best. Its record lists
+all files with their sizes and checksums, so that a damaged checkpoint is detected and an earlier one is used instead. Records of
+format 1 have sizes only.
 """
 
 from __future__ import annotations
@@ -101,11 +101,14 @@ def _checksums(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 @contextmanager
-def writing(root: Path, step: int, record: Mapping[str, Any], *, keep: int) -> Iterator[Path]:
+def writing(
+    root: Path, step: int, record: Mapping[str, Any], *, keep: int, best: int | None = None
+) -> Iterator[Path]:
     """Yield a folder to write the checkpoint of step `step` into. If the block raises, the folder is removed.
 
     `record` (JSON data) is written last; `read_record` returns it. A checkpoint of the same step is replaced. Afterwards all but
-    the newest `keep` checkpoints are deleted. Raises `UserError` if the disk is full, in this process or in a worker.
+    the newest `keep` checkpoints and that of step `best` are deleted. Raises `UserError` if the disk is full, in this process or
+    in a worker.
     """
     if keep < 1:
         raise ValueError(f"keep is {keep}: at least 1 checkpoint must be kept")
@@ -115,7 +118,8 @@ def writing(root: Path, step: int, record: Mapping[str, Any], *, keep: int) -> I
         written = {"step": step, **record, "versions": versions(), "files": _files(folder)}
         (folder / RECORD).write_text(json.dumps(sealed(written), indent=1), encoding="utf-8")
     for old in steps(root)[:-keep]:
-        remove_folder(step_folder(root, old))
+        if old != best:
+            remove_folder(step_folder(root, old))
 
 
 @contextmanager

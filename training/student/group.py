@@ -169,15 +169,16 @@ class StudentGroup:
         record: Mapping[str, Any],
         *,
         keep: int,
+        best: int | None = None,
         rollouts: Sequence[Generation] = (),
     ) -> None:
         """Write the checkpoint `root/step-<step>`. All ranks write into it, so `root` must be on storage that they share.
 
         `record` (JSON data) and `rollouts` (already sampled for the next step) are saved with it; the newest `keep` checkpoints
-        are kept.
+        and that of step `best` are kept.
         """
         layout = {"students": self._ranks, "zero_stage": self._settings.zero_stage}
-        with writing(root, step, {**record, "layout": layout}, keep=keep) as folder:
+        with writing(root, step, {**record, "layout": layout}, keep=keep, best=best) as folder:
             self._all("save", folder)
             write_generations(folder, rollouts)
 

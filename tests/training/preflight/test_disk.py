@@ -31,6 +31,13 @@ def test_a_checkpoint_holds_the_model_a_master_copy_and_two_moments(tmp_path: Pa
     assert stored_bytes(whole, DIMENSIONS) == 2 * PARAMETERS * (4 + 12) + 4 * PARAMETERS
 
 
+def test_the_best_checkpoint_needs_space_of_its_own(tmp_path: Path) -> None:
+    evaluation = {"problems": "x", "every_steps": 5}
+    one = small_run(tmp_path, checkpoints={"keep": 1}, evaluation=evaluation)
+    kept = small_run(tmp_path, checkpoints={"keep": 1}, evaluation={**evaluation, "keep_best": True})
+    assert stored_bytes(kept, DIMENSIONS) - stored_bytes(one, DIMENSIONS) == PARAMETERS * (2 + 12)
+
+
 def test_only_adapters_have_a_master_copy_and_moments(tmp_path: Path) -> None:
     run = small_run(
         tmp_path, trainer={"micro_batch_tokens": 2048, "lora": {"rank": 8}}, checkpoints={"keep": 1}

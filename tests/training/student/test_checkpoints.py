@@ -43,6 +43,14 @@ def test_the_newest_checkpoints_are_kept_and_the_latest_is_found(tmp_path: Path)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["step-00000030", "step-00000100"]
 
 
+def test_the_best_checkpoint_is_kept_besides_the_newest(tmp_path: Path) -> None:
+    for step, best in ((10, 10), (20, 10), (30, 10), (40, 10), (50, 50), (60, 50)):
+        with writing(tmp_path, step, {}, keep=2, best=best) as folder:
+            (folder / "state").write_text("weights")
+        assert best in steps(tmp_path) and len(steps(tmp_path)) <= 3
+    assert steps(tmp_path) == [50, 60]
+
+
 def test_the_record_is_read_back(tmp_path: Path) -> None:
     write(tmp_path, 4)
     record = read_record(step_folder(tmp_path, 4))
