@@ -75,11 +75,14 @@ class Network(torch.nn.Module):
 
 
 def _masks(batch: Batch, config: Any) -> Any:
-    """Return the batch's mask, or one for each type of layer if some have a sliding window: transformers takes a mask of four
-    dimensions as it is."""
-    if batch.mask is None or config.sliding_window is None:
+    """Return the batch's mask, that of the sliding window if the model has one, or one for each type of layer if some have one:
+    transformers takes a mask of four dimensions as it is."""
+    window = getattr(config, "sliding_window", None)
+    if batch.mask is None or window is None:
         return batch.mask
-    return {"full_attention": batch.mask, "sliding_attention": batch.window_mask(config.sliding_window)}
+    if getattr(config, "layer_types", None) is None:
+        return batch.window_mask(window)
+    return {"full_attention": batch.mask, "sliding_attention": batch.window_mask(window)}
 
 
 def _bounds(batch: Batch) -> dict[str, Any]:
