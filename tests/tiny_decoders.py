@@ -100,18 +100,23 @@ def write_tiny_decoder(folder: Path, name: str, *, seed: int = 0, rows: int = RO
     import torch
     from transformers import AutoModelForCausalLM
 
+    tokenizer = write_tiny_tokenizer(folder, name)
+    ids = {f"{one}_token_id": getattr(tokenizer, f"{one}_token_id") for one in ("pad", "bos", "eos")}
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(tiny_config(DECODERS[name], vocab_size=rows, **ids))
+    model.to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def write_tiny_tokenizer(folder: Path, name: str) -> Any:
+    """Write the tokenizer of a decoder with its chat template into `folder`; return it."""
     kind = DECODERS[name]
     pad, beginning, end = kind.special[:3] if kind.special != CHATML else (CHATML[0], None, CHATML[2])
     tokenizer = train_tokenizer(
         kind.special, chat_template=kind.template, pad_token=pad, bos_token=beginning, eos_token=end
     )
-    ids = {f"{one}_token_id": getattr(tokenizer, f"{one}_token_id") for one in ("pad", "bos", "eos")}
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(tiny_config(kind, vocab_size=rows, **ids))
-    folder.mkdir(parents=True, exist_ok=True)
-    model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return folder
+    return tokenizer
 
 
 def tiny_config(kind: TinyDecoder, **changes: Any) -> Any:
