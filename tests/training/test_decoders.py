@@ -191,6 +191,13 @@ def test_an_olmo_student_is_trained_and_exported(dataset: Path, tmp_path: Path) 
     same_logits(folder / "student")
 
 
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_vllm_teacher_scores_with_a_mixture_of_experts(tmp_path: Path) -> None:
+    same_logits(write_tiny_experts(tmp_path / "experts"))
+
+
 def same_logits(folder: Path) -> None:
     """Assert that vLLM gives the whole distributions of transformers, in float32, for sequences longer than any window."""
     found, expected = of_vllm(folder), of_transformers(folder)
