@@ -53,8 +53,9 @@ METHODS: Mapping[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rows whose majority answer is 1 or 2, with a response of the teacher that gives it."""
-    rows = [example(n, problem=f"Solve {n} plus 2.", majority_answer=str(1 + n % 2)) for n in range(ROWS)]
-    samples = [response(row, k, row.majority_answer if k else "7") for row in rows for k in range(4)]
+    answers = [str(1 + n % 2) for n in range(ROWS)]
+    rows = [example(n, problem=f"Solve {n} plus 2.", majority_answer=answers[n]) for n in range(ROWS)]
+    samples = [response(row, k, answers[n] if k else "7") for n, row in enumerate(rows) for k in range(4)]
     return write_small_dataset(tmp_path_factory.mktemp("data") / "dataset", rows, responses=samples)
 
 
@@ -199,11 +200,34 @@ def test_a_vllm_teacher_scores_with_a_mixture_of_experts(tmp_path: Path) -> None
 
 
 def same_logits(folder: Path) -> None:
-    """Assert that vLLM gives the whole distributions of transformers, in float32, for sequences longer than any window."""
-    found, expected = of_vllm(folder), of_transformers(folder)
+    """Assert that vLLM, in a process of its own, gives the distributions of transformers, in float32, for sequences longer than
+    any window."""
+    code = (
+        "import sys; from tests.training.test_decoders import write_logprobs; write_logprobs(*sys.argv[1:])"
+    )
+    target = folder.parent / "logprobs.npz"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder), str(target)],
+        cwd=PROJECT_ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300, check=False,
+        env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-6000:]
+    found, expected = np.load(target), of_transformers(folder)
     assert len(found) == len(expected) == 4
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(found.values(), expected, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-3)
+
+
+def write_logprobs(folder: str, target: str) -> None:
+    """Write vLLM's log-probabilities of every token at every position of `sequences`."""
+    chosen = ScoringSettings(
+        model=Path(folder), max_tokens=128, top_k=512, vocabulary=512, pass_tokens=512, dtype="float32"
+    )
+    teacher = VllmTeacher(
+        chosen, scoring_environment(chosen, on_cpu=True), scoring_options(chosen, on_cpu=True)
+    )
+    scores, _ = teacher.score(sequences(), ScoreRequest(top_k=512))
+    np.savez(target, *[one.top_k.logprobs for one in scores if one.top_k is not None])
 
 
 def sequences() -> list[TokenSequence]:
@@ -212,22 +236,6 @@ def sequences() -> list[TokenSequence]:
         TokenSequence(tokens=random.integers(5, 500, length).astype(np.int32), prompt_length=1)
         for length in (9, 40, 77, 120)
     ]
-
-
-def of_vllm(folder: Path) -> list[np.ndarray]:
-    chosen = ScoringSettings(
-        model=folder, max_tokens=128, top_k=512, vocabulary=512, pass_tokens=512, dtype="float32"
-    )
-    before = dict(os.environ)
-    try:
-        teacher = VllmTeacher(
-            chosen, scoring_environment(chosen, on_cpu=True), scoring_options(chosen, on_cpu=True)
-        )
-        scores, _ = teacher.score(sequences(), ScoreRequest(top_k=512))
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-    return [one.top_k.logprobs for one in scores if one.top_k is not None]
 
 
 def of_transformers(folder: Path) -> list[np.ndarray]:
