@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tasks.benchmarks.protocols import find_protocol
+from tasks.benchmarks.registry import find
 from tasks.config import Config, load_config, profiles
 from tasks.runtime.training_run import run_config
 from tasks.seeds.registry import resolve
@@ -122,6 +124,20 @@ def test_a_profile_has_the_models_data_and_settings_of_its_paper(profile: str) -
         assert found == value, name
     config = load_config(profile)
     assert config.distill is not None and not config.distill.in_build and config.distill.held_out == ()
+
+
+@pytest.mark.parametrize("profile", PAIRS)
+def test_a_profile_evaluates_like_its_paper(profile: str) -> None:
+    chosen = load_config(profile).evaluate
+    if profile.startswith("eopd-"):
+        expected = "math500", "amc2023", "minerva", "olympiadbench", "aime2024", "aime2025"
+        protocol = (8, 1.0, 0.8, 8192, False)
+    else:
+        expected = "math500", "aime2024", "aime2025", "hmmt_feb_2025"
+        protocol = (12, 1.0, 0.95, 38_912, True)
+    assert chosen.benchmarks == expected and all(find(name).name == name for name in expected)
+    (one,) = map(find_protocol, chosen.protocols)
+    assert (one.samples, one.temperature, one.top_p, one.max_tokens, one.thinking) == protocol
 
 
 @pytest.mark.parametrize("profile", PAIRS)
