@@ -21,22 +21,24 @@ class Architecture:
     `norms`: names of the two norms of a layer, which are before or after attention and MLP. `query_norm`: the norms of queries
     and keys are over one head, or over all (`full`). `attention_bias`: on queries, keys and values whatever config.json says
     (`qkv`), on all four projections if it says so (`declared`), or never. `mlp_bias`: whether config.json can ask for one.
+    `window`: the sliding window of config.json applies to no layer, to every one, or to those of its `layer_types`.
     """
 
     norms: tuple[str, str] = BEFORE
     query_norm: Literal["none", "head", "full"] = "none"
     attention_bias: Literal["never", "qkv", "declared"] = "declared"
     mlp_bias: bool = False
+    window: Literal["none", "every", "typed"] = "none"
 
 
 ARCHITECTURES: Final[Mapping[str, Architecture]] = {
     "llama": Architecture(mlp_bias=True),
-    "mistral": Architecture(attention_bias="never"),
+    "mistral": Architecture(attention_bias="never", window="every"),
     "olmo2": Architecture(norms=AFTER, query_norm="full"),
-    "olmo3": Architecture(norms=AFTER, query_norm="full"),
-    "qwen2": Architecture(attention_bias="qkv"),
-    "qwen3": Architecture(query_norm="head"),
-    "qwen3_moe": Architecture(query_norm="head"),
+    "olmo3": Architecture(norms=AFTER, query_norm="full", window="typed"),
+    "qwen2": Architecture(attention_bias="qkv", window="typed"),
+    "qwen3": Architecture(query_norm="head", window="typed"),
+    "qwen3_moe": Architecture(query_norm="head", window="every"),
 }
 """By `model_type` of config.json. Models with the same type have the same architecture: those that DeepSeek distilled from R1 are
 `llama` and `qwen2`."""
@@ -50,11 +52,11 @@ def refusal(config: Mapping[str, Any]) -> str | None:
     kind, classes = config.get("model_type"), config.get("architectures")
     if config.get("is_encoder_decoder"):
         return f"the model (model_type {kind!r}) is an encoder-decoder: use a decoder-only model"
-    if found := [name for name in _PARTS if name in config]:
+    if found := [name for name in _PARTS if config.get(name) is not None]:
         return f"the model (model_type {kind!r}) is multimodal, since it has {found[0]}: use a text model"
     if config.get("quantization_config") is not None:
         return "the weights are quantised (quantization_config): use the checkpoint in bfloat16 or float32"
-    if kind not in ARCHITECTURES:
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         return f"model_type {kind!r} is not supported: use one of {', '.join(ARCHITECTURES)}"
     if isinstance(classes, list) and classes and not str(classes[0]).endswith("ForCausalLM"):
         return f"the model is a {classes[0]}, which has no LM head: use a causal language model"

@@ -64,6 +64,7 @@ CONFIG = {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}
     [
         ({"model_type": "granite"}, "model_type 'granite' is not supported: use one of llama, mistral, olmo2, olmo3, qwen2, "),
         ({"model_type": None}, "model_type None is not supported"),
+        ({"model_type": ["qwen3"]}, "model_type ['qwen3'] is not supported"),
         ({"model_type": "t5", "is_encoder_decoder": True}, "(model_type 't5') is an encoder-decoder: use a decoder-only model"),
         (
             {"model_type": "gemma3", "text_config": {}, "vision_config": {}},
@@ -98,7 +99,7 @@ def test_a_model_that_cannot_be_used_is_refused_with_the_reason(
         {"rope_scaling": {"type": "yarn", "factor": 4.0}},
         {"rope_parameters": {"rope_theta": 1e6}},
         {"rope_parameters": {"full_attention": {"rope_type": "yarn"}, "sliding_attention": {"rope_type": "default"}}},
-        {"quantization_config": None, "is_encoder_decoder": False},
+        {"quantization_config": None, "is_encoder_decoder": False, "text_config": None},
     ],
 )  # fmt: skip
 def test_rotary_embeddings_that_do_not_depend_on_the_batch_are_accepted(config: dict[str, Any]) -> None:

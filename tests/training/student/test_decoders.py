@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tiny_decoders import DECODERS, write_tiny_decoder
+from tests.training.small_run import edit
 from tests.training.student.running import sequences
 from tests.training.student.test_attention import plain_varlen
 from training.data.batches import join_sequences, make_batch
@@ -50,6 +51,15 @@ def plain_logits(folder: Path, chosen: Sequence[Any]) -> torch.Tensor:
             for one in chosen
         ]
     return torch.cat(found)
+
+
+def test_a_window_that_an_architecture_ignores_is_ignored(tmp_path: Path) -> None:
+    folder, chosen = write_tiny_decoder(tmp_path / "llama", "llama"), sequences(5)
+    expected = plain_logits(folder, chosen)
+    edit(folder / "config.json", lambda data: data.update(sliding_window=4))
+    packed = make_batch(chosen, CPU, pack=True, budget=400)
+    found = loaded(folder)(packed, lambda hidden, weight: hidden @ weight.T).detach()
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_packed_rows_give_the_logits_of_transformers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
