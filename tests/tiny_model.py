@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,16 @@ def _write(folder: Path, tokenizer: Any, kind: Any, config: Any, *, uniform: boo
 
 
 def _tokenizer() -> Any:
+    return train_tokenizer(
+        ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def train_tokenizer(special: Sequence[str], **settings: Any) -> Any:
+    """Return a byte-level BPE tokenizer of up to 512 tokens; `settings` are those of transformers' class."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -83,14 +94,9 @@ def _tokenizer() -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=512,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        special_tokens=list(special),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        chat_template=CHAT_TEMPLATE,
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **settings)

@@ -15,6 +15,8 @@ from typing import Any
 
 from prompts import Prompt
 
+OPENED, CLOSING = "<think>", "\n\n</think>\n\n"
+"""The end of a prompt in which a response would think, and what closes it, as in Qwen3's template."""
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"  # private use: no prompt, template or added token has them
 _PLACE = re.compile(f"{_OPEN}([a-z0-9_]+){_CLOSE}")
 
@@ -34,7 +36,9 @@ class _Outline:
 class PromptEncoder:
     """Encodes prompts with one tokenizer of transformers, in its chat template with the generation prompt.
 
-    `template_options` are further variables of the chat template, such as `enable_thinking`.
+    `template_options` are further variables of the chat template, such as `enable_thinking`. With `enable_thinking=False` a
+    prompt never ends inside a think block: where a template opens one all the same, as those of the models that DeepSeek
+    distilled do, an empty block takes its place.
     """
 
     def __init__(self, tokenizer: Any, **template_options: Any) -> None:
@@ -58,9 +62,11 @@ class PromptEncoder:
         return self._encode_pieces(text, outline, prompt.data(**values))
 
     def _templated(self, messages: list[dict[str, str]]) -> str:
-        return self._tokenizer.apply_chat_template(
+        text = self._tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, **self._options
         )
+        opened = text.rstrip().endswith(OPENED) and self._options.get("enable_thinking") is False
+        return f"{text.rstrip()}{CLOSING}" if opened else text
 
     def _encoded(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False))

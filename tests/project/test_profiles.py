@@ -15,6 +15,7 @@ from tasks.runtime.preflight import check_run
 from tasks.runtime.training_run import run_config
 from tasks.seeds.hub_source import HubSource
 from tasks.seeds.registry import load, resolve
+from tests.published_models import CONFIGS
 from training.config import RunConfig
 from training.data.sampler import schedule
 from training.plan import resolve as plan_of
@@ -26,7 +27,7 @@ from training.preflight.memory import (
     memory_plan,
     memory_problems,
 )
-from training.preflight.shapes import Experts
+from training.preflight.shapes import model_dimensions
 
 PAPER = ("paper-1.7b", "paper-4b", "paper-8b-8b", "paper-8b-30b")
 SAME_TEACHER = PAPER[:3]
@@ -47,37 +48,7 @@ SEQUENCES = {
 }  # full-length sequences in an engine's KV cache
 
 
-def qwen(
-    hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int, *, three: bool, tied: bool,
-    vocab: int = 151_936,
-) -> ModelDimensions:  # fmt: skip
-    return ModelDimensions(
-        kind="qwen3" if three else "qwen2", hidden=hidden, layers=layers, heads=heads, kv_heads=kv_heads, head_dim=128,
-        intermediate=intermediate, vocab=vocab, tied=tied, attention_bias=False,
-    )  # fmt: skip
-
-
-# Model dimensions from the config.json of each model.
-DIMENSIONS = {
-    "Qwen3-1.7B": qwen(2048, 28, 16, 8, 6144, three=True, tied=True),
-    "Qwen3-4B": qwen(2560, 36, 32, 8, 9728, three=True, tied=True),
-    "Qwen3-8B": qwen(4096, 36, 32, 8, 12288, three=True, tied=False),
-    "Qwen3-30B-A3B": ModelDimensions(
-        kind="qwen3_moe",
-        hidden=2048,
-        layers=48,
-        heads=32,
-        kv_heads=4,
-        head_dim=128,
-        intermediate=6144,
-        vocab=151_936,
-        tied=False,
-        attention_bias=False,
-        experts=Experts(count=128, per_token=8, intermediate=768),
-    ),
-    "Qwen2.5-3B-Instruct": qwen(2048, 36, 16, 2, 11008, three=False, tied=True),
-    "Qwen2.5-72B-Instruct": qwen(8192, 80, 64, 8, 29568, three=False, tied=False, vocab=152_064),
-}
+DIMENSIONS = {name: model_dimensions(config, name) for name, config in CONFIGS.items()}
 
 
 def resolved(profile: str) -> Config:
@@ -124,11 +95,16 @@ def test_every_engine_of_the_pocket_profile_has_a_batch_invariant_data_type() ->
 
 
 def test_parameter_counts_match_the_published_sizes() -> None:
-    billions = {name: round(count_parameters(dims) / 1e9, 2) for name, dims in DIMENSIONS.items()}
-    assert billions == {
-        "Qwen3-1.7B": 1.72, "Qwen3-4B": 4.02, "Qwen3-8B": 8.19, "Qwen3-30B-A3B": 30.53,
-        "Qwen2.5-3B-Instruct": 3.09, "Qwen2.5-72B-Instruct": 72.71,
+    counts = {name: count_parameters(dims) for name, dims in DIMENSIONS.items()}
+    assert {name: round(count / 1e9, 2) for name, count in counts.items()} == {
+        "Qwen3-0.6B-Base": 0.6, "Qwen3-1.7B": 1.72, "Qwen3-1.7B-Base": 1.72, "Qwen3-4B": 4.02, "Qwen3-4B-Base": 4.02,
+        "Qwen3-8B": 8.19, "Qwen3-30B-A3B": 30.53, "Qwen2.5-3B-Instruct": 3.09, "Qwen2.5-72B-Instruct": 72.71,
+        "Llama-3.2-3B-Instruct": 3.21, "Llama-3.1-8B-Instruct": 8.03, "DeepSeek-R1-Distill-Llama-8B": 8.03,
+        "Olmo-3-7B-Think": 7.3,
     }  # fmt: skip
+    assert (
+        counts["Llama-3.2-3B-Instruct"] == 3_212_749_824 and counts["Llama-3.1-8B-Instruct"] == 8_030_261_248
+    )
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from tasks.llm.prompt_tokens import PromptEncoder, UnsafeText
 from tasks.llm.tokenizer import load_tokenizer, tokenizer_problem
 from tasks.llm.tokenizer_identity import TokenizerIdentity, loaded_identity
 from training.config import PromptSettings, project_path
+from training.data.architectures import refusal
 
 PROMPT = "teacher/solve"  # the student's prompt, which is also the one that the dataset was sampled with
 INDEX = "model.safetensors.index.json"
@@ -51,7 +52,7 @@ def open_model(role: str, model: str, prompt: PromptSettings = AS_IN_THE_CHECKPO
     has one.
 
     Raises `UserError`, naming the setting and the folder, if the folder, config.json, a weights file or the tokenizer is missing,
-    truncated or invalid.
+    truncated or invalid, or if the architecture is not supported.
     """
     folder = project_path(model)
     if not folder.is_dir():
@@ -59,6 +60,8 @@ def open_model(role: str, model: str, prompt: PromptSettings = AS_IN_THE_CHECKPO
             f"{role}.model: checkpoint folder {folder} does not exist: correct the path, or download the model to it"
         )
     config = _json(role, folder / "config.json")
+    if (refused := refusal(config)) is not None:
+        raise UserError(f"{role}.model: {folder / 'config.json'}: {refused}")
     tensors: dict[str, tuple[int, ...]] = {}
     for name in _weight_files(role, folder):
         tensors |= _read_shapes(role, folder / name)

@@ -39,7 +39,7 @@ from training.preflight.model_checks import (
 from training.preflight.reporting import reporter_problems, stopping_lines
 from training.preflight.shapes import ModelDimensions, count_active, count_parameters, read_dimensions
 
-VERSION = 3  # of the training stage: raise it when the same settings produce a different student
+VERSION = 4  # of the training stage: raise it when the same settings produce a different student
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """The memory plan: bytes that a run needs on each GPU (or on this machine), from the models' config.json files alone.
 
 Parameters, optimizer states, gradients, KV cache and logits are exact. Activations are counted from the tensors that autograd
-keeps for a Qwen3 layer in transformers. The overhead of libraries is given by constants in `training.preflight.memory_parts`,
+keeps for a layer in transformers. The overhead of libraries is given by constants in `training.preflight.memory_parts`,
 which lists the memory of each worker by phase. Pure, except for reading this machine's memory size.
 """
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import date
 
 from training.config import PromptSettings
 from training.data.model_files import ModelFiles, encode_prompts
-from training.preflight.shapes import ModelDimensions
+from training.preflight.shapes import ModelDimensions, model_tensors
 
+SHOWN = 3
+"""How many of the tokens that differ are named."""
 PROBE = "Let x = 3.14159, y = 27/8. Solve \\frac{x}{y} + 1,000 = z;   naïve\n\tÜbung, don't."
 
 
@@ -29,7 +31,7 @@ def tensor_problems(model: ModelFiles, dims: ModelDimensions) -> list[str]:
 
 def _tensor_difference(found: Mapping[str, tuple[int, ...]], dims: ModelDimensions) -> str | None:
     known = {"lm_head.weight"}  # optional in the files if tied to the embedding
-    for name, size in _expected_tensors(dims):
+    for name, size in model_tensors(dims):
         if name not in found:
             return f"has no tensor {name}"
         if found[name] != size:
@@ -39,47 +41,12 @@ def _tensor_difference(found: Mapping[str, tuple[int, ...]], dims: ModelDimensio
     return f"has a tensor {extra[0]} that does not exist in a model of its config.json" if extra else None
 
 
-def _expected_tensors(dims: ModelDimensions) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield the name and shape of every tensor of a Qwen2 or Qwen3, as transformers saves them."""
-    h, query, key = dims.hidden, dims.query, dims.key
-    yield "model.embed_tokens.weight", (dims.vocab, h)
-    yield "model.norm.weight", (h,)
-    if not dims.tied:
-        yield "lm_head.weight", (dims.vocab, h)
-    qwen3 = dims.kind != "qwen2"
-    biased = "qkvo" if qwen3 and dims.attention_bias else "" if qwen3 else "qkv"
-    for layer in range(dims.layers):
-        at = f"model.layers.{layer}"
-        yield f"{at}.input_layernorm.weight", (h,)
-        yield f"{at}.post_attention_layernorm.weight", (h,)
-        for name, size in {"q": (query, h), "k": (key, h), "v": (key, h), "o": (h, query)}.items():
-            yield f"{at}.self_attn.{name}_proj.weight", size
-            if name in biased:
-                yield f"{at}.self_attn.{name}_proj.bias", size[:1]
-        for name in ("q_norm", "k_norm") if qwen3 else ():
-            yield f"{at}.self_attn.{name}.weight", (dims.head_dim,)
-        yield from _mlp_tensors(f"{at}.mlp", dims)
-
-
-def _mlp_tensors(at: str, dims: ModelDimensions) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield the tensors of one layer's MLP or of its router and experts."""
-    h, inner, folders = dims.hidden, dims.intermediate, [at]
-    if dims.experts is not None:
-        inner = dims.experts.intermediate
-        folders = [f"{at}.experts.{number}" for number in range(dims.experts.count)]
-        yield f"{at}.gate.weight", (dims.experts.count, h)
-    for folder in folders:
-        for name, size in {"gate": (inner, h), "up": (inner, h), "down": (h, inner)}.items():
-            yield f"{folder}.{name}_proj.weight", size
-
-
 def student_problems(student: ModelFiles, dims: ModelDimensions) -> list[str]:
     """Return one problem if the model can be a teacher but not a student."""
     if dims.experts is None:
         return []
     return [
-        f"student.model: {student.folder} is a mixture of experts, which is supported as a teacher only: choose a dense qwen2 or"
-        " qwen3 student"
+        f"student.model: {student.folder} is a mixture of experts, which is supported as a teacher only: choose a dense student"
     ]
 
 
@@ -209,11 +176,13 @@ def _vocabulary_difference(student: ModelFiles, teacher: ModelFiles) -> str | No
         key=lambda token: (min(ours.get(token, len(ours)), theirs.get(token, len(theirs))), token),
     )
     if differing:
-        token = differing[0]
-        where = f"{token!r} has id {ours.get(token)} in the student and {theirs.get(token)} in the teacher"
+        where = "; ".join(
+            f"{token!r} has id {ours.get(token, 'none')} in the student and {theirs.get(token, 'none')} in the teacher"
+            for token in differing[:SHOWN]
+        )
         return (
-            f"student and teacher have different vocabularies ({where}, {len(differing):,} tokens differ): choose a pair with"
-            " the same tokenizer"
+            f"student and teacher have different vocabularies, {len(differing):,} tokens differ ({where}"
+            f"{'; ...' if len(differing) > SHOWN else ''}): choose a pair with the same tokenizer"
         )
     cut = [model.tokenizer.encode(PROBE, add_special_tokens=False) for model in (student, teacher)]
     if cut[0] == cut[1]:

@@ -1,17 +1,19 @@
-"""Model dimensions of a Qwen2 or Qwen3 decoder, read from its config.json, and the parameter counts derived from them."""
+"""Model dimensions of a decoder, read from its config.json, and the tensors and parameter counts derived from them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tasks.errors import UserError
 from training.config import LoraSettings, Projection
+from training.data.architectures import ARCHITECTURES, Architecture, refusal
 
-ATTENTION: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +28,10 @@ class Experts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDimensions:
-    """Dimensions of a Qwen2 or Qwen3 decoder. `intermediate` is that of a dense MLP; with `experts` no layer has one."""
+    """Dimensions of a decoder. `kind`: its model type, one of `ARCHITECTURES`. `intermediate` is that of a dense MLP; with
+    `experts` no layer has one. `attention_bias` and `mlp_bias` as in config.json, which not every architecture follows."""
 
-    kind: Literal["qwen2", "qwen3", "qwen3_moe"]
+    kind: str
     hidden: int
     layers: int
     heads: int
@@ -38,7 +41,13 @@ class ModelDimensions:
     vocab: int
     tied: bool
     attention_bias: bool
+    mlp_bias: bool = False
     experts: Experts | None = None
+
+    @property
+    def architecture(self) -> Architecture:
+        """What the model type implies."""
+        return ARCHITECTURES[self.kind]
 
     @property
     def query(self) -> int:
@@ -63,13 +72,7 @@ class ModelDimensions:
     @property
     def linear_layer(self) -> int:
         """Number of values of the matrices of one layer, of all its experts if it has some."""
-        sizes = projections(self)
-        if self.experts is None:
-            return sum(a * b for a, b in sizes.values())
-        attention = sum(sizes[name][0] * sizes[name][1] for name in ATTENTION)
-        return attention + self.experts.count * (
-            self.expert + self.hidden
-        )  # its matrices and its row of the router
+        return sum(prod(size) for _, size in layer_tensors(self) if len(size) == 2)
 
     @property
     def expert(self) -> int:
@@ -78,29 +81,10 @@ class ModelDimensions:
 
 
 def read_dimensions(folder: Path) -> ModelDimensions:
-    """Read the dimensions from a checkpoint's config.json. Raises `UserError` for an invalid file or unsupported architecture."""
+    """Read the dimensions from a checkpoint's config.json. Raises `UserError` for an invalid file or an unsupported model."""
     path = folder / "config.json"
     try:
-        values: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        kind = values.get("model_type")
-        if kind not in ("qwen2", "qwen3", "qwen3_moe"):
-            raise UserError(
-                f"{path}: model_type {kind!r} is not supported: use a qwen2, qwen3 or qwen3_moe checkpoint"
-            )
-        heads = int(values["num_attention_heads"])
-        return ModelDimensions(
-            kind=kind,
-            hidden=int(values["hidden_size"]),
-            layers=int(values["num_hidden_layers"]),
-            heads=heads,
-            kv_heads=int(values.get("num_key_value_heads") or heads),
-            head_dim=int(values.get("head_dim") or int(values["hidden_size"]) // heads),
-            intermediate=int(values["intermediate_size"]),
-            vocab=int(values["vocab_size"]),
-            tied=bool(values.get("tie_word_embeddings", False)),
-            attention_bias=bool(values.get("attention_bias", False)),
-            experts=_read_experts(path, values) if kind == "qwen3_moe" else None,
-        )
+        return model_dimensions(json.loads(path.read_text(encoding="utf-8")), str(path))
     except (OSError, ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(
@@ -108,10 +92,32 @@ def read_dimensions(folder: Path) -> ModelDimensions:
         ) from error
 
 
-def _read_experts(path: Path, values: Mapping[str, Any]) -> Experts:
+def model_dimensions(values: Mapping[str, Any], where: str) -> ModelDimensions:
+    """Return the dimensions in the content of a config.json, `where`. Raises `UserError` for an unsupported model, and the errors
+    of a missing or wrong value."""
+    if (refused := refusal(values)) is not None:
+        raise UserError(f"{where}: {refused}")
+    kind, heads = str(values["model_type"]), int(values["num_attention_heads"])
+    return ModelDimensions(
+        kind=kind,
+        hidden=int(values["hidden_size"]),
+        layers=int(values["num_hidden_layers"]),
+        heads=heads,
+        kv_heads=int(values.get("num_key_value_heads") or heads),
+        head_dim=int(values.get("head_dim") or int(values["hidden_size"]) // heads),
+        intermediate=int(values["intermediate_size"]),
+        vocab=int(values["vocab_size"]),
+        tied=bool(values.get("tie_word_embeddings", False)),
+        attention_bias=bool(values.get("attention_bias", False)),
+        mlp_bias=bool(values.get("mlp_bias", False)),
+        experts=_read_experts(where, values) if kind == "qwen3_moe" else None,
+    )
+
+
+def _read_experts(where: str, values: Mapping[str, Any]) -> Experts:
     if values.get("mlp_only_layers") or int(values.get("decoder_sparse_step", 1)) != 1:
         raise UserError(
-            f"{path}: only some layers have experts (mlp_only_layers, decoder_sparse_step), which is not supported: use a"
+            f"{where}: only some layers have experts (mlp_only_layers, decoder_sparse_step), which is not supported: use a"
             " checkpoint with experts in every layer"
         )
     name = (
@@ -123,16 +129,53 @@ def _read_experts(path: Path, values: Mapping[str, Any]) -> Experts:
     return Experts(count=count, per_token=per_token, intermediate=int(values["moe_intermediate_size"]))
 
 
+def model_tensors(dims: ModelDimensions) -> Iterator[tuple[str, Shape]]:
+    """Yield the name and shape of every tensor of a model, as transformers saves them; tied embeddings once."""
+    yield "model.embed_tokens.weight", (dims.vocab, dims.hidden)
+    yield "model.norm.weight", (dims.hidden,)
+    if not dims.tied:
+        yield "lm_head.weight", (dims.vocab, dims.hidden)
+    for layer in range(dims.layers):
+        for name, size in layer_tensors(dims):
+            yield f"model.layers.{layer}.{name}", size
+
+
+def layer_tensors(dims: ModelDimensions) -> Iterator[tuple[str, Shape]]:
+    """Yield the name and shape of every tensor of one layer."""
+    traits, h, query, key = dims.architecture, dims.hidden, dims.query, dims.key
+    for name in traits.norms:
+        yield f"{name}.weight", (h,)
+    biased = {"never": "", "qkv": "qkv", "declared": "qkvo" if dims.attention_bias else ""}[
+        traits.attention_bias
+    ]
+    for name, size in {"q": (query, h), "k": (key, h), "v": (key, h), "o": (h, query)}.items():
+        yield f"self_attn.{name}_proj.weight", size
+        if name in biased:
+            yield f"self_attn.{name}_proj.bias", size[:1]
+    if traits.query_norm != "none":
+        for name, width in {"q_norm": query, "k_norm": key}.items():
+            yield f"self_attn.{name}.weight", (dims.head_dim if traits.query_norm == "head" else width,)
+    yield from _mlp_tensors(dims)
+
+
+def _mlp_tensors(dims: ModelDimensions) -> Iterator[tuple[str, Shape]]:
+    """Yield the tensors of one layer's MLP or of its router and experts."""
+    h, inner, folders = dims.hidden, dims.intermediate, ["mlp"]
+    if dims.experts is not None:
+        inner = dims.experts.intermediate
+        folders = [f"mlp.experts.{number}" for number in range(dims.experts.count)]
+        yield "mlp.gate.weight", (dims.experts.count, h)
+    for folder in folders:
+        for name, size in {"gate": (inner, h), "up": (inner, h), "down": (h, inner)}.items():
+            yield f"{folder}.{name}_proj.weight", size
+            if dims.architecture.mlp_bias and dims.mlp_bias:
+                yield f"{folder}.{name}_proj.bias", size[:1]
+
+
 def count_parameters(dims: ModelDimensions) -> int:
     """Return the number of parameters; tied embeddings count once."""
-    h, q, k = dims.hidden, dims.query, dims.key
-    layer = dims.linear_layer + 2 * h
-    if dims.kind != "qwen2":
-        layer += 2 * dims.head_dim  # the norms of queries and keys
-        layer += (q + 2 * k + h) if dims.attention_bias else 0
-    else:
-        layer += q + 2 * k  # Qwen2 always has biases on these three, regardless of its config.json
-    return dims.layers * layer + h + dims.embedding * (1 if dims.tied else 2)
+    layer = sum(prod(size) for _, size in layer_tensors(dims))
+    return dims.layers * layer + dims.hidden + dims.embedding * (1 if dims.tied else 2)
 
 
 def count_active(dims: ModelDimensions) -> int:
@@ -168,7 +211,7 @@ def layer_activations(dims: ModelDimensions, number: int) -> int:
     the query heads) and its output twice; the MLP keeps its input and four tensors of the intermediate size.
     """
     h, q, k, i = dims.hidden, dims.query, dims.key, dims.intermediate
-    normed = 2 * h + (0 if dims.kind == "qwen2" else q + k)
+    normed = 2 * h + (0 if dims.architecture.query_norm == "none" else q + k)
     return normed * (4 + number) + number * (2 * h + 5 * q + 4 * i)
 
 

@@ -226,8 +226,8 @@ class RolloutEngine:
             )
         return SamplingParams(
             temperature=sampling.temperature,
-            top_p=1.0,
-            top_k=0,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k or 0,
             max_tokens=min(sampling.max_tokens, free_tokens),
             stop_token_ids=list(sampling.stop_token_ids),
             seed=request.seed,

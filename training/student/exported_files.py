@@ -21,6 +21,7 @@ _COMPANIONS = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    "tokenizer.model",
     "chat_template.jinja",
     "generation_config.json",
 )

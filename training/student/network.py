@@ -12,6 +12,7 @@ import torch
 
 from tasks.errors import UserError
 from tasks.processes.imports import fast_imports
+from training.data.architectures import ARCHITECTURES
 from training.data.batches import Batch, TokenSequence, join_sequences, make_batch
 from training.student.adapters import (
     AdapterSettings,
@@ -75,11 +76,13 @@ class Network(torch.nn.Module):
 
 
 def _masks(batch: Batch, config: Any) -> Any:
-    """Return the batch's mask, or one for each type of layer if some have a sliding window: transformers takes a mask of four
-    dimensions as it is."""
-    if batch.mask is None or config.sliding_window is None:
+    """Return the batch's mask, that of the sliding window, or one for each type of layer, as the architecture needs: transformers
+    takes a mask of four dimensions as it is."""
+    applies = ARCHITECTURES[config.model_type].window
+    if batch.mask is None or applies == "none" or config.sliding_window is None:
         return batch.mask
-    return {"full_attention": batch.mask, "sliding_attention": batch.window_mask(config.sliding_window)}
+    windowed = batch.window_mask(config.sliding_window)
+    return windowed if applies == "every" else {"full_attention": batch.mask, "sliding_attention": windowed}
 
 
 def _bounds(batch: Batch) -> dict[str, Any]:

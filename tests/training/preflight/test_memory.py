@@ -423,22 +423,23 @@ def test_engine_fractions_depend_on_the_placement_unless_given() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_activations_of_a_layer_match_those_kept_by_autograd(dtype: str) -> None:
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "olmo2"])
+def test_activations_of_a_layer_match_those_kept_by_autograd(kind: str, dtype: str) -> None:
     import torch
-    from transformers import Qwen3Config
-    from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RotaryEmbedding
+    from transformers import AutoConfig, AutoModel
 
-    config: Any = Qwen3Config(
-        hidden_size=64, intermediate_size=192, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+    config: Any = AutoConfig.for_model(
+        kind, hidden_size=64, intermediate_size=192, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
         head_dim=32, vocab_size=96,
     )  # fmt: skip
     config._attn_implementation = "sdpa"
     tokens, kept = 256, {}
-    layer: Any = Qwen3DecoderLayer(config, 0).to(getattr(torch, dtype))
+    model: Any = AutoModel.from_config(config).to(getattr(torch, dtype)).train()
+    layer = model.layers[0]
     own = {parameter.untyped_storage().data_ptr() for parameter in layer.parameters()}
     hidden = torch.randn(1, tokens, 64, dtype=getattr(torch, dtype), requires_grad=True)
     positions = torch.arange(tokens)[None]
-    rotary = Qwen3RotaryEmbedding(config)(hidden, positions)
+    rotary = model.rotary_emb(hidden, positions)
     own |= {tensor.untyped_storage().data_ptr() for tensor in rotary}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -450,7 +451,7 @@ def test_activations_of_a_layer_match_those_kept_by_autograd(dtype: str) -> None
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = layer(hidden, position_embeddings=rotary, position_ids=positions, attention_mask=None)
     dims = ModelDimensions(
-        kind="qwen3", hidden=64, layers=1, heads=4, kv_heads=2, head_dim=32, intermediate=192, vocab=96, tied=True,
+        kind=kind, hidden=64, layers=1, heads=4, kv_heads=2, head_dim=32, intermediate=192, vocab=96, tied=True,
         attention_bias=False,
     )  # fmt: skip
     expected = tokens * layer_activations(dims, 2 if dtype == "bfloat16" else 4)
@@ -551,7 +552,7 @@ def test_an_unsupported_architecture_is_rejected(tmp_path: Path) -> None:
     copy = copy_model("student", tmp_path / "student")
     config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
     for change, message in (
-        ({"model_type": "llama"}, "model_type 'llama' is not supported: use a qwen2, qwen3 or qwen3_moe"),
+        ({"model_type": "granite"}, "model_type 'granite' is not supported: use one of llama, mistral, "),
         ({"hidden_size": "wide"}, "is not a valid model configuration"),
         ({"num_attention_heads": None}, "is not a valid model configuration"),
     ):

@@ -26,6 +26,7 @@ from training.rollouts import pool
 from training.rollouts.engine import (
     INITIAL_VERSION,
     Generation,
+    RolloutEngine,
     RolloutEngineSettings,
     RolloutRequest,
     RolloutSampling,
@@ -87,6 +88,15 @@ def test_the_engine_runs_in_the_actors_own_process() -> None:
     environment = rollout_environment(SETTINGS, on_cpu=True)
     assert environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "1"
+
+
+def test_truncated_sampling_reaches_vllm() -> None:
+    engine = object.__new__(RolloutEngine)
+    engine.settings = SETTINGS
+    request = RolloutRequest(prompt=[5, 6], seed=3)
+    for sampling, expected in ((replace(SAMPLING, top_p=0.95, top_k=20), (0.95, 20)), (SAMPLING, (1.0, 0))):
+        params = engine._params(0, request, sampling)
+        assert (params.top_p, params.top_k) == expected and params.temperature == 1.0
 
 
 def flat(tokens: list[int], logprobs: list[list[tuple[int, float]]]) -> SimpleNamespace:
