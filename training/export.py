@@ -90,9 +90,7 @@ def export_run(run: TrainingRun, state: RunState, timer: RunTimer, *, exported: 
         "evaluations": described(state.evaluations),
         "student": {"from": _identity(prepared.student.folder), "to": _identity(folder / STUDENT)},
         "teacher": None if prepared.teacher is None else _identity(prepared.teacher.folder),
-        "dataset": prepared.dataset.fingerprint,
-        **_source(prepared),
-        "notices": list(prepared.dataset.notices),
+        **_dataset(prepared),
         "references": _reference_sources(prepared),
         "left_out": prepared.left_out,
         "held_out": held_out,
@@ -246,11 +244,12 @@ def _method(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _source(prepared: Prepared) -> dict[str, Any]:
-    """Return the source that the problems were read from, if they are no exported dataset: its name, and what identifies its
-    content."""
+def _dataset(prepared: Prepared) -> dict[str, Any]:
+    """Return the fingerprint of the dataset, what was recognised or assumed in it, and of a source its name and what identifies
+    its content."""
     data = prepared.dataset
-    return {} if data.origin is None else {"source": {"name": data.name, "content": data.origin}}
+    source = {} if data.origin is None else {"source": {"name": data.name, "content": data.origin}}
+    return {"dataset": data.fingerprint, "notices": list(data.notices), **source}
 
 
 def _tags(method: Mapping[str, Any]) -> list[str]:
