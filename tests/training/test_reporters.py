@@ -55,21 +55,23 @@ def records(path: Path) -> Iterator[Any]:
             found = b""
 
 
-def without_account(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give wandb a home without a login; return the run's folder."""
-    pytest.importorskip("wandb")
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return the folder of a run, with a home in which wandb has no login."""
+    wandb = pytest.importorskip("wandb")
     for name in ("WANDB_MODE", "WANDB_PROJECT", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    (folder / "0123456789ab").mkdir()
-    return folder / "0123456789ab"
+    made = tmp_path / "0123456789ab"
+    made.mkdir()
+    yield made
+    wandb.teardown()  # it keeps the environment of its first use
 
 
 def test_wandb_gets_settings_and_metrics_of_every_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = without_account(tmp_path, monkeypatch)
     monkeypatch.setenv("WANDB_MODE", "offline")
     log_steps(folder, ["wandb"], 1, 1, 2)
     log_steps(folder, ["wandb"], 2, 2, 3)  # continued after step 1
@@ -79,7 +81,7 @@ def test_wandb_gets_settings_and_metrics_of_every_start(
     config = {one.key: json.loads(one.value_json) for one in runs[0].config.update}
     assert config["algorithm"]["name"] == "uopd" and "output" not in config
     rows = [
-        {item.key: json.loads(item.value_json) for item in one.history.item}
+        {item.key or item.nested_key[0]: json.loads(item.value_json) for item in one.history.item}
         for one in found
         if one.HasField("history")
     ]
@@ -92,10 +94,7 @@ def test_wandb_gets_settings_and_metrics_of_every_start(
     assert axes == {"step": "", "*": "step"}
 
 
-def test_wandb_without_a_login_is_refused_in_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = without_account(tmp_path, monkeypatch)
+def test_wandb_without_a_login_is_refused_in_one_sentence(folder: Path) -> None:
     with pytest.raises(
         UserError, match=r"^report_to: wandb did not start \(.*\): run `wandb login`, set"
     ) as refused:
