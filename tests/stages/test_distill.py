@@ -228,6 +228,26 @@ def test_a_metric_that_some_steps_have_is_a_column_of_all(tmp_path: Path) -> Non
     ]
 
 
+def test_the_evaluations_and_the_exported_step_are_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables: dict[str, list[dict[str, str]]] = {}
+    monkeypatch.setattr(
+        distill, "create_table_artifact", lambda table, key, description: tables.update({key: table})
+    )
+    monkeypatch.setattr(distill, "create_markdown_artifact", lambda *_, **__: None)
+    grades = [
+        {"step": 0, "accuracy": 0.25, "pass_at_n": 0.5},
+        {"step": 1000, "accuracy": 0.5, "pass_at_n": 1.0},
+    ]
+    held_out = {name: {"value": 0.1, "low": 0.0, "high": 0.2, "n": 4} for name in ("before", "after", "gain")}
+    distill.publish(
+        {"cost": {"seconds": 1.0}, "held_out": held_out, "evaluations": grades, "exported": {"step": 1000}}
+    )
+    assert tables["distill-evaluations"] == [
+        {"step": "0", "accuracy": "25.0%", "correct in at least one sample": "50.0%", "exported": ""},
+        {"step": "1,000", "accuracy": "50.0%", "correct in at least one sample": "100.0%", "exported": "yes"},
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_the_table_is_one_artifact_that_is_updated_when_due_and_at_the_end() -> None:

@@ -1,12 +1,13 @@
-"""Trackers: what TensorBoard's own reader finds, and what wandb is given. A module of this test takes the place of wandb: it has
-the functions that are used and writes what it is given into a file."""
+"""Trackers: what TensorBoard's own reader finds, and what wandb writes in offline mode."""
 
 from __future__ import annotations
 
 import json
+import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,52 +15,6 @@ from tasks.errors import UserError
 from tests.training.small_run import small_run
 from training.reporters import open_reporters
 from training.run_log import RunLog
-
-WANDB = """
-import json, os
-from pathlib import Path
-
-class Error(Exception):
-    pass
-
-class Settings:
-    def __init__(self, *, console):
-        self.console = console
-
-class Run:
-    def __init__(self, path):
-        self._file = path.open("a")
-    def define_metric(self, name, step_metric=None):
-        self._note(define=[name, step_metric])
-    def log(self, data):
-        self._note(log=data)
-    def finish(self):
-        self._note(finish=True)
-        self._file.close()
-    def _note(self, **values):
-        self._file.write(json.dumps(values) + "\\n")
-
-def init(*, project, dir, id, name, resume, config, settings):
-    if os.environ.get("WANDB_MODE") != "offline":
-        raise Error("api_key not configured (no-tty).\\n  call wandb.login()")
-    folder = Path(dir) / "wandb"
-    folder.mkdir(exist_ok=True)
-    run = Run(folder / f"offline-{id}.jsonl")
-    run._note(init=[project, name, resume, settings.console], config=config)
-    return run
-"""
-"""The part of wandb 0.30 that is used."""
-
-
-@pytest.fixture
-def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    (tmp_path / "modules").mkdir()
-    (tmp_path / "modules/wandb.py").write_text(WANDB)
-    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
-    for name in ("WANDB_MODE", "WANDB_PROJECT"):
-        monkeypatch.delenv(name, raising=False)
-    yield
-    sys.modules.pop("wandb", None)
 
 
 def log_steps(folder: Path, names: list[str], first: int, *steps: int) -> None:
@@ -82,35 +37,73 @@ def test_tensorboard_shows_repeated_steps_once(tmp_path: Path) -> None:
     assert "step" not in events.Tags()["scalars"]
 
 
-@pytest.mark.usefixtures("wandb")
+def records(path: Path) -> Iterator[Any]:
+    """Yield the records of an offline run of wandb: a log in the format of LevelDB, in blocks of 32 KiB."""
+    from wandb.proto import wandb_internal_pb2  # pyright: ignore[reportMissingImports]
+
+    data, place, found = path.read_bytes(), 7, b""  # after the header of the file
+    while place + 7 <= len(data):
+        left = 32768 - place % 32768
+        if left < 7:
+            place += left
+            continue
+        _, size, kind = struct.unpack("<IHB", data[place : place + 7])
+        found += data[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield wandb_internal_pb2.Record.FromString(found)
+            found = b""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return the folder of a run, with a home in which wandb has no login."""
+    wandb = pytest.importorskip("wandb")
+    for name in ("WANDB_MODE", "WANDB_PROJECT", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    made = tmp_path / "0123456789ab"
+    made.mkdir()
+    yield made
+    wandb.teardown()  # it keeps the environment of its first use
+
+
 def test_wandb_gets_settings_and_metrics_of_every_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    folder = tmp_path / "0123456789ab"
-    folder.mkdir()
     log_steps(folder, ["wandb"], 1, 1, 2)
-    log_steps(folder, ["wandb"], 2, 2)
-    lines = (folder / "wandb/offline-0123456789ab.jsonl").read_text().splitlines()
-    start, *rows = [json.loads(line) for line in lines]
-    assert start["init"] == ["sure-math", "0123456789ab", "allow", "off"]
-    assert start["config"]["algorithm"]["name"] == "uopd" and "output" not in start["config"]
-    assert rows[:2] == [{"define": ["step", None]}, {"define": ["*", "step"]}]
-    logged = [(row["log"]["step"], row["log"]["loss"]) for row in rows if "log" in row]
-    assert logged == [(1, 1.1), (2, 2.1), (2, 2.2)]
-    assert sum("finish" in row for row in rows) == 2
+    log_steps(folder, ["wandb"], 2, 2, 3)  # continued after step 1
+    found = [one for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")) for one in records(path)]
+    runs = [one.run for one in found if one.HasField("run")]
+    assert {(run.run_id, run.project) for run in runs} == {("0123456789ab", "sure-math")}
+    config = {one.key: json.loads(one.value_json) for one in runs[0].config.update}
+    assert config["algorithm"]["name"] == "uopd" and "output" not in config
+    rows = [
+        {item.key or item.nested_key[0]: json.loads(item.value_json) for item in one.history.item}
+        for one in found
+        if one.HasField("history")
+    ]
+    assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.1), (2, 2.1), (2, 2.2), (3, 3.2)]
+    axes = {
+        one.metric.glob_name or one.metric.name: one.metric.step_metric
+        for one in found
+        if one.HasField("metric")
+    }
+    assert axes == {"step": "", "*": "step"}
 
 
-@pytest.mark.usefixtures("wandb")
-def test_wandb_without_a_login_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    sentence = (
-        r"^report_to: wandb did not start \(api_key not configured \(no-tty\)\. call wandb\.login\(\)\): run"
-    )
-    with pytest.raises(UserError, match=sentence):
+def test_wandb_without_a_login_is_refused_in_one_sentence(folder: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"^report_to: wandb did not start \(.*\): run `wandb login`, set"
+    ) as refused:
+        open_reporters(["wandb"], folder, first=1, settings={})
+    assert "\n" not in str(refused.value)
+
+
+def test_wandb_is_imported_only_if_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # an import raises
+    log_steps(tmp_path, ["tensorboard"], 1, 1)
+    with pytest.raises(ImportError):
         open_reporters(["wandb"], tmp_path, first=1, settings={})
-
-
-@pytest.mark.usefixtures("wandb")
-def test_wandb_is_imported_only_if_it_is_asked_for(tmp_path: Path) -> None:
-    assert open_reporters([], tmp_path, first=1, settings={}) == []
-    assert "wandb" not in sys.modules
