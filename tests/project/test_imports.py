@@ -34,9 +34,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "tasks.processes": ("tasks",),
     "tasks.storage": ("tasks", "tasks.uncertainty"),
     "tasks.llm": ("tasks", "tasks.answers", "tasks.processes", "tasks.storage", "prompts"),
+    "tasks.benchmarks": ("tasks", "tasks.answers", "tasks.storage", "pocket.world"),
     "tasks.reports": ("tasks", "tasks.storage", "tasks.uncertainty"),
     "tasks.seeds": (
-        "tasks", "tasks.answers", "tasks.problems", "tasks.storage", "tasks.uncertainty", "prompts", "pocket.world",
+        "tasks", "tasks.answers", "tasks.benchmarks", "tasks.problems", "tasks.storage", "tasks.uncertainty", "prompts",
+        "pocket.world",
     ),
     "tasks.runtime": (
         "tasks", "tasks.answers", "tasks.llm", "tasks.problems", "tasks.processes", "tasks.reports", "tasks.seeds",
