@@ -1,8 +1,8 @@
 """The benchmarks that MathArena publishes, one data set per contest (Balunovic et al., 2025).
 
 Schema (the one split train): `problem_idx` (integer), `problem`, `answer` (integer for AIME, string for HMMT). Licence CC
-BY-NC-SA 4.0. The commits are those of public code; they were not read from the hub here. A problem's id is the contest and the number, as
-in the seed source `matharena`, so that descendants are found by lineage.
+BY-NC-SA 4.0. The commits are those of public code; they were not read from the hub here. A problem's id is the contest and the
+number, as in the seed source `matharena`, so that descendants are found by lineage.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Schema (splits test 12,032 and validation 70, five per subject): `question_id`, `question`, `options` (a list), `answer` (a
 letter), `answer_index`, `cot_content` ("A: Let's think step by step. ... The answer is (I)."), `category`, `src`. Licence MIT.
-The commit is the one that public evaluation code uses; it was not read from the hub here. Examples are the subject's five of split
-validation, each as a turn of the chat (the authors write them into one text), with the letter in a box.
+The commit is the one that public evaluation code uses; it was not read from the hub here. Examples are the subject's five of
+split validation, each as a turn of the chat (the authors write them into one text), with the letter in a box.
 """
 
 from __future__ import annotations

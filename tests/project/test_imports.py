@@ -19,7 +19,6 @@ ROOT = Path(__file__).resolve().parents[2]
 TOP = ("flows", "tasks", "prompts", "pocket", "training", "scripts", "speed")
 
 # What a package may import of ours, itself aside: packages, single modules, or `x.*` for a package and all below it.
-# `training.evaluation` imports the bootstrap alone, which is NumPy only: the factory's other statistics do not concern it.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "flows": ("tasks.stages", "tasks.config", "training.config"),
     "scripts": ("tasks.*", "flows", "training.algorithms"),
@@ -67,8 +66,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "training.rollouts", "training.scorers", "training.weight_sync", "training.workers",
     ),
     "training.evaluation": (
-        "tasks", "tasks.answers", "tasks.uncertainty.bootstrap", "prompts", "training.config", "training.console",
-        "training.data", "training.rollouts",
+        "tasks", "tasks.answers", "tasks.benchmarks", "tasks.llm", "tasks.problems", "tasks.processes", "tasks.reports",
+        "tasks.storage", "tasks.uncertainty", "prompts", "training.config", "training.console", "training.data",
+        "training.rollouts",
     ),
     "training.preflight": (
         "tasks", "tasks.llm", "tasks.storage", "prompts", "training.config", "training.console", "training.data",

@@ -1,0 +1,200 @@
+"""The model that is evaluated: a checkpoint folder, a hub model, a LoRA adapter with its base, or an endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tasks.benchmarks.protocols import Protocol
+from tasks.config import PROJECT_ROOT, ModelRole, Serve
+from tasks.errors import UserError
+from tasks.evaluate_settings import EvaluateSettings
+from tasks.llm.chat_templates import role_identity, role_template
+from tasks.llm.engines import SamplePrompt
+from tasks.llm.model_folder import HUB_ID
+from tasks.llm.prompt_tokens import PromptEncoder
+from tasks.llm.servers import check_endpoint
+from tasks.processes.machine import device_is_cpu
+from training.config import PromptSettings
+from training.data.model_files import ModelFiles, open_model
+from training.evaluation.adapters import is_adapter, merged_folder
+
+DEVICES = Path("/dev")
+SETTING = "evaluate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model that can be asked. `files` is None for an endpoint, whose tokenizer and context are unknown. `source` is what the
+    user named."""
+
+    source: str
+    identity: str
+    settings: EvaluateSettings
+    folder: Path | None
+    files: ModelFiles | None
+
+    def role(self, thinking: bool) -> ModelRole:
+        """Return the model with its way to be reached, for one thinking mode."""
+        settings = self.settings
+        if self.folder is None:
+            return ModelRole(
+                model=self.source, base_url=settings.base_url, api_key_env=settings.api_key_env, thinking=thinking,
+                concurrency=settings.concurrency, request_timeout_s=settings.request_timeout_s,
+            )  # fmt: skip
+        return ModelRole(
+            model=str(self.folder), thinking=thinking, dtype=self.dtype, max_model_len=self.context or 1,
+            chat_template=settings.chat_template, template_date=settings.template_date, serve=serve(settings),
+        )  # fmt: skip
+
+    @property
+    def dtype(self) -> Any:
+        """The number format of weights and activations."""
+        return self.settings.dtype or ("float32" if device_is_cpu() else "bfloat16")
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens of prompt and response together; None if an endpoint decides."""
+        if self.files is None:
+            return self.settings.context
+        return min(self.settings.context or self.files.max_positions, self.files.max_positions)
+
+    def check(self, protocol: Protocol) -> None:
+        """Raise `UserError` if the context is too short for a response of the protocol's length."""
+        if self.context is not None and self.context <= protocol.max_tokens:
+            raise UserError(
+                f"the context of {self.source} is {self.context:,} tokens, too short for responses of"
+                f" {protocol.max_tokens:,} tokens (protocol {protocol.name}): set max_tokens below it, which is stored with the"
+                " result"
+            )
+
+    def described(self, thinking: bool) -> dict[str, Any]:
+        """Return what is stored about the model with every result."""
+        stop = [] if self.files is None else list(self.files.end_tokens)
+        return {
+            "name": self.source, "identity": self.identity, "dtype": None if self.files is None else self.dtype,
+            "context": self.context, "stop_token_ids": stop, "thinking": thinking,
+        }  # fmt: skip
+
+    @cached_property
+    def encoders(self) -> dict[bool, PromptEncoder]:
+        """Encoders of prompts by thinking mode, filled on demand."""
+        return {}
+
+    def prompt_ids(self, prompt: SamplePrompt, thinking: bool) -> list[int]:
+        """Return the token ids of a prompt as the engine builds them. Raises what `PromptEncoder.encode` raises."""
+        assert self.files is not None
+        if thinking not in self.encoders:
+            template = role_template(self.role(thinking), PROJECT_ROOT)
+            options: dict[str, Any] = {} if template is None else {"chat_template": template}
+            self.encoders[thinking] = PromptEncoder(self.files.tokenizer, enable_thinking=thinking, **options)
+        return self.encoders[thinking].encode(prompt.template, prompt.values)
+
+
+def open_evaluated(settings: EvaluateSettings, merged: Path, log: Callable[[str], None]) -> Model:
+    """Check the model and return it. A LoRA adapter is merged into its base, in a folder in `merged`.
+
+    Raises `UserError` with one sentence for a missing model, a corrupt folder, an adapter without its base, and an endpoint that
+    is down or does not offer the model.
+    """
+    name = settings.model
+    if not name:
+        raise UserError(
+            "no model is given: name a checkpoint folder, a hub id or an endpoint's model as MODEL"
+        )
+    if settings.base_url is not None:
+        return _endpoint(name, settings)
+    folder = _folder(name, settings.revision, log)
+    identity_suffix = ""
+    if is_adapter(folder):
+        folder = merged_folder(folder, _base(folder, settings, log), merged, log)
+        identity_suffix = "+merged"
+    files = open_model(
+        SETTING,
+        str(folder),
+        PromptSettings(chat_template=settings.chat_template, date=settings.template_date),
+    )
+    found = Model(source=name, identity="", settings=settings, folder=folder, files=files)
+    identity = role_identity(found.role(thinking=False), PROJECT_ROOT) + identity_suffix
+    return Model(source=name, identity=identity, settings=settings, folder=folder, files=files)
+
+
+def _endpoint(name: str, settings: EvaluateSettings) -> Model:
+    found = Model(
+        source=name, identity=f"{name}@{settings.base_url}", settings=settings, folder=None, files=None
+    )
+    check_endpoint(found.role(thinking=False))
+    return found
+
+
+def _base(adapter: Path, settings: EvaluateSettings, log: Callable[[str], None]) -> Path:
+    from training.evaluation.adapters import named_base
+
+    base = settings.base or named_base(adapter)
+    try:
+        return _folder(base, None, log)
+    except UserError as error:
+        raise UserError(
+            f"{adapter} is a LoRA adapter and its base model {base or '(none is named)'} is not there: give it as BASE"
+        ) from error
+
+
+def _folder(name: str, revision: str | None, log: Callable[[str], None]) -> Path:
+    """Return the folder of a local model, or download a hub model. Raises `UserError` if there is none."""
+    path = (PROJECT_ROOT / Path(name).expanduser()).resolve()
+    if path.is_dir():
+        return path
+    is_path = name.startswith(("/", ".", "~")) or (PROJECT_ROOT / Path(name).parts[0]).is_dir()
+    if is_path or not HUB_ID.fullmatch(name):
+        raise UserError(f"model folder {path} does not exist: correct MODEL, or put the checkpoint there")
+    from huggingface_hub import snapshot_download
+
+    from tasks.storage.hub import hub_token
+
+    log(f"downloading {name} from the hub, unless it is in the cache")
+    try:
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                token=hub_token(),
+                ignore_patterns=["*.bin", "*.pth", "*.gguf", "original/*"],
+            )
+        )
+    except Exception as error:  # the library's errors have no common base class
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"model {name} is no folder and cannot be read from the hub ({type(error).__name__}: {reason}): correct MODEL, or"
+            " download it and give its folder"
+        ) from error
+
+
+def serve(settings: EvaluateSettings) -> Serve:
+    """Return how engines are started: one for every `tensor_parallel_size` GPUs unless their number is given."""
+    engines = settings.engines or max(1, gpus() // settings.tensor_parallel_size)
+    return Serve(
+        engines=engines, tensor_parallel_size=settings.tensor_parallel_size, kv_cache_gib=settings.kv_cache_gib,
+        gpu_memory_fraction=settings.gpu_memory_fraction, max_num_seqs=settings.max_num_seqs,
+        health_timeout_s=settings.health_timeout_s, batch_invariant=settings.batch_invariant,
+    )  # fmt: skip
+
+
+def gpus() -> int:
+    """Return the number of GPUs: of the Ray cluster at RAY_ADDRESS if this process is connected to it, else of this machine."""
+    import os
+
+    if device_is_cpu():
+        return 0
+    if os.environ.get("RAY_ADDRESS"):
+        import ray
+
+        if not ray.is_initialized():
+            ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
+        return int(ray.cluster_resources().get("GPU", 0))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([one for one in visible.split(",") if one.strip()])
+    return len([path for path in DEVICES.glob("nvidia*") if path.name.removeprefix("nvidia").isdecimal()])
