@@ -20,16 +20,25 @@ from training.evaluation.comparison import compare_results, table
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m training.compare", description="Compare two evaluated models.")
+    parser = argparse.ArgumentParser(
+        prog="python -m training.compare", description="Compare two evaluated models."
+    )
     parser.add_argument("first", metavar="A", help="folder of a model or result")
     parser.add_argument("second", metavar="B", help="folder of the other one")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="page with table and figure (default: comparison.html beside B)")
+    parser.add_argument(
+        "--page",
+        type=Path,
+        metavar="FILE",
+        help="page with table and figure (default: comparison.html beside B)",
+    )
     arguments = parser.parse_args(argv)
     first, second = project_path(arguments.first), project_path(arguments.second)
     try:
         pairs, skipped = compare_results(first, second)
         page = arguments.page or second.parent / f"comparison-{first.name}-{second.name}.html"
-        atomic_write(page, render_comparison(first.name, second.name, [pair.as_dict() for pair in pairs], skipped))
+        atomic_write(
+            page, render_comparison(first.name, second.name, [pair.as_dict() for pair in pairs], skipped)
+        )
     except UserError as error:
         print(visible(str(error)), file=sys.stderr)
         return 2

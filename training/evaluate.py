@@ -3,8 +3,8 @@
     python -m training.evaluate --model pocket/student --benchmarks pocket --protocols pass1_greedy --set max_tokens=256
 
 All settings are in tasks/evaluate_settings.py; `--set name=value` sets one of them (the value is JSON, or a text), `--settings`
-reads a JSON file. Exit codes: 0 success; 2 a problem that the user can fix, one sentence each on standard error and in the file of
-`--problems`.
+reads a JSON file. Exit codes: 0 success; 2 a problem that the user can fix, one sentence each on standard error and in the file
+of `--problems`.
 """
 
 from __future__ import annotations

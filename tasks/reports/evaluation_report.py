@@ -89,7 +89,8 @@ def render_evaluation(report: EvaluationReport) -> str:
         {
             "numbers": report.numbers, "scores": score_rows(report.numbers["scores"]), "rows": rows,
             "seeds": report.numbers["scores"].get("seeds"), "second": report.numbers.get("math_verify"),
-            "overlap": report.numbers.get("contamination"), "texts": len(with_text), "samples": sum(len(problem.samples) for problem in report.problems),
+            "overlap": report.numbers.get("contamination"), "texts": len(with_text),
+            "samples": sum(len(problem.samples) for problem in report.problems),
         },
     )  # fmt: skip
 

@@ -76,7 +76,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "training.student",
         "training.weight_sync", "training.workers",
     ),
-    "training": ("tasks", "tasks.answers", "tasks.llm", "tasks.processes", "tasks.storage", "prompts", "training.*"),
+    "training": (
+        "tasks", "tasks.answers", "tasks.llm", "tasks.processes", "tasks.reports", "tasks.storage", "prompts", "training.*",
+    ),
 }  # fmt: skip
 # Modules with a rule of their own, since the packages below `training` import them and its other modules import those.
 SINGLE_MODULES = frozenset({"training.config", "training.console", "training.plan"})

@@ -60,7 +60,9 @@ def compare_results(first: Path, second: Path) -> tuple[list[Pairing], list[str]
 def results(folder: Path) -> dict[Key, Path]:
     """Return the graded results in a folder. Raises `UserError` if there are none."""
     if not folder.is_dir():
-        raise UserError(f"{folder} does not exist: give the folder of a model below the folder of evaluations")
+        raise UserError(
+            f"{folder} does not exist: give the folder of a model below the folder of evaluations"
+        )
     found = {
         (path.parent.parent.name, path.parent.name): path.parent for path in sorted(folder.rglob(METRICS))
     }
@@ -81,7 +83,10 @@ def _numbers(folder: Path) -> dict[str, Any]:
 def _unlike(first: Path, second: Path) -> str | None:
     """Return why two results of the same benchmark and protocol cannot be compared, or None."""
     one, two = _numbers(first), _numbers(second)
-    if one["benchmark"]["data"] != two["benchmark"]["data"] or one["benchmark"]["problems"] != two["benchmark"]["problems"]:
+    if (
+        one["benchmark"]["data"] != two["benchmark"]["data"]
+        or one["benchmark"]["problems"] != two["benchmark"]["problems"]
+    ):
         return "other problems"
     differing = [name for name in one["protocol"] if one["protocol"][name] != two["protocol"].get(name)]
     return f"another {differing[0]}" if differing else None
@@ -105,7 +110,21 @@ def averages(folder: Path) -> dict[str, float]:
 
 def table(pairs: Sequence[Pairing]) -> str:
     """Return the comparisons as text, in percent and points."""
-    lines = [("benchmark and protocol", "score", "n", "A", "B", "B - A", "95% interval", "better", "worse", "p", "detectable")]
+    lines = [
+        (
+            "benchmark and protocol",
+            "score",
+            "n",
+            "A",
+            "B",
+            "B - A",
+            "95% interval",
+            "better",
+            "worse",
+            "p",
+            "detectable",
+        )
+    ]
     for pair in pairs:
         found = pair.found
         gap = found.difference
@@ -118,5 +137,7 @@ def table(pairs: Sequence[Pairing]) -> str:
             )
         )  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
-
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

@@ -65,7 +65,8 @@ class Backend(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Samples:
-    """What is known of the samples of a job: grades (of generated samples only), failures, and the ledger key of each."""
+    """What is known of the samples of a job: grades (of generated samples only), failures, and the ledger key of each, which is
+    empty if it cannot be asked."""
 
     job: Job
     fingerprint: str
@@ -81,10 +82,11 @@ class Samples:
 
 def opening(model: Model, job: Job) -> str:
     """Return `<think>` if the model's template opens the thinking of a response to this job."""
-    if model.files is None or not job.items:
+    first = next((number for number, item in enumerate(job.items) if too_long(item) is None), None)
+    if model.files is None or first is None:
         return ""
     try:
-        ids = model.prompt_ids(job.prompt(Place(item=0, seed=0, index=0)), job.protocol.thinking)
+        ids = model.prompt_ids(job.prompt(Place(item=first, seed=0, index=0)), job.protocol.thinking)
     except UnsafeText:
         return ""
     return opened_thinking(model.files.tokenizer, ids)
@@ -161,7 +163,11 @@ class Run:
 
     def _keyed(self, job: Job) -> Samples:
         described = self.model.described(job.protocol.thinking)
-        keys = {place: job.key(job.prompt(place), described) for place in job.places()}
+        asked = [too_long(item) is None for item in job.items]
+        keys = {
+            place: job.key(job.prompt(place), described) if asked[place.item] else ""
+            for place in job.places()
+        }
         return Samples(job=job, fingerprint=job.fingerprint(described), keys=keys)
 
     def _unknown(self, one: Samples, opened: str) -> Iterator[Place]:

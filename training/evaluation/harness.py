@@ -112,7 +112,7 @@ def finished(folder: Path, job: Job, model: Model, training: Training | None) ->
 def _outcome(folder: Path, job: Job, model: Model, training: Training | None, log: Log) -> Outcome:
     numbers = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     log(summary(job, numbers))
-    log(f"{job.name}: {folder}")
+    log(f"{job.name}: result in {folder}")
     return Outcome(folder=folder, numbers=numbers)
 
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from tasks.answers.token_spans import TokenSpans
 from tasks.errors import UserError
 from tasks.evaluate_settings import EvaluateSettings
 from tasks.llm.engines import SampleFailure, SampleOutput, SamplePrompt
-from tasks.answers.token_spans import TokenSpans
-from tasks.rows import Reason
 from tasks.storage.tables import read_rows
 from tests.scripted_server import ScriptedServer, running
 from training.evaluate import main
-from training.evaluation import generation
+from training.evaluation import generation, harness
 from training.evaluation.comparison import compare_results
 from training.evaluation.harness import Outcome, evaluate
 from training.evaluation.results import SampleRow
@@ -27,7 +27,10 @@ QUESTIONS = {"What is 2 + 3?": "5", "What is 7 * 6?": "42", "Halve 9.": "4.5", "
 
 def gsm8k(folder: Path, questions: dict[str, str] = QUESTIONS) -> Path:
     path = folder / "gsm8k.jsonl"
-    rows = [{"question": text, "answer": f"We compute <<1+1=2>>.\n#### {answer}"} for text, answer in questions.items()]
+    rows = [
+        {"question": text, "answer": f"We compute <<1+1=2>>.\n#### {answer}"}
+        for text, answer in questions.items()
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
@@ -38,13 +41,43 @@ def asked(question: str) -> str:
 
 def evaluated(tmp_path: Path, **settings: Any) -> list[Outcome]:
     lines: list[str] = []
-    settings = {"model": "pocket/student", "out": tmp_path / "out", "cpu_workers": 1, "max_tokens": 64, **settings}
-    settings.setdefault("benchmarks", (f"gsm8k={gsm8k(tmp_path)}",))
+    settings = {
+        "model": "pocket/student",
+        "out": tmp_path / "out",
+        "cpu_workers": 1,
+        "max_tokens": 64,
+        **settings,
+    }
+    if "benchmarks" not in settings:
+        settings["benchmarks"] = (f"gsm8k={gsm8k(tmp_path)}",)
     return evaluate(EvaluateSettings(**settings), lines.append)
 
 
 def rows(outcome: Outcome) -> list[SampleRow]:
     return read_rows(outcome.folder / "samples.parquet", SampleRow)
+
+
+class Inline:
+    """Grades in this process: what the workers compute, without their start."""
+
+    def __init__(self, workers: int) -> None:
+        assert workers == 1
+
+    def __enter__(self) -> Inline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Future[list[Any]]:
+        done: Future[list[Any]] = Future()
+        done.set_result([function(item) for item in items])
+        return done
+
+
+@pytest.fixture(autouse=True)
+def _graded_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "GradingPool", Inline)
 
 
 # --- an endpoint -------------------------------------------------------------------------------------------------
@@ -68,13 +101,18 @@ def test_an_endpoint_is_asked_once_and_graded(tmp_path: Path, endpoint: Scripted
     assert [(row.answer, row.correct, row.finish_reason) for row in rows(found)] == [
         ("5", True, "stop"), ("41", False, "stop"), ("\\frac{9}{2}", True, "stop"), (None, False, "length"),
     ]  # fmt: skip
-    assert found.numbers["scores"]["pass@1"]["value"] == 0.5 and found.numbers["scores"]["pass@1"]["interval"] == "wilson"
+    assert (
+        found.numbers["scores"]["pass@1"]["value"] == 0.5
+        and found.numbers["scores"]["pass@1"]["interval"] == "wilson"
+    )
     assert found.numbers["counts"] == {
         "samples": 4, "truncated": 1, "unparsed": 1, "prompt_too_long": 0, "control_token": 0, "error": 0,
     }  # fmt: skip
     assert found.numbers["math_verify"]["score"] == 0.5 and found.numbers["math_verify"]["disagreements"] == 0
     cost = json.loads((found.folder / "cost.json").read_text())
-    assert (cost["prompt_tokens"], cost["output_tokens"]) == (28, 12) and cost["price"] == pytest.approx(148e-6)
+    assert (cost["prompt_tokens"], cost["output_tokens"]) == (28, 12) and cost["price"] == pytest.approx(
+        148e-6
+    )
     files = {path.name: path.read_bytes() for path in found.folder.iterdir()}
     assert set(files) == {
         "samples.parquet", "problems.parquet", "metrics.json", "cost.json", "index.html", "model-index.yml",
@@ -88,10 +126,21 @@ def test_an_endpoint_is_asked_once_and_graded(tmp_path: Path, endpoint: Scripted
     assert {path.name: path.read_bytes() for path in found.folder.iterdir()} == files
 
 
-def test_a_vllm_endpoint_gets_every_setting_that_its_model_could_replace(tmp_path: Path, endpoint: ScriptedServer) -> None:
-    evaluated(tmp_path, model="scripted", base_url=endpoint.base_url, protocols=("avg8",), samples=2, thinking=True)
+def test_a_vllm_endpoint_gets_every_setting_that_its_model_could_replace(
+    tmp_path: Path, endpoint: ScriptedServer
+) -> None:
+    evaluated(
+        tmp_path, model="scripted", base_url=endpoint.base_url, protocols=("avg8",), samples=2, thinking=True
+    )
     body = endpoint.bodies[0]
-    expected = {"temperature": 1.0, "top_p": 0.8, "max_tokens": 64, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+    expected = {
+        "temperature": 1.0,
+        "top_p": 0.8,
+        "max_tokens": 64,
+        "top_k": -1,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+    }
     assert {name: body[name] for name in expected} == expected
     assert body["chat_template_kwargs"] == {"enable_thinking": True} and "logprobs" not in body
     assert len({entry["seed"] for entry in endpoint.bodies}) == 8
@@ -115,14 +164,22 @@ class Scripted:
     """Stands for `Engines`: replies by a function of (question, seed). Counts what it is asked."""
 
     reply: Callable[[SamplePrompt], str | SampleFailure]
-    drawn: list[SamplePrompt]
-    dies_after: int | None = None
+    drawn: ClassVar[list[SamplePrompt]]
+    dies_after: ClassVar[int | None] = None
 
     def __init__(self, role: Any, serve: Any, root: Path, logprobs: Any, on_wait: Any) -> None:
         self.role, self.invariance = role, None
         assert logprobs is None and role.serve == serve
 
-    def draw(self, prompts: Sequence[SamplePrompt], n: int, sampling: Any, _print: str, on_result: Any, _progress: Any) -> None:
+    def draw(
+        self,
+        prompts: Sequence[SamplePrompt],
+        n: int,
+        sampling: Any,
+        _print: str,
+        on_result: Any,
+        _progress: Any,
+    ) -> None:
         assert n == 1 and sampling.top_k == 0
         for place, prompt in enumerate(prompts):
             if type(self).dies_after is not None and len(type(self).drawn) >= type(self).dies_after:
@@ -134,7 +191,11 @@ class Scripted:
             else:
                 reason = "length" if found.endswith("...") else "stop"
                 output = SampleOutput(
-                    text=found, token_count=len(found), logprob_sum=float("nan"), finish_reason=reason, spans=TokenSpans()
+                    text=found,
+                    token_count=len(found),
+                    logprob_sum=float("nan"),
+                    finish_reason=reason,
+                    spans=TokenSpans(),
                 )
                 on_result(place, [output])
 
@@ -145,7 +206,7 @@ class Scripted:
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> type[Scripted]:
     class Own(Scripted):
-        drawn: list[SamplePrompt] = []
+        drawn: ClassVar[list[SamplePrompt]] = []
 
         @staticmethod
         def reply(prompt: SamplePrompt) -> str:
@@ -164,7 +225,9 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_an_evaluation_that_is_killed_three_times_gives_the_same_bytes(tmp_path: Path, engines: type[Scripted]) -> None:
+def test_an_evaluation_that_is_killed_three_times_gives_the_same_bytes(
+    tmp_path: Path, engines: type[Scripted]
+) -> None:
     settings: dict[str, Any] = {"protocols": ("avg16", "pass1_greedy"), "seeds": (0, 1)}
     whole = evaluated(tmp_path, **settings, out=tmp_path / "whole")
     asked_once = len(engines.drawn)
@@ -178,7 +241,13 @@ def test_an_evaluation_that_is_killed_three_times_gives_the_same_bytes(tmp_path:
     assert len(engines.drawn) == 2 * asked_once, "no sample was generated twice"
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
     assert [one.numbers for one in killed] == [one.numbers for one in whole]
-    assert set(whole[0].numbers["scores"]) >= {"avg16".replace("avg", "avg@"), "pass@8", "maj@16", "g-pass@16_0.5", "seeds"}
+    assert set(whole[0].numbers["scores"]) >= {
+        "avg16".replace("avg", "avg@"),
+        "pass@8",
+        "maj@16",
+        "g-pass@16_0.5",
+        "seeds",
+    }
 
 
 def test_both_models_of_a_comparison_get_the_same_seeds(tmp_path: Path, engines: type[Scripted]) -> None:
@@ -216,7 +285,9 @@ def test_the_page_escapes_texts_and_marks_rows(tmp_path: Path, engines: type[Scr
     assert "script-src 'sha256-" in page and 'data-marks="wrong"' in page and 'data-marks=""' in page
 
 
-def test_a_deviation_from_the_protocol_is_stored_and_names_the_folder(tmp_path: Path, engines: type[Scripted]) -> None:
+def test_a_deviation_from_the_protocol_is_stored_and_names_the_folder(
+    tmp_path: Path, engines: type[Scripted]
+) -> None:
     (found,) = evaluated(tmp_path, max_tokens=128, limit=2)
     assert found.folder.name.startswith("pass1_greedy-") and len(rows(found)) == 2
     assert found.numbers["protocol"]["deviations"] == {"max_tokens": 128, "limit": 2}
@@ -236,14 +307,19 @@ def test_a_deviation_from_the_protocol_is_stored_and_names_the_folder(tmp_path: 
         ({"benchmarks": ()}, "no benchmark is given"),
         ({"benchmarks": ("algebra",)}, r"unknown benchmark 'algebra': choose of aime2024, "),
         ({"protocols": ("avg3",)}, r"unknown protocol 'avg3': choose of pass1_greedy, avg16"),
-        ({"max_tokens": 2048}, r"the context of pocket/student is 2,048 tokens, too short for responses of 2,048 tokens"),
+        (
+            {"max_tokens": 2048},
+            r"the context of pocket/student is 2,048 tokens, too short for responses of 2,048 tokens",
+        ),
         ({"samples": 4}, "4 samples at temperature 0 are all the same"),
         ({"base_url": "http://127.0.0.1:9/v1", "model": "m"}, "model server http://127.0.0.1:9/v1/models"),
         ({"benchmarks": ("sure_math",)}, "sure_math needs the folder of an exported dataset"),
         ({"benchmarks": ("pocket",), "shots": 2}, "pocket has no examples for few-shot prompts"),
     ],
 )
-def test_what_cannot_be_evaluated_is_named_in_one_sentence(tmp_path: Path, settings: dict[str, Any], sentence: str) -> None:
+def test_what_cannot_be_evaluated_is_named_in_one_sentence(
+    tmp_path: Path, settings: dict[str, Any], sentence: str
+) -> None:
     with pytest.raises(UserError, match=sentence) as error:
         evaluated(tmp_path, **settings)
     assert "\n" not in str(error.value)
@@ -262,8 +338,14 @@ def test_a_corrupt_folder_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
-        ({"problem_text": "1+1?", "answer": "#### 2"}, r"has no column 'question' or 'problem' for the text; it has"),
-        ({"question": "1+1?", "answer": "two"}, r"gsm8k has no problem with an answer in .* \(left out: no answer 1\)"),
+        (
+            {"problem_text": "1+1?", "answer": "#### 2"},
+            r"has no column 'question' or 'problem' for the text; it has",
+        ),
+        (
+            {"question": "1+1?", "answer": "two"},
+            r"gsm8k has no problem with an answer in .* \(left out: no answer 1\)",
+        ),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path: Path, row: dict[str, str], sentence: str) -> None:
@@ -272,9 +354,13 @@ def test_a_wrong_file_is_named(tmp_path: Path, row: dict[str, str], sentence: st
         evaluated(tmp_path, benchmarks=(f"gsm8k={tmp_path / 'x.jsonl'}",))
 
 
-def test_the_command_prints_one_sentence_and_returns_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_one_sentence_and_returns_two(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     problems = tmp_path / "problems.txt"
     code = main(["--model", "./nowhere", "--benchmarks", "pocket", "--problems", str(problems)])
-    assert code == 2 and "nowhere does not exist" in capsys.readouterr().err == problems.read_text(encoding="utf-8")
+    assert code == 2 and "nowhere does not exist" in capsys.readouterr().err == problems.read_text(
+        encoding="utf-8"
+    )
     assert main(["--model", "m", "--benchmarks", "pocket", "--set", "colour=red"]) == 2
     assert "colour: unknown key; see tasks/evaluate_settings.py" in capsys.readouterr().err

@@ -30,7 +30,9 @@ GRADES = st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=1, m
 
 def enumerated(grades: np.ndarray, k: int, needed: int) -> list[float]:
     """The share of the subsets of k samples with at least `needed` correct ones, by problem."""
-    return [float(np.mean([sum(subset) >= needed for subset in combinations(row.tolist(), k)])) for row in grades]
+    return [
+        float(np.mean([sum(subset) >= needed for subset in combinations(row.tolist(), k)])) for row in grades
+    ]
 
 
 @settings(max_examples=40, deadline=None)
@@ -101,7 +103,11 @@ def test_the_bootstrap_keeps_the_samples_of_a_problem_together() -> None:
 
 
 def test_seeds_have_the_sample_standard_deviation() -> None:
-    assert spread([0.75, 0.78, 0.84]) == ((0.75, 0.78, 0.84), pytest.approx(0.79), pytest.approx(0.0458257569))
+    assert spread([0.75, 0.78, 0.84]) == (
+        (0.75, 0.78, 0.84),
+        pytest.approx(0.79),
+        pytest.approx(0.0458257569),
+    )
     assert spread([0.5]).deviation is None
     with pytest.raises(ValueError, match="at least one"):
         spread([])
@@ -155,7 +161,9 @@ def test_the_detectable_effect_is_found_in_eight_of_ten_trials() -> None:
 
 
 def test_scores_of_three_seeds() -> None:
-    correct = np.array([[[True, False], [True, True], [False, False]], [[False, False], [True, False], [True, True]]])
+    correct = np.array(
+        [[[True, False], [True, True], [False, False]], [[False, False], [True, False], [True, True]]]
+    )
     labels = np.array([[[0, 1], [0, 0], [1, -1]], [[-1, -1], [0, 1], [0, 0]]])
     found = scores(correct, labels)
     assert found["avg@2"]["value"] == pytest.approx(6 / 12) and found["avg@2"]["n"] == 2
@@ -169,4 +177,11 @@ def test_scores_of_three_seeds() -> None:
 
 def test_lengths_of_no_response() -> None:
     assert lengths([])["mean"] is None
-    assert lengths([1, 2, 3, 10]) == {"responses": 4, "total": 16, "mean": 4.0, "median": 2.5, "p95": pytest.approx(8.95), "max": 10}
+    assert lengths([1, 2, 3, 10]) == {
+        "responses": 4,
+        "total": 16,
+        "mean": 4.0,
+        "median": 2.5,
+        "p95": pytest.approx(8.95),
+        "max": 10,
+    }
