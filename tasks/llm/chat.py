@@ -343,7 +343,7 @@ class ChatModel:
             arguments["response_format"] = {"type": "json_schema", "json_schema": schema}
         if self._is_vllm:
             arguments["chat_template_kwargs"] = {"enable_thinking": self.role.thinking}
-        return arguments | request.extra
+        return {**arguments, **request.extra}
 
     def _read(self, request: ChatRequest, answer: bytes) -> Completion:
         """Parse an answer. Raises `ValueError` if it is not a chat completion."""

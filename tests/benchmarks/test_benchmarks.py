@@ -96,7 +96,7 @@ def test_a_row_of_the_schema_is_read(tmp_path: Path, name: str, suffix: str) -> 
     assert found.digest == content_digest(find(name), tmp_path / f"x.{suffix}")
     if answer:
         assert item.answer == answer
-        assert find(name).answer == "choice" or grade(f"It is \\boxed{{{answer}}}.", item.answer)
+        assert find(name).answer == "choice" or grade(f"It is \\boxed{{{answer}}}.", answer)
 
 
 def test_two_contests_are_read_by_their_names_and_ids_are_those_of_the_seed_source(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ of a training run.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tasks.config import PROJECT_ROOT
 from tasks.errors import UserError
 from tasks.llm.model_identity import model_identity
 from tasks.storage.disk import whole_folder
@@ -45,8 +47,6 @@ def merged_folder(adapter: Path, base: Path, target: Path, log: Callable[[str], 
 
     Raises `UserError` if the adapter is no plain LoRA, is damaged, or does not fit the base.
     """
-    from tasks.config import PROJECT_ROOT
-
     config, weights = _config(adapter), adapter / WEIGHTS
     if not weights.is_file():
         raise UserError(f"adapter {adapter} has no {WEIGHTS}: copy the complete adapter there")
@@ -56,8 +56,6 @@ def merged_folder(adapter: Path, base: Path, target: Path, log: Callable[[str], 
         raise UserError(
             f"adapter {adapter} is no plain LoRA ({what}): merge it with peft and give the folder of the merged model"
         )
-    import hashlib
-
     content = hashlib.sha256(weights.read_bytes() + (adapter / CONFIG).read_bytes()).hexdigest()[:12]
     folder = (
         target

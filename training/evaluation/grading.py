@@ -25,6 +25,10 @@ INVALID: Final = -1
 """Label of samples without an answer."""
 _ATTEMPTS: Final = 3
 _INTEGER: Final = re.compile(r"-?\d{1,15}")
+Response = tuple[str, str | None, AnswerType]
+"""A response, its gold answer, and the type of answer."""
+Answers = tuple[Sequence[str | None], AnswerType]
+"""All answers to one problem, and their type."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -41,8 +45,8 @@ class Grade:
 NO_ANSWER: Final = Grade(answer=None, correct=False)
 
 
-def grade_response(job: tuple[str, str | None, AnswerType]) -> Grade:
-    """Grade one (response, gold answer, type of answer); a response that is judged elsewhere has no answer here."""
+def grade_response(job: Response) -> Grade:
+    """Grade one response; one that is judged elsewhere has no answer here."""
     text, gold, kind = job
     if kind == "text" or gold is None:
         return NO_ANSWER
@@ -63,7 +67,7 @@ def _second_grade(answer: str, gold: str) -> bool:
     return math_verify_grade(f"\\boxed{{{answer}}}", gold)
 
 
-def cluster_labels(job: tuple[Sequence[str | None], AnswerType]) -> list[int]:
+def cluster_labels(job: Answers) -> list[int]:
     """Return the cluster of each answer to one problem, by mathematical equivalence; `INVALID` for none."""
     answers, kind = job
     same = equivalent if kind == "math" else str.__eq__
@@ -105,16 +109,17 @@ class GradingPool:
         return [self._one(function, item) for item in items]
 
     def _one(self, function: Callable[[Item], Result], item: Item) -> Result:
-        for _ in range(_ATTEMPTS):
+        for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return self._worker().call(function, item)
             except WorkerDied as error:
                 self._discard()
-                last = error
-        raise UserError(
-            f"{_ATTEMPTS} processes in a row died while they graded {str(item)[:100]!r}, possibly out of memory: free memory and"
-            " start again"
-        ) from last
+                if attempt == _ATTEMPTS:
+                    raise UserError(
+                        f"{_ATTEMPTS} processes in a row died while they graded {str(item)[:100]!r}, possibly out of memory:"
+                        " free memory and start again"
+                    ) from error
+        raise AssertionError("unreachable")
 
     def _worker(self) -> WorkerProcess:
         if not hasattr(self._own, "worker"):

@@ -13,8 +13,9 @@ from tasks.config import PROJECT_ROOT
 from tasks.evaluate_settings import EvaluateSettings
 from tasks.llm.ledger import Ledger
 from tasks.text import counted
+from training.evaluation.backends import backends
 from training.evaluation.contamination import Contamination, Training, contamination, training_of
-from training.evaluation.generation import Clock, Run, Samples, backends
+from training.evaluation.generation import Clock, Run, Samples
 from training.evaluation.grading import GradingPool
 from training.evaluation.jobs import Job, open_jobs, streams
 from training.evaluation.models import Model, open_evaluated

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from tasks.llm.engines import SamplePrompt
 from tasks.llm.model_folder import HUB_ID
 from tasks.llm.prompt_tokens import PromptEncoder
 from tasks.llm.servers import check_endpoint
+from tasks.llm.tokenizer_identity import template_identity
 from tasks.processes.machine import device_is_cpu
+from tasks.storage.hub import hub_token
 from training.config import PromptSettings
 from training.data.model_files import ModelFiles, open_model
-from training.evaluation.adapters import is_adapter, merged_folder
+from training.evaluation.adapters import is_adapter, merged_folder, named_base
 
 DEVICES = Path("/dev")
 SETTING = "evaluate"
@@ -36,6 +38,9 @@ class Model:
     settings: EvaluateSettings
     folder: Path | None
     files: ModelFiles | None
+    encoders: dict[bool, PromptEncoder] = field(
+        default_factory=dict, repr=False
+    )  # by thinking mode, made on demand
 
     def role(self, thinking: bool) -> ModelRole:
         """Return the model with its way to be reached, for one thinking mode."""
@@ -73,16 +78,15 @@ class Model:
 
     def described(self, thinking: bool) -> dict[str, Any]:
         """Return what is stored about the model with every result."""
-        stop = [] if self.files is None else list(self.files.end_tokens)
+        own: dict[str, Any] = {"dtype": None, "stop_token_ids": [], "chat_template": None}
+        if self.files is not None:
+            own = {
+                "dtype": self.dtype, "stop_token_ids": list(self.files.end_tokens),
+                "chat_template": template_identity(self.files.tokenizer),
+            }  # fmt: skip
         return {
-            "name": self.source, "identity": self.identity, "dtype": None if self.files is None else self.dtype,
-            "context": self.context, "stop_token_ids": stop, "thinking": thinking,
+            "name": self.source, "identity": self.identity, "context": self.context, "thinking": thinking, **own,
         }  # fmt: skip
-
-    @cached_property
-    def encoders(self) -> dict[bool, PromptEncoder]:
-        """Encoders of prompts by thinking mode, filled on demand."""
-        return {}
 
     def prompt_ids(self, prompt: SamplePrompt, thinking: bool) -> list[int]:
         """Return the token ids of a prompt as the engine builds them. Raises what `PromptEncoder.encode` raises."""
@@ -108,18 +112,15 @@ def open_evaluated(settings: EvaluateSettings, merged: Path, log: Callable[[str]
     if settings.base_url is not None:
         return _endpoint(name, settings)
     folder = _folder(name, settings.revision, log)
-    identity_suffix = ""
     if is_adapter(folder):
         folder = merged_folder(folder, _base(folder, settings, log), merged, log)
-        identity_suffix = "+merged"
     files = open_model(
         SETTING,
         str(folder),
         PromptSettings(chat_template=settings.chat_template, date=settings.template_date),
     )
     found = Model(source=name, identity="", settings=settings, folder=folder, files=files)
-    identity = role_identity(found.role(thinking=False), PROJECT_ROOT) + identity_suffix
-    return Model(source=name, identity=identity, settings=settings, folder=folder, files=files)
+    return replace(found, identity=role_identity(found.role(thinking=False), PROJECT_ROOT))
 
 
 def _endpoint(name: str, settings: EvaluateSettings) -> Model:
@@ -131,14 +132,14 @@ def _endpoint(name: str, settings: EvaluateSettings) -> Model:
 
 
 def _base(adapter: Path, settings: EvaluateSettings, log: Callable[[str], None]) -> Path:
-    from training.evaluation.adapters import named_base
-
     base = settings.base or named_base(adapter)
+    if not base:
+        raise UserError(f"{adapter} is a LoRA adapter that names no base model: give it as base")
     try:
         return _folder(base, None, log)
     except UserError as error:
         raise UserError(
-            f"{adapter} is a LoRA adapter and its base model {base or '(none is named)'} is not there: give it as BASE"
+            f"{adapter} is a LoRA adapter, and its base model {base} is not there: give it as base"
         ) from error
 
 
@@ -151,8 +152,6 @@ def _folder(name: str, revision: str | None, log: Callable[[str], None]) -> Path
     if is_path or not HUB_ID.fullmatch(name):
         raise UserError(f"model folder {path} does not exist: correct MODEL, or put the checkpoint there")
     from huggingface_hub import snapshot_download
-
-    from tasks.storage.hub import hub_token
 
     log(f"downloading {name} from the hub, unless it is in the cache")
     try:
@@ -183,9 +182,7 @@ def serve(settings: EvaluateSettings) -> Serve:
 
 
 def gpus() -> int:
-    """Return the number of GPUs: of the Ray cluster at RAY_ADDRESS if this process is connected to it, else of this machine."""
-    import os
-
+    """Return the number of GPUs: of the Ray cluster at RAY_ADDRESS if that is set, else of this machine."""
     if device_is_cpu():
         return 0
     if os.environ.get("RAY_ADDRESS"):

@@ -23,9 +23,10 @@ from tasks.reports.evaluation_report import (
 )
 from tasks.storage.disk import whole_folder
 from tasks.storage.tables import write_rows
+from training.evaluation.backends import Raw, from_ledger
 from training.evaluation.contamination import Contamination, Training
-from training.evaluation.generation import Raw, Samples, from_ledger
-from training.evaluation.grading import INVALID, NO_ANSWER, Grade, GradingPool, cluster_labels
+from training.evaluation.generation import Samples
+from training.evaluation.grading import INVALID, NO_ANSWER, Answers, Grade, GradingPool, cluster_labels
 from training.evaluation.jobs import Job, Place
 from training.evaluation.models import Model
 from training.evaluation.scores import lengths, main_name, scores
@@ -118,7 +119,7 @@ def _labels(job: Job, groups: Sequence[Sequence[Grade]], pool: GradingPool) -> l
     """Return the clusters of the answers of each problem; a single sample needs no comparison."""
     if job.benchmark.answer == "text" or all(len(group) == 1 for group in groups):
         return [[INVALID if grade.answer is None else 0 for grade in group] for group in groups]
-    jobs = [([grade.answer for grade in group], job.benchmark.answer) for group in groups]
+    jobs: list[Answers] = [([grade.answer for grade in group], job.benchmark.answer) for group in groups]
     futures = [pool.submit(cluster_labels, jobs[start : start + 8]) for start in range(0, len(jobs), 8)]
     return [labels for future in futures for labels in future.result()]
 

@@ -17,7 +17,7 @@ from tasks.llm.engines import SampleFailure, SampleOutput, SamplePrompt
 from tasks.storage.tables import read_rows
 from tests.scripted_server import ScriptedServer, running
 from training.evaluate import main
-from training.evaluation import generation, harness
+from training.evaluation import backends, harness
 from training.evaluation.comparison import compare_results
 from training.evaluation.harness import Outcome, evaluate
 from training.evaluation.results import SampleRow
@@ -182,7 +182,8 @@ class Scripted:
     ) -> None:
         assert n == 1 and sampling.top_k == 0
         for place, prompt in enumerate(prompts):
-            if type(self).dies_after is not None and len(type(self).drawn) >= type(self).dies_after:
+            limit = type(self).dies_after
+            if limit is not None and len(type(self).drawn) >= limit:
                 raise KeyboardInterrupt
             type(self).drawn.append(prompt)
             found = type(self).reply(prompt)
@@ -213,7 +214,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> type[Scripted]:
             right = QUESTIONS[prompt.values["problem"]]
             return f"Thus \\boxed{{{right if prompt.seed % 3 else '0'}}}" if prompt.seed % 5 else "so ..."
 
-    monkeypatch.setattr(generation, "Engines", Own)
+    monkeypatch.setattr(backends, "Engines", Own)
     return Own
 
 

@@ -42,7 +42,7 @@ def test_curves_are_shares_of_all_subsets(grades: np.ndarray, k: int, tau: float
     needed = next(count for count in range(1, k + 1) if count >= tau * k)
     assert stable_values(grades, k, tau).tolist() == pytest.approx(enumerated(grades, k, needed))
     if k >= 2:
-        summed = sum(np.array(enumerated(grades, k, count)) for count in range(-(-k // 2) + 1, k + 1))
+        summed = np.sum([enumerated(grades, k, count) for count in range(-(-k // 2) + 1, k + 1)], axis=0)
         assert mean_stable_values(grades, k).tolist() == pytest.approx((2 / k * summed).tolist())
 
 
