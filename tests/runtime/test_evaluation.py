@@ -32,7 +32,7 @@ def test_the_profile_names_benchmarks_and_the_call_overrides_it(tmp_path: Path) 
 
 def test_without_a_model_the_student_that_was_trained_last_is_evaluated(tmp_path: Path) -> None:
     config = load_config("pocket", {"run.output": str(tmp_path)})
-    with pytest.raises(UserError, match="no model is given, and .* has no trained student"):
+    with pytest.raises(UserError, match=r"no model is given, and .* has no trained student"):
         evaluation_settings(config, {})
     (tmp_path / "distill").mkdir()
     (tmp_path / "distill" / "latest.json").write_text(json.dumps({"run": "abc"}), encoding="utf-8")
