@@ -142,29 +142,39 @@ def _from_chat(outcome: Any) -> Raw:
     )  # fmt: skip
 
 
+OpenBackend = Callable[[bool, int], Backend]
+"""Returns the backend of a thinking mode, for prompts and responses of so many tokens together."""
+
+
 @contextmanager
-def backends(model: Model, log: Log) -> Iterator[Callable[[bool], Backend]]:
-    """Yield a function that returns the backend of a thinking mode. Engines are started at its first call and end with the block,
-    or when another mode is asked for."""
-    open_engines: dict[bool, Engines] = {}
+def backends(model: Model, log: Log) -> Iterator[OpenBackend]:
+    """Yield a function that opens backends. Engines are started at its first call and end with the block, or when another
+    thinking mode or a longer context is asked for."""
+    open_engines: dict[tuple[bool, int], Engines] = {}
 
     def close() -> None:
         while open_engines:
             open_engines.popitem()[1].close()
 
-    def backend(thinking: bool) -> Backend:
+    def backend(thinking: bool, tokens: int) -> Backend:
         if model.folder is None:
             return EndpointBackend(model, thinking)
-        if thinking not in open_engines:
+        role = model.role(thinking, tokens)
+        fitting = [
+            one
+            for (mode, size), one in open_engines.items()
+            if mode is thinking and size >= role.max_model_len
+        ]
+        if not fitting:
             close()
-            role = model.role(thinking)
             log(f"starting {model.source}")
             assert role.serve is not None
             engines = Engines(role, role.serve, PROJECT_ROOT, None, waiting(log))
-            open_engines[thinking] = engines
+            open_engines[thinking, role.max_model_len] = engines
+            fitting = [engines]
             if engines.invariance is not None:
                 log(engines.invariance.description)
-        return EngineBackend(open_engines[thinking])
+        return EngineBackend(fitting[0])
 
     try:
         yield backend

@@ -75,13 +75,13 @@ class Run:
         self._batch: list[tuple[Samples, Place, str]] = []
         self._prompt_tokens: dict[
             tuple[str, int], int
-        ] = {}  # by fingerprint of the job and number of the problem
+        ] = {}  # by job and number of the problem, for those that fit
 
     def stream(
-        self, jobs: Sequence[Job], sampling: EvaluationSampling, open_backend: Callable[[], Backend]
+        self, jobs: Sequence[Job], sampling: EvaluationSampling, open_backend: Callable[[int], Backend]
     ) -> list[Samples]:
-        """Generate what is missing of jobs with the same sampling settings, and return all samples. `open_backend` is called if
-        anything is missing."""
+        """Generate what is missing of jobs with the same sampling settings, and return all samples. If anything is missing,
+        `open_backend` is called with the most tokens that a prompt and its response have together."""
         every = [self._keyed(job) for job in jobs]
         openings = {one.fingerprint: opening(self.model, one.job) for one in every}
         missing = [(one, place) for one in every for place in self._unknown(one, openings[one.fingerprint])]
@@ -91,7 +91,8 @@ class Run:
             f"{', '.join(one.job.name for one in every)}: {total - len(missing):,} of {total:,} samples are known"
         )
         if missing:
-            self._generate(missing, sampling, openings, open_backend())
+            longest = max(self._prompt_tokens.values(), default=0)
+            self._generate(missing, sampling, openings, open_backend(longest + sampling.max_tokens))
         return every
 
     def _generate(
@@ -156,8 +157,9 @@ class Run:
                 place = Place(item=number, seed=one.job.protocol.seeds[0], index=0)
                 try:
                     tokens = len(self.model.prompt_ids(one.job.prompt(place), one.job.protocol.thinking))
-                    self._prompt_tokens[one.fingerprint, number] = tokens
-                    if tokens >= (self.model.context or tokens + 1):
+                    if tokens < (self.model.context or tokens + 1):
+                        self._prompt_tokens[one.fingerprint, number] = tokens
+                    else:
                         why = f"{tokens:,} tokens, the context holds {self.model.context:,}"
                 except UnsafeText as error:
                     why, reason = str(error), "control_token"

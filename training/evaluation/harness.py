@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def _generate(
     with Ledger(out / LEDGER) as ledger, GradingPool(workers) as pool, backends(model, log) as backend:
         for thinking, sampling, group in streams(jobs):
             run = Run(model, ledger, pool, Clock(out / TIMES), log)
-            for samples in run.stream(group, sampling, lambda mode=thinking: backend(mode)):
+            for samples in run.stream(group, sampling, partial(backend, thinking)):
                 write(folders[id(samples.job)], samples, run, training)
 
 

@@ -228,9 +228,10 @@ def too_long(item: Item) -> str | None:
 
 
 def streams(jobs: Sequence[Job]) -> list[tuple[bool, EvaluationSampling, list[Job]]]:
-    """Return the jobs by thinking mode and sampling settings: each group is generated in one stream."""
+    """Return the jobs by thinking mode and sampling settings: each group is generated in one stream, the longest
+    responses first."""
     found: dict[tuple[bool, str], tuple[bool, EvaluationSampling, list[Job]]] = {}
     for job in jobs:
         key = job.protocol.thinking, job.sampling.model_dump_json()
         found.setdefault(key, (job.protocol.thinking, job.sampling, []))[2].append(job)
-    return sorted(found.values(), key=lambda stream: stream[0])
+    return sorted(found.values(), key=lambda stream: (stream[0], -stream[1].max_tokens))

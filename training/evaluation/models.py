@@ -26,6 +26,8 @@ from training.evaluation.adapters import is_adapter, merged_folder, named_base
 
 DEVICES = Path("/dev")
 SETTING = "evaluate"
+STEP = 512
+"""Engines are made for a multiple of so many tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +44,19 @@ class Model:
         default_factory=dict, repr=False
     )  # by thinking mode, made on demand
 
-    def role(self, thinking: bool) -> ModelRole:
-        """Return the model with its way to be reached, for one thinking mode."""
+    def role(self, thinking: bool, tokens: int | None = None) -> ModelRole:
+        """Return the model with its way to be reached, for one thinking mode. Engines are made for `tokens` of prompt and
+        response together, if that is less than the context: a longer one takes memory and changes no response."""
         settings = self.settings
         if self.folder is None:
             return ModelRole(
                 model=self.source, base_url=settings.base_url, api_key_env=settings.api_key_env, thinking=thinking,
                 concurrency=settings.concurrency, request_timeout_s=settings.request_timeout_s,
             )  # fmt: skip
+        assert self.context is not None
+        length = min(self.context, STEP * -(-(tokens or self.context) // STEP))
         return ModelRole(
-            model=str(self.folder), thinking=thinking, dtype=self.dtype, max_model_len=self.context or 1,
+            model=str(self.folder), thinking=thinking, dtype=self.dtype, max_model_len=length,
             chat_template=settings.chat_template, template_date=settings.template_date, serve=serve(settings),
         )  # fmt: skip
 
