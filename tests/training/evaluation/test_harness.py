@@ -16,6 +16,7 @@ from tasks.evaluate_settings import EvaluateSettings
 from tasks.llm.engines import SampleFailure, SampleOutput, SamplePrompt
 from tasks.storage.tables import read_rows
 from tests.scripted_server import ScriptedServer, running
+from training.compare import main as compare_main
 from training.evaluate import main
 from training.evaluation import backends, harness
 from training.evaluation.comparison import compare_results
@@ -295,6 +296,69 @@ def test_a_deviation_from_the_protocol_is_stored_and_names_the_folder(
     stored = found.numbers["protocol"]
     assert stored["prompt"].startswith("teacher/solve@1:") and "\\boxed{}" in stored["prompt_text"]
     assert found.numbers["model"]["context"] == 2048 and found.numbers["model"]["stop_token_ids"]
+
+
+def test_a_choice_benchmark_is_asked_with_examples_of_the_subject_and_graded_by_letter(
+    tmp_path: Path, engines: type[Scripted]
+) -> None:
+    row = {
+        "question_id": 1,
+        "question": "Which?",
+        "options": ["red", "blue"],
+        "answer": "B",
+        "category": "physics",
+    }
+    shots = [row | {"question": f"Example {number}?", "cot_content": "A: We look."} for number in range(5)]
+    (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    (tmp_path / "validation.jsonl").write_text(
+        "".join(json.dumps(one) + "\n" for one in shots), encoding="utf-8"
+    )
+    engines.reply = staticmethod(lambda prompt: "The answer is (B).")  # type: ignore[assignment]
+    (found,) = evaluated(tmp_path, benchmarks=(f"mmlu_pro={tmp_path}",))
+    messages = engines.drawn[0].messages
+    assert [one["role"] for one in messages] == [*["user", "assistant"] * 5, "user"]
+    asked_for = "put the letter of your final answer within \\boxed{}."
+    assert all(one["content"].endswith(asked_for) for one in messages[::2])
+    assert messages[1]["content"] == "We look.\n\\boxed{B}"
+    assert found.numbers["scores"]["pass@1"]["value"] == 1.0 and "math_verify" not in found.numbers
+    assert rows(found)[0].math_verify is None and found.numbers["protocol"]["shots"] == 5
+
+
+def test_a_benchmark_that_is_judged_elsewhere_gets_the_file_of_its_tool(
+    tmp_path: Path, engines: type[Scripted]
+) -> None:
+    path = tmp_path / "alpaca.json"
+    path.write_text(
+        json.dumps([{"instruction": "Write a poem.", "output": "x", "dataset": "helpful_base"}]),
+        encoding="utf-8",
+    )
+    engines.reply = staticmethod(lambda prompt: "Roses are red.")  # type: ignore[assignment]
+    (found,) = evaluated(tmp_path, benchmarks=(f"alpaca_eval={path}",))
+    assert engines.drawn[0].messages == ({"role": "user", "content": "Write a poem."},)
+    assert json.loads((found.folder / "model_outputs.json").read_text(encoding="utf-8")) == [
+        {
+            "instruction": "Write a poem.", "output": "Roses are red.", "generator": "pocket/student",
+            "dataset": "helpful_base",
+        }
+    ]  # fmt: skip
+    assert found.numbers["scores"] == {} and found.numbers["lengths"]["total"] == 14
+
+
+def test_the_table_of_a_comparison_and_its_page(
+    tmp_path: Path, engines: type[Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (first,) = evaluated(tmp_path)
+    engines.reply = staticmethod(lambda prompt: "\\boxed{5}")  # type: ignore[assignment]
+    (second,) = evaluated(tmp_path, model="pocket/teacher")
+    page = tmp_path / "page.html"
+    assert (
+        compare_main([str(first.folder.parents[1]), str(second.folder.parents[1]), "--page", str(page)]) == 0
+    )
+    printed = capsys.readouterr().out
+    assert "gsm8k pass1_greedy-" in printed and "(McNemar)" in printed and "25.00" in printed
+    assert "<svg" in page.read_text(encoding="utf-8")
+    assert compare_main([str(tmp_path / "none"), str(tmp_path)]) == 2
+    assert "none does not exist" in capsys.readouterr().err
 
 
 # --- what is refused ---------------------------------------------------------------------------------------------
