@@ -25,6 +25,8 @@ class Protocol:
     source: str = ""  # who defined it, and what is ours
 
 
+DECLARED: Final = "declared"
+"""Stands for the protocols that a benchmark declares."""
 PROTOCOLS: Final = MappingProxyType(
     {
         one.name: one

@@ -12,10 +12,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tasks.benchmarks.protocols import DECLARED, find_protocol
+from tasks.benchmarks.registry import find
 from tasks.config import PROJECT_ROOT, Config, explain
 from tasks.errors import UserError
 from tasks.evaluate_settings import EvaluateSettings
 from tasks.keys import HUB_TOKEN, environment_without_keys
+from tasks.llm.model_folder import named_folder
 from tasks.processes.jobs import JobFailed
 
 SETTINGS, PROBLEMS = "EVALUATE.json", "problems.txt"
@@ -27,14 +30,21 @@ RESULT = "result in "
 def evaluation_settings(config: Config, given: Mapping[str, Any]) -> EvaluateSettings:
     """Return the section `evaluate` with what is given. Without a model it is the student that the profile trained last.
 
-    Raises `UserError` for an invalid value, and if there is no model.
+    Raises `UserError` for an invalid value, an unknown benchmark or protocol, and if there is no model.
     """
     data = config.evaluate.model_dump() | dict(given)
     data["model"] = data["model"] or newest_student(PROJECT_ROOT / config.run.output)
     try:
-        return EvaluateSettings.model_validate(data)
+        settings = EvaluateSettings.model_validate(data)
     except ValidationError as error:
         raise UserError(explain(error, "evaluate", "tasks/evaluate_settings.py")) from error
+    for entry in settings.benchmarks:
+        find(entry.partition("=")[0].strip())
+    for name in set(settings.protocols) - {DECLARED}:
+        find_protocol(name)
+    if settings.base_url is None:
+        named_folder(str(settings.model), PROJECT_ROOT)
+    return settings
 
 
 def newest_student(output: Path) -> str:

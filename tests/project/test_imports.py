@@ -40,8 +40,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "pocket.world",
     ),
     "tasks.runtime": (
-        "tasks", "tasks.answers", "tasks.llm", "tasks.problems", "tasks.processes", "tasks.reports", "tasks.seeds",
-        "tasks.storage", "tasks.uncertainty", "prompts", "training.config", "training.preflight",
+        "tasks", "tasks.answers", "tasks.benchmarks", "tasks.llm", "tasks.problems", "tasks.processes", "tasks.reports",
+        "tasks.seeds", "tasks.storage", "tasks.uncertainty", "prompts", "training.config", "training.preflight",
     ),
     "tasks.stages": ("tasks.*", "prompts", "training.config"),
     "training.config": ("tasks", "training.algorithms"),

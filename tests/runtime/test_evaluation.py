@@ -26,6 +26,13 @@ def test_the_profile_names_benchmarks_and_the_call_overrides_it(tmp_path: Path) 
     assert (found.model, found.benchmarks, found.max_tokens) == ("m", ("gsm8k",), 4096)
     assert found.protocols == ("pass1_greedy", "avg16")
     assert evaluation_settings(config, {"model": "m"}).benchmarks[:2] == ("gsm8k", "math500")
+    for wrong, sentence in (
+        ({"model": "./nowhere"}, "nowhere does not exist"),
+        ({"model": "m", "benchmarks": ["x=data"]}, "unknown benchmark 'x'"),
+        ({"model": "m", "protocols": ["declared", "y"]}, "unknown protocol 'y'"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            evaluation_settings(config, wrong)
     with pytest.raises(UserError, match="evaluate: top_p: Input should be less than or equal to 1"):
         evaluation_settings(config, {"model": "m", "top_p": 2})
 
@@ -34,7 +41,7 @@ def test_without_a_model_the_student_that_was_trained_last_is_evaluated(tmp_path
     config = load_config("pocket", {"run.output": str(tmp_path)})
     with pytest.raises(UserError, match=r"no model is given, and .* has no trained student"):
         evaluation_settings(config, {})
-    (tmp_path / "distill").mkdir()
+    (tmp_path / "distill" / "abc" / "student").mkdir(parents=True)
     (tmp_path / "distill" / "latest.json").write_text(json.dumps({"run": "abc"}), encoding="utf-8")
     assert evaluation_settings(config, {}).model == str(tmp_path / "distill" / "abc" / "student")
 

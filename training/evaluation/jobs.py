@@ -10,7 +10,7 @@ from typing import Any
 
 from prompts import MAX_VALUE_CHARS, load_prompt
 from tasks.benchmarks.base import Benchmark, Item, Loaded, load, local_copy
-from tasks.benchmarks.protocols import PROTOCOLS, Protocol, find_protocol
+from tasks.benchmarks.protocols import DECLARED, PROTOCOLS, Protocol, find_protocol
 from tasks.benchmarks.registry import find
 from tasks.config import PROJECT_ROOT, Sampling
 from tasks.errors import UserError
@@ -21,7 +21,6 @@ from tasks.llm.ledger import request_key
 from tasks.text import control_token
 from training.evaluation import grading
 
-DECLARED = "declared"
 VERSION = 1
 """Raise when the same settings give other samples or other scores."""
 _OVERRIDES = ("samples", "temperature", "top_p", "top_k", "max_tokens", "thinking", "seeds")

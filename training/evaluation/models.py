@@ -14,7 +14,7 @@ from tasks.errors import UserError
 from tasks.evaluate_settings import EvaluateSettings
 from tasks.llm.chat_templates import role_identity, role_template
 from tasks.llm.engines import SamplePrompt
-from tasks.llm.model_folder import HUB_ID
+from tasks.llm.model_folder import named_folder
 from tasks.llm.prompt_tokens import PromptEncoder
 from tasks.llm.servers import check_endpoint
 from tasks.llm.tokenizer_identity import template_identity
@@ -150,12 +150,8 @@ def _base(adapter: Path, settings: EvaluateSettings, log: Callable[[str], None])
 
 def _folder(name: str, revision: str | None, log: Callable[[str], None]) -> Path:
     """Return the folder of a local model, or download a hub model. Raises `UserError` if there is none."""
-    path = (PROJECT_ROOT / Path(name).expanduser()).resolve()
-    if path.is_dir():
-        return path
-    is_path = name.startswith(("/", ".", "~")) or (PROJECT_ROOT / Path(name).parts[0]).is_dir()
-    if is_path or not HUB_ID.fullmatch(name):
-        raise UserError(f"model folder {path} does not exist: correct MODEL, or put the checkpoint there")
+    if (folder := named_folder(name, PROJECT_ROOT)) is not None:
+        return folder
     from huggingface_hub import snapshot_download
 
     log(f"downloading {name} from the hub, unless it is in the cache")
