@@ -1,14 +1,15 @@
 # `make build` builds the dataset, `make test` runs the tests; both set up .venv first. `make help` lists all commands.
 # Settings: PROFILE (configs/*.yaml), OVERRIDES (JSON, e.g. '{"select.target": 50}'), PORT (of the Prefect UI),
 # PYTEST (arguments of pytest), PYTHON (3.11 or 3.12); for annotate and reannotate FILE, OUT, COLUMNS ("text=question
-# answer=Short Answer"), TIER, LICENCE, ANSWERS (auto or verbatim).
+# answer=Short Answer"), TIER, LICENCE, ANSWERS (auto or verbatim); for evaluate MODEL, BENCHMARKS and PROTOCOLS (names with commas);
+# for compare A and B.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PROFILE ?= pocket
 OVERRIDES ?=
 PORT ?=
 PYTEST ?=
 # Programs read these from the environment, as they were written: neither make nor a shell expands them ($5 in a file's name).
-AS_WRITTEN := PROFILE OVERRIDES PORT FILE OUT COLUMNS TIER LICENCE ANSWERS
+AS_WRITTEN := PROFILE OVERRIDES PORT FILE OUT COLUMNS TIER LICENCE ANSWERS MODEL BENCHMARKS PROTOCOLS A B
 $(foreach name,$(AS_WRITTEN),$(eval override $(name) := $$(value $(name))))
 export $(AS_WRITTEN)
 
@@ -23,7 +24,7 @@ else ifeq ($(DEVICE),cpu)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help build plan distill validate annotate reannotate test test-all hostile ui shell pictures report lint audit format clean pocket env
+.PHONY: help build plan distill validate evaluate compare annotate reannotate test test-all hostile ui shell pictures report lint audit format clean pocket env
 .DEFAULT_GOAL := help
 
 help:  ## list all commands
@@ -40,6 +41,12 @@ distill: env  ## train a student on the profile's newest dataset (deployment sur
 
 validate: env  ## compare the dataset's entropies with the known truth (deployment sure-math-validate/truth)
 	@exec $(BIN)/python scripts/build.py validate
+
+evaluate: env  ## evaluate a model: make evaluate MODEL=pocket/student BENCHMARKS=pocket PROTOCOLS=avg16
+	@exec $(BIN)/python scripts/evaluate.py evaluate
+
+compare: env  ## compare two evaluated models: make compare A=output/evaluations/one B=output/evaluations/two
+	@exec $(BIN)/python scripts/evaluate.py compare
 
 annotate: env  ## annotate your own problems: make annotate FILE=problems.jsonl OUT=output/mine
 	@exec $(BIN)/python scripts/annotate.py own

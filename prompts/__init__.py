@@ -39,18 +39,21 @@ _DELIMITER_OPENING = re.compile(rf"<(?=\s*+/?+\s*+(?:{'|'.join(DELIMITERS)})\s*+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """One prompt: the templates of the system message (may be empty) and the user message."""
+    """One prompt: the templates of the system message (may be empty) and the user message. `examples`: pairs of a user message
+    and its reply that precede the user message (few-shot)."""
 
     name: str
     version: int
     variables: tuple[str, ...]
     system: str
     user: str
+    examples: tuple[tuple[str, str], ...] = ()
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the prompt in artifacts: `name@version:` and 12 hex digits of the SHA-256 of both texts."""
-        digest = hashlib.sha256(f"{self.system}\0{self.user}".encode()).hexdigest()
+        """Identity of the prompt in artifacts: `name@version:` and 12 hex digits of the SHA-256 of its texts."""
+        turns = "".join(f"\0{question}\0{reply}" for question, reply in self.examples)
+        digest = hashlib.sha256(f"{self.system}\0{self.user}{turns}".encode()).hexdigest()
         return f"{self.name}@{self.version}:{digest[:12]}"
 
     def data(self, **values: str) -> dict[str, str]:
@@ -75,12 +78,17 @@ class Prompt:
         Raises ValueError as `data` does.
         """
         data = self.data(**values)
-        templates = {"system": self.system, "user": self.user}
-        return [
-            {"role": role, "content": _PLACEHOLDER.sub(lambda match: data[match[1]], template)}
-            for role, template in templates.items()
-            if template
+
+        def filled(role: str, template: str) -> dict[str, str]:
+            return {"role": role, "content": _PLACEHOLDER.sub(lambda match: data[match[1]], template)}
+
+        turns = [
+            {"role": role, "content": text}
+            for example in self.examples
+            for role, text in zip(("user", "assistant"), example, strict=True)
         ]
+        system = [filled("system", self.system)] if self.system else []
+        return [*system, *turns, filled("user", self.user)]
 
 
 def parse_prompt(name: str, text: str) -> Prompt:

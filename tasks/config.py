@@ -1,8 +1,8 @@
 """The settings of the dataset factory: frozen pydantic models that reject unknown keys; defaults are the papers' values.
 
 Fields that change the result are part of the stages' fingerprints; fields marked with `resource()` (paths, endpoints,
-concurrency, memory, GPU counts) are not. A profile is a file `configs/<name>.yaml`. The section `evolve` is in
-tasks/evolve_settings.py.
+concurrency, memory, GPU counts) are not. A profile is a file `configs/<name>.yaml`. The sections `evolve` and `evaluate` are in
+tasks/evolve_settings.py and tasks/evaluate_settings.py.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from tasks.errors import UserError
+from tasks.evaluate_settings import EvaluateSettings
 from tasks.evolve_settings import EvolveSettings
 from tasks.keys import is_secret, refuse_credentials
 from tasks.settings import Probability, Sampling, Settings, plain, resource
@@ -350,6 +351,7 @@ class Config(Settings):
     export: ExportSettings = ExportSettings()
     distill: DistillSettings | None = None  # None: no training
     plan: PlanSettings = resource(PlanSettings())
+    evaluate: EvaluateSettings = resource(EvaluateSettings())  # changes nothing that a build makes
 
     @model_validator(mode="after")
     def _not_evaluated_sources_exist(self) -> Config:

@@ -205,6 +205,7 @@ def model_card(result: Mapping[str, Any]) -> str:
         "language": ["en"],
         "model_name": name,
         "tags": ["mathematics", *_tags(result["method"]), str(result["algorithm"])],
+        **_model_index(name, result["held_out"]),
     }
     return render_card(
         "model.md.j2",
@@ -217,6 +218,19 @@ def model_card(result: Mapping[str, Any]) -> str:
         prompt=Markdown(load_prompt(PROMPT).user.rstrip()),
         all_settings=Markdown(json.dumps(settings, indent=2)),
     )
+
+
+def _model_index(name: str, held_out: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the metadata `model-index` of a card: pass@1 on the held-out problems, in percent; nothing without an evaluation."""
+    if held_out is None:
+        return {}
+    score = {"type": "pass@1", "name": "pass@1", "value": round(100 * held_out["after"]["value"], 2)}
+    result = {
+        "task": {"type": "text-generation", "name": "Text Generation"},
+        "dataset": {"type": "held-out", "name": f"{held_out['after']['n']:,} held-out problems"},
+        "metrics": [score],
+    }
+    return {"model-index": [{"name": name, "results": [result]}]}
 
 
 def _method(prepared: Prepared) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Final
 
@@ -41,7 +41,8 @@ SERVER_GONE_AFTER: Final = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """One request. `key` is the caller's row id, `prompt` the fingerprint of the prompt that `messages` were rendered from."""
+    """One request. `key` is the caller's row id, `prompt` the fingerprint of the prompt that `messages` were rendered from.
+    `extra`: further fields of the body, for servers that know them."""
 
     key: str
     messages: Sequence[Mapping[str, str]]
@@ -51,6 +52,7 @@ class ChatRequest:
     schema: Mapping[str, Any] | None = None
     schema_name: str = "reply"
     logprobs: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,7 +343,7 @@ class ChatModel:
             arguments["response_format"] = {"type": "json_schema", "json_schema": schema}
         if self._is_vllm:
             arguments["chat_template_kwargs"] = {"enable_thinking": self.role.thinking}
-        return arguments
+        return {**arguments, **request.extra}
 
     def _read(self, request: ChatRequest, answer: bytes) -> Completion:
         """Parse an answer. Raises `ValueError` if it is not a chat completion."""
@@ -363,6 +365,7 @@ class ChatModel:
             "dtype": self.role.dtype,
             "max_model_len": self.role.max_model_len,
             "logprobs": "with spans" if request.logprobs else False,
+            **request.extra,
         }
         schema = None if request.schema is None else dict(request.schema)
         messages = [dict(message) for message in request.messages]

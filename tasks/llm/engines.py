@@ -12,12 +12,12 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, cast
 
-from prompts import load_prompt
+from prompts import Prompt, load_prompt
 from tasks.answers.token_spans import TokenSpans, ends_of_pieces, token_spans
 from tasks.config import ModelRole, Sampling, Serve
 from tasks.errors import UserError
@@ -39,17 +39,24 @@ POLL_S = 0.5  # interval between two collections of results; later results are l
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplePrompt:
-    """A problem to sample. Sample i of n uses the seed `seed` + i."""
+    """A problem to sample. Sample i of n uses the seed `seed` + i. `examples` are those of the prompt (few-shot)."""
 
     problem_id: str
     prompt: str  # name of the prompt
     values: Mapping[str, str]  # of its variables
     seed: int
+    examples: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def template(self) -> Prompt:
+        """The prompt, with its examples."""
+        found = load_prompt(self.prompt)
+        return replace(found, examples=self.examples) if self.examples else found
 
     @property
     def messages(self) -> tuple[dict[str, str], ...]:
         """The chat messages."""
-        return tuple(load_prompt(self.prompt).render(**self.values))
+        return tuple(self.template.render(**self.values))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +72,7 @@ class SampleFailure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleOutput:
-    """One sample of an engine. `logprob_sum` in nats."""
+    """One sample of an engine. `logprob_sum` in nats; NaN if log-probabilities were not requested."""
 
     text: str
     token_count: int
@@ -88,18 +95,19 @@ OnResult = Callable[[int, Result], None]
 
 
 class Engines:
-    """Offline engines, one Ray actor each."""
+    """Offline engines, one Ray actor each. Without `logprobs` they return texts only, which takes less CPU time."""
 
     def __init__(
-        self, role: ModelRole, serve: Serve, root: Path, logprobs: LogprobsMode, on_wait: OnWait | None
+        self, role: ModelRole, serve: Serve, root: Path, logprobs: LogprobsMode | None, on_wait: OnWait | None
     ) -> None:
         folder, template = model_folder(role.model, root), role_template(role, root)
         on_cpu = device_is_cpu()
         environment = engine_environment(
             serve, local=folder is not None, on_cpu=on_cpu, engines=serve.engines
         )
-        options = engine_options(role, serve, str(folder or role.model), logprobs, on_cpu=on_cpu)
+        options = engine_options(role, serve, str(folder or role.model), logprobs or "raw", on_cpu=on_cpu)
         self._model = role.model
+        self._with_logprobs = logprobs is not None
         self._actors: list[Any] = []
         self.template = ""  # identity of the chat template
         self.invariance: BatchInvariance | None = None  # of the engine with most differences
@@ -126,7 +134,7 @@ class Engines:
         actor = cast(Any, ray.remote)(num_cpus=1, num_gpus=gpus, max_concurrency=2, max_restarts=0)(
             EngineActor
         )
-        arguments = (environment, options, role.thinking, template)
+        arguments = (environment, options, role.thinking, template, self._with_logprobs)
         self._actors = [actor.remote(*arguments) for _ in range(serve.engines)]
         ready = self._wait(
             [actor.ready.remote() for actor in self._actors],
@@ -225,12 +233,14 @@ class EngineActor:
         options: dict[str, Any],
         thinking: bool,
         chat_template: str | None = None,
+        with_logprobs: bool = True,
     ) -> None:
         os.environ.update(environment, VLLM_ENABLE_V1_MULTIPROCESSING="0")
         with fast_imports():
             from vllm import LLM
 
         self._model: str = options["model"]
+        self._requested = {"logprobs": 0, "flat_logprobs": True} if with_logprobs else {}
         self._context: int = options["max_model_len"]
         self._dtype: str = options["dtype"]
         self._finished: SimpleQueue[tuple[int, Result]] = SimpleQueue()
@@ -243,6 +253,7 @@ class EngineActor:
             )
         self._prompts = PromptEncoder(self._tokenizer, enable_thinking=thinking, **given)
         self._piece_of: dict[int, str] = {}  # token id -> its text
+        self._last: tuple[tuple[Prompt, dict[str, str]], list[int]] | None = None
 
     def ready(self) -> EngineFacts:
         """Check tokenizer and batch invariance of the engine, and return the facts to record about it. Raises `UserError` for an
@@ -267,7 +278,7 @@ class EngineActor:
 
         for place, prompt in enumerate(prompts):
             try:
-                ids = self._prompts.encode(load_prompt(prompt.prompt), prompt.values)
+                ids = self._encoded(prompt)
             except UnsafeText as error:
                 failure = SampleFailure(
                     problem_id=prompt.problem_id, reason=Reason.CONTROL_TOKEN, detail=str(error)
@@ -284,14 +295,21 @@ class EngineActor:
                 continue
             limits = sampling | {"max_tokens": min(sampling["max_tokens"], free_tokens)}
             params = SamplingParams(
-                n=n, seed=prompt.seed, logprobs=0, flat_logprobs=True, detokenize=False,
-                output_kind=RequestOutputKind.FINAL_ONLY, **limits,
+                n=n, seed=prompt.seed, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY,
+                **self._requested, **limits,
             )  # fmt: skip
             self._engine.add_request(str(place), {"prompt_token_ids": ids}, params)
         while self._engine.has_unfinished_requests():
             for output in self._engine.step():
                 if output.finished:
                     self._finished.put((int(output.request_id), self._outputs(output)))
+
+    def _encoded(self, prompt: SamplePrompt) -> list[int]:
+        """Return the token ids of a prompt. Those of the last one are kept, since the samples of a problem follow each other."""
+        asked = (prompt.template, dict(prompt.values))
+        if self._last is None or self._last[0] != asked:
+            self._last = asked, self._prompts.encode(*asked)
+        return self._last[1]
 
     def _outputs(self, output: Any) -> list[SampleOutput]:
         """Return the samples of one vLLM output, by index."""
@@ -300,8 +318,13 @@ class EngineActor:
     def _drawn(self, sample: Any) -> SampleOutput:
         """Return one sample. Only the log-probability of the sampled token was requested, so the flat list has one entry per
         token."""
-        ids, logprobs = list(sample.token_ids), sample.logprobs.logprobs
+        ids = list(sample.token_ids)
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
+        if not self._requested:
+            return SampleOutput(
+                text=text, token_count=len(ids), logprob_sum=math.nan, finish_reason=str(sample.finish_reason),
+                spans=TokenSpans(),
+            )  # fmt: skip
 
         def decoded(count: int) -> int:
             """Fallback for tokenizers whose tokens, decoded one by one, do not add up to the text."""
@@ -311,7 +334,7 @@ class EngineActor:
         total = math.nan if sample.cumulative_logprob is None else float(sample.cumulative_logprob)
         return SampleOutput(
             text=text, token_count=len(ids), logprob_sum=total, finish_reason=str(sample.finish_reason),
-            spans=token_spans(text, logprobs, ends),
+            spans=token_spans(text, sample.logprobs.logprobs, ends),
         )  # fmt: skip
 
     def _pieces(self, ids: Sequence[int]) -> list[str]:

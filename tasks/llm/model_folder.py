@@ -32,6 +32,22 @@ def model_folder(model: str, root: Path) -> Path | None:
     return None
 
 
+def named_folder(model: str, root: Path) -> Path | None:
+    """Return the folder that `model` names (relative to `root`), whatever is in it, or None if `model` is a hub id.
+
+    Raises `UserError` for a path that does not exist.
+    """
+    folder = (root / Path(model).expanduser()).resolve()
+    if folder.is_dir():
+        return folder
+    is_path = model.startswith(("/", ".", "~")) or (root / Path(model).parts[0]).is_dir()
+    if is_path or not HUB_ID.fullmatch(model):
+        raise UserError(
+            f"model folder {folder} does not exist: correct its name, or put the checkpoint there"
+        )
+    return None
+
+
 def special_tokens(model: str, root: Path) -> tuple[str, ...]:
     """Return the special tokens that the tokenizer file of a local model names; none without such a file."""
     folder = model_folder(model, root)

@@ -14,9 +14,10 @@ from typing import ClassVar, Literal
 
 from pydantic import PositiveInt
 
+from tasks.answers.gold import final_answer
 from tasks.rows import Tier
 from tasks.seeds.filters import Drop, Fault
-from tasks.seeds.hub_source import Found, HubPart, HubSource, Values, final_answer, hub_kind, written
+from tasks.seeds.hub_source import Found, HubPart, HubSource, Values, hub_kind, written
 
 _INSTRUCTION = re.compile(r"\s*After solving the above problem, please\b.*\Z", re.DOTALL)
 

@@ -12,9 +12,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, PositiveInt
 
 from tasks.answers.extraction import extract_answer
+from tasks.answers.gold import final_answer
 from tasks.rows import Tier
 from tasks.seeds.filters import Drop, Fault
-from tasks.seeds.hub_source import Found, HubPart, HubSource, Values, final_answer, hub_kind, written
+from tasks.seeds.hub_source import Found, HubPart, HubSource, Values, hub_kind, written
 
 
 class AnyHub(HubSource):

@@ -16,6 +16,7 @@ import xxhash
 from pydantic import Field, PositiveInt, model_validator
 
 from tasks.answers.extraction import extract_answer
+from tasks.answers.gold import written
 from tasks.config import PROJECT_ROOT, Settings, resource
 from tasks.errors import UserError
 from tasks.rows import Problem, Reject, Role, Tier, problem_id
@@ -249,28 +250,6 @@ def _row_fault(found: Found, source: HubSource) -> Fault | None:
 
 
 # --- helpers for readers -----------------------------------------------------------------------------------------
-
-
-def written(value: Any) -> str:
-    """Return a cell as text: None as "", numbers as `str` prints them, lone surrogates replaced."""
-    return "" if value is None else str(value).encode("utf-8", "replace").decode("utf-8").strip()
-
-
-def final_answer(value: Any) -> str | None:
-    r"""Return the answer in an answer cell, or None if it is empty.
-
-    The answer is the content of the last balanced `\boxed{...}`, or else the whole cell without enclosing dollar signs.
-    A float with an integer value is written without `.0`.
-    """
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    text = written(value)
-    boxed = extract_answer(text)
-    if boxed is not None:
-        return boxed
-    if text.startswith("$") and text.endswith("$") and text.count("$") == 2:
-        text = text[1:-1].strip()
-    return text or None
 
 
 def no_box(solution: Any) -> Fault | None:

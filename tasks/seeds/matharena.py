@@ -15,9 +15,10 @@ from typing import ClassVar, Literal
 
 from pydantic import PositiveInt
 
+from tasks.answers.gold import final_answer
 from tasks.rows import Tier
 from tasks.seeds.filters import Drop, Fault
-from tasks.seeds.hub_source import Found, HubPart, HubSource, Values, final_answer, hub_kind, written
+from tasks.seeds.hub_source import Found, HubPart, HubSource, Values, hub_kind, written
 
 CONTESTS = ("aime_2024_I", "aime_2024_II", "aime_2025", "hmmt_feb_2025", "hmmt_nov_2025")
 

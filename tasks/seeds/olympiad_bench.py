@@ -18,9 +18,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import PositiveInt
 
+from tasks.answers.gold import listed_answers
 from tasks.rows import Tier
 from tasks.seeds.filters import Drop, Fault
-from tasks.seeds.hub_source import Found, HubPart, HubSource, Values, final_answer, hub_kind, written
+from tasks.seeds.hub_source import Found, HubPart, HubSource, Values, hub_kind, written
 
 
 class OlympiadBench(HubSource):
@@ -52,7 +53,7 @@ class OlympiadBench(HubSource):
 
 def read(values: Values, source: OlympiadBench, part: HubPart) -> Found:
     """Return the question, preceded by its shared context, with its answer or answers."""
-    answer = joined(values["answer"])
+    answer = listed_answers(values["answer"])
     faults = column_faults(values, answer)
     return Found(
         text="\n\n".join(filter(None, (written(values["context"]), written(values["text"])))),
@@ -80,11 +81,6 @@ def column_faults(values: Values, answer: str | None) -> list[Fault]:
     if answer is None:
         faults.append(Fault(drop="no_answer", detail="the answer is empty"))
     return faults
-
-
-def joined(answers: Any) -> str | None:
-    """Return the final answers joined by commas, or None if there are none."""
-    return ", ".join(filter(None, map(final_answer, listed(answers)))) or None
 
 
 def listed(value: Any) -> list[Any]:

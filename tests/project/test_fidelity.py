@@ -73,7 +73,7 @@ def numbers(text: str) -> set[float]:
 
 def test_the_page_has_tables_with_settings() -> None:
     assert len(ROWS) >= 70 and len(CHECKED) >= 75
-    assert {row.status for row in ROWS} == {"same", "ours", "different", "not built"}
+    assert {row.status for row in ROWS} <= {"same", "ours", "different", "not built"}
 
 
 @pytest.mark.parametrize(("row", "name", "value"), CHECKED, ids=[name for _, name, _ in CHECKED])

@@ -19,7 +19,6 @@ ROOT = Path(__file__).resolve().parents[2]
 TOP = ("flows", "tasks", "prompts", "pocket", "training", "scripts", "speed")
 
 # What a package may import of ours, itself aside: packages, single modules, or `x.*` for a package and all below it.
-# `training.evaluation` imports the bootstrap alone, which is NumPy only: the factory's other statistics do not concern it.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "flows": ("tasks.stages", "tasks.config", "training.config"),
     "scripts": ("tasks.*", "flows", "training.algorithms"),
@@ -34,13 +33,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "tasks.processes": ("tasks",),
     "tasks.storage": ("tasks", "tasks.uncertainty"),
     "tasks.llm": ("tasks", "tasks.answers", "tasks.processes", "tasks.storage", "prompts"),
+    "tasks.benchmarks": ("tasks", "tasks.answers", "tasks.storage", "pocket.world"),
     "tasks.reports": ("tasks", "tasks.storage", "tasks.uncertainty"),
     "tasks.seeds": (
-        "tasks", "tasks.answers", "tasks.problems", "tasks.storage", "tasks.uncertainty", "prompts", "pocket.world",
+        "tasks", "tasks.answers", "tasks.benchmarks", "tasks.problems", "tasks.storage", "tasks.uncertainty", "prompts",
+        "pocket.world",
     ),
     "tasks.runtime": (
-        "tasks", "tasks.answers", "tasks.llm", "tasks.problems", "tasks.processes", "tasks.reports", "tasks.seeds",
-        "tasks.storage", "tasks.uncertainty", "prompts", "training.config", "training.preflight",
+        "tasks", "tasks.answers", "tasks.benchmarks", "tasks.llm", "tasks.problems", "tasks.processes", "tasks.reports",
+        "tasks.seeds", "tasks.storage", "tasks.uncertainty", "prompts", "training.config", "training.preflight",
     ),
     "tasks.stages": ("tasks.*", "prompts", "training.config"),
     "training.config": ("tasks", "training.algorithms", "training.dataset_settings", "training.evaluation_settings"),
@@ -67,8 +68,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "training.rollouts", "training.scorers", "training.weight_sync", "training.workers",
     ),
     "training.evaluation": (
-        "tasks", "tasks.answers", "tasks.storage", "tasks.uncertainty.bootstrap", "prompts", "training.config",
-        "training.console", "training.data", "training.rollouts",
+        "tasks", "tasks.answers", "tasks.benchmarks", "tasks.llm", "tasks.problems", "tasks.processes", "tasks.reports",
+        "tasks.storage", "tasks.uncertainty", "prompts", "training.config", "training.console", "training.data",
+        "training.rollouts",
     ),
     "training.preflight": (
         "tasks", "tasks.llm", "tasks.storage", "prompts", "training.config", "training.console", "training.data",
@@ -76,7 +78,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "training.student",
         "training.weight_sync", "training.workers",
     ),
-    "training": ("tasks", "tasks.answers", "tasks.llm", "tasks.processes", "tasks.storage", "prompts", "training.*"),
+    "training": (
+        "tasks", "tasks.answers", "tasks.llm", "tasks.processes", "tasks.reports", "tasks.storage", "prompts", "training.*",
+    ),
 }  # fmt: skip
 # Modules with a rule of their own, since the packages below `training` import them and its other modules import those.
 SINGLE_MODULES = frozenset(

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from tasks.benchmarks.base import HubData
+from tasks.benchmarks.registry import all_benchmarks
 from tasks.config import Config, load_config, profiles
 from tasks.problems.rules import RULES
 from tasks.rows import Problem
 from tasks.runtime.plan import benchmark_notes, is_pinned
 from tasks.runtime.preflight import check_run
 from tasks.runtime.training_run import run_config
+from tasks.seeds.benchmark_source import BenchmarkSource
 from tasks.seeds.hub_source import HubSource
 from tasks.seeds.registry import load, resolve
 from tests.published_models import CONFIGS
@@ -216,14 +219,18 @@ def test_the_papers_rules_are_on_everywhere_and_ours_are_off_in_the_papers_profi
 @pytest.mark.parametrize("profile", PAPER)
 def test_the_dataset_is_compared_with_every_complete_benchmark_at_a_pinned_commit(profile: str) -> None:
     config = resolved(profile)
-    benchmarks: tuple[HubSource, ...] = config.decontam.benchmarks  # type: ignore[assignment]
+    benchmarks: tuple[BenchmarkSource, ...] = config.decontam.benchmarks  # type: ignore[assignment]
     assert {one.name for one in benchmarks} == {
-        "aime24", "aime25", "hmmt_feb_2025", "hmmt_nov_2025", "amo_bench", "amc23", "math500", "olympiad_bench",
+        "aime2024", "aime2025", "hmmt_feb_2025", "hmmt_nov_2025", "amo_bench", "amc2023", "math500", "olympiadbench",
         "minerva", "gsm8k",
     }  # fmt: skip
-    for one in benchmarks:
-        assert one.drop == () and one.target is None and is_pinned(one), one.name
-        assert all(part.benchmark for part in one.parts), one.name
+    assert {
+        name
+        for name, one in all_benchmarks().items()
+        if isinstance(one.data, HubData) and one.answer == "math"
+    } == {one.name for one in benchmarks}, "every mathematics benchmark that a model may be evaluated on"
+    assert set(config.evaluate.benchmarks) <= {one.name for one in benchmarks}
+    assert all(map(is_pinned, benchmarks))
     (note,) = benchmark_notes(config)
     assert note.startswith("compared with 10 benchmarks") and "not pinned" not in note
 
@@ -234,20 +241,20 @@ ROWS = {  # one row of each data set, with its columns
         "question_id": 1, "prompt": "What is 1 + 1? After solving the above problem, please output it.",
         "answer": "\\boxed{2}", "answer_type": "number",
     },
-    "amc23": {"id": 0, "question": "What is 1 + 1?", "answer": "2", "url": "x"},
+    "amc2023": {"id": 0, "question": "What is 1 + 1?", "answer": "2", "url": "x"},
     "math500": {"problem": "What is 1 + 1?", "answer": "2", "unique_id": "test/algebra/1.json", "level": 1},
-    "olympiad_bench": {"id": 1, "question": "What is 1 + 1?", "final_answer": ["2"], "is_multiple_answer": False},
+    "olympiadbench": {"id": 1, "question": "What is 1 + 1?", "final_answer": ["2"], "is_multiple_answer": False},
     "minerva": {"question": "What is 1 + 1?", "answer": "2"},
     "gsm8k": {"question": "What is 1 + 1?", "answer": "1 + 1 = <<1+1=2>>2\n#### 2"},
 }  # fmt: skip
 
 
 def test_every_benchmark_reads_a_local_copy_with_the_columns_of_its_data_set(tmp_path: Path) -> None:
-    benchmarks: tuple[HubSource, ...] = resolved("paper-1.7b").decontam.benchmarks  # type: ignore[assignment]
+    benchmarks: tuple[BenchmarkSource, ...] = resolved("paper-1.7b").decontam.benchmarks  # type: ignore[assignment]
     for one in benchmarks:
         folder = tmp_path / one.name
         folder.mkdir()
-        row = ROWS.get(one.name) or ROWS[one.kind]
+        row = ROWS.get(one.name) or ROWS["matharena"]
         for part in one.parts:
             line = json.dumps(row | {"problem_idx": len(part.hub_id)})
             (folder / f"{'-'.join(part.words)}.jsonl").write_text(line + "\n", encoding="utf-8")
@@ -262,7 +269,7 @@ def test_every_data_set_is_pinned_to_the_same_commit_everywhere() -> None:
     config = resolved("paper-1.7b")
     pins: dict[str, set[str]] = {}
     for source in (*config.aggregate.sources, *config.decontam.benchmarks):
-        if isinstance(source, HubSource):
+        if isinstance(source, HubSource | BenchmarkSource):
             for hub_id, revision in source.revisions.items():
                 pins.setdefault(hub_id, set()).add(revision)
     assert len(pins) == 14 and all(len(revisions) == 1 for revisions in pins.values())

@@ -24,6 +24,7 @@ from tasks.rows import Strategy
 EVOLUTION = [
     f"evolution/{name}" for name in ("algebraize", "apply", "competition", "compose", "harder", "rewrite")
 ]
+EVALUATION = ["evaluation/choice", "evaluation/instruction"]
 JUDGES = ["judge/equivalence", "judge/quality"]
 PRIVILEGED = [
     "teacher/solve_with_answer", "teacher/solve_with_answer_in_system", "teacher/solve_with_solution",
@@ -45,7 +46,7 @@ def two_slots(user: str = "{{first}} and {{second}}", system: str = "") -> Promp
 
 
 def test_the_package_contains_the_expected_prompts():
-    assert set(all_prompts()) == {*EVOLUTION, *JUDGES, "teacher/solve", *PRIVILEGED}
+    assert set(all_prompts()) == {*EVOLUTION, *JUDGES, *EVALUATION, "teacher/solve", *PRIVILEGED}
     assert set(EVOLUTION) == {f"evolution/{strategy}" for strategy in Strategy}
 
 

@@ -27,7 +27,7 @@ def configured(*sources: dict[str, Any], **overrides: Any) -> Config:
 
 
 def test_every_source_of_the_paper_is_a_kind() -> None:
-    assert {*PUBLIC, "file", "hub", "pocket"} == set(kinds())
+    assert {*PUBLIC, "benchmark", "file", "hub", "pocket"} == set(kinds())
 
 
 @pytest.mark.parametrize("kind", PUBLIC)

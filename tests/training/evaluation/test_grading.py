@@ -1,0 +1,80 @@
+"""Grades of responses, clusters of answers, and the pool of workers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tasks.answers.choice import extract_choice, lettered
+from tasks.benchmarks.base import AnswerType
+from tasks.errors import UserError
+from training.evaluation import grading
+from training.evaluation.grading import Grade, GradingPool, cluster_labels, grade_response
+
+
+@pytest.mark.parametrize(
+    ("response", "letter"),
+    [
+        (r"So \boxed{B}.", "B"),
+        (r"\boxed{\text{(C)}}", "C"),
+        (r"\boxed{D. 42}", "D"),
+        (r"\boxed{42}", None),
+        (r"\boxed{b}", "B"),
+        ("The answer is (J).", "J"),
+        ("answer: A. Wait, the answer is B.", "B"),
+        ("The answer is Because", None),
+        ("A good question", None),
+        ("<think>the answer is (A)</think>the answer is (B)", "B"),
+        ("<think>the answer is (A)", None),
+    ],
+)
+def test_the_letter_of_a_response(response: str, letter: str | None) -> None:
+    assert extract_choice(response) == letter
+
+
+def test_options_have_letters() -> None:
+    assert lettered("Which?", ["red", "blue"]) == "Which?\nA. red\nB. blue"
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "kind", "grade"),
+    [
+        (r"\boxed{\frac12}", "0.5", "math", Grade(answer=r"\frac12", correct=True, math_verify=True)),
+        (r"\boxed{007}", "7", "math", Grade(answer="007", correct=True, math_verify=True)),
+        (r"\boxed{8}", "7", "math", Grade(answer="8", correct=False, math_verify=False)),
+        ("7", "7", "math", Grade(answer=None, correct=False, math_verify=False)),
+        (r"\boxed{B}", "B", "choice", Grade(answer="B", correct=True)),
+        ("A poem.", None, "text", Grade(answer=None, correct=False)),
+    ],
+)
+def test_grades(text: str, gold: str | None, kind: AnswerType, grade: Grade) -> None:
+    assert grade_response((text, gold, kind)) == grade
+
+
+def test_answers_are_clustered_by_meaning_and_no_answer_is_invalid() -> None:
+    assert cluster_labels((["1/2", None, "0.5", "3", None], "math")) == [0, -1, 0, 2, -1]
+    assert cluster_labels((["A", "B", "A"], "choice")) == [0, 1, 0]
+
+
+def fatal(job: tuple[str, str]) -> int:
+    """Kill the worker: always for "always", and once for another path."""
+    text, marker = job
+    if text == "always":
+        os._exit(1)
+    if not Path(marker).exists():
+        Path(marker).touch()
+        os._exit(1)
+    return len(text)
+
+
+def test_a_worker_that_dies_is_replaced_and_a_deadly_item_is_named(tmp_path: Path) -> None:
+    once = str(tmp_path / "died")
+    with GradingPool(1) as pool:
+        assert pool.submit(fatal, [("a", once), ("bcd", once)]).result() == [1, 3]
+        deadly = pool.submit(fatal, [("always", once)])
+        with pytest.raises(UserError, match=r"3 processes in a row died while they graded .*always"):
+            deadly.result()
+        assert pool.submit(grade_response, [(r"\boxed{5}", "5", "math")]).result()[0].correct
+    assert grading.VERSION >= 1
