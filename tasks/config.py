@@ -189,17 +189,14 @@ class DecontamSettings(Settings):
     not_evaluated: tuple[str, ...] = ()
     checks: tuple[Literal["ngram", "jaccard", "template"], ...] = ("ngram", "jaccard", "template")
     gram_words: PositiveInt = 13
-    gram_share: Probability = 0.05  # minimum share of a benchmark problem's grams that the row contains
-    common_grams: PositiveInt = 2  # a gram in more text families than this is a stock phrase and not evidence
-    family_threshold: float = Field(default=0.3, gt=0.0, le=1.0)  # similarity within a family of texts
+    gram_share: Probability = 0.25  # minimum share of a benchmark problem's information in the common runs of words
     threshold: float = Field(default=0.7, gt=0.0, le=1.0)  # Jaccard check
     ngram: PositiveInt = 3  # words per shingle of the Jaccard and template checks
     template_threshold: float = Field(default=0.5, gt=0.0, le=1.0)
-    # Word counts exclude numbers. A template with fewer than `short_template_words` words must reach `threshold`. Below
-    # `template_words` the formulas must be equal apart from their numbers, and contain at least `formula_numbers` numbers.
-    short_template_words: PositiveInt = 20
-    template_words: PositiveInt = 8
-    formula_numbers: PositiveInt = 6
+    # Bits, see tasks/problems/reference.py: what a row and a benchmark problem have in common carries at least `shared_bits`,
+    # unless the texts are equal; a problem with at least `formula_bits` is also found by a template that is equal.
+    shared_bits: NonNegativeFloat = 50.0
+    formula_bits: NonNegativeFloat = 35.0
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> DecontamSettings:
