@@ -189,14 +189,14 @@ class DecontamSettings(Settings):
     not_evaluated: tuple[str, ...] = ()
     checks: tuple[Literal["ngram", "jaccard", "template"], ...] = ("ngram", "jaccard", "template")
     gram_words: PositiveInt = 13
-    gram_share: Probability = 0.25  # minimum share of a benchmark problem's information in the common runs of words
+    gram_share: Probability = 0.33  # minimum share of a benchmark problem's information in the common runs of words
     threshold: float = Field(default=0.7, gt=0.0, le=1.0)  # Jaccard check
     ngram: PositiveInt = 3  # words per shingle of the Jaccard and template checks
     template_threshold: float = Field(default=0.5, gt=0.0, le=1.0)
     # Bits, see tasks/problems/reference.py: what a row and a benchmark problem have in common carries at least `shared_bits`,
     # unless the texts are equal; a problem with at least `formula_bits` is also found by a template that is equal.
-    shared_bits: NonNegativeFloat = 50.0
-    formula_bits: NonNegativeFloat = 35.0
+    shared_bits: NonNegativeFloat = 40.0
+    formula_bits: NonNegativeFloat = 30.0
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> DecontamSettings:

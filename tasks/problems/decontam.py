@@ -70,7 +70,7 @@ class _Compared:
     def of(cls, texts: Sequence[str], ngram: int) -> _Compared:
         tokens = tokenise([without_code(text) for text in texts])
         words = comparable(tokens)
-        bits = reference().information(words.template, ngram)
+        bits = reference().information(words.template)
         values, rows, ends, occurrence = _counted_windows(words.template, ngram)
         offsets = offsets_of(np.bincount(rows, minlength=len(texts)))
         shape = (len(texts), np.iinfo(np.int64).max)
@@ -266,7 +266,11 @@ class BenchmarkIndex:
                 own.shingles, similar, _frequencies(own.shingles), np.zeros(own.shingles.nnz), 0.0
             ),
             templates=_Neighbours.build(
-                own.templates, masked, own.common + _frequencies(own.templates), own.weights.data, settings.shared_bits
+                own.templates,
+                masked,
+                own.common + _frequencies(own.templates),
+                own.weights.data,
+                settings.shared_bits,
             ),
             weights=own.weights,
             formulas=_formulas(own.digests, grams.totals, settings),

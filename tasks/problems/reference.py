@@ -19,8 +19,9 @@ from tasks.problems.arrays import Indices
 from tasks.problems.tokens import tokenise, without_code
 from tasks.problems.wording import Wording, comparable
 
-CONTEXT = 3  # words of the longest n-gram
-_BACKOFF = np.log2(1 / 0.4)  # bits for each shorter context
+LONGEST = 5  # words of the longest n-gram
+_TRUSTED = 3  # a shorter n-gram costs more bits
+_BACKOFF = np.log2(1 / 0.4)  # for each word that is missing
 _MOST_BITS = 12.0  # of one word: rare names and misspellings are no better evidence than other rare words
 _PATH = Path(__file__).with_name("reference_ngrams.npz")
 
@@ -39,7 +40,7 @@ class Reference:
         """Count the n-grams of the templates of these texts; keep those in at least this many."""
         words = comparable(tokenise(map(without_code, texts))).template
         tables = []
-        for size in range(1, CONTEXT + 1):
+        for size in range(1, LONGEST + 1):
             starts, values = words.windows(size)
             once = np.unique(np.stack([_short(values), words.rows[starts]], axis=1), axis=0)[:, 0]
             hashes, counts = np.unique(once, return_counts=True)
@@ -62,28 +63,28 @@ class Reference:
     @classmethod
     def load(cls, path: Path = _PATH) -> Reference:
         with np.load(path) as tables:
-            sizes = range(1, CONTEXT + 1)
+            sizes = range(1, LONGEST + 1)
             return cls(
                 texts=int(tables["texts"]),
                 hashes=tuple(tables[f"hashes{size}"] for size in sizes),
                 counts=tuple(tables[f"counts{size}"] for size in sizes),
             )
 
-    def information(self, words: Wording, context: int = CONTEXT) -> NDArray[np.float64]:
+    def information(self, words: Wording, context: int = LONGEST) -> NDArray[np.float64]:
         """Return the bits of every word of some templates, given up to `context` - 1 words before it in its text."""
-        bits = np.full(len(words.hashes), np.log2(max(1, self.texts)) + (CONTEXT - 1) * _BACKOFF)
+        bits = np.full(len(words.hashes), np.log2(max(1, self.texts)) + _TRUSTED * _BACKOFF)
         before = np.full(len(words.hashes), self.texts)
-        for size in range(1, min(context, CONTEXT) + 1):
+        for size in range(1, min(context, LONGEST) + 1):
             frequency = self.frequencies(words, size)
             known = np.flatnonzero(frequency)
             ratio = np.log2(np.maximum(before[known] / frequency[known], 1.0))
-            bits[known] = ratio + (CONTEXT - size) * _BACKOFF
+            bits[known] = ratio + max(0, _TRUSTED - size) * _BACKOFF
             before = np.roll(frequency, 1)
         return np.minimum(bits, _MOST_BITS)
 
     def frequencies(self, words: Wording, size: int) -> Indices:
         """Return the number of reference texts with the run of `size` words (at most 3) that ends at each word, 0 if few."""
-        size = min(size, CONTEXT)
+        size = min(size, LONGEST)
         starts, values = words.windows(size)
         found = np.zeros(len(words.hashes), dtype=np.int64)
         hashes, counts = self.hashes[size - 1], self.counts[size - 1]

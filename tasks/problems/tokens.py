@@ -72,7 +72,14 @@ def without_code(text: str) -> str:
 
 
 def _may_contain_code(text: str) -> bool:
-    return "[asy]" in text or "```" in text or "http" in text or "\\begin" in text or "![" in text or "[ASY]" in text
+    return (
+        "[asy]" in text
+        or "```" in text
+        or "http" in text
+        or "\\begin" in text
+        or "![" in text
+        or "[ASY]" in text
+    )
 
 
 def _prepared(text: str) -> str:
@@ -164,8 +171,12 @@ _ORDINALS = """first second third fourth fifth sixth seventh eighth ninth tenth 
     fifteenth sixteenth seventeenth eighteenth nineteenth twentieth thirtieth fortieth fiftieth sixtieth seventieth
     eightieth ninetieth hundredth thousandth quarter""".split()
 _PARTS_AND_MULTIPLES = "half halves once twice thrice double triple quadruple".split()
-_NUMBER_WORDS = frozenset([*_CARDINALS, *_ORDINALS, *(f"{word}s" for word in _ORDINALS), *_PARTS_AND_MULTIPLES])
-_SCALES = frozenset("hundred hundreds thousand thousands million millions billion billions dozen dozens".split())
+_NUMBER_WORDS = frozenset(
+    [*_CARDINALS, *_ORDINALS, *(f"{word}s" for word in _ORDINALS), *_PARTS_AND_MULTIPLES]
+)
+_SCALES = frozenset(
+    "hundred hundreds thousand thousands million millions billion billions dozen dozens".split()
+)
 _ACCENTS = r"\overline \underline \bar \hat \widehat \vec \overrightarrow \tilde \widetilde"
 _SYMBOL_KINDS = {
     **dict.fromkeys("+^=<>|", Kind.OPERATOR), "<=": Kind.OPERATOR, ">=": Kind.OPERATOR, **dict.fromkeys("-*!", Kind.SIGN),
@@ -226,7 +237,9 @@ def _is_word(run: str) -> bool:
         return run[1:].islower() or len(run) > 4
     if len(run) <= 3:
         return run in _SHORT_WORDS or run in _FUNCTIONS
-    return not (len(run) <= _LONGEST_RUN and all(ord(b) - ord(a) == 1 for a, b in zip(run, run[1:], strict=False)))
+    return not (
+        len(run) <= _LONGEST_RUN and all(ord(b) - ord(a) == 1 for a, b in zip(run, run[1:], strict=False))
+    )
 
 
 class Vocabulary(dict[str, tuple[int, ...]]):
@@ -306,7 +319,9 @@ def _punctuation(tokens: Tokens) -> NDArray[np.bool_]:
         return marks
     words = (tokens.kinds <= Kind.AND) & (tokens.kinds != Kind.NUMBER)
     beside = neighbours(words, tokens.rows, 1)[signs], neighbours(words, tokens.rows, -1)[signs]
-    known = {name: tokens.vocabulary.names.index(name) if name in tokens.vocabulary.names else -1 for name in "-*!"}
+    known = {
+        name: tokens.vocabulary.names.index(name) if name in tokens.vocabulary.names else -1 for name in "-*!"
+    }
     names = tokens.numbers[signs]
     factorial = np.isin(tokens.kinds, (Kind.NUMBER, Kind.LETTER, Kind.GROUP))
     marks[signs] = np.select(

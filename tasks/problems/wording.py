@@ -18,7 +18,9 @@ from tasks.problems.tokens import Kind, Tokens, Vocabulary, neighbours, tokenise
 
 NUMBER_MARK, LETTER_MARK = "#", "@"
 _NUMBER_HASH, _LETTER_HASH = np.uint64(word_hash(NUMBER_MARK)), np.uint64(word_hash(LETTER_MARK))
-_VERBS = frozenset("is are was be and or has have can if for in of on to at by the with such be not lies".split())
+_VERBS = frozenset(
+    "is are was be and or has have can if for in of on to at by the with such be not lies".split()
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -77,7 +79,9 @@ def comparable(tokens: Tokens) -> Comparable:
     stems = np.where(letters, _LETTER_HASH, _stem_hashes(tokens.vocabulary)[tokens.numbers])
     kept = tokens.where(first)
     template = Wording(
-        hashes=np.where(marks, _NUMBER_HASH, stems)[first], rows=kept.rows, returns=_returns(kept, letters[first])
+        hashes=np.where(marks, _NUMBER_HASH, stems)[first],
+        rows=kept.rows,
+        returns=_returns(kept, letters[first]),
     )
     return Comparable(words=words, template=template, places=np.cumsum(first) - 1, tokens=tokens)
 
