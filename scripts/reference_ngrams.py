@@ -2,8 +2,8 @@
 
     python scripts/reference_ngrams.py gsm8k_train.jsonl:question math_train.jsonl:problem
 
-Files are JSON Lines (or one JSON array), given as path:column. They must not contain benchmark problems. Stages that depend on the table
-(decontaminate) need a higher version after a change.
+Files are JSON Lines, or one JSON array, given as path:column. They must not contain benchmark problems. After a change of the
+table, raise the version of stage decontaminate.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from tasks.problems.reference import Reference
 
 
 def read_texts(where: str) -> list[str]:
+    """Return the texts of one file, `PATH:COLUMN`."""
     path, column = where.rsplit(":", 1)
     content = Path(path).read_text(encoding="utf-8")
     rows = json.loads(content) if content.startswith("[") else map(json.loads, content.splitlines())
@@ -23,6 +24,7 @@ def read_texts(where: str) -> list[str]:
 
 
 def main() -> None:
+    """Write the table for the files given on the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("files", nargs="+", metavar="PATH:COLUMN")
     parser.add_argument("--at-least", type=int, default=3, help="texts that must contain an n-gram")

@@ -176,6 +176,9 @@ class DedupSettings(Settings):
     seed: int = Field(default=1, ge=0, lt=2**32)
 
 
+Check = Literal["ngram", "jaccard", "template", "paraphrase"]
+
+
 class DecontamSettings(Settings):
     """When a problem is flagged as a benchmark problem or a variant of one.
 
@@ -187,9 +190,11 @@ class DecontamSettings(Settings):
 
     benchmarks: tuple[SerializeAsAny[Source], ...] = ()
     not_evaluated: tuple[str, ...] = ()
-    checks: tuple[Literal["ngram", "jaccard", "template"], ...] = ("ngram", "jaccard", "template")
+    checks: tuple[Check, ...] = ("ngram", "jaccard", "template", "paraphrase")
     gram_words: PositiveInt = 13
-    gram_share: Probability = 0.33  # minimum share of a benchmark problem's information in the common runs of words
+    gram_share: Probability = (
+        0.33  # minimum share of a benchmark problem's information in the common runs of words
+    )
     threshold: float = Field(default=0.7, gt=0.0, le=1.0)  # Jaccard check
     ngram: PositiveInt = 3  # words per shingle of the Jaccard and template checks
     template_threshold: float = Field(default=0.5, gt=0.0, le=1.0)
@@ -197,6 +202,10 @@ class DecontamSettings(Settings):
     # unless the texts are equal; a problem with at least `formula_bits` is also found by a template that is equal.
     shared_bits: NonNegativeFloat = 40.0
     formula_bits: NonNegativeFloat = 30.0
+    # A paraphrase: the same numbers, a similar vocabulary, and at least these bits of distinct numbers and of common words.
+    paraphrase_threshold: float = Field(default=0.2, gt=0.0, le=1.0)
+    number_bits: NonNegativeFloat = 9.0
+    word_bits: NonNegativeFloat = 30.0
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> DecontamSettings:

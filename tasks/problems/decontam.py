@@ -1,10 +1,11 @@
 """Detection of benchmark problems and their variants: exactly, by lineage, and by overlap with the benchmarks' texts.
 
-Texts are compared in the normal form of `tasks.problems.tokens`, without program code. There are three overlap checks, each
+Texts are compared in the normal form of `tasks.problems.tokens`, without program code. There are four overlap checks, each
 exact up to collisions of 63-bit hashes:
 - *n-gram*: runs of 13 words of a benchmark problem (Brown et al. 2020, appendix C), whatever its letters are called.
 - *Jaccard*: the similarity by which `tasks.problems.dedup` removes near-duplicates.
 - *Template*: the similarity after masking numbers and letters, which finds renumbered and renamed problems.
+- *Paraphrase*: the same numbers, and rare words in common, both in any order.
 
 What texts have in common must carry enough information: common phrases are no evidence of a copy. The information of words is
 estimated from reference problems (`tasks.problems.reference`), not from the benchmarks. A problem that carries little, such as
@@ -21,92 +22,27 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
 from tasks.config import DecontamSettings
 from tasks.errors import UserError
-from tasks.problems.arrays import Indices, combine_hashes, offsets_of
-from tasks.problems.dedup import jaccards, shingles_of
-from tasks.problems.reference import reference
-from tasks.problems.tokens import tokenise, without_code
-from tasks.problems.wording import Comparable, Wording, comparable
+from tasks.problems.arrays import Indices, offsets_of
+from tasks.problems.compared import Compared
+from tasks.problems.dedup import jaccards
+from tasks.problems.wording import Wording
 from tasks.rows import Finding, FindingKind, Problem
 
 _ROWS_AT_ONCE = 10_000  # bounds the memory use of `findings`
 
 
 _ORDER = {kind: place for place, kind in enumerate(FindingKind)}
+_Key = TypeVar("_Key", bytes, int)
 _NEVER = 2.0  # a similarity that is never reached
-
-
-# --- what is compared --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Compared:
-    """What the checks need of some texts.
-
-    `bits` is the information of each word of the templates. `shingles` and `templates` have one row per text: its distinct
-    shingles, and the shingles of its template, in which the k-th occurrence of a shingle is an element of its own.
-    `weights` is the information of the last word of each shingle in `templates`, `common` the number of reference texts with
-    the shingle. Equal `digests` mean equal templates.
-    """
-
-    words: Comparable
-    bits: NDArray[np.float64]
-    shingles: csr_array
-    templates: csr_array
-    weights: csr_array
-    common: Indices
-    digests: list[bytes]
-
-    @classmethod
-    def of(cls, texts: Sequence[str], ngram: int) -> _Compared:
-        tokens = tokenise([without_code(text) for text in texts])
-        words = comparable(tokens)
-        bits = reference().information(words.template)
-        values, rows, ends, occurrence = _counted_windows(words.template, ngram)
-        offsets = offsets_of(np.bincount(rows, minlength=len(texts)))
-        shape = (len(texts), np.iinfo(np.int64).max)
-        return cls(
-            words=words,
-            bits=bits,
-            shingles=shingles_of(tokens, len(texts), ngram),
-            templates=csr_array((np.ones(len(values), dtype=np.int8), values, offsets), shape=shape),
-            weights=csr_array((bits[ends], values, offsets), shape=shape),
-            common=reference().frequencies(words.template, ngram)[ends] / (1 + occurrence) ** 2,
-            digests=_digests(words.template, len(texts)),
-        )
-
-
-def _counted_windows(words: Wording, size: int) -> tuple[Indices, Indices, Indices, Indices]:
-    """Return a hash of every run of words and its number among the equal ones of its text, with row and last word.
-
-    Sorted by row, then by hash.
-    """
-    starts, values = words.windows(size)
-    rows = words.rows[starts]
-    order = np.lexsort((values, rows))
-    starts, values, rows = starts[order], values[order], rows[order]
-    new = np.append(True, (np.diff(values) != 0) | (np.diff(rows) != 0))[: len(values)]
-    places = np.arange(len(values))
-    occurrence = places - np.maximum.accumulate(np.where(new, places, 0))
-    counted = (combine_hashes([values, occurrence], len(values)) >> np.uint64(1)).astype(np.int64)
-    order = np.lexsort((counted, rows))
-    return counted[order], rows[order], starts[order] + size - 1, occurrence[order]
-
-
-def _digests(words: Wording, count: int) -> list[bytes]:
-    """Return 128 bits per text: equal values mean the same words up to a renaming of the letters."""
-    raw = (words.hashes + words.returns.astype(np.uint64)).tobytes()
-    ends = (8 * offsets_of(np.bincount(words.rows, minlength=count))).tolist()
-    return [xxhash.xxh3_128_digest(raw[low:high]) for low, high in pairwise(ends)]
 
 
 # --- the index ---------------------------------------------------------------------------------------------------
@@ -197,7 +133,7 @@ class _Grams:
     size: int
 
     @classmethod
-    def build(cls, own: _Compared, count: int, settings: DecontamSettings) -> _Grams:
+    def build(cls, own: Compared, count: int, settings: DecontamSettings) -> _Grams:
         words, size = own.words.words, settings.gram_words
         starts, values = words.windows(size)
         if "ngram" not in settings.checks:
@@ -244,6 +180,8 @@ class BenchmarkIndex:
     templates: _Neighbours
     weights: csr_array
     formulas: Mapping[bytes, tuple[int, ...]]  # problems by the digest of their template
+    numbers: Mapping[int, tuple[int, ...]]  # problems by the hash of their numbers
+    vocabulary: csr_array
 
     @classmethod
     def build(cls, problems: Iterable[Problem], settings: DecontamSettings | None = None) -> BenchmarkIndex:
@@ -254,7 +192,7 @@ class BenchmarkIndex:
         settings = settings or DecontamSettings()
         kept = tuple(problems)
         _must_be_sound(kept)
-        own = _Compared.of([problem.text for problem in kept], settings.ngram)
+        own = Compared.of([problem.text for problem in kept], settings.ngram)
         grams = _Grams.build(own, len(kept), settings)
         similar = settings.threshold if "jaccard" in settings.checks else _NEVER
         masked = settings.template_threshold if "template" in settings.checks else _NEVER
@@ -274,12 +212,14 @@ class BenchmarkIndex:
             ),
             weights=own.weights,
             formulas=_formulas(own.digests, grams.totals, settings),
+            numbers=_by_number(own, settings),
+            vocabulary=own.vocabulary,
         )
 
     def findings(self, texts: Iterable[tuple[str, str]]) -> Iterator[Finding]:
         """Yield the overlaps of a stream of (problem id, text) pairs with the benchmarks.
 
-        They are in input order, within a row by kind (n-gram, Jaccard, template), then in the order of `problems`.
+        They are in input order, within a row by kind (n-gram, Jaccard, template, paraphrase), then in the order of `problems`.
         """
         stream = iter(texts)
         while batch := list(islice(stream, _ROWS_AT_ONCE)):
@@ -288,7 +228,7 @@ class BenchmarkIndex:
     def _batch(self, ids: list[str], texts: list[str]) -> list[Finding]:
         if not self.problems:
             return []
-        rows = _Compared.of(texts, self.settings.ngram)
+        rows = Compared.of(texts, self.settings.ngram)
         found = {
             (row, _ORDER[kind], owner): self._finding(ids[row], owner, kind, score, detail)
             for kind, hits in (
@@ -296,12 +236,13 @@ class BenchmarkIndex:
                 (FindingKind.JACCARD, self._by_shingles(self.shingles, rows.shingles, rows)),
                 (FindingKind.TEMPLATE, self._by_shingles(self.templates, rows.templates, rows)),
                 (FindingKind.TEMPLATE, self._by_formula(rows)),
+                (FindingKind.PARAPHRASE, self._by_vocabulary(rows)),
             )
             for row, owner, score, detail in hits
         }
         return [found[key] for key in sorted(found)]
 
-    def _by_grams(self, compared: _Compared) -> Iterator[_Hit]:
+    def _by_grams(self, compared: Compared) -> Iterator[_Hit]:
         words = compared.words.words
         rows, owners, first, bits = self.grams.shared_with(words)
         scores = bits / np.maximum(self.grams.totals[owners], 1.0)
@@ -315,7 +256,7 @@ class BenchmarkIndex:
             yield row, owner, score, " ".join(names)
 
     def _by_shingles(
-        self, neighbours: _Neighbours, shingles: csr_array, compared: _Compared
+        self, neighbours: _Neighbours, shingles: csr_array, compared: Compared
     ) -> Iterator[_Hit]:
         """Yield the neighbours that share enough information, or all shingles."""
         rows, owners, scores = neighbours.of(shingles)
@@ -329,10 +270,28 @@ class BenchmarkIndex:
             owner = int(owners[place])
             yield int(rows[place]), owner, float(scores[place]), self._start(owner)
 
-    def _by_formula(self, compared: _Compared) -> Iterator[_Hit]:
+    def _by_formula(self, compared: Compared) -> Iterator[_Hit]:
         for row, digest in enumerate(compared.digests):
             for owner in self.formulas.get(digest, ()):
                 yield row, owner, 1.0, self._start(owner)
+
+    def _by_vocabulary(self, compared: Compared) -> Iterator[_Hit]:
+        """Yield the texts with the same numbers whose vocabularies have enough information in common."""
+        pairs = [
+            (row, owner) for row, same in enumerate(compared.numbers) for owner in self.numbers.get(same, ())
+        ]
+        if not pairs:
+            return
+        rows, owners = np.array(pairs).T
+        one, other = compared.vocabulary[rows], self.vocabulary[owners]
+        shared = np.asarray(one.multiply(other != 0).sum(axis=1)).ravel()
+        union = np.asarray(one.sum(axis=1)).ravel() + np.asarray(other.sum(axis=1)).ravel() - shared
+        scores = shared / np.maximum(union, 1.0)
+        settings = self.settings
+        close = (scores >= settings.paraphrase_threshold) & (shared >= settings.word_bits)
+        for place in np.flatnonzero(close).tolist():
+            owner = int(owners[place])
+            yield int(rows[place]), owner, float(scores[place]), self._start(owner)
 
     def _start(self, owner: int) -> str:
         return " ".join(self.problems[owner].text.split())[:80]
@@ -377,11 +336,23 @@ def _formulas(
     digests: Sequence[bytes], information: NDArray[np.float64], settings: DecontamSettings
 ) -> dict[bytes, tuple[int, ...]]:
     """Return the benchmark texts that are known by their whole template, by its digest; none if the check is off."""
-    formulas: dict[bytes, tuple[int, ...]] = {}
-    if "template" in settings.checks:
-        for owner in np.flatnonzero(information >= settings.formula_bits).tolist():
-            formulas[digests[owner]] = (*formulas.get(digests[owner], ()), owner)
-    return formulas
+    if "template" not in settings.checks:
+        return {}
+    return _grouped(digests, np.flatnonzero(information >= settings.formula_bits))
+
+
+def _by_number(own: Compared, settings: DecontamSettings) -> dict[int, tuple[int, ...]]:
+    """Return the benchmark texts with enough numbers, by the hash of these; none if the check is off."""
+    if "paraphrase" not in settings.checks:
+        return {}
+    return _grouped(own.numbers, np.flatnonzero(own.number_bits >= settings.number_bits))
+
+
+def _grouped(keys: Sequence[_Key], owners: Indices) -> dict[_Key, tuple[int, ...]]:
+    groups: dict[_Key, tuple[int, ...]] = {}
+    for owner in owners.tolist():
+        groups[keys[owner]] = (*groups.get(keys[owner], ()), owner)
+    return groups
 
 
 # --- lineage -----------------------------------------------------------------------------------------------------

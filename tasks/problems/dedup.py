@@ -1,9 +1,10 @@
 """Near-duplicate removal: MinHash banding for candidates, exact Jaccard similarity, a greedy pass in priority order.
 
-A text is represented by the set of its word n-grams; words are the tokens of the normal form of `tasks.problems.tokens`, so
-that layout makes no difference. A text shorter than n words is one shingle, the tuple of all its words. Shingles are 63-bit hashes in one sparse matrix with a row per text, so that a
-million texts fit into memory and the exact similarity of many pairs is one matrix operation. Connected components are
-not used, because they would merge a whole chain of evolved problems into its seed.
+A text is represented by the set of its word n-grams. Words are the tokens of the normal form of `tasks.problems.tokens`, so
+that layout makes no difference; a text shorter than n words is one shingle, the tuple of all its words. Shingles are
+63-bit hashes in one sparse matrix with a row per text, so that a million texts fit into memory and the exact similarity of
+many pairs is one matrix operation. Connected components are not used, because they would merge a whole chain of evolved
+problems into its seed.
 """
 
 from __future__ import annotations

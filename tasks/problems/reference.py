@@ -1,8 +1,10 @@
-"""How predictable the words of a problem are: stock phrases carry little information, the story of a problem much.
+"""How much information the words of a problem carry: stock phrases little, the story of a problem much.
 
-The information of a word, in bits, is -log2 of its probability given the two words before it, estimated from a reference of
-{GSM8K, MATH} problems. Probabilities are ratios of document frequencies, with back-off to shorter contexts (Brants et al. 2007). The reference is a
-table of hashes and counts, `reference_ngrams.npz`, made by scripts/reference_ngrams.py.
+The information of a word, in bits, is -log2 of its probability after the words before it, up to four of them. Probabilities are
+ratios of the numbers of reference problems (the training sets of GSM8K and MATH) with an n-gram and with its beginning.
+Where an n-gram is in too few of them, the next shorter one counts, below three words with a penalty (stupid back-off: Brants et
+al. 2007). Words are those of templates: numbers and letters are masked. `reference_ngrams.npz` holds hashes and counts, made
+by scripts/reference_ngrams.py.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ _PATH = Path(__file__).with_name("reference_ngrams.npz")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Reference:
-    """The number of reference texts, and for n = 1 to 3 the sorted hashes of frequent n-grams with their document
+    """The number of reference texts, and for n = 1 to 5 the sorted hashes of frequent n-grams with their document
     frequencies. Hashes are the lower 32 bits of those of `Wording.windows`."""
 
     texts: int
@@ -82,8 +84,12 @@ class Reference:
             before = np.roll(frequency, 1)
         return np.minimum(bits, _MOST_BITS)
 
+    def rarity(self, words: Wording) -> NDArray[np.float64]:
+        """Return the bits of every word of some templates by itself."""
+        return np.minimum(np.log2(self.texts / np.maximum(self.frequencies(words, 1), 0.5)), _MOST_BITS)
+
     def frequencies(self, words: Wording, size: int) -> Indices:
-        """Return the number of reference texts with the run of `size` words (at most 3) that ends at each word, 0 if few."""
+        """Return the number of reference texts with the run of `size` words (at most 5) that ends at each word, 0 if few."""
         size = min(size, LONGEST)
         starts, values = words.windows(size)
         found = np.zeros(len(words.hashes), dtype=np.int64)

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 import xxhash
@@ -44,7 +44,8 @@ _SYMBOLS = {
     "…": " ", "⋯": " ", "′": "'", "’": "'", "‘": "'",
 }  # fmt: skip
 _TRANSLATION = str.maketrans(_SYMBOLS)
-_GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma sigma tau upsilon phi chi psi omega"
+_GREEK = """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma sigma tau upsilon phi
+    chi psi omega"""
 _TRANSLATION |= {
     ord(first) + place: f"\\{name if first == 'α' else name.capitalize()} "
     for first in "αΑ"
@@ -163,16 +164,17 @@ _SHORT_WORDS = frozenset(
     met mix mom mud net new nor not now nut oak odd off oil old one our out owe own pad pan pay pea pen per pet pie pig pin pit
     pot put ran rat raw ray red rib rid rim rob rod row rug run sad sat saw say sea see set she shy sit six sky son sum sun tap
     tax tea ten the tie tin tip toe ton too top toy try tub two use van wax way web wet who why win won yes yet you zoo
-    arc axe non iff hrs mph sec usd lbs yds amp""".split()
+    arc axe non iff ann amy ben bob dan eva ian ivy jay jim joe jon ken kim lee leo max meg mia pam pat ron roy sal sam sue
+    ted tim tom zoe hrs mph sec usd lbs yds amp""".split()
 )
-_CARDINALS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+CARDINALS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
     seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety""".split()
 _ORDINALS = """first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth
     fifteenth sixteenth seventeenth eighteenth nineteenth twentieth thirtieth fortieth fiftieth sixtieth seventieth
     eightieth ninetieth hundredth thousandth quarter""".split()
 _PARTS_AND_MULTIPLES = "half halves once twice thrice double triple quadruple".split()
 _NUMBER_WORDS = frozenset(
-    [*_CARDINALS, *_ORDINALS, *(f"{word}s" for word in _ORDINALS), *_PARTS_AND_MULTIPLES]
+    [*CARDINALS, *_ORDINALS, *(f"{word}s" for word in _ORDINALS), *_PARTS_AND_MULTIPLES]
 )
 _SCALES = frozenset(
     "hundred hundreds thousand thousands million millions billion billions dozen dozens".split()
@@ -233,13 +235,11 @@ def _is_word(run: str) -> bool:
         return True
     if run.isupper():
         return len(run) > 4 and (len(run) > _LONGEST_RUN or len(set(run)) < len(run))
-    if not run.islower():
-        return run[1:].islower() or len(run) > 4
+    if not run[1:].islower():
+        return len(run) > 4
     if len(run) <= 3:
-        return run in _SHORT_WORDS or run in _FUNCTIONS
-    return not (
-        len(run) <= _LONGEST_RUN and all(ord(b) - ord(a) == 1 for a, b in zip(run, run[1:], strict=False))
-    )
+        return run.lower() in _SHORT_WORDS or run.lower() in _FUNCTIONS
+    return not (len(run) <= _LONGEST_RUN and all(ord(b) - ord(a) == 1 for a, b in pairwise(run)))
 
 
 class Vocabulary(dict[str, tuple[int, ...]]):

@@ -2,8 +2,8 @@
 
 Both come from the normal form of `tasks.problems.tokens`, without its group marks. All letters of a text are alike in a
 run of a few words except for the places where a letter returns: two runs are equal if one results from the other by
-renaming letters one to one (parameterised matching: Baker 1993). Every run is compared by itself, so that it does not matter which
-letters occur elsewhere in the text.
+renaming letters one to one (parameterised matching: Baker 1993). Every run is compared by itself, so that it does not
+matter which letters occur elsewhere in the text.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.problems.arrays import Hashes, Indices, combine_hashes
-from tasks.problems.tokens import Kind, Tokens, Vocabulary, neighbours, tokenise, word_hash
+from tasks.problems.tokens import CARDINALS, Kind, Tokens, Vocabulary, neighbours, tokenise, word_hash
 
 NUMBER_MARK, LETTER_MARK = "#", "@"
-_NUMBER_HASH, _LETTER_HASH = np.uint64(word_hash(NUMBER_MARK)), np.uint64(word_hash(LETTER_MARK))
+NUMBER_HASH, LETTER_HASH = np.uint64(word_hash(NUMBER_MARK)), np.uint64(word_hash(LETTER_MARK))
 _VERBS = frozenset(
     "is are was be and or has have can if for in of on to at by the with such be not lies".split()
 )
@@ -51,15 +51,32 @@ class Wording:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Comparable:
-    """The words of some texts, and their templates; `places[i]` is the place of word i in the templates.
-
-    Words in `numbers` are (part of) a number.
-    """
+    """The words of some texts, and their templates; `places[i]` is the place of word i in the templates."""
 
     words: Wording
     template: Wording
     places: Indices
     tokens: Tokens
+
+    def numbers(self, count: int) -> tuple[Hashes, NDArray[np.float64]]:
+        """Return for each of the `count` texts a hash of its numbers in any order, and the information of the distinct ones.
+
+        Numbers are compared by value, where "twice" is 2 and "half" 0.5. Every digit counts log2(10) bits.
+        """
+        marked = self.tokens.where(
+            (self.tokens.kinds == Kind.NUMBER) | (self.tokens.kinds == Kind.NUMBER_WORD)
+        )
+        values = [value(name) for name in marked.vocabulary.names]
+        hashes = np.array([word_hash(one) for one in values], dtype=np.uint64)[marked.numbers]
+        digits = np.array([max(1, sum(map(str.isdigit, one))) for one in values], dtype=np.int64)[
+            marked.numbers
+        ]
+        order = np.lexsort((hashes, marked.rows))
+        rows, hashes, digits = marked.rows[order], hashes[order], digits[order]
+        new = np.append(True, (hashes[1:] != hashes[:-1]) | (rows[1:] != rows[:-1]))[: len(rows)]
+        sums = np.zeros(count, dtype=np.uint64)
+        np.add.at(sums, rows, combine_hashes([hashes], len(hashes)))
+        return sums, np.bincount(rows[new], digits[new] * np.log2(10), count)
 
     def names(self, row: int) -> list[str]:
         """Return the words of one text in readable form."""
@@ -72,14 +89,14 @@ def comparable(tokens: Tokens) -> Comparable:
     """Return the words and templates of some texts. A text without words has no entries."""
     tokens = tokens.where(tokens.kinds != Kind.GROUP)
     letters = (tokens.kinds == Kind.LETTER) & ~_articles(tokens)
-    hashes = np.where(letters, _LETTER_HASH, tokens.hashes())
+    hashes = np.where(letters, LETTER_HASH, tokens.hashes())
     words = Wording(hashes=hashes, rows=tokens.rows, returns=_returns(tokens, letters))
     marks = _marks(tokens)
     first = ~(marks & neighbours(marks, tokens.rows, 1))
-    stems = np.where(letters, _LETTER_HASH, _stem_hashes(tokens.vocabulary)[tokens.numbers])
+    stems = np.where(letters, LETTER_HASH, _stem_hashes(tokens.vocabulary)[tokens.numbers])
     kept = tokens.where(first)
     template = Wording(
-        hashes=np.where(marks, _NUMBER_HASH, stems)[first],
+        hashes=np.where(marks, NUMBER_HASH, stems)[first],
         rows=kept.rows,
         returns=_returns(kept, letters[first]),
     )
@@ -94,11 +111,23 @@ def template(text: str) -> list[str]:
     """
     found = comparable(tokenise([text]))
     names = {word_hash(stem(name)): stem(name) for name in found.tokens.names()}
-    names |= {int(_NUMBER_HASH): NUMBER_MARK, int(_LETTER_HASH): LETTER_MARK}
+    names |= {int(NUMBER_HASH): NUMBER_MARK, int(LETTER_HASH): LETTER_MARK}
     return [names[value] for value in found.template.hashes.tolist()]
 
 
+_VALUES = {word: str(number) for number, word in enumerate(CARDINALS[:21])} | {
+    "once": "1", "twice": "2", "double": "2", "thrice": "3", "triple": "3", "half": "0.5", "halves": "0.5",
+    **{word: str(10 * tens) for tens, word in enumerate(CARDINALS[21:], 3)},
+}  # fmt: skip
+
+
+def value(name: str) -> str:
+    """Return the value of a number as decimal digits; a word that is not known stays as it is."""
+    return _VALUES.get(name) or (name.rstrip("0").rstrip(".") if "." in name else name)
+
+
 def stem(word: str) -> str:
+    """Return a word without the ending of the plural."""
     plural = len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is"))
     return word[:-1] if plural else word
 
