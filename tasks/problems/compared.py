@@ -23,19 +23,17 @@ from tasks.problems.wording import LETTER_HASH, NUMBER_HASH, Comparable, Wording
 class Compared:
     """What the checks need of some texts.
 
-    `bits` is the information of each word of the templates. `shingles` and `templates` have one row per text: its distinct
-    shingles, and the shingles of its template, in which the k-th occurrence of a shingle is an element of its own.
-    `weights` is the information of the last word of each shingle in `templates`, `common` the number of reference texts with
-    the shingle. Equal `digests` mean equal templates. Equal `numbers` mean the same
-    numbers, of `number_bits`. `vocabulary` holds the words of each text with their rarity in bits.
+    `shingles` and `templates` have one row per text: its distinct shingles, and those of its template, where each occurrence of
+    a shingle is an element of its own. Element i of `templates` ends at word `ends[i]` of all templates, and is number
+    `occurrences[i]` of the equal ones of its text. Equal `digests` mean equal templates, and equal `numbers` the same numbers, of
+    `number_bits`. `vocabulary` holds the words of each text with their rarity in bits.
     """
 
     words: Comparable
-    bits: NDArray[np.float64]
     shingles: csr_array
     templates: csr_array
-    weights: csr_array
-    common: Indices
+    ends: Indices
+    occurrences: Indices
     digests: list[bytes]
     numbers: list[int]
     number_bits: NDArray[np.float64]
@@ -45,17 +43,14 @@ class Compared:
     def of(cls, texts: Sequence[str], ngram: int) -> Compared:
         tokens = tokenise([without_code(text) for text in texts])
         words = comparable(tokens)
-        bits = reference().information(words.template)
-        values, rows, ends, occurrence = _counted_windows(words.template, ngram)
+        values, rows, ends, occurrences = _counted_windows(words.template, ngram)
         numbers, number_bits = words.numbers(len(texts))
-        ones = np.ones(len(values), dtype=np.int8)
         return cls(
             words=words,
-            bits=bits,
             shingles=shingles_of(tokens, len(texts), ngram),
-            templates=_matrix(values, rows, ones, len(texts)),
-            weights=_matrix(values, rows, bits[ends], len(texts)),
-            common=reference().frequencies(words.template, ngram)[ends] / (1 + occurrence) ** 2,
+            templates=_matrix(values, rows, np.ones(len(values), dtype=np.int8), len(texts)),
+            ends=ends,
+            occurrences=occurrences,
             digests=_digests(words.template, len(texts)),
             numbers=numbers.tolist(),
             number_bits=number_bits,

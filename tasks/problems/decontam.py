@@ -31,9 +31,10 @@ from scipy.sparse import csr_array, vstack
 
 from tasks.config import DecontamSettings
 from tasks.errors import UserError
-from tasks.problems.arrays import Indices, offsets_of
+from tasks.problems.arrays import Indices, combine_hashes, offsets_of
 from tasks.problems.compared import Compared
 from tasks.problems.dedup import jaccards
+from tasks.problems.reference import reference
 from tasks.problems.wording import Wording
 from tasks.rows import Finding, FindingKind, Problem
 
@@ -63,9 +64,13 @@ class _Postings:
         maybe[keys & (len(maybe) - 1)] = True
         return cls(keys=keys[order], owners=owners[order], maybe=maybe)
 
+    def possible(self, values: Indices) -> Indices:
+        """Return the indices of all values that are keys, and of a few others."""
+        return np.flatnonzero(self.maybe[values & (len(self.maybe) - 1)])
+
     def matches(self, values: Indices) -> tuple[Indices, Indices]:
         """Return all matches as index pairs (into `values`, into `keys`)."""
-        candidates = np.flatnonzero(self.maybe[values & (len(self.maybe) - 1)])
+        candidates = self.possible(values)
         lows = np.searchsorted(self.keys, values[candidates], side="left")
         counts = np.searchsorted(self.keys, values[candidates], side="right") - lows
         within = np.arange(counts.sum()) - np.repeat(offsets_of(counts)[:-1], counts)
@@ -133,14 +138,17 @@ class _Grams:
     size: int
 
     @classmethod
-    def build(cls, own: Compared, count: int, settings: DecontamSettings) -> _Grams:
+    def build(
+        cls, own: Compared, information: NDArray[np.float64], count: int, settings: DecontamSettings
+    ) -> _Grams:  # fmt: skip
+        """Index the runs of words of `count` texts; `information` is that of the words of their templates."""
         words, size = own.words.words, settings.gram_words
         starts, values = words.windows(size)
         if "ngram" not in settings.checks:
             starts, values = starts[:0], values[:0]
         order = np.lexsort((starts, values))
         places = own.words.places
-        bits = np.where(np.append(True, np.diff(places) > 0)[: len(places)], own.bits[places], 0.0)
+        bits = np.where(np.append(True, np.diff(places) > 0)[: len(places)], information[places], 0.0)
         return cls(
             keys=_Postings.build(values, words.rows[starts]),
             starts=starts[order],
@@ -153,6 +161,10 @@ class _Grams:
         """Return the pairs (row, benchmark text) with a common run, the first such word of the row, and the information of the
         words of the benchmark text that are in a common run."""
         starts, values = words.windows(self.size)
+        some = self.keys.possible(values)
+        of_row = combine_hashes([values[some], words.rows[starts[some]]], len(some))
+        some = some[np.unique(of_row, return_index=True)[1]]  # a run that returns counts once
+        starts, values = starts[some], values[some]
         places, keys = self.keys.matches(values)
         rows, owners, own = words.rows[starts[places]], self.keys.owners[keys], self.starts[keys]
         order = np.lexsort((starts[places], own, rows))
@@ -193,7 +205,13 @@ class BenchmarkIndex:
         kept = tuple(problems)
         _must_be_sound(kept)
         own = Compared.of([problem.text for problem in kept], settings.ngram)
-        grams = _Grams.build(own, len(kept), settings)
+        bits = reference().information(own.words.template)
+        grams = _Grams.build(own, bits, len(kept), settings)
+        common = (
+            reference().frequencies(own.words.template, settings.ngram)[own.ends] / (1 + own.occurrences) ** 2
+        )
+        weights = own.templates.astype(np.float64)
+        weights.data[:] = bits[own.ends]
         similar = settings.threshold if "jaccard" in settings.checks else _NEVER
         masked = settings.template_threshold if "template" in settings.checks else _NEVER
         return cls(
@@ -206,11 +224,11 @@ class BenchmarkIndex:
             templates=_Neighbours.build(
                 own.templates,
                 masked,
-                own.common + _frequencies(own.templates),
-                own.weights.data,
+                common + _frequencies(own.templates),
+                weights.data,
                 settings.shared_bits,
             ),
-            weights=own.weights,
+            weights=weights,
             formulas=_formulas(own.digests, grams.totals, settings),
             numbers=_by_number(own, settings),
             vocabulary=own.vocabulary,
@@ -262,8 +280,7 @@ class BenchmarkIndex:
         rows, owners, scores = neighbours.of(shingles)
         if len(rows) == 0:
             return
-        own = self.weights[owners]
-        shared = compared.weights[rows].multiply(own != 0).sum(axis=1)
+        shared = self.weights[owners].multiply(compared.templates[rows]).sum(axis=1)
         equal = (scores == 1.0) & (neighbours is self.shingles)
         enough = np.flatnonzero((np.asarray(shared).ravel() >= self.settings.shared_bits) | equal)
         for place in enough.tolist():

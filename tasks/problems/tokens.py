@@ -28,10 +28,20 @@ from tasks.problems.arrays import Hashes, Indices
 
 # --- the text before it is cut into tokens -----------------------------------------------------------------------
 
-_CODE = re.compile(
-    r"\[asy\].*?\[/asy\]|\\begin\s*\{(asy|tikzpicture|lstlisting|verbatim)\}.*?\\end\s*\{\1\}"
-    r"|```.*?```|!\[[^\]\n]*\]\([^)\n]*\)|\\includegraphics(?:\[[^\]\n]*\])?\{[^}\n]*\}|https?://[^\s)}\]]+",
-    re.DOTALL | re.IGNORECASE,
+_BLOCKS = tuple(
+    (re.compile(begin, re.IGNORECASE), re.compile(end, re.IGNORECASE))
+    for begin, end in (
+        (r"\[asy\]", r"\[/asy\]"),
+        ("```", "```"),
+        *(
+            (rf"\\begin\s*\{{{name}\}}", rf"\\end\s*\{{{name}\}}")
+            for name in ("asy", "tikzpicture", "lstlisting", "verbatim")
+        ),
+    )
+)
+_LINK = re.compile(
+    r"!\[[^\]\n]{0,300}\]\([^)\n]{0,600}\)|\\includegraphics(?:\[[^\]\n]{0,300}\])?\{[^}\n]{0,300}\}"
+    r"|https?://[^\s)}\]]+"
 )
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _RAISED = re.compile(f"[{''.join(map(chr, _SUPERSCRIPTS))}]+")
@@ -69,18 +79,19 @@ _ALONE = re.compile(r"[({]\s*(\\[A-Za-z]+\s*|[A-Za-z][A-Za-z\s]*|\d+(?:\.\d+)?\s
 
 def without_code(text: str) -> str:
     """Return the text without Asymptote and TikZ code, listings, links and pictures. None of these is evidence of a copy."""
-    return _CODE.sub(" ", text) if _may_contain_code(text) else text
+    for begin, end in _BLOCKS:
+        text = _without_block(text, begin, end)
+    return _LINK.sub(" ", text)
 
 
-def _may_contain_code(text: str) -> bool:
-    return (
-        "[asy]" in text
-        or "```" in text
-        or "http" in text
-        or "\\begin" in text
-        or "![" in text
-        or "[ASY]" in text
-    )
+def _without_block(text: str, begin: re.Pattern[str], end: re.Pattern[str]) -> str:
+    """Cut every block that is closed."""
+    parts: list[str] = []
+    rest = 0
+    while (opened := begin.search(text, rest)) and (closed := end.search(text, opened.end())):
+        parts += (text[rest : opened.start()], " ")
+        rest = closed.end()
+    return "".join([*parts, text[rest:]]) if parts else text
 
 
 def _prepared(text: str) -> str:
