@@ -74,7 +74,9 @@ _FONT = re.compile(
 _PART = r"\s*(?:\{((?:[^{}]|\{[^{}]*\})*)\}|(\\[A-Za-z]+|[A-Za-z0-9]))"
 _FRACTION = re.compile(rf"\\[dtc]?frac{_PART}{_PART}")
 _FRACTIONS_DEEP = 4  # fractions nested more deeply keep their command
-_ALONE = re.compile(r"[({]\s*(\\[A-Za-z]+\s*|[A-Za-z][A-Za-z\s]*|\d+(?:\.\d+)?\s*)[)}]")
+_ALONE = re.compile(
+    r"[({]\s*(\\[A-Za-z]+\s*|[A-Za-z][A-Za-z\s]*|(?:\d+(?:(?:,|\{,\})\d{3})*(?:\.\d+)?|\.\d+)\s*)[)}]"
+)
 
 
 def without_code(text: str) -> str:
@@ -108,7 +110,9 @@ def _prepared(text: str) -> str:
     text = _BREAK.sub(" ", text)
     if "\\" in text:
         text = _without_commands(text)
-    return _ALONE.sub(r" \1 ", text) if "(" in text or "{" in text else text
+    if "(" in text or "{" in text:
+        text = _ALONE.sub(r" \1 ", _ALONE.sub(r" \1 ", text))
+    return text
 
 
 def _without_commands(text: str) -> str:
