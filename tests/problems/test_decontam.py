@@ -79,15 +79,15 @@ def test_an_ngram_finding_has_the_share_of_the_information_as_score_and_the_firs
 
 
 def test_twelve_common_words_are_not_evidence_and_a_repeated_run_counts_once() -> None:
-    index = indexed(" ".join(WORDS[:16]))
+    index = indexed(" ".join(WORDS[:16]), checks=["ngram"])
     assert found(index, "zza " + " ".join(WORDS[2:14]) + " zza") == []
     twice = " ".join([*WORDS[:13], "zza", *WORDS[:13], "zzo"])
     assert (0, "b0", FindingKind.NGRAM, 13 / 16) in found(index, twice)
 
 
 def test_case_punctuation_and_latex_layout_do_not_hide_a_run() -> None:
-    plain = "let x be 1/2 of the sum of y and z so that x exceeds the walnuts of Gertrud"
-    disguised = r"Zza. Let $x$ be $\dfrac{1}{2}$ of the \textbf{sum} of $y$ and\ $z$, so\quad that x exceeds the walnuts. The end."
+    plain = "let x be 1/2 of the sum of y and z so that x exceeds the nuts of Gertrud"
+    disguised = r"Zza. Let $x$ be $\dfrac{1}{2}$ of the \textbf{sum} of $y$ and\ $z$, so\quad that x exceeds the nuts. The end."
     assert FindingKind.NGRAM in kinds(indexed(plain, shared_bits=30), disguised)
 
 
