@@ -4,7 +4,8 @@
 
 Every text gets an edited copy (a share of its words replaced by words of the file), so that similarities cover the whole range;
 unchanged copies are dropped. The ground truth is the exact Jaccard similarity of all pairs, computed from an inverted index over
-tuples of words of the normal form; beyond the normal form it shares no code with `tasks.problems.dedup`. datasketch's MinHashLSH with default settings is run for comparison.
+tuples of words of the normal form, with no code of `tasks.problems.dedup` but this form. datasketch's MinHashLSH with default
+settings is run for comparison.
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ class DecontamSettings(Settings):
 
     Benchmark problems are those of `benchmarks` (which are neither evolved nor exported), all seeds and curated problems
     whose source declares them as such, and the test split. Descendants of a benchmark problem are always flagged;
-    `checks` lists the checks on the texts. speed/decontam.py measures the hits and false alarms of these values.
+    `checks` lists the checks on the texts (tasks/problems/decontam.py). speed/decontam.py measures their hits and false alarms.
     Sources in `not_evaluated` (names) contain test problems that no student is evaluated on: they count as training data.
     """
 
