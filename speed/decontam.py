@@ -4,7 +4,7 @@ r"""Hit rate, false alarms and speed of the overlap checks against benchmarks, o
         --rows gsm8k_train.jsonl:question
 
 Files are JSON Lines, given as path:column. Hits: every benchmark problem is mutated (see `MUTATIONS`, which share no code with
-`tasks.problems.wording`) and should be matched to its original. False alarms: the rows, and every benchmark against the others.
+the checks) and should be matched to its original. False alarms: the rows, and every benchmark against the others.
 Lineage: every benchmark evolved. Speed: the rows with 10% of their words replaced, repeatedly, in one thread.
 """
 
@@ -15,6 +15,7 @@ import json
 import random
 import re
 import resource
+import string
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -87,8 +88,46 @@ def embedded(share: float) -> Callable[[str, random.Random, list[str]], str]:
     return mutate
 
 
+SPAN = re.compile(r"\$\$?[^$]+\$\$?|\\\(.+?\\\)|\\\[.+?\\\]", re.DOTALL)
+LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
+
+
+def renamed(text: str, rng: random.Random, vocabulary: list[str]) -> str:
+    """Give every letter that stands alone within mathematics another name, which no letter had before."""
+    own = sorted({letter for span in SPAN.findall(text) for letter in LETTER.findall(span)})
+    names: dict[str, str] = {}
+    for alphabet in (string.ascii_lowercase, string.ascii_uppercase):
+        free = [letter for letter in alphabet if letter not in own]
+        names |= zip(
+            [letter for letter in own if letter in alphabet], rng.sample(free, len(free)), strict=False
+        )
+    return SPAN.sub(
+        lambda span: LETTER.sub(lambda letter: names.get(letter.group(), letter.group()), span.group()), text
+    )
+
+
+def renamed_and_renumbered(text: str, rng: random.Random, vocabulary: list[str]) -> str:
+    return renumbered(renamed(text, rng, vocabulary), rng, vocabulary)
+
+
+def set_otherwise(text: str, rng: random.Random, vocabulary: list[str]) -> str:
+    r"""Change the layout only: \( \) or no delimiters, \dfrac, runs of capitals with or without spaces, spaces before
+    punctuation."""
+    spans = rng.choice([r"\( {} \)", " {} ", "$ {} $"])
+    text = SPAN.sub(lambda span: spans.replace("{}", spaced(span.group().strip("$"))), text)
+    text = text.replace(r"\frac", r"\dfrac").replace(r"\leq", r"\le ").replace(r"\geq", r"\geqslant ")
+    return re.sub(r"(?<=\w)([?.,])(?=\s|$)", r" \1", text)
+
+
+def spaced(mathematics: str) -> str:
+    return re.sub(r"(?<![A-Za-z\\])[A-Z]{2,4}(?![A-Za-z])", lambda run: " ".join(run.group()), mathematics)
+
+
 MUTATIONS: dict[str, Callable[[str, random.Random, list[str]], str]] = {
     "copied": lambda text, rng, vocabulary: text,
+    "other layout": set_otherwise,
+    "letters renamed": renamed,
+    "letters renamed, renumbered": renamed_and_renumbered,
     "renumbered": renumbered,
     "renumbered, other notation": rewritten,
     "renumbered, 5% of words": reworded(0.05),

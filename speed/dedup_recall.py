@@ -4,7 +4,8 @@
 
 Every text gets an edited copy (a share of its words replaced by words of the file), so that similarities cover the whole range;
 unchanged copies are dropped. The ground truth is the exact Jaccard similarity of all pairs, computed from an inverted index over
-word tuples that shares no code with `tasks.problems.dedup`. datasketch's MinHashLSH with default settings is run for comparison.
+tuples of words of the normal form, with no code of `tasks.problems.dedup` but this form. datasketch's MinHashLSH with default
+settings is run for comparison.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def plant(texts: list[str], seed: int) -> list[str]:
 
 
 def word_tuples(text: str, ngram: int) -> set[tuple[str, ...]]:
-    words = text.lower().split()
+    words = normalise(text).split()
     return {tuple(words[i : i + ngram]) for i in range(max(1, len(words) - ngram + 1))}
 
 

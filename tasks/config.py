@@ -177,30 +177,36 @@ class DedupSettings(Settings):
     seed: int = Field(default=1, ge=0, lt=2**32)
 
 
+Check = Literal["ngram", "jaccard", "template", "paraphrase"]
+
+
 class DecontamSettings(Settings):
     """When a problem is flagged as a benchmark problem or a variant of one.
 
     Benchmark problems are those of `benchmarks` (which are neither evolved nor exported), all seeds and curated problems
     whose source declares them as such, and the test split. Descendants of a benchmark problem are always flagged;
-    `checks` lists the checks on the texts. speed/decontam.py measures the hits and false alarms of these values.
+    `checks` lists the checks on the texts (tasks/problems/decontam.py). speed/decontam.py measures their hits and false alarms.
     Sources in `not_evaluated` (names) contain test problems that no student is evaluated on: they count as training data.
     """
 
     benchmarks: tuple[SerializeAsAny[Source], ...] = ()
     not_evaluated: tuple[str, ...] = ()
-    checks: tuple[Literal["ngram", "jaccard", "template"], ...] = ("ngram", "jaccard", "template")
+    checks: tuple[Check, ...] = ("ngram", "jaccard", "template", "paraphrase")
     gram_words: PositiveInt = 13
-    gram_share: Probability = 0.05  # minimum share of a benchmark problem's grams that the row contains
-    common_grams: PositiveInt = 2  # a gram in more text families than this is a stock phrase and not evidence
-    family_threshold: float = Field(default=0.3, gt=0.0, le=1.0)  # similarity within a family of texts
+    gram_share: Probability = (
+        0.33  # minimum share of a benchmark problem's information in the common runs of words
+    )
     threshold: float = Field(default=0.7, gt=0.0, le=1.0)  # Jaccard check
     ngram: PositiveInt = 3  # words per shingle of the Jaccard and template checks
     template_threshold: float = Field(default=0.5, gt=0.0, le=1.0)
-    # Word counts exclude numbers. A template with fewer than `short_template_words` words must reach `threshold`. Below
-    # `template_words` the formulas must be equal apart from their numbers, and contain at least `formula_numbers` numbers.
-    short_template_words: PositiveInt = 20
-    template_words: PositiveInt = 8
-    formula_numbers: PositiveInt = 6
+    # Bits, see tasks/problems/reference.py: what a row and a benchmark problem have in common carries at least `shared_bits`,
+    # unless the texts are equal; a problem with at least `formula_bits` is also found by a template that is equal.
+    shared_bits: NonNegativeFloat = 40.0
+    formula_bits: NonNegativeFloat = 30.0
+    # A paraphrase: the same numbers, a similar vocabulary, and at least these bits of distinct numbers and of common words.
+    paraphrase_threshold: float = Field(default=0.2, gt=0.0, le=1.0)
+    number_bits: NonNegativeFloat = 9.0
+    word_bits: NonNegativeFloat = 30.0
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> DecontamSettings:

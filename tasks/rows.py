@@ -266,6 +266,7 @@ class FindingKind(StrEnum):
     NGRAM = "ngram"
     JACCARD = "jaccard"
     TEMPLATE = "template"
+    PARAPHRASE = "paraphrase"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

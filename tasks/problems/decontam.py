@@ -1,10 +1,15 @@
 """Detection of benchmark problems and their variants: exactly, by lineage, and by overlap with the benchmarks' texts.
 
-There are three overlap checks, each exact up to collisions of 63-bit hashes:
-- *n-gram*: a run of 13 words of a benchmark problem (Brown et al. 2020, appendix C), stock phrases excluded.
+Texts are compared in the normal form of `tasks.problems.tokens`, without program code. There are four overlap checks, each
+exact up to collisions of 63-bit hashes:
+- *n-gram*: runs of 13 words of a benchmark problem (Brown et al. 2020, appendix C), whatever its letters are called.
 - *Jaccard*: the similarity by which `tasks.problems.dedup` removes near-duplicates.
-- *Template*: the same similarity after replacing every number by one mark, which finds renumbered problems. Texts that are
-  little more than a formula are compared character by character instead, with their numbers masked.
+- *Template*: the similarity after masking numbers and letters, which finds renumbered and renamed problems.
+- *Paraphrase*: the same numbers, and rare words in common, both in any order.
+
+What texts have in common must carry enough information: common phrases are no evidence of a copy. The information of words is
+estimated from reference problems (`tasks.problems.reference`), not from the benchmarks. A problem that carries little, such as
+"Evaluate 3^2 + 4^2", is found where a text is equal to it.
 
 The benchmarks are small and the rows are many, so the benchmarks are indexed and the rows are streamed. For a Jaccard
 similarity of at least t with a benchmark text of s shingles, a row must share at least ceil(t s) of them, and therefore
@@ -18,34 +23,27 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
-from scipy.sparse.csgraph import connected_components
 
 from tasks.config import DecontamSettings
 from tasks.errors import UserError
-from tasks.problems.dedup import Indices, jaccards, offsets_of, shingle_matrix
-from tasks.problems.wording import MARK, MARK_HASH, Tokens, formula, tokenise, windows, word_hash, words
+from tasks.problems.arrays import Indices, combine_hashes, offsets_of
+from tasks.problems.compared import Compared
+from tasks.problems.dedup import jaccards
+from tasks.problems.reference import reference
+from tasks.problems.wording import Wording
 from tasks.rows import Finding, FindingKind, Problem
 
 _ROWS_AT_ONCE = 10_000  # bounds the memory use of `findings`
 
 
 _ORDER = {kind: place for place, kind in enumerate(FindingKind)}
+_Key = TypeVar("_Key", bytes, int)
 _NEVER = 2.0  # a similarity that is never reached
-
-
-def _template_shingles(tokens: Tokens, count: int, ngram: int) -> csr_array:
-    """Return one row per text: the distinct shingles of its template as sorted columns (none if it is too short)."""
-    starts, values = windows(tokens.masked, tokens.masked_rows, ngram)
-    sizes = np.bincount(tokens.masked_rows[starts], minlength=count)
-    ones = np.ones(len(values), dtype=np.int8)
-    matrix = csr_array((ones, values, offsets_of(sizes)), shape=(count, np.iinfo(np.int64).max))
-    matrix.sum_duplicates()
-    matrix.data[:] = 1
-    return matrix
 
 
 # --- the index ---------------------------------------------------------------------------------------------------
@@ -66,9 +64,13 @@ class _Postings:
         maybe[keys & (len(maybe) - 1)] = True
         return cls(keys=keys[order], owners=owners[order], maybe=maybe)
 
+    def possible(self, values: Indices) -> Indices:
+        """Return the indices of all values that are keys, and of a few others."""
+        return np.flatnonzero(self.maybe[values & (len(self.maybe) - 1)])
+
     def matches(self, values: Indices) -> tuple[Indices, Indices]:
         """Return all matches as index pairs (into `values`, into `keys`)."""
-        candidates = np.flatnonzero(self.maybe[values & (len(self.maybe) - 1)])
+        candidates = self.possible(values)
         lows = np.searchsorted(self.keys, values[candidates], side="left")
         counts = np.searchsorted(self.keys, values[candidates], side="right") - lows
         within = np.arange(counts.sum()) - np.repeat(offsets_of(counts)[:-1], counts)
@@ -77,26 +79,32 @@ class _Postings:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Neighbours:
-    """Search for benchmark texts whose shingles have a Jaccard similarity with a row's of at least the text's threshold."""
+    """Search for benchmark texts whose shingles have a Jaccard similarity with a row's of at least `threshold`."""
 
     shingles: csr_array
     rarest: _Postings
-    thresholds: NDArray[np.float64]
+    threshold: float
 
     @classmethod
-    def build(cls, shingles: csr_array, thresholds: NDArray[np.float64]) -> _Neighbours:
-        """Index benchmark texts; one without shingles, or with a threshold above 1, is never found."""
+    def build(
+        cls, shingles: csr_array, threshold: float, common: NDArray[Any], weights: NDArray[np.float64], least: float
+    ) -> _Neighbours:  # fmt: skip
+        """Index benchmark texts; one without shingles is never found, and none is if the threshold is above 1.
+
+        Each entry of `shingles` has an entry of `common` and `weights`: the index holds the least common ones. Rows that share
+        a smaller weight than `least` with a text need not be found.
+        """
         sizes = np.diff(shingles.indptr)
         owners = np.repeat(np.arange(len(sizes)), sizes)
         keys = shingles.indices.astype(np.int64, copy=False)
-        _, inverse, frequencies = np.unique(keys, return_inverse=True, return_counts=True)
-        order = np.lexsort((keys, frequencies[inverse], owners))
-        needed = np.ceil(thresholds * sizes - 1e-9).astype(np.int64)
+        order = np.lexsort((keys, common, owners))
+        needed = np.ceil(threshold * sizes - 1e-9).astype(np.int64)
         rank = np.arange(len(keys)) - np.repeat(offsets_of(sizes)[:-1], sizes)
-        prefix = order[rank <= np.repeat(sizes - needed, sizes)]
-        return cls(
-            shingles=shingles, rarest=_Postings.build(keys[prefix], owners[prefix]), thresholds=thresholds
-        )
+        upto = np.append(0.0, np.cumsum(weights[order]))
+        rest = np.repeat(upto[shingles.indptr[1:]], sizes) - upto[:-1]
+        prefix = order[(rank <= np.repeat(sizes - needed, sizes)) & (rest >= least - 1e-6)]
+        rarest = _Postings.build(keys[prefix], owners[prefix])
+        return cls(shingles=shingles, rarest=rarest, threshold=threshold)
 
     def of(self, shingles: csr_array) -> tuple[Indices, Indices, NDArray[np.float64]]:
         """Return all pairs (row, benchmark text) that reach the threshold, sorted, with their similarities."""
@@ -106,14 +114,71 @@ class _Neighbours:
         pairs = np.unique(rows * len(own_sizes) + self.rarest.owners[keys])
         rows, owners = np.divmod(pairs, max(1, len(own_sizes)))
         small, large = np.minimum(sizes[rows], own_sizes[owners]), np.maximum(sizes[rows], own_sizes[owners])
-        possible = np.flatnonzero(small >= self.thresholds[owners] * large - 1e-9)
+        possible = np.flatnonzero(small >= self.threshold * large - 1e-9)
         rows, owners = rows[possible], owners[possible]
         if len(rows) == 0:
             return rows, owners, np.empty(0)
         both = csr_array(vstack([shingles[rows], self.shingles[owners]], format="csr"))
         similarity = jaccards(both, np.arange(len(rows)), len(rows) + np.arange(len(rows)))
-        close = np.flatnonzero(similarity >= self.thresholds[owners])
+        close = np.flatnonzero(similarity >= self.threshold)
         return rows[close], owners[close], similarity[close]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Grams:
+    """The runs of words of the benchmark texts. Gram i of `keys` begins at word `starts[i]` of all benchmark texts.
+
+    `before` is the information of all words before each word; `totals` that of each text.
+    """
+
+    keys: _Postings
+    starts: Indices
+    before: NDArray[np.float64]
+    totals: NDArray[np.float64]
+    size: int
+
+    @classmethod
+    def build(
+        cls, own: Compared, information: NDArray[np.float64], count: int, settings: DecontamSettings
+    ) -> _Grams:  # fmt: skip
+        """Index the runs of words of `count` texts; `information` is that of the words of their templates."""
+        words, size = own.words.words, settings.gram_words
+        starts, values = words.windows(size)
+        if "ngram" not in settings.checks:
+            starts, values = starts[:0], values[:0]
+        order = np.lexsort((starts, values))
+        places = own.words.places
+        bits = np.where(np.append(True, np.diff(places) > 0)[: len(places)], information[places], 0.0)
+        return cls(
+            keys=_Postings.build(values, words.rows[starts]),
+            starts=starts[order],
+            before=np.concatenate([[0.0], np.cumsum(bits)]),
+            totals=np.bincount(words.rows, bits, count),
+            size=size,
+        )
+
+    def shared_with(self, words: Wording) -> tuple[Indices, Indices, Indices, NDArray[np.float64]]:
+        """Return the pairs (row, benchmark text) with a common run, the first such word of the row, and the information of the
+        words of the benchmark text that are in a common run."""
+        starts, values = words.windows(self.size)
+        some = self.keys.possible(values)
+        of_row = combine_hashes([values[some], words.rows[starts[some]]], len(some))
+        some = some[np.unique(of_row, return_index=True)[1]]  # a run that returns counts once
+        starts, values = starts[some], values[some]
+        places, keys = self.keys.matches(values)
+        rows, owners, own = words.rows[starts[places]], self.keys.owners[keys], self.starts[keys]
+        order = np.lexsort((starts[places], own, rows))
+        rows, owners, own, first = rows[order], owners[order], own[order], starts[places][order]
+        new = np.append(True, (np.diff(rows) != 0) | (np.diff(owners) != 0))[: len(rows)]
+        until = np.where(new, 0, np.roll(own, 1) + self.size)  # runs overlap: count each word once
+        ends = own + self.size
+        bits = self.before[ends] - self.before[np.minimum(np.maximum(own, until), ends)]
+        groups = np.flatnonzero(new)
+        if len(groups) == 0:
+            return rows, owners, first, bits
+        return (
+            rows[groups], owners[groups], np.minimum.reduceat(first, groups), np.add.reduceat(bits, groups)
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -122,11 +187,13 @@ class BenchmarkIndex:
 
     settings: DecontamSettings
     problems: tuple[Problem, ...]
-    grams: _Postings
-    gram_totals: Indices  # number of distinct grams of each problem that are evidence
+    grams: _Grams
     shingles: _Neighbours
     templates: _Neighbours
-    formulas: Mapping[str, tuple[int, ...]]  # problems with too few words for a template, by formula
+    weights: csr_array
+    formulas: Mapping[bytes, tuple[int, ...]]  # problems by the digest of their template
+    numbers: Mapping[int, tuple[int, ...]]  # problems by the hash of their numbers
+    vocabulary: csr_array
 
     @classmethod
     def build(cls, problems: Iterable[Problem], settings: DecontamSettings | None = None) -> BenchmarkIndex:
@@ -137,27 +204,40 @@ class BenchmarkIndex:
         settings = settings or DecontamSettings()
         kept = tuple(problems)
         _must_be_sound(kept)
-        texts = [problem.text for problem in kept]
-        tokens = tokenise(texts)
-        shingles = shingle_matrix(texts, settings.ngram)
-        templates = _template_shingles(tokens, len(kept), settings.ngram)
-        keys, owners = _distinctive_grams(texts, tokens, _families(shingles, settings), settings)
+        own = Compared.of([problem.text for problem in kept], settings.ngram)
+        bits = reference().information(own.words.template)
+        grams = _Grams.build(own, bits, len(kept), settings)
+        common = (
+            reference().frequencies(own.words.template, settings.ngram)[own.ends] / (1 + own.occurrences) ** 2
+        )
+        weights = own.templates.astype(np.float64)
+        weights.data[:] = bits[own.ends]
+        similar = settings.threshold if "jaccard" in settings.checks else _NEVER
+        masked = settings.template_threshold if "template" in settings.checks else _NEVER
         return cls(
             settings=settings,
             problems=kept,
-            grams=_Postings.build(keys, owners),
-            gram_totals=np.bincount(owners, minlength=len(kept)),
+            grams=grams,
             shingles=_Neighbours.build(
-                shingles, np.full(len(kept), settings.threshold if "jaccard" in settings.checks else _NEVER)
+                own.shingles, similar, _frequencies(own.shingles), np.zeros(own.shingles.nnz), 0.0
             ),
-            templates=_Neighbours.build(templates, _template_thresholds(tokens, len(kept), settings)),
-            formulas=_formulas(texts, tokens, settings),
+            templates=_Neighbours.build(
+                own.templates,
+                masked,
+                common + _frequencies(own.templates),
+                weights.data,
+                settings.shared_bits,
+            ),
+            weights=weights,
+            formulas=_formulas(own.digests, grams.totals, settings),
+            numbers=_by_number(own, settings),
+            vocabulary=own.vocabulary,
         )
 
     def findings(self, texts: Iterable[tuple[str, str]]) -> Iterator[Finding]:
         """Yield the overlaps of a stream of (problem id, text) pairs with the benchmarks.
 
-        They are in input order, within a row by kind (n-gram, Jaccard, template), then in the order of `problems`.
+        They are in input order, within a row by kind (n-gram, Jaccard, template, paraphrase), then in the order of `problems`.
         """
         stream = iter(texts)
         while batch := list(islice(stream, _ROWS_AT_ONCE)):
@@ -166,58 +246,69 @@ class BenchmarkIndex:
     def _batch(self, ids: list[str], texts: list[str]) -> list[Finding]:
         if not self.problems:
             return []
-        tokens = tokenise(texts)
-        found = [
-            (row, FindingKind.NGRAM, owner, score, self._gram(texts[row], start))
-            for row, owner, start, score in self._shared_grams(tokens)
-        ]
-        for kind, neighbours, shingles in (
-            (FindingKind.JACCARD, self.shingles, shingle_matrix(texts, self.settings.ngram)),
-            (
-                FindingKind.TEMPLATE,
-                self.templates,
-                _template_shingles(tokens, len(texts), self.settings.ngram),
-            ),
-        ):
-            columns = (column.tolist() for column in neighbours.of(shingles))
-            found += [
-                (row, kind, owner, score, self._start(owner))
-                for row, owner, score in zip(*columns, strict=True)
-            ]
-        few = np.flatnonzero(_plain_words(tokens, len(texts)) < self.settings.template_words)
-        found += [
-            (row, FindingKind.TEMPLATE, owner, 1.0, self._start(owner))
-            for row in few.tolist()
-            for owner in self.formulas.get(formula(texts[row]), ())
-        ]
-        found.sort(key=lambda entry: (entry[0], _ORDER[entry[1]], entry[2]))
-        return [
-            self._finding(ids[row], owner, kind, score, detail) for row, kind, owner, score, detail in found
-        ]
+        rows = Compared.of(texts, self.settings.ngram)
+        found = {
+            (row, _ORDER[kind], owner): self._finding(ids[row], owner, kind, score, detail)
+            for kind, hits in (
+                (FindingKind.NGRAM, self._by_grams(rows)),
+                (FindingKind.JACCARD, self._by_shingles(self.shingles, rows.shingles, rows)),
+                (FindingKind.TEMPLATE, self._by_shingles(self.templates, rows.templates, rows)),
+                (FindingKind.TEMPLATE, self._by_formula(rows)),
+                (FindingKind.PARAPHRASE, self._by_vocabulary(rows)),
+            )
+            for row, owner, score, detail in hits
+        }
+        return [found[key] for key in sorted(found)]
 
-    def _shared_grams(self, tokens: Tokens) -> Iterator[tuple[int, int, int, float]]:
-        """Yield (row, benchmark text, position of the first shared gram in the row, score) of the n-gram overlaps."""
-        starts, values = windows(tokens.hashes, tokens.rows, self.settings.gram_words)
-        places, keys = self.grams.matches(values)
-        rows = tokens.rows[starts[places]]
-        once = rows * len(self.grams.keys) + keys  # each gram counts once per row
-        _, first = np.unique(once, return_index=True)
-        pairs, where, shared = np.unique(
-            rows[first] * len(self.problems) + self.grams.owners[keys[first]],
-            return_inverse=True,
-            return_counts=True,
-        )
-        earliest = np.full(len(pairs), len(tokens.rows), dtype=np.int64)
-        np.minimum.at(earliest, where, starts[places[first]])
-        rows, owners = np.divmod(pairs, len(self.problems))
-        scores = shared / self.gram_totals[owners]
-        enough = np.flatnonzero(scores >= self.settings.gram_share)
-        rows, owners, scores, earliest = rows[enough], owners[enough], scores[enough], earliest[enough]
-        within = earliest - np.searchsorted(tokens.rows, rows)
-        return zip(rows.tolist(), owners.tolist(), within.tolist(), scores.tolist(), strict=True)
+    def _by_grams(self, compared: Compared) -> Iterator[_Hit]:
+        words = compared.words.words
+        rows, owners, first, bits = self.grams.shared_with(words)
+        scores = bits / np.maximum(self.grams.totals[owners], 1.0)
+        enough = (scores >= self.settings.gram_share) & (bits >= self.settings.shared_bits)
+        begin = np.searchsorted(words.rows, rows)
+        for row, owner, start, score in zip(
+            rows[enough].tolist(), owners[enough].tolist(), (first - begin)[enough].tolist(), scores[enough].tolist(),
+            strict=True,
+        ):  # fmt: skip
+            names = compared.words.names(row)[start : start + self.settings.gram_words]
+            yield row, owner, score, " ".join(names)
 
-    def _gram(self, text: str, start: int) -> str:
-        return " ".join(words(text)[start : start + self.settings.gram_words])
+    def _by_shingles(
+        self, neighbours: _Neighbours, shingles: csr_array, compared: Compared
+    ) -> Iterator[_Hit]:
+        """Yield the neighbours that share enough information, or all shingles."""
+        rows, owners, scores = neighbours.of(shingles)
+        if len(rows) == 0:
+            return
+        shared = self.weights[owners].multiply(compared.templates[rows]).sum(axis=1)
+        equal = (scores == 1.0) & (neighbours is self.shingles)
+        enough = np.flatnonzero((np.asarray(shared).ravel() >= self.settings.shared_bits) | equal)
+        for place in enough.tolist():
+            owner = int(owners[place])
+            yield int(rows[place]), owner, float(scores[place]), self._start(owner)
+
+    def _by_formula(self, compared: Compared) -> Iterator[_Hit]:
+        for row, digest in enumerate(compared.digests):
+            for owner in self.formulas.get(digest, ()):
+                yield row, owner, 1.0, self._start(owner)
+
+    def _by_vocabulary(self, compared: Compared) -> Iterator[_Hit]:
+        """Yield the texts with the same numbers whose vocabularies have enough information in common."""
+        pairs = [
+            (row, owner) for row, same in enumerate(compared.numbers) for owner in self.numbers.get(same, ())
+        ]
+        if not pairs:
+            return
+        rows, owners = np.array(pairs).T
+        one, other = compared.vocabulary[rows], self.vocabulary[owners]
+        shared = np.asarray(one.multiply(other != 0).sum(axis=1)).ravel()
+        union = np.asarray(one.sum(axis=1)).ravel() + np.asarray(other.sum(axis=1)).ravel() - shared
+        scores = shared / np.maximum(union, 1.0)
+        settings = self.settings
+        close = (scores >= settings.paraphrase_threshold) & (shared >= settings.word_bits)
+        for place in np.flatnonzero(close).tolist():
+            owner = int(owners[place])
+            yield int(rows[place]), owner, float(scores[place]), self._start(owner)
 
     def _start(self, owner: int) -> str:
         return " ".join(self.problems[owner].text.split())[:80]
@@ -234,6 +325,10 @@ class BenchmarkIndex:
         )
 
 
+_Hit = tuple[int, int, float, str]
+"""Row, benchmark text, score and detail of a finding."""
+
+
 def _must_be_sound(problems: Sequence[Problem]) -> None:
     for problem in problems:
         if not problem.text.strip():
@@ -248,68 +343,33 @@ def _must_be_sound(problems: Sequence[Problem]) -> None:
         )
 
 
-def _families(shingles: csr_array, settings: DecontamSettings) -> Indices:
-    """Return the family of every benchmark text: texts linked by similar pairs, such as the parts of one long problem."""
-    count = len(shingles.indptr) - 1
-    first, second, _ = _Neighbours.build(shingles, np.full(count, settings.family_threshold)).of(shingles)
-    links = csr_array((np.ones(len(first), dtype=np.int8), (first, second)), shape=(count, count))
-    return connected_components(links, directed=False)[1].astype(np.int64)
+def _frequencies(shingles: csr_array) -> Indices:
+    """Return the number of texts with each entry."""
+    _, inverse, frequencies = np.unique(shingles.indices, return_inverse=True, return_counts=True)
+    return frequencies[inverse]
 
 
-def _distinctive_grams(
-    texts: Sequence[str], tokens: Tokens, families: Indices, settings: DecontamSettings
-) -> tuple[Indices, Indices]:
-    """Return the distinct pairs (gram, text) without stock phrases; none if the check is off.
-
-    A gram is a stock phrase if it occurs in more than `common_grams` families, ignoring its numbers and single letters:
-    "m/n, where m and n are relatively prime positive integers. Find m + n" is the same phrase with p and q.
-    """
-    if "ngram" not in settings.checks:
-        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    starts, values = windows(tokens.hashes, tokens.rows, settings.gram_words)
-    skeletons = np.array(
-        [word_hash(_skeleton(word)) for text in texts for word in words(text)], dtype=np.uint64
-    )
-    _, phrases = windows(skeletons, tokens.rows, settings.gram_words)
-    owners = tokens.rows[starts]
-    known = np.unique(np.stack([phrases, families[owners]], axis=1), axis=0)[:, 0]
-    spread = np.searchsorted(known, phrases, side="right") - np.searchsorted(known, phrases, side="left")
-    rare = spread <= settings.common_grams
-    table = np.unique(np.stack([values[rare], owners[rare]], axis=1), axis=0)
-    return table[:, 0], table[:, 1]
-
-
-def _skeleton(word: str) -> str:
-    return MARK if word[0].isdigit() or len(word) == 1 else word
-
-
-def _plain_words(tokens: Tokens, count: int) -> Indices:
-    """Return the number of words of every text, numbers excluded."""
-    return np.bincount(tokens.masked_rows[tokens.masked != MARK_HASH], minlength=count)
-
-
-def _template_thresholds(tokens: Tokens, count: int, settings: DecontamSettings) -> NDArray[np.float64]:
-    """Return the threshold of every benchmark text: `_NEVER` if it has too few words or the check is off."""
-    sizes = _plain_words(tokens, count)
-    of_short = max(settings.threshold, settings.template_threshold)
-    thresholds = np.where(sizes < settings.short_template_words, of_short, settings.template_threshold)
-    unfit = (sizes < settings.template_words) | ("template" not in settings.checks)
-    return np.where(unfit, _NEVER, thresholds)
-
-
-def _formulas(texts: Sequence[str], tokens: Tokens, settings: DecontamSettings) -> dict[str, tuple[int, ...]]:
-    """Return the benchmark texts with too few words for a template but enough numbers, by formula."""
-    formulas: dict[str, tuple[int, ...]] = {}
+def _formulas(
+    digests: Sequence[bytes], information: NDArray[np.float64], settings: DecontamSettings
+) -> dict[bytes, tuple[int, ...]]:
+    """Return the benchmark texts that are known by their whole template, by its digest; none if the check is off."""
     if "template" not in settings.checks:
-        return formulas
-    sizes: list[int] = _plain_words(tokens, len(texts)).tolist()
-    for owner, (text, size) in enumerate(zip(texts, sizes, strict=True)):
-        if size >= settings.template_words:
-            continue
-        key = formula(text)
-        if key.count(MARK) >= settings.formula_numbers:
-            formulas[key] = (*formulas.get(key, ()), owner)
-    return formulas
+        return {}
+    return _grouped(digests, np.flatnonzero(information >= settings.formula_bits))
+
+
+def _by_number(own: Compared, settings: DecontamSettings) -> dict[int, tuple[int, ...]]:
+    """Return the benchmark texts with enough numbers, by the hash of these; none if the check is off."""
+    if "paraphrase" not in settings.checks:
+        return {}
+    return _grouped(own.numbers, np.flatnonzero(own.number_bits >= settings.number_bits))
+
+
+def _grouped(keys: Sequence[_Key], owners: Indices) -> dict[_Key, tuple[int, ...]]:
+    groups: dict[_Key, tuple[int, ...]] = {}
+    for owner in owners.tolist():
+        groups[keys[owner]] = (*groups.get(keys[owner], ()), owner)
+    return groups
 
 
 # --- lineage -----------------------------------------------------------------------------------------------------

@@ -1,18 +1,18 @@
 """Near-duplicate removal: MinHash banding for candidates, exact Jaccard similarity, a greedy pass in priority order.
 
-A text is represented by the set of its word n-grams (lower-cased, split at white space; a text shorter than n words is
-one shingle, the tuple of all its words). Shingles are 63-bit hashes in one sparse matrix with a row per text, so that a
-million texts fit into memory and the exact similarity of many pairs is one matrix operation. Connected components are
-not used, because they would merge a whole chain of evolved problems into its seed.
+A text is represented by the set of its word n-grams. Words are the tokens of the normal form of `tasks.problems.tokens`, so
+that layout makes no difference; a text shorter than n words is one shingle, the tuple of all its words. Shingles are
+63-bit hashes in one sparse matrix with a row per text, so that a million texts fit into memory and the exact similarity of
+many pairs is one matrix operation. Connected components are not used, because they would merge a whole chain of evolved
+problems into its seed.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,12 @@ import xxhash
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from tasks.problems.arrays import Indices, combine_hashes, offsets_of
 from tasks.problems.minhash import signatures
+from tasks.problems.tokens import Kind, Tokens, Vocabulary, tokenise
 
-Indices = NDArray[np.int64]
 EDGE = np.dtype([("i", np.int64), ("j", np.int64), ("jaccard", np.float64)])
 
-_NUMBER = re.compile(r"\d{1,3}(?:(?:\{,\}|,)\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+")
 _TEXTS_AT_ONCE = 1000  # batch size of hashing and signatures; fits into the CPU cache
 _PAIRS_AT_ONCE = 1 << 20  # batch size of candidate enumeration
 _AGREEMENTS = 20 << 20  # edges are complete up to this many agreements, or up to
@@ -54,7 +54,7 @@ class Deduplication:
 
     `cluster_id[i]` is the kept text that removed text i, or i itself if text i was kept. `edges` is a sorted array of
     records (i, j, jaccard), i < j: every pair of distinct texts that reaches the threshold. A text that equals an earlier
-    one (ignoring case and white space) has one edge, to the first copy, so that many copies need linear space.
+    one (ignoring case and layout) has one edge, to the first copy, so that many copies need linear space.
 
     The edges among texts that differ only in a number or a name are quadratic in the number of texts. If there are too
     many, `whole` is False and `edges` contains only the pairs whose earlier text was kept; all else is unchanged.
@@ -83,13 +83,15 @@ class Banding:
 
 
 def normalise(text: str) -> str:
-    """Return the text in lower case with single spaces. Two texts with the same result are exact duplicates."""
-    return " ".join(text.lower().split())
+    """Return the normal form of a text in readable form. Two texts with the same result are exact duplicates."""
+    return " ".join(tokenise([text]).names()).lower()
 
 
 def template_key(text: str) -> str:
-    """Return the normalised text with every number masked as `#`. Equal keys mean "same problem, different numbers"."""
-    return _NUMBER.sub("#", normalise(text))
+    """Return `normalise(text)` with every number masked as `#`. Equal keys mean "same problem, different numbers"."""
+    tokens = tokenise([text])
+    numbers = (tokens.kinds == Kind.NUMBER).tolist()
+    return " ".join("#" if mask else name for name, mask in zip(tokens.names(), numbers, strict=True)).lower()
 
 
 def near_duplicates(
@@ -172,12 +174,10 @@ def sketch(texts: Sequence[str], *, threshold: float, ngram: int, seed: int) -> 
     """Return the sketch of these texts. `joined` concatenates the sketches of several parts."""
     if not 0.0 < threshold <= 1.0 or ngram < 1:
         raise ValueError(f"threshold must be in (0, 1] and ngram at least 1, got {threshold} and {ngram}")
-    banding, known = banding_for(threshold), _WordHashes()
+    banding, vocabulary = banding_for(threshold), Vocabulary()
+    parts = (texts[low : low + _TEXTS_AT_ONCE] for low in range(0, max(1, len(texts)), _TEXTS_AT_ONCE))
     return joined(
-        [
-            _sketch(_Words.of(texts[low : low + _TEXTS_AT_ONCE], known), ngram, banding, seed)
-            for low in range(0, max(1, len(texts)), _TEXTS_AT_ONCE)
-        ]
+        [_sketch(_Words.of(tokenise(part, vocabulary), len(part)), ngram, banding, seed) for part in parts]
     )
 
 
@@ -202,25 +202,16 @@ def joined(parts: list[Sketch]) -> Sketch:
     return Sketch(digests=digests, shingles=shingles, counts=counts, keys=keys)
 
 
-class _WordHashes(dict[str, int]):
-    def __missing__(self, word: str) -> int:
-        value = self[word] = xxhash.xxh3_64_intdigest(word.encode("utf-8", "surrogatepass"))
-        return value
-
-
 @dataclass(frozen=True, slots=True)
 class _Words:
-    """The words of n texts as concatenated 64-bit hashes, and the number of words of each text."""
+    """The tokens of n texts as concatenated 64-bit hashes, and the number of tokens of each text."""
 
     hashes: NDArray[np.uint64]
     lengths: Indices
 
     @classmethod
-    def of(cls, texts: Sequence[str], known: _WordHashes) -> _Words:
-        words = [text.lower().split() for text in texts]
-        lengths = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
-        hashes = map(known.__getitem__, chain.from_iterable(words))
-        return cls(np.fromiter(hashes, dtype=np.uint64, count=int(lengths.sum())), lengths)
+    def of(cls, tokens: Tokens, count: int) -> _Words:
+        return cls(tokens.hashes(), np.bincount(tokens.rows, minlength=count))
 
     def digests(self) -> NDArray[np.uint64]:
         """[n, 2]: 128 bits per text; equal rows mean the same words in the same order."""
@@ -231,7 +222,12 @@ class _Words:
 
 def shingle_matrix(texts: Sequence[str], ngram: int) -> csr_array:
     """Return one row per text: its distinct shingles as sorted 63-bit column numbers."""
-    return _distinct_shingles(_Words.of(texts, _WordHashes()), ngram)
+    return shingles_of(tokenise(texts), len(texts), ngram)
+
+
+def shingles_of(tokens: Tokens, count: int, ngram: int) -> csr_array:
+    """Return `shingle_matrix` of the `count` texts that these are the tokens of."""
+    return _distinct_shingles(_Words.of(tokens, count), ngram)
 
 
 def _sets(columns: Indices, counts: Indices) -> csr_array:
@@ -254,22 +250,6 @@ def _distinct_shingles(words: _Words, ngram: int) -> csr_array:
     matrix = _sets((values >> np.uint64(1)).astype(np.int64), counts)
     matrix.sum_duplicates()  # a set, not a bag
     return matrix
-
-
-def combine_hashes(columns: Sequence[NDArray[Any]], count: int) -> NDArray[np.uint64]:
-    """Return one hash per row of `columns`, sensitive to order and count (with the finaliser of splitmix64)."""
-    value = np.full(count, len(columns), dtype=np.uint64)
-    for column in columns:
-        value = value * np.uint64(0x9E3779B97F4A7C15) + column.astype(np.uint64)
-        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        value ^= value >> np.uint64(31)
-    return value
-
-
-def offsets_of(counts: Indices) -> Indices:
-    """Return the positions at which consecutive groups of these sizes begin, and the end of the last one."""
-    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)])
 
 
 # --- candidates and their verification ---------------------------------------------------------------------------

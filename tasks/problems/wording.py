@@ -1,190 +1,166 @@
-"""Problem texts as words, and as templates in which every number is one mark; used to find overlaps.
+"""Problem texts as sequences to compare: their words, and their templates, in which numbers and letters are masked.
 
-Texts are tokenised once, in bulk, into hashed words, so that all steps after the regular expression are vectorised.
+Both come from the normal form of `tasks.problems.tokens`, without its group marks. All letters of a text are alike in a
+run of a few words except for the places where a letter returns: two runs are equal if one results from the other by
+renaming letters one to one (parameterised matching: Baker 1993). Every run is compared by itself, so that it does not
+matter which letters occur elsewhere in the text.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
-from tasks.problems.dedup import Indices, combine_hashes
+from tasks.problems.arrays import Hashes, Indices, combine_hashes
+from tasks.problems.tokens import CARDINALS, Kind, Tokens, Vocabulary, neighbours, tokenise, word_hash
 
-_DIGITS = r"\d+(?:(?:,|\{,\})\d{3}(?!\d))*(?:\.\d+)?"
-_TOKEN = re.compile(rf"\\[a-z]+|[^\W\d_]+|{_DIGITS}(?:(?:st|nd|rd|th)(?![a-z]))?|%")
-_NUMBER_ALONE = re.compile(_DIGITS)
-_LAYOUT = re.compile(
-    r"\\(?:left|right|displaystyle|limits|quad|qquad)\b|(?<=\\)[dt](?=frac)|\\[\[\]() ,;:!]|[\s${}?.]"
+NUMBER_MARK, LETTER_MARK = "#", "@"
+NUMBER_HASH, LETTER_HASH = np.uint64(word_hash(NUMBER_MARK)), np.uint64(word_hash(LETTER_MARK))
+_VERBS = frozenset(
+    "is are was be and or has have can if for in of on to at by the with such be not lies".split()
 )
-_NO_WORDS = frozenset(
-    # layout and fonts
-    r"""\text \textbf \textit \textrm \texttt \emph \underline \mbox \hbox \mathrm \mathbf \mathit \mathsf \mathcal
-    \mathbb \mathfrak \boldsymbol \operatorname \rm \bf \it \displaystyle \textstyle \limits \nolimits \left \right
-    \middle \big \bigg \bigl \bigr \biggl \biggr \begin \end \item \quad \qquad \hspace \vspace \hfill \newline
-    \frac \dfrac \tfrac \cfrac \over"""
-    # operators, relations and marks that are punctuation when they are typed as characters
-    r""" \cdot \times \div \pm \mp \le \leq \leqslant \ge \geq \geqslant \lt \gt \ne \neq \equiv \approx \sim \cong
-    \ldots \cdots \dots \dotsc \dotsb \vdots \ddots \circ \prime \bullet \colon st nd rd th""".split()
-)
-_CARDINALS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
-    seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety""".split()
-_ORDINALS = """first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth
-    fifteenth sixteenth seventeenth eighteenth nineteenth twentieth thirtieth fortieth fiftieth sixtieth seventieth
-    eightieth ninetieth hundredth thousandth quarter""".split()
-_PARTS_AND_MULTIPLES = "half halves once twice thrice double triple quadruple".split()
-_NUMBER_WORDS = frozenset(
-    [*_CARDINALS, *_ORDINALS, *(f"{word}s" for word in _ORDINALS), *_PARTS_AND_MULTIPLES]
-)
-_SCALES = frozenset(
-    "hundred hundreds thousand thousands million millions billion billions dozen dozens".split()
-)
-_NOTHING, _WORD, _ARTICLE, _AND, _NUMBER, _SCALE = range(6)
-MARK = "#"
 
 
-def words(text: str) -> list[str]:
-    r"""Return the lower-case words and numbers, in order, without punctuation, operators and LaTeX layout commands.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Wording:
+    """The words of some texts. Word i belongs to text `rows[i]` and is `hashes[i]`, which is the same for all letters.
 
-    `\frac{1}{2}` and 1/2 are both the words 1, 2; 1,000 and 1{,}000 are 1000; % is percent; other commands are words.
+    `returns[i]` is the distance to the previous occurrence of the same letter in the same text, 0 if there is none or
+    word i is no letter.
     """
-    return [_word(token) for token in _tokens(text) if token not in _NO_WORDS]
+
+    hashes: Hashes
+    rows: Indices
+    returns: Indices
+
+    def windows(self, size: int) -> tuple[Indices, Indices]:
+        """Return the start and the 63-bit hash of every run of `size` words within one text."""
+        last = len(self.hashes) - size + 1
+        if last < 1:
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        starts = np.flatnonzero(self.rows[:last] == self.rows[size - 1 :])
+        columns = []
+        for place in range(size):
+            returns = self.returns[starts + place]
+            inside = np.where(returns <= place, returns, 0).astype(np.uint64)
+            columns.append(self.hashes[starts + place] + inside)
+        return starts, (combine_hashes(columns, len(starts)) >> np.uint64(1)).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Comparable:
+    """The words of some texts, and their templates; `places[i]` is the place of word i in the templates."""
+
+    words: Wording
+    template: Wording
+    places: Indices
+    tokens: Tokens
+
+    def numbers(self, count: int) -> tuple[Hashes, NDArray[np.float64]]:
+        """Return for each of the `count` texts a hash of its numbers in any order, and the information of the distinct ones.
+
+        Numbers are compared by value, where "twice" is 2 and "half" 0.5. Every digit counts log2(10) bits.
+        """
+        marked = self.tokens.where(
+            (self.tokens.kinds == Kind.NUMBER) | (self.tokens.kinds == Kind.NUMBER_WORD)
+        )
+        values = [value(name) for name in marked.vocabulary.names]
+        hashes = np.array([word_hash(one) for one in values], dtype=np.uint64)[marked.numbers]
+        digits = np.array([max(1, sum(map(str.isdigit, one))) for one in values], dtype=np.int64)[
+            marked.numbers
+        ]
+        order = np.lexsort((hashes, marked.rows))
+        rows, hashes, digits = marked.rows[order], hashes[order], digits[order]
+        new = np.append(True, (hashes[1:] != hashes[:-1]) | (rows[1:] != rows[:-1]))[: len(rows)]
+        sums = np.zeros(count, dtype=np.uint64)
+        np.add.at(sums, rows, combine_hashes([hashes], len(hashes)))
+        return sums, np.bincount(rows[new], digits[new] * np.log2(10), count)
+
+    def names(self, row: int) -> list[str]:
+        """Return the words of one text in readable form."""
+        low, high = np.searchsorted(self.words.rows, [row, row + 1])
+        names = self.tokens.vocabulary.names
+        return [names[number] for number in self.tokens.numbers[low:high].tolist()]
+
+
+def comparable(tokens: Tokens) -> Comparable:
+    """Return the words and templates of some texts. A text without words has no entries."""
+    tokens = tokens.where(tokens.kinds != Kind.GROUP)
+    letters = (tokens.kinds == Kind.LETTER) & ~_articles(tokens)
+    hashes = np.where(letters, LETTER_HASH, tokens.hashes())
+    words = Wording(hashes=hashes, rows=tokens.rows, returns=_returns(tokens, letters))
+    marks = _marks(tokens)
+    first = ~(marks & neighbours(marks, tokens.rows, 1))
+    stems = np.where(letters, LETTER_HASH, _stem_hashes(tokens.vocabulary)[tokens.numbers])
+    kept = tokens.where(first)
+    template = Wording(
+        hashes=np.where(marks, NUMBER_HASH, stems)[first],
+        rows=kept.rows,
+        returns=_returns(kept, letters[first]),
+    )
+    return Comparable(words=words, template=template, places=np.cumsum(first) - 1, tokens=tokens)
 
 
 def template(text: str) -> list[str]:
-    """Return the words, with every run of numbers (digits, words, LaTeX) replaced by one `#`, and plurals by singulars.
+    """Return the template of a text in readable form: every run of numbers is one `#`, every letter is `@`, plurals are
+    singulars.
 
     An article before a number belongs to it ("a dozen", "an 8-mile walk"), and so does the "and" of "one hundred and five".
     """
-    tokens = tokenise([text])
-    stems = {word_hash(stem): stem for stem in map(_stem, words(text))}
-    return [stems.get(value, MARK) for value in tokens.masked.tolist()]
+    found = comparable(tokenise([text]))
+    names = {word_hash(stem(name)): stem(name) for name in found.tokens.names()}
+    names |= {int(NUMBER_HASH): NUMBER_MARK, int(LETTER_HASH): LETTER_MARK}
+    return [names[value] for value in found.template.hashes.tolist()]
 
 
-def formula(text: str) -> str:
-    """Return the characters of the text with every number as one `#`, without white space, LaTeX layout and braces.
-
-    Meant for texts that are mostly a formula, such as "Evaluate 2^3 - 1^3 + 4^3", whose operators carry more information
-    than their words.
-    """
-    return _LAYOUT.sub("", _NUMBER_ALONE.sub(MARK, _plain(text)))
+_VALUES = {word: str(number) for number, word in enumerate(CARDINALS[:21])} | {
+    "once": "1", "twice": "2", "double": "2", "thrice": "3", "triple": "3", "half": "0.5", "halves": "0.5",
+    **{word: str(10 * tens) for tens, word in enumerate(CARDINALS[21:], 3)},
+}  # fmt: skip
 
 
-def _plain(text: str) -> str:
-    return (text if text.isascii() else unicodedata.normalize("NFKC", text)).lower()
+def value(name: str) -> str:
+    """Return the value of a number as decimal digits; a word that is not known stays as it is."""
+    return _VALUES.get(name) or (name.rstrip("0").rstrip(".") if "." in name else name)
 
 
-def _tokens(text: str) -> list[str]:
-    return _TOKEN.findall(_plain(text))
-
-
-def _word(token: str) -> str:
-    if token[0].isdigit():
-        return token.replace("{,}", "").replace(",", "")
-    return "percent" if token == "%" else token.removeprefix("\\")
-
-
-def _stem(word: str) -> str:
+def stem(word: str) -> str:
+    """Return a word without the ending of the plural."""
     plural = len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is"))
     return word[:-1] if plural else word
 
 
-def _kind(token: str) -> int:
-    if token in _NO_WORDS:
-        return _NOTHING
-    if token in _SCALES:
-        return _SCALE
-    if token[0].isdigit() or token in _NUMBER_WORDS:
-        return _NUMBER
-    return {"a": _ARTICLE, "an": _ARTICLE, "and": _AND}.get(token, _WORD)
+def _stem_hashes(vocabulary: Vocabulary) -> Hashes:
+    return np.array([word_hash(stem(name.lower())) for name in vocabulary.names], dtype=np.uint64)
 
 
-def word_hash(word: str) -> int:
-    """64 bits."""
-    return xxhash.xxh3_64_intdigest(word.encode("utf-8", "surrogatepass"))
+def _articles(tokens: Tokens) -> NDArray[np.bool_]:
+    """Return which letters are the article: an "a" before a word that can follow it."""
+    names = tokens.vocabulary.names
+    is_a = np.array([name in {"a", "A"} for name in names], dtype=np.bool_)
+    noun = np.array([name not in _VERBS for name in names], dtype=np.bool_)
+    words = (tokens.kinds <= Kind.SCALE) & noun[tokens.numbers]
+    return is_a[tokens.numbers] & neighbours(words, tokens.rows, -1)
 
 
-MARK_HASH = np.uint64(word_hash(MARK))
-
-
-class _Vocabulary(dict[str, int]):
-    """Assigns numbers to tokens on first use; `hashes`, `stems` and `kinds` are indexed by these numbers."""
-
-    def __init__(self) -> None:
-        self.hashes: list[int] = []
-        self.stems: list[int] = []
-        self.kinds: list[int] = []
-
-    def __missing__(self, token: str) -> int:
-        number = self[token] = len(self.kinds)
-        word = _word(token)
-        self.hashes.append(word_hash(word))
-        self.stems.append(word_hash(_stem(word)))
-        self.kinds.append(_kind(token))
-        return number
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Tokens:
-    """The concatenated hashed words of some texts; `rows[i]` is the text of word i. `masked` are the templates' words."""
-
-    hashes: NDArray[np.uint64]
-    rows: Indices
-    masked: NDArray[np.uint64]
-    masked_rows: Indices
-
-
-def tokenise(texts: Sequence[str]) -> Tokens:
-    """Return the hashed `words` and `template` of every text. A text without words has no entries."""
-    vocabulary = _Vocabulary()
-    lists = [_tokens(text) for text in texts]
-    lengths = np.fromiter(map(len, lists), dtype=np.int64, count=len(lists))
-    flat = chain.from_iterable(lists)
-    numbers = np.fromiter(map(vocabulary.__getitem__, flat), dtype=np.int64, count=int(lengths.sum()))
-    kinds = np.array(vocabulary.kinds, dtype=np.int8)[numbers]
-    present = np.flatnonzero(kinds != _NOTHING)
-    numbers, kinds = numbers[present], kinds[present]
-    rows = np.repeat(np.arange(len(lists)), lengths)[present]
-    marks = _marks(kinds, rows)
-    repeated = marks & _before(marks, rows, 1)
-    stems = np.where(marks, MARK_HASH, np.array(vocabulary.stems, dtype=np.uint64)[numbers])
-    return Tokens(
-        hashes=np.array(vocabulary.hashes, dtype=np.uint64)[numbers],
-        rows=rows,
-        masked=stems[~repeated],
-        masked_rows=rows[~repeated],
-    )
-
-
-def _marks(kinds: NDArray[np.int8], rows: Indices) -> NDArray[np.bool_]:
+def _marks(tokens: Tokens) -> NDArray[np.bool_]:
     """Return which words are part of a number."""
-    numbers = (kinds == _NUMBER) | (kinds == _SCALE)
-    number_follows = _before(numbers, rows, -1)
-    inside = (kinds == _AND) & _before(kinds == _SCALE, rows, 1)
-    return numbers | (number_follows & (inside | (kinds == _ARTICLE)))
+    kinds, rows = tokens.kinds, tokens.rows
+    numbers = (kinds >= Kind.NUMBER) & (kinds <= Kind.SCALE)
+    number_follows = neighbours(numbers, rows, -1)
+    inside = (kinds == Kind.AND) & neighbours(kinds == Kind.SCALE, rows, 1)
+    names = tokens.vocabulary.names
+    article = np.array([name in {"a", "A", "an"} for name in names], dtype=np.bool_)[tokens.numbers]
+    return numbers | (number_follows & (inside | article))
 
 
-def _before(flags: NDArray[np.bool_], rows: Indices, places: int) -> NDArray[np.bool_]:
-    """Return the flags shifted by `places` words within the same text (False where there is no such word)."""
-    moved = np.roll(flags, places) & (np.roll(rows, places) == rows)
-    if places > 0:
-        moved[:places] = False
-    else:
-        moved[places:] = False
-    return moved
-
-
-def windows(hashes: NDArray[np.uint64], rows: Indices, size: int) -> tuple[Indices, Indices]:
-    """Return the start and the 63-bit hash of every run of `size` words within one text."""
-    last = len(hashes) - size + 1
-    if last < 1:
-        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    starts = np.flatnonzero(rows[:last] == rows[size - 1 :])
-    values = combine_hashes([hashes[starts + place] for place in range(size)], len(starts))
-    return starts, (values >> np.uint64(1)).astype(np.int64)
+def _returns(tokens: Tokens, letters: NDArray[np.bool_]) -> Indices:
+    returns = np.zeros(len(tokens.numbers), dtype=np.int64)
+    places = np.flatnonzero(letters)
+    order = places[np.lexsort((places, tokens.numbers[places], tokens.rows[places]))]
+    earlier, later = order[:-1], order[1:]
+    same = (tokens.numbers[earlier] == tokens.numbers[later]) & (tokens.rows[earlier] == tokens.rows[later])
+    returns[later[same]] = (later - earlier)[same]
+    return returns

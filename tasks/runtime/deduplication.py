@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tasks.config import DedupSettings
-from tasks.problems.dedup import Deduplication, Indices, Sketch, joined, offsets_of
+from tasks.problems.arrays import Indices, offsets_of
+from tasks.problems.dedup import Deduplication, Sketch, joined
 from tasks.problems.dedup import decide as settle
 from tasks.processes.mapper import Mapper
 from tasks.rows import Edge

@@ -16,8 +16,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from tasks.config import DedupSettings, RuleSettings
+from tasks.problems.arrays import Indices
 from tasks.problems.decontam import BenchmarkIndex
-from tasks.problems.dedup import Indices, Sketch, sketch, template_key
+from tasks.problems.dedup import Sketch, sketch, template_key
 from tasks.problems.rules import check
 from tasks.rows import Finding, Problem, Reason, Reject
 from tasks.storage.tables import read_table

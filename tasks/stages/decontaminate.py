@@ -15,7 +15,7 @@ from tasks.runtime.driver import Lazy, Run, Shard, Stage, run_shards
 from tasks.runtime.pending import Pending, rows_digest
 from tasks.storage.artifacts import Artifact
 
-VERSION = 1
+VERSION = 2
 
 
 def decontaminate(

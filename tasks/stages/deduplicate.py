@@ -13,7 +13,7 @@ from tasks.runtime.pending import Pending
 from tasks.runtime.shard_work import DedupWork, reject_near_duplicates
 from tasks.storage.artifacts import Artifact
 
-VERSION = 4
+VERSION = 5
 
 
 def deduplicate(run: Run, sources: Artifact, candidates: Artifact) -> Artifact:

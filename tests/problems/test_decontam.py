@@ -6,8 +6,10 @@ The contest problems below were written for this file.
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
+from itertools import product
+from math import log2
 
 import pytest
 from hypothesis import given, settings
@@ -16,8 +18,9 @@ from hypothesis import strategies as st
 from pocket.world.generate import TIERS, problem
 from tasks.config import DecontamSettings
 from tasks.errors import UserError
-from tasks.problems import decontam
+from tasks.problems import compared, decontam
 from tasks.problems.decontam import BenchmarkIndex, decontaminate, lineage
+from tasks.problems.reference import Reference
 from tasks.rows import Finding, FindingKind, Problem, Role, Tier
 
 
@@ -56,90 +59,104 @@ def kinds(index: BenchmarkIndex, text: str) -> set[FindingKind]:
 
 # --- n-grams -----------------------------------------------------------------------------------------------------
 
-LETTERS = "ba be bi bo bu ca ce ci co cu da de di do du fa fe fi fo fu ga ge gi go gu".split()
+WORDS = [
+    f"{a}{b}" for a in "bamo keli nupa resi tovu waxe yozi".split() for b in "ra le mi no tu".split()
+]  # 12 bits each
 
 
-def test_an_ngram_finding_has_the_share_of_the_benchmarks_grams_as_score_and_the_first_as_detail() -> None:
-    index = indexed(" ".join(LETTERS[:16]))  # 16 words: 4 grams of 13
-    copied = (
-        "Zz, yy xx, " + " ".join(LETTERS[1:15]).upper() + "! Vv uu tt."
-    )  # 14 of its words: the middle 2 grams
+def test_an_ngram_finding_has_the_share_of_the_information_as_score_and_the_first_gram_as_detail() -> None:
+    index = indexed(" ".join(WORDS[:16]))
+    copied = "Zza, yya xxa, " + " ".join(WORDS[1:15]).title() + "! Vva uua."  # the middle 14 of 16 words
     [finding] = index.findings([("r", copied)])
     assert finding == Finding(
         problem_id="r",
         benchmark="contest",
         benchmark_problem_id="b0",
         kind=FindingKind.NGRAM,
-        score=2 / 4,
-        detail=" ".join(LETTERS[1:14]),
+        score=14 / 16,
+        detail=" ".join(WORDS[1:14]),
     )
 
 
-def test_twelve_common_words_are_not_evidence_and_a_repeated_gram_counts_once() -> None:
-    index = indexed(" ".join(LETTERS[:16]))
-    assert found(index, "zz " + " ".join(LETTERS[2:14]) + " zz") == []
-    twice = " ".join([*LETTERS[:13], "zz", *LETTERS[:13]])
-    assert found(index, twice) == [(0, "b0", FindingKind.NGRAM, 1 / 4)]
+def test_twelve_common_words_are_not_evidence_and_a_repeated_run_counts_once() -> None:
+    index = indexed(" ".join(WORDS[:16]), checks=["ngram"])
+    assert found(index, "zza " + " ".join(WORDS[2:14]) + " zza") == []
+    twice = " ".join([*WORDS[:13], "zza", *WORDS[:13], "zzo"])
+    assert (0, "b0", FindingKind.NGRAM, 13 / 16) in found(index, twice)
 
 
-def test_case_punctuation_and_latex_layout_do_not_hide_a_gram() -> None:
-    plain = "let x be 1/2 of the sum of y and z so that x exceeds y"
-    disguised = (
-        r"Zz. Let $x$ be $\dfrac{1}{2}$ of the \textbf{sum} of $y$ and\ $z$, so\quad that is the end of it."
-    )
-    assert kinds(indexed(plain), disguised) == {FindingKind.NGRAM}
+def test_case_punctuation_and_latex_layout_do_not_hide_a_run() -> None:
+    plain = "let x be 1/2 of the sum of y and z so that x exceeds the nuts of Gertrud"
+    disguised = r"Zza. Let $x$ be $\dfrac{1}{2}$ of the \textbf{sum} of $y$ and\ $z$, so\quad that x exceeds the nuts. The end."
+    assert FindingKind.NGRAM in kinds(indexed(plain, shared_bits=30), disguised)
 
 
 def test_a_share_below_the_minimum_is_not_a_finding() -> None:
-    text = " ".join(f"{a}{b}" for a in LETTERS for b in LETTERS[:2])  # 50 words, 38 grams
-    shared = " ".join(text.split()[:14])  # 2 of 38 grams: 0.053
-    assert found(indexed(text, gram_share=0.05), shared) == [(0, "b0", FindingKind.NGRAM, 2 / 38)]
-    assert found(indexed(text, gram_share=0.06), shared) == []
+    text = " ".join(WORDS[:26])
+    assert found(indexed(text, gram_share=0.5), " ".join(WORDS[:13])) == [(0, "b0", FindingKind.NGRAM, 0.5)]
+    assert found(indexed(text, gram_share=0.51), " ".join(WORDS[:13])) == []
 
 
-PHRASE = "can be written as {0}/{1}, where {0} and {1} are relatively prime positive integers. Find {0}+{1}."
+PHRASE = (
+    "can be expressed as {0}/{1}, where {0} and {1} are relatively prime positive integers. Find {0}+{1}."
+)
 
 
-def test_a_stock_phrase_is_not_evidence_with_any_letters() -> None:
-    stories = (
-        "Tom tosses a bent coin until heads come up. His chance to toss an even number of times",
-        "A wheel rolls down a slope beside a rectangular garden. The ratio of both areas",
-        "Two trains leave different towns towards each other at noon. The hour in which they meet",
+@pytest.mark.parametrize("letters", ["mn", "pq"])
+def test_a_common_phrase_is_not_evidence_with_any_letters(letters: str) -> None:
+    index = indexed(
+        f"A wheel rolls down beside a rectangular garden. The ratio of both areas {PHRASE.format(*'mn')}"
     )
-    benchmark = [
-        f"{story} {PHRASE.format(*pair)}" for story, pair in zip(stories, ["mn", "pq", "ab"], strict=True)
-    ]
-    fresh = f"Nine frogs jump over a pond. The mean length of a jump {PHRASE.format('m', 'n')}"
-    assert found(indexed(*benchmark), fresh) == []
-    assert kinds(indexed(*benchmark[:2]), fresh) == {
-        FindingKind.NGRAM
-    }  # in only two problems: not a stock phrase
-    assert {f[1] for f in found(indexed(*benchmark), *benchmark) if f[2] == FindingKind.NGRAM} == {
-        "b0",
-        "b1",
-        "b2",
-    }
+    assert (
+        found(index, f"Nine frogs jump over a pond. The mean length of a jump {PHRASE.format(*letters)}")
+        == []
+    )
 
 
-def test_parts_of_one_long_problem_are_one_family_so_their_common_text_is_evidence() -> None:
-    preamble = " ".join(f"{a}{b}" for a in LETTERS for b in LETTERS[:2])
-    parts = [f"{preamble} Find the {what} of it." for what in "length width depth weight".split()]
-    row_text = f"{' '.join(preamble.split()[:20])} and now for something else."
-    findings = found(indexed(*parts), row_text)
-    assert [(owner, kind) for _, owner, kind, _ in findings] == [
-        (f"b{i}", FindingKind.NGRAM) for i in range(4)
-    ]
-    assert found(indexed(*parts, family_threshold=1.0), row_text) == []
+FALSE_ALARMS = (
+    (
+        "What is the remainder when $301^4$ is divided by 10,000?",
+        r"What is the remainder when $2^5+3\cdot 7^{12}$ is divided by $11$?",
+    ),
+    (
+        "What is the value of $23^2 + 2(23)(2) + 2^2$?",
+        r"What is the value of \[3^3 - 2^3 + 5^3 - 4^3 + 7^3 - 6^3 + \dots + 21^3 - 20^3?\]",
+    ),
+    (
+        "In the figure, how long is $AB$? [asy] pair A, B; A=(0,0); B=(4,3); draw(A--B); dot(A); dot(B); label(A); [/asy]",
+        "In the figure, what is the area? [asy] pair A, B; A=(0,0); B=(4,3); draw(A--B); dot(A); dot(B); label(A); [/asy]",
+    ),
+    (
+        "Find the height of the tripod. (The notation $\\lfloor x\\rfloor$ denotes the greatest integer that is less than or "
+        "equal to $x$.) Express your answer as a common fraction.",
+        "How many geese swim on $\\lfloor x\\rfloor$ ponds? (The notation $\\lfloor x\\rfloor$ denotes the greatest integer that "
+        "is less than or equal to $x$.) Express your answer as a common fraction.",
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other"), FALSE_ALARMS)
+def test_problems_that_share_phrases_formulas_of_another_form_or_code_are_not_flagged(
+    one: str, other: str
+) -> None:
+    assert found(indexed(one), other) == [] and found(indexed(other), one) == []
 
 
 # --- Jaccard -----------------------------------------------------------------------------------------------------
 
 
 def test_jaccard_is_over_word_three_grams_and_the_threshold_is_inclusive() -> None:
-    base = " ".join(LETTERS[:19])  # 17 shingles
-    other = " ".join([*LETTERS[:16], "xa", "xb", "xc"])  # 14 of them, 17 of its own: 14 / 20 = 0.7
+    base = " ".join(WORDS[:19])  # 17 shingles
+    other = " ".join([*WORDS[:16], "zzaro", "zzero", "zzoro"])  # 14 of them, 17 of its own: 14 / 20 = 0.7
     assert (0, "b0", FindingKind.JACCARD, 0.7) in found(indexed(base), other)
     assert FindingKind.JACCARD not in kinds(indexed(base, threshold=0.7001), other)
+
+
+def test_a_text_that_is_equal_is_found_however_little_it_says() -> None:
+    index = indexed("Solve for x: 3x + 5 = 20", "How many?")
+    assert found(index, "Solve for $x$: $3 x+5=20$.", "Solve for x: 3x + 6 = 20", "how many") == [
+        (0, "b0", FindingKind.JACCARD, 1.0), (2, "b1", FindingKind.JACCARD, 1.0),
+    ]  # fmt: skip
 
 
 # --- templates ---------------------------------------------------------------------------------------------------
@@ -205,39 +222,68 @@ def test_the_renumbered_problems_are_distinguished_from_each_other() -> None:
     }
 
 
-def test_a_template_with_too_few_words_is_not_compared() -> None:
-    # solve for x x: 4 words besides the numbers; how many multiples of # are below # and end in #: 9
+def test_a_template_with_little_information_is_found_only_as_a_whole() -> None:
+    original, renumbered = "How many squares of $2$ are in $45$?", "How many squares of $3$ are in $17$?"
+    assert kinds(indexed(original, shared_bits=100), renumbered) == {FindingKind.TEMPLATE}
+    assert kinds(indexed(original, shared_bits=100), "How many cubes of $3$ are in $17$?") == set()
+    assert kinds(indexed(original, shared_bits=100, formula_bits=100), renumbered) == set()
     assert kinds(indexed("Solve for x: 3x + 5 = 20"), "Solve for x: 7x + 1 = 50") == set()
-    assert kinds(
-        indexed("How many multiples of 7 are below 90 and end in 3?"),
-        "How many multiples of 11 are below 500 and end in 1?",
-    ) == {FindingKind.TEMPLATE}
-    assert (
-        kinds(
-            indexed("How many multiples of 7 are below 90 and end in 3?", template_words=10),
-            "How many multiples of 11 are below 500 and end in 1?",
-        )
-        == set()
-    )
 
 
 def test_a_problem_that_is_mostly_a_formula_is_found_by_its_operators() -> None:
-    original = r"Evaluate \[4^3 - 1^2 + 9^3 - 6^2 + \dots + 34^3 - 31^2.\]"  # one word, 12 numbers
+    original = r"Evaluate \[4^3 - 1^2 + 9^3 - 6^2 + \dots + 34^3 - 31^2.\]"
     assert kinds(indexed(original), r"Evaluate $5^2 - 2^{10} + 11^2 - 8^{10} + \dots + 47^2-44^{10}$") == {
         FindingKind.TEMPLATE
     }
     assert kinds(indexed(original), r"Evaluate \[5^2 + 2^2 + 11^2 - 8^2 + \dots + 47^2 - 44^2.\]") == set()
-    assert kinds(indexed("Evaluate 2^3 - 1^3"), "Evaluate 5^2 - 4^2") == set()  # 4 numbers: too general
+    assert kinds(indexed("Evaluate 2^3 - 1^3"), "Evaluate 5^2 - 4^2") == set()  # too general
 
 
-def test_a_short_template_must_reach_the_threshold_of_the_jaccard_check() -> None:
-    # 9 words; 9 and 10 shingles, 7 of them shared: 7 / 12 = 0.58
-    original = "How many positive cubes less than 5000 are multiples of 12?"
-    changed = "How many positive even cubes less than 900 are multiples of 30?"
-    assert found(indexed(original), changed) == []
-    assert found(indexed(original, short_template_words=9), changed) == [
-        (0, "b0", FindingKind.TEMPLATE, 7 / 12)
-    ]
+RENAMED = (
+    (
+        r"Positive reals $a, b, c, d$ satisfy $a+b+c+d=100$. Find the maximal value of \[\sqrt[3]{\frac{a}{b+7}}+"
+        r"\sqrt[3]{\frac{b}{c+7}}+\sqrt[3]{\frac{c}{d+7}}\]",
+        r"Positive reals $x, y, z, w$ satisfy $x+y+z+w=340$. Find the maximal value of $$\sqrt[3]{\frac{x}{y+13}}+"
+        r"\sqrt[3]{\frac{y}{z+13}}+\sqrt[3]{\frac{z}{w+13}}$$",
+    ),
+    (
+        r"Let $A B C$ be an acute triangle with $A B=A C$. The bisectors of $\angle A$ and $\angle B$ meet the sides $B C$ and "
+        r"$A C$ in $D$ and $E$. Suppose that $\angle B E K=45^{\circ}$, where $K$ is the incenter of $A D C$. Find $\angle A$.",
+        r"Let $ PQR$ be an acute triangle with $ PQ \equal{} P R$ . The bisectors of $ \angle P$ and $ \angle Q$ meet the sides "
+        r"$ QR$ and $ P R$ in $ S$ and $ T$. Suppose that $ \angle QTK \equal{} 45^\circ$, where $K$ is the incenter of $ PSR$ . "
+        r"Find $ \angle P$. [i]Nobody, Nowhere[/i]",
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("original", "changed"), RENAMED)
+def test_a_problem_with_renamed_letters_and_other_layout_is_found(original: str, changed: str) -> None:
+    assert FindingKind.TEMPLATE in kinds(indexed(original), changed)
+    assert FindingKind.TEMPLATE in kinds(indexed(changed), original)
+
+
+# --- paraphrases -------------------------------------------------------------------------------------------------
+
+LADDER = "Quentin stacks 14 crates on a barge and 23 on a wagon. The barge loses half of its crates. How many are left?"
+PARAPHRASE = "On his wagon Quentin has piled up 23 crates, on the barge 14. If half of the latter fall off, what remains?"
+
+
+def test_a_paraphrase_has_the_same_numbers_and_rare_words() -> None:
+    assert kinds(indexed(LADDER), PARAPHRASE) == {FindingKind.PARAPHRASE}
+    assert kinds(indexed(LADDER), PARAPHRASE.replace("23", "24")) == set()
+    assert (
+        kinds(
+            indexed(LADDER),
+            "A pond of 14 square metres is dug, another one of 23, and half of each is filled.",
+        )
+        == set()
+    )
+    assert kinds(indexed(LADDER, paraphrase_threshold=0.9), PARAPHRASE) == set()
+    assert kinds(indexed(LADDER, word_bits=500), PARAPHRASE) == set()
+    assert kinds(indexed(LADDER, number_bits=30), PARAPHRASE) == set()
+
+
+# --- templates of longer problems ---------------------------------------------------------------------------------
 
 
 def test_a_long_reworded_and_renumbered_problem_is_found_by_its_template() -> None:
@@ -261,11 +307,12 @@ def test_an_unchanged_copy_is_found_by_every_check() -> None:
         (0, "b0", FindingKind.NGRAM, 1.0),
         (0, "b0", FindingKind.JACCARD, 1.0),
         (0, "b0", FindingKind.TEMPLATE, 1.0),
+        (0, "b0", FindingKind.PARAPHRASE, 1.0),
     ]
 
 
-def grams(words: Sequence[str], size: int) -> set[tuple[str, ...]]:
-    return {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
+def grams(words: Sequence[str], size: int) -> list[tuple[str, ...]]:
+    return [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
 
 
 def naive_template(words: Sequence[str]) -> list[str]:
@@ -273,74 +320,105 @@ def naive_template(words: Sequence[str]) -> list[str]:
     return [word for i, word in enumerate(masked) if word != "#" or i == 0 or masked[i - 1] != "#"]
 
 
-def naive_formula(text: str) -> str:
-    return "".join("#" if word.isdigit() else word for word in text.split())
+class NaiveReference:
+    """Document frequencies counted one by one."""
+
+    def __init__(self, texts: list[str]) -> None:
+        templates = [naive_template(text.split()) for text in texts]
+        self.texts = len(texts)
+        self.counts = Counter(
+            gram for words in templates for size in range(1, 6) for gram in set(grams(words, size))
+        )
+
+    def bits(self, words: Sequence[str]) -> list[float]:
+        found = []
+        for end in range(1, len(words) + 1):
+            bits = log2(self.texts) + 3 * log2(2.5)
+            for size in range(1, min(5, end) + 1):
+                gram = tuple(words[end - size : end])
+                if self.counts[gram]:
+                    before = self.counts[gram[:-1]] if size > 1 else self.texts
+                    bits = log2(max(before / self.counts[gram], 1)) + max(0, 3 - size) * log2(2.5)
+            found.append(min(bits, 12.0))
+        return found
+
+    def rarity(self, word: str) -> float:
+        return min(log2(self.texts / max(self.counts[word,], 0.5)), 12.0)
 
 
-def naive_jaccard(a: set[tuple[str, ...]], b: set[tuple[str, ...]]) -> float:
-    return len(a & b) / len(a | b) if a | b else 0.0
+def naive_ngram(
+    text: str, other: str, wanted: DecontamSettings, known: NaiveReference
+) -> tuple[float, float]:
+    """Return the bits of the words of `text` in common runs, and their share."""
+    words, template_bits = text.split(), iter(known.bits(naive_template(text.split())))
+    bits = [
+        0.0 if word.isdigit() and i and words[i - 1].isdigit() else next(template_bits) for i, word in enumerate(words)
+    ]  # fmt: skip
+    theirs, covered = set(grams(other.split(), wanted.gram_words)), set()
+    for start, gram in enumerate(grams(words, wanted.gram_words)):
+        if gram in theirs:
+            covered |= set(range(start, start + wanted.gram_words))
+    shared = sum(bits[place] for place in covered)
+    return shared, shared / max(sum(bits), 1.0)
 
 
-def dedup_shingles(text: str, ngram: int) -> set[tuple[str, ...]]:
+def naive_jaccard(a: Counter[tuple[str, ...]], b: Counter[tuple[str, ...]]) -> float:
+    return (a & b).total() / (a | b).total() if a | b else 0.0
+
+
+def shared_bits(text: str, other: str, wanted: DecontamSettings, known: NaiveReference) -> float:
+    """Return the bits of the shingles of the template of `text` that also occur in that of `other`, as often as there."""
+    words, left = naive_template(text.split()), Counter(grams(naive_template(other.split()), wanted.ngram))
+    bits, shared = known.bits(words), 0.0
+    for start, gram in enumerate(grams(words, wanted.ngram)):
+        if left[gram] > 0:
+            left[gram] -= 1
+            shared += bits[start + wanted.ngram - 1]
+    return shared
+
+
+def dedup_shingles(text: str, ngram: int) -> Counter[tuple[str, ...]]:
     words = text.split()
-    return grams(words, ngram) if len(words) >= ngram else {tuple(words)}
+    return Counter(set(grams(words, ngram) if len(words) >= ngram else [tuple(words)]))
 
 
-def naive_families(texts: list[str], wanted: DecontamSettings) -> list[int]:
-    family = list(range(len(texts)))
-    for i, a in enumerate(texts):
-        for j, b in enumerate(texts):
-            similarity = naive_jaccard(dedup_shingles(a, wanted.ngram), dedup_shingles(b, wanted.ngram))
-            if similarity >= wanted.family_threshold:
-                family = [family[i] if member == family[j] else member for member in family]
-    return family
-
-
-def naive_template_score(text: str, other: str, wanted: DecontamSettings) -> float | None:
-    masked, other_masked = naive_template(text.split()), naive_template(other.split())
-    count = sum(word != "#" for word in masked)
-    if count < wanted.template_words:
-        enough = sum(map(str.isdigit, text.split())) >= wanted.formula_numbers
-        return 1.0 if enough and naive_formula(text) == naive_formula(other) else None
-    similarity = naive_jaccard(grams(masked, wanted.ngram), grams(other_masked, wanted.ngram))
-    short = count < wanted.short_template_words
-    needed = max(wanted.threshold, wanted.template_threshold) if short else wanted.template_threshold
-    return similarity if similarity >= needed else None
+def naive_paraphrase(text: str, other: str, wanted: DecontamSettings, known: NaiveReference) -> float | None:
+    numbers = [sorted(word for word in one.split() if word.isdigit()) for one in (text, other)]
+    if numbers[0] != numbers[1] or sum(map(len, set(numbers[0]))) * log2(10) < wanted.number_bits:
+        return None
+    mine, theirs = ({word for word in one.split() if not word.isdigit()} for one in (text, other))
+    shared, union = (sum(map(known.rarity, some)) for some in (mine & theirs, mine | theirs))
+    close = shared / max(union, 1.0) >= wanted.paraphrase_threshold and shared >= wanted.word_bits
+    return shared / max(union, 1.0) if close else None
 
 
 def naive_findings(
-    benchmark: list[str], rows: list[str], wanted: DecontamSettings
+    benchmark: list[str], rows: list[str], wanted: DecontamSettings, known: NaiveReference
 ) -> dict[tuple[int, str, FindingKind], float]:
-    """Apply the definitions directly, for texts of lower-case words of two letters and of digits."""
-    families = naive_families(benchmark, wanted)
-    spread: defaultdict[tuple[str, ...], set[int]] = defaultdict(set)
-    for family, text in zip(families, benchmark, strict=True):
-        for gram in grams(text.split(), wanted.gram_words):
-            spread[tuple("#" if word.isdigit() else word for word in gram)].add(family)
+    """Apply the definitions directly, for texts of words and of digits."""
     result: dict[tuple[int, str, FindingKind], float] = {}
-    for owner, text in enumerate(benchmark):
-        evidence = {
-            gram
-            for gram in grams(text.split(), wanted.gram_words)
-            if len(spread[tuple("#" if word.isdigit() else word for word in gram)]) <= wanted.common_grams
-        }
-        for number, other in enumerate(rows):
-            shared = len(evidence & grams(other.split(), wanted.gram_words))
-            if shared and shared / len(evidence) >= wanted.gram_share:
-                result[number, f"b{owner}", FindingKind.NGRAM] = shared / len(evidence)
-            similarity = naive_jaccard(
-                dedup_shingles(text, wanted.ngram), dedup_shingles(other, wanted.ngram)
-            )
-            if similarity >= wanted.threshold:
-                result[number, f"b{owner}", FindingKind.JACCARD] = similarity
-            if (score := naive_template_score(text, other, wanted)) is not None:
-                result[number, f"b{owner}", FindingKind.TEMPLATE] = score
+    for (owner, text), (number, other) in product(enumerate(benchmark), enumerate(rows)):
+        where, enough = (number, f"b{owner}"), shared_bits(text, other, wanted, known) >= wanted.shared_bits
+        shared, share = naive_ngram(text, other, wanted, known)
+        if shared >= wanted.shared_bits and share >= wanted.gram_share and shared > 0:
+            result[*where, FindingKind.NGRAM] = share
+        similarity = naive_jaccard(dedup_shingles(text, wanted.ngram), dedup_shingles(other, wanted.ngram))
+        if similarity >= wanted.threshold and (enough or similarity == 1.0):
+            result[*where, FindingKind.JACCARD] = similarity
+        masked = [naive_template(one.split()) for one in (text, other)]
+        similarity = naive_jaccard(*(Counter(grams(one, wanted.ngram)) for one in masked))
+        if similarity >= wanted.template_threshold and enough:
+            result[*where, FindingKind.TEMPLATE] = similarity
+        if masked[0] == masked[1] and sum(known.bits(masked[0])) >= wanted.formula_bits:
+            result[*where, FindingKind.TEMPLATE] = 1.0
+        if (score := naive_paraphrase(text, other, wanted, known)) is not None:
+            result[*where, FindingKind.PARAPHRASE] = score
     return result
 
 
 def drawn_texts(rng: random.Random) -> tuple[list[str], list[str]]:
     """Return benchmark texts over a small vocabulary, some of them similar, and rows that are edited copies or unrelated."""
-    vocabulary = [*LETTERS[: rng.choice([4, 20])], "1", "23", "7"]
+    vocabulary = [*WORDS[: rng.choice([4, 20])], "1", "23", "7"]
 
     def edited(text: str) -> str:
         return " ".join(rng.choice(vocabulary) if rng.random() < 0.1 else word for word in text.split())
@@ -349,6 +427,7 @@ def drawn_texts(rng: random.Random) -> tuple[list[str], list[str]]:
     benchmark = fresh[:5] + [edited(rng.choice(fresh[:5])) for _ in range(2)]
     rows = fresh[5:] + [edited(rng.choice(benchmark)) for _ in range(8)]
     rows += [f"{rng.choice(fresh)} {edited(rng.choice(benchmark))}", ""]
+    rows += [" ".join(rng.sample(text.split(), len(text.split()))) for text in fresh[:2]]
     rng.shuffle(rows)
     return benchmark, rows
 
@@ -357,37 +436,39 @@ def drawn_texts(rng: random.Random) -> tuple[list[str], list[str]]:
 @given(
     seed=st.integers(0, 2**32),
     gram_words=st.integers(2, 6),
-    common_grams=st.integers(1, 3),
     gram_share=st.sampled_from([0.0, 0.1, 0.5]),
     threshold=st.sampled_from([0.3, 0.5, 0.7, 1.0]),
     ngram=st.integers(1, 4),
     template_threshold=st.sampled_from([0.4, 0.6, 1.0]),
-    template_words=st.integers(1, 8),
-    short_template_words=st.integers(1, 16),
-    formula_numbers=st.integers(1, 6),
+    bits=st.tuples(*[st.sampled_from([1.0, 5.0, 12.0, 30.0])] * 4),
 )
 def test_findings_agree_with_brute_force_over_the_definitions(
-    seed: int, gram_words: int, common_grams: int, gram_share: float, threshold: float, ngram: int,
-    template_threshold: float, template_words: int, short_template_words: int,
-    formula_numbers: int,
+    seed: int, gram_words: int, gram_share: float, threshold: float, ngram: int, template_threshold: float,
+    bits: tuple[float, ...],
 ) -> None:  # fmt: skip
     benchmark, rows = drawn_texts(random.Random(seed))
+    known, _ = drawn_texts(random.Random(seed + 1))
     wanted = DecontamSettings(
-        gram_words=gram_words, common_grams=common_grams, gram_share=gram_share, threshold=threshold, ngram=ngram,
-        template_threshold=template_threshold, template_words=template_words, short_template_words=short_template_words,
-        formula_numbers=formula_numbers,
+        gram_words=gram_words, gram_share=gram_share, threshold=threshold, ngram=ngram,
+        template_threshold=template_threshold, shared_bits=bits[0], formula_bits=bits[1], number_bits=bits[2],
+        word_bits=bits[3],
     )  # fmt: skip
-    index = BenchmarkIndex.build([row(f"b{i}", text) for i, text in enumerate(benchmark)], wanted)
-    listed = found(index, *rows)
+    with pytest.MonkeyPatch.context() as patch:
+        counted = Reference.of(known, at_least=1)
+        patch.setattr(compared, "reference", lambda: counted)
+        patch.setattr(decontam, "reference", lambda: counted)
+        index = BenchmarkIndex.build([row(f"b{i}", text) for i, text in enumerate(benchmark)], wanted)
+        listed = found(index, *rows)
     scores = {(number, owner, kind): score for number, owner, kind, score in listed}
-    assert scores == naive_findings(benchmark, rows, wanted) and len(scores) == len(listed)
+    assert scores == pytest.approx(naive_findings(benchmark, rows, wanted, NaiveReference(known)))
+    assert len(scores) == len(listed)
     order = [(number, list(FindingKind).index(kind), owner) for number, owner, kind, _ in listed]
     assert order == sorted(order)
 
 
 def test_the_batch_size_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark, rows = drawn_texts(random.Random(3))
-    index = indexed(*benchmark, gram_words=4, template_words=3)
+    index = indexed(*benchmark, gram_words=4, shared_bits=20)
     whole = found(index, *rows)
     monkeypatch.setattr(decontam, "_ROWS_AT_ONCE", 2)
     assert len(whole) > 10 and found(index, *rows) == whole
@@ -408,17 +489,13 @@ def test_rows_are_read_from_the_stream_on_demand(monkeypatch: pytest.MonkeyPatch
     assert (first.problem_id, taken) == ("1", 3)
 
 
-@pytest.mark.parametrize("off", ["ngram", "jaccard", "template"])
+@pytest.mark.parametrize("off", ["ngram", "jaccard", "template", "paraphrase"])
 def test_a_disabled_check_finds_nothing_and_does_not_affect_the_others(off: str) -> None:
     benchmark, rows = drawn_texts(random.Random(3))
-    benchmark.append(
-        "Evaluate 4^3 - 1^2 + 9^3 - 6^2"
-    )  # too few words for a template: its formula is compared
-    rows.append("Evaluate 5^3 - 2^2 + 8^3 - 7^2")
-    changes = {"gram_words": 4, "template_words": 3, "formula_numbers": 2}
+    changes = {"gram_words": 4, "shared_bits": 20.0}
     every = found(indexed(*benchmark, **changes), *rows)
-    kept = [check for check in ("ngram", "jaccard", "template") if check != off]
-    assert {kind for _, _, kind, _ in every} == {"ngram", "jaccard", "template"}
+    kept = [check for check in ("ngram", "jaccard", "template", "paraphrase") if check != off]
+    assert {kind for _, _, kind, _ in every} == {"ngram", "jaccard", "template", "paraphrase"}
     assert found(indexed(*benchmark, checks=kept, **changes), *rows) == [
         finding for finding in every if finding[2] != off
     ]

@@ -13,7 +13,8 @@ from datasketch.hashfunc import sha1_hash32
 from numpy.typing import NDArray
 
 from tasks.problems import minhash
-from tasks.problems.dedup import band_keys, banding_for, candidate_pairs, offsets_of, shingle_matrix
+from tasks.problems.arrays import offsets_of
+from tasks.problems.dedup import band_keys, banding_for, candidate_pairs, shingle_matrix
 from tasks.problems.minhash import minhash_of, signatures
 
 Sets = list[list[int]]
