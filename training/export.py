@@ -25,7 +25,7 @@ from training.console import log_line
 from training.data.model_files import PROMPT
 from training.evaluation.held_out import Grades, estimates
 from training.metrics import phase_seconds
-from training.preflight.check import Prepared, needs
+from training.preflight.check import Prepared, uses
 from training.preflight.disk import RESULT
 from training.preflight.memory import placement_of
 from training.run_log import RunTimer
@@ -244,7 +244,7 @@ def _counts(found: Mapping[str, int]) -> str:
 def _reference_sources(prepared: Prepared) -> dict[str, Any]:
     """Return where the labels and solutions that the algorithm used came from, as counts of rows."""
     references = prepared.references
-    return {} if references is None else {need: references.sources(need) for need in needs(prepared.plan)}
+    return {} if references is None else {need: references.sources(need) for need in uses(prepared.plan)}
 
 
 def _identity(folder: Path) -> str:

@@ -48,8 +48,9 @@ def teacher_advantage(columns: Columns) -> Floats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherAdvantage:
-    """The sum of `teacher_advantage` over this token and the later ones of its response, where each step further counts `discount`
-    times as much. 0: the token alone, as in EOPD. `floor`: the least value of a token, before the sum; None: no bound."""
+    """The sum of `teacher_advantage` over this token and the later ones of its response, where each step further counts
+    `discount` times as much. 0: the token alone, as in EOPD. `floor`: the least value of a token, before the sum; None: no
+    bound."""
 
     discount: float = 0.0
     floor: float | None = None

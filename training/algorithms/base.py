@@ -92,9 +92,9 @@ class Columns:
 
     `lengths` int64 [S]: their response tokens. `groups` int64 [S]: the number of each rollout's group. `rewards` float64 [S]:
     None without verified answers. `answer_shares` float64 [S]: the teacher's probability of the cluster that the answer of a
-    rollout falls in, None unless the algorithm asks for it. `seeds` uint64 [S]: a number that belongs to each rollout alone. `step`:
-    the number of the rollout batch, from 0. `values`: arrays [T] by the names of `training.losses.base.LossInputs`, such as
-    `rollout_logprobs` and `teacher_entropy`, and `student_entropy`.
+    rollout falls in, None unless the algorithm asks for it. `seeds` uint64 [S]: a number that belongs to each rollout alone.
+    `step`: the number of the rollout batch, from 0. `values`: arrays [T] by the names of `training.losses.base.LossInputs`, such
+    as `rollout_logprobs` and `teacher_entropy`, and `student_entropy`.
     """
 
     lengths: NDArray[np.int64]
@@ -132,8 +132,8 @@ class Sequences:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceOutputs:
-    """The value of a sequence loss, its derivatives `slopes` float64 [S] with respect to `Sequences.logprobs`, and numbers for the
-    metrics by name."""
+    """The value of a sequence loss, its derivatives `slopes` float64 [S] with respect to `Sequences.logprobs`, and numbers for
+    the metrics by name."""
 
     loss: float
     slopes: Floats
@@ -179,11 +179,11 @@ class Algorithm:
     and token weights. `rollouts`: responses of the student, or those in the dataset. `demonstrations`: whether the sequence loss
     also gets a response for each prompt, its solution (see `training.data.references`), where there is one. `scorers`: the frozen
     models. `student_outputs`: what the student itself returns about the rollouts before the first update of their batch, as
-    `old_logprobs` and `student_entropy`. `reward`, `answer_shares`: whether answers are verified, or looked up among the teacher's
-    clusters. `advantages`: the loss input of that name. `whole_updates`: whether the weights of tokens and rollouts compare all
-    rollouts of an optimizer step, or the reduction divides by the sums of these weights. `updates_per_batch`: mini-batches of a
-    rollout batch. `defaults`: settings of a run (as in RUN.json) where the paper differs from the defaults of `training.config`.
-    `source` names paper and equations; `deviations` are sentences on what differs from it.
+    `old_logprobs` and `student_entropy`. `reward`, `answer_shares`: whether answers are verified, or looked up among the
+    teacher's clusters. `advantages`: the loss input of that name. `whole_updates`: whether the weights of tokens and rollouts
+    compare all rollouts of an optimizer step, or the reduction divides by the sums of these weights. `updates_per_batch`:
+    mini-batches of a rollout batch. `defaults`: settings of a run (as in RUN.json) where the paper differs from the defaults of
+    `training.config`. `source` names paper and equations; `deviations` are sentences on what differs from it.
     """
 
     summary: str

@@ -29,7 +29,8 @@ class Options:
 def variant(options: Options) -> Algorithm:
     """Return the algorithm with these options."""
     policy = PolicyGradient(clip_low=options.clip, clip_high=options.clip, shaping=options.shaping)
-    terms, outputs = [Term(loss=policy)], ("sampled",)
+    terms = [Term(loss=policy)]
+    scorer = Scorer(role="teacher", outputs=("sampled",))
     if options.forward_kl != "none":
         weights = {
             "uncertain": TeacherUncertain(threshold=options.threshold),
@@ -37,17 +38,16 @@ def variant(options: Options) -> Algorithm:
             "everywhere": None,
         }
         terms.append(Term(loss=TopKCrossEntropy(as_kl=True), token_weight=weights[options.forward_kl]))
-        outputs = ("sampled", "top_k", "entropy")
+        scorer = Scorer(role="teacher", outputs=("sampled", "top_k", "entropy"), top_k=16)
     if options.entropy_bonus:
         terms.append(Term(loss=NegativeEntropy(), weight=options.entropy_bonus))
-    top_k = None if options.forward_kl == "none" else 16
     return replace(
         opd_rkl.ALGORITHM,
-        summary="On-policy distillation by the reverse KL of the sampled tokens, with a forward KL where the teacher is uncertain",
+        summary="On-policy distillation by the reverse KL of the sampled tokens, and a forward KL where the teacher is uncertain",
         formula="mean over tokens of max(-r_t A_t, -clip(r_t, 1 - eps, 1 + eps) A_t)"
         " + [H(p_t) > 0.8] sum_{j in top 16} p_j / m log(p_j / (m q_j)), A_t = log p(y_t) - log q_old(y_t)",
         source="EOPD (arXiv:2603.07079), Eq. 7 to 10",
-        scorers=(Scorer(role="teacher", outputs=outputs, top_k=top_k),),
+        scorers=(scorer,),
         loss=tuple(terms),
     )
 

@@ -23,8 +23,8 @@ TopKForm = Literal["teacher_renormalised", "tail_bucket", "unnormalised"]
 class TopKCrossEntropy:
     """Cross-entropy with the teacher's k most probable tokens, or with all (see `training.losses.token_losses`).
 
-    `temperature` divides the logits of both sides; only the form `teacher_renormalised` has one. `as_kl`: the divergence, that is,
-    the cross-entropy without the teacher's entropy.
+    `temperature` divides the logits of both sides; only the form `teacher_renormalised` has one. `as_kl`: the divergence, that
+    is, the cross-entropy without the teacher's entropy.
     """
 
     form: TopKForm = "teacher_renormalised"
@@ -46,9 +46,7 @@ class TopKCrossEntropy:
     def build(self) -> TokenLoss:
         from training.losses import token_losses
 
-        return token_losses.TopKCrossEntropy(
-            form=self.form, temperature=self.temperature, as_kl=self.as_kl
-        )
+        return token_losses.TopKCrossEntropy(form=self.form, temperature=self.temperature, as_kl=self.as_kl)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +105,8 @@ class PolicyGradient:
     """The clipped policy gradient of PPO (see `training.losses.sampled_losses`).
 
     The ratio of policies counts from 1 - `clip_low` to 1 + `clip_high`; None: no bound on that side. Its denominator is
-    `old_logprobs` where the loop provides them, else `rollout_logprobs`. `shaping` c adds min(c H, |A| / 2) to the advantages, with
-    H the student's entropy.
+    `old_logprobs` where the loop provides them, else `rollout_logprobs`. `shaping` c adds min(c H, |A| / 2) to the advantages,
+    with H the student's entropy.
     """
 
     clip_low: float | None = 0.2

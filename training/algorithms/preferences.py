@@ -13,7 +13,8 @@ from training.algorithms.base import Floats, SequenceOutputs, Sequences, Source
 __all__ = ["Preference"]
 
 LOWEST_LOGPROB = -1e6
-"""The least log-probability of a sequence, so that margins between sequences with an excluded token, which have -inf, are finite."""
+"""The least log-probability of a sequence, so that margins between sequences with an excluded token, which have -inf, are
+finite."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,8 @@ def right_only(columns: Columns) -> Floats:
 
 def answer_share(columns: Columns) -> Floats:
     """Return the teacher's probability p(c) of the cluster that the answer of each rollout falls in, 0 for an answer that no
-    response of the teacher has. Not from a paper: unlike w = 1 - H / log N, which is equal for all rollouts of a prompt, it favours
-    the rollouts that agree with a confident teacher. Raises `ValueError` without shares."""
+    response of the teacher has. Not from a paper: unlike w = 1 - H / log N, which is equal for all rollouts of a prompt, it
+    favours the rollouts that agree with a confident teacher. Raises `ValueError` without shares."""
     if columns.answer_shares is None:
         raise ValueError("the rollouts have no answer shares: the algorithm must ask for them")
     return columns.answer_shares.astype(float)

@@ -58,7 +58,9 @@ class TeacherUncertain:
 
     def __post_init__(self) -> None:
         if not isfinite(self.threshold):
-            raise UserError(f"the threshold of the teacher's entropy is {self.threshold}: give a finite number")
+            raise UserError(
+                f"the threshold of the teacher's entropy is {self.threshold}: give a finite number"
+            )
 
     def __call__(self, columns: Columns) -> Floats:
         return (of_tokens(columns, "teacher_entropy") > self.threshold).astype(np.float64)

@@ -104,6 +104,11 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
     return Dataset(folder=folder, manifest=manifest, rows=tuple(rows))
 
 
+def dataset_files(settings: DatasetSettings) -> list[Path]:
+    """Return the Parquet files of a config and split. Raises `UserError` if there are none."""
+    return _files(project_path(settings.folder), settings)
+
+
 def rows_digest(rows: Iterable[TrainingRow]) -> str:
     """Return the SHA-256 (hex) of all row values that training uses, except prompts and references."""
     digest = hashlib.sha256()

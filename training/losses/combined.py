@@ -90,8 +90,8 @@ class WithSequenceLoss:
 
     The loss of a position is `token_coefficients` x inner + `sequence_slopes` x log q of the sampled token, so that with
     coefficient 1 at all positions the gradient of the sum is that of both losses. `inner`: None if there are no token losses;
-    where its coefficient is 0 it has no effect, whatever its value is. Raises `ValueError` for positions without slopes. Diagnostics: those of `inner`, the student's `entropy` and
-    `sampled_logprob`.
+    where its coefficient is 0 it has no effect, whatever its value is. Raises `ValueError` for positions without slopes.
+    Diagnostics: those of `inner`, the student's `entropy` and `sampled_logprob`.
     """
 
     inner: TokenLoss | None = None

@@ -60,8 +60,8 @@ def token_mean(weights: Floats, lengths: Integers, totals: Totals) -> Floats:
 
 
 def weighted_sequence_mean(weights: Floats, lengths: Integers, totals: Totals) -> Floats:
-    """Return w_s / (|y_s| x sum of the rollout weights): with rollout weights of 0 and 1, the mean over the chosen rollouts (CORE:
-    the right ones). The prompt weight is in w_s and, as in UOPD, not in the denominator. Without any weight it is 0."""
+    """Return w_s / (|y_s| x sum of the rollout weights): with rollout weights of 0 and 1, the mean over the chosen rollouts
+    (CORE: the right ones). The prompt weight is in w_s and, as in UOPD, not in the denominator. Without any weight it is 0."""
     return _divided(weights / lengths.astype(np.float64), totals.rollout_weights)
 
 
@@ -73,7 +73,9 @@ def weighted_token_mean(weights: Floats, lengths: Integers, totals: Totals) -> F
 
 def _divided(values: Floats, total: float | None) -> Floats:
     if total is None:
-        raise ValueError("the reduction divides by a sum of weights: the algorithm must declare whole_updates")
+        raise ValueError(
+            "the reduction divides by a sum of weights: the algorithm must declare whole_updates"
+        )
     return values / total if total > 0 else np.zeros_like(values)
 
 

@@ -12,6 +12,8 @@ from tasks.errors import UserError, attempt
 from tasks.identity import fingerprint
 from tasks.llm.model_identity import model_identity
 from training.config import RunConfig, project_path, run_folder
+from training.data.clusters import Clusters, clusters_digest, read_clusters
+from training.data.demonstrations import Demonstrations, make_demonstrations
 from training.data.drawn_responses import DrawnResponses, read_responses
 from training.data.model_files import PROMPT, ModelFiles, given_template, open_model
 from training.data.references import Need, References, read_references, reference_problems
@@ -57,8 +59,9 @@ Prompts = tuple[tuple[int, ...], ...]
 class Prepared:
     """A run that passed every check. `dataset` is the fingerprint of its dataset; `schedule` draws indices into `rows`; the
     logits of all models are cut to `shared_vocab`; a response ends with one of `end_tokens`. `teacher`: None without one.
-    `views`: the prompts of the rows in each view that a scorer has, besides the plain one. `references`, `responses`: of the
-    rows, None if the algorithm uses none. `left_out`: number of rows or responses that it cannot use, by reason."""
+    `views`: the prompts of the rows in each view that a scorer has, besides the plain one. `references`, `responses`,
+    `demonstrations`: of the rows, None if the algorithm uses none. `clusters`: of the teacher's answers to each row, empty
+    without answer shares. `left_out`: number of rows or responses that it cannot use, by reason."""
 
     plan: RunPlan
     fingerprint: str
@@ -75,6 +78,8 @@ class Prepared:
     views: Mapping[str, Prompts] = field(default_factory=dict)
     references: References | None = None
     responses: DrawnResponses | None = None
+    demonstrations: Demonstrations | None = None
+    clusters: tuple[Clusters, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -138,7 +143,7 @@ def inspect(run: RunConfig) -> Inspection:
         teacher=models.teacher, shared_vocab=shared_vocabulary(models.student, models.teacher),
         end_tokens=run_end_tokens(models.student, models.teacher, run.prompt), rows=found.rows, schedule=found.schedule,
         memory=memory, disk=disk, held_out=found.held_out, views=found.views, references=found.references,
-        responses=found.responses, left_out=found.left_out,
+        responses=found.responses, demonstrations=found.demonstrations, clusters=found.clusters, left_out=found.left_out,
     )  # fmt: skip
     return Inspection(problems=(), prepared=prepared, table=table)
 
@@ -171,6 +176,8 @@ class _Found:
     views: Mapping[str, Prompts] = field(default_factory=dict)
     references: References | None = None
     responses: DrawnResponses | None = None
+    demonstrations: Demonstrations | None = None
+    clusters: tuple[Clusters, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -201,6 +208,7 @@ def _read_data(found: _Found, plan: RunPlan, data: Dataset) -> None:
     if not plan.samples and student is not None:
         data = _with_responses(found, plan, data, student)
     found.data, found.rows = data, data.rows
+    _read_answers(found, plan, data)
     if not data.rows:
         return
     found.schedule = attempt(problems, lambda: _schedule(plan, data.rows))
@@ -212,17 +220,35 @@ def _read_data(found: _Found, plan: RunPlan, data: Dataset) -> None:
         found.views = attempt(problems, lambda: _views(problems, plan, found)) or {}
 
 
+def _read_answers(found: _Found, plan: RunPlan, data: Dataset) -> None:
+    """Read the demonstrations and the clusters that the plan uses into `found`."""
+    student, references = found.models.student, found.references
+    if plan.algorithm.answer_shares and data.rows:
+        clusters = attempt(found.problems, lambda: read_clusters(data.rows, plan.run.dataset))
+        found.clusters = clusters or ()
+    if plan.algorithm.demonstrations and references is not None and student is not None:
+        end = run_end_tokens(student, found.models.teacher, plan.run.prompt)[0]
+        limit = plan.run.lengths.max_response_tokens
+        found.demonstrations = make_demonstrations(references, student.tokenizer, end, limit)
+        found.left_out = {**found.left_out, **found.demonstrations.left_out}
+
+
 def needs(plan: RunPlan) -> tuple[Need, ...]:
     """Return what the plan needs of every row's reference."""
     return (*(("label",) if plan.needs_labels else ()), *(("solution",) if plan.needs_solutions else ()))
 
 
+def uses(plan: RunPlan) -> tuple[Need, ...]:
+    """Return what the plan needs of every row's reference, and what it uses where a row has it."""
+    return tuple(dict.fromkeys((*needs(plan), *(("solution",) if plan.algorithm.demonstrations else ()))))
+
+
 def _with_references(found: _Found, plan: RunPlan, data: Dataset) -> Dataset:
     """Read the labels and solutions that the plan needs; return the dataset without the rows that are left out."""
     required, settings = needs(plan), plan.run.dataset
-    if not required:
+    if not uses(plan):
         return data
-    references = attempt(found.problems, lambda: read_references(data, settings, required))
+    references = attempt(found.problems, lambda: read_references(data, settings, uses(plan)))
     if references is None:
         return data
     found.problems += reference_problems(data.rows, references, required, settings.without)
@@ -297,7 +323,7 @@ def report(prepared: Prepared) -> str:
     ]
     lines += [f"left out   {count:,} {what}" for what, count in prepared.left_out.items()]
     if prepared.references is not None:
-        lines += [_sources_line(prepared.references, need) for need in needs(prepared.plan)]
+        lines += [_sources_line(prepared.references, need) for need in uses(prepared.plan)]
     if prepared.plan.has_reference:
         lines.append(f"reference  the frozen initial student, in {run.trainer.dtype}")
     if scores_by_vllm(prepared.plan):
@@ -423,9 +449,11 @@ def _fingerprint(plan: RunPlan, found: _Found, data: Dataset, student: ModelFile
     """Return the fingerprint of the run: its settings, the prompt and the chat template, the models' files, the dataset, its rows
     and their prompts, what its algorithm uses besides, and the held-out problems."""
     measured = () if found.held_out is None else (found.held_out.digest,)
-    template, required = given_template(plan.run.prompt), needs(plan)
-    used = () if found.references is None else (found.references.digest(required),)
+    template = given_template(plan.run.prompt)
+    used = () if found.references is None else (found.references.digest(uses(plan)),)
     used += () if found.responses is None else (found.responses.digest,)
+    used += () if found.demonstrations is None else (found.demonstrations.digest,)
+    used += (clusters_digest(found.clusters),) if found.clusters else ()
     models = [student, *([] if found.models.teacher is None else [found.models.teacher])]
     return fingerprint(
         stage="distill",

@@ -28,25 +28,29 @@ def sequences(
     )
 
 
+def outputs(loss: Preference, given: Sequences) -> tuple[float, np.ndarray]:
+    found = loss(given)
+    return found.loss, found.slopes
+
+
 def test_one_pair_by_hand() -> None:
     # m_right = -1 - -2 = 1, m_wrong = -3 - -1 = -2, difference 0.5 x 3 = 1.5
     # loss log(1 + e^-1.5) = 0.2014; slope 0.5 / (1 + e^1.5) = 0.0912
-    value, slopes = Preference(beta=0.5)(sequences([-1, -3], [-2, -1], [0, 0], [1, 0]))
+    value, slopes = outputs(Preference(beta=0.5), sequences([-1, -3], [-2, -1], [0, 0], [1, 0]))
     assert value == pytest.approx(math.log1p(math.exp(-1.5)))
     assert slopes == pytest.approx([-0.5 / (1 + math.exp(1.5)), 0.5 / (1 + math.exp(1.5))])
 
 
 def test_pairs_are_formed_within_groups_with_the_first_right_rollout() -> None:
     found = sequences([0] * 7, [0] * 7, [0, 0, 0, 1, 1, 2, 2], [0, 1, 1, 0, 0, 1, 1])
-    value, slopes = Preference(beta=0.1)(
-        found
-    )  # one pair, (1, 0): group 1 has no right one, group 2 no wrong one
+    # one pair, (1, 0): group 1 has no right one, group 2 no wrong one
+    value, slopes = outputs(Preference(beta=0.1), found)
     assert value == pytest.approx(math.log(2))
     assert slopes == pytest.approx([0.05, -0.05, 0, 0, 0, 0, 0])
 
 
 def test_without_pairs_the_loss_is_zero() -> None:
-    value, slopes = Preference()(sequences([-1, -2], [-1, -2], [0, 0], [1, 1]))
+    value, slopes = outputs(Preference(), sequences([-1, -2], [-1, -2], [0, 0], [1, 1]))
     assert value == 0.0
     assert not slopes.any()
 
@@ -58,13 +62,13 @@ def test_the_slopes_are_the_derivatives() -> None:
     )
     assert given.reference is not None and given.rewards is not None
     loss = Preference(beta=0.7, weight=2.0)
-    _, slopes = loss(given)
+    _, slopes = outputs(loss, given)
     for index in range(8):
         ends = []
         for step in (1e-6, -1e-6):
             moved = given.logprobs.copy()
             moved[index] += step
-            ends.append(loss(replace(given, logprobs=moved))[0])
+            ends.append(loss(replace(given, logprobs=moved)).loss)
         assert slopes[index] == pytest.approx((ends[0] - ends[1]) / 2e-6, abs=1e-8)
 
 
@@ -98,8 +102,8 @@ def test_two_passes_have_the_gradient_of_the_whole_loss(with_tokens: bool) -> No
         expected = expected - (coefficients * logprobs).sum()
     expected.backward()
 
-    value, slopes = Preference(beta=0.3)(
-        sequences(sums(hidden)[0].tolist(), reference.tolist(), groups, rewards)
+    value, slopes = outputs(
+        Preference(beta=0.3), sequences(sums(hidden)[0].tolist(), reference.tolist(), groups, rewards)
     )
     terms = (Term(loss=NegativeLogLikelihood()),) if with_tokens else ()
     cuts = [slice(0, ends[1]), slice(ends[1], None)]  # the update in two micro-batches
