@@ -269,10 +269,13 @@ def _with_reference_kl(algorithm: Algorithm, coefficient: float | None) -> Algor
     """Return the algorithm with a KL penalty of this coefficient towards the initial student; with 0 without one."""
     if coefficient is None:
         return algorithm
-    scorers = tuple(one for one in algorithm.scorers if one.role != "reference")
+    scorers = algorithm.scorers
+    if algorithm.sequence_loss is None:  # else that may compare with the reference, too
+        scorers = tuple(one for one in scorers if one.role != "reference")
     terms = tuple(one for one in algorithm.loss if not isinstance(one.loss, ReferenceKL))
     if coefficient:
-        scorers = (*scorers, Scorer(role="reference"))
+        if not any(one.role == "reference" for one in scorers):
+            scorers = (*scorers, Scorer(role="reference"))
         terms = (*terms, Term(loss=ReferenceKL(), weight=coefficient))
     return replace(algorithm, scorers=scorers, loss=terms)
 

@@ -293,8 +293,8 @@ def test_reopold_by_hand() -> None:
 
 
 def test_core_by_hand() -> None:
-    # A right and a wrong rollout of one token each over (1/2, 1/4, 1/4): token 0 is right, token 1 wrong. The reference has 1/4 and
-    # 1/2 of them: m+ = log 2, m- = -log 2, difference 2 log 2. The teacher has (3/4, 1/4) of its top 2.
+    # A right and a wrong rollout of one token each over (1/2, 1/4, 1/4): token 0 is right, token 1 wrong. The reference has 1/4
+    # and 1/2 of them: m+ = log 2, m- = -log 2, difference 2 log 2. The teacher has (3/4, 1/4) of its top 2.
     made = world(groups=1, size=2, lengths=[1, 1], rewards=[1.0, 0.0])
     student = torch.tensor([[0.5, 0.25, 0.25]] * 2, dtype=torch.float64).log()
     made = replace(

@@ -246,7 +246,7 @@ def trl_dpo_loss(beta: float) -> Any:
     def loss(student: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         def model_of(values: torch.Tensor) -> Any:
             zeros = torch.zeros_like(values)
-            outputs = MagicMock(log_probs=values, entropy=zeros, mean_logits=zeros, correct_predictions=zeros)
+            outputs = MagicMock(log_probs=values, entropy=zeros, mean_logits=zeros, is_top1=zeros > 0)
             return MagicMock(return_value=outputs)
 
         trainer.ref_model = model_of(reference)

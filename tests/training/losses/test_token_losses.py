@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.training.losses.evaluating import ByGraph, with_gradient
 from tests.training.losses.naive import naive_losses, relative_error, teacher_top_k
 from training.losses.base import AnalyticTokenLoss, LossInputs
 from training.losses.token_losses import TopKCrossEntropy, TopKForm
@@ -202,10 +203,10 @@ def test_positions_without_teacher_logprobs_are_rejected() -> None:
         TopKCrossEntropy()(torch.zeros(2, 3), LossInputs(sampled_ids=torch.zeros(2, dtype=torch.int64)))
 
 
-@BOTH
+@pytest.mark.parametrize("wrap", [lambda loss: loss, ByGraph])
 @pytest.mark.parametrize("form", FORMS)
 def test_as_a_divergence_it_is_the_cross_entropy_without_the_entropy_of_its_weights(
-    form: TopKForm, evaluate
+    form: TopKForm, wrap
 ) -> None:
     draw = torch.Generator().manual_seed(11)
     logits = 2 * torch.randn(9, 12, generator=draw, dtype=torch.float64)
@@ -213,8 +214,8 @@ def test_as_a_divergence_it_is_the_cross_entropy_without_the_entropy_of_its_weig
     inputs = LossInputs(
         sampled_ids=torch.zeros(9, dtype=torch.int64), teacher_logprobs=logprobs.double(), teacher_ids=ids
     )
-    plain, gradient = evaluate(TopKCrossEntropy(form=form), logits, inputs)
-    values, same = evaluate(TopKCrossEntropy(form=form, as_kl=True), logits, inputs)
+    plain, gradient = with_gradient(wrap(TopKCrossEntropy(form=form)), logits, inputs)
+    values, same = with_gradient(wrap(TopKCrossEntropy(form=form, as_kl=True)), logits, inputs)
     weights = logprobs.double().exp()
     weights = weights / weights.sum(-1, keepdim=True) if form == "teacher_renormalised" else weights
     if form == "tail_bucket":
@@ -227,8 +228,8 @@ def test_as_a_divergence_it_is_the_cross_entropy_without_the_entropy_of_its_weig
         assert (values.losses > 0).all()
 
 
-@BOTH
-def test_a_student_with_the_teachers_renormalised_distribution_has_no_divergence(evaluate) -> None:
+@pytest.mark.parametrize("wrap", [lambda loss: loss, ByGraph])
+def test_a_student_with_the_teachers_renormalised_distribution_has_no_divergence(wrap) -> None:
     # one token holds all of the teacher's mass; and padding alone
     inputs = LossInputs(
         sampled_ids=torch.zeros(2, dtype=torch.int64),
@@ -236,5 +237,5 @@ def test_a_student_with_the_teachers_renormalised_distribution_has_no_divergence
         teacher_ids=torch.tensor([[1, 0], [0, 0]]),
     )
     logits = torch.tensor([[-50.0, 50.0, -50.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
-    values, gradient = evaluate(TopKCrossEntropy(as_kl=True), logits, inputs)
+    values, gradient = with_gradient(wrap(TopKCrossEntropy(as_kl=True)), logits, inputs)
     assert values.losses.abs().max() < 1e-12 and gradient.abs().max() < 1e-12
