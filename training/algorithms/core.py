@@ -41,7 +41,7 @@ def variant(options: Options) -> Algorithm:
         summary="Distillation on the right rollouts, and preference of right responses over wrong rollouts",
         formula="5 mean over right rollouts of 1 / |y| sum_t sum_{j in top k} p_j / m log(p_j / (m q_j))"
         " + mean over wrong rollouts of -log sigmoid(0.1 (log q(y+) / q_0(y+) - log q(y-) / q_0(y-)))",
-        source="CORE",
+        source="CORE (TCD), an unpublished manuscript",
         scorers=(*scorers, *([] if preference is None else [Scorer(role="reference")])),
         reward=True,
         demonstrations=preference is not None and preference.chosen != ("rollout",),

@@ -57,6 +57,6 @@ def test_values_that_are_no_clusters_are_refused_by_row(folder: Path, values: di
 def test_a_dataset_without_the_columns_is_refused(folder: Path) -> None:
     rewrite(folder, lambda table: table.drop_columns(["cluster_probs"]))
     with pytest.raises(
-        UserError, match="has no column 'cluster_probs', which algorithm.rollout_weight answer_share needs"
+        UserError, match=r"has no column 'cluster_probs', which algorithm\.rollout_weight answer_share"
     ):
         read(folder)

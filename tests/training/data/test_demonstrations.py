@@ -26,7 +26,7 @@ def references(*rows: Reference) -> References:
 def test_solutions_become_responses_and_the_others_are_counted(tokenizer: Any) -> None:
     gold = Reference(solution="2 + 2 = 4", solution_source="gold")
     sample = Reference(solution="So \\boxed{4}", solution_source="correct_sample")
-    long = Reference(solution="1 + 1 = 2 and so on and on", solution_source="majority_sample")
+    long = Reference(solution="1 + 1 = 2 and so on and on and on and on", solution_source="majority_sample")
     control = Reference(solution="<|im_end|>", solution_source="gold")
     none = Reference(lacking={"solution": "no solution"})
     made = make_demonstrations(references(gold, sample, long, control, none, none), tokenizer, END, 12)
