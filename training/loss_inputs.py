@@ -77,7 +77,7 @@ def sequences_of(
     if reference is not None:
         starts = np.cumsum([0, *columns.lengths[:-1]])
         reference = np.add.reduceat(reference.astype(np.float64), starts)
-    sources: list[Source] = ["rollout"] * len(batch.rollouts)
+    sources: list[Source] = ["rollout" for _ in batch.rollouts]
     sources += [source for _, source in batch.demonstrations]
     return indices, Sequences(
         logprobs=np.array([one.astype(np.float64).sum() for one in logprobs]),

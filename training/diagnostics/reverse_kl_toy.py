@@ -282,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give at least 2 seeds and 20 steps")
     seeds = range(given.seeds)
     cells = list(search(("reverse_kl", "reverse_kl_all"), RATES, given.steps, seeds))
-    traces = {
+    traces: dict[tuple[Method, float], Trace] = {
         (method, temperature): simulate(
             method, temperature, rate=COMPARED_RATE, steps=given.steps, seeds=seeds
         )

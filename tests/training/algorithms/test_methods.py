@@ -155,8 +155,8 @@ def core(
         sources |= {"rollout": next((i for i in own if made.rewards[i] == 1.0), -1)}
         best = next((sources[one] for one in order if sources.get(one, -1) >= 0), None)
         pairs += [(best, i) for i in own if made.rewards[i] != 1.0 and best is not None]
-    total = sum(-torch.nn.functional.logsigmoid(beta * (margin(good) - margin(bad))) for good, bad in pairs)
-    return loss + contrast * total / max(len(pairs), 1)
+    losses = [-torch.nn.functional.logsigmoid(beta * (margin(good) - margin(bad))) for good, bad in pairs]
+    return loss + contrast * sum(losses, torch.zeros((), dtype=torch.float64)) / max(len(pairs), 1)
 
 
 FIRST, SECOND = math.log(0.1) / 0.9, math.log(0.3 / 0.7)
@@ -366,12 +366,13 @@ def test_without_an_uncertain_token_eopd_is_opd_rkl_bit_by_bit() -> None:
 
 def test_uopd_pw_is_uopd_with_a_schedule_and_the_others_are_their_base_with_soft_weights() -> None:
     made = world(seed=7)
-    for name, base, settings in (
+    cases: list[tuple[str, str, dict[str, Any]]] = [
         ("uopd_pw", "uopd", {"position_schedule": "moderate", "top_k": 8}),
         ("uopd_eopd", "eopd", {"prompt_weight": "soft", "top_k": 8}),
         ("uopd_grpo", "grpo", {"prompt_weight": "soft"}),
-    ):
-        own = {"top_k": 8} if "top_k" in settings else {}
+    ]
+    for name, base, settings in cases:
+        own: dict[str, Any] = {"top_k": 8} if "top_k" in settings else {}
         expected, found = step(made, plan_of(base, **settings)), step(made, plan_of(name, **own))
         assert found[0] == expected[0] and torch.equal(found[2], expected[2])
         assert found[0] != step(made, plan_of(base, **own))[0]

@@ -9,11 +9,12 @@ from training.algorithms.base import Columns
 from training.algorithms.rollout_weights import Product, answer_share, right_only
 
 
-def columns(**given: list[float]) -> Columns:
+def columns(rewards: list[float] | None = None, answer_shares: list[float] | None = None) -> Columns:
     return Columns(
         lengths=np.array([1, 2, 1]),
         groups=np.array([0, 0, 1]),
-        **{name: np.array(values) for name, values in given.items()},
+        rewards=None if rewards is None else np.array(rewards),
+        answer_shares=None if answer_shares is None else np.array(answer_shares),
     )
 
 
