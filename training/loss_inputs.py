@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -77,8 +77,7 @@ def sequences_of(
     if reference is not None:
         starts = np.cumsum([0, *columns.lengths[:-1]])
         reference = np.add.reduceat(reference.astype(np.float64), starts)
-    sources: list[Source] = ["rollout" for _ in batch.rollouts]
-    sources += [source for _, source in batch.demonstrations]
+    sources = tuple(_sources(batch))
     return indices, Sequences(
         logprobs=np.array([one.astype(np.float64).sum() for one in logprobs]),
         groups=columns.groups,
@@ -88,6 +87,14 @@ def sequences_of(
         sources=tuple(sources[index] for index in indices),
         weights=batch.weights[indices],
     )
+
+
+def _sources(batch: RolloutBatch) -> Iterator[Source]:
+    """Yield where each sequence comes from."""
+    for _ in batch.rollouts:
+        yield "rollout"
+    for _, source in batch.demonstrations:
+        yield source
 
 
 # --- columns -----------------------------------------------------------------------------------------------------
