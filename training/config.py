@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    JsonValue,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
@@ -147,7 +148,7 @@ class AlgorithmSettings(Section):
     """
 
     name: str = "uopd"
-    options: dict[str, Any] = Field(default_factory=dict)  # see docs/algorithms.md
+    options: dict[str, JsonValue] = Field(default_factory=dict)  # see docs/algorithms.md
     prompt_weight: PromptWeight | None = None  # {"kind": "binary", "tau": 0.3}, or "soft"
     rollout_weight: Literal["answer_share"] | None = None
     top_k: PositiveInt | Literal["full"] | None = None

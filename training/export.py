@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from tasks.storage.checksums import sealed, unsealed
 from tasks.storage.disk import atomic_write
 from tasks.storage.metrics import read_metrics
 from tasks.text import counted
+from training.algorithms.base import Algorithm
 from training.console import log_line
 from training.data.model_files import PROMPT
 from training.evaluation.held_out import Grades, estimates
@@ -219,6 +220,11 @@ def _method(prepared: Prepared) -> dict[str, Any]:
         ("loss terms", " + ".join(f"{term.weight:g} x {term.loss}" for term in algorithm.loss)),
         ("scores", "; ".join(scorers) or "none"),
         ("prompt weight", str(algorithm.prompt_weight)),
+        *(
+            (name, getattr(part, "__name__", str(part)))
+            for name, part in _own_parts(algorithm)
+            if part is not None
+        ),
         *((f"{need}s", _counts(found)) for need, found in _reference_sources(prepared).items()),
     ]
     return {
@@ -229,6 +235,15 @@ def _method(prepared: Prepared) -> dict[str, Any]:
         "deviations": list(algorithm.deviations),
         "parts": parts,
     }
+
+
+def _own_parts(algorithm: Algorithm) -> Iterator[tuple[str, object]]:
+    """Yield the parts that few algorithms have, None where this one has none."""
+    yield "sequence loss", algorithm.sequence_loss
+    yield "rollout weight", algorithm.rollout_weight
+    yield "token weight", algorithm.token_weight
+    for term in algorithm.loss:
+        yield f"tokens of {type(term.loss).__name__}", term.token_weight
 
 
 def _tags(method: Mapping[str, Any]) -> list[str]:
