@@ -15,18 +15,18 @@ from itertools import pairwise
 
 import numpy as np
 
-from training.algorithms.base import Columns, Sequences
-from training.algorithms.token_weights import truncated_importance
+from training.algorithms.base import Source
 from training.data.batches import TokenSequence
+from training.data.demonstrations import Demonstration
 from training.data.packing import pack
 from training.data.sampler import PromptGroup
-from training.losses.reductions import Totals, check_sequences, expand
-from training.plan import RunPlan, ScoringPass
+from training.loss_inputs import part_inputs
+from training.losses.reductions import Totals
+from training.plan import ScoringPass
 from training.preflight.check import Prepared
 from training.preflight.sampling import sampling
 from training.rollouts.engine import INITIAL_VERSION, Generation, RolloutRequest
 from training.rollouts.sequences import sequence
-from training.scorers.scores import Scores
 from training.student.messages import MicroBatch
 from training.worker_set import PendingScores, Workers
 
@@ -38,19 +38,17 @@ overlaps with generation, and training on the first parts with scoring of the ot
 draws, so that its content does not depend on timing."""
 
 
-View = dict[str, np.ndarray]
-"""The loss inputs of some response tokens: arrays [T, ...] by the field names of `training.losses.base.LossInputs`."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class RolloutBatch:
-    """A rollout batch of S = prompts x K rollouts.
+    """A rollout batch of S = prompts x K rollouts, followed by the D demonstrations of its prompts.
 
-    `updates`: the rollout indices of each part of each optimizer step. `weights` [S] float64: the prompt weight of every rollout.
-    `scores[pass][part]`: the pending scores of each part by each scoring pass. `grades` [S]: pending rewards, empty without a
-    reward. `rollout_seconds`: seconds of generation. `generated`: whether the rollouts were generated now, and are not those of a
-    checkpoint or the dataset. `old_logprobs`: the student's before the first update, if the algorithm compares with them.
-    `sequence_slopes`: by rollout, the derivative of a sequence loss with respect to its log-probability.
+    `updates`: the indices of each part of each optimizer step; its demonstrations are its last part. `sequences`, `generations`
+    [S + D]. `weights` [S + D] float64: the prompt weights. `scores[pass][part]`: the pending scores of each part by each scoring
+    pass. `grades`, `answer_shares` [S]: pending rewards and probabilities of the answers, empty without. `rollout_seconds`:
+    seconds of generation. `generated`: whether the rollouts were generated now, and are not those of a checkpoint or the dataset.
+    `demonstrations` [D]: the number of the group and the source of each. `old_logprobs`,
+    `student_entropy`: the student's before the first update, if the algorithm uses them. `sequence_slopes`: by index, the
+    derivative of a sequence loss with respect to the log-probability of a sequence.
     """
 
     step: int
@@ -63,23 +61,51 @@ class RolloutBatch:
     generated: bool = True
     scores: Mapping[ScoringPass, tuple[PendingScores, ...]] = field(default_factory=dict)
     grades: tuple[Future[float], ...] = ()
+    answer_shares: tuple[Future[float], ...] = ()
+    demonstrations: tuple[tuple[int, Source], ...] = ()
     old_logprobs: Sequence[np.ndarray] | None = None
+    student_entropy: Sequence[np.ndarray] | None = None
     sequence_slopes: Mapping[int, float] = field(default_factory=dict)
 
     @property
+    def rollouts(self) -> tuple[Generation, ...]:
+        """The rollouts [S], without the demonstrations."""
+        return self.generations[: len(self.generations) - len(self.demonstrations)]
+
+    @property
     def parts(self) -> list[range]:
-        """The rollout indices of each part, over all updates."""
+        """The indices of each part, over all updates."""
         return [part for update in self.updates for part in update]
+
+    def part_numbers(self, update: int) -> range:
+        """Return the numbers of an update's parts in `parts`."""
+        first = sum(len(one) for one in self.updates[:update])
+        return range(first, first + len(self.updates[update]))
+
+    def is_demonstration(self, index: int) -> bool:
+        """Whether the sequence is none of the rollouts."""
+        return index >= len(self.generations) - len(self.demonstrations)
 
     @cached_property
     def group_numbers(self) -> np.ndarray:
-        """The number of each rollout's group, int64 [S]."""
-        return np.repeat(np.arange(len(self.groups)), [len(group.seeds) for group in self.groups])
+        """The number of each sequence's group, int64 [S + D]."""
+        numbers = np.repeat(np.arange(len(self.groups)), [len(group.seeds) for group in self.groups])
+        return np.append(numbers, [group for group, _ in self.demonstrations]).astype(np.int64)
+
+    @cached_property
+    def seeds(self) -> np.ndarray:
+        """The seed of each rollout, uint64 [S]."""
+        return np.array([seed for group in self.groups for seed in group.seeds], dtype=np.uint64)
 
     @cached_property
     def rewards(self) -> np.ndarray | None:
         """The rewards [S] float64. Waits for the grades; None without a reward."""
         return np.array([one.result() for one in self.grades]) if self.grades else None
+
+    @cached_property
+    def shares(self) -> np.ndarray | None:
+        """The teacher's probability of each rollout's answer [S] float64. Waits for the grades; None without."""
+        return np.array([one.result() for one in self.answer_shares]) if self.answer_shares else None
 
     def scoring_seconds(self) -> dict[str, float]:
         """Return the seconds of scoring by each frozen model. Waits for the scores."""
@@ -89,10 +115,14 @@ class RolloutBatch:
         return seconds
 
     def totals(self, update: int) -> Totals:
-        """Return what the reductions of an optimizer step divide by."""
-        chosen = [index for part in self.updates[update] for index in part]
+        """Return what the reductions of an optimizer step divide by: its counts of rollouts."""
+        chosen = self.rollouts_of(update)
         tokens = sum(len(self.generations[index].tokens) for index in chosen)
         return Totals(sequences=len(chosen), tokens=tokens)
+
+    def rollouts_of(self, update: int) -> list[int]:
+        """Return the indices of the rollouts of an optimizer step."""
+        return [i for part in self.updates[update] for i in part if not self.is_demonstration(i)]
 
 
 def generate_batch(
@@ -103,25 +133,19 @@ def generate_batch(
     `weights` [rows] float64: for each of `prepared.rows`. `saved`: the rollouts of the step if a checkpoint has them.
     """
     plan, groups = prepared.plan, prepared.schedule.step(step)
-    rows = [group.row for group in groups for _ in group.seeds]
+    shown = _demonstrations(prepared, groups)
+    drawn = [group.row for group in groups for _ in group.seeds]
+    rows = drawn + [groups[number].row for number, _ in shown]
     updates = split_updates(groups, prepared.schedule.updates_per_batch, whole_groups=plan.in_groups)
-    parts = [part for update in updates for part in update]
+    updates = with_demonstrations(updates, groups, [number for number, _ in shown])
     started = time.perf_counter()
-    found: dict[int, Generation] = {}
-    scores: dict[ScoringPass, dict[int, PendingScores]] = {one: {} for one in plan.passes}
-    grades: dict[int, Future[float]] = {}
-    for index, generation in _rollouts(workers, prepared, groups, rows, saved):
-        found[index] = generation
-        if plan.algorithm.reward:
-            grades[index] = workers.grade(prepared, rows[index], generation.tokens)
-        for number, part in enumerate(parts):
-            if index in part and all(place in found for place in part):
-                for one, pending in scores.items():
-                    prompts = prepared.prompts(one.view)
-                    ended = [sequence(prompts[rows[place]], found[place]) for place in part]
-                    pending[number] = workers.score(one, ended, number)
+    pending = _Pending(workers, prepared, rows, [part for update in updates for part in update])
+    for index, generation in _rollouts(workers, prepared, groups, drawn, saved):
+        pending.add_rollout(index, generation)
+    for index, (_, one) in enumerate(shown, start=len(drawn)):
+        pending.add(index, _given(one.tokens))
     generated = time.perf_counter()
-    generations = tuple(found[index] for index in range(len(rows)))
+    generations = tuple(pending.found[index] for index in range(len(rows)))
     plain = prepared.prompts("plain")
     return RolloutBatch(
         step=step,
@@ -132,9 +156,63 @@ def generate_batch(
         weights=weights[rows],
         rollout_seconds=generated - started,
         generated=plan.samples and not saved,
-        scores={one: tuple(pending[n] for n in range(len(parts))) for one, pending in scores.items()},
-        grades=tuple(grades[index] for index in sorted(grades)),
+        scores=pending.scores(),
+        grades=_in_order(pending.rewards),
+        answer_shares=_in_order(pending.shares),
+        demonstrations=tuple((number, one.source) for number, one in shown),
     )
+
+
+class _Pending:
+    """The sequences of a batch as they come, in any order, with what is requested of them: the scores of each part as soon as it
+    is complete, and the grades of each rollout."""
+
+    def __init__(
+        self, workers: Workers, prepared: Prepared, rows: Sequence[int], parts: Sequence[range]
+    ) -> None:
+        self._workers, self._prepared, self._rows, self._parts = workers, prepared, rows, parts
+        self._scores: dict[ScoringPass, dict[int, PendingScores]] = {one: {} for one in prepared.plan.passes}
+        self.found: dict[int, Generation] = {}
+        self.rewards: dict[int, Future[float]] = {}
+        self.shares: dict[int, Future[float]] = {}
+
+    def add_rollout(self, index: int, generation: Generation) -> None:
+        """Add a rollout, whose answer is graded if the algorithm uses that."""
+        algorithm, row = self._prepared.plan.algorithm, self._rows[index]
+        if algorithm.reward:
+            self.rewards[index] = self._workers.grade(self._prepared, row, generation.tokens)
+        if algorithm.answer_shares:
+            self.shares[index] = self._workers.answer_share(self._prepared, row, generation.tokens)
+        self.add(index, generation)
+
+    def add(self, index: int, generation: Generation) -> None:
+        """Add a sequence."""
+        self.found[index] = generation
+        for number, part in enumerate(self._parts):
+            if index in part and all(place in self.found for place in part):
+                for one, pending in self._scores.items():
+                    prompts = self._prepared.prompts(one.view)
+                    ended = [sequence(prompts[self._rows[place]], self.found[place]) for place in part]
+                    pending[number] = self._workers.score(one, ended, number)
+
+    def scores(self) -> dict[ScoringPass, tuple[PendingScores, ...]]:
+        """Return the pending scores of all parts by each scoring pass."""
+        return {
+            one: tuple(pending[number] for number in range(len(self._parts)))
+            for one, pending in self._scores.items()
+        }
+
+
+def _in_order(pending: Mapping[int, Future[float]]) -> tuple[Future[float], ...]:
+    return tuple(pending[index] for index in sorted(pending))
+
+
+def _demonstrations(prepared: Prepared, groups: Sequence[PromptGroup]) -> list[tuple[int, Demonstration]]:
+    """Return the demonstrations of some groups, each with the number of its group."""
+    if prepared.demonstrations is None:
+        return []
+    of_groups = (prepared.demonstrations.rows[group.row] for group in groups)
+    return [(number, one) for number, one in enumerate(of_groups) if one is not None]
 
 
 def _rollouts(
@@ -161,7 +239,11 @@ def _of_dataset(prepared: Prepared, row: int, seed: int) -> Generation:
     """Return the response of the dataset that a seed draws for a row, as a rollout whose log-probabilities are not known."""
     if prepared.responses is None:
         raise ValueError("this run has no responses of the dataset, because its algorithm samples rollouts")
-    tokens = prepared.responses.drawn(prepared.rows[row].id, seed)
+    return _given(prepared.responses.drawn(prepared.rows[row].id, seed))
+
+
+def _given(tokens: np.ndarray) -> Generation:
+    """Return a response that no engine sampled, whose log-probabilities are not known."""
     unknown = np.full(len(tokens), np.nan, dtype=np.float32)
     return Generation(tokens=tokens, logprobs=unknown, finish_reason="stop", version=INITIAL_VERSION)
 
@@ -171,125 +253,24 @@ def micro_batches(batch: RolloutBatch, update: int, part: int, prepared: Prepare
 
     Waits until the part is scored and graded. Rollouts of weight 0 count in the denominators but are not trained on.
     """
-    run, ranks, rollouts = prepared.run, prepared.run.placement.students, batch.updates[update][part]
-    number = sum(len(one) for one in batch.updates[:update]) + part
-    signals = _signals(batch, number, prepared.plan)
-    coefficients = _coefficients(batch, update, rollouts, signals, prepared.plan)
-    if prepared.plan.algorithm.sequence_loss is not None:
-        slopes = [np.full(len(batch.generations[i].tokens), batch.sequence_slopes[i]) for i in rollouts]
-        signals["sequence_slopes"] = np.concatenate(slopes).astype(np.float32)
-        signals["token_coefficients"] = coefficients.astype(np.float32)
-        coefficients = np.ones(len(coefficients))
-    starts = np.cumsum([0, *(len(batch.generations[index].tokens) for index in rollouts)])
-    kept = [place for place, index in enumerate(rollouts) if batch.weights[index] > 0]
-    lengths = [len(batch.sequences[rollouts[place]].tokens) for place in kept]
+    run, ranks, indices = prepared.run, prepared.run.placement.students, batch.updates[update][part]
+    made = part_inputs(batch, update, part, prepared.plan)
+    starts = np.cumsum([0, *(len(batch.generations[index].tokens) for index in indices)])
+    kept = np.flatnonzero(made.trained).tolist()
+    lengths = [len(batch.sequences[indices[place]].tokens) for place in kept]
     cut = pack(lengths, budget=run.trainer.micro_batch_tokens, ranks=ranks)
 
-    def made(chosen: Sequence[int]) -> MicroBatch:
+    def taken(chosen: Sequence[int]) -> MicroBatch:
         tokens = np.concatenate(
             [np.zeros(0, dtype=np.int64), *(np.arange(starts[place], starts[place + 1]) for place in chosen)]
         )
         return MicroBatch(
-            sequences=tuple(batch.sequences[rollouts[place]] for place in chosen),
-            coefficients=coefficients[tokens].astype(np.float32),
-            signals={name: values[tokens] for name, values in signals.items()},
+            sequences=tuple(batch.sequences[indices[place]] for place in chosen),
+            coefficients=made.coefficients[tokens].astype(np.float32),
+            signals={name: values[tokens] for name, values in made.signals.items()},
         )
 
-    return [[made([kept[place] for place in chosen]) for chosen in batches] for batches in cut]
-
-
-def _signals(batch: RolloutBatch, number: int, plan: RunPlan) -> View:
-    """Return the loss inputs of all tokens of a part (the `number`-th of the batch). Waits for its scores and grades."""
-    rollouts = batch.parts[number]
-    signals: View = {}
-    if plan.samples:
-        signals["rollout_logprobs"] = np.concatenate([batch.generations[i].logprobs for i in rollouts])
-    if batch.old_logprobs is not None:
-        signals["old_logprobs"] = np.concatenate([batch.old_logprobs[i] for i in rollouts])
-    for one, pending in batch.scores.items():
-        signals |= _inputs(one, pending[number].get()[0])
-    if plan.algorithm.advantages is not None:
-        columns = _columns(batch, rollouts, signals)
-        advantages = plan.algorithm.advantages(columns)
-        correction = plan.run.algorithm.importance_correction
-        if correction != "none":
-            cap = plan.run.algorithm.importance_cap
-            advantages = advantages * truncated_importance(columns, correction, cap)
-        signals["advantages"] = advantages.astype(np.float32)
-    return signals
-
-
-def sequences_of(
-    batch: RolloutBatch, update: int, plan: RunPlan, logprobs: Sequence[np.ndarray]
-) -> tuple[list[int], Sequences]:
-    """Return the rollout indices of an optimizer step, and what a sequence loss reads of them. Waits for scores and grades.
-
-    `logprobs`: the student's log-probabilities of each of these rollouts' tokens.
-    """
-    first = sum(len(one) for one in batch.updates[:update])
-    numbers = range(first, first + len(batch.updates[update]))
-    rollouts = [index for part in batch.updates[update] for index in part]
-    lengths = np.array([len(batch.generations[index].tokens) for index in rollouts], dtype=np.int64)
-    tokens = [_signals(batch, number, plan).get("reference_logprobs") for number in numbers]
-    reference = None
-    if all(one is not None for one in tokens):
-        joined = np.concatenate([one for one in tokens if one is not None]).astype(np.float64)
-        reference = np.add.reduceat(joined, np.cumsum([0, *lengths[:-1]]))
-    return rollouts, Sequences(
-        logprobs=np.array([one.astype(np.float64).sum() for one in logprobs]),
-        groups=batch.group_numbers[rollouts],
-        lengths=lengths,
-        reference=reference,
-        rewards=None if batch.rewards is None else batch.rewards[rollouts],
-    )
-
-
-def _inputs(one: ScoringPass, scores: Sequence[Scores]) -> View:
-    """Return the loss inputs that a scoring pass gives for some rollouts."""
-    found: dict[str, list[np.ndarray | None]] = {}
-    for scorer in one.scorers:
-        if scorer.role == "reference":
-            found["reference_logprobs"] = [score.sampled for score in scores]
-            continue
-        for output in scorer.outputs:
-            if output == "sampled":
-                found["teacher_sampled_logprobs"] = [score.sampled for score in scores]
-            elif output == "entropy":
-                found["teacher_entropy"] = [score.entropy for score in scores]
-            elif one.request.states:
-                found["teacher_states"] = [score.states for score in scores]
-            else:
-                tops = [score.top_k for score in scores if score.top_k is not None]
-                found["teacher_logprobs"] = [top.logprobs for top in tops]
-                found["teacher_ids"] = [top.ids for top in tops]
-    present = {name: [value for value in values if value is not None] for name, values in found.items()}
-    return {name: np.concatenate(values) for name, values in present.items() if values}
-
-
-def _columns(batch: RolloutBatch, rollouts: Sequence[int], signals: View) -> Columns:
-    chosen = list(rollouts)
-    return Columns(
-        lengths=np.array([len(batch.generations[index].tokens) for index in chosen], dtype=np.int64),
-        groups=batch.group_numbers[chosen],
-        rewards=None if batch.rewards is None else batch.rewards[chosen],
-        values={name: values for name, values in signals.items() if values.ndim == 1},
-    )
-
-
-def _coefficients(
-    batch: RolloutBatch, update: int, rollouts: Sequence[int], signals: View, plan: RunPlan
-) -> np.ndarray:
-    """Return c_t, float64 [T], of all tokens of a part: reduction and prompt weight, times the token weight.
-
-    Raises `ValueError`, naming the sequence, for invalid weights or lengths.
-    """
-    columns, weights = _columns(batch, rollouts, signals), batch.weights[list(rollouts)]
-    check_sequences(weights, columns.lengths)
-    per_token = expand(
-        plan.algorithm.reduction(weights, columns.lengths, batch.totals(update)), columns.lengths
-    )
-    weight = plan.algorithm.token_weight
-    return per_token if weight is None else per_token * weight(columns)
+    return [[taken([kept[place] for place in chosen]) for chosen in batches] for batches in cut]
 
 
 def split_updates(
@@ -318,3 +299,17 @@ def _parts(ends: np.ndarray, count: int, *, whole_groups: bool) -> list[range]:
     if whole_groups:
         cuts = sorted({int(ends[np.searchsorted(ends, cut, side="right") - 1]) for cut in cuts})
     return [range(first, last) for first, last in zip(cuts, [*cuts[1:], int(ends[-1])], strict=True)]
+
+
+def with_demonstrations(
+    updates: Sequence[Sequence[range]], groups: Sequence[PromptGroup], shown: Sequence[int]
+) -> tuple[tuple[range, ...], ...]:
+    """Return the updates, each with one more part if it has demonstrations. `shown`: the groups that have one, ascending; their
+    indices follow those of the rollouts."""
+    ends = np.cumsum([len(group.seeds) for group in groups])
+    found, start = list[tuple[range, ...]](), int(ends[-1])
+    for update in updates:
+        stop = start + sum(update[0].start < ends[group] <= update[-1].stop for group in shown)
+        found.append((*update, *([range(start, stop)] if stop > start else [])))
+        start = stop
+    return tuple(found)

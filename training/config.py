@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    JsonValue,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
@@ -123,14 +124,18 @@ class AlgorithmSettings(Section):
     full vocabulary (arXiv:2306.13649, Eq. 1): 0 is the forward KL(teacher || student), 0.5 the symmetric divergence, 1 the
     reverse KL(student || teacher). It requires the full distribution.
 
-    `temperature` divides the logits of teacher and student in the distillation loss. `position_schedule`: the token weights of
-    PW-OPSD. `reduction`: from tokens to one number. `updates_per_batch`: optimizer steps per rollout batch, each on as many
-    prompts. `importance_correction`: of policy gradients, for log-probabilities of the rollout engine that differ from the
-    student's; it multiplies the advantages by min(ratio, `importance_cap`), of the token or of its whole sequence.
+    `temperature` divides the logits of teacher and student in the distillation loss. `options`: settings that the algorithm's own
+    file defines. `rollout_weight`: a factor of each rollout; `answer_share` is the teacher's probability of the cluster that its
+    answer falls in. `position_schedule`: the token weights of PW-OPSD. `reduction`: from tokens to one number.
+    `updates_per_batch`: optimizer steps per rollout batch, each on as many prompts. `importance_correction`: of policy gradients,
+    for log-probabilities of the rollout engine that differ from the student's; it multiplies the advantages by min(ratio,
+    `importance_cap`), of the token or of its whole sequence.
     """
 
     name: str = "uopd"
+    options: dict[str, JsonValue] = Field(default_factory=dict)  # see docs/algorithms.md
     prompt_weight: PromptWeight | None = None  # {"kind": "binary", "tau": 0.3}, or "soft"
+    rollout_weight: Literal["answer_share"] | None = None
     top_k: PositiveInt | Literal["full"] | None = None
     top_k_form: Literal["teacher_renormalised", "tail_bucket", "unnormalised"] | None = None
     reference_kl_coefficient: NonNegativeFloat | None = None

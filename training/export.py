@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,14 @@ from tasks.storage.checksums import sealed, unsealed
 from tasks.storage.disk import atomic_write
 from tasks.storage.metrics import read_metrics
 from tasks.text import counted
+from training.algorithms.base import Algorithm
 from training.console import log_line
 from training.data.model_files import PROMPT
 from training.evaluation.held_out import estimates
 from training.evaluation.history import described
 from training.metrics import phase_seconds
-from training.preflight.check import Prepared, needs
+from training.preflight.check import Prepared
+from training.preflight.data_checks import uses
 from training.preflight.disk import RESULT
 from training.preflight.memory import placement_of
 from training.progress import RunState, TrainingRun
@@ -245,6 +247,11 @@ def _method(prepared: Prepared) -> dict[str, Any]:
         ("loss terms", " + ".join(f"{term.weight:g} x {term.loss}" for term in algorithm.loss)),
         ("scores", "; ".join(scorers) or "none"),
         ("prompt weight", str(algorithm.prompt_weight)),
+        *(
+            (name, getattr(part, "__name__", str(part)))
+            for name, part in _own_parts(algorithm)
+            if part is not None
+        ),
         *((f"{need}s", _counts(found)) for need, found in _reference_sources(prepared).items()),
         *([] if prepared.responses is None else [("responses", prepared.responses.source)]),
     ]
@@ -266,6 +273,15 @@ def _dataset(prepared: Prepared) -> dict[str, Any]:
     return {"dataset": data.fingerprint, "notices": list(data.notices), **source}
 
 
+def _own_parts(algorithm: Algorithm) -> Iterator[tuple[str, object]]:
+    """Yield the parts that few algorithms have, None where this one has none."""
+    yield "sequence loss", algorithm.sequence_loss
+    yield "rollout weight", algorithm.rollout_weight
+    yield "token weight", algorithm.token_weight
+    for term in algorithm.loss:
+        yield f"tokens of {type(term.loss).__name__}", term.token_weight
+
+
 def _tags(method: Mapping[str, Any]) -> list[str]:
     """Return what kind of training the algorithm is: from a frozen model, on rollouts of the student, or both."""
     tags = [] if dict(method["parts"])["scores"] == "none" else ["distillation"]
@@ -279,7 +295,7 @@ def _counts(found: Mapping[str, int]) -> str:
 def _reference_sources(prepared: Prepared) -> dict[str, Any]:
     """Return where the labels and solutions that the algorithm used came from, as counts of rows."""
     references = prepared.references
-    return {} if references is None else {need: references.sources(need) for need in needs(prepared.plan)}
+    return {} if references is None else {need: references.sources(need) for need in uses(prepared.plan)}
 
 
 def _identity(folder: Path) -> str:

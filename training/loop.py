@@ -14,16 +14,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tasks.errors import UserError
 from tasks.processes.timeline import FILE, Timeline
 from tasks.storage.locks import alone
 from tasks.storage.metrics import read_metrics
 from tasks.storage.rollout_samples import write_samples
-from training.batch import RolloutBatch, generate_batch, micro_batches, sequences_of
+from training.batch import RolloutBatch, generate_batch, micro_batches
 from training.config import RunConfig, run_folder
 from training.console import log_line, phase, show_table
 from training.data.rows import columns
 from training.export import RunResult, export_run, finished, record_latest
+from training.loss_inputs import sequences_of
 from training.metrics import step_metrics
 from training.preflight.check import Prepared, data_lines, prepare
 from training.preflight.memory import memory_table
@@ -204,7 +207,7 @@ def _steps(
                 ),
                 weights=f"{snapshot.checksum:016x}",
                 samples=_samples(prepared, batch),
-                upcoming=ready.generations if ready and prepared.plan.samples else (),
+                upcoming=ready.rollouts if ready and prepared.plan.samples else (),
             )
 
 
@@ -214,36 +217,45 @@ def _train_on(workers: Workers, prepared: Prepared, batch: RolloutBatch, step: i
     if plan.run.placement.kind == "colocated":
         batch.scoring_seconds()  # wait: scoring and training must not allocate memory at the same time
         workers.engines.sleep()
-    if plan.run.algorithm.importance_correction != "none" and plan.samples:
-        batch = replace(batch, old_logprobs=workers.students.logprobs(batch.sequences))
+    batch = _with_student_outputs(workers, prepared, batch)
     updates = []
     for number, parts in enumerate(batch.updates):
-        known, offset = _with_sequence_loss(workers, prepared, batch, number)
+        known, outputs, offset = _with_sequence_loss(workers, prepared, batch, number)
         update = workers.students.step_in_parts(
             [partial(micro_batches, known, number, part, prepared) for part in range(len(parts))]
         )
-        update = replace(update, loss=update.loss + offset)
+        update = replace(update, loss=update.loss + offset, diagnostics=outputs)
         _check_finite(update, step)
         updates.append(update)
     return tuple(updates)
 
 
+def _with_student_outputs(workers: Workers, prepared: Prepared, batch: RolloutBatch) -> RolloutBatch:
+    """Return the batch with what the algorithm uses of the student before its first update, by a pass without gradient."""
+    wanted = prepared.plan.student_outputs
+    if "entropy" in wanted:
+        scores = workers.students.scores(batch.sequences)
+        batch = replace(batch, student_entropy=[one.entropy for one in scores])
+        return replace(batch, old_logprobs=[one.sampled for one in scores]) if "sampled" in wanted else batch
+    return replace(batch, old_logprobs=workers.students.logprobs(batch.sequences)) if wanted else batch
+
+
 def _with_sequence_loss(
     workers: Workers, prepared: Prepared, batch: RolloutBatch, update: int
-) -> tuple[RolloutBatch, float]:
-    """Return the batch with the slopes of the sequence loss of an optimizer step, by a pass of the student without gradient, and
-    what has to be added to the loss that the student reports, in which the sequence loss is linear. Without one: unchanged and
-    0."""
+) -> tuple[RolloutBatch, Mapping[str, float], float]:
+    """Return the batch with the slopes of the sequence loss of an optimizer step, by a pass of the student without gradient, its
+    diagnostics, and what has to be added to the loss that the student reports, in which the sequence loss is linear. Without one:
+    unchanged, none and 0."""
     sequence_loss = prepared.plan.algorithm.sequence_loss
     if sequence_loss is None:
-        return batch, 0.0
+        return batch, {}, 0.0
     chosen = [batch.sequences[index] for part in batch.updates[update] for index in part]
     logprobs = workers.students.logprobs(chosen)
-    rollouts, sequences = sequences_of(batch, update, prepared.plan, logprobs)
-    value, slopes = sequence_loss(sequences)
-    known = replace(batch, sequence_slopes=dict(zip(rollouts, slopes.tolist(), strict=True)))
-    trained = batch.weights[rollouts] > 0
-    return known, value - float((slopes * sequences.logprobs)[trained].sum())
+    indices, sequences = sequences_of(batch, update, prepared.plan, logprobs)
+    found = sequence_loss(sequences)
+    known = replace(batch, sequence_slopes=dict(zip(indices, found.slopes.tolist(), strict=True)))
+    linear = np.where(found.slopes == 0, 0.0, found.slopes * sequences.logprobs)
+    return known, found.diagnostics, found.loss - float(linear.sum())
 
 
 def _staleness(prepared: Prepared, batch: RolloutBatch, step: int) -> int:
@@ -252,8 +264,8 @@ def _staleness(prepared: Prepared, batch: RolloutBatch, step: int) -> int:
     if not prepared.plan.samples:
         return 0
     allowed = int(prepared.run.overlap == "one_step_off")
-    version = batch.generations[0].version
-    check_versions(version, [generation.version for generation in batch.generations])
+    version = batch.rollouts[0].version
+    check_versions(version, [generation.version for generation in batch.rollouts])
     check_versions(version if step - allowed <= version <= step else step, [version])
     return step - version
 

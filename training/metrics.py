@@ -40,11 +40,12 @@ def step_metrics(
         "loss": float(np.mean([update.loss for update in updates])),
         "learning_rate": updates[-1].learning_rate,
         "gradient_norm": float(np.mean([update.gradient_norm for update in updates])),
-        "weight_mean": float(batch.weights.mean()),
-        "weight_zero_share": float((batch.weights == 0).mean()),
+        "weight_mean": float(batch.weights[: len(batch.rollouts)].mean()),
+        "weight_zero_share": float((batch.weights[: len(batch.rollouts)] == 0).mean()),
         **token_metrics([seen for update in updates for _, seen in update.trained]),
         **response_metrics(batch),
         **reward_metrics(batch),
+        **update_metrics(updates),
         "staleness": staleness,
         **throughput(batch, updates, wall),
         "seconds": wall,
@@ -68,18 +69,18 @@ def _seconds_by_phase(batch: RolloutBatch, updates: Sequence[Update], sync: floa
 
 def response_metrics(batch: RolloutBatch) -> dict[str, float]:
     """Return response lengths, the share of truncated responses and the mean log-probability of a token, over all rollouts."""
-    lengths = [len(generation.tokens) for generation in batch.generations]
+    lengths = [len(generation.tokens) for generation in batch.rollouts]
     return {
         "response_tokens_mean": float(np.mean(lengths)),
         "response_tokens_max": max(lengths),
         "response_tokens": sum(lengths),
-        "truncated_share": float(np.mean([one.finish_reason == "length" for one in batch.generations])),
+        "truncated_share": float(np.mean([one.finish_reason == "length" for one in batch.rollouts])),
     } | _rollout_logprob(batch)
 
 
 def _rollout_logprob(batch: RolloutBatch) -> dict[str, float]:
     """Return the mean log-probability of a token, unless it is not known, as for the dataset's responses."""
-    mean = float(np.concatenate([one.logprobs for one in batch.generations]).mean())
+    mean = float(np.concatenate([one.logprobs for one in batch.rollouts]).mean())
     return {"rollout_logprob_mean": mean} if np.isfinite(mean) else {}
 
 
@@ -101,15 +102,33 @@ def throughput(batch: RolloutBatch, updates: Sequence[Update], wall: float) -> d
 
 
 def reward_metrics(batch: RolloutBatch) -> dict[str, float]:
-    """Return the share of right answers, and that of the groups whose rewards are all equal; nothing without a reward."""
-    if batch.rewards is None:
-        return {}
-    numbers = batch.group_numbers
-    groups = [batch.rewards[numbers == number] for number in range(len(batch.groups))]
+    """Return the share of right answers, that of the groups whose rewards are all equal, and the mean of the teacher's
+    probability of the answers; nothing without a reward, or without these probabilities."""
+    found: dict[str, float] = {}
+    if batch.rewards is not None:
+        numbers = batch.group_numbers[: len(batch.rewards)]
+        groups = [batch.rewards[numbers == number] for number in range(len(batch.groups))]
+        found["reward_mean"] = float(batch.rewards.mean())
+        found["agreeing_groups"] = float(np.mean([np.ptp(group) == 0 for group in groups]))
+    return found if batch.shares is None else found | {"answer_share_mean": float(batch.shares.mean())}
+
+
+def update_metrics(updates: Sequence[Update]) -> dict[str, float]:
+    """Return the diagnostics of the sequence loss, means over the optimizer steps that have them, and `clipped_last`."""
+    names = dict.fromkeys(name for update in updates for name in update.diagnostics)
     return {
-        "reward_mean": float(batch.rewards.mean()),
-        "agreeing_groups": float(np.mean([np.ptp(group) == 0 for group in groups])),
-    }
+        name: float(np.mean([one.diagnostics[name] for one in updates if name in one.diagnostics]))
+        for name in names
+    } | last_clipped(updates)
+
+
+def last_clipped(updates: Sequence[Update]) -> dict[str, float]:
+    """Return the share of clipped tokens of the last of several optimizer steps, in which the policy has moved furthest from the
+    one that generated; nothing with one step, or without a clip."""
+    if len(updates) < 2:
+        return {}
+    found = token_metrics([seen for _, seen in updates[-1].trained])
+    return {"clipped_last": found["clipped"]} if "clipped" in found else {}
 
 
 def phase_seconds(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -134,7 +153,9 @@ def mismatch(
         return 0.0, 0.0
     engine = np.concatenate([one for one, _ in both])
     student = np.concatenate([one for _, one in both])
-    here = np.isfinite(student)  # positions with coefficient 0 are skipped and hold NaN
+    here = np.isfinite(student) & np.isfinite(
+        engine
+    )  # NaN: skipped positions, and tokens that no engine sampled
     return logprob_mismatch(engine[here], student[here])
 
 

@@ -11,10 +11,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.errors import UserError
-from training.algorithms import load_algorithm
+from training.algorithms import load_algorithm, rollout_weights, token_weights
 from training.algorithms.base import Algorithm, Scorer, Term, TokenWeight, View
 from training.algorithms.losses import GeneralisedJSD, ReferenceKL, TopKCrossEntropy, build_loss
-from training.algorithms.token_weights import SCHEDULES
+from training.algorithms.rollout_weights import answer_share
+from training.algorithms.token_weights import SCHEDULES, PositionWeight
 from training.config import AlgorithmSettings, BinaryWeight, PlainWeight, RunConfig
 from training.losses.prompt_weights import (
     Binary,
@@ -137,6 +138,11 @@ class RunPlan:
         return {**found, "dataset": kept}
 
     @property
+    def grades(self) -> bool:
+        """Whether the answers of rollouts are compared with others."""
+        return self.algorithm.reward or self.algorithm.answer_shares
+
+    @property
     def samples(self) -> bool:
         """Whether the student generates rollouts; otherwise they are the dataset's responses."""
         return self.algorithm.rollouts == "student"
@@ -147,6 +153,18 @@ class RunPlan:
         return self.algorithm.advantages is not None
 
     @property
+    def student_outputs(self) -> frozenset[str]:
+        """What the student returns about the rollouts of a batch before its first update."""
+        corrected = self.samples and self.run.algorithm.importance_correction != "none"
+        return frozenset(self.algorithm.student_outputs) | ({"sampled"} if corrected else set())
+
+    @property
+    def weighted_terms(self) -> tuple[TokenWeight, ...]:
+        """The token weights of the loss terms that have some of their own."""
+        weights = (term.token_weight for term in self.algorithm.loss)
+        return tuple(weight for weight in weights if weight is not None)
+
+    @property
     def updates_per_batch(self) -> int:
         """Optimizer steps per rollout batch."""
         return self.algorithm.updates_per_batch
@@ -155,15 +173,17 @@ class RunPlan:
 def resolve(run: RunConfig) -> RunPlan:
     """Return the plan of a run. Raises `UserError` for an unknown algorithm or settings that it does not have."""
     settings = run.algorithm
-    algorithm = load_algorithm(settings.name)
+    algorithm = load_algorithm(settings.name, settings.options)
     _check_importance(algorithm, settings)
     algorithm = _with_top_k(algorithm, settings)
     algorithm = _with_loss(algorithm, settings)
     algorithm = _with_reference_kl(algorithm, settings.reference_kl_coefficient)
     if settings.prompt_weight is not None:
         algorithm = replace(algorithm, prompt_weight=chosen_weight(settings.prompt_weight, run.seed))
+    if settings.rollout_weight is not None:
+        algorithm = _with_answer_shares(algorithm)
     if settings.position_schedule is not None:
-        algorithm = replace(algorithm, token_weight=_position_weight(settings.position_schedule))
+        algorithm = _with_schedule(algorithm, settings.position_schedule)
     if settings.reduction is not None:
         algorithm = replace(algorithm, reduction=_REDUCTIONS[settings.reduction])
     if settings.updates_per_batch is not None:
@@ -260,16 +280,32 @@ def _with_reference_kl(algorithm: Algorithm, coefficient: float | None) -> Algor
     """Return the algorithm with a KL penalty of this coefficient towards the initial student; with 0 without one."""
     if coefficient is None:
         return algorithm
-    scorers = tuple(one for one in algorithm.scorers if one.role != "reference")
+    scorers = algorithm.scorers
+    if algorithm.sequence_loss is None:  # else that may compare with the reference, too
+        scorers = tuple(one for one in scorers if one.role != "reference")
     terms = tuple(one for one in algorithm.loss if not isinstance(one.loss, ReferenceKL))
     if coefficient:
-        scorers = (*scorers, Scorer(role="reference"))
+        if not any(one.role == "reference" for one in scorers):
+            scorers = (*scorers, Scorer(role="reference"))
         terms = (*terms, Term(loss=ReferenceKL(), weight=coefficient))
     return replace(algorithm, scorers=scorers, loss=terms)
 
 
-def _position_weight(name: str) -> TokenWeight | None:
-    return None if name == "uniform" else SCHEDULES[name]
+def _with_answer_shares(algorithm: Algorithm) -> Algorithm:
+    """Return the algorithm with each rollout also weighted by the teacher's probability of its answer."""
+    own, weight = algorithm.rollout_weight, answer_share
+    if own is not None:
+        weight = rollout_weights.Product(first=own, second=answer_share)
+    return replace(algorithm, rollout_weight=weight, answer_shares=True)
+
+
+def _with_schedule(algorithm: Algorithm, name: str) -> Algorithm:
+    """Return the algorithm with the position weights of that name, or without any. Other token weights of its own stay."""
+    own, schedule = algorithm.token_weight, None if name == "uniform" else SCHEDULES[name]
+    if own is None or isinstance(own, PositionWeight):
+        return replace(algorithm, token_weight=schedule)
+    both = own if schedule is None else token_weights.Product(first=own, second=schedule)
+    return replace(algorithm, token_weight=both)
 
 
 # --- scoring passes ----------------------------------------------------------------------------------------------

@@ -25,10 +25,14 @@ _AT_ONCE: Final = (
 _ATTEMPTS: Final = 3
 
 
+Values = tuple[tuple[str, float], ...]
+"""Answers, and the reward of a response that has one of them; of several that it matches the first counts."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
     text: str
-    label: str
+    values: Values
     reward: Future[float] = field(default_factory=Future)
 
 
@@ -39,7 +43,7 @@ class _Closed(Exception):
 class Grader:
     """Worker processes that grade responses with `tasks.answers.grade`; to be used as a context manager.
 
-    A reward depends on response and label alone. A worker that dies is replaced, and its responses are graded again. All
+    A reward depends on response and answers alone. A worker that dies is replaced, and its responses are graded again. All
     workers end with the block, or with this process however it ends. Their start takes some seconds, which nobody waits for
     but the first rewards. By default there are as many as cores, at most `MAX_WORKERS`.
     """
@@ -65,12 +69,16 @@ class Grader:
         self.close()
 
     def submit(self, text: str, label: str) -> Future[float]:
-        """Return the future reward of a response: 1.0 if its answer matches the label, else 0.0.
+        """Return the future reward of a response: 1.0 if its answer matches the label, else 0.0. As `submit_values` otherwise."""
+        return self.submit_values(text, ((label, 1.0),))
+
+    def submit_values(self, text: str, values: Values) -> Future[float]:
+        """Return the future value of the first of several answers that the answer of a response matches, 0.0 if it matches none.
 
         `text` begins with `<think>` if its prompt ended with it. The result raises `UserError` if the workers die on this
         response time and again, and `CancelledError` if the block ends first. Raises `RuntimeError` after the block.
         """
-        job = _Job(text=text, label=label)
+        job = _Job(text=text, values=values)
         with self._lock:
             if self._closed:
                 raise RuntimeError("Grader.submit works inside its `with` block only")
@@ -112,7 +120,7 @@ class Grader:
     def _graded(self, jobs: Sequence[_Job], attempt: int = 1) -> Sequence[float | Exception]:
         """Return the outcome of each job. If the process dies, each job is graded alone, at most `_ATTEMPTS` times."""
         try:
-            return self._process().call(_outcomes, [(job.text, job.label) for job in jobs])
+            return self._process().call(_outcomes, [(job.text, job.values) for job in jobs])
         except WorkerDied as error:
             self._discard()
             if len(jobs) != 1:
@@ -154,18 +162,18 @@ def _settle(reward: Future[float], outcome: float | Exception) -> None:
 def _given_up(job: _Job, error: WorkerDied) -> UserError:
     found = UserError(
         f"{_ATTEMPTS} processes in a row died while they graded a response of {len(job.text):,} characters against the label"
-        f" {job.label[:60]!r}, possibly out of memory: free memory and start again"
+        f" {job.values[0][0][:60]!r}, possibly out of memory: free memory and start again"
     )
     found.__cause__ = error
     return found
 
 
-def _outcomes(pairs: Sequence[tuple[str, str]]) -> list[float | Exception]:
-    """Return the reward of each pair of response and label, or what its grading raised."""
+def _outcomes(pairs: Sequence[tuple[str, Values]]) -> list[float | Exception]:
+    """Return the reward of each response with its answers, or what its grading raised."""
     found = list[float | Exception]()
-    for text, label in pairs:
+    for text, values in pairs:
         try:
-            found.append(float(grade(text, label)))
+            found.append(next((value for answer, value in values if grade(text, answer)), 0.0))
         except Exception as error:  # one response must not cost the others their rewards
             found.append(error)
     return found

@@ -90,12 +90,25 @@ class Workers:
 
     def grade(self, prepared: Prepared, row: int, tokens: np.ndarray) -> Future[float]:
         """Request the reward of a rollout for a row. Returns immediately."""
+        return self._grader().submit(_graded_text(prepared, row, tokens), prepared.label(row))
+
+    def answer_share(self, prepared: Prepared, row: int, tokens: np.ndarray) -> Future[float]:
+        """Request the teacher's probability of the answer of a rollout for a row. Returns immediately."""
+        clusters = prepared.clusters[row]
+        values = tuple(zip(clusters.answers, clusters.probs, strict=True))
+        return self._grader().submit_values(_graded_text(prepared, row, tokens), values)
+
+    def _grader(self) -> Grader:
         if self.grader is None:
             raise RuntimeError("this run has no grader, because its algorithm has no reward")
-        tokenizer = prepared.student.tokenizer
-        text = tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
-        opened = opened_thinking(tokenizer, prepared.rows[row].prompt_ids)
-        return self.grader.submit(opened + text, prepared.label(row))
+        return self.grader
+
+
+def _graded_text(prepared: Prepared, row: int, tokens: np.ndarray) -> str:
+    """Return the text of a rollout, with the thinking that its prompt opened."""
+    tokenizer = prepared.student.tokenizer
+    text = tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+    return opened_thinking(tokenizer, prepared.rows[row].prompt_ids) + text
 
 
 @contextmanager
@@ -113,7 +126,7 @@ def start_workers(prepared: Prepared, log: Callable[[str], None]) -> Iterator[Wo
         log(warning)
     store = CPU_OBJECT_STORE_BYTES if placement.on_cpu else None
     with ExitStack() as stack:
-        grader = stack.enter_context(Grader()) if plan.algorithm.reward else None
+        grader = stack.enter_context(Grader()) if plan.grades else None
         session = stack.enter_context(RaySession(len(placement.slots), store))
         group = stack.enter_context(reserved(placement))
         engines = RolloutPool(placement, group, rollout_engine_settings(prepared, placement), on_loss=log)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from tasks.errors import UserError
 from tests.training.small_run import settings
 from training import algorithms
-from training.algorithms import algorithm_names, load_algorithm
+from training.algorithms import algorithm_names, load_algorithm, options_of, rollout_weights
 from training.algorithms.advantages import group_normalised
 from training.algorithms.base import Algorithm, Scorer, Term
 from training.algorithms.losses import (
@@ -23,14 +24,21 @@ from training.algorithms.losses import (
     ReferenceKL,
     TopKCrossEntropy,
 )
-from training.algorithms.token_weights import SCHEDULES
+from training.algorithms.rollout_weights import answer_share, right_only
+from training.algorithms.token_weights import SCHEDULES, Product, RandomTokens
 from training.config import AlgorithmSettings, run_from
 from training.losses.prompt_weights import Binary, Constant, PassRate, Permuted, Soft, Uniform
 from training.losses.reductions import per_sequence_mean, token_mean
 from training.plan import RunPlan, resolve
+from training.preflight.algorithm_checks import algorithm_problems
 from training.scorers.scores import ScoreRequest
 
-NAMES = ("grpo", "kd", "opd", "opsd", "pw_opsd", "self_distilled_reasoner", "sft", "uopd")
+NAMES = (
+    "core", "eopd", "grpo", "kd", "opd", "opd_rkl", "opsd", "pw_opsd", "reopold", "self_distilled_reasoner", "sft", "uopd",
+    "uopd_eopd", "uopd_grpo", "uopd_pw",
+)  # fmt: skip
+POLICIES = ("eopd", "grpo", "opd_rkl", "reopold", "uopd_eopd", "uopd_grpo")
+"""Those with advantages."""
 
 
 def plan(
@@ -60,6 +68,8 @@ def test_without_changes_the_plan_has_the_algorithm_itself(name: str) -> None:
 
 TOP = ScoreRequest(top_k=512)
 STATES = ScoreRequest(states=True)
+SAMPLED = ScoreRequest(sampled=True)
+UNCERTAIN = ScoreRequest(sampled=True, top_k=16, entropy=True)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +83,13 @@ STATES = ScoreRequest(states=True)
         ("pw_opsd", [("reference", "solution", STATES)]),
         ("grpo", []),
         ("sft", []),
+        ("opd_rkl", [("teacher", "plain", SAMPLED)]),
+        ("eopd", [("teacher", "plain", UNCERTAIN)]),
+        ("reopold", [("teacher", "plain", SAMPLED)]),
+        ("core", [("teacher", "plain", TOP), ("reference", "plain", SAMPLED)]),
+        ("uopd_pw", [("teacher", "plain", TOP)]),
+        ("uopd_eopd", [("teacher", "plain", UNCERTAIN)]),
+        ("uopd_grpo", []),
     ],
 )
 def test_each_algorithm_has_its_passes_workers_and_views(
@@ -97,6 +114,13 @@ def test_each_algorithm_has_its_passes_workers_and_views(
         ("pw_opsd", (True, False, False, True, 1, None, "reference")),
         ("grpo", (True, True, True, False, 4, None, None)),
         ("sft", (False, False, False, False, 1, None, None)),
+        ("opd_rkl", (True, True, False, False, 4, None, None)),
+        ("eopd", (True, True, False, False, 4, 16, None)),
+        ("reopold", (True, True, False, False, 1, None, None)),
+        ("core", (True, False, True, False, 1, 512, None)),
+        ("uopd_pw", (True, False, False, False, 1, 512, None)),
+        ("uopd_eopd", (True, True, False, False, 4, 16, None)),
+        ("uopd_grpo", (True, True, True, False, 4, None, None)),
     ],
 )
 def test_each_algorithm_needs_what_it_declares(name: str, expected: tuple[Any, ...]) -> None:
@@ -223,7 +247,8 @@ def test_a_temperature_applies_to_the_distillation_loss() -> None:
 def test_a_reference_kl_adds_a_term_and_a_pass_of_the_start(name: str) -> None:
     own, made = plan(name), plan(name, reference_kl_coefficient=0.05)
     assert made.algorithm.loss == (*own.algorithm.loss, Term(loss=ReferenceKL(), weight=0.05))
-    assert scored(made) == [*scored(own), ("reference", "plain", ScoreRequest(sampled=True))]
+    one = ("reference", "plain", ScoreRequest(sampled=True))
+    assert scored(made) == [*(given for given in scored(own) if given != one), one]
     assert made.has_reference and made.has_teacher == own.has_teacher
     assert plan(name, reference_kl_coefficient=0.0).algorithm == own.algorithm
 
@@ -257,7 +282,14 @@ def test_weights_reduction_and_updates_are_those_of_the_settings(name: str) -> N
     own = load_algorithm(name)
     for schedule, weight in {"uniform": None, **SCHEDULES}.items():
         made = plan(name, position_schedule=schedule).algorithm
-        assert made == replace(own, token_weight=weight)
+        expected = replace(own, token_weight=weight)
+        if name == "reopold":  # its choice of tokens stays
+            mask = own.token_weight
+            assert mask is not None
+            expected = replace(
+                own, token_weight=mask if weight is None else Product(first=mask, second=weight)
+            )
+        assert made == expected
     for reduction, function in (("sequence_mean", per_sequence_mean), ("token_mean", token_mean)):
         assert plan(name, reduction=reduction).algorithm == replace(own, reduction=function)
     assert plan(name, updates_per_batch=3).updates_per_batch == 3
@@ -273,7 +305,7 @@ def test_an_importance_correction_changes_no_part_and_needs_advantages() -> None
     ("name", "given", "sentence"),
     [
         *((name, {"top_k": 8}, f"algorithm.top_k is set, but {name} does not use a teacher's top k: remove it")
-          for name in ("grpo", "sft", "opsd", "pw_opsd")),
+          for name in ("grpo", "sft", "opsd", "pw_opsd", "opd_rkl", "reopold", "uopd_grpo")),
         *((name, {"top_k_form": "tail_bucket"}, f"algorithm.top_k_form is set, but {name} has no distillation loss: remove it")
           for name in ("grpo", "sft")),
         *((name, {"top_k_form": "tail_bucket"}, f"algorithm.top_k_form is set, but {name} has no top-k cross-entropy: remove it")
@@ -284,7 +316,7 @@ def test_an_importance_correction_changes_no_part_and_needs_advantages() -> None
           for name in ("grpo", "sft")),
         *((name, {"importance_correction": "token"},
            f"algorithm.importance_correction is set, but {name} has no advantages that it corrects: remove it")
-          for name in NAMES if name != "grpo"),
+          for name in NAMES if name not in POLICIES),
     ],
 )  # fmt: skip
 def test_a_setting_that_an_algorithm_does_not_have_is_refused_in_one_sentence(
@@ -298,8 +330,115 @@ def test_a_setting_that_an_algorithm_does_not_have_is_refused_in_one_sentence(
 def test_every_setting_is_tested_above() -> None:
     assert set(AlgorithmSettings.model_fields) == {
         "name", "prompt_weight", "top_k", "top_k_form", "reference_kl_coefficient", "divergence_beta", "temperature",
-        "position_schedule", "reduction", "updates_per_batch", "importance_correction", "importance_cap",
+        "position_schedule", "reduction", "updates_per_batch", "importance_correction", "importance_cap", "options",
+        "rollout_weight",
     }  # fmt: skip
+
+
+# --- rollout weights, options and combinations -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_answer_shares_weight_the_rollouts_of_every_algorithm(name: str) -> None:
+    own, made = load_algorithm(name), plan(name, rollout_weight="answer_share")
+    weight = (
+        answer_share
+        if own.rollout_weight is None
+        else rollout_weights.Product(first=right_only, second=answer_share)
+    )
+    assert made.algorithm == replace(own, rollout_weight=weight, answer_shares=True)
+    assert made.grades and (own.rollout_weight is not None) == (name == "core")
+
+
+def test_options_change_the_algorithm_that_defines_them() -> None:
+    own, made = load_algorithm("eopd"), plan("eopd", options={"forward_kl": "random", "share": 0.1}).algorithm
+    policy, kl = own.loss
+    assert made == replace(own, loss=(policy, replace(kl, token_weight=RandomTokens(share=0.1))))
+    bare = plan("eopd", options={"forward_kl": "none"})
+    assert (bare.algorithm.loss, bare.top_k) == ((policy,), None)
+    assert plan("core", options={"distil_weight": 0.0}).has_teacher is False
+    assert plan("core", options={"contrast_weight": 0}).has_reference is False
+    start = plan("reopold", options={"teacher": "start_with_solution"})
+    assert (start.has_teacher, start.needs_solutions) == (False, True)
+    answers = plan("core", options={"traces": "all"})
+    assert answers.views == ("answer",) and answers.algorithm.rollout_weight is None
+    assert plan("eopd", options={}).algorithm == own
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        (
+            "eopd", {"tau": 1},
+            "algorithm.options.tau is set, but eopd has no such option: choose among forward_kl, threshold, share, entropy_bonus,"
+            " shaping, clip",
+        ),
+        ("sft", {"tau": 1}, "algorithm.options.tau is set, but sft has no such option: remove it"),
+        (
+            "eopd", {"forward_kl": "no"},
+            "algorithm.options.forward_kl: Input should be 'uncertain', 'random', 'everywhere' or 'none'",
+        ),
+        (
+            "eopd", {"share": 2, "forward_kl": "random"},
+            "algorithm.options of eopd: the share of random tokens is 2.0: give a number above 0, up to 1",
+        ),
+        (
+            "core", {"alpha": 5},
+            "algorithm.options of core: alpha is 5.0, so that one of the weights alpha and 1 - alpha is negative and would reward"
+            " errors: give a number from 0 to 1, or distil_weight and contrast_weight",
+        ),
+        (
+            "core", {"contrast_weight": 0, "distil_weight": 0},
+            "algorithm.options of core: distil_weight is 0 and contrast_weight 0: give numbers of at least 0, one of them above"
+            " 0",
+        ),
+        (
+            "reopold", {"mixture": 1},
+            "algorithm.options of reopold: the mixture of the reward floor is 1.0: give a number between 0 and 1",
+        ),
+        (
+            "opd_rkl", {"discount": 2},
+            "algorithm.options of opd_rkl: the discount of the advantages is 2.0: give a number from 0 to 1",
+        ),
+    ],
+)  # fmt: skip
+def test_options_without_a_meaning_are_refused_in_one_sentence(
+    name: str, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        plan(name, options=options)
+    assert str(refused.value) == sentence
+
+
+def test_the_algorithm_is_the_variant_of_its_default_options() -> None:
+    for name in NAMES:
+        options, _ = options_of(name)
+        if options:
+            assert load_algorithm(name, options) == load_algorithm(name)
+
+
+WEIGHTS: list[Any] = ["uniform", "soft", "pass_rate", "permuted", "constant", {"kind": "binary", "tau": 0.3}]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_combination_of_weights_resolves_to_a_loss_or_is_refused_in_one_sentence(name: str) -> None:
+    resolved = refused = 0
+    for weight, schedule, share, reduction in product(
+        WEIGHTS, [None, "uniform", *SCHEDULES], [None, "answer_share"], [None, "sequence_mean", "token_mean"]
+    ):
+        chosen = {
+            "prompt_weight": weight, "position_schedule": schedule, "rollout_weight": share, "reduction": reduction,
+        }  # fmt: skip
+        try:
+            made = plan(name, **{key: value for key, value in chosen.items() if value is not None})
+        except UserError as error:
+            assert "\n" not in str(error) and ": " in str(error)
+            refused += 1
+            continue
+        made.token_loss()
+        assert algorithm_problems(made) == []
+        resolved += 1
+    assert (resolved, refused) == (6 * 6 * 2 * 3, 0)
 
 
 # --- defaults of an algorithm ------------------------------------------------------------------------------------
@@ -397,7 +536,7 @@ def test_an_algorithm_is_found_by_its_file_name(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
-        ("updo", "", r"^test: algorithm.name: unknown algorithm 'updo': choose one of grpo, .*uopd$"),
+        ("updo", "", r"^test: algorithm.name: unknown algorithm 'updo': choose one of core, .*uopd_pw$"),
         ("losses", "", "unknown algorithm 'losses': choose one of"),
         ("", "", "unknown algorithm '': choose one of"),
         ("plan_test_methods.none", "", r"'plan_test_methods.none' cannot be imported \(No module .*PYTHONPATH"),

@@ -147,3 +147,10 @@ def test_the_end_of_the_block_cancels_what_is_not_graded(scripted: type[Scripted
             one.result()
     with pytest.raises(RuntimeError, match="inside its `with` block"):
         grader.submit("\\boxed{4}", "4")
+
+
+def test_a_response_has_the_value_of_the_first_answer_that_it_matches() -> None:
+    values = (("\\frac{1}{2}", 0.5), ("7", 0.25), ("0.5", 0.125))
+    given = ["\\boxed{0.5}", "\\boxed{7}", "\\boxed{8}", "no answer"]
+    assert training.rewards._outcomes([(text, values) for text in given]) == [0.5, 0.25, 0.0, 0.0]
+    assert training.rewards._outcomes([("\\boxed{7}", ())]) == [0.0]

@@ -394,3 +394,13 @@ def test_held_out_problems_are_split_only_at_line_feeds(tmp_path: Path) -> None:
     student = open_model("student", str(PROJECT_ROOT / "pocket/student"))
     found = read_held_out(EvaluationSettings(problems=path), student, thinking=False)
     assert found is not None and found.ids == ("0", "1", "2")
+
+
+def test_the_card_names_the_parts_that_few_algorithms_have() -> None:
+    page = parts(card(algorithm={"name": "core", "prompt_weight": None, "rollout_weight": "answer_share"}))[1]
+    assert "| sequence loss | Preference(beta=0.1, weight=1.0," in page
+    assert "answer_share" in page and "| token weight |" not in page
+    assert (
+        "| tokens of TopKCrossEntropy | TeacherUncertain(threshold=0.8) |"
+        in parts(card(algorithm={"name": "eopd", "prompt_weight": None}))[1]
+    )

@@ -328,6 +328,9 @@ class Asked:
         self.graded.append((row, tuple(tokens.tolist())))
         return done(float(tokens[0] % 2))
 
+    def answer_share(self, _prepared: Prepared, row: int, tokens: np.ndarray) -> Future[float]:
+        return done(float(tokens[0]) / 100)
+
 
 def generated(run: Prepared) -> tuple[Asked, RolloutBatch]:
     asked = Asked()
@@ -425,3 +428,122 @@ def test_the_response_that_a_seed_draws_does_not_depend_on_the_step_at_which_a_r
     assert [one.tokens.tolist() for one in first.generations] == [
         one.tokens.tolist() for one in again.generations
     ]
+
+
+# --- demonstrations, answer shares and weights of whole updates --------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def contrasted(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """A run of CORE on six rows: 0 and 3 have a right response of the teacher, 1 and 4 too long a one, 2 and 5 a wrong one."""
+    rows = [example(n, answer=str(n)) for n in range(6)]
+    texts = ["So \\boxed{%d}", "So " + "1 + 1 = 2, " * 400 + "\\boxed{%d}", "So \\boxed{99%d}"]
+    given = [
+        response(row, index, answer=str(n) if n % 3 < 2 else f"99{n}", text=texts[n % 3] % n)
+        for n, row in enumerate(rows)
+        for index in range(4)
+    ]
+    folder = write_small_dataset(tmp_path_factory.mktemp("data") / "dataset", rows, responses=given)
+    return prepare(
+        small_run(
+            folder, algorithm={"name": "core", "updates_per_batch": 2, "rollout_weight": "answer_share"},
+            rollouts={"group_size": 3}, batches={"size": 6, "draw": "epochs", "epochs": 1, "total_prompts": None},
+        )
+    )  # fmt: skip
+
+
+def test_demonstrations_and_clusters_are_read_where_rows_have_them(contrasted: Prepared) -> None:
+    assert contrasted.demonstrations is not None
+    sources = [None if one is None else one.source for one in contrasted.demonstrations.rows]
+    assert sources == ["teacher", None, None, "teacher", None, None]
+    assert {
+        reason: count for reason, count in contrasted.left_out.items() if "max_response_tokens" in reason
+    } == {"solutions as demonstrations: more than lengths.max_response_tokens (448)": 2}
+    assert [one.probs for one in contrasted.clusters] == [(0.5, 0.5)] * 6
+    assert contrasted.clusters[2].answers == ("1", "6")
+
+
+def test_a_demonstration_is_the_last_part_of_the_update_of_its_prompt(contrasted: Prepared) -> None:
+    asked, batch = generated(contrasted)
+    rows = [group.row for group in batch.groups]
+    with_one = [number for number, row in enumerate(rows) if row in (0, 3)]
+    assert [group for group, _ in batch.demonstrations] == with_one
+    assert len(batch.rollouts) == 18 and len(batch.generations) == 20
+    for update, groups in enumerate((range(3), range(3, 6))):
+        indices = [index for part in batch.updates[update] for index in part]
+        expected = [18 + place for place, number in enumerate(with_one) if number in groups]
+        assert indices == [*range(9 * update, 9 * update + 9), *expected]
+        own = [rows[number] for number in batch.group_numbers[indices]]
+        assert own == [rows[g] for g in groups for _ in range(3)] + [
+            rows[batch.group_numbers[i]] for i in expected
+        ]
+    assert contrasted.demonstrations is not None
+    for index in (18, 19):
+        shown = contrasted.demonstrations.rows[rows[batch.group_numbers[index]]]
+        assert shown is not None and batch.generations[index].tokens.tolist() == shown.tokens.tolist()
+        assert batch.sequences[index].prompt_length == len(
+            contrasted.rows[rows[batch.group_numbers[index]]].prompt_ids
+        )
+    assert (
+        len(asked.prompts) == 18 and len(asked.graded) == 18
+    )  # a demonstration is neither generated nor graded
+    assert len(asked.scored) == 2 * len(batch.parts)  # but scored, by teacher and reference
+    assert batch.totals(0).sequences == 9
+    assert sum(len(batch.updates[update]) for update in (0, 1)) == len(batch.parts)
+
+
+def test_a_saved_batch_has_its_rollouts_alone_and_gives_the_same_batch(contrasted: Prepared) -> None:
+    _, batch = generated(contrasted)
+    again = generate_batch(cast(Workers, Asked()), contrasted, np.ones(6), 0, saved=batch.rollouts)
+    for one, other in zip(batch.generations, again.generations, strict=True):
+        assert one.tokens.tolist() == other.tokens.tolist()
+    assert again.updates == batch.updates and again.demonstrations == batch.demonstrations
+
+
+def test_the_mean_over_right_rollouts_divides_by_their_shares_in_the_whole_update(
+    contrasted: Prepared,
+) -> None:
+    _, batch = generated(contrasted)
+    slopes = dict.fromkeys(range(20), 0.0) | {18: -1.0, 0: 1.0}
+    batch = replace(batch, sequence_slopes=slopes)
+    # rollout i is right if i is odd and has the share i / 100; its length is 1 + i % 3
+    right = [i for i in range(9) if i % 2]
+    total = sum(i / 100 for i in right)
+    found = tokens_of(batch, 0, contrasted, "token_coefficients")
+    trained = {i: [i / 100 / ((1 + i % 3) * total)] * (1 + i % 3) for i in right}
+    assert {i: found[i] for i in right} == {i: pytest.approx(value) for i, value in trained.items()}
+    assert found[0] == [0.0]  # wrong, but in a pair
+    assert set(found) >= {*right, 0} and not {2, 4, 6, 8} & set(found)
+
+
+def test_the_metrics_count_rollouts_alone_and_show_the_pairs(contrasted: Prepared) -> None:
+    _, batch = generated(contrasted)
+    batch = replace(batch, sequence_slopes=dict.fromkeys(range(20), 1.0))
+    updates = [
+        replace(
+            updated(batch, n, contrasted), diagnostics={"pairs": 4.0 + n, **({"preferred": 0.5} if n else {})}
+        )
+        for n in (0, 1)
+    ]
+    row = step_metrics(batch, updates, staleness=0, sync=0.0, wall=1.0)
+    assert (row["pairs"], row["preferred"]) == (4.5, 0.5)
+    assert row["response_tokens"] == sum(1 + i % 3 for i in range(18))
+    assert row["reward_mean"] == 0.5 and row["answer_share_mean"] == pytest.approx(sum(range(18)) / 1800)
+    assert row["mismatch_mean"] == 0.0 and math.isfinite(row["rollout_logprob_mean"])
+
+
+def test_the_clip_of_the_last_update_is_shown_beside_the_mean(prepared: Prepared) -> None:
+    batch = batch_of(prepared)
+    updates = [updated(batch, number, prepared) for number in (0, 1)]
+    updates = [
+        replace(
+            one,
+            trained=tuple(
+                (made, {"clipped": np.full(len(made.coefficients), float(n))}) for made, _ in one.trained
+            ),
+        )
+        for n, one in enumerate(updates)
+    ]
+    row = step_metrics(batch, updates, staleness=0, sync=0.0, wall=1.0)
+    assert row["clipped_last"] == 1.0 and 0.0 < row["clipped"] < 1.0
+    assert "clipped_last" not in step_metrics(batch, updates[:1], staleness=0, sync=0.0, wall=1.0)

@@ -5,8 +5,12 @@ They are constants of the loss: no gradient passes through them. All raise `Valu
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from math import isfinite
+
 import numpy as np
 
+from tasks.errors import UserError
 from training.algorithms.base import Columns, Floats
 
 STD_FLOOR = 1e-4
@@ -30,9 +34,44 @@ def group_centred(columns: Columns) -> Floats:
     return np.repeat(_deviations(columns)[0], columns.lengths)
 
 
+LOWEST_LOGPROB = -1000.0
+"""What the log-probability of an excluded token, which is -inf, counts as, so that advantages are finite."""
+
+
 def teacher_advantage(columns: Columns) -> Floats:
-    """Return log p_teacher - log p_rollout of each sampled token, the advantage of EOPD."""
-    return of_tokens(columns, "teacher_sampled_logprobs") - of_tokens(columns, "rollout_logprobs")
+    """Return log p_teacher - log p_old of each sampled token, the advantage of EOPD. p_old is the denominator of the policy's
+    ratio: the student before the first update where that is known, else the rollout engine."""
+    old = "old_logprobs" if "old_logprobs" in columns.values else "rollout_logprobs"
+    teacher, own = of_tokens(columns, "teacher_sampled_logprobs"), of_tokens(columns, old)
+    return np.maximum(teacher, LOWEST_LOGPROB) - np.maximum(own, LOWEST_LOGPROB)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherAdvantage:
+    """The sum of `teacher_advantage` over this token and the later ones of its response, where each step further counts
+    `discount` times as much. 0: the token alone, as in EOPD. `floor`: the least value of a token, before the sum; None: no
+    bound."""
+
+    discount: float = 0.0
+    floor: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.discount <= 1.0:
+            raise UserError(f"the discount of the advantages is {self.discount}: give a number from 0 to 1")
+        if self.floor is not None and not isfinite(self.floor):
+            raise UserError(f"the floor of the advantages is {self.floor}: give a finite number")
+
+    def __call__(self, columns: Columns) -> Floats:
+        found = teacher_advantage(columns)
+        if self.floor is not None:
+            found = np.maximum(found, self.floor)
+        if self.discount > 0.0:
+            last = np.zeros(len(found), dtype=np.bool_)
+            last[np.cumsum(columns.lengths) - 1] = True
+            for token in range(len(found) - 2, -1, -1):
+                if not last[token]:
+                    found[token] += self.discount * found[token + 1]
+        return found
 
 
 def of_tokens(columns: Columns, name: str) -> Floats:

@@ -32,9 +32,12 @@ __all__ = [
     "Loss",
     "Output",
     "Role",
+    "RolloutWeight",
     "Scorer",
     "SequenceLoss",
+    "SequenceOutputs",
     "Sequences",
+    "Source",
     "Term",
     "TokenWeight",
     "View",
@@ -51,6 +54,8 @@ or of the system."""
 Output = Literal["sampled", "top_k", "full", "entropy"]
 """What a scorer returns for every response token: the log-probability of the token, the k most probable tokens, the whole
 distribution, the entropy of the whole distribution."""
+Source = Literal["rollout", "solution", "teacher"]
+"""Where a sequence comes from: the student, the dataset's own solution, or a right response of the teacher in the dataset."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +91,18 @@ class Columns:
     """What is known of some rollouts, in whole groups, before they are trained on.
 
     `lengths` int64 [S]: their response tokens. `groups` int64 [S]: the number of each rollout's group. `rewards` float64 [S]:
-    None without verified answers. `values`: arrays [T] by the names of `training.losses.base.LossInputs`, such as
-    `rollout_logprobs` and `teacher_entropy`.
+    None without verified answers. `answer_shares` float64 [S]: the teacher's probability of the cluster that the answer of a
+    rollout falls in, None unless the algorithm asks for it. `seeds` uint64 [S]: a number that belongs to each rollout alone.
+    `step`: the number of the rollout batch, from 0. `values`: arrays [T] by the names of `training.losses.base.LossInputs`, such
+    as `rollout_logprobs` and `teacher_entropy`, and `student_entropy`.
     """
 
     lengths: NDArray[np.int64]
     groups: NDArray[np.int64]
     rewards: Floats | None = None
+    answer_shares: Floats | None = None
+    seeds: NDArray[np.uint64] | None = None
+    step: int = 0
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -100,25 +110,39 @@ Advantages = Callable[[Columns], Floats]
 """Rollouts -> advantages float64 [T], signed."""
 TokenWeight = Callable[[Columns], Floats]
 """Rollouts -> factors float64 [T] of the tokens' coefficients."""
+RolloutWeight = Callable[[Columns], Floats]
+"""Rollouts -> factors float64 [S] of the coefficients of all their tokens, at least 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sequences:
-    """The rollouts of one optimizer step as whole sequences. `logprobs` float64 [S]: sums of the student's log-probabilities
-    under the weights before the step. `reference` float64 [S]: those of the reference; None without one. `groups`, `lengths` and
-    `rewards`: as in `Columns`."""
+    """The sequences of one optimizer step: its rollouts, and the demonstrations of their prompts. `logprobs` float64 [S]: sums of
+    the student's log-probabilities under the weights before the step. `reference` float64 [S]: those of the reference; None
+    without one. `groups`, `lengths` and `rewards`: as in `Columns`; the reward of a demonstration is 1. `sources` [S]; None: all
+    are rollouts. `weights` float64 [S]: the prompt weights; None: 1."""
 
     logprobs: Floats
     groups: NDArray[np.int64]
     lengths: NDArray[np.int64]
     reference: Floats | None = None
     rewards: Floats | None = None
+    sources: tuple[Source, ...] | None = None
+    weights: Floats | None = None
 
 
-SequenceLoss = Callable[[Sequences], tuple[float, Floats]]
-"""Rollouts -> a loss that is not a sum over tokens, such as a preference between two sequences, and its derivatives [S] with
-respect to `logprobs`. The derivatives are constants of the backward pass, which is therefore exact, however the update is
-split."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceOutputs:
+    """The value of a sequence loss, its derivatives `slopes` float64 [S] with respect to `Sequences.logprobs`, and numbers for
+    the metrics by name."""
+
+    loss: float
+    slopes: Floats
+    diagnostics: Mapping[str, float] = field(default_factory=dict)
+
+
+SequenceLoss = Callable[[Sequences], SequenceOutputs]
+"""Sequences -> a loss that is not a sum over tokens, such as a preference between two sequences. Its derivatives are constants of
+the backward pass, which is therefore exact, however the update is split."""
 
 
 class Loss(Protocol):
@@ -136,10 +160,12 @@ class Loss(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
-    """A loss and its factor in the sum."""
+    """A loss and its factor in the sum. `token_weight`: a factor of every token in this term alone; the loss is not computed
+    where it is 0."""
 
     loss: Loss
     weight: float = 1.0
+    token_weight: TokenWeight | None = None
 
 
 _UNIFORM = Uniform()
@@ -149,11 +175,15 @@ _UNIFORM = Uniform()
 class Algorithm:
     """A method of distillation or of reinforcement learning, as a composition; an ablation is `dataclasses.replace` of one part.
 
-    `loss`: the terms of the token loss; may be empty with a `sequence_loss`, which is added as it is, without reduction and
-    weights. `rollouts`: responses of the student, or those in the dataset. `scorers`: the frozen models. `reward`: whether
-    answers are verified. `advantages`: the loss input of that name. `updates_per_batch`: mini-batches of a rollout batch.
-    `defaults`: settings of a run (as in RUN.json) where the paper differs from the defaults of `training.config`. `source` names
-    paper and equations; `deviations` are sentences on what differs from it.
+    `loss`: the terms of the token loss; may be empty with a `sequence_loss`, which is added as it is, without reduction, rollout
+    and token weights. `rollouts`: responses of the student, or those in the dataset. `demonstrations`: whether the sequence loss
+    also gets a response for each prompt, its solution (see `training.data.references`), where there is one. `scorers`: the frozen
+    models. `student_outputs`: what the student itself returns about the rollouts before the first update of their batch, as
+    `old_logprobs` and `student_entropy`. `reward`, `answer_shares`: whether answers are verified, or looked up among the
+    teacher's clusters. `advantages`: the loss input of that name. `whole_updates`: whether the weights of tokens and rollouts
+    compare all rollouts of an optimizer step, or the reduction divides by the sums of these weights. `updates_per_batch`:
+    mini-batches of a rollout batch. `defaults`: settings of a run (as in RUN.json) where the paper differs from the defaults of
+    `training.config`. `source` names paper and equations; `deviations` are sentences on what differs from it.
     """
 
     summary: str
@@ -162,12 +192,17 @@ class Algorithm:
     loss: tuple[Term, ...] = ()
     sequence_loss: SequenceLoss | None = None
     rollouts: Literal["student", "dataset"] = "student"
+    demonstrations: bool = False
     scorers: tuple[Scorer, ...] = ()
+    student_outputs: tuple[Literal["sampled", "entropy"], ...] = ()
     reward: bool = False
+    answer_shares: bool = False
     advantages: Advantages | None = None
     prompt_weight: PromptWeight = _UNIFORM
+    rollout_weight: RolloutWeight | None = None
     token_weight: TokenWeight | None = None
     reduction: Reduction = per_sequence_mean
+    whole_updates: bool = False
     updates_per_batch: int = 1
     defaults: Mapping[str, Any] = field(default_factory=dict)
     deviations: tuple[str, ...] = ()

@@ -23,11 +23,13 @@ TopKForm = Literal["teacher_renormalised", "tail_bucket", "unnormalised"]
 class TopKCrossEntropy:
     """Cross-entropy with the teacher's k most probable tokens, or with all (see `training.losses.token_losses`).
 
-    `temperature` divides the logits of both sides; only the form `teacher_renormalised` has one.
+    `temperature` divides the logits of both sides; only the form `teacher_renormalised` has one. `as_kl`: the divergence, that
+    is, the cross-entropy without the teacher's entropy.
     """
 
     form: TopKForm = "teacher_renormalised"
     temperature: float = 1.0
+    as_kl: bool = False
 
     def __post_init__(self) -> None:
         _check_positive("the cross-entropy's temperature", self.temperature)
@@ -44,7 +46,7 @@ class TopKCrossEntropy:
     def build(self) -> TokenLoss:
         from training.losses import token_losses
 
-        return token_losses.TopKCrossEntropy(form=self.form, temperature=self.temperature)
+        return token_losses.TopKCrossEntropy(form=self.form, temperature=self.temperature, as_kl=self.as_kl)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,13 +105,17 @@ class PolicyGradient:
     """The clipped policy gradient of PPO (see `training.losses.sampled_losses`).
 
     The ratio of policies counts from 1 - `clip_low` to 1 + `clip_high`; None: no bound on that side. Its denominator is
-    `old_logprobs` where the loop provides them, else `rollout_logprobs`.
+    `old_logprobs` where the loop provides them, else `rollout_logprobs`. `shaping` c adds min(c H, |A| / 2) to the advantages,
+    with H the student's entropy.
     """
 
     clip_low: float | None = 0.2
     clip_high: float | None = 0.2
+    shaping: float | None = None
 
     def __post_init__(self) -> None:
+        if self.shaping is not None:
+            _check_positive("the policy gradient's shaping", self.shaping)
         if self.clip_low is not None and not 0.0 < self.clip_low <= 1.0:
             raise UserError(
                 f"the policy gradient's clip_low is {self.clip_low}: give a number above 0, up to 1"
@@ -125,8 +131,38 @@ class PolicyGradient:
         from training.losses import sampled_losses
 
         return sampled_losses.FromSampled(
-            loss=sampled_losses.PolicyGradient(clip_low=self.clip_low, clip_high=self.clip_high)
+            loss=sampled_losses.PolicyGradient(
+                clip_low=self.clip_low, clip_high=self.clip_high, shaping=self.shaping
+            )
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdvantageLikelihood:
+    """-A log p of the sampled token, with A its advantage: a policy gradient without ratio and clip."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"advantages"})
+
+    def build(self) -> TokenLoss:
+        from training.losses import sampled_losses
+
+        return sampled_losses.FromSampled(loss=sampled_losses.AdvantageLikelihood())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NegativeEntropy:
+    """The negative entropy of the student, whose coefficient, the weight of its term, is that of an entropy bonus."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
+    def build(self) -> TokenLoss:
+        from training.losses import entropy
+
+        return entropy.NegativeEntropy()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +180,9 @@ class ReferenceKL:
 
 
 def build_loss(terms: Sequence[Term], *, has_sequence_loss: bool = False) -> TokenLoss:
-    """Return the weighted sum of the terms' losses; a single term of weight 1 is that loss itself. `has_sequence_loss`: in the
-    form that a sequence loss beside them needs, or without terms alone.
+    """Return the weighted sum of the terms' losses; a single term of weight 1 is that loss itself. The n-th term that has token
+    weights reads the n-th column of `LossInputs.term_weights`. `has_sequence_loss`: in the form that a sequence loss beside them
+    needs, or without terms alone.
 
     Raises `UserError` without any loss, and for a weight that is 0 or not finite.
     """
@@ -160,11 +197,27 @@ def build_loss(terms: Sequence[Term], *, has_sequence_loss: bool = False) -> Tok
             raise UserError(
                 f"the loss {term.loss} has weight {term.weight}: give a finite number other than 0, or remove the term"
             )
+    built = _built(terms)
     if len(terms) == 1 and terms[0].weight == 1.0:
-        return terms[0].loss.build()
+        return built[0]
     from training.losses.combined import Combined
 
-    return Combined(terms=tuple((term.weight, term.loss.build()) for term in terms))
+    return Combined(terms=tuple((term.weight, loss) for term, loss in zip(terms, built, strict=True)))
+
+
+def _built(terms: Sequence[Term]) -> list[TokenLoss]:
+    """Return the torch code of every term, without its weight."""
+    weighted = [term for term in terms if term.token_weight is not None]
+    if not weighted:
+        return [term.loss.build() for term in terms]
+    from training.losses.combined import OnSomeTokens
+
+    return [
+        term.loss.build()
+        if term.token_weight is None
+        else OnSomeTokens(inner=term.loss.build(), column=weighted.index(term))
+        for term in terms
+    ]
 
 
 def _check_positive(name: str, value: float) -> None:

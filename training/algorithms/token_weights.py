@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 
 from tasks.errors import UserError
-from training.algorithms.advantages import of_tokens
-from training.algorithms.base import Columns, Floats
+from training.algorithms.advantages import of_tokens, teacher_advantage
+from training.algorithms.base import Columns, Floats, TokenWeight
 
 ImportanceKind = Literal["none", "token", "sequence"]
 
@@ -48,6 +48,95 @@ SCHEDULES = {
     "aggressive": PositionWeight(w_min=0.05, tau=0.50, s=0.05),
 }
 """The schedules of PW-OPSD; the paper's default is `moderate`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherUncertain:
+    """1 where the entropy of the teacher's full distribution is above `threshold` nats, else 0 (EOPD)."""
+
+    threshold: float = 0.8
+
+    def __post_init__(self) -> None:
+        if not isfinite(self.threshold):
+            raise UserError(
+                f"the threshold of the teacher's entropy is {self.threshold}: give a finite number"
+            )
+
+    def __call__(self, columns: Columns) -> Floats:
+        return (of_tokens(columns, "teacher_entropy") > self.threshold).astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomTokens:
+    """1 for each token with probability `share`, else 0. The draw depends on the rollout's seed and the place of the token in its
+    response alone, not on the batch or the rank. Raises `ValueError` without seeds."""
+
+    share: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.share <= 1.0:
+            raise UserError(f"the share of random tokens is {self.share}: give a number above 0, up to 1")
+
+    def __call__(self, columns: Columns) -> Floats:
+        if columns.seeds is None:
+            raise ValueError("random tokens need the rollouts' seeds")
+        starts = np.cumsum(columns.lengths) - columns.lengths
+        places = np.arange(columns.lengths.sum()) - np.repeat(starts, columns.lengths)
+        seeds = np.repeat(columns.seeds.astype(np.uint64), columns.lengths)
+        return (_uniform(seeds, places.astype(np.uint64)) < self.share).astype(np.float64)
+
+
+def _uniform(seeds: np.ndarray, places: np.ndarray) -> Floats:
+    """Return numbers in [0, 1): output `places` of the generator SplitMix64 that starts at a mixed `seeds`, both uint64."""
+    with np.errstate(over="ignore"):
+        state = _mixed(seeds) + (places + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        return (_mixed(state) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mixed(state: np.ndarray) -> np.ndarray:
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TwoPhases:
+    """The tokens of REOPOLD: in the first `switch_step` rollout batches 1 where `teacher_advantage` is at least `floor`, else 0;
+    later 1 for the share `share` of the tokens whose student entropy is highest, else 0. Tokens are compared with all of those
+    that it is called with, which must be an update's; of equal entropies all are chosen."""
+
+    floor: float
+    switch_step: int
+    share: float
+
+    def __post_init__(self) -> None:
+        if not isfinite(self.floor):
+            raise UserError(f"the floor of the first phase is {self.floor}: give a finite number")
+        if self.switch_step < 0:
+            raise UserError(f"the step of the second phase is {self.switch_step}: give 0 or more")
+        if not 0.0 < self.share <= 1.0:
+            raise UserError(
+                f"the share of tokens of the second phase is {self.share}: give a number above 0, up to 1"
+            )
+
+    def __call__(self, columns: Columns) -> Floats:
+        if columns.step < self.switch_step:
+            return (teacher_advantage(columns) >= self.floor).astype(np.float64)
+        entropy = of_tokens(columns, "student_entropy")
+        if not len(entropy):
+            return entropy
+        return (entropy >= np.quantile(entropy, 1.0 - self.share)).astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """The product of two token weights."""
+
+    first: TokenWeight
+    second: TokenWeight
+
+    def __call__(self, columns: Columns) -> Floats:
+        return self.first(columns) * self.second(columns)
 
 
 def truncated_importance(columns: Columns, kind: ImportanceKind, cap: float) -> Floats:

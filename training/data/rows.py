@@ -117,6 +117,11 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
     return Dataset(name=name, folder=folder, manifest=manifest, rows=tuple(rows), read=len(rows))
 
 
+def dataset_files(folder: Path, settings: DatasetSettings) -> list[Path]:
+    """Return the Parquet files of a config and split in `folder`. Raises `UserError` if there are none."""
+    return _files(project_path(folder), settings)
+
+
 def rows_digest(rows: Iterable[TrainingRow]) -> str:
     """Return the SHA-256 (hex) of all row values that training uses, except prompts and references."""
     digest = hashlib.sha256()

@@ -33,6 +33,8 @@ class LossInputs:
     `teacher_entropy` fp32 [T]: the entropy of the teacher's full distribution in nats.
     `sequence_slopes` fp32 [T]: derivative of a sequence loss with respect to the sampled token's log-probability; with it,
     `token_coefficients` fp32 [T]: the coefficients of the token losses (see `training.losses.combined.WithSequenceLoss`).
+    `term_weights` fp32 [T, n]: the factors of the n terms that have token weights of their own (see
+    `training.losses.combined.OnSomeTokens`).
     """
 
     sampled_ids: Tensor
@@ -47,6 +49,7 @@ class LossInputs:
     teacher_entropy: Tensor | None = None
     sequence_slopes: Tensor | None = None
     token_coefficients: Tensor | None = None
+    term_weights: Tensor | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -1,4 +1,4 @@
-"""Weighted sums of token losses, and token losses beside a sequence loss."""
+"""Weighted sums of token losses, token losses at some of the tokens, and token losses beside a sequence loss."""
 
 from __future__ import annotations
 
@@ -45,13 +45,53 @@ class Combined:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OnSomeTokens:
+    """`inner` times the column `column` of `term_weights`, computed only where that is not 0.
+
+    Raises `ValueError` for positions without `term_weights`. Diagnostics: those of `inner`, NaN where it is not computed, and
+    `term_weight_<column>`, the factors.
+    """
+
+    inner: TokenLoss
+    column: int
+
+    def __call__(self, logits: Tensor, inputs: LossInputs) -> LossOutputs:
+        factors, rows = self._factors(logits, inputs)
+        return self._outputs(self.inner(logits[rows], inputs.rows(rows)), factors, rows)
+
+    @torch.no_grad()
+    def gradient_(self, logits: Tensor, inputs: LossInputs, coefficients: Tensor) -> LossOutputs:
+        """See `AnalyticTokenLoss`."""
+        factors, rows = self._factors(logits, inputs)
+        chosen = logits[rows]
+        values = _gradient_(self.inner, chosen, inputs.rows(rows), (factors * coefficients)[rows])
+        logits.zero_().index_copy_(0, rows, chosen)
+        return self._outputs(values, factors, rows)
+
+    def _factors(self, logits: Tensor, inputs: LossInputs) -> tuple[Tensor, Tensor]:
+        """Return the factors [T] and the indices of those that are not 0."""
+        if inputs.term_weights is None:
+            raise ValueError("a term with token weights needs term_weights: the positions have none")
+        factors = inputs.term_weights[:, self.column].to(logits.dtype)
+        return factors, factors.nonzero().flatten()
+
+    def _outputs(self, values: LossOutputs, factors: Tensor, rows: Tensor) -> LossOutputs:
+        losses = torch.zeros_like(factors).index_copy(0, rows, factors[rows] * values.losses)
+        seen = {
+            name: torch.full_like(factors, torch.nan).index_copy(0, rows, one.to(factors.dtype))
+            for name, one in values.diagnostics.items()
+        }
+        return LossOutputs(losses=losses, diagnostics={**seen, f"term_weight_{self.column}": factors})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WithSequenceLoss:
     """Token losses beside a sequence loss, whose derivatives are known before the backward pass.
 
     The loss of a position is `token_coefficients` x inner + `sequence_slopes` x log q of the sampled token, so that with
-    coefficient 1 at all positions the gradient of the sum is that of both losses. `inner`: None if there are no token losses.
-    Raises `ValueError` for positions without slopes. Diagnostics: those of `inner`, the student's `entropy` and
-    `sampled_logprob`.
+    coefficient 1 at all positions the gradient of the sum is that of both losses. `inner`: None if there are no token losses;
+    where its coefficient is 0 it has no effect, whatever its value is. Raises `ValueError` for positions without slopes.
+    Diagnostics: those of `inner`, the student's `entropy` and `sampled_logprob`.
     """
 
     inner: TokenLoss | None = None
@@ -74,13 +114,13 @@ class WithSequenceLoss:
         factors, part = _token_coefficients(inputs).to(coefficients.dtype), logits.clone()
         values = _gradient_(self.inner, part, inputs, factors * coefficients)
         linear = _LINEAR.gradient_(logits, inputs, coefficients)
-        logits += part
+        logits += part.masked_fill_((factors == 0)[:, None], 0.0)
         return self._added(values, linear, factors)
 
     @staticmethod
     def _added(values: LossOutputs, linear: LossOutputs, factors: Tensor) -> LossOutputs:
         return LossOutputs(
-            losses=factors * values.losses + linear.losses,
+            losses=torch.where(factors == 0, 0.0, factors * values.losses) + linear.losses,
             diagnostics={**linear.diagnostics, **values.diagnostics},
         )
 
@@ -109,11 +149,12 @@ def _gradient_(loss: TokenLoss, logits: Tensor, inputs: LossInputs, coefficients
 class _Linear:
     """slope x log q of the sampled token."""
 
-    def __call__(self, logprobs: Tensor, inputs: LossInputs) -> SampledOutputs:
+    def __call__(self, logprobs: Tensor, entropy: Tensor, inputs: LossInputs) -> SampledOutputs:
         if inputs.sequence_slopes is None:
             raise ValueError("a sequence loss needs sequence_slopes: the positions have none")
         slopes = inputs.sequence_slopes.to(logprobs.dtype)
-        return SampledOutputs(losses=slopes * logprobs, slopes=slopes, diagnostics={})
+        losses = torch.where(slopes == 0, 0.0, slopes * logprobs)
+        return SampledOutputs(losses=losses, slopes=slopes, diagnostics={})
 
 
 _LINEAR = FromSampled(loss=_Linear())

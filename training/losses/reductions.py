@@ -21,11 +21,15 @@ Integers = NDArray[np.integer]
 class Totals:
     """Counts of one update: `sequences` = prompts x K, `tokens` = all their response tokens, end tokens included.
 
-    Sequences and tokens with weight 0 are included.
+    Sequences and tokens with weight 0 are included. `rollout_weights` is the sum of the rollout weights over the sequences,
+    `token_weights` that of rollout weight x token weight over the tokens; neither has the prompt weights. They are known to
+    algorithms with `whole_updates` only.
     """
 
     sequences: int
     tokens: int
+    rollout_weights: float | None = None
+    token_weights: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.sequences <= self.tokens:
@@ -53,6 +57,26 @@ def token_mean(weights: Floats, lengths: Integers, totals: Totals) -> Floats:
     """Return w_s / tokens: the mean over all tokens of the update, so that long responses count more. It is the reduction of
     EOPD, of supervised fine-tuning and of DAPO (arXiv:2503.14476). The denominator counts tokens of weight 0, too."""
     return weights.astype(np.float64) / float(totals.tokens)
+
+
+def weighted_sequence_mean(weights: Floats, lengths: Integers, totals: Totals) -> Floats:
+    """Return w_s / (|y_s| x sum of the rollout weights): with rollout weights of 0 and 1, the mean over the chosen rollouts
+    (CORE: the right ones). The prompt weight is in w_s and, as in UOPD, not in the denominator. Without any weight it is 0."""
+    return _divided(weights / lengths.astype(np.float64), totals.rollout_weights)
+
+
+def weighted_token_mean(weights: Floats, lengths: Integers, totals: Totals) -> Floats:
+    """Return w_s / sum over tokens of rollout weight x token weight: with token weights of 0 and 1, the mean over the chosen
+    tokens (REOPOLD). Without any weight it is 0."""
+    return _divided(weights.astype(np.float64), totals.token_weights)
+
+
+def _divided(values: Floats, total: float | None) -> Floats:
+    if total is None:
+        raise ValueError(
+            "the reduction divides by a sum of weights: the algorithm must declare whole_updates"
+        )
+    return values / total if total > 0 else np.zeros_like(values)
 
 
 def expand(per_sequence: Floats, lengths: Integers) -> Floats:

@@ -22,10 +22,11 @@ class SampledOutputs:
 
 
 class SampledLoss(Protocol):
-    """The student's log-probabilities [T] of the sampled tokens and their T positions -> losses and their derivatives with
-    respect to these log-probabilities. Pure; the losses are differentiable by autograd, too."""
+    """The student's log-probabilities [T] of the sampled tokens, the entropy [T] of its distributions (a constant) and their T
+    positions -> losses and their derivatives with respect to these log-probabilities. Pure; the losses are differentiable by
+    autograd, too."""
 
-    def __call__(self, logprobs: Tensor, inputs: LossInputs, /) -> SampledOutputs: ...
+    def __call__(self, logprobs: Tensor, entropy: Tensor, inputs: LossInputs, /) -> SampledOutputs: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +41,10 @@ class FromSampled:
     def __call__(self, logits: Tensor, inputs: LossInputs) -> LossOutputs:
         logprobs = logits.log_softmax(-1)
         sampled = logprobs.gather(-1, inputs.sampled_ids.long()[:, None]).squeeze(-1)
-        values = self.loss(sampled, inputs)
         with torch.no_grad():
             probs = logprobs.exp()
             entropy = -(probs * torch.where(probs > 0, logprobs, 0.0)).sum(-1)
+        values = self.loss(sampled, entropy, inputs)
         return _outputs(values, sampled, entropy)
 
     @torch.no_grad()
@@ -57,7 +58,7 @@ class FromSampled:
         softmax, normaliser = softmax_and_logsumexp(logits)
         sampled = logits.gather(-1, ids).squeeze(-1) - normaliser
         entropy = normaliser - torch.linalg.vecdot(softmax, torch.where(softmax > 0, logits, 0.0))
-        values = self.loss(sampled, inputs)
+        values = self.loss(sampled, entropy, inputs)
         slopes = values.slopes * coefficients
         torch.mul(softmax, slopes.neg()[:, None], out=logits)
         logits.scatter_add_(-1, ids, slopes[:, None])
@@ -75,8 +76,21 @@ def _outputs(values: SampledOutputs, sampled: Tensor, entropy: Tensor) -> LossOu
 class NegativeLogLikelihood:
     """-log q of the sampled token, the loss of supervised fine-tuning; infinite where the student excludes the token."""
 
-    def __call__(self, logprobs: Tensor, inputs: LossInputs) -> SampledOutputs:
+    def __call__(self, logprobs: Tensor, entropy: Tensor, inputs: LossInputs) -> SampledOutputs:
         return SampledOutputs(losses=-logprobs, slopes=torch.full_like(logprobs, -1.0), diagnostics={})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdvantageLikelihood:
+    """-A log q of the sampled token, whose gradient is the policy gradient of rollouts that the student itself sampled: A is the
+    advantage. Raises `ValueError` for positions without advantages. Diagnostics: `advantage`."""
+
+    def __call__(self, logprobs: Tensor, entropy: Tensor, inputs: LossInputs) -> SampledOutputs:
+        if inputs.advantages is None:
+            raise ValueError("the likelihood needs advantages: the positions have none")
+        advantages = inputs.advantages.to(logprobs.dtype)
+        gain = torch.where(advantages == 0, 0.0, advantages * logprobs)
+        return SampledOutputs(losses=-gain, slopes=-advantages, diagnostics={"advantage": advantages})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,21 +100,25 @@ class PolicyGradient:
     from `old_logprobs`, or from `rollout_logprobs` where these are None.
 
     A bound of None does not exist; without both the loss is -r A. On-policy, where r = 1, the gradient is that of -A log q. Old
-    log-probabilities must be finite. Raises `ValueError` for positions without advantages or old log-probabilities. Diagnostics:
-    `ratio` r; `clipped`, 1 where the clip makes the gradient zero, else 0; `ratio_outside`, 1 where r is outside the bounds,
-    whatever the sign of A, else 0.
+    log-probabilities must be finite. `shaping` c: the advantage is A + min(c H, |A| / 2), with H the student's present entropy as
+    a constant, so that it keeps its sign (advantage shaping, arXiv:2506.14758). Raises `ValueError` for positions without
+    advantages or old log-probabilities. Diagnostics: `ratio` r; `clipped`, 1 where the clip makes the gradient zero, else 0;
+    `ratio_outside`, 1 where r is outside the bounds, whatever the sign of A, else 0.
     """
 
     clip_low: float | None = 0.2
     clip_high: float | None = 0.2
+    shaping: float | None = None
 
-    def __call__(self, logprobs: Tensor, inputs: LossInputs) -> SampledOutputs:
+    def __call__(self, logprobs: Tensor, entropy: Tensor, inputs: LossInputs) -> SampledOutputs:
         old = inputs.rollout_logprobs if inputs.old_logprobs is None else inputs.old_logprobs
         if inputs.advantages is None or old is None:
             raise ValueError(
                 "the policy gradient needs advantages and old_logprobs or rollout_logprobs: the positions have none"
             )
         advantages = inputs.advantages.to(logprobs.dtype)
+        if self.shaping is not None:
+            advantages = advantages + torch.minimum(self.shaping * entropy, advantages.abs() / 2)
         lowest = 0.0 if self.clip_low is None else 1.0 - self.clip_low
         highest = math.inf if self.clip_high is None else 1.0 + self.clip_high
         ratio = (logprobs - old.to(logprobs.dtype)).exp()
@@ -129,7 +147,7 @@ class ReferenceKL:
     estimate in nats.
     """
 
-    def __call__(self, logprobs: Tensor, inputs: LossInputs) -> SampledOutputs:
+    def __call__(self, logprobs: Tensor, entropy: Tensor, inputs: LossInputs) -> SampledOutputs:
         if inputs.reference_logprobs is None:
             raise ValueError("the reference KL needs reference_logprobs: the positions have none")
         behind = inputs.reference_logprobs.to(logprobs.dtype) - logprobs

@@ -29,10 +29,14 @@ class TopKCrossEntropy:
     renormalised over its k tokens, p_j^(1/T) / sum_i p_i^(1/T), the student's is its full softmax. The loss is not multiplied by
     T^2. Diagnostics, at temperature 1 whatever T is: `teacher_mass` m, `student_mass` sum_j q_j, the student's `entropy` in nats,
     `sampled_logprob` of the sampled token.
+
+    `as_kl`: the loss is the divergence of the student from the same weights, that is, without their entropy, which has no
+    gradient. Further diagnostic: `forward_kl`, its value.
     """
 
     form: TopKForm = "teacher_renormalised"
     temperature: float = 1.0
+    as_kl: bool = False
 
     def __call__(self, logits: Tensor, inputs: LossInputs) -> LossOutputs:
         target = _target(inputs, logits, self.form, self.temperature)
@@ -52,7 +56,7 @@ class TopKCrossEntropy:
         losses = -(target.probs * torch.where(target.used, chosen, 0.0)).sum(-1)
         if self.form == "tail_bucket":
             losses = losses - target.tail * _log_tail(logits, normaliser, target)
-        return LossOutputs(losses=losses, diagnostics=diagnostics)
+        return self._outputs(losses, target, diagnostics)
 
     @torch.no_grad()
     def gradient_(self, logits: Tensor, inputs: LossInputs, coefficients: Tensor) -> LossOutputs:
@@ -84,6 +88,12 @@ class TopKCrossEntropy:
         else:
             torch.mul(softmax, (scale * coefficients)[:, None], out=logits)
         target.subtract_(logits, target.probs * coefficients[:, None])
+        return self._outputs(losses, target, diagnostics)
+
+    def _outputs(self, losses: Tensor, target: _Target, diagnostics: dict[str, Tensor]) -> LossOutputs:
+        if self.as_kl:
+            losses = losses + target.negative_entropy(with_tail=self.form == "tail_bucket")
+            diagnostics = {**diagnostics, "forward_kl": losses.detach()}
         return LossOutputs(losses=losses, diagnostics=diagnostics)
 
 
@@ -103,6 +113,11 @@ class _Target:
     def gather(self, values: Tensor) -> Tensor:
         """Return the entries [T, k] of `values` [T, V] at the teacher's tokens."""
         return values[:, : self.probs.shape[-1]] if self.ids is None else values.gather(-1, self.ids)
+
+    def negative_entropy(self, *, with_tail: bool) -> Tensor:
+        """Return sum_j w_j log w_j [T] over the weights, with that of the tail if asked for."""
+        total = torch.xlogy(self.probs, self.probs).sum(-1)
+        return total + torch.xlogy(self.tail, self.tail) if with_tail else total
 
     def subtract_(self, values: Tensor, amounts: Tensor) -> None:
         """Subtract `amounts` [T, k] from these entries in place."""

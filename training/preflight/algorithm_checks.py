@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from training.algorithms.advantages import group_centred, group_normalised
-from training.algorithms.losses import PolicyGradient
 from training.config import VLLM_TOP_K, RunConfig
 from training.plan import RunPlan
 
@@ -18,7 +17,6 @@ def algorithm_problems(plan: RunPlan) -> list[str]:
         _truncated_policy(plan),
         _lonely_groups(plan),
         _small_updates(plan),
-        _off_policy_dataset(plan),
         _missing_inputs(plan),
         *_vllm_problems(plan),
     )
@@ -46,7 +44,7 @@ def _own_teacher(plan: RunPlan) -> str | None:
 def _truncated_policy(plan: RunPlan) -> str | None:
     rollouts = plan.run.rollouts
     truncated = rollouts.top_p < 1.0 or rollouts.top_k is not None
-    has_policy = any(isinstance(term.loss, PolicyGradient) for term in plan.algorithm.loss)
+    has_policy = any("advantages" in term.loss.needs for term in plan.algorithm.loss)
     if not (truncated and has_policy) or rollouts.allow_truncated:
         return None
     return (
@@ -75,23 +73,16 @@ def _small_updates(plan: RunPlan) -> str | None:
     )
 
 
-def _off_policy_dataset(plan: RunPlan) -> str | None:
-    if plan.samples or "rollout_logprobs" not in {
-        name for term in plan.algorithm.loss for name in term.loss.needs
-    }:
-        return None
-    return (
-        f"{plan.run.algorithm.name} trains on the dataset's responses, but its loss needs the log-probabilities that they were"
-        " sampled with, which a dataset does not have: choose rollouts of the student"
-    )
-
-
 def _missing_inputs(plan: RunPlan) -> str | None:
     """Return a problem if the algorithm declares a loss, and not what it reads."""
-    given = set(plan.inputs)
-    missing = sorted({name for term in plan.algorithm.loss for name in term.loss.needs} - given)
-    if not missing or missing == ["rollout_logprobs"]:
+    missing = sorted({name for term in plan.algorithm.loss for name in term.loss.needs} - set(plan.inputs))
+    if not missing:
         return None
+    if missing == ["rollout_logprobs"]:
+        return (
+            f"{plan.run.algorithm.name} trains on the dataset's responses, but its loss needs the log-probabilities that they"
+            " were sampled with, which a dataset does not have: choose rollouts of the student"
+        )
     return (
         f"{plan.run.algorithm.name} declares a loss that reads {missing[0]}, which none of its scorers, rewards or advantages"
         " gives: correct its file"

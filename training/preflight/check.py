@@ -13,6 +13,8 @@ from tasks.identity import fingerprint
 from tasks.llm.model_identity import model_identity
 from tasks.text import counted, visible
 from training.config import RunConfig, project_path, run_folder
+from training.data.clusters import Clusters, clusters_digest
+from training.data.demonstrations import Demonstrations
 from training.data.drawn_responses import DrawnResponses
 from training.data.model_files import PROMPT, ModelFiles, given_template, open_model
 from training.data.references import Need, References
@@ -22,7 +24,7 @@ from training.data.sources import read_data
 from training.evaluation.held_out import HeldOut, held_out_of, held_out_problems, read_held_out
 from training.plan import RunPlan, resolve
 from training.preflight.algorithm_checks import algorithm_problems, teacher_warning
-from training.preflight.data_checks import Prompts, TrainingData, needs, read_training_data
+from training.preflight.data_checks import Prompts, TrainingData, read_training_data, uses
 from training.preflight.disk import DiskPlan, disk_line, disk_plan, disk_problems, probe_output
 from training.preflight.memory import MemoryPlan, memory_plan, memory_problems, memory_table, scores_by_vllm
 from training.preflight.model_checks import (
@@ -46,8 +48,9 @@ VERSION = 4  # of the training stage: raise it when the same settings produce a 
 class Prepared:
     """A run that passed every check. `dataset` is what it trains on; `schedule` draws indices into `rows`; the
     logits of all models are cut to `shared_vocab`; a response ends with one of `end_tokens`. `teacher`: None without one.
-    `views`: the prompts of the rows in each view that a scorer has, besides the plain one. `references`, `responses`: of the
-    rows, None if the algorithm uses none. `left_out`: number of rows or responses that it cannot use, by reason."""
+    `views`: the prompts of the rows in each view that a scorer has, besides the plain one. `references`, `responses`,
+    `demonstrations`: of the rows, None if the algorithm uses none. `clusters`: of the teacher's answers to each row, empty
+    without answer shares. `left_out`: number of rows or responses that it cannot use, by reason."""
 
     plan: RunPlan
     fingerprint: str
@@ -64,6 +67,8 @@ class Prepared:
     views: Mapping[str, Prompts] = field(default_factory=dict)
     references: References | None = None
     responses: DrawnResponses | None = None
+    demonstrations: Demonstrations | None = None
+    clusters: tuple[Clusters, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -128,7 +133,7 @@ def inspect(run: RunConfig) -> Inspection:
         teacher=models.teacher, shared_vocab=shared_vocabulary(models.student, models.teacher),
         end_tokens=run_end_tokens(models.student, models.teacher, run.prompt), rows=data.rows, schedule=data.schedule,
         memory=memory, disk=disk, held_out=found.held_out, views=data.views, references=data.references,
-        responses=data.responses, left_out=data.left_out,
+        responses=data.responses, demonstrations=data.demonstrations, clusters=data.clusters, left_out=data.left_out,
     )  # fmt: skip
     return Inspection(problems=(), prepared=prepared, table=table)
 
@@ -223,7 +228,7 @@ def data_lines(prepared: Prepared) -> list[str]:
     if prepared.responses is not None:
         lines.append(f"responses  {prepared.responses.source}")
     if prepared.references is not None:
-        lines += [_sources_line(prepared.references, need) for need in needs(prepared.plan)]
+        lines += [_sources_line(prepared.references, need) for need in uses(prepared.plan)]
     return lines
 
 
@@ -327,9 +332,11 @@ def _fingerprint(plan: RunPlan, found: _Found, data: TrainingData, student: Mode
     """Return the fingerprint of the run: its settings, the prompt and the chat template, the models' files, the dataset, its rows
     and their prompts, what its algorithm uses besides, and the held-out problems."""
     measured = () if found.held_out is None else (found.held_out.digest,)
-    template, required = given_template(plan.run.prompt), needs(plan)
-    used = () if data.references is None else (data.references.digest(required),)
+    template = given_template(plan.run.prompt)
+    used = () if data.references is None else (data.references.digest(uses(plan)),)
     used += () if data.responses is None else (data.responses.digest,)
+    used += () if data.demonstrations is None else (data.demonstrations.digest,)
+    used += (clusters_digest(data.clusters),) if data.clusters else ()
     models = [student, *([] if found.models.teacher is None else [found.models.teacher])]
     return fingerprint(
         stage="distill",

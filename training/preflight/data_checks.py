@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tasks.errors import UserError, attempt
+from training.data.clusters import Clusters, read_clusters
+from training.data.demonstrations import Demonstrations, make_demonstrations
 from training.data.drawn_responses import DrawnResponses, read_responses
 from training.data.model_files import ModelFiles
 from training.data.references import Need, References, read_references, reference_problems
@@ -30,13 +32,16 @@ Prompts = tuple[tuple[int, ...], ...]
 @dataclass(slots=True, kw_only=True)
 class TrainingData:
     """What could be read. `rows`: those that are trained on, with prompts; `held_out`: those that the student is evaluated on;
-    `left_out`: number of rows or responses that cannot be used, by reason. `references` and `views` are those of `rows`."""
+    `left_out`: number of rows or responses that cannot be used, by reason. `references`, `views`, `demonstrations` and `clusters`
+    are those of `rows`."""
 
     dataset: Dataset
     rows: tuple[TrainingRow, ...]
     held_out: tuple[TrainingRow, ...] = ()
     references: References | None = None
     responses: DrawnResponses | None = None
+    demonstrations: Demonstrations | None = None
+    clusters: tuple[Clusters, ...] = ()
     views: Mapping[str, Prompts] = field(default_factory=dict)
     schedule: Schedule | None = None
     left_out: dict[str, int] = field(default_factory=dict)
@@ -61,6 +66,11 @@ def needs(plan: RunPlan) -> tuple[Need, ...]:
     return (*(("label",) if plan.needs_labels else ()), *(("solution",) if plan.needs_solutions else ()))
 
 
+def uses(plan: RunPlan) -> tuple[Need, ...]:
+    """Return what the plan needs of every row's reference, and what it uses where a row has it."""
+    return tuple(dict.fromkeys((*needs(plan), *(("solution",) if plan.algorithm.demonstrations else ()))))
+
+
 def read_training_data(
     problems: list[str],
     plan: RunPlan,
@@ -82,6 +92,8 @@ def read_training_data(
     if found.references is not None and not problems:
         models = {"teacher": teacher, "reference": student}
         attempt(problems, lambda: _views(problems, plan, found, models))
+    if found.rows and student is not None:
+        _answers(problems, plan, found, run_end_tokens(student, teacher, plan.run.prompt)[0], student)
     if found.rows:
         found.schedule = attempt(problems, lambda: _schedule(plan, found.rows))
     return found
@@ -96,11 +108,11 @@ def _hold_out(found: TrainingData, count: int) -> None:
 
 
 def _references(problems: list[str], plan: RunPlan, found: TrainingData) -> None:
-    """Read the labels and solutions that the plan needs; leave out the rows without."""
+    """Read the labels and solutions that the plan uses; leave out the rows without those that it needs."""
     required, settings = needs(plan), plan.run.dataset
-    if not required:
+    if not uses(plan):
         return
-    references = attempt(problems, lambda: read_references(found.used, settings, required))
+    references = attempt(problems, lambda: read_references(found.used, settings, uses(plan)))
     if references is None:
         return
     problems += reference_problems(found.rows, references, required, settings.without)
@@ -176,6 +188,18 @@ def _views(
         long = long_prompts(prompts, length, limit)
         reason = f"with a prompt in the view {one.view} and a response of more than {name} ({limit:,})"
         _leave_out_long(problems, found, long, reason)
+
+
+def _answers(
+    problems: list[str], plan: RunPlan, found: TrainingData, end_token: int, student: ModelFiles
+) -> None:
+    """Read the clusters and make the demonstrations that the plan uses."""
+    if plan.algorithm.answer_shares:
+        found.clusters = attempt(problems, lambda: read_clusters(found.rows, plan.run.dataset)) or ()
+    if plan.algorithm.demonstrations and found.references is not None:
+        limit = plan.run.lengths.max_response_tokens
+        found.demonstrations = make_demonstrations(found.references, student.tokenizer, end_token, limit)
+        found.left_out |= found.demonstrations.left_out
 
 
 def _leave_out_long(problems: list[str], found: TrainingData, long: Sequence[int], reason: str) -> None:

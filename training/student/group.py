@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from training.losses.base import TokenLoss
 from training.rollouts.engine import Generation
 from training.rollouts.pool import RolloutPool
 from training.rollouts.saved import write_generations
+from training.scorers.scores import Scores
 from training.student.checkpoints import disk_full_as_user_error, read_record, writing
 from training.student.messages import Applied, MicroBatch, RankSettings, Share
 from training.student.rank import Student
@@ -36,8 +37,9 @@ RankBatches = Sequence[Sequence[MicroBatch]]
 class Update:
     """Result of one update of all ranks.
 
-    `loss` is global. `seconds` is the time of the slowest rank, `memory` the peak bytes of the rank that used most. `trained`
-    contains every micro-batch of every rank with the per-token diagnostics of its token loss.
+    `loss` is global. `diagnostics`: of the update's sequence loss. `seconds` is the time of the slowest rank, `memory` the peak
+    bytes of the rank that used most. `trained` contains every micro-batch of every rank with the per-token diagnostics of its
+    token loss.
     """
 
     step: int
@@ -47,6 +49,7 @@ class Update:
     seconds: float
     memory: int
     trained: tuple[tuple[MicroBatch, Mapping[str, np.ndarray]], ...]
+    diagnostics: Mapping[str, float] = field(default_factory=dict)
 
 
 class StudentGroup:
@@ -117,6 +120,10 @@ class StudentGroup:
         """Return log p [T] (nats) of the response tokens of each sequence; with `training` in packed rows and in the mode of an
         update. Every rank computes all of them (a collective under ZeRO-3)."""
         return self._all("logprobs", list(sequences), temperature=temperature, training=training)[0]
+
+    def scores(self, sequences: Sequence[TokenSequence]) -> list[Scores]:
+        """Return log p and the entropy of the student's distributions (nats) at the response tokens of each sequence."""
+        return self._all("scores", list(sequences))[0]
 
     def self_divergence(self, sequence: TokenSequence) -> float:
         """Return the largest KL divergence of the student from itself (nats) over all ranks; about 0 if the loss is correct."""

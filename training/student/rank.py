@@ -12,7 +12,7 @@ import random
 import resource
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ from training.data.batches import (
 from training.losses.base import LossInputs, TokenLoss
 from training.losses.head import chunked_head, self_divergence
 from training.losses.teacher_states import from_states
-from training.scorers.scoring import sampled_logprobs
+from training.scorers.scores import Scores
+from training.scorers.scoring import position_scores, sampled_logprobs
 from training.student.adapters import adapter_weights, lost_by_merging
 from training.student.checkpoints import full_disk_named
 from training.student.exported_files import write_adapter, write_checkpoint
@@ -189,6 +190,21 @@ class Student:
     ) -> list[np.ndarray]:
         """Return log p [T] (float32, nats) of each sequence's response tokens under the current weights, without gradient.
         `training`: in packed rows and in the mode of an update."""
+        return self._read(sequences, lambda batch: self._scoring(batch, temperature), training=training)
+
+    def scores(self, sequences: Sequence[TokenSequence]) -> list[Scores]:
+        """Return log p and the entropy of each sequence's response tokens under the current weights, without gradient."""
+        found = self._read(sequences, self._scoring_with_entropy, training=False)
+        return [Scores(sampled=one[:, 0].copy(), entropy=one[:, 1].copy()) for one in found]
+
+    def _read(
+        self,
+        sequences: Sequence[TokenSequence],
+        work: Callable[[Sequence[TokenSequence]], HeadWork],
+        *,
+        training: bool,
+    ) -> list[np.ndarray]:
+        """Return values [T, ...] of each sequence's response tokens, which `work` computes for batches of sequences."""
         check_sequences(sequences, vocabulary=self._vocabulary, longest=self._longest())
         found: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(sequences)
         lengths = [len(sequence.tokens) for sequence in sequences]
@@ -199,7 +215,7 @@ class Student:
                 batch = [sequences[index] for index in chosen]
                 values = self._backend(
                     self._network.rows(batch, self._device, pack=training, budget=budget),
-                    self._scoring(batch, temperature),
+                    work(batch),
                 )
                 for index, one in zip(chosen, split_by_sequence(values.cpu().numpy(), batch), strict=True):
                     found[index] = one
@@ -237,6 +253,18 @@ class Student:
                 temperature=temperature,
                 chunk=self.settings.head_chunk,
             )
+
+        return work
+
+    def _scoring_with_entropy(self, batch: Sequence[TokenSequence]) -> HeadWork:
+        ids = torch.from_numpy(response_ids(batch)).to(self._device)
+
+        def work(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            chunk = self.settings.head_chunk
+            found = position_scores(
+                hidden, weight[: self._vocabulary], ids, sampled=True, entropy=True, chunk=chunk
+            )
+            return torch.stack([found["sampled"], found["entropy"]], dim=1)
 
         return work
 

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from training.algorithms.advantages import group_centred, group_normalised, teacher_advantage
+from tasks.errors import UserError
+from training.algorithms.advantages import (
+    TeacherAdvantage,
+    group_centred,
+    group_normalised,
+    teacher_advantage,
+)
 from training.algorithms.base import Columns
 
 
@@ -86,3 +92,52 @@ def test_missing_or_misshapen_values_are_named() -> None:
         teacher_advantage(
             columns(None, [0], lengths=[2], teacher_sampled_logprobs=[-1, -1], rollout_logprobs=[-1])
         )
+
+
+def test_the_teachers_advantage_is_to_the_student_where_that_is_known() -> None:
+    made = columns(
+        None, [0], lengths=[1], teacher_sampled_logprobs=[-1], rollout_logprobs=[-9], old_logprobs=[-3]
+    )
+    assert teacher_advantage(made).tolist() == [2.0]
+
+
+def test_later_tokens_count_by_the_discount_within_their_response_alone() -> None:
+    made = columns(
+        None, [0, 0], lengths=[3, 2], teacher_sampled_logprobs=[1, 2, 4, 8, 16], rollout_logprobs=[0] * 5
+    )
+    assert TeacherAdvantage()(made).tolist() == [1, 2, 4, 8, 16]
+    assert TeacherAdvantage(discount=1.0)(made).tolist() == [7, 6, 4, 24, 16]
+    # 1 + 2/2 + 4/4, 2 + 4/2, 4; 8 + 16/2, 16
+    assert TeacherAdvantage(discount=0.5)(made).tolist() == [3, 4, 4, 16, 16]
+    # bounded before the sum
+    assert TeacherAdvantage(discount=1.0, floor=5.0)(made).tolist() == [15, 10, 5, 24, 16]
+    assert (
+        len(
+            TeacherAdvantage(discount=0.5)(
+                columns(None, [], teacher_sampled_logprobs=[], rollout_logprobs=[])
+            )
+        )
+        == 0
+    )
+
+
+def test_excluded_tokens_have_finite_advantages() -> None:
+    inf = -math.inf
+    made = columns(
+        None, [0], lengths=[3], teacher_sampled_logprobs=[inf, inf, -1], rollout_logprobs=[-1, inf, inf]
+    )
+    assert TeacherAdvantage()(made).tolist() == [-999, 0, 999]
+    assert TeacherAdvantage(floor=-2.5)(made).tolist() == [-2.5, 0, 999]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"discount": 1.5}, "the discount of the advantages is 1.5: give a number from 0 to 1"),
+        ({"discount": math.nan}, "the discount of the advantages is nan"),
+        ({"floor": -math.inf}, "the floor of the advantages is -inf: give a finite number"),
+    ],
+)
+def test_invalid_teacher_advantages_are_refused(given: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TeacherAdvantage(**given)

@@ -12,7 +12,9 @@ import torch
 from tasks.errors import UserError
 from training.algorithms.base import Term
 from training.algorithms.losses import (
+    AdvantageLikelihood,
     GeneralisedJSD,
+    NegativeEntropy,
     NegativeLogLikelihood,
     PolicyGradient,
     ReferenceKL,
@@ -20,9 +22,10 @@ from training.algorithms.losses import (
     TopKForm,
     build_loss,
 )
-from training.losses import divergences, sampled_losses, token_losses
+from training.algorithms.token_weights import RandomTokens, TeacherUncertain
+from training.losses import divergences, entropy, sampled_losses, token_losses
 from training.losses.base import AnalyticTokenLoss, LossInputs
-from training.losses.combined import Combined
+from training.losses.combined import Combined, OnSomeTokens
 
 SPECS = [
     TopKCrossEntropy(),
@@ -32,6 +35,10 @@ SPECS = [
     NegativeLogLikelihood(),
     PolicyGradient(),
     ReferenceKL(),
+    TopKCrossEntropy(as_kl=True),
+    PolicyGradient(shaping=0.1),
+    AdvantageLikelihood(),
+    NegativeEntropy(),
 ]
 
 
@@ -45,6 +52,10 @@ def test_each_builds_its_token_loss() -> None:
         sampled.FromSampled(loss=sampled.NegativeLogLikelihood()),
         sampled.FromSampled(loss=sampled.PolicyGradient(clip_low=0.2, clip_high=0.2)),
         sampled.FromSampled(loss=sampled.ReferenceKL()),
+        token_losses.TopKCrossEntropy(as_kl=True),
+        sampled.FromSampled(loss=sampled.PolicyGradient(shaping=0.1)),
+        sampled.FromSampled(loss=sampled.AdvantageLikelihood()),
+        entropy.NegativeEntropy(),
     ]
     assert TopKCrossEntropy(temperature=1.1).build() == token_losses.TopKCrossEntropy(temperature=1.1)
     assert get_args(TopKForm) == get_args(token_losses.TopKForm)
@@ -80,6 +91,26 @@ def test_one_term_of_weight_1_is_its_loss_and_others_are_a_sum() -> None:
     assert made == Combined(terms=((0.5, NegativeLogLikelihood().build()), (0.5, spec.build())))
 
 
+def test_terms_with_token_weights_read_a_column_each() -> None:
+    nll, spec = NegativeLogLikelihood(), TopKCrossEntropy()
+    alone = build_loss((Term(loss=spec, token_weight=RandomTokens()),))
+    assert alone == OnSomeTokens(inner=spec.build(), column=0)
+    made = build_loss(
+        (
+            Term(loss=spec, token_weight=TeacherUncertain()),
+            Term(loss=nll),
+            Term(loss=spec, weight=0.5, token_weight=RandomTokens()),
+        )
+    )
+    assert made == Combined(
+        terms=(
+            (1.0, OnSomeTokens(inner=spec.build(), column=0)),
+            (1.0, nll.build()),
+            (0.5, OnSomeTokens(inner=spec.build(), column=1)),
+        )
+    )
+
+
 @pytest.mark.parametrize("weight", [0.0, math.nan, math.inf])
 def test_weights_without_a_meaning_are_refused(weight: float) -> None:
     with pytest.raises(
@@ -111,6 +142,7 @@ def test_weights_without_a_meaning_are_refused(weight: float) -> None:
         ),
         (lambda: PolicyGradient(clip_low=0.0), "clip_low is 0.0: give a number above 0, up to 1"),
         (lambda: PolicyGradient(clip_low=1.5), "clip_low is 1.5"),
+        (lambda: PolicyGradient(shaping=0.0), "the policy gradient's shaping is 0.0"),
         (lambda: PolicyGradient(clip_high=math.inf), "clip_high is inf"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,15 @@ import torch
 
 from tasks.errors import UserError
 from training.algorithms.base import Columns
-from training.algorithms.token_weights import SCHEDULES, PositionWeight, truncated_importance
+from training.algorithms.token_weights import (
+    SCHEDULES,
+    PositionWeight,
+    Product,
+    RandomTokens,
+    TeacherUncertain,
+    TwoPhases,
+    truncated_importance,
+)
 
 
 def columns(lengths: Any, **values: Any) -> Columns:
@@ -131,3 +140,80 @@ def test_what_is_missing_or_invalid_is_named() -> None:
     with pytest.raises(ValueError, match="the rollouts have no old_logprobs"):
         truncated_importance(columns([1], rollout_logprobs=[-1]), "token", 2.0)
     assert truncated_importance(columns([2]), "none", 2.0).tolist() == [1, 1]
+
+
+# --- choices of tokens -------------------------------------------------------------------------------------------
+
+
+def seeded(lengths: list[int], seeds: list[int]) -> Columns:
+    return replace(columns(lengths), seeds=np.array(seeds, dtype=np.uint64))
+
+
+def test_the_teachers_uncertain_tokens_are_those_above_the_threshold() -> None:
+    made = columns([3], teacher_entropy=[0.75, 0.8125, 1.0])
+    assert TeacherUncertain(threshold=0.75)(made).tolist() == [0, 1, 1]  # above, not at it
+    assert TeacherUncertain(threshold=0.9)(made).tolist() == [0, 0, 1]
+    with pytest.raises(ValueError, match="the rollouts have no teacher_entropy"):
+        TeacherUncertain()(columns([1]))
+
+
+def test_random_tokens_have_their_share_and_depend_on_seed_and_place_alone() -> None:
+    weight, seeds = RandomTokens(share=0.2), [2**63 - 1, 0, 12345]
+    chosen = weight(seeded([4000, 4000, 4000], seeds)).reshape(3, 4000)
+    assert chosen.mean(1) == pytest.approx([0.2] * 3, abs=0.02)
+    assert 0.01 < (chosen[0] * chosen[1]).mean() < 0.07  # different draws for different rollouts
+    for place, seed in enumerate(seeds):  # alone, in another order, of another length
+        assert weight(seeded([50], [seed])).tolist() == chosen[place][:50].tolist()
+    again = weight(seeded([10, 20], [seeds[2], seeds[0]]))
+    assert again.tolist() == [*chosen[2][:10], *chosen[0][:20]]
+    assert (RandomTokens(share=1.0)(seeded([100], [3])) == 1).all()
+    assert len(weight(seeded([], []))) == 0
+    with pytest.raises(ValueError, match="random tokens need the rollouts' seeds"):
+        weight(columns([1]))
+
+
+def test_the_two_phases_by_hand() -> None:
+    weight = TwoPhases(floor=-2.0, switch_step=3, share=0.5)
+    made = columns(
+        [2, 3],
+        teacher_sampled_logprobs=[-1, -4, -3, -2.5, -9],
+        old_logprobs=[-1, -1, -1, -1, -1],
+        student_entropy=[0.5, 2.0, 1.0, 1.5, 0.1],
+    )
+    # log-ratios 0, -3, -2, -1.5, -8
+    for step in (0, 2):
+        assert weight(replace(made, step=step)).tolist() == [1, 0, 1, 1, 0]
+    # the median entropy is 1.0
+    assert weight(replace(made, step=3)).tolist() == [0, 1, 1, 1, 0]
+    assert TwoPhases(floor=-2.0, switch_step=0, share=0.2)(made).tolist() == [0, 1, 0, 0, 0]
+    assert len(weight(replace(columns([], student_entropy=[]), step=3))) == 0
+    equal = columns([3], student_entropy=[0.7, 0.7, 0.7])
+    assert weight(replace(equal, step=3)).tolist() == [1, 1, 1]
+
+
+def test_a_product_multiplies() -> None:
+    made = columns([2, 1], teacher_entropy=[1, 0, 1])
+    both = Product(first=TeacherUncertain(), second=SCHEDULES["mild"])
+    assert both(made).tolist() == (SCHEDULES["mild"](made) * [1, 0, 1]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TeacherUncertain(threshold=math.nan), "the threshold of the teacher's entropy is nan"),
+        (
+            lambda: RandomTokens(share=0.0),
+            "the share of random tokens is 0.0: give a number above 0, up to 1",
+        ),
+        (lambda: RandomTokens(share=1.5), "the share of random tokens is 1.5"),
+        (
+            lambda: TwoPhases(floor=-math.inf, switch_step=0, share=0.2),
+            "the floor of the first phase is -inf",
+        ),
+        (lambda: TwoPhases(floor=0.0, switch_step=-1, share=0.2), "the step of the second phase is -1"),
+        (lambda: TwoPhases(floor=0.0, switch_step=0, share=0.0), "tokens of the second phase is 0.0"),
+    ],
+)
+def test_invalid_choices_of_tokens_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.training.losses.evaluating import ByGraph, through_the_head, with_gradient
 from tests.training.losses.naive import relative_error, teacher_top_k
 from training.losses.base import AnalyticTokenLoss, LossInputs, LossOutputs, TokenLoss
-from training.losses.combined import Combined
+from training.losses.combined import Combined, OnSomeTokens, WithSequenceLoss
 from training.losses.sampled_losses import FromSampled, NegativeLogLikelihood, ReferenceKL
 from training.losses.token_losses import TopKCrossEntropy
 
@@ -123,3 +123,59 @@ def test_no_positions() -> None:
     logits, inputs = drawn()
     values, gradient = with_gradient(Combined(terms=CASES[2]), logits[:0], inputs.rows(slice(0, 0)))
     assert len(values.losses) == 0 and gradient.shape == (0, V)
+
+
+# --- on some tokens ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inner", [NLL, TopKCrossEntropy(), ByGraph(TopKCrossEntropy())])
+def test_a_term_on_some_tokens_is_the_loss_times_its_weights(inner: TokenLoss) -> None:
+    logits, inputs = drawn()
+    weights = torch.zeros(T, 3, dtype=torch.float64)
+    weights[::3, 1] = 0.5
+    weights[1::3, 1] = 2.0
+    coefficients = torch.linspace(-1, 2, T, dtype=torch.float64)
+    expected, gradient = with_gradient(inner, logits, inputs, coefficients * weights[:, 1])
+    chosen = weights[:, 1] != 0
+    for loss in (OnSomeTokens(inner=inner, column=1), ByGraph(OnSomeTokens(inner=inner, column=1))):
+        values, got = with_gradient(loss, logits, replace(inputs, term_weights=weights), coefficients)
+        assert relative_error(values.losses, expected.losses * weights[:, 1]) < 1e-12
+        assert relative_error(got, gradient) < 1e-12
+        assert (got[~chosen] == 0).all()
+        assert torch.equal(values.diagnostics["term_weight_1"], weights[:, 1])
+        assert torch.equal(values.diagnostics["entropy"].isnan(), ~chosen)
+
+
+def test_positions_that_a_term_leaves_out_may_hold_anything() -> None:
+    logits, inputs = drawn()
+    weights = torch.ones(T, 1, dtype=torch.float64)
+    weights[::2] = 0.0
+    assert inputs.reference_logprobs is not None
+    broken = replace(
+        inputs, reference_logprobs=inputs.reference_logprobs.index_fill(0, torch.arange(0, T, 2), torch.nan)
+    )
+    combined = Combined(terms=((1.0, NLL), (0.5, OnSomeTokens(inner=KL, column=0))))
+    values, gradient = with_gradient(combined, logits, replace(broken, term_weights=weights))
+    assert values.losses.isfinite().all() and gradient.isfinite().all()
+    with pytest.raises(ValueError, match="a term with token weights needs term_weights"):
+        with_gradient(combined, logits, inputs)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_no_positions_and_none_that_are_chosen(count: int) -> None:
+    logits, inputs = drawn()
+    part = replace(inputs.rows(slice(0, count)), term_weights=torch.zeros(count, 1))
+    values, gradient = with_gradient(OnSomeTokens(inner=TopKCrossEntropy(), column=0), logits[:count], part)
+    assert values.losses.tolist() == [0.0] * count and (gradient == 0).all()
+
+
+def test_a_token_loss_of_coefficient_0_beside_a_sequence_loss_has_no_effect_whatever_it_is() -> None:
+    logits, inputs = drawn()
+    slopes = torch.linspace(-1, 1, T, dtype=torch.float64)
+    given = replace(
+        inputs, sequence_slopes=slopes, token_coefficients=torch.zeros(T, dtype=torch.float64),
+        reference_logprobs=torch.full((T,), torch.nan, dtype=torch.float64),
+    )  # fmt: skip
+    values, gradient = with_gradient(WithSequenceLoss(inner=KL), logits, given)
+    alone, expected = with_gradient(WithSequenceLoss(), logits, given)
+    assert torch.equal(values.losses, alone.losses) and torch.equal(gradient, expected)

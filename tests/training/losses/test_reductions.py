@@ -10,7 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.losses.reductions import Totals, check_sequences, expand, per_sequence_mean, token_mean
+from training.losses.reductions import (
+    Totals,
+    check_sequences,
+    expand,
+    per_sequence_mean,
+    token_mean,
+    weighted_sequence_mean,
+    weighted_token_mean,
+)
 
 REDUCTIONS = [per_sequence_mean, token_mean]
 ROWS = st.lists(st.tuples(st.floats(0.0, 1.0, width=32), st.integers(1, 50)), min_size=1, max_size=12)
@@ -85,3 +93,20 @@ def test_invalid_sequences_are_named(weights: list[float], lengths: list[int], m
 def test_impossible_totals_are_rejected(sequences: int, tokens: int) -> None:
     with pytest.raises(ValueError, match="there must be at least one"):
         Totals(sequences=sequences, tokens=tokens)
+
+
+def test_weighted_means_divide_by_the_sums_of_the_weights_by_hand() -> None:
+    # rollout weights 1, 0, 1 with prompt weights 1/2, 1/2, 1; token weights are 1 on 3 of the tokens of the first and the third
+    weights, lengths = np.array([0.5, 0.0, 1.0]), np.array([2, 4, 5])
+    totals = Totals(sequences=3, tokens=11, rollout_weights=2.0, token_weights=3.0)
+    assert weighted_sequence_mean(weights, lengths, totals).tolist() == [1 / 8, 0, 1 / 10]
+    assert weighted_token_mean(weights, lengths, totals).tolist() == [1 / 6, 0, 1 / 3]
+
+
+@pytest.mark.parametrize("reduction", [weighted_sequence_mean, weighted_token_mean])
+def test_without_any_weight_a_weighted_mean_is_0_and_without_sums_it_is_an_error(reduction) -> None:
+    weights, lengths = np.zeros(2), np.array([1, 3])
+    none = Totals(sequences=2, tokens=4, rollout_weights=0.0, token_weights=0.0)
+    assert reduction(weights, lengths, none).tolist() == [0, 0]
+    with pytest.raises(ValueError, match="the algorithm must declare whole_updates"):
+        reduction(weights, lengths, Totals(sequences=2, tokens=4))

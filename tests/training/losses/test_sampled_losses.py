@@ -21,12 +21,27 @@ from tests.training.losses.naive import relative_error
 from training.losses.base import LossInputs, TokenLoss
 from training.losses.combined import Combined
 from training.losses.reductions import Totals, expand, per_sequence_mean, token_mean
-from training.losses.sampled_losses import FromSampled, NegativeLogLikelihood, PolicyGradient, ReferenceKL
+from training.losses.sampled_losses import (
+    AdvantageLikelihood,
+    FromSampled,
+    NegativeLogLikelihood,
+    PolicyGradient,
+    ReferenceKL,
+)
 
 T, V = 40, 50
 LN2, INF = math.log(2), math.inf
 NLL, PG, KL = NegativeLogLikelihood(), PolicyGradient(clip_low=0.2, clip_high=0.3), ReferenceKL()
-LOSSES = [NLL, PG, PolicyGradient(clip_low=None, clip_high=None), PolicyGradient(clip_low=None), KL]
+AL, SHAPED = AdvantageLikelihood(), PolicyGradient(clip_low=0.2, clip_high=0.3, shaping=0.4)
+LOSSES = [
+    NLL,
+    AL,
+    PG,
+    SHAPED,
+    PolicyGradient(clip_low=None, clip_high=None),
+    PolicyGradient(clip_low=None),
+    KL,
+]
 WRAPS: list[Callable[[TokenLoss], TokenLoss]] = [lambda loss: loss, ByGraph]
 BOTH = pytest.mark.parametrize("wrap", WRAPS)
 
@@ -56,9 +71,15 @@ def naive(loss: Any, logits: Tensor, inputs: LossInputs) -> Tensor:
             assert inputs.reference_logprobs is not None
             ratio = torch.exp(inputs.reference_logprobs[t].double() - logp)
             rows.append(ratio - torch.log(ratio) - 1)
+        elif isinstance(loss, AdvantageLikelihood):
+            assert inputs.advantages is not None
+            rows.append(-inputs.advantages[t].double() * logp)
         else:
             assert inputs.old_logprobs is not None and inputs.advantages is not None
             ratio, gain = torch.exp(logp - inputs.old_logprobs[t].double()), inputs.advantages[t].double()
+            if loss.shaping is not None:
+                probs = row.detach().softmax(-1)
+                gain = gain + min(-loss.shaping * torch.xlogy(probs, probs).sum(), gain.abs() / 2)
             bounds = (
                 -INF if loss.clip_low is None else 1 - loss.clip_low,
                 INF if loss.clip_high is None else 1 + loss.clip_high,
@@ -92,6 +113,13 @@ HAND = [
     # no bound below: 1/2 x 3
     (PolicyGradient(clip_low=None), {"old_logprobs": 1 / 2, "advantages": -3.0}, 1.5, 1.5),
     (PG, {"old_logprobs": 1 / 8, "advantages": 0.0}, 0.0, 0.0),
+    # the entropy is 1.75 log 2, times 0.4: 0.4852; r = 1: -(2 + 0.4852); -(-3 + 0.4852); half of |0.5| is less: -(0.5 + 0.25)
+    (SHAPED, {"old_logprobs": 1 / 4, "advantages": 2.0}, -2 - 0.7 * LN2, -2 - 0.7 * LN2),
+    (SHAPED, {"old_logprobs": 1 / 4, "advantages": -3.0}, 3 - 0.7 * LN2, 3 - 0.7 * LN2),
+    (SHAPED, {"old_logprobs": 1 / 4, "advantages": 0.5}, -0.75, -0.75),
+    # -3 log(1/4)
+    (AL, {"advantages": 3.0}, 6 * LN2, -3.0),
+    (AL, {"advantages": -1.0}, -2 * LN2, 1.0),
 ]
 
 
@@ -307,6 +335,7 @@ def test_positions_slice_and_check_the_new_fields() -> None:
         (PG, "advantages", "the policy gradient needs advantages and old_logprobs or rollout_logprobs"),
         (PG, "old_logprobs", "the policy gradient needs advantages and old_logprobs or rollout_logprobs"),
         (KL, "reference_logprobs", "the reference KL needs reference_logprobs"),
+        (AL, "advantages", "the likelihood needs advantages: the positions have none"),
     ],
 )
 def test_positions_without_what_a_loss_needs_are_rejected(wrap, loss, missing: str, message: str) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.training.losses.evaluating import ByGraph, with_gradient
 from tests.training.losses.naive import naive_losses, relative_error, teacher_top_k
 from training.losses.base import AnalyticTokenLoss, LossInputs
 from training.losses.token_losses import TopKCrossEntropy, TopKForm
@@ -200,3 +201,41 @@ def test_coefficients_scale_the_analytic_gradient_row_by_row() -> None:
 def test_positions_without_teacher_logprobs_are_rejected() -> None:
     with pytest.raises(ValueError, match="needs teacher_logprobs"):
         TopKCrossEntropy()(torch.zeros(2, 3), LossInputs(sampled_ids=torch.zeros(2, dtype=torch.int64)))
+
+
+@pytest.mark.parametrize("wrap", [lambda loss: loss, ByGraph])
+@pytest.mark.parametrize("form", FORMS)
+def test_as_a_divergence_it_is_the_cross_entropy_without_the_entropy_of_its_weights(
+    form: TopKForm, wrap
+) -> None:
+    draw = torch.Generator().manual_seed(11)
+    logits = 2 * torch.randn(9, 12, generator=draw, dtype=torch.float64)
+    logprobs, ids = teacher_top_k(2 * torch.randn(9, 12, generator=draw), 4)
+    inputs = LossInputs(
+        sampled_ids=torch.zeros(9, dtype=torch.int64), teacher_logprobs=logprobs.double(), teacher_ids=ids
+    )
+    plain, gradient = with_gradient(wrap(TopKCrossEntropy(form=form)), logits, inputs)
+    values, same = with_gradient(wrap(TopKCrossEntropy(form=form, as_kl=True)), logits, inputs)
+    weights = logprobs.double().exp()
+    weights = weights / weights.sum(-1, keepdim=True) if form == "teacher_renormalised" else weights
+    if form == "tail_bucket":
+        weights = torch.cat([weights, 1 - weights.sum(-1, keepdim=True)], dim=-1)
+    entropy = -(weights * weights.log()).sum(-1)
+    torch.testing.assert_close(values.losses, plain.losses - entropy, rtol=1e-9, atol=1e-12)
+    assert torch.equal(gradient, same)
+    assert torch.equal(values.diagnostics["forward_kl"], values.losses.detach())
+    if form != "unnormalised":
+        assert (values.losses > 0).all()
+
+
+@pytest.mark.parametrize("wrap", [lambda loss: loss, ByGraph])
+def test_a_student_with_the_teachers_renormalised_distribution_has_no_divergence(wrap) -> None:
+    # one token holds all of the teacher's mass; and padding alone
+    inputs = LossInputs(
+        sampled_ids=torch.zeros(2, dtype=torch.int64),
+        teacher_logprobs=torch.tensor([[0.0, -math.inf], [-math.inf, -math.inf]], dtype=torch.float64),
+        teacher_ids=torch.tensor([[1, 0], [0, 0]]),
+    )
+    logits = torch.tensor([[-50.0, 50.0, -50.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    values, gradient = with_gradient(wrap(TopKCrossEntropy(as_kl=True)), logits, inputs)
+    assert values.losses.abs().max() < 1e-12 and gradient.abs().max() < 1e-12

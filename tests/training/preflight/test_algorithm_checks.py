@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     # unknown or malformed
-    ({"algorithm": {"name": "updo"}}, "RUN.json: algorithm.name: unknown algorithm 'updo': choose one of grpo, kd, opd,"),
+    ({"algorithm": {"name": "updo"}}, "RUN.json: algorithm.name: unknown algorithm 'updo': choose one of core, eopd, grpo,"),
     ({"algorithm": {"preset": "uopd"}}, "RUN.json: algorithm.preset: this key is now algorithm.name; see"),
     ({"objective": {"name": "uopd"}}, "RUN.json: objective: this key is now algorithm; see training/config.py"),
     ({"algorithm": {"name": "my.method"}}, "the module of algorithm 'my.method' cannot be imported (No module named 'my'):"),
@@ -115,8 +115,12 @@ def test_a_wrong_run_is_refused_with_one_sentence(
 
 
 @pytest.mark.parametrize(
-    "name", ["grpo", "kd", "opd", "opsd", "pw_opsd", "self_distilled_reasoner", "sft", "uopd"]
-)
+    "name",
+    [
+        "core", "eopd", "grpo", "kd", "opd", "opd_rkl", "opsd", "pw_opsd", "reopold", "self_distilled_reasoner", "sft", "uopd",
+        "uopd_eopd", "uopd_grpo", "uopd_pw",
+    ],
+)  # fmt: skip
 def test_every_algorithm_passes_the_check_on_a_dataset_of_the_flow(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -133,11 +137,11 @@ def test_every_algorithm_passes_the_check_on_a_dataset_of_the_flow(
     out, err = capsys.readouterr()
     assert err == "" and f"algorithm  {name}: {load_algorithm(name).summary}" in out
     # a row with a ground truth has as its solution a sample with this answer, others one of the majority cluster
-    assert ("labels     2 gold, 2 teacher_majority" in out) == (name == "grpo")
-    assert ("solutions  2 correct_sample, 2 majority_sample" in out) == (name in PRIVILEGED)
-    has_teacher = name in ("kd", "opd", "self_distilled_reasoner", "uopd")
+    assert ("labels     2 gold, 2 teacher_majority" in out) == (name in ("core", "grpo", "uopd_grpo"))
+    assert ("solutions  2 correct_sample, 2 majority_sample" in out) == (name in (*PRIVILEGED, "core"))
+    has_teacher = name not in ("grpo", "opsd", "pw_opsd", "sft", "uopd_grpo")
     assert ("          teacher   parameters" in out) == has_teacher
-    assert ("          reference parameters" in out) == (name in ("opsd", "pw_opsd"))
+    assert ("          reference parameters" in out) == (name in ("core", "opsd", "pw_opsd"))
 
 
 PRIVILEGED = ("opsd", "pw_opsd", "self_distilled_reasoner")

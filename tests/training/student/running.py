@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from tasks.processes.ray_session import RaySession
 from training.data.batches import TokenSequence
+from training.losses.base import TokenLoss
 from training.losses.token_losses import TopKCrossEntropy
 from training.student.group import StudentGroup
 from training.student.messages import MicroBatch, RankSettings
@@ -28,7 +29,9 @@ def ray_running() -> Iterator[RaySession]:
 
 
 @contextmanager
-def students(folder: Path, *, ranks: int = 1, **settings: Any) -> Iterator[StudentGroup]:
+def students(
+    folder: Path, *, ranks: int = 1, loss: TokenLoss | None = None, **settings: Any
+) -> Iterator[StudentGroup]:
     """Yield connected student ranks of the model in `folder` and close them at the end of the block."""
     from ray.util.placement_group import remove_placement_group
 
@@ -37,7 +40,7 @@ def students(folder: Path, *, ranks: int = 1, **settings: Any) -> Iterator[Stude
     defaults: dict[str, Any] = {
         "model": folder, "total_steps": 10, "warmup_steps": 0, "learning_rate": 1e-3, "threads": 1, "head_chunk": 16,
     }  # fmt: skip
-    group = StudentGroup(plan, place, RankSettings(**defaults | settings), TopKCrossEntropy())
+    group = StudentGroup(plan, place, RankSettings(**defaults | settings), loss or TopKCrossEntropy())
     try:
         group.connect()
         yield group

@@ -1,0 +1,44 @@
+"""OPD by the reverse KL of the sampled token: a clipped policy gradient whose advantage is the teacher's log-ratio."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from training.algorithms.advantages import TeacherAdvantage
+from training.algorithms.base import Algorithm, Scorer, Term
+from training.algorithms.losses import PolicyGradient
+from training.losses.reductions import token_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """`discount`: how much the advantages of later tokens count for a token, from 0 (not at all) to 1. `clip`: eps."""
+
+    discount: float = 0.0
+    clip: float = 0.2
+
+
+def variant(options: Options) -> Algorithm:
+    """Return the algorithm with these options."""
+    return Algorithm(
+        summary="On-policy distillation by the reverse KL of the sampled tokens, as a clipped policy gradient",
+        formula="mean over tokens of max(-r_t A_t, -clip(r_t, 1 - eps, 1 + eps) A_t), A_t = log p(y_t) - log q_old(y_t)",
+        source="EOPD, its baseline OPD",
+        scorers=(Scorer(role="teacher", outputs=("sampled",)),),
+        advantages=TeacherAdvantage(discount=options.discount),
+        loss=(Term(loss=PolicyGradient(clip_low=options.clip, clip_high=options.clip)),),
+        reduction=token_mean,
+        updates_per_batch=4,
+        defaults={
+            "rollouts": {"group_size": 1},
+            "optimizer": {"learning_rate": 3e-6},
+            "batches": {"size": 128, "unit": "prompts", "draw": "epochs", "epochs": 3, "total_prompts": None},
+        },
+        deviations=(
+            "the paper gives no value for eps: 0.2 is that of PPO",
+            "q_old is the rollout engine's, unless algorithm.importance_correction is set",
+        ),
+    )
+
+
+ALGORITHM = variant(Options())
