@@ -24,7 +24,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "scripts": ("tasks.*", "flows", "training.algorithms"),
     "speed": ("tasks.*", "training.*", "prompts", "pocket.*"),
     "prompts": ("tasks",),
-    "pocket": ("pocket.world", "prompts", "tasks", "tasks.answers", "tasks.problems", "tasks.uncertainty"),
+    "pocket": (
+        "pocket.world", "prompts", "tasks", "tasks.answers", "tasks.problems", "tasks.processes", "tasks.uncertainty",
+    ),
     "pocket.world": ("tasks.rows", "tasks.errors"),
     "tasks": (),
     "tasks.answers": ("tasks",),
