@@ -6,6 +6,7 @@ import json
 import struct
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,7 @@ def test_tensorboard_shows_repeated_steps_once(tmp_path: Path) -> None:
 
 def records(path: Path) -> Iterator[Any]:
     """Yield the records of an offline run of wandb: a log in the format of LevelDB, in blocks of 32 KiB."""
-    from wandb.proto import wandb_internal_pb2  # pyright: ignore[reportMissingImports]
-
+    record: Any = import_module("wandb.proto.wandb_internal_pb2").Record
     data, place, found = path.read_bytes(), 7, b""  # after the header of the file
     while place + 7 <= len(data):
         left = 32768 - place % 32768
@@ -51,7 +51,7 @@ def records(path: Path) -> Iterator[Any]:
         found += data[place + 7 : place + 7 + size]
         place += 7 + size
         if kind in (1, 4):  # whole, or the last part
-            yield wandb_internal_pb2.Record.FromString(found)
+            yield record.FromString(found)
             found = b""
 
 
