@@ -39,15 +39,15 @@ def configs_of(parts: Sequence[Part]) -> list[Config]:
             own = [part for part in parts if part.licence == licence]
             found += [
                 _config(licence, f"problems under {licence}", own, (DATA, FLAGGED)),
-                _config(f"responses-{licence}", f"responses to the problems under {licence}", own, (RESPONSES,)),
+                _config(
+                    f"responses-{licence}", f"responses to the problems under {licence}", own, (RESPONSES,)
+                ),
             ]
     return [config for config in found if config.parts]
 
 
 def _config(name: str, meaning: str, parts: Sequence[Part], folders: tuple[str, ...]) -> Config:
-    return Config(
-        name=name, meaning=meaning, parts=tuple(part for part in parts if part.folder in folders)
-    )
+    return Config(name=name, meaning=meaning, parts=tuple(part for part in parts if part.folder in folders))
 
 
 def patterns(parts: Sequence[Part]) -> list[str]:

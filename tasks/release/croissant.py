@@ -37,7 +37,8 @@ CONTEXT: Final[Mapping[str, Any]] = {
     "description": {"@container": "@language"},
     "name": {"@container": "@language"},
     **{
-        term.partition(":")[0]: f"{term.partition(':')[2] or 'cr'}:{term.partition(':')[0]}" for term in _OWN_TERMS
+        term.partition(":")[0]: f"{term.partition(':')[2] or 'cr'}:{term.partition(':')[0]}"
+        for term in _OWN_TERMS
     },
 }
 CONFORMS_TO: Final = ("http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0")
@@ -74,9 +75,10 @@ def croissant(
         "inLanguage": "en",
         "isLiveDataset": False,
         "keywords": ["mathematics", "semantic entropy", "distillation", "synthetic"],
-        "citeAs": f"@misc{{sure-math, title = {{{name}}}, howpublished = {{Dataset version {version} ({manifest.fingerprint})}}}}",
+        "citeAs": f"@misc{{sure-math, title = {{{name}}}, howpublished = {{Dataset version {version}}}}}",
         **_responsible(manifest),
-        "distribution": [_file_object(place, path) for path in files] + [_file_set(config) for config in configs],
+        "distribution": [_file_object(place, path) for path in files]
+        + [_file_set(config) for config in configs],
         "recordSet": [_record_set(place, config, meanings) for config in configs],
     }
     return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
@@ -112,7 +114,9 @@ def _record_set(place: Path, config: Config, meanings: Mapping[str, str]) -> dic
         "@id": config.name,
         "name": config.name,
         "description": config.meaning,
-        "key": [{"@id": f"{config.name}/{name}"} for name in (("id",) if problems else ("problem_id", "index"))],
+        "key": [
+            {"@id": f"{config.name}/{name}"} for name in (("id",) if problems else ("problem_id", "index"))
+        ],
         "field": [_field(config, column, meanings[column.name]) for column in pq.read_schema(first)],
     }
 

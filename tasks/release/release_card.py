@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
@@ -15,12 +16,15 @@ from tasks.storage.dataset_card import card_values, one_line, size_category
 from tasks.storage.manifest import Manifest
 
 
-def release_card(place: Path, manifest: Manifest, configs: Sequence[Config], *, version: str, repo: str) -> str:
+def release_card(
+    place: Path, manifest: Manifest, configs: Sequence[Config], *, version: str, repo: str
+) -> str:
     """Render README.md of a release folder whose Parquet files are written. `repo` may be empty."""
     added = yaml.safe_load((cards.CARDS / "release_columns.yaml").read_text(encoding="utf-8"))
+    metadata = _metadata(place, manifest, configs, version)
     return cards.render_card(
         "release.md.j2",
-        **card_values(manifest, yaml.safe_dump(_metadata(place, manifest, configs, version), sort_keys=False, allow_unicode=True)),
+        **card_values(manifest, yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)),
         configs=configs, version=version, repo=repo, added_columns=added,
     )  # fmt: skip
 
@@ -76,8 +80,6 @@ def _files(config: Config, manifest: Manifest, version: str) -> dict[str, Any]:
 
 
 def _info(place: Path, config: Config) -> dict[str, Any]:
-    from datasets import Features
-
     paths = {
         split: [path for pattern in patterns(parts) for path in sorted(place.glob(pattern))]
         for split, parts in config.splits.items()
@@ -93,8 +95,18 @@ def _info(place: Path, config: Config) -> dict[str, Any]:
     ]
     return {
         "config_name": config.name,
-        "features": Features.from_arrow_schema(pq.read_schema(first))._to_yaml_list(),
+        "features": [_feature(column) for column in pq.read_schema(first)],
         "splits": splits,
         "download_size": sum(path.stat().st_size for listed in paths.values() for path in listed),
         "dataset_size": sum(part.bytes for part in config.parts),
     }
+
+
+def _feature(column: pa.Field) -> dict[str, Any]:
+    """Return a column as `datasets` writes its features on a card."""
+    if not isinstance(column.type, pa.ListType):
+        return {"name": column.name, "dtype": str(column.type).replace("double", "float64")}
+    kind = column.type.value_type
+    if isinstance(kind, pa.StructType):
+        return {"name": column.name, "list": [_feature(inner) for inner in kind]}
+    return {"name": column.name, "list": str(kind).replace("double", "float64")}

@@ -21,7 +21,9 @@ def render_card(manifest: Manifest) -> str:
     not used."""
     if manifest.contents is None:
         raise ValueError("the manifest has no contents: compute them with describe() first")
-    return cards.render_card("dataset.md.j2", **card_values(manifest, _front_matter(manifest, manifest.contents)))
+    return cards.render_card(
+        "dataset.md.j2", **card_values(manifest, _front_matter(manifest, manifest.contents))
+    )
 
 
 def card_values(manifest: Manifest, front_matter: str) -> dict[str, Any]:
