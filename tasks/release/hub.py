@@ -176,7 +176,7 @@ def _hub_errors(target: Target, token: str) -> Iterator[None]:
             failure = UserError(
                 f"the Hugging Face hub refuses {target.repo} ({text}): correct the repository"
             )
-    except (TransportError, OSError) as error:
+    except (TransportError, OSError, RuntimeError) as error:  # RuntimeError: of hf_xet
         failure = _Transient(masked(f"{type(error).__name__}: {str(error)[:200]}", token))
     except ValueError as error:  # metadata or an answer that the library refuses
         failure = UserError(

@@ -26,7 +26,7 @@ from tasks.storage.versions import latest
 FOLDER = "release"
 
 
-def release_folder(  # noqa: PLR0913, PLR0917 - the parameters of the deployment
+def release_folder(
     what: Literal["dataset", "model"],
     config: Config,
     naming: Naming,
