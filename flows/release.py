@@ -31,8 +31,7 @@ def release(  # noqa: PLR0913, PLR0917 - the parameters of the deployment
         what: dataset or model.
         profile: name of a file in configs/, without its extension.
         overrides: settings that override the profile, nested or dotted: {"run.output": "output/mine"}.
-        version: version of the release, three numbers; the tag of the commit.
-        repo: name of the repository, owner/name.
+        version, repo: three numbers, the tag of the commit; name of the repository, owner/name.
         dry_run: only check, and write the release folder.
         private: whether a repository that does not exist yet is created as a private one.
         source: folder of the dataset or of the training run; by default the profile's newest.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,13 +82,10 @@ def _write_part(place: Path, name: str, licence: str, split: str, rows: pa.Table
     count = -(-len(rows) // ROWS_PER_FILE)
     for number, piece in enumerate(_pieces(rows)):
         path = folder / f"{split}-{number:05d}-of-{count:05d}.parquet"
-        with path.open("wb") as file:
-            pq.write_table(
-                piece, file, row_group_size=ROW_GROUP, version="2.6", data_page_version="1.0", compression="zstd",
-                compression_level=3,
-            )  # fmt: skip
-            file.flush()
-            os.fsync(file.fileno())
+        pq.write_table(
+            piece, path, row_group_size=ROW_GROUP, version="2.6", data_page_version="1.0", compression="zstd",
+            compression_level=3,
+        )  # fmt: skip
     return Part(folder=name, licence=licence, split=split, rows=len(rows), bytes=rows.nbytes)
 
 
