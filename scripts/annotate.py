@@ -73,7 +73,7 @@ def own(call: Call) -> None:
         raise UserError("FILE and OUT are required, e.g. make annotate FILE=problems.jsonl OUT=output/mine")
     check_owner(call.out, annotation_of(call.check_file(call.file).source))
     call.check_run("annotate", call.out)
-    with served():
+    with served("flows.annotate"):
         from flows.annotate import annotate
 
         annotate(
@@ -88,7 +88,7 @@ def stale(call: Call) -> None:
         call.check_file(call.file)
     call.check_run("reannotate")
     problems = None if call.file is None else str(call.file)
-    with served():
+    with served("flows.reannotate"):
         from flows.reannotate import reannotate
 
         reannotate(profile=call.profile, overrides=dict(call.overrides), problems=problems, **call.reading())
@@ -112,8 +112,8 @@ def read_call(environment: Mapping[str, str]) -> Call:
 
 
 @contextmanager
-def served() -> Iterator[None]:
-    """Provide a Prefect server for the block and make this process its client.
+def served(flow: str) -> Iterator[None]:
+    """Provide a Prefect server for the block, make this process its client, and load the module of a flow.
 
     Import flows only inside the block: Prefect reads the address of its server when it is first imported.
     """
@@ -122,9 +122,8 @@ def served() -> Iterator[None]:
         with waiting(what):
             api = stack.enter_context(local.prefect_api(read_port(os.environ.get("PORT", ""))))
         os.environ.update(api.environment())
-        with waiting("loading the flows"):
-            importlib.import_module("flows.annotate")
-            importlib.import_module("flows.reannotate")
+        with waiting("loading the flow"):
+            importlib.import_module(flow)
         log_line(f"the progress is shown here and at {api.page}{api.login}")
         try:
             yield

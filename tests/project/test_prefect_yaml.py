@@ -61,7 +61,7 @@ def test_deployments_are_named_after_what_they_do_and_tagged() -> None:
     names = {f"{imported_flow(d['entrypoint']).name}/{d['name']}" for d in DEPLOYMENTS}
     assert names == {
         "sure-math/build", "sure-math/plan", "sure-math-distill/uopd", "sure-math-validate/truth",
-        "sure-math-reannotate/stale", "sure-math-annotate/file",
+        "sure-math-reannotate/stale", "sure-math-annotate/file", "sure-math-release/dataset", "sure-math-release/model",
     }  # fmt: skip
     assert all(d["tags"] for d in DEPLOYMENTS)
 

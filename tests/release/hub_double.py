@@ -38,7 +38,11 @@ class Blob:
         pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(self.content)}\n".encode()
         stored = pointer if self.lfs else self.content
         oid = hashlib.sha1(b"blob %d\0" % len(stored) + stored).hexdigest()
-        lfs = {"lfs": {"oid": self.sha256, "size": len(self.content), "pointerSize": len(pointer)}} if self.lfs else {}
+        lfs = (
+            {"lfs": {"oid": self.sha256, "size": len(self.content), "pointerSize": len(pointer)}}
+            if self.lfs
+            else {}
+        )
         return {"type": "file", "path": path, "oid": oid, "size": len(self.content), **lfs}
 
 
@@ -141,7 +145,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self._break()
         if isinstance(value, bytes):
             return self._send(value, status, {})
-        code = {"RepoNotFound", "RevisionNotFound"} & {str(value.get("code"))} if isinstance(value, dict) else set()
+        code = (
+            {"RepoNotFound", "RevisionNotFound"} & {str(value.get("code"))}
+            if isinstance(value, dict)
+            else set()
+        )
         self._json(value, status, {"X-Error-Code": code.pop()} if code else {})
 
     def _break(self) -> None:
@@ -169,7 +177,10 @@ class _Handler(BaseHTTPRequestHandler):
         revision, _, file = below.partition("/")
         files = repo.files(revision or "main")
         if verb == "refs":
-            tags = [{"name": tag, "ref": f"refs/tags/{tag}", "targetCommit": oid} for tag, oid in repo.tags.items()]
+            tags = [
+                {"name": tag, "ref": f"refs/tags/{tag}", "targetCommit": oid}
+                for tag, oid in repo.tags.items()
+            ]
             branches = [{"name": "main", "ref": "refs/heads/main", "targetCommit": repo.commits[-1][0]}]
             return 200, {"branches": branches, "converts": [], "tags": tags}
         if files is None:
@@ -180,7 +191,11 @@ class _Handler(BaseHTTPRequestHandler):
         if verb == "tree":
             return 200, [blob.entry(path) for path, blob in files.items()]
         if verb == "paths-info":
-            wanted = json.loads(body)["paths"] if body[:1] == b"{" else re.findall(r"paths=([^&]*)", unquote(body.decode()))
+            wanted = (
+                json.loads(body)["paths"]
+                if body[:1] == b"{"
+                else re.findall(r"paths=([^&]*)", unquote(body.decode()))
+            )
             return 200, [files[path].entry(path) for path in wanted if path in files]
         if verb == "resolve":
             return 200, files[file].content
@@ -193,7 +208,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _mode(self, files: dict[str, Blob], one: dict[str, Any]) -> dict[str, Any]:
         lfs = one["size"] >= LFS_FROM or one["path"].endswith((".parquet", ".safetensors"))
         oid = files[one["path"]].entry(one["path"])["oid"] if one["path"] in files else None
-        return {"path": one["path"], "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False, "oid": oid}
+        return {
+            "path": one["path"],
+            "uploadMode": "lfs" if lfs else "regular",
+            "shouldIgnore": False,
+            "oid": oid,
+        }
 
     def _create(self, wanted: dict[str, Any]) -> tuple[int, Any]:
         name = f"{wanted['organization']}/{wanted['name']}"

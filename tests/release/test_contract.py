@@ -138,9 +138,7 @@ def test_a_planted_violation_is_refused_and_its_rows_are_named(
 
 def test_damaged_missing_and_strange_files_are_refused_and_named(tmp_path: Path) -> None:
     folder = write_small(tmp_path / "dataset")
-    damaged, missing = (
-        folder / f"data/{split}-00000-of-00001.parquet" for split in ("train", "test")
-    )
+    damaged, missing = (folder / f"data/{split}-00000-of-00001.parquet" for split in ("train", "test"))
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"X")
     missing.rename(folder / "data/old.parquet")
     with pytest.raises(UserError) as refused:
@@ -151,13 +149,17 @@ def test_damaged_missing_and_strange_files_are_refused_and_named(tmp_path: Path)
         assert named in str(refused.value)
 
 
-def test_another_schema_is_refused_with_file_and_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_schema_is_refused_with_file_and_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_small(tmp_path / "dataset")
     path = folder / "data/train-00000-of-00001.parquet"
     pq.write_table(pq.read_table(path).drop_columns(["weight"]), path)
     monkeypatch.setattr("tasks.release.contract.wrong_digests", lambda *_: iter(()))
     monkeypatch.setattr("tasks.storage.tables.verify", lambda _: None)
-    with pytest.raises(UserError, match=r"clause 'schema': .*train-00000-of-00001.parquet has no column 'weight'"):
+    with pytest.raises(
+        UserError, match=r"clause 'schema': .*train-00000-of-00001.parquet has no column 'weight'"
+    ):
         read_built(folder)
 
 
@@ -170,7 +172,15 @@ def test_many_broken_rows_are_counted(built: Built) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a ratio of 3/home/2", "$\\frac{a}{b}/root$", "https://x.org/home/me", "sk-learn", "hf_hub", "the /work done"]
+    "text",
+    [
+        "a ratio of 3/home/2",
+        "$\\frac{a}{b}/root$",
+        "https://x.org/home/me",
+        "sk-learn",
+        "hf_hub",
+        "the /work done",
+    ],
 )
 def test_ordinary_texts_are_no_findings(text: str) -> None:
     assert list(findings(text, [])) == []

@@ -24,7 +24,12 @@ from tests.storage.test_dataset import digests
 
 ROOT = Path(__file__).resolve().parents[2]
 SPLITS = {"default": (6, 2), "decontaminated": (5, 2), "responses": (24, 8)}
-BY_LICENCE = {"mit": (4, 2), "cc-by-nc-sa-4.0": (2, 0), "responses-mit": (16, 8), "responses-cc-by-nc-sa-4.0": (8, 0)}
+BY_LICENCE = {
+    "mit": (4, 2),
+    "cc-by-nc-sa-4.0": (2, 0),
+    "responses-mit": (16, 8),
+    "responses-cc-by-nc-sa-4.0": (8, 0),
+}
 
 
 def released(folder: Path, version: str = "1.0.0", previous: Path | None = None, count: int = 8) -> Path:
@@ -61,7 +66,11 @@ def test_every_config_loads_with_the_rows_and_features_of_the_card(
     assert (len(found["train"]), len(found["test"]) if "test" in found else 0) == counts
     (info,) = (one for one in metadata(place)["dataset_info"] if one["config_name"] == config)
     features = datasets.Features._from_yaml_list(info["features"])
-    paths = [path for path in place.rglob("*.parquet") if (path.parts[-3] == "responses") == ("responses" in config)]
+    paths = [
+        path
+        for path in place.rglob("*.parquet")
+        if (path.parts[-3] == "responses") == ("responses" in config)
+    ]
     assert features == found["train"].features
     assert features == datasets.Features.from_arrow_schema(pq.read_schema(paths[0]))
     if "-" in config:
@@ -69,7 +78,9 @@ def test_every_config_loads_with_the_rows_and_features_of_the_card(
         assert {row for part in found.values() for row in part["licence"]} == {licence}
 
 
-def test_responses_have_the_problem_and_the_messages_that_the_teacher_saw(place: Path, tmp_path: Path) -> None:
+def test_responses_have_the_problem_and_the_messages_that_the_teacher_saw(
+    place: Path, tmp_path: Path
+) -> None:
     found = load(place, tmp_path, "responses")["train"]
     texts = {row.id: row for listed in rows().values() for row, _ in listed}
     for row in found:
@@ -105,7 +116,9 @@ def test_the_snippets_of_the_card_run(place: Path, tmp_path: Path, monkeypatch: 
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json"):
         if (ROOT / "pocket/student" / name).exists():
             (model / name).write_bytes((ROOT / "pocket/student" / name).read_bytes())
-    snippets = re.findall(r"```python\n(.*?)```", (place / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    snippets = re.findall(
+        r"```python\n(.*?)```", (place / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     assert len(snippets) == 5
     results: list[dict[str, Any]] = []
     for snippet in snippets:
@@ -117,7 +130,10 @@ def test_the_snippets_of_the_card_run(place: Path, tmp_path: Path, monkeypatch: 
     assert len(pandas_rows["problems"]) == len(polars_rows["problems"]) == 7  # data/ has the unflagged ones
     assert sum(row[1] for row in duckdb_rows["tiers"]) == 7
     assert len(training["texts"]) == 20
-    assert all(row["problem"] in row["text"] and row["messages"][1]["content"] in row["text"] for row in training["texts"])
+    assert all(
+        row["problem"] in row["text"] and row["messages"][1]["content"] in row["text"]
+        for row in training["texts"]
+    )
 
 
 def test_the_numbers_of_the_card_are_those_of_the_rows(place: Path) -> None:
@@ -140,28 +156,42 @@ def test_the_numbers_of_the_card_are_those_of_the_rows(place: Path) -> None:
         " FROM $problems GROUP BY 1"
     ):
         assert f"| {tier} | {train} | {test} | {weight:.3f} | {entropy:.3f} |" in card
-    for source, licence, role, count in sql("SELECT source, licence, role, count(*) FROM $problems GROUP BY ALL"):
+    for source, licence, role, count in sql(
+        "SELECT source, licence, role, count(*) FROM $problems GROUP BY ALL"
+    ):
         assert f"| {source} | {licence} | {role} | {count} |" in card
-    for reason, count, weight in sql("SELECT finish_reason, count(*), avg(weight) FROM $responses GROUP BY 1"):
+    for reason, count, weight in sql(
+        "SELECT finish_reason, count(*), avg(weight) FROM $responses GROUP BY 1"
+    ):
         assert f"| {reason} | {count} | {weight:.3f} |" in card
     for strategy, count in sql("SELECT coalesce(strategies[-1], 'none'), count(*) FROM $problems GROUP BY 1"):
         assert f"| {strategy} | {count} |" in card
     ((valid, total),) = sql("SELECT count(answer), count(*) FROM $responses")
     assert f"A readable answer was found in {valid} of {total} responses." in card
-    ((flagged, known, everything),) = sql("SELECT count(*) FILTER (benchmark_overlap), count(answer), count(*) FROM $problems")
+    ((flagged, known, everything),) = sql(
+        "SELECT count(*) FILTER (benchmark_overlap), count(answer), count(*) FROM $problems"
+    )
     assert f"Flagged: {flagged} of {everything} problems" in card
     assert f"is known for {known} of {everything} problems" in card
     for info in metadata(place)["dataset_info"]:
-        (files,) = (one["data_files"] for one in metadata(place)["configs"] if one["config_name"] == info["config_name"])
+        (files,) = (
+            one["data_files"]
+            for one in metadata(place)["configs"]
+            if one["config_name"] == info["config_name"]
+        )
         listed = [path for one in files for pattern in one["path"] for path in place.glob(pattern)]
         assert info["download_size"] == sum(path.stat().st_size for path in listed)
-        assert sum(one["num_examples"] for one in info["splits"]) == sum(pq.read_metadata(path).num_rows for path in listed)
+        assert sum(one["num_examples"] for one in info["splits"]) == sum(
+            pq.read_metadata(path).num_rows for path in listed
+        )
 
 
 def test_the_metadata_are_those_of_the_hub(place: Path) -> None:
     from huggingface_hub import DatasetCard
 
-    data = DatasetCard((place / "README.md").read_text(encoding="utf-8"), ignore_metadata_errors=False).data.to_dict()
+    data = DatasetCard(
+        (place / "README.md").read_text(encoding="utf-8"), ignore_metadata_errors=False
+    ).data.to_dict()
     assert data["license"] == ["cc-by-4.0", "cc-by-nc-sa-4.0", "mit"] and data["language"] == ["en"]
     assert data["size_categories"] == ["n<1K"] and data["annotations_creators"] == ["machine-generated"]
     assert data["source_datasets"] == ["original"] and "text-generation" in data["task_categories"]
@@ -190,7 +220,11 @@ def test_croissant_validates_iterates_and_has_the_checksums(place: Path) -> None
     found = mlcroissant.Dataset(jsonld=str(place / "croissant.json"))
     assert not found.metadata.ctx.issues.errors and not found.metadata.ctx.issues.warnings
     assert found.metadata.ctx.is_v1_1() and found.metadata.version == "1.0.0"
-    assert found.metadata.data_limitations and found.metadata.annotations_per_item and found.metadata.data_use_cases
+    assert (
+        found.metadata.data_limitations
+        and found.metadata.annotations_per_item
+        and found.metadata.data_use_cases
+    )
     for config, counts in (SPLITS | BY_LICENCE).items():
         assert sum(1 for _ in found.records(config)) == sum(counts)
     (first, *_) = found.records("responses")
@@ -220,23 +254,34 @@ def test_the_changelog_counts_rows_added_gone_and_moved_weights(place: Path, tmp
     new = released(tmp_path, "1.1.0", place, count=10)
     text = (new / "CHANGELOG.md").read_text()
     path = place / "data/mit/train-00000-of-00001.parquet"
-    assert "## 1.1.0\n\n- 10 problems, 40 responses\n- 2 problems added\n- 0 problems gone\n- no weight changed\n" in text
+    assert (
+        "## 1.1.0\n\n- 10 problems, 40 responses\n- 2 problems added\n- 0 problems gone\n- no weight changed\n"
+        in text
+    )
     assert text.endswith("## 1.0.0\n\n- 8 problems, 32 responses\n- first version\n")
     moved = tmp_path / "moved"
     for file in place.rglob("*.parquet"):
         (moved / file.relative_to(place)).parent.mkdir(parents=True, exist_ok=True)
         (moved / file.relative_to(place)).write_bytes(file.read_bytes())
     table = pq.read_table(path)
-    weights = [weight - 0.25 if index == 0 else weight for index, weight in enumerate(table["weight"].to_pylist())]
+    weights = [
+        weight - 0.25 if index == 0 else weight for index, weight in enumerate(table["weight"].to_pylist())
+    ]
     pq.write_table(
-        table.set_column(table.column_names.index("weight"), "weight", [weights]), moved / path.relative_to(place)
+        table.set_column(table.column_names.index("weight"), "weight", [weights]),
+        moved / path.relative_to(place),
     )
     again = released(tmp_path / "small", "1.2.0", moved, count=7)
     listed = (again / "CHANGELOG.md").read_text()
-    assert f"- 0 problems added\n- 1 problem gone\n- 1 weight changed: by +0.2500 in the mean, at most by +0.2500 (`{1:032x}`)" in listed
+    assert (
+        f"- 0 problems added\n- 1 problem gone\n- 1 weight changed: by +0.2500 in the mean, at most by +0.2500 (`{1:032x}`)"
+        in listed
+    )
 
 
-@pytest.mark.parametrize(("version", "repo"), [("1.0", ""), ("v1.0.0", ""), ("1.0.0", "sure-math"), ("1.0.0", "a/b/c")])
+@pytest.mark.parametrize(
+    ("version", "repo"), [("1.0", ""), ("v1.0.0", ""), ("1.0.0", "sure-math"), ("1.0.0", "a/b/c")]
+)
 def test_a_bad_version_or_repository_is_refused(version: str, repo: str) -> None:
     with pytest.raises(UserError, match="write e.g."):
         Naming(version=version, repo=repo)

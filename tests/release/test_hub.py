@@ -58,22 +58,31 @@ class Hub:
 
     @property
     def bytes_sent(self) -> int:
-        return sum(size for request, size in self.double.requests if "/storage/" in request or "/commit/" in request)
+        return sum(
+            size for request, size in self.double.requests if "/storage/" in request or "/commit/" in request
+        )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_session() -> Iterator[None]:
+    from huggingface_hub.utils import close_session
+
+    close_session()
+    yield
+    close_session()
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    from huggingface_hub.utils import _http, close_session
+    from huggingface_hub.utils import _http
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(_http.time, "sleep", lambda _: None)
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    close_session()
     with serve() as double:
         yield Hub(double=double, root=tmp_path)
-    close_session()
 
 
 def test_a_release_is_one_private_commit_with_a_tag(hub: Hub) -> None:
@@ -108,16 +117,21 @@ def test_a_new_version_sends_changed_files_only_and_removes_the_others(hub: Hub)
 
 def test_a_tag_with_other_files_is_not_moved(hub: Hub) -> None:
     hub.send(FIRST, "1.0.0")
-    with pytest.raises(UserError, match=r"has the tag 1\.0\.0 with other files \(README\.md.*under a new version"):
+    with pytest.raises(
+        UserError, match=r"has the tag 1\.0\.0 with other files \(README\.md.*under a new version"
+    ):
         upload(hub.folder(SECOND, "other"), hub.target, "1.0.0", TOKEN, hub.log.append)
     assert hub.files() == FIRST and hub.commits == 1
 
 
-@pytest.mark.parametrize("how", [429, 500, 503, "drop", "lost"])
-@pytest.mark.parametrize(
-    "request_", ["POST .*/preupload/", "POST .*/info/lfs/", "PUT /storage/", "POST .*/commit/", "POST .*/tag/",
-                 "POST /api/repos/create", "GET .*/refs", "GET .*/tree/"]
-)  # fmt: skip
+FAILURES = [
+    *((request, how) for request in ("PUT /storage/", "POST .*/commit/", "POST .*/tag/") for how in (429, 500, "drop", "lost")),
+    ("POST /api/repos/create", "lost"), ("POST /api/repos/create", 503), ("POST .*/preupload/", 500),
+    ("POST .*/info/lfs/", "drop"), ("GET .*/refs", 429), ("GET .*/tree/", "drop"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("request_", "how"), FAILURES)
 def test_after_a_failure_anywhere_there_is_one_whole_commit(hub: Hub, request_: str, how: int | str) -> None:
     hub.double.faults.append(Fault(request=request_, how=how))
     sent = hub.send(FIRST, "1.0.0")
