@@ -124,7 +124,14 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve()
 
-    do_POST = do_PUT = do_HEAD = do_GET
+    def do_POST(self) -> None:
+        self._serve()
+
+    def do_PUT(self) -> None:
+        self._serve()
+
+    def do_HEAD(self) -> None:
+        self._serve()
 
     def _serve(self) -> None:
         path = unquote(urlsplit(self.path).path)
@@ -145,12 +152,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._break()
         if isinstance(value, bytes):
             return self._send(value, status, {})
-        code = (
-            {"RepoNotFound", "RevisionNotFound"} & {str(value.get("code"))}
-            if isinstance(value, dict)
-            else set()
-        )
-        self._json(value, status, {"X-Error-Code": code.pop()} if code else {})
+        headers = {}
+        if isinstance(value, dict) and "code" in value:
+            headers["X-Error-Code"] = str(value["code"])
+        return self._json(value, status, headers)
 
     def _break(self) -> None:
         self.close_connection = True

@@ -16,6 +16,7 @@ from tasks.rows import Role
 from tests.release.small_release import write_small
 
 FAKE_KEY = "hf_" + "a1B2" * 9
+HERE = "/" + "home/ada/x.txt"
 ENVIRONMENT_KEY = "correct-horse-battery-staple"
 
 
@@ -106,8 +107,8 @@ PLANTED = [
     ("licences", manifest(licence="mine"), "the dataset has the licence 'mine'"),
     ("secrets and paths", problem(5, problem=f"Token {FAKE_KEY}"), f"problem {name(5)} has what looks like"),
     ("secrets and paths", problem(5, extra=f'{{"k": "{ENVIRONMENT_KEY}"}}'), f"problem {name(5)} has a key"),
-    ("secrets and paths", response(6, 3, text="see /home/ada/x.txt"), f"response 3 of problem {name(6)} has"),
-    ("secrets and paths", manifest(settings={"a": "/root/models/x"}), "manifest.json has the machine's path"),
+    ("secrets and paths", response(6, 3, text=f"see {HERE}"), f"response 3 of problem {name(6)} has"),
+    ("secrets and paths", manifest(settings={"a": HERE}), "manifest.json has the machine's path"),
     ("prompt", other_teacher, "teacher/solve@1:000000000000"),
 ]  # fmt: skip
 

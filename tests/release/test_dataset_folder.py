@@ -152,8 +152,8 @@ def test_the_numbers_of_the_card_are_those_of_the_rows(place: Path) -> None:
         ((answers,),) = sql(f"SELECT count(*) FROM $responses WHERE {split} = '{one}'")
         assert f"| {one} | {count} | {clean} | {answers} |" in card
     for tier, train, test, weight, entropy in sql(
-        f"SELECT tier, count(*) FILTER ({split} = 'train'), count(*) FILTER ({split} = 'test'), avg(weight), avg(semantic_entropy)"
-        " FROM $problems GROUP BY 1"
+        f"SELECT tier, count(*) FILTER ({split} = 'train'), count(*) FILTER ({split} = 'test'), avg(weight),"
+        " avg(semantic_entropy) FROM $problems GROUP BY 1"
     ):
         assert f"| {tier} | {train} | {test} | {weight:.3f} | {entropy:.3f} |" in card
     for source, licence, role, count in sql(
@@ -273,15 +273,13 @@ def test_the_changelog_counts_rows_added_gone_and_moved_weights(place: Path, tmp
     )
     again = released(tmp_path / "small", "1.2.0", moved, count=7)
     listed = (again / "CHANGELOG.md").read_text()
-    assert (
-        f"- 0 problems added\n- 1 problem gone\n- 1 weight changed: by +0.2500 in the mean, at most by +0.2500 (`{1:032x}`)"
-        in listed
-    )
+    moved_line = f"- 1 weight changed: by +0.2500 in the mean, at most by +0.2500 (`{1:032x}`)"
+    assert f"- 0 problems added\n- 1 problem gone\n{moved_line}\n" in listed
 
 
 @pytest.mark.parametrize(
     ("version", "repo"), [("1.0", ""), ("v1.0.0", ""), ("1.0.0", "sure-math"), ("1.0.0", "a/b/c")]
 )
 def test_a_bad_version_or_repository_is_refused(version: str, repo: str) -> None:
-    with pytest.raises(UserError, match="write e.g."):
+    with pytest.raises(UserError, match="write e"):
         Naming(version=version, repo=repo)

@@ -146,7 +146,9 @@ def test_a_failure_that_stays_leaves_no_commit_and_the_next_call_continues(
 ) -> None:
     monkeypatch.setattr("tasks.release.hub.WAITS_S", (0.0,))
     hub.double.faults.append(Fault(request=request_, how=500, times=1000))
-    with pytest.raises(UserError, match="could not be written.*run the same command again, and it continues"):
+    with pytest.raises(
+        UserError, match=r"could not be written.*run the same command again, and it continues"
+    ):
         hub.send(FIRST, "1.0.0")
     assert hub.commits == 0 and hub.files() == {} and hub.double.repos[REPO].tags == {}
     hub.double.faults.clear()

