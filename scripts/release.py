@@ -63,7 +63,7 @@ def main() -> int:
         with served("flows.release"):
             from flows.release import release
 
-            log_line(release(**found))
+            log_line(str(release(**found)))
         return 0
     except UserError as error:
         log_error(error)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prompts import load_prompt
@@ -49,8 +48,9 @@ def write_tables(place: Path, folder: Path, manifest: Manifest) -> list[Part]:
         responses = [read_table(path, Response) for path in split_files(folder, RESPONSES, split)]
         joined = released_responses(pa.concat_tables(list(problems.values())), responses, manifest)
         for name, table in (*problems.items(), (RESPONSES, joined)):
-            for licence in sorted(pc.unique(table["licence"]).to_pylist()):
-                rows = table.filter(pc.equal(table["licence"], licence))
+            licences = table["licence"].to_pylist()
+            for licence in sorted(set(licences)):
+                rows = table.filter(pa.array([one == licence for one in licences]))
                 parts.append(_write_part(place, name, licence, split, rows))
     return parts
 
@@ -59,11 +59,12 @@ def released_responses(problems: pa.Table, responses: Sequence[pa.Table], manife
     """Return the responses with columns of their problems and `messages`: the teacher's prompt, and the response."""
     prompt = load_prompt(manifest.teacher.prompt.partition("@")[0])
     rows = pa.concat_tables(list(responses))
-    places = pc.index_in(rows["problem_id"], value_set=problems["id"].combine_chunks())
+    numbers = {name: number for number, name in enumerate(problems["id"].to_pylist())}
+    places = [numbers[name] for name in rows["problem_id"].to_pylist()]
     asked = [prompt.render(problem=text) for text in problems["problem"].to_pylist()]
     messages = [
         [*asked[place], {"role": "assistant", "content": text}]
-        for place, text in zip(places.to_pylist(), rows["text"].to_pylist(), strict=True)
+        for place, text in zip(places, rows["text"].to_pylist(), strict=True)
     ]
     of_problem = problems.take(places)
     columns = {
