@@ -2,14 +2,16 @@
 # Settings: PROFILE (configs/*.yaml), OVERRIDES (JSON, e.g. '{"select.target": 50}'), PORT (of the Prefect UI),
 # PYTEST (arguments of pytest), PYTHON (3.11 or 3.12); for annotate and reannotate FILE, OUT, COLUMNS ("text=question
 # answer=Short Answer"), TIER, LICENCE, ANSWERS (auto or verbatim); for evaluate MODEL, BENCHMARKS and PROTOCOLS (names with commas);
-# for compare A and B.
+# for compare A and B; for release WHAT (dataset or model), VERSION, REPO, UPLOAD=1, PUBLIC=1, SOURCE, PREVIOUS, DATASETS,
+# ROLL_BACK_TO, SECRET_BLOCK.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PROFILE ?= pocket
 OVERRIDES ?=
 PORT ?=
 PYTEST ?=
 # Programs read these from the environment, as they were written: neither make nor a shell expands them ($5 in a file's name).
-AS_WRITTEN := PROFILE OVERRIDES PORT FILE OUT COLUMNS TIER LICENCE ANSWERS MODEL BENCHMARKS PROTOCOLS A B
+AS_WRITTEN := PROFILE OVERRIDES PORT FILE OUT COLUMNS TIER LICENCE ANSWERS MODEL BENCHMARKS PROTOCOLS A B \
+  WHAT VERSION REPO UPLOAD PUBLIC SOURCE PREVIOUS DATASETS ROLL_BACK_TO SECRET_BLOCK
 $(foreach name,$(AS_WRITTEN),$(eval override $(name) := $$(value $(name))))
 export $(AS_WRITTEN)
 
@@ -24,7 +26,7 @@ else ifeq ($(DEVICE),cpu)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help build plan distill validate evaluate compare annotate reannotate test test-all hostile ui shell pictures report lint audit format clean pocket env
+.PHONY: help build plan distill validate evaluate compare annotate reannotate release test test-all hostile ui shell pictures report lint audit format clean pocket env
 .DEFAULT_GOAL := help
 
 help:  ## list all commands
@@ -53,6 +55,9 @@ annotate: env  ## annotate your own problems: make annotate FILE=problems.jsonl 
 
 reannotate: env  ## annotate the stale rows of the profile's dataset again
 	@exec $(BIN)/python scripts/annotate.py stale
+
+release: env  ## check the dataset and write its release folder; UPLOAD=1 REPO=owner/name sends it to the Hugging Face hub
+	@exec $(BIN)/python scripts/release.py
 
 test: env  ## run the tests that every commit needs
 	@exec $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not long and not hostile" $(PYTEST)

@@ -18,6 +18,7 @@ _SECRET_WORDS: Final = frozenset(
 )
 """CONNECTION: the addresses of databases, with their passwords."""
 _SHORTEST_MASKED: Final = 8
+_SHORTEST_UNUSUAL: Final = 16
 _hidden: dict[str, str] = {}  # variables that `without_keys` has removed from os.environ for the moment
 _hiding = threading.Lock()
 
@@ -36,12 +37,23 @@ def read_key(variable: str) -> str:
     Raises `UserError`, which does not quote the key, unless it is printable ASCII without blanks: an HTTP library would quote
     it in an error.
     """
-    key = (os.environ.get(variable) or _hidden.get(variable, "")).strip()
+    return checked_key(os.environ.get(variable) or _hidden.get(variable, ""), variable)
+
+
+def checked_key(value: str, where: str) -> str:
+    """Return a key from `where` without the blanks and line ends around it. Raises `UserError` as `read_key` does."""
+    key = value.strip()
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise UserError(
-            f"the key in {variable} has a blank or a character that is not printable ASCII: set {variable} again"
+            f"the key in {where} has a blank or a character that is not printable ASCII: set {where} again"
         )
     return key
+
+
+def secret_values() -> tuple[str, ...]:
+    """Return the keys in this process's environment that no ordinary text contains: ASCII, and of sixteen characters or more."""
+    values = (value.strip() for name, value in os.environ.items() if is_secret(name))
+    return tuple(value for value in values if len(value) >= _SHORTEST_UNUSUAL and value.isascii())
 
 
 def masked(text: str, key: str) -> str:

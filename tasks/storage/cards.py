@@ -25,7 +25,8 @@ def render_card(template: str, /, **values: object) -> str:
     """Render a template; the same values give the same text.
 
     Filters: `number` (1,234), `counted` (1 problem), `decimals` (0.123), `percent` (12.3%), `points` (+12.3), `minutes` (from
-    seconds), `code` (for code spans) and `plain` (for code blocks). Raises `jinja2.UndefinedError` for a missing value.
+    seconds), `code` (for code spans), `repo_id` (the same with slashes) and `plain` (for code blocks). Raises
+    `jinja2.UndefinedError` for a missing value.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(CARDS),
@@ -44,6 +45,7 @@ def render_card(template: str, /, **values: object) -> str:
         points=lambda share: f"{100 * share:+.1f}",
         minutes=lambda seconds: f"{seconds / 60:,.1f}",
         code=_only_names,
+        repo_id=lambda text: Markdown("/".join(map(_only_names, text.split("/")))),
         plain=_only_words,
     )
     return environment.get_template(template).render(**values)

@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "tasks", "tasks.answers", "tasks.benchmarks", "tasks.llm", "tasks.problems", "tasks.processes", "tasks.reports",
         "tasks.seeds", "tasks.storage", "tasks.uncertainty", "prompts", "training.config", "training.preflight",
     ),
+    "tasks.release": ("tasks", "tasks.llm", "tasks.storage", "prompts"),
     "tasks.stages": ("tasks.*", "prompts", "training.config"),
     "training.config": ("tasks", "training.algorithms", "training.dataset_settings", "training.evaluation_settings"),
     "training.dataset_settings": ("tasks",),

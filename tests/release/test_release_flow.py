@@ -1,0 +1,125 @@
+"""The flow sure-math-release and its command: a dry run by default, and the token in no output and no file."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import UserError
+from tasks.stages import release as stage
+from tests.release.hub_double import TOKEN, HubDouble, serve
+from tests.release.small_release import write_small
+from tests.storage.test_dataset import digests
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+@pytest.fixture
+def parameters(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    for name in ("release", "annotate"):
+        sys.modules.pop(name, None)
+    return importlib.import_module("release").parameters
+
+
+def test_the_command_sends_nothing_unless_it_is_told_to(parameters) -> None:
+    assert parameters({}) == {
+        "what": "dataset", "profile": "pocket", "overrides": {}, "version": "1.0.0", "dry_run": True, "private": True,
+        "datasets": [], "repo": None, "licence": None, "roll_back_to": None, "secret_block": None, "source": None,
+        "previous": None,
+    }  # fmt: skip
+    sent = parameters({"UPLOAD": "1", "PUBLIC": "1", "REPO": "a/b", "WHAT": "model", "DATASETS": "a/c a/d"})
+    assert (sent["dry_run"], sent["private"], sent["repo"], sent["datasets"]) == (
+        False,
+        False,
+        "a/b",
+        ["a/c", "a/d"],
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"UPLOAD": "yes"}, {"WHAT": "space"}, {"PROFILE": "none"}, {"OVERRIDES": "["}]
+)
+def test_a_wrong_setting_of_the_command_is_refused(parameters, wrong: dict[str, str]) -> None:
+    with pytest.raises(UserError):
+        parameters(wrong)
+
+
+def test_the_newest_earlier_release_is_the_previous_one(tmp_path: Path) -> None:
+    for name in ("dataset-1.9.0", "dataset-1.10.0", "dataset-2.0.0", "model-1.10.1", "dataset-old"):
+        (tmp_path / name).mkdir()
+    assert stage.newest_before(tmp_path / "dataset-2.0.0") == tmp_path / "dataset-1.10.0"
+    assert stage.newest_before(tmp_path / "dataset-1.9.0") is None
+
+
+def test_an_upload_without_token_or_repository_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with pytest.raises(UserError, match="needs a token: set HF_TOKEN"):
+        stage.hub_token(None)
+    with pytest.raises(UserError, match="needs a repository"):
+        stage.target_of(None, "dataset", private=True, needed=True)
+
+
+@pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
+    from huggingface_hub.utils import close_session
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    close_session()
+    with serve() as hub:
+        yield hub
+    close_session()
+
+
+@pytest.mark.slow
+def test_the_flow_checks_writes_uploads_and_rolls_back(
+    prefect_server: str, double: HubDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from prefect.blocks.system import Secret
+
+    from flows.release import release
+
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", double.endpoint)
+    source = write_small(tmp_path / "dataset")
+    overrides = {"run.output": str(tmp_path / "out")}
+    common = {"overrides": overrides, "source": str(source), "repo": "group/sure-math"}
+    assert release(**common).startswith("dry run: ")
+    place = tmp_path / "out/release/dataset-1.0.0"
+    assert double.requests == [] and len(digests(place)) == len(list(place.rglob("*.*"))) + 1
+    Secret(value=TOKEN).save("hub")
+    done = release(**common, dry_run=False, secret_block="hub")
+    repo = double.repos["group/sure-math"]
+    sent = {name for name in (repo.files("1.0.0") or {}) if name != ".gitattributes"}
+    assert (
+        sent == set(digests(place)) and repo.private and done.startswith("dataset group/sure-math: commit ")
+    )
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    second = write_small(tmp_path / "second", 10)
+    release(**{**common, "source": str(second)}, version="1.1.0", dry_run=False)
+    changes = (tmp_path / "out/release/dataset-1.1.0/CHANGELOG.md").read_text()
+    assert "- 2 problems added" in changes and "## 1.0.0" in changes
+    back = release(repo="group/sure-math", roll_back_to="1.0.0")
+    assert repo.files("main") == repo.files("1.0.0") and back.startswith(
+        "dataset group/sure-math is back at 1.0.0"
+    )
+    printed = "".join(capfd.readouterr())
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert TOKEN not in printed and not any(TOKEN.encode() in content for content in written)
+
+
+@pytest.mark.slow
+def test_the_flow_writes_nothing_if_the_contract_is_broken(prefect_server: str, tmp_path: Path) -> None:
+    from flows.release import release
+
+    source = write_small(tmp_path / "dataset", licence="mine")
+    with pytest.raises(UserError, match="clause 'licences': the dataset has the licence 'mine'"):
+        release(overrides={"run.output": str(tmp_path / "out")}, source=str(source))
+    assert not list((tmp_path / "out").rglob("dataset-*"))
