@@ -23,11 +23,13 @@ MAX_DEPTH = 12  # nested braces, environments and \left
 MAX_NODES = 1200  # elements of one formula
 
 _FORMULA = re.compile(
-    r"\$\$(?P<display>[^$]{1,%(n)d})\$\$"
-    r"|\\\[(?P<square>(?:(?!\\[\[\]]).){1,%(n)d})\\\]"
-    r"|\\\((?P<round>(?:(?!\\[()]).){1,%(n)d})\\\)"
-    r"|(?<![\\$])\$(?P<dollar>(?!\s)(?:\\.|[^$\\]){1,%(n)d}(?<!\s))\$(?![$\d])"
-    r"|(?P<boxed>\\boxed\{[^{}$]{0,100}(?:\{[^{}$]{0,100}\}[^{}$]{0,100}){0,8}\})" % {"n": MAX_FORMULA},
+    (
+        r"\$\$(?P<display>[^$]{1,MAX})\$\$"
+        r"|\\\[(?P<square>(?:(?!\\[\[\]]).){1,MAX})\\\]"
+        r"|\\\((?P<round>(?:(?!\\[()]).){1,MAX})\\\)"
+        r"|(?<![\\$])\$(?P<dollar>(?!\s)(?:\\.|[^$\\]){1,MAX}(?<!\s))\$(?![$\d])"
+        r"|(?P<boxed>\\boxed\{[^{}$]{0,100}(?:\{[^{}$]{0,100}\}[^{}$]{0,100}){0,8}\})"
+    ).replace("MAX", str(MAX_FORMULA)),
     re.DOTALL,
 )
 _BLANK_LINE = re.compile(r"\n\s*\n")
@@ -61,7 +63,7 @@ _VALUES = {
 class Typesetter:
     """Typesets texts; each distinct formula is converted once, and at most `budget` of them: later ones stay source."""
 
-    def __init__(self, budget: int = 150_000) -> None:
+    def __init__(self, budget: int = 60_000) -> None:
         self._left = budget
         self._known: dict[tuple[str, bool], Markup | None] = {}
 
@@ -110,7 +112,9 @@ def typeset(source: str, *, display: bool = False) -> Markup | None:
     parts: list[str] = []
     if not _rebuild(root, parts):
         return None
-    return Markup(f'<math display="block">{"".join(parts)}</math>' if display else f"<math>{''.join(parts)}</math>")
+    return Markup(
+        f'<math display="block">{"".join(parts)}</math>' if display else f"<math>{''.join(parts)}</math>"
+    )
 
 
 def _depth(source: str) -> int:
