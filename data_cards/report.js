@@ -52,10 +52,9 @@
 
   function matches(row, at, words) {
     const exported = row.s === "exported";
-    return (!at.state || row.s === at.state)
+    return (!at.state || at.why || row.s === at.state)
       && (!at.tier || row.tier === at.tier) && (!at.how || row.how === at.how) && (!at.src || row.src === at.src)
-      && (!at.why || row.why === at.why)
-      && (!at.ok || (exported && String(row.ok) === at.ok))
+      && (!at.why || row.why === at.why) && (!at.ok || (exported && String(row.ok) === at.ok))
       && (!at.flag || (exported && (row.flag.length > 0) === (at.flag === "yes")))
       && (at.low === "" || (exported && row.w >= Number(at.low)))
       && (at.high === "" || (exported && row.w <= Number(at.high)))
@@ -94,11 +93,7 @@
 
   function bar(row) {
     const box = make("div", "shares");
-    for (const [style, share] of row.bar) {
-      const part = make("i", style);
-      part.style.width = 100 * share + "%";
-      box.append(part);
-    }
+    for (const [style, share] of row.bar) box.appendChild(make("i", style)).style.width = 100 * share + "%";
     return box;
   }
 
@@ -170,11 +165,8 @@
     return make("details", "", summary, body);
   }
 
-  function verdicts(more) {
-    const box = make("p", "facts", "Quality judge: ");
-    for (const [name, held] of more.verdict) box.append(make("span", "fact " + (held ? "good" : "badly"), (held ? "✓ " : "✗ ") + name));
-    return box;
-  }
+  const verdicts = more => make("p", "facts", "Quality judge: ",
+    ...more.verdict.map(([name, held]) => make("span", "fact " + (held ? "good" : "badly"), (held ? "✓ " : "✗ ") + name)));
 
   async function fill(one, row) {
     const more = await details(row) || {page: beside[row.id]};
@@ -212,20 +204,16 @@
 
   function branch(node, own, above, counts, drawnOnes) {
     drawnOnes.add(node);
-    counts.left -= 1;
     const label = node.how && node.how !== "none" ? `${node.how}, round ${node.round}` : node.role || "reply";
     const fate = node.s === "exported" ? `exported, w = ${node.w.toFixed(3)}` : node.s === "rejected" ? "rejected: " + node.why : "not exported";
     const text = statement(node, "answer clamp");
     const line = make("li", "", make("div", "edge", pill(label), " " + fate));
-    if (node === own) text.classList.add("current");
-    line.append(permalink(text, node.id, "node"));
+    line.append(permalink(text, node.id, node === own ? "node current" : "node"));
     // The chain to the problem comes first, so that the limit never hides it.
     const next = (children.get(node.id) || []).filter(one => !drawnOnes.has(one)).sort((one, two) => above.has(two) - above.has(one));
-    const shown = [];
-    for (const one of next) {
-      if (counts.left > 0 || above.has(one)) shown.push(branch(one, own, above, counts, drawnOnes));
-      else counts.hidden += 1;
-    }
+    const kept = next.filter(one => counts.left-- > 0 || above.has(one));
+    counts.hidden += next.length - kept.length;
+    const shown = kept.map(one => branch(one, own, above, counts, drawnOnes));
     if (shown.length) line.append(make("ul", "", ...shown));
     return line;
   }
@@ -266,7 +254,7 @@
     page += step;
     render();
     keep();
-    find("problems").scrollIntoView();
+    find("count").scrollIntoView();
   }
 
   function press(event) {

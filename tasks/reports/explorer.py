@@ -164,7 +164,7 @@ def _statement(text: str, typeset: Typesetter) -> dict[str, str]:
 def _exported(row: Example, right: bool | None, typeset: Typesetter) -> dict[str, Any]:
     return {
         "id": row.id, "s": EXPORTED, **_statement(row.problem, typeset), "tier": row.tier.value,
-        "how": last_strategy(row), "src": shown(row.source, 60), "role": row.role.value, "round": row.round,
+        "how": last_strategy(row), "src": shown(row.source, 140), "role": row.role.value, "round": row.round,
         "parent": row.parent_id, "w": round(row.weight, 4), "e": round(row.semantic_entropy, 4),
         "ok": None if right is None else int(right), "a": shown(row.majority_answer or "", 140),
         "flag": [kind.value for kind in row.overlap_kinds] if row.benchmark_overlap else [],
@@ -175,7 +175,7 @@ def _exported(row: Example, right: bool | None, typeset: Typesetter) -> dict[str
 def _other(row: Problem, typeset: Typesetter) -> dict[str, Any]:
     return {
         "id": row.id, **_statement(row.text, typeset), "tier": row.tier.value,
-        "how": row.strategy.value if row.strategy else "none", "src": shown(row.source, 60), "role": row.role.value,
+        "how": row.strategy.value if row.strategy else "none", "src": shown(row.source, 140), "role": row.role.value,
         "round": row.round, "parent": row.parent_id, "a": shown(row.answer or "", 140),
     }  # fmt: skip
 
@@ -188,7 +188,7 @@ def _reply(reject: Reject, number: int, parent: Problem | None, typeset: Typeset
         "parent": reject.problem_id,
     }
     if parent is not None:
-        row |= {"tier": parent.tier.value, "src": shown(parent.source, 60), "round": parent.round + 1}
+        row |= {"tier": parent.tier.value, "src": shown(parent.source, 140), "round": parent.round + 1}
     return row
 
 

@@ -68,7 +68,8 @@ def is_written(root: Path, latest: Mapping[str, Any], warn: Callable[[str], None
     except (OSError, ValueError):
         return False
     same = all(seen.get(key) == value for key, value in latest.items())
-    if not (same and (root / "report.html").is_file() and (root / "dataset" / "manifest.json").is_file()):
+    report, manifest = root / "report.html", root / "dataset" / "manifest.json"
+    if not (same and report.is_file() and report.with_suffix("").is_dir() and manifest.is_file()):
         return False
     if (wrong := damage(root / "dataset")) is not None:
         warn(f"{wrong}; the dataset is written again")

@@ -16,6 +16,7 @@ from tasks.config import PROJECT_ROOT, DistillSettings
 from tasks.errors import UserError
 from tasks.processes.jobs import cluster_lines, local_lines
 from tasks.processes.pace import duration
+from tasks.reports.results import renew_results
 from tasks.runtime.driver import Run
 from tasks.runtime.phases import phase
 from tasks.runtime.published import publish_files
@@ -52,6 +53,7 @@ def distill(run: Run, dataset: str) -> str:
         folder = train.with_options(name="distill", task_run_name=name)(config, settings)
     result = read_sealed(folder / "result.json", "run the distillation again")
     publish(result)
+    renew_results(run.store.root)
     files = {"student": folder / "student", "curves": folder / "curves.png", "log": folder / "train.log"}
     publish_files("distill-files", "Output files", files)
     get_run_logger().info("distill: student in %s", folder / "student")

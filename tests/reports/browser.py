@@ -75,7 +75,13 @@ class Tab:
 
     def open(self, address: str, *, width: int = 1280, height: int = 900) -> None:
         """Load the report in a window of this size, and wait until its script is ready."""
-        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 700)
+        self.send(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 700,
+        )
         self.send("Page.navigate", url="about:blank")
         self.wait("location.href === 'about:blank'")
         self.requests.clear()
@@ -90,7 +96,10 @@ class Tab:
 
     def picture(self, path: Path, *, dark: bool = False) -> None:
         """Write a PNG of the window."""
-        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.send(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
         path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot")["data"]))
 
 
@@ -103,7 +112,9 @@ def chromium() -> Iterator[Tab]:
         f"--user-data-dir={folder}",
     ]  # fmt: skip
     options += ["--no-sandbox"] if os.geteuid() == 0 else []
-    process = subprocess.Popen([str(BROWSER), *options, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [str(BROWSER), *options, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     loop = asyncio.new_event_loop()
     try:
         session, socket = loop.run_until_complete(_connect(folder / "DevToolsActivePort"))
