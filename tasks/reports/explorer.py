@@ -101,7 +101,7 @@ def _packed(
 def encoded(value: object) -> str:
     """Return the value as JSON, compressed, in base64."""
     plain = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return base64.b64encode(zlib.compress(plain.encode(), 9)).decode("ascii")
+    return base64.b64encode(zlib.compress(plain.encode(), 6)).decode("ascii")
 
 
 def by_problem(responses: Iterable[Response]) -> dict[str, list[Response]]:
