@@ -73,7 +73,12 @@ def made() -> ReportData:
             Reject(problem_id=lost.id, stage="deduplicate", reason=Reason.NEAR_DUPLICATE, detail=HOSTILE, text=lost.text),
         ],
         verdicts={CHILD: verdict(CHILD), lost.id: verdict(lost.id, well_formed=False)},
-        findings=[Finding(problem_id=rows[3].id, benchmark="aime", benchmark_problem_id="7", kind=FindingKind.NGRAM, score=0.5, detail="words")],
+        findings=[
+            Finding(
+                problem_id=rows[3].id, benchmark="aime", benchmark_problem_id="7", kind=FindingKind.NGRAM, score=0.5,
+                detail="words",
+            )
+        ],
     )  # fmt: skip
 
 
