@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from markupsafe import escape
+
 from tasks.reports.mathml import Typesetter
 from tasks.reports.report_figures import shown
 from tasks.rows import QUALITY_CRITERIA, Example, Finding, Problem, Reject, Response, Tier, Verdict
@@ -25,6 +27,7 @@ MAX_PROBLEMS = 10_000  # exported problems whose details are in the file
 MAX_BYTES = 11_000_000  # of index and details together, as base64; the rest of the page is below 1 MB
 PREVIEW = 300  # characters of a response in the file
 CHUNK = 100  # rows of one chunk of details, and problems of one page of texts
+MAX_ANSWER = 140  # characters of an answer in the file
 MOST_SAMPLES = 24  # samples, and clusters, of a problem in the file
 LONG_PROBLEM = 4000  # characters that `shown` leaves of a problem
 CLUSTER_COLOURS = 8
@@ -166,7 +169,7 @@ def _exported(row: Example, right: bool | None, typeset: Typesetter) -> dict[str
         "id": row.id, "s": EXPORTED, **_statement(row.problem, typeset), "tier": row.tier.value,
         "how": last_strategy(row), "src": shown(row.source, 140), "role": row.role.value, "round": row.round,
         "parent": row.parent_id, "w": round(row.weight, 4), "e": round(row.semantic_entropy, 4),
-        "ok": None if right is None else int(right), "a": shown(row.majority_answer or "", 140),
+        "ok": None if right is None else int(right), "a": shown(row.majority_answer or "", MAX_ANSWER),
         "flag": [kind.value for kind in row.overlap_kinds] if row.benchmark_overlap else [],
         "bar": [[one.style, round(one.probability, 3)] for one in clusters(row)[:12]],
     }  # fmt: skip
@@ -176,7 +179,7 @@ def _other(row: Problem, typeset: Typesetter) -> dict[str, Any]:
     return {
         "id": row.id, **_statement(row.text, typeset), "tier": row.tier.value,
         "how": row.strategy.value if row.strategy else "none", "src": shown(row.source, 140), "role": row.role.value,
-        "round": row.round, "parent": row.parent_id, "a": shown(row.answer or "", 140),
+        "round": row.round, "parent": row.parent_id, "a": shown(row.answer or "", MAX_ANSWER),
     }  # fmt: skip
 
 
@@ -269,4 +272,6 @@ def _annotation(row: Example, samples: Sequence[Response], typeset: Typesetter) 
 
 
 def _answer(text: str | None, typeset: Typesetter) -> str | None:
-    return None if text is None else str(typeset.answer(text[:140]))
+    if text is None:
+        return None
+    return str(typeset.answer(text) if len(text) <= MAX_ANSWER else escape(shown(text, MAX_ANSWER)))

@@ -203,7 +203,7 @@ def report_data(
         benchmarks=manifest.benchmarks,
         overlaps=[shown_overlap(finding, overlaps) for finding in pick_findings(overlaps.findings)],
         others=[row for row in rows.ancestors.values() if row.id not in exported],
-        rejects=rejects_of(run.store, stages.in_order()),
+        rejects=rejects_of(run.store, [one for one in stages.in_order() if one != stages.decontaminated]),
         verdicts=rows.verdicts,
         findings=overlaps.findings,
         cost=spent_by_model(run),
