@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 DOCS = PROJECT_ROOT / "docs"
 USUAL_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 REPORT_SIZE, PREFECT_SIZE = (1100, 2000), (1400, 900)
+REPORT_PATIENCE_S = 5.0  # virtual time for the report to list its problems
 PREFECT_PATIENCE_S = 15.0  # virtual time for the UI to load the run
 LIMIT_S = 120.0
 FLOW = "sure-math"
@@ -126,7 +127,7 @@ def take_pictures(output: Path, port: int | None) -> None:
     """Write `docs/report.png` and `docs/prefect.png`."""
     browser = find_browser()
     report = Path(latest(output)["report"])
-    screenshot(browser, report.as_uri(), DOCS / "report.png", REPORT_SIZE)
+    screenshot(browser, report.as_uri(), DOCS / "report.png", REPORT_SIZE, REPORT_PATIENCE_S)
     log_line(f"{DOCS / 'report.png'} shows {report}")
     with local.prefect_api(port) as api:
         run = last_build(api)

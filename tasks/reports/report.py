@@ -1,11 +1,13 @@
-"""The dataset report: one self-contained HTML page, readable offline and without scripts."""
+"""The dataset report: one self-contained HTML page that works offline, with all problems, and readable without scripts."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
@@ -13,16 +15,20 @@ from typing import Any, TypeVar
 from markupsafe import Markup
 
 from tasks.reports import report_figures as figures
+from tasks.reports.explorer import Cluster, Packed, Pool, by_problem, clusters, pack
+from tasks.reports.mathml import Typesetter
 from tasks.reports.pages import render_page
-from tasks.rows import Example, Finding, FindingKind, Problem, Response, Strategy, Tier
+from tasks.reports.results import Results, render_results
+from tasks.reports.text_pages import text_pages
+from tasks.rows import Example, Finding, FindingKind, Problem, Reject, Response, Strategy, Tier, Verdict
+from tasks.storage.cards import CARDS
 from tasks.storage.dataset import last_strategy
-from tasks.storage.disk import atomic_write
+from tasks.storage.disk import atomic_write, whole_folder
 from tasks.storage.manifest import BenchmarkCount, StageCount
 from tasks.uncertainty.auroc import Area, auroc_if_defined
 
 Row = TypeVar("Row")
 MAX_FAMILY = 40  # most members of a family that is drawn
-CLUSTER_COLOURS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +41,18 @@ class Overlap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What the answers of one model cost."""
+
+    model: str  # its roles and identity
+    requests: int
+    prompt_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReportData:
-    """Input of the report. `responses` need only contain those of `pick_problems(examples, num_problems)`."""
+    """Input of the report."""
 
     name: str
     profile: str
@@ -52,7 +68,13 @@ class ReportData:
     family: Sequence[Problem] = ()  # a seed and its evolved descendants
     benchmarks: Sequence[BenchmarkCount] = ()
     overlaps: Sequence[Overlap] = ()
-    num_problems: int = 10
+    num_problems: int = 10  # shown where scripts are off
+    others: Sequence[Problem] = ()  # seeds and rejected problems
+    rejects: Sequence[Reject] = ()
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)  # problem id -> the quality judge's verdict
+    findings: Sequence[Finding] = ()  # about exported rows
+    cost: Sequence[Spent] = ()
+    results: Results = field(default_factory=Results)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,16 +84,6 @@ class Evidence:
     scores: list[float]
     wrong: list[bool]
     result: Area | None  # None if all majorities are correct, or all wrong
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cluster:
-    """One answer cluster of a problem, as drawn on the page."""
-
-    style: str
-    answer: str | None
-    probability: float
-    size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +99,7 @@ class Sample:
 class Shown:
     """A problem that is shown with its samples."""
 
+    text: Markup
     example: Example
     clusters: list[Cluster]
     samples: list[Sample]
@@ -104,12 +117,36 @@ class FamilyNode:
 
 
 def write_report(path: Path, data: ReportData) -> None:
-    """Write the page atomically, replacing an existing file. The same data give the same bytes."""
-    atomic_write(Path(path), render_report(data))
+    """Write the page, and beside it a folder of its name with the texts that it truncates, replacing existing ones. Each is
+    whole or absent; the page comes last. The same data give the same bytes."""
+    path, typeset = Path(path), Typesetter()
+    packed = pack(_pool(data), typeset)
+    with whole_folder(path.with_suffix(""), replace=True) as folder:
+        for name, page in text_pages(data.name, data.examples, data.responses, packed.beside, typeset):
+            (folder / name).write_text(page, encoding="utf-8", newline="\n")
+    atomic_write(path, _page(data, packed, typeset))
 
 
 def render_report(data: ReportData) -> str:
     """Return the page as HTML. Texts of models and sources are escaped, and truncated to 4,000 characters with a note."""
+    typeset = Typesetter()
+    return _page(data, pack(_pool(data), typeset), typeset)
+
+
+def _pool(data: ReportData) -> Pool:
+    return Pool(
+        examples=data.examples, responses=data.responses, truths=data.truths or {}, others=data.others,
+        rejects=data.rejects, verdicts=data.verdicts, findings=data.findings,
+    )  # fmt: skip
+
+
+def _page(data: ReportData, packed: Packed, typeset: Typesetter) -> str:
+    script = (CARDS / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+
+    def whole(text: str) -> Markup:
+        return typeset.text(figures.shown(text))
+
     values = {
         "data": data,
         "headline": _headline(data),
@@ -119,11 +156,16 @@ def render_report(data: ReportData) -> str:
         "tiers": _tiers(data),
         "funnel": _funnel(data.stages),
         "heat": _heat(data.examples),
-        "problems": _problems(data),
+        "problems": _problems(data, whole),
         "flagged": sum(row.benchmark_overlap for row in data.examples),
         "family": family_tree(data.family[:MAX_FAMILY], data.examples),
         "max_family": MAX_FAMILY,
         "longest": max(data.timings.values(), default=0.0),
+        "typeset": whole,
+        "packed": replace(packed, scripts={name: Markup(value) for name, value in packed.scripts.items()}),
+        "results": Markup(render_results(data.results)),
+        "script": Markup(script),
+        "script_hash": Markup(f"sha256-{digest}"),
     }
     return render_page("report.html.j2", values)
 
@@ -304,31 +346,21 @@ def _heat(examples: Sequence[Example]) -> dict[str, Any]:
     }
 
 
-def _problems(data: ReportData) -> list[Shown]:
+def _problems(data: ReportData, whole: Callable[[str], Markup]) -> list[Shown]:
     picked = pick_problems(data.examples, data.num_problems)
-    samples: dict[str, list[Response]] = {row.id: [] for row in picked}
-    for response in data.responses:
-        if response.problem_id in samples:
-            samples[response.problem_id].append(response)
-    return [_shown(row, samples[row.id], (data.truths or {}).get(row.id)) for row in picked]
+    wanted = {row.id for row in picked}
+    samples = by_problem(response for response in data.responses if response.problem_id in wanted)
+    truths = data.truths or {}
+    return [_shown(row, samples.get(row.id, ()), truths.get(row.id), whole) for row in picked]
 
 
-def _shown(row: Example, responses: list[Response], right: bool | None) -> Shown:
-    sizes = Counter(row.cluster_labels)
-    order = sorted(range(len(row.cluster_probs)), key=lambda label: (-row.cluster_probs[label], label))
-    answered = [label for label in order if row.cluster_answers[label] is not None]
-    styles = {label: f"k{rank % CLUSTER_COLOURS}" for rank, label in enumerate(answered)}
-    clusters = [
-        Cluster(
-            style=styles.get(label, "unread"),
-            answer=row.cluster_answers[label],
-            probability=row.cluster_probs[label],
-            size=sizes[label],
-        )
-        for label in order
-    ]
+def _shown(
+    row: Example, responses: Sequence[Response], right: bool | None, whole: Callable[[str], Markup]
+) -> Shown:
+    found = clusters(row)
+    styles = {cluster.label: cluster.style for cluster in found}
     segments = [
-        (c.style, f"{c.answer or 'no readable answer'}: {c.probability:.3f}", c.probability) for c in clusters
+        (c.style, f"{c.answer or 'no readable answer'}: {c.probability:.3f}", c.probability) for c in found
     ]
     samples = [
         Sample(
@@ -336,8 +368,9 @@ def _shown(row: Example, responses: list[Response], right: bool | None) -> Shown
             style=styles.get(row.cluster_labels[response.index], "unread"),
             mean_logprob=response.logprob_sum / response.token_count if response.token_count else None,
         )
-        for response in sorted(responses, key=lambda response: response.index)
+        for response in responses
     ]
     return Shown(
-        example=row, clusters=clusters, samples=samples, bar=figures.stacked_bar(segments, 1.0), right=right
-    )
+        text=whole(row.problem), example=row, clusters=found, samples=samples,
+        bar=figures.stacked_bar(segments, 1.0), right=right,
+    )  # fmt: skip

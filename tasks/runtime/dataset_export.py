@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from prompts import all_prompts, load_prompt
-from tasks.reports.report import Overlap, ReportData, pick_family, pick_findings
+from tasks.llm.ledger import Ledger
+from tasks.reports.report import Overlap, ReportData, Spent, pick_family, pick_findings
+from tasks.reports.results import read_results
 from tasks.rows import Example, Finding, FindingKind, Flag, Problem, Response, Selected, Uncertainty, Verdict
 from tasks.runtime.annotation_identity import annotation_recipe, teacher_of
 from tasks.runtime.decontamination import benchmark_problems
 from tasks.runtime.driver import Run
 from tasks.runtime.models import batch_invariance
+from tasks.runtime.summaries import rejects_of
 from tasks.seeds.truth import majority_is_right, pocket_sources
 from tasks.storage.artifacts import Artifact, Store, versions
 from tasks.storage.checksums import unsealed
@@ -65,7 +68,8 @@ def is_written(root: Path, latest: Mapping[str, Any], warn: Callable[[str], None
     except (OSError, ValueError):
         return False
     same = all(seen.get(key) == value for key, value in latest.items())
-    if not (same and (root / "report.html").is_file() and (root / "dataset" / "manifest.json").is_file()):
+    report, manifest = root / "report.html", root / "dataset" / "manifest.json"
+    if not (same and report.is_file() and report.with_suffix("").is_dir() and manifest.is_file()):
         return False
     if (wrong := damage(root / "dataset")) is not None:
         warn(f"{wrong}; the dataset is written again")
@@ -175,6 +179,7 @@ def describe_run(
 
 def report_data(
     run: Run,
+    stages: Stages,
     rows: Annotated,
     examples: Mapping[str, Sequence[Example]],
     overlaps: Overlaps,
@@ -182,6 +187,7 @@ def report_data(
 ) -> ReportData:
     """Collect the data of the report."""
     shown = [row for found in examples.values() for row in found]
+    exported = {row.id for row in shown}
     return ReportData(
         name=manifest.name,
         profile=manifest.profile,
@@ -196,7 +202,31 @@ def report_data(
         num_problems=run.config.export.report_problems,
         benchmarks=manifest.benchmarks,
         overlaps=[shown_overlap(finding, overlaps) for finding in pick_findings(overlaps.findings)],
+        others=[row for row in rows.ancestors.values() if row.id not in exported],
+        rejects=rejects_of(run.store, [one for one in stages.in_order() if one != stages.decontaminated]),
+        verdicts=rows.verdicts,
+        findings=overlaps.findings,
+        cost=spent_by_model(run),
+        results=read_results(run.store.root, run.store.root / "report.html", manifest.fingerprint),
     )
+
+
+def spent_by_model(run: Run) -> list[Spent]:
+    """Return what the answers in the output folder cost, by model, over all of its runs."""
+    with Ledger(run.ledger_path) as ledger:
+        spent = ledger.spent()
+    return [
+        Spent(
+            model=f"{model_roles(run, model)} ({model})", requests=found.requests,
+            prompt_tokens=found.prompt_tokens, output_tokens=found.completion_tokens,
+        )
+        for model, found in spent.items()
+    ]  # fmt: skip
+
+
+def model_roles(run: Run, model: str) -> str:
+    """Return the roles of a model in this run, as text."""
+    return ", ".join(role for role, used in run.identities.items() if used == model) or "earlier runs"
 
 
 def shown_overlap(finding: Finding, overlaps: Overlaps) -> Overlap:

@@ -9,6 +9,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from tasks.llm.ledger import Ledger
 from tasks.processes.pace import duration
+from tasks.runtime.dataset_export import model_roles
 from tasks.runtime.driver import Run
 from tasks.runtime.summaries import funnel_table, stage_counts, timings
 from tasks.storage.artifacts import Artifact
@@ -39,13 +40,9 @@ def cost_table(run: Run, artifacts: Sequence[Artifact]) -> list[dict[str, str]]:
     """Return one row for each model that answered requests, over all runs of the output folder, and one for each stage."""
     with Ledger(run.ledger_path) as ledger:
         spent = ledger.spent()
-    roles = {
-        model: ", ".join(role for role, used in run.identities.items() if used == model) or "earlier runs"
-        for model in spent
-    }
     models = [
         {
-            "what": f"{roles[model]} ({model})", "requests": f"{found.requests:,}",
+            "what": f"{model_roles(run, model)} ({model})", "requests": f"{found.requests:,}",
             "prompt tokens": f"{found.prompt_tokens:,}", "output tokens": f"{found.completion_tokens:,}", "time": "",
         }
         for model, found in spent.items()

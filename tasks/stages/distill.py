@@ -16,6 +16,7 @@ from tasks.config import PROJECT_ROOT, DistillSettings
 from tasks.errors import UserError
 from tasks.processes.jobs import cluster_lines, local_lines
 from tasks.processes.pace import duration
+from tasks.reports.results import renew_results
 from tasks.runtime.driver import Run
 from tasks.runtime.phases import phase
 from tasks.runtime.preflight import newest_dataset
@@ -57,6 +58,7 @@ def distill(run: Run, dataset: str | None) -> str:
         trained = train.with_options(name="distill", task_run_name=name)(config, settings)
     result = read_sealed(trained / "result.json", "run the distillation again")
     publish(result)
+    renew_results(run.store.root)
     files = {"student": trained / "student", "curves": trained / "curves.png", "log": trained / "train.log"}
     publish_files("distill-files", "Output files", files)
     get_run_logger().info("distill: student in %s", trained / "student")

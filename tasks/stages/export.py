@@ -34,7 +34,7 @@ VERSION = 4
 
 
 def export(run: Run, stages: Stages) -> str:
-    """Write `dataset/`, `report.html` and `latest.json` into the output folder; return the dataset's path."""
+    """Write `dataset/`, `report.html`, `report/` and `latest.json` into the output folder; return the dataset's path."""
     artifacts = stages.in_order()
     identity = fingerprint(
         stage="export", version=VERSION, settings=run.config.export.identity(),
@@ -83,6 +83,6 @@ def _write(run: Run, stages: Stages, identity: str, latest: dict[str, Any]) -> N
         evolution_counts(run.store, stages.rounds),
     )  # fmt: skip
     write_dataset(root / "dataset", examples, responses, manifest)
-    write_report(root / "report.html", report_data(run, rows, examples, overlaps, manifest))
+    write_report(root / "report.html", report_data(run, stages, rows, examples, overlaps, manifest))
     latest["counts"] = {split: len(found) for split, found in examples.items()}
     write_latest(root, latest)

@@ -17,7 +17,7 @@ from prefect.states import Completed
 
 from tasks.identity import fingerprint
 from tasks.reports.report import ReportData, write_report
-from tasks.rows import Given
+from tasks.rows import Given, Problem
 from tasks.runtime.chunks import bounds
 from tasks.runtime.dataset_export import is_written, majority_truths
 from tasks.runtime.driver import Run, Shard, Stage, run_shards
@@ -77,7 +77,7 @@ def own_problems(run: Run, file: OwnFile) -> Artifact:
 
 
 def export_own(run: Run, file: OwnFile, problems: Artifact, sampled: Artifact, clustered: Artifact) -> str:
-    """Write `dataset/`, `report.html` and `latest.json`, log a summary, and return the dataset's path."""
+    """Write `dataset/`, `report.html`, `report/` and `latest.json`, log a summary, and return the dataset's path."""
     artifacts = (problems, sampled, clustered)
     with phase(get_run_logger().info, lambda seconds: f"export: writing dataset and report, {seconds:.0f} s"):
         write_own.with_options(name="export", task_run_name="export: dataset and report")(
@@ -119,10 +119,13 @@ def write_own(run: Run, file: OwnFile, artifacts: Sequence[Artifact]) -> State |
     counts = stage_counts(run.store, artifacts)
     manifest = describe_own(run, file, identity, counts, timings(run.store, artifacts))
     write_dataset(root / "dataset", {"train": examples}, {"train": responses}, manifest)
+    rejects = rejects_of(run.store, artifacts)
+    rejected = {row.problem_id for row in rejects}
     data = ReportData(
         name=manifest.name, profile=manifest.profile, fingerprint=identity, examples=examples,
         responses=responses, stages=counts, timings=manifest.timings, models=manifest.models,
         truths=majority_truths(examples, manifest.settings), num_problems=run.config.export.report_problems,
+        others=[row for row in run.store.rows(artifacts[0], "problems", Problem) if row.id in rejected], rejects=rejects,
     )  # fmt: skip
     write_report(root / "report.html", data)
     latest["counts"] = {"train": len(examples)}

@@ -13,6 +13,7 @@ from prefect.logging import get_run_logger
 
 from tasks.config import PROJECT_ROOT, Config
 from tasks.errors import UserError
+from tasks.reports.results import renew_results
 from tasks.reports.validation_report import PAGE, Validation, ValidationData, write_validation
 from tasks.rows import JudgedPair, Response
 from tasks.runtime.phases import phase
@@ -29,7 +30,8 @@ VERIFY_S = 20.0  # time limit of one Math-Verify call: long, so that a busy mach
 
 
 def validate(config: Config, dataset: str | None = None) -> str:
-    """Write `validation/` into the profile's output folder and return the path of its page.
+    """Write `validation/` into the profile's output folder, add its main numbers to the dataset's report, and return the path
+    of its page.
 
     `dataset` is the folder of an exported dataset, by default the profile's newest. Raises `UserError` if there is none, or
     if the truth is not known for any of its rows.
@@ -41,6 +43,7 @@ def validate(config: Config, dataset: str | None = None) -> str:
     with phase(log, lambda seconds: f"validate: comparing the dataset with the truth, {seconds:.0f} s"):
         found = written(folder, root / "validation")
     publish(found)
+    renew_results(root)
     page = root / "validation" / PAGE
     publish_files("validation-report", "The validation report", {"report": page})
     log("validation: %s", page)

@@ -29,6 +29,7 @@ from tasks.storage.dataset import read_dataset
 from tasks.storage.locks import alone
 from tasks.storage.manifest import read_manifest
 from tasks.storage.versions import Changes, latest, write_version
+from tests.reports.page import Page
 from tests.scripted_server import ScriptedServer, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
@@ -178,7 +179,7 @@ def test_own_problems_become_a_dataset_and_a_second_run_sends_no_request(
     assert (
         "not compared with any benchmark" in card and "evolver model" not in card and "license: mit" in card
     )
-    assert "<script" not in (mine.out / "report.html").read_text()
+    assert Page((mine.out / "report.html").read_text()).foreign_scripts == []
 
 
 def test_an_invalid_file_is_reported_before_the_teacher_gets_a_request(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class Page(HTMLParser):
             self.broken.append(tag)
 
     def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1][0] != "style":
+        if not self.open or self.open[-1][0] not in {"style", "script"}:
             self.text.append(data)
 
     @property
@@ -45,6 +45,14 @@ class Page(HTMLParser):
     def attributes(self) -> list[tuple[str, str | None]]:
         """The attributes of all elements."""
         return [pair for _, own, _ in self.elements for pair in own.items()]
+
+    @property
+    def foreign_scripts(self) -> list[Attributes]:
+        """The attributes of script elements that are neither the report's script, the last one, nor its data."""
+        scripts = [own for tag, own, _ in self.elements if tag == "script"]
+        data = {"type": "application/octet-stream"}
+        own = [*[{**data, "id": one.get("id")} for one in scripts[:-1]], {}]
+        return [one for one, expected in zip(scripts, own, strict=False) if one != expected]
 
     @property
     def words(self) -> str:

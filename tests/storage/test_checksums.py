@@ -258,6 +258,8 @@ def test_a_damaged_dataset_is_named_and_exported_again(written: Path):
     found = {"fingerprint": manifest().fingerprint, "dataset": "dataset", "report": "report.html"}
     (root / "report.html").write_text("page")
     write_latest(root, found)
+    assert not is_written(root, found, named.append)  # without the texts beside the report
+    (root / "report").mkdir()
     assert is_written(root, found, named.append) and named == [] and damage(written) is None
     path = written / "responses/train-00000-of-00001.parquet"
     good = path.read_bytes()
