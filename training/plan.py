@@ -131,7 +131,7 @@ class RunPlan:
         found = self.run.identity()
         unused = {
             "labels": not self.needs_labels,
-            "solutions": not self.needs_solutions,
+            "solutions": not (self.needs_solutions or self.algorithm.demonstrations),
             "without": not (self.needs_labels or self.needs_solutions),
         }
         kept = {name: value for name, value in found["dataset"].items() if not unused.get(name)}
