@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -78,30 +79,39 @@ def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
     close_session()
 
 
-@pytest.mark.slow
+@pytest.fixture
+def release(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """The function of the flow, run without a Prefect server."""
+    from flows.release import release as flow
+
+    monkeypatch.setattr(stage, "get_run_logger", lambda: logging.getLogger("release"))
+    monkeypatch.setattr(stage, "create_markdown_artifact", lambda *_, **__: None)
+    monkeypatch.setattr(stage, "write_dataset", stage.write_dataset.fn)
+    return flow.fn
+
+
 def test_the_flow_checks_writes_uploads_and_rolls_back(
-    prefect_server: str, double: HubDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    release: Callable[..., str], double: HubDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    from prefect.blocks.system import Secret
-
-    from flows.release import release
-
+    caplog.set_level(logging.DEBUG)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", double.endpoint)
-    source = write_small(tmp_path / "dataset")
     overrides = {"run.output": str(tmp_path / "out")}
-    common = {"overrides": overrides, "source": str(source), "repo": "group/sure-math"}
+    common = {
+        "overrides": overrides,
+        "source": str(write_small(tmp_path / "dataset")),
+        "repo": "group/sure-math",
+    }
     assert release(**common).startswith("dry run: ")
     place = tmp_path / "out/release/dataset-1.0.0"
-    assert double.requests == [] and len(digests(place)) == len(list(place.rglob("*.*"))) + 1
-    Secret(value=TOKEN).save("hub")
-    done = release(**common, dry_run=False, secret_block="hub")
+    assert double.requests == [] and (place / "README.md").is_file()
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    done = release(**common, dry_run=False)
     repo = double.repos["group/sure-math"]
     sent = {name for name in (repo.files("1.0.0") or {}) if name != ".gitattributes"}
     assert (
         sent == set(digests(place)) and repo.private and done.startswith("dataset group/sure-math: commit ")
     )
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
     second = write_small(tmp_path / "second", 10)
     release(**{**common, "source": str(second)}, version="1.1.0", dry_run=False)
     changes = (tmp_path / "out/release/dataset-1.1.0/CHANGELOG.md").read_text()
@@ -110,16 +120,28 @@ def test_the_flow_checks_writes_uploads_and_rolls_back(
     assert repo.files("main") == repo.files("1.0.0") and back.startswith(
         "dataset group/sure-math is back at 1.0.0"
     )
-    printed = "".join(capfd.readouterr())
+    texts = [*capfd.readouterr(), caplog.text, done, back]
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
-    assert TOKEN not in printed and not any(TOKEN.encode() in content for content in written)
+    assert not any(TOKEN in text for text in texts) and not any(
+        TOKEN.encode() in content for content in written
+    )
 
 
-@pytest.mark.slow
-def test_the_flow_writes_nothing_if_the_contract_is_broken(prefect_server: str, tmp_path: Path) -> None:
-    from flows.release import release
-
+def test_the_flow_writes_nothing_if_the_contract_is_broken(
+    release: Callable[..., str], tmp_path: Path
+) -> None:
     source = write_small(tmp_path / "dataset", licence="mine")
     with pytest.raises(UserError, match="clause 'licences': the dataset has the licence 'mine'"):
         release(overrides={"run.output": str(tmp_path / "out")}, source=str(source))
     assert not list((tmp_path / "out").rglob("dataset-*"))
+
+
+@pytest.mark.slow
+def test_the_token_may_be_in_a_secret_block(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.blocks.system import Secret
+
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    Secret(value=TOKEN).save("hub")
+    assert stage.hub_token("hub") == TOKEN
+    with pytest.raises(UserError, match="no Secret block 'other'"):
+        stage.hub_token("other")
