@@ -8,7 +8,7 @@
   const counted = (count, noun) => count.toLocaleString("en") + " " + noun + (count === 1 ? "" : "s");
   const find = id => document.getElementById(id);
   const chunks = new Map();
-  let rows = [], found = [], page = 0, byId = new Map(), children = new Map(), beside = {};
+  let rows = [], found = [], page = 0, byId = new Map(), children = new Map(), beside = {}, timer = 0;
 
   function make(tag, style, ...parts) {
     const one = document.createElement(tag);
@@ -37,13 +37,10 @@
   }
 
   async function details(row) {
-    const number = Math.floor(row.at / 100);
-    if (!find("d" + number)) return null;
-    if (!chunks.has(number)) {
-      if (chunks.size > 40) chunks.clear();
-      chunks.set(number, unpack("d" + number));
-    }
-    return (await chunks.get(number))[row.at % 100];
+    const name = "d" + Math.floor(row.at / 100);
+    if (chunks.size > 40) chunks.clear();
+    if (find(name) && !chunks.has(name)) chunks.set(name, unpack(name));
+    return find(name) && (await chunks.get(name))[row.at % 100];
   }
 
   // --- search ---
@@ -103,8 +100,8 @@
     const numbers = make("div", "numbers");
     if (row.s === "exported") numbers.append(bar(row), `H = ${row.e.toFixed(3)}, w = ${row.w.toFixed(3)}`);
     else if (row.stage) numbers.append("rejected by " + row.stage);
-    const summary = make("summary", "", make("div", "summary", marks(row), statement(row, "answer clamp"), numbers));
-    const one = make("details", "problem", summary);
+    const summary = make("div", "summary", marks(row), statement(row, "answer clamp"), numbers);
+    const one = make("details", "problem", make("summary", "", summary));
     one.id = "row-" + row.id;
     one.addEventListener("toggle", () => {
       if (one.open && one.children.length === 1) fill(one, row);
@@ -140,7 +137,6 @@
   const dot = style => make("span", "dot " + style);
 
   const fact = (name, value) => make("span", "fact", name + " ", make("b", "answer", value));
-
   function facts(row, more) {
     const box = make("p", "facts");
     const path = [row.role, row.src && "from " + row.src].filter(Boolean).join(" ");
@@ -209,9 +205,8 @@
     const text = statement(node, "answer clamp");
     const line = make("li", "", make("div", "edge", pill(label), " " + fate));
     line.append(permalink(text, node.id, node === own ? "node current" : "node"));
-    // The chain to the problem comes first, so that the limit never hides it.
     const next = (children.get(node.id) || []).filter(one => !drawnOnes.has(one)).sort((one, two) => above.has(two) - above.has(one));
-    const kept = next.filter(one => counts.left-- > 0 || above.has(one));
+    const kept = next.filter(one => counts.left-- > 0 || above.has(one)); // the chain to the problem is never hidden
     counts.hidden += next.length - kept.length;
     const shown = kept.map(one => branch(one, own, above, counts, drawnOnes));
     if (shown.length) line.append(make("ul", "", ...shown));
@@ -230,7 +225,8 @@
 
   function follow() {
     const hash = location.hash.slice(1);
-    if (hash && !hash.includes("=")) return;
+    clearTimeout(timer);
+    if (hash && !hash.includes("=") && document.documentElement.dataset.ready) return; // a section
     const address = new URLSearchParams(hash), open = address.get("open");
     for (const name of CONTROLS) find(name).value = address.get(name) ?? STANDARD[name] ?? "";
     search();
@@ -243,8 +239,8 @@
     }
     if (place >= 0) page = Math.floor(place / PER_PAGE);
     render();
-    const one = place >= 0 && find("row-" + open);
-    if (!one) return;
+    if (place < 0) return;
+    const one = find("row-" + open);
     one.open = true;
     one.scrollIntoView();
     one.firstChild.focus({preventScroll: true});
@@ -260,16 +256,15 @@
   function press(event) {
     const typing = /^(INPUT|SELECT)$/.test(event.target.tagName);
     if (event.ctrlKey || event.metaKey || event.altKey || (typing && event.key !== "Escape")) return;
-    const all = [...find("rows").children].map(one => one.firstChild);
-    const at = all.findIndex(one => one.parentNode.contains(document.activeElement));
+    const all = [...find("rows").children].map(one => one.firstChild), here = document.activeElement;
+    const at = all.findIndex(one => one.parentNode.contains(here));
     const keys = {
       "/": () => find("q").focus(), Escape: () => document.activeElement.blur(),
       j: () => all[Math.min(at + 1, all.length - 1)]?.focus(), k: () => all[Math.max(at - 1, 0)]?.focus(),
       n: () => find("after").disabled || turn(1), p: () => find("before").disabled || turn(-1),
     };
-    if (!keys[event.key]) return;
-    event.preventDefault();
-    keys[event.key]();
+    if (keys[event.key]) event.preventDefault();
+    keys[event.key]?.();
   }
 
   async function start() {
@@ -281,7 +276,13 @@
       byId.set(row.id, row);
       if (row.parent) children.has(row.parent) ? children.get(row.parent).push(row) : children.set(row.parent, [row]);
     });
-    find("form").addEventListener("input", () => { page = 0; search(); render(); keep(); });
+    find("form").addEventListener("input", () => {
+      page = 0;
+      search();
+      render();
+      clearTimeout(timer);
+      timer = setTimeout(keep, 200); // browsers limit how often an address may change
+    });
     find("form").addEventListener("submit", event => event.preventDefault());
     find("clear").addEventListener("click", () => { history.replaceState(null, "", "#state=exported"); follow(); });
     find("before").addEventListener("click", () => turn(-1));
@@ -289,8 +290,6 @@
     addEventListener("keydown", press);
     addEventListener("hashchange", follow);
     find("explorer").hidden = false;
-    search();
-    render();
     follow();
     document.documentElement.dataset.ready = "yes";
   }

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 DOCS = PROJECT_ROOT / "docs"
 USUAL_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-REPORT_SIZE, PREFECT_SIZE = (1100, 2000), (1400, 900)
+REPORT_SIZE, PREFECT_SIZE = (1100, 1700), (1400, 900)
 REPORT_PATIENCE_S = 5.0  # virtual time for the report to list its problems
 PREFECT_PATIENCE_S = 15.0  # virtual time for the UI to load the run
 LIMIT_S = 120.0

@@ -91,7 +91,7 @@ def test_both_pictures_are_taken_of_the_last_build(
     script.take_pictures(tmp_path, None)
     report, prefect = ((tmp_path / name).read_bytes() for name in ("report.png", "prefect.png"))
     assert report.startswith(PNG) and report.endswith((tmp_path / "report.html").as_uri().encode())
-    assert b"--window-size=1100,2000" in report and b"--virtual-time-budget=5000" in report
+    assert b"--window-size=1100,1700" in report and b"--virtual-time-budget=5000" in report
     assert (
         prefect.endswith(b"http://127.0.0.1:1/runs/flow-run/run-7")
         and b"--virtual-time-budget=15000" in prefect

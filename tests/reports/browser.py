@@ -33,6 +33,7 @@ class Tab:
         self.errors: list[str] = []
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.send(f"{domain}.enable")
+        self.send("Performance.enable", timeDomain="threadTicks")
 
     def send(self, method: str, **params: Any) -> dict[str, Any]:
         """Send a command and return its result; events that arrive before it are recorded."""
@@ -72,6 +73,11 @@ class Tab:
         while not self.run(f"Boolean({condition})"):
             assert time.monotonic() < end, condition
             time.sleep(0.05)
+
+    def work_ms(self) -> float:
+        """Return the CPU time that the page's main thread has spent."""
+        metrics = {one["name"]: one["value"] for one in self.send("Performance.getMetrics")["metrics"]}
+        return 1000 * metrics["TaskDuration"]
 
     def open(self, address: str, *, width: int = 1280, height: int = 900) -> None:
         """Load the report in a window of this size, and wait until its script is ready."""

@@ -132,28 +132,23 @@ def test_search_filter_open_and_follow_the_lineage(tab: Tab, address: str, width
     )
     tab.type("/")
     tab.type("ZEBRAS")
-    assert count(tab) == "1 problem" and "q=ZEBRAS" in tab.run("location.hash")
+    assert count(tab) == "1 problem"
+    tab.wait("location.hash.includes('q=ZEBRAS')")
     assert tab.run("document.querySelector('#rows mfrac') !== null")
     tab.run("document.activeElement.blur()")
     tab.type("j")
     tab.send("Input.dispatchKeyEvent", type="keyDown", key="Enter", text="\r")
     tab.wait("document.querySelector('#rows .tree')")
     assert tab.run("document.querySelectorAll('#rows .samples > details').length") == 8
-    assert (
-        tab.run("[...document.querySelectorAll('#rows .tree .node')].map(one => one.textContent)")
-        == [
-            "Zebras at the start.",
-            "Find ab of zebras.",
-            ROWS[1].problem,
-            "A near copy of the zebras.",
-        ]
-        or tab.run("document.querySelectorAll('#rows .tree .node').length") == 5
-    )  # with the reply of the evolver
+    assert tab.run("[...document.querySelectorAll('#rows .tree .node')].map(one => one.textContent.slice(0, 20))") == [
+        "Zebras at the start.", "Find ab of zebras.", ROWS[1].problem[:20], HOSTILE[:20], "A near copy of the zebras."[:20],
+    ]  # fmt: skip
     tab.run(f"document.querySelector('#rows .tree a[href=\"#open={GRANDCHILD}\"]').click()")
     tab.wait(f"document.getElementById('row-{GRANDCHILD}')?.querySelector('.tree')")
-    assert count(tab) == "60 problems" or count(tab) == "63 problems"
+    assert count(tab) == "60 problems"
     tab.run(f"document.querySelector('#row-{GRANDCHILD} .tree a').click()")
     tab.wait(f"document.getElementById('row-{SEED}')?.open")
+    assert count(tab) == "63 problems"  # with the rejected ones and the seed
     assert tab.run("document.documentElement.scrollWidth") <= width
     quiet(tab)
 
@@ -178,6 +173,10 @@ def test_filters_sort_and_permalink(tab: Tab, address: str) -> None:
     tab.wait(f"document.getElementById('row-{ROWS[55].id}').querySelector('.samples')")
     tab.open(f"{address}#tier=hard&state=exported")
     assert count(tab) == "15 problems"
+    tab.run("document.querySelector('nav a[href=\"#funnel\"]').click()")
+    assert count(tab) == "15 problems"
+    tab.open(f"{address}#funnel")
+    assert count(tab) == "60 problems" and tab.run("document.getElementById('state').value") == "exported"
     quiet(tab)
 
 
@@ -269,9 +268,13 @@ def test_10_000_problems_are_drawn_within_a_second_and_a_key_press_within_100_ms
       };
       press('banana 17');
     })"""
+    before = tab.work_ms()
     times = tab.run(timing)
+    work = (tab.work_ms() - before) / len(times)
     print(
-        f"size {path.stat().st_size:,}, first paint {paint:.0f} ms, keys {times[len(times) // 2]:.0f} to {times[-1]:.0f} ms"
+        f"{path.stat().st_size:,} bytes, paint {paint:.0f} ms, keys {times[0]:.0f} to {times[-1]:.0f} ms, work {work:.0f} ms"
     )
-    assert paint < 1000 and times[len(times) // 2] < 100
+    assert (
+        paint < 1000 and times[0] < 100 and work < 100
+    )  # work: independent of other programs on the machine
     quiet(tab)
