@@ -153,7 +153,7 @@ class _Grams:
             keys=_Postings.build(values, words.rows[starts]),
             starts=starts[order],
             before=np.concatenate([[0.0], np.cumsum(bits)]),
-            totals=np.bincount(words.rows, bits, count),
+            totals=np.bincount(words.rows, bits, count).astype(np.float64),
             size=size,
         )
 
@@ -210,7 +210,7 @@ class BenchmarkIndex:
         common = (
             reference().frequencies(own.words.template, settings.ngram)[own.ends] / (1 + own.occurrences) ** 2
         )
-        weights = own.templates.astype(np.float64)
+        weights: csr_array = own.templates.astype(np.float64)
         weights.data[:] = bits[own.ends]
         similar = settings.threshold if "jaccard" in settings.checks else _NEVER
         masked = settings.template_threshold if "template" in settings.checks else _NEVER

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,7 @@ class Reference:
         )
 
     def save(self, path: Path = _PATH) -> None:
-        tables = {
+        tables: dict[str, Any] = {
             f"{name}{size}": table
             for name, tables in (("hashes", self.hashes), ("counts", self.counts))
             for size, table in enumerate(tables, 1)

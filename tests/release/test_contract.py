@@ -124,7 +124,11 @@ def test_every_clause_has_a_planted_violation() -> None:
     assert {clause for clause, _, _ in PLANTED} == CLAUSES.keys()
 
 
-@pytest.mark.parametrize(("clause", "plant", "named"), PLANTED, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("clause", "plant", "named"),
+    PLANTED,
+    ids=[f"{clause}-{number}" for number, (clause, _, _) in enumerate(PLANTED)],
+)
 def test_a_planted_violation_is_refused_and_its_rows_are_named(
     built: Built, clause: str, plant: Callable[[Built], Built], named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

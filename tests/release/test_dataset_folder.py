@@ -144,7 +144,9 @@ def test_the_numbers_of_the_card_are_those_of_the_rows(place: Path) -> None:
         for name in ("data", "flagged", "responses"):
             query = query.replace(f"${name}", f"read_parquet('{place}/{name}/*/*.parquet', filename=true)")
         both = f"read_parquet(['{place}/data/*/*.parquet', '{place}/flagged/*/*.parquet'], filename=true)"
-        return duckdb.sql(query.replace("$problems", both)).fetchall()
+        found = duckdb.sql(query.replace("$problems", both))
+        assert found is not None
+        return found.fetchall()
 
     split = "regexp_extract(filename, '([a-z]+)-[0-9]+-of', 1)"
     for one, count in sql(f"SELECT {split}, count(*) FROM $problems GROUP BY 1"):

@@ -44,8 +44,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 @pytest.fixture(scope="module")
 def penalised(prepared: Prepared) -> Prepared:
     """The same run with a KL penalty."""
+    folder = prepared.run.dataset.folder
+    assert folder is not None
     run = small_run(
-        Path(prepared.run.dataset.folder), batches={"size": 2, "total_prompts": 4}, rollouts={"group_size": 2},
+        folder, batches={"size": 2, "total_prompts": 4}, rollouts={"group_size": 2},
         algorithm={"reference_kl_coefficient": 0.1},
     )  # fmt: skip
     return replace(prepared, plan=resolve(run))
