@@ -210,7 +210,7 @@ class BenchmarkIndex:
         common = (
             reference().frequencies(own.words.template, settings.ngram)[own.ends] / (1 + own.occurrences) ** 2
         )
-        weights: csr_array = own.templates.astype(np.float64)
+        weights = own.templates.astype(np.float64)
         weights.data[:] = bits[own.ends]
         similar = settings.threshold if "jaccard" in settings.checks else _NEVER
         masked = settings.template_threshold if "template" in settings.checks else _NEVER
@@ -225,10 +225,10 @@ class BenchmarkIndex:
                 own.templates,
                 masked,
                 common + _frequencies(own.templates),
-                weights.data,
+                np.asarray(weights.data, dtype=np.float64),
                 settings.shared_bits,
             ),
-            weights=weights,
+            weights=csr_array(weights),
             formulas=_formulas(own.digests, grams.totals, settings),
             numbers=_by_number(own, settings),
             vocabulary=own.vocabulary,

@@ -139,9 +139,10 @@ def test_the_flow_writes_nothing_if_the_contract_is_broken(
 @pytest.mark.slow
 def test_the_token_may_be_in_a_secret_block(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.blocks.system import Secret
+    from pydantic import SecretStr
 
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    Secret(value=TOKEN).save("hub")
+    Secret(value=SecretStr(TOKEN)).save("hub")
     assert stage.hub_token("hub") == TOKEN
     with pytest.raises(UserError, match="no Secret block 'other'"):
         stage.hub_token("other")
