@@ -132,7 +132,7 @@ def test_all_problems_are_reported_at_once(folder: Path, tmp_path: Path) -> None
     )
     found = inspect(run)
     assert found.prepared is None and found.table
-    context, annotated, binary, prompt = found.problems
+    context, annotated, prompt, binary = found.problems
     assert "the student's context ends at 300" in context
     assert "keeps none of 1 prompts: raise tau" in binary
     assert "annotated with teacher teacher:0123456789abcdef" in annotated
