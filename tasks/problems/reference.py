@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,12 +56,12 @@ class Reference:
         )
 
     def save(self, path: Path = _PATH) -> None:
-        tables = {
+        tables: dict[str, Any] = {
             f"{name}{size}": table
             for name, tables in (("hashes", self.hashes), ("counts", self.counts))
             for size, table in enumerate(tables, 1)
         }
-        np.savez_compressed(path, texts=np.array(self.texts), **tables)
+        np.savez_compressed(path, allow_pickle=False, texts=np.array(self.texts), **tables)
 
     @classmethod
     def load(cls, path: Path = _PATH) -> Reference:

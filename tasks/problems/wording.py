@@ -76,7 +76,7 @@ class Comparable:
         new = np.append(True, (hashes[1:] != hashes[:-1]) | (rows[1:] != rows[:-1]))[: len(rows)]
         sums = np.zeros(count, dtype=np.uint64)
         np.add.at(sums, rows, combine_hashes([hashes], len(hashes)))
-        return sums, np.bincount(rows[new], digits[new] * np.log2(10), count)
+        return sums, np.bincount(rows[new], digits[new] * np.log2(10), count).astype(np.float64)
 
     def names(self, row: int) -> list[str]:
         """Return the words of one text in readable form."""
