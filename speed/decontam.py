@@ -25,7 +25,7 @@ from pathlib import Path
 from tasks.problems.decontam import BenchmarkIndex, decontaminate
 from tasks.rows import Finding, FindingKind, Problem, Role, Tier
 
-OVERLAPS = (FindingKind.NGRAM, FindingKind.JACCARD, FindingKind.TEMPLATE)
+OVERLAPS = (FindingKind.NGRAM, FindingKind.JACCARD, FindingKind.TEMPLATE, FindingKind.PARAPHRASE)
 CARDINALS = "two three four five six seven eight nine ten eleven twelve".split()
 ORDINALS = "third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
 NUMBER = re.compile(rf"\d+(?:,\d{{3}})+|\d+(?:\.\d+)?|\b(?:{'|'.join(CARDINALS + ORDINALS)})\b")
@@ -177,6 +177,14 @@ def hits(index: BenchmarkIndex, name: str, mutation: str, seed: int, vocabulary:
     return f"{name:<15}{mutation:<28}{len(own):>6}{shares}"
 
 
+def print_rewritten(index: BenchmarkIndex, name: str, texts: list[Problem]) -> None:
+    """Print how many rewritten problems are found as their original, which has the same place in the benchmark."""
+    own = [problem.id for problem in index.problems if problem.source == name]
+    found = index.findings((identity, text.text) for identity, text in zip(own, texts, strict=True))
+    matched = {one.problem_id for one in found if one.problem_id == one.benchmark_problem_id}
+    print(f"{name}, rewritten: {len(matched)} of {len(own)} found")
+
+
 def print_alarms(index: BenchmarkIndex, name: str, rows: list[Problem], show: int) -> None:
     """Print the rows of one file that are flagged by a benchmark other than their own."""
     alarms = [
@@ -248,6 +256,13 @@ def main() -> None:
     """Measure hit rate, false alarms and speed on the files given on the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--benchmark", action="append", required=True, metavar="NAME=PATH:COLUMN")
+    parser.add_argument(
+        "--rewritten",
+        action="append",
+        default=[],
+        metavar="NAME=PATH:COLUMN",
+        help="row k rewrites problem k",
+    )
     parser.add_argument("--rows", required=True, metavar="PATH:COLUMN")
     parser.add_argument("--seed", type=int, default=0, help="seed of the mutations")
     parser.add_argument("--speed-rows", type=int, default=100_000)
@@ -266,6 +281,8 @@ def main() -> None:
     for name in benchmarks:
         for mutation in MUTATIONS:
             print(hits(index, name, mutation, arguments.seed, vocabulary))
+    for name, where in (entry.split("=", 1) for entry in arguments.rewritten):
+        print_rewritten(index, name, read_problems(name, where))
     print()
     for name, problems in {"rows": rows, **benchmarks}.items():
         print_alarms(index, name, problems, arguments.show)

@@ -194,7 +194,7 @@ class DecontamSettings(Settings):
     checks: tuple[Check, ...] = ("ngram", "jaccard", "template", "paraphrase")
     gram_words: PositiveInt = 13
     gram_share: Probability = (
-        0.33  # minimum share of a benchmark problem's information in the common runs of words
+        0.33  # minimum share of a benchmark problem's information in common runs of words
     )
     threshold: float = Field(default=0.7, gt=0.0, le=1.0)  # Jaccard check
     ngram: PositiveInt = 3  # words per shingle of the Jaccard and template checks

@@ -206,12 +206,14 @@ class BenchmarkIndex:
         _must_be_sound(kept)
         own = Compared.of([problem.text for problem in kept], settings.ngram)
         bits = reference().information(own.words.template)
+        bits[own.ends] /= 1 + own.occurrences  # a shingle that returns is predictable
         grams = _Grams.build(own, bits, len(kept), settings)
         common = (
             reference().frequencies(own.words.template, settings.ngram)[own.ends] / (1 + own.occurrences) ** 2
         )
-        weights = own.templates.astype(np.float64)
-        weights.data[:] = bits[own.ends]
+        weights = csr_array(
+            (bits[own.ends], own.templates.indices, own.templates.indptr), shape=own.templates.shape
+        )
         similar = settings.threshold if "jaccard" in settings.checks else _NEVER
         masked = settings.template_threshold if "template" in settings.checks else _NEVER
         return cls(

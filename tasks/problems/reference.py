@@ -61,7 +61,7 @@ class Reference:
             for name, tables in (("hashes", self.hashes), ("counts", self.counts))
             for size, table in enumerate(tables, 1)
         }
-        np.savez_compressed(path, texts=np.array(self.texts), **tables)
+        np.savez_compressed(path, allow_pickle=False, texts=np.array(self.texts), **tables)
 
     @classmethod
     def load(cls, path: Path = _PATH) -> Reference:

@@ -346,11 +346,20 @@ class NaiveReference:
         return min(log2(self.texts / max(self.counts[word,], 0.5)), 12.0)
 
 
+def naive_bits(words: Sequence[str], wanted: DecontamSettings, known: NaiveReference) -> list[float]:
+    """Return the bits of the words of a template: the last word of the k-th equal shingle counts one k-th."""
+    bits, seen = known.bits(words), Counter[tuple[str, ...]]()
+    for start, gram in enumerate(grams(words, wanted.ngram)):
+        seen[gram] += 1
+        bits[start + wanted.ngram - 1] /= seen[gram]
+    return bits
+
+
 def naive_ngram(
     text: str, other: str, wanted: DecontamSettings, known: NaiveReference
 ) -> tuple[float, float]:
     """Return the bits of the words of `text` in common runs, and their share."""
-    words, template_bits = text.split(), iter(known.bits(naive_template(text.split())))
+    words, template_bits = text.split(), iter(naive_bits(naive_template(text.split()), wanted, known))
     bits = [
         0.0 if word.isdigit() and i and words[i - 1].isdigit() else next(template_bits) for i, word in enumerate(words)
     ]  # fmt: skip
@@ -369,7 +378,7 @@ def naive_jaccard(a: Counter[tuple[str, ...]], b: Counter[tuple[str, ...]]) -> f
 def shared_bits(text: str, other: str, wanted: DecontamSettings, known: NaiveReference) -> float:
     """Return the bits of the shingles of the template of `text` that also occur in that of `other`, as often as there."""
     words, left = naive_template(text.split()), Counter(grams(naive_template(other.split()), wanted.ngram))
-    bits, shared = known.bits(words), 0.0
+    bits, shared = naive_bits(words, wanted, known), 0.0
     for start, gram in enumerate(grams(words, wanted.ngram)):
         if left[gram] > 0:
             left[gram] -= 1
@@ -409,7 +418,7 @@ def naive_findings(
         similarity = naive_jaccard(*(Counter(grams(one, wanted.ngram)) for one in masked))
         if similarity >= wanted.template_threshold and enough:
             result[*where, FindingKind.TEMPLATE] = similarity
-        if masked[0] == masked[1] and sum(known.bits(masked[0])) >= wanted.formula_bits:
+        if masked[0] == masked[1] and sum(naive_bits(masked[0], wanted, known)) >= wanted.formula_bits:
             result[*where, FindingKind.TEMPLATE] = 1.0
         if (score := naive_paraphrase(text, other, wanted, known)) is not None:
             result[*where, FindingKind.PARAPHRASE] = score
