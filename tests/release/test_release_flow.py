@@ -6,11 +6,13 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tasks.errors import UserError
+from tasks.release.hub import Target
 from tasks.stages import release as stage
 from tests.release.hub_double import TOKEN, HubDouble, serve
 from tests.release.small_release import write_small
@@ -95,7 +97,7 @@ def test_the_flow_checks_writes_uploads_and_rolls_back(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", double.endpoint)
+    monkeypatch.setattr(stage, "Target", partial(Target, endpoint=double.endpoint))
     overrides = {"run.output": str(tmp_path / "out")}
     common = {
         "overrides": overrides,
