@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.problems.arrays import Indices
-from tasks.problems.tokens import tokenise, without_code
+from tasks.problems.tokens import evidence, tokenise
 from tasks.problems.wording import Wording, comparable
 
 LONGEST = 5  # words of the longest n-gram
@@ -41,7 +41,7 @@ class Reference:
     @classmethod
     def of(cls, texts: Sequence[str], *, at_least: int) -> Reference:
         """Count the n-grams of the templates of these texts; keep those in at least this many."""
-        words = comparable(tokenise(map(without_code, texts))).template
+        words = comparable(tokenise(map(evidence, texts))).template
         tables = []
         for size in range(1, LONGEST + 1):
             starts, values = words.windows(size)
