@@ -227,7 +227,7 @@ class BenchmarkIndex:
                 own.templates,
                 masked,
                 common + _frequencies(own.templates),
-                weights.data,
+                bits[own.ends],
                 settings.shared_bits,
             ),
             weights=weights,

@@ -83,7 +83,7 @@ class Reference:
             ratio = np.log2(np.maximum(before[known] / frequency[known], 1.0))
             bits[known] = ratio + max(0, _TRUSTED - size) * _BACKOFF
             before = np.roll(frequency, 1)
-        return np.minimum(bits, _MOST_BITS)
+        return np.minimum(bits, _MOST_BITS).astype(np.float64)
 
     def rarity(self, words: Wording) -> NDArray[np.float64]:
         """Return the bits of every word of some templates by itself."""
