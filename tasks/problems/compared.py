@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 from tasks.problems.arrays import Indices, combine_hashes, offsets_of
 from tasks.problems.dedup import shingles_of
 from tasks.problems.reference import reference
-from tasks.problems.tokens import tokenise, without_code
+from tasks.problems.tokens import evidence, tokenise
 from tasks.problems.wording import LETTER_HASH, NUMBER_HASH, Comparable, Wording, comparable
 
 
@@ -41,7 +41,7 @@ class Compared:
 
     @classmethod
     def of(cls, texts: Sequence[str], ngram: int) -> Compared:
-        tokens = tokenise([without_code(text) for text in texts])
+        tokens = tokenise([evidence(text) for text in texts])
         words = comparable(tokens)
         values, rows, ends, occurrences = _counted_windows(words.template, ngram)
         numbers, number_bits = words.numbers(len(texts))

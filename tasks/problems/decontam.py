@@ -1,7 +1,7 @@
 """Detection of benchmark problems and their variants: exactly, by lineage, and by overlap with the benchmarks' texts.
 
-Texts are compared in the normal form of `tasks.problems.tokens`, without program code. There are four overlap checks, each
-exact up to collisions of 63-bit hashes:
+Texts are compared in the normal form of `tasks.problems.tokens`, without program code and answer forms. There are four overlap
+checks, each exact up to collisions of 63-bit hashes:
 - *n-gram*: runs of 13 words of a benchmark problem (Brown et al. 2020, appendix C), whatever its letters are called.
 - *Jaccard*: the similarity by which `tasks.problems.dedup` removes near-duplicates.
 - *Template*: the similarity after masking numbers and letters, which finds renumbered and renamed problems.
@@ -227,7 +227,7 @@ class BenchmarkIndex:
                 own.templates,
                 masked,
                 common + _frequencies(own.templates),
-                np.asarray(weights.data, dtype=np.float64),
+                bits[own.ends],
                 settings.shared_bits,
             ),
             weights=csr_array(weights),

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.problems.arrays import Indices
-from tasks.problems.tokens import tokenise, without_code
+from tasks.problems.tokens import evidence, tokenise
 from tasks.problems.wording import Wording, comparable
 
 LONGEST = 5  # words of the longest n-gram
@@ -41,7 +41,7 @@ class Reference:
     @classmethod
     def of(cls, texts: Sequence[str], *, at_least: int) -> Reference:
         """Count the n-grams of the templates of these texts; keep those in at least this many."""
-        words = comparable(tokenise(map(without_code, texts))).template
+        words = comparable(tokenise(map(evidence, texts))).template
         tables = []
         for size in range(1, LONGEST + 1):
             starts, values = words.windows(size)
@@ -83,7 +83,7 @@ class Reference:
             ratio = np.log2(np.maximum(before[known] / frequency[known], 1.0))
             bits[known] = ratio + max(0, _TRUSTED - size) * _BACKOFF
             before = np.roll(frequency, 1)
-        return np.minimum(bits, _MOST_BITS)
+        return np.minimum(bits, _MOST_BITS).astype(np.float64)
 
     def rarity(self, words: Wording) -> NDArray[np.float64]:
         """Return the bits of every word of some templates by itself."""

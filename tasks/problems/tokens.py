@@ -43,6 +43,11 @@ _LINK = re.compile(
     r"!\[[^\]\n]{0,300}\]\([^)\n]{0,600}\)|\\includegraphics(?:\[[^\]\n]{0,300}\])?\{[^}\n]{0,300}\}"
     r"|https?://[^\s)}\]]+"
 )
+_ANSWER_FORM = re.compile(
+    r"\b(?:enter|express|give|write|round|submit|provide)\s+(?:your|the\s+final)\s+answers?\b"
+    r".{0,400}?(?:[.?!](?=\s+[A-Z(\[]|\W{0,20}\Z)|\Z)",
+    re.DOTALL | re.IGNORECASE,
+)
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _RAISED = re.compile(f"[{''.join(map(chr, _SUPERSCRIPTS))}]+")
 _SYMBOLS = {
@@ -79,8 +84,13 @@ _ALONE = re.compile(
 )
 
 
+def evidence(text: str) -> str:
+    """Return the text without code, links, pictures, and sentences on the form of the answer: no evidence of a copy."""
+    return _ANSWER_FORM.sub(" ", without_code(text))
+
+
 def without_code(text: str) -> str:
-    """Return the text without Asymptote and TikZ code, listings, links and pictures. None of these is evidence of a copy."""
+    """Return the text without Asymptote and TikZ code, listings, links and pictures."""
     for begin, end in _BLOCKS:
         text = _without_block(text, begin, end)
     return _LINK.sub(" ", text)
