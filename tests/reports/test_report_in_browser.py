@@ -246,6 +246,8 @@ def large(size: int) -> ReportData:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_10_000_problems_are_drawn_within_a_second_and_a_key_press_within_100_ms(
     tab: Tab, tmp_path: Path
 ) -> None:
