@@ -160,6 +160,7 @@ class _Normaliser:
         self.products = 0
 
     def form(self, node: Node) -> Form:
+        """Return the form of an expression."""
         operation, arguments = node
         leaf = _LEAVES.get(operation)
         if leaf is not None:
@@ -213,6 +214,7 @@ class _Normaliser:
         return Form(top, bottom)
 
     def plus(self, a: Polynomial, b: Polynomial) -> Polynomial:
+        """Return the sum of two polynomials."""
         if len(a) < len(b):
             a, b = b, a
         total = dict(a)
@@ -228,6 +230,7 @@ class _Normaliser:
         return total
 
     def times(self, a: Polynomial, b: Polynomial) -> Polynomial:
+        """Return the product of two polynomials, within the budget."""
         if a is _ONE or b is _ONE:
             return b if a is _ONE else a
         bits = _largest(a) + _largest(b)
@@ -283,6 +286,7 @@ class _Normaliser:
         return self.fractional(base, power)
 
     def whole_power(self, base: Form, exponent: int) -> Form:
+        """Return an integer power by repeated squaring."""
         if exponent == 0:
             return _constant(1)
         if exponent < 0:
@@ -335,6 +339,7 @@ class _Normaliser:
         return self.reduced_term(tuple(sorted(monomial)))
 
     def fractional(self, base: Form, power: Fraction) -> Form:
+        """Return a power with a rational exponent, with an atom for the root unless it is exact."""
         if not base.top:
             if power > 0:
                 return base
@@ -389,6 +394,7 @@ class _Normaliser:
     # --- functions ---
 
     def function(self, name: str, arguments: list[Form]) -> Form:
+        """Return the value of a function: through other forms, exactly, or as an atom."""
         if name in ("tan", "sec", "cot", "csc"):
             return self.reciprocal_trigonometric(name, arguments[0])
         if name == "cis":
@@ -414,6 +420,7 @@ class _Normaliser:
         return self.multiply(top, self.inverse(cosine if name in ("tan", "sec") else sine))
 
     def logarithm(self, name: str, arguments: list[Form]) -> Form:
+        """Return a logarithm; that of a positive product of primes, e and pi is expanded."""
         if name == "log" and len(arguments) == 1:
             return _atom(f"log({key(arguments[0])})")
         if len(arguments) == 2:
@@ -441,6 +448,7 @@ class _Normaliser:
         return Form(total, _ONE)
 
     def binomial(self, n: Form, k: Form) -> Form:
+        """Return a binomial coefficient, as a polynomial in `n` if only `k` is known."""
         top, below = n.rational, k.rational
         if below is not None and below.q == 1 and 0 <= below.p <= (8 if top is None else MAX_COUNT):
             count = int(below.p)
@@ -456,6 +464,7 @@ class _Normaliser:
         return _atom(f"binom({key(n)};{key(k)})")
 
     def iterated(self, operation: str, index: str, low: Node, high: Node, body: Node) -> Form:
+        """Return a sum or product over an index, written out if its limits are integers."""
         first, last = self.form(low), self.form(high)
         start, stop = first.rational, last.rational
         if start is None or stop is None:

@@ -41,6 +41,7 @@ class Compared:
 
     @classmethod
     def of(cls, texts: Sequence[str], ngram: int) -> Compared:
+        """Return the compared form of texts, with templates of `ngram` words."""
         tokens = tokenise([evidence(text) for text in texts])
         words = comparable(tokens)
         values, rows, ends, occurrences = _counted_windows(words.template, ngram)

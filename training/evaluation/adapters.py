@@ -68,7 +68,7 @@ def merged_folder(adapter: Path, base: Path, target: Path, log: Callable[[str], 
 
 
 def _merge(adapter: Path, config: Mapping[str, Any], base: Path, folder: Path) -> None:
-    pairs, scale = _pairs(adapter), _scale(config)
+    pairs, scale = _pairs(adapter), _scale(adapter, config)
     unused = set(pairs)
     with whole_folder(folder) as place:
         for path in sorted(base.iterdir()):
@@ -136,8 +136,13 @@ def _pairs(adapter: Path) -> dict[str, tuple[Any, Any]]:
     return found
 
 
-def _scale(config: Mapping[str, Any]) -> float:
-    rank, alpha = float(config["r"]), float(config["lora_alpha"])
+def _scale(adapter: Path, config: Mapping[str, Any]) -> float:
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not (isinstance(rank, int) and rank > 0 and isinstance(alpha, int | float)):
+        raise UserError(
+            f"{adapter / CONFIG} has r {rank!r} and lora_alpha {alpha!r}, which are not a positive integer and a number: copy the"
+            " complete adapter there"
+        )
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 

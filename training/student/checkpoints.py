@@ -107,8 +107,8 @@ def writing(
     """Yield a folder to write the checkpoint of step `step` into. If the block raises, the folder is removed.
 
     `record` (JSON data) is written last; `read_record` returns it. A checkpoint of the same step is replaced. Afterwards all but
-    the newest `keep` checkpoints and that of step `best` are deleted. Raises `UserError` if the disk is full, in this process or
-    in a worker.
+    the newest `keep` checkpoints up to `step` and that of step `best` are deleted. Later ones are damaged, since the run
+    continued from an earlier one. Raises `UserError` if the disk is full, in this process or in a worker.
     """
     if keep < 1:
         raise ValueError(f"keep is {keep}: at least 1 checkpoint must be kept")
@@ -117,8 +117,10 @@ def writing(
         yield folder
         written = {"step": step, **record, "versions": versions(), "files": _files(folder)}
         (folder / RECORD).write_text(json.dumps(sealed(written), indent=1), encoding="utf-8")
-    for old in steps(root)[:-keep]:
-        if old != best:
+    there = steps(root)
+    kept = {*[one for one in there if one <= step][-keep:], best}
+    for old in there:
+        if old not in kept:
             remove_folder(step_folder(root, old))
 
 

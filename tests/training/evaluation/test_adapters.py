@@ -81,6 +81,8 @@ def test_an_adapter_is_evaluated_with_the_base_that_it_names_or_that_is_given(tm
         ({"use_dora": True}, r"is no plain LoRA \(use_dora\)"),
         ({"peft_type": "IA3"}, r"is no plain LoRA \(peft_type IA3\)"),
         ({"bias": "all"}, "is no plain LoRA"),
+        ({"r": 0}, "r 0 and lora_alpha 8, which are not"),
+        ({"lora_alpha": None}, "lora_alpha None, which are not"),
     ],
 )
 def test_other_adapters_are_refused(tmp_path: Path, config: dict[str, Any], sentence: str) -> None:

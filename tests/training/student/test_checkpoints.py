@@ -51,6 +51,17 @@ def test_the_best_checkpoint_is_kept_besides_the_newest(tmp_path: Path) -> None:
     assert steps(tmp_path) == [50, 60]
 
 
+def test_a_later_checkpoint_that_was_damaged_does_not_displace_the_new_one(tmp_path: Path) -> None:
+    for step in (3, 6):
+        with writing(tmp_path, step, {}, keep=2) as folder:
+            (folder / "model").write_bytes(b"weights")
+    (step_folder(tmp_path, 6) / "model").write_bytes(b"damaged")
+    assert latest(tmp_path) == step_folder(tmp_path, 3)
+    with writing(tmp_path, 4, {}, keep=1) as folder:
+        (folder / "model").write_bytes(b"weights")
+    assert steps(tmp_path) == [4]
+
+
 def test_the_record_is_read_back(tmp_path: Path) -> None:
     write(tmp_path, 4)
     record = read_record(step_folder(tmp_path, 4))
