@@ -175,17 +175,11 @@ class _Normaliser:
         return self.operation(operation, [self.form(one) for one in arguments])
 
     def operation(self, operation: str, forms: list[Form]) -> Form:
-        if operation == "add":
-            return self.add(*forms)
-        if operation == "mul":
-            return self.multiply(*forms)
         if operation == "div":
             return self.multiply(forms[0], self.inverse(forms[1]))
-        if operation == "pow":
-            return self.power(*forms)
-        if operation == "root":
-            return self.root(*forms)
-        return self.multiply(forms[0], Form({(("c:pi", 1),): fmpq(1, 180)}, _ONE))  # degrees
+        if operation == "deg":
+            return self.multiply(forms[0], Form({(("c:pi", 1),): fmpq(1, 180)}, _ONE))
+        return _OPERATIONS[operation](self, *forms)
 
     # --- arithmetic ---
 
@@ -282,8 +276,7 @@ class _Normaliser:
         value = base.rational
         if value is not None and value < 0:
             raise Undefined
-        power = Fraction(int(constant.p), int(constant.q))
-        return self.fractional(base, power)
+        return self.fractional(base, Fraction(int(constant.p), int(constant.q)))
 
     def whole_power(self, base: Form, exponent: int) -> Form:
         """Return an integer power by repeated squaring."""
@@ -326,9 +319,7 @@ class _Normaliser:
 
     def rational_power(self, value: Any, power: Fraction) -> Form:
         """Return a power of a positive rational as a product of powers of primes."""
-        monomial: list[tuple[str, Exponent]] = []
-        for part, sign in ((value.p, 1), (value.q, -1)):
-            monomial += [(f"p:{prime}", _whole(sign * count * power)) for prime, count in prime_factors(part)]
+        monomial = [(atom, _whole(count * power)) for atom, count in _factors(value)]
         if any(abs(exponent) > _WHOLE_POWERS for _, exponent in monomial):
             if any(int(atom[2:]).bit_length() * abs(exponent) < MAX_BITS for atom, exponent in monomial):
                 raise TooLarge  # partly written out: not comparable by form
@@ -352,8 +343,7 @@ class _Normaliser:
             if value < 0 and not monomial and power == Fraction(1, 2):
                 return self.multiply(self.rational_power(-value, power), _atom("c:i"))
         whole = power.numerator // power.denominator
-        rest = power - whole
-        root = _atom(f"root:{key(base)}:{rest}")
+        root = _atom(f"root:{key(base)}:{power - whole}")
         return self.multiply(self.whole_power(base, whole), root) if whole else root
 
     def root(self, base: Form, degree: Form) -> Form:
@@ -361,9 +351,6 @@ class _Normaliser:
         n = degree.rational
         if n is None or n.q != 1 or not 1 <= n.p <= 1000:
             raise Undefined
-        value = base.rational
-        if value is not None and value < 0 and n.p % 2:
-            return self.multiply(_constant(-1), self.root(_constant(-value), degree))
         if len(base.top) == 1 and n.p % 2 and next(iter(base.top.values())) < 0:
             return self.multiply(_constant(-1), self.root(self.multiply(base, _constant(-1)), degree))
         return self.fractional(base, Fraction(1, int(n.p)))
@@ -438,10 +425,7 @@ class _Normaliser:
     def expanded_logarithm(self, monomial: Monomial, value: Any) -> Form:
         """Return the logarithm of a positive number as a sum of logarithms of primes."""
         total: Polynomial = {}
-        powers = list(monomial)
-        for part, sign in ((value.p, 1), (value.q, -1)):
-            powers += [(f"p:{prime}", sign * count) for prime, count in prime_factors(part)]
-        for atom, power in powers:
+        for atom, power in (*monomial, *_factors(value)):
             found: Monomial = () if atom == "c:e" else ((f"ln({atom})", 1),)
             exact = Fraction(power)
             total = self.plus(total, {found: fmpq(exact.numerator, exact.denominator)})
@@ -481,6 +465,15 @@ class _Normaliser:
         return result
 
 
+def _factors(value: Any) -> list[tuple[str, int]]:
+    """Return the primes of a positive rational number, as atoms, with their exponents."""
+    return [
+        (f"p:{prime}", sign * count)
+        for part, sign in ((value.p, 1), (value.q, -1))
+        for prime, count in prime_factors(part)
+    ]
+
+
 def _splits(atom: str, exponent: Exponent) -> bool:
     """Return whether a root of this power may be written as a power: not `(x^2)^(1/2)`, which is |x|."""
     positive = atom.startswith("p:") or atom in ("c:e", "c:pi")
@@ -491,9 +484,7 @@ def _bases(base: Form) -> list[tuple[str, Exponent]]:
     """Return the atoms, with weights, whose powers make a power of `base`."""
     value = base.rational
     if value is not None and value:
-        found: list[tuple[str, Exponent]] = [("-1", 1)] if value < 0 else []
-        found += [(f"p:{prime}", count) for prime, count in prime_factors(abs(value.p))]
-        return found + [(f"p:{prime}", -count) for prime, count in prime_factors(value.q)]
+        return [("-1", 1), *_factors(-value)] if value < 0 else [*_factors(value)]
     if len(base.top) == 1 and base.bottom is _ONE:
         ((monomial, value),) = base.top.items()
         if value == 1 and len(monomial) == 1 and monomial[0][1] == 1:
@@ -503,4 +494,7 @@ def _bases(base: Form) -> list[tuple[str, Exponent]]:
 
 _LEAVES: Final[dict[str, Callable[[Any], Form]]] = {
     "num": _constant, "var": lambda name: _atom("v:" + name), "const": lambda name: _atom("c:" + name),
+}  # fmt: skip
+_OPERATIONS: Final = {
+    "add": _Normaliser.add, "mul": _Normaliser.multiply, "pow": _Normaliser.power, "root": _Normaliser.root,
 }  # fmt: skip

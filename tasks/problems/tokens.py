@@ -78,6 +78,7 @@ _FONT = re.compile(
 )
 _PART = r"\s*(?:\{((?:[^{}]|\{[^{}]*\})*)\}|(\\[A-Za-z]+|[A-Za-z0-9]))"
 _FRACTION = re.compile(rf"\\[dtc]?frac{_PART}{_PART}")
+_THOUSANDS = re.compile(r"(?<=\d)\{,\}(?=\d{3})")
 _FRACTIONS_DEEP = 4  # fractions nested more deeply keep their command
 _ALONE = re.compile(
     r"[({]\s*(\\[A-Za-z]+\s*|[A-Za-z][A-Za-z\s]*|(?:\d+(?:(?:,|\{,\})\d{3})*(?:\.\d+)?|\.\d+)\s*)[)}]"
@@ -127,7 +128,7 @@ def _prepared(text: str) -> str:
 
 def _without_commands(text: str) -> str:
     """Return the text without commands for space and fonts, and with fractions as quotients."""
-    text = text.replace("\\\\", "\\")
+    text = _THOUSANDS.sub(",", text.replace("\\\\", "\\"))  # else 1{,}000 is one more level of braces
     text = _FONT.sub(" ", _ENVIRONMENT.sub(" ", _DEGREES.sub(r"\\degree ", text)))
     text = _ORDINAL.sub(r"\1 ", text)
     for _ in range(_FRACTIONS_DEEP):

@@ -75,6 +75,7 @@ def test_wandb_gets_settings_and_metrics_of_every_start(
     monkeypatch.setenv("WANDB_MODE", "offline")
     log_steps(folder, ["wandb"], 1, 1, 2)
     log_steps(folder, ["wandb"], 2, 2, 3)  # continued after step 1
+    import_module("wandb").teardown()  # its process may still be writing after the end of a run
     found = [one for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")) for one in records(path)]
     runs = [one.run for one in found if one.HasField("run")]
     assert {(run.run_id, run.project) for run in runs} == {("0123456789ab", "sure-math")}
