@@ -394,7 +394,7 @@ def _column(x: Items, y: Items, context: Context) -> Verdict:
 def _names_omitted(x: Items, y: Items, context: Context) -> Verdict:
     """Compare `AB=4, CD=5` with `4, 5`, which only grading accepts."""
     record, plain = (x, y) if x.kind == "tuple" else (y, x)
-    named = any(isinstance(item, Assignment) for item in plain.items)
+    named = bool(plain.names) or any(isinstance(item, Assignment) for item in plain.items)
     if record.brackets != "names" or plain.kind != "list" or named or len(record.items) != len(plain.items):
         return OTHER_KIND
     found = together(compare(a, b, context) for a, b in zip(record.items, plain.items, strict=True))

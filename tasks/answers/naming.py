@@ -197,7 +197,8 @@ def named_items(items: list[Reading], *, alternatives: bool = False) -> Reading:
     names = [item.name for item in named]
     stems = {_stem(name) for name in names}
     if len(stems) == 1 and (len(set(names)) == 1 or stems <= _ROOTS):
-        return Items(kind="list", items=tuple(item.value for item in named))
+        common = tuple(names) if len(set(names)) == 1 else ()
+        return Items(kind="list", items=tuple(item.value for item in named), names=common)
     if alternatives:
         return Items(kind="list", items=tuple(replace(item, strict=True) for item in named))
     if len(set(names)) == len(names):

@@ -121,7 +121,7 @@ class Items:
     """Several answers. `list`: written without brackets, counted with multiplicity; `set`: in braces; `tuple`: in order.
 
     `brackets` are those of a tuple; a matrix is a tuple of tuples with the brackets `rows`. `names` are the names of the
-    entries in `x=1, y=2` (a tuple that is ordered by name) and `(x,y)=(1,2)`.
+    entries in `x=1, y=2` (a tuple that is ordered by name) and `(x,y)=(1,2)`; those of a list are all the same: `x=1, x=2`.
     """
 
     kind: Literal["list", "set", "tuple"]

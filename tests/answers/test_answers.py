@@ -255,6 +255,9 @@ def test_grading_uses_the_box_and_accepts_a_missing_percent_sign() -> None:
     assert grade(r"\boxed{25}", "25%")
     assert grade(r"\boxed{25\%}", "0.25")
     assert not grade(r"\boxed{26\%}", "25")
+    assert grade(r"\boxed{x=1, y=2}", "1, 2")
+    assert not grade(r"\boxed{x=1, y=2}", "x=1, x=2")
+    assert not grade(r"\boxed{f(x)=x, f(8x)=-x}", "f(x)=x, f(x)=-x")
 
 
 # --- decisions ---------------------------------------------------------------------------------------------------
