@@ -54,7 +54,8 @@ def test_a_deployment_passes_only_parameters_of_its_flow(deployment: dict[str, A
     known = inspect.signature(flow.fn).parameters
     assert set(deployment.get("parameters", {})) <= set(known)
     assert deployment.get("parameters", {}).get("profile", "pocket") in profiles()
-    assert deployment["work_pool"]["name"] == "sure-math"
+    without_engines = {"plan", "truth", "dataset", "model"}
+    assert deployment["work_pool"]["name"] == ("cpu" if deployment["name"] in without_engines else "gpu")
 
 
 def test_deployments_are_named_after_what_they_do_and_tagged() -> None:

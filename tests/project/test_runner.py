@@ -406,7 +406,7 @@ async def socket(api):
             return "closed"
 
 def documented_run(api):
-    with local.worker(api, local.DEFAULT_QUEUE, local.LOGS / "worker.log"):
+    with local.worker(api, "gpu", local.DEFAULT_QUEUE, local.LOGS / "worker.log", limit=1):
         settings = ["-p", "profile=pocket", "-p", "dry_run=true", "-p", "overrides=" + json.dumps({"run.output": str(FOLDER)})]
         return subprocess.run(
             ["prefect", "deployment", "run", "sure-math/build", *settings, "--watch"], env=api.environment(),
@@ -420,7 +420,7 @@ def cancelled_run(api):
     parameters = {"profile": "pocket", "overrides": {"run.output": str(held), "run.lock_wait_s": 600}}
     with alone(held / RUN_LOCK, "an annotation"), local.client_of(api) as client:
         run = local.create_run(client, build.DEPLOYMENTS["build"], what="build", parameters=parameters)
-        with local.worker(api, local.MAKE_QUEUE, log) as worker:
+        with local.worker(api, str(run.work_pool_name), local.MAKE_QUEUE, log) as worker:
             while "an annotation is already running" not in log.read_text():
                 time.sleep(0.2)
             client.set_flow_run_state(run.id, Cancelling())
@@ -433,7 +433,7 @@ def states_after_healing(api):
     with local.client_of(api) as client:
         from prefect import flow
         from prefect.states import Completed, Running, Scheduled
-        local.ensure_pool(client)
+        local.ensure_pools(client)
         empty = flow(lambda: None, name="empty")
         now = datetime.now(UTC)
         late, tomorrow = now - timedelta(minutes=1), now + timedelta(days=1)
@@ -443,7 +443,7 @@ def states_after_healing(api):
             "unborn": Scheduled(scheduled_time=late),
         }
         deployment = client.create_deployment(
-            flow_id=client.create_flow(empty), name="d", work_pool_name=local.POOL, entrypoint="x:y"
+            flow_id=client.create_flow(empty), name="d", work_pool_name="cpu", entrypoint="x:y"
         )
         def start(name):
             queue = local.DEFAULT_QUEUE if name == "waits" else local.MAKE_QUEUE
