@@ -24,26 +24,26 @@ PATIENCE_S = 15.0
 """Longest time that a notification may take."""
 
 
-def report_failure(flow: Flow[..., Any], run: FlowRun, state: State) -> None:
+def report_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
     """Publish the artifact `failure` of a failed or crashed run, and call the block that `run.failure_block` names.
 
     A hook of Prefect's: the state of the run stays as it is, and what fails here is a warning without details, which may have
     the address of a webhook.
     """
-    log = flow_run_logger(run, flow)
+    log = flow_run_logger(flow_run, flow)
     try:
-        found = describe(flow, run, state)
+        found = describe(flow, flow_run, state)
         with get_client(sync_client=True) as client:
             client.create_artifact(
                 ArtifactCreate(
-                    type="markdown", key="failure", flow_run_id=run.id, data=found.as_markdown(),
+                    type="markdown", key="failure", flow_run_id=flow_run.id, data=found.as_markdown(),
                     description="Why the run failed, and the command that continues it",
                 )
             )  # fmt: skip
     except Exception as error:
         log.warning("the artifact of the failure could not be written (%s)", type(error).__name__)
         return
-    if (block := failure_block(run.parameters or {})) is not None:
+    if (block := failure_block(flow_run.parameters or {})) is not None:
         try:
             with ThreadPoolExecutor(1) as pool:  # the caller may have an event loop
                 pool.submit(asyncio.run, _notify(block, found)).result()

@@ -30,7 +30,7 @@ def record_products(root: Path, profile: str, made: Sequence[Product]) -> None:
     )
     for product in made:
         known = lineage.products(root)
-        assets = [asset(profile, known[key]) for key in product.made_from if key in known]
+        assets: list[str | Asset] = [asset(profile, known[key]) for key in product.made_from if key in known]
         mine = asset(profile, product)
         task = materialize(
             mine, by="sure-math", asset_deps=assets, name="lineage", task_run_name=f"lineage: {product.kind}",

@@ -349,6 +349,22 @@ def test_a_run_that_is_cancelled_ends_with_its_process(our_server: tuple[Path, d
 
 
 @pytest.mark.slow
+def test_an_announced_result_starts_the_next_flow_with_the_same_settings(
+    our_server: tuple[Path, dict[str, Any], str],
+) -> None:
+    _, found, _ = our_server
+    same = {
+        "profile": "pocket",
+        "overrides": {"select.target": 7, "export.name": "a <b> {{ c }}"},
+        "chain": True,
+    }
+    assert found["chained"] == {
+        "sure-math-distill": ["gpu", "default", {**same, "dataset": "data/set"}],
+        "sure-math-evaluate": ["gpu", "default", {**same, "model": "data/student", "benchmarks": []}],
+    }
+
+
+@pytest.mark.slow
 def test_abandoned_runs_get_a_final_state_on_a_real_server(
     our_server: tuple[Path, dict[str, Any], str],
 ) -> None:
@@ -428,6 +444,29 @@ def cancelled_run(api):
             run = client.read_flow_run(run.id)
             return {"completed": completed, "state": run.state.name, "has a process": local.has_process(run)}
 
+def chained_runs(api):
+    # no worker is there, so that the runs of the triggers stay scheduled
+    from prefect import flow
+    from prefect.events.worker import EventsWorker
+    from tasks.config import load_config
+    from tasks.stages import chain
+    overrides = {"select.target": 7, "export.name": "a <b> {{ c }}"}
+    config = load_config("pocket", overrides)
+    @flow
+    def announcing():
+        chain.announce_dataset(config, overrides, "data/set")
+        chain.announce_student(config, overrides, "data/student")
+    announcing()
+    EventsWorker.drain_all(timeout=30)
+    found, deadline = {}, time.monotonic() + 60
+    with local.client_of(api) as client:
+        while len(found) < 2 and time.monotonic() < deadline:
+            time.sleep(0.5)
+            for run in client.read_flow_runs():
+                if (name := client.read_flow(run.flow_id).name).startswith("sure-math-"):
+                    found[name] = [run.work_pool_name, run.work_queue_name, run.parameters]
+    return found
+
 def states_after_healing(api):
     other = subprocess.Popen([sys.executable, "-c", "'prefect'; import time; time.sleep(600)"])
     with local.client_of(api) as client:
@@ -474,6 +513,7 @@ with local.prefect_api() as api:
     run = documented_run(api)
     found |= {"run": run.returncode, "said": run.stdout[-3000:] + run.stderr[-1000:]}
     found["cancelled"] = cancelled_run(api)
+    found["chained"] = chained_runs(api)
     found["states"] = states_after_healing(api)
     print(json.dumps(found))
 """
