@@ -63,7 +63,7 @@ def user_interface(root: Path) -> Iterator[dict[str, str]]:
             if "the Prefect UI is at" in line:
                 break
         address = re.search(r"the Prefect UI is at (\S+)", output[-1])
-        assert address is not None, output
+        assert address is not None, "".join(output)[-3000:]
         secret = (root / ".prefect/auth-string").read_text(encoding="ascii")
         yield {
             **environment, "PREFECT_API_URL": f"{address[1]}/api", "PREFECT_API_AUTH_STRING": secret,
