@@ -6,15 +6,7 @@ from typing import Any, Literal
 
 from tasks.config import load_config
 from tasks.stages.flow_runs import flow
-from tasks.stages.release import (
-    candidate_naming,
-    naming_of,
-    record_release,
-    release_folder,
-    send,
-    send_back,
-    target_of,
-)
+from tasks.stages.release import naming_of, release_folder, send, send_back, target_of
 
 
 @flow(name="sure-math-release", what="release")
@@ -32,7 +24,6 @@ def release(  # noqa: PLR0913, PLR0917 - the parameters of the deployment
     datasets: list[str] | None = None,
     roll_back_to: str | None = None,
     secret_block: str | None = None,
-    candidate: bool = False,
 ) -> str:
     """Release a dataset or a student on the Hugging Face hub.
 
@@ -49,7 +40,6 @@ def release(  # noqa: PLR0913, PLR0917 - the parameters of the deployment
         datasets: datasets of a model, as names on the hub.
         roll_back_to: only make the repository contain the files of this tag again.
         secret_block: Prefect Secret block with the token; by default the environment variable HF_TOKEN.
-        candidate: only check, and write `release/candidate/<what>`, as the version after the newest in the output folder.
 
     Returns what was sent, in words.
     """
@@ -58,11 +48,5 @@ def release(  # noqa: PLR0913, PLR0917 - the parameters of the deployment
     if roll_back_to is not None:
         return send_back(target, naming.version, secret_block)
     config = load_config(profile, overrides)
-    if candidate:
-        naming, dry_run = candidate_naming(config, what, repo), True
-    place = release_folder(
-        what, config, naming, source, previous, licence, datasets or [], candidate=candidate
-    )
-    done = send(place, target, naming.version, secret_block, dry_run=dry_run)
-    record_release(config, what, place, naming, sent=not dry_run)
-    return done
+    place = release_folder(what, config, naming, source, previous, licence, datasets or [])
+    return send(config, place, target, naming, secret_block, dry_run=dry_run)

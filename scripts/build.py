@@ -385,9 +385,8 @@ def ui(port: int | None) -> int:
                             1 if pool == "gpu" else None
                         )  # engines that start together measure the same free memory
                         stack.enter_context(local.worker(api, pool, local.DEFAULT_QUEUE, log, limit=limit))
-                    logs = ", ".join(map(str, UI_WORKER_LOGS.values()))
                     log_line(
-                        f"two workers run what you start in the UI or by `prefect deployment run` (logs: {logs})"
+                        f"two workers run what you start in the UI or by `prefect deployment run` (logs: {local.LOGS})"
                     )
                 else:
                     log_line(

@@ -1,5 +1,5 @@
-"""`make pictures`: take the pictures in docs/ again, from the report and the Prefect run of the profile's last build, and the last
-artifacts about a lineage and a failure.
+"""`make pictures`: take the pictures in docs/ again, from the report and the Prefect run of the profile's last build, and
+the last artifacts about a lineage and a failure.
 
 They are screenshots by a headless Chromium: the program of the environment variable CHROMIUM, or the first of its usual names.
 """

@@ -58,9 +58,9 @@ def record_one(root: Path, product: Product, key: str) -> State | None:
 
 
 def asset(profile: str, product: Product) -> Asset:
-    """Return the asset of a product: `sure-math://pocket/dataset`. Later builds of a profile materialise the same asset again."""
+    """Return the asset of a product: `suremath://pocket/dataset`. Later builds of a profile materialise the same asset again."""
     path = "/".join(part for part in (profile, str(product.kind), product.name) if part)
-    key = f"sure-math://{re.sub(r'[^A-Za-z0-9._/-]', '-', path)}"
+    key = f"suremath://{re.sub(r'[^A-Za-z0-9._/-]', '-', path)}"
     return Asset(key=key, properties=AssetProperties(name=f"{profile} {product.kind} {product.name}".strip()))
 
 

@@ -112,13 +112,13 @@ def evaluations_of(root: Path, run: Path) -> list[dict[str, Any]]:
     return [result for card in cards for model in card["model-index"] for result in model["results"]]
 
 
-def candidate_naming(config: Config, what: What, repo: str | None) -> Naming:
+def candidate_naming(config: Config, what: What) -> Naming:
     """Return the version after the newest release of its kind in the output folder, 1.0.0 without one."""
     newest = newest_before(output_folder(config) / FOLDER / f"{what}-{LAST_VERSION}")
     if newest is None:
-        return naming_of("1.0.0", repo)
+        return naming_of("1.0.0", None)
     major, minor, _ = _numbers(newest.name)
-    return naming_of(f"{major}.{minor + 1}.0", repo)
+    return naming_of(f"{major}.{minor + 1}.0", None)
 
 
 def record_release(config: Config, what: What, place: Path, naming: Naming, *, sent: bool) -> None:
@@ -160,8 +160,10 @@ def newest_student(root: Path) -> Path:
     return root / "distill" / str(run)
 
 
-def send(place: Path, target: Target, version: str, block: str | None, *, dry_run: bool) -> str:
-    """Upload a release folder, unless it is a dry run; return what was done, in words."""
+def send(
+    config: Config, place: Path, target: Target, naming: Naming, block: str | None, *, dry_run: bool
+) -> str:
+    """Upload a release folder, unless it is a dry run, and record it in the lineage; return what was done, in words."""
     files = [path for path in place.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     if dry_run:
@@ -169,9 +171,10 @@ def send(place: Path, target: Target, version: str, block: str | None, *, dry_ru
     else:
         token = hub_token(block)
         refuse_exposed(place, [token])
-        sent = upload(place, target, version, token, get_run_logger().warning)
+        sent = upload(place, target, naming.version, token, get_run_logger().warning)
         done = f"{target.kind} {target.repo}: {sent}"
     _publish(done)
+    record_release(config, target.kind, place, naming, sent=not dry_run)
     return done
 
 
@@ -213,6 +216,11 @@ def target_of(repo: str | None, what: Literal["dataset", "model"], *, private: b
             "an upload needs a repository: give its name on the hub, e.g. REPO=my-group/sure-math"
         )
     return Target(repo=repo or "", kind=what, private=private)
+
+
+def nowhere(what: What) -> Target:
+    """Return the target of a release that is not sent."""
+    return target_of(None, what, private=True, needed=False)
 
 
 def naming_of(version: str, repo: str | None) -> Naming:

@@ -42,7 +42,7 @@ OVERRIDES = {
     "evaluate.limit": 4,
     "evaluate.max_tokens": 128,
 }
-CHAIN = ["sure-math", "sure-math-distill", "sure-math-evaluate", "sure-math-release", "sure-math-release"]
+CHAIN = ["sure-math", "sure-math-candidate", "sure-math-candidate", "sure-math-distill", "sure-math-evaluate"]
 """The flows that must have run, in order of their names."""
 
 

@@ -64,7 +64,7 @@ def test_deployments_are_named_after_what_they_do_and_tagged() -> None:
     assert names == {
         "sure-math/build", "sure-math/plan", "sure-math-distill/uopd", "sure-math-validate/truth",
         "sure-math-evaluate/benchmarks", "sure-math-reannotate/stale", "sure-math-annotate/file",
-        "sure-math-release/dataset", "sure-math-release/model",
+        "sure-math-release/dataset", "sure-math-release/model", "sure-math-candidate/dataset", "sure-math-candidate/model",
     }  # fmt: skip
     assert all(d["tags"] for d in DEPLOYMENTS)
 
@@ -104,8 +104,7 @@ def test_every_announced_result_has_one_trigger_with_parameters_of_its_flow() ->
     for deployment, one in triggers:
         known = inspect.signature(imported_flow(deployment["entrypoint"]).fn).parameters
         assert set(one["parameters"]) <= set(known)
-        if deployment["entrypoint"].startswith("flows/release"):
-            assert one["parameters"]["candidate"] is True, "the chain never sends anything"
+        assert not deployment["entrypoint"].startswith("flows/release"), "the chain never sends anything"
 
 
 def test_the_weekly_reannotation_has_an_inactive_schedule() -> None:

@@ -163,15 +163,17 @@ def test_the_token_may_be_in_a_secret_block(prefect_server: str, monkeypatch: py
 def test_a_candidate_is_the_next_version_is_never_sent_and_leaves_the_releases_alone(
     release: Callable[..., str], tmp_path: Path
 ) -> None:
+    from flows.candidate import candidate as flow
+
+    candidate = flow.fn
     out, source = tmp_path / "out", str(write_small(tmp_path / "dataset"))
     common = {"overrides": {"run.output": str(out)}, "source": source}
-    candidate = {**common, "candidate": True, "dry_run": False, "repo": "group/sure-math"}
-    release(**candidate)
+    candidate(**common)
     assert "version: 1.0.0" in (out / "release/candidate/dataset/CITATION.cff").read_text()
     release(**common, version="1.3.1")
     before = digests(out / "release/dataset-1.3.1")
     changed = str(write_small(tmp_path / "second", 10))
-    assert release(**{**candidate, "source": changed}).startswith("dry run: ")
+    assert candidate(**{**common, "source": changed}).startswith("dry run: ")
     place = out / "release/candidate/dataset"
     assert "version: 1.4.0" in (place / "CITATION.cff").read_text()
     assert "- 2 problems added" in (place / "CHANGELOG.md").read_text()

@@ -188,7 +188,7 @@ def test_every_new_product_is_an_asset_event_with_what_it_was_made_from(tmp_path
         found = events("prefect.asset.materialization.succeeded")
         keys = [event["resource"]["prefect.resource.id"] for event in found]
         time.sleep(0.5)
-    chain = [f"sure-math://pocket/{kind}" for kind in ("seeds", "dataset", "student", "dataset")]
+    chain = [f"suremath://pocket/{kind}" for kind in ("seeds", "dataset", "student", "dataset")]
     assert sorted(keys) == sorted(chain), (
         "s1 is recorded once, and the second dataset materialises the asset again"
     )
