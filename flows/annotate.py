@@ -7,6 +7,7 @@ from typing import Any
 
 from tasks.stages.annotation import open_annotation, own_output
 from tasks.stages.flow_runs import flow
+from tasks.stages.limits import within_limits
 from tasks.stages.own_problems import export_own, find_file, own_problems
 from tasks.stages.sample_and_cluster import sample_and_cluster
 
@@ -40,7 +41,7 @@ def annotate(  # noqa: PLR0913, PLR0917 - the parameters of the deployment
     """
     file = find_file(problems, columns, tier, licence, answers)
     run = open_annotation(profile, overrides, Path(out))
-    with own_output(run, file.source):
+    with own_output(run, file.source), within_limits(run.config, "annotate"):
         given = own_problems(run, file)
         sampled, clustered = sample_and_cluster(run, given)
         return export_own(run, file, given, sampled, clustered)

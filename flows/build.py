@@ -6,6 +6,7 @@ from typing import Any
 
 from tasks.stages.aggregate import aggregate
 from tasks.stages.benchmarks import read_benchmarks
+from tasks.stages.chain import announce_dataset
 from tasks.stages.decontaminate import decontaminate
 from tasks.stages.deduplicate import deduplicate
 from tasks.stages.distill import distill_in_build
@@ -14,6 +15,7 @@ from tasks.stages.evolve import evolve
 from tasks.stages.export import Stages, export
 from tasks.stages.flow_runs import flow
 from tasks.stages.judge import judge
+from tasks.stages.limits import within_limits
 from tasks.stages.opening import Run, open_run
 from tasks.stages.plan import plan
 from tasks.stages.rules import apply_rules
@@ -22,20 +24,31 @@ from tasks.stages.select import select
 
 
 @flow(name="sure-math", what="build")
-def build(profile: str = "pocket", overrides: dict[str, Any] | None = None, dry_run: bool = False) -> str:
+def build(
+    profile: str = "pocket",
+    overrides: dict[str, Any] | None = None,
+    dry_run: bool = False,
+    chain: bool = False,
+) -> str:
     """Build SURE-Math and, with `distill.in_build`, distil the profile's student on it.
 
     Args:
         profile: name of a file in configs/, without its extension.
         overrides: settings that override the profile, nested or dotted: {"select.target": 50}.
         dry_run: only estimate the requests, tokens and disk space of the run.
+        chain: leave the student to the flow sure-math-distill, which a trigger of prefect.yaml starts after this run.
 
     Returns the path of the dataset folder, or of `plan.json`.
     """
     if dry_run:
         return plan(profile, overrides)
-    with open_run(profile, overrides) as run:
-        return build_dataset(run)
+    with open_run(profile, overrides) as run, within_limits(run.config, "build"):
+        dataset = build_dataset(run)
+        if not chain:
+            distill_in_build(run, dataset)
+    if chain:
+        announce_dataset(run.config, overrides, dataset)
+    return dataset
 
 
 def build_dataset(run: Run) -> str:
@@ -54,6 +67,4 @@ def build_dataset(run: Run) -> str:
         sources=sources, rounds=rounds, rules=candidates, deduplicated=unique, judged=judged,
         selected=selected, sampled=sampled, clustered=clustered, benchmarks=benchmarks, decontaminated=flagged,
     )  # fmt: skip
-    dataset = export(run, stages)
-    distill_in_build(run, dataset)
-    return dataset
+    return export(run, stages)

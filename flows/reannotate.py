@@ -6,6 +6,7 @@ from typing import Any
 
 from tasks.stages.annotation import annotation_lock, open_annotation
 from tasks.stages.flow_runs import flow
+from tasks.stages.limits import within_limits
 from tasks.stages.own_problems import find_file
 from tasks.stages.stale import annotate_stale, find_stale, nothing_stale, stale_problems
 from tasks.stages.version import publish_version
@@ -39,4 +40,6 @@ def reannotate(
         if not found.causes:
             return nothing_stale(run, found)
         wanted = stale_problems(run, found)
-        return publish_version(run, found, (wanted, *annotate_stale(run, found, wanted)))
+        with within_limits(run.config, "reannotate"):
+            annotated = annotate_stale(run, found, wanted)
+        return publish_version(run, found, (wanted, *annotated))

@@ -36,7 +36,7 @@ def release(  # noqa: PLR0913, PLR0917 - the parameters of the deployment
         private: whether a repository that does not exist yet is created as a private one.
         source: folder of the dataset or of the training run; by default the profile's newest.
         previous: release folder of the earlier version, for the changelog; by default the newest in the output folder.
-        licence: licence of a model; a dataset has that of its profile.
+        licence: licence of a model, by default `distill.licence`; a dataset has that of its profile.
         datasets: datasets of a model, as names on the hub.
         roll_back_to: only make the repository contain the files of this tag again.
         secret_block: Prefect Secret block with the token; by default the environment variable HF_TOKEN.
@@ -49,4 +49,4 @@ def release(  # noqa: PLR0913, PLR0917 - the parameters of the deployment
         return send_back(target, naming.version, secret_block)
     config = load_config(profile, overrides)
     place = release_folder(what, config, naming, source, previous, licence, datasets or [])
-    return send(place, target, naming.version, secret_block, dry_run=dry_run)
+    return send(config, place, target, naming, secret_block, dry_run=dry_run)

@@ -50,9 +50,11 @@ DEPLOYMENTS: dict[Work, str] = {
     "validate": "sure-math-validate/truth",
 }
 """The deployment of each command; the profile is a parameter of every deployment."""
+ALONE: dict[Work, dict[str, Any]] = {"build": {"chain": False}, "distill": {"chain": False}}
+"""Parameters by which a command of `make` does one thing, also where prefect.yaml turns the chain on."""
 LOCK = PROJECT_ROOT / "output" / ".lock"
 WORKER_LOG = local.LOGS / "worker.log"
-UI_WORKER_LOG = local.LOGS / "ui-worker.log"
+UI_WORKER_LOGS = {pool: local.LOGS / f"ui-worker-{pool}.log" for pool in local.POOLS}
 UI_LOCK = local.HOME / "ui.lock"
 POLL_S = 1.0
 SERVER_SILENCE_S = 60.0
@@ -71,7 +73,7 @@ def build(what: Work, profile: str, overrides: Mapping[str, Any], port: int | No
 
     Raises `UserError` with every problem that can be found before anything is started.
     """
-    parameters, began = {"profile": profile, "overrides": dict(overrides)}, time.time()
+    parameters, began = {"profile": profile, "overrides": dict(overrides), **ALONE.get(what, {})}, time.time()
     config = checked(what, profile, overrides, port)
     with ExitStack() as stack:
         lock = stack.enter_context(build_lock())
@@ -83,7 +85,8 @@ def build(what: Work, profile: str, overrides: Mapping[str, Any], port: int | No
                 run = local.create_run(client, DEPLOYMENTS[what], what=what, parameters=parameters)
         local.write_note(lock, {"pid": os.getpid(), "run": str(run.id)})
         stack.enter_context(settled(api, run.id))
-        worker = stack.enter_context(local.worker(api, local.MAKE_QUEUE, WORKER_LOG))
+        pool = str(run.work_pool_name)
+        worker = stack.enter_context(local.worker(api, pool, local.MAKE_QUEUE, WORKER_LOG))
         stack.enter_context(shown(WORKER_LOG))
         prepared = time.time() - began
         log_line(
@@ -161,9 +164,9 @@ def heal(api: local.Api, previous: str | None) -> None:
 
 
 def deploy(api: local.Api) -> None:
-    """Create the work pool and every deployment of prefect.yaml; raises `UserError` with Prefect's output on failure."""
+    """Create the work pools and every deployment of prefect.yaml; raises `UserError` with Prefect's output on failure."""
     with local.client_of(api) as client:
-        local.ensure_pool(client)
+        local.ensure_pools(client)
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
         cwd=PROJECT_ROOT, env=api.environment(), capture_output=True, text=True, check=False,
@@ -377,9 +380,13 @@ def ui(port: int | None) -> int:
                         heal(api, None)
                         deploy(api)
                     stack.callback(stop_runs, api)
-                    stack.enter_context(local.worker(api, local.DEFAULT_QUEUE, UI_WORKER_LOG))
+                    for pool, log in UI_WORKER_LOGS.items():
+                        limit = (
+                            1 if pool == "gpu" else None
+                        )  # engines that start together measure the same free memory
+                        stack.enter_context(local.worker(api, pool, local.DEFAULT_QUEUE, log, limit=limit))
                     log_line(
-                        f"a worker runs what you start in the UI or by `prefect deployment run` (log: {UI_WORKER_LOG})"
+                        f"two workers run what you start in the UI or by `prefect deployment run` (logs: {local.LOGS})"
                     )
                 else:
                     log_line(

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ from tasks.config import PROJECT_ROOT
 from tasks.errors import UserError
 from tasks.keys import environment_without_keys, shown
 from tasks.processes.jobs import end
-from tasks.runtime.run_names import run_name
+from tasks.runtime.run_names import MAKE_QUEUE, run_name
 from tasks.storage.locks import read_note, take_lock, write_note
 
 if TYPE_CHECKING:
@@ -37,9 +37,8 @@ if TYPE_CHECKING:
 
 HOME = PROJECT_ROOT / ".prefect"
 LOGS = PROJECT_ROOT / "output" / "logs"
-POOL = "sure-math"
-MAKE_QUEUE = "make"
-"""Queue of the runs that `make` starts; each is run by the worker of its own command, and ends with that."""
+POOLS = ("cpu", "gpu")
+"""The work pools of prefect.yaml: `gpu` has the runs that start engines or train, `cpu` the others."""
 DEFAULT_QUEUE = "default"
 """Queue of the runs that are started in the UI or by `prefect deployment run`; the worker of `make ui` runs them."""
 OUR_STRING = "PREFECT_SERVER_API_AUTH_STRING"
@@ -230,10 +229,14 @@ def _own_server(port: int | None) -> Iterator[Api]:
 
 
 @contextmanager
-def worker(api: Api, queue: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process worker for one queue of our pool during the block; its output goes to `log`."""
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process", "--pool", POOL]
-    with supervised([*command, "--work-queue", queue], environment=api.environment(), log=log) as process:
+def worker(
+    api: Api, pool: str, queue: str, log: Path, *, limit: int | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process worker for one queue of a pool during the block, for at most `limit` runs at a time; its output goes to
+    `log`."""
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process", "--pool", pool]
+    command += ["--work-queue", queue, *([] if limit is None else ["--limit", str(limit)])]
+    with supervised(command, environment=api.environment(), log=log) as process:
         yield process
 
 
@@ -262,17 +265,16 @@ def client_of(api: Api) -> Iterator[SyncPrefectClient]:
         yield client
 
 
-def ensure_pool(client: SyncPrefectClient) -> None:
-    """Create the process work pool if it does not exist."""
+def ensure_pools(client: SyncPrefectClient) -> None:
+    """Create the process work pools that do not exist."""
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
     from prefect.workers.process import ProcessWorker
 
     template = ProcessWorker.get_default_base_job_template()
-    try:
-        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
-    except ObjectAlreadyExists:
-        return
+    for pool in POOLS:
+        with suppress(ObjectAlreadyExists):
+            client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template))
 
 
 def create_run(
@@ -290,7 +292,7 @@ def create_run(
 
 
 def unfinished_runs(client: SyncPrefectClient) -> list[FlowRun]:
-    """Return the runs of our work pool that are due and not in a final state. Paused runs are not included."""
+    """Return the runs of our work pools that are due and not in a final state. Paused runs are not included."""
     from prefect.client.schemas import filters
     from prefect.client.schemas.objects import StateType
 
@@ -298,7 +300,7 @@ def unfinished_runs(client: SyncPrefectClient) -> list[FlowRun]:
     wanted = filters.FlowRunFilter(
         state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=active))
     )
-    pool = filters.WorkPoolFilter(name=filters.WorkPoolFilterName(any_=[POOL]))
+    pool = filters.WorkPoolFilter(name=filters.WorkPoolFilterName(any_=list(POOLS)))
     runs = client.read_flow_runs(flow_run_filter=wanted, work_pool_filter=pool)
     now = datetime.now(UTC)
     return [

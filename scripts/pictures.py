@@ -1,4 +1,5 @@
-"""`make pictures`: take the pictures in docs/ again, from the report and the Prefect run of the profile's last build.
+"""`make pictures`: take the pictures in docs/ again, from the report and the Prefect run of the profile's last build, and
+the last artifacts about a lineage and a failure.
 
 They are screenshots by a headless Chromium: the program of the environment variable CHROMIUM, or the first of its usual names.
 """
@@ -24,6 +25,8 @@ from tasks.errors import UserError
 from tasks.storage.versions import latest
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from prefect.client.schemas.objects import FlowRun
 
 DOCS = PROJECT_ROOT / "docs"
@@ -33,6 +36,8 @@ REPORT_PATIENCE_S = 5.0  # virtual time for the report to list its problems
 PREFECT_PATIENCE_S = 15.0  # virtual time for the UI to load the run
 LIMIT_S = 120.0
 FLOW = "sure-math"
+ARTIFACTS = ("lineage", "failure")
+"""Keys of the artifacts whose last ones are shown, if there are any."""
 
 
 def find_browser() -> str:
@@ -123,8 +128,18 @@ def last_build(api: local.Api) -> FlowRun:
     return runs[0]
 
 
+def last_artifact(api: local.Api, key: str) -> UUID | None:
+    """Return the id of the last artifact with this key on the server, None if there is none."""
+    with local.client_of(api) as client:
+        from prefect.client.schemas import filters, sorting
+
+        wanted = filters.ArtifactFilter(key=filters.ArtifactFilterKey(any_=[key]))
+        found = client.read_artifacts(artifact_filter=wanted, sort=sorting.ArtifactSort.CREATED_DESC, limit=1)
+    return found[0].id if found else None
+
+
 def take_pictures(output: Path, port: int | None) -> None:
-    """Write `docs/report.png` and `docs/prefect.png`."""
+    """Write `docs/report.png` and `docs/prefect.png`, and `docs/<key>.png` of the last artifacts of `ARTIFACTS`."""
     browser = find_browser()
     report = Path(latest(output)["report"])
     screenshot(browser, report.as_uri(), DOCS / "report.png", REPORT_SIZE, REPORT_PATIENCE_S)
@@ -134,11 +149,18 @@ def take_pictures(output: Path, port: int | None) -> None:
         address = f"{api.page}/runs/flow-run/{run.id}"
         login = local.auth_string() if api.own else ""
         screenshot(browser, address, DOCS / "prefect.png", PREFECT_SIZE, PREFECT_PATIENCE_S, login)
-    log_line(f"{DOCS / 'prefect.png'} shows run {run.name}")
+        log_line(f"{DOCS / 'prefect.png'} shows run {run.name}")
+        for key in ARTIFACTS:
+            if (artifact := last_artifact(api, key)) is None:
+                log_line(f"the server has no artifact {key}: {key}.png is not taken")
+                continue
+            address = f"{api.page}/artifacts/artifact/{artifact}"
+            screenshot(browser, address, DOCS / f"{key}.png", PREFECT_SIZE, PREFECT_PATIENCE_S, login)
+            log_line(f"{DOCS / f'{key}.png'} shows the artifact {artifact}")
 
 
 def main() -> int:
-    """Return 0 if both pictures were taken. The settings come from PROFILE, OVERRIDES and PORT, as for `make build`."""
+    """Return 0 if the pictures were taken. The settings come from PROFILE, OVERRIDES and PORT, as for `make build`."""
     end_with_parent()
     try:
         profile = os.environ.get("PROFILE") or "pocket"

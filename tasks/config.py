@@ -267,13 +267,15 @@ class ExportSettings(Settings):
 class RunSettings(Settings):
     """Output folder and parallelism; only `shard_rows` is part of the identity.
 
-    `lock_wait_s`: seconds that a run waits for another one in the same output folder before it is refused.
+    `lock_wait_s`: seconds that a run waits for another one in the same output folder before it is refused. `failure_block`: a
+    block of Prefect's that is called when a run fails, by type and name, such as `webhook/ops` or `slack-webhook/ops`.
     """
 
     output: Path = resource(Path("output/pocket"))  # relative to the project's folder
     shard_rows: PositiveInt = 1000  # maximum rows per shard; part of the identity
     lock_wait_s: NonNegativeFloat = resource(0.0)
     cpu_workers: PositiveInt = resource(2)  # processes of the stages without a model, and of Math-Verify
+    failure_block: str | None = resource(None, pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")
 
 
 PlanRole = Literal["evolver", "quality_judge", "teacher", "equivalence_judge", "student"]
@@ -311,6 +313,7 @@ class DistillSettings(Settings):
     run: dict[str, Any] = Field(default_factory=dict)
     held_out: tuple[SerializeAsAny[Source], ...] | Literal["test"] = ()
     ray_address: str | None = resource(None)  # http://host:8265 of a Ray cluster; None: this machine
+    licence: str | None = resource(None)  # of the student, for its release
 
     @model_validator(mode="after")
     def _no_password(self) -> DistillSettings:

@@ -128,7 +128,7 @@ def recipe(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def held_out_results(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the held-out accuracy of a run in the form of the hub's `model-index`; empty if it was not evaluated."""
+    """Return the held-out accuracy of a run in the form of the hub's `model-index`, in percent; empty without an evaluation."""
     found = result["held_out"]
     if found is None:
         return []
@@ -137,6 +137,6 @@ def held_out_results(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "task": {"type": "text-generation"},
             "dataset": {"name": f"held-out problems ({after['n']})", "type": "held-out"},
-            "metrics": [{"type": "pass@1", "value": after["value"], "name": "pass@1"}],
+            "metrics": [{"type": "pass@1", "value": round(100 * after["value"], 2), "name": "pass@1"}],
         }
     ]

@@ -1,6 +1,6 @@
-"""The section of the report about what was measured after the export: the validation, and the students' pass@1 and cost.
+"""The sections of the report about what follows the export: the validation, the students' pass@1 and cost, and the lineage.
 
-It stands between two marks in the page, so that it is replaced when a later stage finishes, and the page is not built again.
+They stand between two marks in the page, so that they are replaced when a later stage finishes, and the page is not built again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from tasks.errors import UserError
 from tasks.reports.pages import render_page
 from tasks.storage.checksums import read_sealed
 from tasks.storage.disk import atomic_write
+from tasks.storage.lineage import Kind, Product, key_of, missing, outline, products, related
 from tasks.storage.versions import latest
 
 START, END = (
@@ -59,12 +60,22 @@ class Student:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One product in the lineage: its depth in the tree, and what it was made from that is not recorded in this folder."""
+
+    depth: int
+    product: Product
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
     """What an output folder contains about one dataset. `page` is the path of the validation page, relative to the report."""
 
     validated: Validated | None = None
     page: str = ""
     students: tuple[Student, ...] = ()
+    lineage: tuple[Step, ...] = ()
 
 
 def read_results(root: Path, report: Path, fingerprint: str) -> Results:
@@ -75,6 +86,15 @@ def read_results(root: Path, report: Path, fingerprint: str) -> Results:
         validated=_validated(folder / "validation.json", fingerprint),
         page=Path(os.path.relpath(folder / "report.html", report.parent)).as_posix(),
         students=tuple(student for student in students if student is not None),
+        lineage=_lineage(root, fingerprint),
+    )
+
+
+def _lineage(root: Path, fingerprint: str) -> tuple[Step, ...]:
+    """Return what the dataset was made from and what was made from it."""
+    found = related(products(root), [key_of(Kind.DATASET, fingerprint)])
+    return tuple(
+        Step(depth=depth, product=one, missing=tuple(missing(one, found))) for depth, one in outline(found)
     )
 
 
@@ -117,7 +137,7 @@ def _student(path: Path, fingerprint: str) -> Student | None:
 
 
 def render_results(results: Results) -> str:
-    """Return the section with its marks."""
+    """Return the sections with their marks."""
     return f"{START}{render_page('results.html.j2', {'results': results})}{END}"
 
 

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -25,18 +25,23 @@ from prefect.states import Completed
 
 from tasks.config import Config
 from tasks.processes.timeline import FILE, Timeline
-from tasks.rows import Reject
+from tasks.rows import Problem, Reject
+from tasks.runtime.chunks import bounds
 from tasks.runtime.engine_pool import Engines, OnDemand
+from tasks.runtime.failures import ROWS
 from tasks.runtime.phases import phase
 from tasks.runtime.progress import Progress
 from tasks.runtime.stage import Stage
 from tasks.storage.artifacts import Artifact, Store
+from tasks.storage.tables import read_table
 from tasks.text import counted, words
 
 if TYPE_CHECKING:
     from tasks.runtime.pending import Pending
 
 T = TypeVar("T")
+NAMED_ROWS = 5
+"""Rows of a shard that the report of a failure names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,13 +158,38 @@ def _built(
         for index, size in enumerate(sizes):
             ready(index)
             named = _named(stage, f"{stage.name}: shard {index + 1} of {len(sizes)}")
-            named(run, stage, index, work, progress, pending)
+            with _rows_named(run.store, stage, sizes, index):
+                named(run, stage, index, work, progress, pending)
             progress.shard_done(size)
         progress.finish()
         ready(None)
     artifact = _finish(run, stage, len(sizes))
     logger.info("%s: wrote %s", stage.name, artifact.path.name)
     return artifact
+
+
+@contextmanager
+def _rows_named(store: Store, stage: Stage, sizes: Sequence[int], index: int) -> Iterator[None]:
+    """Add a note with the rows of a shard to an exception of the block, for the report of the failure."""
+    try:
+        yield
+    except Exception as error:
+        start, stop = bounds(sizes, index)
+        first = ", ".join(_first_ids(store, stage, index))
+        place = f"stage {stage.name}, shard {index + 1} of {len(sizes)}, rows {start + 1:,} to {stop:,} of {sum(sizes):,}"
+        error.add_note(f"{ROWS}{place}{f', the first being {first}' if first else ''}")
+        raise
+
+
+def _first_ids(store: Store, stage: Stage, index: int) -> list[str]:
+    """Return the ids of the first problems of a shard whose input is a shard of the same number; else none."""
+    source = stage.inputs[0] if stage.shardwise and stage.inputs else None
+    if source is None or store.finished_shard(source.path, index) is None:
+        return []
+    path = store.shard_path(source, index, "problems")
+    if not path.exists():
+        return []
+    return [str(row["id"]) for row in read_table(path, Problem, ("id",)).slice(0, NAMED_ROWS).to_pylist()]
 
 
 def _finish(run: Run, stage: Stage, num_shards: int) -> Artifact:

@@ -1,4 +1,4 @@
-"""Names of flow runs: profile, what is done, and the overrides. Does not import Prefect."""
+"""Names of flow runs (profile, what is done, and the overrides), and of their queue. Does not import Prefect."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+MAKE_QUEUE = "make"
+"""Queue of the runs that `make` starts; each is run by the worker of its own command, and ends with that."""
 MAX_CHARS = 80
 """The name is in front of every log line of the run."""
 MAX_VALUE_CHARS = 40

@@ -92,6 +92,28 @@ def check_run(output: Path, settled: str, log: Any) -> str:
     return found
 
 
+class Interrupted(JobFailed):
+    """A training that failed after it had written a checkpoint: started again, it continues from there."""
+
+
+@contextmanager
+def interrupted_if_advanced(folder: Path) -> Iterator[None]:
+    """Convert a `JobFailed` of the block to `Interrupted` if the run in `folder` has a later checkpoint than before."""
+    before = last_checkpoint(folder)
+    try:
+        yield
+    except JobFailed as error:
+        if last_checkpoint(folder) > before:
+            raise Interrupted(str(error)) from error
+        raise
+
+
+def last_checkpoint(folder: Path) -> int:
+    """Return the step of the last checkpoint of a run, -1 without one."""
+    found = (path.parent.name.removeprefix("step-") for path in folder.glob("checkpoints/step-*/record.json"))
+    return max((int(step) for step in found if step.isdecimal()), default=-1)
+
+
 def command(folder: Path, *options: str) -> list[str]:
     """Return the command that starts the training run of RUN.json in `folder`."""
     problems = ["--problems", str(folder / PROBLEMS)]

@@ -11,6 +11,7 @@ from tasks.config import PROJECT_ROOT, load_config
 from tasks.llm.chat_templates import role_identity
 from tasks.runtime.driver import Run
 from tasks.runtime.preflight import ANNOTATORS, Work, output_folder, require_ready
+from tasks.stages.failure import check_block
 from tasks.stages.opening import checking, folder_lock
 from tasks.storage.artifacts import Store
 from tasks.storage.ownership import annotation_of, check_owner, claim
@@ -26,6 +27,7 @@ def open_annotation(
     config = load_config(profile, overrides)
     root = output_folder(config) if root is None else PROJECT_ROOT / root
     with checking():
+        check_block(config)
         require_ready(config, work, root=root)
     identities = {
         name: role_identity(role, PROJECT_ROOT)

@@ -10,23 +10,36 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
 from tasks.config import PROJECT_ROOT, DistillSettings
 from tasks.errors import UserError
 from tasks.processes.jobs import cluster_lines, local_lines
 from tasks.processes.pace import duration
-from tasks.reports.results import renew_results
 from tasks.runtime.driver import Run
 from tasks.runtime.phases import phase
 from tasks.runtime.preflight import newest_dataset
+from tasks.runtime.products import student_product
 from tasks.runtime.published import publish_files
-from tasks.runtime.training_job import check_run, command, environment, follow, job_failed_as_user_error
+from tasks.runtime.training_job import (
+    Interrupted,
+    check_run,
+    command,
+    environment,
+    follow,
+    interrupted_if_advanced,
+    job_failed_as_user_error,
+)
 from tasks.runtime.training_run import held_out, reads_dataset, run_config, write_held_out
+from tasks.stages.lineage import record_products
 from tasks.storage.artifacts import atomic_write
 from tasks.storage.checksums import read_sealed
 from tasks.text import counted
 from training.config import RunConfig, run_folder
+
+RETRIES, RETRY_AFTER_S = 2, 10
+"""A training is started again only if it had written a checkpoint since its start: an error that repeats ends it."""
 
 
 def distill_in_build(run: Run, dataset: str) -> str | None:
@@ -58,14 +71,22 @@ def distill(run: Run, dataset: str | None) -> str:
         trained = train.with_options(name="distill", task_run_name=name)(config, settings)
     result = read_sealed(trained / "result.json", "run the distillation again")
     publish(result)
-    renew_results(run.store.root)
+    record_products(run.store.root, run.config.profile, [student_product(run.store.root, trained)])
     files = {"student": trained / "student", "curves": trained / "curves.png", "log": trained / "train.log"}
     publish_files("distill-files", "Output files", files)
     get_run_logger().info("distill: student in %s", trained / "student")
     return str(trained / "student")
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+def advanced(_task: object, _run: object, state: State[Any]) -> bool:
+    """Whether a failed training had written a checkpoint since its start, from which the next attempt continues."""
+    return isinstance(state.result(raise_on_failure=False), Interrupted)
+
+
+@task(
+    cache_policy=NO_CACHE, persist_result=False, retries=RETRIES, retry_delay_seconds=RETRY_AFTER_S,
+    retry_condition_fn=advanced,
+)  # fmt: skip
 def train(config: RunConfig, settings: DistillSettings) -> Path:
     """Check the run, then train it as a job on this machine or on the Ray cluster `ray_address`; return the run's folder."""
     logger = get_run_logger()
@@ -80,7 +101,7 @@ def train(config: RunConfig, settings: DistillSettings) -> Path:
     else:
         lines = cluster_lines(settings.ray_address, f"sure-math-{folder.name}", launch, **place)
     training = phase(logger.info, lambda seconds: f"distill: the training goes on, {duration(seconds)}")
-    with job_failed_as_user_error(folder), closing(lines), training:
+    with interrupted_if_advanced(folder), job_failed_as_user_error(folder), closing(lines), training:
         follow(lines, logger.info, folder)
     return folder
 

@@ -27,7 +27,10 @@ from tasks.runtime.evaluation import (
     result_rows,
 )
 from tasks.runtime.phases import phase
+from tasks.runtime.preflight import output_folder
+from tasks.runtime.products import evaluation_product
 from tasks.runtime.published import publish_files
+from tasks.stages.lineage import record_products
 from tasks.storage.disk import atomic_write, make_folder
 
 LINE = "evaluate: "
@@ -47,6 +50,8 @@ def evaluate(config: Config, given: Mapping[str, Any]) -> str:
         table=result_rows(folders), key="evaluation", description="Scores of the evaluation"
     )
     publish_files("evaluation-files", "Result folders", {folder.parent.name: folder for folder in folders})
+    root = output_folder(config)
+    record_products(root, config.profile, [evaluation_product(root, folder) for folder in folders])
     return str(folders[0].parents[1]) if folders else str(out)
 
 

@@ -24,8 +24,10 @@ from tasks.runtime.dataset_export import (
 )
 from tasks.runtime.driver import Run
 from tasks.runtime.phases import phase
+from tasks.runtime.products import dataset_product, seeds_product
 from tasks.runtime.published import publish_cost, publish_files, publish_funnel
 from tasks.runtime.summaries import stage_counts, timings
+from tasks.stages.lineage import record_products
 from tasks.storage.dataset import write_dataset
 from tasks.storage.examples import examples_by_split
 from tasks.storage.versions import write_latest
@@ -51,6 +53,8 @@ def export(run: Run, stages: Stages) -> str:
     publish_files(
         "dataset", "Output files", {"dataset": dataset, "card": dataset / "README.md", "report": report}
     )
+    seeds = seeds_product(run.store, stages.sources)
+    record_products(root, run.config.profile, [seeds, dataset_product(root, dataset, [seeds.key])])
     get_run_logger().info("dataset: %s", dataset)
     get_run_logger().info("report: %s", report)
     return str(dataset)

@@ -19,6 +19,7 @@ from tasks.runtime.phases import phase
 from tasks.runtime.preflight import output_folder, require_ready
 from tasks.runtime.source_preflight import curated_problems, is_remote, unread_sources
 from tasks.seeds.registry import check, resolve
+from tasks.stages.failure import check_block
 from tasks.storage.artifacts import Store, atomic_write
 from tasks.storage.locks import alone
 from tasks.storage.ownership import BUILD, RUN_LOCK, check_owner, claim
@@ -36,6 +37,7 @@ def open_run(profile: str, overrides: Mapping[str, Any] | None) -> Iterator[Run]
     root = output_folder(config)
     check_owner(root, BUILD)
     with checking():
+        check_block(config)
         require_ready(config, "build")
     unread = unread_sources(config, root)
     if any(is_remote(source) for source in unread):  # their first rows take longer than a look-up
@@ -63,6 +65,7 @@ def open_distillation(profile: str, overrides: Mapping[str, Any] | None, dataset
     """Open a distillation on `dataset` (by default the profile's newest). Raises `UserError` like `open_run`."""
     config = resolve(load_config(profile, overrides))
     with checking():
+        check_block(config)
         require_ready(config, "distill", dataset=None if dataset is None else Path(dataset))
     return _opened(config, output_folder(config), {})
 

@@ -24,10 +24,12 @@ from tasks.runtime.driver import Run, Shard, Stage, run_shards
 from tasks.runtime.outcomes import cut_outcomes, rejected_by, results_of, shard_of
 from tasks.runtime.own_dataset import describe_own, exported, summary, toy_notice
 from tasks.runtime.phases import phase
+from tasks.runtime.products import dataset_product
 from tasks.runtime.published import publish_cost, publish_files, publish_funnel
 from tasks.runtime.summaries import rejects_of, stage_counts, timings
 from tasks.seeds.intake import too_long
 from tasks.seeds.own_file import OwnFile, load, own_file
+from tasks.stages.lineage import record_products
 from tasks.storage.artifacts import Artifact
 from tasks.storage.dataset import write_dataset
 from tasks.storage.versions import write_latest
@@ -89,6 +91,7 @@ def export_own(run: Run, file: OwnFile, problems: Artifact, sampled: Artifact, c
     publish_cost(run, artifacts, "annotate-cost")
     files = {"dataset": root / "dataset", "report": root / "report.html"}
     publish_files("annotate-dataset", "Output files", files)
+    record_products(root, run.config.profile, [dataset_product(root, root / "dataset")])
     given, examples, _ = exported(run, artifacts)
     for line in summary(counts, given, examples, rejects_of(run.store, artifacts)):
         log.info("annotate: %s", line)

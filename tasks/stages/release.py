@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.blocks.system import Secret
@@ -20,36 +22,49 @@ from tasks.release.hub import Target, roll_back, upload
 from tasks.release.model_folder import read_trained, write_model_release
 from tasks.release.texts import refuse_exposed
 from tasks.runtime.preflight import output_folder
+from tasks.runtime.products import model_digest, release_product, student_product
+from tasks.stages.lineage import record_products
 from tasks.storage.checksums import read_sealed
+from tasks.storage.lineage import Kind, key_of, products
+from tasks.storage.manifest import read_manifest
 from tasks.storage.versions import latest
 
-FOLDER = "release"
+What = Literal["dataset", "model"]
+FOLDER, CANDIDATE = "release", "candidate"
+LAST_VERSION = "999999.999999.999999"
+MODEL_INDEX = "model-index.yml"
+"""File of an evaluation's result."""
 
 
-def release_folder(
-    what: Literal["dataset", "model"],
+def release_folder(  # noqa: PLR0913 - the parameters of the flow
+    what: What,
     config: Config,
     naming: Naming,
     source: str | None,
     previous: str | None,
     licence: str | None,
     datasets: list[str],
+    *,
+    candidate: bool = False,
 ) -> Path:
-    """Check a dataset or a student and write `release/<what>-<version>` in the output folder; return its path.
+    """Check a dataset or a student and write `release/<what>-<version>` in the output folder, or `release/candidate/<what>`;
+    return its path.
 
     Raises `UserError` with every clause of the contract that is broken, before anything is written.
     """
     root = output_folder(config)
-    place = root / FOLDER / f"{what}-{naming.version}"
+    own = root / FOLDER / f"{what}-{naming.version}"
+    place = root / FOLDER / CANDIDATE / what if candidate else own
     log = get_run_logger().info
     if what == "dataset":
         folder = Path(source or latest(root)["dataset"])
-        before = Path(previous) if previous else newest_before(place)
+        before = Path(previous) if previous else newest_before(own)
         for line in write_dataset(place, folder, naming, before):
             log("release: since %s: %s", before.name if before else "the start", line)
     else:
         folder = Path(source) if source else newest_student(root)
-        write_model(place, folder, naming, licence, datasets)
+        own_licence = None if config.distill is None else config.distill.licence
+        write_model(place, folder, naming, licence or own_licence, datasets, evaluations_of(root, folder))
     refuse_exposed(place, secret_values())
     log("release: %s is written from %s", place, folder)
     return place
@@ -63,11 +78,66 @@ def write_dataset(place: Path, folder: Path, naming: Naming, previous: Path | No
     return write_dataset_release(place, built, naming, previous)
 
 
-def write_model(place: Path, folder: Path, naming: Naming, licence: str | None, datasets: list[str]) -> None:
+def write_model(
+    place: Path,
+    folder: Path,
+    naming: Naming,
+    licence: str | None,
+    datasets: list[str],
+    evaluations: list[dict[str, Any]],
+) -> None:
     """Write the release folder of a student. Raises `UserError` without a licence."""
     if licence is None:
-        raise UserError("a model is released under a licence: give one, e.g. LICENCE=apache-2.0")
-    write_model_release(place, read_trained(folder), naming, licence=licence, datasets=datasets)
+        raise UserError(
+            "a model is released under a licence: give one, e.g. LICENCE=apache-2.0, or set distill.licence of the profile"
+        )
+    write_model_release(
+        place, read_trained(folder), naming, licence=licence, datasets=datasets, evaluations=evaluations
+    )
+
+
+def evaluations_of(root: Path, run: Path) -> list[dict[str, Any]]:
+    """Return the recorded evaluations of the student of a training run in the form of the hub's `model-index`."""
+    student = student_product(root, run).key
+    folders = [
+        root / one.folder
+        for one in products(root).values()
+        if one.kind is Kind.EVALUATION and student in one.made_from
+    ]
+    cards = [
+        yaml.safe_load(path.read_text("utf-8"))
+        for folder in folders
+        if (path := folder / MODEL_INDEX).is_file()
+    ]
+    return [result for card in cards for model in card["model-index"] for result in model["results"]]
+
+
+def candidate_naming(config: Config, what: What) -> Naming:
+    """Return the version after the newest release of its kind in the output folder, 1.0.0 without one."""
+    newest = newest_before(output_folder(config) / FOLDER / f"{what}-{LAST_VERSION}")
+    if newest is None:
+        return naming_of("1.0.0", None)
+    major, minor, _ = _numbers(newest.name)
+    return naming_of(f"{major}.{minor + 1}.0", None)
+
+
+def record_release(config: Config, what: What, place: Path, naming: Naming, *, sent: bool) -> None:
+    """Record a release folder in the lineage: what it was made from is in its own papers."""
+    root = output_folder(config)
+    if what == "dataset":
+        made_from = [key_of(Kind.DATASET, read_manifest(place).fingerprint)]
+    else:
+        recipe = json.loads((place / "recipe.json").read_text(encoding="utf-8"))
+        student = key_of(Kind.STUDENT, model_digest(str(recipe["student"]["to"])))
+        graded = [
+            one.key
+            for one in products(root).values()
+            if one.kind is Kind.EVALUATION and student in one.made_from
+        ]
+        made_from = [student, *graded]
+    state = f"sent to {naming.repo}" if sent else "not sent"
+    facts = {"version": naming.version, "state": state}
+    record_products(root, config.profile, [release_product(root, place, what, facts, made_from)])
 
 
 def newest_before(place: Path) -> Path | None:
@@ -90,8 +160,10 @@ def newest_student(root: Path) -> Path:
     return root / "distill" / str(run)
 
 
-def send(place: Path, target: Target, version: str, block: str | None, *, dry_run: bool) -> str:
-    """Upload a release folder, unless it is a dry run; return what was done, in words."""
+def send(
+    config: Config, place: Path, target: Target, naming: Naming, block: str | None, *, dry_run: bool
+) -> str:
+    """Upload a release folder, unless it is a dry run, and record it in the lineage; return what was done, in words."""
     files = [path for path in place.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     if dry_run:
@@ -99,9 +171,10 @@ def send(place: Path, target: Target, version: str, block: str | None, *, dry_ru
     else:
         token = hub_token(block)
         refuse_exposed(place, [token])
-        sent = upload(place, target, version, token, get_run_logger().warning)
+        sent = upload(place, target, naming.version, token, get_run_logger().warning)
         done = f"{target.kind} {target.repo}: {sent}"
     _publish(done)
+    record_release(config, target.kind, place, naming, sent=not dry_run)
     return done
 
 
@@ -143,6 +216,11 @@ def target_of(repo: str | None, what: Literal["dataset", "model"], *, private: b
             "an upload needs a repository: give its name on the hub, e.g. REPO=my-group/sure-math"
         )
     return Target(repo=repo or "", kind=what, private=private)
+
+
+def nowhere(what: What) -> Target:
+    """Return the target of a release that is not sent."""
+    return target_of(None, what, private=True, needed=False)
 
 
 def naming_of(version: str, repo: str | None) -> Naming:

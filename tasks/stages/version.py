@@ -26,9 +26,12 @@ from tasks.runtime.new_version import (
     reannotation_of,
     record_latest,
 )
+from tasks.runtime.products import dataset_product
 from tasks.runtime.published import publish_files
 from tasks.runtime.reannotation import Review
+from tasks.stages.lineage import record_products
 from tasks.storage.artifacts import whole_folder
+from tasks.storage.lineage import Kind, key_of
 from tasks.storage.versions import FOLDER
 
 VERSION = 1
@@ -63,6 +66,9 @@ def publish_version(run: Run, review: Review, artifacts: Artifacts) -> str:
     )
     record_latest(run, review, folder)
     publish(folder, outcome)
+    older = key_of(Kind.DATASET, review.manifest.fingerprint)
+    made = dataset_product(run.store.root, folder / "dataset", [older])
+    record_products(run.store.root, run.config.profile, [made])
     return str(folder / "dataset")
 
 

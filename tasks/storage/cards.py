@@ -51,12 +51,12 @@ def render_card(template: str, /, **values: object) -> str:
     return environment.get_template(template).render(**values)
 
 
-def escape_markdown(text: str) -> str:
+def escape_markdown(text: str, limit: int = MAX_CELL) -> str:
     """Return `text` as one line that a Markdown table shows literally: markup, HTML, maths and cell borders are escaped, and
-    controls are made visible. Truncated to `MAX_CELL` characters."""
+    controls are made visible. Truncated to `limit` characters."""
     line = " ".join(visible(text).split())
-    if len(line) > MAX_CELL:
-        line = line[:MAX_CELL] + " ..."
+    if len(line) > limit:
+        line = line[:limit] + " ..."
     line = re.sub(r"[\\`*_\[\]|~$]", r"\\\g<0>", line)
     return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 

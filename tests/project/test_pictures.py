@@ -75,7 +75,7 @@ def test_a_failing_browser_is_one_sentence_and_keeps_the_old_picture(script: Any
     assert picture.read_bytes() == PNG
 
 
-def test_both_pictures_are_taken_of_the_last_build(
+def test_the_pictures_are_taken_of_the_last_build(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
@@ -87,6 +87,7 @@ def test_both_pictures_are_taken_of_the_last_build(
     monkeypatch.setattr(script.local, "prefect_api", server)
     monkeypatch.setattr(script.local, "auth_string", lambda: "sure-math:string")
     monkeypatch.setattr(script, "last_build", lambda _api: SimpleNamespace(id="run-7", name="pocket"))
+    monkeypatch.setattr(script, "last_artifact", lambda _api, key: {"lineage": "artifact-9"}.get(key))
     (tmp_path / "latest.json").write_text('{"dataset": "dataset", "report": "report.html"}')
     script.take_pictures(tmp_path, None)
     report, prefect = ((tmp_path / name).read_bytes() for name in ("report.png", "prefect.png"))
@@ -95,6 +96,11 @@ def test_both_pictures_are_taken_of_the_last_build(
     assert (
         prefect.endswith(b"http://127.0.0.1:1/runs/flow-run/run-7")
         and b"--virtual-time-budget=15000" in prefect
+    )
+    lineage = (tmp_path / "lineage.png").read_bytes()
+    assert (
+        lineage.endswith(b"http://127.0.0.1:1/artifacts/artifact/artifact-9")
+        and not (tmp_path / "failure.png").exists()
     )
     assert b"--load-extension" not in report and b"--load-extension=" in prefect
 

@@ -13,6 +13,7 @@ from prefect import Flow
 from prefect.flows import load_flow_from_entrypoint
 
 from tasks.config import profiles
+from tasks.stages import chain
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAN: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
@@ -54,7 +55,8 @@ def test_a_deployment_passes_only_parameters_of_its_flow(deployment: dict[str, A
     known = inspect.signature(flow.fn).parameters
     assert set(deployment.get("parameters", {})) <= set(known)
     assert deployment.get("parameters", {}).get("profile", "pocket") in profiles()
-    assert deployment["work_pool"]["name"] == "sure-math"
+    without_engines = {"plan", "truth", "dataset", "model"}
+    assert deployment["work_pool"]["name"] == ("cpu" if deployment["name"] in without_engines else "gpu")
 
 
 def test_deployments_are_named_after_what_they_do_and_tagged() -> None:
@@ -62,7 +64,7 @@ def test_deployments_are_named_after_what_they_do_and_tagged() -> None:
     assert names == {
         "sure-math/build", "sure-math/plan", "sure-math-distill/uopd", "sure-math-validate/truth",
         "sure-math-evaluate/benchmarks", "sure-math-reannotate/stale", "sure-math-annotate/file",
-        "sure-math-release/dataset", "sure-math-release/model",
+        "sure-math-release/dataset", "sure-math-release/model", "sure-math-candidate/dataset", "sure-math-candidate/model",
     }  # fmt: skip
     assert all(d["tags"] for d in DEPLOYMENTS)
 
@@ -81,6 +83,28 @@ def test_every_flow_file_has_a_deployment() -> None:
         if path.name != "__init__.py" and "@flow(" in path.read_text(encoding="utf-8")
     }
     assert files == {entrypoint.split(":")[0] for entrypoint in ENTRYPOINTS}
+
+
+def test_one_line_turns_the_chain_on_and_it_is_off() -> None:
+    text = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
+    assert text.count("&chain false") == 1
+    for switch in (False, True):
+        plan = yaml.safe_load(text.replace("&chain false", f"&chain {str(switch).lower()}"))
+        chained = {
+            d["name"]: d["parameters"]["chain"] for d in plan["deployments"] if "chain" in d["parameters"]
+        }
+        assert chained == {"build": switch, "uopd": switch, "benchmarks": switch}
+
+
+def test_every_announced_result_has_one_trigger_with_parameters_of_its_flow() -> None:
+    triggers = [(d, one) for d in DEPLOYMENTS for one in d.get("triggers", ())]
+    expected = [name for _, one in triggers for name in one["expect"]]
+    announced = [chain.BUILT, chain.DISTILLED, chain.DATASET_EVALUATED, chain.STUDENT_EVALUATED]
+    assert sorted(expected) == sorted(announced)
+    for deployment, one in triggers:
+        known = inspect.signature(imported_flow(deployment["entrypoint"]).fn).parameters
+        assert set(one["parameters"]) <= set(known)
+        assert not deployment["entrypoint"].startswith("flows/release"), "the chain never sends anything"
 
 
 def test_the_weekly_reannotation_has_an_inactive_schedule() -> None:

@@ -349,6 +349,22 @@ def test_a_run_that_is_cancelled_ends_with_its_process(our_server: tuple[Path, d
 
 
 @pytest.mark.slow
+def test_an_announced_result_starts_the_next_flow_with_the_same_settings(
+    our_server: tuple[Path, dict[str, Any], str],
+) -> None:
+    _, found, _ = our_server
+    same = {
+        "profile": "pocket",
+        "overrides": {"select.target": 7, "export.name": "a <b> {{ c }}"},
+        "chain": True,
+    }
+    assert found["chained"] == {
+        "sure-math-distill": ["gpu", "default", {**same, "dataset": "data/set"}],
+        "sure-math-evaluate": ["gpu", "default", {**same, "model": "data/student", "benchmarks": []}],
+    }
+
+
+@pytest.mark.slow
 def test_abandoned_runs_get_a_final_state_on_a_real_server(
     our_server: tuple[Path, dict[str, Any], str],
 ) -> None:
@@ -406,7 +422,7 @@ async def socket(api):
             return "closed"
 
 def documented_run(api):
-    with local.worker(api, local.DEFAULT_QUEUE, local.LOGS / "worker.log"):
+    with local.worker(api, "gpu", local.DEFAULT_QUEUE, local.LOGS / "worker.log", limit=1):
         settings = ["-p", "profile=pocket", "-p", "dry_run=true", "-p", "overrides=" + json.dumps({"run.output": str(FOLDER)})]
         return subprocess.run(
             ["prefect", "deployment", "run", "sure-math/build", *settings, "--watch"], env=api.environment(),
@@ -420,7 +436,7 @@ def cancelled_run(api):
     parameters = {"profile": "pocket", "overrides": {"run.output": str(held), "run.lock_wait_s": 600}}
     with alone(held / RUN_LOCK, "an annotation"), local.client_of(api) as client:
         run = local.create_run(client, build.DEPLOYMENTS["build"], what="build", parameters=parameters)
-        with local.worker(api, local.MAKE_QUEUE, log) as worker:
+        with local.worker(api, str(run.work_pool_name), local.MAKE_QUEUE, log) as worker:
             while "an annotation is already running" not in log.read_text():
                 time.sleep(0.2)
             client.set_flow_run_state(run.id, Cancelling())
@@ -428,12 +444,35 @@ def cancelled_run(api):
             run = client.read_flow_run(run.id)
             return {"completed": completed, "state": run.state.name, "has a process": local.has_process(run)}
 
+def chained_runs(api):
+    # no worker is there, so that the runs of the triggers stay scheduled
+    from prefect import flow
+    from prefect.events.worker import EventsWorker
+    from tasks.config import load_config
+    from tasks.stages import chain
+    overrides = {"select.target": 7, "export.name": "a <b> {{ c }}"}
+    config = load_config("pocket", overrides)
+    @flow
+    def announcing():
+        chain.announce_dataset(config, overrides, "data/set")
+        chain.announce_student(config, overrides, "data/student")
+    announcing()
+    EventsWorker.drain_all(timeout=30)
+    found, deadline = {}, time.monotonic() + 60
+    with local.client_of(api) as client:
+        while len(found) < 2 and time.monotonic() < deadline:
+            time.sleep(0.5)
+            for run in client.read_flow_runs():
+                if (name := client.read_flow(run.flow_id).name).startswith("sure-math-"):
+                    found[name] = [run.work_pool_name, run.work_queue_name, run.parameters]
+    return found
+
 def states_after_healing(api):
     other = subprocess.Popen([sys.executable, "-c", "'prefect'; import time; time.sleep(600)"])
     with local.client_of(api) as client:
         from prefect import flow
         from prefect.states import Completed, Running, Scheduled
-        local.ensure_pool(client)
+        local.ensure_pools(client)
         empty = flow(lambda: None, name="empty")
         now = datetime.now(UTC)
         late, tomorrow = now - timedelta(minutes=1), now + timedelta(days=1)
@@ -443,7 +482,7 @@ def states_after_healing(api):
             "unborn": Scheduled(scheduled_time=late),
         }
         deployment = client.create_deployment(
-            flow_id=client.create_flow(empty), name="d", work_pool_name=local.POOL, entrypoint="x:y"
+            flow_id=client.create_flow(empty), name="d", work_pool_name="cpu", entrypoint="x:y"
         )
         def start(name):
             queue = local.DEFAULT_QUEUE if name == "waits" else local.MAKE_QUEUE
@@ -474,6 +513,7 @@ with local.prefect_api() as api:
     run = documented_run(api)
     found |= {"run": run.returncode, "said": run.stdout[-3000:] + run.stderr[-1000:]}
     found["cancelled"] = cancelled_run(api)
+    found["chained"] = chained_runs(api)
     found["states"] = states_after_healing(api)
     print(json.dumps(found))
 """

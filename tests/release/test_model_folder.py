@@ -75,7 +75,7 @@ def test_the_student_loads_from_the_release_and_the_card_has_the_metadata(tmp_pa
         ["group/sure-math"],
     )
     assert [(one.dataset_name, one.metric_value) for one in data.eval_results] == [
-        ("held-out problems (200)", 0.4), ("AIME 2025", 0.1),
+        ("held-out problems (200)", 40.0), ("AIME 2025", 0.1),
     ]  # fmt: skip
     recipe = json.loads((place / "recipe.json").read_text())
     assert recipe["algorithm"] == "uopd" and recipe["settings"] == {"seed": 0} and recipe["steps"] == 2

@@ -6,16 +6,23 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
+from huggingface_hub import ModelCard
 
 from tasks.errors import UserError
 from tasks.release.hub import Target
+from tasks.runtime.products import student_product
 from tasks.stages import release as stage
+from tasks.storage.lineage import Kind, Product, products, record
+from tasks.storage.manifest import read_manifest
 from tests.release.hub_double import TOKEN, HubDouble, serve
 from tests.release.small_release import write_small
+from tests.release.test_model_folder import trained
 from tests.storage.test_dataset import digests
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -89,6 +96,9 @@ def release(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     monkeypatch.setattr(stage, "get_run_logger", lambda: logging.getLogger("release"))
     monkeypatch.setattr(stage, "create_markdown_artifact", lambda *_, **__: None)
     monkeypatch.setattr(stage, "write_dataset", stage.write_dataset.fn)
+    monkeypatch.setattr(
+        stage, "record_products", lambda root, _profile, made: [record(root, one) for one in made]
+    )
     return flow.fn
 
 
@@ -148,3 +158,70 @@ def test_the_token_may_be_in_a_secret_block(prefect_server: str, monkeypatch: py
     assert stage.hub_token("hub") == TOKEN
     with pytest.raises(UserError, match="no Secret block 'other'"):
         stage.hub_token("other")
+
+
+def test_a_candidate_is_the_next_version_is_never_sent_and_leaves_the_releases_alone(
+    release: Callable[..., str], tmp_path: Path
+) -> None:
+    from flows.candidate import candidate as flow
+
+    candidate = flow.fn
+    out, source = tmp_path / "out", str(write_small(tmp_path / "dataset"))
+    common = {"overrides": {"run.output": str(out)}, "source": source}
+    candidate(**common)
+    assert "version: 1.0.0" in (out / "release/candidate/dataset/CITATION.cff").read_text()
+    release(**common, version="1.3.1")
+    before = digests(out / "release/dataset-1.3.1")
+    changed = str(write_small(tmp_path / "second", 10))
+    assert candidate(**{**common, "source": changed}).startswith("dry run: ")
+    place = out / "release/candidate/dataset"
+    assert "version: 1.4.0" in (place / "CITATION.cff").read_text()
+    assert "- 2 problems added" in (place / "CHANGELOG.md").read_text()
+    assert digests(out / "release/dataset-1.3.1") == before
+    assert sorted(path.name for path in (out / "release").iterdir()) == ["candidate", "dataset-1.3.1"]
+
+
+def test_a_release_is_recorded_with_the_dataset_that_it_was_made_from(
+    release: Callable[..., str], tmp_path: Path
+) -> None:
+    out, source = tmp_path / "out", write_small(tmp_path / "dataset")
+    release(overrides={"run.output": str(out)}, source=str(source), version="1.2.0")
+    (one,) = products(out).values()
+    assert (one.kind, one.name, one.folder) == (Kind.RELEASE, "dataset", "release/dataset-1.2.0")
+    assert one.made_from == (f"dataset:{read_manifest(source).fingerprint}",)
+    assert one.facts["version"] == "1.2.0" and one.facts["state"] == "not sent"
+
+
+def test_the_card_of_a_student_has_its_recorded_evaluations_and_the_licence_of_the_profile(
+    release: Callable[..., str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run = trained(out / "distill/abc")
+    student = student_product(out, run)
+    others = replace(student, digest="ffff")
+    for number, (made_from, title) in enumerate(((student, "AIME 2025"), (others, "of another student"))):
+        grades = out / f"grades{number}"
+        grades.mkdir()
+        found = {
+            "task": {"type": "text-generation"}, "dataset": {"name": title, "type": "aime"},
+            "metrics": [{"type": "avg@16", "value": 12.5}],
+        }  # fmt: skip
+        card = {"model-index": [{"name": "student", "results": [found]}]}
+        (grades / "model-index.yml").write_text(yaml.safe_dump(card))
+        record(
+            out,
+            Product(
+                kind=Kind.EVALUATION, digest=f"e{number}", folder=grades.name, made_from=(made_from.key,)
+            ),
+        )
+    overrides = {"run.output": str(out), "distill.licence": "mit"}
+    release(what="model", overrides=overrides, source=str(run))
+    data = ModelCard((out / "release/model-1.0.0/README.md").read_text(), ignore_metadata_errors=False).data
+    assert data.license == "mit"
+    assert [(one.dataset_name, one.metric_value) for one in data.eval_results or []] == [
+        ("held-out problems (200)", 40.0), ("AIME 2025", 12.5),
+    ]  # fmt: skip
+    made = [one for one in products(out).values() if one.kind is Kind.RELEASE]
+    assert [one.made_from for one in made] == [(student.key, "evaluation:e0")]
+    with pytest.raises(UserError, match=r"under a licence: give one, .* or set distill\.licence"):
+        release(what="model", overrides={**overrides, "distill.licence": None}, source=str(run))

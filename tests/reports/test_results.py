@@ -10,6 +10,7 @@ from typing import Any
 from tasks.reports.report import write_report
 from tasks.reports.results import END, START, read_results, renew_results
 from tasks.storage.checksums import sealed
+from tasks.storage.lineage import Kind, Maker, Product, record
 from tasks.storage.versions import write_latest
 from tests.reports import test_report as report
 from tests.reports.page import Page
@@ -97,3 +98,29 @@ def test_the_link_to_the_validation_starts_at_the_report(tmp_path: Path) -> None
     found = read_results(tmp_path, tmp_path / "versions" / "a" / "report.html", DATA.fingerprint)
     assert found.page == "../../validation/report.html"
     assert [(one.run, one.gain) for one in found.students] == [("run1", None)]
+
+
+def test_the_lineage_of_the_dataset_is_shown_and_nothing_else(tmp_path: Path) -> None:
+    page = built(tmp_path)
+    assert "No run has recorded it yet" in Page(page.read_text()).words
+    dataset = Product(
+        kind=Kind.DATASET, digest=DATA.fingerprint, folder="dataset<script>", made_from=("seeds:" + "5" * 64,),
+        facts={"name": "<img src=x onerror=alert(1)>", "licence": ""}, maker=Maker(run="pocket build", run_id="0123-4567-89"),
+    )  # fmt: skip
+    student = Product(
+        kind=Kind.STUDENT,
+        digest="0" * 16,
+        folder="distill/a",
+        made_from=(dataset.key,),
+        facts={"steps": "40"},
+    )
+    other = Product(kind=Kind.DATASET, digest="another", folder="elsewhere")
+    for one in (dataset, student, other):
+        record(tmp_path, one)
+    renew_results(tmp_path)
+    found = Page(page.read_text())
+    assert found.broken == [] and found.open == [] and found.foreign_scripts == [] and "img" not in found.tags
+    section = found.words.partition("product digest contents folder made by")[2].partition("Funnel")[0]
+    shown = f"{dataset.short} name <img src=x onerror=alert(1)> \u00b7 made from seeds 555555555555 (recorded elsewhere)"
+    assert shown in section and "dataset<script> pocket build 0123-456" in section
+    assert "student 000000000000 steps 40 distill/a unknown" in section and "elsewhere unknown" not in section
