@@ -72,13 +72,27 @@ class Progress:
 
 
 class Sampler:
-    """One model that samples. `identity` is that of the model with its number format, `context` its longest sequence."""
+    """One model that samples; to be used as a context manager. `identity` is that of the model with its number format, `context`
+    its longest sequence. Engines are started by `open_engine` when a sample is missing, and end with the block or `release`."""
 
     def __init__(
         self, identity: str, context: int, ledger: Ledger, open_engine: OpenEngine, log: Log
     ) -> None:
         self.identity, self.context = identity, context
         self._ledger, self._open, self._log = ledger, open_engine, log
+        self._running = ExitStack()
+        self._engine: Engine | None = None
+
+    def __enter__(self) -> Sampler:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """End the engines."""
+        self._engine = None
+        self._running.close()
 
     def sample(
         self, requests: Sequence[RolloutRequest], sampling: RolloutSampling, what: str
@@ -134,7 +148,7 @@ class Sampler:
 def engines(
     folder: Path, dtype: Any, settings: DiagnosticSettings, length: int, log: Log
 ) -> Iterator[Engine]:
-    """Yield the rollout engines of a model, which end with the block."""
+    """Yield the rollout engines of a model for sequences of at most `length` tokens. They end with the block."""
     name = "cpu" if device_is_cpu() else "split"
     placement = make_placement(name, students=0, engines=settings.engines, teacher=False)
     options = RolloutEngineSettings(
