@@ -60,7 +60,7 @@ def branch_viability(settings: BranchSettings, log: Log) -> Path:
         def open_teacher() -> Network:
             if not device_is_cpu():  # where there is memory for one of them only
                 sampler.release()
-            return Network(teacher.folder, dtype=dtype, vocabulary=vocabulary)
+            return Network(teacher.folder, dtype=dtype, vocabulary=vocabulary, threads=settings.threads)
 
         run = Run(
             settings=settings, problems=problems, student=student, teacher=teacher, sampler=sampler,
@@ -85,7 +85,7 @@ def graded(pool: GradingPool, asked: Sequence[Response], log: Callable[[str], No
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    description = (__doc__ or "").partition(":")[2].partition("\n\n")[0].strip()
+    description = "Measure which branches of correct responses still lead to the right answer."
     return run_command("branch_viability", description, BranchSettings, branch_viability, argv)
 
 

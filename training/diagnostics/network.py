@@ -21,17 +21,24 @@ BRANCHES = ("self_attn", "mlp")
 
 class Network:
     """A causal language model in this process, on the GPU if there is one; to be used as a context manager, which frees the
-    GPU's memory. `vocabulary`: number of ids that the softmax covers.
+    GPU's memory. `vocabulary`: number of ids that the softmax covers. `threads`: CPU
+    threads of this process.
 
     Every sequence is a forward pass of its own, so that its numbers do not depend on other sequences.
     """
 
-    def __init__(self, folder: Path, *, dtype: str, vocabulary: int, chunk: int = 1024) -> None:
+    def __init__(
+        self, folder: Path, *, dtype: str, vocabulary: int, threads: int | None = None, chunk: int = 1024
+    ) -> None:
         bound_caches()
         with fast_imports():
             import torch
             from transformers import AutoModelForCausalLM
+            from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
+        if threads is not None:
+            torch.set_num_threads(threads)
         self.folder, self._chunk = folder, chunk
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.type == "cpu":

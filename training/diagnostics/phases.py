@@ -33,7 +33,7 @@ from training.diagnostics.network import Network
 from training.diagnostics.problems import Problem, Problems
 from training.diagnostics.sampling import Progress, Sample, Sampler
 from training.diagnostics.settings import BranchSettings
-from training.diagnostics.stored import Counts, Made, Phase, Store
+from training.diagnostics.stored import Counts, Made, Phase, Store, counted_rows
 from training.evaluation.backends import Raw
 from training.evaluation.generation import graded_text
 from training.evaluation.grading import Grade, Response
@@ -144,7 +144,7 @@ def make_spines(run: Run) -> Made:
     second = {name: prompts[name] for name in prompts if name in boxless}
     sampled = _responses(run, second, settings.fallback_temperature, "phase A: sampled") if second else {}
     rows = _spines(run, prompts, greedy | sampled, sampled.keys(), reasons)
-    return Made(rows=rows, counts=_counted("problems", rows))
+    return Made(rows=rows, counts=counted_rows("problems", rows))
 
 
 def _responses(
@@ -219,7 +219,7 @@ def make_passes(run: Run, spines: Phase) -> Made:
         for spine in kept:
             rows.append(_pass(run, network, usable, spine))
             progress.count()
-    return Made(rows=rows, counts=_counted("spines", rows))
+    return Made(rows=rows, counts=counted_rows("spines", rows))
 
 
 def _pass(run: Run, network: Network, usable: Any, spine: Spine) -> Pass:
@@ -330,7 +330,7 @@ def make_continuations(run: Run, spines: Phase, candidates: Phase) -> Made:
     )  # fmt: skip
     samples = dict(zip(asked, run.sampler.sample(requests, sampling, "phase E"), strict=True))
     rows = _continuations(run, places, prompts, heads, samples)
-    return Made(rows=rows, counts=_counted("continuations", rows))
+    return Made(rows=rows, counts=counted_rows("continuations", rows))
 
 
 def _described(one: Candidate, child: int, number: int) -> str:
@@ -387,17 +387,10 @@ def make_labels(run: Run, candidates: Phase, continued: Phase) -> Made:
                 problem_id=one.problem_id, position=one.position, rates=rates, label=label, reason=reason
             )
         )
-    return Made(rows=rows, counts=_counted("candidates", rows))
+    return Made(rows=rows, counts=counted_rows("candidates", rows))
 
 
 # -----------------------------------------------------------------------------------------------------------------
-
-
-def _counted(unit: str, rows: Sequence[Any]) -> Counts:
-    """Return the counts of rows that have a `reason` where they are dropped."""
-    dropped = Counter(row.reason for row in rows if row.reason is not None)
-    kept = len(rows) - dropped.total()
-    return Counts(unit=unit, entering=len(rows), kept=kept, dropped=dict(sorted(dropped.items())))
 
 
 def _kept(spines: Phase) -> list[Spine]:

@@ -36,6 +36,7 @@ class DiagnosticSettings(Settings):
     max_num_seqs: PositiveInt = resource(256)
     gpu_memory_fraction: Probability = resource(0.9)
     kv_cache_gib: PositiveInt = resource(1)  # CPU only
+    threads: PositiveInt | None = resource(None)  # of the models that score on a CPU
     cpu_workers: PositiveInt = resource(2)  # processes that grade
 
     @model_validator(mode="after")
@@ -108,7 +109,7 @@ class EntropySettings(DiagnosticSettings):
 
 
 _POCKET: Final[Mapping[str, Any]] = {
-    "benchmarks": ["pocket:80"], "thinking": False, "context": 1024, "kv_cache_gib": 1,
+    "benchmarks": ["pocket:80"], "thinking": False, "context": 1024, "threads": 1,
 }  # fmt: skip
 PRESETS: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
     "branch_viability": {

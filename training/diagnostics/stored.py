@@ -4,7 +4,8 @@ decides them. A phase whose fingerprint is unchanged is read and not repeated.""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tasks.storage.disk import whole_folder
 from tasks.storage.tables import write_rows
 from training.diagnostics.command import Log
 
-__all__ = ["Counts", "Made", "Phase", "Store"]
+__all__ = ["Counts", "Made", "Phase", "Store", "counted_rows"]
 
 TABLE = "rows"
 
@@ -40,6 +41,13 @@ class Counts:
         return (
             f"{self.entering:,} {self.unit}, {self.kept:,} kept{f', dropped: {reasons}' if reasons else ''}"
         )
+
+
+def counted_rows(unit: str, rows: Sequence[Any]) -> Counts:
+    """Return the counts of rows that have a `reason` where they are dropped."""
+    dropped = Counter(row.reason for row in rows if row.reason is not None)
+    kept = len(rows) - dropped.total()
+    return Counts(unit=unit, entering=len(rows), kept=kept, dropped=dict(sorted(dropped.items())))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
