@@ -81,7 +81,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "training.student",
         "training.weight_sync", "training.workers",
     ),
-    "training.diagnostics": ("tasks", "tasks.storage"),
+    "training.diagnostics": (
+        "tasks", "tasks.answers", "tasks.benchmarks", "tasks.llm", "tasks.processes", "tasks.reports", "tasks.storage",
+        "tasks.uncertainty", "prompts", "training.data", "training.evaluation", "training.preflight", "training.rollouts",
+        "training.scorers", "training.workers",
+    ),
     "training": (
         "tasks", "tasks.answers", "tasks.llm", "tasks.processes", "tasks.reports", "tasks.storage", "prompts", "training.*",
     ),
