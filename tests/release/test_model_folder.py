@@ -108,7 +108,9 @@ def test_another_student_an_unfinished_run_and_an_unknown_licence_are_refused(tm
 
 def test_a_run_of_a_version_whose_results_have_other_keys_is_refused(tmp_path: Path) -> None:
     folder = trained(tmp_path / "run")
-    made = {key: value for key, value in result(folder / "student").items() if key not in ("algorithm", "method")}
+    made = {
+        key: value for key, value in result(folder / "student").items() if key not in ("algorithm", "method")
+    }
     (folder / "result.json").write_text(json.dumps({**made, "objective": "uopd"}))  # format 1: no checksum
     with pytest.raises(
         UserError,

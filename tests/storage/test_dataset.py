@@ -454,10 +454,18 @@ def test_the_card_describes_the_comparison_with_benchmarks():
 
 
 def test_the_card_of_a_dataset_that_an_earlier_version_compared_lists_the_settings_of_its_manifest():
-    earlier = {"checks": ["ngram", "jaccard"], "gram_words": 13, "gram_share": 0.9, "common_grams": 2, "ngram": 3}
+    earlier = {
+        "checks": ["ngram", "jaccard"],
+        "gram_words": 13,
+        "gram_share": 0.9,
+        "common_grams": 2,
+        "ngram": 3,
+    }
     settings = {**load_config("pocket").identity(), "decontam": {**earlier, "benchmarks": []}}
     text = card(benchmarks=(BenchmarkCount(benchmark="aime", problems=30, flagged=2),), settings=settings)
-    assert "(ngram and jaccard), with `gram_words` 13, `gram_share` 0.9, `common_grams` 2, `ngram` 3\n" in text
+    assert (
+        "(ngram and jaccard), with `gram_words` 13, `gram_share` 0.9, `common_grams` 2, `ngram` 3\n" in text
+    )
     assert "bits of information" not in text and "`: not checked" not in text and "| aime | 30 | 2 |" in text
 
 
