@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import aiohttp
 import httpx
@@ -63,8 +63,7 @@ def local_lines(
     its processes are killed. Closing waits for that; Ctrl-C during the wait kills the command at once. Output goes to the file
     and not through a pipe, which would block the command without a reader. Raises `JobFailed` with the last lines of output.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
+    with _opened(log) as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "tasks.processes.supervisor", "--", *command],
             stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
@@ -81,6 +80,18 @@ def local_lines(
         raise JobFailed(
             f"{command[-1]} failed with exit status {status}: {' | '.join(last) or 'no output'} (log: {log})"
         )
+
+
+def _opened(log: Path) -> BinaryIO:
+    """Create a log and its folder. Raises `UserError` if that is impossible."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return log.open("wb")
+    except OSError as error:
+        raise UserError(
+            f"the log {log} cannot be written ({error.strerror}): make its folder writable, free some space, or choose another"
+            " output folder"
+        ) from error
 
 
 def _written(log: Path, process: subprocess.Popen[bytes]) -> Iterator[str]:
@@ -235,10 +246,9 @@ def _lines(output: AsyncIterator[str]) -> Iterator[str]:
 
 def _kept(lines: Iterable[str], log: Path, last: deque[str]) -> Iterator[str]:
     """Yield the same lines, writing each to `log` first; `last` collects the latest ones."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w", encoding="utf-8") as kept:
+    with _opened(log) as kept:
         for line in lines:
-            kept.write(f"{line}\n")
+            kept.write(f"{line}\n".encode("utf-8", "backslashreplace"))
             kept.flush()
             last.append(line.rstrip())
             yield line

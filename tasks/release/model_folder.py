@@ -17,10 +17,13 @@ from tasks.errors import UserError
 from tasks.llm.model_identity import model_identity
 from tasks.release.dataset_folder import Naming, citation
 from tasks.release.licences import licence_text
-from tasks.storage.checksums import read_sealed
+from tasks.storage.checksums import read_sealed, written_by
 from tasks.storage.disk import whole_folder
 
 _PAPERS: Final = ("cost.json", "curves.png", "metrics.parquet")
+_RECIPE: Final = (
+    "algorithm", "method", "settings", "student", "teacher", "dataset", "prompts", "steps", "versions",
+)  # fmt: skip
 _HUB_MODEL: Final = re.compile(r"[\w.-]+/[\w.-]+")
 _FRONT_MATTER: Final = re.compile(r"---\n(.*?\n)---\n(.*)", re.DOTALL)
 
@@ -40,9 +43,14 @@ class Trained:
 
 
 def read_trained(folder: Path) -> Trained:
-    """Read a finished run. Raises `UserError` if it is not finished, or the student is not the one that the run exported."""
+    """Read a finished run. Raises `UserError` if it is not finished, was made by a version whose results lack something, or the
+    student is not the one that the run exported."""
     remedy = "distil again (make distill)"
     result = read_sealed(folder / "result.json", remedy)
+    missing = [name for name in (*_RECIPE, "held_out") if name not in result]
+    missing += [name for name in _PAPERS if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} has no {missing[0]}: its result.json {written_by(result)}; {remedy}")
     found, written = (
         model_identity(str(folder / "student"), None, PROJECT_ROOT),
         str(result["student"]["to"]),
@@ -113,18 +121,7 @@ _RELEASE: Final = """
 
 def recipe(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a run was made of: algorithm, settings, models, dataset and software, without paths."""
-    names = (
-        "algorithm",
-        "method",
-        "settings",
-        "student",
-        "teacher",
-        "dataset",
-        "prompts",
-        "steps",
-        "versions",
-    )
-    return {name: result[name] for name in names}
+    return {name: result[name] for name in _RECIPE}
 
 
 def held_out_results(result: Mapping[str, Any]) -> list[dict[str, Any]]:

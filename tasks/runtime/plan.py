@@ -50,7 +50,6 @@ def write_plan(profile: str, overrides: Mapping[str, Any] | None) -> tuple[Path,
     config = resolve(load_config(profile, overrides))
     root = output_folder(config)
     found = replace(planned(config, root), errors=tuple(check_run(config, "build")))
-    root.mkdir(parents=True, exist_ok=True)
     atomic_write(root / "plan.json", json.dumps(found.as_json(), indent=2, ensure_ascii=False) + "\n")
     return root / "plan.json", found
 

@@ -19,6 +19,7 @@ from tasks.processes.jobs import JobFailed, local_lines
 from tasks.runtime.progress import LiveTable, Progress
 from tasks.storage.artifacts import atomic_write
 from tasks.storage.cards import escape_markdown
+from tasks.storage.disk import disk_errors, make_folder
 from tasks.storage.metrics import read_metrics
 from tasks.storage.rollout_samples import has_samples, last_samples
 
@@ -66,9 +67,10 @@ def check_run(output: Path, settled: str, log: Any) -> str:
     Every check has its own folder in `output`, since several may run at the same time. The folder is removed, except when
     the check crashes: then it keeps the log.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     with ExitStack() as afterwards:
-        folder = Path(mkdtemp(prefix="check-", dir=output))
+        with disk_errors(output):
+            folder = Path(mkdtemp(prefix="check-", dir=output))
         afterwards.callback(rmtree, folder)
         atomic_write(folder / "RUN.json", settled)
         lines = local_lines(

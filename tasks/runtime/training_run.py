@@ -71,5 +71,4 @@ def held_out(settings: DistillSettings, dataset: Path) -> list[HeldOutProblem]:
 
 def write_held_out(path: Path, problems: Iterable[HeldOutProblem]) -> None:
     """Write the problems as JSON lines with id, problem and answer."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in problems))

@@ -80,7 +80,6 @@ def checking() -> AbstractContextManager[None]:
 
 
 def _opened(config: Config, root: Path, identities: Mapping[str, str]) -> Run:
-    root.mkdir(parents=True, exist_ok=True)
     resolved = json.dumps(config.model_dump(mode="json"), indent=2, sort_keys=True)
     atomic_write(root / "config.json", resolved + "\n")
     return Run(config=config, store=Store(root), identities=identities)

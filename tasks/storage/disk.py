@@ -47,7 +47,8 @@ def disk_errors(path: Path, needed: Callable[[], int] = lambda: 1) -> Iterator[N
 
 def _disk_problem(path: Path, error: OSError, needed: Callable[[], int]) -> str:
     if error.errno not in FULL:
-        where, how = error.filename or path, "check the disk"
+        where, how = Path(error.filename or path), "check the disk"
+        where = path if _TEMPORARY.fullmatch(where.name) else where
         if error.errno in DENIED:
             how = "make it accessible and writable, or choose another output folder"
         return f"{where} cannot be read or written ({error.strerror}): {how}, then start again (finished work is kept)."
@@ -64,8 +65,9 @@ def _disk_problem(path: Path, error: OSError, needed: Callable[[], int]) -> str:
 
 def _has_no_inodes(path: Path) -> bool:
     """Whether the file system has free blocks but no free inodes. Some file systems (btrfs) do not count inodes."""
+    there = next((parent for parent in path.parents if parent.exists()), path)
     try:
-        found = os.statvfs(path.parent)
+        found = os.statvfs(there)
     except OSError:
         return False
     return found.f_files > 0 and found.f_favail == 0 and found.f_bavail > 0

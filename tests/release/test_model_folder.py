@@ -106,6 +106,23 @@ def test_another_student_an_unfinished_run_and_an_unknown_licence_are_refused(tm
         read_trained(folder)
 
 
+def test_a_run_of_a_version_whose_results_have_other_keys_is_refused(tmp_path: Path) -> None:
+    folder = trained(tmp_path / "run")
+    made = {
+        key: value for key, value in result(folder / "student").items() if key not in ("algorithm", "method")
+    }
+    (folder / "result.json").write_text(json.dumps({**made, "objective": "uopd"}))  # format 1: no checksum
+    with pytest.raises(
+        UserError,
+        match=r"run has no algorithm: its result.json was written by another version, sure-math \(format 1\); distil again",
+    ):
+        read_trained(folder)
+    (folder / "result.json").write_text(json.dumps(sealed(result(folder / "student"))))
+    (folder / "curves.png").unlink()
+    with pytest.raises(UserError, match=r"run has no curves\.png"):
+        read_trained(folder)
+
+
 def test_a_path_of_this_machine_in_a_text_is_refused(tmp_path: Path) -> None:
     run = read_trained(trained(tmp_path / "run", settings={"output": HERE}))
     write_model_release(tmp_path / "model", run, Naming(version="1.0.0"), licence="mit")

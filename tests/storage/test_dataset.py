@@ -453,6 +453,22 @@ def test_the_card_describes_the_comparison_with_benchmarks():
     assert "Flagged: 1 of 3 problems" in text and "contains the other 2." in text
 
 
+def test_the_card_of_a_dataset_that_an_earlier_version_compared_lists_the_settings_of_its_manifest():
+    earlier = {
+        "checks": ["ngram", "jaccard"],
+        "gram_words": 13,
+        "gram_share": 0.9,
+        "common_grams": 2,
+        "ngram": 3,
+    }
+    settings = {**load_config("pocket").identity(), "decontam": {**earlier, "benchmarks": []}}
+    text = card(benchmarks=(BenchmarkCount(benchmark="aime", problems=30, flagged=2),), settings=settings)
+    assert (
+        "(ngram and jaccard), with `gram_words` 13, `gram_share` 0.9, `common_grams` 2, `ngram` 3\n" in text
+    )
+    assert "bits of information" not in text and "`: not checked" not in text and "| aime | 30 | 2 |" in text
+
+
 def test_markup_in_a_licence_or_a_model_name_is_escaped(tmp_path: Path):
     poison = (
         "<script>alert(1)</script> | [x](javascript:y) `a` **b** $c$ & ![i](u)\n---\nlicense: evil \ud800\x00"

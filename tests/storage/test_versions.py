@@ -185,3 +185,20 @@ def test_files_without_the_columns_of_today_are_written_again(old: Path) -> None
         row.id: changed if row.id == changed.id else row for row in before[0]
     }
     assert load_dataset(str(new), split="train")["solution"].count("We count.") == 1
+
+
+def test_a_dataset_of_an_earlier_version_gets_a_new_version_in_the_format_of_today(old: Path) -> None:
+    path = old / "manifest.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("format", "checksum", "files", "batch_invariance"):  # as in format 1
+        del record[name]
+    earlier = {"checks": ["ngram", "jaccard"], "gram_words": 13, "gram_share": 0.9, "common_grams": 2}
+    record["settings"] |= {"decontam": earlier}
+    record["benchmarks"] = [{"benchmark": "exam", "problems": 7, "flagged": 1, "kinds": {"lineage": 1}}]
+    path.write_text(json.dumps(record), encoding="utf-8")
+    row = replace(row_of(old, 5), weight=0.125)
+    new, shared = version(old, Changes(updated={row.id: row}))
+    assert row in read_dataset(new)[0] and shared.written == 1
+    found = read_manifest(new)
+    assert (found.format, set(found.files)) == (2, set(inodes(new))) and found.settings["decontam"] == earlier
+    assert "| exam | 7 | 1 |" in (new / "README.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tasks.llm.ledger import Ledger
 from tasks.llm.prompt_tokens import UnsafeText
-from tasks.storage.disk import make_folder
+from tasks.storage.disk import disk_errors, make_folder
 from training.evaluation.backends import Backend, Log, Raw, from_ledger
 from training.evaluation.grading import Grade, GradingPool, Response, grade_response
 from training.evaluation.held_out import opened_thinking
@@ -231,7 +231,7 @@ class Clock:
         now = time.monotonic()
         seconds, self._since, tokens, self._tokens = now - self._since, now, self._tokens, {}
         make_folder(self._path.parent)
-        with self._path.open("a", encoding="utf-8") as file:
+        with disk_errors(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"seconds": round(seconds, 3), "tokens": tokens}) + "\n")
 
     def seconds(self, job: str) -> float:

@@ -248,7 +248,6 @@ def write_result(
         )
         for number, item in enumerate(job.items)
     ]  # fmt: skip
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder, replace=True) as place:
         write_rows(place / SAMPLES, SampleRow, found.rows)
         write_rows(place / PROBLEMS, ProblemRow, problems)
