@@ -80,7 +80,7 @@ def distill(run: Run, dataset: str | None) -> str:
 
 def advanced(_task: object, _run: object, state: State[Any]) -> bool:
     """Whether a failed training had written a checkpoint since its start, from which the next attempt continues."""
-    return isinstance(state.result(raise_on_failure=False), Interrupted)
+    return isinstance(state.data, Interrupted)
 
 
 @task(
