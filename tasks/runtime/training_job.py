@@ -99,13 +99,16 @@ class Interrupted(JobFailed):
 
 
 @contextmanager
-def interrupted_if_advanced(folder: Path) -> Iterator[None]:
+def interrupted_if_advanced(folder: Path, log: Any) -> Iterator[None]:
     """Convert a `JobFailed` of the block to `Interrupted` if the run in `folder` has a later checkpoint than before."""
     before = last_checkpoint(folder)
     try:
         yield
     except JobFailed as error:
-        if last_checkpoint(folder) > before:
+        if (step := last_checkpoint(folder)) > before:
+            log(
+                "distill: the training ended with an error; it continues from its checkpoint of step %d", step
+            )
             raise Interrupted(str(error)) from error
         raise
 

@@ -80,7 +80,7 @@ def distill(run: Run, dataset: str | None) -> str:
 
 def advanced(_task: object, _run: object, state: State[Any]) -> bool:
     """Whether a failed training had written a checkpoint since its start, from which the next attempt continues."""
-    return isinstance(state.result(raise_on_failure=False), Interrupted)
+    return isinstance(state.data, Interrupted)
 
 
 @task(
@@ -101,7 +101,12 @@ def train(config: RunConfig, settings: DistillSettings) -> Path:
     else:
         lines = cluster_lines(settings.ray_address, f"sure-math-{folder.name}", launch, **place)
     training = phase(logger.info, lambda seconds: f"distill: the training goes on, {duration(seconds)}")
-    with interrupted_if_advanced(folder), job_failed_as_user_error(folder), closing(lines), training:
+    with (
+        interrupted_if_advanced(folder, logger.warning),
+        job_failed_as_user_error(folder),
+        closing(lines),
+        training,
+    ):
         follow(lines, logger.info, folder)
     return folder
 

@@ -54,16 +54,16 @@ def report_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> Non
 
 def describe(flow: Flow[..., Any], run: FlowRun, state: State) -> Failure:
     """Describe a failed run by its exception, if it is at hand, and its state."""
-    outcome = None
-    if state.is_failed():
-        try:
-            outcome = state.result(raise_on_failure=False)
-        except Exception:
-            outcome = None  # the exception is not stored: the message of the state has its text
     return failure(
         run=run.name, run_id=str(run.id), flow=flow.name, state=str(state.name), message=state.message or "no message",
-        error=outcome if isinstance(outcome, BaseException) else None, command=continuing(flow, run),
+        error=exception_of(state), command=continuing(flow, run),
     )  # fmt: skip
+
+
+def exception_of(state: State) -> BaseException | None:
+    """Return the exception of a state that was made in this process, else None."""
+    found = getattr(state.data, "result", state.data)
+    return found if isinstance(found, BaseException) else None
 
 
 def continuing(flow: Flow[..., Any], run: FlowRun) -> str:
