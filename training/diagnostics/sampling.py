@@ -155,12 +155,11 @@ def engines(
         model=folder, max_model_len=length, dtype=dtype, max_num_seqs=settings.max_num_seqs, engines=settings.engines,
         gpu_memory_fraction=settings.gpu_memory_fraction, kv_cache_gib=settings.kv_cache_gib,
     )  # fmt: skip
-    with RaySession(settings.engines) as session, reserved(placement) as group:
-        pool = RolloutPool(placement, group, options, on_loss=log)
-        try:
-            with ticking(lambda seconds: log(f"the engine of {folder.name} is starting, {seconds:.0f} s")):
-                pool.ready()
+    with ExitStack() as stack:
+        with ticking(lambda seconds: log(f"the engine of {folder.name} is starting, {seconds:.0f} s")):
+            session = stack.enter_context(RaySession(settings.engines))
+            pool = RolloutPool(placement, stack.enter_context(reserved(placement)), options, on_loss=log)
+            stack.callback(pool.close)
+            pool.ready()
             session.guard_workers()
-            yield pool
-        finally:
-            pool.close()
+        yield pool

@@ -1,8 +1,9 @@
 """A Markov chain as a real checkpoint: a Llama model whose next-token probabilities are those of a table.
 
-Embeddings are one-hot, attention adds nothing, and the LM head has log P(next | token) in the column of each token. The MLPs add
-a little noise, so that dropout changes the distributions slightly. The chat template ends a prompt with the first letter of the
-problem, which is thus the state that a response starts from. `ChainEngine` samples from the same table like a rollout pool.
+Embeddings are one-hot, attention adds nothing, and the LM head has log P(next | token) in the column of each token. The MLPs
+write a little into the dimensions of other tokens, whose columns are random, so that dropout changes the distributions. The chat
+template ends a prompt with the first letter of the problem, which is thus the state that a response starts from. `ChainEngine`
+samples from the same table like a rollout pool.
 """
 
 from __future__ import annotations
@@ -77,11 +78,14 @@ def write_chain(folder: Path, table: Table) -> Path:
     torch.manual_seed(0)
     model = LlamaForCausalLM(config)
     with torch.no_grad():
+        unused = [number for token, number in ids.items() if token not in table]
         model.model.embed_tokens.weight.copy_(torch.eye(size))
         model.lm_head.weight.copy_(torch.from_numpy(log_table(table, ids, size).T / size**0.5))
+        model.lm_head.weight[:, unused] = torch.randn(size, len(unused)) / size**0.5
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.zero_()
-            layer.mlp.down_proj.weight.normal_(std=3e-4)
+            layer.mlp.down_proj.weight.zero_()
+            layer.mlp.down_proj.weight[unused].normal_(std=2e-3)
             for projection in (layer.mlp.gate_proj, layer.mlp.up_proj):
                 projection.weight.normal_(std=0.05)
     model.save_pretrained(folder)

@@ -96,8 +96,8 @@ def chains(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     """Responses to problems that start with `p` have unreliable early branches; those of `g` none; all branches of `b` are
     unreliable; greedy decoding of `l` never ends."""
     table = (
-        path("p", LENGTH, BRANCHES, DECISION, slip=0.05)
-        | path("g", LENGTH, BRANCHES, None, slip=0.05)
+        path("p", LENGTH, BRANCHES, DECISION, slip=0.08)
+        | path("g", LENGTH, BRANCHES, None)
         | path("b", LENGTH, BRANCHES, 44)
         | path("m", 12, (6,), None)
     )
@@ -120,7 +120,7 @@ def test_planted_unreliable_early_branches_are_found_by_their_position(planted: 
     for one in read_rows(made["F"].table, Labelled):
         assert one.label is not Label.REAL_UNCERTAIN or one.position < DECISION
         assert one.label is not Label.DIVERSITY or one.position > DECISION
-    assert found["real_uncertain"] >= 24 and found["diversity"] >= 24  # of 36 each
+    assert found["real_uncertain"] >= 20 and found["diversity"] >= 20  # of 36 each
     # all branches have the same distribution, so that no measure of the teacher separates them as well
     others = [found["scores"][name]["auroc"]["value"] for name in found["scores"] if name != "earliness"]
     assert max(others) < auroc["value"]
@@ -131,9 +131,9 @@ def test_the_counts_of_all_phases_reconcile(planted: Any) -> None:
     counts = {name: one.counts for name, one in made.items()}
     assert (counts["A"].entering, counts["A"].kept) == (12, 12)
     assert (counts["B"].entering, counts["B"].kept) == (12, 12)
-    # 46 tokens, the box and the end; six branches and the decision of each spine pass, and nothing else
+    # 46 tokens, the box and the end; the branches and the decision of each spine pass, but not the errors after branches
     assert counts["C"].entering == 12 * 48 and counts["C"].kept == 12 * 7
-    assert counts["C"].dropped == {"after_box": 12 * 2, "low_second": 12 * 39}
+    assert counts["C"].dropped == {"after_box": 12, "low_ratio": 12 * 6, "low_second": 12 * 34}
     assert counts["D"].kept == counts["F"].entering == 12 * 7
     assert counts["E"].entering == counts["E"].kept == 12 * 7 * 3 * 6
     assert counts["F"].kept == found["phases"]["G"]["in"] == found["real_uncertain"] + found["diversity"]
@@ -147,7 +147,7 @@ def test_the_rows_of_a_spine_are_those_of_the_chain(planted: Any, chains: Chain)
     spine = read_rows(made["A"].table, Spine)[0]
     places = [f"p{place}{'a' if place in BRANCHES else ''};" for place in range(LENGTH)]
     assert list(spine.tokens) == [tokens[one] for one in [*places, RIGHT, END]]
-    assert (spine.box, spine.sampled, spine.reason) == (LENGTH, False, None)
+    assert (spine.box, spine.sampled, spine.reason) == (LENGTH + 1, False, None)
     candidates = [one for one in read_rows(made["C"].table, Candidate) if one.problem_id == spine.problem_id]
     assert [one.position for one in candidates] == sorted({*BRANCHES, DECISION})
     first = candidates[0]
@@ -169,8 +169,9 @@ def test_continuations_are_graded_with_the_spine_before_them(planted: Any) -> No
     rows = read_rows(made["E"].table, Continuation)
     early = [one.correct for one in rows if one.position < DECISION]
     late = [one.correct for one in rows if one.position > DECISION]
-    assert np.mean(early) == pytest.approx(0.15 * 0.95**2, abs=0.05)
-    assert np.mean(late) == pytest.approx(0.9, abs=0.06)
+    # the right decision, and no error after this branch and the later ones (six to four of them, three to one)
+    assert np.mean(early) == pytest.approx(0.15 * np.mean([0.92**6, 0.92**5, 0.92**4]), abs=0.03)
+    assert np.mean(late) == pytest.approx(np.mean([0.92**3, 0.92**2, 0.92]), abs=0.04)
     assert {one.answer for one in rows} == {"7", "8"} and all(one.finish_reason == "stop" for one in rows)
 
 
@@ -201,7 +202,7 @@ def test_a_response_without_a_box_is_sampled_again_and_wrong_ones_are_dropped(
         "no_box": reasons.count("no_box")
     }
     assert made["B"].counts.entering == reasons.count(None)
-    assert {one.box for one in rows if one.reason is None} == {13}
+    assert {one.box for one in rows if one.reason is None} == {14}
 
 
 def test_killed_anywhere_and_run_again_gives_the_same_bytes(
@@ -234,7 +235,7 @@ def test_a_changed_threshold_repeats_the_labels_only(planted: Any, chains: Chain
 
 
 def test_what_does_not_fit_is_dropped_with_a_reason(chains: Chain, tmp_path: Path) -> None:
-    made, _, _ = chains.run(tmp_path / "long", "p", context=100)
+    made, _, _ = chains.run(tmp_path / "long", "p", context=90)
     assert made["A"].counts.dropped == {"prompt_too_long": 1}
     prompt = len(read_rows(chains.run(tmp_path / "all", "p")[0]["A"].table, Spine)[0].prompt)
     made, _, _ = chains.run(tmp_path / "answer", "p", context=prompt + 48)  # the teacher's prompt is longer
