@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,19 +13,31 @@ from prefect.blocks.system import Secret
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from tasks.config import Config
+from tasks.config import PROJECT_ROOT, Config
 from tasks.errors import UserError
 from tasks.keys import HUB_TOKEN, checked_key, read_key, secret_values
 from tasks.release.contract import check, read_built
 from tasks.release.dataset_folder import Naming, write_dataset_release
+from tasks.release.evaluations import evaluations_of
 from tasks.release.hub import Target, roll_back, upload
 from tasks.release.model_folder import read_trained, write_model_release
 from tasks.release.texts import refuse_exposed
 from tasks.runtime.preflight import output_folder
 from tasks.storage.checksums import read_sealed
 from tasks.storage.versions import latest
+from tasks.text import counted
 
 FOLDER = "release"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelTerms:
+    """What a model is released with: its licence, its datasets on the hub, and folders of evaluations for its card (None: those
+    of this model in the profile's `evaluate.out`)."""
+
+    licence: str | None
+    datasets: Sequence[str]
+    evaluations: Sequence[str] | None
 
 
 def release_folder(
@@ -32,8 +46,7 @@ def release_folder(
     naming: Naming,
     source: str | None,
     previous: str | None,
-    licence: str | None,
-    datasets: list[str],
+    model: ModelTerms,
 ) -> Path:
     """Check a dataset or a student and write `release/<what>-<version>` in the output folder; return its path.
 
@@ -49,7 +62,7 @@ def release_folder(
             log("release: since %s: %s", before.name if before else "the start", line)
     else:
         folder = Path(source) if source else newest_student(root)
-        write_model(place, folder, naming, licence, datasets)
+        write_model(place, folder, naming, model, config)
     refuse_exposed(place, secret_values())
     log("release: %s is written from %s", place, folder)
     return place
@@ -63,11 +76,28 @@ def write_dataset(place: Path, folder: Path, naming: Naming, previous: Path | No
     return write_dataset_release(place, built, naming, previous)
 
 
-def write_model(place: Path, folder: Path, naming: Naming, licence: str | None, datasets: list[str]) -> None:
+def write_model(place: Path, folder: Path, naming: Naming, model: ModelTerms, config: Config) -> None:
     """Write the release folder of a student. Raises `UserError` without a licence."""
-    if licence is None:
+    log = get_run_logger().info
+    if model.licence is None:
         raise UserError("a model is released under a licence: give one, e.g. LICENCE=apache-2.0")
-    write_model_release(place, read_trained(folder), naming, licence=licence, datasets=datasets)
+    trained = read_trained(folder)
+    given = model.evaluations is not None
+    folders = [PROJECT_ROOT / Path(one).expanduser() for one in model.evaluations or ()]
+    measured = evaluations_of(
+        trained.identity, folders if given else [PROJECT_ROOT / config.evaluate.out.expanduser()], given=given
+    )
+    for line in measured.left_out:
+        log("release: not on the card: %s", line)
+    log("release: %s on the card", counted(len(measured.results), "evaluation"))
+    write_model_release(
+        place,
+        trained,
+        naming,
+        licence=model.licence,
+        datasets=model.datasets,
+        evaluations=measured.results,
+    )
 
 
 def newest_before(place: Path) -> Path | None:
