@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from tasks.config import load_config
 from tasks.stages.flow_runs import flow
-from tasks.stages.release import ModelTerms, naming_of, release_folder, send, send_back, target_of
+from tasks.stages.release import naming_of, release_folder, send, send_back, target_of
 
 
 @flow(name="sure-math-release", what="release")
@@ -51,6 +51,7 @@ def release(  # noqa: PLR0913, PLR0917 - the parameters of the deployment
     if roll_back_to is not None:
         return send_back(target, naming.version, secret_block)
     config = load_config(profile, overrides)
-    model = ModelTerms(licence=licence, datasets=datasets or [], evaluations=evaluations)
-    place = release_folder(what, config, naming, source, previous, model)
+    place = release_folder(
+        what, config, naming, source, previous, licence, datasets or [], evaluations=evaluations
+    )
     return send(place, target, naming.version, secret_block, dry_run=dry_run)

@@ -10,7 +10,7 @@ from typing import Any
 from tasks.errors import UserError
 from training.config import EvaluationSettings
 from training.console import log_line
-from training.evaluation.history import Evaluation, best_of, is_due, out_of_patience, step_values
+from training.evaluation.history import Evaluation, Grades, best_of, is_due, out_of_patience, step_values
 from training.evaluation.stored import result_folder, stored_or_new
 from training.evaluation.student import Student, evaluate
 from training.preflight.check import Prepared
@@ -121,16 +121,14 @@ class TrainingRun:
         if held_out is None or state.evaluation(state.step) is not None:
             return state
         run, sampling = self.prepared.run, evaluation_sampling(self.prepared)
-        student = Student(
-            when=when, weights=state.weights, dtype=run.rollout_dtype, context=run.context_tokens
-        )
+        student = Student(weights=state.weights, dtype=run.rollout_dtype, context=run.context_tokens)
         place = result_folder(self.folder, state.step)
-        found = stored_or_new(
-            self.folder,
-            state.step,
-            state.weights,
-            lambda: evaluate(self.workers, held_out, sampling, student, place),
-        )
+
+        def graded() -> Grades:
+            engines = self.workers.engines
+            return evaluate(engines, held_out, when, sampling, student=student, folder=place).grades
+
+        found = stored_or_new(self.folder, state.step, state.weights, graded)
         return replace(state, evaluations=(*state.evaluations, found))
 
     def best(self, state: RunState) -> Evaluation | None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,23 +29,16 @@ from tasks.text import counted
 FOLDER = "release"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelTerms:
-    """What a model is released with: its licence, its datasets on the hub, and folders of evaluations for its card (None: those
-    of this model in the profile's `evaluate.out`)."""
-
-    licence: str | None
-    datasets: Sequence[str]
-    evaluations: Sequence[str] | None
-
-
-def release_folder(
+def release_folder(  # noqa: PLR0913 - the parameters of the flow
     what: Literal["dataset", "model"],
     config: Config,
     naming: Naming,
     source: str | None,
     previous: str | None,
-    model: ModelTerms,
+    licence: str | None,
+    datasets: list[str],
+    *,
+    evaluations: list[str] | None = None,
 ) -> Path:
     """Check a dataset or a student and write `release/<what>-<version>` in the output folder; return its path.
 
@@ -62,7 +54,7 @@ def release_folder(
             log("release: since %s: %s", before.name if before else "the start", line)
     else:
         folder = Path(source) if source else newest_student(root)
-        write_model(place, folder, naming, model, config)
+        write_model(place, folder, naming, licence, datasets, measured(config, folder, evaluations))
     refuse_exposed(place, secret_values())
     log("release: %s is written from %s", place, folder)
     return place
@@ -76,28 +68,33 @@ def write_dataset(place: Path, folder: Path, naming: Naming, previous: Path | No
     return write_dataset_release(place, built, naming, previous)
 
 
-def write_model(place: Path, folder: Path, naming: Naming, model: ModelTerms, config: Config) -> None:
+def write_model(
+    place: Path,
+    folder: Path,
+    naming: Naming,
+    licence: str | None,
+    datasets: list[str],
+    evaluations: Sequence[Mapping[str, Any]],
+) -> None:
     """Write the release folder of a student. Raises `UserError` without a licence."""
-    log = get_run_logger().info
-    if model.licence is None:
+    if licence is None:
         raise UserError("a model is released under a licence: give one, e.g. LICENCE=apache-2.0")
-    trained = read_trained(folder)
-    given = model.evaluations is not None
-    folders = [PROJECT_ROOT / Path(one).expanduser() for one in model.evaluations or ()]
-    measured = evaluations_of(
-        trained.identity, folders if given else [PROJECT_ROOT / config.evaluate.out.expanduser()], given=given
-    )
-    for line in measured.left_out:
-        log("release: not on the card: %s", line)
-    log("release: %s on the card", counted(len(measured.results), "evaluation"))
     write_model_release(
-        place,
-        trained,
-        naming,
-        licence=model.licence,
-        datasets=model.datasets,
-        evaluations=measured.results,
+        place, read_trained(folder), naming, licence=licence, datasets=datasets, evaluations=evaluations
     )
+
+
+def measured(config: Config, run: Path, given: list[str] | None) -> Sequence[Mapping[str, Any]]:
+    """Return the evaluations of the student of a training run in the form of the hub's `model-index`: those in the folders that
+    are given, or else in the profile's `evaluate.out`. What is left out is logged."""
+    log = get_run_logger().info
+    folders = [str(config.evaluate.out)] if given is None else given
+    paths = [PROJECT_ROOT / Path(one).expanduser() for one in folders]
+    found = evaluations_of(read_trained(run).identity, paths, given=given is not None)
+    for line in found.left_out:
+        log("release: not on the card: %s", line)
+    log("release: %s on the card", counted(len(found.results), "evaluation"))
+    return found.results
 
 
 def newest_before(place: Path) -> Path | None:

@@ -27,7 +27,8 @@ Grades = Sequence[Sequence[bool]]
 """Whether each sample is correct, [problems][samples]."""
 
 
-def _accuracy(grades: Grades) -> float:
+def avg_at_n(grades: Grades) -> float:
+    """Return the mean over problems of the share of correct samples, an estimate of pass@1."""
     return float(average_values(_array(grades)).mean())
 
 
@@ -40,7 +41,7 @@ def _array(grades: Grades) -> NDArray[np.bool_]:
     return np.array(grades, dtype=np.bool_)
 
 
-MEASURES: Mapping[str, Callable[[Grades], float]] = {"accuracy": _accuracy, "pass_at_n": _pass_at_n}
+MEASURES: Mapping[str, Callable[[Grades], float]] = {"accuracy": avg_at_n, "pass_at_n": _pass_at_n}
 """What evaluations are compared by (`evaluation.best_by`). The metric of a step has the prefix `held_out_`."""
 
 

@@ -26,31 +26,46 @@ from training.evaluation.results import Collected, collected, cost, metrics, wri
 
 if TYPE_CHECKING:
     from training.rollouts.engine import Generation, RolloutSampling
-    from training.worker_set import Workers
+    from training.rollouts.pool import RolloutPool
 
-__all__ = ["Student", "evaluate"]
+__all__ = ["Graded", "Student", "evaluate"]
 
 NAME = "held_out"
 SHOWN_DISAGREEMENTS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Student:
-    """The student that is evaluated. `when`: "before training", "after step 10". `weights`: their checksum. `dtype` and `context`
-    (tokens of prompt and response together) are those of the engines."""
+class Graded:
+    """The responses to all problems, `samples` to each in order, and their grades."""
 
-    when: str
+    grades: Grades
+    generations: tuple[Generation, ...]
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Student:
+    """The student whose result is written: the checksum of its weights, and `dtype` and `context` (tokens of prompt and response
+    together) of the engines."""
+
     weights: str
     dtype: str
     context: int
 
 
 def evaluate(
-    workers: Workers, held_out: HeldOut, sampling: RolloutSampling, student: Student, folder: Path
-) -> Grades:
-    """Sample and grade responses with the engines' current weights, which are the student's, and write the result in `folder`.
+    engines: RolloutPool,
+    held_out: HeldOut,
+    when: str,
+    sampling: RolloutSampling,
+    *,
+    student: Student | None = None,
+    folder: Path | None = None,
+) -> Graded:
+    """Sample and grade responses with the engines' current weights, and write the result of the `student` in `folder`, if they
+    are given.
 
-    The sampling seeds are the same in every evaluation.
+    The sampling seeds are the same in every evaluation. `when` ("before training", "after step 10") names the student.
     """
     from training.rollouts.engine import RolloutRequest
 
@@ -63,21 +78,34 @@ def evaluate(
         for place in job.places()
     ]
     began = time.monotonic()
-    generations = workers.engines.generate(requests, sampling)
+    generations = engines.generate(requests, sampling)
     seconds = time.monotonic() - began
     found = graded(job, held_out, generations)
-    described = {
-        "name": f"student {student.when}", "identity": f"student:{student.weights}", "context": student.context,
-        "thinking": held_out.thinking, "dtype": student.dtype, "stop_token_ids": list(sampling.stop_token_ids),
+    described = _described(held_out, when, sampling, student)
+    numbers = metrics(found, described, None, None)
+    if folder is not None:
+        spent = cost(found, Prices(), seconds)
+        write_result(folder / NAME / job.folder_name, found, numbers, spent, None)
+    for line in summary(numbers, when):
+        log_line(line)
+    samples, grades = job.protocol.samples, [bool(row.correct) for row in found.rows]
+    return Graded(
+        grades=[grades[start : start + samples] for start in range(0, len(grades), samples)],
+        generations=tuple(generations),
+        samples=samples,
+    )
+
+
+def _described(
+    held_out: HeldOut, when: str, sampling: RolloutSampling, student: Student | None
+) -> dict[str, Any]:
+    """Return what is stored about the model, as `Model.described` does."""
+    return {
+        "name": f"student {when}", "identity": None if student is None else f"student:{student.weights}",
+        "context": None if student is None else student.context, "thinking": held_out.thinking,
+        "dtype": None if student is None else student.dtype, "stop_token_ids": list(sampling.stop_token_ids),
         "chat_template": template_identity(held_out.student.tokenizer),
     }  # fmt: skip
-    numbers = metrics(found, described, None, None)
-    write_result(folder / NAME / job.folder_name, found, numbers, cost(found, Prices(), seconds), None)
-    for line in summary(numbers, student.when):
-        log_line(line)
-    samples = job.protocol.samples
-    grades = [bool(row.correct) for row in found.rows]
-    return [grades[start : start + samples] for start in range(0, len(grades), samples)]
 
 
 def job_of(held_out: HeldOut, sampling: RolloutSampling) -> Job:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -27,7 +26,7 @@ from training.evaluation.comparison import compare_results
 from training.evaluation.held_out import held_out_of
 from training.evaluation.results import SampleRow
 from training.rollouts.engine import Generation, RolloutRequest, RolloutSampling
-from training.worker_set import Workers
+from training.rollouts.pool import RolloutPool
 
 ROWS = [
     {"id": "a", "problem": "What is 2 + 3?", "answer": "5"},
@@ -70,9 +69,11 @@ def evaluated(
 ) -> tuple[list[list[bool]], Engines]:
     found = held_out_of(ROWS, EvaluationSettings(samples=2), files, thinking=thinking)
     engines = Engines(files)
-    asked = student.Student(when=when, weights="ab12", dtype="bfloat16", context=512)
-    workers = cast(Workers, SimpleNamespace(engines=engines))
-    return [list(row) for row in student.evaluate(workers, found, SAMPLING, asked, folder)], engines
+    who = student.Student(weights="ab12", dtype="bfloat16", context=512)
+    pool = cast(RolloutPool, engines)
+    graded = student.evaluate(pool, found, when, SAMPLING, student=who, folder=folder)
+    assert [one.finish_reason for one in graded.generations[:2]] == ["stop", "length"] and graded.samples == 2
+    return [list(row) for row in graded.grades], engines
 
 
 def test_the_result_is_that_of_an_evaluation(
