@@ -3,7 +3,7 @@
 # PYTEST (arguments of pytest), PYTHON (3.11 or 3.12); for annotate and reannotate FILE, OUT, COLUMNS ("text=question
 # answer=Short Answer"), TIER, LICENCE, ANSWERS (auto or verbatim); for evaluate MODEL, BENCHMARKS and PROTOCOLS (names with commas);
 # for compare A and B; for release WHAT (dataset or model), VERSION, REPO, UPLOAD=1, PUBLIC=1, SOURCE, PREVIOUS, DATASETS,
-# ROLL_BACK_TO, SECRET_BLOCK.
+# EVALUATIONS, ROLL_BACK_TO, SECRET_BLOCK.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PROFILE ?= pocket
 OVERRIDES ?=
@@ -11,7 +11,7 @@ PORT ?=
 PYTEST ?=
 # Programs read these from the environment, as they were written: neither make nor a shell expands them ($5 in a file's name).
 AS_WRITTEN := PROFILE OVERRIDES PORT FILE OUT COLUMNS TIER LICENCE ANSWERS MODEL BENCHMARKS PROTOCOLS A B \
-  WHAT VERSION REPO UPLOAD PUBLIC SOURCE PREVIOUS DATASETS ROLL_BACK_TO SECRET_BLOCK
+  WHAT VERSION REPO UPLOAD PUBLIC SOURCE PREVIOUS DATASETS EVALUATIONS ROLL_BACK_TO SECRET_BLOCK
 $(foreach name,$(AS_WRITTEN),$(eval override $(name) := $$(value $(name))))
 export $(AS_WRITTEN)
 

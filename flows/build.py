@@ -16,6 +16,7 @@ from tasks.stages.export import Stages, export
 from tasks.stages.flow_runs import flow
 from tasks.stages.judge import judge
 from tasks.stages.limits import within_limits
+from tasks.stages.neighbours import judge_neighbours
 from tasks.stages.opening import Run, open_run
 from tasks.stages.plan import plan
 from tasks.stages.rules import apply_rules
@@ -61,7 +62,8 @@ def build_dataset(run: Run) -> str:
         unique = deduplicate(sharing, sources, candidates)
         judged = judge(sharing, unique)
         selected = select(sharing, judged, sources)
-        flagged = decontaminate(sharing, selected, sources, rounds, benchmarks)
+        neighbours = judge_neighbours(sharing, selected, sources, rounds, benchmarks)
+        flagged = decontaminate(sharing, selected, sources, rounds, benchmarks, neighbours)
         sampled, clustered = sample_and_cluster(sharing, selected)
     stages = Stages(
         sources=sources, rounds=rounds, rules=candidates, deduplicated=unique, judged=judged,

@@ -22,6 +22,7 @@ def release(  # noqa: PLR0913, PLR0917 - the parameters of the deployment
     previous: str | None = None,
     licence: str | None = None,
     datasets: list[str] | None = None,
+    evaluations: list[str] | None = None,
     roll_back_to: str | None = None,
     secret_block: str | None = None,
 ) -> str:
@@ -38,6 +39,8 @@ def release(  # noqa: PLR0913, PLR0917 - the parameters of the deployment
         previous: release folder of the earlier version, for the changelog; by default the newest in the output folder.
         licence: licence of a model, by default `distill.licence`; a dataset has that of its profile.
         datasets: datasets of a model, as names on the hub.
+        evaluations: folders of evaluations of a model, for its card; by default those of this model in the profile's
+            `evaluate.out`.
         roll_back_to: only make the repository contain the files of this tag again.
         secret_block: Prefect Secret block with the token; by default the environment variable HF_TOKEN.
 
@@ -48,5 +51,7 @@ def release(  # noqa: PLR0913, PLR0917 - the parameters of the deployment
     if roll_back_to is not None:
         return send_back(target, naming.version, secret_block)
     config = load_config(profile, overrides)
-    place = release_folder(what, config, naming, source, previous, licence, datasets or [])
+    place = release_folder(
+        what, config, naming, source, previous, licence, datasets or [], evaluations=evaluations
+    )
     return send(config, place, target, naming, secret_block, dry_run=dry_run)

@@ -26,3 +26,11 @@ EQUIVALENCE_SCHEMA: Final[dict[str, Any]] = {
 }
 """Reply of `judge/equivalence`: both simplest forms, then the verdict. The strings have no maxLength, because xgrammar's
 grammar for maxLength does not allow escapes, so a judge could not write LaTeX backslashes. max_tokens limits them."""
+
+OVERLAP_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {"reason": {"type": "string"}, "same": {"type": "boolean"}},
+    "required": ["reason", "same"],
+    "additionalProperties": False,
+}
+"""Reply of `judge/overlap`: the reason, then whether both problems are the same."""

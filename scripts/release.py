@@ -41,10 +41,13 @@ def parameters(environment: Mapping[str, str]) -> dict[str, Any]:
         name.lower(): str(Path(environment[name]).expanduser().resolve()) if environment.get(name) else None
         for name in ("SOURCE", "PREVIOUS")
     }
+    evaluations = [
+        str(Path(one).expanduser().resolve()) for one in (environment.get("EVALUATIONS") or "").split()
+    ]
     return {
         "what": what, "profile": profile, "overrides": overrides, "version": environment.get("VERSION") or "1.0.0",
         "dry_run": not _switch(environment, "UPLOAD"), "private": not _switch(environment, "PUBLIC"),
-        "datasets": (environment.get("DATASETS") or "").split(),
+        "datasets": (environment.get("DATASETS") or "").split(), "evaluations": evaluations or None,
         **{name.lower(): value for name, value in given.items()}, **paths,
     }  # fmt: skip
 

@@ -180,6 +180,15 @@ class DedupSettings(Settings):
 Check = Literal["ngram", "jaccard", "template", "paraphrase"]
 
 
+class NeighbourSettings(Settings):
+    """A check by the quality judge, for paraphrases that no check on the texts finds: whether a problem is one of the at most
+    `count` benchmark problems with the most similar templates, of a similarity of at least `threshold`, in other words."""
+
+    count: PositiveInt = 2
+    threshold: float = Field(default=0.15, gt=0.0, le=1.0)
+    sampling: Sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=256)
+
+
 class DecontamSettings(Settings):
     """When a problem is flagged as a benchmark problem or a variant of one.
 
@@ -207,6 +216,9 @@ class DecontamSettings(Settings):
     paraphrase_threshold: float = Field(default=0.2, gt=0.0, le=1.0)
     number_bits: NonNegativeFloat = 9.0
     word_bits: NonNegativeFloat = 30.0
+    judge: NeighbourSettings | None = (
+        None  # ask the quality judge about problems without a flag; one request per pair
+    )
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> DecontamSettings:

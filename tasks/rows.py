@@ -267,6 +267,7 @@ class FindingKind(StrEnum):
     JACCARD = "jaccard"
     TEMPLATE = "template"
     PARAPHRASE = "paraphrase"
+    JUDGE = "judge"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,8 +275,8 @@ class Finding:
     """A match of one row with one benchmark problem, of one kind.
 
     `score`: 1 for `lineage`; for `ngram` the share of the benchmark problem's 13-grams that the row contains; for
-    `jaccard` and `template` the similarity. `detail`: the ancestor for `lineage`, the first shared words for `ngram`,
-    otherwise the start of the benchmark problem's text.
+    `jaccard` and `template` the similarity; for `judge` that of the templates. `detail`: the ancestor for `lineage`, the first
+    shared words for `ngram`, the judge's reason for `judge`, otherwise the start of the benchmark problem's text.
     """
 
     problem_id: str
@@ -284,6 +285,22 @@ class Finding:
     kind: FindingKind
     score: float
     detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbour:
+    """A row and a benchmark problem with a similar template, and whether the quality judge takes them for the same problem: None,
+    with the reason, without a valid reply."""
+
+    problem_id: str
+    benchmark: str
+    benchmark_problem_id: str
+    similarity: float
+    same: bool | None
+    reason: str
+    reply: str
+    model: str
+    prompt: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

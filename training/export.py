@@ -20,12 +20,13 @@ from tasks.storage.cards import Markdown, render_card
 from tasks.storage.checksums import sealed, unsealed
 from tasks.storage.disk import atomic_write
 from tasks.storage.metrics import read_metrics
+from tasks.storage.model_index import index_result, model_index
 from tasks.text import counted
 from training.algorithms.base import Algorithm
 from training.console import log_line
 from training.data.model_files import PROMPT
-from training.evaluation.held_out import estimates
-from training.evaluation.history import described
+from training.evaluation.history import described, estimates
+from training.evaluation.scores import main_name
 from training.metrics import phase_seconds
 from training.preflight.check import Prepared
 from training.preflight.data_checks import uses
@@ -207,7 +208,7 @@ def model_card(result: Mapping[str, Any]) -> str:
         "language": ["en"],
         "model_name": name,
         "tags": ["mathematics", *_tags(result["method"]), str(result["algorithm"])],
-        **_model_index(name, result["held_out"]),
+        **model_index(name, _index_results(result)),
     }
     return render_card(
         "model.md.j2",
@@ -222,17 +223,19 @@ def model_card(result: Mapping[str, Any]) -> str:
     )
 
 
-def _model_index(name: str, held_out: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the metadata `model-index` of a card: pass@1 on the held-out problems, in percent; nothing without an evaluation."""
-    if held_out is None:
-        return {}
-    score = {"type": "pass@1", "name": "pass@1", "value": round(100 * held_out["after"]["value"], 2)}
-    result = {
-        "task": {"type": "text-generation", "name": "Text Generation"},
-        "dataset": {"type": "held-out", "name": f"{held_out['after']['n']:,} held-out problems"},
-        "metrics": [score],
-    }
-    return {"model-index": [{"name": name, "results": [result]}]}
+def _index_results(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the evaluation of the exported student for the metadata `model-index`; nothing without one."""
+    if result["held_out"] is None:
+        return []
+    after, score = result["held_out"]["after"], main_name(result["settings"]["evaluation"]["samples"])
+    dataset = {"type": "held-out", "name": counted(after["n"], "held-out problem")}
+    return [
+        index_result(
+            dataset,
+            {score: after["value"]},
+            f"temperature {result['settings']['evaluation']['temperature']:g}",
+        )
+    ]
 
 
 def _method(prepared: Prepared) -> dict[str, Any]:

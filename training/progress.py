@@ -10,9 +10,9 @@ from typing import Any
 from tasks.errors import UserError
 from training.config import EvaluationSettings
 from training.console import log_line
-from training.evaluation.held_out import evaluate
-from training.evaluation.history import Evaluation, best_of, is_due, step_values
-from training.evaluation.stored import stored_or_new
+from training.evaluation.history import Evaluation, Grades, best_of, is_due, out_of_patience, step_values
+from training.evaluation.stored import result_folder, stored_or_new
+from training.evaluation.student import Student, evaluate
 from training.preflight.check import Prepared
 from training.preflight.sampling import evaluation_sampling
 from training.rollouts.engine import Generation
@@ -105,12 +105,13 @@ class TrainingRun:
 
     def after(self, state: RunState, done: CompletedStep, spent: Spent) -> RunState:
         """Return the state after a step, with its evaluation if one is due. `spent`: what all steps so far took."""
-        run, steps, settings = self.prepared.run, self.prepared.schedule.steps, self.evaluation
+        budget, steps, settings = self.prepared.run.budget, self.prepared.schedule.steps, self.evaluation
         state = replace(state, step=done.step, weights=done.weights)
-        ended = ended_by(run, done.step, steps, spent)
+        ended = ended_by(budget, done.step, steps, spent)
         if settings is not None and is_due(settings.every_steps, done.step, is_last=ended is not None):
             state = self.evaluated(state, f"after step {done.step}")
-            ended = ended_by(run, done.step, steps, spent, state.evaluations)
+            if out_of_patience(state.evaluations, settings.best_by, settings.patience):
+                ended = ended or "patience"
         return replace(state, ended=ended)
 
     def evaluated(self, state: RunState, when: str) -> RunState:
@@ -119,13 +120,15 @@ class TrainingRun:
         held_out = self.prepared.held_out
         if held_out is None or state.evaluation(state.step) is not None:
             return state
-        sampling = evaluation_sampling(self.prepared)
-        found = stored_or_new(
-            self.folder,
-            state.step,
-            state.weights,
-            lambda: evaluate(self.workers, held_out, when, sampling),
-        )
+        run, sampling = self.prepared.run, evaluation_sampling(self.prepared)
+        student = Student(weights=state.weights, dtype=run.rollout_dtype, context=run.context_tokens)
+        place = result_folder(self.folder, state.step)
+
+        def graded() -> Grades:
+            engines = self.workers.engines
+            return evaluate(engines, held_out, when, sampling, student=student, folder=place).grades
+
+        found = stored_or_new(self.folder, state.step, state.weights, graded)
         return replace(state, evaluations=(*state.evaluations, found))
 
     def best(self, state: RunState) -> Evaluation | None:

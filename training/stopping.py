@@ -8,7 +8,7 @@ from typing import Literal
 
 from tasks.text import counted
 from training.config import RunConfig
-from training.evaluation.history import Evaluation, out_of_patience
+from training.evaluation_settings import BudgetSettings
 
 __all__ = ["Ending", "Spent", "ended_by", "ending_line"]
 
@@ -35,19 +35,15 @@ class Spent:
         return spent
 
 
-def ended_by(
-    run: RunConfig, step: int, steps: int, spent: Spent, evaluations: Sequence[Evaluation] = ()
-) -> Ending | None:
-    """Return what ends the run after `step` of `steps` steps, None if it goes on."""
-    budget, settings = run.budget, run.evaluation
+def ended_by(budget: BudgetSettings, step: int, steps: int, spent: Spent) -> Ending | None:
+    """Return what ends the run after `step` of `steps` steps, None if it goes on unless its evaluations end it
+    (`history.out_of_patience`)."""
     if step >= steps:
         return "steps"
     if budget.max_tokens is not None and spent.tokens >= budget.max_tokens:
         return "max_tokens"
     if budget.max_hours is not None and spent.seconds >= 3600 * budget.max_hours:
         return "max_hours"
-    if settings is not None and out_of_patience(evaluations, settings.best_by, settings.patience):
-        return "patience"
     return None
 
 

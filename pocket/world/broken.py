@@ -150,6 +150,7 @@ def sound(text: str) -> bool:
 
 
 def sentences(text: str) -> list[str]:
+    """Return the sentences of a text."""
     return re.split(r"(?<=[.?]) ", text)
 
 
@@ -171,14 +172,17 @@ def given_numbers(node: Node) -> list[int]:
 
 
 def some_number(node: Node, rng: random.Random) -> int:
+    """Return one of the numbers in the facts, or any number if there is none."""
     return rng.choice(given_numbers(node) or [rng.randint(3, 20)])
 
 
 def pick_branch(node: Node, rng: random.Random) -> tuple[int, Branch]:
+    """Return one of the branches with its place among the items."""
     return rng.choice([(i, item) for i, item in enumerate(node.items) if isinstance(item, Branch)])
 
 
 def with_branch(node: Node, index: int, branch: Branch) -> Node:
+    """Return the problem with another branch at a place."""
     return replace(node, items=(*node.items[:index], branch, *node.items[index + 1 :]))
 
 
@@ -378,6 +382,7 @@ def impossible_change(family: str, v: dict[str, int], rng: random.Random) -> tup
 
 
 def no_question(node: Node, solved: Solved, rng: random.Random) -> str | None:
+    """Leave out the question; None if nothing else remains."""
     body, _ = body_and_task(node)
     return body or None
 

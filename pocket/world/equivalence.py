@@ -60,12 +60,14 @@ def equivalence_pair(rng: random.Random) -> EquivalencePair:
 
 
 def draw_whole(rng: random.Random) -> Value:
+    """Return a whole number of one to five digits."""
     return rng.choice(
         (rng.randint(0, 20), rng.randint(2, 99), rng.randint(100, 1999), rng.randint(1000, 99999))
     )
 
 
 def draw_fraction(rng: random.Random) -> Value:
+    """Return a fraction in lowest terms."""
     bottom = rng.randint(2, 30)
     top = rng.randint(1, 40)
     while gcd(top, bottom) > 1:
@@ -74,15 +76,18 @@ def draw_fraction(rng: random.Random) -> Value:
 
 
 def draw_decimal(rng: random.Random) -> Value:
+    """Return a number with at most two decimal places."""
     return whole(Fraction(rng.randint(1, 60), rng.choice((2, 4, 5, 10))))
 
 
 def draw_pair(rng: random.Random) -> Value:
+    """Return a pair of two different numbers."""
     first = rng.randint(0, 60)
     return Pair(first=first, second=rng.choice([n for n in range(1, 60) if n != first]))
 
 
 def draw_interval(rng: random.Random) -> Value:
+    """Return an interval, bounded on one side or on both."""
     low, shape = rng.randint(-20, 40), rng.randrange(3)
     return Interval(
         low=low if shape else None,
@@ -93,6 +98,7 @@ def draw_interval(rng: random.Random) -> Value:
 
 
 def draw_polynomial(rng: random.Random) -> Value:
+    """Return a polynomial of degree one or two; one of degree two has integer roots."""
     a, b = rng.randint(1, 12), rng.choice([n for n in range(-9, 13) if n])
     if rng.random() < 0.7:
         return Polynomial(square=1, linear=a + b, constant=a * b)
@@ -124,6 +130,7 @@ def written(value: Value, rng: random.Random) -> str:
 
 
 def written_whole(n: int, rng: random.Random) -> str:
+    """Write a whole number in one of its forms: digits, words, with a unit, as a quotient."""
     forms = [str(n), f"${n}$", f"x = {n}", f"{n} {rng.choice(UNITS)}", f"{n}.0", f"{n}."]
     if n < len(NUMBER_WORDS):
         forms += [NUMBER_WORDS[n]] * 2
@@ -136,6 +143,7 @@ def written_whole(n: int, rng: random.Random) -> str:
 
 
 def written_fraction(value: Fraction, rng: random.Random) -> str:
+    """Write a fraction in one of its forms: lowest terms, expanded, as a decimal."""
     top, bottom = value.numerator, value.denominator
     limit = max(1, min(6, 60 // max(top, bottom)))
     k = rng.randint(2, limit) if limit >= 2 else 1
@@ -154,6 +162,7 @@ def written_fraction(value: Fraction, rng: random.Random) -> str:
 
 
 def written_pair(value: Pair, rng: random.Random) -> str:
+    """Write a pair as a tuple or as the values of x and y."""
     a, b = value.first, value.second
     return rng.choice(
         (
@@ -170,6 +179,7 @@ def written_pair(value: Pair, rng: random.Random) -> str:
 
 
 def written_interval(value: Interval, rng: random.Random) -> str:
+    """Write an interval in brackets or as an inequality."""
     shown = canonical(value)
     less = {False: ("<", "<"), True: ("\\leq", "<=")}
     more = {False: (">", ">"), True: ("\\geq", ">=")}
@@ -194,6 +204,7 @@ def written_interval(value: Interval, rng: random.Random) -> str:
 
 
 def written_polynomial(value: Polynomial, rng: random.Random) -> str:
+    """Write a polynomial expanded, with its terms in any order, or factored."""
     shown = canonical(value)
     forms = [shown, f"${shown}$", reordered(value, rng), reordered(value, rng)]
     factors = factored(value)
@@ -235,6 +246,7 @@ def near_miss(value: Value, rng: random.Random) -> Value:
 
 
 def missed(value: Value, rng: random.Random) -> Value:
+    """Return another value of the same kind, as a mistake gives it."""
     if isinstance(value, int):
         return missed_whole(value, rng)
     if isinstance(value, Fraction):
@@ -273,6 +285,7 @@ def missed_whole(n: int, rng: random.Random) -> int:
 
 
 def missed_fraction(value: Fraction, rng: random.Random) -> Value:
+    """Return another fraction: inverted, or with a top or bottom that is off by one."""
     top, bottom = value.numerator, value.denominator
     return whole(
         rng.choice(

@@ -182,6 +182,7 @@ def fresh_name(value: Value, taken: frozenset[str], names: str) -> str:
 
 
 def free_name(names: str, taken: frozenset[str]) -> str:
+    """Return the first name that is not taken. Raises `Unsound` if all are."""
     for name in names:
         if name not in taken:
             return name
@@ -189,6 +190,7 @@ def free_name(names: str, taken: frozenset[str]) -> str:
 
 
 def free_pair(pairs: tuple[tuple[str, str], ...], taken: frozenset[str]) -> tuple[str, str]:
+    """Return the first pair of names of which none is taken. Raises `Unsound` if there is none."""
     for pair in pairs:
         if not taken & set(pair):
             return pair
@@ -196,6 +198,7 @@ def free_pair(pairs: tuple[tuple[str, str], ...], taken: frozenset[str]) -> tupl
 
 
 def linear(*terms: tuple[int, str], constant: Fraction | int = 0) -> Linear:
+    """Return a sum of multiples of names and a constant."""
     return Linear(terms=terms, constant=constant)
 
 
@@ -224,6 +227,7 @@ def further_step(subject: Subject, rng: random.Random) -> Expression:
 
 
 def pair_step(p: str, q: str, rng: random.Random) -> Expression:
+    """Return a step with two numbers: a sum of multiples, a difference or their product."""
     k = rng.randint(2, 4)
     return rng.choice(
         (
@@ -237,6 +241,7 @@ def pair_step(p: str, q: str, rng: random.Random) -> Expression:
 
 
 def interval_step(name: str, value: Interval, rng: random.Random) -> Property:
+    """Return a step with an interval: one of the properties that it has."""
     if value.low is None:
         kinds = ("greatest", "positive")
     elif value.high is None:
@@ -247,6 +252,7 @@ def interval_step(name: str, value: Interval, rng: random.Random) -> Property:
 
 
 def number_step(name: str, value: int, rng: random.Random) -> Linear:
+    """Return a step with a number: a multiple, or a sum or difference with a constant."""
     small = max(2, min(5, 999 // max(1, abs(value))))
     k, j = rng.randint(2, small), rng.randint(2, 20)
     lower = rng.randint(1, max(1, min(value - 1, 30)))
@@ -262,6 +268,7 @@ def number_step(name: str, value: int, rng: random.Random) -> Linear:
 
 
 def constraint_step(name: str, value: int, rng: random.Random) -> Property:
+    """Return a step that compares a number with another one."""
     kind = rng.choice(("next", "below", "larger", "smaller", "gap"))
     k = rng.randint(3, 12) if kind in ("next", "below") else max(1, value + rng.randint(-15, 15))
     return Property(kind=kind, of=linear((1, name)), k=k)
@@ -313,6 +320,7 @@ def competition(node: Node, solved: Solved, rng: random.Random) -> Node:
 
 
 def contest_property(of: Linear, size: int, rng: random.Random) -> Property:
+    """Return a property from number theory of an expression whose value is `size`."""
     kinds = ["remainder", "remainder", "digits", "common", "next", "below"]
     kinds += ["divisors"] * (size <= PROPERTIES["divisors"].top)
     kinds += ["first", "square"] * (size <= 30)
@@ -392,6 +400,7 @@ def apply(node: Node, solved: Solved, rng: random.Random) -> Node:
 
 
 def reworded_everywhere(node: Node, rng: random.Random, kinds: tuple[str, ...]) -> Node:
+    """Return the problem with another wording of these kinds in every branch that has one."""
     items: list[Item] = []
     for item in node.items:
         if isinstance(item, Branch):

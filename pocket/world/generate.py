@@ -75,6 +75,7 @@ def problem(seed: int, tier: str, index: int) -> PocketProblem:
 
 
 def draw_node(tier: str, rng: random.Random) -> Node:
+    """Draw a problem of a tier that has at most `MOST_STEPS` steps."""
     recipes = RECIPES[tier]
     while True:
         recipe = rng.choices(recipes, [r.share for r in recipes])[0]

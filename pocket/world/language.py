@@ -91,6 +91,7 @@ class Template:
         return fill(pieces(self.facts, 0), slots)
 
     def render(self, slots: Slots, ending: Ending) -> str:
+        """Return the facts and the question, or what the ending makes of it."""
         if ending.verb is None and ending.name is None:
             body = fill(pieces(self.ask, ASK_CHOICES), slots)
         else:
@@ -99,6 +100,7 @@ class Template:
         return f"{facts} {body}" if facts else body
 
     def read(self, text: str, start: int) -> Reading | None:
+        """Return what `render` was given for the text from `start` on, or None if it was not written by this template."""
         found = reading_regex(self).match(text, start)
         if found is None:
             return None
@@ -122,10 +124,12 @@ class ChainTemplate:
     phrase: str
 
     def fits(self, slots: Slots) -> bool:
+        """Whether the template has a wording for each operation of the chain."""
         known = dict(self.steps)
         return all(slots[f"o{i}"] in known for i in range(1, chain_length(slots) + 1))
 
     def complete(self, slots: Slots, rng: random.Random) -> dict[str, str]:
+        """Return the slots with the missing words: names, things, and the wording of each step."""
         done = complete_words({"N": NAMES, "T": THINGS}, slots, rng)
         known = dict(self.steps)
         for i in range(1, chain_length(slots) + 1):
@@ -142,9 +146,11 @@ class ChainTemplate:
         return " ".join(parts)
 
     def render(self, slots: Slots, ending: Ending) -> str:
+        """See `Template.render`."""
         return f"{self.facts_text(slots)} {self._close(slots, ending)}"
 
     def read(self, text: str, start: int) -> Reading | None:
+        """See `Template.read`."""
         found = start_regex(self.start).match(text, start)
         if found is None:
             return None
@@ -214,6 +220,7 @@ def finish(phrase: str, ending: Ending) -> str:
 
 
 def read_ending(found: re.Match[str]) -> Ending:
+    """Return the ending that a match of `opening_regex` describes."""
     groups = found.groupdict()
     if groups.get("E_verb"):
         return Ending(verb=groups["E_verb"])
@@ -226,6 +233,7 @@ def read_ending(found: re.Match[str]) -> Ending:
 def complete_words(
     options: Mapping[str, tuple[str, ...]], slots: Slots, rng: random.Random
 ) -> dict[str, str]:
+    """Return the slots with a word for each that is missing; the two names differ."""
     done = dict(slots)
     for slot, words in options.items():
         if slot in done:
@@ -287,6 +295,7 @@ def offsets(template: Template) -> tuple[tuple[int, str], ...]:
 
 
 def opening_regex() -> str:
+    """Return the pattern of how a phrase begins: with a verb, or by naming its value."""
     intros = "|".join(re.escape(before) for before, _ in INTRODUCTIONS)
     afters = "|".join(
         re.escape(after) for after in sorted({after for _, after in INTRODUCTIONS}, reverse=True)
@@ -314,11 +323,13 @@ def reading_regex(template: Template) -> re.Pattern[str]:
 
 @cache
 def start_regex(pattern: str) -> re.Pattern[str]:
+    """Return the pattern of the sentence that begins a chain."""
     return re.compile(slot_regex(pieces(pattern), {}, set(), "") + " ")
 
 
 @cache
 def step_regexes(template: ChainTemplate) -> tuple[tuple[str, int, re.Pattern[str]], ...]:
+    """Return operation, number and pattern of every wording of a step."""
     found: list[tuple[str, int, re.Pattern[str]]] = []
     for operation, wordings in template.steps:
         for index, wording in enumerate(wordings):

@@ -76,6 +76,7 @@ def oracle(text: str) -> str | None:
 
 
 def read_letters(text: str) -> tuple[tuple[Letter, ...], int]:
+    """Return the letters that are defined in sentences of their own, and where the text goes on."""
     found: list[Letter] = []
     place = 0
     while True:
@@ -90,6 +91,7 @@ def read_letters(text: str) -> tuple[tuple[Letter, ...], int]:
 
 
 def read_letter(match: re.Match[str], form: int, *, first: bool) -> Letter:
+    """Return the letter of a match of the definition number `form`; `first`: it is in a sentence of its own."""
     groups = match.groupdict()
     number = {key: int(groups.get(key) or 0) for key in "km"}
     return Letter(letter=match["L"], form=form, k=number["k"], m=number["m"], first=first)
@@ -111,16 +113,19 @@ def take_clauses(text: str) -> tuple[str, tuple[Letter, ...]]:
 
 @cache
 def letter_regexes() -> tuple[re.Pattern[str], ...]:
+    """Return the pattern of every sentence that defines a letter."""
     return tuple(re.compile(letter_pattern(sentence) + " ") for sentence, _, _ in LETTER_FORMS)
 
 
 @cache
 def clause_regexes() -> tuple[re.Pattern[str], ...]:
+    """Return the pattern of every clause that defines a letter."""
     return tuple(re.compile(letter_pattern(clause)) for _, clause, _ in LETTER_FORMS)
 
 
 @cache
 def clauses_regex() -> re.Pattern[str]:
+    """Return the pattern of all clauses at the end of a sentence, `where ... and ...`."""
     letter, number = f"[{LETTERS}]", r"\d{1,4}"
     clauses = [re.escape(clause) for _, clause, _ in LETTER_FORMS]
     one = "|".join(
@@ -159,11 +164,13 @@ def read_item(text: str, place: int) -> tuple[Item, int] | None:
 
 @cache
 def split_regex() -> re.Pattern[str]:
+    """Return the pattern of a sentence that splits a fraction."""
     return re.compile(r"Write (?P<s>[A-Z]) as (?P<t>[a-z])/(?P<b>[a-z]) in lowest terms\.(?= |$)")
 
 
 @cache
 def definition_regexes() -> tuple[re.Pattern[str], ...]:
+    """Return the pattern of every sentence that defines a name, with its expression as group e."""
     regexes = []
     for before, equals, words in DEFINITIONS:
         regexes.append(
@@ -175,6 +182,7 @@ def definition_regexes() -> tuple[re.Pattern[str], ...]:
 
 
 def read_question(text: str, place: int) -> Question | None:
+    """Return the question that ends the text, or None."""
     found = question_regex().match(text, place)
     if found is None or (found["verb"].startswith("What")) != (text[-1] == "?"):
         return None
@@ -184,6 +192,7 @@ def read_question(text: str, place: int) -> Question | None:
 
 @cache
 def question_regex() -> re.Pattern[str]:
+    """Return the pattern of a question about an expression."""
     verbs = "|".join(sorted(QUESTION_VERBS, key=len, reverse=True))
     return re.compile(rf"(?P<verb>{verbs}) (?P<e>{plain_regex()}|{property_regex()})[.?]$")
 
@@ -195,11 +204,13 @@ def plain_regex() -> str:
 
 @cache
 def property_regex() -> str:
+    """Return the pattern of any property, without groups."""
     phrases = [kind.phrase for kind in PROPERTIES.values()] + list(INTERVAL_PROPERTIES.values())
     return f"(?:{'|'.join(property_pattern(phrase, named=False) for phrase in phrases)})"
 
 
 def property_pattern(phrase: str, *, named: bool) -> str:
+    """Return the pattern of a property's phrase, with the groups e and k if it is `named`."""
     expression = f"(?P<e>{_LINEAR})" if named else f"(?:{_LINEAR})"
     number = r"(?P<k>[1-9]\d{0,3})" if named else r"[1-9]\d{0,3}"
     return re.escape(phrase).replace(r"\{e\}", expression).replace(r"\{k\}", number)
@@ -207,6 +218,7 @@ def property_pattern(phrase: str, *, named: bool) -> str:
 
 @cache
 def named_properties() -> tuple[tuple[str, re.Pattern[str]], ...]:
+    """Return each property with its pattern."""
     phrases = {kind: entry.phrase for kind, entry in PROPERTIES.items()} | INTERVAL_PROPERTIES
     return tuple((kind, re.compile(property_pattern(phrase, named=True))) for kind, phrase in phrases.items())
 

@@ -75,10 +75,12 @@ def shifted(branch: Branch, slots: Sequence[str], letters: Letters, count: int) 
 
 
 def nearest(numbers: list[int], to: int) -> list[int]:
+    """Return the `NEAREST` numbers that are closest to one."""
     return sorted(numbers, key=lambda number: abs(number - to))[:NEAREST]
 
 
 def with_number(branch: Branch, slot: str, number: int) -> Branch:
+    """Return the branch with another number in a slot."""
     return replace(branch, slots={**branch.slots, slot: str(number)})
 
 

@@ -134,6 +134,7 @@ def letter_statement(letter: Letter) -> str:
 def item_statements(
     item: Item, letters: Mapping[str, int], names: Mapping[str, Value], rng: random.Random
 ) -> list[str]:
+    """Return the statements of the solution about one item."""
     if isinstance(item, Split):
         number = Fraction(scalar(names, item.source))
         return [
@@ -146,6 +147,7 @@ def item_statements(
 
 
 def branch_statements(branch: Branch, letters: Mapping[str, int], rng: random.Random) -> list[str]:
+    """Return the statements that compute a branch, by one of the routes of its family."""
     family, numbers = BY_NAME[branch.family], branch_numbers(branch, letters)
     statements = rng.choice(family.routes)(numbers)
     name = branch.ending.name
@@ -238,6 +240,7 @@ def fraction_statements(linear: Linear, shown: str, names: Mapping[str, Value]) 
 def property_statements(
     wanted: Property, name: str, names: Mapping[str, Value], rng: random.Random
 ) -> list[str]:
+    """Return the statements that compute a property; the last one gives it a name, if it has one."""
     value = expression_value(wanted, names)
     tail = [f"{name} = {canonical(value)}"] if name else []
     if wanted.kind in INTERVAL_PROPERTIES:
@@ -252,6 +255,7 @@ def property_statements(
 
 
 def interval_statement(kind: str, interval: Interval, value: str) -> str:
+    """Return the statement about a property of an interval."""
     shown = canonical(interval)
     words = {
         "count": f"the number of integers in {shown} is {value}",
@@ -298,6 +302,7 @@ def number_property(kind: str, n: int, k: int, rng: random.Random) -> list[str]:
 
 
 def divisor_statements(n: int, rng: random.Random) -> list[str]:
+    """Return the statements that count the divisors of n."""
     if n == 1:
         return ["the number 1 has 1 divisor"]
     return rng.choice((divisor_formula, divisor_pairs))({"n": n})

@@ -219,6 +219,7 @@ def evaluate(node: Node) -> Solved:
 
 
 def letter_value(letter: Letter) -> int:
+    """Return the value of a letter. Raises `Unsound` unless it is a positive integer."""
     form = LETTER_FORMS[letter.form]
     if "{k}" in form[0] and letter.k < 1:
         raise Unsound("a letter's equation is degenerate")
@@ -229,6 +230,7 @@ def letter_value(letter: Letter) -> int:
 
 
 def used_letters(node: Node) -> set[str]:
+    """Return the letters that stand for numbers in the branches, and the numbers themselves."""
     return {
         token.lstrip("-")
         for item in node.items
@@ -275,6 +277,7 @@ def branch_numbers(branch: Branch, letters: Mapping[str, int]) -> dict[str, int]
 
 
 def branch_value(branch: Branch, letters: Mapping[str, int]) -> Value:
+    """Return the answer of a branch. Raises `Unsound` if its facts contradict each other or the value is too large."""
     family = BY_NAME[branch.family]
     numbers = branch_numbers(branch, letters)
     if not family.sound(numbers):
@@ -299,6 +302,7 @@ def bind(names: dict[str, Value], name: str, value: Value) -> None:
 
 
 def add_name(names: dict[str, Value], name: str, value: Value) -> None:
+    """Add the value of a name. Raises `Unsound` if it has one already or the value is too large."""
     if name in names:
         raise Unsound(f"{name} is defined twice")
     if not in_range(value):
@@ -307,6 +311,7 @@ def add_name(names: dict[str, Value], name: str, value: Value) -> None:
 
 
 def scalar(names: Mapping[str, Value], name: str) -> int | Fraction:
+    """Return the number with a name. Raises `Unsound` if there is none."""
     value = names.get(name)
     if not isinstance(value, int | Fraction):
         raise Unsound(f"{name} is not a defined number")
@@ -314,6 +319,7 @@ def scalar(names: Mapping[str, Value], name: str) -> int | Fraction:
 
 
 def expression_value(expression: Expression, names: Mapping[str, Value]) -> Value:
+    """Return the value of an expression. Raises `Unsound` for a name without a fitting value."""
     if isinstance(expression, Linear):
         return linear_value(expression, names)
     if isinstance(expression, Product):
@@ -327,6 +333,7 @@ def expression_value(expression: Expression, names: Mapping[str, Value]) -> Valu
 
 
 def linear_value(linear: Linear, names: Mapping[str, Value]) -> int | Fraction:
+    """Return the value of a sum of multiples. Raises `Unsound` for a name that is no number."""
     total = Fraction(linear.constant)
     for coefficient, name in linear.terms:
         total += coefficient * scalar(names, name)
@@ -334,6 +341,7 @@ def linear_value(linear: Linear, names: Mapping[str, Value]) -> int | Fraction:
 
 
 def property_value(wanted: Property, names: Mapping[str, Value]) -> int:
+    """Return the value of a property. Raises `Unsound` if it does not apply to the number or interval."""
     if wanted.kind in INTERVAL_PROPERTIES:
         return interval_property(wanted.kind, names.get(wanted.of.terms[0][1]))
     number, kind = linear_value(wanted.of, names), PROPERTIES[wanted.kind]
@@ -347,6 +355,7 @@ def property_value(wanted: Property, names: Mapping[str, Value]) -> int:
 
 
 def interval_property(kind: str, value: Value | None) -> int:
+    """Return the value of a property of an interval. Raises `Unsound` if the interval does not have it."""
     if not isinstance(value, Interval):
         raise Unsound("not an interval")
     least = None if value.low is None else value.low + (not value.low_closed)
@@ -413,6 +422,7 @@ def with_clauses(text: str, letters: Mapping[str, str]) -> str:
 
 
 def item_text(item: Item) -> str:
+    """Return the text of an item."""
     if isinstance(item, Split):
         return f"Write {item.source} as {item.top}/{item.bottom} in lowest terms."
     if isinstance(item, Define):
@@ -423,6 +433,7 @@ def item_text(item: Item) -> str:
 
 
 def expression_text(expression: Expression) -> str:
+    """Return an expression as it is written in a problem."""
     if isinstance(expression, Linear):
         return linear_text(expression)
     if isinstance(expression, Product):
@@ -434,6 +445,7 @@ def expression_text(expression: Expression) -> str:
 
 
 def linear_text(linear: Linear) -> str:
+    """Return a sum of multiples as it is written in a problem."""
     text = ""
     for coefficient, name in linear.terms:
         size = f"{abs(coefficient)}{name}" if abs(coefficient) != 1 else name

@@ -37,6 +37,7 @@ class Polynomial:
     constant: int
 
     def at(self, x: int) -> int:
+        """Return the value at x."""
         return self.square * x * x + self.linear * x + self.constant
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tasks.errors import UserError
 
 INDEX = "model.safetensors.index.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -54,6 +58,20 @@ def header_bytes(path: Path) -> int:
     """Return the length of the header that a safetensors file names in its first 8 bytes. Raises OSError if it cannot be read."""
     with path.open("rb") as file:
         return int.from_bytes(file.read(8), "little")
+
+
+@contextmanager
+def complete_file(path: Path, remedy: str, setting: str = "") -> Iterator[None]:
+    """Convert what safetensors raises in the block for the file at `path` to `UserError`. `setting`: what names it, for the
+    sentence."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = str(error).removeprefix("Error while deserializing header: ")
+        where = f"{setting}: {path}" if setting else str(path)
+        raise UserError(f"{where} is not a complete safetensors file ({reason}): {remedy}") from error
 
 
 def _is_whole(path: Path) -> bool:

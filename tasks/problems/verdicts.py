@@ -47,6 +47,15 @@ class EquivalenceVerdict:
         return self.equivalent if decided is None else decided
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverlapVerdict:
+    """The quality judge's reason, and whether two problems are the same."""
+
+    reason: str
+    same: bool
+
+
+_OVERLAP_TYPES: Final[dict[str, type]] = {"reason": str, "same": bool}
 _EQUIVALENCE_TYPES: Final[dict[str, type]] = {"first": str, "second": str, "equivalent": bool}
 
 # Where a JSON object may begin, and what the decoder does not accept although its meaning is plain.
@@ -106,6 +115,15 @@ def parse_equivalence(
     """
     found = _verdict(reply, finish_reason, _EQUIVALENCE_TYPES, max_chars)
     return found if isinstance(found, BadReply) else EquivalenceVerdict(**found)
+
+
+def parse_overlap(
+    reply: str, finish_reason: str, *, max_chars: int = MAX_REPLY_CHARS
+) -> OverlapVerdict | BadReply:
+    """Parse the quality judge's reply about two problems: one JSON object that has `reason` and `same`, in the forms that
+    `parse_quality` accepts."""
+    found = _verdict(reply, finish_reason, _OVERLAP_TYPES, max_chars)
+    return found if isinstance(found, BadReply) else OverlapVerdict(**found)
 
 
 def parse_evolution(

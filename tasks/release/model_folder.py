@@ -19,6 +19,7 @@ from tasks.release.dataset_folder import Naming, citation
 from tasks.release.licences import licence_text
 from tasks.storage.checksums import read_sealed, written_by
 from tasks.storage.disk import whole_folder
+from tasks.storage.model_index import model_index
 
 _PAPERS: Final = ("cost.json", "curves.png", "metrics.parquet")
 _RECIPE: Final = (
@@ -40,6 +41,11 @@ class Trained:
     def student(self) -> Path:
         """The folder of the student."""
         return self.folder / "student"
+
+    @property
+    def identity(self) -> str:
+        """The identity of the student (`model_identity`)."""
+        return str(self.result["student"]["to"])
 
 
 def read_trained(folder: Path) -> Trained:
@@ -78,8 +84,8 @@ def write_model_release(
 ) -> None:
     """Write the release folder of a student, replacing an existing one as a whole.
 
-    `datasets` are repositories on the hub. `evaluations` are results in the form of the hub's `model-index`, which follow the
-    held-out accuracy of the run. Raises `UserError` for an unknown licence.
+    `datasets` are repositories on the hub. `evaluations` are results in the form of the hub's `model-index`, which follow those
+    on the student's card. Raises `UserError` for an unknown licence.
     """
     card = (trained.student / "README.md").read_text(encoding="utf-8")
     match = _FRONT_MATTER.fullmatch(card)
@@ -88,12 +94,12 @@ def write_model_release(
     head = yaml.safe_load(match[1])
     name = str(head["model_name"])
     text = licence_text(name, licence, ())
-    results = [*held_out_results(trained.result), *evaluations]
+    results = [*_results(head), *evaluations]
     head |= {
         "license": licence,
         **({"base_model": [trained.base_model]} if trained.base_model else {}),
         **({"datasets": list(datasets)} if datasets else {}),
-        **({"model-index": [{"name": name, "results": results}]} if results else {}),
+        **model_index(name, results),
     }
     with whole_folder(place, replace=True) as folder:
         shutil.copytree(trained.student, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
@@ -124,16 +130,6 @@ def recipe(result: Mapping[str, Any]) -> dict[str, Any]:
     return {name: result[name] for name in _RECIPE}
 
 
-def held_out_results(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the held-out accuracy of a run in the form of the hub's `model-index`, in percent; empty without an evaluation."""
-    found = result["held_out"]
-    if found is None:
-        return []
-    after = found["after"]
-    return [
-        {
-            "task": {"type": "text-generation"},
-            "dataset": {"name": f"held-out problems ({after['n']})", "type": "held-out"},
-            "metrics": [{"type": "pass@1", "value": round(100 * after["value"], 2), "name": "pass@1"}],
-        }
-    ]
+def _results(head: Mapping[str, Any]) -> list[Any]:
+    """Return the results in the metadata of a card."""
+    return [result for model in head.get("model-index") or () for result in model["results"]]

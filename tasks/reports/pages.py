@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import jinja2
@@ -17,6 +18,13 @@ def render_page(template: str, values: Mapping[str, Any]) -> str:
     """Return the page as HTML, with the shared style sheet as `css`. In every printed string controls are made visible; it is
     truncated to 4,000 characters with a note, and escaped. Pass HTML as `Markup`. Raises `jinja2.UndefinedError` for a missing
     value."""
+    css = Markup((CARDS / "report.css").read_text(encoding="utf-8"))
+    return _environment().get_template(template).render(css=css, **values)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """Return the environment of all pages, which keeps compiled templates: an evaluation during the training writes a page."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(CARDS),
         undefined=jinja2.StrictUndefined,
@@ -26,8 +34,7 @@ def render_page(template: str, values: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(_FILTERS)
-    css = Markup((CARDS / "report.css").read_text(encoding="utf-8"))
-    return environment.get_template(template).render(css=css, **values)
+    return environment
 
 
 def duration(seconds: float) -> str:

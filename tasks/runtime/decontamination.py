@@ -67,8 +67,10 @@ def compare(
     against: Sequence[Problem],
     settings: DecontamSettings,
     mapper: Mapper[Any, Any] = map,
+    judged: Sequence[Finding] = (),
 ) -> dict[str, list[Finding]]:
-    """Return the findings by problem id, for the rows that have any.
+    """Return the findings by problem id, for the rows that have any. `judged`: findings of the quality judge, which descendants
+    have too.
 
     A held-out problem that matches the test split is not a finding.
     """
@@ -78,7 +80,7 @@ def compare(
         CompareWork(texts=texts[start : start + COMPARED_AT_ONCE], index=index)
         for start in range(0, len(texts), COMPARED_AT_ONCE)
     ]
-    overlaps = list(chain.from_iterable(mapper(compare_with_benchmarks, items)))
+    overlaps = [*chain.from_iterable(mapper(compare_with_benchmarks, items)), *judged]
     descent = lineage(problems, benchmarks=index.problems, overlaps=overlaps)
     own = {row.id for row in rows}
     held_out = {row.id for row in against if row.source == TEST_SPLIT}

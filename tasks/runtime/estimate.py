@@ -31,6 +31,7 @@ ENTRY_BYTES = 400  # a request in the ledger, without its reply (but including a
 CANDIDATE_COPIES = 4  # copies of a candidate's text: its round, rules, deduplicate, judge
 SELECTED_COPIES = 4  # copies of a selected problem's text: select, sample, dataset, report
 RESPONSE_COPIES = 3  # copies of a response's text: the ledger, sample, dataset
+REASON_TOKENS = 30  # a judge's reason of one sentence
 
 
 UNREAD: Final = "unread"
@@ -149,6 +150,7 @@ def make_plan(
     lines = [
         *evolve_lines(config, groups, lengths["evolver"]),
         judge_line(config, groups, lengths["quality_judge"]),
+        *neighbour_lines(config, groups, selected, curated, lengths["quality_judge"]),
         sample_line(config, groups, selected, curated, lengths["teacher"]),
         cluster_line(config, selected + curated, lengths["equivalence_judge"]),
         *([distill_line(config, groups, rollouts, lengths["student"])] if rollouts is not None else []),
@@ -223,6 +225,23 @@ def judge_line(config: Config, groups: Sequence[Group], lengths: Lengths) -> Lin
     prompts = requests * (lengths.prompts["judge/quality"] + mean_candidate(groups, lengths, config.plan))
     replies = requests * lengths.frame
     return _line(config.plan, "judge", "quality_judge", requests, prompts, replies, requests * most)
+
+
+def neighbour_lines(
+    config: Config, groups: Sequence[Group], selected: int, curated: int, lengths: Lengths
+) -> list[Line]:
+    """Return the line of the quality judge about near benchmark problems, as if no problem had a flag and each had the most
+    neighbours; none if `decontam.judge` is off. A benchmark problem is taken to be as long as a candidate."""
+    judge = config.decontam.judge
+    if judge is None:
+        return []
+    candidate = mean_candidate(groups, lengths, config.plan)
+    requests = judge.count * (selected + curated)
+    prompts = requests * (lengths.prompts["judge/overlap"] + candidate)
+    prompts += judge.count * (selected * candidate + curated * lengths.curated)
+    replies = requests * min(lengths.frame + REASON_TOKENS, judge.sampling.max_tokens)
+    most = requests * judge.sampling.max_tokens
+    return [_line(config.plan, "neighbours", "quality_judge", requests, prompts, replies, most)]
 
 
 def mean_candidate(groups: Sequence[Group], lengths: Lengths, plan: PlanSettings) -> float:

@@ -120,7 +120,7 @@ def _is_answered(config: Config, names: str, role: ModelRole, root: Path) -> boo
     identity = attempt(ignored, lambda: role_identity(role, PROJECT_ROOT))
     last = {
         "evolver": f"evolve-{max(config.evolve.rounds.values())}",
-        "quality_judge": "judge",
+        "quality_judge": "judge" if config.decontam.judge is None else "neighbours",
         "teacher": "sample",
         "equivalence_judge": "cluster",
     }

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, PositiveInt
 
 from tasks.answers.extraction import extract_answer
-from tasks.answers.gold import final_answer
+from tasks.answers.gold import after_hashes, final_answer
 from tasks.rows import Tier
 from tasks.seeds.filters import Drop, Fault
 from tasks.seeds.hub_source import Found, HubPart, HubSource, Values, hub_kind, written
@@ -53,8 +53,7 @@ def answer_of(cell: Any, form: str) -> str | None:
     if form == "boxed":
         return extract_answer(written(cell))
     if form == "hashes":
-        _, marker, last = written(cell).rpartition("####")
-        return final_answer(last.replace(",", "")) if marker else None
+        return after_hashes(cell)
     return final_answer(cell)
 
 

@@ -7,11 +7,12 @@ from functools import cache
 
 from prefect.logging import get_run_logger
 
-from tasks.rows import Finding, Flag, Problem
+from tasks.rows import Finding, Flag, Neighbour, Problem
 from tasks.runtime.ahead import cpu_mapper
 from tasks.runtime.chunks import shard_rows, shard_sizes
 from tasks.runtime.decontamination import account, ancestors, benchmark_problems, compare, flag
 from tasks.runtime.driver import Lazy, Run, Shard, Stage, run_shards
+from tasks.runtime.neighbours import finding
 from tasks.runtime.pending import Pending, rows_digest
 from tasks.storage.artifacts import Artifact
 
@@ -19,17 +20,23 @@ VERSION = 2
 
 
 def decontaminate(
-    run: Run, selected: Artifact, sources: Artifact, rounds: Sequence[Artifact], benchmarks: Artifact
+    run: Run,
+    selected: Artifact,
+    sources: Artifact,
+    rounds: Sequence[Artifact],
+    benchmarks: Artifact,
+    neighbours: Artifact | None = None,
 ) -> Artifact:
     """Flag every selected problem and store the findings behind each flag.
 
     Ancestors are compared as well, although most of them were not selected: a problem that descends from an overlapping
-    one is flagged.
+    one is flagged. `neighbours`: the verdicts of the quality judge, if it was asked.
     """
     settings = run.config.decontam
+    checks = {name: value for name, value in settings.identity().items() if name != "judge"}
     stage = Stage(
-        name="decontaminate", version=VERSION, primary="flags", settings={"decontam": settings.identity()},
-        inputs=(selected, sources, *rounds, benchmarks),
+        name="decontaminate", version=VERSION, primary="flags", settings={"decontam": checks},
+        inputs=(selected, sources, *rounds, benchmarks, *([] if neighbours is None else [neighbours])),
     )  # fmt: skip
 
     @cache
@@ -37,7 +44,9 @@ def decontaminate(
         against = benchmark_problems(run.store, selected, sources, benchmarks)
         rows = list(run.store.rows(selected, "problems", Problem))
         generations = [run.store.rows(artifact, "problems", Problem) for artifact in (*rounds[::-1], sources)]
-        result = compare(rows, ancestors(rows, generations), against, settings, mapper.get())
+        verdicts = () if neighbours is None else run.store.rows(neighbours, "neighbours", Neighbour)
+        judged = [finding(one) for one in verdicts if one.same]
+        result = compare(rows, ancestors(rows, generations), against, settings, mapper.get(), judged)
         get_run_logger().info("decontaminate: %s", account(against, len(result), len(rows)))
         return result
 

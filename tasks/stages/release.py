@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.blocks.system import Secret
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from tasks.config import Config
+from tasks.config import PROJECT_ROOT, Config
 from tasks.errors import UserError
 from tasks.keys import HUB_TOKEN, checked_key, read_key, secret_values
 from tasks.release.contract import check, read_built
 from tasks.release.dataset_folder import Naming, write_dataset_release
+from tasks.release.evaluations import evaluations_of
 from tasks.release.hub import Target, roll_back, upload
 from tasks.release.model_folder import read_trained, write_model_release
 from tasks.release.texts import refuse_exposed
 from tasks.runtime.preflight import output_folder
-from tasks.runtime.products import model_digest, release_product, student_product
+from tasks.runtime.products import model_digest, release_product
 from tasks.stages.lineage import record_products
 from tasks.storage.checksums import read_sealed
 from tasks.storage.lineage import Kind, key_of, products
 from tasks.storage.manifest import read_manifest
 from tasks.storage.versions import latest
+from tasks.text import counted
 
 What = Literal["dataset", "model"]
 FOLDER, CANDIDATE = "release", "candidate"
 LAST_VERSION = "999999.999999.999999"
-MODEL_INDEX = "model-index.yml"
-"""File of an evaluation's result."""
 
 
 def release_folder(  # noqa: PLR0913 - the parameters of the flow
@@ -46,6 +46,7 @@ def release_folder(  # noqa: PLR0913 - the parameters of the flow
     datasets: list[str],
     *,
     candidate: bool = False,
+    evaluations: list[str] | None = None,
 ) -> Path:
     """Check a dataset or a student and write `release/<what>-<version>` in the output folder, or `release/candidate/<what>`;
     return its path.
@@ -64,7 +65,9 @@ def release_folder(  # noqa: PLR0913 - the parameters of the flow
     else:
         folder = Path(source) if source else newest_student(root)
         own_licence = None if config.distill is None else config.distill.licence
-        write_model(place, folder, naming, licence or own_licence, datasets, evaluations_of(root, folder))
+        write_model(
+            place, folder, naming, licence or own_licence, datasets, measured(config, folder, evaluations)
+        )
     refuse_exposed(place, secret_values())
     log("release: %s is written from %s", place, folder)
     return place
@@ -84,7 +87,7 @@ def write_model(
     naming: Naming,
     licence: str | None,
     datasets: list[str],
-    evaluations: list[dict[str, Any]],
+    evaluations: Sequence[Mapping[str, Any]],
 ) -> None:
     """Write the release folder of a student. Raises `UserError` without a licence."""
     if licence is None:
@@ -96,20 +99,17 @@ def write_model(
     )
 
 
-def evaluations_of(root: Path, run: Path) -> list[dict[str, Any]]:
-    """Return the recorded evaluations of the student of a training run in the form of the hub's `model-index`."""
-    student = student_product(root, run).key
-    folders = [
-        root / one.folder
-        for one in products(root).values()
-        if one.kind is Kind.EVALUATION and student in one.made_from
-    ]
-    cards = [
-        yaml.safe_load(path.read_text("utf-8"))
-        for folder in folders
-        if (path := folder / MODEL_INDEX).is_file()
-    ]
-    return [result for card in cards for model in card["model-index"] for result in model["results"]]
+def measured(config: Config, run: Path, given: list[str] | None) -> Sequence[Mapping[str, Any]]:
+    """Return the evaluations of the student of a training run in the form of the hub's `model-index`: those in the folders that
+    are given, or else in the profile's `evaluate.out`. What is left out is logged."""
+    log = get_run_logger().info
+    folders = [str(config.evaluate.out)] if given is None else given
+    paths = [PROJECT_ROOT / Path(one).expanduser() for one in folders]
+    found = evaluations_of(read_trained(run).identity, paths, given=given is not None)
+    for line in found.left_out:
+        log("release: not on the card: %s", line)
+    log("release: %s on the card", counted(len(found.results), "evaluation"))
+    return found.results
 
 
 def candidate_naming(config: Config, what: What) -> Naming:

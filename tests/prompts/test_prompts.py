@@ -25,7 +25,7 @@ EVOLUTION = [
     f"evolution/{name}" for name in ("algebraize", "apply", "competition", "compose", "harder", "rewrite")
 ]
 EVALUATION = ["evaluation/choice", "evaluation/instruction"]
-JUDGES = ["judge/equivalence", "judge/quality"]
+JUDGES = ["judge/equivalence", "judge/overlap", "judge/quality"]
 PRIVILEGED = [
     "teacher/solve_with_answer", "teacher/solve_with_answer_in_system", "teacher/solve_with_solution",
     "teacher/solve_with_solution_in_system",

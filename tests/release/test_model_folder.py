@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,16 @@ from tasks.release.dataset_folder import Naming
 from tasks.release.model_folder import read_trained, write_model_release
 from tasks.release.texts import refuse_exposed
 from tasks.storage.checksums import sealed
+from tasks.storage.model_index import index_result, model_index
 from tests.tiny_model import write_tiny_model
 
 HERE = "/" + "home/ada/output"
 HEAD = {"library_name": "transformers", "pipeline_tag": "text-generation", "language": ["en"],
         "model_name": "tiny, trained by uopd", "tags": ["mathematics"]}  # fmt: skip
+MEASURED = model_index(
+    "tiny, trained by uopd",
+    [index_result({"type": "held-out", "name": "200 held-out problems"}, {"avg@4": 0.4}, "temperature 0.7")],
+)
 
 
 def result(student: Path, **changes: Any) -> dict[str, Any]:
@@ -33,9 +39,12 @@ def result(student: Path, **changes: Any) -> dict[str, Any]:
     return made | changes
 
 
-def trained(folder: Path, *, model: str = "Qwen/Qwen3-1.7B", **changes: Any) -> Path:
+def trained(
+    folder: Path, *, model: str = "Qwen/Qwen3-1.7B", index: Mapping[str, Any] = MEASURED, **changes: Any
+) -> Path:
     write_tiny_model(folder / "student")
-    (folder / "student/README.md").write_text(f"---\n{yaml.safe_dump(HEAD)}---\n# tiny, trained by uopd\n")
+    head = yaml.safe_dump({**HEAD, **index})
+    (folder / "student/README.md").write_text(f"---\n{head}---\n# tiny, trained by uopd\n")
     for name in ("cost.json", "curves.png", "metrics.parquet"):
         (folder / name).write_bytes(b"{}")
     (folder / "RUN.json").write_text(json.dumps({"output": HERE, "student": {"model": model}}))
@@ -54,8 +63,7 @@ def test_the_student_loads_from_the_release_and_the_card_has_the_metadata(tmp_pa
 
     run = read_trained(trained(tmp_path / "run"))
     place = tmp_path / "model-1.0.0"
-    extra = {"task": {"type": "text-generation"}, "dataset": {"name": "AIME 2025", "type": "aime"},
-             "metrics": [{"type": "pass@1", "value": 0.1}]}  # fmt: skip
+    extra = index_result({"name": "AIME 2025", "type": "aime"}, {"pass@1": 0.1}, "pass1_greedy")
     write_model_release(
         place, run, Naming(version="1.0.0", repo="group/student"), licence="apache-2.0", datasets=["group/sure-math"],
         evaluations=[extra],
@@ -75,7 +83,7 @@ def test_the_student_loads_from_the_release_and_the_card_has_the_metadata(tmp_pa
         ["group/sure-math"],
     )
     assert [(one.dataset_name, one.metric_value) for one in data.eval_results] == [
-        ("held-out problems (200)", 40.0), ("AIME 2025", 0.1),
+        ("200 held-out problems", 40.0), ("AIME 2025", 10.0),
     ]  # fmt: skip
     recipe = json.loads((place / "recipe.json").read_text())
     assert recipe["algorithm"] == "uopd" and recipe["settings"] == {"seed": 0} and recipe["steps"] == 2
@@ -86,7 +94,7 @@ def test_the_student_loads_from_the_release_and_the_card_has_the_metadata(tmp_pa
 
 
 def test_a_local_base_model_is_not_named_as_one_of_the_hub(tmp_path: Path) -> None:
-    run = read_trained(trained(tmp_path / "run", model="pocket/student", held_out=None))
+    run = read_trained(trained(tmp_path / "run", model="pocket/student", index={}, held_out=None))
     write_model_release(tmp_path / "model", run, Naming(version="1.0.0"), licence="mit")
     data = card(tmp_path / "model")
     assert data.base_model is None and data.eval_results is None

@@ -40,7 +40,7 @@ def test_the_command_sends_nothing_unless_it_is_told_to(parameters) -> None:
     assert parameters({}) == {
         "what": "dataset", "profile": "pocket", "overrides": {}, "version": "1.0.0", "dry_run": True, "private": True,
         "datasets": [], "repo": None, "licence": None, "roll_back_to": None, "secret_block": None, "source": None,
-        "previous": None,
+        "previous": None, "evaluations": None,
     }  # fmt: skip
     sent = parameters({"UPLOAD": "1", "PUBLIC": "1", "REPO": "a/b", "WHAT": "model", "DATASETS": "a/c a/d"})
     assert (sent["dry_run"], sent["private"], sent["repo"], sent["datasets"]) == (

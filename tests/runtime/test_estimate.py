@@ -79,6 +79,13 @@ def test_every_line_of_a_small_run_computed_by_hand() -> None:
     }
 
 
+def test_the_check_of_near_benchmark_problems_has_a_line_if_it_is_on() -> None:
+    found = lines(plan({"decontam.judge": {"count": 3, "sampling": {"max_tokens": 100}}}, measure=lengths()))
+    # 8 selected problems of 86 and one curated of 15, 3 neighbours each, as long as a candidate; a reason has 30 tokens
+    assert numbers(found["neighbours"]) == (27, 27 * (100 + 86) + 3 * (8 * 86 + 15), 27 * (9 + 30), 27 * 100)
+    assert found["neighbours"].role == "quality_judge" and "neighbours" not in lines(plan())
+
+
 def test_strategies_are_weighted_by_tier_in_all_rounds() -> None:
     found = lines(plan(measure=lengths(**{"evolution/harder": 200.0})))
     # harder: 0.20 of easy and 0.30 of hard in round 1, then 0.30 of 0.70

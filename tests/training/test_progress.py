@@ -18,7 +18,6 @@ from tasks.storage.metrics import read_metrics
 from tests.training.fake_workers import STEPS, Actors
 from tests.training.small_run import edit, example, small_run, write_small_dataset
 from training import export, loop
-from training.evaluation import held_out
 from training.preflight.check import Prepared, prepare
 from training.rollouts.engine import Generation, RolloutRequest
 from training.rollouts.saved import write_generations
@@ -105,7 +104,6 @@ class Machine(Actors):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "draw_curves", lambda *_: None)
-    monkeypatch.setattr(held_out, "math_verify_grade", lambda text, answer: f"{{{answer}}}" in text)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +194,9 @@ def outcome(folder: Path) -> dict[str, Any]:
     """Return all that a run leaves but times: files as bytes, and the result without its cost."""
     result = unsealed((folder / "result.json").read_bytes())
     del result["cost"]
-    names = ["student/config.json", *(str(path.relative_to(folder)) for path in folder.glob("[er]*/*.json*"))]
+    measured = [path for path in folder.glob("evaluations/*/*/*/*") if path.name != "cost.json"]
+    paths = [*folder.glob("[er]*/*.json*"), *measured]
+    names = ["student/config.json", *(str(path.relative_to(folder)) for path in paths)]
     times = ("second", "overlap", "share_", "memory")
     rows = [
         {key: value for key, value in row.items() if not any(word in key for word in times)}
@@ -215,12 +215,13 @@ def test_a_run_killed_at_any_call_ends_with_the_same_choice_and_bytes(
     expected = outcome(tmp_path / "whole")
     assert expected["result"]["ended"]["by"] == "patience" and expected["kept"] == [2, 4]
     assert {name.split("/")[0] for name in expected["files"]} == {"evaluations", "rollouts", "student"}
+    assert "evaluations/step-00000002/held_out/avg2/samples.parquet" in expected["files"]
     for kill_at in range(1, len(whole.calls) + 1):
         folder = tmp_path / str(kill_at)
         killed = Machine(RISING_AND_FALLING, run, kill_at)
         with pytest.raises(Killed):
             train(killed, folder)
-        evaluated = {path.name for path in folder.glob("evaluations/*")}
+        evaluated = {path.name for path in folder.glob("evaluations/*.json")}
         again = Machine(RISING_AND_FALLING, run)
         train(again, folder)
         assert outcome(folder) == expected, (kill_at, killed.calls[-1])

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from tasks.errors import UserError
 from training.config import RunConfig, run_from
-from training.evaluation.history import Evaluation
 from training.preflight.reporting import reporter_problems, stopping_lines
 from training.stopping import Spent, ended_by, ending_line
 
@@ -22,10 +21,10 @@ def run(**changes: Any) -> RunConfig:
 
 def steps_of(tokens: list[int], budget: int) -> int:
     """Return the number of steps that a run with these tokens per step does."""
-    config, spent = run(budget={"max_tokens": budget}), Spent()
+    settings, spent = run(budget={"max_tokens": budget}).budget, Spent()
     for step, count in enumerate(tokens, start=1):
         spent = spent.plus({"response_tokens": count, "seconds": 1.0})
-        if ended_by(config, step, len(tokens), spent) is not None:
+        if ended_by(settings, step, len(tokens), spent) is not None:
             return step
     raise AssertionError("the last step ends a run")
 
@@ -47,22 +46,14 @@ def test_hours_are_those_of_the_completed_steps() -> None:
     rows = [{"response_tokens": 10.0, "seconds": 1800.0}] * 3
     spent = [Spent.by(rows[:count]) for count in range(4)]
     assert spent[3] == Spent(tokens=30, seconds=5400.0)
-    found = [ended_by(run(budget={"max_hours": 1.0}), 1, 9, one) for one in spent]
+    found = [ended_by(run(budget={"max_hours": 1.0}).budget, 1, 9, one) for one in spent]
     assert found == [None, None, "max_hours", "max_hours"]
 
 
 def test_without_a_budget_only_the_last_step_ends_a_run() -> None:
     much = Spent(tokens=1e12, seconds=1e9)
-    assert [ended_by(run(), step, 3, much) for step in (1, 2, 3)] == [None, None, "steps"]
-    assert ended_by(run(budget={"max_tokens": 1}), 3, 3, much) == "steps"
-
-
-def test_evaluations_without_a_gain_end_a_run() -> None:
-    config = run(evaluation={"problems": "x", "every_steps": 1, "patience": 2})
-    grades = [[[True]], [[True]], [[False]], [[False]]]
-    made = [Evaluation(step=step, weights="", grades=one) for step, one in enumerate(grades)]
-    found = [ended_by(config, step, 9, Spent(), made[: step + 1]) for step in (1, 2, 3)]
-    assert found == [None, None, "patience"]
+    assert [ended_by(run().budget, step, 3, much) for step in (1, 2, 3)] == [None, None, "steps"]
+    assert ended_by(run(budget={"max_tokens": 1}).budget, 3, 3, much) == "steps"
 
 
 @pytest.mark.parametrize(

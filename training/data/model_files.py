@@ -12,13 +12,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from prompts import load_prompt
 from tasks.errors import UserError
 from tasks.llm.chat_template_check import CLOCK, template_problem
 from tasks.llm.chat_templates import dated_template, read_template
-from tasks.llm.checkpoint_files import MAX_HEADER_BYTES, header_bytes
+from tasks.llm.checkpoint_files import MAX_HEADER_BYTES, complete_file, header_bytes
 from tasks.llm.prompt_tokens import PromptEncoder, UnsafeText
 from tasks.llm.tokenizer import load_tokenizer, tokenizer_problem
 from tasks.llm.tokenizer_identity import TokenizerIdentity, loaded_identity
@@ -205,7 +205,9 @@ def _read_shapes(role: str, path: Path) -> dict[str, tuple[int, ...]]:
 
     Only its header is read. It gives the length of the file, so that a truncated copy is detected.
     """
-    try:
+    if not path.exists():
+        raise UserError(f"{role}.model: {path} is missing: copy the complete checkpoint there")
+    with complete_file(path, "download the weights again", f"{role}.model"):
         if MAX_HEADER_BYTES < (length := header_bytes(path)) <= path.stat().st_size:
             raise UserError(
                 f"{role}.model: {path} has a header of {length:,} bytes, at most {MAX_HEADER_BYTES:,} are read: copy the complete"
@@ -214,13 +216,6 @@ def _read_shapes(role: str, path: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(path, framework="numpy") as file:
             names = file.keys()
             return {name: tuple(file.get_slice(name).get_shape()) for name in names}
-    except FileNotFoundError as error:
-        raise UserError(f"{role}.model: {path} is missing: copy the complete checkpoint there") from error
-    except (OSError, SafetensorError) as error:
-        reason = str(error).removeprefix("Error while deserializing header: ")
-        raise UserError(
-            f"{role}.model: {path} is not a complete safetensors file ({reason}): download the weights again"
-        ) from error
 
 
 def _tokenizer(role: str, folder: Path, prompt: PromptSettings) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tasks.config import PROJECT_ROOT
 from tasks.errors import UserError
+from tasks.llm.checkpoint_files import complete_file
 from tasks.llm.model_identity import model_identity
 from tasks.storage.disk import whole_folder
 
@@ -84,15 +85,10 @@ def _merge(adapter: Path, config: Mapping[str, Any], base: Path, folder: Path) -
 
 def _merge_file(source: Path, target: Path, pairs: Mapping[str, Any], scale: float) -> set[str]:
     """Write a weight file with the adapter added; return the names of the changed weights."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
-    try:
+    with complete_file(source, "download the weights again"):
         tensors = load_file(source)
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{source} is not a complete safetensors file ({error}): download the weights again"
-        ) from error
     changed = pairs.keys() & tensors.keys()
     for name in changed:
         first, second = pairs[name]
@@ -111,15 +107,10 @@ def _merge_file(source: Path, target: Path, pairs: Mapping[str, Any], scale: flo
 
 def _pairs(adapter: Path) -> dict[str, tuple[Any, Any]]:
     """Return {name of the base's weight: (A, B)}."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    with complete_file(adapter / WEIGHTS, "copy it again"):
         tensors = load_file(adapter / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{adapter / WEIGHTS} is not a complete safetensors file ({error}): copy it again"
-        ) from error
     found = {}
     for name, tensor in tensors.items():
         if name.endswith(".lora_A.weight"):

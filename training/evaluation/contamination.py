@@ -85,7 +85,7 @@ def _run(folder: Path) -> dict[str, Any] | None:
 def _checks(settings: Any) -> DecontamSettings:
     """Return the settings by which the dataset was compared with benchmarks; the defaults if they are unknown."""
     own = settings.get("decontam") if isinstance(settings, dict) else None
-    known = DecontamSettings.model_fields.keys() - {"benchmarks", "not_evaluated"}
+    known = DecontamSettings.model_fields.keys() - {"benchmarks", "not_evaluated", "judge"}
     try:
         return DecontamSettings(**{key: value for key, value in (own or {}).items() if key in known})
     except ValueError:

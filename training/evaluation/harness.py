@@ -80,10 +80,9 @@ def write(folder: Path, samples: Samples, run: Run, training: Training | None) -
     run.ledger.flush()
     found = collect(samples, run.ledger, run.pool)
     overlap = overlap_of(job, training)
-    numbers = metrics(found, run.model, training, overlap)
-    write_result(
-        folder, found, numbers, cost(found, run.model, run.clock.seconds(samples.fingerprint)), overlap
-    )
+    numbers = metrics(found, run.model.described(job.protocol.thinking), training, overlap)
+    spent = cost(found, run.model.settings.prices, run.clock.seconds(samples.fingerprint))
+    write_result(folder, found, numbers, spent, overlap)
 
 
 def overlap_of(job: Job, training: Training | None) -> Contamination | None:

@@ -1,4 +1,4 @@
-"""Evaluation of the student on held-out problems, with the run's own engines."""
+"""Held-out problems, on which the student of a run is evaluated (`training.evaluation.student`)."""
 
 from __future__ import annotations
 
@@ -8,39 +8,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prompts import MAX_VALUE_CHARS
-from tasks.answers.extraction import extract_answer
-from tasks.answers.grading import grade, math_verify_grade
+from tasks.benchmarks.base import Item
 from tasks.errors import UserError
-from tasks.identity import canonical_json, request_seed
-from tasks.text import counted
+from tasks.identity import canonical_json
 from training.config import EvaluationSettings, LengthSettings, project_path
-from training.console import log_line
 from training.data.model_files import ModelFiles, encode_prompts
 
-if TYPE_CHECKING:
-    from training.rollouts.engine import RolloutSampling
-    from training.worker_set import Workers
-
-__all__ = ["Grades", "HeldOut", "estimates", "evaluate", "held_out_problems", "read_held_out"]
-
-SHOWN_DISAGREEMENTS = 5
-Grades = list[list[bool]]
-"""Whether each sample is correct, [problems][samples]."""
+__all__ = ["HeldOut", "held_out_of", "held_out_problems", "opened_thinking", "read_held_out"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOut:
-    """Problems with known answers and their prompts as token ids. `digest`: SHA-256 of their ids, texts, answers and prompts."""
+    """Problems with known answers and their prompts as token ids, built by the tokenizer of `student`. `digest`: SHA-256 of their
+    ids, texts, answers and prompts."""
 
     digest: str
-    ids: tuple[str, ...]
-    answers: tuple[str, ...]
+    items: tuple[Item, ...]
     prompts: tuple[tuple[int, ...], ...]
     settings: EvaluationSettings
-    tokenizer: Any
+    student: ModelFiles
+    thinking: bool
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of the problems."""
+        return tuple(item.id for item in self.items)
 
 
 def read_held_out(
@@ -86,8 +81,8 @@ def held_out_of(
     )
     return HeldOut(
         digest=hashlib.sha256(written.encode("ascii")).hexdigest(),
-        ids=tuple(row["id"] for row in rows), answers=tuple(row["answer"] for row in rows),
-        prompts=tuple(prompts), settings=settings, tokenizer=student.tokenizer,
+        items=tuple(Item(id=row["id"], text=row["problem"], answer=row["answer"]) for row in rows),
+        prompts=tuple(prompts), settings=settings, student=student, thinking=thinking,
     )  # fmt: skip
 
 
@@ -108,60 +103,10 @@ def held_out_problems(held_out: HeldOut | None, lengths: LengthSettings) -> list
     ]
 
 
-def evaluate(workers: Workers, held_out: HeldOut, when: str, sampling: RolloutSampling) -> Grades:
-    """Sample and grade responses with the engines' current weights.
-
-    The sampling seeds are the same in every evaluation. `when` ("before training", "after step 10") appears in the log line.
-    """
-    from training.rollouts.engine import RolloutRequest
-
-    samples = held_out.settings.samples
-    requests = [
-        RolloutRequest(prompt=prompt, seed=request_seed(row_id, f"held-out/{number}", "evaluation"))
-        for row_id, prompt in zip(held_out.ids, held_out.prompts, strict=True)
-        for number in range(samples)
-    ]
-    generations = workers.engines.generate(requests, sampling)
-    texts = [
-        opened_thinking(held_out.tokenizer, request.prompt)
-        + held_out.tokenizer.decode(one.tokens.tolist(), skip_special_tokens=True)
-        for request, one in zip(requests, generations, strict=True)
-    ]
-    grades = [
-        [grade(text, answer) for text in texts[place * samples : (place + 1) * samples]]
-        for place, answer in enumerate(held_out.answers)
-    ]
-    share = sum(map(sum, grades)) / (len(grades) * samples)
-    log_line(
-        f"pass@1 {when}: {share:.1%} on {counted(len(grades), 'held-out problem')} x {counted(samples, 'sample')}"
-    )
-    log_line(_beside_math_verify(held_out.answers, texts, grades))
-    return grades
-
-
 def opened_thinking(tokenizer: Any, prompt: Sequence[int]) -> str:
     """Return `<think>` if the chat template opened the thinking of the response, which then has only its end, else nothing."""
     end = tokenizer.decode(list(prompt[-8:]), skip_special_tokens=False).rstrip()
     return "<think>" if end.endswith("<think>") else ""
-
-
-def _beside_math_verify(answers: Sequence[str], texts: Sequence[str], grades: Grades) -> str:
-    """Return a line with Math-Verify's share of correct samples, and the pairs on which it disagrees with our grades."""
-    samples = len(texts) // len(answers)
-    pairs = [(text, answers[place // samples]) for place, text in enumerate(texts)]
-    ours = [one for row in grades for one in row]
-    theirs = [math_verify_grade(*pair) for pair in pairs]
-    disagreements = sorted(
-        {
-            f"{extract_answer(text)!r:.60} for {answer!r:.60}: ours {own}, Math-Verify {other}"
-            for (text, answer), own, other in zip(pairs, ours, theirs, strict=True)
-            if own != other
-        }
-    )
-    listed = "".join(f"; {one}" for one in disagreements[:SHOWN_DISAGREEMENTS])
-    return (
-        f"Math-Verify: {sum(theirs) / len(theirs):.1%}, {counted(len(disagreements), 'disagreement')}{listed}"
-    )
 
 
 def _row(path: Path, number: int, line: str) -> dict[str, str]:
@@ -191,13 +136,3 @@ def _value_problem(key: str, value: object) -> str | None:
     except UnicodeEncodeError:
         return "contains an unpaired surrogate, which is not a valid character: correct it"
     return None
-
-
-def estimates(before: Sequence[Sequence[bool]], after: Sequence[Sequence[bool]]) -> dict[str, Any]:
-    """Return pass@1 before and after training (as avg@N) and the paired gain, each with its bootstrap interval."""
-    from training.evaluation.metrics import gain, mean_estimate
-
-    def own(grades: Sequence[Sequence[bool]]) -> dict[str, float]:
-        return mean_estimate([sum(row) / len(row) for row in grades])._asdict()
-
-    return {"before": own(before), "after": own(after), "gain": gain(before, after)._asdict()}

@@ -1,4 +1,4 @@
-"""The evaluations of a run: which is the best, how many followed it without a gain, and how they are stored. Pure."""
+"""The evaluations of a run: the gain, which is the best, how many followed it without a gain, how they are stored. Pure."""
 
 from __future__ import annotations
 
@@ -6,13 +6,39 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from training.evaluation.metrics import Grades, avg_at_n, pass_at_k
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["Evaluation", "best_of", "described", "is_due", "out_of_patience", "step_values"]
+from training.evaluation.scores import main_score
+from training.evaluation.statistics import average_values, compare, pass_values
+
+__all__ = [
+    "Evaluation",
+    "Grades",
+    "best_of",
+    "described",
+    "estimates",
+    "is_due",
+    "out_of_patience",
+    "step_values",
+]
+
+Grades = Sequence[Sequence[bool]]
+"""Whether each sample is correct, [problems][samples]."""
+
+
+def avg_at_n(grades: Grades) -> float:
+    """Return the mean over problems of the share of correct samples, an estimate of pass@1."""
+    return float(average_values(_array(grades)).mean())
 
 
 def _pass_at_n(grades: Grades) -> float:
-    return pass_at_k(grades, min(map(len, grades)))
+    correct = _array(grades)
+    return float(pass_values(correct, correct.shape[1]).mean())
+
+
+def _array(grades: Grades) -> NDArray[np.bool_]:
+    return np.array(grades, dtype=np.bool_)
 
 
 MEASURES: Mapping[str, Callable[[Grades], float]] = {"accuracy": avg_at_n, "pass_at_n": _pass_at_n}
@@ -70,3 +96,13 @@ def step_values(evaluation: Evaluation) -> dict[str, float]:
 def described(evaluations: Sequence[Evaluation]) -> list[dict[str, float]]:
     """Return step and values of every evaluation, in order."""
     return [{"step": one.step, **{name: one.value(name) for name in MEASURES}} for one in evaluations]
+
+
+def estimates(before: Grades, after: Grades) -> dict[str, Any]:
+    """Return the main score before and after training, and the gain, paired by problem, each with its interval.
+
+    Raises `ValueError` if the numbers of problems differ.
+    """
+    one, other = _array(before), _array(after)
+    gain = compare(average_values(one), average_values(other)).difference
+    return {"before": main_score(one), "after": main_score(other), "gain": gain._asdict()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from tasks.benchmarks.base import HubData
+from tasks.evaluate_settings import Prices
 from tasks.llm.ledger import Ledger
 from tasks.reports.evaluation_report import (
     PAGE,
@@ -22,20 +23,22 @@ from tasks.reports.evaluation_report import (
     render_evaluation,
 )
 from tasks.storage.disk import whole_folder
+from tasks.storage.model_index import MODEL_INDEX, index_result, model_index
 from tasks.storage.tables import write_rows
 from training.evaluation.backends import Raw, from_ledger
 from training.evaluation.contamination import Contamination, Training
 from training.evaluation.generation import Samples
 from training.evaluation.grading import INVALID, NO_ANSWER, Answers, Grade, GradingPool, cluster_labels
 from training.evaluation.jobs import Job, Place
-from training.evaluation.models import Model
 from training.evaluation.scores import lengths, main_name, scores
 
 SAMPLES, PROBLEMS, METRICS, COST = "samples.parquet", "problems.parquet", "metrics.json", "cost.json"
-MODEL_INDEX, OUTPUTS = "model-index.yml", "model_outputs.json"
+OUTPUTS = "model_outputs.json"
 TRUNCATED = ("length", "too_long")
 SHOWN_DISAGREEMENTS = 200
 LOOKUP = 512
+Clusters = Callable[[list[Answers]], list[list[int]]]
+"""Returns the cluster of each answer, for the answers to several problems (`grading.cluster_labels`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +85,22 @@ class Collected:
 
 def collect(samples: Samples, ledger: Ledger, pool: GradingPool) -> Collected:
     """Wait for the grades, cluster the answers of each problem, and return the rows."""
-    job, places = samples.job, list(samples.keys)
+    places = list(samples.keys)
     raws = _raws(samples, places, ledger)
     grades = [samples.grade(place) if place in samples.grades else NO_ANSWER for place in places]
+
+    def clusters(jobs: list[Answers]) -> list[list[int]]:
+        futures = [pool.submit(cluster_labels, jobs[start : start + 8]) for start in range(0, len(jobs), 8)]
+        return [labels for future in futures for labels in future.result()]
+
+    return collected(samples.job, raws, grades, clusters)
+
+
+def collected(job: Job, raws: Sequence[Raw], grades: Sequence[Grade], clusters: Clusters) -> Collected:
+    """Cluster the answers of each problem, and return the samples as rows. `raws`, `grades`: in the order of `Job.places`."""
     each = len(job.protocol.seeds) * job.protocol.samples
     groups = [grades[start : start + each] for start in range(0, len(grades), each)]
-    labels = [label for found in _labels(job, groups, pool) for label in found]
+    labels = [label for found in _labels(job, groups, clusters) for label in found]
     graded = job.benchmark.answer != "text"
     return Collected(
         job=job,
@@ -98,7 +111,7 @@ def collect(samples: Samples, ledger: Ledger, pool: GradingPool) -> Collected:
                 math_verify=(grade.math_verify or False) if job.benchmark.answer == "math" else None,
                 cluster=label, tokens=raw.tokens, prompt_tokens=raw.prompt_tokens, finish_reason=raw.finish_reason,
             )
-            for place, raw, grade, label in zip(places, raws, grades, labels, strict=True)
+            for place, raw, grade, label in zip(job.places(), raws, grades, labels, strict=True)
         ),
     )  # fmt: skip
 
@@ -115,24 +128,22 @@ def _raws(samples: Samples, places: Sequence[Place], ledger: Ledger) -> list[Raw
     return found
 
 
-def _labels(job: Job, groups: Sequence[Sequence[Grade]], pool: GradingPool) -> list[list[int]]:
+def _labels(job: Job, groups: Sequence[Sequence[Grade]], clusters: Clusters) -> list[list[int]]:
     """Return the clusters of the answers of each problem; a single sample needs no comparison."""
     if job.benchmark.answer == "text" or all(len(group) == 1 for group in groups):
         return [[INVALID if grade.answer is None else 0 for grade in group] for group in groups]
-    jobs: list[Answers] = [([grade.answer for grade in group], job.benchmark.answer) for group in groups]
-    futures = [pool.submit(cluster_labels, jobs[start : start + 8]) for start in range(0, len(jobs), 8)]
-    return [labels for future in futures for labels in future.result()]
+    return clusters([([grade.answer for grade in group], job.benchmark.answer) for group in groups])
 
 
 # --- numbers -----------------------------------------------------------------------------------------------------
 
 
 def metrics(
-    found: Collected, model: Model, training: Training | None, overlap: Contamination | None
+    found: Collected, described: dict[str, Any], training: Training | None, overlap: Contamination | None
 ) -> dict[str, Any]:
-    """Return everything that `metrics.json` has; the same samples give the same numbers."""
+    """Return everything that `metrics.json` has; the same samples give the same numbers. `described`: the model
+    (`Model.described`)."""
     job, rows = found.job, found.rows
-    described = model.described(job.protocol.thinking)
     reasons = Counter(row.finish_reason for row in rows)
     generated = [
         row.tokens for row in rows if row.finish_reason not in ("prompt_too_long", "control_token", "error")
@@ -218,10 +229,9 @@ def _contamination(
     }  # fmt: skip
 
 
-def cost(found: Collected, model: Model, seconds: float) -> dict[str, Any]:
+def cost(found: Collected, prices: Prices, seconds: float) -> dict[str, Any]:
     """Return wall-clock seconds of generating (over all starts), tokens, and their price."""
     output, prompt = (sum(getattr(row, name) for row in found.rows) for name in ("tokens", "prompt_tokens"))
-    prices = model.settings.prices
     return {
         "seconds": round(seconds, 3), "prompt_tokens": prompt, "output_tokens": output,
         "tokens_per_second": round(output / seconds, 1) if seconds else None,
@@ -257,7 +267,9 @@ def write_result(
         if job.benchmark.answer == "text":
             _write_json(place / OUTPUTS, model_outputs(found, numbers["model"]["name"]))
         else:
-            (place / MODEL_INDEX).write_text(model_index(job, numbers), encoding="utf-8")
+            index = model_index(numbers["model"]["name"], [index_of(job, numbers)])
+            text = yaml.safe_dump(index, sort_keys=False, allow_unicode=True)
+            (place / MODEL_INDEX).write_text(text, encoding="utf-8")
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -278,8 +290,8 @@ def model_outputs(found: Collected, generator: str) -> list[dict[str, str]]:
     ]
 
 
-def model_index(job: Job, numbers: dict[str, Any]) -> str:
-    """Return the metadata `model-index` of a model card as YAML, with all scores in percent."""
+def index_of(job: Job, numbers: dict[str, Any]) -> dict[str, Any]:
+    """Return the result for the metadata `model-index` of a model card."""
     dataset: dict[str, Any] = {"name": job.benchmark.title, "type": job.benchmark.name}
     if isinstance(job.benchmark.data, HubData):
         part = job.benchmark.data.parts[0]
@@ -290,16 +302,8 @@ def model_index(job: Job, numbers: dict[str, Any]) -> str:
             "split": part.split,
         }
     dataset["revision"] = job.data.digest
-    listed = [
-        {"type": name, "name": f"{name} ({job.folder_name})", "value": round(100 * value["value"], 2)}
-        for name, value in numbers["scores"].items()
-        if name != "seeds"
-    ]
-    result = {
-        "task": {"type": "text-generation", "name": "Text Generation"}, "dataset": dataset, "metrics": listed,
-    }  # fmt: skip
-    index = {"model-index": [{"name": numbers["model"]["name"], "results": [result]}]}
-    return yaml.safe_dump(index, sort_keys=False, allow_unicode=True)
+    scores_of = {name: one["value"] for name, one in numbers["scores"].items() if name != "seeds"}
+    return index_result(dataset, scores_of, job.folder_name)
 
 
 def report(found: Collected, numbers: dict[str, Any], problems: Sequence[ProblemRow]) -> EvaluationReport:

@@ -32,7 +32,7 @@ def scores(correct: Array, labels: Array) -> dict[str, Any]:
     """
     problems, _, samples = correct.shape
     flat = correct.reshape(problems, -1)
-    found: dict[str, Any] = {main_name(samples): estimate(average_values(flat), flat.shape[1])}
+    found: dict[str, Any] = {main_name(samples): main_score(flat)}
     if samples > 1:
         found |= {f"pass@{k}": estimate(pass_values(flat, k)) for k in powers(samples)}
         found |= {f"g-pass@{samples}_{tau:g}": estimate(stable_values(flat, samples, tau)) for tau in TAUS}
@@ -49,6 +49,11 @@ def scores(correct: Array, labels: Array) -> dict[str, Any]:
 def main_name(samples: int) -> str:
     """Return the name of the main score: pass@1 for one sample per problem and seed, else avg@N."""
     return "pass@1" if samples == 1 else f"avg@{samples}"
+
+
+def main_score(correct: Array) -> dict[str, Any]:
+    """Return the main score of `correct` [problems, samples], with its interval."""
+    return estimate(average_values(correct), correct.shape[1])
 
 
 def seed_scores(correct: Array, labels: Array) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Evaluations stored in a run's folder, `evaluations/step-<n>.json`, so that a continued run does not repeat them."""
+"""Evaluations stored in a run's folder, `evaluations/step-<n>.json`, so that a continued run does not repeat them. The result, as
+every evaluation writes it, is in `evaluations/step-<n>/`."""
 
 from __future__ import annotations
 
@@ -8,10 +9,9 @@ from pathlib import Path
 
 from tasks.storage.checksums import Damaged, sealed, unsealed
 from tasks.storage.disk import atomic_write
-from training.evaluation.history import Evaluation
-from training.evaluation.metrics import Grades
+from training.evaluation.history import Evaluation, Grades
 
-__all__ = ["stored_or_new"]
+__all__ = ["result_folder", "stored_or_new"]
 
 FOLDER = "evaluations"
 
@@ -21,12 +21,17 @@ def stored_or_new(folder: Path, step: int, weights: str, evaluate: Callable[[], 
 
     An evaluation of other weights is repeated: a continued run does steps again, and on a GPU may get other weights.
     """
-    path = folder / FOLDER / f"step-{step:08d}.json"
+    path = result_folder(folder, step).with_suffix(".json")
     found = _read(path)
     if found is None or (found.step, found.weights) != (step, weights):
         found = Evaluation(step=step, weights=weights, grades=evaluate())
         atomic_write(path, json.dumps(sealed(found.to_json())) + "\n")
     return found
+
+
+def result_folder(folder: Path, step: int) -> Path:
+    """Return where the result of the evaluation after `step` steps is in a run's folder."""
+    return folder / FOLDER / f"step-{step:08d}"
 
 
 def _read(path: Path) -> Evaluation | None:

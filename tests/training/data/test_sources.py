@@ -315,7 +315,7 @@ def test_every_algorithm_without_weights_trains_on_a_file(tmp_path: Path, name: 
     assert len(prepared.rows) == 9 and prepared.left_out == {}
     held = list(hold_out(read_data(chosen(path)).rows, 3)[1])
     assert prepared.held_out is not None and prepared.held_out.ids == tuple(row.id for row in held)
-    assert prepared.held_out.answers == tuple(row.answer for row in held)
+    assert [item.answer for item in prepared.held_out.items] == [row.answer for row in held]
     assert prepared.held_out.settings.samples == 4
     text = report(prepared)
     assert "rows       9 in train.jsonl, 9 used" in text and "held out   3 problems, evaluated only" in text

@@ -13,6 +13,7 @@ from training.evaluation.history import (
     Evaluation,
     best_of,
     described,
+    estimates,
     is_due,
     out_of_patience,
     step_values,
@@ -81,3 +82,19 @@ def test_a_stored_evaluation_is_not_repeated_unless_the_weights_differ(tmp_path:
     path.write_text(path.read_text().replace("false", "true"))  # its checksum is now wrong
     assert stored_or_new(tmp_path, 4, "bb", lambda: graded("damaged", False)).grades == [[False]]
     assert asked[-1] == "damaged" and json.loads(path.read_text())["step"] == 4
+
+
+def test_a_gain_is_paired() -> None:
+    before = [[False] * 4, [True] * 4] * 20
+    after = [[True, False, False, False], [True] * 4] * 20
+    found = estimates(before, after)
+    assert (found["before"]["value"], found["after"]["value"]) == (0.5, 0.625)
+    gain = found["gain"]
+    assert (
+        gain["value"] == pytest.approx(0.125) and 0.08 < gain["low"] < gain["high"] < 0.17 and gain["n"] == 40
+    )
+
+
+def test_a_single_sample_has_wilsons_interval() -> None:
+    found = estimates([[False]] * 4, [[True]] * 3 + [[False]])["after"]
+    assert (found["value"], found["interval"]) == (0.75, "wilson")
