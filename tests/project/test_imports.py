@@ -86,6 +86,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "tasks.uncertainty", "prompts", "training.data", "training.evaluation", "training.preflight", "training.rollouts",
         "training.scorers", "training.workers",
     ),
+    "training.experiments": (
+        "tasks", "tasks.llm", "tasks.processes", "tasks.runtime", "tasks.seeds", "tasks.storage", "training.*",
+    ),
     "training": (
         "tasks", "tasks.answers", "tasks.llm", "tasks.processes", "tasks.reports", "tasks.storage", "prompts", "training.*",
     ),

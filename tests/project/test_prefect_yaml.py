@@ -65,6 +65,7 @@ def test_deployments_are_named_after_what_they_do_and_tagged() -> None:
         "sure-math/build", "sure-math/plan", "sure-math-distill/uopd", "sure-math-validate/truth",
         "sure-math-evaluate/benchmarks", "sure-math-reannotate/stale", "sure-math-annotate/file",
         "sure-math-release/dataset", "sure-math-release/model", "sure-math-candidate/dataset", "sure-math-candidate/model",
+        "sure-math-experiment/cells",
     }  # fmt: skip
     assert all(d["tags"] for d in DEPLOYMENTS)
 

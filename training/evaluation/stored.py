@@ -4,27 +4,30 @@ every evaluation writes it, is in `evaluations/step-<n>/`."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tasks.storage.checksums import Damaged, sealed, unsealed
 from tasks.storage.disk import atomic_write
 from training.evaluation.history import Evaluation, Grades
 
-__all__ = ["result_folder", "stored_or_new"]
+__all__ = ["evaluation_file", "result_folder", "stored_evaluations", "stored_or_new"]
 
 FOLDER = "evaluations"
 
 
-def stored_or_new(folder: Path, step: int, weights: str, evaluate: Callable[[], Grades]) -> Evaluation:
+def stored_or_new(
+    folder: Path, step: int, weights: str, evaluate: Callable[[], tuple[Grades, Mapping[str, float]]]
+) -> Evaluation:
     """Return the evaluation after `step` steps that is stored in the run's folder, or else evaluate and store it.
 
     An evaluation of other weights is repeated: a continued run does steps again, and on a GPU may get other weights.
     """
-    path = result_folder(folder, step).with_suffix(".json")
+    path = evaluation_file(folder, step)
     found = _read(path)
     if found is None or (found.step, found.weights) != (step, weights):
-        found = Evaluation(step=step, weights=weights, grades=evaluate())
+        grades, values = evaluate()
+        found = Evaluation(step=step, weights=weights, grades=grades, values=values)
         atomic_write(path, json.dumps(sealed(found.to_json())) + "\n")
     return found
 
@@ -32,6 +35,17 @@ def stored_or_new(folder: Path, step: int, weights: str, evaluate: Callable[[], 
 def result_folder(folder: Path, step: int) -> Path:
     """Return where the result of the evaluation after `step` steps is in a run's folder."""
     return folder / FOLDER / f"step-{step:08d}"
+
+
+def evaluation_file(folder: Path, step: int) -> Path:
+    """Return the file of the evaluation after `step` steps."""
+    return result_folder(folder, step).with_suffix(".json")
+
+
+def stored_evaluations(folder: Path) -> list[Evaluation]:
+    """Return the evaluations that are stored in the run's folder, in order."""
+    found = (_read(path) for path in sorted((folder / FOLDER).glob("step-*.json")))
+    return [one for one in found if one is not None]
 
 
 def _read(path: Path) -> Evaluation | None:

@@ -42,6 +42,19 @@ class Graded:
     generations: tuple[Generation, ...]
     samples: int
 
+    @property
+    def first(self) -> tuple[Generation, ...]:
+        """The first response to each problem."""
+        return self.generations[:: self.samples]
+
+    def values(self) -> dict[str, float]:
+        """Return the mean length of the responses in tokens, and the share of them that reached the limit."""
+        count = len(self.generations)
+        return {
+            "response_tokens_mean": sum(len(one.tokens) for one in self.generations) / count,
+            "truncated_share": sum(one.finish_reason == "length" for one in self.generations) / count,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Student:
