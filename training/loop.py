@@ -39,10 +39,10 @@ from training.run_log import RunLog, RunTimer
 from training.stopping import Spent, ending_line
 from training.student.group import Update
 from training.weight_sync.sync import check_mismatch, check_versions
-from training.worker_set import Workers, start_workers
+from training.worker_set import StartWorkers, Workers, start_workers
 from training.workers.actors import ActorLost
 
-__all__ = ["Stopped", "run"]
+__all__ = ["Stopped", "run", "run_prepared"]
 
 LOCK = "run.lock"
 LOCK_WAIT_S = 600.0
@@ -60,27 +60,31 @@ def run(config: RunConfig) -> RunResult:
 
     Raises `UserError` for problems that the user can fix, and `Stopped` after a requested stop.
     """
-    prepared = prepare(config)
-    folder = run_folder(config.output, prepared.fingerprint)
+    return run_prepared(prepare(config))
+
+
+def run_prepared(prepared: Prepared, start: StartWorkers = start_workers) -> RunResult:
+    """Do what `run` does, for a run that is already checked. `start`: how it gets its workers."""
+    folder = run_folder(prepared.run.output, prepared.fingerprint)
     with alone(folder / LOCK, "a distillation run", wait_s=LOCK_WAIT_S, on_wait=log_line):
         done = finished(folder, prepared.fingerprint)
         if done is None:
             for line in data_lines(prepared):
                 log_line(line)
             show_table(memory_table(prepared.memory))
-            done = _train_with_restarts(prepared, folder)
+            done = _train_with_restarts(prepared, folder, start)
         else:
             log_line(f"this run is already finished: {folder}")
         record_latest(folder)
     return done
 
 
-def _train_with_restarts(prepared: Prepared, folder: Path) -> RunResult:
+def _train_with_restarts(prepared: Prepared, folder: Path, start: StartWorkers) -> RunResult:
     """Train, restarting from the last checkpoint if a worker dies."""
     timer = RunTimer(folder)
     for deaths in range(MAX_RESTARTS + 1):
         try:
-            with _started(prepared, Timeline(folder / FILE)) as workers:
+            with _started(prepared, Timeline(folder / FILE), start) as workers:
                 return _train(workers, prepared, folder, timer)
         except ActorLost as error:
             log_line(
@@ -99,11 +103,11 @@ def _phase(timeline: Timeline, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _started(prepared: Prepared, timeline: Timeline) -> Iterator[Workers]:
+def _started(prepared: Prepared, timeline: Timeline, start: StartWorkers) -> Iterator[Workers]:
     """Start all workers, and end them when the block ends."""
     with ExitStack() as stack:
         with _phase(timeline, "starting the workers"):
-            workers = stack.enter_context(start_workers(prepared, log_line))
+            workers = stack.enter_context(start(prepared, log_line))
         yield workers
 
 

@@ -32,7 +32,7 @@ from training.scorers.scores import ScoreRequest
 if TYPE_CHECKING:
     from training.losses.base import TokenLoss
 
-__all__ = ["RunPlan", "ScoringPass", "resolve"]
+__all__ = ["Frozen", "RunPlan", "ScoringPass", "resolve"]
 
 _REDUCTIONS = {"sequence_mean": per_sequence_mean, "token_mean": token_mean}
 

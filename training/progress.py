@@ -124,7 +124,7 @@ class TrainingRun:
             self.folder,
             state.step,
             state.weights,
-            lambda: evaluate(self.workers, held_out, when, sampling),
+            lambda: evaluate(self.workers.engines, held_out, when, sampling),
         )
         return replace(state, evaluations=(*state.evaluations, found))
 

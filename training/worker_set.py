@@ -1,11 +1,11 @@
-"""The workers of one run, created from its plan in a separate Ray session: student ranks, rollout engines, and the frozen models
-and graders that its algorithm needs."""
+"""The workers of a run, or of several that follow one another, created from their plans in a separate Ray session: student ranks,
+rollout engines, and the frozen models and graders that their algorithms need."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ from tasks.processes.ray_session import RaySession
 from training.data.batches import TokenSequence
 from training.data.model_files import given_template
 from training.evaluation.held_out import opened_thinking
-from training.plan import ScoringPass
+from training.plan import Frozen, ScoringPass
 from training.preflight.check import Prepared, teacher_warning
 from training.preflight.memory import (
     SCORING_FRACTION,
@@ -40,7 +40,7 @@ from training.weight_sync.sync import choose_transport
 from training.workers.actors import result
 from training.workers.placement import Placement, Role, actor_options, reserved
 
-__all__ = ["PendingScores", "Workers", "start_workers"]
+__all__ = ["PendingScores", "SharedWorkers", "StartWorkers", "Workers", "start_workers"]
 
 CPU_OBJECT_STORE_BYTES = 1024**3
 """Size of Ray's object store on a cpu placement. Weights and the teacher's top k of one step pass through it; the excess spills
@@ -111,6 +111,10 @@ def _graded_text(prepared: Prepared, row: int, tokens: np.ndarray) -> str:
     return opened_thinking(tokenizer, prepared.rows[row].prompt_ids) + text
 
 
+StartWorkers = Callable[[Prepared, Callable[[str], None]], AbstractContextManager[Workers]]
+"""A function of a checked run and a log that starts the run's workers for a block."""
+
+
 @contextmanager
 def start_workers(prepared: Prepared, log: Callable[[str], None]) -> Iterator[Workers]:
     """Start all workers, and end them when the block ends.
@@ -118,36 +122,128 @@ def start_workers(prepared: Prepared, log: Callable[[str], None]) -> Iterator[Wo
     Models load in parallel, except that engines which share their GPUs load first: vLLM would subtract memory that other models
     allocate meanwhile from their KV cache. Raises `UserError` if the machine is too small or a worker does not start.
     """
-    plan, placement = prepared.plan, placement_of(prepared.plan)
-    choice = choose_transport(placement)
-    log(f"weight sync to the rollout engines: {choice.transport} ({choice.reason})")
-    warning = teacher_warning(plan)
-    if warning is not None:
-        log(warning)
-    store = CPU_OBJECT_STORE_BYTES if placement.on_cpu else None
-    with ExitStack() as stack:
-        grader = stack.enter_context(Grader()) if plan.grades else None
-        session = stack.enter_context(RaySession(len(placement.slots), store))
-        group = stack.enter_context(reserved(placement))
-        engines = RolloutPool(placement, group, rollout_engine_settings(prepared, placement), on_loss=log)
-        if placement.shares_gpus:
+    with SharedWorkers(placement_of(prepared.plan)) as shared, shared.start(prepared, log) as workers:
+        yield workers
+
+
+class SharedWorkers:
+    """The workers of runs that follow one another, all of which fit into one placement.
+
+    Rollout engines, frozen models and the grader are kept for later runs, and replaced if a run needs other settings. The student
+    ranks are new processes for every run, so that no state of an earlier run is left. A run that fails ends all workers.
+    """
+
+    def __init__(self, placement: Placement) -> None:
+        self.placement = placement
+        self._stack = ExitStack()
+        self._session: RaySession | None = None
+        self._group: Any = None
+        self._grader: Grader | None = None
+        self._engines: tuple[RolloutEngineSettings, RolloutPool] | None = None
+        self._frozen: dict[Frozen, tuple[tuple[Any, ...], tuple[Any, ...]]] = {}
+
+    def __enter__(self) -> SharedWorkers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all workers and the Ray session. A later run starts new ones."""
+        self._session = self._group = self._grader = self._engines = None
+        self._frozen = {}
+        self._stack.close()
+
+    @contextmanager
+    def start(self, prepared: Prepared, log: Callable[[str], None]) -> Iterator[Workers]:
+        """Give a run its workers for a block, as `start_workers` does."""
+        placement = self.placement
+        choice = choose_transport(placement)
+        log(f"weight sync to the rollout engines: {choice.transport} ({choice.reason})")
+        warning = teacher_warning(prepared.plan)
+        if warning is not None:
+            log(warning)
+        with self._closed_on_failure():
+            session = self._open_session()
+            grader = self._grading() if prepared.plan.grades else None
+            engines = self._with_settings(rollout_engine_settings(prepared, placement), log)
+            if placement.shares_gpus:
+                engines.ready()
+            settings = rank_settings(prepared, placement, teacher_head=states_folder(prepared))
+            students = StudentGroup(placement, self._group, settings, prepared.plan.token_loss())
+            frozen = self._frozen_models(prepared)
+            facts: dict[str, Any] = {"transport": choice.transport, "placement": placement.name}
+            facts |= _wait_for_models(students, engines, frozen)
+            log_findings(facts, log)
+            session.guard_workers()
+            students.open_transfer(choice, engines)
+            yield Workers(
+                students=students, engines=engines, frozen=frozen, vocabulary=prepared.shared_vocab, grader=grader,
+                facts=facts,
+            )  # fmt: skip
+            students.close()
+
+    @contextmanager
+    def _closed_on_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_session(self) -> RaySession:
+        """Return the Ray session, in which the placement is reserved."""
+        if self._session is None:
+            store = CPU_OBJECT_STORE_BYTES if self.placement.on_cpu else None
+            self._session = self._stack.enter_context(RaySession(len(self.placement.slots), store))
+            self._group = self._stack.enter_context(reserved(self.placement))
+        return self._session
+
+    def _grading(self) -> Grader:
+        if self._grader is None:
+            self._grader = self._stack.enter_context(Grader())
+        return self._grader
+
+    @contextmanager
+    def engines(self, settings: RolloutEngineSettings, log: Callable[[str], None]) -> Iterator[RolloutPool]:
+        """Give a block rollout engines with the weights of their model folder, and no other workers. They are not kept."""
+        with self._closed_on_failure():
+            session = self._open_session()
+            self._end_engines()
+            engines = self._with_settings(settings, log)
             engines.ready()
-        settings = rank_settings(prepared, placement, teacher_head=states_folder(prepared))
-        students = StudentGroup(placement, group, settings, plan.token_loss())
-        frozen = frozen_actors(prepared, placement, group)
-        facts: dict[str, Any] = {"transport": choice.transport, "placement": placement.name}
-        facts |= _wait_for_models(students, engines, frozen)
-        log_findings(facts, log)
-        session.guard_workers()
-        students.open_transfer(choice, engines)
-        yield Workers(
-            students=students,
-            engines=engines,
-            frozen=frozen,
-            vocabulary=prepared.shared_vocab,
-            grader=grader,
-            facts=facts,
-        )
+            session.guard_workers()
+            yield engines
+            self._end_engines()
+
+    def _with_settings(self, settings: RolloutEngineSettings, log: Callable[[str], None]) -> RolloutPool:
+        """Return rollout engines with these settings, those of the last run if they have them. Does not wait for new ones."""
+        kept = self._engines
+        if kept is not None and kept[0] == settings:
+            kept[1].begin()
+            return kept[1]
+        self._end_engines()
+        pool = RolloutPool(self.placement, self._group, settings, on_loss=log)
+        self._engines = (settings, pool)
+        return pool
+
+    def _end_engines(self) -> None:
+        if self._engines is not None:
+            self._engines[1].close()
+            self._engines = None
+
+    def _frozen_models(self, prepared: Prepared) -> dict[Frozen, tuple[Any, ...]]:
+        """Return the frozen models of a run. Those that it does not need are ended if they have memory of a GPU."""
+        wanted = frozen_models(prepared, self.placement)
+        for role, (model, actors) in list(self._frozen.items()):
+            unneeded = role not in wanted and not self.placement.on_cpu
+            if unneeded or (role in wanted and wanted[role] != model):
+                _end(actors)
+                del self._frozen[role]
+        for role, model in wanted.items():
+            if role not in self._frozen:
+                self._frozen[role] = (model, _actors(role, self.placement, self._group, *model))
+        return {role: self._frozen[role][1] for role in wanted}
 
 
 def states_folder(prepared: Prepared) -> Path | None:
@@ -158,14 +254,14 @@ def states_folder(prepared: Prepared) -> Path | None:
     return prepared.student.folder if worker == "reference" else prepared.teacher_files.folder
 
 
-def frozen_actors(prepared: Prepared, placement: Placement, group: Any) -> dict[str, tuple[Any, ...]]:
-    """Start the frozen models of the run."""
-    plan, found = prepared.plan, {}
+def frozen_models(prepared: Prepared, placement: Placement) -> dict[Frozen, tuple[Any, ...]]:
+    """Return the class and the arguments of each frozen model of the run."""
+    plan, found = prepared.plan, dict[Frozen, tuple[Any, ...]]()
     if plan.has_teacher:
-        found["teacher"] = _actors("teacher", placement, group, *teacher_actor(prepared, placement))
+        found["teacher"] = teacher_actor(prepared, placement)
     if plan.has_reference:
         start = frozen_settings(prepared, placement, prepared.student.folder, plan.run.trainer.dtype)
-        found["reference"] = _actors("reference", placement, group, InProcessTeacher, start)
+        found["reference"] = (InProcessTeacher, start)
     return found
 
 
@@ -264,8 +360,15 @@ def _actors(role: Role, placement: Placement, group: Any, kind: Any, *arguments:
     )
 
 
+def _end(actors: Sequence[Any]) -> None:
+    import ray
+
+    for actor in actors:
+        ray.kill(actor)
+
+
 def _wait_for_models(
-    students: StudentGroup, engines: RolloutPool, frozen: Mapping[str, Sequence[Any]]
+    students: StudentGroup, engines: RolloutPool, frozen: Mapping[Frozen, Sequence[Any]]
 ) -> dict[str, Any]:
     """Wait until all models are loaded, and return their descriptions."""
     facts: dict[str, Any] = {"student": students.connect()}

@@ -82,6 +82,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "training.weight_sync", "training.workers",
     ),
     "training.diagnostics": ("tasks", "tasks.storage"),
+    "training.experiments": (
+        "tasks", "tasks.llm", "tasks.processes", "tasks.runtime", "tasks.seeds", "tasks.storage", "training.*",
+    ),
     "training": (
         "tasks", "tasks.answers", "tasks.llm", "tasks.processes", "tasks.reports", "tasks.storage", "prompts", "training.*",
     ),

@@ -22,7 +22,7 @@ from training.data.model_files import ModelFiles, encode_prompts
 
 if TYPE_CHECKING:
     from training.rollouts.engine import RolloutSampling
-    from training.worker_set import Workers
+    from training.rollouts.pool import RolloutPool
 
 __all__ = ["Grades", "HeldOut", "estimates", "evaluate", "held_out_problems", "read_held_out"]
 
@@ -108,7 +108,7 @@ def held_out_problems(held_out: HeldOut | None, lengths: LengthSettings) -> list
     ]
 
 
-def evaluate(workers: Workers, held_out: HeldOut, when: str, sampling: RolloutSampling) -> Grades:
+def evaluate(engines: RolloutPool, held_out: HeldOut, when: str, sampling: RolloutSampling) -> Grades:
     """Sample and grade responses with the engines' current weights.
 
     The sampling seeds are the same in every evaluation. `when` ("before training", "after step 10") appears in the log line.
@@ -121,7 +121,7 @@ def evaluate(workers: Workers, held_out: HeldOut, when: str, sampling: RolloutSa
         for row_id, prompt in zip(held_out.ids, held_out.prompts, strict=True)
         for number in range(samples)
     ]
-    generations = workers.engines.generate(requests, sampling)
+    generations = engines.generate(requests, sampling)
     texts = [
         opened_thinking(held_out.tokenizer, request.prompt)
         + held_out.tokenizer.decode(one.tokens.tolist(), skip_special_tokens=True)

@@ -11,7 +11,7 @@ from tasks.storage.disk import atomic_write
 from training.evaluation.history import Evaluation
 from training.evaluation.metrics import Grades
 
-__all__ = ["stored_or_new"]
+__all__ = ["stored_evaluations", "stored_or_new"]
 
 FOLDER = "evaluations"
 
@@ -27,6 +27,12 @@ def stored_or_new(folder: Path, step: int, weights: str, evaluate: Callable[[], 
         found = Evaluation(step=step, weights=weights, grades=evaluate())
         atomic_write(path, json.dumps(sealed(found.to_json())) + "\n")
     return found
+
+
+def stored_evaluations(folder: Path) -> list[Evaluation]:
+    """Return the evaluations that are stored in the run's folder, in order."""
+    found = (_read(path) for path in sorted((folder / FOLDER).glob("step-*.json")))
+    return [one for one in found if one is not None]
 
 
 def _read(path: Path) -> Evaluation | None:

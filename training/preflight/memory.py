@@ -146,15 +146,15 @@ def scores_by_vllm(plan: RunPlan) -> bool:
     return plan.has_teacher and plan.run.teacher is not None and plan.run.teacher.backend == "vllm"
 
 
-def placement_of(plan: RunPlan) -> Placement:
-    """Return the placement of the run's workers."""
-    where = plan.run.placement
+def placement_of(*plans: RunPlan) -> Placement:
+    """Return the placement of a run's workers, or of all workers of several runs with the same settings of `placement`."""
+    where = plans[0].run.placement
     return make_placement(
         where.kind,
         students=where.students,
         engines=where.engines,
-        teacher=plan.has_teacher,
-        reference=plan.has_reference,
+        teacher=any(plan.has_teacher for plan in plans),
+        reference=any(plan.has_reference for plan in plans),
     )
 
 

@@ -48,7 +48,7 @@ class RolloutPool:
         self._on_loss = on_loss
         self._snapshot: Snapshot | None = None
         self._carry: Carry | None = None
-        self.losses = 0  # engines that were started again
+        self.losses = 0  # engines of this run that were started again
         self.actors: list[Any] = [self._start(index) for index in range(placement.count("rollout"))]
 
     def ready(self) -> list[dict[str, Any]]:
@@ -58,6 +58,10 @@ class RolloutPool:
             return results([actor.ready.remote() for actor in self.actors], "a rollout engine")
         except ActorLost as error:
             raise UserError(f"{error}; check the student's model folder and the engine's memory") from error
+
+    def begin(self) -> None:
+        """Begin another run with the same engines: its students send their weights before the first rollout."""
+        self._snapshot, self._carry, self.losses = None, None, 0
 
     def prompt_ids(self, problems: Sequence[str], **format_options: Any) -> list[tuple[int, ...]]:
         """Return the token ids of the problems' prompts by the first engine's own tokenizer (`engine_prompt_ids`)."""
