@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,11 +77,7 @@ class Cell:
     def settings(self) -> DistillSettings:
         """Return the section `distill` of the profile with the settings of the cell's run. Raises `UserError` if the profile has
         none."""
-        found = resolve(load_config(self.profile)).distill
-        if found is None:
-            raise UserError(
-                f"profile {self.profile} has no section `distill`: add one, or choose another profile"
-            )
+        found = _section(self.profile)
         run = dict(found.run)
         if self.algorithm is not None:
             run["algorithm"] = {"name": self.algorithm}
@@ -99,6 +95,15 @@ class Cell:
         dataset = newest_dataset(root) if reads_dataset(settings) else root / "dataset"
         chosen = self.changes.get("dataset.folder")
         return run_config(settings, dataset if chosen is None else Path(chosen), folder), settings, dataset
+
+
+@cache  # a table of many cells reads few profiles
+def _section(profile: str) -> DistillSettings:
+    """Return the section `distill` of a profile. Raises `UserError` if it has none."""
+    found = resolve(load_config(profile)).distill
+    if found is None:
+        raise UserError(f"profile {profile} has no section `distill`: add one, or choose another profile")
+    return found
 
 
 def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:

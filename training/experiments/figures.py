@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from training.evaluation.statistics import pass_values, spread
-from training.experiments.measures import Measure
+from training.experiments.columns import Measure
 from training.experiments.stored import CellResult, Point, grades_of
 from training.experiments.summary import Line, Table
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from tasks.text import visible
 from training.evaluation.metrics import Estimate
-from training.experiments.measures import Measure
+from training.experiments.columns import Measure
 from training.experiments.stored import CellResult
 from training.experiments.summary import Line, Table
 

@@ -18,8 +18,8 @@ import numpy as np
 from tasks.text import counted
 from training.evaluation.metrics import Estimate, mean_estimate
 from training.evaluation.statistics import spread
+from training.experiments.columns import Measure, measure_of, point_values
 from training.experiments.grid import Experiment, Row, row_cells
-from training.experiments.measures import Measure, measure_of, point_values
 from training.experiments.stored import CellResult
 
 __all__ = ["Line", "Number", "Table", "cells_by_row", "make_table", "paired_difference", "setting_text"]
@@ -98,8 +98,8 @@ def make_table(experiment: Experiment, results: Mapping[str, CellResult]) -> Tab
 def cells_by_row(
     experiment: Experiment, results: Mapping[str, CellResult]
 ) -> tuple[list[dict[int, CellResult]], list[str]]:
-    """Return the results of each row by seed, and notes on those that are left out: results on another dataset or other held-out
-    problems cannot stand in one table, which shows the largest group."""
+    """Return the results of each row by seed, and notes on those that are left out: accuracies on other held-out problems cannot
+    stand in one table, which shows the largest group."""
     rows = [
         {cell.seed: results[cell.key] for cell in row_cells(experiment, row) if cell.key in results}
         for row in experiment.rows
@@ -111,12 +111,12 @@ def cells_by_row(
     chosen = max(sorted(groups), key=lambda group: groups[group])
     kept = [{seed: cell for seed, cell in row.items() if _conditions(cell) == chosen} for row in rows]
     others = counted(len(here) - groups[chosen], "cell")
-    return kept, [f"not shown: {others} with another dataset or other held-out problems"]
+    return kept, [f"not shown: {others} with other held-out problems"]
 
 
 def _conditions(result: CellResult) -> str:
-    """Return what cells of one table have in common: the training problems, and how the evaluation is done."""
-    return json.dumps([result.dataset.get("digest"), dict(result.evaluation)], sort_keys=True)
+    """Return what cells of one table have in common: the held-out problems and how they are sampled."""
+    return json.dumps(dict(result.evaluation), sort_keys=True)
 
 
 # --- lines -------------------------------------------------------------------------------------------------------
@@ -231,22 +231,30 @@ def _notes(lines: Sequence[Line]) -> list[str]:
     if not cells:
         return ["no cell of this table has been run"]
     return [
-        _dataset_note(cells),
+        *_dataset_notes(lines),
         _evaluation_note(cells[0]),
         _origin_note(cells),
         *_missing_note(lines),
     ]
 
 
-def _dataset_note(cells: Sequence[CellResult]) -> str:
-    names = {(str(one.dataset.get("name")), str(one.dataset.get("digest"))[:12]) for one in cells}
-    return "dataset: " + "; ".join(f"{name} ({digest})" for name, digest in sorted(names))
+def _dataset_notes(lines: Sequence[Line]) -> list[str]:
+    """Return the datasets of the trained lines; with several of them, which line has which."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        for cell in line.cells.values() if line.kind == "algorithm" else ():
+            name = f"{cell.dataset.get('name')} ({cell.dataset.get('digest')})"
+            labels = found.setdefault(name, [])
+            labels += [] if line.label in labels else [line.label]
+    if len(found) < 2:
+        return [f"dataset: {name}" for name in found]
+    return [f"dataset {name}: {', '.join(labels)}" for name, labels in found.items()]
 
 
 def _evaluation_note(cell: CellResult) -> str:
     how = cell.evaluation
     return (
-        f"evaluation: {counted(int(how['problems']), 'held-out problem')} ({str(how['problems_digest'])[:12]}),"
+        f"evaluation: {counted(int(how['problems']), 'held-out problem')} ({how['problems_digest']}),"
         f" {counted(int(how['samples']), 'sample')} each at temperature {how['temperature']:g}, top-p {how['top_p']:g}"
     )
 
