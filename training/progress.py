@@ -7,16 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tasks.errors import UserError
 from training.config import EvaluationSettings
 from training.console import log_line
-from training.evaluation.held_out import evaluate
+from training.evaluation.held_out import Grades, HeldOut, evaluate
 from training.evaluation.history import Evaluation, best_of, is_due, step_values
 from training.evaluation.stored import stored_or_new
 from training.preflight.check import Prepared
 from training.preflight.sampling import evaluation_sampling
 from training.rollouts.engine import Generation
 from training.rollouts.saved import read_generations
+from training.rollouts.sequences import sequence
 from training.stopping import Ending, Spent, ended_by
 from training.student.checkpoints import damage, latest, read_record, step_folder
 from training.worker_set import Workers
@@ -24,6 +27,8 @@ from training.worker_set import Workers
 __all__ = ["CompletedStep", "RunState", "TrainingRun"]
 
 CHECKPOINTS = "checkpoints"
+HIGH_ENTROPY = 1.0
+"""Entropy in nats from which a token counts as one of high entropy, as in EOPD's shares of such tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,14 +124,24 @@ class TrainingRun:
         held_out = self.prepared.held_out
         if held_out is None or state.evaluation(state.step) is not None:
             return state
-        sampling = evaluation_sampling(self.prepared)
-        found = stored_or_new(
-            self.folder,
-            state.step,
-            state.weights,
-            lambda: evaluate(self.workers.engines, held_out, when, sampling),
-        )
+        found = stored_or_new(self.folder, state.step, state.weights, lambda: self._measured(held_out, when))
         return replace(state, evaluations=(*state.evaluations, found))
+
+    def _measured(self, held_out: HeldOut, when: str) -> tuple[Grades, dict[str, float]]:
+        """Return the grades of the engines' weights, and what else is measured of the responses. Entropies are those of the
+        student at the tokens of each problem's first response; not with colocated engines, which have the student's memory."""
+        found = evaluate(self.workers.engines, held_out, when, evaluation_sampling(self.prepared))
+        if self.prepared.run.placement.kind == "colocated":
+            return found.grades, found.values()
+        pairs = zip(held_out.prompts, found.first, strict=True)
+        scores = self.workers.students.scores([sequence(prompt, one) for prompt, one in pairs])
+        entropies = np.concatenate([one.entropy for one in scores if one.entropy is not None])
+        high = float((entropies >= HIGH_ENTROPY).mean())
+        return found.grades, {
+            **found.values(),
+            "entropy_mean": float(entropies.mean(dtype=np.float64)),
+            "high_entropy_share": high,
+        }
 
     def best(self, state: RunState) -> Evaluation | None:
         """Return the best evaluation so far if its student is kept (`evaluation.keep_best`)."""

@@ -206,7 +206,7 @@ class SharedWorkers:
 
     @contextmanager
     def engines(self, settings: RolloutEngineSettings, log: Callable[[str], None]) -> Iterator[RolloutPool]:
-        """Give a block rollout engines with the weights of their model folder, and no other workers. They are not kept."""
+        """Give a block new rollout engines, which have the weights of their model folder, and no other workers."""
         with self._closed_on_failure():
             session = self._open_session()
             self._end_engines()
@@ -214,7 +214,6 @@ class SharedWorkers:
             engines.ready()
             session.guard_workers()
             yield engines
-            self._end_engines()
 
     def _with_settings(self, settings: RolloutEngineSettings, log: Callable[[str], None]) -> RolloutPool:
         """Return rollout engines with these settings, those of the last run if they have them. Does not wait for new ones."""

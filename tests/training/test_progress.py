@@ -18,11 +18,13 @@ from tasks.storage.metrics import read_metrics
 from tests.training.fake_workers import STEPS, Actors
 from tests.training.small_run import edit, example, small_run, write_small_dataset
 from training import export, loop
+from training.data.batches import TokenSequence
 from training.evaluation import held_out
 from training.preflight.check import Prepared, prepare
 from training.rollouts.engine import Generation, RolloutRequest
 from training.rollouts.saved import write_generations
 from training.run_log import RunTimer
+from training.scorers.scores import Scores
 from training.student.checkpoints import step_folder, steps, writing
 from training.worker_set import Workers
 
@@ -66,6 +68,11 @@ class Machine(Actors):
         self._call("evaluate")
         solved = self.right[self.loaded[1]]
         return [self._response(2 if index // SAMPLES < solved else 3) for index in range(len(requests))]
+
+    def scores(self, sequences: Sequence[TokenSequence]) -> list[Scores]:
+        """The entropy of every second token is 2, of the others 0."""
+        sizes = [len(one.response) for one in sequences]
+        return [Scores(entropy=2.0 * (np.arange(size, dtype=np.float32) % 2)) for size in sizes]
 
     def _response(self, answer: int) -> Generation:
         ids = self.run.student.tokenizer(f"So \\boxed{{{answer}}}", add_special_tokens=False)["input_ids"]
@@ -160,6 +167,11 @@ def test_the_best_student_is_exported_and_named(made: Callable[..., Prepared], t
     assert "| 2 | 75.0% | 75.0% |" in card and "The training ended" not in card
     rows = read_metrics(tmp_path)
     assert [row["held_out_accuracy"] for row in rows] == [n / PROBLEMS for n in RISING_AND_FALLING[1:]]
+    tokens = len(machine._response(2).tokens)
+    (mean,) = {row["held_out_response_tokens_mean"] for row in rows}
+    assert mean == tokens and {row["held_out_truncated_share"] for row in rows} == {0.0}
+    (share,) = {row["held_out_high_entropy_share"] for row in rows}
+    assert share == (tokens // 2) / tokens and {row["held_out_entropy_mean"] for row in rows} == {2.0 * share}
 
 
 def test_without_keep_best_the_last_student_is_exported(

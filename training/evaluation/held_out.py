@@ -21,10 +21,10 @@ from training.console import log_line
 from training.data.model_files import ModelFiles, encode_prompts
 
 if TYPE_CHECKING:
-    from training.rollouts.engine import RolloutSampling
+    from training.rollouts.engine import Generation, RolloutSampling
     from training.rollouts.pool import RolloutPool
 
-__all__ = ["Grades", "HeldOut", "estimates", "evaluate", "held_out_problems", "read_held_out"]
+__all__ = ["Graded", "Grades", "HeldOut", "estimates", "evaluate", "held_out_problems", "read_held_out"]
 
 SHOWN_DISAGREEMENTS = 5
 Grades = list[list[bool]]
@@ -41,6 +41,28 @@ class HeldOut:
     prompts: tuple[tuple[int, ...], ...]
     settings: EvaluationSettings
     tokenizer: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graded:
+    """The responses to all problems, `samples` to each in order, and their grades."""
+
+    grades: Grades
+    generations: tuple[Generation, ...]
+    samples: int
+
+    @property
+    def first(self) -> tuple[Generation, ...]:
+        """The first response to each problem."""
+        return self.generations[:: self.samples]
+
+    def values(self) -> dict[str, float]:
+        """Return the mean length of the responses in tokens, and the share of them that reached the limit."""
+        return {
+            "response_tokens_mean": sum(len(one.tokens) for one in self.generations) / len(self.generations),
+            "truncated_share": sum(one.finish_reason == "length" for one in self.generations)
+            / len(self.generations),
+        }
 
 
 def read_held_out(
@@ -108,7 +130,7 @@ def held_out_problems(held_out: HeldOut | None, lengths: LengthSettings) -> list
     ]
 
 
-def evaluate(engines: RolloutPool, held_out: HeldOut, when: str, sampling: RolloutSampling) -> Grades:
+def evaluate(engines: RolloutPool, held_out: HeldOut, when: str, sampling: RolloutSampling) -> Graded:
     """Sample and grade responses with the engines' current weights.
 
     The sampling seeds are the same in every evaluation. `when` ("before training", "after step 10") appears in the log line.
@@ -136,7 +158,7 @@ def evaluate(engines: RolloutPool, held_out: HeldOut, when: str, sampling: Rollo
         f"pass@1 {when}: {share:.1%} on {counted(len(grades), 'held-out problem')} x {counted(samples, 'sample')}"
     )
     log_line(_beside_math_verify(held_out.answers, texts, grades))
-    return grades
+    return Graded(grades=grades, generations=tuple(generations), samples=samples)
 
 
 def opened_thinking(tokenizer: Any, prompt: Sequence[int]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from training.evaluation.metrics import Grades, avg_at_n, pass_at_k
@@ -22,11 +22,12 @@ MEASURES: Mapping[str, Callable[[Grades], float]] = {"accuracy": avg_at_n, "pass
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """The grades of the student after `step` steps, 0 before the training. `weights`: the checksum of the weights that generated
-    the samples."""
+    the samples. `values`: what else was measured of the samples, by name."""
 
     step: int
     weights: str
     grades: Grades
+    values: Mapping[str, float] = field(default_factory=dict)
 
     def value(self, by: str) -> float:
         """Return one of `MEASURES`."""
@@ -34,12 +35,19 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data, which `from_json` reads."""
-        return {"step": self.step, "weights": self.weights, "grades": [list(row) for row in self.grades]}
+        return {
+            "step": self.step,
+            "weights": self.weights,
+            "grades": [list(row) for row in self.grades],
+            "values": dict(self.values),
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
         """Return the evaluation that `to_json` wrote."""
-        return cls(step=data["step"], weights=data["weights"], grades=data["grades"])
+        return cls(
+            step=data["step"], weights=data["weights"], grades=data["grades"], values=data.get("values", {})
+        )
 
 
 def is_due(every: int | None, step: int, *, is_last: bool) -> bool:
@@ -64,7 +72,8 @@ def out_of_patience(evaluations: Sequence[Evaluation], by: str, patience: int | 
 
 def step_values(evaluation: Evaluation) -> dict[str, float]:
     """Return the evaluation as metrics of its step."""
-    return {f"held_out_{name}": measure(evaluation.grades) for name, measure in MEASURES.items()}
+    measured = {name: measure(evaluation.grades) for name, measure in MEASURES.items()}
+    return {f"held_out_{name}": value for name, value in (measured | evaluation.values).items()}
 
 
 def described(evaluations: Sequence[Evaluation]) -> list[dict[str, float]]:

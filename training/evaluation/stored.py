@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tasks.storage.checksums import Damaged, sealed, unsealed
@@ -16,7 +16,9 @@ __all__ = ["stored_evaluations", "stored_or_new"]
 FOLDER = "evaluations"
 
 
-def stored_or_new(folder: Path, step: int, weights: str, evaluate: Callable[[], Grades]) -> Evaluation:
+def stored_or_new(
+    folder: Path, step: int, weights: str, evaluate: Callable[[], tuple[Grades, Mapping[str, float]]]
+) -> Evaluation:
     """Return the evaluation after `step` steps that is stored in the run's folder, or else evaluate and store it.
 
     An evaluation of other weights is repeated: a continued run does steps again, and on a GPU may get other weights.
@@ -24,7 +26,8 @@ def stored_or_new(folder: Path, step: int, weights: str, evaluate: Callable[[], 
     path = folder / FOLDER / f"step-{step:08d}.json"
     found = _read(path)
     if found is None or (found.step, found.weights) != (step, weights):
-        found = Evaluation(step=step, weights=weights, grades=evaluate())
+        grades, values = evaluate()
+        found = Evaluation(step=step, weights=weights, grades=grades, values=values)
         atomic_write(path, json.dumps(sealed(found.to_json())) + "\n")
     return found
 

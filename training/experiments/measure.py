@@ -98,11 +98,11 @@ def measure(job: Job, workers: SharedWorkers, command: str) -> CellResult:
     settings = rollout_engine_settings(prepared, workers.placement)
     settings = replace(settings, model=_evaluated(job.cell, prepared).folder)
     with workers.engines(settings, log_line) as engines:
-        grades = evaluate(
+        found = evaluate(
             engines, held_out_of(prepared), f"of the {job.cell.baseline}", evaluation_sampling(prepared)
         )
-    curve = (Point(step=0, tokens=0, seconds=0.0, correct=counts(grades)),)
-    return _result(job, prepared, command, curve=curve)
+    only = Evaluation(step=0, weights="", grades=found.grades, values=found.values())
+    return _result(job, prepared, command, curve=(point_of(only, ()),))
 
 
 def held_out_of(prepared: Prepared) -> HeldOut:
@@ -164,7 +164,16 @@ def point_of(evaluation: Evaluation, rows: Sequence[Mapping[str, float]]) -> Poi
         tokens=int(spent.tokens),
         seconds=round(spent.seconds, 1),
         correct=counts(evaluation.grades),
+        entropy_mean=_digits(evaluation.values.get("entropy_mean")),
+        high_entropy_share=_digits(evaluation.values.get("high_entropy_share")),
+        truncated=_digits(evaluation.values.get("truncated_share")),
+        response_tokens_mean=_digits(evaluation.values.get("response_tokens_mean")),
     )
+
+
+def _digits(value: float | None) -> float | None:
+    """Return a value with six significant digits."""
+    return None if value is None else float(f"{value:.6g}")
 
 
 def last_means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -28,9 +28,9 @@ class Point:
     """An evaluation of the student after `step` steps.
 
     `tokens`: response tokens of the steps so far; `seconds`: of the steps, without evaluations. `correct`: one digit for each
-    held-out problem, the number of its correct samples. The other values are of the evaluation's samples: the student's mean
-    entropy and the share of its tokens above `HIGH_ENTROPY`, the forward KL to the teacher at those tokens (nats), the share of
-    truncated responses and the mean of their tokens; None where not measured.
+    held-out problem, the number of its correct samples. The other values are of the evaluation's samples: the mean of the
+    student's entropy (nats), the share of tokens where it is at least `training.progress.HIGH_ENTROPY`, the forward KL from the
+    teacher at such tokens, the share of truncated responses and the mean of their tokens; None where not measured.
     """
 
     step: int
