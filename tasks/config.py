@@ -1,8 +1,8 @@
 """The settings of the dataset factory: frozen pydantic models that reject unknown keys; defaults are the papers' values.
 
 Fields that change the result are part of the stages' fingerprints; fields marked with `resource()` (paths, endpoints,
-concurrency, memory, GPU counts) are not. A profile is a file `configs/<name>.yaml`. The sections `evolve`, `evaluate` and `plan` are
-in tasks/evolve_settings.py, tasks/evaluate_settings.py and tasks/plan_settings.py.
+concurrency, memory, GPU counts) are not. A profile is a file `configs/<name>.yaml`. The sections `evolve`, `evaluate` and `plan`
+are in tasks/evolve_settings.py, tasks/evaluate_settings.py and tasks/plan_settings.py.
 """
 
 from __future__ import annotations

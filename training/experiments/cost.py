@@ -2,9 +2,10 @@
 
 Every assumption is a setting in section `plan` of the profile, and is printed. A prompt is the fixed text of the student's prompt
 and a problem of `problem_chars` characters, at four characters a token; a response has `solution_tokens`, at most
-`lengths.max_response_tokens`. Rates are those of `training_rates`, else the means of stored cells of the same profile. The phases
-of a step follow each other and every GPU of the placement is held throughout: GPU-hours are the hours of a cell times its GPUs.
-Loading models, weight syncs and checkpoints are not counted, nor is the dataset (`make plan PROFILE=...`).
+`lengths.max_response_tokens`, which also stand for an unknown length. Rates are those of `training_rates`, else the means of
+stored cells of the same profile. The phases of a step follow each other and every GPU of the placement is held throughout:
+GPU-hours are the hours of a cell times its GPUs. Loading models, weight syncs and checkpoints are not counted, nor is the dataset
+(`make plan PROFILE=...`).
 """
 
 from __future__ import annotations
@@ -124,12 +125,9 @@ def _evaluated(cell: Cell, run: RunConfig, config: Config) -> int:
 
 def _lengths(run: RunConfig, plan: PlanSettings) -> tuple[float, float]:
     """Return the tokens of a prompt and of a response."""
-    if plan.solution_tokens is None:
-        raise UserError(
-            "the length of a response is unknown: set plan.solution_tokens, in the profile or by OVERRIDES"
-        )
     prompt = prompt_length(load_prompt(PROMPT), estimated_tokens) + plan.problem_chars / CHARS_PER_TOKEN
-    return prompt, min(plan.solution_tokens, run.lengths.max_response_tokens)
+    most = run.lengths.max_response_tokens
+    return prompt, min(plan.solution_tokens or most, most)
 
 
 def _rollouts(run: RunConfig, config: Config, response: float) -> int:
@@ -230,7 +228,7 @@ def row_costs(
     found = []
     for label, cells in rows:
         new = {cell.key: cell for cell in cells if cell.key not in seen}
-        seen |= new.keys()
+        seen.update(new)
         works = [(key, cell_work(cell, config)) for key, cell in new.items()]
         hours = {key: None if rates is None else work.hours(rates) for key, work in works}
         gpu = {key: None if (one := hours[key]) is None else one * work.gpus for key, work in works}
@@ -299,21 +297,24 @@ def _total(costs: Sequence[Cost], price: float | None) -> list[str]:
     if total.gpu_hours is None or total.left is None:
         return [*lines, "GPU-hours need rates: set plan.training_rates, or run some cells of the profile"]
     lines.append(f"left: {counted(total.cells - total.stored, 'cell')}, {total.left:,.1f} GPU-hours")
-    if price is not None:
-        lines.append(
-            f"money: {total.gpu_hours * price:,.0f} for all, {total.left * price:,.0f} for what is left, at"
-            f" {price:g} a GPU-hour (plan.gpu_hour_price)"
-        )
-    return lines
+    if price is None:
+        return [*lines, "money: set plan.gpu_hour_price"]
+    money = f"{total.gpu_hours * price:,.0f} for all, {total.left * price:,.0f} for what is left"
+    return [*lines, f"money: {money}, at {price:g} a GPU-hour (plan.gpu_hour_price)"]
 
 
 def _assumptions(config: Config, rates: TrainingRates | None, origin: str) -> list[str]:
     """Return the assumptions behind the numbers of a profile, one per line."""
     plan = config.plan
     known = "unknown" if plan.training_prompts is None else f"{plan.training_prompts:,}"
+    length = (
+        "unknown, so the most that is allowed"
+        if plan.solution_tokens is None
+        else f"{plan.solution_tokens:,}"
+    )
     found = [
-        f"assumptions of {config.profile}: a problem has plan.problem_chars {plan.problem_chars:,} characters, a response"
-        f" plan.solution_tokens {plan.solution_tokens or 0:,} tokens, the dataset plan.training_prompts {known} problems",
+        f"assumptions of {config.profile}: characters of a problem (plan.problem_chars) {plan.problem_chars:,}; tokens of a"
+        f" response (plan.solution_tokens) {length}; problems of a dataset in epochs (plan.training_prompts) {known}",
         f"not counted: the dataset of {config.profile} (make plan PROFILE={config.profile}), loading, weight syncs, checkpoints",
     ]
     if rates is not None:
