@@ -1,5 +1,5 @@
-"""`python -m training.experiments.dataset_views DATASET`: the distribution of semantic entropy in a dataset, and its problems with
-the lowest and the highest (figure and examples of UOPD).
+"""`python -m training.experiments.dataset_views DATASET`: the distribution of semantic entropy in a dataset, and its problems
+with the lowest and the highest (figure and examples of UOPD).
 
 DATASET is an exported folder. Written into `--output`: `entropy.md` and `.csv` (numbers by tier; rows by bin and tier),
 `entropy.svg` and `.png`, and `examples.md`.
