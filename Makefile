@@ -2,16 +2,17 @@
 # Settings: PROFILE (configs/*.yaml), OVERRIDES (JSON, e.g. '{"select.target": 50}'), PORT (of the Prefect UI),
 # PYTEST (arguments of pytest), PYTHON (3.11 or 3.12); for annotate and reannotate FILE, OUT, COLUMNS ("text=question
 # answer=Short Answer"), TIER, LICENCE, ANSWERS (auto or verbatim); for evaluate MODEL, BENCHMARKS and PROTOCOLS (names with commas);
-# for compare A and B; for plan EXPERIMENT (names with commas, or an edition: paper, pocket); for release WHAT (dataset or model), VERSION, REPO, UPLOAD=1, PUBLIC=1, SOURCE, PREVIOUS, DATASETS,
-# ROLL_BACK_TO, SECRET_BLOCK.
+# for compare A and B; for plan EXPERIMENT (names with commas, or an edition: paper, pocket); for experiment NAME, ONLY (labels of
+# rows with commas), SEEDS, MAX_HOURS, RESULTS (a folder); for release
+# WHAT (dataset or model), VERSION, REPO, UPLOAD=1, PUBLIC=1, SOURCE, PREVIOUS, DATASETS, ROLL_BACK_TO, SECRET_BLOCK.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PROFILE ?= pocket
 OVERRIDES ?=
 PORT ?=
 PYTEST ?=
 # Programs read these from the environment, as they were written: neither make nor a shell expands them ($5 in a file's name).
-AS_WRITTEN := PROFILE OVERRIDES PORT EXPERIMENT FILE OUT COLUMNS TIER LICENCE ANSWERS MODEL BENCHMARKS PROTOCOLS A B \
-  WHAT VERSION REPO UPLOAD PUBLIC SOURCE PREVIOUS DATASETS ROLL_BACK_TO SECRET_BLOCK
+AS_WRITTEN := PROFILE OVERRIDES PORT EXPERIMENT FILE OUT COLUMNS TIER LICENCE ANSWERS MODEL BENCHMARKS PROTOCOLS A B NAME ONLY \
+  SEEDS MAX_HOURS RESULTS WHAT VERSION REPO UPLOAD PUBLIC SOURCE PREVIOUS DATASETS ROLL_BACK_TO SECRET_BLOCK
 $(foreach name,$(AS_WRITTEN),$(eval override $(name) := $$(value $(name))))
 export $(AS_WRITTEN)
 
@@ -26,7 +27,7 @@ else ifeq ($(DEVICE),cpu)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help build plan distill validate evaluate compare annotate reannotate release test test-all hostile ui shell pictures report lint audit format clean pocket env
+.PHONY: help build plan distill validate evaluate compare experiment annotate reannotate release test test-all hostile ui shell pictures report lint audit format clean pocket env
 .DEFAULT_GOAL := help
 
 help:  ## list all commands
@@ -49,6 +50,9 @@ evaluate: env  ## evaluate a model: make evaluate MODEL=pocket/student BENCHMARK
 
 compare: env  ## compare two evaluated models: make compare A=output/evaluations/one B=output/evaluations/two
 	@exec $(BIN)/python scripts/evaluate.py compare
+
+experiment: env  ## measure what an experiment lacks: make experiment NAME=pocket/learning SEEDS=0,1 MAX_HOURS=2
+	@exec $(BIN)/python scripts/experiment.py
 
 annotate: env  ## annotate your own problems: make annotate FILE=problems.jsonl OUT=output/mine
 	@exec $(BIN)/python scripts/annotate.py own

@@ -231,7 +231,7 @@ class SharedWorkers:
             self._engines[1].close()
             self._engines = None
 
-    def _frozen_models(self, prepared: Prepared) -> dict[Frozen, tuple[Any, ...]]:
+    def _frozen_models(self, prepared: Prepared) -> dict[str, tuple[Any, ...]]:
         """Return the frozen models of a run. Those that it does not need are ended if they have memory of a GPU."""
         wanted = frozen_models(prepared, self.placement)
         for role, (model, actors) in list(self._frozen.items()):
@@ -367,7 +367,7 @@ def _end(actors: Sequence[Any]) -> None:
 
 
 def _wait_for_models(
-    students: StudentGroup, engines: RolloutPool, frozen: Mapping[Frozen, Sequence[Any]]
+    students: StudentGroup, engines: RolloutPool, frozen: Mapping[str, Sequence[Any]]
 ) -> dict[str, Any]:
     """Wait until all models are loaded, and return their descriptions."""
     facts: dict[str, Any] = {"student": students.connect()}

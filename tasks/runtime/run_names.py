@@ -18,7 +18,7 @@ def run_name(what: str, parameters: Mapping[str, Any]) -> str:
     `parameters` are those of the flow. A name of more than `MAX_CHARS` characters ends with '...'.
     """
     what = "plan" if what == "build" and parameters.get("dry_run") else what
-    parts = [f"{parameters.get('profile', 'pocket')} {what}"]
+    parts = [f"{parameters.get('experiment') or parameters.get('profile', 'pocket')} {what}"]
     parts += [Path(str(parameters[key])).name for key in ("problems", "dataset") if parameters.get(key)]
     parts += [f"{key}={_short(value)}" for key, value in _dotted(parameters.get("overrides") or {})]
     name = ", ".join(parts)

@@ -62,7 +62,7 @@ def test_deployments_are_named_after_what_they_do_and_tagged() -> None:
     assert names == {
         "sure-math/build", "sure-math/plan", "sure-math-distill/uopd", "sure-math-validate/truth",
         "sure-math-evaluate/benchmarks", "sure-math-reannotate/stale", "sure-math-annotate/file",
-        "sure-math-release/dataset", "sure-math-release/model",
+        "sure-math-release/dataset", "sure-math-release/model", "sure-math-experiment/cells",
     }  # fmt: skip
     assert all(d["tags"] for d in DEPLOYMENTS)
 

@@ -73,7 +73,7 @@ def out_of_patience(evaluations: Sequence[Evaluation], by: str, patience: int | 
 def step_values(evaluation: Evaluation) -> dict[str, float]:
     """Return the evaluation as metrics of its step."""
     measured = {name: measure(evaluation.grades) for name, measure in MEASURES.items()}
-    return {f"held_out_{name}": value for name, value in (measured | evaluation.values).items()}
+    return {f"held_out_{name}": value for name, value in {**measured, **evaluation.values}.items()}
 
 
 def described(evaluations: Sequence[Evaluation]) -> list[dict[str, float]]:

@@ -11,7 +11,7 @@ from tasks.storage.disk import atomic_write
 from training.evaluation.history import Evaluation
 from training.evaluation.metrics import Grades
 
-__all__ = ["stored_evaluations", "stored_or_new"]
+__all__ = ["evaluation_file", "stored_evaluations", "stored_or_new"]
 
 FOLDER = "evaluations"
 
@@ -23,13 +23,18 @@ def stored_or_new(
 
     An evaluation of other weights is repeated: a continued run does steps again, and on a GPU may get other weights.
     """
-    path = folder / FOLDER / f"step-{step:08d}.json"
+    path = evaluation_file(folder, step)
     found = _read(path)
     if found is None or (found.step, found.weights) != (step, weights):
         grades, values = evaluate()
         found = Evaluation(step=step, weights=weights, grades=grades, values=values)
         atomic_write(path, json.dumps(sealed(found.to_json())) + "\n")
     return found
+
+
+def evaluation_file(folder: Path, step: int) -> Path:
+    """Return the file of the evaluation after `step` steps."""
+    return folder / FOLDER / f"step-{step:08d}.json"
 
 
 def stored_evaluations(folder: Path) -> list[Evaluation]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tasks.errors import UserError
-from tasks.processes.pace import duration
+from tasks.storage.disk import atomic_write
 from tasks.text import counted, visible
 from training.config import project_path
 from training.experiments.cell import Cell
@@ -27,6 +27,8 @@ from training.experiments.grid import (
 )
 
 STOPPED = 3
+PROBLEMS, STATE = "problems.txt", "state.json"
+"""Files of `--report`: what the user can fix, and the state of every cell."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(experiment, chosen, arguments, command_of(path))
     except UserError as error:
         print(visible(str(error)), file=sys.stderr)
+        if arguments.report is not None:
+            with suppress(OSError, UserError):  # the problem may be a full disk
+                atomic_write(arguments.report / PROBLEMS, f"{error}\n")
         return 2
 
 
@@ -62,6 +67,12 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("output/experiments"),
         metavar="FOLDER",
         help="of the runs, with checkpoints",
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FOLDER",
+        help=f"also write problems ({PROBLEMS}) and progress ({STATE}) here",
     )
     return parser
 
@@ -96,7 +107,7 @@ def say(text: str) -> None:
 def _run(
     experiment: Experiment, chosen: Sequence[tuple[str, Cell]], arguments: argparse.Namespace, command: str
 ) -> int:
-    from training.experiments.runner import Outcome, check_cells, mean_seconds, run_cells
+    from training.experiments.runner import Tally, check_cells, run_cells
     from training.loop import Stopped
 
     results, work = project_path(arguments.results), project_path(arguments.work)
@@ -112,27 +123,16 @@ def _run(
                 f"to measure: {job.label}, seed {job.cell.seed}, at most {counted(job.steps, 'step')}, {job.cell.key}"
             )
         return 0
-    began, outcomes = time.monotonic(), list[Outcome]()
-
-    def report(outcome: Outcome) -> None:
-        outcomes.append(outcome)
-        left = len(found.jobs) - len(outcomes)
-        say(
-            f"cell {len(outcomes)} of {len(found.jobs)}, {outcome.label}, seed {outcome.cell.seed}: {outcome.state},"
-            f" {outcome.said}; {duration(time.monotonic() - began)} elapsed, about"
-            f" {duration(left * mean_seconds(outcomes))} left"
-        )
-
+    tally = Tally(found, say, None if arguments.report is None else arguments.report / STATE)
     hours = experiment.max_hours if arguments.max_hours is None else arguments.max_hours
     try:
-        run_cells(found.jobs, results=results, command=command, max_hours=hours, report=report)
+        run_cells(found.jobs, results=results, command=command, max_hours=hours, report=tally.add)
     except Stopped as stopped:
         say(str(stopped))
         return STOPPED
-    lacking = [one for one in outcomes if one.state in ("failed", "left")]
-    for one in lacking:
+    for one in tally.lacking:
         say(f"{one.state}: {one.label}, seed {one.cell.seed}: {one.said}")
-    return 1 if lacking else 0
+    return 1 if tally.lacking else 0
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -17,13 +18,14 @@ from tasks.llm.model_identity import model_identity
 from tasks.processes.machine import available_cores, engine_device
 from tasks.runtime.training_run import held_out, write_held_out
 from tasks.storage.checksums import read_sealed
+from tasks.storage.disk import atomic_write
 from tasks.storage.metrics import read_metrics
 from training.config import RunConfig, run_folder
 from training.console import log_line
 from training.data.model_files import ModelFiles
 from training.evaluation.held_out import HeldOut, evaluate
 from training.evaluation.history import Evaluation
-from training.evaluation.stored import stored_evaluations
+from training.evaluation.stored import evaluation_file, stored_evaluations
 from training.experiments.cell import CELL_VERSION, VERSIONS, Cell
 from training.experiments.stored import CellResult, Point, counts
 from training.loop import run_prepared
@@ -92,8 +94,9 @@ def measure(job: Job, workers: SharedWorkers, command: str) -> CellResult:
     if _fingerprint(job.cell, prepared) != job.fingerprint:
         raise UserError("the dataset, a model or the held-out problems changed since the start: start again")
     if job.cell.baseline is None:
-        run_prepared(prepared, workers.start)
         folder = run_folder(job.run.output, prepared.fingerprint)
+        with _evaluated_once(prepared, folder):
+            run_prepared(prepared, workers.start)
         return _of_training(job, prepared, folder, command)
     settings = rollout_engine_settings(prepared, workers.placement)
     settings = replace(settings, model=_evaluated(job.cell, prepared).folder)
@@ -103,6 +106,28 @@ def measure(job: Job, workers: SharedWorkers, command: str) -> CellResult:
         )
     only = Evaluation(step=0, weights="", grades=found.grades, values=found.values())
     return _result(job, prepared, command, curve=(point_of(only, ()),))
+
+
+@contextmanager
+def _evaluated_once(prepared: Prepared, folder: Path) -> Iterator[None]:
+    """Let the run in `folder` find the evaluation of its start by an earlier cell, and keep its own for later ones. A run uses it
+    only if it is of the same weights."""
+    identity = fingerprint(
+        stage="start",
+        version=CELL_VERSION,
+        settings=_sampling(prepared) | {"dtype": prepared.run.rollout_dtype},
+        models=(_identity(prepared.student),),
+        inputs=(held_out_of(prepared).digest,),
+    )
+    known, own = folder.parent / f"start-{identity[:16]}.json", evaluation_file(folder, 0)
+    if known.is_file() and not own.exists():
+        atomic_write(own, known.read_text(encoding="utf-8"))
+    yield
+    atomic_write(known, own.read_text(encoding="utf-8"))
+
+
+def _sampling(prepared: Prepared) -> dict[str, Any]:
+    return {**asdict(evaluation_sampling(prepared)), "samples": held_out_of(prepared).settings.samples}
 
 
 def held_out_of(prepared: Prepared) -> HeldOut:
@@ -123,11 +148,10 @@ def _fingerprint(cell: Cell, prepared: Prepared) -> str:
     """Return the identity of what a cell measures, with its models, data and problems."""
     if cell.baseline is None:
         return prepared.fingerprint
-    sampling = evaluation_sampling(prepared)
     return fingerprint(
         stage="baseline",
         version=CELL_VERSION,
-        settings={**asdict(sampling), "samples": held_out_of(prepared).settings.samples},
+        settings=_sampling(prepared),
         models=(_identity(_evaluated(cell, prepared)),),
         inputs=(held_out_of(prepared).digest,),
     )

@@ -6,6 +6,7 @@ not stop the others.
 
 from __future__ import annotations
 
+import json
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from typing import Any, Literal
 
 from tasks.errors import UserError, attempt
 from tasks.processes.pace import duration
+from tasks.storage.disk import atomic_write
 from tasks.text import counted
 from training.config import run_folder
 from training.evaluation.metrics import avg_at_n
@@ -28,7 +30,7 @@ from training.preflight.memory import placement_of
 from training.progress import CHECKPOINTS
 from training.worker_set import SharedWorkers
 
-__all__ = ["Found", "Outcome", "check_cells", "run_cells"]
+__all__ = ["Found", "Outcome", "Tally", "check_cells", "run_cells"]
 
 State = Literal["stored", "measured", "failed", "left"]
 """Whether a cell's result was found, is new, could not be made, or was not begun."""
@@ -100,6 +102,49 @@ def run_cells(
                 outcomes.append(_attempted(job, shared[1], results, command))
             report(outcomes[-1])
     return outcomes
+
+
+class Tally:
+    """The outcomes of an experiment so far: a line for each, and the state of all cells in a file, if one is given."""
+
+    def __init__(self, found: Found, say: Callable[[str], None], path: Path | None) -> None:
+        self._found, self._say, self._path = found, say, path
+        self._began = time.monotonic()
+        self.outcomes: list[Outcome] = []
+        self._write()
+
+    def add(self, outcome: Outcome) -> None:
+        """Report what became of a cell."""
+        self.outcomes.append(outcome)
+        self._say(
+            f"cell {len(self.outcomes)} of {len(self._found.jobs)}, {outcome.label}, seed {outcome.cell.seed}:"
+            f" {outcome.state}, {outcome.said}; {self.time()}"
+        )
+        self._write()
+
+    @property
+    def lacking(self) -> list[Outcome]:
+        """The cells without a result."""
+        return [one for one in self.outcomes if one.state in ("failed", "left")]
+
+    def time(self) -> str:
+        """Return the time so far, and that of the cells that are left by the mean of those that are measured."""
+        each, left = mean_seconds(self.outcomes), len(self._found.jobs) - len(self.outcomes)
+        spent = f"{duration(time.monotonic() - self._began)} elapsed"
+        return f"{spent}, about {duration(each * left)} left" if each else spent
+
+    def _write(self) -> None:
+        if self._path is None:
+            return
+        done = [*self._found.stored, *self.outcomes]
+        waiting = in_order(self._found.jobs)[len(self.outcomes) :]
+        rows = [
+            {"row": one.label, "seed": one.cell.seed, "state": one.state, "result": one.said} for one in done
+        ]
+        rows += [
+            {"row": one.label, "seed": one.cell.seed, "state": "waiting", "result": ""} for one in waiting
+        ]
+        atomic_write(self._path, json.dumps({"time": self.time(), "cells": rows}) + "\n")
 
 
 def in_order(jobs: Sequence[Job]) -> list[Job]:
