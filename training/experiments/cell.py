@@ -21,7 +21,7 @@ from tasks.runtime.preflight import newest_dataset, output_folder
 from tasks.runtime.training_run import reads_dataset, run_config
 from tasks.seeds.registry import resolve
 from tasks.settings import plain
-from training.config import RunConfig, merged
+from training.config import RunConfig, merged, project_path
 from training.plan import resolve as plan_of
 from training.preflight.check import VERSION as TRAINING_VERSION
 
@@ -92,9 +92,11 @@ class Cell:
         """Return the settings of the run in `folder`, those of the section `distill`, and the dataset that both read. Raises
         `UserError` if there is no dataset."""
         settings, root = self.settings(), output_folder(load_config(self.profile))
-        dataset = newest_dataset(root) if reads_dataset(settings) else root / "dataset"
         chosen = self.changes.get("dataset.folder")
-        return run_config(settings, dataset if chosen is None else Path(chosen), folder), settings, dataset
+        dataset = root / "dataset" if chosen is None else project_path(chosen)
+        if chosen is None and reads_dataset(settings):
+            dataset = newest_dataset(root)
+        return run_config(settings, dataset, folder), settings, dataset
 
 
 @cache  # a table of many cells reads few profiles
