@@ -215,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("dataset", type=Path, help="folder of an exported dataset")
     parser.add_argument("--split", default="train")
     parser.add_argument("--examples", type=int, default=3, help="number of problems at each end")
-    parser.add_argument("--output", type=Path, default=PROJECT_ROOT / "output" / "experiments" / "dataset")
+    parser.add_argument("--output", type=Path, default=PROJECT_ROOT / "output" / "tables" / "dataset")
     given = parser.parse_args(arguments)
     if given.examples < 1:
         parser.error("give at least 1 example")

@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("profile")
     parser.add_argument("algorithm", nargs="?", default="core")
-    parser.add_argument("--output", type=Path, default=PROJECT_ROOT / "output" / "experiments" / "memory")
+    parser.add_argument("--output", type=Path, default=PROJECT_ROOT / "output" / "tables" / "memory")
     given = parser.parse_args(arguments)
     try:
         found = planned_components(given.profile, given.algorithm)

@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output",
         type=Path,
-        default=PROJECT_ROOT / "output" / "experiments",
+        default=PROJECT_ROOT / "output" / "tables",
         help="folder of the tables and figures",
     )
     parser.add_argument("--page", action="store_true", help="write docs/results.md")
