@@ -2,16 +2,17 @@
 # Settings: PROFILE (configs/*.yaml), OVERRIDES (JSON, e.g. '{"select.target": 50}'), PORT (of the Prefect UI),
 # PYTEST (arguments of pytest), PYTHON (3.11 or 3.12); for annotate and reannotate FILE, OUT, COLUMNS ("text=question
 # answer=Short Answer"), TIER, LICENCE, ANSWERS (auto or verbatim); for evaluate MODEL, BENCHMARKS and PROTOCOLS (names with commas);
-# for compare A and B; for experiment NAME, ONLY (labels of rows with commas), SEEDS, MAX_HOURS, RESULTS (a folder); for release
-# WHAT (dataset or model), VERSION, REPO, UPLOAD=1, PUBLIC=1, SOURCE, PREVIOUS, DATASETS, EVALUATIONS, ROLL_BACK_TO, SECRET_BLOCK.
+# for compare A and B; for plan EXPERIMENT (names with commas, or an edition: paper, pocket); for experiment NAME, ONLY (labels of
+# rows with commas), SEEDS, MAX_HOURS, RESULTS (a folder); for release WHAT (dataset or model), VERSION, REPO, UPLOAD=1, PUBLIC=1,
+# SOURCE, PREVIOUS, DATASETS, EVALUATIONS, ROLL_BACK_TO, SECRET_BLOCK.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PROFILE ?= pocket
 OVERRIDES ?=
 PORT ?=
 PYTEST ?=
 # Programs read these from the environment, as they were written: neither make nor a shell expands them ($5 in a file's name).
-AS_WRITTEN := PROFILE OVERRIDES PORT FILE OUT COLUMNS TIER LICENCE ANSWERS MODEL BENCHMARKS PROTOCOLS A B NAME ONLY SEEDS MAX_HOURS RESULTS \
-  WHAT VERSION REPO UPLOAD PUBLIC SOURCE PREVIOUS DATASETS EVALUATIONS ROLL_BACK_TO SECRET_BLOCK
+AS_WRITTEN := PROFILE OVERRIDES PORT EXPERIMENT FILE OUT COLUMNS TIER LICENCE ANSWERS MODEL BENCHMARKS PROTOCOLS A B NAME ONLY \
+  SEEDS MAX_HOURS RESULTS WHAT VERSION REPO UPLOAD PUBLIC SOURCE PREVIOUS DATASETS EVALUATIONS ROLL_BACK_TO SECRET_BLOCK
 $(foreach name,$(AS_WRITTEN),$(eval override $(name) := $$(value $(name))))
 export $(AS_WRITTEN)
 
@@ -35,7 +36,7 @@ help:  ## list all commands
 build: env  ## build a dataset and a report (deployment sure-math/build)
 	@exec $(BIN)/python scripts/build.py build
 
-plan: env  ## estimate requests, tokens and disk of a build, in seconds and without a model
+plan: env  ## estimate requests, tokens and disk of a build, or the cost of experiments: make plan EXPERIMENT=paper/uopd-main
 	@exec $(BIN)/python scripts/build.py plan
 
 distill: env  ## train a student on the profile's newest dataset (deployment sure-math-distill/uopd)

@@ -273,8 +273,15 @@ def _completed(state: State, name: str) -> bool:
     return False
 
 
-def plan(profile: str, overrides: Mapping[str, Any]) -> int:
-    """Print the estimated requests, tokens and disk space of a build, without Prefect, and write them to `plan.json`."""
+def plan(profile: str, overrides: Mapping[str, Any], experiments: str) -> int:
+    """Print the estimated requests, tokens and disk space of a build, without Prefect, and write them to `plan.json`; or with
+    `experiments` (names with commas) print the cost of their cells."""
+    if experiments:
+        from training.experiments.cost import plan_lines
+        from training.experiments.stored import read_cells
+
+        print("\n".join(plan_lines(experiments, overrides, read_cells(PROJECT_ROOT / "results" / "cells"))))
+        return 0
     from tasks.runtime.estimate import describe as describe_plan
     from tasks.runtime.plan import write_plan  # imported here, since stages take seconds to import
 
@@ -427,7 +434,8 @@ def shell(port: int | None) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a command. The settings come from the environment variables PROFILE, OVERRIDES and PORT, which `make` sets."""
+    """Run a command. The settings come from the environment variables PROFILE, OVERRIDES, PORT and EXPERIMENT, which `make`
+    sets."""
     parser = argparse.ArgumentParser(prog="scripts/build.py", description=__doc__)
     parser.add_argument("what", choices=(*DEPLOYMENTS, "plan", "ui", "shell", "report"))
     what = parser.parse_args(arguments).what
@@ -441,7 +449,7 @@ def main(arguments: Sequence[str]) -> int:
         if what in ("ui", "shell"):
             return {"ui": ui, "shell": shell}[what](port)
         if what == "plan":
-            return plan(profile, overrides)
+            return plan(profile, overrides, os.environ.get("EXPERIMENT", ""))
         show(PROJECT_ROOT / load_config(profile, overrides).run.output)
         return 0
     except UserError as error:

@@ -1,8 +1,8 @@
 """The settings of the dataset factory: frozen pydantic models that reject unknown keys; defaults are the papers' values.
 
 Fields that change the result are part of the stages' fingerprints; fields marked with `resource()` (paths, endpoints,
-concurrency, memory, GPU counts) are not. A profile is a file `configs/<name>.yaml`. The sections `evolve` and `evaluate` are in
-tasks/evolve_settings.py and tasks/evaluate_settings.py.
+concurrency, memory, GPU counts) are not. A profile is a file `configs/<name>.yaml`. The sections `evolve`, `evaluate` and `plan`
+are in tasks/evolve_settings.py, tasks/evaluate_settings.py and tasks/plan_settings.py.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tasks.errors import UserError
 from tasks.evaluate_settings import EvaluateSettings
 from tasks.evolve_settings import EvolveSettings
 from tasks.keys import is_secret, refuse_credentials
+from tasks.plan_settings import PlanSettings
 from tasks.settings import Probability, Sampling, Settings, plain, resource
 from tasks.yaml_text import BadYaml, load_yaml
 
@@ -288,32 +289,6 @@ class RunSettings(Settings):
     lock_wait_s: NonNegativeFloat = resource(0.0)
     cpu_workers: PositiveInt = resource(2)  # processes of the stages without a model, and of Math-Verify
     failure_block: str | None = resource(None, pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")
-
-
-PlanRole = Literal["evolver", "quality_judge", "teacher", "equivalence_judge", "student"]
-
-
-class Rate(Settings):
-    """Tokens per second of one GPU; an assumption until measured on the target machine."""
-
-    prompt: PositiveFloat
-    output: PositiveFloat
-
-
-class PlanSettings(Settings):
-    """Assumptions of the plan of a run. No result depends on them.
-
-    `problem_chars`: length of a problem that has not been read (the mean is 313 for OlympiadBench, 235 for GSM8K).
-    `growth`: length of a child relative to its parent (1.36 and 1.25 in the first two rounds of a small pocket build).
-    `answer_tokens`: length of a final answer. `solution_tokens`: length of a response of teacher or student; without it
-    the plan gives only upper bounds for solutions. `rates`: throughput by role; without it the plan gives no GPU-hours.
-    """
-
-    problem_chars: PositiveInt = resource(300)
-    growth: PositiveFloat = resource(1.3)
-    answer_tokens: PositiveInt = resource(8)
-    solution_tokens: PositiveInt | None = resource(None)
-    rates: dict[PlanRole, Rate] = resource({})
 
 
 class DistillSettings(Settings):

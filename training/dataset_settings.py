@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from tasks.settings import Settings, resource
 
@@ -53,6 +53,8 @@ class DatasetSettings(Settings):
     )
     split: str = "train"
     source: SourceSettings | None = None
+    # Entropies and weights are those of the first 2, 4, 8 or 16 responses of the teacher; None: of all of them.
+    samples: PositiveInt | None = None
     allow_mismatch: bool = False  # accept a manifest that names another teacher, tokenizer or chat template
     # auto: answers in a known form, such as a solution that ends in "#### 42" or has a box, are read as the final answer, and the
     # text around it is the solution if there is none; verbatim: they are taken as they are.
@@ -76,5 +78,9 @@ class DatasetSettings(Settings):
         if self.source is not None and (self.config, self.split) != ("default", "train"):
             raise ValueError(
                 "config and split belong to a dataset in folder: write those of a data set on the hub into source"
+            )
+        if self.source is not None and self.samples is not None:
+            raise ValueError(
+                "samples chooses among the teacher's responses, which a source does not have: remove it"
             )
         return self

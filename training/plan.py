@@ -127,12 +127,13 @@ class RunPlan:
         return any(view.startswith("solution") for view in self.views)
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that change the result, without those of labels and solutions that the algorithm does not use."""
+        """Return the settings that change the result, without those of the dataset that are not used."""
         found = self.run.identity()
         unused = {
             "labels": not self.needs_labels,
             "solutions": not (self.needs_solutions or self.algorithm.demonstrations),
             "without": not (self.needs_labels or self.needs_solutions),
+            "samples": self.run.dataset.samples is None,
         }
         kept = {name: value for name, value in found["dataset"].items() if not unused.get(name)}
         return {**found, "dataset": kept}

@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-from tasks.config import Config, EvolveSettings, PlanRole, PlanSettings, Rate
+from tasks.config import Config, EvolveSettings
+from tasks.plan_settings import PlanRole, PlanSettings, Rate
 from tasks.problems.evolution_plan import planned_totals, with_target
 from tasks.rows import Tier
 from tasks.text import counted

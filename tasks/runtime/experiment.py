@@ -1,4 +1,4 @@
-"""The job of an experiment: its command and environment, its errors, and the table of its cells."""
+"""The job of an experiment: its command, its errors, and the table of its cells."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.errors import UserError
-from tasks.keys import environment_without_keys
 from tasks.processes.jobs import JobFailed
 from tasks.storage.cards import escape_markdown
 
@@ -33,14 +32,6 @@ def command(
     found += ["--only", *only] if only else []
     found += ["--seeds", *map(str, seeds)] if seeds else []
     return [*found, "--", experiment]
-
-
-def environment() -> dict[str, str]:
-    """Return the environment of this process without the flow's Prefect variables and without keys, which no training needs."""
-    kept = {
-        name: value for name, value in environment_without_keys().items() if not name.startswith("PREFECT_")
-    }
-    return kept | {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def table(report: Path) -> list[dict[str, str]]:

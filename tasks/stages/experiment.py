@@ -13,9 +13,10 @@ from prefect.logging import get_run_logger
 from tasks.config import PROJECT_ROOT
 from tasks.processes.jobs import local_lines
 from tasks.processes.pace import duration
-from tasks.runtime.experiment import command, done, environment, job_failed_as_user_error, table
+from tasks.runtime.experiment import command, done, job_failed_as_user_error, table
 from tasks.runtime.phases import phase
 from tasks.runtime.progress import LiveTable, Progress
+from tasks.runtime.training_job import environment
 from tasks.storage.disk import make_folder
 
 LINE = "experiment: "

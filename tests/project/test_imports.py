@@ -21,7 +21,7 @@ TOP = ("flows", "tasks", "prompts", "pocket", "training", "scripts", "speed")
 # What a package may import of ours, itself aside: packages, single modules, or `x.*` for a package and all below it.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "flows": ("tasks.stages", "tasks.config", "training.config"),
-    "scripts": ("tasks.*", "flows", "training.algorithms"),
+    "scripts": ("tasks.*", "flows", "training.algorithms", "training.experiments"),
     "speed": ("tasks.*", "training.*", "prompts", "pocket.*"),
     "prompts": ("tasks",),
     "pocket": (
@@ -87,7 +87,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "training.scorers", "training.workers",
     ),
     "training.experiments": (
-        "tasks", "tasks.llm", "tasks.processes", "tasks.runtime", "tasks.seeds", "tasks.storage", "training.*",
+        "tasks", "tasks.llm", "tasks.processes", "tasks.runtime", "tasks.seeds", "tasks.storage", "prompts", "training.*",
     ),
     "training": (
         "tasks", "tasks.answers", "tasks.llm", "tasks.processes", "tasks.reports", "tasks.storage", "prompts", "training.*",

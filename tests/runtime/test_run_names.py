@@ -20,6 +20,7 @@ from tasks.runtime.run_names import MAX_CHARS, run_name
             {"profile": "p", "overrides": {"distill": {"run": {"seed": 1}}, "a": True}, "dataset": "out/data"},
             "p distill, data, distill.run.seed=1, a=true",
         ),
+        ("experiment", {"experiment": "paper/uopd-main", "seeds": [0]}, "paper/uopd-main experiment"),
         ("annotate", {"profile": "p", "problems": "/data/exam.csv", "out": "x"}, "p annotate, exam.csv"),
         ("build", {"profile": "p", "overrides": {"select.target": "x" * 99}}, f"p build, select.target={'x' * 37}..."),
     ],

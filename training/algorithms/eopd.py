@@ -16,7 +16,7 @@ class Options:
     """`forward_kl`: the tokens with a forward KL: those where the teacher's entropy is above `threshold` nats, the share `share`
     of all at random, all, or none. The paper tries thresholds from 0.6 to 1.6. `entropy_bonus`: the coefficient of the student's
     entropy, which is subtracted from the loss. `shaping` c: the advantage is A + min(c H, |A| / 2), 0.1 in the paper. `clip`:
-    eps."""
+    eps. `teacher`: the checkpoint `teacher.model`, or as in PW-OPSD the frozen start, which sees a solution."""
 
     forward_kl: Literal["uncertain", "random", "everywhere", "none"] = "uncertain"
     threshold: float = 0.8
@@ -24,6 +24,7 @@ class Options:
     entropy_bonus: float = 0.0
     shaping: float | None = None
     clip: float = 0.2
+    teacher: Literal["teacher", "start_with_solution"] = "teacher"
 
 
 def variant(options: Options) -> Algorithm:
@@ -31,6 +32,8 @@ def variant(options: Options) -> Algorithm:
     policy = PolicyGradient(clip_low=options.clip, clip_high=options.clip, shaping=options.shaping)
     terms = [Term(loss=policy)]
     scorer = Scorer(role="teacher", outputs=("sampled",))
+    if options.teacher == "start_with_solution":
+        scorer = replace(scorer, role="start", view="solution")
     if options.forward_kl != "none":
         weights = {
             "uncertain": TeacherUncertain(threshold=options.threshold),
@@ -38,7 +41,7 @@ def variant(options: Options) -> Algorithm:
             "everywhere": None,
         }
         terms.append(Term(loss=TopKCrossEntropy(as_kl=True), token_weight=weights[options.forward_kl]))
-        scorer = Scorer(role="teacher", outputs=("sampled", "top_k", "entropy"), top_k=16)
+        scorer = replace(scorer, outputs=("sampled", "top_k", "entropy"), top_k=16)
     if options.entropy_bonus:
         terms.append(Term(loss=NegativeEntropy(), weight=options.entropy_bonus))
     return replace(

@@ -39,6 +39,7 @@ REFERENCE_COLUMNS = (
     "source",
     "source_id",
 )  # read where they are text (see `training.data.references`)
+BY_SIZE = ("sizes", "entropy_by_size", "weight_by_size")  # read for `dataset.samples`
 ROUNDING = 1e-6  # tolerance by which a weight may be outside [0, 1]: float32 arithmetic of other producers
 SPLITS = ("train", "validation", "test")
 # The identity of a local model; a hub model has id@revision.
@@ -106,9 +107,10 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
         raise ValueError("dataset.folder is not set")
     folder = project_path(settings.folder)
     manifest = read_manifest(folder) if (folder / MANIFEST).is_file() or not _has_data(folder) else None
-    records = _records(
-        _files(folder, settings), f"{folder} (config {settings.config!r}, split {settings.split!r})"
-    )
+    where = f"{folder} (config {settings.config!r}, split {settings.split!r})"
+    records = _records(_files(folder, settings), where, () if settings.samples is None else BY_SIZE)
+    if settings.samples is not None:
+        records = [_of_first(record, settings.samples, where) for record in records]
     problems = _problems(records)
     if problems:
         raise UserError("\n".join(problems))
@@ -217,7 +219,19 @@ def _has_data(folder: Path) -> bool:
     return bool(_bare_files(folder)) or (folder / "README.md").is_file()
 
 
-def _records(files: Iterable[Path], where: str) -> list[dict[str, Any]]:
+def _of_first(record: Mapping[str, Any], samples: int, where: str) -> dict[str, Any]:
+    """Return a record with entropy and weight of the first responses. Raises `UserError` if the dataset does not have them."""
+    sizes = list(record.get("sizes") or ())
+    if samples not in sizes:
+        there = f"choose among {', '.join(map(str, sizes))}" if sizes else "export the dataset again"
+        raise UserError(f"{where} has no entropy of the first {samples} responses (dataset.samples): {there}")
+    place = sizes.index(samples)
+    found = {"semantic_entropy": record["entropy_by_size"][place], "weight": record["weight_by_size"][place]}
+    return {**record, **found}
+
+
+def _records(files: Iterable[Path], where: str, further: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of the files with the columns that training reads, and those in `further` where they exist."""
     found: list[dict[str, Any]] = []
     for path in files:
         try:
@@ -226,7 +240,7 @@ def _records(files: Iterable[Path], where: str) -> list[dict[str, Any]]:
             problems = [f"{one}{_version(path)}" for one in _column_problems(schema, where)]
             if problems:
                 raise UserError("\n".join(problems))
-            names = [name for name in COLUMNS if name in schema.names]
+            names = [name for name in (*COLUMNS, *further) if name in schema.names]
             names += [
                 name
                 for name in REFERENCE_COLUMNS

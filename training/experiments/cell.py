@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from tasks.runtime.preflight import newest_dataset, output_folder
 from tasks.runtime.training_run import reads_dataset, run_config
 from tasks.seeds.registry import resolve
 from tasks.settings import plain
-from training.config import RunConfig, merged
+from training.config import RunConfig, merged, project_path
 from training.plan import resolve as plan_of
 from training.preflight.check import VERSION as TRAINING_VERSION
 
@@ -77,11 +77,7 @@ class Cell:
     def settings(self) -> DistillSettings:
         """Return the section `distill` of the profile with the settings of the cell's run. Raises `UserError` if the profile has
         none."""
-        found = resolve(load_config(self.profile)).distill
-        if found is None:
-            raise UserError(
-                f"profile {self.profile} has no section `distill`: add one, or choose another profile"
-            )
+        found = _section(self.profile)
         run = dict(found.run)
         if self.algorithm is not None:
             run["algorithm"] = {"name": self.algorithm}
@@ -96,9 +92,20 @@ class Cell:
         """Return the settings of the run in `folder`, those of the section `distill`, and the dataset that both read. Raises
         `UserError` if there is no dataset."""
         settings, root = self.settings(), output_folder(load_config(self.profile))
-        dataset = newest_dataset(root) if reads_dataset(settings) else root / "dataset"
         chosen = self.changes.get("dataset.folder")
-        return run_config(settings, dataset if chosen is None else Path(chosen), folder), settings, dataset
+        dataset = root / "dataset" if chosen is None else project_path(chosen)
+        if chosen is None and reads_dataset(settings):
+            dataset = newest_dataset(root)
+        return run_config(settings, dataset, folder), settings, dataset
+
+
+@cache  # a table of many cells reads few profiles
+def _section(profile: str) -> DistillSettings:
+    """Return the section `distill` of a profile. Raises `UserError` if it has none."""
+    found = resolve(load_config(profile)).distill
+    if found is None:
+        raise UserError(f"profile {profile} has no section `distill`: add one, or choose another profile")
+    return found
 
 
 def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:

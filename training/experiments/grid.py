@@ -20,6 +20,9 @@ __all__ = ["EXPERIMENTS", "Experiment", "Row", "cells_of", "experiment_path", "l
 EXPERIMENTS = "configs/experiments"
 SCHEMA = "training/experiments/grid.py"
 
+View = Literal["table", "metrics", "curves", "entropy_curves", "pass_curves", "rows"]
+"""A kind of output: the table, the metrics of the last steps, and the figures of `training.experiments.figures`."""
+
 
 class Row(Settings):
     """A row of the table: an algorithm with changes of dotted settings, or a model that is evaluated without training."""
@@ -52,7 +55,7 @@ class Experiment(Settings):
     rows: tuple[Row, ...] = Field(min_length=1)
     columns: tuple[str, ...] = ("pass_at_1",)
     compare_to: str | None = None
-    views: tuple[Literal["table", "curves"], ...] = ("table",)
+    views: tuple[View, ...] = ("table",)
     published: dict[str, dict[str, float | str]] = Field(default_factory=dict)
     max_hours: PositiveFloat | None = None
 

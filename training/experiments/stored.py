@@ -47,7 +47,7 @@ class Point:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellResult:
     """What a cell measured. `fingerprint` identifies the run with its dataset, models and problems; `cell`, `dataset`,
-    `versions`, `evaluation` and `totals` are described in docs/experiments.md. `curve`: the evaluations in order, the first
+    `versions`, `evaluation` and `totals` are described in docs/cells.md. `curve`: the evaluations in order, the first
     before the training. `metrics`: means over the last steps. `ended`: what ended the training, None for a baseline."""
 
     key: str
