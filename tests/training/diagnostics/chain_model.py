@@ -71,7 +71,7 @@ def write_chain(folder: Path, table: Table) -> Path:
     ids = tokenizer.get_vocab()
     size = -(-len(ids) // 8) * 8
     config = LlamaConfig(
-        vocab_size=size, hidden_size=size, intermediate_size=32, num_hidden_layers=5, num_attention_heads=4,
+        vocab_size=size, hidden_size=size, intermediate_size=32, num_hidden_layers=4, num_attention_heads=4,
         num_key_value_heads=2, head_dim=8, max_position_embeddings=1024, tie_word_embeddings=False,
         bos_token_id=None, pad_token_id=ids[SPECIAL[0]], eos_token_id=ids[END],
     )  # fmt: skip
