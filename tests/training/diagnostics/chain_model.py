@@ -76,7 +76,7 @@ def write_chain(folder: Path, table: Table) -> Path:
         bos_token_id=None, pad_token_id=ids[SPECIAL[0]], eos_token_id=ids[END],
     )  # fmt: skip
     torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
+    model: Any = LlamaForCausalLM(config)
     with torch.no_grad():
         unused = [number for token, number in ids.items() if token not in table]
         model.model.embed_tokens.weight.copy_(torch.eye(size))
