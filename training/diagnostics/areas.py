@@ -85,9 +85,8 @@ def _by_level(weights: Floats, levels: NDArray[np.intp], hits: NDArray[np.bool_]
     places = (np.arange(rows)[:, None] * size + levels).ravel()
 
     def summed(chosen: NDArray[np.bool_]) -> Floats:
-        return np.bincount(places, weights=(weights * chosen).ravel(), minlength=rows * size).reshape(
-            rows, size
-        )
+        total = np.bincount(places, weights=(weights * chosen).ravel(), minlength=rows * size)
+        return total.astype(np.float64).reshape(rows, size)
 
     return summed(hits), summed(~hits)
 

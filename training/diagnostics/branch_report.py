@@ -74,7 +74,7 @@ def scored_rows(phases: Mapping[str, Phase]) -> list[Scored]:
     rows = []
     for one in iter_rows(phases["C"].table, Candidate):
         label, dropout = labels[one.problem_id, one.position].label, measured[one.problem_id, one.position]
-        if label in (Label.DIVERSITY, Label.REAL_UNCERTAIN):
+        if label is not None and label is not Label.GRAY:
             rows.append(
                 Scored(
                     problem_id=one.problem_id, position=one.position, label=label, earliness=1 - one.relative,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "Branch", "Label", "Limits", "Measures", "Position", "choose", "label_of", "measures", "positions_of", "relative",
+    "Branch", "Drop", "Label", "Limits", "Measures", "Position", "choose", "label_of", "measures", "positions_of", "relative",
     "usable_tokens",
 ]  # fmt: skip
 

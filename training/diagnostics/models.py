@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
 from prompts import MAX_VALUE_CHARS
@@ -16,7 +15,7 @@ from training.data.model_files import PROMPT, ModelFiles, encode_filled, filled_
 from training.diagnostics.settings import DiagnosticSettings
 from training.preflight.model_checks import pair_problems
 
-__all__ = ["check_pair", "check_view", "dtype_of", "identity_of", "opened", "prompt_tokens"]
+__all__ = ["check_pair", "check_view", "context_of", "dtype_of", "identity_of", "opened", "prompt_tokens"]
 
 Dropped = Literal["text_too_long", "control_token"]
 
@@ -81,8 +80,3 @@ def prompt_tokens(
 def context_of(model: ModelFiles, settings: DiagnosticSettings) -> int:
     """Return the longest sequence of a model."""
     return min(settings.context, model.max_positions)
-
-
-def folder_of(model: str) -> Path:
-    """Return the folder that a setting names."""
-    return PROJECT_ROOT / Path(model).expanduser()

@@ -304,23 +304,29 @@ def _uncertainties(
 # --- E: continuations, and F: labels -----------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Start:
+    """What a continuation starts from: prompt, spine before the candidate, and the child; those of a child share `ids`."""
+
+    candidate: Candidate
+    child: int
+    number: int
+    prompt: tuple[int, ...]
+    ids: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return f"continuation/{self.candidate.position}/{self.child}/{self.number}"
+
+
 def make_continuations(run: Run, spines: Phase, candidates: Phase) -> Made:
     """Let the student, which does not see the answer, continue the spine after every child, and grade the results."""
     settings, limit = run.settings, context_of(run.student, run.settings)
-    by_id = {one.problem_id: one for one in _kept(spines)}
-    places = [
-        (one, child, number)
-        for one in read_rows(candidates.table, Candidate)
-        for child in one.children
-        for number in range(settings.continuations)
-    ]
-    heads = [(*by_id[one.problem_id].tokens[: one.position], child) for one, child, _ in places]
-    prompts = [by_id[one.problem_id].prompt for one, _, _ in places]
-    asked = [number for number in range(len(places)) if len(prompts[number]) + len(heads[number]) < limit]
+    starts = list(_starts(settings.continuations, spines, candidates))
+    asked = [number for number, start in enumerate(starts) if len(start.ids) < limit]
     requests = [
         RolloutRequest(
-            prompt=(*prompts[number], *heads[number]),
-            seed=run.seed(places[number][0].problem_id, _described(*places[number])),
+            prompt=starts[number].ids, seed=run.seed(starts[number].candidate.problem_id, starts[number].name)
         )
         for number in asked
     ]
@@ -329,38 +335,37 @@ def make_continuations(run: Run, spines: Phase, candidates: Phase) -> Made:
         stop_token_ids=run.student.end_tokens,
     )  # fmt: skip
     samples = dict(zip(asked, run.sampler.sample(requests, sampling, "phase E"), strict=True))
-    rows = _continuations(run, places, prompts, heads, samples)
+    rows = _continuations(run, starts, samples)
     return Made(rows=rows, counts=counted_rows("continuations", rows))
 
 
-def _described(one: Candidate, child: int, number: int) -> str:
-    return f"continuation/{one.position}/{child}/{number}"
+def _starts(continuations: int, spines: Phase, candidates: Phase) -> Iterator[_Start]:
+    by_id = {one.problem_id: one for one in _kept(spines)}
+    for one in iter_rows(candidates.table, Candidate):
+        spine = by_id[one.problem_id]
+        for child in one.children:
+            ids = (*spine.prompt, *spine.tokens[: one.position], child)
+            for number in range(continuations):
+                yield _Start(candidate=one, child=child, number=number, prompt=spine.prompt, ids=ids)
 
 
-def _continuations(
-    run: Run,
-    places: Sequence[tuple[Candidate, int, int]],
-    prompts: Sequence[Sequence[int]],
-    heads: Sequence[tuple[int, ...]],
-    samples: dict[int, Sample],
-) -> list[Continuation]:
+def _continuations(run: Run, starts: Sequence[_Start], samples: dict[int, Sample]) -> list[Continuation]:
     by_id = run.by_id
-    asked: list[Response] = [
-        (
-            run.text(prompts[number], (*heads[number], *sample.tokens), sample.finish_reason),
-            by_id[places[number][0].problem_id].answer,
-            by_id[places[number][0].problem_id].kind,
-        )
-        for number, sample in samples.items()
-    ]
+    asked: list[Response] = []
+    for number, sample in samples.items():
+        start = starts[number]
+        tokens = (*start.ids[len(start.prompt) :], *sample.tokens)
+        problem = by_id[start.candidate.problem_id]
+        asked.append((run.text(start.prompt, tokens, sample.finish_reason), problem.answer, problem.kind))
     grades = dict(zip(samples, run.grade(asked), strict=True))
     rows = []
-    for number, (one, child, index) in enumerate(places):
+    for number, start in enumerate(starts):
         sample, grade = samples.get(number), grades.get(number)
         rows.append(
             Continuation(
-                problem_id=one.problem_id, position=one.position, child=child, number=index,
-                reason="context_full" if sample is None else None, tokens=0 if sample is None else len(sample.tokens),
+                problem_id=start.candidate.problem_id, position=start.candidate.position, child=start.child,
+                number=start.number, reason="context_full" if sample is None else None,
+                tokens=0 if sample is None else len(sample.tokens),
                 finish_reason=None if sample is None else sample.finish_reason,
                 answer=None if grade is None else grade.answer, correct=grade is not None and grade.correct,
             )

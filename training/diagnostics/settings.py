@@ -57,21 +57,21 @@ class BranchSettings(DiagnosticSettings):
     spine_tokens: PositiveInt = 16_384
     fallback_temperature: PositiveFloat = 0.7
     # B: the privileged pass
-    top_k: int = Field(16, ge=2)
+    top_k: int = Field(default=16, ge=2)
     # C: candidates
     min_second: Probability = 0.02
     min_ratio: Probability = 0.10
     spacing: PositiveInt = 64
     max_positions: PositiveInt = 5
-    children: int = Field(3, ge=2)
+    children: int = Field(default=3, ge=2)
     # D: MC dropout
     dropout_layers: PositiveInt = 4
-    dropout: float = Field(0.1, gt=0.0, lt=1.0)
-    passes: int = Field(5, ge=2)
+    dropout: float = Field(default=0.1, gt=0.0, lt=1.0)
+    passes: int = Field(default=5, ge=2)
     # E: continuations
     continuations: PositiveInt = 6
     temperature: PositiveFloat = 1.0
-    top_p: float = Field(0.95, gt=0.0, le=1.0)
+    top_p: float = Field(default=0.95, gt=0.0, le=1.0)
     continuation_tokens: PositiveInt = 32_768
     # F: labels
     diverse_children: PositiveInt = 2
@@ -98,11 +98,11 @@ class EntropySettings(DiagnosticSettings):
     thinking: bool = False
     samples: PositiveInt = 1
     temperature: PositiveFloat = 1.0
-    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     max_tokens: PositiveInt = 4096
     high_entropy: PositiveFloat = 1.0  # nats; the share of such tokens is reported
     threshold: PositiveFloat = 0.8  # nats of the teacher; the forward KL is reported at such positions
-    top_ks: tuple[PositiveInt, ...] = Field((1, 4, 16, 64, 256), min_length=1)
+    top_ks: tuple[PositiveInt, ...] = Field(default=(1, 4, 16, 64, 256), min_length=1)
     bin_width: PositiveFloat = 0.2  # nats, of the histograms
     max_entropy: PositiveFloat = 4.0  # the last bin of a histogram has everything above
     resamples: PositiveInt = 2000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,7 +125,7 @@ def _by_bin(values: Floats, places: NDArray[np.intp], counts: NDArray[np.intp]) 
 
 def ratio(
     values: Floats, weights: Floats, owner: NDArray[np.intp], *, resamples: int, seed: int
-) -> Mapping[str, float] | None:
+) -> dict[str, float] | None:
     """Return the sum of values over that of weights, with its bootstrap interval over owners; None without weight."""
     if not weights.sum() > 0:
         return None

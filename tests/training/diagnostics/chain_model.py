@@ -62,8 +62,8 @@ def path(
     return table
 
 
-def write_chain(folder: Path, table: Table) -> Path:
-    """Write the checkpoint of a chain; return its folder."""
+def write_chain(folder: Path, table: Table, *, noise: float = 2e-3) -> Path:
+    """Write the checkpoint of a chain; return its folder. `noise`: deviation of the weights by which MLPs change the logits."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -71,12 +71,12 @@ def write_chain(folder: Path, table: Table) -> Path:
     ids = tokenizer.get_vocab()
     size = -(-len(ids) // 8) * 8
     config = LlamaConfig(
-        vocab_size=size, hidden_size=size, intermediate_size=32, num_hidden_layers=5, num_attention_heads=4,
+        vocab_size=size, hidden_size=size, intermediate_size=32, num_hidden_layers=4, num_attention_heads=4,
         num_key_value_heads=2, head_dim=8, max_position_embeddings=1024, tie_word_embeddings=False,
         bos_token_id=None, pad_token_id=ids[SPECIAL[0]], eos_token_id=ids[END],
     )  # fmt: skip
     torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
+    model: Any = LlamaForCausalLM(config)
     with torch.no_grad():
         unused = [number for token, number in ids.items() if token not in table]
         model.model.embed_tokens.weight.copy_(torch.eye(size))
@@ -85,7 +85,7 @@ def write_chain(folder: Path, table: Table) -> Path:
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
-            layer.mlp.down_proj.weight[unused].normal_(std=2e-3)
+            layer.mlp.down_proj.weight[unused].normal_(std=noise)
             for projection in (layer.mlp.gate_proj, layer.mlp.up_proj):
                 projection.weight.normal_(std=0.05)
     model.save_pretrained(folder)

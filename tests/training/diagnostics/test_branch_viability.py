@@ -38,9 +38,10 @@ from training.diagnostics.stored import Phase, Store
 from training.evaluation.grading import grade_response
 
 BRANCHES, LENGTH, DECISION = (4, 10, 16, 28, 34, 40), 46, 22
+PLANTED = 8  # problems
 SETTINGS: dict[str, Any] = {
     "thinking": False, "context": 640, "spine_tokens": 60, "continuation_tokens": 60, "spacing": 4, "max_positions": 7,
-    "dtype": "float32", "resamples": 300,
+    "dtype": "float32", "passes": 3, "resamples": 300,
 }  # fmt: skip
 
 
@@ -110,7 +111,7 @@ def planted(
     chains: Chain, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Phase], dict[str, Any], ChainEngine]:
     out = tmp_path_factory.mktemp("planted")
-    return out, *chains.run(out, "p" * 12)
+    return out, *chains.run(out, "p" * PLANTED)
 
 
 def test_planted_unreliable_early_branches_are_found_by_their_position(planted: Any) -> None:
@@ -120,7 +121,7 @@ def test_planted_unreliable_early_branches_are_found_by_their_position(planted: 
     for one in read_rows(made["F"].table, Labelled):
         assert one.label is not Label.REAL_UNCERTAIN or one.position < DECISION
         assert one.label is not Label.DIVERSITY or one.position > DECISION
-    assert found["real_uncertain"] >= 20 and found["diversity"] >= 20  # of 36 each
+    assert found["real_uncertain"] >= 12 and found["diversity"] >= 12  # of 24 each
     # all branches have the same distribution, so that no measure of the teacher separates them as well
     others = [found["scores"][name]["auroc"]["value"] for name in found["scores"] if name != "earliness"]
     assert max(others) < auroc["value"]
@@ -129,16 +130,16 @@ def test_planted_unreliable_early_branches_are_found_by_their_position(planted: 
 def test_the_counts_of_all_phases_reconcile(planted: Any) -> None:
     _, made, found, engine = planted
     counts = {name: one.counts for name, one in made.items()}
-    assert (counts["A"].entering, counts["A"].kept) == (12, 12)
-    assert (counts["B"].entering, counts["B"].kept) == (12, 12)
+    assert (counts["A"].entering, counts["A"].kept) == (PLANTED, PLANTED)
+    assert (counts["B"].entering, counts["B"].kept) == (PLANTED, PLANTED)
     # 46 tokens, the box and the end; the branches and the decision of each spine pass, but not the errors after branches
-    assert counts["C"].entering == 12 * 48 and counts["C"].kept == 12 * 7
-    assert counts["C"].dropped == {"after_box": 12, "low_ratio": 12 * 6, "low_second": 12 * 34}
-    assert counts["D"].kept == counts["F"].entering == 12 * 7
-    assert counts["E"].entering == counts["E"].kept == 12 * 7 * 3 * 6
+    assert counts["C"].entering == PLANTED * 48 and counts["C"].kept == PLANTED * 7
+    assert counts["C"].dropped == {"after_box": PLANTED, "low_ratio": PLANTED * 6, "low_second": PLANTED * 34}
+    assert counts["D"].kept == counts["F"].entering == PLANTED * 7
+    assert counts["E"].entering == counts["E"].kept == PLANTED * 7 * 18
     assert counts["F"].kept == found["phases"]["G"]["in"] == found["real_uncertain"] + found["diversity"]
-    assert counts["F"].dropped["gray"] == 12 * 7 - counts["F"].kept
-    assert len(engine.asked) == 12 + 12 * 7 * 18
+    assert counts["F"].dropped["gray"] == PLANTED * 7 - counts["F"].kept
+    assert len(engine.asked) == PLANTED + PLANTED * 7 * 18
 
 
 def test_the_rows_of_a_spine_are_those_of_the_chain(planted: Any, chains: Chain) -> None:
@@ -175,7 +176,7 @@ def test_continuations_are_graded_with_the_spine_before_them(planted: Any) -> No
     assert {one.answer for one in rows} == {"7", "8"} and all(one.finish_reason == "stop" for one in rows)
 
 
-@pytest.mark.parametrize("letters", ["gggggggg", "gbgbgbgbgbgb"])
+@pytest.mark.parametrize("letters", ["ggg", "gbgbgbgb"])
 def test_without_planted_branches_the_position_finds_nothing(
     chains: Chain, tmp_path: Path, letters: str
 ) -> None:
@@ -186,7 +187,7 @@ def test_without_planted_branches_the_position_finds_nothing(
         assert "one class is missing" in (tmp_path / "branch_viability/page.md").read_text()
         return
     uncertain = [one for one in read_rows(made["F"].table, Labelled) if one.label is Label.REAL_UNCERTAIN]
-    assert {int(one.problem_id.partition("/")[2]) % 2 for one in uncertain} == {1} and len(uncertain) >= 20
+    assert {int(one.problem_id.partition("/")[2]) % 2 for one in uncertain} == {1} and len(uncertain) >= 12
     auroc = found["scores"]["earliness"]["auroc"]
     assert auroc["low"] < 0.5 < auroc["high"] and abs(auroc["value"] - 0.5) < 0.15
 
@@ -210,12 +211,12 @@ def test_killed_anywhere_and_run_again_gives_the_same_bytes(
 ) -> None:
     out, _, _, whole = planted
     asked: list[Any] = []
-    for fails_after in (5, 40, 700):
+    for fails_after in (5, 40, 400):
         with pytest.raises(KeyboardInterrupt):
-            chains.run(tmp_path, "p" * 12, fails_after=fails_after)
-    _, _, engine = chains.run(tmp_path, "p" * 12)
+            chains.run(tmp_path, "p" * PLANTED, fails_after=fails_after)
+    _, _, engine = chains.run(tmp_path, "p" * PLANTED)
     asked = engine.asked
-    assert len(asked) == len(whole.asked) - 5 - 40 - 700  # no sample was generated twice
+    assert len(asked) == len(whole.asked) - 5 - 40 - 400  # no sample was generated twice
     assert _files(tmp_path) == _files(out)
     assert {"figure1.svg", "figure1.png", "table1.md", "results.json", "page.md"} <= _files(out).keys()
 
@@ -243,8 +244,8 @@ def test_what_does_not_fit_is_dropped_with_a_reason(chains: Chain, tmp_path: Pat
 
 
 def test_more_dropout_layers_than_the_model_has_are_refused(chains: Chain, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"dropout_layers is 6, but .* has 5 layers"):
-        chains.run(tmp_path, "p", dropout_layers=6)
+    with pytest.raises(UserError, match=r"dropout_layers is 5, but .* has 4 layers"):
+        chains.run(tmp_path, "p", dropout_layers=5)
 
 
 def _files(out: Path) -> dict[str, bytes]:
@@ -262,7 +263,7 @@ def test_the_results_name_phases_settings_and_areas(planted: Any) -> None:
     for one in stored["phases"].values():
         assert one["in"] == one["kept"] + sum(one["dropped"].values())
     page = (out / "branch_viability/page.md").read_text()
-    assert "| position (1 - r) | 1.00 [1.00, 1.00] |" in page and "| C | positions | 576 | 84 |" in page
+    assert "| position (1 - r) | 1.00 [1.00, 1.00] |" in page and "| C | positions | 384 | 56 |" in page
 
 
 def test_the_chain_is_the_model(chains: Chain) -> None:

@@ -42,7 +42,7 @@ def test_every_filter_counts_the_positions_that_it_drops() -> None:
     positions = [
         position(0.9, 0.0199),  # second below .02
         position(0.9, 0.0899),  # ratio below .10
-        position(0.9, 0.09),  # both at the limit: passes
+        position(0.5, 0.05),  # the ratio at its limit: passes
         Position(ids=(1,), probs=(0.9,), entropy=0.0),  # a single valid token
         position(0.5, 0.4),  # the spine's token is not valid
         position(0.5, 0.4),  # in the box
