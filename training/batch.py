@@ -19,6 +19,7 @@ from training.algorithms.base import Source
 from training.data.batches import TokenSequence
 from training.data.demonstrations import Demonstration
 from training.data.packing import pack
+from training.data.routing import Routing
 from training.data.sampler import PromptGroup
 from training.loss_inputs import part_inputs
 from training.losses.reductions import Totals
@@ -27,8 +28,9 @@ from training.preflight.check import Prepared
 from training.preflight.sampling import sampling
 from training.rollouts.engine import INITIAL_VERSION, Generation, RolloutRequest
 from training.rollouts.sequences import sequence
+from training.scorers.routed import Pending, RoutedScores
 from training.student.messages import MicroBatch
-from training.worker_set import PendingScores, Workers
+from training.worker_set import Workers
 
 __all__ = ["RolloutBatch", "generate_batch", "micro_batches"]
 
@@ -44,11 +46,12 @@ class RolloutBatch:
 
     `updates`: the indices of each part of each optimizer step; its demonstrations are its last part. `sequences`, `generations`
     [S + D]. `weights` [S + D] float64: the prompt weights. `scores[pass][part]`: the pending scores of each part by each scoring
-    pass. `grades`, `answer_shares` [S]: pending rewards and probabilities of the answers, empty without. `rollout_seconds`:
-    seconds of generation. `generated`: whether the rollouts were generated now, and are not those of a checkpoint or the dataset.
-    `demonstrations` [D]: the number of the group and the source of each. `old_logprobs`,
-    `student_entropy`: the student's before the first update, if the algorithm uses them. `sequence_slopes`: by index, the
-    derivative of a sequence loss with respect to the log-probability of a sequence.
+    pass. `rows` [S + D]: the row of each sequence, and `routing`: the teachers of all rows, with several teachers. `grades`,
+    `answer_shares` [S]: pending rewards and probabilities of the answers, empty without. `rollout_seconds`: seconds of
+    generation. `generated`: whether the rollouts were generated now, and are not those of a checkpoint or the dataset.
+    `demonstrations` [D]: the number of the group and the source of each. `old_logprobs`, `student_entropy`: the student's before
+    the first update, if the algorithm uses them. `sequence_slopes`: by index, the derivative of a sequence loss with respect to
+    the log-probability of a sequence.
     """
 
     step: int
@@ -59,7 +62,9 @@ class RolloutBatch:
     weights: np.ndarray
     rollout_seconds: float
     generated: bool = True
-    scores: Mapping[ScoringPass, tuple[PendingScores, ...]] = field(default_factory=dict)
+    scores: Mapping[ScoringPass, tuple[Pending, ...]] = field(default_factory=dict)
+    rows: tuple[int, ...] = ()
+    routing: Routing | None = None
     grades: tuple[Future[float], ...] = ()
     answer_shares: tuple[Future[float], ...] = ()
     demonstrations: tuple[tuple[int, Source], ...] = ()
@@ -107,6 +112,12 @@ class RolloutBatch:
         """The teacher's probability of each rollout's answer [S] float64. Waits for the grades; None without."""
         return np.array([one.result() for one in self.answer_shares]) if self.answer_shares else None
 
+    def shares_of(self, indices: Sequence[int]) -> np.ndarray:
+        """Return the shares [sequences, teachers] of several teachers in the loss of some sequences."""
+        if self.routing is None:
+            raise ValueError("this batch has one teacher")
+        return self.routing.shares[[self.rows[index] for index in indices]]
+
     def scoring_seconds(self) -> dict[str, float]:
         """Return the seconds of scoring by each frozen model. Waits for the scores."""
         seconds: dict[str, float] = {}
@@ -139,7 +150,7 @@ def generate_batch(
     updates = split_updates(groups, prepared.schedule.updates_per_batch, whole_groups=plan.in_groups)
     updates = with_demonstrations(updates, groups, [number for number, _ in shown])
     started = time.perf_counter()
-    pending = _Pending(workers, prepared, rows, [part for update in updates for part in update])
+    pending = _Collector(workers, prepared, rows, [part for update in updates for part in update])
     for index, generation in _rollouts(workers, prepared, groups, drawn, saved):
         pending.add_rollout(index, generation)
     for index, (_, one) in enumerate(shown, start=len(drawn)):
@@ -157,13 +168,15 @@ def generate_batch(
         rollout_seconds=generated - started,
         generated=plan.samples and not saved,
         scores=pending.scores(),
+        rows=tuple(rows),
+        routing=prepared.routing,
         grades=_in_order(pending.rewards),
         answer_shares=_in_order(pending.shares),
         demonstrations=tuple((number, one.source) for number, one in shown),
     )
 
 
-class _Pending:
+class _Collector:
     """The sequences of a batch as they come, in any order, with what is requested of them: the scores of each part as soon as it
     is complete, and the grades of each rollout."""
 
@@ -171,7 +184,7 @@ class _Pending:
         self, workers: Workers, prepared: Prepared, rows: Sequence[int], parts: Sequence[range]
     ) -> None:
         self._workers, self._prepared, self._rows, self._parts = workers, prepared, rows, parts
-        self._scores: dict[ScoringPass, dict[int, PendingScores]] = {one: {} for one in prepared.plan.passes}
+        self._scores: dict[ScoringPass, dict[int, Pending]] = {one: {} for one in prepared.plan.passes}
         self.found: dict[int, Generation] = {}
         self.rewards: dict[int, Future[float]] = {}
         self.shares: dict[int, Future[float]] = {}
@@ -193,9 +206,22 @@ class _Pending:
                 for one, pending in self._scores.items():
                     prompts = self._prepared.prompts(one.view)
                     ended = [sequence(prompts[self._rows[place]], self.found[place]) for place in part]
-                    pending[number] = self._workers.score(one, ended, number)
+                    pending[number] = self._scored(one, ended, number)
 
-    def scores(self) -> dict[ScoringPass, tuple[PendingScores, ...]]:
+    def _scored(self, one: ScoringPass, ended: Sequence[TokenSequence], number: int) -> Pending:
+        """Request the scores of a part, of several teachers each those of the sequences that it teaches."""
+        routing = self._prepared.routing
+        if routing is None or one.worker != "teacher":
+            return self._workers.score(one, ended, number)
+        shares = routing.shares[[self._rows[place] for place in self._parts[number]]]
+        places = [np.flatnonzero(shares[:, teacher]).tolist() for teacher in range(shares.shape[1])]
+        calls = [
+            self._workers.score(one, [ended[place] for place in chosen], number, teacher) if chosen else None
+            for teacher, chosen in enumerate(places)
+        ]
+        return RoutedScores(tuple(zip(places, calls, strict=True)), len(ended))
+
+    def scores(self) -> dict[ScoringPass, tuple[Pending, ...]]:
         """Return the pending scores of all parts by each scoring pass."""
         return {
             one: tuple(pending[number] for number in range(len(self._parts)))

@@ -45,6 +45,7 @@ def step_metrics(
         **token_metrics([seen for update in updates for _, seen in update.trained]),
         **response_metrics(batch),
         **reward_metrics(batch),
+        **teacher_metrics(batch),
         **update_metrics(updates),
         "staleness": staleness,
         **throughput(batch, updates, wall),
@@ -111,6 +112,19 @@ def reward_metrics(batch: RolloutBatch) -> dict[str, float]:
         found["reward_mean"] = float(batch.rewards.mean())
         found["agreeing_groups"] = float(np.mean([np.ptp(group) == 0 for group in groups]))
     return found if batch.shares is None else found | {"answer_share_mean": float(batch.shares.mean())}
+
+
+def teacher_metrics(batch: RolloutBatch) -> dict[str, float]:
+    """Return for each of several teachers `teacher_share_<name>`, its share of the prompts, and `teacher_weight_<name>`, the mean
+    of its weight on those that it teaches (see `training.data.routing`); nothing with one teacher."""
+    if batch.routing is None:
+        return {}
+    rows = [group.row for group in batch.groups]
+    return {
+        f"teacher_{what}_{name}": value
+        for name, values in batch.routing.summary(rows).items()
+        for what, value in values.items()
+    }
 
 
 def update_metrics(updates: Sequence[Update]) -> dict[str, float]:

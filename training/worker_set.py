@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +24,6 @@ from training.preflight.memory import (
     SCORING_TOKENS,
     engine_fraction,
     placement_of,
-    teacher_settings,
 )
 from training.rewards import Grader
 from training.rollouts.engine import RolloutEngineSettings
@@ -38,7 +37,7 @@ from training.student.group import StudentGroup
 from training.student.messages import RankSettings
 from training.weight_sync.sync import choose_transport
 from training.workers.actors import result
-from training.workers.placement import Placement, Role, actor_options, reserved
+from training.workers.placement import Placement, Slot, actor_options, reserved
 
 __all__ = ["PendingScores", "Workers", "start_workers"]
 
@@ -67,25 +66,25 @@ class PendingScores:
 class Workers:
     """The workers that the training loop uses.
 
-    `frozen`: the actors of each frozen model (`teacher`, `reference`) that the run has, copies of one model, one for each slot of
-    the placement. `grader`: None without a reward. `facts` describes students, engines, frozen models and transport, as reported
-    by the workers.
+    `teachers`: the actors of each teacher that the run has, copies of one model, one for each of its slots of the placement;
+    `reference`: those of the reference. `grader`: None without a reward. `facts` describes students, engines, frozen models and
+    transport, as reported by the workers.
     """
 
     students: StudentGroup
     engines: RolloutPool
-    frozen: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    vocabulary: int | None = None
+    teachers: tuple[tuple[Any, ...], ...] = ()
+    reference: tuple[Any, ...] = ()
     grader: Grader | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
-    def score(self, one: ScoringPass, sequences: Sequence[TokenSequence], part: int = 0) -> PendingScores:
-        """Request the scores of a scoring pass for every response. Returns immediately. The parts of a rollout batch are assigned
-        to the copies round-robin."""
-        copies, request = self.frozen[one.worker], one.request
-        if one.full and not request.states:  # of a vLLM teacher: all log-probabilities
-            request = replace(request, top_k=self.vocabulary)
-        call = copies[part % len(copies)].score.remote(list(sequences), request)
+    def score(
+        self, one: ScoringPass, sequences: Sequence[TokenSequence], part: int = 0, teacher: int = 0
+    ) -> PendingScores:
+        """Request the scores of a scoring pass for every response, if it is a teacher's of the teacher of that number. Returns
+        immediately. The parts of a rollout batch are assigned to the copies round-robin."""
+        copies = self.teachers[teacher] if one.worker == "teacher" else self.reference
+        call = copies[part % len(copies)].score.remote(list(sequences), one.request)
         return PendingScores(call, f"the {one.worker}")
 
     def grade(self, prepared: Prepared, row: int, tokens: np.ndarray) -> Future[float]:
@@ -134,8 +133,10 @@ def start_workers(prepared: Prepared, log: Callable[[str], None]) -> Iterator[Wo
             engines.ready()
         settings = rank_settings(prepared, placement, teacher_head=states_folder(prepared))
         students = StudentGroup(placement, group, settings, plan.token_loss())
-        frozen = frozen_actors(prepared, placement, group)
+        teachers, reference = frozen_actors(prepared, placement, group)
         facts: dict[str, Any] = {"transport": choice.transport, "placement": placement.name}
+        frozen = dict(zip(plan.teacher_names, teachers, strict=True))
+        frozen |= {"reference": reference} if reference else {}
         facts |= _wait_for_models(students, engines, frozen)
         log_findings(facts, log)
         session.guard_workers()
@@ -143,8 +144,8 @@ def start_workers(prepared: Prepared, log: Callable[[str], None]) -> Iterator[Wo
         yield Workers(
             students=students,
             engines=engines,
-            frozen=frozen,
-            vocabulary=prepared.shared_vocab,
+            teachers=teachers,
+            reference=reference,
             grader=grader,
             facts=facts,
         )
@@ -158,15 +159,17 @@ def states_folder(prepared: Prepared) -> Path | None:
     return prepared.student.folder if worker == "reference" else prepared.teacher_files.folder
 
 
-def frozen_actors(prepared: Prepared, placement: Placement, group: Any) -> dict[str, tuple[Any, ...]]:
-    """Start the frozen models of the run."""
-    plan, found = prepared.plan, {}
-    if plan.has_teacher:
-        found["teacher"] = _actors("teacher", placement, group, *teacher_actor(prepared, placement))
-    if plan.has_reference:
-        start = frozen_settings(prepared, placement, prepared.student.folder, plan.run.trainer.dtype)
-        found["reference"] = _actors("reference", placement, group, InProcessTeacher, start)
-    return found
+def frozen_actors(
+    prepared: Prepared, placement: Placement, group: Any
+) -> tuple[tuple[tuple[Any, ...], ...], tuple[Any, ...]]:
+    """Start the frozen models of the run. Return the actors of each teacher, and those of the reference."""
+    plan = prepared.plan
+    teachers = tuple(
+        _actors(placement.slots_of("teacher", number), group, *teacher_actor(prepared, placement, number))
+        for number in range(len(plan.teachers))
+    )
+    start = frozen_settings(prepared, placement, prepared.student.folder, plan.run.trainer.dtype)
+    return teachers, _actors(placement.slots_of("reference"), group, InProcessTeacher, start)
 
 
 def log_findings(facts: Mapping[str, Any], log: Callable[[str], None]) -> None:
@@ -235,9 +238,9 @@ def prompt_files(prepared: Prepared) -> PromptFiles:
     )
 
 
-def scoring_settings(prepared: Prepared) -> ScoringSettings:
-    """Return the settings of a vLLM teacher."""
-    run, teacher = prepared.run, prepared.teacher_files
+def scoring_settings(prepared: Prepared, number: int = 0) -> ScoringSettings:
+    """Return the settings of a vLLM teacher, the one of that number."""
+    run, teacher = prepared.run, prepared.teachers[number]
     passes = [one for one in prepared.plan.passes if one.worker == "teacher"]
     top_k = max(prepared.shared_vocab if one.full else one.request.top_k or 1 for one in passes)
     return ScoringSettings(
@@ -245,22 +248,20 @@ def scoring_settings(prepared: Prepared) -> ScoringSettings:
         max_tokens=run.context_tokens,
         top_k=top_k,
         vocabulary=teacher.vocab_size,
-        dtype=teacher_settings(run).dtype,
+        dtype=prepared.plan.teachers[number].dtype,
         pass_tokens=SCORING_TOKENS,
         gpu_memory_fraction=SCORING_FRACTION,
         kv_cache_gib=run.placement.cpu_kv_gib,
     )
 
 
-def _actors(role: Role, placement: Placement, group: Any, kind: Any, *arguments: Any) -> tuple[Any, ...]:
-    """Create one Ray actor for every slot of the role."""
+def _actors(slots: Sequence[Slot], group: Any, kind: Any, *arguments: Any) -> tuple[Any, ...]:
+    """Create one Ray actor in every slot."""
     import ray
 
     return tuple(
-        cast(Any, ray.remote)(kind)
-        .options(**actor_options(placement.slot(role, index), group), max_restarts=0)
-        .remote(*arguments)
-        for index in range(placement.count(role))
+        cast(Any, ray.remote)(kind).options(**actor_options(slot, group), max_restarts=0).remote(*arguments)
+        for slot in slots
     )
 
 
@@ -278,14 +279,14 @@ def _ready(actors: Sequence[Any], who: str) -> Any:
     return [result(one.ready.remote(), who) for one in actors][0]  # noqa: RUF015 - all of them are waited for
 
 
-def teacher_actor(prepared: Prepared, placement: Placement) -> tuple[Any, ...]:
-    """Return the class and the arguments of the teacher for the run's teacher backend."""
-    teacher = teacher_settings(prepared.run)
+def teacher_actor(prepared: Prepared, placement: Placement, number: int = 0) -> tuple[Any, ...]:
+    """Return the class and the arguments of a teacher, the one of that number, for its backend."""
+    teacher = prepared.plan.teachers[number]
     if teacher.backend == "vllm":
-        scoring = scoring_settings(prepared)
+        scoring = scoring_settings(prepared, number)
         environment = scoring_environment(scoring, on_cpu=placement.on_cpu)
         return VllmTeacher, scoring, environment, scoring_options(scoring, on_cpu=placement.on_cpu)
-    folder = prepared.teacher_files.folder
+    folder = prepared.teachers[number].folder
     return InProcessTeacher, frozen_settings(prepared, placement, folder, teacher.dtype)
 
 

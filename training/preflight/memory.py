@@ -32,7 +32,6 @@ from training.preflight.memory_parts import (
     scored_sequences,
     student_parts,
     teacher_parts,
-    teacher_settings,
 )
 from training.preflight.shapes import (
     ModelDimensions,
@@ -69,7 +68,6 @@ __all__ = [
     "reference_parts",
     "student_parts",
     "teacher_parts",
-    "teacher_settings",
 ]
 
 
@@ -109,16 +107,16 @@ class MemoryPlan:
 
 
 def memory_plan(
-    plan: RunPlan, student: ModelDimensions, teacher: ModelDimensions | None, machine: int | None = None
+    plan: RunPlan, student: ModelDimensions, *teachers: ModelDimensions, machine: int | None = None
 ) -> MemoryPlan:
-    """Return the memory plan of the run. `teacher`: None without one. `machine`: bytes of memory for a cpu placement (default:
-    those of this machine)."""
+    """Return the memory plan of the run. `teachers`: the dimensions of its teachers. `machine`: bytes of memory for a cpu
+    placement (default: those of this machine)."""
     run, placement = plan.run, placement_of(plan)
     capacity = int(run.placement.gpu_memory_gb * 1e9)
     if on_cpu(run):
         capacity = machine_memory() if machine is None else machine
     bundles = sorted({slot.bundle for slot in placement.slots})
-    host = host_parts(plan, student, teacher)
+    host = host_parts(plan, student, *teachers)
     return MemoryPlan(
         devices=tuple(
             Device(
@@ -128,7 +126,7 @@ def memory_plan(
                     part
                     for slot in placement.slots
                     if slot.bundle == bundle
-                    for part in _slot_parts(plan, slot, student, teacher, sleeps=placement.shares_gpus)
+                    for part in _slot_parts(plan, slot, student, teachers, sleeps=placement.shares_gpus)
                 )
                 + (host if on_cpu(run) else ()),
             )
@@ -137,13 +135,20 @@ def memory_plan(
         full_sequences=full_sequences(run, student),
         engine_kv_bytes=engine_kv_bytes(run, student),
         host=host,
-        scored_sequences=scored_sequences(run, teacher) if scores_by_vllm(plan) and teacher else None,
+        scored_sequences=min(
+            (
+                scored_sequences(run, settings, dims)
+                for settings, dims in zip(plan.teachers, teachers, strict=False)
+                if settings.backend == "vllm"
+            ),
+            default=None,
+        ),
     )
 
 
 def scores_by_vllm(plan: RunPlan) -> bool:
     """Return whether the run has a teacher in a vLLM engine."""
-    return plan.has_teacher and plan.run.teacher is not None and plan.run.teacher.backend == "vllm"
+    return any(one.backend == "vllm" for one in plan.teachers)
 
 
 def placement_of(plan: RunPlan) -> Placement:
@@ -153,7 +158,7 @@ def placement_of(plan: RunPlan) -> Placement:
         where.kind,
         students=where.students,
         engines=where.engines,
-        teacher=plan.has_teacher,
+        teachers=max(len(plan.teachers), plan.has_teacher),
         reference=plan.has_reference,
     )
 
@@ -162,14 +167,14 @@ def _slot_parts(
     plan: RunPlan,
     slot: Slot,
     student: ModelDimensions,
-    teacher: ModelDimensions | None,
+    teachers: Sequence[ModelDimensions],
     *,
     sleeps: bool,
 ) -> tuple[MemoryPart, ...]:
     if slot.role == "student":
-        return student_parts(plan, student, teacher)
-    if slot.role == "teacher" and teacher is not None:
-        return teacher_parts(plan, teacher)
+        return student_parts(plan, student, *teachers)
+    if slot.role == "teacher" and teachers:
+        return teacher_parts(plan, teachers[slot.model], slot.model)
     if slot.role == "reference":
         return reference_parts(plan, student)
     return engine_parts(plan.run, student, sleeps=sleeps)
