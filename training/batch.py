@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from operator import itemgetter
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from training.data.demonstrations import Demonstration
 from training.data.packing import pack
 from training.data.routing import Routing
 from training.data.sampler import PromptGroup
+from training.generated import generated_demonstrations, unsolved
 from training.loss_inputs import part_inputs
 from training.losses.reductions import Totals
 from training.plan import ScoringPass
@@ -46,12 +48,12 @@ class RolloutBatch:
 
     `updates`: the indices of each part of each optimizer step; its demonstrations are its last part. `sequences`, `generations`
     [S + D]. `weights` [S + D] float64: the prompt weights. `scores[pass][part]`: the pending scores of each part by each scoring
-    pass. `rows` [S + D]: the row of each sequence, and `routing`: the teachers of all rows, with several teachers. `grades`,
-    `answer_shares` [S]: pending rewards and probabilities of the answers, empty without. `rollout_seconds`: seconds of
-    generation. `generated`: whether the rollouts were generated now, and are not those of a checkpoint or the dataset.
-    `demonstrations` [D]: the number of the group and the source of each. `old_logprobs`, `student_entropy`: the student's before
-    the first update, if the algorithm uses them. `sequence_slopes`: by index, the derivative of a sequence loss with respect to
-    the log-probability of a sequence.
+    pass. `rows` [S + D]: the row of each sequence, and `routing`: the teachers of all rows, with several teachers.
+    `asked_teacher`: the number of prompts to which the teacher generated responses. `grades`, `answer_shares` [S]: pending
+    rewards and probabilities of the answers, empty without. `rollout_seconds`: seconds of generation. `generated`: whether the
+    rollouts were generated now, and are not those of a checkpoint or the dataset. `demonstrations` [D]: the number of the group
+    and the source of each. `old_logprobs`, `student_entropy`: the student's before the first update, if the algorithm uses them.
+    `sequence_slopes`: by index, the derivative of a sequence loss with respect to the log-probability of a sequence.
     """
 
     step: int
@@ -62,6 +64,7 @@ class RolloutBatch:
     weights: np.ndarray
     rollout_seconds: float
     generated: bool = True
+    asked_teacher: int = 0
     scores: Mapping[ScoringPass, tuple[Pending, ...]] = field(default_factory=dict)
     rows: tuple[int, ...] = ()
     routing: Routing | None = None
@@ -146,13 +149,17 @@ def generate_batch(
     plan, groups = prepared.plan, prepared.schedule.step(step)
     shown = _demonstrations(prepared, groups)
     drawn = [group.row for group in groups for _ in group.seeds]
-    rows = drawn + [groups[number].row for number, _ in shown]
     updates = split_updates(groups, prepared.schedule.updates_per_batch, whole_groups=plan.in_groups)
-    updates = with_demonstrations(updates, groups, [number for number, _ in shown])
     started = time.perf_counter()
-    pending = _Collector(workers, prepared, rows, [part for update in updates for part in update])
+    pending = _Collector(workers, prepared)
+    pending.expect(drawn, updates)
     for index, generation in _rollouts(workers, prepared, groups, drawn, saved):
         pending.add_rollout(index, generation)
+    asked = unsolved(groups, [number for number, _ in shown], pending.rewards) if plan.generates else []
+    shown = sorted([*shown, *generated_demonstrations(workers, prepared, groups, asked)], key=itemgetter(0))
+    rows = drawn + [groups[number].row for number, _ in shown]
+    updates = with_demonstrations(updates, groups, [number for number, _ in shown])
+    pending.expect(rows, updates)
     for index, (_, one) in enumerate(shown, start=len(drawn)):
         pending.add(index, _given(one.tokens))
     generated = time.perf_counter()
@@ -167,7 +174,8 @@ def generate_batch(
         weights=weights[rows],
         rollout_seconds=generated - started,
         generated=plan.samples and not saved,
-        scores=pending.scores(),
+        scores=pending.scores(updates),
+        asked_teacher=len(asked),
         rows=tuple(rows),
         routing=prepared.routing,
         grades=_in_order(pending.rewards),
@@ -180,14 +188,19 @@ class _Collector:
     """The sequences of a batch as they come, in any order, with what is requested of them: the scores of each part as soon as it
     is complete, and the grades of each rollout."""
 
-    def __init__(
-        self, workers: Workers, prepared: Prepared, rows: Sequence[int], parts: Sequence[range]
-    ) -> None:
-        self._workers, self._prepared, self._rows, self._parts = workers, prepared, rows, parts
-        self._scores: dict[ScoringPass, dict[int, Pending]] = {one: {} for one in prepared.plan.passes}
+    def __init__(self, workers: Workers, prepared: Prepared) -> None:
+        self._workers, self._prepared = workers, prepared
+        self._rows: Sequence[int] = ()
+        self._parts: list[range] = []
+        self._scores: dict[ScoringPass, dict[range, Pending]] = {one: {} for one in prepared.plan.passes}
         self.found: dict[int, Generation] = {}
         self.rewards: dict[int, Future[float]] = {}
         self.shares: dict[int, Future[float]] = {}
+
+    def expect(self, rows: Sequence[int], updates: Sequence[Sequence[range]]) -> None:
+        """Set the row of each sequence and the parts, which may only be more than before."""
+        self._rows = rows
+        self._parts += [part for update in updates for part in update if part not in self._parts]
 
     def add_rollout(self, index: int, generation: Generation) -> None:
         """Add a rollout, whose answer is graded if the algorithm uses that."""
@@ -206,7 +219,7 @@ class _Collector:
                 for one, pending in self._scores.items():
                     prompts = self._prepared.prompts(one.view)
                     ended = [sequence(prompts[self._rows[place]], self.found[place]) for place in part]
-                    pending[number] = self._scored(one, ended, number)
+                    pending[part] = self._scored(one, ended, number)
 
     def _scored(self, one: ScoringPass, ended: Sequence[TokenSequence], number: int) -> Pending:
         """Request the scores of a part, of several teachers each those of the sequences that it teaches."""
@@ -221,10 +234,10 @@ class _Collector:
         ]
         return RoutedScores(tuple(zip(places, calls, strict=True)), len(ended))
 
-    def scores(self) -> dict[ScoringPass, tuple[Pending, ...]]:
+    def scores(self, updates: Sequence[Sequence[range]]) -> dict[ScoringPass, tuple[Pending, ...]]:
         """Return the pending scores of all parts by each scoring pass."""
         return {
-            one: tuple(pending[number] for number in range(len(self._parts)))
+            one: tuple(pending[part] for update in updates for part in update)
             for one, pending in self._scores.items()
         }
 
@@ -234,11 +247,17 @@ def _in_order(pending: Mapping[int, Future[float]]) -> tuple[Future[float], ...]
 
 
 def _demonstrations(prepared: Prepared, groups: Sequence[PromptGroup]) -> list[tuple[int, Demonstration]]:
-    """Return the demonstrations of some groups, each with the number of its group."""
+    """Return the demonstrations of some groups, each with the number of its group: not the dataset's responses if the teacher
+    generates new ones."""
     if prepared.demonstrations is None:
         return []
     of_groups = (prepared.demonstrations.rows[group.row] for group in groups)
-    return [(number, one) for number, one in enumerate(of_groups) if one is not None]
+    new = prepared.plan.generates
+    return [
+        (number, one)
+        for number, one in enumerate(of_groups)
+        if one is not None and not (new and one.source == "teacher")
+    ]
 
 
 def _rollouts(

@@ -24,6 +24,7 @@ def step_metrics(
     staleness: int,
     sync: float,
     wall: float,
+    generates: bool = False,
 ) -> dict[str, float]:
     """Return the metrics (name -> value) of step `batch.step + 1` (1, 2, ...) with its optimizer steps.
 
@@ -46,6 +47,7 @@ def step_metrics(
         **response_metrics(batch),
         **reward_metrics(batch),
         **teacher_metrics(batch),
+        **generated_metrics(batch, generates=generates),
         **update_metrics(updates),
         "staleness": staleness,
         **throughput(batch, updates, wall),
@@ -125,6 +127,15 @@ def teacher_metrics(batch: RolloutBatch) -> dict[str, float]:
         for name, values in batch.routing.summary(rows).items()
         for what, value in values.items()
     }
+
+
+def generated_metrics(batch: RolloutBatch, *, generates: bool) -> dict[str, float]:
+    """Return the number of prompts to which the teacher generated responses, and how many of them it solved; nothing in a run
+    whose teacher does not generate."""
+    if not generates:
+        return {}
+    solved = sum(source == "teacher" for _, source in batch.demonstrations)
+    return {"teacher_asked": batch.asked_teacher, "teacher_solved": solved}
 
 
 def update_metrics(updates: Sequence[Update]) -> dict[str, float]:

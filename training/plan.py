@@ -78,7 +78,12 @@ class RunPlan:
     @property
     def has_teacher(self) -> bool:
         """Whether the algorithm has a teacher: `teacher.model`, or several in `teachers`."""
-        return any(one.worker == "teacher" for one in self.passes)
+        return self.generates or any(one.worker == "teacher" for one in self.passes)
+
+    @property
+    def generates(self) -> bool:
+        """Whether an engine with the teacher's weights generates responses."""
+        return self.algorithm.generated > 0
 
     @property
     def teachers(self) -> tuple[TeacherSettings, ...]:
@@ -86,6 +91,16 @@ class RunPlan:
         if not self.has_teacher:
             return ()
         return self.run.teachers or (() if self.run.teacher is None else (self.run.teacher,))
+
+    @property
+    def scoring_teachers(self) -> tuple[TeacherSettings, ...]:
+        """The settings of the teachers that score rollouts."""
+        return self.teachers if any(one.worker == "teacher" for one in self.passes) else ()
+
+    @property
+    def has_plain_reference(self) -> bool:
+        """Whether the reference gives log-probabilities of the rollouts."""
+        return any(scorer.role == "reference" for scorer in self.algorithm.scorers)
 
     @property
     def teacher_names(self) -> tuple[str, ...]:

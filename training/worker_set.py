@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +26,12 @@ from training.preflight.memory import (
     placement_of,
 )
 from training.rewards import Grader
-from training.rollouts.engine import RolloutEngineSettings
+from training.rollouts.engine import (
+    Generation,
+    RolloutEngineSettings,
+    RolloutRequest,
+    RolloutSampling,
+)
 from training.rollouts.pool import RolloutPool
 from training.scorers.scores import Scores
 from training.scorers.teacher import InProcessTeacher, InProcessTeacherSettings
@@ -67,14 +72,15 @@ class Workers:
     """The workers that the training loop uses.
 
     `teachers`: the actors of each teacher that the run has, copies of one model, one for each of its slots of the placement;
-    `reference`: those of the reference. `grader`: None without a reward. `facts` describes students, engines, frozen models and
-    transport, as reported by the workers.
+    `reference`: those of the reference. `generator`: an engine with the teacher's weights, None if the teacher does not generate.
+    `grader`: None without a reward. `facts` describes students, engines, frozen models and transport, as reported by the workers.
     """
 
     students: StudentGroup
     engines: RolloutPool
     teachers: tuple[tuple[Any, ...], ...] = ()
     reference: tuple[Any, ...] = ()
+    generator: RolloutPool | None = None
     grader: Grader | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -86,6 +92,14 @@ class Workers:
         copies = self.teachers[teacher] if one.worker == "teacher" else self.reference
         call = copies[part % len(copies)].score.remote(list(sequences), one.request)
         return PendingScores(call, f"the {one.worker}")
+
+    def generate_by_teacher(
+        self, requests: Sequence[RolloutRequest], sampling: RolloutSampling
+    ) -> list[Generation]:
+        """Return one response of the teacher per request, in the order of the requests."""
+        if self.generator is None:
+            raise RuntimeError("this run has no engine with the teacher's weights")
+        return self.generator.generate(requests, sampling)
 
     def grade(self, prepared: Prepared, row: int, tokens: np.ndarray) -> Future[float]:
         """Request the reward of a rollout for a row. Returns immediately."""
@@ -134,10 +148,15 @@ def start_workers(prepared: Prepared, log: Callable[[str], None]) -> Iterator[Wo
         settings = rank_settings(prepared, placement, teacher_head=states_folder(prepared))
         students = StudentGroup(placement, group, settings, plan.token_loss())
         teachers, reference = frozen_actors(prepared, placement, group)
+        generator = None
+        if plan.generates:
+            own = generator_settings(prepared, placement)
+            generator = RolloutPool(placement, group, own, on_loss=log, role="generator")
         facts: dict[str, Any] = {"transport": choice.transport, "placement": placement.name}
-        frozen = dict(zip(plan.teacher_names, teachers, strict=True))
+        frozen = dict(zip(plan.teacher_names, teachers, strict=False))
         frozen |= {"reference": reference} if reference else {}
         facts |= _wait_for_models(students, engines, frozen)
+        facts |= {} if generator is None else {"generator": generator.ready()[0]}
         log_findings(facts, log)
         session.guard_workers()
         students.open_transfer(choice, engines)
@@ -146,6 +165,7 @@ def start_workers(prepared: Prepared, log: Callable[[str], None]) -> Iterator[Wo
             engines=engines,
             teachers=teachers,
             reference=reference,
+            generator=generator,
             grader=grader,
             facts=facts,
         )
@@ -166,7 +186,7 @@ def frozen_actors(
     plan = prepared.plan
     teachers = tuple(
         _actors(placement.slots_of("teacher", number), group, *teacher_actor(prepared, placement, number))
-        for number in range(len(plan.teachers))
+        for number in range(len(plan.scoring_teachers))
     )
     start = frozen_settings(prepared, placement, prepared.student.folder, plan.run.trainer.dtype)
     return teachers, _actors(placement.slots_of("reference"), group, InProcessTeacher, start)
@@ -195,6 +215,13 @@ def rollout_engine_settings(prepared: Prepared, placement: Placement) -> Rollout
         transport=choose_transport(placement).transport,
         sleeps=placement.shares_gpus,
     )
+
+
+def generator_settings(prepared: Prepared, placement: Placement) -> RolloutEngineSettings:
+    """Return the settings of the engine with the teacher's weights, which are never changed."""
+    own = rollout_engine_settings(prepared, placement)
+    teacher, dtype = prepared.teacher_files, prepared.plan.teachers[0].dtype
+    return replace(own, model=teacher.folder, dtype=dtype, transport="object_store")
 
 
 def rank_settings(

@@ -19,6 +19,8 @@ def algorithm_problems(plan: RunPlan) -> list[str]:
         _lonely_groups(plan),
         _small_updates(plan),
         _missing_inputs(plan),
+        _missing_for_sequences(plan),
+        *_generator_problems(plan),
         *_vllm_problems(plan),
     )
     return [problem for problem in found if problem is not None]
@@ -107,6 +109,43 @@ def _missing_inputs(plan: RunPlan) -> str | None:
         f"{plan.run.algorithm.name} declares a loss that reads {missing[0]}, which none of its scorers, rewards or advantages"
         " gives: correct its file"
     )
+
+
+def _missing_for_sequences(plan: RunPlan) -> str | None:
+    """Return a problem if the algorithm declares a sequence loss, and not what it reads."""
+    loss = plan.algorithm.sequence_loss
+    if loss is None:
+        return None
+    given = {"rewards": plan.algorithm.reward, "reference": plan.has_plain_reference}
+    missing = sorted(name for name in loss.needs if not given[name])
+    if not missing:
+        return None
+    remedy = {"rewards": "reward=True", "reference": 'a scorer of the role "reference"'}[missing[0]]
+    return (
+        f"{plan.run.algorithm.name} declares a sequence loss that reads the {missing[0]} of its sequences, which it does not ask"
+        f" for: add {remedy} to its file"
+    )
+
+
+def _generator_problems(plan: RunPlan) -> list[str]:
+    """Return the reasons why no engine can generate responses of the teacher."""
+    if not plan.generates:
+        return []
+    name, found = plan.run.algorithm.name, []
+    if plan.run.teachers:
+        found.append(
+            f"{name} generates responses of one teacher, but teachers has several: set fallback to teacher"
+        )
+    if plan.run.placement.kind == "colocated":
+        found.append(
+            f"{name} generates responses of the teacher in an engine of its own, which placement colocated has no memory for:"
+            " choose placement split, or set fallback to teacher"
+        )
+    if not plan.algorithm.reward:
+        found.append(
+            f"{name} generates responses of the teacher, but has no reward that says which are right: correct its file"
+        )
+    return found
 
 
 def _vllm_problems(plan: RunPlan) -> list[str]:

@@ -26,6 +26,8 @@ from training.preflight.memory_parts import (
     engine_kv_bytes,
     engine_parts,
     full_sequences,
+    generated_sequences,
+    generator_parts,
     host_parts,
     on_cpu,
     reference_parts,
@@ -98,11 +100,13 @@ class MemoryPlan:
     engine_kv_bytes: int  # size of that KV cache; 0 or less if it does not fit
     host: tuple[MemoryPart, ...]  # host memory; on a cpu placement also included in the device
     scored_sequences: int | None = None  # like `full_sequences`, for a vLLM teacher
+    generated_sequences: int | None = None  # like `full_sequences`, for an engine with the teacher's weights
 
     @property
     def fits(self) -> bool:
         """Whether every device has enough memory, and every engine space for one sequence."""
-        has_cache = self.full_sequences >= 1 and (self.scored_sequences is None or self.scored_sequences >= 1)
+        caches = (self.full_sequences, self.scored_sequences, self.generated_sequences)
+        has_cache = all(one is None or one >= 1 for one in caches)
         return has_cache and all(device.peak <= device.capacity for device in self.devices)
 
 
@@ -138,17 +142,18 @@ def memory_plan(
         scored_sequences=min(
             (
                 scored_sequences(run, settings, dims)
-                for settings, dims in zip(plan.teachers, teachers, strict=False)
+                for settings, dims in zip(plan.scoring_teachers, teachers, strict=False)
                 if settings.backend == "vllm"
             ),
             default=None,
         ),
+        generated_sequences=generated_sequences(plan, teachers[0]) if plan.generates and teachers else None,
     )
 
 
 def scores_by_vllm(plan: RunPlan) -> bool:
     """Return whether the run has a teacher in a vLLM engine."""
-    return any(one.backend == "vllm" for one in plan.teachers)
+    return any(one.backend == "vllm" for one in plan.scoring_teachers)
 
 
 def placement_of(plan: RunPlan) -> Placement:
@@ -158,8 +163,9 @@ def placement_of(plan: RunPlan) -> Placement:
         where.kind,
         students=where.students,
         engines=where.engines,
-        teachers=max(len(plan.teachers), plan.has_teacher),
+        teachers=max(len(plan.scoring_teachers), any(one.worker == "teacher" for one in plan.passes)),
         reference=plan.has_reference,
+        generator=plan.generates,
     )
 
 
@@ -175,6 +181,8 @@ def _slot_parts(
         return student_parts(plan, student, *teachers)
     if slot.role == "teacher" and teachers:
         return teacher_parts(plan, teachers[slot.model], slot.model)
+    if slot.role == "generator" and teachers:
+        return generator_parts(plan, teachers[0])
     if slot.role == "reference":
         return reference_parts(plan, student)
     return engine_parts(plan.run, student, sleeps=sleeps)
@@ -208,6 +216,12 @@ def memory_problems(run: RunConfig, plan: MemoryPlan) -> list[str]:
         found.append(
             f"the KV cache of a vLLM teacher is too small for one sequence of {run.context_tokens + 1} tokens: choose"
             " teacher.backend in_process or lower the lengths"
+        )
+    if plan.generated_sequences is not None and plan.generated_sequences < 1:
+        key = "cpu_kv_gib" if on_cpu(run) else "engine_memory_fraction"
+        found.append(
+            f"the KV cache of the engine with the teacher's weights is too small for one sequence of {run.context_tokens} tokens:"
+            f" raise placement.{key}, lower the lengths, or choose another fallback"
         )
     return found
 

@@ -335,6 +335,20 @@ def _engine_parts(
     )
 
 
+def generator_parts(plan: RunPlan, dims: ModelDimensions) -> tuple[MemoryPart, ...]:
+    """Return the memory of an engine with the teacher's weights, which generates responses and never sleeps."""
+    return _engine_parts(
+        "generator", plan.run, dims, engine_budget(plan.run), teacher_bytes(plan.teachers[0])
+    )
+
+
+def generated_sequences(plan: RunPlan, dims: ModelDimensions) -> int:
+    """Like `full_sequences`, for an engine with the teacher's weights."""
+    run, number = plan.run, teacher_bytes(plan.teachers[0])
+    free_bytes = _cpu_kv(run) if on_cpu(run) else _free_kv_bytes(dims, engine_budget(run), number)
+    return free_bytes // (dims.kv_bytes_per_token // BF16 * number * run.context_tokens)
+
+
 def full_sequences(run: RunConfig, dims: ModelDimensions) -> int:
     """Return how many sequences of full context length fit in one engine's KV cache; 0 or less if not even one fits."""
     per_token = dims.kv_bytes_per_token // BF16 * rollout_bytes(run)

@@ -77,7 +77,7 @@ def _check_passes(
         sequences = [
             sequence(prompts[row], generation) for row, generation in zip(rows, generations, strict=True)
         ]
-        count = len(prepared.teachers) if one.worker == "teacher" else 1
+        count = len(prepared.plan.scoring_teachers) if one.worker == "teacher" else 1
         for teacher in range(count):
             scores = workers.score(one, sequences, teacher=teacher).get()[0]
             found += check_scores(scores)

@@ -64,7 +64,9 @@ def of_one(inputs: LossInputs, teacher: int) -> LossInputs:
     )
 
 
-def by_autograd(loss: TokenLoss, logits: Tensor, inputs: LossInputs, weights: Tensor) -> tuple[Tensor, Tensor]:
+def by_autograd(
+    loss: TokenLoss, logits: Tensor, inputs: LossInputs, weights: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the losses [T], and the gradient [T, V] of their sum times the weights."""
     leaf = logits.clone().requires_grad_()
     losses = loss(leaf, inputs).losses
