@@ -56,7 +56,8 @@ def part_inputs(batch: RolloutBatch, update: int, part: int, plan: RunPlan) -> P
     total, trained = sum(coefficients[1:], start=coefficients[0]), of_sequences > 0
     if plan.mixes:
         factors = np.stack(coefficients, axis=1)
-        shares = np.divide(factors, total[:, None], out=np.zeros_like(factors), where=total[:, None] > 0)
+        shares = np.repeat(batch.shares_of(indices), lengths, axis=0)  # for the metrics of untrained tokens
+        np.divide(factors, total[:, None], out=shares, where=total[:, None] > 0)
         signals["teacher_factors"] = shares.astype(np.float32)
     if plan.algorithm.sequence_loss is not None:
         slopes = np.array([batch.sequence_slopes[index] for index in indices])
