@@ -1,5 +1,5 @@
-"""A step with several teachers: what the teacher of each prompt gives, and the sum of the steps with each teacher alone, for every
-method whose teacher scores rollouts."""
+"""A step with several teachers: what the teacher of each prompt gives, and the sum of the steps with each teacher alone, for all
+methods whose teacher scores rollouts."""
 
 from __future__ import annotations
 
