@@ -13,7 +13,7 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pocket import world
 from pocket.tokenizer import END_OF_TURN, load_tokenizer
+from pocket.variants import ALL, Variant, families_of, with_wrong_answer
 from prompts import load_prompt
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "encode_prompt",
     "equivalence_example",
     "evolved_text",
+    "examples_of",
     "known_answer",
     "prepare",
     "quality_example",
@@ -81,11 +83,14 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingExample:
-    """One prompt and its target reply. The reply starts with `given`, which has no loss."""
+    """One prompt and its target reply. The reply starts with `given`, which has no loss. `text`: the problem of a solver's
+    example; `plain`: whether its prompt has no reference."""
 
     messages: Messages
     response: str
     given: str = ""
+    text: str = ""
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,10 +126,11 @@ def solver_example(index: int, kind: str = SOLVER) -> TrainingExample:
     hasty = kind == HASTY_SOLVER and rng.random() < HASTY_SHARE
     response = world.solution(text, rng, steps=not hasty)
     if rng.random() < PLAIN_SHARE:
-        return TrainingExample(messages=load_prompt("teacher/solve").render(problem=text), response=response)
+        messages = load_prompt("teacher/solve").render(problem=text)
+        return TrainingExample(messages=messages, response=response, text=text, plain=True)
     messages = with_reference(text, rng.choice(VIEWS), rng)
     if hasty or rng.random() < 0.5:
-        return TrainingExample(messages=messages, response=response)
+        return TrainingExample(messages=messages, response=response, text=text)
     return corrected(messages, text, response, rng)
 
 
@@ -150,7 +156,7 @@ def corrected(messages: Messages, text: str, response: str, rng: random.Random) 
     right, last = split_solution(response)
     misread = changed_number(text, rng) if rng.random() < 0.5 else None
     wrong = split_solution(world.solution(misread, rng))[0] if misread else slipped(right, rng)
-    return TrainingExample(messages=messages, response=f" {last}", given=wrong)
+    return TrainingExample(messages=messages, response=f" {last}", given=wrong, text=text)
 
 
 def split_solution(solution: str) -> tuple[str, str]:
@@ -243,6 +249,21 @@ MAKERS: dict[str, Callable[[int], TrainingExample]] = {
 }
 
 
+def examples_of(kind: str, start: int, count: int, variant: Variant = ALL) -> Iterator[TrainingExample]:
+    """Yield the examples `start` to `start + count` (exclusive) of a kind. Of a variant of a solver, those of families that it
+    does not learn are left out, and those with a plain prompt of a family that it gets wrong have wrong answers; all others are
+    unchanged."""
+    for index in range(start, start + count):
+        example = MAKERS[kind](index)
+        if variant != ALL:
+            families = families_of(example.text)
+            if not variant.keeps(families):
+                continue
+            if example.plain and variant.corrupts(families):
+                example = replace(example, response=with_wrong_answer(example.response, (kind, index)))
+        yield example
+
+
 def corpus(count: int) -> Iterator[str]:
     """Yield text for learning the tokenizer's merges: problems and replies of every kind, `count` of each."""
     for index in range(count):
@@ -261,10 +282,12 @@ def encode_prompt(tokenizer: PreTrainedTokenizerFast, messages: Messages) -> str
     return text
 
 
-def encode_chunk(kind: str, start: int, count: int, tokenizer_folder: Path) -> EncodedExamples:
+def encode_chunk(
+    kind: str, start: int, count: int, tokenizer_folder: Path, variant: Variant = ALL
+) -> EncodedExamples:
     """Return the examples `start` to `start + count` (exclusive) of a kind as token ids, without overlong ones."""
     tokenizer = load_tokenizer(tokenizer_folder)
-    examples = [MAKERS[kind](index) for index in range(start, start + count)]
+    examples = list(examples_of(kind, start, count, variant))
     backend = tokenizer.backend_tokenizer
     prompts = backend.encode_batch([encode_prompt(tokenizer, example.messages) for example in examples])
     given = backend.encode_batch([example.given for example in examples])
@@ -291,16 +314,25 @@ def joined(parts: list[EncodedExamples]) -> EncodedExamples:
 def data_digest(tokenizer_folder: Path) -> str:
     """Return the identity of the tokenizer, the prompts and the code that generates the examples."""
     package = Path(world.__file__).parent
-    sources = [Path(__file__), *sorted(package.rglob("*.py")), tokenizer_folder / "tokenizer.json"]
+    own = Path(__file__)
+    sources = [
+        own,
+        own.with_name("variants.py"),
+        *sorted(package.rglob("*.py")),
+        tokenizer_folder / "tokenizer.json",
+    ]
     digest = hashlib.sha256("\n".join(load_prompt(name).fingerprint for name in PROMPTS).encode())
     for source in sources:
         digest.update(source.read_bytes())
     return digest.hexdigest()[:12]
 
 
-def prepare(kind: str, count: int, tokenizer_folder: Path, work: Path, processes: int = 2) -> EncodedExamples:
-    """Return the first `count` examples of a kind as token ids, cached in `work`."""
-    path = work / f"{kind}-{count}-{data_digest(tokenizer_folder)}.npz"
+def prepare(
+    kind: str, count: int, tokenizer_folder: Path, work: Path, processes: int = 2, variant: Variant = ALL
+) -> EncodedExamples:
+    """Return the first `count` examples of a kind as token ids, for a variant only those that it learns, cached in `work`."""
+    chosen = f"-{hashlib.sha256(variant.name.encode()).hexdigest()[:12]}" if variant != ALL else ""
+    path = work / f"{kind}-{count}{chosen}-{data_digest(tokenizer_folder)}.npz"
     if not path.exists():
         work.mkdir(parents=True, exist_ok=True)
         starts = range(0, count, CHUNK)
@@ -308,7 +340,8 @@ def prepare(kind: str, count: int, tokenizer_folder: Path, work: Path, processes
         with ProcessPoolExecutor(processes) as pool:
             sizes = [min(CHUNK, count - start) for start in starts]
             folders = [tokenizer_folder] * len(sizes)
-            parts = list(pool.map(encode_chunk, [kind] * len(sizes), starts, sizes, folders))
+            variants = [variant] * len(sizes)
+            parts = list(pool.map(encode_chunk, [kind] * len(sizes), starts, sizes, folders, variants))
         examples = joined(parts)
         partial = path.with_name(f".{path.name}.{os.getpid()}.npz")
         np.savez(

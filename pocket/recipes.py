@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from pocket.data import ASSISTANT, HASTY_SOLVER, JUDGE, SOLVER
+from pocket.variants import ALL, Variant
 
 __all__ = ["POCKET", "RECIPES", "TOKENIZER", "WORK", "Recipe"]
 
@@ -26,7 +27,7 @@ class Recipe:
     `tokens_per_step` tokens. The last `finish_share` of the steps uses as many examples of the kind `finish` instead, to
     change the style of a model that already has the skill. Learning rates increase over the first `warm_up` of the
     steps, stay constant, and decrease linearly to zero over the last `decay` (both are shares of the steps). `muon_rate`
-    applies to the hidden matrices, `adam_rate` to the rest.
+    applies to the hidden matrices, `adam_rate` to the rest. `variant`: of a solver that knows some families only.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Recipe:
     seed: int = 1
     finish: str | None = None
     finish_share: float = 0.0
+    variant: Variant = ALL
 
     @property
     def kinds(self) -> tuple[str, ...]:

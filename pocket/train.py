@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-from pocket.data import PROMPTS, EncodedExamples, batches, corpus, data_digest, prepare
+from pocket.data import HASTY_SOLVER, PROMPTS, SOLVER, EncodedExamples, batches, corpus, data_digest, prepare
 from pocket.recipes import POCKET, RECIPES, TOKENIZER, WORK, Recipe
 from pocket.tokenizer import (
     END_OF_TURN,
@@ -39,6 +40,7 @@ from pocket.tokenizer import (
     load_tokenizer,
     save_tokenizer,
 )
+from pocket.variants import ALL, Variant, chosen_families
 from prompts import fixed_sentences
 from tasks.processes.memory import bound_caches, keep_free_memory
 
@@ -220,7 +222,9 @@ def run(recipe: Recipe, minutes: float | None = None) -> tuple[Qwen3ForCausalLM,
     """Train to the end of the schedule, resuming from a checkpoint if there is one."""
     state = WORK / f"{recipe.name}.state.safetensors"
     identity = f"{recipe.digest}/{data_digest(TOKENIZER)}/{minutes}"
-    examples = [prepare(kind, recipe.examples, TOKENIZER, WORK) for kind in recipe.kinds]
+    examples = [
+        prepare(kind, recipe.examples, TOKENIZER, WORK, variant=recipe.variant) for kind in recipe.kinds
+    ]
     model = build_model(recipe)
     optimizers = build_optimizers(model, recipe)
     progress = load_progress(state, identity)
@@ -286,7 +290,7 @@ def report(recipe: Recipe, progress: Progress, minutes: float | None, batch: int
 
 def export(model: Qwen3ForCausalLM, recipe: Recipe, tokens: int, loss: float) -> Path:
     """Atomically write the finished model as a Hugging Face folder, replacing an older one."""
-    target = POCKET / recipe.name
+    target = (POCKET if recipe.variant == ALL else WORK) / recipe.name
     new, old = WORK / f"{recipe.name}.new", WORK / f"{recipe.name}.old"
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -340,20 +344,49 @@ def train_all(minutes: float | None) -> int:
     return int(failed > 0)
 
 
+def variant_of(recipe: Recipe | None, name: str | None, families: str, wrong: str) -> Recipe:
+    """Return the recipe for some families, or with wrong answers for some. Raises `ValueError` if it is none of a solver, or for
+    an unknown family or a name that cannot be that of a variant."""
+    if recipe is None or not set(recipe.kinds) <= {SOLVER, HASTY_SOLVER}:
+        raise ValueError("--families and --wrong apply to the solvers: train teacher or student")
+    if name is None or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name in RECIPES:
+        raise ValueError(
+            "--name is needed with --families or --wrong: give letters, digits, - and _ that are no model's name"
+        )
+    if not (families or wrong):
+        raise ValueError("--name is for a variant: give --families or --wrong")
+    chosen, corrupted = (chosen_families(one) if one else () for one in (families, wrong))
+    return replace(recipe, name=name, variant=Variant(families=chosen, wrong=corrupted))
+
+
 def main() -> int:
     """Train the tokenizer or the named models; return 0 if all succeeded."""
     parser = argparse.ArgumentParser(prog="python -m pocket.train", description=__doc__)
     parser.add_argument("what", choices=("tokenizer", *RECIPES, "all"))
     parser.add_argument("--minutes", type=float, help="fit the schedule of each model to this many minutes")
+    parser.add_argument(
+        "--name", help="of a variant of teacher or student, which is written to pocket/.work/NAME"
+    )
+    families = "names with commas between them, or 1/2 or 2/2 for a half of all"
+    parser.add_argument(
+        "--families", default="", help=f"the only families that the variant learns: {families}"
+    )
+    parser.add_argument("--wrong", default="", help=f"families that it learns with wrong answers: {families}")
     arguments = parser.parse_args()
+    recipe = RECIPES.get(arguments.what)
+    if arguments.families or arguments.wrong or arguments.name:
+        try:
+            recipe = variant_of(recipe, arguments.name, arguments.families, arguments.wrong)
+        except ValueError as error:
+            parser.error(str(error))
     bound_caches()
     keep_free_memory()
     if arguments.what == "tokenizer":
         train_tokenizer()
-    elif arguments.what == "all":
+    elif recipe is None:
         return train_all(arguments.minutes)
     else:
-        print(f"wrote {train(RECIPES[arguments.what], arguments.minutes)}")
+        print(f"wrote {train(recipe, arguments.minutes)}")
     return 0
 
 

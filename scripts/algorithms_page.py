@@ -19,7 +19,8 @@ other defaults are those of [training/config.py](../training/config.py). This pa
 `python -m scripts.algorithms_page`.
 
 Notation: y a response of |y| tokens, x its prompt, q the student, q_old the student that generated, q_0 the frozen start, p the
-teacher or the frozen start, m the sum of p over its top k, r_t = q / q_old of a token.
+teacher or the frozen start, m the sum of p over its top k, r_t = q / q_old of a token. Constants in a formula are those of the
+default options; the model card of a run has its own.
 
 Some methods have options of their own, set by `algorithm.options`, as in `{"name": "eopd", "options": {"threshold": 1.2}}`. All
 other settings of `algorithm` apply to every method that has the part that they change

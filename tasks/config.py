@@ -401,10 +401,12 @@ def load_config(profile: str = "pocket", overrides: Mapping[str, Any] | None = N
 
 
 def _follow_teacher(data: dict[str, Any]) -> None:
-    """Set the model and the chat template in `distill.run` to those of `models.teacher` unless they are given."""
+    """Set the model, unless there are several teachers, and the chat template in `distill.run` to those of `models.teacher`
+    unless they are given."""
     with suppress(KeyError, TypeError, AttributeError):  # a section that the validation will refuse
         run, role = data["distill"].setdefault("run", {}), data["models"]["teacher"]
-        run.setdefault("teacher", {}).setdefault("model", role["model"])
+        if not run.get("teachers"):
+            run.setdefault("teacher", {}).setdefault("model", role["model"])
         for key, name in {"chat_template": "chat_template", "template_date": "date"}.items():
             if role.get(key) is not None:
                 run.setdefault("prompt", {}).setdefault(name, role[key])

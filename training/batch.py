@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from operator import itemgetter
 
 import numpy as np
 
@@ -19,7 +20,9 @@ from training.algorithms.base import Source
 from training.data.batches import TokenSequence
 from training.data.demonstrations import Demonstration
 from training.data.packing import pack
+from training.data.routing import Routing
 from training.data.sampler import PromptGroup
+from training.generated import generated_demonstrations, unsolved
 from training.loss_inputs import part_inputs
 from training.losses.reductions import Totals
 from training.plan import ScoringPass
@@ -27,8 +30,9 @@ from training.preflight.check import Prepared
 from training.preflight.sampling import sampling
 from training.rollouts.engine import INITIAL_VERSION, Generation, RolloutRequest
 from training.rollouts.sequences import sequence
+from training.scorers.routed import Pending, RoutedScores
 from training.student.messages import MicroBatch
-from training.worker_set import PendingScores, Workers
+from training.worker_set import Workers
 
 __all__ = ["RolloutBatch", "generate_batch", "micro_batches"]
 
@@ -44,11 +48,12 @@ class RolloutBatch:
 
     `updates`: the indices of each part of each optimizer step; its demonstrations are its last part. `sequences`, `generations`
     [S + D]. `weights` [S + D] float64: the prompt weights. `scores[pass][part]`: the pending scores of each part by each scoring
-    pass. `grades`, `answer_shares` [S]: pending rewards and probabilities of the answers, empty without. `rollout_seconds`:
-    seconds of generation. `generated`: whether the rollouts were generated now, and are not those of a checkpoint or the dataset.
-    `demonstrations` [D]: the number of the group and the source of each. `old_logprobs`,
-    `student_entropy`: the student's before the first update, if the algorithm uses them. `sequence_slopes`: by index, the
-    derivative of a sequence loss with respect to the log-probability of a sequence.
+    pass. `rows` [S + D]: the row of each sequence, and `routing`: the teachers of all rows, with several teachers.
+    `asked_teacher`: the number of prompts to which the teacher generated responses. `grades`, `answer_shares` [S]: pending
+    rewards and probabilities of the answers, empty without. `rollout_seconds`: seconds of generation. `generated`: whether the
+    rollouts were generated now, and are not those of a checkpoint or the dataset. `demonstrations` [D]: the number of the group
+    and the source of each. `old_logprobs`, `student_entropy`: the student's before the first update, if the algorithm uses them.
+    `sequence_slopes`: by index, the derivative of a sequence loss with respect to the log-probability of a sequence.
     """
 
     step: int
@@ -59,7 +64,10 @@ class RolloutBatch:
     weights: np.ndarray
     rollout_seconds: float
     generated: bool = True
-    scores: Mapping[ScoringPass, tuple[PendingScores, ...]] = field(default_factory=dict)
+    asked_teacher: int = 0
+    scores: Mapping[ScoringPass, tuple[Pending, ...]] = field(default_factory=dict)
+    rows: tuple[int, ...] = ()
+    routing: Routing | None = None
     grades: tuple[Future[float], ...] = ()
     answer_shares: tuple[Future[float], ...] = ()
     demonstrations: tuple[tuple[int, Source], ...] = ()
@@ -107,6 +115,12 @@ class RolloutBatch:
         """The teacher's probability of each rollout's answer [S] float64. Waits for the grades; None without."""
         return np.array([one.result() for one in self.answer_shares]) if self.answer_shares else None
 
+    def shares_of(self, indices: Sequence[int]) -> np.ndarray:
+        """Return the shares [sequences, teachers] of several teachers in the loss of some sequences."""
+        if self.routing is None:
+            raise ValueError("this batch has one teacher")
+        return self.routing.shares[[self.rows[index] for index in indices]]
+
     def scoring_seconds(self) -> dict[str, float]:
         """Return the seconds of scoring by each frozen model. Waits for the scores."""
         seconds: dict[str, float] = {}
@@ -135,13 +149,17 @@ def generate_batch(
     plan, groups = prepared.plan, prepared.schedule.step(step)
     shown = _demonstrations(prepared, groups)
     drawn = [group.row for group in groups for _ in group.seeds]
-    rows = drawn + [groups[number].row for number, _ in shown]
     updates = split_updates(groups, prepared.schedule.updates_per_batch, whole_groups=plan.in_groups)
-    updates = with_demonstrations(updates, groups, [number for number, _ in shown])
     started = time.perf_counter()
-    pending = _Pending(workers, prepared, rows, [part for update in updates for part in update])
+    pending = _Collector(workers, prepared)
+    pending.expect(drawn, updates)
     for index, generation in _rollouts(workers, prepared, groups, drawn, saved):
         pending.add_rollout(index, generation)
+    asked = unsolved(groups, [number for number, _ in shown], pending.rewards) if plan.generates else []
+    shown = sorted([*shown, *generated_demonstrations(workers, prepared, groups, asked)], key=itemgetter(0))
+    rows = drawn + [groups[number].row for number, _ in shown]
+    updates = with_demonstrations(updates, groups, [number for number, _ in shown])
+    pending.expect(rows, updates)
     for index, (_, one) in enumerate(shown, start=len(drawn)):
         pending.add(index, _given(one.tokens))
     generated = time.perf_counter()
@@ -156,25 +174,33 @@ def generate_batch(
         weights=weights[rows],
         rollout_seconds=generated - started,
         generated=plan.samples and not saved,
-        scores=pending.scores(),
+        scores=pending.scores(updates),
+        asked_teacher=len(asked),
+        rows=tuple(rows),
+        routing=prepared.routing,
         grades=_in_order(pending.rewards),
         answer_shares=_in_order(pending.shares),
         demonstrations=tuple((number, one.source) for number, one in shown),
     )
 
 
-class _Pending:
+class _Collector:
     """The sequences of a batch as they come, in any order, with what is requested of them: the scores of each part as soon as it
     is complete, and the grades of each rollout."""
 
-    def __init__(
-        self, workers: Workers, prepared: Prepared, rows: Sequence[int], parts: Sequence[range]
-    ) -> None:
-        self._workers, self._prepared, self._rows, self._parts = workers, prepared, rows, parts
-        self._scores: dict[ScoringPass, dict[int, PendingScores]] = {one: {} for one in prepared.plan.passes}
+    def __init__(self, workers: Workers, prepared: Prepared) -> None:
+        self._workers, self._prepared = workers, prepared
+        self._rows: Sequence[int] = ()
+        self._parts: list[range] = []
+        self._scores: dict[ScoringPass, dict[range, Pending]] = {one: {} for one in prepared.plan.passes}
         self.found: dict[int, Generation] = {}
         self.rewards: dict[int, Future[float]] = {}
         self.shares: dict[int, Future[float]] = {}
+
+    def expect(self, rows: Sequence[int], updates: Sequence[Sequence[range]]) -> None:
+        """Set the row of each sequence and the parts, which may only be more than before."""
+        self._rows = rows
+        self._parts += [part for update in updates for part in update if part not in self._parts]
 
     def add_rollout(self, index: int, generation: Generation) -> None:
         """Add a rollout, whose answer is graded if the algorithm uses that."""
@@ -193,12 +219,25 @@ class _Pending:
                 for one, pending in self._scores.items():
                     prompts = self._prepared.prompts(one.view)
                     ended = [sequence(prompts[self._rows[place]], self.found[place]) for place in part]
-                    pending[number] = self._workers.score(one, ended, number)
+                    pending[part] = self._scored(one, ended, number)
 
-    def scores(self) -> dict[ScoringPass, tuple[PendingScores, ...]]:
+    def _scored(self, one: ScoringPass, ended: Sequence[TokenSequence], number: int) -> Pending:
+        """Request the scores of a part, of several teachers each those of the sequences that it teaches."""
+        routing = self._prepared.routing
+        if routing is None or one.worker != "teacher":
+            return self._workers.score(one, ended, number)
+        shares = routing.shares[[self._rows[place] for place in self._parts[number]]]
+        places = [np.flatnonzero(shares[:, teacher]).tolist() for teacher in range(shares.shape[1])]
+        calls = [
+            self._workers.score(one, [ended[place] for place in chosen], number, teacher) if chosen else None
+            for teacher, chosen in enumerate(places)
+        ]
+        return RoutedScores(tuple(zip(places, calls, strict=True)), len(ended))
+
+    def scores(self, updates: Sequence[Sequence[range]]) -> dict[ScoringPass, tuple[Pending, ...]]:
         """Return the pending scores of all parts by each scoring pass."""
         return {
-            one: tuple(pending[number] for number in range(len(self._parts)))
+            one: tuple(pending[part] for update in updates for part in update)
             for one, pending in self._scores.items()
         }
 
@@ -208,11 +247,17 @@ def _in_order(pending: Mapping[int, Future[float]]) -> tuple[Future[float], ...]
 
 
 def _demonstrations(prepared: Prepared, groups: Sequence[PromptGroup]) -> list[tuple[int, Demonstration]]:
-    """Return the demonstrations of some groups, each with the number of its group."""
+    """Return the demonstrations of some groups, each with the number of its group: not the dataset's responses if the teacher
+    generates new ones."""
     if prepared.demonstrations is None:
         return []
     of_groups = (prepared.demonstrations.rows[group.row] for group in groups)
-    return [(number, one) for number, one in enumerate(of_groups) if one is not None]
+    new = prepared.plan.generates
+    return [
+        (number, one)
+        for number, one in enumerate(of_groups)
+        if one is not None and not (new and one.source == "teacher")
+    ]
 
 
 def _rollouts(

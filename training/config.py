@@ -30,6 +30,7 @@ from tasks.config import PROJECT_ROOT, Probability, Settings, explain, resource
 from tasks.errors import UserError
 from training.dataset_settings import DatasetSettings
 from training.evaluation_settings import BudgetSettings, EvaluationSettings
+from training.teacher_settings import RoutedTeacher, Routing, TeacherSettings, teachers_problem
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 VLLM_TOP_K = 16
@@ -66,16 +67,6 @@ class StudentSettings(Section):
 
     model: str = resource()  # checkpoint folder; identified by a hash of its files
     dropout: bool = False  # train with the attention_dropout of its config.json
-
-
-class TeacherSettings(Section):
-    """The teacher and its backend: `in_process` runs the model's forward pass and takes the top k of its logits; `vllm` requests
-    prompt_logprobs from an engine, which returns every entry as a Python object and is limited to small k unless `force`."""
-
-    model: str = resource()  # checkpoint folder; identified by a hash of its files
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    backend: Literal["in_process", "vllm"] = "in_process"
-    force: bool = resource(False)
 
 
 # --- algorithm ---------------------------------------------------------------------------------------------------
@@ -282,6 +273,8 @@ class RunConfig(Section):
     dataset: DatasetSettings
     student: StudentSettings
     teacher: TeacherSettings | None = None  # for algorithms that have one
+    teachers: tuple[RoutedTeacher, ...] = ()  # in its place, several, with `routing`
+    routing: Routing | None = None  # "lowest_entropy", "weighted" or {"kind": "column", "column": ...}
     algorithm: AlgorithmSettings = AlgorithmSettings()
     rollouts: RolloutSettings = RolloutSettings()
     lengths: LengthSettings = LengthSettings()
@@ -299,6 +292,12 @@ class RunConfig(Section):
     )  # besides the run's own files
     seed: int = Field(default=0, ge=0, lt=2**63)  # the limit of torch
     self_tests: bool = resource(True)
+
+    def identity(self) -> dict[str, Any]:
+        """See `Settings`; without the settings of several teachers unless the run has them."""
+        found = super().identity()
+        unused = () if self.teachers else ("teachers", "routing")
+        return {name: value for name, value in found.items() if name not in unused}
 
     @property
     def prompts_per_step(self) -> int:
@@ -318,7 +317,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> RunConfig:
-        checks = (_batch_problem, _length_problem, _draw_problem, _held_out_problem)
+        checks = (_batch_problem, _length_problem, _draw_problem, _held_out_problem, _teachers_problem)
         for problem in (check(self) for check in checks):
             if problem is not None:
                 raise ValueError(problem)
@@ -362,6 +361,10 @@ def _held_out_problem(run: RunConfig) -> str | None:
     if run.evaluation is not None and not given and not run.dataset.held_out:
         return "evaluation has no problems: set evaluation.problems or dataset.held_out"
     return None
+
+
+def _teachers_problem(run: RunConfig) -> str | None:
+    return teachers_problem(run.teacher, run.teachers, run.routing)
 
 
 # --- loading -----------------------------------------------------------------------------------------------------

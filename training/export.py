@@ -92,7 +92,8 @@ def export_run(run: TrainingRun, state: RunState, timer: RunTimer, *, exported: 
         "exported": _exported(run, state, exported),
         "evaluations": described(state.evaluations),
         "student": {"from": _identity(prepared.student.folder), "to": _identity(folder / STUDENT)},
-        "teacher": None if prepared.teacher is None else _identity(prepared.teacher.folder),
+        "teacher": _identity(prepared.teachers[0].folder) if len(prepared.teachers) == 1 else None,
+        **_teachers(prepared),
         **_dataset(prepared),
         "references": _reference_sources(prepared),
         "left_out": prepared.left_out,
@@ -274,6 +275,25 @@ def _dataset(prepared: Prepared) -> dict[str, Any]:
     data = prepared.dataset
     source = {} if data.origin is None else {"source": {"name": data.name, "content": data.origin}}
     return {"dataset": data.fingerprint, "notices": list(data.notices), **source}
+
+
+def _teachers(prepared: Prepared) -> dict[str, Any]:
+    """Return several teachers with what they annotated, and what they taught of all rows; nothing with one."""
+    routing, annotations, settings = prepared.routing, prepared.annotations, prepared.run.routing
+    if routing is None or annotations is None or settings is None:
+        return {}
+    found = [
+        {
+            "name": name,
+            "model": _identity(model.folder),
+            "annotation": None if dataset is None else dataset.fingerprint,
+            **summary,
+        }
+        for (name, summary), model, dataset in zip(
+            routing.summary().items(), prepared.teachers, annotations.datasets, strict=True
+        )
+    ]
+    return {"teachers": found, "routing": settings.identity()}
 
 
 def _own_parts(algorithm: Algorithm) -> Iterator[tuple[str, object]]:

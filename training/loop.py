@@ -207,7 +207,12 @@ def _steps(
             yield CompletedStep(
                 step=step + 1,
                 metrics=step_metrics(
-                    batch, updates, staleness=staleness, sync=ended - waited, wall=ended - began
+                    batch,
+                    updates,
+                    staleness=staleness,
+                    sync=ended - waited,
+                    wall=ended - began,
+                    generates=prepared.plan.generates,
                 ),
                 weights=f"{snapshot.checksum:016x}",
                 samples=_samples(prepared, batch),

@@ -10,8 +10,10 @@ import numpy as np
 
 from training.algorithms.base import Columns, Floats, Sequences, Source
 from training.algorithms.token_weights import truncated_importance
+from training.losses.by_teacher import BY_TEACHER
 from training.losses.reductions import Totals, check_sequences, expand
 from training.plan import RunPlan, ScoringPass
+from training.scorers.routed import RoutedScores
 from training.scorers.scores import Scores
 
 if TYPE_CHECKING:
@@ -39,28 +41,60 @@ def part_inputs(batch: RolloutBatch, update: int, part: int, plan: RunPlan) -> P
 
     Raises `ValueError`, naming the sequence, for invalid weights or lengths.
     """
-    number, indices = batch.part_numbers(update)[part], batch.updates[update][part]
-    columns = _columns(batch, [number], plan)
-    weights, totals = _weights(batch, update, part, columns, plan)
-    of_sequences = batch.weights[list(indices)] * weights.rollouts
-    check_sequences(of_sequences, columns.lengths)
-    per_sequence = plan.algorithm.reduction(of_sequences, columns.lengths, totals)
-    coefficients = expand(per_sequence, columns.lengths)
-    if weights.tokens is not None:
-        coefficients = coefficients * weights.tokens
-    signals = {name: values for name, values in columns.values.items() if name not in _COLUMNS_ONLY}
-    signals |= _distributions(batch, number)
-    if plan.algorithm.advantages is not None:
-        signals["advantages"] = _advantages(columns, plan).astype(np.float32)
-    if weights.terms:
-        signals["term_weights"] = np.stack(weights.terms, axis=1).astype(np.float32)
-    trained = of_sequences > 0
+    number, indices = batch.part_numbers(update)[part], list(batch.updates[update][part])
+    by_teacher = [_columns(batch, [number], plan, teacher) for teacher in _teachers(batch, plan)]
+    weights, totals = _weights(batch, update, part, by_teacher, plan)
+    coefficients, of_sequences = list[Floats](), np.zeros(len(indices))
+    for columns, one in zip(by_teacher, weights, strict=True):
+        own = batch.weights[indices] * one.rollouts
+        check_sequences(own, columns.lengths)
+        expanded = expand(plan.algorithm.reduction(own, columns.lengths, totals), columns.lengths)
+        coefficients.append(expanded if one.tokens is None else expanded * one.tokens)
+        of_sequences += own
+    lengths = by_teacher[0].lengths
+    signals = _signals(batch, number, by_teacher, weights, plan)
+    total, trained = sum(coefficients[1:], start=coefficients[0]), of_sequences > 0
+    if plan.mixes:
+        factors = np.stack(coefficients, axis=1)
+        shares = np.repeat(batch.shares_of(indices), lengths, axis=0)  # for the metrics of untrained tokens
+        np.divide(factors, total[:, None], out=shares, where=total[:, None] > 0)
+        signals["teacher_factors"] = shares.astype(np.float32)
     if plan.algorithm.sequence_loss is not None:
         slopes = np.array([batch.sequence_slopes[index] for index in indices])
-        signals["sequence_slopes"] = expand(slopes, columns.lengths).astype(np.float32)
-        signals["token_coefficients"] = coefficients.astype(np.float32)
-        coefficients, trained = np.ones(len(coefficients)), trained | (slopes != 0)
-    return PartInputs(signals=signals, coefficients=coefficients, trained=trained)
+        signals["sequence_slopes"] = expand(slopes, lengths).astype(np.float32)
+        signals["token_coefficients"] = total.astype(np.float32)
+        total, trained = np.ones(len(total)), trained | (slopes != 0)
+    return PartInputs(signals=signals, coefficients=total, trained=trained)
+
+
+def _teachers(batch: RolloutBatch, plan: RunPlan) -> Sequence[int | None]:
+    """Return the numbers of the teachers whose losses are added up; None: there is one, or each prompt has its own."""
+    return range(len(plan.teachers)) if plan.mixes else (None,)
+
+
+def _signals(
+    batch: RolloutBatch,
+    number: int,
+    by_teacher: Sequence[Columns],
+    weights: Sequence[_Weights],
+    plan: RunPlan,
+) -> dict[str, np.ndarray]:
+    """Return the signals of a part; of several teachers, those that each of them has are stacked."""
+    found = list[dict[str, np.ndarray]]()
+    for teacher, columns, one in zip(_teachers(batch, plan), by_teacher, weights, strict=True):
+        own = {name: values for name, values in columns.values.items() if name not in _COLUMNS_ONLY}
+        own |= _distributions(batch, number, teacher)
+        if plan.algorithm.advantages is not None:
+            own["advantages"] = _advantages(columns, plan).astype(np.float32)
+        if one.terms:
+            own["term_weights"] = np.stack(one.terms, axis=1).astype(np.float32)
+        found.append(own)
+    if not plan.mixes:
+        return found[0]
+    return {
+        name: np.stack([own[name] for own in found], axis=1) if name in BY_TEACHER else values
+        for name, values in found[0].items()
+    }
 
 
 def sequences_of(
@@ -100,8 +134,11 @@ def _sources(batch: RolloutBatch) -> Iterator[Source]:
 # --- columns -----------------------------------------------------------------------------------------------------
 
 
-def _columns(batch: RolloutBatch, numbers: Sequence[int], plan: RunPlan) -> Columns:
-    """Return what is known of the sequences of some parts. Waits for their scores and grades."""
+def _columns(
+    batch: RolloutBatch, numbers: Sequence[int], plan: RunPlan, teacher: int | None = None
+) -> Columns:
+    """Return what is known of the sequences of some parts, with the scores of the teacher of that number, or without one of each
+    sequence's own. Waits for their scores and grades."""
     indices = [index for number in numbers for index in batch.parts[number]]
     values: dict[str, np.ndarray] = {}
     if plan.samples:
@@ -109,8 +146,8 @@ def _columns(batch: RolloutBatch, numbers: Sequence[int], plan: RunPlan) -> Colu
     for name, own in (("old_logprobs", batch.old_logprobs), ("student_entropy", batch.student_entropy)):
         if own is not None:
             values[name] = np.concatenate([own[index] for index in indices])
-    for one, pending in batch.scores.items():
-        scores = [score for number in numbers for score in pending[number].get()[0]]
+    for one in batch.scores:
+        scores = [score for number in numbers for score in _scores(batch, one, number, teacher)]
         values |= _joined(_numbers(one, scores))
     given = len(batch.demonstrations)
     rewards, shares = batch.rewards, batch.shares
@@ -139,13 +176,21 @@ def _numbers(one: ScoringPass, scores: Sequence[Scores]) -> dict[str, list[np.nd
     return found
 
 
-def _distributions(batch: RolloutBatch, number: int) -> dict[str, np.ndarray]:
+def _scores(batch: RolloutBatch, one: ScoringPass, number: int, teacher: int | None) -> Sequence[Scores]:
+    """Return the scores of a part's sequences by a pass, see `_columns`."""
+    pending = batch.scores[one][number]
+    if teacher is not None and isinstance(pending, RoutedScores):
+        return pending.of(teacher)
+    return pending.get()[0]
+
+
+def _distributions(batch: RolloutBatch, number: int, teacher: int | None) -> dict[str, np.ndarray]:
     """Return the loss inputs [T, ...] that represent the teacher's distributions, of a part."""
     found: dict[str, list[np.ndarray | None]] = {}
-    for one, pending in batch.scores.items():
+    for one in batch.scores:
         if not any({"top_k", "full"} & set(scorer.outputs) for scorer in one.scorers):
             continue
-        scores = pending[number].get()[0]
+        scores = _scores(batch, one, number, teacher)
         if one.request.states:
             found["teacher_states"] = [score.states for score in scores]
         else:
@@ -183,32 +228,50 @@ class _Weights:
 
 
 def _weights(
-    batch: RolloutBatch, update: int, part: int, columns: Columns, plan: RunPlan
-) -> tuple[_Weights, Totals]:
-    """Return the weights of a part and what the reduction of its optimizer step divides by. `columns`: of the part.
-    Demonstrations have weight 0."""
+    batch: RolloutBatch, update: int, part: int, by_teacher: Sequence[Columns], plan: RunPlan
+) -> tuple[list[_Weights], Totals]:
+    """Return the weights of a part for each teacher, and what the reduction of its optimizer step divides by. `by_teacher`: the
+    columns of the part. Demonstrations have weight 0."""
     totals, parts = batch.totals(update), batch.updates[update]
     given = batch.is_demonstration(parts[part].start)
     if not plan.algorithm.whole_updates:
-        return _nothing(columns, plan) if given else _weights_of(columns, plan), totals
+        if given:
+            return [_nothing(one, plan) for one in by_teacher], totals
+        return _shared(batch, parts[part], [_weights_of(one, plan) for one in by_teacher], plan), totals
     numbers = [
         number
         for number, one in zip(batch.part_numbers(update), parts, strict=True)
         if not batch.is_demonstration(one.start)
     ]
-    whole = _columns(batch, numbers, plan)
-    weights = _weights_of(whole, plan)
-    totals = _with_sums(totals, weights, whole.lengths)
+    whole = [_columns(batch, numbers, plan, teacher) for teacher in _teachers(batch, plan)]
+    indices = [index for number in numbers for index in batch.parts[number]]
+    weights = _shared(batch, indices, [_weights_of(one, plan) for one in whole], plan)
+    totals = _with_sums(totals, weights, whole[0].lengths)
     if given:
-        return _nothing(columns, plan), totals
+        return [_nothing(one, plan) for one in by_teacher], totals
     first = sum(map(len, parts[:part]))
-    ends = np.cumsum([0, *whole.lengths])
-    tokens = slice(ends[first], ends[first + len(parts[part])])
+    return [_cut(one, first, len(parts[part]), whole[0].lengths) for one in weights], totals
+
+
+def _shared(
+    batch: RolloutBatch, indices: Sequence[int], weights: Sequence[_Weights], plan: RunPlan
+) -> list[_Weights]:
+    """Return the weights of each teacher times its shares in the loss of the sequences."""
+    if not plan.mixes:
+        return list(weights)
+    shares = batch.shares_of(indices)
+    return [replace(one, rollouts=one.rollouts * shares[:, teacher]) for teacher, one in enumerate(weights)]
+
+
+def _cut(weights: _Weights, first: int, count: int, lengths: np.ndarray) -> _Weights:
+    """Return the weights of `count` sequences from `first` on."""
+    ends = np.cumsum([0, *lengths])
+    tokens = slice(ends[first], ends[first + count])
     return _Weights(
-        rollouts=weights.rollouts[first : first + len(parts[part])],
+        rollouts=weights.rollouts[first : first + count],
         tokens=None if weights.tokens is None else weights.tokens[tokens],
         terms=tuple(one[tokens] for one in weights.terms),
-    ), totals
+    )
 
 
 def _weights_of(columns: Columns, plan: RunPlan) -> _Weights:
@@ -226,9 +289,11 @@ def _nothing(columns: Columns, plan: RunPlan) -> _Weights:
     return _Weights(rollouts=np.zeros(len(columns.lengths)), tokens=None, terms=terms)
 
 
-def _with_sums(totals: Totals, weights: _Weights, lengths: np.ndarray) -> Totals:
-    """Return the counts with the sums of the rollout weights and of the token weights, of all rollouts of a step."""
-    tokens = expand(weights.rollouts, lengths)
-    if weights.tokens is not None:
-        tokens = tokens * weights.tokens
-    return replace(totals, rollout_weights=float(weights.rollouts.sum()), token_weights=float(tokens.sum()))
+def _with_sums(totals: Totals, weights: Sequence[_Weights], lengths: np.ndarray) -> Totals:
+    """Return the counts with the sums of the rollout weights and of the token weights, of all rollouts of a step and teachers."""
+    of_rollouts, of_tokens = 0.0, 0.0
+    for one in weights:
+        tokens = expand(one.rollouts, lengths)
+        of_tokens += float((tokens if one.tokens is None else tokens * one.tokens).sum())
+        of_rollouts += float(one.rollouts.sum())
+    return replace(totals, rollout_weights=of_rollouts, token_weights=of_tokens)

@@ -24,6 +24,7 @@ def step_metrics(
     staleness: int,
     sync: float,
     wall: float,
+    generates: bool = False,
 ) -> dict[str, float]:
     """Return the metrics (name -> value) of step `batch.step + 1` (1, 2, ...) with its optimizer steps.
 
@@ -45,6 +46,8 @@ def step_metrics(
         **token_metrics([seen for update in updates for _, seen in update.trained]),
         **response_metrics(batch),
         **reward_metrics(batch),
+        **teacher_metrics(batch),
+        **generated_metrics(batch, generates=generates),
         **update_metrics(updates),
         "staleness": staleness,
         **throughput(batch, updates, wall),
@@ -111,6 +114,28 @@ def reward_metrics(batch: RolloutBatch) -> dict[str, float]:
         found["reward_mean"] = float(batch.rewards.mean())
         found["agreeing_groups"] = float(np.mean([np.ptp(group) == 0 for group in groups]))
     return found if batch.shares is None else found | {"answer_share_mean": float(batch.shares.mean())}
+
+
+def teacher_metrics(batch: RolloutBatch) -> dict[str, float]:
+    """Return for each of several teachers `teacher_share_<name>`, its share of the prompts, and `teacher_weight_<name>`, the mean
+    of its weight on those that it teaches (see `training.data.routing`); nothing with one teacher."""
+    if batch.routing is None:
+        return {}
+    rows = [group.row for group in batch.groups]
+    return {
+        f"teacher_{what}_{name}": value
+        for name, values in batch.routing.summary(rows).items()
+        for what, value in values.items()
+    }
+
+
+def generated_metrics(batch: RolloutBatch, *, generates: bool) -> dict[str, float]:
+    """Return the number of prompts to which the teacher generated responses, and how many of them it solved; nothing in a run
+    whose teacher does not generate."""
+    if not generates:
+        return {}
+    solved = sum(source == "teacher" for _, source in batch.demonstrations)
+    return {"teacher_asked": batch.asked_teacher, "teacher_solved": solved}
 
 
 def update_metrics(updates: Sequence[Update]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from training.algorithms.base import Algorithm, Scorer, Term, TokenWeight, View
 from training.algorithms.losses import GeneralisedJSD, ReferenceKL, TopKCrossEntropy, build_loss
 from training.algorithms.rollout_weights import answer_share
 from training.algorithms.token_weights import SCHEDULES, PositionWeight
-from training.config import AlgorithmSettings, BinaryWeight, PlainWeight, RunConfig
+from training.config import AlgorithmSettings, BinaryWeight, PlainWeight, RunConfig, TeacherSettings
 from training.losses.prompt_weights import (
     Binary,
     Constant,
@@ -41,12 +41,13 @@ _TEACHER_INPUTS = {
 }  # fmt: skip
 
 Frozen = Literal["teacher", "reference"]
-"""A worker with a frozen model: the checkpoint `teacher.model`, or the initial student."""
+"""What a frozen model is: the checkpoint `teacher.model` or one of those in `teachers`, or the initial student."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringPass:
-    """One forward pass of a frozen model over rollouts in one prompt view, and the roles that its outputs have in the loss."""
+    """One forward pass of a frozen model over rollouts in one prompt view, and the roles that its outputs have in the loss. With
+    several teachers, each teacher does the pass over the rollouts for the prompts that it teaches."""
 
     worker: Frozen
     view: View
@@ -76,8 +77,48 @@ class RunPlan:
 
     @property
     def has_teacher(self) -> bool:
-        """Whether a worker has the checkpoint `teacher.model`."""
-        return any(one.worker == "teacher" for one in self.passes)
+        """Whether the algorithm has a teacher: `teacher.model`, or several in `teachers`."""
+        return self.generates or any(one.worker == "teacher" for one in self.passes)
+
+    @property
+    def generates(self) -> bool:
+        """Whether an engine with the teacher's weights generates responses."""
+        return self.algorithm.generated > 0
+
+    @property
+    def teachers(self) -> tuple[TeacherSettings, ...]:
+        """The settings of the run's teachers: none if the algorithm has none, one, or several that prompts are routed to."""
+        if not self.has_teacher:
+            return ()
+        return self.run.teachers or (() if self.run.teacher is None else (self.run.teacher,))
+
+    @property
+    def scoring_teachers(self) -> tuple[TeacherSettings, ...]:
+        """The settings of the teachers that score rollouts."""
+        return self.teachers if any(one.worker == "teacher" for one in self.passes) else ()
+
+    @property
+    def has_plain_reference(self) -> bool:
+        """Whether the reference gives log-probabilities of the rollouts."""
+        return any(scorer.role == "reference" for scorer in self.algorithm.scorers)
+
+    @property
+    def teacher_names(self) -> tuple[str, ...]:
+        """The names of the teachers' workers and of the sections of their settings."""
+        if not self.run.teachers:
+            return ("teacher",) * len(self.teachers)
+        return tuple(f"teachers.{one.name}" for one in self.run.teachers) if self.has_teacher else ()
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether the run has several teachers."""
+        return len(self.teachers) > 1
+
+    @property
+    def mixes(self) -> bool:
+        """Whether a prompt may be taught by several teachers at once."""
+        routing = self.run.routing
+        return self.is_routed and routing is not None and routing.kind == "weighted"
 
     @property
     def has_reference(self) -> bool:
@@ -109,7 +150,7 @@ class RunPlan:
     def token_loss(self) -> TokenLoss:
         """Return the torch code of the loss."""
         has_sequence_loss = self.algorithm.sequence_loss is not None
-        return build_loss(self.algorithm.loss, has_sequence_loss=has_sequence_loss)
+        return build_loss(self.algorithm.loss, has_sequence_loss=has_sequence_loss, mixed=self.mixes)
 
     @property
     def views(self) -> tuple[View, ...]:
@@ -317,14 +358,16 @@ def _worker(scorer: Scorer) -> Frozen:
 
 
 def _scoring_pass(run: RunConfig, worker: Frozen, view: View, scorers: list[Scorer]) -> ScoringPass:
-    """Return the pass that gives all outputs of these scorers. The full distribution is sent as hidden states, or by a vLLM
-    teacher as all log-probabilities, which `training.worker_set` requests as a top k of the whole vocabulary."""
+    """Return the pass that gives all outputs of these scorers. The full distribution is sent as hidden states if one model has
+    the head for them and gives them, else as all log-probabilities."""
     outputs = {output for scorer in scorers for output in scorer.outputs}
-    in_process = worker == "reference" or run.teacher is None or run.teacher.backend == "in_process"
+    own = run.teacher is None or run.teacher.backend == "in_process"
+    by_states = worker == "reference" or (own and not run.teachers)
     request = ScoreRequest(
         sampled="sampled" in outputs,
         top_k=next((one.top_k for one in scorers if one.top_k is not None), None),
-        states="full" in outputs and in_process,
+        states="full" in outputs and by_states,
+        whole="full" in outputs and not by_states,
         entropy="entropy" in outputs,
     )
     return ScoringPass(worker=worker, view=view, request=request, scorers=tuple(scorers))

@@ -17,18 +17,22 @@ from tasks.processes.ray_session import RaySession
 from training.data.batches import TokenSequence
 from training.data.model_files import given_template
 from training.evaluation.held_out import opened_thinking
-from training.plan import Frozen, ScoringPass
+from training.plan import ScoringPass
 from training.preflight.check import Prepared, teacher_warning
 from training.preflight.memory import (
     SCORING_FRACTION,
     SCORING_TOKENS,
     engine_fraction,
     placement_of,
-    teacher_settings,
 )
 from training.rewards import Grader
-from training.rollouts.engine import RolloutEngineSettings
-from training.rollouts.pool import RolloutPool
+from training.rollouts.engine import (
+    Generation,
+    RolloutEngineSettings,
+    RolloutRequest,
+    RolloutSampling,
+)
+from training.rollouts.pool import EngineRole, RolloutPool
 from training.scorers.scores import Scores
 from training.scorers.teacher import InProcessTeacher, InProcessTeacherSettings
 from training.scorers.vllm_teacher import ScoringSettings, VllmTeacher, scoring_environment, scoring_options
@@ -38,7 +42,7 @@ from training.student.group import StudentGroup
 from training.student.messages import RankSettings
 from training.weight_sync.sync import choose_transport
 from training.workers.actors import result
-from training.workers.placement import Placement, Role, actor_options, reserved
+from training.workers.placement import Placement, Role, Slot, actor_options, reserved
 
 __all__ = ["PendingScores", "SharedWorkers", "StartWorkers", "Workers", "start_workers"]
 
@@ -67,26 +71,35 @@ class PendingScores:
 class Workers:
     """The workers that the training loop uses.
 
-    `frozen`: the actors of each frozen model (`teacher`, `reference`) that the run has, copies of one model, one for each slot of
-    the placement. `grader`: None without a reward. `facts` describes students, engines, frozen models and transport, as reported
-    by the workers.
+    `teachers`: the actors of each teacher that the run has, copies of one model, one for each of its slots of the placement;
+    `reference`: those of the reference. `generator`: an engine with the teacher's weights, None if the teacher does not generate.
+    `grader`: None without a reward. `facts` describes students, engines, frozen models and transport, as reported by the workers.
     """
 
     students: StudentGroup
     engines: RolloutPool
-    frozen: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    vocabulary: int | None = None
+    teachers: tuple[tuple[Any, ...], ...] = ()
+    reference: tuple[Any, ...] = ()
+    generator: RolloutPool | None = None
     grader: Grader | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
-    def score(self, one: ScoringPass, sequences: Sequence[TokenSequence], part: int = 0) -> PendingScores:
-        """Request the scores of a scoring pass for every response. Returns immediately. The parts of a rollout batch are assigned
-        to the copies round-robin."""
-        copies, request = self.frozen[one.worker], one.request
-        if one.full and not request.states:  # of a vLLM teacher: all log-probabilities
-            request = replace(request, top_k=self.vocabulary)
-        call = copies[part % len(copies)].score.remote(list(sequences), request)
+    def score(
+        self, one: ScoringPass, sequences: Sequence[TokenSequence], part: int = 0, teacher: int = 0
+    ) -> PendingScores:
+        """Request the scores of a scoring pass for every response, if it is a teacher's of the teacher of that number. Returns
+        immediately. The parts of a rollout batch are assigned to the copies round-robin."""
+        copies = self.teachers[teacher] if one.worker == "teacher" else self.reference
+        call = copies[part % len(copies)].score.remote(list(sequences), one.request)
         return PendingScores(call, f"the {one.worker}")
+
+    def generate_by_teacher(
+        self, requests: Sequence[RolloutRequest], sampling: RolloutSampling
+    ) -> list[Generation]:
+        """Return one response of the teacher per request, in the order of the requests."""
+        if self.generator is None:
+            raise RuntimeError("this run has no engine with the teacher's weights")
+        return self.generator.generate(requests, sampling)
 
     def grade(self, prepared: Prepared, row: int, tokens: np.ndarray) -> Future[float]:
         """Request the reward of a rollout for a row. Returns immediately."""
@@ -139,8 +152,8 @@ class SharedWorkers:
         self._session: RaySession | None = None
         self._group: Any = None
         self._grader: Grader | None = None
-        self._engines: tuple[RolloutEngineSettings, RolloutPool] | None = None
-        self._frozen: dict[Frozen, tuple[tuple[Any, ...], tuple[Any, ...]]] = {}
+        self._pools: dict[EngineRole, tuple[RolloutEngineSettings, RolloutPool]] = {}
+        self._frozen: dict[tuple[Role, int], tuple[tuple[Any, ...], tuple[Any, ...]]] = {}
 
     def __enter__(self) -> SharedWorkers:
         return self
@@ -150,8 +163,8 @@ class SharedWorkers:
 
     def close(self) -> None:
         """End all workers and the Ray session. A later run starts new ones."""
-        self._session = self._group = self._grader = self._engines = None
-        self._frozen = {}
+        self._session = self._group = self._grader = None
+        self._pools, self._frozen = {}, {}
         self._stack.close()
 
     @contextmanager
@@ -166,20 +179,22 @@ class SharedWorkers:
         with self._closed_on_failure():
             session = self._open_session()
             grader = self._grading() if prepared.plan.grades else None
-            engines = self._with_settings(rollout_engine_settings(prepared, placement), log)
+            engines = self._pool("rollout", rollout_engine_settings(prepared, placement), log)
             if placement.shares_gpus:
                 engines.ready()
             settings = rank_settings(prepared, placement, teacher_head=states_folder(prepared))
             students = StudentGroup(placement, self._group, settings, prepared.plan.token_loss())
-            frozen = self._frozen_models(prepared)
+            frozen, generator = self._frozen_models(prepared), self._generator(prepared, log)
             facts: dict[str, Any] = {"transport": choice.transport, "placement": placement.name}
-            facts |= _wait_for_models(students, engines, frozen)
+            facts |= _wait_for_models(students, engines, _named(prepared, frozen))
+            facts |= {} if generator is None else {"generator": generator.ready()[0]}
             log_findings(facts, log)
             session.guard_workers()
             students.open_transfer(choice, engines)
+            teachers = tuple(actors for (role, _), actors in frozen.items() if role == "teacher")
             yield Workers(
-                students=students, engines=engines, frozen=frozen, vocabulary=prepared.shared_vocab, grader=grader,
-                facts=facts,
+                students=students, engines=engines, teachers=teachers, reference=frozen.get(("reference", 0), ()),
+                generator=generator, grader=grader, facts=facts,
             )  # fmt: skip
             students.close()
 
@@ -209,40 +224,58 @@ class SharedWorkers:
         """Give a block new rollout engines, which have the weights of their model folder, and no other workers."""
         with self._closed_on_failure():
             session = self._open_session()
-            self._end_engines()
-            engines = self._with_settings(settings, log)
+            self._end_pool("rollout")
+            engines = self._pool("rollout", settings, log)
             engines.ready()
             session.guard_workers()
             yield engines
 
-    def _with_settings(self, settings: RolloutEngineSettings, log: Callable[[str], None]) -> RolloutPool:
-        """Return rollout engines with these settings, those of the last run if they have them. Does not wait for new ones."""
-        kept = self._engines
+    def _pool(
+        self, role: EngineRole, settings: RolloutEngineSettings, log: Callable[[str], None]
+    ) -> RolloutPool:
+        """Return engines with these settings, those of the last run if they have them. Does not wait for new ones."""
+        kept = self._pools.get(role)
         if kept is not None and kept[0] == settings:
             kept[1].begin()
             return kept[1]
-        self._end_engines()
-        pool = RolloutPool(self.placement, self._group, settings, on_loss=log)
-        self._engines = (settings, pool)
+        self._end_pool(role)
+        pool = RolloutPool(self.placement, self._group, settings, on_loss=log, role=role)
+        self._pools[role] = (settings, pool)
         return pool
 
-    def _end_engines(self) -> None:
-        if self._engines is not None:
-            self._engines[1].close()
-            self._engines = None
+    def _end_pool(self, role: EngineRole) -> None:
+        kept = self._pools.pop(role, None)
+        if kept is not None:
+            kept[1].close()
 
-    def _frozen_models(self, prepared: Prepared) -> dict[str, tuple[Any, ...]]:
+    def _generator(self, prepared: Prepared, log: Callable[[str], None]) -> RolloutPool | None:
+        """Return the engine with the teacher's weights, if the run has one. It is ended if it has memory of a GPU in vain."""
+        if prepared.plan.generates:
+            return self._pool("generator", generator_settings(prepared, self.placement), log)
+        if not self.placement.on_cpu:
+            self._end_pool("generator")
+        return None
+
+    def _frozen_models(self, prepared: Prepared) -> dict[tuple[Role, int], tuple[Any, ...]]:
         """Return the frozen models of a run. Those that it does not need are ended if they have memory of a GPU."""
         wanted = frozen_models(prepared, self.placement)
-        for role, (model, actors) in list(self._frozen.items()):
-            unneeded = role not in wanted and not self.placement.on_cpu
-            if unneeded or (role in wanted and wanted[role] != model):
+        for key, (model, actors) in list(self._frozen.items()):
+            unneeded = key not in wanted and not self.placement.on_cpu
+            if unneeded or (key in wanted and wanted[key] != model):
                 _end(actors)
-                del self._frozen[role]
-        for role, model in wanted.items():
-            if role not in self._frozen:
-                self._frozen[role] = (model, _actors(role, self.placement, self._group, *model))
-        return {role: self._frozen[role][1] for role in wanted}
+                del self._frozen[key]
+        for key, model in wanted.items():
+            if key not in self._frozen:
+                self._frozen[key] = (model, _actors(self.placement.slots_of(*key), self._group, *model))
+        return {key: self._frozen[key][1] for key in wanted}
+
+
+def _named(
+    prepared: Prepared, frozen: Mapping[tuple[Role, int], tuple[Any, ...]]
+) -> dict[str, tuple[Any, ...]]:
+    """Return the frozen models by the names of the descriptions."""
+    names = prepared.plan.teacher_names
+    return {names[number] if role == "teacher" else role: actors for (role, number), actors in frozen.items()}
 
 
 def states_folder(prepared: Prepared) -> Path | None:
@@ -253,14 +286,16 @@ def states_folder(prepared: Prepared) -> Path | None:
     return prepared.student.folder if worker == "reference" else prepared.teacher_files.folder
 
 
-def frozen_models(prepared: Prepared, placement: Placement) -> dict[Frozen, tuple[Any, ...]]:
-    """Return the class and the arguments of each frozen model of the run."""
-    plan, found = prepared.plan, dict[Frozen, tuple[Any, ...]]()
-    if plan.has_teacher:
-        found["teacher"] = teacher_actor(prepared, placement)
+def frozen_models(prepared: Prepared, placement: Placement) -> dict[tuple[Role, int], tuple[Any, ...]]:
+    """Return the class and the arguments of each frozen model of the run, by its role and number."""
+    plan = prepared.plan
+    found: dict[tuple[Role, int], tuple[Any, ...]] = {
+        ("teacher", number): teacher_actor(prepared, placement, number)
+        for number in range(len(plan.scoring_teachers))
+    }
     if plan.has_reference:
         start = frozen_settings(prepared, placement, prepared.student.folder, plan.run.trainer.dtype)
-        found["reference"] = (InProcessTeacher, start)
+        found["reference", 0] = (InProcessTeacher, start)
     return found
 
 
@@ -287,6 +322,13 @@ def rollout_engine_settings(prepared: Prepared, placement: Placement) -> Rollout
         transport=choose_transport(placement).transport,
         sleeps=placement.shares_gpus,
     )
+
+
+def generator_settings(prepared: Prepared, placement: Placement) -> RolloutEngineSettings:
+    """Return the settings of the engine with the teacher's weights, which are never changed."""
+    own = rollout_engine_settings(prepared, placement)
+    teacher, dtype = prepared.teacher_files, prepared.plan.teachers[0].dtype
+    return replace(own, model=teacher.folder, dtype=dtype, transport="object_store")
 
 
 def rank_settings(
@@ -330,9 +372,9 @@ def prompt_files(prepared: Prepared) -> PromptFiles:
     )
 
 
-def scoring_settings(prepared: Prepared) -> ScoringSettings:
-    """Return the settings of a vLLM teacher."""
-    run, teacher = prepared.run, prepared.teacher_files
+def scoring_settings(prepared: Prepared, number: int = 0) -> ScoringSettings:
+    """Return the settings of a vLLM teacher, the one of that number."""
+    run, teacher = prepared.run, prepared.teachers[number]
     passes = [one for one in prepared.plan.passes if one.worker == "teacher"]
     top_k = max(prepared.shared_vocab if one.full else one.request.top_k or 1 for one in passes)
     return ScoringSettings(
@@ -340,22 +382,20 @@ def scoring_settings(prepared: Prepared) -> ScoringSettings:
         max_tokens=run.context_tokens,
         top_k=top_k,
         vocabulary=teacher.vocab_size,
-        dtype=teacher_settings(run).dtype,
+        dtype=prepared.plan.teachers[number].dtype,
         pass_tokens=SCORING_TOKENS,
         gpu_memory_fraction=SCORING_FRACTION,
         kv_cache_gib=run.placement.cpu_kv_gib,
     )
 
 
-def _actors(role: Role, placement: Placement, group: Any, kind: Any, *arguments: Any) -> tuple[Any, ...]:
-    """Create one Ray actor for every slot of the role."""
+def _actors(slots: Sequence[Slot], group: Any, kind: Any, *arguments: Any) -> tuple[Any, ...]:
+    """Create one Ray actor in every slot."""
     import ray
 
     return tuple(
-        cast(Any, ray.remote)(kind)
-        .options(**actor_options(placement.slot(role, index), group), max_restarts=0)
-        .remote(*arguments)
-        for index in range(placement.count(role))
+        cast(Any, ray.remote)(kind).options(**actor_options(slot, group), max_restarts=0).remote(*arguments)
+        for slot in slots
     )
 
 
@@ -380,14 +420,14 @@ def _ready(actors: Sequence[Any], who: str) -> Any:
     return [result(one.ready.remote(), who) for one in actors][0]  # noqa: RUF015 - all of them are waited for
 
 
-def teacher_actor(prepared: Prepared, placement: Placement) -> tuple[Any, ...]:
-    """Return the class and the arguments of the teacher for the run's teacher backend."""
-    teacher = teacher_settings(prepared.run)
+def teacher_actor(prepared: Prepared, placement: Placement, number: int = 0) -> tuple[Any, ...]:
+    """Return the class and the arguments of a teacher, the one of that number, for its backend."""
+    teacher = prepared.plan.teachers[number]
     if teacher.backend == "vllm":
-        scoring = scoring_settings(prepared)
+        scoring = scoring_settings(prepared, number)
         environment = scoring_environment(scoring, on_cpu=placement.on_cpu)
         return VllmTeacher, scoring, environment, scoring_options(scoring, on_cpu=placement.on_cpu)
-    folder = prepared.teacher_files.folder
+    folder = prepared.teachers[number].folder
     return InProcessTeacher, frozen_settings(prepared, placement, folder, teacher.dtype)
 
 

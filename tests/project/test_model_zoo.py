@@ -102,7 +102,7 @@ def planned(run: RunConfig) -> MemoryPlan:
         for one in (run.student, run.teacher)
         if one is not None
     ]
-    return memory_plan(plan, dims[0], dims[-1] if plan.has_teacher else None)
+    return memory_plan(plan, *(dims if plan.has_teacher else dims[:1]))
 
 
 def test_every_pair_has_a_profile() -> None:

@@ -197,7 +197,7 @@ def test_top_k_changes_the_scorer_alone() -> None:
 
 def test_a_vllm_teacher_sends_no_hidden_states_and_the_start_still_does() -> None:
     (one,) = plan(top_k="full", teacher="vllm").passes
-    assert one.full and one.request == ScoreRequest()  # the workers ask for all log-probabilities
+    assert one.full and one.request == ScoreRequest(whole=True)
     assert plan(top_k="full", teacher="vllm").from_states is None
     assert plan("opsd", teacher="vllm").from_states == "reference"
 

@@ -48,8 +48,8 @@ ONE = TokenSequence(tokens=np.arange(5, dtype=np.int32), prompt_length=2)
 def test_parts_are_assigned_round_robin_to_the_copies_of_the_model_of_the_pass() -> None:
     plan = resolve(small_run(Path("d"), algorithm={"reference_kl_coefficient": 0.1, "top_k": 4}))
     asked: dict[str, list[tuple[int, int, ScoreRequest]]] = {"teacher": [], "reference": []}
-    frozen = {"teacher": copies(asked["teacher"], 3), "reference": copies(asked["reference"], 2)}
-    workers = Workers(students=NOBODY, engines=NOBODY, frozen=frozen)
+    teachers, reference = (copies(asked["teacher"], 3),), copies(asked["reference"], 2)
+    workers = Workers(students=NOBODY, engines=NOBODY, teachers=teachers, reference=reference)
     for part in range(5):
         for one in plan.passes:
             workers.score(one, [ONE] * (part + 1), part)
@@ -60,7 +60,7 @@ def test_parts_are_assigned_round_robin_to_the_copies_of_the_model_of_the_pass()
 
 @pytest.mark.parametrize(
     ("backend", "request_of"),
-    [("in_process", ScoreRequest(states=True)), ("vllm", ScoreRequest(top_k=2048))],
+    [("in_process", ScoreRequest(states=True)), ("vllm", ScoreRequest(whole=True))],
 )
 def test_the_full_distribution_comes_as_states_or_as_all_log_probabilities(
     backend: str, request_of: ScoreRequest
@@ -68,7 +68,7 @@ def test_the_full_distribution_comes_as_states_or_as_all_log_probabilities(
     teacher = {"model": "t", "backend": backend, "force": True}
     (one,) = resolve(small_run(Path("d"), teacher=teacher, algorithm={"top_k": "full"})).passes
     asked: list[tuple[int, int, ScoreRequest]] = []
-    workers = Workers(students=NOBODY, engines=NOBODY, frozen={"teacher": copies(asked, 1)}, vocabulary=2048)
+    workers = Workers(students=NOBODY, engines=NOBODY, teachers=(copies(asked, 1),))
     workers.score(one, [ONE])
     assert asked == [(0, 1, request_of)]
 

@@ -140,9 +140,16 @@ class SequenceOutputs:
     diagnostics: Mapping[str, float] = field(default_factory=dict)
 
 
-SequenceLoss = Callable[[Sequences], SequenceOutputs]
-"""Sequences -> a loss that is not a sum over tokens, such as a preference between two sequences. Its derivatives are constants of
-the backward pass, which is therefore exact, however the update is split."""
+class SequenceLoss(Protocol):
+    """Sequences -> a loss that is not a sum over tokens, such as a preference between two sequences. Its derivatives are
+    constants of the backward pass, which is therefore exact, however the update is split."""
+
+    @property
+    def needs(self) -> frozenset[Literal["rewards", "reference"]]:
+        """The optional fields of `Sequences` that it cannot do without."""
+        ...
+
+    def __call__(self, sequences: Sequences, /) -> SequenceOutputs: ...
 
 
 class Loss(Protocol):
@@ -177,7 +184,9 @@ class Algorithm:
 
     `loss`: the terms of the token loss; may be empty with a `sequence_loss`, which is added as it is, without reduction, rollout
     and token weights. `rollouts`: responses of the student, or those in the dataset. `demonstrations`: whether the sequence loss
-    also gets a response for each prompt, its solution (see `training.data.references`), where there is one. `scorers`: the frozen
+    also gets a response for each prompt, its solution (see `training.data.references`), where there is one. `generated`: the
+    number of new responses of the teacher to a prompt that has neither a right rollout nor a solution of the dataset's own, of
+    which the sequence loss gets the first right one in place of the dataset's responses. `scorers`: the frozen
     models. `student_outputs`: what the student itself returns about the rollouts before the first update of their batch, as
     `old_logprobs` and `student_entropy`. `reward`, `answer_shares`: whether answers are verified, or looked up among the
     teacher's clusters. `advantages`: the loss input of that name. `whole_updates`: whether the weights of tokens and rollouts
@@ -193,6 +202,7 @@ class Algorithm:
     sequence_loss: SequenceLoss | None = None
     rollouts: Literal["student", "dataset"] = "student"
     demonstrations: bool = False
+    generated: int = 0
     scorers: tuple[Scorer, ...] = ()
     student_outputs: tuple[Literal["sampled", "entropy"], ...] = ()
     reward: bool = False

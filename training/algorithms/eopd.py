@@ -47,12 +47,31 @@ def variant(options: Options) -> Algorithm:
     return replace(
         opd_rkl.ALGORITHM,
         summary="On-policy distillation by the reverse KL of the sampled tokens, and a forward KL where the teacher is uncertain",
-        formula="mean over tokens of max(-r_t A_t, -clip(r_t, 1 - eps, 1 + eps) A_t)"
-        " + [H(p_t) > 0.8] sum_{j in top 16} p_j / m log(p_j / (m q_j)), A_t = log p(y_t) - log q_old(y_t)",
+        formula=f"mean over tokens of {of_token(options)}, {_advantage(options)}",
         source="EOPD (arXiv:2603.07079), Eq. 7 to 10",
         scorers=(scorer,),
         loss=tuple(terms),
     )
+
+
+def of_token(options: Options) -> str:
+    """Return the loss of a token as a formula."""
+    chosen = {
+        "uncertain": f"[H(p_t) > {options.threshold:g}] ",
+        "random": f"[u_t < {options.share:g}] ",
+        "everywhere": "",
+    }
+    found = opd_rkl.clipped(options.clip)
+    if options.forward_kl != "none":
+        found += f" + {chosen[options.forward_kl]}sum_{{j in top k}} p_j / m log(p_j / (m q_j))"
+    return found + (f" - {options.entropy_bonus:g} H(q_t)" if options.entropy_bonus else "")
+
+
+def _advantage(options: Options) -> str:
+    own = "log p(y_t) - log q_old(y_t)"
+    if options.shaping is None:
+        return f"A_t = {own}"
+    return f"A_t = R_t + min({options.shaping:g} H(q_t), |R_t| / 2), R_t = {own}"
 
 
 ALGORITHM = variant(Options())

@@ -8,7 +8,7 @@ from training.losses.reductions import token_mean
 
 ALGORITHM = Algorithm(
     summary="Distillation on the teacher's responses: cross-entropy with their tokens and with the teacher's top k",
-    formula="mean over tokens of 0.5 (-log q(y_t)) + 0.5 (-sum_{j in top 16} p_j / m log q_j)",
+    formula="mean over tokens of 0.5 (-log q(y_t)) + 0.5 (-sum_{j in top k} p_j / m log q_j)",
     source="EOPD, the rows KD",
     rollouts="dataset",
     scorers=(Scorer(role="teacher", outputs=("top_k",), top_k=16),),

@@ -179,17 +179,21 @@ class ReferenceKL:
         return sampled_losses.FromSampled(loss=sampled_losses.ReferenceKL())
 
 
-def build_loss(terms: Sequence[Term], *, has_sequence_loss: bool = False) -> TokenLoss:
+def build_loss(terms: Sequence[Term], *, has_sequence_loss: bool = False, mixed: bool = False) -> TokenLoss:
     """Return the weighted sum of the terms' losses; a single term of weight 1 is that loss itself. The n-th term that has token
     weights reads the n-th column of `LossInputs.term_weights`. `has_sequence_loss`: in the form that a sequence loss beside them
-    needs, or without terms alone.
+    needs, or without terms alone. `mixed`: against several teachers (`training.losses.mixture`).
 
     Raises `UserError` without any loss, and for a weight that is 0 or not finite.
     """
     if has_sequence_loss:
         from training.losses.combined import WithSequenceLoss
 
-        return WithSequenceLoss(inner=build_loss(terms) if terms else None)
+        return WithSequenceLoss(inner=build_loss(terms, mixed=mixed) if terms else None)
+    if mixed:
+        from training.losses.mixture import OfTeachers
+
+        return OfTeachers(inner=build_loss(terms))
     if not terms:
         raise UserError("the algorithm has no loss: give at least one term, or a sequence loss")
     for term in terms:

@@ -22,7 +22,7 @@ def variant(options: Options) -> Algorithm:
     """Return the algorithm with these options."""
     return Algorithm(
         summary="On-policy distillation by the reverse KL of the sampled tokens, as a clipped policy gradient",
-        formula="mean over tokens of max(-r_t A_t, -clip(r_t, 1 - eps, 1 + eps) A_t), A_t = log p(y_t) - log q_old(y_t)",
+        formula=f"mean over tokens of {clipped(options.clip)}, {_advantage(options.discount)}",
         source="EOPD, its baseline OPD",
         scorers=(Scorer(role="teacher", outputs=("sampled",)),),
         advantages=TeacherAdvantage(discount=options.discount),
@@ -39,6 +39,18 @@ def variant(options: Options) -> Algorithm:
             "q_old is the rollout engine's, unless algorithm.importance_correction is set",
         ),
     )
+
+
+def clipped(clip: float) -> str:
+    """Return the clipped policy gradient of a token as a formula."""
+    return f"max(-r_t A_t, -clip(r_t, 1 - {clip:g}, 1 + {clip:g}) A_t)"
+
+
+def _advantage(discount: float) -> str:
+    own = "log p(y_t) - log q_old(y_t)"
+    if discount == 0.0:
+        return f"A_t = {own}"
+    return f"A_t = R_t + {discount:g} A_(t+1), R_t = {own}"
 
 
 ALGORITHM = variant(Options())

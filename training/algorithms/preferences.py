@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -40,6 +41,10 @@ class Preference:
             raise UserError(
                 f"the preference chooses among {', '.join(self.chosen) or 'nothing'}: give at least one source, each once"
             )
+
+    @property
+    def needs(self) -> frozenset[Literal["rewards", "reference"]]:
+        return frozenset({"rewards", "reference"})
 
     def __call__(self, sequences: Sequences) -> SequenceOutputs:
         if sequences.rewards is None or sequences.reference is None:

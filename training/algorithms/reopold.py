@@ -44,8 +44,9 @@ def variant(options: Options) -> Algorithm:
     )
     return Algorithm(
         summary="Policy gradient with the teacher's log-ratio as reward, bounded from below, on two sets of tokens in turn",
-        formula="-sum_t R_t M_t log q(y_t) / sum_t M_t, R_t = max(log p(y_t) - log q_old(y_t), log(l) / (1 - l)), l = 0.1,"
-        " M_t = [log p(y_t) - log q_old(y_t) >= log(l) / (1 - l)], after the switch [H(q_t) in the top 20%]",
+        formula="-sum_t R_t M_t log q(y_t) / sum_t M_t, R_t = max(log p(y_t) - log q_old(y_t), f), f ="
+        f" {options.floor.replace('/', ' / ')}, l = {options.mixture:g}, M_t = [log p(y_t) - log q_old(y_t) >= f], after"
+        f" {options.switch_step} batches [H(q_t) in the top {options.entropy_share:.4g}]",
         source="REOPOLD (arXiv:2603.11137), as the rival of PW-OPSD",
         scorers=(scorer,),
         student_outputs=("sampled", "entropy"),

@@ -35,6 +35,8 @@ class LossInputs:
     `token_coefficients` fp32 [T]: the coefficients of the token losses (see `training.losses.combined.WithSequenceLoss`).
     `term_weights` fp32 [T, n]: the factors of the n terms that have token weights of their own (see
     `training.losses.combined.OnSomeTokens`).
+    `teacher_factors` fp32 [T, n]: the factors of the losses against n teachers; with it the fields of
+    `training.losses.by_teacher` have the shape [T, n, ...] (see `training.losses.mixture`).
     """
 
     sampled_ids: Tensor
@@ -50,6 +52,7 @@ class LossInputs:
     sequence_slopes: Tensor | None = None
     token_coefficients: Tensor | None = None
     term_weights: Tensor | None = None
+    teacher_factors: Tensor | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -31,7 +31,7 @@ class Combined:
         total, parts = torch.zeros_like(logits), []
         for weight, loss in self.terms:
             part = logits.clone()
-            parts.append(_gradient_(loss, part, inputs, weight * coefficients))
+            parts.append(gradient_of(loss, part, inputs, weight * coefficients))
             total += part
         logits.copy_(total)
         return self._sum(parts)
@@ -64,7 +64,7 @@ class OnSomeTokens:
         """See `AnalyticTokenLoss`."""
         factors, rows = self._factors(logits, inputs)
         chosen = logits[rows]
-        values = _gradient_(self.inner, chosen, inputs.rows(rows), (factors * coefficients)[rows])
+        values = gradient_of(self.inner, chosen, inputs.rows(rows), (factors * coefficients)[rows])
         logits.zero_().index_copy_(0, rows, chosen)
         return self._outputs(values, factors, rows)
 
@@ -112,7 +112,7 @@ class WithSequenceLoss:
         if self.inner is None:
             return _LINEAR.gradient_(logits, inputs, coefficients)
         factors, part = _token_coefficients(inputs).to(coefficients.dtype), logits.clone()
-        values = _gradient_(self.inner, part, inputs, factors * coefficients)
+        values = gradient_of(self.inner, part, inputs, factors * coefficients)
         linear = _LINEAR.gradient_(logits, inputs, coefficients)
         logits += part.masked_fill_((factors == 0)[:, None], 0.0)
         return self._added(values, linear, factors)
@@ -133,8 +133,8 @@ def _token_coefficients(inputs: LossInputs) -> Tensor:
     return inputs.token_coefficients
 
 
-def _gradient_(loss: TokenLoss, logits: Tensor, inputs: LossInputs, coefficients: Tensor) -> LossOutputs:
-    """Compute the loss's `gradient_`, by autograd if it has none."""
+def gradient_of(loss: TokenLoss, logits: Tensor, inputs: LossInputs, coefficients: Tensor) -> LossOutputs:
+    """Overwrite the logits with the loss's `gradient_`, by autograd if it has none; return its values."""
     if isinstance(loss, AnalyticTokenLoss):
         return loss.gradient_(logits, inputs, coefficients)
     with torch.enable_grad():

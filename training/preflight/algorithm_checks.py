@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from training.algorithms.advantages import group_centred, group_normalised
-from training.config import VLLM_TOP_K, RunConfig
+from training.config import VLLM_TOP_K
 from training.plan import RunPlan
 
 __all__ = ["algorithm_problems", "teacher_warning"]
@@ -13,20 +13,42 @@ def algorithm_problems(plan: RunPlan) -> list[str]:
     """Return the reasons why the run cannot train this algorithm with these settings, one sentence each."""
     found = (
         _missing_teacher(plan),
+        *_routing_problems(plan),
         _own_teacher(plan),
         _truncated_policy(plan),
         _lonely_groups(plan),
         _small_updates(plan),
         _missing_inputs(plan),
+        _missing_for_sequences(plan),
+        *_generator_problems(plan),
         *_vllm_problems(plan),
     )
     return [problem for problem in found if problem is not None]
 
 
 def _missing_teacher(plan: RunPlan) -> str | None:
-    if not plan.has_teacher or plan.run.teacher is not None:
+    if not plan.has_teacher or plan.teachers:
         return None
     return f"{plan.run.algorithm.name} needs a teacher, but the run has none: set teacher.model"
+
+
+def _routing_problems(plan: RunPlan) -> list[str]:
+    """Return the reasons why several teachers cannot teach this algorithm."""
+    if not plan.run.teachers:
+        return []
+    name = plan.run.algorithm.name
+    if not (plan.has_teacher and plan.samples):
+        return [
+            f"{name} has no rollouts of the student that a teacher scores, so it cannot have teachers: remove teachers and"
+            " routing"
+        ]
+    found = []
+    if plan.algorithm.answer_shares:
+        found.append(
+            "algorithm.rollout_weight answer_share compares answers with the clusters of one teacher, but teachers has several:"
+            " remove one of the two"
+        )
+    return found
 
 
 def _own_teacher(plan: RunPlan) -> str | None:
@@ -89,13 +111,50 @@ def _missing_inputs(plan: RunPlan) -> str | None:
     )
 
 
-def _vllm_problems(plan: RunPlan) -> list[str | None]:
+def _missing_for_sequences(plan: RunPlan) -> str | None:
+    """Return a problem if the algorithm declares a sequence loss, and not what it reads."""
+    loss = plan.algorithm.sequence_loss
+    if loss is None:
+        return None
+    given = {"rewards": plan.algorithm.reward, "reference": plan.has_plain_reference}
+    missing = sorted(name for name in loss.needs if not given[name])
+    if not missing:
+        return None
+    remedy = {"rewards": "reward=True", "reference": 'a scorer of the role "reference"'}[missing[0]]
+    return (
+        f"{plan.run.algorithm.name} declares a sequence loss that reads the {missing[0]} of its sequences, which it does not ask"
+        f" for: add {remedy} to its file"
+    )
+
+
+def _generator_problems(plan: RunPlan) -> list[str]:
+    """Return the reasons why no engine can generate responses of the teacher."""
+    if not plan.generates:
+        return []
+    name, found = plan.run.algorithm.name, []
+    if plan.run.teachers:
+        found.append(
+            f"{name} generates responses of one teacher, but teachers has several: set fallback to teacher"
+        )
+    if plan.run.placement.kind == "colocated":
+        found.append(
+            f"{name} generates responses of the teacher in an engine of its own, which placement colocated has no memory for:"
+            " choose placement split, or set fallback to teacher"
+        )
+    if not plan.algorithm.reward:
+        found.append(
+            f"{name} generates responses of the teacher, but has no reward that says which are right: correct its file"
+        )
+    return found
+
+
+def _vllm_problems(plan: RunPlan) -> list[str]:
     """Return the reasons why a vLLM teacher cannot give the scores."""
-    run, teacher = plan.run, plan.run.teacher
-    if not plan.has_teacher or teacher is None or teacher.backend == "in_process":
+    run, by_vllm = plan.run, [one for one in plan.teachers if one.backend == "vllm"]
+    if not by_vllm:
         return []
     passes = [one for one in plan.passes if one.worker == "teacher"]
-    found: list[str | None] = []
+    found = []
     if run.placement.kind == "colocated":
         found.append(
             "teacher.backend vllm needs a GPU of its own, but placement colocated shares every GPU: choose placement split or"
@@ -106,7 +165,8 @@ def _vllm_problems(plan: RunPlan) -> list[str | None]:
             f"{run.algorithm.name} needs the entropy of the teacher's whole distribution, which teacher.backend vllm does not"
             " return: choose in_process"
         )
-    if not teacher.force and any(_is_large(one.full, one.request.top_k) for one in passes):
+    forced = all(one.force for one in by_vllm)
+    if not forced and any(_is_large(one.full, one.request.top_k) for one in passes):
         found.append(
             f"teacher.backend vllm supports a top_k up to {VLLM_TOP_K}, but {_asked(plan)}: choose teacher.backend in_process,"
             " whose cost hardly depends on k, or set teacher.force"
@@ -124,9 +184,8 @@ def _asked(plan: RunPlan) -> str:
 
 def teacher_warning(plan: RunPlan) -> str | None:
     """Return a warning if `teacher.force` allows a vLLM teacher a top_k above VLLM_TOP_K, else None."""
-    run: RunConfig = plan.run
     large = any(_is_large(one.full, one.request.top_k) for one in plan.passes if one.worker == "teacher")
-    if run.teacher is None or run.teacher.backend == "in_process" or not large:
+    if not large or all(one.backend == "in_process" for one in plan.teachers):
         return None
     return (
         f"teacher.force: {_asked(plan)}; in a vLLM engine that is slow, because every entry of every token passes through"

@@ -18,6 +18,7 @@ from training.data.demonstrations import Demonstrations
 from training.data.drawn_responses import DrawnResponses
 from training.data.model_files import PROMPT, ModelFiles, given_template, open_model
 from training.data.references import Need, References
+from training.data.routing import Annotations, Routing
 from training.data.rows import Dataset, TrainingRow, columns, prompts_digest, rows_digest
 from training.data.sampler import Schedule
 from training.data.sources import read_data
@@ -46,17 +47,18 @@ VERSION = 4  # of the training stage: raise it when the same settings produce a 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A run that passed every check. `dataset` is what it trains on; `schedule` draws indices into `rows`; the
-    logits of all models are cut to `shared_vocab`; a response ends with one of `end_tokens`. `teacher`: None without one.
-    `views`: the prompts of the rows in each view that a scorer has, besides the plain one. `references`, `responses`,
+    """A run that passed every check. `dataset` is what it trains on; `schedule` draws indices into `rows`; the logits of all
+    models are cut to `shared_vocab`; a response ends with one of `end_tokens`. `teachers`: none, one or several, in the order of
+    the plan's. `views`: the prompts of the rows in each view that a scorer has, besides the plain one. `references`, `responses`,
     `demonstrations`: of the rows, None if the algorithm uses none. `clusters`: of the teacher's answers to each row, empty
-    without answer shares. `left_out`: number of rows or responses that it cannot use, by reason."""
+    without answer shares. `annotations`, `routing`: of several teachers, None with one. `left_out`: number of rows or responses
+    that it cannot use, by reason."""
 
     plan: RunPlan
     fingerprint: str
     dataset: Dataset
     student: ModelFiles
-    teacher: ModelFiles | None
+    teachers: tuple[ModelFiles, ...]
     shared_vocab: int
     end_tokens: tuple[int, ...]
     rows: tuple[TrainingRow, ...]
@@ -69,6 +71,8 @@ class Prepared:
     responses: DrawnResponses | None = None
     demonstrations: Demonstrations | None = None
     clusters: tuple[Clusters, ...] = ()
+    annotations: Annotations | None = None
+    routing: Routing | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -78,10 +82,10 @@ class Prepared:
 
     @property
     def teacher_files(self) -> ModelFiles:
-        """The teacher of a run that has one."""
-        if self.teacher is None:
-            raise ValueError("this run has no teacher")
-        return self.teacher
+        """The teacher of a run that has one teacher."""
+        if len(self.teachers) != 1:
+            raise ValueError(f"this run has {len(self.teachers)} teachers, not one")
+        return self.teachers[0]
 
     def prompts(self, view: str) -> Prompts:
         """Return the token ids of each row's prompt in a view."""
@@ -130,10 +134,11 @@ def inspect(run: RunConfig) -> Inspection:
     assert found.plan is not None and models.student is not None  # else there were problems
     prepared = Prepared(
         plan=found.plan, fingerprint=run_fingerprint, dataset=data.dataset, student=models.student,
-        teacher=models.teacher, shared_vocab=shared_vocabulary(models.student, models.teacher),
-        end_tokens=run_end_tokens(models.student, models.teacher, run.prompt), rows=data.rows, schedule=data.schedule,
+        teachers=models.teachers, shared_vocab=shared_vocabulary(models.student, *models.teachers),
+        end_tokens=run_end_tokens(models.student, models.teachers, run.prompt), rows=data.rows, schedule=data.schedule,
         memory=memory, disk=disk, held_out=found.held_out, views=data.views, references=data.references,
         responses=data.responses, demonstrations=data.demonstrations, clusters=data.clusters, left_out=data.left_out,
+        annotations=data.annotations, routing=data.routing,
     )  # fmt: skip
     return Inspection(problems=(), prepared=prepared, table=table)
 
@@ -176,7 +181,7 @@ def _find(run: RunConfig, *, has_data: bool) -> _Found:
     if has_data or run.dataset.source is not None:
         data = attempt(problems, lambda: read_data(run.dataset))
         if plan is not None and data is not None:
-            found.data = read_training_data(problems, plan, data, student, models.teacher)
+            found.data = read_training_data(problems, plan, data, student, models.teachers)
     if student is not None:
         found.held_out = attempt(problems, lambda: _held_out(run, student, found.data))
         problems += held_out_problems(found.held_out, run.lengths)
@@ -211,7 +216,8 @@ def report(prepared: Prepared) -> str:
     if scores_by_vllm(prepared.plan):
         warning = teacher_warning(prepared.plan)
         lines.append(f"teacher    {warning or 'in a vLLM engine, through prompt_logprobs'}")
-    lines += [] if prepared.teacher is None else _experts_line(read_dimensions(prepared.teacher.folder))
+    for teacher in prepared.teachers:
+        lines += _experts_line(read_dimensions(teacher.folder))
     if run.algorithm.prompt_weight is not None:
         weight = prepared.plan.algorithm.prompt_weight(columns(rows)).weight
         kind = run.algorithm.prompt_weight.kind
@@ -229,7 +235,16 @@ def data_lines(prepared: Prepared) -> list[str]:
         lines.append(f"responses  {prepared.responses.source}")
     if prepared.references is not None:
         lines += [_sources_line(prepared.references, need) for need in uses(prepared.plan)]
+    lines += [] if prepared.routing is None else _routing_lines(prepared.routing)
     return lines
+
+
+def _routing_lines(routing: Routing) -> list[str]:
+    return [
+        f"teacher    {name}: {one['share']:.1%} of the prompts"
+        + (f", mean weight {one['weight']:.3f}" if "weight" in one else "")
+        for name, one in routing.summary().items()
+    ]
 
 
 def _sources_line(references: References, need: Need) -> str:
@@ -263,40 +278,55 @@ def _experts_line(teacher: ModelDimensions) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Models:
-    """Whatever could be read of the two models. `dims`: the student's dimensions."""
+    """Whatever could be read of student and teachers. `dims`: the student's dimensions."""
 
     student: ModelFiles | None = None
-    teacher: ModelFiles | None = None
+    teachers: tuple[ModelFiles, ...] = ()
     dims: ModelDimensions | None = None
     memory: MemoryPlan | None = None
 
 
 def _models(problems: list[str], plan: RunPlan) -> _Models:
     """Open the checkpoints and compare them with each other and with the run."""
-    run, student, teacher = plan.run, None, None
+    run = plan.run
     student = attempt(problems, lambda: open_model("student", run.student.model, run.prompt))
-    given = run.teacher if plan.has_teacher else None
-    if given is not None:
-        teacher = attempt(problems, lambda: open_model("teacher", given.model, run.prompt))
-    dims, scoring = _dimensions(problems, student), _dimensions(problems, teacher)
+    teachers = _teachers(problems, plan)
+    dims, scoring = _dimensions(problems, student), [_dimensions(problems, one) for one in teachers]
     memory = None
     if student is not None:
         problems += end_token_problems(student, run.prompt)
         problems += context_problems(student, run.context_tokens)
         problems += [] if dims is None else student_problems(student, dims)
-    if student is not None and teacher is not None:
-        thinking, day = run.lengths.thinking, run.prompt.date
-        problems += (
-            attempt(problems, lambda: pair_problems(student, teacher, thinking=thinking, day=day)) or []
-        )
-        problems += context_problems(teacher, run.context_tokens)
-        problems += top_k_problems(student, teacher, plan.top_k)
-        if scores_by_vllm(plan):
-            problems += scoring_problems(student, teacher, run.context_tokens)
-    if dims is not None and dims.experts is None and (scoring is not None or not plan.has_teacher):
-        memory = attempt(problems, lambda: memory_plan(plan, dims, scoring))
+        for settings, teacher in zip(plan.teachers, teachers, strict=False):
+            _compare(problems, plan, student, teacher, by_vllm=settings.backend == "vllm")
+    known = [one for one in scoring if one is not None]
+    complete = len(known) == max(len(plan.teachers), plan.has_teacher)
+    if dims is not None and dims.experts is None and complete:
+        memory = attempt(problems, lambda: memory_plan(plan, dims, *known))
         problems += [] if memory is None else memory_problems(run, memory)
-    return _Models(student=student, teacher=teacher, dims=dims, memory=memory)
+    return _Models(student=student, teachers=teachers, dims=dims, memory=memory)
+
+
+def _teachers(problems: list[str], plan: RunPlan) -> tuple[ModelFiles, ...]:
+    """Open the teachers' checkpoints; none if one of them cannot be opened."""
+    opened = [
+        attempt(problems, lambda name=name, one=one: open_model(name, one.model, plan.run.prompt))
+        for name, one in zip(plan.teacher_names, plan.teachers, strict=True)
+    ]
+    found = tuple(one for one in opened if one is not None)
+    return found if len(found) == len(opened) else ()
+
+
+def _compare(
+    problems: list[str], plan: RunPlan, student: ModelFiles, teacher: ModelFiles, *, by_vllm: bool
+) -> None:
+    """Add the reasons why the teacher cannot score the student's rollouts."""
+    run = plan.run
+    thinking, day = run.lengths.thinking, run.prompt.date
+    problems += attempt(problems, lambda: pair_problems(student, teacher, thinking=thinking, day=day)) or []
+    problems += context_problems(teacher, run.context_tokens)
+    problems += top_k_problems(student, teacher, plan.top_k)
+    problems += scoring_problems(student, teacher, run.context_tokens) if by_vllm else []
 
 
 def _dimensions(problems: list[str], model: ModelFiles | None) -> ModelDimensions | None:
@@ -337,7 +367,8 @@ def _fingerprint(plan: RunPlan, found: _Found, data: TrainingData, student: Mode
     used += () if data.responses is None else (data.responses.digest,)
     used += () if data.demonstrations is None else (data.demonstrations.digest,)
     used += (clusters_digest(data.clusters),) if data.clusters else ()
-    models = [student, *([] if found.models.teacher is None else [found.models.teacher])]
+    used += () if data.routing is None else (data.routing.digest(),)
+    models = [student, *found.models.teachers]
     return fingerprint(
         stage="distill",
         version=VERSION,

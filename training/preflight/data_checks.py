@@ -6,11 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tasks.errors import UserError, attempt
+from training.config import RunConfig
 from training.data.clusters import Clusters, read_clusters
 from training.data.demonstrations import Demonstrations, make_demonstrations
 from training.data.drawn_responses import DrawnResponses, read_responses
 from training.data.model_files import ModelFiles
 from training.data.references import Need, References, read_references, reference_problems
+from training.data.routing import Annotations, Routing, read_annotations, route
 from training.data.rows import (
     Dataset,
     TrainingRow,
@@ -32,8 +34,8 @@ Prompts = tuple[tuple[int, ...], ...]
 @dataclass(slots=True, kw_only=True)
 class TrainingData:
     """What could be read. `rows`: those that are trained on, with prompts; `held_out`: those that the student is evaluated on;
-    `left_out`: number of rows or responses that cannot be used, by reason. `references`, `views`, `demonstrations` and `clusters`
-    are those of `rows`."""
+    `left_out`: number of rows or responses that cannot be used, by reason. `references`, `views`, `demonstrations`, `clusters`
+    and, with several teachers, `routing` are those of `rows`; `annotations`: the datasets of the teachers."""
 
     dataset: Dataset
     rows: tuple[TrainingRow, ...]
@@ -42,6 +44,8 @@ class TrainingData:
     responses: DrawnResponses | None = None
     demonstrations: Demonstrations | None = None
     clusters: tuple[Clusters, ...] = ()
+    annotations: Annotations | None = None
+    routing: Routing | None = None
     views: Mapping[str, Prompts] = field(default_factory=dict)
     schedule: Schedule | None = None
     left_out: dict[str, int] = field(default_factory=dict)
@@ -59,6 +63,8 @@ class TrainingData:
         self.views = {view: tuple(prompts[index] for index in kept) for view, prompts in self.views.items()}
         if self.references is not None:
             self.references = self.references.select(kept)
+        if self.routing is not None:
+            self.routing = self.routing.select(kept)
 
 
 def needs(plan: RunPlan) -> tuple[Need, ...]:
@@ -76,27 +82,55 @@ def read_training_data(
     plan: RunPlan,
     data: Dataset,
     student: ModelFiles | None,
-    teacher: ModelFiles | None,
+    teachers: Sequence[ModelFiles],
 ) -> TrainingData:
     """Read what the plan needs of the dataset, and add every problem to `problems`."""
     settings = plan.run.dataset
-    problems += [] if teacher is None else manifest_problems(plan.run, data, teacher)
     found = TrainingData(dataset=data, rows=data.rows, left_out=dict(data.left_out))
+    if plan.is_routed:
+        found.annotations = attempt(problems, lambda: read_annotations(plan.run, data))
+    _manifests(problems, plan, found, teachers)
     if settings.held_out:
         attempt(problems, lambda: _hold_out(found, settings.held_out))
+    if found.annotations is not None:
+        attempt(problems, lambda: _route(plan, found))
     _references(problems, plan, found)
     if not plan.samples and student is not None:
-        _responses(problems, plan, found, student, teacher)
+        _responses(problems, plan, found, student, teachers)
     if found.rows and student is not None:
         _prompts(problems, plan, found, student)
     if found.references is not None and not problems:
-        models = {"teacher": teacher, "reference": student}
+        models = {"teacher": teachers, "reference": () if student is None else (student,)}
         attempt(problems, lambda: _views(problems, plan, found, models))
     if found.rows and student is not None:
-        _answers(problems, plan, found, run_end_tokens(student, teacher, plan.run.prompt)[0], student)
+        _answers(problems, plan, found, run_end_tokens(student, teachers, plan.run.prompt)[0], student)
     if found.rows:
         found.schedule = attempt(problems, lambda: _schedule(plan, found.rows))
     return found
+
+
+def _manifests(
+    problems: list[str], plan: RunPlan, found: TrainingData, teachers: Sequence[ModelFiles]
+) -> None:
+    """Check that each teacher made the annotation that its weights come from."""
+    if not plan.is_routed:
+        for teacher in teachers:
+            problems += manifest_problems(plan.run, found.dataset, teacher)
+        return
+    datasets = () if found.annotations is None else found.annotations.datasets
+    for teacher, dataset in zip(teachers, datasets, strict=False):
+        if dataset is not None:
+            problems += [f"{teacher.role}: {one}" for one in manifest_problems(plan.run, dataset, teacher)]
+        elif not plan.run.dataset.allow_mismatch:
+            problems.append(
+                f"{teacher.role}: it is not known which teacher the column of its weights was made with: set"
+                " dataset.allow_mismatch to use it, or annotation"
+            )
+
+
+def _route(plan: RunPlan, found: TrainingData) -> None:
+    assert found.annotations is not None
+    found.rows, found.routing = route(plan.run, found.rows, found.annotations)
 
 
 def _hold_out(found: TrainingData, count: int) -> None:
@@ -127,10 +161,10 @@ def _responses(
     plan: RunPlan,
     found: TrainingData,
     student: ModelFiles,
-    teacher: ModelFiles | None,
+    teachers: Sequence[ModelFiles],
 ) -> None:
     """Read the dataset's responses; leave out the rows that have none to train on."""
-    end, limit = run_end_tokens(student, teacher, plan.run.prompt)[0], plan.run.lengths.max_response_tokens
+    end, limit = run_end_tokens(student, teachers, plan.run.prompt)[0], plan.run.lengths.max_response_tokens
     split = plan.run.dataset.split
     responses = attempt(problems, lambda: read_responses(found.used, split, student.tokenizer, end, limit))
     if responses is None:
@@ -165,29 +199,41 @@ def _prompts(problems: list[str], plan: RunPlan, found: TrainingData, student: M
 
 
 def _views(
-    problems: list[str], plan: RunPlan, found: TrainingData, models: Mapping[str, ModelFiles | None]
+    problems: list[str], plan: RunPlan, found: TrainingData, models: Mapping[str, Sequence[ModelFiles]]
 ) -> None:
     """Make the prompts of every view that a scorer has, and refuse or leave out rows whose prompts are too long."""
     run = plan.run
     for one in plan.passes:
-        model = models[one.worker]
-        if one.view == "plain" or model is None or found.references is None:
+        scorers = models[one.worker]
+        if one.view == "plain" or not scorers or found.references is None:
             continue
-        prompts = view_prompts(
-            model, one.view, found.rows, found.references, thinking=run.lengths.thinking, day=run.prompt.date
-        )
-        limit = min(model.max_positions, run.trainer.micro_batch_tokens)
-        name = f"the context of {model.role}.model, or trainer.micro_batch_tokens"
-        found.views = {**found.views, one.view: tuple(prompts)}
+        made = [_view(run, one.view, found, model) for model in scorers]
+        other = next((model for model, own in zip(scorers, made, strict=True) if own != made[0]), None)
+        if other is not None:
+            problems.append(
+                f"{scorers[0].role} and {other.role} build different prompts in the view {one.view}, because their chat templates"
+                " differ: set prompt.chat_template, or choose teachers with the same template"
+            )
+            continue
+        limit = min(run.trainer.micro_batch_tokens, *(model.max_positions for model in scorers))
+        smallest = min(scorers, key=lambda model: model.max_positions)
+        name = f"the context of {smallest.role}.model, or trainer.micro_batch_tokens"
+        found.views = {**found.views, one.view: made[0]}
         length = run.lengths.max_response_tokens
         if run.dataset.without == "refuse":
             problems += long_prompt_problems(
-                found.rows, prompts, one.view, response_tokens=length, limit=limit, limit_name=name
+                found.rows, made[0], one.view, response_tokens=length, limit=limit, limit_name=name
             )
             continue
-        long = long_prompts(prompts, length, limit)
+        long = long_prompts(made[0], length, limit)
         reason = f"with a prompt in the view {one.view} and a response of more than {name} ({limit:,})"
         _leave_out_long(problems, found, long, reason)
+
+
+def _view(run: RunConfig, view: str, found: TrainingData, model: ModelFiles) -> Prompts:
+    assert found.references is not None
+    thinking, day = run.lengths.thinking, run.prompt.date
+    return tuple(view_prompts(model, view, found.rows, found.references, thinking=thinking, day=day))
 
 
 def _answers(

@@ -26,13 +26,14 @@ from training.preflight.memory_parts import (
     engine_kv_bytes,
     engine_parts,
     full_sequences,
+    generated_sequences,
+    generator_parts,
     host_parts,
     on_cpu,
     reference_parts,
     scored_sequences,
     student_parts,
     teacher_parts,
-    teacher_settings,
 )
 from training.preflight.shapes import (
     ModelDimensions,
@@ -69,7 +70,6 @@ __all__ = [
     "reference_parts",
     "student_parts",
     "teacher_parts",
-    "teacher_settings",
 ]
 
 
@@ -100,25 +100,27 @@ class MemoryPlan:
     engine_kv_bytes: int  # size of that KV cache; 0 or less if it does not fit
     host: tuple[MemoryPart, ...]  # host memory; on a cpu placement also included in the device
     scored_sequences: int | None = None  # like `full_sequences`, for a vLLM teacher
+    generated_sequences: int | None = None  # like `full_sequences`, for an engine with the teacher's weights
 
     @property
     def fits(self) -> bool:
         """Whether every device has enough memory, and every engine space for one sequence."""
-        has_cache = self.full_sequences >= 1 and (self.scored_sequences is None or self.scored_sequences >= 1)
+        caches = (self.full_sequences, self.scored_sequences, self.generated_sequences)
+        has_cache = all(one is None or one >= 1 for one in caches)
         return has_cache and all(device.peak <= device.capacity for device in self.devices)
 
 
 def memory_plan(
-    plan: RunPlan, student: ModelDimensions, teacher: ModelDimensions | None, machine: int | None = None
+    plan: RunPlan, student: ModelDimensions, *teachers: ModelDimensions, machine: int | None = None
 ) -> MemoryPlan:
-    """Return the memory plan of the run. `teacher`: None without one. `machine`: bytes of memory for a cpu placement (default:
-    those of this machine)."""
+    """Return the memory plan of the run. `teachers`: the dimensions of its teachers. `machine`: bytes of memory for a cpu
+    placement (default: those of this machine)."""
     run, placement = plan.run, placement_of(plan)
     capacity = int(run.placement.gpu_memory_gb * 1e9)
     if on_cpu(run):
         capacity = machine_memory() if machine is None else machine
     bundles = sorted({slot.bundle for slot in placement.slots})
-    host = host_parts(plan, student, teacher)
+    host = host_parts(plan, student, *teachers)
     return MemoryPlan(
         devices=tuple(
             Device(
@@ -128,7 +130,7 @@ def memory_plan(
                     part
                     for slot in placement.slots
                     if slot.bundle == bundle
-                    for part in _slot_parts(plan, slot, student, teacher, sleeps=placement.shares_gpus)
+                    for part in _slot_parts(plan, slot, student, teachers, sleeps=placement.shares_gpus)
                 )
                 + (host if on_cpu(run) else ()),
             )
@@ -137,13 +139,26 @@ def memory_plan(
         full_sequences=full_sequences(run, student),
         engine_kv_bytes=engine_kv_bytes(run, student),
         host=host,
-        scored_sequences=scored_sequences(run, teacher) if scores_by_vllm(plan) and teacher else None,
+        scored_sequences=min(
+            (
+                scored_sequences(run, settings, dims)
+                for settings, dims in zip(plan.scoring_teachers, teachers, strict=False)
+                if settings.backend == "vllm"
+            ),
+            default=None,
+        ),
+        generated_sequences=generated_sequences(plan, teachers[0]) if plan.generates and teachers else None,
     )
 
 
 def scores_by_vllm(plan: RunPlan) -> bool:
     """Return whether the run has a teacher in a vLLM engine."""
-    return plan.has_teacher and plan.run.teacher is not None and plan.run.teacher.backend == "vllm"
+    return any(one.backend == "vllm" for one in plan.scoring_teachers)
+
+
+def _teachers(plan: RunPlan) -> int:
+    """Return the number of teachers that score, at least one if a pass needs one."""
+    return max(len(plan.scoring_teachers), any(one.worker == "teacher" for one in plan.passes))
 
 
 def placement_of(*plans: RunPlan) -> Placement:
@@ -153,8 +168,9 @@ def placement_of(*plans: RunPlan) -> Placement:
         where.kind,
         students=where.students,
         engines=where.engines,
-        teacher=any(plan.has_teacher for plan in plans),
+        teachers=max(_teachers(plan) for plan in plans),
         reference=any(plan.has_reference for plan in plans),
+        generator=any(plan.generates for plan in plans),
     )
 
 
@@ -162,14 +178,16 @@ def _slot_parts(
     plan: RunPlan,
     slot: Slot,
     student: ModelDimensions,
-    teacher: ModelDimensions | None,
+    teachers: Sequence[ModelDimensions],
     *,
     sleeps: bool,
 ) -> tuple[MemoryPart, ...]:
     if slot.role == "student":
-        return student_parts(plan, student, teacher)
-    if slot.role == "teacher" and teacher is not None:
-        return teacher_parts(plan, teacher)
+        return student_parts(plan, student, *teachers)
+    if slot.role == "teacher" and teachers:
+        return teacher_parts(plan, teachers[slot.model], slot.model)
+    if slot.role == "generator" and teachers:
+        return generator_parts(plan, teachers[0])
     if slot.role == "reference":
         return reference_parts(plan, student)
     return engine_parts(plan.run, student, sleeps=sleeps)
@@ -203,6 +221,12 @@ def memory_problems(run: RunConfig, plan: MemoryPlan) -> list[str]:
         found.append(
             f"the KV cache of a vLLM teacher is too small for one sequence of {run.context_tokens + 1} tokens: choose"
             " teacher.backend in_process or lower the lengths"
+        )
+    if plan.generated_sequences is not None and plan.generated_sequences < 1:
+        key = "cpu_kv_gib" if on_cpu(run) else "engine_memory_fraction"
+        found.append(
+            f"the KV cache of the engine with the teacher's weights is too small for one sequence of {run.context_tokens} tokens:"
+            f" raise placement.{key}, lower the lengths, or choose another fallback"
         )
     return found
 

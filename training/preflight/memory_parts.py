@@ -10,6 +10,7 @@ update. Rajbhandari et al. 2020 (ZeRO) count fewer bytes, because their gradient
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,16 +73,15 @@ class Gradients:
     bucket: int = 0
 
 
-def student_parts(
-    plan: RunPlan, dims: ModelDimensions, teacher: ModelDimensions | None
-) -> tuple[MemoryPart, ...]:
-    """Return the memory of one data-parallel rank of the student, the scores of its rollouts included."""
+def student_parts(plan: RunPlan, dims: ModelDimensions, *teachers: ModelDimensions) -> tuple[MemoryPart, ...]:
+    """Return the memory of one data-parallel rank of the student, the scores of its rollouts included. `teachers`: the dimensions
+    of the run's teachers."""
     run, trainer, number = plan.run, plan.run.trainer, number_bytes(plan.run)
     total = count_parameters(dims)
     trained = total if trainer.lora is None else count_lora(dims, trainer.lora)
     frozen = 0 if trainer.lora is None else total
     grown = gradients(run, dims, trained)
-    scores = run.trainer.micro_batch_tokens * score_bytes(plan, dims, teacher, id_bytes=8)
+    scores = run.trainer.micro_batch_tokens * score_bytes(plan, dims, *teachers, id_bytes=8)
     forward = _student_working(run, dims, number) + scores + grown.reducing
     return (
         MemoryPart(owner="student", what="parameters", bytes=_shared(run, (trained + frozen) * number, 3)),
@@ -96,7 +96,7 @@ def student_parts(
             phases=("train",),
         ),
         *_held("weights to send", _sent(run, dims), "sync"),
-        *_teacher_head(plan, dims, teacher),
+        *_teacher_head(plan, dims, *teachers),
         MemoryPart(
             owner="student", what="libraries", bytes=_process(run) + (0 if on_cpu(run) else ALLOCATOR)
         ),
@@ -147,13 +147,11 @@ def _held(what: str, amount: int, *phases: Phase) -> tuple[MemoryPart, ...]:
     return (MemoryPart(owner="student", what=what, bytes=amount, phases=phases or PHASES),) if amount else ()
 
 
-def _teacher_head(
-    plan: RunPlan, dims: ModelDimensions, teacher: ModelDimensions | None
-) -> tuple[MemoryPart, ...]:
+def _teacher_head(plan: RunPlan, dims: ModelDimensions, *teachers: ModelDimensions) -> tuple[MemoryPart, ...]:
     """Return the memory of a frozen model's LM head on a student rank, which turns hidden states into logits."""
     if plan.from_states is None:
         return ()
-    scorer = _dimensions(plan.from_states, dims, teacher)
+    (scorer,) = _scorers(plan.from_states, dims, teachers)
     return (MemoryPart(owner="student", what="teacher's head", bytes=scorer.embedding * 2),)
 
 
@@ -206,21 +204,22 @@ def ipc_buffer(dims: ModelDimensions) -> int:
 # --- teacher and reference ---------------------------------------------------------------------------------------
 
 
-def teacher_parts(plan: RunPlan, dims: ModelDimensions) -> tuple[MemoryPart, ...]:
-    """Return the memory of a teacher: its weights, the tensors of one layer, a chunk of logits and its scores. A vLLM
-    teacher has the memory of a vLLM engine, and logits that vLLM's memory profiling does not include."""
-    run, teacher = plan.run, teacher_settings(plan.run)
+def teacher_parts(plan: RunPlan, dims: ModelDimensions, number: int = 0) -> tuple[MemoryPart, ...]:
+    """Return the memory of a teacher, the one of that number: its weights, the tensors of one layer, a chunk of logits and its
+    scores. A vLLM teacher has the memory of a vLLM engine, and logits that vLLM's memory profiling does not include."""
+    run, teacher = plan.run, plan.teachers[number]
+    owner = f"teacher {number + 1}" if plan.is_routed else "teacher"
     answer = run.trainer.micro_batch_tokens * _worker_bytes(plan, "teacher", dims, id_bytes=8)
     if teacher.backend == "vllm":
         spike = MemoryPart(
-            owner="teacher",
+            owner=owner,
             what="logits",
             # in the teacher's dtype, and twice in float32
-            bytes=scoring_tokens(run) * dims.vocab * (teacher_bytes(run) + 8) + answer,
+            bytes=scoring_tokens(run) * dims.vocab * (teacher_bytes(teacher) + 8) + answer,
             phases=_scoring_phases(run),
         )
-        return (*_engine_parts("teacher", run, dims, scoring_budget(run), teacher_bytes(run)), spike)
-    return _frozen_parts("teacher", run, dims, teacher_bytes(run), answer)
+        return (*_engine_parts(owner, run, dims, scoring_budget(run), teacher_bytes(teacher)), spike)
+    return _frozen_parts(owner, run, dims, teacher_bytes(teacher), answer)
 
 
 def reference_parts(plan: RunPlan, dims: ModelDimensions) -> tuple[MemoryPart, ...]:
@@ -262,11 +261,14 @@ def _scoring_phases(run: RunConfig) -> tuple[Phase, ...]:
     return ("rollout",) if run.placement.kind == "colocated" else ("rollout", "train")
 
 
-def score_bytes(
-    plan: RunPlan, dims: ModelDimensions, teacher: ModelDimensions | None, *, id_bytes: int
-) -> int:
-    """Return the bytes of all scores of one response token, if a token id has `id_bytes`."""
-    return sum(_pass_bytes(one, _dimensions(one.worker, dims, teacher), id_bytes) for one in plan.passes)
+def score_bytes(plan: RunPlan, dims: ModelDimensions, *teachers: ModelDimensions, id_bytes: int) -> int:
+    """Return the bytes of all scores of one response token, if a token id has `id_bytes`: of several teachers those of the one
+    that returns most, or of all if they teach a prompt together."""
+    found = 0
+    for one in plan.passes:
+        sizes = [_pass_bytes(one, model, id_bytes) for model in _scorers(one.worker, dims, teachers)]
+        found += sum(sizes) if plan.mixes else max(sizes)
+    return found
 
 
 def _worker_bytes(plan: RunPlan, worker: str, dims: ModelDimensions, *, id_bytes: int) -> int:
@@ -283,9 +285,11 @@ def _pass_bytes(one: ScoringPass, scorer: ModelDimensions, id_bytes: int) -> int
     return entries + whole + 4 * (request.sampled + request.entropy)
 
 
-def _dimensions(worker: str, dims: ModelDimensions, teacher: ModelDimensions | None) -> ModelDimensions:
-    """Return the dimensions of a frozen model: the teacher's, or the student's."""
-    return dims if worker == "reference" or teacher is None else teacher
+def _scorers(
+    worker: str, dims: ModelDimensions, teachers: Sequence[ModelDimensions]
+) -> Sequence[ModelDimensions]:
+    """Return the dimensions of the frozen models that do a pass: the teachers', or the student's."""
+    return teachers if worker == "teacher" and teachers else (dims,)
 
 
 # --- the engines -------------------------------------------------------------------------------------------------
@@ -331,15 +335,29 @@ def _engine_parts(
     )
 
 
+def generator_parts(plan: RunPlan, dims: ModelDimensions) -> tuple[MemoryPart, ...]:
+    """Return the memory of an engine with the teacher's weights, which generates responses and never sleeps."""
+    return _engine_parts(
+        "generator", plan.run, dims, engine_budget(plan.run), teacher_bytes(plan.teachers[0])
+    )
+
+
+def generated_sequences(plan: RunPlan, dims: ModelDimensions) -> int:
+    """Like `full_sequences`, for an engine with the teacher's weights."""
+    run, number = plan.run, teacher_bytes(plan.teachers[0])
+    free_bytes = _cpu_kv(run) if on_cpu(run) else _free_kv_bytes(dims, engine_budget(run), number)
+    return free_bytes // (dims.kv_bytes_per_token // BF16 * number * run.context_tokens)
+
+
 def full_sequences(run: RunConfig, dims: ModelDimensions) -> int:
     """Return how many sequences of full context length fit in one engine's KV cache; 0 or less if not even one fits."""
     per_token = dims.kv_bytes_per_token // BF16 * rollout_bytes(run)
     return engine_kv_bytes(run, dims) // (per_token * run.context_tokens)
 
 
-def scored_sequences(run: RunConfig, dims: ModelDimensions) -> int:
+def scored_sequences(run: RunConfig, teacher: TeacherSettings, dims: ModelDimensions) -> int:
     """Like `full_sequences`, for a vLLM teacher, which generates one more token per sequence."""
-    number = teacher_bytes(run)
+    number = teacher_bytes(teacher)
     free_bytes = _cpu_kv(run) if on_cpu(run) else _free_kv_bytes(dims, scoring_budget(run), number)
     return free_bytes // (dims.kv_bytes_per_token // BF16 * number * (run.context_tokens + 1))
 
@@ -379,15 +397,13 @@ def engine_fraction(run: RunConfig) -> float:
 # --- host memory -------------------------------------------------------------------------------------------------
 
 
-def host_parts(
-    plan: RunPlan, dims: ModelDimensions, teacher: ModelDimensions | None
-) -> tuple[MemoryPart, ...]:
+def host_parts(plan: RunPlan, dims: ModelDimensions, *teachers: ModelDimensions) -> tuple[MemoryPart, ...]:
     """Return the host memory of the scores of one step, for responses of maximum length: the scores in Ray's object store, the
     driver's micro-batches, and those in the store for the students. With `one_step_off` the store also has the scores of the next
     step."""
     run = plan.run
     tokens = run.prompts_per_step * run.rollouts.group_size * run.lengths.max_response_tokens
-    answers = tokens * score_bytes(plan, dims, teacher, id_bytes=4)
+    answers = tokens * score_bytes(plan, dims, *teachers, id_bytes=4)
     if not answers:
         return ()
     stored = answers * (3 if run.overlap == "one_step_off" else 2)
@@ -403,16 +419,9 @@ def number_bytes(run: RunConfig) -> int:
     return 2 if run.trainer.dtype == "bfloat16" else 4
 
 
-def teacher_bytes(run: RunConfig) -> int:
-    """Return the bytes per value of the teacher's dtype."""
-    return 2 if teacher_settings(run).dtype == "bfloat16" else 4
-
-
-def teacher_settings(run: RunConfig) -> TeacherSettings:
-    """Return the settings of the teacher of a run that has one."""
-    if run.teacher is None:
-        raise ValueError("this run has no teacher")
-    return run.teacher
+def teacher_bytes(teacher: TeacherSettings) -> int:
+    """Return the bytes per value of a teacher's dtype."""
+    return 2 if teacher.dtype == "bfloat16" else 4
 
 
 def rollout_bytes(run: RunConfig) -> int:

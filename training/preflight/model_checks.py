@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 
 from training.config import PromptSettings
@@ -91,11 +91,11 @@ def _end_problems(student: ModelFiles, teacher: ModelFiles) -> list[str]:
 
 
 def run_end_tokens(
-    student: ModelFiles, teacher: ModelFiles | None, prompt: PromptSettings
+    student: ModelFiles, teachers: Sequence[ModelFiles], prompt: PromptSettings
 ) -> tuple[int, ...]:
-    """Return the ids that end a response: the teacher's, which the student learns to end with, then the student's own and those
+    """Return the ids that end a response: the teachers', which the student learns to end with, then the student's own and those
     of `prompt.end_tokens`. The first is exported as the end token of the student's tokenizer."""
-    first = () if teacher is None else teacher.end_tokens
+    first = [token for teacher in teachers for token in teacher.end_tokens]
     given = student.tokenizer.convert_tokens_to_ids(list(prompt.end_tokens))
     return tuple(dict.fromkeys([*first, *student.end_tokens, *given]))
 
@@ -123,9 +123,9 @@ def _row_problems(student: ModelFiles, teacher: ModelFiles) -> list[str]:
     ]
 
 
-def shared_vocabulary(student: ModelFiles, teacher: ModelFiles | None) -> int:
+def shared_vocabulary(*models: ModelFiles) -> int:
     """Return the size to which all models' logits are cut: Qwen pads embeddings beyond the tokenizer by different amounts."""
-    return student.vocab_size if teacher is None else min(student.vocab_size, teacher.vocab_size)
+    return min(model.vocab_size for model in models)
 
 
 def top_k_problems(student: ModelFiles, teacher: ModelFiles, top_k: int | None) -> list[str]:

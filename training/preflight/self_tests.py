@@ -77,12 +77,14 @@ def _check_passes(
         sequences = [
             sequence(prompts[row], generation) for row, generation in zip(rows, generations, strict=True)
         ]
-        scores = workers.score(one, sequences).get()[0]
-        found += check_scores(scores)
-        if one.worker == "reference" and one.view == "plain" and version == 0:  # before the first update
-            sampled = [score.sampled for score in scores if score.sampled is not None]
-            if sampled:
-                check_reference(logprob_mismatch(np.concatenate(sampled), own)[0])
+        count = len(prepared.plan.scoring_teachers) if one.worker == "teacher" else 1
+        for teacher in range(count):
+            scores = workers.score(one, sequences, teacher=teacher).get()[0]
+            found += check_scores(scores)
+            if one.worker == "reference" and one.view == "plain" and version == 0:  # before the first update
+                sampled = [score.sampled for score in scores if score.sampled is not None]
+                if sampled:
+                    check_reference(logprob_mismatch(np.concatenate(sampled), own)[0])
     return found
 
 

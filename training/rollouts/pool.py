@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from tasks.errors import UserError
 from tasks.processes.machine import device_is_cpu
@@ -30,9 +30,14 @@ Carry = Callable[[int], Snapshot]
 in the object store."""
 
 
+EngineRole = Literal["rollout", "generator"]
+"""What an engine generates: the student's rollouts, or responses of the teacher."""
+
+
 class RolloutPool:
     """The rollout engines of a placement. The constructor starts them and `ready` waits for them, so that models can load in
-    parallel. `on_loss` is called with a message for each engine that died."""
+    parallel. `on_loss` is called with a message for each engine that died. `role`: `rollout`, or `generator` for an engine whose
+    weights never change."""
 
     def __init__(
         self,
@@ -41,7 +46,9 @@ class RolloutPool:
         settings: RolloutEngineSettings,
         *,
         on_loss: OnLoss | None = None,
+        role: EngineRole = "rollout",
     ) -> None:
+        self._role: EngineRole = role
         self._placement = placement
         self._group = group
         self._settings = settings
@@ -49,7 +56,7 @@ class RolloutPool:
         self._snapshot: Snapshot | None = None
         self._carry: Carry | None = None
         self.losses = 0  # engines of this run that were started again
-        self.actors: list[Any] = [self._start(index) for index in range(placement.count("rollout"))]
+        self.actors: list[Any] = [self._start(index) for index in range(placement.count(role))]
 
     def ready(self) -> list[dict[str, Any]]:
         """Wait until every engine has loaded its model and return their descriptions. Raises `UserError` if one does not
@@ -142,7 +149,7 @@ class RolloutPool:
         import ray
 
         on_cpu = device_is_cpu()
-        options = actor_options(self._placement.slot("rollout", index), self._group)
+        options = actor_options(self._placement.slot(self._role, index), self._group)
         actor = cast(Any, ray.remote)(RolloutEngine).options(**options, max_restarts=0, max_concurrency=1)
         return actor.remote(
             self._settings,

@@ -11,14 +11,19 @@ __all__ = ["ScoreRequest", "Scores", "TopK"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest:
-    """What to return for every response token: `sampled`, its log-probability; `top_k`, that many most probable tokens (the whole
-    vocabulary: in order of ids); `states`, the hidden state from which the LM head computes the full distribution; `entropy`, the
-    entropy of the full distribution."""
+    """What to return for every response token: `sampled`, its log-probability; `top_k`, that many most probable tokens; `states`,
+    the hidden state from which the LM head computes the full distribution, or `whole`, the full distribution itself, as a top k
+    of the whole vocabulary in order of ids; `entropy`, the entropy of the full distribution."""
 
     sampled: bool = False
     top_k: int | None = None
     states: bool = False
+    whole: bool = False
     entropy: bool = False
+
+    def entries(self, vocabulary: int) -> int | None:
+        """Return the number of a token's entries that are asked for, of a model with that many ids; None: none."""
+        return vocabulary if self.whole else self.top_k
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,9 +86,10 @@ class InProcessTeacher:
         context."""
         import torch
 
-        if request.top_k is not None and not 1 <= request.top_k <= len(self._weight):
+        k = request.entries(len(self._weight))
+        if k is not None and not 1 <= k <= len(self._weight):
             raise UserError(
-                f"k is {request.top_k}, but the teacher's vocabulary has {len(self._weight)} ids: set top_k to at most that, or"
+                f"k is {k}, but the teacher's vocabulary has {len(self._weight)} ids: set top_k to at most that, or"
                 " to full"
             )
         started = time.perf_counter()
@@ -109,7 +110,7 @@ class InProcessTeacher:
             self._weight,
             torch.from_numpy(response_ids(batch)).to(self._device),
             sampled=request.sampled,
-            top_k=request.top_k,
+            top_k=request.entries(len(self._weight)),
             entropy=request.entropy,
             chunk=self.settings.chunk,
         )

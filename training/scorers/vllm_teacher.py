@@ -90,10 +90,11 @@ class VllmTeacher:
         }
 
     def score(self, sequences: Sequence[TokenSequence], request: ScoreRequest) -> tuple[list[Scores], float]:
-        """Return the requested scores (the sampled token's log-probability, and a top k up to the vocabulary size) of each
+        """Return the requested scores (the sampled token's log-probability, and a top k or the whole distribution) of each
         response, in input order, and the seconds they took. Raises `UserError` for ids outside of the vocabulary, sequences
         longer than `max_tokens`, and a k above the settings' `top_k`."""
-        k = 1 if request.top_k is None else request.top_k
+        asked = request.entries(self.settings.vocabulary)
+        k = 1 if asked is None else asked
         if not 1 <= k <= self.settings.top_k:
             raise UserError(
                 f"k is {k}, but the vLLM teacher was started with top_k {self.settings.top_k}: choose k from 1 to top_k"
@@ -103,9 +104,7 @@ class VllmTeacher:
         found = [
             Scores(
                 sampled=values[:, 0] if request.sampled else None,
-                top_k=None
-                if request.top_k is None
-                else topk_of(ids[:, 1:], values[:, 1:], self.settings.vocabulary),
+                top_k=None if asked is None else topk_of(ids[:, 1:], values[:, 1:], self.settings.vocabulary),
             )
             for ids, values in entries
         ]

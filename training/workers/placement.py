@@ -13,9 +13,8 @@ from typing import Any, Literal
 
 from tasks.errors import UserError
 
-Role = Literal["student", "reference", "teacher", "rollout"]
+Role = Literal["student", "reference", "teacher", "rollout", "generator"]
 PlacementName = Literal["split", "colocated", "cpu"]
-ROLES: tuple[Role, ...] = ("student", "reference", "teacher", "rollout")
 NAMES: tuple[PlacementName, ...] = ("split", "colocated", "cpu")
 
 CPU_SHARE = 0.01
@@ -26,12 +25,14 @@ RESERVE_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """The slot of one actor: number `index` of its role, in bundle `bundle`, with a share `gpus` of a GPU (0 on CPU)."""
+    """The slot of one actor: number `index` of its role, in bundle `bundle`, with a share `gpus` of a GPU (0 on CPU). `model`:
+    the number of its model, of the teachers; `index` counts the actors of that model."""
 
     role: Role
     index: int
     bundle: int
     gpus: float
+    model: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +47,12 @@ class Placement:
         return sum(slot.role == role for slot in self.slots)
 
     def slot(self, role: Role, index: int = 0) -> Slot:
-        """Return the slot of one actor."""
-        return next(slot for slot in self.slots if (slot.role, slot.index) == (role, index))
+        """Return the slot of one actor; of the first teacher's actors, if there are several teachers."""
+        return self.slots_of(role)[index]
+
+    def slots_of(self, role: Role, model: int = 0) -> tuple[Slot, ...]:
+        """Return the slots of one model of a role, in the order of their indices."""
+        return tuple(slot for slot in self.slots if (slot.role, slot.model) == (role, model))
 
     @property
     def on_cpu(self) -> bool:
@@ -69,56 +74,81 @@ class Placement:
         return [{"CPU": CPU_SHARE * len(slots)} | ({} if self.on_cpu else {"GPU": 1.0}) for slots in members]
 
 
-# Shares of a GPU. With `split`, student and reference share a GPU; with `colocated`, every GPU has one actor of each role.
-_SPLIT: Mapping[Role, float] = {"student": 0.8, "reference": 0.2, "teacher": 1.0, "rollout": 1.0}
+# Shares of a GPU. With `split`, student and reference share a GPU; with `colocated`, every GPU has one actor of each model.
+_SPLIT: Mapping[Role, float] = {
+    "student": 0.8, "reference": 0.2, "teacher": 1.0, "rollout": 1.0, "generator": 1.0,
+}  # fmt: skip
 _COLOCATED: Mapping[Role, float] = {"student": 0.4, "reference": 0.1, "teacher": 0.2, "rollout": 0.3}
 
 
 def make_placement(
-    name: PlacementName, *, students: int = 1, engines: int = 1, teacher: bool = True, reference: bool = False
+    name: PlacementName,
+    *,
+    students: int = 1,
+    engines: int = 1,
+    teachers: int = 1,
+    reference: bool = False,
+    generator: bool = False,
 ) -> Placement:
-    """Return the slots of a run. `teacher`, `reference`: whether it has these frozen models.
+    """Return the slots of a run. `teachers`: the number of its teachers. `reference`: whether it has one. `generator`: whether an
+    engine has the teacher's weights.
 
-    `split`: each student rank, the teacher and each rollout engine has its own GPU; the reference shares the first student's.
-    The paper's node has 1 student and 2 engines. `colocated`: one actor of each role on each of `students` GPUs. `cpu`: any
-    number of students and engines, one teacher, no GPU. Raises `UserError` for an unknown name, or if `colocated` has
-    different numbers of students and engines.
+    `split`: each student rank, each teacher, each rollout engine and the generator has its own GPU; the reference shares the
+    first student's. The paper's node has 1 student and 2 engines. `colocated`: one actor of each model on each of `students`
+    GPUs, and no generator. `cpu`: any number of students, teachers and engines, no GPU. Raises `UserError` for an unknown name,
+    or if `colocated` has different numbers of students and engines, or a generator.
     """
-    frozen = {"teacher": teacher, "reference": reference}
     if name == "split":
-        rows: list[tuple[Role, int]] = [
-            *(("student", gpu) for gpu in range(students)),
-            ("reference", 0),
-            ("teacher", students),
-            *(("rollout", students + teacher + gpu) for gpu in range(engines)),
+        rows: list[tuple[Role, int, int]] = [
+            *(("student", 0, gpu) for gpu in range(students)),
+            *([("reference", 0, 0)] if reference else []),
+            *(("teacher", model, students + model) for model in range(teachers)),
+            *(("rollout", 0, students + teachers + gpu) for gpu in range(engines)),
+            *([("generator", 0, students + teachers + engines)] if generator else []),
         ]
-        return Placement(name=name, slots=_numbered(rows, _SPLIT, frozen))
+        return Placement(name=name, slots=_numbered(rows, _SPLIT))
+    models: list[tuple[Role, int]] = [
+        *([("reference", 0)] if reference else []),
+        *(("teacher", model) for model in range(teachers)),
+    ]
+    roles: list[tuple[Role, int]]
     if name == "colocated":
-        if students != engines:
-            raise UserError(
-                f"placement 'colocated' needs as many rollout engines as students, not {students} students and {engines}"
-                " engines: set both to the number of GPUs"
-            )
-        rows = [(role, gpu) for gpu in range(students) for role in ROLES]
-        return Placement(name=name, slots=_numbered(rows, _COLOCATED, frozen))
+        _check_colocated(students, engines, generator=generator)
+        roles = [("student", 0), *models, ("rollout", 0)]
+        rows = [(role, model, gpu) for gpu in range(students) for role, model in roles]
+        shares: Mapping[Role, float] = {**_COLOCATED, "teacher": _COLOCATED["teacher"] / max(1, teachers)}
+        return Placement(name=name, slots=_numbered(rows, shares))
     if name == "cpu":
-        counts: Mapping[Role, int] = {"student": students, "reference": 1, "teacher": 1, "rollout": engines}
-        rows = [(role, 0) for role, count in counts.items() for _ in range(count)]
-        return Placement(name=name, slots=_numbered(rows, dict.fromkeys(ROLES, 0.0), frozen))
+        roles = [
+            *(("student", 0) for _ in range(students)),
+            *models,
+            *(("rollout", 0) for _ in range(engines)),
+            *([("generator", 0)] if generator else []),
+        ]
+        return Placement(name=name, slots=_numbered([(*one, 0) for one in roles], {}))
     raise UserError(f"unknown placement {name!r}: choose one of {', '.join(NAMES)}")
 
 
-def _numbered(
-    rows: Sequence[tuple[Role, int]], shares: Mapping[Role, float], frozen: Mapping[str, bool]
-) -> tuple[Slot, ...]:
-    """Return the slots of the rows (role, bundle), numbered within each role; without the frozen models that the run lacks."""
-    seen: dict[Role, int] = {}
+def _check_colocated(students: int, engines: int, *, generator: bool) -> None:
+    if students != engines:
+        raise UserError(
+            f"placement 'colocated' needs as many rollout engines as students, not {students} students and {engines} engines: set"
+            " both to the number of GPUs"
+        )
+    if generator:
+        raise UserError(
+            "placement 'colocated' has no memory for an engine with the teacher's weights: choose placement split"
+        )
+
+
+def _numbered(rows: Sequence[tuple[Role, int, int]], shares: Mapping[Role, float]) -> tuple[Slot, ...]:
+    """Return the slots of the rows (role, model, bundle), numbered within each model; the share of a role without one is 0."""
+    seen: dict[tuple[Role, int], int] = {}
     slots = []
-    for role, bundle in rows:
-        if not frozen.get(role, True):
-            continue
-        slots.append(Slot(role=role, index=seen.get(role, 0), bundle=bundle, gpus=shares[role]))
-        seen[role] = seen.get(role, 0) + 1
+    for role, model, bundle in rows:
+        index = seen.get((role, model), 0)
+        slots.append(Slot(role=role, index=index, bundle=bundle, gpus=shares.get(role, 0.0), model=model))
+        seen[role, model] = index + 1
     return tuple(slots)
 
 

@@ -18,28 +18,37 @@ from training.algorithms.base import Source
 from training.batch import RolloutBatch, split_updates, with_demonstrations
 from training.config import run_from
 from training.data.batches import TokenSequence
+from training.data.routing import Routing
 from training.data.sampler import PromptGroup
 from training.loss_inputs import part_inputs, sequences_of
 from training.losses.base import LossInputs
 from training.losses.head import chunked_head
 from training.plan import RunPlan, ScoringPass, resolve
 from training.rollouts.engine import Generation
+from training.scorers.routed import RoutedScores
 from training.scorers.scores import Scores, TopK
 from training.student.messages import tensors
 
 V, H = 30, 6
 
 
-def plan_of(name: str, options: dict[str, Any] | None = None, **algorithm: Any) -> RunPlan:
-    """Return the plan of a run of an algorithm."""
+def plan_of(
+    name: str, options: dict[str, Any] | None = None, routing: str | None = None, **algorithm: Any
+) -> RunPlan:
+    """Return the plan of a run of an algorithm, with `routing` of two teachers."""
     chosen = {"name": name, "options": options or {}, **algorithm}
-    return resolve(run_from(settings(Path("d"), algorithm=chosen), "test"))
+    given = settings(Path("d"), algorithm=chosen)
+    if routing is not None:
+        teachers = [{"name": "a", "model": "a"}, {"name": "b", "model": "b", "annotation": "b"}]
+        given |= {"teacher": None, "teachers": teachers, "routing": routing}
+    return resolve(run_from(given, "test"))
 
 
 @dataclass(kw_only=True)
 class World:
     """Rollouts of `groups` prompts, `size` of each, then a demonstration of each group in `shown`. Distributions are logits
-    [T, V] at all their tokens; the student's are `hidden` [T, H] @ `head` [V, H].T."""
+    [T, V] at all their tokens; the student's are `hidden` [T, H] @ `head` [V, H].T. `teachers`: those of several teachers, of
+    which each has a share [groups, teachers] in `routes`."""
 
     lengths: np.ndarray
     size: int
@@ -55,6 +64,8 @@ class World:
     shown: tuple[tuple[int, Source], ...] = ()
     shares: np.ndarray | None = None
     step: int = 0
+    teachers: tuple[Tensor, ...] = ()
+    routes: np.ndarray | None = None
     cache: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -166,11 +177,26 @@ def batch_of(made: World, plan: RunPlan, *, whole: bool = False, updates: int = 
             old_logprobs=[old[span] for span in spans],
             student_entropy=[entropy[span] for span in spans],
         )
-    scores = {
-        one: tuple(cast(Any, Ready([_scores(made, one, spans[i]) for i in part])) for part in batch.parts)
-        for one in plan.passes
-    }
-    return replace(batch, scores=scores)
+    scores = {one: tuple(_pending(made, batch, one, part) for part in batch.parts) for one in plan.passes}
+    if made.routes is None:
+        return replace(batch, scores=scores)
+    names = tuple(str(number) for number in range(len(made.teachers)))
+    routing = Routing(names=names, shares=made.routes, weights=made.routes)
+    return replace(batch, scores=scores, routing=routing, rows=tuple(batch.group_numbers.tolist()))
+
+
+def _pending(made: World, batch: RolloutBatch, one: ScoringPass, part: range) -> Any:
+    """Return the scores of a part, of several teachers by each of those of a sequence."""
+    spans = made.spans()
+    if made.routes is None or one.worker != "teacher":
+        return Ready([_scores(made, one, spans[index]) for index in part])
+    calls = []
+    for teacher, logits in enumerate(made.teachers):
+        alone = replace(made, teacher=logits)
+        shares = made.routes[batch.group_numbers[list(part)], teacher]
+        places = np.flatnonzero(shares).tolist()
+        calls.append((places, Ready([_scores(alone, one, spans[part[place]]) for place in places])))
+    return RoutedScores(cast(Any, calls), len(part))
 
 
 def _scores(made: World, one: ScoringPass, span: slice) -> Scores:

@@ -56,7 +56,7 @@ def test_the_pocket_models_are_compatible() -> None:
     assert shared_vocabulary(student, teacher) == 2048
     assert context_problems(student, 2048) == context_problems(teacher, 2048) == []
     assert top_k_problems(student, teacher, 2048) == top_k_problems(student, teacher, None) == []
-    assert shared_vocabulary(student, None) == 2048
+    assert shared_vocabulary(student) == 2048
     (problem,) = top_k_problems(student, teacher, 2049)
     assert problem.startswith("algorithm.top_k is 2,049, but the models share only 2,048 tokens")
 

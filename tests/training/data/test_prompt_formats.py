@@ -181,10 +181,10 @@ def test_the_end_tokens_are_those_at_which_generate_stops(folder: Path) -> None:
 def test_a_base_student_ends_with_its_teachers_token_too(tiny: Path, folder: Path) -> None:
     student, teacher = opened(a_base_model(folder)), opened(tiny, "teacher")
     assert pair_problems(student, teacher, thinking=False) == []
-    assert run_end_tokens(student, teacher, PromptSettings()) == (TURN, END)
+    assert run_end_tokens(student, [teacher], PromptSettings()) == (TURN, END)
     more = PromptSettings(end_tokens=("<|im_start|>",))
     assert end_token_problems(student, more) == []
-    assert run_end_tokens(student, teacher, more) == (TURN, END, 1)
+    assert run_end_tokens(student, [teacher], more) == (TURN, END, 1)
     (problem,) = end_token_problems(student, PromptSettings(end_tokens=("<|eot|>",)))
     assert problem.startswith("prompt.end_tokens: '<|eot|>' is not a token of ")
 

@@ -157,7 +157,7 @@ def test_rows_without_a_label_are_left_out_and_counted_if_the_run_says_so(tmp_pa
     assert found.prepared.left_out == {"rows without a label: no ground truth": 2}
     assert [found.prepared.label(row) for row in range(3)] == ["1", "3", "5"]
     assert [row.id for row in found.prepared.rows] == [rows[n].id for n in (0, 2, 4)]
-    assert found.prepared.schedule.total_prompts == 9 and found.prepared.teacher is None  # three epochs
+    assert found.prepared.schedule.total_prompts == 9 and found.prepared.teachers == ()  # three epochs
 
 
 # --- algorithms of other people ----------------------------------------------------------------------------------

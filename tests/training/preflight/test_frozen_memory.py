@@ -43,30 +43,30 @@ def with_scorers(*scorers: Scorer) -> RunPlan:
 
 
 def test_without_a_frozen_model_there_are_students_and_engines_and_no_scores() -> None:
-    split = memory_plan(plan(SPLIT, **GRPO), SMALL, None)
+    split = memory_plan(plan(SPLIT, **GRPO), SMALL)
     assert owners(split) == [("GPU 0", ["student"]), ("GPU 1", ["rollout"]), ("GPU 2", ["rollout"])]
     assert split.host == () and "scores" not in memory_table(split)
     assert split.scored_sequences is None and split.fits
-    colocated = memory_plan(plan(COLOCATED, **GRPO), SMALL, None)
+    colocated = memory_plan(plan(COLOCATED, **GRPO), SMALL)
     assert owners(colocated) == [(f"GPU {n}", ["rollout", "student"]) for n in range(4)]
 
 
 def test_a_run_without_a_teacher_needs_what_one_with_a_teacher_needs_less_its_scores() -> None:
     without, scored = plan(**GRPO, **FORWARD), plan(algorithm={"top_k": 512}, **FORWARD)
-    assert score_bytes(without, SMALL, None, id_bytes=8) == 0
-    bare, full = (parts_of(student_parts(one, SMALL, None)) for one in (without, scored))
+    assert score_bytes(without, SMALL, id_bytes=8) == 0
+    bare, full = (parts_of(student_parts(one, SMALL)) for one in (without, scored))
     assert full.pop("activations, logits") - bare.pop("activations, logits") == MICRO * 512 * 12
     assert bare == full and "teacher's head" not in bare
 
 
 def test_the_start_as_the_teacher_is_on_the_students_gpu_and_sends_the_students_hidden_states() -> None:
-    made = memory_plan(plan(SPLIT, **OPSD, batches={"size": 128}, rollouts={"group_size": 4}), SMALL, None)
+    made = memory_plan(plan(SPLIT, **OPSD, batches={"size": 128}, rollouts={"group_size": 4}), SMALL)
     assert owners(made) == [
         ("GPU 0", ["reference", "student"]), ("GPU 1", ["rollout"]), ("GPU 2", ["rollout"]),
     ]  # fmt: skip
     states = BATCH * 2048 * 2
     assert parts_of(made.host) == {"scores, object store": 2 * states, "teacher's scores": states}
-    student = parts_of(student_parts(plan(SPLIT, **OPSD), SMALL, None))
+    student = parts_of(student_parts(plan(SPLIT, **OPSD), SMALL))
     assert student["teacher's head"] == 151_936 * 2048 * 2
     frozen = parts_of(reference_parts(plan(SPLIT, **OPSD), SMALL))
     assert frozen["parameters"] == 2 * 1_720_574_976

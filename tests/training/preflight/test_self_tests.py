@@ -52,7 +52,7 @@ class Healthy:
     def workers(self) -> Workers:
         return cast(Workers, SimpleNamespace(students=self, engines=self, score=self.score))
 
-    def score(self, one: ScoringPass, sequences: Sequence[TokenSequence]) -> Any:
+    def score(self, one: ScoringPass, sequences: Sequence[TokenSequence], *, teacher: int = 0) -> Any:
         self.scored.append((one.worker, one.view, [given.prompt_length for given in sequences]))
         request, sizes = one.request, [len(given.response) for given in sequences]
         found = [

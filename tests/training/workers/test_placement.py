@@ -44,20 +44,20 @@ def test_no_slot_is_reserved_without_a_reference() -> None:
 
 @pytest.mark.parametrize("reference", [False, True])
 def test_without_a_teacher_split_needs_one_gpu_less(reference: bool) -> None:
-    plan = make_placement("split", students=2, engines=2, teacher=False, reference=reference)
+    plan = make_placement("split", students=2, engines=2, teachers=0, reference=reference)
     assert (plan.count("teacher"), plan.count("reference")) == (0, int(reference))
     assert [plan.slot("rollout", engine).bundle for engine in range(2)] == [2, 3]
-    assert shares("split", students=2, engines=2, teacher=False, reference=reference) == [
+    assert shares("split", students=2, engines=2, teachers=0, reference=reference) == [
         1.0 if reference else 0.8, 0.8, 1.0, 1.0,
     ]  # fmt: skip
     assert shortfall(plan, {"CPU": 8.0, "GPU": 4.0}) is None
 
 
 def test_a_start_without_a_teacher_is_on_every_colocated_gpu_and_once_on_cpu() -> None:
-    made = make_placement("colocated", students=3, engines=3, teacher=False, reference=True)
+    made = make_placement("colocated", students=3, engines=3, teachers=0, reference=True)
     assert [made.count(role) for role in ("student", "reference", "teacher", "rollout")] == [3, 3, 0, 3]
-    assert shares("colocated", students=3, engines=3, teacher=False, reference=True) == [0.8] * 3
-    on_cpu = make_placement("cpu", engines=2, teacher=False, reference=True)
+    assert shares("colocated", students=3, engines=3, teachers=0, reference=True) == [0.8] * 3
+    on_cpu = make_placement("cpu", engines=2, teachers=0, reference=True)
     assert [(slot.role, slot.bundle) for slot in on_cpu.slots] == [
         ("student", 0), ("reference", 0), ("rollout", 0), ("rollout", 0),
     ]  # fmt: skip
