@@ -83,9 +83,9 @@ def build(what: Work, profile: str, overrides: Mapping[str, Any], port: int | No
             deploy(api)
             with local.client_of(api) as client:
                 run = local.create_run(client, DEPLOYMENTS[what], what=what, parameters=parameters)
+                pool = local.pool_of(client, DEPLOYMENTS[what])
         local.write_note(lock, {"pid": os.getpid(), "run": str(run.id)})
         stack.enter_context(settled(api, run.id))
-        pool = str(run.work_pool_name)
         worker = stack.enter_context(local.worker(api, pool, local.MAKE_QUEUE, WORKER_LOG))
         stack.enter_context(shown(WORKER_LOG))
         prepared = time.time() - began

@@ -291,6 +291,11 @@ def create_run(
     )
 
 
+def pool_of(client: SyncPrefectClient, deployment: str) -> str:
+    """Return the work pool of a deployment."""
+    return str(client.read_deployment_by_name(deployment).work_pool_name)
+
+
 def unfinished_runs(client: SyncPrefectClient) -> list[FlowRun]:
     """Return the runs of our work pools that are due and not in a final state. Paused runs are not included."""
     from prefect.client.schemas import filters

@@ -436,7 +436,8 @@ def cancelled_run(api):
     parameters = {"profile": "pocket", "overrides": {"run.output": str(held), "run.lock_wait_s": 600}}
     with alone(held / RUN_LOCK, "an annotation"), local.client_of(api) as client:
         run = local.create_run(client, build.DEPLOYMENTS["build"], what="build", parameters=parameters)
-        with local.worker(api, str(run.work_pool_name), local.MAKE_QUEUE, log) as worker:
+        pool = local.pool_of(client, build.DEPLOYMENTS["build"])
+        with local.worker(api, pool, local.MAKE_QUEUE, log) as worker:
             while "an annotation is already running" not in log.read_text():
                 time.sleep(0.2)
             client.set_flow_run_state(run.id, Cancelling())
