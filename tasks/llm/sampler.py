@@ -162,7 +162,7 @@ class _Remote:
     def __init__(self, role: ModelRole, identity: str, ledger: Ledger | None) -> None:
         handle = check_endpoint(role)
         self._chat = ChatModel(
-            role, handle.base_url, handle.model_name, identity, ledger, is_vllm=handle.is_vllm
+            role, handle.base_urls, handle.model_name, identity, ledger, offer=handle.offer
         )
 
     def draw(
