@@ -16,7 +16,7 @@ from tasks.config import ModelRole, Sampling
 from tasks.errors import UserError
 from tasks.identity import canonical_json
 from tasks.llm.callbacks import OnProgress, OnWait
-from tasks.llm.chat import ChatModel, ChatOutcome, ChatRequest, Failure
+from tasks.llm.chat import ChatModel, ChatOutcome, ChatRequest, Failure, Usage
 from tasks.llm.completions import plausible
 from tasks.llm.engines import Engines, OnResult, Result, SampleFailure, SampleOutput, SamplePrompt
 from tasks.llm.invariance import BatchInvariance
@@ -75,6 +75,11 @@ class TeacherSampler:
     def invariance(self) -> BatchInvariance | None:
         """Result of the engines' check of batch invariance; None for a remote teacher."""
         return self._backend.invariance if isinstance(self._backend, Engines) else None
+
+    @property
+    def usage(self) -> Usage | None:
+        """Usage of a remote teacher so far; None for engines."""
+        return self._backend.usage if isinstance(self._backend, _Remote) else None
 
     def __exit__(self, *_: object) -> None:
         if isinstance(self._backend, Engines):
@@ -164,6 +169,7 @@ class _Remote:
         self._chat = ChatModel(
             role, handle.base_urls, handle.model_name, identity, ledger, offer=handle.offer
         )
+        self.usage = self._chat.usage
 
     def draw(
         self,

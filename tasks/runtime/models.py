@@ -58,6 +58,7 @@ def chat_model(
         model = ChatModel(
             role, found.base_urls, found.model_name, identity, ledger, offer=found.offer
         )  # fmt: skip
+        run.live.uses(role_name, model.usage)
         yield model
         used = model.usage
         log(

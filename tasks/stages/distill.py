@@ -21,7 +21,15 @@ from tasks.runtime.driver import Run
 from tasks.runtime.phases import phase
 from tasks.runtime.preflight import newest_dataset
 from tasks.runtime.published import publish_files
-from tasks.runtime.training_job import check_run, command, environment, follow, job_failed_as_user_error
+from tasks.runtime.training_job import (
+    EVALUATED,
+    check_run,
+    command,
+    environment,
+    evaluation_rows,
+    follow,
+    job_failed_as_user_error,
+)
 from tasks.runtime.training_run import held_out, reads_dataset, run_config, write_held_out
 from tasks.storage.artifacts import atomic_write
 from tasks.storage.checksums import read_sealed
@@ -97,16 +105,5 @@ def publish(result: dict[str, Any]) -> None:
             f" [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}] on {counted(gain['n'], 'held-out problem')}\n",
             key="distill-gain", description="Gain on the held-out problems",
         )  # fmt: skip
-        exported = result["exported"]
-        table = [
-            {
-                "step": f"{one['step']:,}",
-                "accuracy": f"{one['accuracy']:.1%}",
-                "correct in at least one sample": f"{one['pass_at_n']:.1%}",
-                "exported": "yes" if one["step"] == exported["step"] else "",
-            }
-            for one in result["evaluations"]
-        ]
-        create_table_artifact(
-            table=table, key="distill-evaluations", description="Evaluations on the held-out problems"
-        )
+        table = evaluation_rows(result["evaluations"], result["exported"]["step"])
+        create_table_artifact(table=table, key="distill-evaluations", description=EVALUATED)

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from tasks.storage.checksums import Damaged, sealed, unsealed
 from tasks.storage.disk import atomic_write
-from training.evaluation.history import Evaluation
+from tasks.storage.evaluations import EVALUATIONS
+from training.evaluation.history import Evaluation, described
 from training.evaluation.metrics import Grades
 
 __all__ = ["stored_or_new"]
-
-FOLDER = "evaluations"
 
 
 def stored_or_new(folder: Path, step: int, weights: str, evaluate: Callable[[], Grades]) -> Evaluation:
@@ -21,11 +20,12 @@ def stored_or_new(folder: Path, step: int, weights: str, evaluate: Callable[[], 
 
     An evaluation of other weights is repeated: a continued run does steps again, and on a GPU may get other weights.
     """
-    path = folder / FOLDER / f"step-{step:08d}.json"
+    path = folder / EVALUATIONS / f"step-{step:08d}.json"
     found = _read(path)
     if found is None or (found.step, found.weights) != (step, weights):
         found = Evaluation(step=step, weights=weights, grades=evaluate())
-        atomic_write(path, json.dumps(sealed(found.to_json())) + "\n")
+        (values,) = described([found])
+        atomic_write(path, json.dumps(sealed({**found.to_json(), "values": values})) + "\n")
     return found
 
 
