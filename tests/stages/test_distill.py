@@ -237,8 +237,9 @@ def test_a_hostile_problem_in_a_sample_rollout_shows_itself_and_does_nothing(tmp
     row = {"step": 1, "group": 0, "weight": 0.5, "reward": None, "tokens": 3, "finish_reason": "stop"}
     write_samples(tmp_path, 1, [{**row, "problem": hostile, "response": f"```\n{hostile}\n- g"}])
     (found,) = training_job.sample_rollouts(tmp_path)
+    markdown = MarkdownIt("commonmark").enable(["table", "strikethrough"])  # with HTML
     for name, text in (("problem", hostile), ("response", f"``` {hostile} - g")):
-        page = Rendered(MarkdownIt("gfm-like", {"html": True}).render(found[name]))
+        page = Rendered(markdown.render(found[name]))
         assert page.tags == ["p"], "neither markup nor HTML"
         assert page.text.strip() == visible(text)
 
