@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from tasks.errors import UserError
-from tasks.evaluate_settings import EvaluateSettings
+from tasks.evaluate_settings import EvaluateSettings, Prices
 from tasks.evolve_settings import EvolveSettings
 from tasks.keys import is_secret, refuse_credentials
 from tasks.plan_settings import PlanSettings
@@ -96,8 +96,8 @@ class Serve(Settings):
 
 
 class ModelRole(Settings):
-    """The model of one role: behind an existing server (`base_url`) or started on this machine (`serve`). Its identity is a hash
-    of the files of a local model, and `model@revision` of a hub model.
+    """The model of one role: behind existing servers (`base_url`, one or several) or started on this machine (`serve`). Its
+    identity is a hash of the files of a local model, and `model@revision` of a hub model.
 
     `chat_template`: a Jinja file that replaces the checkpoint's chat template, for those without one. `template_date`: the date
     in the prompts of a template that contains the date. Both are for models served here. They are not settings of a stage, but
@@ -106,7 +106,7 @@ class ModelRole(Settings):
 
     model: str = resource()  # local folder (relative to the project) or hub id
     revision: str | None = None
-    base_url: str | None = resource(None)  # without `serve`, by default OPENAI_BASE_URL of the environment
+    base_url: str | tuple[str, ...] | None = resource(None)  # without `serve`, by default OPENAI_BASE_URL
     api_key_env: str = resource("OPENAI_API_KEY")  # name of the environment variable; never the key
     serve: Serve | None = resource(None)
     thinking: bool = False
@@ -114,8 +114,15 @@ class ModelRole(Settings):
     template_date: datetime.date | None = resource(None)
     max_model_len: PositiveInt = 8192
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    concurrency: PositiveInt = resource(64)  # maximum number of requests in flight
+    concurrency: PositiveInt = resource(64)  # maximum number of requests in flight at each server
     request_timeout_s: PositiveFloat = resource(600.0)
+    prices: Prices | None = resource(None)  # of a million tokens; None: no cost is shown
+
+    @property
+    def base_urls(self) -> tuple[str, ...]:
+        """The addresses of `base_url`, without a slash at the end; none if the model is served here."""
+        urls = (self.base_url,) if isinstance(self.base_url, str) else self.base_url or ()
+        return tuple(url.rstrip("/") for url in urls)
 
     @model_validator(mode="before")
     @classmethod
@@ -128,7 +135,12 @@ class ModelRole(Settings):
     def _one_way_to_reach_it(self) -> ModelRole:
         if (self.base_url is None) == (self.serve is None):
             raise ValueError("give either serve or base_url (by default OPENAI_BASE_URL of the environment)")
-        refuse_credentials(self.base_url, "base_url")
+        if self.base_url is not None and not self.base_urls:
+            raise ValueError("base_url names no server: give one address or several")
+        for url in self.base_urls:
+            refuse_credentials(url, "base_url")
+            if self.base_urls.count(url) > 1:
+                raise ValueError(f"base_url names {url} twice: name each server once")
         if self.serve is None and (self.chat_template is not None or self.template_date is not None):
             raise ValueError(
                 "chat_template and template_date need serve: the server at base_url has a chat template and a date of its own"

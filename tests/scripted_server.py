@@ -219,14 +219,15 @@ def running(
     models: Sequence[str] = ("scripted",),
     owner: str = "someone",
     capacity: int | None = None,
+    port: int = 0,
 ) -> Iterator[ScriptedServer]:
-    """A scripted server on a free port, for the length of the `with` block."""
+    """A scripted server on a port (0: any free one), for the length of the `with` block."""
     server = ScriptedServer(script or {}, delay_s=delay_s, models=models, owner=owner, capacity=capacity)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     listener = asyncio.run_coroutine_threadsafe(
-        asyncio.start_server(server.handle, "127.0.0.1", 0), loop
+        asyncio.start_server(server.handle, "127.0.0.1", port), loop
     ).result()
     server.port = listener.sockets[0].getsockname()[1]
     try:

@@ -1,7 +1,7 @@
-"""Chat completions from any OpenAI-compatible server: adaptive concurrency, and exactly one outcome per request.
+"""Chat completions from OpenAI-compatible servers: adaptive concurrency, and exactly one outcome per request.
 
-`tasks.llm.throttle` adapts the concurrency: status 408, 409, 429 and 5xx, timeouts and broken connections count as congestion.
-The pauses between attempts have full jitter.
+`tasks.llm.throttle` adapts the concurrency at each server: status 408, 409, 429 and 5xx, timeouts and broken connections count as
+congestion. `tasks.llm.server_pool` chooses the server of each attempt. The pauses between attempts have full jitter.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from tasks.llm.completions import MAX_REPLY_CHARS, Completion, from_ledger, from
 from tasks.llm.endpoint import BadStatus, ConnectionFailed, open_client, post, printable
 from tasks.llm.ledger import Ledger, Spent, request_key
 from tasks.llm.model_folder import special_tokens
-from tasks.llm.throttle import Throttle
+from tasks.llm.offers import Offer, check_offer
+from tasks.llm.server_pool import MAX_RETRY_AFTER_S, ModelServer, ServerPool
 from tasks.rows import Reason
 from tasks.text import control_token
 
 MAX_ATTEMPTS: Final = 6
 MAX_PAUSE_S: Final = 60.0
-MAX_RETRY_AFTER_S: Final = 300.0
 LOOKUP: Final = 256
 """Number of requests looked up in the ledger at once, and the most that are read ahead from the iterator."""
 SERVER_GONE_AFTER: Final = 8
-"""After this many requests in a row that used up all their attempts, the server is considered down."""
+"""After this many requests in a row that used up all their attempts, the servers are considered down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,36 +90,44 @@ class _Pending:
     ledger_key: str
 
 
-class ChatModel:
-    """A role's model behind an OpenAI-compatible address.
+Clients = Mapping[ModelServer, AsyncOpenAI]
 
-    `identity` identifies the model in the ledger. `is_vllm` (default: whether the role is served on this machine) decides
-    whether the `enable_thinking` argument of the chat template is sent. A request whose text contains a control token of
-    a common chat template, or a special token of a model served here, is not sent. Not thread-safe.
+
+class ChatModel:
+    """A role's model behind one or several OpenAI-compatible addresses, which all serve the same model.
+
+    `identity` identifies the model in the ledger, whichever server answers. `offer`: how the servers serve the model (default:
+    vLLM if the role is served on this machine); a vLLM server is sent the `enable_thinking` argument of the chat template. A
+    request whose text contains a control token of a common chat template, or a special token of a model served here, is not sent.
+    Not thread-safe.
     """
 
     def __init__(
         self,
         role: ModelRole,
-        base_url: str,
+        base_urls: str | Sequence[str],
         model_name: str,
         identity: str,
         ledger: Ledger | None = None,
         *,
-        is_vllm: bool | None = None,
+        offer: Offer | None = None,
         max_reply_chars: int = MAX_REPLY_CHARS,
     ) -> None:
         self.role = role
-        self.base_url = base_url
         self.model_name = model_name
         self.identity = identity
         self.usage = Usage()
-        self.throttle = Throttle(role.concurrency)
         self._ledger = ledger
-        self._is_vllm = role.serve is not None if is_vllm is None else is_vllm
+        self._pool = ServerPool([base_urls] if isinstance(base_urls, str) else base_urls, role.concurrency)
+        self._offer = offer or Offer(is_vllm=role.serve is not None, context=None)
         self._max_reply_chars = max_reply_chars
         self._control_tokens = special_tokens(role.model, PROJECT_ROOT) if role.serve else ()
         self._given_up_in_a_row = 0
+
+    @property
+    def servers(self) -> tuple[ModelServer, ...]:
+        """The servers, in the order of the addresses."""
+        return self._pool.servers
 
     async def complete(
         self, requests: Iterable[ChatRequest], *, on_progress: OnProgress | None = None
@@ -127,8 +135,9 @@ class ChatModel:
         """Yield exactly one outcome per request, in order of completion; requests found in the ledger are not sent, nor are those
         whose text contains a control token.
 
-        Requests are pulled from the iterator as slots become free. Raises `UserError` if the server rejects the API key,
-        redirects, or is down (eight requests in a row used up their attempts). Closing the iterator cancels what is in flight.
+        Requests are pulled from the iterator as slots become free. Raises `UserError` if a server rejects the API key or
+        redirects, or all are down (eight requests in a row used up their attempts). Closing the iterator cancels what is in
+        flight.
         """
         async with aclosing(self._run(requests, on_progress, lambda: None)) as outcomes:
             async for _, outcome in outcomes:
@@ -161,10 +170,10 @@ class ChatModel:
         running: dict[asyncio.Task[ChatOutcome], _Pending] = {}
         finished: asyncio.Queue[asyncio.Task[ChatOutcome]] = asyncio.Queue()
         followers: dict[str, list[_Pending]] = {}  # requests with the same content as one in flight
-        client = open_client(self.role, self.base_url)
+        clients = {server: open_client(self.role, server.base_url) for server in self.servers}
         try:
             while True:
-                while len(running) < self.role.concurrency:
+                while len(running) < self._pool.cap:
                     if not ready:
                         for index, outcome in self._read_ahead(source, ready):
                             meter.count()
@@ -177,7 +186,7 @@ class ChatModel:
                         followers[pending.ledger_key].append(pending)
                         continue
                     followers[pending.ledger_key] = []
-                    task = asyncio.create_task(self._answer(client, pending))
+                    task = asyncio.create_task(self._answer(clients, pending))
                     task.add_done_callback(finished.put_nowait)
                     running[task] = pending
                 if not running:
@@ -189,7 +198,7 @@ class ChatModel:
                     yield item, outcome
         finally:
             await _cancel(running)
-            await client.close()
+            await asyncio.gather(*(client.close() for client in clients.values()))
             meter.finish()
 
     def _read_ahead(
@@ -256,35 +265,54 @@ class ChatModel:
                 self.usage.failures += 1
                 yield item.index, replace(outcome, key=item.request.key)
 
-    async def _answer(self, client: AsyncOpenAI, pending: _Pending) -> ChatOutcome:
-        """Send one request until it is answered, rejected, or out of attempts."""
+    async def _answer(self, clients: Clients, pending: _Pending) -> ChatOutcome:
+        """Send one request until it is answered, rejected by the servers that are up, or out of attempts."""
         request, reason = pending.request, ""
+        last, refused = None, list[ModelServer]()
         for attempt in range(1, MAX_ATTEMPTS + 1):
+            await self._pool.look_again(lambda server: self._check(clients[server], server))
+            server = await self._pool.enter(last, refused)
+            if server is None:
+                return self._failed(request, reason, attempt - 1)
             try:
-                completion = await self._attempt(client, request)
+                completion = await self._attempt(clients[server], server, request)
             except _Refused as refusal:
+                reason = str(refusal)
+                refused.append(server)
                 self._given_up_in_a_row = 0
-                return self._failed(request, str(refusal), attempt)
             except _Retryable as trouble:
-                reason = str(trouble)
+                reason, last = str(trouble), server
                 if attempt < MAX_ATTEMPTS:
-                    await asyncio.sleep(pause_before(attempt + 1, trouble.retry_after))
+                    wait = None if self._pool.has_another(server) else trouble.retry_after
+                    await asyncio.sleep(pause_before(attempt + 1, wait))
             else:
                 self._given_up_in_a_row = 0
                 self._record(pending.ledger_key, completion)
                 return completion
-        self._given_up_in_a_row += 1
-        if self._given_up_in_a_row >= SERVER_GONE_AFTER:
-            raise UserError(
-                f"model server {self.base_url} failed {SERVER_GONE_AFTER} requests in a row, {MAX_ATTEMPTS} attempts each "
-                f"(last error: {reason}): check that it runs and read its log, then start again (answered requests are kept)"
-            )
+        if not refused:
+            self._give_up(reason)
         return self._failed(request, reason, MAX_ATTEMPTS)
 
-    async def _attempt(self, client: AsyncOpenAI, request: ChatRequest) -> Completion:
-        """Make one attempt within the throttle's limit. Raises `_Retryable` or `_Refused` with a message, or `UserError` if
-        the server rejects the API key or redirects."""
-        await self.throttle.enter()
+    def _give_up(self, reason: str) -> None:
+        """Count a request that used up its attempts. Raises `UserError` if these are too many in a row."""
+        self._given_up_in_a_row += 1
+        if self._given_up_in_a_row < SERVER_GONE_AFTER:
+            return
+        several = len(self.servers) > 1
+        raise UserError(
+            f"model server{'s' * several} {', '.join(server.base_url for server in self.servers)} failed {SERVER_GONE_AFTER}"
+            f" requests in a row, {MAX_ATTEMPTS} attempts each (last error: {reason}): check that"
+            f" {'they run and read their logs' if several else 'it runs and read its log'}, then start again (answered requests"
+            " are kept)"
+        )
+
+    async def _check(self, client: AsyncOpenAI, server: ModelServer) -> None:
+        """Raise `UserError` unless a server offers the model as the others do."""
+        await check_offer(client, server.base_url, self.role, self._offer)
+
+    async def _attempt(self, client: AsyncOpenAI, server: ModelServer, request: ChatRequest) -> Completion:
+        """Make one attempt in a slot of the server, and release the slot. Raises `_Retryable` or `_Refused` with a message, or
+        `UserError` if the server rejects the API key or redirects."""
         sent_at = time.monotonic()
         self.usage.attempts += 1
         try:
@@ -297,32 +325,35 @@ class ChatModel:
             )
             completion = self._read(request, answer)
         except (BadStatus, ConnectionFailed, TimeoutError, ValueError) as error:
-            raise self._sorted_error(error, sent_at) from error
+            found = self._sorted_error(error, server, sent_at)
+            if isinstance(found, _Retryable):
+                self._pool.failed(server, sent_at, str(found), found.retry_after)
+            raise found from error
         finally:
-            self.throttle.leave()
-        self.throttle.succeeded()
+            self._pool.leave(server)
+        self._pool.succeeded(server)
         return completion
 
-    def _sorted_error(self, error: Exception, sent_at: float) -> Exception:
-        """Return the exception to raise for an attempt's error, and report congestion to the throttle."""
+    def _sorted_error(self, error: Exception, server: ModelServer, sent_at: float) -> Exception:
+        """Return the exception to raise for an attempt's error, and report congestion to the server's throttle."""
         if isinstance(error, BadStatus):
             if error.status == 401:
                 return UserError(
-                    f"model server {self.base_url} rejects the API key: set {self.role.api_key_env} in the environment"
+                    f"model server {server.base_url} rejects the API key: set {self.role.api_key_env} in the environment"
                 )
             if error.is_redirect:
                 return UserError(
-                    f"model server {self.base_url} sends prompts elsewhere ({error}): set `base_url` to the right address"
+                    f"model server {server.base_url} sends prompts elsewhere ({error}): set `base_url` to the right address"
                 )
             if error.status < 500 and error.status not in (408, 409, 429):
                 return _Refused(str(error))
-            self.throttle.congested(sent_at)
+            server.throttle.congested(sent_at)
             return _Retryable(str(error), error.retry_after)
         if isinstance(error, TimeoutError):
-            self.throttle.congested(sent_at)
+            server.throttle.congested(sent_at)
             return _Retryable(f"no answer within {self.role.request_timeout_s:g} s")
         if isinstance(error, ConnectionFailed):
-            self.throttle.congested(sent_at)
+            server.throttle.congested(sent_at)
             return _Retryable(f"connection failed: {error}")
         return _Retryable(f"unreadable answer: {printable(error)}")
 
@@ -341,7 +372,7 @@ class ChatModel:
         if request.schema is not None:
             schema = {"name": request.schema_name, "schema": dict(request.schema), "strict": True}
             arguments["response_format"] = {"type": "json_schema", "json_schema": schema}
-        if self._is_vllm:
+        if self._offer.is_vllm:
             arguments["chat_template_kwargs"] = {"enable_thinking": self.role.thinking}
         return {**arguments, **request.extra}
 

@@ -16,7 +16,7 @@ from tasks.config import ModelRole, Sampling
 from tasks.errors import UserError
 from tasks.identity import canonical_json
 from tasks.llm.callbacks import OnProgress, OnWait
-from tasks.llm.chat import ChatModel, ChatOutcome, ChatRequest, Failure
+from tasks.llm.chat import ChatModel, ChatOutcome, ChatRequest, Failure, Usage
 from tasks.llm.completions import plausible
 from tasks.llm.engines import Engines, OnResult, Result, SampleFailure, SampleOutput, SamplePrompt
 from tasks.llm.invariance import BatchInvariance
@@ -75,6 +75,11 @@ class TeacherSampler:
     def invariance(self) -> BatchInvariance | None:
         """Result of the engines' check of batch invariance; None for a remote teacher."""
         return self._backend.invariance if isinstance(self._backend, Engines) else None
+
+    @property
+    def usage(self) -> Usage | None:
+        """Usage of a remote teacher so far; None for engines."""
+        return self._backend.usage if isinstance(self._backend, _Remote) else None
 
     def __exit__(self, *_: object) -> None:
         if isinstance(self._backend, Engines):
@@ -162,8 +167,9 @@ class _Remote:
     def __init__(self, role: ModelRole, identity: str, ledger: Ledger | None) -> None:
         handle = check_endpoint(role)
         self._chat = ChatModel(
-            role, handle.base_url, handle.model_name, identity, ledger, is_vllm=handle.is_vllm
+            role, handle.base_urls, handle.model_name, identity, ledger, offer=handle.offer
         )
+        self.usage = self._chat.usage
 
     def draw(
         self,

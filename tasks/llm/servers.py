@@ -1,4 +1,4 @@
-"""Model servers: an existing one at `base_url`, or a vLLM server that is started and stopped here.
+"""Model servers: existing ones at `base_url`, or a vLLM server that is started and stopped here.
 
 A server started here runs under `tasks.processes.supervisor`: it ends with its `with` block, on any exception or signal, and
 within ten seconds of a `kill -9` of its owner.
@@ -26,15 +26,14 @@ from tasks.errors import UserError
 from tasks.keys import environment_without_keys
 from tasks.llm.callbacks import WAIT_NOTICE_S, OnWait
 from tasks.llm.chat_templates import role_template
-from tasks.llm.endpoint import BadStatus, ConnectionFailed, get, open_client, printable
+from tasks.llm.endpoint import BadStatus, ConnectionFailed, open_client
 from tasks.llm.invariance import BatchInvariance, check_invariance, server_probes
 from tasks.llm.model_folder import model_folder
+from tasks.llm.offers import MODELS_TIMEOUT_S, Offer, Silent, difference, request_offer
 from tasks.llm.vllm_options import MIN_BATCHED_TOKENS, engine_environment
 from tasks.processes.machine import device_is_cpu, engine_device
 
 STOP_S = 12.0
-MODELS_TIMEOUT_S = 15.0
-SET_BASE_URL = "set `base_url` to an OpenAI-compatible address, usually ending in /v1"
 LOG_PREFIX = re.compile(r"^(\([^)]*\)\s*)?((INFO|WARNING|ERROR|DEBUG)\s+[\d-]+ [\d:.]+ )?(\[[^\]]+\]\s*)?")
 COMPLAINT = re.compile(r"\b(\w+Error|\w*Exception|error):\s*\S")
 STEP = re.compile(
@@ -52,11 +51,11 @@ SECONDARY_ERRORS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerHandle:
-    """The address of a role's model. `base_url` is that of the OpenAI client, usually ending in `/v1`."""
+    """The addresses of a role's model, as the OpenAI client takes them, usually ending in `/v1`, and how they serve it."""
 
-    base_url: str
+    base_urls: tuple[str, ...]
     model_name: str
-    is_vllm: bool
+    offer: Offer
     invariance: BatchInvariance | None = None  # None: not checked, the server was not started here
 
 
@@ -92,9 +91,9 @@ def serving(
         _wait_until_healthy(process, role, port, log, on_wait)
         base_url = f"http://127.0.0.1:{port}/v1"
         yield ServerHandle(
-            base_url=base_url,
+            base_urls=(base_url,),
             model_name=role.model,
-            is_vllm=True,
+            offer=Offer(is_vllm=True, context=role.max_model_len),
             invariance=_check_server(base_url, role, log),
         )
     finally:
@@ -104,44 +103,40 @@ def serving(
 # --- a server that already runs ----------------------------------------------------------------------------------
 
 
-def check_endpoint(role: ModelRole, timeout_s: float = MODELS_TIMEOUT_S) -> ServerHandle:
-    """Request the list of models at `base_url`. Raises `UserError` unless it answers and offers `role.model`."""
-    base_url = (role.base_url or "").rstrip("/")
-    where = f"model server {base_url}/models"
-    try:
-        answer = asyncio.run(_models(role, base_url, timeout_s))
-    except BadStatus as error:
-        if error.status in (401, 403):
-            raise UserError(
-                f"{where} rejects the API key (status {error.status}): set {role.api_key_env} in the environment"
-            ) from error
-        raise UserError(f"{where} does not return a list of models ({error}): {SET_BASE_URL}") from error
-    except (ConnectionFailed, TimeoutError, ValueError) as error:
-        raise UserError(
-            f"{where} does not answer ({str(error) or 'timeout'}): start it, or correct `base_url` in the profile"
-        ) from error
-    try:
-        owners = {entry["id"]: entry.get("owned_by") for entry in json.loads(answer)["data"]}
-        names = sorted(owners)
-        offered = ", ".join(_short(printable(name)) for name in names[:20])
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise UserError(f"{where} does not return a list of models: {SET_BASE_URL}") from error
-    if role.model not in owners:
-        raise UserError(
-            f"{where} does not offer {role.model!r}: set `model` to one of {offered}"
-            if names
-            else f"{where} offers no model: {SET_BASE_URL}"
-        )
-    return ServerHandle(base_url=base_url, model_name=role.model, is_vllm=owners[role.model] == "vllm")
+def check_endpoint(
+    role: ModelRole, timeout_s: float = MODELS_TIMEOUT_S, *, all_of_them: bool = False
+) -> ServerHandle:
+    """Request the list of models at every `base_url`.
+
+    Raises `UserError` if one of them offers another model or rejects the key, if two differ in what decides the answers, and if
+    none answers (`all_of_them`: if one does not). It has all sentences, one per line.
+    """
+    found = asyncio.run(_offers(role, timeout_s))
+    offers = {url: offer for url, offer in found.items() if isinstance(offer, Offer)}
+    errors = [
+        offer for offer in found.values()
+        if isinstance(offer, UserError) and (all_of_them or not offers or not isinstance(offer, Silent))
+    ]  # fmt: skip
+    if errors:
+        raise UserError("\n".join(map(str, errors)))
+    first = next((url for url, offer in offers.items() if offer.context is not None), next(iter(offers)))
+    for url, offer in offers.items():
+        if (wrong := difference(offer, offers[first])) is not None:
+            raise UserError(f"model servers {first} and {url} differ in {wrong}: name servers that are alike")
+    return ServerHandle(base_urls=role.base_urls, model_name=role.model, offer=offers[first])
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= LINE_CHARS else f"{name[: LINE_CHARS - 4]} ..."
+async def _offers(role: ModelRole, timeout_s: float) -> dict[str, Offer | UserError]:
+    """Return what each server of the role offers, or why it cannot be used."""
 
+    async def ask(base_url: str) -> Offer | UserError:
+        try:
+            async with open_client(role, base_url) as client:
+                return await request_offer(client, base_url, role, timeout_s)
+        except UserError as error:
+            return error
 
-async def _models(role: ModelRole, base_url: str, timeout_s: float) -> bytes:
-    async with open_client(role, base_url) as client:
-        return await get(client, "/models", timeout_s)
+    return dict(zip(role.base_urls, await asyncio.gather(*map(ask, role.base_urls)), strict=True))
 
 
 # --- a local server -----------------------------------------------------------------------------------------------

@@ -7,9 +7,7 @@ Chiu and Jain 1989).
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections import deque
 from typing import Final
 
 FIRST_CONCURRENCY: Final = 8
@@ -18,7 +16,7 @@ FIRST_SHARE: Final = 8
 
 
 class Throttle:
-    """The adaptive limit on requests in flight, at most `cap`."""
+    """The adaptive limit on requests in flight at one server, at most `cap`, and how many there are (`active`)."""
 
     def __init__(self, cap: int) -> None:
         self.cap = cap
@@ -26,29 +24,15 @@ class Throttle:
         self.active = 0
         self._slow_start = True
         self._cut_at = -1.0
-        self._waiters: deque[asyncio.Future[None]] = deque()
 
-    async def enter(self) -> None:
-        """Wait for a free slot and take it."""
-        while self.active >= int(self.limit):
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                self._wake()  # pass on a wake-up that arrived at the same moment
-                raise
-        self.active += 1
-
-    def leave(self) -> None:
-        """Release the slot."""
-        self.active -= 1
-        self._wake()
+    @property
+    def is_free(self) -> bool:
+        """Whether another request may be sent."""
+        return self.active < int(self.limit)
 
     def succeeded(self) -> None:
         """Record a success: a full round of them raises the limit by one (doubles it before the first congestion)."""
         self.limit = min(float(self.cap), self.limit + (1.0 if self._slow_start else 1.0 / self.limit))
-        self._wake()
 
     def congested(self, sent_at: float) -> None:
         """Record congestion of an attempt sent at `sent_at` (monotonic seconds): halve the limit unless it was halved since."""
@@ -56,11 +40,3 @@ class Throttle:
             self._slow_start = False
             self.limit = max(1.0, self.limit / 2)
             self._cut_at = time.monotonic()
-
-    def _wake(self) -> None:
-        free = int(self.limit) - self.active
-        while self._waiters and free > 0:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                free -= 1

@@ -18,6 +18,7 @@ from tasks.runtime.annotation_identity import annotation_recipe, teacher_of
 from tasks.runtime.decontamination import benchmark_problems
 from tasks.runtime.driver import Run
 from tasks.runtime.models import batch_invariance
+from tasks.runtime.spending import model_roles
 from tasks.runtime.summaries import rejects_of
 from tasks.seeds.truth import majority_is_right, pocket_sources
 from tasks.storage.artifacts import Artifact, Store, versions
@@ -222,11 +223,6 @@ def spent_by_model(run: Run) -> list[Spent]:
         )
         for model, found in spent.items()
     ]  # fmt: skip
-
-
-def model_roles(run: Run, model: str) -> str:
-    """Return the roles of a model in this run, as text."""
-    return ", ".join(role for role, used in run.identities.items() if used == model) or "earlier runs"
 
 
 def shown_overlap(finding: Finding, overlaps: Overlaps) -> Overlap:

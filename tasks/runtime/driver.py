@@ -29,6 +29,7 @@ from tasks.rows import Problem, Reject
 from tasks.runtime.chunks import bounds
 from tasks.runtime.engine_pool import Engines, OnDemand
 from tasks.runtime.failures import ROWS
+from tasks.runtime.live import Live
 from tasks.runtime.phases import phase
 from tasks.runtime.progress import Progress
 from tasks.runtime.stage import Stage
@@ -46,12 +47,14 @@ NAMED_ROWS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """The context that every stage takes: the settings, the artifact store, the identities of the models and their engines."""
+    """The context that every stage takes: the settings, the artifact store, the identities of the models, their engines, and
+    the tables that show it."""
 
     config: Config
     store: Store
     identities: Mapping[str, str]  # role -> model identity
     engines: Engines = field(default_factory=OnDemand, compare=False)
+    live: Live = field(default_factory=Live, compare=False)
 
     @property
     def ledger_path(self) -> Path:
@@ -135,6 +138,7 @@ def run_shards(
     if found is not None:
         _named(stage, f"{stage.name}: already built")(run, stage, None, None, None, None)
         logger.info("%s: already built, %s", stage.name, counted(found.num_rows, stage.unit))
+        run.live.is_built(run, found)
         return found
     drop_if_stale(run.store, stage)
     with run.timeline.phase("stage", stage.name):
@@ -154,6 +158,7 @@ def _built(
     with phase(logger.info, lambda seconds: f"{stage.name}: reading the input, {seconds:.0f} s"):
         sizes = plan()
     progress = Progress(stage.name, sum(sizes), logger.info)
+    run.live.begins(stage, progress)
     with phase(logger.info, lambda _seconds: progress.line()):
         for index, size in enumerate(sizes):
             ready(index)
@@ -161,6 +166,8 @@ def _built(
             with _rows_named(run.store, stage, sizes, index):
                 named(run, stage, index, work, progress, pending)
             progress.shard_done(size)
+            run.live.shard_done(run, stage, index)
+            run.live.show(run, last=index == len(sizes) - 1)
         progress.finish()
         ready(None)
     artifact = _finish(run, stage, len(sizes))
@@ -228,7 +235,12 @@ def run_shard(
         origin = f"{source.parent.name}/{source.name}"
         run.store.link_shard(source, folder, index, {**record, "seconds": 0.0, "taken_from": origin})
         return Completed(name="Cached", message=f"reused an identical shard: {origin}")
-    shard = work(index, progress.update)
+
+    def on_progress(done: int) -> None:
+        progress.update(done)
+        run.live.show(run)
+
+    shard = work(index, on_progress)
     record |= {
         "counts": shard.counts(stage.primary), "seconds": round(time.time() - started, 3), "notes": dict(shard.notes),
         **({} if pending is None else {"key": pending.key(index)}),

@@ -85,18 +85,18 @@ def hub_models(config: Config, roles: Sequence[str], root: Path) -> list[HubItem
     return items
 
 
-def endpoint_problem(config: Config, names: str, role: ModelRole, root: Path) -> str | None:
-    """Return what is wrong with the server at a role's `base_url`, or None.
+def endpoint_problems(config: Config, names: str, role: ModelRole, root: Path) -> list[str]:
+    """Return what is wrong with the servers at a role's `base_url`.
 
     A server whose stage is finished in the output folder is not needed any more, so it may be gone.
     """
     if role.serve is not None or _is_answered(config, names, role, root):
-        return None
+        return []
     try:
-        check_endpoint(role, ENDPOINT_S)
+        check_endpoint(role, ENDPOINT_S, all_of_them=True)
     except UserError as error:
-        return f"models.{names}: {error}"
-    return None
+        return [f"models.{names}: {line}" for line in str(error).splitlines()]
+    return []
 
 
 def endpoints(config: Config, roles: Sequence[str]) -> Mapping[str, ModelRole]:

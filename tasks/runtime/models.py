@@ -53,9 +53,12 @@ def chat_model(
         check_cancelled=check_cancelled,
     )
     with run.engines.use(engine, waiting) as found, Ledger(run.ledger_path) as ledger:
-        log(f"{stage}: the {name} server is ready at {found.base_url}")
+        log(f"{stage}: the {name} server is ready at {', '.join(found.base_urls)}")
         note_engine(found.invariance, role_name, identity, ledger, log)
-        model = ChatModel(role, found.base_url, found.model_name, identity, ledger, is_vllm=found.is_vllm)
+        model = ChatModel(
+            role, found.base_urls, found.model_name, identity, ledger, offer=found.offer
+        )  # fmt: skip
+        run.live.uses(role_name, model.usage)
         yield model
         used = model.usage
         log(

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from tasks.config import PROJECT_ROOT, Config
 from tasks.errors import UserError, attempt
-from tasks.runtime.model_preflight import endpoint_problem, endpoints, hub_models, role_problems
+from tasks.runtime.model_preflight import endpoint_problems, endpoints, hub_models, role_problems
 from tasks.runtime.source_preflight import hub_sources, source_problems, unread_sources
 from tasks.runtime.training_preflight import settings_problems, training_problems
 from tasks.runtime.training_run import reads_dataset
@@ -70,7 +70,7 @@ def check_run(
     with ThreadPoolExecutor() as pool:  # the network answers while local files are read
         remote = [pool.submit(lambda: hub_problems(items))]
         remote += [
-            pool.submit(lambda names=names, role=role: _listed(endpoint_problem(config, names, role, place)))
+            pool.submit(lambda names=names, role=role: endpoint_problems(config, names, role, place))
             for names, role in endpoints(config, ROLES[work]).items()
         ]
         remote += [pool.submit(lambda: cluster_problems(config, work, trains=trains))]
@@ -79,10 +79,6 @@ def check_run(
         problems += _dataset_and_training(config, work, place, dataset, trains=trains)
         problems += [problem for answer in remote for problem in answer.result()]
     return list(dict.fromkeys(problems))
-
-
-def _listed(problem: str | None) -> list[str]:
-    return [] if problem is None else [problem]
 
 
 def output_problems(root: Path) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
@@ -87,22 +88,26 @@ class Progress:
 
 
 class LiveTable:
-    """A table artifact of the Prefect UI that is updated while a stage runs.
+    """A table artifact of the Prefect UI that is updated while a stage runs, once it has rows.
 
-    `show` may be called at any frequency; the table is updated every ten seconds, and always when `last` is set.
+    `show` may be called at any frequency; the table is updated every ten seconds, and always when `last` is set, if it changed.
     """
 
     def __init__(self, key: str, description: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.key, self.description, self.clock = key, description, clock
         self.artifact: UUID | None = None
         self.shown = -TABLE_SECONDS
+        self.table: list[dict[str, Any]] = []
 
-    def show(self, rows: Callable[[], Sequence[Mapping[str, str]]], *, last: bool = False) -> None:
+    def show(self, rows: Callable[[], Sequence[Mapping[str, Any]]], *, last: bool = False) -> None:
         """Replace the rows of the table. `rows` is called only when an update is due."""
         now = self.clock()
         if now - self.shown < TABLE_SECONDS and not last:
             return
         self.shown, table = now, [dict(row) for row in rows()]
+        if table == self.table:
+            return
+        self.table = table
         if self.artifact is None:
             created = create_table_artifact(table=table, key=self.key, description=self.description)
             self.artifact = created if isinstance(created, UUID) else UUID(str(created))

@@ -59,6 +59,8 @@ def start_teacher(run: Run, ledger: Ledger, check_cancelled: Callable[[], None])
     )
     with run.engines.use(engine, waiting) as sampler:
         note_engine(sampler.invariance, "teacher", identity, ledger, log)
+        if sampler.usage is not None:
+            run.live.uses("teacher", sampler.usage)
         yield sampler
 
 

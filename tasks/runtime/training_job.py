@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from shutil import rmtree
@@ -20,13 +20,15 @@ from tasks.runtime.progress import LiveTable, Progress
 from tasks.storage.artifacts import atomic_write
 from tasks.storage.cards import escape_markdown
 from tasks.storage.disk import disk_errors, make_folder
+from tasks.storage.evaluations import read_evaluations
 from tasks.storage.metrics import read_metrics
-from tasks.storage.rollout_samples import has_samples, last_samples
+from tasks.storage.rollout_samples import last_samples
 
 PROBLEMS = "problems.txt"
 """File next to RUN.json with the errors of the launcher that the user can fix, one per line."""
 STEP = re.compile(r"train: step (\d+) of (\d+)")
 TABLE_ROWS = 20
+EVALUATED = "Evaluations on the held-out problems"
 SHOWN = {
     "step": "step",
     "loss": "loss",
@@ -150,10 +152,14 @@ def environment() -> dict[str, str]:
 
 
 def follow(lines: Iterable[str], log: Any, folder: Path) -> None:
-    """Log the run's own lines, show its steps as a progress artifact, and the metrics of the last steps as a table."""
+    """Log the run's own lines, show its steps as a progress artifact, and as tables the metrics of the last steps,
+    sample rollouts and the evaluations on held-out problems."""
     progress: Progress | None = None
-    table = LiveTable("distill-steps", "Last training steps")
-    samples = LiveTable("distill-rollouts", "Sample rollouts")
+    tables: dict[LiveTable, Callable[[], list[dict[str, str]]]] = {
+        LiveTable("distill-steps", "Last training steps"): lambda: last_steps(folder),
+        LiveTable("distill-rollouts", "Sample rollouts"): lambda: sample_rollouts(folder),
+        LiveTable("distill-evaluations", EVALUATED): lambda: evaluation_rows(evaluations_so_far(folder)),
+    }
     for line in lines:
         found = STEP.match(line)
         if line.startswith("train: "):
@@ -162,15 +168,13 @@ def follow(lines: Iterable[str], log: Any, folder: Path) -> None:
             progress = Progress("distill", int(found[2]), lambda _line: None, time.monotonic, unit="step")
         if found and progress is not None:
             progress.update(int(found[1]))
-            table.show(lambda: last_steps(folder))
-            if has_samples(folder):
-                samples.show(lambda: sample_rollouts(folder))
+            for table, rows in tables.items():
+                table.show(rows)
     if progress is not None:
         progress.shard_done(progress.total)
         progress.finish()
-        table.show(lambda: last_steps(folder), last=True)
-        if has_samples(folder):
-            samples.show(lambda: sample_rollouts(folder), last=True)
+        for table, rows in tables.items():
+            table.show(rows, last=True)
 
 
 def last_steps(folder: Path) -> list[dict[str, str]]:
@@ -198,6 +202,28 @@ def sample_rollouts(folder: Path) -> list[dict[str, str]]:
             "response": escape_markdown(row["response"]),
         }
         for row in last_samples(folder)
+    ]
+
+
+def evaluations_so_far(folder: Path) -> list[dict[str, float]]:
+    """Return the evaluations of the steps that the run in `folder` has completed, and of its start. A continued run repeats
+    later ones."""
+    steps = [row["step"] for row in read_metrics(folder)]
+    return [one for one in read_evaluations(folder) if one["step"] <= max(steps, default=0)]
+
+
+def evaluation_rows(
+    evaluations: Sequence[Mapping[str, float]], exported: float | None = None
+) -> list[dict[str, str]]:
+    """Return one row for each evaluation; `exported` is the step of the student that is exported, once it is known."""
+    return [
+        {
+            "step": f"{one['step']:,}",
+            "pass@1": f"{one['accuracy']:.1%}",
+            "correct in at least one sample": f"{one['pass_at_n']:.1%}",
+            "exported": "yes" if one["step"] == exported else "",
+        }
+        for one in evaluations
     ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from tasks.config import PROJECT_ROOT, load_config
 from tasks.llm.chat_templates import role_identity
 from tasks.runtime.driver import Run
+from tasks.runtime.live import Live
 from tasks.runtime.preflight import ANNOTATORS, Work, output_folder, require_ready
 from tasks.stages.failure import check_block
 from tasks.stages.opening import checking, folder_lock
@@ -34,7 +35,7 @@ def open_annotation(
         for name in ANNOTATORS
         for role in [getattr(config.models, name)]
     }
-    return Run(config=config, store=Store(root), identities=identities)
+    return Run(config=config, store=Store(root), identities=identities, live=Live("annotate-"))
 
 
 def annotation_lock(run: Run, what: str) -> AbstractContextManager[None]:

@@ -23,10 +23,12 @@ from tasks.runtime.preflight import newest_dataset
 from tasks.runtime.products import student_product
 from tasks.runtime.published import publish_files
 from tasks.runtime.training_job import (
+    EVALUATED,
     Interrupted,
     check_run,
     command,
     environment,
+    evaluation_rows,
     follow,
     interrupted_if_advanced,
     job_failed_as_user_error,
@@ -123,16 +125,5 @@ def publish(result: dict[str, Any]) -> None:
             f" [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}] on {counted(gain['n'], 'held-out problem')}\n",
             key="distill-gain", description="Gain on the held-out problems",
         )  # fmt: skip
-        exported = result["exported"]
-        table = [
-            {
-                "step": f"{one['step']:,}",
-                "accuracy": f"{one['accuracy']:.1%}",
-                "correct in at least one sample": f"{one['pass_at_n']:.1%}",
-                "exported": "yes" if one["step"] == exported["step"] else "",
-            }
-            for one in result["evaluations"]
-        ]
-        create_table_artifact(
-            table=table, key="distill-evaluations", description="Evaluations on the held-out problems"
-        )
+        table = evaluation_rows(result["evaluations"], result["exported"]["step"])
+        create_table_artifact(table=table, key="distill-evaluations", description=EVALUATED)

@@ -25,7 +25,7 @@ from tasks.runtime.dataset_export import (
 from tasks.runtime.driver import Run
 from tasks.runtime.phases import phase
 from tasks.runtime.products import dataset_product, seeds_product
-from tasks.runtime.published import publish_cost, publish_files, publish_funnel
+from tasks.runtime.published import publish_files
 from tasks.runtime.summaries import stage_counts, timings
 from tasks.stages.lineage import record_products
 from tasks.storage.dataset import write_dataset
@@ -48,8 +48,7 @@ def export(run: Run, stages: Stages) -> str:
         )
     root = run.store.root
     dataset, report = root / "dataset", root / "report.html"
-    publish_funnel(run, artifacts)
-    publish_cost(run, artifacts)
+    run.live.publish(run, artifacts)
     publish_files(
         "dataset", "Output files", {"dataset": dataset, "card": dataset / "README.md", "report": report}
     )

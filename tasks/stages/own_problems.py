@@ -25,7 +25,7 @@ from tasks.runtime.outcomes import cut_outcomes, rejected_by, results_of, shard_
 from tasks.runtime.own_dataset import describe_own, exported, summary, toy_notice
 from tasks.runtime.phases import phase
 from tasks.runtime.products import dataset_product
-from tasks.runtime.published import publish_cost, publish_files, publish_funnel
+from tasks.runtime.published import publish_files
 from tasks.runtime.summaries import rejects_of, stage_counts, timings
 from tasks.seeds.intake import too_long
 from tasks.seeds.own_file import OwnFile, load, own_file
@@ -87,8 +87,7 @@ def export_own(run: Run, file: OwnFile, problems: Artifact, sampled: Artifact, c
         )
     counts = stage_counts(run.store, artifacts)
     root, log = run.store.root, get_run_logger()
-    publish_funnel(run, artifacts, "annotate-funnel")
-    publish_cost(run, artifacts, "annotate-cost")
+    run.live.publish(run, artifacts)
     files = {"dataset": root / "dataset", "report": root / "report.html"}
     publish_files("annotate-dataset", "Output files", files)
     record_products(root, run.config.profile, [dataset_product(root, root / "dataset")])

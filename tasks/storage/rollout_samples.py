@@ -9,7 +9,7 @@ from typing import Any
 
 from tasks.storage.disk import atomic_write
 
-__all__ = ["has_samples", "last_samples", "write_samples"]
+__all__ = ["last_samples", "write_samples"]
 
 SAMPLES = "rollouts"
 
@@ -18,11 +18,6 @@ def write_samples(folder: Path, step: int, rows: Sequence[Mapping[str, Any]]) ->
     """Write the table of a step into the run's folder. Characters outside of ASCII, controls among them, are escaped."""
     lines = [json.dumps(row, allow_nan=False) + "\n" for row in rows]
     atomic_write(folder / SAMPLES / f"step-{step:08d}.jsonl", "".join(lines))
-
-
-def has_samples(folder: Path) -> bool:
-    """Whether the run in a folder writes tables of sample rollouts."""
-    return (folder / SAMPLES).is_dir()
 
 
 def last_samples(folder: Path) -> list[dict[str, Any]]:

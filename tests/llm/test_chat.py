@@ -17,6 +17,7 @@ from tasks.errors import UserError
 from tasks.llm import chat
 from tasks.llm.chat import ChatModel, ChatRequest, Completion, Failure, pause_before
 from tasks.llm.ledger import Ledger, Spent
+from tasks.llm.offers import Offer
 from tasks.llm.throttle import Throttle
 from tests.scripted_server import LOGPROBS, ScriptedServer, running
 
@@ -202,7 +203,7 @@ def test_concurrency_rises_to_the_cap_and_never_exceeds_it() -> None:
         model = model_at(server, concurrency=12)
         outcomes = model.complete_all([request(f"q{i}") for i in range(44)])
     assert len(outcomes) == 44
-    assert model.throttle.limit == 12.0
+    assert model.servers[0].throttle.limit == 12.0
     assert 1 < server.most_at_once <= 12
 
 
@@ -216,8 +217,11 @@ def test_a_429_halves_the_limit_and_retries_wait_for_a_slot() -> None:
     with running({f"q{i}": ["429", "ok"] for i in range(40)}, delay_s=0.01) as server:
         model = model_at(server, concurrency=40)
         limits: list[float] = []
-        halve: Callable[[float], None] = model.throttle.congested
-        model.throttle.congested = lambda sent_at: (halve(sent_at), limits.append(model.throttle.limit))[0]  # type: ignore[method-assign]
+        halve: Callable[[float], None] = model.servers[0].throttle.congested
+        model.servers[0].throttle.congested = lambda sent_at: (
+            halve(sent_at),
+            limits.append(model.servers[0].throttle.limit),
+        )[0]  # type: ignore[method-assign]
         outcomes = model.complete_all([request(f"q{i}") for i in range(40)])
     assert all(isinstance(outcome, Completion) for outcome in outcomes)
     assert limits[0] == 4.0, "halved from the first eight"
@@ -278,7 +282,7 @@ def test_the_request_carries_schema_seed_sampling_and_the_thinking_switch() -> N
     schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}}
     with running() as server:
         role = ModelRole(model="scripted", base_url=server.base_url)
-        model = ChatModel(role, server.base_url, "scripted", "id", is_vllm=True)
+        model = ChatModel(role, server.base_url, "scripted", "id", offer=Offer(is_vllm=True, context=None))
         model.complete_all([request("a", seed=11, schema=schema, schema_name="verdict")])
         model_at(server).complete_all([request("b")])
     first, second = server.bodies
@@ -335,7 +339,7 @@ def test_cancelling_leaves_nothing_in_flight() -> None:
     with running(delay_s=0.5) as server:
         model = model_at(server)
         assert asyncio.run(cancelled()) == 0
-    assert model.throttle.active == 0
+    assert model.servers[0].throttle.active == 0
 
 
 async def _collect(model: ChatModel, requests: list[ChatRequest]) -> list[Any]:

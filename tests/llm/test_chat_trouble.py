@@ -103,7 +103,7 @@ def test_every_request_gets_exactly_one_outcome_as_scripted_whatever_the_server_
             assert outcome.attempts == server.counts[outcome.key]
         sent = server.counts[outcome.key]
         assert sent == len(behaviours) or (timed and len(behaviours) < sent <= MAX_ATTEMPTS), behaviours
-    assert alive <= 2 * 24 + 3 and server.most_at_once <= 24 and model.throttle.active == 0
+    assert alive <= 2 * 24 + 3 and server.most_at_once <= 24 and model.servers[0].throttle.active == 0
     failed = sum(isinstance(outcome, Failure) for outcome in outcomes)
     assert (model.usage.failures, model.usage.completions) == (failed, len(script) - failed)
     assert model.usage.attempts == server.counts.total()
@@ -139,8 +139,11 @@ def test_concurrency_adapts_to_the_capacity_of_the_server() -> None:
     limits: list[float] = []
     with running(delay_s=0.01, capacity=12) as server:
         model = model_at(server, concurrency=64)
-        cut = model.throttle.congested
-        model.throttle.congested = lambda sent_at: (limits.append(model.throttle.limit), cut(sent_at))[1]  # type: ignore[method-assign]
+        cut = model.servers[0].throttle.congested
+        model.servers[0].throttle.congested = lambda sent_at: (
+            limits.append(model.servers[0].throttle.limit),
+            cut(sent_at),
+        )[1]  # type: ignore[method-assign]
         outcomes, _ = asyncio.run(drive(model, [f"q{number}" for number in range(600)]))
     assert all(isinstance(outcome, Completion) for outcome in outcomes)
     assert server.turned_away < 300, "most requests must fit the capacity"
@@ -188,7 +191,7 @@ def test_a_cancelled_run_ends_at_once_though_pauses_and_answers_are_outstanding(
     with running(script) as server:
         model = model_at(server)
         assert asyncio.run(cancelled()) < 5.0
-    assert model.throttle.active == 0
+    assert model.servers[0].throttle.active == 0
 
 
 def test_error_messages_of_a_server_are_valid_bounded_text() -> None:

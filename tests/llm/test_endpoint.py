@@ -277,7 +277,7 @@ def test_a_list_of_models_is_limited_in_time_size_and_shape(behaviour: str, sent
 def test_more_than_a_hundred_requests_are_in_flight_at_once() -> None:
     with running(delay_s=1.5) as server:
         model = ChatModel(role_at(server, concurrency=150), server.base_url, "scripted", "scripted@1")
-        model.throttle.limit = 150.0
+        model.servers[0].throttle.limit = 150.0
         outcomes = model.complete_all(
             ChatRequest(key=str(i), messages=[{"content": str(i)}], sampling=Sampling(), prompt="p")
             for i in range(150)

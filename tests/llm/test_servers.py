@@ -233,7 +233,11 @@ def test_an_endpoint_that_answers_is_used_as_it_is(tmp_path: Path) -> None:
     with running(models=["other", "big"], owner="vllm") as server:
         role = ModelRole(model="big", base_url=server.base_url + "/")
         with serving(role, root=tmp_path, log=tmp_path / "log") as handle:
-            assert (handle.base_url, handle.model_name, handle.is_vllm) == (server.base_url, "big", True)
+            assert (handle.base_urls, handle.model_name, handle.offer.is_vllm) == (
+                (server.base_url,),
+                "big",
+                True,
+            )
 
 
 def test_an_endpoint_without_the_model_names_those_it_has(tmp_path: Path) -> None:
@@ -339,7 +343,7 @@ def test_a_server_ends_with_its_block(
     before = set(psutil.Process().children(recursive=True))
     try:
         with serving(served(), root=root, log=root / "log") as handle:
-            assert handle.base_url.startswith("http://127.0.0.1:")
+            assert handle.base_urls[0].startswith("http://127.0.0.1:")
             assert handle.invariance is not None and handle.invariance.verified
             assert len(set(psutil.Process().children(recursive=True)) - before) == 2
             if error is not None:
@@ -434,7 +438,7 @@ role = ModelRole(
     serve=Serve(kv_cache_gib=1, max_num_seqs=8, health_timeout_s=200.0),
 )
 with serving(role, root=folder, log=folder / "server.log") as handle:
-    print(handle.base_url, handle.invariance.different, flush=True)
+    print(handle.base_urls[0], handle.invariance.different, flush=True)
     time.sleep(300)
 """
 SCHEMA = {

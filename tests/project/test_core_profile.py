@@ -27,7 +27,9 @@ def test_the_settings_are_those_of_the_paper() -> None:
     assert load_config("core-1.7b").evaluate.benchmarks == ("gsm8k",)
 
 
-def test_the_run_passes_its_check_and_fits_on_four_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_run_passes_its_check_and_fits_on_four_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10**12))
     models = {
         f"distill.run.{role}.model": str(write_stand_in(tmp_path / name, name, "qwen3"))

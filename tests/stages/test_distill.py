@@ -8,12 +8,14 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from html.parser import HTMLParser
 from pathlib import Path
 from threading import Barrier
 from typing import Any
 
 import psutil
 import pytest
+from markdown_it import MarkdownIt
 
 from tasks.config import DistillSettings
 from tasks.errors import UserError
@@ -22,8 +24,12 @@ from tasks.runtime import training_job
 from tasks.runtime.progress import LiveTable
 from tasks.stages import distill
 from tasks.storage.metrics import METRICS
+from tasks.storage.rollout_samples import write_samples
+from tasks.text import visible
 from tests.training.small_run import copy_model, example, small_run, teacher, write_small_dataset
 from training.config import RunConfig, run_folder
+from training.evaluation.history import described
+from training.evaluation.stored import stored_or_new
 from training.preflight.check import inspect, prepare
 from training.student.checkpoints import latest, read_record
 
@@ -175,13 +181,14 @@ def test_the_output_of_the_run_is_logged_and_its_steps_are_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[int] = []
-    tables: list[tuple[list[dict[str, str]], bool]] = []
+    tables: dict[str, list[tuple[list[dict[str, str]], bool]]] = {}
 
     class Table:
-        def __init__(self, *_: str) -> None: ...
+        def __init__(self, key: str, _description: str) -> None:
+            self.key = key
 
         def show(self, rows: Any, *, last: bool = False) -> None:
-            tables.append((rows(), last))
+            tables.setdefault(self.key, []).append((rows(), last))
 
     class Shown:
         def __init__(self, _name: str, total: int, *_: object, **__: object) -> None:
@@ -197,6 +204,9 @@ def test_the_output_of_the_run_is_logged_and_its_steps_are_shown(
             shown.append(0)
 
     metrics(tmp_path, 1, 2, 3)
+    for step, right in ((0, 1), (3, 2), (6, 2)):  # the last one of a run that was killed after its evaluation
+        grades = [[number < right] * 2 for number in range(4)]
+        stored_or_new(tmp_path, step, "aa", lambda grades=grades: grades)
     monkeypatch.setattr(training_job, "LiveTable", Table)
     monkeypatch.setattr(training_job, "Progress", Shown)
     logged: list[str] = []
@@ -204,8 +214,50 @@ def test_the_output_of_the_run_is_logged_and_its_steps_are_shown(
     training_job.follow(lines, lambda text, *values: logged.append(text % values), tmp_path)
     assert logged == ["distill: step 1 of 3, loss 0.5", "distill: step 3 of 3, loss 0.4"]
     assert shown == [1, 3, -3, 0]
-    assert [last for _, last in tables] == [False, False, True]
-    assert tables[-1][0][0] == {"step": "3", "loss": "0.3333", "mean weight": "0.71", "seconds": "2"}
+    assert tables.keys() == {"distill-steps", "distill-rollouts", "distill-evaluations"}
+    assert all([last for _, last in shown_] == [False, False, True] for shown_ in tables.values())
+    steps, rollouts, evaluations = (shown_[-1][0] for shown_ in tables.values())
+    assert steps[0] == {"step": "3", "loss": "0.3333", "mean weight": "0.71", "seconds": "2"}
+    assert rollouts == []
+    assert [(row["step"], row["pass@1"]) for row in evaluations] == [("0", "25.0%"), ("3", "50.0%")]
+
+
+def test_the_evaluations_so_far_are_those_that_the_result_will_have(tmp_path: Path) -> None:
+    metrics(tmp_path, 1, 2)
+    made = [
+        stored_or_new(tmp_path, step, "aa", lambda right=right: [[right, True], [False, right]])
+        for step, right in ((0, False), (2, True))
+    ]
+    (tmp_path / "evaluations" / "step-00000001.json").write_text("{half of a fi")
+    assert training_job.evaluations_so_far(tmp_path) == described(made)
+
+
+def test_a_hostile_problem_in_a_sample_rollout_shows_itself_and_does_nothing(tmp_path: Path) -> None:
+    hostile = "<img src=x onerror=alert(1)> **a** [x](javascript:alert(1)) | `c` ~~d~~ $e$ &lt; # f \\( \x1b[2J \u202e"
+    row = {"step": 1, "group": 0, "weight": 0.5, "reward": None, "tokens": 3, "finish_reason": "stop"}
+    write_samples(tmp_path, 1, [{**row, "problem": hostile, "response": f"```\n{hostile}\n- g"}])
+    (found,) = training_job.sample_rollouts(tmp_path)
+    markdown = MarkdownIt("commonmark").enable(["table", "strikethrough"])  # with HTML
+    for name, text in (("problem", hostile), ("response", f"``` {hostile} - g")):
+        page = Rendered(markdown.render(found[name]))
+        assert page.tags == ["p"], "neither markup nor HTML"
+        assert page.text.strip() == visible(text)
+
+
+class Rendered(HTMLParser):
+    """The tags and the text of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags, self.text = list[str](), ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
 
 
 def test_the_table_has_the_last_twenty_steps_newest_first(tmp_path: Path) -> None:
@@ -243,8 +295,8 @@ def test_the_evaluations_and_the_exported_step_are_published(monkeypatch: pytest
         {"cost": {"seconds": 1.0}, "held_out": held_out, "evaluations": grades, "exported": {"step": 1000}}
     )
     assert tables["distill-evaluations"] == [
-        {"step": "0", "accuracy": "25.0%", "correct in at least one sample": "50.0%", "exported": ""},
-        {"step": "1,000", "accuracy": "50.0%", "correct in at least one sample": "100.0%", "exported": "yes"},
+        {"step": "0", "pass@1": "25.0%", "correct in at least one sample": "50.0%", "exported": ""},
+        {"step": "1,000", "pass@1": "50.0%", "correct in at least one sample": "100.0%", "exported": "yes"},
     ]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tasks.runtime.training_job import sample_rollouts
-from tasks.storage.rollout_samples import has_samples, last_samples, write_samples
+from tasks.storage.rollout_samples import last_samples, write_samples
 from tests.training.small_run import example, small_run, write_small_dataset
 from training.batch import RolloutBatch
 from training.preflight.check import Prepared, prepare
@@ -63,7 +63,7 @@ def test_what_is_not_known_is_none(prepared: Prepared) -> None:
 
 
 def test_texts_are_escaped_in_the_file_and_in_the_user_interface(prepared: Prepared, tmp_path: Path) -> None:
-    assert not has_samples(tmp_path) and last_samples(tmp_path) == []
+    assert last_samples(tmp_path) == []
     for step in (2, 10):
         rows = sample_rows(batch_of(prepared), prepared.rows, lambda _: HOSTILE + "y" * 1000)
         write_samples(tmp_path, step, rows)

@@ -105,14 +105,14 @@ class EndpointBackend:
         """See `Backend.generate`."""
         handle = check_endpoint(self._role)
         chat = ChatModel(
-            self._role, handle.base_url, handle.model_name, self._identity, is_vllm=handle.is_vllm,
+            self._role, handle.base_urls, handle.model_name, self._identity, offer=handle.offer,
             max_reply_chars=max(100_000, CHARS_PER_TOKEN * sampling.max_tokens),
         )  # fmt: skip
         extra: dict[str, Any] = {"top_k": sampling.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0}
         requests = (
             ChatRequest(
                 key=str(number), messages=prompt.messages, sampling=sampling, prompt=prompt.template.fingerprint,
-                seed=prompt.seed, extra=extra if handle.is_vllm else {},
+                seed=prompt.seed, extra=extra if handle.offer.is_vllm else {},
             )
             for number, prompt in enumerate(prompts)
         )  # fmt: skip

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from tasks.storage.checksums import Damaged, sealed, unsealed
 from tasks.storage.disk import atomic_write
-from training.evaluation.history import Evaluation, Grades
+from tasks.storage.evaluations import EVALUATIONS
+from training.evaluation.history import Evaluation, Grades, described
 
 __all__ = ["evaluation_file", "result_folder", "stored_evaluations", "stored_or_new"]
-
-FOLDER = "evaluations"
 
 
 def stored_or_new(
@@ -28,13 +27,14 @@ def stored_or_new(
     if found is None or (found.step, found.weights) != (step, weights):
         grades, values = evaluate()
         found = Evaluation(step=step, weights=weights, grades=grades, values=values)
-        atomic_write(path, json.dumps(sealed(found.to_json())) + "\n")
+        (measures,) = described([found])
+        atomic_write(path, json.dumps(sealed({**found.to_json(), "measures": measures})) + "\n")
     return found
 
 
 def result_folder(folder: Path, step: int) -> Path:
     """Return where the result of the evaluation after `step` steps is in a run's folder."""
-    return folder / FOLDER / f"step-{step:08d}"
+    return folder / EVALUATIONS / f"step-{step:08d}"
 
 
 def evaluation_file(folder: Path, step: int) -> Path:
@@ -44,7 +44,7 @@ def evaluation_file(folder: Path, step: int) -> Path:
 
 def stored_evaluations(folder: Path) -> list[Evaluation]:
     """Return the evaluations that are stored in the run's folder, in order."""
-    found = (_read(path) for path in sorted((folder / FOLDER).glob("step-*.json")))
+    found = (_read(path) for path in sorted((folder / EVALUATIONS).glob("step-*.json")))
     return [one for one in found if one is not None]
 
 
