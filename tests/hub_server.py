@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
+
+from tests.local_http import Handler, listening
 
 
 @dataclass(frozen=True)
@@ -36,55 +36,35 @@ def serve(repos: Mapping[str, Repo]) -> Iterator[Hub]:
     class Bound(_Handler):
         pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Bound)
-    Bound.hub = hub = Hub(endpoint=f"http://127.0.0.1:{server.server_port}", repos=repos)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with listening(Bound) as endpoint:
+        Bound.hub = hub = Hub(endpoint=endpoint, repos=repos)
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     hub: Hub
-    protocol_version = "HTTP/1.1"
 
-    def do_HEAD(self) -> None:
-        self._answer()
-
-    def do_GET(self) -> None:
-        self._answer()
-
-    def do_POST(self) -> None:
-        self._answer()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Print nothing."""
-
-    def _answer(self) -> None:
+    def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = unquote(urlsplit(self.path).path)
         self.hub.asked.append((self.command, path, self.headers.get("Authorization")))
         api, parts = path.startswith("/api/"), path.removeprefix("/api").split("/")[2:]
         repo = self.hub.repos.get("/".join(parts[:2]))
         if repo is None:
-            return self._json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
+            return self.send_json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
         verb, revision, below = (*parts[2:4], "", "")[0], (*parts[2:4], "", "")[1], "/".join(parts[4:])
         if verb and revision not in ("main", repo.commit):
-            return self._json({"error": "Revision not found"}, 404, {"X-Error-Code": "RevisionNotFound"})
+            return self.send_json({"error": "Revision not found"}, 404, {"X-Error-Code": "RevisionNotFound"})
         if not api:
             return self._file(repo, below)
         if verb in ("", "revision"):
             siblings = [{"rfilename": name} for name in repo.files]
-            return self._json({"id": "/".join(parts[:2]), "sha": repo.commit, "siblings": siblings})
+            return self.send_json({"id": "/".join(parts[:2]), "sha": repo.commit, "siblings": siblings})
         if verb == "tree":
             return self._tree(repo, below)
         if verb == "paths-info":
-            return self._json([_entry(repo, name) for name in _paths(body) if _exists(repo, name)])
-        return self._json({"error": "Not found"}, 404)
+            return self.send_json([_entry(repo, name) for name in _paths(body) if _exists(repo, name)])
+        return self.send_json({"error": "Not found"}, 404)
 
     def _tree(self, repo: Repo, below: str) -> None:
         start = f"{below}/" if below else ""
@@ -92,12 +72,12 @@ class _Handler(BaseHTTPRequestHandler):
         if "recursive=true" not in self.path.lower():
             inside = list(dict.fromkeys(start + name.removeprefix(start).split("/")[0] for name in inside))
         if not inside:
-            return self._json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
-        return self._json([_entry(repo, name) for name in inside])
+            return self.send_json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
+        return self.send_json([_entry(repo, name) for name in inside])
 
     def _file(self, repo: Repo, name: str) -> None:
         if name not in repo.files:
-            self._json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
+            self.send_json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
             return
         content, status = repo.files[name], 200
         headers = {
@@ -110,21 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
             begin, end = int(first or 0), min(int(last or len(content) - 1), len(content) - 1)
             headers["Content-Range"] = f"bytes {begin}-{end}/{len(content)}"
             content, status = content[begin : end + 1], 206
-        self._send(status, content, headers)
-
-    def _json(self, value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
-        self._send(
-            status, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})}
-        )
-
-    def _send(self, status: int, content: bytes, headers: Mapping[str, str]) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
+        self.send(content, status, headers)
 
 
 def _paths(body: bytes) -> list[str]:

@@ -35,23 +35,23 @@ def pairs(
     settings: DecontamSettings,
     judge: NeighbourSettings,
 ) -> dict[str, list[Pair]]:
-    """Return the pairs to ask about, by problem id. Rows in `flagged` are known to overlap and not asked about; a problem is not
-    compared with itself, nor one of the test split with that split, nor with a text that is too long for a prompt."""
-    asked = [row for row in rows if row.id not in flagged]
+    """Return the pairs to ask about, by problem id. Rows in `flagged` are known to overlap and not asked about. A problem of
+    the test split is not compared with that split, and none with a text that is too long for a prompt."""
     short = [problem for problem in against if len(problem.text) <= MAX_VALUE_CHARS]
+    public = [problem for problem in short if problem.source != TEST_SPLIT]
     held_out = {problem.id for problem in against if problem.source == TEST_SPLIT}
-    found = nearest(
-        [row.text for row in asked], [problem.text for problem in short],
-        count=judge.count, threshold=judge.threshold, ngram=settings.ngram,
-    )  # fmt: skip
-    return {
-        row.id: [
-            Pair(row=row, benchmark=short[place], similarity=similarity)
-            for place, similarity in places
-            if not (row.id in held_out and short[place].source == TEST_SPLIT)
-        ]
-        for row, places in zip(asked, found, strict=True)
-    }
+    found: dict[str, list[Pair]] = {}
+    for inside, others in ((False, short), (True, public)):
+        asked = [row for row in rows if row.id not in flagged and (row.id in held_out) is inside]
+        places = nearest(
+            [row.text for row in asked], [problem.text for problem in others],
+            count=judge.count, threshold=judge.threshold, ngram=settings.ngram,
+        )  # fmt: skip
+        for row, near in zip(asked, places, strict=True):
+            found[row.id] = [
+                Pair(row=row, benchmark=others[place], similarity=value) for place, value in near
+            ]
+    return found
 
 
 def request(pair: Pair, judge: NeighbourSettings) -> ChatRequest:

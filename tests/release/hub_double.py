@@ -11,13 +11,13 @@ import hashlib
 import json
 import re
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.local_http import Handler, listening
 
 LFS_FROM = 10_000
 TOKEN = "hf_" + "Zy9" * 11
@@ -95,25 +95,12 @@ class HubDouble:
 def serve() -> Iterator[HubDouble]:
     hub = HubDouble()
     handler = type("Bound", (_Handler,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with listening(handler) as hub.endpoint:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     hub: HubDouble
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Print nothing."""
 
     def handle(self) -> None:
         try:
@@ -121,19 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:
             self.close_connection = True
 
-    def do_GET(self) -> None:
-        self._serve()
-
-    def do_POST(self) -> None:
-        self._serve()
-
-    def do_PUT(self) -> None:
-        self._serve()
-
-    def do_HEAD(self) -> None:
-        self._serve()
-
-    def _serve(self) -> None:
+    def answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         length = int(self.headers.get("Content-Length") or 0)
         fault = self.hub.fault(f"{self.command} {path}")
@@ -144,18 +119,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append((f"{self.command} {path}", len(body)))
         if fault is not None and isinstance(fault.how, int):
             extra = {"Retry-After": "0"} if fault.how == 429 else {}
-            return self._json({"error": f"planted {fault.how}"}, fault.how, extra)
+            return self.send_json({"error": f"planted {fault.how}"}, fault.how, extra)
         if "/storage/" not in path and self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            return self._json({"error": "Invalid credentials"}, 401, {})
+            return self.send_json({"error": "Invalid credentials"}, 401, {})
         status, value = self._answer(path, body)
         if fault is not None and fault.how == "lost":
             return self._break()
         if isinstance(value, bytes):
-            return self._send(value, status, {})
+            return self.send(value, status, {})
         headers = {}
         if isinstance(value, dict) and "code" in value:
             headers["X-Error-Code"] = str(value["code"])
-        return self._json(value, status, headers)
+        return self.send_json(value, status, headers)
 
     def _break(self) -> None:
         self.close_connection = True
@@ -265,15 +240,3 @@ class _Handler(BaseHTTPRequestHandler):
                 del files[value["path"]]
         oid = self.hub.commit(repo, files)
         return 200, {"commitUrl": f"{self.hub.endpoint}/datasets/{name}/commit/{oid}", "commitOid": oid}
-
-    def _json(self, value: Any, status: int, headers: dict[str, str]) -> None:
-        self._send(json.dumps(value).encode(), status, {"Content-Type": "application/json", **headers})
-
-    def _send(self, content: bytes, status: int, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)

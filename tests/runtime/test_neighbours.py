@@ -86,7 +86,11 @@ def test_a_problem_that_the_judge_recognises_is_flagged_with_its_descendants() -
     below = child(parent, FAR)
     verdict = judged(pair(), reply(json.dumps({"reason": "The same.", "same": True})), "judge@1")
     result = compare(
-        [parent, below], [], [row("exam", EXAM, source="exam")], SETTINGS, judged=[finding(verdict)]
+        [parent, below],
+        [],
+        [row("exam", EXAM, source="exam")],
+        DecontamSettings(checks=()),
+        judged=[finding(verdict)],
     )
     assert [(one.kind, one.benchmark, one.detail) for one in result["a"]] == [
         (FindingKind.JUDGE, "exam", "The same.")

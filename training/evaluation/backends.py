@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tasks.config import PROJECT_ROOT
-from tasks.llm.chat import ChatModel, ChatRequest, Failure
 from tasks.llm.completions import storable
 from tasks.llm.engines import Engines, Result, SampleFailure, SamplePrompt
-from tasks.llm.servers import check_endpoint
 from tasks.rows import Reason
 from training.evaluation.jobs import EvaluationSampling
 from training.evaluation.models import Model
@@ -103,6 +101,12 @@ class EndpointBackend:
         self, prompts: Sequence[SamplePrompt], sampling: EvaluationSampling, on_sample: OnSample
     ) -> None:
         """See `Backend.generate`."""
+        from tasks.llm.chat import (  # loads the HTTP clients: a second that engines do not need
+            ChatModel,
+            ChatRequest,
+        )
+        from tasks.llm.servers import check_endpoint
+
         handle = check_endpoint(self._role)
         chat = ChatModel(
             self._role, handle.base_urls, handle.model_name, self._identity, offer=handle.offer,
@@ -126,6 +130,8 @@ class EndpointBackend:
 
 
 def _from_chat(outcome: Any) -> Raw:
+    from tasks.llm.chat import Failure
+
     if isinstance(outcome, Failure):
         too_many = "maximum context length" in outcome.reason or "context_length" in outcome.reason
         reason = (

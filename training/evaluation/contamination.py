@@ -11,7 +11,6 @@ from typing import Any
 from tasks.benchmarks.base import Item
 from tasks.config import PROJECT_ROOT, DecontamSettings
 from tasks.errors import UserError
-from tasks.problems.decontam import BenchmarkIndex
 from tasks.rows import Example, Problem, Role, Tier, problem_id
 from tasks.storage.checksums import MANIFEST
 from tasks.storage.manifest import read_manifest
@@ -98,6 +97,8 @@ def contamination(name: str, items: Sequence[Item], training: Training) -> Conta
     A row descends from a problem if its root is that problem under the source that the row names: exact, if benchmark and source
     read the same data. Texts are compared as by the stage decontaminate.
     """
+    from tasks.problems.decontam import BenchmarkIndex  # loads scipy, which most evaluations do not need
+
     sources = {row.source for row in training.rows} | {name}
     roots = {row.root_id for row in training.rows}
     descends = {

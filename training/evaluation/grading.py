@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from tasks.answers.choice import extract_choice
 from tasks.answers.equivalence import equivalent
@@ -23,6 +23,8 @@ VERSION: Final = 1
 """Raise when a grade or a cluster can change."""
 INVALID: Final = -1
 """Label of samples without an answer."""
+BACKLOG: Final = 16
+"""Batches that a grading process may have to do before another one is started."""
 _ATTEMPTS: Final = 3
 _INTEGER: Final = re.compile(r"-?\d{1,15}")
 Response = tuple[str, str | None, AnswerType]
@@ -76,11 +78,14 @@ def cluster_labels(job: Answers) -> list[int]:
 
 
 class GradingPool:
-    """Worker processes that call a function on batches of items; to be used as a context manager. They end with the block, or
-    with this process however it ends. A worker that dies is replaced, and the items of its batch are tried again one by one."""
+    """At most `workers` processes that call a function on batches of items; to be used as a context manager. They end with the
+    block, or with this process however it ends. A worker that dies is replaced, and the items of its batch are tried again one by
+    one. A process costs two CPU seconds before its first grade, so another one is started only if each has `BACKLOG` batches."""
 
     def __init__(self, workers: int) -> None:
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="grading")
+        self._most = workers
+        self._threads: list[ThreadPoolExecutor] = []  # of one thread each, which has one process
+        self._given: list[list[Future[Any]]] = []  # what each has to do
         self._own = threading.local()
         self._lock = threading.Lock()
         self._workers: list[WorkerProcess] = []
@@ -89,17 +94,28 @@ class GradingPool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for thread in self._threads:
+            thread.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             for worker in self._workers:
                 worker.stop()
-        self._threads.shutdown()
+        for thread in self._threads:
+            thread.shutdown()
         for worker in self._workers:  # again, for one that was still starting
             worker.stop()
 
     def submit(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Future[list[Result]]:
-        """Return the future results, in order. The result raises `UserError` if workers die on an item time and again."""
-        return self._threads.submit(self._call, function, items)
+        """Return the future results, in order. The result raises `UserError` if workers die on an item time and again. Not
+        thread-safe."""
+        self._given = [[one for one in given if not one.done()] for given in self._given]
+        place = min(range(len(self._given)), key=lambda number: len(self._given[number]), default=0)
+        if not self._given or (len(self._given[place]) >= BACKLOG and len(self._given) < self._most):
+            place = len(self._given)
+            self._threads.append(ThreadPoolExecutor(1, thread_name_prefix="grading"))
+            self._given.append([])
+        found = self._threads[place].submit(self._call, function, items)
+        self._given[place].append(found)
+        return found
 
     def _call(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         try:

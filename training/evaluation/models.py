@@ -16,7 +16,6 @@ from tasks.llm.chat_templates import role_identity, role_template
 from tasks.llm.engines import SamplePrompt
 from tasks.llm.model_folder import named_folder
 from tasks.llm.prompt_tokens import PromptEncoder
-from tasks.llm.servers import check_endpoint
 from tasks.llm.tokenizer_identity import template_identity
 from tasks.processes.machine import device_is_cpu
 from tasks.storage.hub import hub_token
@@ -129,6 +128,8 @@ def open_evaluated(settings: EvaluateSettings, merged: Path, log: Callable[[str]
 
 
 def _endpoint(name: str, settings: EvaluateSettings) -> Model:
+    from tasks.llm.servers import check_endpoint  # loads the HTTP clients
+
     found = Model(
         source=name, identity=f"{name}@{settings.base_url}", settings=settings, folder=None, files=None
     )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,3 +81,30 @@ def test_a_worker_that_dies_is_replaced_and_a_deadly_item_is_named(tmp_path: Pat
             deadly.result()
         assert pool.submit(grade_response, [(r"\boxed{5}", "5", "math")]).result()[0].correct
     assert grading.VERSION >= 1
+
+
+def test_another_process_is_started_only_for_a_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, started = threading.Event(), list[object]()
+
+    class Waiting:
+        """A worker that grades nothing before the gate opens."""
+
+        def __init__(self) -> None:
+            started.append(self)
+
+        def call(self, function: Callable[[Any], Any], item: Any) -> Any:
+            assert gate.wait(30)
+            return function(item)
+
+        def stop(self) -> None: ...
+
+    monkeypatch.setattr(grading, "WorkerProcess", Waiting)
+    jobs = [(r"\boxed{5}", "5", "math"), (r"\boxed{5}", "6", "math")]
+    with GradingPool(2) as pool:
+        found = [pool.submit(grade_response, jobs) for _ in range(grading.BACKLOG)]
+        assert len(pool._threads) == 1
+        found += [pool.submit(grade_response, jobs) for _ in range(5 * grading.BACKLOG)]
+        assert len(pool._threads) == 2
+        gate.set()
+        assert [[one.correct for one in each.result()] for each in found] == [[True, False]] * len(found)
+        assert len(started) == 2

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ import torch
 
 from tasks.errors import UserError
 from tests.tiny_model import write_tiny_experts, write_tiny_model
+from tests.training.scorers.teacher_scores import sampled_of, top_of
 from training.data.batches import TokenSequence
 from training.scorers.scores import ScoreRequest, TopK
 from training.scorers.teacher import InProcessTeacher, InProcessTeacherSettings
@@ -30,20 +30,6 @@ def sequences(count: int = 12) -> list[TokenSequence]:
         )
         for length in lengths
     ]
-
-
-def top_of(teacher: Any, chosen: Sequence[TokenSequence], k: int) -> list[TopK]:
-    """Return the k most probable tokens of every response."""
-    found = teacher.score(chosen, ScoreRequest(top_k=k))[0]
-    assert all(one.sampled is one.states is one.entropy is None for one in found)
-    return [one.top_k for one in found if one.top_k is not None]
-
-
-def sampled_of(teacher: Any, chosen: Sequence[TokenSequence]) -> list[np.ndarray]:
-    """Return the log-probabilities of every response's own tokens."""
-    found = teacher.score(chosen, ScoreRequest(sampled=True))[0]
-    assert all(one.top_k is one.states is one.entropy is None for one in found)
-    return [one.sampled for one in found if one.sampled is not None]
 
 
 def naive(folder: Path, sequence: TokenSequence, vocabulary: int = 512) -> torch.Tensor:

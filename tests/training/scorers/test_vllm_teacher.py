@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +12,10 @@ import pytest
 from pocket import world
 from tasks.config import PROJECT_ROOT
 from tasks.errors import UserError
+from tests.training.scorers.teacher_scores import sampled_of, top_of
 from training.data.batches import TokenSequence
 from training.data.model_files import encode_prompts, open_model
-from training.scorers.scores import ScoreRequest, TopK
+from training.scorers.scores import ScoreRequest
 from training.scorers.teacher import InProcessTeacher, InProcessTeacherSettings
 from training.scorers.vllm_teacher import (
     ScoringSettings,
@@ -85,20 +85,6 @@ def test_the_whole_vocabulary_is_in_order_of_ids() -> None:
 
 
 # --- with an engine ----------------------------------------------------------------------------------------------
-
-
-def top_of(teacher: Any, chosen: Sequence[TokenSequence], k: int) -> list[TopK]:
-    """Return the k most probable tokens of every response."""
-    found = teacher.score(chosen, ScoreRequest(top_k=k))[0]
-    assert all(one.sampled is one.states is one.entropy is None for one in found)
-    return [one.top_k for one in found if one.top_k is not None]
-
-
-def sampled_of(teacher: Any, chosen: Sequence[TokenSequence]) -> list[np.ndarray]:
-    """Return the log-probabilities of every response's own tokens."""
-    found = teacher.score(chosen, ScoreRequest(sampled=True))[0]
-    assert all(one.top_k is one.states is one.entropy is None for one in found)
-    return [one.sampled for one in found if one.sampled is not None]
 
 
 def sequences() -> list[TokenSequence]:
