@@ -1,4 +1,4 @@
-"""Losses of the sampled token: hand-computed values, the papers' formulas in float64, and TRL's GRPO loss."""
+"""Losses of the sampled token: hand-computed values, the papers' formulas in float64, and the losses of TRL's GRPO and SFT."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -347,21 +348,24 @@ def test_positions_without_what_a_loss_needs_are_rejected(wrap, loss, missing: s
 # --- TRL ---------------------------------------------------------------------------------------------------------
 
 
+def trl_method(module: str, name: str, **names: Any) -> Callable[..., Any]:
+    """Return a method of a trainer of TRL, compiled from its source on its own: importing its module loads vLLM."""
+    folder = find_spec("trl")
+    assert folder is not None and folder.origin is not None
+    path = Path(folder.origin).parent / "trainer" / f"{module}.py"
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    method = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == name)
+    found: dict[str, Any] = {"torch": torch, **names}
+    exec(compile(ast.Module([method], []), str(path), "exec"), found)
+    return found[name]
+
+
 def trl_grpo_loss(**settings: Any) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
     """Return TRL's GRPO loss as a function of a batch and log-probabilities [S, L].
 
-    The method is compiled from TRL's source on its own: importing its module loads vLLM. Its trainer is a stand-in that holds
-    the settings and drops the metrics.
+    Its trainer is a stand-in that holds the settings and drops the metrics.
     """
-    folder = find_spec("trl")
-    assert folder is not None and folder.origin is not None
-    path = Path(folder.origin).parent / "trainer" / "grpo_trainer.py"
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    method = next(
-        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "_compute_loss"
-    )
-    names: dict[str, Any] = {"torch": torch, "nanmin": MagicMock(), "nanmax": MagicMock()}
-    exec(compile(ast.Module([method], []), str(path), "exec"), names)
+    compute = trl_method("grpo_trainer", "_compute_loss", nanmin=MagicMock(), nanmax=MagicMock())
     trainer = MagicMock()
     for name, value in {
         "top_entropy_quantile": 1.0, "off_policy_mask_threshold": None, "importance_sampling_level": "token",
@@ -377,7 +381,7 @@ def trl_grpo_loss(**settings: Any) -> Callable[[dict[str, Tensor], Tensor], Tens
             torch.zeros_like(logprobs),
             None,
         )
-        return names["_compute_loss"](trainer, None, batch)
+        return compute(trainer, None, batch)
 
     return loss
 
@@ -412,5 +416,31 @@ def test_it_equals_the_loss_of_trls_grpo_trainer(loss_type: str, reduction, beta
     terms = ((1.0, FromSampled(loss=PG)), *([(beta, FromSampled(loss=KL))] if beta else []))
     values, gradient = with_gradient(Combined(terms=terms), logits, inputs, coefficients)
     assert values.diagnostics["clipped"].sum() > 3
+    assert (values.losses * coefficients).sum().item() == pytest.approx(theirs.item(), rel=1e-12)
+    assert relative_error(gradient, expected) < 1e-12
+
+
+@pytest.mark.parametrize("tokens", [None, T])
+def test_it_equals_the_loss_of_trls_sft_trainer(tokens: int | None) -> None:
+    """TRL divides the sum over the responses by the number of tokens, its own count or that of all micro-batches."""
+    logits, inputs = drawn()
+    leaf = logits.clone().requires_grad_()
+    mask = torch.ones(T, dtype=torch.bool)
+    log_probs = leaf.log_softmax(-1)[torch.arange(T), inputs.sampled_ids]
+    outputs = SimpleNamespace(log_probs=log_probs, label_mask=mask, entropy=torch.zeros(T), is_top1=mask)
+    trainer = MagicMock(
+        aux_loss_enabled=False, compute_loss_func=None, label_smoother=None, _tp_size=1, _total_train_tokens=0
+    )
+    trainer.args.loss_type, trainer.args.average_tokens_across_devices = "nll", False
+    trainer.accelerator.parallelism_config, trainer.accelerator.gather_for_metrics = None, lambda value: value
+    package = SimpleNamespace(__version__="9")
+    compute = trl_method("sft_trainer", "compute_loss", accelerate=package, transformers=package, Version=str)
+    batch = {"attention_mask": mask[None], "labels": inputs.sampled_ids[None]}
+    theirs = compute(trainer, lambda **_: outputs, batch, num_items_in_batch=tokens)
+    (expected,) = torch.autograd.grad(theirs, leaf)
+    lengths = np.array([7, 1, 20, 12])
+    per_sequence = token_mean(np.ones(4), lengths, Totals(sequences=4, tokens=T))
+    coefficients = torch.from_numpy(expand(per_sequence, lengths))
+    values, gradient = with_gradient(FromSampled(loss=NegativeLogLikelihood()), logits, inputs, coefficients)
     assert (values.losses * coefficients).sum().item() == pytest.approx(theirs.item(), rel=1e-12)
     assert relative_error(gradient, expected) < 1e-12
