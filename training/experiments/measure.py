@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 from tasks.config import PROJECT_ROOT
 from tasks.errors import UserError
-from tasks.identity import fingerprint
+from tasks.identity import canonical_json, fingerprint
 from tasks.llm.model_identity import model_identity
 from tasks.processes.machine import available_cores, engine_device
 from tasks.runtime.training_run import held_out, write_held_out
@@ -72,10 +73,14 @@ class Job:
 
 def checked(label: str, cell: Cell, work: Path) -> Job:
     """Check a cell, whose runs are folders of `work`/profile. Raises `UserError` with one line for each problem."""
-    folder = work / cell.profile
-    run, settings, dataset = cell.run(folder)
-    if settings.held_out:
-        write_held_out(folder / "held_out.jsonl", held_out(settings, dataset))
+    run, settings, dataset = cell.run(work / cell.profile)
+    if settings.held_out and run.evaluation is not None:
+        problems = held_out(settings, dataset)
+        name = hashlib.sha256(canonical_json([asdict(one) for one in problems]).encode("ascii")).hexdigest()
+        path = work / cell.profile / f"held_out-{name[:16]}.jsonl"  # other cells may have other problems
+        write_held_out(path, problems)
+        evaluation = run.evaluation.model_copy(update={"problems": path})
+        run = run.model_copy(update={"evaluation": evaluation})
     prepared = prepare(run)
     counts([[False] * held_out_of(prepared).settings.samples])
     steps = 0 if cell.baseline is not None else prepared.schedule.steps

@@ -93,7 +93,9 @@ def run_cells(
         for job in in_order(jobs):
             spent = time.monotonic() - began
             if max_hours is not None and spent + mean_seconds(outcomes) > 3600 * max_hours:
-                outcomes.append(_outcome(job, "left", f"the budget of {max_hours:g} hours is spent"))
+                outcomes.append(
+                    _outcome(job, "left", f"the budget (max_hours {max_hours:g}) does not cover it")
+                )
             else:
                 if shared is None or shared[0] != job.place:
                     stack.close()

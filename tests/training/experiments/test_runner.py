@@ -157,7 +157,9 @@ def test_no_cell_is_begun_that_the_budget_does_not_cover(
     calls = measured(measure)
     found = run([job("A", seed) for seed in range(5)], tmp_path, max_hours=1.0)
     assert calls == ["A 0", "A 1", "A 2"]
-    assert [(one.state, one.said) for one in found[3:]] == [("left", "the budget of 1 hours is spent")] * 2
+    assert [(one.state, one.said) for one in found[3:]] == [
+        ("left", "the budget (max_hours 1) does not cover it")
+    ] * 2
 
 
 def test_checkpoints_of_a_stored_cell_are_deleted(tmp_path: Path, measured: Callable[..., list[str]]) -> None:

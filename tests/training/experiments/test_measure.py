@@ -1,0 +1,67 @@
+"""What is read of a finished training, and the checks of a cell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import UserError
+from tasks.runtime.training_run import HeldOutProblem
+from tests.training.small_run import example, write_small_dataset
+from training.evaluation.history import Evaluation
+from training.experiments import measure
+from training.experiments.cell import Cell
+from training.experiments.measure import checked, last_means, point_of
+
+ROWS = [
+    {"step": 1, "response_tokens": 10, "seconds": 1.5, "loss": 4.0},
+    {"step": 2, "response_tokens": 20, "seconds": 2.0, "loss": 1.0, "held_out_accuracy": 0.5},
+    {"step": 3, "response_tokens": 40, "seconds": 4.0, "loss": float("nan")},
+]
+
+
+def test_a_point_has_what_the_steps_until_then_took() -> None:
+    made = Evaluation(
+        step=2, weights="w", grades=[[True, False], [True, True]], values={"entropy_mean": 1 / 3}
+    )
+    point = point_of(made, ROWS)
+    assert (point.step, point.tokens, point.seconds, point.correct) == (2, 30, 3.5, "12")
+    assert point.entropy_mean == 0.333333 and point.truncated is None
+    start = point_of(Evaluation(step=0, weights="w", grades=[[False]]), ROWS)
+    assert (start.tokens, start.seconds, start.correct) == (0, 0.0, "0")
+
+
+def test_metrics_are_means_over_the_last_steps_that_have_them() -> None:
+    rows = [{"step": n, "loss": float(n)} for n in range(1, 9)]
+    rows[6]["rare"] = 3.0
+    assert last_means(rows) == {"loss": 6.0, "rare": 3.0}
+    assert last_means(ROWS) == {"response_tokens": 23.3333, "seconds": 2.5, "held_out_accuracy": 0.5}
+
+
+def test_every_cell_keeps_its_own_held_out_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def held_out(_settings: object, dataset: Path) -> list[HeldOutProblem]:
+        return [HeldOutProblem(id=dataset.name, problem="What is 1 + 1?", answer="2")]
+
+    monkeypatch.setattr(measure, "held_out", held_out)
+    jobs = []
+    for name in ("first", "second"):
+        folder = write_small_dataset(tmp_path / name, [example(n) for n in range(4)])
+        cell = Cell(profile="pocket", algorithm="uopd", changes={"dataset.folder": str(folder)})
+        jobs.append(checked(name, cell, tmp_path / "work"))
+    files = [job.run.evaluation.problems for job in jobs if job.run.evaluation is not None]
+    assert [name in Path(str(path)).read_text() for name, path in zip(("first", "second"), files, strict=True)] == [
+        True, True,
+    ]  # fmt: skip
+    assert jobs[0].fingerprint != jobs[1].fingerprint and jobs[0].steps == 40
+
+
+def test_more_samples_than_a_digit_can_count_are_refused(tmp_path: Path) -> None:
+    folder = write_small_dataset(tmp_path / "dataset", [example(n) for n in range(4)])
+    cell = Cell(
+        profile="pocket",
+        baseline="student",
+        changes={"dataset.folder": str(folder), "evaluation.samples": 10},
+    )
+    with pytest.raises(UserError, match=r"evaluation\.samples is above 9"):
+        checked("base", cell, tmp_path / "work")
