@@ -148,15 +148,11 @@ def start_workers(prepared: Prepared, log: Callable[[str], None]) -> Iterator[Wo
         settings = rank_settings(prepared, placement, teacher_head=states_folder(prepared))
         students = StudentGroup(placement, group, settings, plan.token_loss())
         teachers, reference = frozen_actors(prepared, placement, group)
-        generator = None
-        if plan.generates:
-            own = generator_settings(prepared, placement)
-            generator = RolloutPool(placement, group, own, on_loss=log, role="generator")
+        generator = generator_pool(prepared, placement, group, log)
         facts: dict[str, Any] = {"transport": choice.transport, "placement": placement.name}
         frozen = dict(zip(plan.teacher_names, teachers, strict=False))
         frozen |= {"reference": reference} if reference else {}
-        facts |= _wait_for_models(students, engines, frozen)
-        facts |= {} if generator is None else {"generator": generator.ready()[0]}
+        facts |= _wait_for_models(students, engines, frozen, generator)
         log_findings(facts, log)
         session.guard_workers()
         students.open_transfer(choice, engines)
@@ -215,6 +211,16 @@ def rollout_engine_settings(prepared: Prepared, placement: Placement) -> Rollout
         transport=choose_transport(placement).transport,
         sleeps=placement.shares_gpus,
     )
+
+
+def generator_pool(
+    prepared: Prepared, placement: Placement, group: Any, log: Callable[[str], None]
+) -> RolloutPool | None:
+    """Start the engine with the teacher's weights, if the run has one."""
+    if not prepared.plan.generates:
+        return None
+    own = generator_settings(prepared, placement)
+    return RolloutPool(placement, group, own, on_loss=log, role="generator")
 
 
 def generator_settings(prepared: Prepared, placement: Placement) -> RolloutEngineSettings:
@@ -293,11 +299,15 @@ def _actors(slots: Sequence[Slot], group: Any, kind: Any, *arguments: Any) -> tu
 
 
 def _wait_for_models(
-    students: StudentGroup, engines: RolloutPool, frozen: Mapping[str, Sequence[Any]]
+    students: StudentGroup,
+    engines: RolloutPool,
+    frozen: Mapping[str, Sequence[Any]],
+    generator: RolloutPool | None = None,
 ) -> dict[str, Any]:
     """Wait until all models are loaded, and return their descriptions."""
     facts: dict[str, Any] = {"student": students.connect()}
     facts |= {name: _ready(actors, f"the {name}") for name, actors in frozen.items()}
+    facts |= {} if generator is None else {"generator": generator.ready()[0]}
     return facts | {"engines": engines.ready()}
 
 
