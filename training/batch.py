@@ -161,7 +161,6 @@ def generate_batch(
     pending.expect(rows, updates)
     for index, (_, one) in enumerate(shown, start=len(drawn)):
         pending.add(index, _given(one.tokens))
-    seconds = time.perf_counter() - started
     generations = tuple(pending.found[index] for index in range(len(rows)))
     return RolloutBatch(
         step=step,
@@ -170,7 +169,7 @@ def generate_batch(
         generations=generations,
         updates=updates,
         weights=weights[rows],
-        rollout_seconds=seconds,
+        rollout_seconds=time.perf_counter() - started,
         generated=plan.samples and not saved,
         scores=pending.scores(updates),
         asked_teacher=len(asked),
