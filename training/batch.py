@@ -147,24 +147,21 @@ def generate_batch(
     `weights` [rows] float64: for each of `prepared.rows`. `saved`: the rollouts of the step if a checkpoint has them.
     """
     plan, groups = prepared.plan, prepared.schedule.step(step)
-    shown = _demonstrations(prepared, groups)
-    drawn = [group.row for group in groups for _ in group.seeds]
+    drawn, plain = [group.row for group in groups for _ in group.seeds], prepared.prompts("plain")
     updates = split_updates(groups, prepared.schedule.updates_per_batch, whole_groups=plan.in_groups)
     started = time.perf_counter()
-    pending = _Collector(workers, prepared)
-    pending.expect(drawn, updates)
+    pending = _Collector(workers, prepared, drawn, updates)
     for index, generation in _rollouts(workers, prepared, groups, drawn, saved):
         pending.add_rollout(index, generation)
-    asked = unsolved(groups, [number for number, _ in shown], pending.rewards) if plan.generates else []
+    shown = _demonstrations(prepared, groups)
+    asked = unsolved(groups, shown, pending.rewards) if plan.generates else []
     shown = sorted([*shown, *generated_demonstrations(workers, prepared, groups, asked)], key=itemgetter(0))
     rows = drawn + [groups[number].row for number, _ in shown]
     updates = with_demonstrations(updates, groups, [number for number, _ in shown])
     pending.expect(rows, updates)
     for index, (_, one) in enumerate(shown, start=len(drawn)):
         pending.add(index, _given(one.tokens))
-    generated = time.perf_counter()
     generations = tuple(pending.found[index] for index in range(len(rows)))
-    plain = prepared.prompts("plain")
     return RolloutBatch(
         step=step,
         groups=groups,
@@ -172,7 +169,7 @@ def generate_batch(
         generations=generations,
         updates=updates,
         weights=weights[rows],
-        rollout_seconds=generated - started,
+        rollout_seconds=time.perf_counter() - started,
         generated=plan.samples and not saved,
         scores=pending.scores(updates),
         asked_teacher=len(asked),
@@ -188,10 +185,16 @@ class _Collector:
     """The sequences of a batch as they come, in any order, with what is requested of them: the scores of each part as soon as it
     is complete, and the grades of each rollout."""
 
-    def __init__(self, workers: Workers, prepared: Prepared) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        prepared: Prepared,
+        rows: Sequence[int],
+        updates: Sequence[Sequence[range]],
+    ) -> None:
         self._workers, self._prepared = workers, prepared
-        self._rows: Sequence[int] = ()
         self._parts: list[range] = []
+        self.expect(rows, updates)
         self._scores: dict[ScoringPass, dict[range, Pending]] = {one: {} for one in prepared.plan.passes}
         self.found: dict[int, Generation] = {}
         self.rewards: dict[int, Future[float]] = {}

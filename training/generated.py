@@ -20,11 +20,13 @@ __all__ = ["generated_demonstrations", "unsolved"]
 
 
 def unsolved(
-    groups: Sequence[PromptGroup], shown: Sequence[int], rewards: Mapping[int, Future[float]]
+    groups: Sequence[PromptGroup],
+    shown: Sequence[tuple[int, Demonstration]],
+    rewards: Mapping[int, Future[float]],
 ) -> list[int]:
     """Return the numbers of the groups that have neither a right rollout nor a demonstration. `rewards`: by the index of each
-    rollout, in the order of the groups. Waits for them. `shown`: the groups that have a demonstration."""
-    right, start = set(shown), 0
+    rollout, in the order of the groups. Waits for them. `shown`: the demonstrations by group."""
+    right, start = {number for number, _ in shown}, 0
     for number, group in enumerate(groups):
         mine = range(start, start + len(group.seeds))
         if any(rewards[index].result() == 1.0 for index in mine):

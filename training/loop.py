@@ -206,13 +206,8 @@ def _steps(
             ended = time.perf_counter()
             yield CompletedStep(
                 step=step + 1,
-                metrics=step_metrics(
-                    batch,
-                    updates,
-                    staleness=staleness,
-                    sync=ended - waited,
-                    wall=ended - began,
-                    generates=prepared.plan.generates,
+                metrics=partial(step_metrics, batch, updates, generates=prepared.plan.generates)(
+                    staleness=staleness, sync=ended - waited, wall=ended - began
                 ),
                 weights=f"{snapshot.checksum:016x}",
                 samples=_samples(prepared, batch),

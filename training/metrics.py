@@ -41,13 +41,11 @@ def step_metrics(
         "loss": float(np.mean([update.loss for update in updates])),
         "learning_rate": updates[-1].learning_rate,
         "gradient_norm": float(np.mean([update.gradient_norm for update in updates])),
-        "weight_mean": float(batch.weights[: len(batch.rollouts)].mean()),
-        "weight_zero_share": float((batch.weights[: len(batch.rollouts)] == 0).mean()),
+        **weight_metrics(batch),
         **token_metrics([seen for update in updates for _, seen in update.trained]),
         **response_metrics(batch),
         **reward_metrics(batch),
-        **teacher_metrics(batch),
-        **generated_metrics(batch, generates=generates),
+        **teacher_metrics(batch, generates=generates),
         **update_metrics(updates),
         "staleness": staleness,
         **throughput(batch, updates, wall),
@@ -59,6 +57,12 @@ def step_metrics(
     row |= dict(zip(("mismatch_mean", "mismatch_max"), mismatch(updates[0].trained), strict=False))
     row |= {f"seconds_{name}": spent for name, spent in seconds.items()}
     return row | {f"share_{name}": spent / work for name, spent in seconds.items()}
+
+
+def weight_metrics(batch: RolloutBatch) -> dict[str, float]:
+    """Return the mean of the prompt weights and the share of those that are 0, over all rollouts."""
+    weights = batch.weights[: len(batch.rollouts)]
+    return {"weight_mean": float(weights.mean()), "weight_zero_share": float((weights == 0).mean())}
 
 
 def _seconds_by_phase(batch: RolloutBatch, updates: Sequence[Update], sync: float) -> dict[str, float]:
@@ -116,24 +120,22 @@ def reward_metrics(batch: RolloutBatch) -> dict[str, float]:
     return found if batch.shares is None else found | {"answer_share_mean": float(batch.shares.mean())}
 
 
-def teacher_metrics(batch: RolloutBatch) -> dict[str, float]:
+def teacher_metrics(batch: RolloutBatch, *, generates: bool = False) -> dict[str, float]:
     """Return for each of several teachers `teacher_share_<name>`, its share of the prompts, and `teacher_weight_<name>`, the mean
     of its weight on those that it teaches (see `training.data.routing`); nothing with one teacher."""
+    found = generated_metrics(batch) if generates else {}
     if batch.routing is None:
-        return {}
+        return found
     rows = [group.row for group in batch.groups]
-    return {
+    return found | {
         f"teacher_{what}_{name}": value
         for name, values in batch.routing.summary(rows).items()
         for what, value in values.items()
     }
 
 
-def generated_metrics(batch: RolloutBatch, *, generates: bool) -> dict[str, float]:
-    """Return the number of prompts to which the teacher generated responses, and how many of them it solved; nothing in a run
-    whose teacher does not generate."""
-    if not generates:
-        return {}
+def generated_metrics(batch: RolloutBatch) -> dict[str, float]:
+    """Return the number of prompts to which the teacher generated responses, and how many of them it solved."""
     solved = sum(source == "teacher" for _, source in batch.demonstrations)
     return {"teacher_asked": batch.asked_teacher, "teacher_solved": solved}
 

@@ -186,8 +186,7 @@ class SharedWorkers:
             students = StudentGroup(placement, self._group, settings, prepared.plan.token_loss())
             frozen, generator = self._frozen_models(prepared), self._generator(prepared, log)
             facts: dict[str, Any] = {"transport": choice.transport, "placement": placement.name}
-            facts |= _wait_for_models(students, engines, _named(prepared, frozen))
-            facts |= {} if generator is None else {"generator": generator.ready()[0]}
+            facts |= _wait_for_models(students, engines, _named(prepared, frozen), generator)
             log_findings(facts, log)
             session.guard_workers()
             students.open_transfer(choice, engines)
@@ -407,11 +406,15 @@ def _end(actors: Sequence[Any]) -> None:
 
 
 def _wait_for_models(
-    students: StudentGroup, engines: RolloutPool, frozen: Mapping[str, Sequence[Any]]
+    students: StudentGroup,
+    engines: RolloutPool,
+    frozen: Mapping[str, Sequence[Any]],
+    generator: RolloutPool | None,
 ) -> dict[str, Any]:
     """Wait until all models are loaded, and return their descriptions."""
     facts: dict[str, Any] = {"student": students.connect()}
     facts |= {name: _ready(actors, f"the {name}") for name, actors in frozen.items()}
+    facts |= {} if generator is None else {"generator": generator.ready()[0]}
     return facts | {"engines": engines.ready()}
 
 

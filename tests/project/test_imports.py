@@ -47,9 +47,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "tasks.release": ("tasks", "tasks.llm", "tasks.storage", "prompts"),
     "tasks.stages": ("tasks.*", "prompts", "training.config"),
-    "training.config": ("tasks", "training.algorithms", "training.dataset_settings", "training.evaluation_settings"),
+    "training.config": (
+        "tasks", "training.algorithms", "training.dataset_settings", "training.evaluation_settings", "training.teacher_settings",
+    ),
     "training.dataset_settings": ("tasks",),
     "training.evaluation_settings": ("tasks",),
+    "training.teacher_settings": ("tasks",),
     "training.console": ("tasks", "tasks.processes.ticker"),
     "training.losses": ("tasks",),
     "training.algorithms": ("tasks", "training.losses"),
@@ -57,7 +60,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "training.workers": ("tasks", "tasks.processes"),
     "training.data": (
         "tasks", "tasks.answers", "tasks.llm", "tasks.seeds", "tasks.storage", "tasks.uncertainty", "prompts",
-        "training.config", "training.dataset_settings", "training.losses",
+        "training.config", "training.dataset_settings", "training.losses", "training.teacher_settings",
     ),
     "training.weight_sync": ("tasks", "training.workers"),
     "training.scorers": (
@@ -100,6 +103,7 @@ SINGLE_MODULES = frozenset(
         "training.console",
         "training.dataset_settings",
         "training.evaluation_settings",
+        "training.teacher_settings",
         "training.plan",
     }
 )

@@ -90,8 +90,7 @@ def make_placement(
     reference: bool = False,
     generator: bool = False,
 ) -> Placement:
-    """Return the slots of a run. `teachers`: the number of its teachers. `reference`: whether it has one. `generator`: whether an
-    engine has the teacher's weights.
+    """Return the slots of a run. `generator`: whether an engine has the teacher's weights.
 
     `split`: each student rank, each teacher, each rollout engine and the generator has its own GPU; the reference shares the
     first student's. The paper's node has 1 student and 2 engines. `colocated`: one actor of each model on each of `students`
@@ -99,13 +98,7 @@ def make_placement(
     or if `colocated` has different numbers of students and engines, or a generator.
     """
     if name == "split":
-        rows: list[tuple[Role, int, int]] = [
-            *(("student", 0, gpu) for gpu in range(students)),
-            *([("reference", 0, 0)] if reference else []),
-            *(("teacher", model, students + model) for model in range(teachers)),
-            *(("rollout", 0, students + teachers + gpu) for gpu in range(engines)),
-            *([("generator", 0, students + teachers + engines)] if generator else []),
-        ]
+        rows = _split_rows(students, teachers, engines, reference=reference, generator=generator)
         return Placement(name=name, slots=_numbered(rows, _SPLIT))
     models: list[tuple[Role, int]] = [
         *([("reference", 0)] if reference else []),
@@ -127,6 +120,19 @@ def make_placement(
         ]
         return Placement(name=name, slots=_numbered([(*one, 0) for one in roles], {}))
     raise UserError(f"unknown placement {name!r}: choose one of {', '.join(NAMES)}")
+
+
+def _split_rows(
+    students: int, teachers: int, engines: int, *, reference: bool, generator: bool
+) -> list[tuple[Role, int, int]]:
+    """Return (role, model, GPU) of each actor of the placement `split`."""
+    return [
+        *(("student", 0, gpu) for gpu in range(students)),
+        *([("reference", 0, 0)] if reference else []),
+        *(("teacher", model, students + model) for model in range(teachers)),
+        *(("rollout", 0, students + teachers + gpu) for gpu in range(engines)),
+        *([("generator", 0, students + teachers + engines)] if generator else []),
+    ]
 
 
 def _check_colocated(students: int, engines: int, *, generator: bool) -> None:
