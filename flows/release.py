@@ -30,19 +30,14 @@ def release(  # noqa: PLR0913, PLR0917 - the parameters of the deployment
 
     Args:
         what: dataset or model.
-        profile: name of a file in configs/, without its extension.
-        overrides: settings that override the profile, nested or dotted: {"run.output": "output/mine"}.
+        profile, overrides: name of a file in configs/; settings that override it: {"run.output": "output/mine"}.
         version, repo: three numbers, the tag of the commit; name of the repository, owner/name.
-        dry_run: only check, and write the release folder.
-        private: whether a repository that does not exist yet is created as a private one.
+        dry_run, private: only check and write the release folder; whether a new repository is a private one.
         source: folder of the dataset or of the training run; by default the profile's newest.
-        previous: release folder of the earlier version, for the changelog; by default the newest in the output folder.
-        licence: licence of a model, by default `distill.licence`; a dataset has that of its profile.
-        datasets: datasets of a model, as names on the hub.
-        evaluations: folders of evaluations of a model, for its card; by default those of this model in the profile's
-            `evaluate.out`.
-        roll_back_to: only make the repository contain the files of this tag again.
-        secret_block: Prefect Secret block with the token; by default the environment variable HF_TOKEN.
+        previous: the earlier release folder, for the changelog; by default the newest in the output folder.
+        licence, datasets: licence of a model, by default `distill.licence`; its datasets, as names on the hub.
+        evaluations: folders of evaluations of a model, for its card; by default those of this model in `evaluate.out`.
+        roll_back_to, secret_block: only restore the files of this tag; Prefect Secret block with the token instead of HF_TOKEN.
 
     Returns what was sent, in words.
     """

@@ -29,8 +29,8 @@ def decontaminate(
 ) -> Artifact:
     """Flag every selected problem and store the findings behind each flag.
 
-    Ancestors are compared as well, although most of them were not selected: a problem that descends from an overlapping
-    one is flagged. `neighbours`: the verdicts of the quality judge, if it was asked.
+    Ancestors are compared as well: a problem that descends from an overlapping one is flagged. `neighbours`: the verdicts of the
+    quality judge, if it was asked.
     """
     settings = run.config.decontam
     checks = {name: value for name, value in settings.identity().items() if name != "judge"}
@@ -44,16 +44,13 @@ def decontaminate(
         against = benchmark_problems(run.store, selected, sources, benchmarks)
         rows = list(run.store.rows(selected, "problems", Problem))
         generations = [run.store.rows(artifact, "problems", Problem) for artifact in (*rounds[::-1], sources)]
-        verdicts = () if neighbours is None else run.store.rows(neighbours, "neighbours", Neighbour)
-        judged = [finding(one) for one in verdicts if one.same]
-        result = compare(rows, ancestors(rows, generations), against, settings, mapper.get(), judged)
+        before = ancestors(rows, generations)
+        result = compare(rows, before, against, settings, mapper.get(), _judged(run, neighbours))
         get_run_logger().info("decontaminate: %s", account(against, len(result), len(rows)))
         return result
 
     def found_in(index: int) -> tuple[list[Flag], list[Finding]]:
-        rows = shard_rows(run.store, selected, index, "problems", Problem)
-        flags = [flag(row.id, found().get(row.id, ())) for row in rows]
-        return flags, [finding for row in rows for finding in found().get(row.id, ())]
+        return _flagged(shard_rows(run.store, selected, index, "problems", Problem), found())
 
     def work(index: int, _on_progress: object) -> Shard:
         flags, findings = found_in(index)
@@ -62,3 +59,14 @@ def decontaminate(
     pending = Pending(run.store, stage, lambda index: rows_digest(found_in(index)))
     with Lazy(lambda: cpu_mapper(run, lambda: selected.num_rows)) as mapper:
         return run_shards(run, stage, lambda: shard_sizes(run.store, selected), work, pending)
+
+
+def _flagged(rows: Sequence[Problem], found: Mapping[str, list[Finding]]) -> tuple[list[Flag], list[Finding]]:
+    flags = [flag(row.id, found.get(row.id, ())) for row in rows]
+    return flags, [one for row in rows for one in found.get(row.id, ())]
+
+
+def _judged(run: Run, neighbours: Artifact | None) -> list[Finding]:
+    """Return a finding for every pair that the quality judge takes for the same problem."""
+    verdicts = () if neighbours is None else run.store.rows(neighbours, "neighbours", Neighbour)
+    return [finding(one) for one in verdicts if one.same]

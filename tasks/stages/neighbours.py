@@ -9,6 +9,7 @@ from functools import cache
 from prefect.logging import get_run_logger
 
 from prompts import load_prompt
+from tasks.config import NeighbourSettings
 from tasks.llm.chat import ChatRequest
 from tasks.llm.turns import Turns
 from tasks.rows import Neighbour, Problem
@@ -33,13 +34,7 @@ def judge_neighbours(
     settings, judge = run.config.decontam, run.config.decontam.judge
     if judge is None:
         return None
-    log = get_run_logger().info
-    stage = Stage(
-        name="neighbours", version=VERSION, primary="neighbours", unit="pair",
-        settings={"decontam": settings.identity(), "model": run.config.models.quality_judge.identity()},
-        inputs=(selected, sources, *rounds, benchmarks), prompts=(load_prompt(PROMPT).fingerprint,),
-        models=(run.identities["quality_judge"],),
-    )  # fmt: skip
+    stage = _stage(run, (selected, sources, *rounds, benchmarks))
 
     @cache
     def asked() -> Mapping[str, list[Pair]]:
@@ -56,13 +51,37 @@ def judge_neighbours(
         rows = shard_rows(run.store, selected, index, "problems", Problem)
         return [pair for row in rows for pair in asked().get(row.id, ())]
 
+    with Lazy(lambda: cpu_mapper(run, lambda: selected.num_rows)) as mapper:
+        made = _ask(run, stage, sizes, pairs_in, judge)
+    _log_verdicts(run, made)
+    return made
+
+
+def _stage(run: Run, inputs: tuple[Artifact, ...]) -> Stage:
+    return Stage(
+        name="neighbours", version=VERSION, primary="neighbours", unit="pair",
+        settings={
+            "decontam": run.config.decontam.identity(), "model": run.config.models.quality_judge.identity(),
+        },
+        inputs=inputs, prompts=(load_prompt(PROMPT).fingerprint,), models=(run.identities["quality_judge"],),
+    )  # fmt: skip
+
+
+def _ask(
+    run: Run,
+    stage: Stage,
+    sizes: Callable[[], Sequence[int]],
+    pairs_in: Callable[[int], list[Pair]],
+    judge: NeighbourSettings,
+) -> Artifact:
+    """Ask the judge about the pairs of every shard, and store the verdicts."""
+
     def requests_of(index: int) -> tuple[list[Pair], list[ChatRequest]]:
         return pairs_in(index), [request(pair, judge) for pair in pairs_in(index)]
 
     pending = Pending(run.store, stage, lambda index: rows_digest(pairs_in(index)))
     with (
-        Lazy(lambda: cpu_mapper(run, lambda: selected.num_rows)) as mapper,
-        Lazy(lambda: chat_model(run, "quality_judge", "neighbours", log)) as model,
+        Lazy(lambda: chat_model(run, "quality_judge", "neighbours", get_run_logger().info)) as model,
         Turns(model.get) as turns,
     ):
         ahead = RequestsAhead(turns, requests_of, lambda: len(sizes()), pending)
@@ -72,10 +91,12 @@ def judge_neighbours(
             found = [judged(pair, reply, identity) for pair, reply in ahead.outcomes(index, on_progress)]
             return Shard(incoming=len(found), tables={"neighbours": (Neighbour, found)})
 
-        made = run_shards(run, stage, sizes, work, pending)
+        return run_shards(run, stage, sizes, work, pending)
+
+
+def _log_verdicts(run: Run, made: Artifact) -> None:
     verdicts = Counter(one.same for one in run.store.rows(made, "neighbours", Neighbour))
-    log(
+    get_run_logger().info(
         f"neighbours: the judge takes {verdicts[True]:,} of {counted(verdicts.total(), 'pair')} for the same problem; no valid"
         f" reply about {verdicts[None]:,}"
     )
-    return made

@@ -112,7 +112,7 @@ def test_the_command_of_make_gives_the_same_parameters(
     sent = {
         "what": "model", "profile": "pocket", "overrides": {}, "version": "1.2.0", "dry_run": False, "private": False,
         "datasets": ["a/b", "c/d"], "repo": "a/c", "licence": "mit", "roll_back_to": None, "secret_block": "hub",
-        "source": str(tmp_path), "previous": None,
+        "source": str(tmp_path), "previous": None, "evaluations": None,
     }  # fmt: skip
     target, variables = environment_of(make_command("release", sent))
     assert target == "release" and release.parameters(variables) == sent

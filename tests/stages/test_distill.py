@@ -206,7 +206,7 @@ def test_the_output_of_the_run_is_logged_and_its_steps_are_shown(
     metrics(tmp_path, 1, 2, 3)
     for step, right in ((0, 1), (3, 2), (6, 2)):  # the last one of a run that was killed after its evaluation
         grades = [[number < right] * 2 for number in range(4)]
-        stored_or_new(tmp_path, step, "aa", lambda grades=grades: grades)
+        stored_or_new(tmp_path, step, "aa", lambda grades=grades: (grades, {}))
     monkeypatch.setattr(training_job, "LiveTable", Table)
     monkeypatch.setattr(training_job, "Progress", Shown)
     logged: list[str] = []
@@ -225,7 +225,7 @@ def test_the_output_of_the_run_is_logged_and_its_steps_are_shown(
 def test_the_evaluations_so_far_are_those_that_the_result_will_have(tmp_path: Path) -> None:
     metrics(tmp_path, 1, 2)
     made = [
-        stored_or_new(tmp_path, step, "aa", lambda right=right: [[right, True], [False, right]])
+        stored_or_new(tmp_path, step, "aa", lambda right=right: ([[right, True], [False, right]], {}))
         for step, right in ((0, False), (2, True))
     ]
     (tmp_path / "evaluations" / "step-00000001.json").write_text("{half of a fi")

@@ -353,7 +353,8 @@ def test_answer_shares_weight_the_rollouts_of_every_algorithm(name: str) -> None
 def test_options_change_the_algorithm_that_defines_them() -> None:
     own, made = load_algorithm("eopd"), plan("eopd", options={"forward_kl": "random", "share": 0.1}).algorithm
     policy, kl = own.loss
-    assert made == replace(own, loss=(policy, replace(kl, token_weight=RandomTokens(share=0.1))))
+    changed = (policy, replace(kl, token_weight=RandomTokens(share=0.1)))
+    assert made == replace(own, loss=changed, formula=made.formula) and "u_t < 0.1" in made.formula
     bare = plan("eopd", options={"forward_kl": "none"})
     assert (bare.algorithm.loss, bare.top_k) == ((policy,), None)
     assert plan("core", options={"distil_weight": 0.0}).has_teacher is False
@@ -371,7 +372,7 @@ def test_options_change_the_algorithm_that_defines_them() -> None:
         (
             "eopd", {"tau": 1},
             "algorithm.options.tau is set, but eopd has no such option: choose among forward_kl, threshold, share, entropy_bonus,"
-            " shaping, clip",
+            " shaping, clip, teacher",
         ),
         ("sft", {"tau": 1}, "algorithm.options.tau is set, but sft has no such option: remove it"),
         (

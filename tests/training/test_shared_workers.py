@@ -73,7 +73,8 @@ def reserved(_: Any) -> Iterator[None]:
     yield
 
 
-def actors(role: str, _placement: Any, _group: Any, _kind: Any, settings: Any) -> tuple[str, ...]:
+def actors(slots: Any, _group: Any, _kind: Any, settings: Any) -> tuple[str, ...]:
+    role = slots[0].role
     EVENTS.append(f"{role} of {settings.model.name} in {settings.dtype}")
     return (role,)
 
@@ -120,7 +121,7 @@ def test_a_run_starts_only_what_no_run_before_it_needed(dataset: Path, log: list
     ]
     with SharedWorkers(placement_of(*(run.plan for run in runs))) as shared:
         with shared.start(runs[0], lambda _: None) as workers:
-            assert set(workers.frozen) == {"teacher"} and workers.grader is None
+            assert workers.teachers and not workers.reference and workers.grader is None
         assert taken(log) == [
             "ray",
             ENGINES,
@@ -129,10 +130,10 @@ def test_a_run_starts_only_what_no_run_before_it_needed(dataset: Path, log: list
             "student ends",
         ]
         with shared.start(runs[1], lambda _: None) as workers:
-            assert not workers.frozen and workers.grader is not None
+            assert not workers.teachers + workers.reference and workers.grader is not None
         assert taken(log) == ["grader", f"kept {ENGINES}", "student at 0.25", "student ends"]
         with shared.start(runs[2], lambda _: None) as workers:
-            assert workers.frozen == {"teacher": ("teacher",)}
+            assert workers.teachers == (("teacher",),) and workers.reference == ()
         assert taken(log) == [f"kept {ENGINES}", "student at 0.5", "student ends"]
     assert taken(log) == ["ray ends"]
 

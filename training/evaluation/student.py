@@ -101,7 +101,11 @@ def evaluate(
         write_result(folder / NAME / job.folder_name, found, numbers, spent, None)
     for line in summary(numbers, when):
         log_line(line)
-    samples, grades = job.protocol.samples, [bool(row.correct) for row in found.rows]
+    return _graded_of(found, generations, job.protocol.samples)
+
+
+def _graded_of(found: Collected, generations: Sequence[Generation], samples: int) -> Graded:
+    grades = [bool(row.correct) for row in found.rows]
     return Graded(
         grades=[grades[start : start + samples] for start in range(0, len(grades), samples)],
         generations=tuple(generations),

@@ -60,9 +60,8 @@ def _planned(profile: str, algorithm: str, placement: Mapping[str, Any], stage: 
     cell = Cell(profile=profile, algorithm=algorithm, changes=changes)
     plan = resolve(run_config(cell.settings(), Path("dataset"), Path("folder")))
     student = read_dimensions(project_path(plan.run.student.model))
-    teacher = plan.run.teacher
-    dims = None if teacher is None or not plan.has_teacher else read_dimensions(project_path(teacher.model))
-    return components(memory_plan(plan, student, dims).devices)
+    teachers = [read_dimensions(project_path(one.model)) for one in plan.teachers]
+    return components(memory_plan(plan, student, *teachers).devices)
 
 
 def components(devices: Sequence[Device]) -> dict[Component, int]:

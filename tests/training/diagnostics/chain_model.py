@@ -62,7 +62,7 @@ def path(
     return table
 
 
-def write_chain(folder: Path, table: Table, *, noise: float = 2e-3) -> Path:
+def write_chain(folder: Path, table: Table, *, noise: float = 3e-4) -> Path:
     """Write the checkpoint of a chain; return its folder. `noise`: deviation of the weights by which MLPs change the logits."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -85,7 +85,7 @@ def write_chain(folder: Path, table: Table, *, noise: float = 2e-3) -> Path:
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
-            layer.mlp.down_proj.weight[unused].normal_(std=noise)
+            layer.mlp.down_proj.weight[unused] = noise * torch.randn(len(unused), 32)
             for projection in (layer.mlp.gate_proj, layer.mlp.up_proj):
                 projection.weight.normal_(std=0.05)
     model.save_pretrained(folder)

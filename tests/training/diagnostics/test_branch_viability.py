@@ -171,7 +171,7 @@ def test_continuations_are_graded_with_the_spine_before_them(planted: Any) -> No
     early = [one.correct for one in rows if one.position < DECISION]
     late = [one.correct for one in rows if one.position > DECISION]
     # the right decision, and no error after this branch and the later ones (six to four of them, three to one)
-    assert np.mean(early) == pytest.approx(0.15 * np.mean([0.92**6, 0.92**5, 0.92**4]), abs=0.03)
+    assert np.mean(early) == pytest.approx(0.15 * np.mean([0.92**6, 0.92**5, 0.92**4]), abs=0.05)
     assert np.mean(late) == pytest.approx(np.mean([0.92**3, 0.92**2, 0.92]), abs=0.04)
     assert {one.answer for one in rows} == {"7", "8"} and all(one.finish_reason == "stop" for one in rows)
 

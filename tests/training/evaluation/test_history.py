@@ -69,13 +69,13 @@ def test_evaluations_are_due_at_every_interval_and_at_the_end() -> None:
 def test_a_stored_evaluation_is_not_repeated_unless_the_weights_differ(tmp_path: Path) -> None:
     asked: list[str] = []
 
-    def graded(name: str, right: bool) -> list[list[bool]]:
+    def graded(name: str, right: bool) -> tuple[list[list[bool]], dict[str, float]]:
         asked.append(name)
-        return [[right]]
+        return [[right]], {"entropy_mean": 0.5}
 
     first = stored_or_new(tmp_path, 4, "aa", lambda: graded("first", True))
     again = stored_or_new(tmp_path, 4, "aa", lambda: graded("again", False))
-    assert again == first == Evaluation(step=4, weights="aa", grades=[[True]])
+    assert again == first == Evaluation(step=4, weights="aa", grades=[[True]], values={"entropy_mean": 0.5})
     other = stored_or_new(tmp_path, 4, "bb", lambda: graded("other", False))
     assert other.grades == [[False]] and asked == ["first", "other"]
     (path,) = (tmp_path / "evaluations").iterdir()

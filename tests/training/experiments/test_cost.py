@@ -44,9 +44,9 @@ def test_a_training_generates_scores_and_trains_on_all_rollouts() -> None:
     assert found.requests == ROLLOUTS + 2 * EVALUATED
     assert found.generated == 100 * found.requests
     assert found.scored == found.trained == ROLLOUTS * (PROMPT + 100)
-    seconds = found.generated / 1000 + found.scored / 2000 + found.trained / 500
+    seconds = found.generated / 2000 + found.scored / 2000 + found.trained / 500
     assert found.hours(RATES) == pytest.approx(seconds / 3600)
-    assert (found.engines, found.students, found.gpus) == (1, 1, 1)
+    assert (found.engines, found.students, found.gpus) == (2, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_rates_are_the_means_of_stored_trainings(tmp_path: Path) -> None:
     }
     found = [result(cell, "0", metrics=metrics) for cell in cells]
     found[1] = result(cells[1], "0", metrics={**metrics, "rollout_tokens_per_second": 1500.0})
-    assert measured_rates(found) == TrainingRates(generation=1100, scoring=2500, training=300)
+    assert measured_rates(found) == TrainingRates(generation=550, scoring=2500, training=300)
     assert measured_rates([result(cells[0], "0", metrics={"tokens": 5000})]) is None
     assert measured_rates([]) is None
 
