@@ -12,6 +12,8 @@ from tasks.answers.token_spans import TokenSpans, ends_of_pieces, token_spans
 
 MAX_REPLY_CHARS: Final = 100_000
 TOO_LONG: Final = "too_long"
+BROKEN_OFF: Final = frozenset({"abort", "error"})
+"""Finish reasons of a reply that ends where the server stopped: vLLM answers so what it works on when it is shut down."""
 MAX_TOKENS: Final = 2**40
 """Highest token count of one reply that is believed. The ledger adds up 64-bit integers."""
 LOWEST_LOGPROB: Final = -1e4
@@ -60,11 +62,13 @@ def storable(value: object) -> bool:
 
 def from_reply(key: str, reply: Any, *, logprobs: bool, max_tokens: int, max_chars: int) -> Completion:
     """Build a completion from the JSON of a reply. `max_tokens` was the limit of the request. Raises `ValueError` with what is
-    wrong if it is no chat completion, or has a value that cannot be."""
+    wrong if it is no chat completion, was broken off, or has a value that cannot be."""
     choice = _field(_field(reply, "choices", list, of="reply")[:1], 0, dict, of="choices")
     content = _field(_field(choice, "message", dict), "content", str, optional=True) or ""
     text = content.encode("utf-8", "replace").decode("utf-8")  # replaces lone surrogates
     reason = _field(choice, "finish_reason", str, optional=True) or "stop"
+    if reason in BROKEN_OFF:
+        raise ValueError(f"the server broke the reply off (finish_reason {reason!r})")
     usage = _field(reply, "usage", dict, optional=True, of="reply") or {
         "prompt_tokens": 0,
         "completion_tokens": 0,
@@ -170,6 +174,7 @@ def from_ledger(key: str, value: Any, *, logprobs: bool) -> Completion | None:
         storable(value["text"])
         and len(value["text"]) <= MAX_REPLY_CHARS
         and storable(value["finish_reason"])
+        and value["finish_reason"] not in BROKEN_OFF
         and all(type(one) is int and 0 <= one <= MAX_TOKENS for one in (*counts, *span_counts))
         and (count > 0 and plausible(total, count) if logprobs else (total, count) == (None, 0))
         and all(one <= count for one in span_counts)

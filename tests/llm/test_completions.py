@@ -73,6 +73,8 @@ WRONG: list[tuple[tuple[str | int, ...], object]] = [
     ((*FIRST, "message", "content"), []),
     ((*FIRST, "message", "content"), False),
     ((*FIRST, "finish_reason"), {"stop": 1}),
+    ((*FIRST, "finish_reason"), "abort"),  # vLLM's server, shut down while it generates
+    ((*FIRST, "finish_reason"), "error"),
     (("usage",), [1]),
     (("usage",), {"prompt_tokens": 5}),
     *(((("usage", name), value)) for name in ("prompt_tokens", "completion_tokens") for value in (
@@ -160,6 +162,7 @@ def test_an_entry_gives_the_same_completion() -> None:
         *(("logprob_count", value) for value in (0, -1, 2**63, None)),
         *(("text", value) for value in (None, 5, "half \ud83d")),
         ("finish_reason", None),
+        ("finish_reason", "abort"),
         ("extra", 1),
         *(("spans", value) for value in (None, 5, {}, {**ENTRY["spans"], "answer_token_count": 4})),
         *(("spans", {**ENTRY["spans"], "answer_logprob_sum": value}) for value in (1.0, -1e17, "x")),
