@@ -25,9 +25,9 @@ def nearest(
     if not texts or not against:
         return [[] for _ in texts]
     own, other = Compared.of(texts, ngram).templates, Compared.of(against, ngram).templates
-    columns = np.intersect1d(own.indices, other.indices)
+    columns = np.intersect1d(own.indices, other.indices).astype(np.int64)
     sizes, other_sizes = np.diff(own.indptr), np.diff(other.indptr)
-    own, transposed = _narrow(own, columns), _narrow(other, columns).T.tocsr()
+    own, transposed = _narrow(own, columns), csr_array(_narrow(other, columns).T)
     found: list[list[tuple[int, float]]] = []
     for start in range(0, len(texts), _ROWS_AT_ONCE):
         shared = csr_array(own[start : start + _ROWS_AT_ONCE] @ transposed)
@@ -42,8 +42,9 @@ def nearest(
 
 def _narrow(matrix: csr_array, columns: Indices) -> csr_array:
     """Return a matrix of ones with only these columns, which are sorted."""
-    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    sizes = np.diff(matrix.indptr)
+    rows = np.repeat(np.arange(len(sizes)), sizes)
     places = np.searchsorted(columns, matrix.indices)
     kept = columns[np.minimum(places, len(columns) - 1)] == matrix.indices if len(columns) else places < 0
     ones = np.ones(int(kept.sum()), dtype=np.int64)
-    return csr_array((ones, (rows[kept], places[kept])), shape=(matrix.shape[0], len(columns)))
+    return csr_array((ones, (rows[kept], places[kept])), shape=(len(sizes), len(columns)))

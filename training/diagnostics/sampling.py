@@ -150,7 +150,7 @@ def engines(
 ) -> Iterator[Engine]:
     """Yield the rollout engines of a model for sequences of at most `length` tokens. They end with the block."""
     name = "cpu" if device_is_cpu() else "split"
-    placement = make_placement(name, students=0, engines=settings.engines, teacher=False)
+    placement = make_placement(name, students=0, engines=settings.engines, teachers=0)
     options = RolloutEngineSettings(
         model=folder, max_model_len=length, dtype=dtype, max_num_seqs=settings.max_num_seqs, engines=settings.engines,
         gpu_memory_fraction=settings.gpu_memory_fraction, kv_cache_gib=settings.kv_cache_gib,

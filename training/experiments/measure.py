@@ -257,7 +257,7 @@ def _dataset(prepared: Prepared) -> dict[str, Any]:
         "labels": sources.get("label"),
         "solutions": sources.get("solution"),
         "student": _identity(prepared.student),
-        "teacher": None if prepared.teacher is None else _identity(prepared.teacher),
+        "teachers": [_identity(one) for one in prepared.teachers],
     }
 
 

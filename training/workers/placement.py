@@ -108,7 +108,7 @@ def make_placement(
     if name == "colocated":
         _check_colocated(students, engines, generator=generator)
         roles = [("student", 0), *models, ("rollout", 0)]
-        rows = [(role, model, gpu) for gpu in range(students) for role, model in roles]
+        rows: list[tuple[Role, int, int]] = [(*one, gpu) for gpu in range(students) for one in roles]
         shares: Mapping[Role, float] = {**_COLOCATED, "teacher": _COLOCATED["teacher"] / max(1, teachers)}
         return Placement(name=name, slots=_numbered(rows, shares))
     if name == "cpu":
