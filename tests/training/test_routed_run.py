@@ -85,4 +85,4 @@ def test_two_equal_teachers_train_the_student_of_one(tmp_path: Path) -> None:
     result = json.loads((routed / "result.json").read_text())
     share = sum(shares) / len(shares)
     assert [one["share"] for one in result["teachers"]] == [share, 1 - share] and result["teacher"] is None
-    assert "| teacher `second` | " in (routed / "student" / "README.md").read_text()
+    assert "| teacher second | " in (routed / "student" / "README.md").read_text()
