@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 from prefect import Flow
@@ -45,7 +48,7 @@ def report_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> Non
         return
     if (block := failure_block(flow_run.parameters or {})) is not None:
         try:
-            with ThreadPoolExecutor(1) as pool:  # the caller may have an event loop
+            with _unlogged_requests(), ThreadPoolExecutor(1) as pool:  # the caller may have an event loop
                 pool.submit(asyncio.run, _notify(block, found)).result()
             log.info("the block %s was called", block)
         except Exception as error:
@@ -88,6 +91,18 @@ def failure_block(parameters: dict[str, Any]) -> str | None:
         except UserError:
             continue
     return None
+
+
+@contextmanager
+def _unlogged_requests() -> Iterator[None]:
+    """Within the block, httpx does not log the addresses of requests: that of a webhook is a secret."""
+    client = logging.getLogger("httpx")
+    level = client.level
+    client.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        client.setLevel(level)
 
 
 async def _notify(name: str, found: Failure) -> None:
