@@ -10,18 +10,17 @@ of `--problems`.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from tasks.config import explain
 from tasks.errors import UserError
 from tasks.evaluate_settings import EvaluateSettings
+from tasks.given_settings import given_file, given_value
 from tasks.text import visible
 
 
@@ -67,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def read_settings(arguments: argparse.Namespace) -> EvaluateSettings:
     """Return the settings of the command line. Raises `UserError` that names the wrong one."""
-    data = {} if arguments.settings is None else _file(arguments.settings)
+    data = {} if arguments.settings is None else given_file(arguments.settings, "an evaluation")
     for name in ("model", "out"):
         if (value := getattr(arguments, name)) is not None:
             data[name] = value
@@ -78,28 +77,11 @@ def read_settings(arguments: argparse.Namespace) -> EvaluateSettings:
         name, equals, value = entry.partition("=")
         if not equals:
             raise UserError(f"--set {entry} has no value: write --set name=value")
-        data[name.strip()] = _value(value)
+        data[name.strip()] = given_value(value)
     try:
         return EvaluateSettings.model_validate(data)
     except ValidationError as error:
         raise UserError(explain(error, "evaluate", "tasks/evaluate_settings.py")) from error
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _file(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}): give a JSON object of settings") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is not a JSON object: give the settings of an evaluation")
-    return found
 
 
 if __name__ == "__main__":

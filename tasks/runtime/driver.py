@@ -12,7 +12,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -182,7 +182,9 @@ def _rows_named(store: Store, stage: Stage, sizes: Sequence[int], index: int) ->
         yield
     except Exception as error:
         start, stop = bounds(sizes, index)
-        first = ", ".join(_first_ids(store, stage, index))
+        first = ""
+        with suppress(Exception):  # what cannot be read now must not hide the error
+            first = ", ".join(_first_ids(store, stage, index))
         place = f"stage {stage.name}, shard {index + 1} of {len(sizes)}, rows {start + 1:,} to {stop:,} of {sum(sizes):,}"
         error.add_note(f"{ROWS}{place}{f', the first being {first}' if first else ''}")
         raise

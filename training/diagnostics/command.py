@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 
 from tasks.config import explain
 from tasks.errors import UserError
+from tasks.given_settings import given_file, given_value
 from tasks.text import visible
 from training.diagnostics.settings import PRESETS, DiagnosticSettings
 
@@ -58,7 +58,7 @@ def run_command(
 def _settings(name: str, kind: type[Kind], arguments: argparse.Namespace) -> Kind:
     """Return the settings of a command line. Raises `UserError` that names the wrong one."""
     data = dict(PRESETS[name][arguments.preset])
-    data |= {} if arguments.settings is None else _file(arguments.settings)
+    data |= {} if arguments.settings is None else given_file(arguments.settings, "a diagnostic")
     for option, value in vars(arguments).items():
         if option in kind.model_fields and value is not None:
             data[option] = _parts(value) if option in _LISTS else value
@@ -66,7 +66,7 @@ def _settings(name: str, kind: type[Kind], arguments: argparse.Namespace) -> Kin
         key, equals, value = entry.partition("=")
         if not equals:
             raise UserError(f"--set {entry} has no value: write --set name=value")
-        data[key.strip()] = _value(value)
+        data[key.strip()] = given_value(value)
     try:
         return kind.model_validate(data)
     except ValidationError as error:
@@ -75,20 +75,3 @@ def _settings(name: str, kind: type[Kind], arguments: argparse.Namespace) -> Kin
 
 def _parts(value: str) -> list[str]:
     return [one.strip() for one in value.split(",") if one.strip()]
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _file(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}): give a JSON object of settings") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is not a JSON object: give the settings of a diagnostic")
-    return found
