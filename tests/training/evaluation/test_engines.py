@@ -34,7 +34,7 @@ def test_an_endpoint_gives_the_same_greedy_answers_as_the_engine(tmp_path: Path)
     serve = Serve(kv_cache_gib=1, max_num_seqs=16, health_timeout_s=400.0)
     role = ModelRole(model="pocket/student", dtype="float32", max_model_len=1024, serve=serve)
     with serving(role, root=PROJECT_ROOT, log=tmp_path / "server.log") as server:
-        other = rows(tmp_path / "other", model=server.model_name, base_url=server.base_url)
+        other = rows(tmp_path / "other", model=server.model_name, base_url=server.base_urls[0])
     assert [row.text for row in own] == [row.text for row in other] and len(own) == 40
     assert [(row.answer, row.tokens) for row in own] == [(row.answer, row.tokens) for row in other]
     assert all(row.finish_reason == "stop" and row.prompt_tokens for row in (*own, *other))
