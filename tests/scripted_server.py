@@ -44,6 +44,7 @@ class ScriptedServer:
         self.payloads: list[bytes] = []
         self.headers: list[str] = []
         self.most_at_once = 0
+        self.connections = 0
         self.port = 0
         self._now = 0
         self._delay_s = delay_s
@@ -58,6 +59,7 @@ class ScriptedServer:
         return f"http://127.0.0.1:{self.port}/v1"
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while not writer.is_closing():
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")

@@ -23,7 +23,7 @@ from tasks.config import PROJECT_ROOT, ModelRole, Sampling
 from tasks.errors import UserError
 from tasks.llm.callbacks import OnProgress
 from tasks.llm.completions import MAX_REPLY_CHARS, Completion, from_ledger, from_reply, to_ledger
-from tasks.llm.endpoint import BadStatus, ConnectionFailed, open_client, post, printable
+from tasks.llm.endpoint import BadStatus, ConnectionFailed, SharedClients, post, printable
 from tasks.llm.ledger import Ledger, Spent, request_key
 from tasks.llm.model_folder import special_tokens
 from tasks.llm.offers import Offer, check_offer
@@ -90,7 +90,7 @@ class _Pending:
     ledger_key: str
 
 
-Clients = Mapping[ModelServer, AsyncOpenAI]
+Clients = Mapping[str, AsyncOpenAI]
 
 
 class ChatModel:
@@ -118,7 +118,9 @@ class ChatModel:
         self.identity = identity
         self.usage = Usage()
         self._ledger = ledger
-        self._pool = ServerPool([base_urls] if isinstance(base_urls, str) else base_urls, role.concurrency)
+        addresses = [base_urls] if isinstance(base_urls, str) else base_urls
+        self._pool = ServerPool(addresses, role.concurrency)
+        self._clients = SharedClients(role, addresses)
         self._offer = offer or Offer(is_vllm=role.serve is not None, context=None)
         self._max_reply_chars = max_reply_chars
         self._control_tokens = special_tokens(role.model, PROJECT_ROOT) if role.serve else ()
@@ -139,7 +141,10 @@ class ChatModel:
         redirects, or all are down (eight requests in a row used up their attempts). Closing the iterator cancels what is in
         flight.
         """
-        async with aclosing(self._run(requests, on_progress, lambda: None)) as outcomes:
+        async with (
+            self._clients.open() as clients,
+            aclosing(self._run(clients, requests, on_progress, lambda: None)) as outcomes,
+        ):
             async for _, outcome in outcomes:
                 yield outcome
 
@@ -152,7 +157,8 @@ class ChatModel:
     ) -> list[ChatOutcome]:
         """Like `complete`, but return all outcomes, in the order of the requests. `on_sent` is called once no request is
         waiting for a slot: another batch may then start on the same event loop."""
-        numbered = [pair async for pair in self._run(requests, on_progress, on_sent)]
+        async with self._clients.open() as clients:
+            numbered = [pair async for pair in self._run(clients, requests, on_progress, on_sent)]
         return [outcome for _, outcome in sorted(numbered, key=lambda pair: pair[0])]
 
     def complete_all(
@@ -162,7 +168,11 @@ class ChatModel:
         return asyncio.run(self.outcomes(requests, on_progress=on_progress))
 
     async def _run(
-        self, requests: Iterable[ChatRequest], on_progress: OnProgress | None, on_sent: Callable[[], None]
+        self,
+        clients: Clients,
+        requests: Iterable[ChatRequest],
+        on_progress: OnProgress | None,
+        on_sent: Callable[[], None],
     ) -> AsyncGenerator[tuple[int, ChatOutcome]]:
         meter = _Meter(on_progress, len(requests) if isinstance(requests, Sized) else None)
         source = enumerate(requests)
@@ -170,7 +180,6 @@ class ChatModel:
         running: dict[asyncio.Task[ChatOutcome], _Pending] = {}
         finished: asyncio.Queue[asyncio.Task[ChatOutcome]] = asyncio.Queue()
         followers: dict[str, list[_Pending]] = {}  # requests with the same content as one in flight
-        clients = {server: open_client(self.role, server.base_url) for server in self.servers}
         try:
             while True:
                 while len(running) < self._pool.cap:
@@ -198,7 +207,6 @@ class ChatModel:
                     yield item, outcome
         finally:
             await _cancel(running)
-            await asyncio.gather(*(client.close() for client in clients.values()))
             meter.finish()
 
     def _read_ahead(
@@ -270,12 +278,12 @@ class ChatModel:
         request, reason = pending.request, ""
         last, refused = None, list[ModelServer]()
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            await self._pool.look_again(lambda server: self._check(clients[server], server))
+            await self._pool.look_again(lambda server: self._check(clients[server.base_url], server))
             server = await self._pool.enter(last, refused)
             if server is None:
                 return self._failed(request, reason, attempt - 1)
             try:
-                completion = await self._attempt(clients[server], server, request)
+                completion = await self._attempt(clients[server.base_url], server, request)
             except _Refused as refusal:
                 reason = str(refusal)
                 refused.append(server)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -85,6 +86,30 @@ def open_client(role: ModelRole, base_url: str) -> openai.AsyncOpenAI:
             "OPENAI_ORG_ID, OPENAI_PROJECT_ID or OPENAI_CUSTOM_HEADERS has a character that is not printable ASCII: correct it"
         )
     return client
+
+
+class SharedClients:
+    """The clients of a role's addresses, open while at least one `with` block uses them, so that batches of requests that overlap
+    share connections. All blocks must run on the same event loop as long as one is open."""
+
+    def __init__(self, role: ModelRole, base_urls: Sequence[str]) -> None:
+        self._role, self._base_urls = role, base_urls
+        self._clients: dict[str, openai.AsyncOpenAI] = {}
+        self._blocks = 0
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[Mapping[str, openai.AsyncOpenAI]]:
+        """Yield the clients by address. Raises the errors of `open_client`."""
+        if not self._blocks:
+            self._clients = {base_url: open_client(self._role, base_url) for base_url in self._base_urls}
+        clients = self._clients
+        self._blocks += 1
+        try:
+            yield clients
+        finally:
+            self._blocks -= 1
+            if not self._blocks:
+                await asyncio.gather(*(client.close() for client in clients.values()))
 
 
 def _http_client(base_url: str) -> httpx2.AsyncClient:

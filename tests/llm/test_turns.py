@@ -52,6 +52,14 @@ def test_the_answers_of_every_batch_are_in_the_order_of_its_requests() -> None:
         assert model.usage.completions == 55
 
 
+def test_batches_that_overlap_share_their_connections() -> None:
+    with running(delay_s=0.02) as server, Turns(lambda: model) as turns:
+        model = model_at(server)
+        answers = [turns.ask(requests(*(f"{batch}-{number}" for number in range(20)))) for batch in range(5)]
+        assert sum(len(texts(one.wait(lambda _done: None))) for one in answers) == 100
+    assert server.connections == server.most_at_once == 4
+
+
 def test_the_next_batch_starts_only_when_the_last_request_has_been_sent() -> None:
     with running({"drip": ["slow"]}) as server, Turns(lambda: model_at(server)) as turns:
         first = turns.ask(requests("drip", *(f"a{number}" for number in range(20))))
