@@ -168,7 +168,8 @@ class RunPlan:
         return any(view.startswith("solution") for view in self.views)
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that change the result, without those of the dataset that are not used."""
+        """Return the settings that change the result, without those of the dataset that are not used, and the algorithm's
+        version."""
         found = self.run.identity()
         unused = {
             "labels": not self.needs_labels,
@@ -177,7 +178,7 @@ class RunPlan:
             "samples": self.run.dataset.samples is None,
         }
         kept = {name: value for name, value in found["dataset"].items() if not unused.get(name)}
-        return {**found, "dataset": kept}
+        return {**found, "dataset": kept, "algorithm_version": self.algorithm.version}
 
     @property
     def grades(self) -> bool:

@@ -192,7 +192,8 @@ class Algorithm:
     teacher's clusters. `advantages`: the loss input of that name. `whole_updates`: whether the weights of tokens and rollouts
     compare all rollouts of an optimizer step, or the reduction divides by the sums of these weights. `updates_per_batch`:
     mini-batches of a rollout batch. `defaults`: settings of a run (as in RUN.json) where the paper differs from the defaults of
-    `training.config`. `source` names paper and equations; `deviations` are sentences on what differs from it.
+    `training.config`. `source` names paper and equations; `deviations` are sentences on what differs from it. `version`: raise
+    it when the code changes what the same settings train; a run with another version is another run.
     """
 
     summary: str
@@ -216,3 +217,4 @@ class Algorithm:
     updates_per_batch: int = 1
     defaults: Mapping[str, Any] = field(default_factory=dict)
     deviations: tuple[str, ...] = ()
+    version: int = 1

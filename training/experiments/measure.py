@@ -225,7 +225,7 @@ def _result(job: Job, prepared: Prepared, command: str, **measured: Any) -> Cell
         fingerprint=job.fingerprint,
         cell=asdict(job.cell),
         dataset=_dataset(prepared),
-        versions=dict(VERSIONS),
+        versions=_versions(job),
         commit=_commit(),
         command=command,
         machine=f"{engine_device()}, {available_cores()} cores",
@@ -239,6 +239,12 @@ def _result(job: Job, prepared: Prepared, command: str, **measured: Any) -> Cell
         },
         **measured,
     )
+
+
+def _versions(job: Job) -> dict[str, int]:
+    """Return the versions that the key of a cell depends on."""
+    trained = {} if job.cell.baseline is not None else {"algorithm": job.plan.algorithm.version}
+    return {**VERSIONS, **trained}
 
 
 def _dataset(prepared: Prepared) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import yaml
 
 from tasks.config import PROJECT_ROOT
 from tasks.errors import UserError
+from training.algorithms import opd
 from training.experiments.cell import Cell, nested
 from training.experiments.grid import EXPERIMENTS, cells_of, experiment_path, load_experiment, row_cells
 
@@ -73,6 +74,13 @@ BASE = Cell(profile="pocket", algorithm="opd", changes={"batches.total_prompts":
 )
 def test_a_setting_that_changes_the_result_changes_the_key(other: Cell) -> None:
     assert other.key != BASE.key and len(BASE.key) == 16 and int(BASE.key, 16) >= 0
+
+
+def test_a_new_version_of_an_algorithm_changes_its_keys_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {name: Cell(profile="pocket", algorithm=name).key for name in ("opd", "grpo")}
+    monkeypatch.setattr(opd, "ALGORITHM", replace(opd.ALGORITHM, version=2))
+    after = {name: Cell(profile="pocket", algorithm=name).key for name in ("opd", "grpo")}
+    assert after["opd"] != before["opd"] and after["grpo"] == before["grpo"]
 
 
 @pytest.mark.parametrize(
