@@ -23,11 +23,15 @@ ROWS = [
 
 def test_a_point_has_what_the_steps_until_then_took() -> None:
     made = Evaluation(
-        step=2, weights="w", grades=[[True, False], [True, True]], values={"entropy_mean": 1 / 3}
+        step=2,
+        weights="w",
+        grades=[[True, False], [True, True]],
+        values={"entropy_mean": 1 / 3, "forward_kl_high_entropy": 2 / 3},
     )
     point = point_of(made, ROWS)
     assert (point.step, point.tokens, point.seconds, point.correct) == (2, 30, 3.5, "12")
-    assert point.entropy_mean == 0.333333 and point.truncated is None
+    assert (point.entropy_mean, point.forward_kl_high_entropy) == (0.333333, 0.666667)
+    assert point.truncated is None
     start = point_of(Evaluation(step=0, weights="w", grades=[[False]]), ROWS)
     assert (start.tokens, start.seconds, start.correct) == (0, 0.0, "0")
 
