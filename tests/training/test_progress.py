@@ -85,8 +85,8 @@ class Machine(Actors):
         found = [
             Scores(
                 top_k=TopK(
-                    logprobs=np.tile(np.log(np.float32([0.5, 0.25])), (size, 1)),
-                    ids=np.tile(np.int32([7, 9]), (size, 1)),
+                    logprobs=np.tile(np.log(np.array([0.5, 0.25], np.float32)), (size, 1)),
+                    ids=np.tile(np.array([7, 9], np.int32), (size, 1)),
                 ),
                 entropy=np.float32(0.8) * (np.arange(size, dtype=np.float32) % 3 == 0),
             )

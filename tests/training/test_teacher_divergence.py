@@ -92,7 +92,7 @@ class Models:
         found = [
             Scores(
                 top_k=TopK(
-                    logprobs=np.tile(np.log(np.float32([0.5, 0.25])), (len(given.response), 1)),
+                    logprobs=np.tile(np.log(np.array([0.5, 0.25], np.float32)), (len(given.response), 1)),
                     ids=given.response[:, None] + np.arange(2, dtype=np.int32),
                 ),
                 entropy=given.response.astype(np.float32) * np.float32(0.1),
