@@ -40,6 +40,10 @@ _TEACHER_INPUTS = {
     "sampled": "teacher_sampled_logprobs", "top_k": "teacher_logprobs", "full": "teacher_logprobs", "entropy": "teacher_entropy",
 }  # fmt: skip
 
+EVALUATION_TOP_K = 512
+"""Number of the teacher's most probable tokens at which an evaluation compares it with the student, as many as CORE distils from:
+12 bytes each for every token of a micro-batch, where the whole vocabulary would need gigabytes."""
+
 Frozen = Literal["teacher", "reference"]
 """What a frozen model is: the checkpoint `teacher.model` or one of those in `teachers`, or the initial student."""
 
@@ -96,6 +100,16 @@ class RunPlan:
     def scoring_teachers(self) -> tuple[TeacherSettings, ...]:
         """The settings of the teachers that score rollouts."""
         return self.teachers if any(one.worker == "teacher" for one in self.passes) else ()
+
+    def evaluation_pass(self, vocabulary: int) -> ScoringPass | None:
+        """Return the teacher's pass over responses to held-out problems, with the student's own prompt whatever view the
+        algorithm has, for models that share that many ids. None without evaluations, without exactly one teacher that scores
+        rollouts in process, and with colocated engines, which have the student's memory."""
+        in_process = [one.backend == "in_process" for one in self.scoring_teachers]
+        if self.run.evaluation is None or in_process != [True] or self.run.placement.kind == "colocated":
+            return None
+        request = ScoreRequest(top_k=min(EVALUATION_TOP_K, vocabulary), entropy=True)
+        return ScoringPass(worker="teacher", view="plain", request=request, scorers=())
 
     @property
     def has_plain_reference(self) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from tasks.errors import UserError
 from training.config import EvaluationSettings
 from training.console import log_line
+from training.data.batches import TokenSequence
 from training.evaluation.held_out import HeldOut
 from training.evaluation.history import Evaluation, Grades, best_of, is_due, out_of_patience, step_values
 from training.evaluation.stored import result_folder, stored_or_new
@@ -23,13 +24,14 @@ from training.rollouts.saved import read_generations
 from training.rollouts.sequences import sequence
 from training.stopping import Ending, Spent, ended_by
 from training.student.checkpoints import damage, latest, read_record, step_folder
+from training.teacher_divergence import high_entropy_divergence
 from training.worker_set import Workers
 
 __all__ = ["CompletedStep", "RunState", "TrainingRun"]
 
 CHECKPOINTS = "checkpoints"
 HIGH_ENTROPY = 1.0
-"""Entropy in nats from which a token counts as one of high entropy, as in EOPD's shares of such tokens."""
+"""The student's entropy in nats from which a token counts as one of high entropy, as in EOPD's shares of such tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +135,8 @@ class TrainingRun:
 
     def _measured(self, held_out: HeldOut, state: RunState, when: str) -> tuple[Grades, dict[str, float]]:
         """Return the grades of the engines' weights, and what else is measured of the responses. Entropies are those of the
-        student at the tokens of each problem's first response; not with colocated engines, which have the student's memory."""
+        student at the tokens of each problem's first response; not with colocated engines, which have the student's memory. The
+        divergence from the teacher is that at the same tokens, if the plan has a pass for it and any of them counts."""
         run, sampling = self.prepared.run, evaluation_sampling(self.prepared)
         student = Student(weights=state.weights, dtype=run.rollout_dtype, context=run.context_tokens)
         place = result_folder(self.folder, state.step)
@@ -141,14 +144,22 @@ class TrainingRun:
         if self.prepared.run.placement.kind == "colocated":
             return found.grades, found.values()
         pairs = zip(held_out.prompts, found.first, strict=True)
-        scores = self.workers.students.scores([sequence(prompt, one) for prompt, one in pairs])
+        sequences = [sequence(prompt, one) for prompt, one in pairs]
+        scores = self.workers.students.scores(sequences)
         entropies = np.concatenate([one.entropy for one in scores if one.entropy is not None])
         high = float((entropies >= HIGH_ENTROPY).mean())
         return found.grades, {
             **found.values(),
             "entropy_mean": float(entropies.mean(dtype=np.float64)),
             "high_entropy_share": high,
+            **self._from_teacher(sequences),
         }
+
+    def _from_teacher(self, sequences: Sequence[TokenSequence]) -> dict[str, float]:
+        """Return the forward KL at tokens of high entropy of the teacher, by its name; empty where it is not measured."""
+        one = self.prepared.plan.evaluation_pass(self.prepared.shared_vocab)
+        found = None if one is None else high_entropy_divergence(self.workers, one, sequences)
+        return {} if found is None else {"forward_kl_high_entropy": found}
 
     def best(self, state: RunState) -> Evaluation | None:
         """Return the best evaluation so far if its student is kept (`evaluation.keep_best`)."""

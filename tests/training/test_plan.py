@@ -202,6 +202,35 @@ def test_a_vllm_teacher_sends_no_hidden_states_and_the_start_still_does() -> Non
     assert plan("opsd", teacher="vllm").from_states == "reference"
 
 
+def evaluated(name: str = "uopd", /, **changes: Any) -> RunPlan:
+    """Return the plan of a run with evaluations."""
+    data = settings(Path("d"), **{"algorithm": {"name": name}, "evaluation": {"problems": "p"}, **changes})
+    return resolve(run_from(data, "test"))
+
+
+@pytest.mark.parametrize("name", ["uopd", "eopd", "self_distilled_reasoner", "kd"])
+def test_an_evaluation_compares_with_the_only_teacher_on_plain_prompts(name: str) -> None:
+    made = evaluated(name)
+    one = made.evaluation_pass(151_936)
+    assert one is not None and (one.worker, one.view) == ("teacher", "plain")
+    assert one.request == ScoreRequest(top_k=512, entropy=True) and one not in made.passes
+    small = made.evaluation_pass(300)
+    assert small is not None and small.request.top_k == 300
+
+
+def test_an_evaluation_compares_with_no_teacher_without_one_that_gives_entropies_and_has_memory() -> None:
+    several = [{"name": name, "model": name, "weight_column": f"weight_{name}"} for name in ("a", "b")]
+    without = [
+        evaluated(evaluation=None),
+        evaluated("grpo"),
+        evaluated("opsd"),  # its teacher is the initial student
+        evaluated(teacher={"model": "t", "backend": "vllm"}),
+        evaluated(placement={"kind": "colocated", "engines": 1, "students": 1}),
+        evaluated(teacher=None, teachers=several, routing="lowest_entropy"),
+    ]
+    assert [one.evaluation_pass(151_936) for one in without] == [None] * len(without)
+
+
 def test_the_form_of_the_cross_entropy_is_changed_in_its_term() -> None:
     assert changed("uopd", top_k_form="tail_bucket") == {
         "loss": (Term(loss=TopKCrossEntropy(form="tail_bucket")),)

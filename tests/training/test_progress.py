@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -19,11 +20,13 @@ from tests.training.fake_workers import STEPS, Actors
 from tests.training.small_run import edit, example, small_run, write_small_dataset
 from training import export, loop
 from training.data.batches import TokenSequence
+from training.plan import ScoringPass
 from training.preflight.check import Prepared, prepare
+from training.progress import RunState, TrainingRun
 from training.rollouts.engine import Generation, RolloutRequest
 from training.rollouts.saved import write_generations
 from training.run_log import RunTimer
-from training.scorers.scores import Scores
+from training.scorers.scores import ScoreRequest, Scores, TopK
 from training.student.checkpoints import step_folder, steps, writing
 from training.worker_set import Workers
 
@@ -72,6 +75,31 @@ class Machine(Actors):
         """The entropy of every second token is 2, of the others 0."""
         sizes = [len(one.response) for one in sequences]
         return [Scores(entropy=2.0 * (np.arange(size, dtype=np.float32) % 2)) for size in sizes]
+
+    def score(self, one: ScoringPass, sequences: Sequence[TokenSequence], part: int) -> Any:
+        """In an evaluation the teacher has p = (1/2, 1/4) at the ids 7 and 9, and the entropy of every third token is 0.8."""
+        if one.scorers:
+            return super().score(one, sequences, part)
+        assert one.request == ScoreRequest(top_k=512, entropy=True) and one.view == "plain"
+        sizes = [len(given.response) for given in sequences]
+        found = [
+            Scores(
+                top_k=TopK(
+                    logprobs=np.tile(np.log(np.array([0.5, 0.25], np.float32)), (size, 1)),
+                    ids=np.tile(np.array([7, 9], np.int32), (size, 1)),
+                ),
+                entropy=np.float32(0.8) * (np.arange(size, dtype=np.float32) % 3 == 0),
+            )
+            for size in sizes
+        ]
+        return SimpleNamespace(get=lambda: (found, 0.0))
+
+    def logprobs(self, sequences: Sequence[TokenSequence], *, ids: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The student has q = 1/4 at the id 7 and 1/2 at others; at tokens where the teacher is certain q is 0."""
+        values = [np.log(np.where(one == 7, np.float32(0.25), np.float32(0.5))) for one in ids]
+        for given, found in zip(sequences, values, strict=True):
+            found[np.arange(len(given.response)) % 3 != 0] = -np.inf
+        return values
 
     def _response(self, answer: int) -> Generation:
         ids = self.run.student.tokenizer(f"So \\boxed{{{answer}}}", add_special_tokens=False)["input_ids"]
@@ -170,6 +198,34 @@ def test_the_best_student_is_exported_and_named(made: Callable[..., Prepared], t
     assert mean == tokens and {row["held_out_truncated_share"] for row in rows} == {0.0}
     (share,) = {row["held_out_high_entropy_share"] for row in rows}
     assert share == (tokens // 2) / tokens and {row["held_out_entropy_mean"] for row in rows} == {2.0 * share}
+    divergences = [row["held_out_forward_kl_high_entropy"] for row in rows]
+    assert divergences == pytest.approx(
+        [0.25 * np.log(2.0)] * STEPS
+    )  # (1/2, 1/4, 1/4) against (1/4, 1/2, 1/4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "measured"),
+    [
+        ({}, True),
+        ({"algorithm": {"name": "sft"}}, False),
+        (
+            {
+                "algorithm": {"name": "opd", "top_k": 8},
+                "teacher": {"model": "pocket/teacher", "backend": "vllm"},
+            },
+            False,
+        ),
+    ],
+)
+def test_the_divergence_from_the_teacher_is_measured_with_a_teacher_in_process(
+    made: Callable[..., Prepared], tmp_path: Path, changes: dict[str, Any], measured: bool
+) -> None:
+    machine = Machine((1,), made(**changes))
+    run = TrainingRun(workers=cast(Workers, machine), prepared=machine.run, folder=tmp_path)
+    (found,) = run.evaluated(RunState(), "before training").evaluations
+    assert ("forward_kl_high_entropy" in found.values) == measured
+    assert found.values.keys() >= {"entropy_mean", "high_entropy_share"}
 
 
 def test_without_keep_best_the_last_student_is_exported(

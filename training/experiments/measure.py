@@ -117,13 +117,17 @@ def measure(job: Job, workers: SharedWorkers, command: str) -> CellResult:
 @contextmanager
 def _evaluated_once(prepared: Prepared, folder: Path) -> Iterator[None]:
     """Let the run in `folder` find the evaluation of its start by an earlier cell, and keep its own for later ones. A run uses it
-    only if it is of the same weights."""
+    only if it is of the same weights. Cells whose evaluations compare the student with a teacher share theirs only with those of
+    the same teacher."""
+    compared = prepared.plan.evaluation_pass(prepared.shared_vocab) is not None
+    teachers = [_identity(one) for one in prepared.teachers if compared]
+    dtypes = [one.dtype for one in prepared.plan.teachers if compared]
     identity = fingerprint(
         stage="start",
         version=CELL_VERSION,
         settings=_sampling(prepared) | {"dtype": prepared.run.rollout_dtype},
-        models=(_identity(prepared.student),),
-        inputs=(held_out_of(prepared).digest,),
+        models=(_identity(prepared.student), *teachers),
+        inputs=(held_out_of(prepared).digest, *dtypes),
     )
     known, own = folder.parent / f"start-{identity[:16]}.json", evaluation_file(folder, 0)
     if known.is_file() and not own.exists():
@@ -196,6 +200,7 @@ def point_of(evaluation: Evaluation, rows: Sequence[Mapping[str, float]]) -> Poi
         correct=counts(evaluation.grades),
         entropy_mean=_digits(evaluation.values.get("entropy_mean")),
         high_entropy_share=_digits(evaluation.values.get("high_entropy_share")),
+        forward_kl_high_entropy=_digits(evaluation.values.get("forward_kl_high_entropy")),
         truncated=_digits(evaluation.values.get("truncated_share")),
         response_tokens_mean=_digits(evaluation.values.get("response_tokens_mean")),
     )

@@ -29,8 +29,9 @@ class Point:
 
     `tokens`: response tokens of the steps so far; `seconds`: of the steps, without evaluations. `correct`: one digit for each
     held-out problem, the number of its correct samples. The other values are of the evaluation's samples: the mean of the
-    student's entropy (nats), the share of tokens where it is at least `training.progress.HIGH_ENTROPY`, the forward KL from the
-    teacher at such tokens, the share of truncated responses and the mean of their tokens; None where not measured.
+    student's entropy (nats), the share of tokens where it is at least `training.progress.HIGH_ENTROPY`, the mean forward KL from
+    the teacher (nats) over the tokens where the teacher's entropy is at least `training.teacher_divergence.TEACHER_HIGH_ENTROPY`,
+    the share of truncated responses and the mean of their tokens; None where not measured.
     """
 
     step: int

@@ -273,7 +273,9 @@ def score_bytes(plan: RunPlan, dims: ModelDimensions, *teachers: ModelDimensions
 
 def _worker_bytes(plan: RunPlan, worker: str, dims: ModelDimensions, *, id_bytes: int) -> int:
     """Return the bytes per response token of the largest scores that one pass of a worker gives."""
-    return max((_pass_bytes(one, dims, id_bytes) for one in plan.passes if one.worker == worker), default=0)
+    passes = [*plan.passes, plan.evaluation_pass(dims.vocab)]
+    sizes = (_pass_bytes(one, dims, id_bytes) for one in passes if one is not None and one.worker == worker)
+    return max(sizes, default=0)
 
 
 def _pass_bytes(one: ScoringPass, scorer: ModelDimensions, id_bytes: int) -> int:

@@ -12,7 +12,7 @@ import torch
 CHUNK = 1024
 
 
-def sampled_logprobs(
+def token_logprobs(
     hidden: torch.Tensor,
     weight: torch.Tensor,
     ids: torch.Tensor,
@@ -20,12 +20,14 @@ def sampled_logprobs(
     temperature: float = 1.0,
     chunk: int = CHUNK,
 ) -> torch.Tensor:
-    """Return log p [T] (nats) of the tokens `ids` [T], given hidden states [T, H] and head weights [V, H]."""
-    out = torch.empty(len(ids), dtype=torch.float32, device=hidden.device)
+    """Return log p (nats) of the tokens `ids` at each position, [T] or [T, k] like these, given hidden states [T, H] and head
+    weights [V, H]."""
+    out = torch.empty(ids.shape, dtype=torch.float32, device=hidden.device)
     for span, logits in _logits(hidden, weight, chunk):
         if temperature != 1.0:
             logits /= temperature
-        out[span] = logits.gather(-1, ids[span, None])[:, 0] - logits.logsumexp(-1)
+        chosen = logits.gather(-1, ids[span].reshape(len(logits), -1))
+        out[span] = (chosen - logits.logsumexp(-1, keepdim=True)).view_as(out[span])
     return out
 
 

@@ -115,11 +115,17 @@ class StudentGroup:
         return micro_batches
 
     def logprobs(
-        self, sequences: Sequence[TokenSequence], *, temperature: float = 1.0, training: bool = False
+        self,
+        sequences: Sequence[TokenSequence],
+        *,
+        temperature: float = 1.0,
+        training: bool = False,
+        ids: Sequence[np.ndarray] | None = None,
     ) -> list[np.ndarray]:
-        """Return log p [T] (nats) of the response tokens of each sequence; with `training` in packed rows and in the mode of an
-        update. Every rank computes all of them (a collective under ZeRO-3)."""
-        return self._all("logprobs", list(sequences), temperature=temperature, training=training)[0]
+        """Return log p [T] (nats) of the response tokens of each sequence, or, with `ids` [T, k] for each sequence, log p [T, k]
+        of those tokens in their places; with `training` in packed rows and in the mode of an update. Every rank computes all of
+        them (a collective under ZeRO-3)."""
+        return self._all("logprobs", list(sequences), temperature=temperature, training=training, ids=ids)[0]
 
     def scores(self, sequences: Sequence[TokenSequence]) -> list[Scores]:
         """Return log p and the entropy of the student's distributions (nats) at the response tokens of each sequence."""

@@ -34,7 +34,7 @@ from training.losses.base import LossInputs, TokenLoss
 from training.losses.head import chunked_head, self_divergence
 from training.losses.teacher_states import from_states
 from training.scorers.scores import Scores
-from training.scorers.scoring import position_scores, sampled_logprobs
+from training.scorers.scoring import position_scores, token_logprobs
 from training.student.adapters import adapter_weights, lost_by_merging
 from training.student.checkpoints import full_disk_named
 from training.student.exported_files import write_adapter, write_checkpoint
@@ -186,11 +186,17 @@ class Student:
         return int(self._network.model.config.max_position_embeddings)
 
     def logprobs(
-        self, sequences: Sequence[TokenSequence], *, temperature: float = 1.0, training: bool = False
+        self,
+        sequences: Sequence[TokenSequence],
+        *,
+        temperature: float = 1.0,
+        training: bool = False,
+        ids: Sequence[np.ndarray] | None = None,
     ) -> list[np.ndarray]:
-        """Return log p [T] (float32, nats) of each sequence's response tokens under the current weights, without gradient.
-        `training`: in packed rows and in the mode of an update."""
-        return self._read(sequences, lambda batch: self._scoring(batch, temperature), training=training)
+        """Return log p [T] (float32, nats) of each sequence's response tokens under the current weights, without gradient, or,
+        with `ids` [T, k] for each sequence, log p [T, k] of those tokens in their places. `training`: in packed rows and in the
+        mode of an update."""
+        return self._read(sequences, self._scoring(temperature), training=training, ids=ids)
 
     def scores(self, sequences: Sequence[TokenSequence]) -> list[Scores]:
         """Return log p and the entropy of each sequence's response tokens under the current weights, without gradient."""
@@ -200,11 +206,13 @@ class Student:
     def _read(
         self,
         sequences: Sequence[TokenSequence],
-        work: Callable[[Sequence[TokenSequence]], HeadWork],
+        work: Callable[[torch.Tensor], HeadWork],
         *,
         training: bool,
+        ids: Sequence[np.ndarray] | None = None,
     ) -> list[np.ndarray]:
-        """Return values [T, ...] of each sequence's response tokens, which `work` computes for batches of sequences."""
+        """Return values [T, ...] of each sequence's response tokens, which `work` computes for batches of sequences from their
+        `ids`, by default the response tokens themselves."""
         check_sequences(sequences, vocabulary=self._vocabulary, longest=self._longest())
         found: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(sequences)
         lengths = [len(sequence.tokens) for sequence in sequences]
@@ -213,9 +221,10 @@ class Student:
         with torch.no_grad():
             for chosen in batches_by_budget(lengths, budget):
                 batch = [sequences[index] for index in chosen]
+                wanted = response_ids(batch) if ids is None else np.concatenate([ids[n] for n in chosen])
                 values = self._backend(
                     self._network.rows(batch, self._device, pack=training, budget=budget),
-                    work(batch),
+                    work(torch.from_numpy(wanted.astype(np.int64)).to(self._device)),
                 )
                 for index, one in zip(chosen, split_by_sequence(values.cpu().numpy(), batch), strict=True):
                     found[index] = one
@@ -242,11 +251,9 @@ class Student:
         self._end_turn()
         return float(values.abs().max())
 
-    def _scoring(self, batch: Sequence[TokenSequence], temperature: float) -> Any:
-        ids = torch.from_numpy(response_ids(batch)).to(self._device)
-
-        def work(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-            return sampled_logprobs(
+    def _scoring(self, temperature: float) -> Callable[[torch.Tensor], HeadWork]:
+        def of(ids: torch.Tensor) -> HeadWork:
+            return lambda hidden, weight: token_logprobs(
                 hidden,
                 weight[: self._vocabulary],
                 ids,
@@ -254,11 +261,9 @@ class Student:
                 chunk=self.settings.head_chunk,
             )
 
-        return work
+        return of
 
-    def _scoring_with_entropy(self, batch: Sequence[TokenSequence]) -> HeadWork:
-        ids = torch.from_numpy(response_ids(batch)).to(self._device)
-
+    def _scoring_with_entropy(self, ids: torch.Tensor) -> HeadWork:
         def work(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
             chunk = self.settings.head_chunk
             found = position_scores(

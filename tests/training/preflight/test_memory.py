@@ -477,6 +477,9 @@ def test_the_memory_of_targets_over_the_full_vocabulary() -> None:
 
     assert scored(512) - scored(128) == 8192 * 384 * 12
     assert scored("full") - scored(512) == 8192 * (4096 * 2 - 512 * 12), "its hidden states in bf16"
+    evaluated = resolve(node(algorithm={"top_k": 128}, evaluation={"problems": "p"}))
+    found = parts_of(teacher_parts(evaluated, LARGE))["activations, logits"]
+    assert found - scored(512) == 8192 * 4, "an evaluation asks for 512 and the entropy"
     parts = parts_of(student_parts(resolve(node(algorithm={"top_k": "full"})), SMALL, LARGE))
     assert parts["teacher's head"] == 151_936 * 4096 * 2
     assert "teacher's head" not in parts_of(student_parts(resolve(node()), SMALL, LARGE))

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from training.scorers.scoring import position_scores, sampled_logprobs
+from training.scorers.scoring import position_scores, token_logprobs
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
@@ -57,11 +57,22 @@ def test_the_whole_vocabulary_is_in_order_of_ids(device: str) -> None:
 def test_sampled_tokens_get_their_own_log_probability(device: str, chunk: int) -> None:
     hidden, weight, naive = inputs(device)
     chosen = torch.arange(23, device=device) % 40
-    found = sampled_logprobs(hidden, weight, chosen, chunk=chunk)
+    found = token_logprobs(hidden, weight, chosen, chunk=chunk)
     torch.testing.assert_close(found.double(), naive[torch.arange(23), chosen], rtol=1e-5, atol=1e-5)
-    tempered = sampled_logprobs(hidden, weight, chosen, temperature=0.5, chunk=chunk)
+    tempered = token_logprobs(hidden, weight, chosen, temperature=0.5, chunk=chunk)
     sharper = (2 * hidden.double() @ weight.double().T).log_softmax(-1)
     torch.testing.assert_close(tempered.double(), sharper[torch.arange(23), chosen], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_any_tokens_of_a_position_get_their_log_probabilities(device: str, chunk: int) -> None:
+    hidden, weight, naive = inputs(device)
+    chosen = torch.randint(40, (23, 3), generator=torch.Generator().manual_seed(1)).to(device)
+    found = token_logprobs(hidden, weight, chosen, chunk=chunk)
+    torch.testing.assert_close(found.double(), naive.gather(-1, chosen), rtol=1e-5, atol=1e-5)
+    own = token_logprobs(hidden, weight, chosen[:, 0], chunk=chunk)
+    assert torch.equal(own, found[:, 0]), "one token alone gets the same bits"
+    assert token_logprobs(hidden[:0], weight, chosen[:0]).shape == (0, 3)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
@@ -92,7 +103,7 @@ def test_empty_inputs_give_empty_results_and_an_invalid_k_is_refused(device: str
     assert {name: tuple(values.shape) for name, values in nothing.items()} == {
         "sampled": (0,), "entropy": (0,), "logprobs": (0, 3), "ids": (0, 3),
     }  # fmt: skip
-    assert sampled_logprobs(hidden[:0], weight, torch.zeros(0, dtype=torch.long, device=device)).shape == (0,)
+    assert token_logprobs(hidden[:0], weight, torch.zeros(0, dtype=torch.long, device=device)).shape == (0,)
     for k in (0, 41):
         with pytest.raises(ValueError, match="choose a value from 1 to 40"):
             position_scores(hidden, weight, ids_of(hidden), top_k=k)

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from tasks.errors import UserError
 from tests.tiny_model import write_tiny_model
 from tests.training.student.running import exported, naive_gradient, relative, sequences, students, update
+from training.data.batches import TokenSequence
 from training.student.adapters import AdapterSettings
 from training.student.checkpoints import latest
 from training.student.group import StudentGroup
@@ -205,10 +207,27 @@ def test_a_sequence_with_weight_zero_contributes_exactly_nothing(float32: Fresh,
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def naive_logprobs(folder: Path, sequence: TokenSequence) -> np.ndarray:
+    """Return log p [T, V] of the response's positions from a plain forward pass of one sequence."""
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(sequence.tokens).long()[None]).logits[0]
+    return logits[sequence.prompt_length - 1 : -1].log_softmax(-1).numpy()
+
+
 def test_the_gradient_is_clipped_and_log_probabilities_follow_the_weights(folder: Path) -> None:
     chosen = sequences(8)
     with students(folder, zero_stage=2, dtype="float32", learning_rate=1e-2, token_budget=64) as group:
         before = group.logprobs(chosen)
+        given = [one.response[:, None] + np.arange(3, dtype=np.int32) for one in chosen]
+        given = [np.minimum(ids, 511) for ids in given]
+        for ids, values, own, one in zip(
+            given, group.logprobs(chosen, ids=given), before, chosen, strict=True
+        ):
+            np.testing.assert_array_equal(values[:, 0], own)
+            np.testing.assert_allclose(
+                values, np.take_along_axis(naive_logprobs(folder, one), ids, -1), atol=1e-4
+            )
         for packed, single in zip(group.logprobs(chosen, training=True), before, strict=True):
             np.testing.assert_allclose(packed, single, rtol=1e-4, atol=1e-4)
         done = group.step([update(chosen, [ALL[:3], ALL[3:]])])
