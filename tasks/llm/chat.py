@@ -168,12 +168,9 @@ class ChatModel:
         return asyncio.run(self.outcomes(requests, on_progress=on_progress))
 
     async def _run(
-        self,
-        clients: Clients,
-        requests: Iterable[ChatRequest],
-        on_progress: OnProgress | None,
+        self, clients: Clients, requests: Iterable[ChatRequest], on_progress: OnProgress | None,
         on_sent: Callable[[], None],
-    ) -> AsyncGenerator[tuple[int, ChatOutcome]]:
+    ) -> AsyncGenerator[tuple[int, ChatOutcome]]:  # fmt: skip
         meter = _Meter(on_progress, len(requests) if isinstance(requests, Sized) else None)
         source = enumerate(requests)
         ready: deque[_Pending] = deque()
