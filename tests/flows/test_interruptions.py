@@ -26,7 +26,7 @@ from tasks.config import PROJECT_ROOT
 from tasks.storage.artifacts import digest
 from tests.small_build import AT_ONCE, SMALL, Builder, Undisturbed, left_after, sent_requests
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1800)]
 
 PROJECT_FILES = (
     "speed",
@@ -151,7 +151,6 @@ def test_after_ctrl_c_and_kills_no_process_is_left_and_the_next_build_repeats_no
     assert digest(killed.output / "dataset") == build_once().digest
 
 
-@pytest.mark.long
 def test_after_the_death_of_the_worker_and_a_cancellation_no_process_is_left_and_the_bytes_are_the_same(
     build_once: Callable[[], Undisturbed], project: ProjectCopy
 ) -> None:

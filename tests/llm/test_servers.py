@@ -161,6 +161,7 @@ def save(*_):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     time.sleep({seconds})
     print("saved with its helper" if helper.poll() is None else "saved without its helper", flush=True)
+    sys.exit()
 signal.signal(signal.SIGTERM, save)
 print("ready", flush=True)
 signal.pause()

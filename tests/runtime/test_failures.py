@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,8 @@ def test_the_command_of_make_gives_the_same_parameters(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.syspath_prepend(SCRIPTS)
+    for name in ("annotate", "release"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     annotate, release = importlib.import_module("annotate"), importlib.import_module("release")
     file, out = tmp_path / "it's mine.csv", tmp_path / "out"
     given = {

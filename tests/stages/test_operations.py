@@ -171,13 +171,13 @@ def recording(root: str, made: list[str]) -> None:
     kinds, above = list(Kind), list[str]()
     for place, digest in enumerate(made):
         one = Product(kind=kinds[place], digest=digest, folder=digest, made_from=tuple(above))
-        record_products(Path(root), "pocket", [one])
+        record_products(Path(root), "lineage-test", [one])
         above = [one.key]
 
 
 def events(name: str) -> list[dict[str, Any]]:
     with get_client(sync_client=True) as client:
-        wanted = {"filter": {"event": {"name": [name]}, "order": "ASC"}, "limit": 50}
+        wanted = {"filter": {"event": {"name": [name]}, "order": "DESC"}, "limit": 50}
         return client._client.post("/events/filter", json=wanted).json()["events"]
 
 
@@ -186,10 +186,14 @@ def test_every_new_product_is_an_asset_event_with_what_it_was_made_from(tmp_path
     recording(str(tmp_path), ["s1", "d2"])
     deadline, keys = time.monotonic() + 60, list[str]()
     while time.monotonic() < deadline and len(keys) < 4:
-        found = events("prefect.asset.materialization.succeeded")
+        found = [
+            event
+            for event in events("prefect.asset.materialization.succeeded")
+            if event["resource"]["prefect.resource.id"].startswith("suremath://lineage-test/")
+        ]
         keys = [event["resource"]["prefect.resource.id"] for event in found]
         time.sleep(0.5)
-    chain = [f"suremath://pocket/{kind}" for kind in ("seeds", "dataset", "student", "dataset")]
+    chain = [f"suremath://lineage-test/{kind}" for kind in ("seeds", "dataset", "student", "dataset")]
     assert sorted(keys) == sorted(chain), (
         "s1 is recorded once, and the second dataset materialises the asset again"
     )

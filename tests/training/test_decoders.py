@@ -183,6 +183,7 @@ class TestEveryArchitecture:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_an_olmo_student_is_trained(dataset: Path, tmp_path: Path) -> None:
     pair = make_pair("olmo3", tmp_path)

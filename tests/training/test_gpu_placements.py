@@ -21,7 +21,7 @@ from training.rollouts import pool
 from training.student import group
 from training.weight_sync.sync import Choice
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,7 +57,6 @@ def metrics(path: Path, **changes: Any) -> tuple[list[dict[str, float]], dict[st
     return steps, json.loads((folder / "result.json").read_text())
 
 
-@pytest.mark.long
 def test_split_one_step_off_with_a_reference_on_the_students_gpu(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

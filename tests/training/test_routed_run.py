@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tasks.config import PROJECT_ROOT
 from tests.training.small_run import copy_model, example, settings, write_small_dataset
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1800)]
 
 FIRST = (0.9, 0.2, 0.5, 0.5, 0.1, 0.8, 0.3, 0.6)
 SECOND = (0.4, 0.7, 0.5, 0.2, 0.6, 0.3, 0.9, 0.1)
