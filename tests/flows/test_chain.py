@@ -62,7 +62,7 @@ def user_interface(root: Path) -> Iterator[dict[str, str]]:
             output.append(line)
             if "the Prefect UI is at" in line:
                 break
-        address = re.search(r"the Prefect UI is at (\S+)", output[-1])
+        address = re.search(r"the Prefect UI is at (http:[\w.:/]+)", output[-1])
         assert address is not None, "".join(output)[-3000:]
         secret = (root / ".prefect/auth-string").read_text(encoding="ascii")
         yield {
