@@ -57,7 +57,7 @@ def test_two_methods_with_real_engines(tmp_path: Path) -> None:
         example(n, problem=one.text, answer=one.answer, weight=(n + 1) / 12) for n, one in enumerate(drawn)
     ]
     dataset = write_small_dataset(tmp_path / "data/dataset", rows)
-    budget, found = 1200, {}
+    budget, found = 700, {}
     methods: dict[str, dict[str, Any]] = {
         "uopd": {"algorithm": {"name": "uopd", "top_k": 16}, "rollouts": {"group_size": 2}},
         "grpo": {"algorithm": {"name": "grpo"}, "rollouts": {"group_size": 4}},
