@@ -153,4 +153,5 @@ def check_products(output: Path, runs: dict[str, FlowRun], artifacts: dict[str, 
     assert all(one.short in page.words for one in known.values()) and page.broken == []
     assert (output / "release/candidate/dataset/croissant.json").is_file()
     card = (output / "release/candidate/model/README.md").read_text(encoding="utf-8")
-    assert "license: apache-2.0" in card and evaluation.facts["benchmark"] in card
+    assert "license: apache-2.0" in card
+    assert evaluation.facts["benchmark"] not in card  # a part of its problems is no result of the benchmark
