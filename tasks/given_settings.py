@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import UserError
 
 
-def given_value(text: str) -> Any:
-    """Return the JSON value of `--set name=text`, or the text itself if it is no JSON."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+def given_entries(entries: Iterable[str]) -> dict[str, Any]:
+    """Return the settings of `--set name=value ...`: a value is JSON, or else the text itself. Raises `UserError` for an entry
+    without a value."""
+    found = dict[str, Any]()
+    for entry in entries:
+        name, equals, text = entry.partition("=")
+        if not equals:
+            raise UserError(f"--set {entry} has no value: write --set name=value")
+        try:
+            found[name.strip()] = json.loads(text)
+        except ValueError:
+            found[name.strip()] = text
+    return found
 
 
 def given_file(path: Path, of: str) -> dict[str, Any]:

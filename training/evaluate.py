@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from tasks.config import explain
 from tasks.errors import UserError
 from tasks.evaluate_settings import EvaluateSettings
-from tasks.given_settings import given_file, given_value
+from tasks.given_settings import given_entries, given_file
 from tasks.text import visible
 
 
@@ -73,11 +73,7 @@ def read_settings(arguments: argparse.Namespace) -> EvaluateSettings:
     for name in ("benchmarks", "protocols"):
         if (value := getattr(arguments, name)) is not None:
             data[name] = [one.strip() for one in value.split(",") if one.strip()]
-    for entry in arguments.set:
-        name, equals, value = entry.partition("=")
-        if not equals:
-            raise UserError(f"--set {entry} has no value: write --set name=value")
-        data[name.strip()] = given_value(value)
+    data |= given_entries(arguments.set)
     try:
         return EvaluateSettings.model_validate(data)
     except ValidationError as error:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from tasks.config import explain
 from tasks.errors import UserError
-from tasks.given_settings import given_file, given_value
+from tasks.given_settings import given_entries, given_file
 from tasks.text import visible
 from training.diagnostics.settings import PRESETS, DiagnosticSettings
 
@@ -62,11 +62,7 @@ def _settings(name: str, kind: type[Kind], arguments: argparse.Namespace) -> Kin
     for option, value in vars(arguments).items():
         if option in kind.model_fields and value is not None:
             data[option] = _parts(value) if option in _LISTS else value
-    for entry in arguments.set:
-        key, equals, value = entry.partition("=")
-        if not equals:
-            raise UserError(f"--set {entry} has no value: write --set name=value")
-        data[key.strip()] = given_value(value)
+    data |= given_entries(arguments.set)
     try:
         return kind.model_validate(data)
     except ValidationError as error:
