@@ -76,7 +76,7 @@ def user_interface(root: Path) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def client_of(environment: dict[str, str]) -> Iterator[SyncPrefectClient]:
-    wanted = {
+    wanted: dict[Any, str] = {
         PREFECT_API_URL: environment["PREFECT_API_URL"],
         PREFECT_API_AUTH_STRING: environment["PREFECT_API_AUTH_STRING"],
     }
