@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, aclosing
@@ -217,6 +218,7 @@ def test_a_server_that_dies_in_the_middle_is_left_out_and_used_again_when_it_is_
                 stack.close()
             if count == 60:
                 revived.append(back.enter_context(running(port=dying.port)))
+                time.sleep(max(0.0, model.servers[1].until - time.monotonic()))  # its pause
 
         model = model_at(lasting, dying, ledger=ledger)
         with caplog.at_level(logging.WARNING):
