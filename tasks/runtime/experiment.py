@@ -42,9 +42,9 @@ def table(report: Path) -> list[dict[str, str]]:
 
 
 def done(report: Path) -> tuple[int, int]:
-    """Return the number of cells that are no longer waiting, and of all."""
+    """Return the number of cells that have an outcome, and of all."""
     rows = _state(report)["cells"]
-    return sum(row["state"] != "waiting" for row in rows), len(rows)
+    return sum(row["state"] not in ("waiting", "running") for row in rows), len(rows)
 
 
 @contextmanager

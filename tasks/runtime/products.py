@@ -120,19 +120,20 @@ def _short(digest: Any) -> str:
 def lineage_markdown(known: Mapping[str, Product], made: Sequence[str]) -> str:
     """Return the lineage as a Markdown table. The products with the keys `made`, those of this run, are bold. All values are
     escaped."""
-    lines = ["| product | digest | contents | folder | made by |", "|---|---|---|---|---|"]
+    lines = ["| product | digest | made by | contents | folder |", "|---|---|---|---|---|"]
     for depth, one in outline(known):
         name = f"**{one.kind}**" if one.key in made else str(one.kind)
         contents = "; ".join(
             [*(f"{name} {value}" for name, value in one.facts.items() if value), *missing(one, known)]
         )
         cells = (
-            f"{'&emsp;' * depth}{name}",
+            f"└{'─' * (depth - 1)} {name}" if depth else name,
             escape_markdown(one.short),
+            _maker(one.maker),
             escape_markdown(contents),
             escape_markdown(one.folder),
         )
-        lines.append(f"| {' | '.join(cells)} | {_maker(one.maker)} |")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

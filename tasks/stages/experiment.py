@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +21,10 @@ from tasks.runtime.training_job import environment
 from tasks.storage.disk import make_folder
 
 LINE = "experiment: "
+TRAIN = "train: "
+STEP = TRAIN + "step "
+LONGEST = 120
+"""Characters of a line of the training that are shown."""
 REPORTS = "output/experiments"
 
 
@@ -46,17 +51,23 @@ def run_job(started: list[str], report: Path) -> None:
     lines = local_lines(
         started, folder=PROJECT_ROOT, environment=environment(), log=report / "experiment.log"
     )
-    waiting = phase(logger.info, lambda seconds: f"experiment: the cells go on, {duration(seconds)}")
+    latest = deque([""], maxlen=1)  # the last step of the cell that is being measured
+    waiting = phase(
+        logger.info, lambda seconds: f"experiment: the cells go on, {duration(seconds)}{latest[0]}"
+    )
     with job_failed_as_user_error(report), closing(lines), waiting:
         for line in lines:
-            if not line.startswith(LINE):
-                continue
-            logger.info("%s", line.rstrip())
-            count, total = done(report)
-            if total and progress is None:
-                progress = Progress("experiment", total, lambda _line: None, unit="cell")
+            if line.startswith(LINE):
+                logger.info("%s", line.rstrip())
+                latest.append("")
+                count, total = done(report)
+                if total and progress is None:
+                    progress = Progress("experiment", total, lambda _line: None, unit="cell")
+                if progress is not None:
+                    progress.update(count)
+            elif line.startswith(STEP):
+                latest.append(f" ({line.removeprefix(TRAIN).rstrip()[:LONGEST]})")
             if progress is not None:
-                progress.update(count)
                 cells.show(lambda: table(report))
     if progress is not None:
         progress.finish()

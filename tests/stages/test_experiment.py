@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +103,34 @@ def test_the_states_of_the_cells_are_shown_while_the_job_works(tmp_path: Path, s
     experiment.run_job.fn([sys.executable, "-c", program, str(tmp_path / STATE), first, then], tmp_path)
     assert shown[0] == "of 1 cells" and shown[-3:] == [["measured"], "finished", ["measured"]]
     assert 0 in shown and 1 in shown
+
+
+def test_the_step_of_the_cell_in_progress_is_shown(
+    tmp_path: Path, shown: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notices: list[str] = []
+
+    @contextmanager
+    def phase(_say: object, notice: Callable[[float], str]) -> Iterator[None]:
+        stop = threading.Event()
+
+        def tick() -> None:
+            while not stop.wait(0.02):
+                notices.append(notice(60.0))
+
+        thread = threading.Thread(target=tick)
+        thread.start()
+        yield
+        stop.set()
+        thread.join()
+
+    monkeypatch.setattr(experiment, "phase", phase)
+    program = (
+        "import time\n"
+        "for line in ('train: step 1 of 2, loss 0.5', 'experiment: cell 1 of 1'): print(line, flush=True); time.sleep(0.5)"
+    )
+    experiment.run_job.fn([sys.executable, "-c", program], tmp_path)
+    seen = [notice for notice, _ in groupby(notices)]
+    assert seen[-2:] == [
+        "experiment: the cells go on, 60 s (step 1 of 2, loss 0.5)", "experiment: the cells go on, 60 s",
+    ]  # fmt: skip

@@ -126,7 +126,9 @@ def _run(
     tally = Tally(found, say, None if arguments.report is None else arguments.report / STATE)
     hours = experiment.max_hours if arguments.max_hours is None else arguments.max_hours
     try:
-        run_cells(found.jobs, results=results, command=command, max_hours=hours, report=tally.add)
+        run_cells(
+            found.jobs, results=results, command=command, max_hours=hours, begin=tally.begin, report=tally.add
+        )
     except Stopped as stopped:
         say(str(stopped))
         return STOPPED

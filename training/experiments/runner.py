@@ -83,10 +83,12 @@ def run_cells(
     results: Path,
     command: str,
     max_hours: float | None,
+    begin: Callable[[Job], None],
     report: Callable[[Outcome], None],
 ) -> list[Outcome]:
-    """Measure the cells in order, those of one seed before the next, and report each. No cell is begun that the budget of
-    `max_hours` does not cover, by the mean time of the cells before. Raises `Stopped` after a requested stop."""
+    """Measure the cells in order, those of one seed before the next, and report the beginning and the outcome of each. No cell is
+    begun that the budget of `max_hours` does not cover, by the mean time of the cells before. Raises `Stopped` after a requested
+    stop."""
     began, outcomes = time.monotonic(), list[Outcome]()
     with ExitStack() as stack:
         shared: tuple[tuple[Any, ...], SharedWorkers] | None = None
@@ -101,6 +103,7 @@ def run_cells(
                     stack.close()
                     plans = [one.plan for one in jobs if one.place == job.place]
                     shared = job.place, stack.enter_context(SharedWorkers(placement_of(*plans)))
+                begin(job)
                 outcomes.append(_attempted(job, shared[1], results, command))
             report(outcomes[-1])
     return outcomes
@@ -113,16 +116,24 @@ class Tally:
         self._found, self._say, self._path = found, say, path
         self._began = time.monotonic()
         self.outcomes: list[Outcome] = []
-        self._write()
+        self._write("waiting")
+
+    def begin(self, job: Job) -> None:
+        """Report that the next cell is being measured."""
+        self._write("running")
+        self._say(f"{self._place(len(self.outcomes) + 1)}, {job.label}, seed {job.cell.seed}: begun")
 
     def add(self, outcome: Outcome) -> None:
         """Report what became of a cell."""
         self.outcomes.append(outcome)
         self._say(
-            f"cell {len(self.outcomes)} of {len(self._found.jobs)}, {outcome.label}, seed {outcome.cell.seed}:"
-            f" {outcome.state}, {outcome.said}; {self.time()}"
+            f"{self._place(len(self.outcomes))}, {outcome.label}, seed {outcome.cell.seed}: {outcome.state}, {outcome.said};"
+            f" {self.time()}"
         )
-        self._write()
+        self._write("waiting")
+
+    def _place(self, number: int) -> str:
+        return f"cell {number} of {len(self._found.jobs)}"
 
     @property
     def lacking(self) -> list[Outcome]:
@@ -135,7 +146,7 @@ class Tally:
         spent = f"{duration(time.monotonic() - self._began)} elapsed"
         return f"{spent}, about {duration(each * left)} left" if each else spent
 
-    def _write(self) -> None:
+    def _write(self, next_state: Literal["waiting", "running"]) -> None:
         if self._path is None:
             return
         done = [*self._found.stored, *self.outcomes]
@@ -144,7 +155,13 @@ class Tally:
             {"row": one.label, "seed": one.cell.seed, "state": one.state, "result": one.said} for one in done
         ]
         rows += [
-            {"row": one.label, "seed": one.cell.seed, "state": "waiting", "result": ""} for one in waiting
+            {
+                "row": one.label,
+                "seed": one.cell.seed,
+                "state": "waiting" if place else next_state,
+                "result": "",
+            }
+            for place, one in enumerate(waiting)
         ]
         atomic_write(self._path, json.dumps({"time": self.time(), "cells": rows}) + "\n")
 

@@ -74,9 +74,12 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 
 
 def run(jobs: Sequence[Job], folder: Path, max_hours: float | None = None) -> list[Outcome]:
-    seen: list[Outcome] = []
-    found = run_cells(jobs, results=folder, command="c", max_hours=max_hours, report=seen.append)
+    begun, seen = list[Job](), list[Outcome]()
+    found = run_cells(
+        jobs, results=folder, command="c", max_hours=max_hours, begin=begun.append, report=seen.append
+    )
     assert found == seen
+    assert [one.cell for one in begun] == [one.cell for one in seen if one.state != "left"]
     return found
 
 
