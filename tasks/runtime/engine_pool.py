@@ -88,7 +88,8 @@ class _Started:
             self.future.set_result(value)
 
     def stop(self) -> None:
-        """Stop the engine, if it runs."""
+        """Stop the engine, if it runs. Waits for the end of its start."""
+        wait_for([self.future])
         self._stack.close()
 
     def wait(self, on_wait: OnWait) -> None:
@@ -109,16 +110,19 @@ class _Started:
 class EnginePool:
     """The engines of a run, which is told all of them in their `order` of use. Use it as a context manager.
 
-    Once the first engine is ready, the next one of the order is started while it works, then the one after, as long as the
-    memory of all that are up is within the `capacity`. An engine stays up after its use if a later role needs it, unless
-    another one needs its memory first. All starts and stops happen one after another in one thread, since an engine measures
-    the free memory while it starts. An early start that fails is repeated, alone, when its engine is needed; the error is then
-    raised there. Leaving the block stops all engines.
+    While the first engine works, the next one of the order is started, then the one after, as long as the memory of all that
+    are up is within the `capacity`. An engine stays up after its use if a later role needs it, unless another one needs its
+    memory first. `starts` engines start at a time: one where an engine measures the free memory while it starts, so that the
+    next one starts once it is ready. An early start that fails is repeated when its engine is needed; the error is then raised
+    there. Leaving the block stops all engines.
     """
 
-    def __init__(self, order: Sequence[Engine], capacity: float, log: Log, timeline: Timeline) -> None:
+    def __init__(
+        self, order: Sequence[Engine], capacity: float, log: Log, timeline: Timeline, *, starts: int = 1
+    ) -> None:
         self._order, self._capacity, self._log, self._timeline = tuple(order), capacity, log, timeline
-        self._thread = ThreadPoolExecutor(1, "engines")
+        self._starts = starts
+        self._threads = ThreadPoolExecutor(starts, "engines")
         self._lock = threading.RLock()
         self._up: dict[Hashable, _Started] = {}
         self._place = -1  # in the order, of the last role that was used
@@ -133,7 +137,7 @@ class EnginePool:
             self._closed = True
             for started in list(self._up.values()):
                 self._stop(started)
-        self._thread.shutdown()
+        self._threads.shutdown()
         for stop in self._stops if kind is None else ():
             stop.result()
 
@@ -165,7 +169,8 @@ class EnginePool:
                 self._make_room(engine)
                 started = self._start(engine, ahead=False)
             started.users += 1
-            return started
+        self._start_next()
+        return started
 
     def _again(self, failed: _Started) -> _Started:
         """Repeat an early start that failed, without any engine that is not in use."""
@@ -194,23 +199,23 @@ class EnginePool:
 
     def _start(self, engine: Engine, *, ahead: bool) -> _Started:
         started = self._up[engine.settings] = _Started(engine, ahead=ahead)
-        self._thread.submit(started.start, self._timeline)
+        self._threads.submit(started.start, self._timeline)
         started.future.add_done_callback(lambda _future: self._start_next())
         return started
 
     def _stop(self, started: _Started) -> None:
         del self._up[started.engine.settings]
         started.unwanted.set()
-        self._stops.append(self._thread.submit(started.stop))
+        self._stops.append(self._threads.submit(started.stop))
 
     def _start_next(self) -> None:
-        """Start the next engine of the order that is not up, unless another one is starting or its memory does not suffice."""
+        """Start the next engine of the order that is not up, unless enough are starting or its memory does not suffice."""
         with self._lock:
             following = self._order[self._place + 1 :]
             own = (one for one in following if one.memory is not None)
             coming = next((one for one in own if one.settings not in self._up), None)
-            busy = any(not started.future.done() for started in self._up.values())
-            if self._closed or coming is None or busy or not self._fits(coming):
+            starting = sum(not started.future.done() for started in self._up.values())
+            if self._closed or coming is None or starting >= self._starts or not self._fits(coming):
                 return
             self._log(f"starting the {_name(coming)} ahead of its first use")
             self._start(coming, ahead=True)

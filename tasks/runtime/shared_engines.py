@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import psutil
 
-from tasks.processes.machine import device_is_cpu
+from tasks.processes.machine import available_cores, device_is_cpu
 from tasks.runtime.driver import Run
 from tasks.runtime.engine_pool import Engine, EnginePool
 from tasks.runtime.models import server
@@ -20,7 +20,7 @@ GPU_SHARE = 1.0
 @contextmanager
 def sharing_engines(run: Run, log: Callable[[str], None]) -> Iterator[Run]:
     """Yield the run with a pool of its engines, which ends with the block."""
-    with EnginePool(engines_in_order(run), capacity(), log, run.timeline) as pool:
+    with EnginePool(engines_in_order(run), capacity(), log, run.timeline, starts=starts()) as pool:
         yield dataclasses.replace(run, engines=pool)
 
 
@@ -35,6 +35,11 @@ def engines_in_order(run: Run) -> tuple[Engine, ...]:
         sampler = dataclasses.replace(sampler, memory=None)
     judge = () if run.config.cluster.judge == "never" else (server(run, "equivalence_judge"),)
     return (server(run, "evolver"), server(run, "quality_judge"), sampler, *judge)
+
+
+def starts() -> int:
+    """Return how many engines may start at a time. A start occupies one core; on a GPU it measures the free memory."""
+    return min(2, available_cores()) if device_is_cpu() else 1
 
 
 def capacity() -> float:

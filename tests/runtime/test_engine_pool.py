@@ -42,7 +42,7 @@ class Bench:
         self.timeline = Timeline(folder / "timeline.jsonl")
         self.errors: dict[str, list[Exception]] = {}
         self.held: dict[str, threading.Event] = {}
-        self._changing = threading.Lock()
+        self._changing = threading.Semaphore()
 
     def engine(self, role: str, settings: str = "", memory: float | None = 0.2) -> Engine:
         name = settings or role
@@ -50,8 +50,9 @@ class Bench:
             role=role, settings=name, memory=memory, open=lambda on_wait: self._opened(name, on_wait)
         )
 
-    def pool(self, *order: Engine, capacity: float = 1.0) -> EnginePool:
-        return EnginePool(order, capacity, self.log.append, self.timeline)
+    def pool(self, *order: Engine, capacity: float = 1.0, starts: int = 1) -> EnginePool:
+        self._changing = threading.Semaphore(starts)
+        return EnginePool(order, capacity, self.log.append, self.timeline, starts=starts)
 
     @contextmanager
     def _opened(self, name: str, on_wait: OnWait) -> Iterator[str]:
@@ -117,6 +118,35 @@ def test_the_next_engine_is_up_before_the_present_stage_ends(bench: Bench) -> No
     assert bench.log == [
         "starting the quality judge ahead of its first use", "starting the teacher ahead of its first use",
     ]  # fmt: skip
+
+
+def test_two_engines_start_side_by_side(bench: Bench) -> None:
+    first, second, third = map(bench.engine, ("evolver", "quality_judge", "teacher"))
+    bench.held = {"evolver": threading.Event(), "quality_judge": threading.Event()}
+
+    def until_both_start(_seconds: float, _step: str) -> None:
+        if bench.reached("start quality_judge"):
+            bench.held["evolver"].set()
+
+    with bench.pool(first, second, third, starts=2) as pool:
+        with pool.use(first, until_both_start):
+            assert bench.reached("teacher is up")  # in the place of the evolver, while the judge still starts
+            assert "quality_judge is up" not in bench.events
+            bench.held["quality_judge"].set()
+        with pool.use(second, waits) as value:
+            assert value == "quality_judge"
+    assert sorted(event for event in bench.events if event.startswith("stop")) == [
+        "stop evolver", "stop quality_judge", "stop teacher",
+    ]  # fmt: skip
+
+
+def test_an_engine_is_stopped_after_its_start_also_with_two_threads(bench: Bench) -> None:
+    first, second = bench.engine("evolver"), bench.engine("quality_judge")
+    bench.held = {"quality_judge": threading.Event()}
+    with bench.pool(first, second, starts=2) as pool, pool.use(first, waits):
+        assert bench.reached("start quality_judge")
+    assert "quality_judge is up" not in bench.events  # its start ended when it was told that nobody needs it
+    assert bench.events[-1] == "stop evolver"
 
 
 def test_nothing_starts_before_the_first_use(bench: Bench) -> None:
