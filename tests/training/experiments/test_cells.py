@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -19,11 +20,14 @@ from pocket import world
 from tasks.config import PROJECT_ROOT
 from tests.training.small_run import example, response, write_small_dataset
 from training.algorithms import algorithm_names
+from training.experiments.grid import load_experiment
 from training.experiments.stored import CellResult, read_cells
+from training.experiments.tables import write_views
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 STEPS = 3
+KILLS = 10
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +130,38 @@ def test_every_algorithm_runs_in_one_set_of_workers(tmp_path: Path, common: dict
     for name in names:
         check_curve(found[name])
     assert printed.count("pass@1 before training") == 2
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    """Return the tables of the experiment in `folder`: Markdown, CSV and LaTeX."""
+    experiment = load_experiment(str(folder / "trial.yaml"))
+    files = write_views(experiment, read_cells(folder / "results"), folder / "tables", folder / "results")
+    return {path.name: path.read_bytes() for path in files}
+
+
+@pytest.mark.long
+def test_the_tables_of_an_experiment_that_is_killed_at_ten_random_moments(
+    tmp_path: Path, common: dict[str, Any]
+) -> None:
+    rows = rows_of(["opd", "kd", "grpo", "pw_opsd", "eopd", "core"])
+    finish(command(tmp_path / "whole", common, rows))
+    started, moments = command(tmp_path / "killed", common, rows), random.Random(24)
+    printed = list[str]()
+    for number in range(KILLS):
+        log = tmp_path / f"killed-{number}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                started, cwd=PROJECT_ROOT, stdout=output, stderr=output, start_new_session=True
+            )
+            time.sleep(moments.uniform(2.0, 45.0))
+            assert process.poll() is None, log.read_text()[-3000:]
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        printed.append(log.read_text(errors="replace"))
+    printed.append(finish(started))
+    assert any("continuing after step" in one for one in printed)
+    assert tables(tmp_path / "killed") == tables(tmp_path / "whole")
+    assert set(tables(tmp_path / "whole")) == {"table.md", "table.csv", "table.tex"}
 
 
 def half_way(folder: Path) -> bool:
