@@ -134,7 +134,7 @@ def test_every_algorithm_runs_in_one_set_of_workers(tmp_path: Path, common: dict
 
 def tables(folder: Path) -> dict[str, bytes]:
     """Return the tables of the experiment in `folder`: Markdown, CSV and LaTeX."""
-    experiment = load_experiment(str(folder / "trial.yaml"))
+    experiment = load_experiment(folder / "trial.yaml")
     files = write_views(experiment, read_cells(folder / "results"), folder / "tables", folder / "results")
     return {path.name: path.read_bytes() for path in files}
 
