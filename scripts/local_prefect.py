@@ -221,11 +221,19 @@ def _own_server(port: int | None) -> Iterator[Api]:
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", number]
     with supervised(command, environment=api.server_environment(), log=log) as process:
         deadline = time.monotonic() + SERVER_START_S
+        _import_prefect(api)  # takes seconds, as does the start of the server
         while not api.healthy():
             if process.poll() is not None or time.monotonic() > deadline:
                 raise UserError(f"the Prefect server did not start: see {log}")
             time.sleep(0.3)
         yield api
+
+
+def _import_prefect(api: Api) -> None:
+    """Import what `client_of` and `ensure_pools` use."""
+    os.environ.update(api.environment())
+    import prefect.client.orchestration
+    import prefect.workers.process  # noqa: F401
 
 
 @contextmanager
