@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+from httpx import HTTPError
 from prefect import Flow
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
@@ -34,8 +35,8 @@ def report_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> Non
     the address of a webhook.
     """
     log = flow_run_logger(flow_run, flow)
+    found = describe(flow, flow_run, state)
     try:
-        found = describe(flow, flow_run, state)
         with get_client(sync_client=True) as client:
             client.create_artifact(
                 ArtifactCreate(
@@ -45,7 +46,6 @@ def report_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> Non
             )  # fmt: skip
     except Exception as error:
         log.warning("the artifact of the failure could not be written (%s)", type(error).__name__)
-        return
     if (block := failure_block(flow_run.parameters or {})) is not None:
         try:
             with _unlogged_requests(), ThreadPoolExecutor(1) as pool:  # the caller may have an event loop
@@ -73,12 +73,12 @@ def continuing(flow: Flow[..., Any], run: FlowRun) -> str:
     """Return the command that continues a run: of its deployment, or of `make` if that started it."""
     parameters = run.parameters or {}
     if run.deployment_id is not None and run.work_queue_name != MAKE_QUEUE:
-        with get_client(sync_client=True) as client:
-            try:
+        try:
+            with get_client(sync_client=True) as client:
                 deployment = client.read_deployment(run.deployment_id)
                 return deployment_command(f"{flow.name}/{deployment.name}", parameters)
-            except ObjectNotFound:
-                pass
+        except (ObjectNotFound, HTTPError):
+            pass  # deleted, or the server does not answer
     return make_command(flow.name.removeprefix("sure-math").removeprefix("-") or "build", parameters)
 
 

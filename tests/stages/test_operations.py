@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import get_client
@@ -157,6 +158,24 @@ def test_nothing_is_sent_without_the_setting_and_a_crashed_run_is_reported(
     report_failure(failing, run, Crashed(message="the process ended with exit code -9"))
     ((_, sent),) = receiver.got
     assert sent["sentences"] == ["the process ended with exit code -9"] and sent["state"] == "Crashed"
+
+
+def test_the_block_is_called_also_if_the_artifact_cannot_be_written(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Webhook(url=receiver.url).save("ops", overwrite=True)  # type: ignore[arg-type]
+    with get_client(sync_client=True) as client:
+        given = {"profile": "pocket", "overrides": {"run.failure_block": "webhook/ops"}}
+        run = client.create_flow_run(failing, parameters=given)
+
+    def unreachable(**_: Any) -> None:
+        raise httpx.ConnectError("no route")
+
+    monkeypatch.setattr("tasks.stages.failure.get_client", unreachable)
+    report_failure(failing, run, Crashed(message="the process ended with exit code -9"))
+    ((_, sent),) = receiver.got
+    assert sent["sentences"] == ["the process ended with exit code -9"]
+    assert "the artifact of the failure could not be written (ConnectError)" in caplog.text
 
 
 def test_a_block_that_does_not_exist_is_refused_before_the_run_starts() -> None:
