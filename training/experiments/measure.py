@@ -122,10 +122,11 @@ def _evaluated_once(prepared: Prepared, folder: Path) -> Iterator[None]:
     compared = prepared.plan.evaluation_pass(prepared.shared_vocab) is not None
     teachers = [_identity(one) for one in prepared.teachers if compared]
     dtypes = [one.dtype for one in prepared.plan.teachers if compared]
+    computed = {"dtype": prepared.run.rollout_dtype, "entropies": prepared.run.trainer.dtype}
     identity = fingerprint(
         stage="start",
         version=CELL_VERSION,
-        settings=_sampling(prepared) | {"dtype": prepared.run.rollout_dtype},
+        settings=_sampling(prepared) | computed,
         models=(_identity(prepared.student), *teachers),
         inputs=(held_out_of(prepared).digest, *dtypes),
     )
