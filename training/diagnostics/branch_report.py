@@ -18,7 +18,7 @@ from training.diagnostics.figures import figure_files
 from training.diagnostics.phases import Run
 from training.diagnostics.stored import Counts, Made, Phase, Store
 
-__all__ = ["SCORES", "finish", "results", "scored_rows"]
+__all__ = ["SCORES", "finish", "results", "scored_rows", "summary"]
 
 VERSION = 1
 SCORES: Mapping[str, str] = {
@@ -31,6 +31,8 @@ SCORES: Mapping[str, str] = {
 """Columns of `Scored` -> their names in the table."""
 PUBLISHED = "Paper (Qwen3-4B, 88 against 271 candidates of 61 problems): position .83 [.66, .95], all others at most .57."
 BINS = 10
+ENOUGH = 10
+"""With fewer candidates of one label, the summary says that the areas are of little use."""
 _COLOURS = {Label.DIVERSITY: "#4c78a8", Label.GRAY: "#bab0ac", Label.REAL_UNCERTAIN: "#e45756"}
 
 
@@ -132,7 +134,9 @@ def summary(found: Mapping[str, Any]) -> str:
     )
     if position is None:
         return f"{labels}: one class is missing, so there are no areas; add problems, or harder ones"
-    return f"{labels}: AUROC of the position {_cell(position['auroc'])}"
+    few = f", of little use with fewer than {ENOUGH} candidates of one label"
+    said = few if min(found["real_uncertain"], found["diversity"]) < ENOUGH else ""
+    return f"{labels}: AUROC of the position {_cell(position['auroc'])}{said}"
 
 
 def page(found: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from tests.training.diagnostics.chain_model import (
     write_chain,
 )
 from training.data.model_files import ModelFiles
-from training.diagnostics.branch_report import finish
+from training.diagnostics.branch_report import finish, summary
 from training.diagnostics.branch_rows import Candidate, Continuation, Labelled, Pass, Spine, Uncertainty
 from training.diagnostics.branches import Label, relative
 from training.diagnostics.models import context_of, identity_of, opened
@@ -275,3 +275,17 @@ def test_the_chain_is_the_model(chains: Chain) -> None:
     expected = np.sort(np.exp(chains.logs[[ids["p"], *response[:-1]]]), axis=1)[:, :-4:-1]
     np.testing.assert_allclose(np.exp(logprobs), expected, atol=0.02)
     assert tokens[4].tolist() == [ids[f"p4{letter};"] for letter in "abc"]
+
+
+@pytest.mark.parametrize(("positives", "warned"), [(1, True), (9, True), (10, False)])
+def test_areas_of_few_candidates_are_said_to_be_of_little_use(positives: int, warned: bool) -> None:
+    area = {"value": 0.68, "low": 0.65, "high": 0.72}
+    found = {
+        "real_uncertain": positives,
+        "diversity": 175,
+        "problems_with_labels": 66,
+        "scores": {"earliness": {"auroc": area}},
+    }
+    said = summary(found)
+    assert said.startswith(f"{positives} real-uncertain against 175 diverse candidates of 66 problems")
+    assert ("of little use with fewer than 10 candidates of one label" in said) is warned
