@@ -1,13 +1,14 @@
 """CPU seconds of an evaluation compared with a bare engine, and an evaluation that is killed.
 
     PYTHONPATH=. python speed/evaluation.py cpu FOLDER [--problems 500] [--samples 16] [--order bare evaluation]
-    PYTHONPATH=. python speed/evaluation.py kills FOLDER [--problems 60] [--samples 4] [--kills 3]
+    PYTHONPATH=. python speed/evaluation.py kills FOLDER [--problems 200] [--samples 8] [--kills 3]
 
 - `cpu` evaluates the pocket teacher on the benchmark `pocket` under avg16, and gives the same prompts, seeds and settings to a
   bare `LLM.generate`. Both are processes of their own from start to end: imports, engine, generation and, of the evaluation, Ray,
   the ledger, both graders, scores and the page. Their texts must be equal.
-- `kills` sends SIGKILL to an evaluation with real engines at random times, each after new samples, and lets it finish. The result
-  must have the bytes of one that was not killed, and no sample that was in the ledger may be generated again.
+- `kills` sends SIGKILL to an evaluation with real engines, each time when its ledger has reached a random number of samples, and
+  lets it finish. The result must have the bytes of one that was not killed, and no sample that was in the ledger may be generated
+  again.
 
 CPU seconds are those of a process and all of its descendants, as last seen in /proc, so they can be compared on a busy machine.
 """
@@ -172,24 +173,24 @@ def known(folder: Path) -> int:
 
 def kill_and_finish(folder: Path, problems: int, samples: int, kills: int) -> None:
     """Kill an evaluation, finish it, and compare its bytes with those of one that was not killed."""
-    generator = random.Random(0)
+    total = problems * samples
+    targets = sorted(random.Random(0).sample(range(1, 3 * total // 4), kills))
     whole, killed = folder / "whole", folder / "killed"
     measured(evaluation_command(whole, settings(whole, problems, samples)), folder / "whole.log")
     command, counts = evaluation_command(killed, settings(killed, problems, samples)), [0]
-    for number in range(kills):
+    for number, target in enumerate(targets):
         with (folder / f"killed-{number}.log").open("wb") as log:
             process = subprocess.Popen(
                 command, cwd=PROJECT_ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
-            while known(killed) <= counts[-1] and process.poll() is None:
+            while known(killed) < target and process.poll() is None:
                 time.sleep(0.05)
-            time.sleep(generator.random() * 2)
             process.send_signal(signal.SIGKILL)
             process.wait()
         counts.append(known(killed))
-        print(f"killed with {counts[-1]:,} of {problems * samples:,} samples in the ledger", flush=True)
+        print(f"killed with {counts[-1]:,} of {total:,} samples in the ledger", flush=True)
     measured(command, folder / "finish.log")
-    first = f"{counts[-1]:,} of {problems * samples:,} samples are known"
+    first = f"{counts[-1]:,} of {total:,} samples are known"
     continued = first in (folder / "finish.log").read_text(encoding="utf-8", errors="replace")
     names = ("samples.parquet", "problems.parquet", "metrics.json", "index.html", "model-index.yml")
     same = all(

@@ -44,7 +44,8 @@ class Experiment(Settings):
 
     `source`: the table or figure of a paper that it follows. `common`: dotted settings of every row, under the row's own.
     `columns`: measured values. `compare_to`: the label of the row that the others are compared with. `views`: kinds of output.
-    `published`: values of the paper by label and column. `max_hours`: the budget of one start of the whole grid.
+    `published`: values of the paper by label and column. `remarks`: paragraphs of Markdown for the page of results, such as the
+    reason why a method gains nothing. `max_hours`: the budget of one start of the whole grid.
     """
 
     title: str
@@ -57,6 +58,7 @@ class Experiment(Settings):
     compare_to: str | None = None
     views: tuple[View, ...] = ("table",)
     published: dict[str, dict[str, float | str]] = Field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
     max_hours: PositiveFloat | None = None
 
     @model_validator(mode="after")

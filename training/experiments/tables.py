@@ -2,7 +2,8 @@
 
 For each NAME (`pocket/uopd-main`, or a file) a folder below `--output` gets the views of the experiment: `table.md`, `.csv` and
 `.tex`, `metrics.md` and `.csv`, and every figure as SVG and PNG. `--page` writes docs/results.md with its figures: the
-experiments of the pocket edition that have a cell. Nothing is trained or evaluated, and no dataset or model is read.
+experiments of the pocket edition of which half of the rows have a cell, and a list of the others. Nothing is trained or
+evaluated, and no dataset or model is read.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from training.experiments.figures import FIGURES, png, svg
 from training.experiments.grid import EXPERIMENTS, Experiment, experiment_path, load_experiment
 from training.experiments.rendering import csv_table, latex_table, markdown_table, metrics_csv, metrics_table
 from training.experiments.stored import CellResult, read_cells
-from training.experiments.summary import Table, make_table
+from training.experiments.summary import Line, Table, make_table
 
 __all__ = ["CELLS", "PAGE", "main", "page", "write_page", "write_views"]
 
@@ -43,6 +44,12 @@ holds here need not hold for models of billions of parameters. This page is gene
 and `make experiment NAME=pocket/...` trains the cells that are missing. The links in the last column of a table lead to the cells
 that its numbers come from, one per seed: settings, dataset, commit, command and the result of every held-out problem.
 
+"""
+
+MISSING = """\
+## Not measured yet
+
+Fewer than half of the rows of these experiments have a cell:
 """
 
 
@@ -79,8 +86,14 @@ def _files(table: Table, link: str) -> Iterator[tuple[str, str | bytes]]:
 
 
 def page(results: Mapping[str, CellResult], *, link: str = "../results/cells") -> str:
-    """Return docs/results.md: every experiment of the pocket edition that has a cell."""
-    return HEAD + "\n".join(_section(name, table, link) for name, table in _tables(results))
+    """Return docs/results.md: the experiments of the pocket edition of which half of the rows have a cell, and a list of the
+    others."""
+    tables = _tables(results)
+    sections = [_section(name, table, link) for name, table in tables.items() if _is_shown(table)]
+    others = [_missing(name, table) for name, table in tables.items() if not _is_shown(table)]
+    if others:
+        sections.append("\n".join([MISSING, *others, ""]))
+    return HEAD + "\n".join(sections)
 
 
 def write_page(results: Mapping[str, CellResult], path: Path = PAGE) -> list[Path]:
@@ -88,8 +101,8 @@ def write_page(results: Mapping[str, CellResult], path: Path = PAGE) -> list[Pat
     folder, written = path.parent / FIGURE_FOLDER, [path]
     atomic_write(path, page(results))
     folder.mkdir(parents=True, exist_ok=True)
-    for name, table in _tables(results):
-        for view in _figures(table):
+    for name, table in _tables(results).items():
+        for view in _figures(table) if _is_shown(table) else ():
             figure = FIGURES[view](table)
             if figure is not None:
                 written.append(folder / f"{name}-{view}.svg")
@@ -99,14 +112,25 @@ def write_page(results: Mapping[str, CellResult], path: Path = PAGE) -> list[Pat
     return written
 
 
-def _tables(results: Mapping[str, CellResult]) -> list[tuple[str, Table]]:
-    """Return the experiments of the pocket edition that have a cell, by name."""
-    found = []
-    for path in sorted((PROJECT_ROOT / EXPERIMENTS / "pocket").glob("*.yaml")):
-        table = make_table(load_experiment(path), results)
-        if table.cells:
-            found.append((path.stem, table))
-    return found
+def _tables(results: Mapping[str, CellResult]) -> dict[str, Table]:
+    """Return the tables of the pocket edition by name."""
+    paths = sorted((PROJECT_ROOT / EXPERIMENTS / "pocket").glob("*.yaml"))
+    return {path.stem: make_table(load_experiment(path), results) for path in paths}
+
+
+def _is_shown(table: Table) -> bool:
+    """Whether half of the rows have a cell. Experiments share cells, and one that has no others says nothing yet."""
+    return 2 * len(_measured(table)) >= len(table.experiment.rows)
+
+
+def _measured(table: Table) -> list[Line]:
+    return [line for line in table.lines if line.cells]
+
+
+def _missing(name: str, table: Table) -> str:
+    """Return the entry of an experiment in the list of those without a section."""
+    measured, rows = len(_measured(table)), len(table.experiment.rows)
+    return f"- {name}: {table.experiment.title} (rows with a cell: {measured} of {rows})"
 
 
 def _section(name: str, table: Table, link: str) -> str:
@@ -115,6 +139,7 @@ def _section(name: str, table: Table, link: str) -> str:
     parts += [markdown_table(table, link)] if "table" in views else []
     if "metrics" in views:
         parts += ["Metrics of the last steps:", "", metrics_table(table, link)]
+    parts += [f"{remark}\n" for remark in table.experiment.remarks]
     for view in _figures(table):
         parts += [
             f"![{table.experiment.title}: {view.replace('_', ' ')}]({FIGURE_FOLDER}/{name}-{view}.svg)",

@@ -27,16 +27,20 @@ def test_the_page_is_generated_from_the_stored_cells() -> None:
     assert text.count(f"]({FIGURE_FOLDER}/") == len(figures)
 
 
-def test_the_page_shows_the_experiments_that_have_a_cell(tmp_path: Path) -> None:
+def test_the_page_shows_the_experiments_of_which_half_of_the_rows_have_a_cell(tmp_path: Path) -> None:
     made = load_experiment(PROJECT_ROOT / "configs/experiments/pocket/uopd-main.yaml")
+    assert len(made.rows) == 7
     evaluation = {"problems": 6, "problems_digest": "9f", "samples": 8, "temperature": 1.0, "top_p": 1.0}
-    found = results(made, {"UOPD": [("001100", "345678")]}, evaluation=evaluation)
+    grades = [("001100", "345678")]
+    found = results(made, dict.fromkeys(("UOPD", "OPD", "GRPO", "Teacher"), grades), evaluation=evaluation)
     files = write_page(found, tmp_path / "docs" / "results.md")
     text = files[0].read_text(encoding="utf-8")
     assert "python -m training.experiments.tables --page" in text
     assert "make experiment NAME=pocket/uopd-main" in text and "uopd-main-curves.svg" in text
-    assert "## uopd-cost" in text, "an experiment that shares the cell"
-    assert "## eopd-main" not in text
+    shared, missing = text.split("## Not measured yet")
+    assert "## uopd-cost" in shared, "an experiment that shares the cells"
+    assert "## eopd-main" not in text and "\n- eopd-main: " in missing
+    assert "\n- uopd-samples: Responses per problem (rows with a cell: 1 of 3)\n" in missing
     (folder / "old.svg").write_text("") if (folder := files[1].parent).is_dir() else None
     write_page(found, files[0])
     assert {path.name for path in folder.iterdir()} == {path.name for path in files[1:]}
