@@ -30,8 +30,11 @@ MODELS_BYTES: Final = 8 * 2**20
 """Longest list of models."""
 MAX_ERROR_BYTES: Final = 2**16
 """How much of the answer is read for an error message."""
-_PUBLIC: Final = ("accept", "connection", "content-", "host", "user-agent", "x-stainless-")
+_PUBLIC: Final = ("accept", "connection", "content-", "host", "user-agent")
 """Prefixes of request headers that are no secret; the others may be from OPENAI_CUSTOM_HEADERS."""
+_ABOUT_THE_CLIENT: Final = "x-stainless-"
+"""Prefix of the headers in which the openai client describes itself and this machine. They are left out."""
+_WITHOUT_COUNT: Final[openai.RequestOptions] = {"headers": {"X-Stainless-Retry-Count": openai.Omit()}}
 NO_KEY: Final = "EMPTY"
 """Sent to a server that needs no key."""
 
@@ -53,6 +56,15 @@ class ConnectionFailed(Exception):
     """A request without a complete answer. It has the cause's message, and no reference to the request and its headers."""
 
 
+class _Endpoint(openai.AsyncOpenAI):
+    """A client that does not describe itself and this machine."""
+
+    @property
+    def default_headers(self) -> dict[str, str | openai.Omit]:
+        headers = super().default_headers
+        return {name: headers[name] for name in headers if not name.lower().startswith(_ABOUT_THE_CLIENT)}
+
+
 class _OwnServer(openai.AsyncOpenAI):
     """A client that sends no organisation, project or header from the environment."""
 
@@ -71,7 +83,7 @@ def open_client(role: ModelRole, base_url: str) -> openai.AsyncOpenAI:
     own = role.serve is not None
     key = "" if own else read_key(role.api_key_env)
     try:
-        client = (_OwnServer if own else openai.AsyncOpenAI)(
+        client = (_OwnServer if own else _Endpoint)(
             base_url=base_url,
             api_key=key or NO_KEY,
             default_headers={"Authorization": f"Bearer {key}"} if key else None,
@@ -155,7 +167,14 @@ async def post(
     """
     data = json.dumps(body, separators=(",", ":")).encode("ascii")
     return await _answer(
-        client.post(path, content=data, cast_to=httpx2.Response, stream=True, stream_cls=openai.AsyncStream),
+        client.post(
+            path,
+            content=data,
+            options=_WITHOUT_COUNT,
+            cast_to=httpx2.Response,
+            stream=True,
+            stream_cls=openai.AsyncStream,
+        ),
         timeout_s,
         min(MAX_ANSWER_BYTES, ANSWER_BYTES + tokens * TOKEN_BYTES),
     )
@@ -164,7 +183,13 @@ async def post(
 async def get(client: openai.AsyncOpenAI, path: str, timeout_s: float) -> bytes:
     """Return the body of the answer to a GET request, of at most `MODELS_BYTES`. Raises the errors of `post`."""
     return await _answer(
-        client.get(path, cast_to=httpx2.Response, stream=True, stream_cls=openai.AsyncStream),
+        client.get(
+            path,
+            options=_WITHOUT_COUNT,
+            cast_to=httpx2.Response,
+            stream=True,
+            stream_cls=openai.AsyncStream,
+        ),
         timeout_s,
         MODELS_BYTES,
     )

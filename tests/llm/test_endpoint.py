@@ -77,6 +77,7 @@ def test_a_server_started_here_gets_nothing_from_the_environment() -> None:
         outcome = send(ModelRole(model="scripted", serve=Serve()), server.base_url)
     assert isinstance(outcome, Completion)
     assert "secret" not in server.headers[0] and "Bearer EMPTY" in server.headers[0]
+    assert "x-stainless" not in server.headers[0].lower()
 
 
 @pytest.mark.usefixtures("full_environment")
@@ -94,6 +95,7 @@ def test_an_endpoint_gets_key_organisation_and_project_at_the_address_of_the_pro
         assert [line for line in lines if "authorization" in line] == ["authorization: bearer sk-secret"]
         assert {"openai-organization: org-secret", "openai-project: proj-secret"} <= set(lines)
         assert "x-team: team-secret" in lines
+        assert not [line for line in lines if line.startswith("x-stainless")], "nothing about this machine"
 
 
 def test_an_endpoint_without_a_key_gets_a_placeholder_or_the_header_of_the_environment(
