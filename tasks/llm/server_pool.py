@@ -93,12 +93,12 @@ class ServerPool:
         self._wake()
 
     def succeeded(self, server: ModelServer) -> None:
-        """Record an answer."""
+        """Record an answer. One from a server that is set aside ends its pause."""
         server.answered += 1
         server.failures, server.pause_s = 0, FIRST_PAUSE_S
         server.throttle.succeeded()
         if not server.is_up:
-            self._back(server)
+            server.until = self._clock()
         self._wake()
 
     def failed(self, server: ModelServer, sent_at: float, why: str, retry_after: float | None = None) -> None:

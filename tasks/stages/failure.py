@@ -10,13 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from httpx import HTTPError
 from prefect import Flow
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.exceptions import ObjectNotFound
 from prefect.logging.loggers import flow_run_logger
 
 from tasks.config import Config, load_config
@@ -77,8 +75,8 @@ def continuing(flow: Flow[..., Any], run: FlowRun) -> str:
             with get_client(sync_client=True) as client:
                 deployment = client.read_deployment(run.deployment_id)
                 return deployment_command(f"{flow.name}/{deployment.name}", parameters)
-        except (ObjectNotFound, HTTPError):
-            pass  # deleted, or the server does not answer
+        except Exception:
+            pass  # the deployment was deleted, or the server does not answer
     return make_command(flow.name.removeprefix("sure-math").removeprefix("-") or "build", parameters)
 
 

@@ -57,7 +57,8 @@ def test_batches_that_overlap_share_their_connections() -> None:
         model = model_at(server)
         answers = [turns.ask(requests(*(f"{batch}-{number}" for number in range(20)))) for batch in range(5)]
         assert sum(len(texts(one.wait(lambda _done: None))) for one in answers) == 100
-    assert server.connections == server.most_at_once == 4
+    assert server.most_at_once == 4
+    assert server.connections <= 8  # 20 without sharing; a slot may be free before its connection is
 
 
 def test_the_next_batch_starts_only_when_the_last_request_has_been_sent() -> None:
