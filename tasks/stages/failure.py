@@ -33,7 +33,11 @@ def report_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> Non
     the address of a webhook.
     """
     log = flow_run_logger(flow_run, flow)
-    found = describe(flow, flow_run, state)
+    try:
+        found = describe(flow, flow_run, state)
+    except Exception as error:
+        log.warning("the failure could not be described (%s)", type(error).__name__)
+        return
     try:
         with get_client(sync_client=True) as client:
             client.create_artifact(

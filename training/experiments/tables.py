@@ -27,6 +27,8 @@ __all__ = ["CELLS", "PAGE", "main", "page", "write_page", "write_views"]
 
 CELLS = PROJECT_ROOT / "results" / "cells"
 PAGE = PROJECT_ROOT / "docs" / "results.md"
+CELLS_LINK = "../results/cells"
+"""The results of the cells, from the page."""
 FIGURE_FOLDER = "results"
 """Folder of the page's figures, next to the page."""
 COMMAND = "python -m training.experiments.tables --page"
@@ -85,10 +87,13 @@ def _files(table: Table, link: str) -> Iterator[tuple[str, str | bytes]]:
 # --- the page ----------------------------------------------------------------------------------------------------
 
 
-def page(results: Mapping[str, CellResult], *, link: str = "../results/cells") -> str:
+def page(results: Mapping[str, CellResult]) -> str:
     """Return docs/results.md: the experiments of the pocket edition of which half of the rows have a cell, and a list of the
     others."""
-    tables = _tables(results)
+    return _page(_tables(results), CELLS_LINK)
+
+
+def _page(tables: Mapping[str, Table], link: str) -> str:
     sections = [_section(name, table, link) for name, table in tables.items() if _is_shown(table)]
     others = [_missing(name, table) for name, table in tables.items() if not _is_shown(table)]
     if others:
@@ -98,10 +103,10 @@ def page(results: Mapping[str, CellResult], *, link: str = "../results/cells") -
 
 def write_page(results: Mapping[str, CellResult], path: Path = PAGE) -> list[Path]:
     """Write the page and its figures, and return the files. Figures of earlier cells are removed."""
-    folder, written = path.parent / FIGURE_FOLDER, [path]
-    atomic_write(path, page(results))
+    tables, folder, written = _tables(results), path.parent / FIGURE_FOLDER, [path]
+    atomic_write(path, _page(tables, CELLS_LINK))
     folder.mkdir(parents=True, exist_ok=True)
-    for name, table in _tables(results).items():
+    for name, table in tables.items():
         for view in _figures(table) if _is_shown(table) else ():
             figure = FIGURES[view](table)
             if figure is not None:

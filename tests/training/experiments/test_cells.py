@@ -144,7 +144,9 @@ def test_the_tables_of_an_experiment_that_is_killed_at_ten_random_moments(
     tmp_path: Path, common: dict[str, Any]
 ) -> None:
     rows = rows_of(["opd", "kd", "grpo", "pw_opsd", "eopd", "core"])
+    began = time.monotonic()
     finish(command(tmp_path / "whole", common, rows))
+    seconds = time.monotonic() - began
     started, moments = command(tmp_path / "killed", common, rows), random.Random(24)
     printed = list[str]()
     for number in range(KILLS):
@@ -153,7 +155,9 @@ def test_the_tables_of_an_experiment_that_is_killed_at_ten_random_moments(
             process = subprocess.Popen(
                 started, cwd=PROJECT_ROOT, stdout=output, stderr=output, start_new_session=True
             )
-            time.sleep(moments.uniform(2.0, 45.0))
+            time.sleep(
+                seconds * moments.uniform(0.1, 0.5)
+            )  # of which the start of the workers takes a quarter
             assert process.poll() is None, log.read_text()[-3000:]
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
