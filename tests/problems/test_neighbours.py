@@ -27,8 +27,9 @@ def compared_pairwise(
 
     def shingles(listed: list[str]) -> list[set[int]]:
         found = Compared.of(listed, 2).templates
-        ends = found.indptr.tolist()
-        return [set(found.indices[low:high].tolist()) for low, high in pairwise(ends)]
+        ends = [int(one) for one in found.indptr]
+        indices = [int(one) for one in found.indices]
+        return [set(indices[low:high]) for low, high in pairwise(ends)]
 
     own, other = shingles(texts), shingles(against)
     result = []

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 
 from tasks.errors import UserError
 from tasks.release.hub import Target
@@ -210,7 +210,8 @@ def test_the_card_of_a_student_has_the_licence_of_the_profile_and_its_release_na
         )
     overrides = {"run.output": str(out), "distill.licence": "mit", "evaluate.out": str(out / "none")}
     release(what="model", overrides=overrides, source=str(run))
-    data = ModelCard((out / "release/model-1.0.0/README.md").read_text(), ignore_metadata_errors=False).data
+    card = ModelCard((out / "release/model-1.0.0/README.md").read_text(), ignore_metadata_errors=False)
+    assert isinstance(data := card.data, ModelCardData)
     assert data.license == "mit"
     assert [(one.dataset_name, one.metric_value) for one in data.eval_results or []] == [
         ("200 held-out problems", 40.0),

@@ -99,7 +99,7 @@ def test_another_process_is_started_only_for_a_backlog(monkeypatch: pytest.Monke
         def stop(self) -> None: ...
 
     monkeypatch.setattr(grading, "WorkerProcess", Waiting)
-    jobs = [(r"\boxed{5}", "5", "math"), (r"\boxed{5}", "6", "math")]
+    jobs: list[grading.Response] = [(r"\boxed{5}", "5", "math"), (r"\boxed{5}", "6", "math")]
     with GradingPool(2) as pool:
         found = [pool.submit(grade_response, jobs) for _ in range(grading.BACKLOG)]
         assert len(pool._threads) == 1
