@@ -4,13 +4,12 @@ so that the server stays busy while the slowest answers of a batch are still bei
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
 from tasks.llm.chat import ChatModel, ChatOutcome, ChatRequest
-from tasks.processes.loops import cancel_the_others
+from tasks.processes.loops import LoopThread
 
 SHOW_S = 1.0  # seconds between two progress reports of a batch
 
@@ -53,19 +52,14 @@ class Turns:
 
     def __init__(self, model: Callable[[], ChatModel]) -> None:
         self._model = model
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="requests", daemon=True)
+        self._thread = LoopThread("requests")
         self._last: asyncio.Event | None = None
 
     def __enter__(self) -> Turns:
-        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(cancel_the_others(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._thread.close()
 
     def ask(self, requests: Sequence[ChatRequest]) -> Answers:
         """Submit a batch. It starts at once, or when the last request of the previous batch has been sent."""
@@ -85,4 +79,4 @@ class Turns:
             finally:
                 sent.set()
 
-        return Answers(asyncio.run_coroutine_threadsafe(answer(), self._loop), tally)
+        return Answers(self._thread.submit(answer()), tally)

@@ -6,7 +6,6 @@ keeps running; submitting the same job again while it runs attaches to it.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import shlex
@@ -16,7 +15,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,7 +24,7 @@ import httpx
 
 from tasks.errors import UserError
 from tasks.keys import is_secret
-from tasks.processes.loops import cancel_the_others
+from tasks.processes.loops import LoopThread
 from tasks.processes.ray_session import last_error_line
 from tasks.processes.supervisor import PATIENCE
 
@@ -230,16 +229,10 @@ def _lines(output: AsyncIterator[str]) -> Iterator[str]:
         return await anext(output, None)
 
     rest = ""
-    # not asyncio.Runner: on Ctrl-C it only cancels the task, which may ignore that
-    loop = asyncio.new_event_loop()
-    try:
-        while (piece := loop.run_until_complete(next_piece())) is not None:
+    with closing(LoopThread("job output")) as thread:
+        while (piece := thread.submit(next_piece()).result()) is not None:
             *lines, rest = (rest + piece).split("\n")
             yield from (line for line in lines if not any(mark in line for mark in OF_RAY))
-    finally:
-        loop.run_until_complete(cancel_the_others())
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
     if rest:
         yield rest
 
