@@ -128,10 +128,12 @@ class InProcessTeacher:
         that predict a batch's response tokens to the results of its sequences."""
         import torch
 
+        from training.products import float32_products
+
         longest = int(self._network.config.max_position_embeddings)
         check_sequences(sequences, vocabulary=len(self._weight), longest=longest)
         found: dict[int, Answer] = {}
-        with torch.inference_mode():
+        with torch.inference_mode(), float32_products():
             for chosen in batches_by_budget(
                 [len(one.tokens) for one in sequences], self.settings.token_budget
             ):

@@ -33,6 +33,7 @@ from training.data.batches import (
 from training.losses.base import LossInputs, TokenLoss
 from training.losses.head import chunked_head, self_divergence
 from training.losses.teacher_states import from_states
+from training.products import float32_products
 from training.scorers.scores import Scores
 from training.scorers.scoring import position_scores, token_logprobs
 from training.student.adapters import adapter_weights, lost_by_merging
@@ -142,6 +143,7 @@ class Student:
             memory=_most_memory(),
         )
 
+    @float32_products()
     def _accumulate(self, micro_batch: MicroBatch) -> tuple[float, dict[str, np.ndarray]]:
         """Add the gradient of one micro-batch. Return its share of the loss and the token loss's diagnostics."""
         sequences = micro_batch.sequences
@@ -203,6 +205,7 @@ class Student:
         found = self._read(sequences, self._scoring_with_entropy, training=False)
         return [Scores(sampled=one[:, 0].copy(), entropy=one[:, 1].copy()) for one in found]
 
+    @float32_products()
     def _read(
         self,
         sequences: Sequence[TokenSequence],
@@ -232,6 +235,7 @@ class Student:
         self._end_turn()
         return found
 
+    @float32_products()
     def self_divergence(self, sequence: TokenSequence) -> float:
         """Return the largest KL divergence (nats) of the student from itself over up to 64 response tokens: about 0."""
         check_sequences([sequence], vocabulary=self._vocabulary, longest=self._longest())
