@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 _ATEN = torch.ops.aten
 _PRODUCTS = {
     _ATEN.mm.default, _ATEN.addmm.default, _ATEN.addmm_.default, _ATEN.bmm.default, _ATEN.baddbmm.default,
     _ATEN.mm.out, _ATEN.addmm.out, _ATEN.bmm.out, _ATEN._scaled_dot_product_flash_attention_for_cpu.default,
+    # in inference mode these arrive whole:
+    _ATEN.linear.default, _ATEN.matmul.default, _ATEN.einsum.default, _ATEN.scaled_dot_product_attention.default,
 }  # fmt: skip
 
 
@@ -40,7 +42,7 @@ class Float32Products(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         given, named = list(args), dict(kwargs or {})
-        if func not in _PRODUCTS or not any(_is_narrow(value) for value in (*given, *named.values())):
+        if func not in _PRODUCTS or not any(map(_is_narrow, tree_leaves((given, named)))):
             return func(*given, **named)
         given, named = tree_map(_widened, (given, named))
         into = (kwargs or {}).get("out", args[0] if func is _ATEN.addmm_.default else None)

@@ -50,6 +50,16 @@ def test_values_and_gradients_are_those_of_float64_rounded(name: str, flash: boo
             torch.testing.assert_close(one.grad.double(), other.grad, rtol=2**-5, atol=2**-4)
 
 
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_values_are_the_same_in_inference_mode(name: str) -> None:
+    given = inputs()
+    with Float32Products():
+        expected = PRODUCTS[name](*given)
+        with torch.inference_mode():
+            found = PRODUCTS[name](*given)
+    assert found.dtype == torch.bfloat16 and torch.equal(found, expected)
+
+
 def test_a_sum_of_many_terms_is_rounded_once() -> None:
     """2**8 + 1 + ... + 1 is 2**8 if every partial sum is rounded to bfloat16."""
     ones = torch.ones(1, 513, dtype=torch.bfloat16)
@@ -57,6 +67,8 @@ def test_a_sum_of_many_terms_is_rounded_once() -> None:
     first[0, 0] = 256
     with Float32Products():
         assert (first @ ones.T).item() == 768
+        with torch.inference_mode():
+            assert linear(first, ones).item() == (first @ ones.T).item() == 768
         out = torch.empty(1, 1, dtype=torch.bfloat16)
         assert torch.mm(first, ones.T, out=out) is out and out.item() == 768
         total = torch.full((1, 1), 2.0, dtype=torch.bfloat16)
