@@ -5,7 +5,7 @@
 
 - `cpu` evaluates the pocket teacher on the benchmark `pocket` under avg16, and gives the same prompts, seeds and settings to a
   bare `LLM.generate`. Both are processes of their own from start to end: imports, engine, generation and, of the evaluation, Ray,
-  the ledger, both graders, scores and the page. Their texts must be equal.
+  the ledger, graders, scores and the page. Their texts must be equal.
 - `kills` sends SIGKILL to an evaluation with real engines, each time when its ledger has reached a random number of samples, and
   lets it finish. The result must have the bytes of one that was not killed, and no sample that was in the ledger may be generated
   again.

@@ -63,7 +63,7 @@ class EvaluateSettings(Settings):
     max_num_seqs: PositiveInt = 256
     health_timeout_s: PositiveFloat = 1800.0
     batch_invariant: bool = False
-    cpu_workers: PositiveInt = 2  # processes that grade
+    cpu_workers: PositiveInt | None = None  # processes that grade; None: half of the cores, at most 4
     prices: Prices = Prices()
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from typing import Any
 from tasks.config import PROJECT_ROOT
 from tasks.evaluate_settings import EvaluateSettings
 from tasks.llm.ledger import Ledger
+from tasks.processes.machine import available_cores
 from tasks.text import counted
 from training.evaluation.backends import backends
 from training.evaluation.contamination import Contamination, Training, contamination, training_of
@@ -22,6 +23,8 @@ from training.evaluation.jobs import Job, open_jobs, streams
 from training.evaluation.models import Model, open_evaluated
 from training.evaluation.results import METRICS, collect, cost, metrics, write_result
 
+GRADERS = 4
+"""Largest number of grading processes, unless the settings say otherwise."""
 LEDGER, TIMES, MERGED = "ledger.sqlite", "logs/generation.jsonl", "merged"
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 Log = Callable[[str], None]
@@ -66,7 +69,7 @@ def _generate(
     log: Log,
 ) -> None:
     """Generate and write the results of jobs, stream by stream."""
-    workers = model.settings.cpu_workers
+    workers = model.settings.cpu_workers or min(GRADERS, max(1, available_cores() // 2))
     with Ledger(out / LEDGER) as ledger, GradingPool(workers) as pool, backends(model, log) as backend:
         for thinking, sampling, group in streams(jobs):
             run = Run(model, ledger, pool, Clock(out / TIMES), log)

@@ -144,20 +144,19 @@ def test_the_tables_of_an_experiment_that_is_killed_at_ten_random_moments(
     tmp_path: Path, common: dict[str, Any]
 ) -> None:
     rows = rows_of(["opd", "kd", "grpo", "pw_opsd", "eopd", "core"])
-    began = time.monotonic()
     finish(command(tmp_path / "whole", common, rows))
-    seconds = time.monotonic() - began
     started, moments = command(tmp_path / "killed", common, rows), random.Random(24)
     printed = list[str]()
-    for number in range(KILLS):
-        log = tmp_path / f"killed-{number}.log"
+    for steps in sorted(moments.sample(range(len(rows) * STEPS - 2), KILLS)):
+        log = tmp_path / f"killed-{steps}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 started, cwd=PROJECT_ROOT, stdout=output, stderr=output, start_new_session=True
             )
-            time.sleep(
-                seconds * moments.uniform(0.1, 0.5)
-            )  # of which the start of the workers takes a quarter
+            while steps_done(tmp_path / "killed") < steps:
+                assert process.poll() is None, log.read_text()[-3000:]
+                time.sleep(0.1)
+            time.sleep(moments.uniform(0, 2))
             assert process.poll() is None, log.read_text()[-3000:]
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -166,6 +165,17 @@ def test_the_tables_of_an_experiment_that_is_killed_at_ten_random_moments(
     assert any("continuing after step" in one for one in printed)
     assert tables(tmp_path / "killed") == tables(tmp_path / "whole")
     assert set(tables(tmp_path / "whole")) == {"table.md", "table.csv", "table.tex"}
+
+
+def steps_done(folder: Path) -> int:
+    """Return the number of steps that the experiment in `folder` has finished: those of the finished cells, and those in the
+    checkpoints of the others."""
+    finished = {one.fingerprint[:12] for one in read_cells(folder / "results").values()}
+    saved = dict[str, int]()
+    for path in folder.glob("work/pocket/*/checkpoints/step-*"):
+        cell, step = path.parents[1].name, int(path.name.removeprefix("step-"))
+        saved[cell] = max(saved.get(cell, 0), step)
+    return STEPS * len(finished) + sum(steps for cell, steps in saved.items() if cell not in finished)
 
 
 def half_way(folder: Path) -> bool:
