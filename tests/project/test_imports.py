@@ -64,7 +64,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "training.weight_sync": ("tasks", "training.workers"),
     "training.scorers": (
-        "tasks", "tasks.llm", "tasks.processes.imports", "tasks.processes.memory", "training.data", "training.weight_sync",
+        "tasks", "tasks.llm", "tasks.processes.imports", "tasks.processes.memory", "training.data", "training.losses",
+        "training.weight_sync",
     ),
     "training.rollouts": (
         "tasks", "tasks.llm", "tasks.processes", "training.data", "training.weight_sync", "training.workers",

@@ -128,7 +128,7 @@ class InProcessTeacher:
         that predict a batch's response tokens to the results of its sequences."""
         import torch
 
-        from training.products import float32_products
+        from training.losses.products import float32_products
 
         longest = int(self._network.config.max_position_embeddings)
         check_sequences(sequences, vocabulary=len(self._weight), longest=longest)

@@ -32,8 +32,8 @@ from training.data.batches import (
 )
 from training.losses.base import LossInputs, TokenLoss
 from training.losses.head import chunked_head, self_divergence
+from training.losses.products import float32_products
 from training.losses.teacher_states import from_states
-from training.products import float32_products
 from training.scorers.scores import Scores
 from training.scorers.scoring import position_scores, token_logprobs
 from training.student.adapters import adapter_weights, lost_by_merging

@@ -73,7 +73,7 @@ def test_both_engines_agree_with_the_student_after_every_transfer(world: World) 
     for report in world.engines.confirm(snapshot):
         assert report.version == 1 and report.live.equal >= 1 and report.live.different == ()
     rollouts = world.engines.generate(asked, SAMPLING)
-    assert mismatch(world, asked, rollouts)[0] < 0.02
+    assert mismatch(world, asked, rollouts)[0] < 0.03
     assert {one.version for one in rollouts} == {1}
 
 
@@ -96,7 +96,7 @@ def test_an_engine_that_dies_in_a_rollout_batch_is_restarted_and_joins_the_next_
     assert len(world.losses) == 1 and "restarted with weight version 2" in world.losses[0]
     learn(world, asked, expected)
     world.student.sync(world.engines, 3)
-    assert mismatch(world, asked, world.engines.generate(asked, SAMPLING))[0] < 0.02
+    assert mismatch(world, asked, world.engines.generate(asked, SAMPLING))[0] < 0.03
 
 
 @pytest.mark.long
@@ -105,7 +105,7 @@ def test_an_engine_that_dies_before_a_transfer_is_restarted_for_it(world: World)
     kill(world, 0)
     world.student.sync(world.engines, 4)
     rollouts = world.engines.generate(asked, SAMPLING)
-    assert {one.version for one in rollouts} == {4} and mismatch(world, asked, rollouts)[0] < 0.02
+    assert {one.version for one in rollouts} == {4} and mismatch(world, asked, rollouts)[0] < 0.03
     assert len(world.losses) == losses + 1
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from training.products import Float32Products
+from training.losses.products import Float32Products
 
 PRODUCTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "mm": lambda x, y, _: x @ y.T,
