@@ -28,6 +28,7 @@ RAY_ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # with Ray's default of 15, workers get too little CPU time on a busy machine
+    "RAY_prestart_worker_first_driver": "0",  # every actor starts a worker of its own; idle ones cost CPU time and memory
     # Timeouts between Ray's processes; the defaults of 10 to 60 seconds are too short on a busy machine.
     "RAY_agent_register_timeout_ms": "120000",
     "RAY_raylet_start_wait_time_s": "240",
