@@ -21,14 +21,21 @@ _PRODUCTS = {
 
 @contextmanager
 def float32_products() -> Iterator[None]:
-    """Inside the block, the calling thread computes bfloat16 products in float32 and rounds the results, if the CPU lacks AVX-512
-    or AVX-NE-CONVERT. There PyTorch computes them element by element: on an AMD EPYC of the third generation at 1 GFLOPS, in
-    float32 at 60. Does nothing on other CPUs; products on a GPU are not affected."""
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    """Inside the block, the calling thread computes bfloat16 products in float32 and rounds the results, if there is no GPU and
+    the CPU lacks AVX-512 or AVX-NE-CONVERT. There PyTorch computes them element by element: on an AMD EPYC of the third
+    generation at 1 GFLOPS, in float32 at 60. Does nothing elsewhere."""
+    if has_bfloat16_products():
         yield
     else:
         with Float32Products():
             yield
+
+
+def has_bfloat16_products() -> bool:
+    """Return whether PyTorch has fast bfloat16 products for this machine: on its GPU, or by instructions of its CPU."""
+    if torch.cuda.is_available():
+        return True
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 class Float32Products(TorchDispatchMode):

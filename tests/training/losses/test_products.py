@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from training.losses.products import Float32Products
+from training.losses.products import Float32Products, float32_products
 
 PRODUCTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "mm": lambda x, y, _: x @ y.T,
@@ -81,3 +82,16 @@ def test_other_tensors_are_left_alone() -> None:
     with Float32Products():
         assert torch.equal(x.double() @ y.double().T, x.detach().double() @ y.detach().double().T)
         assert (x + 1).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("gpu", "fast"), [(True, True), (True, False), (False, True), (False, False)])
+def test_only_a_slow_cpu_without_a_gpu_needs_them(
+    monkeypatch: pytest.MonkeyPatch, gpu: bool, fast: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: fast)
+    if fast:
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    with float32_products():
+        assert isinstance(_get_current_dispatch_mode(), Float32Products) == (not gpu and not fast)
+    assert _get_current_dispatch_mode() is None
