@@ -27,8 +27,9 @@ class LoopThread:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def close(self) -> None:
-        """Cancel the unfinished tasks, close the asynchronous generators and end the thread. A second call does nothing."""
-        if self._loop.is_closed():
+        """Cancel the unfinished tasks, close the asynchronous generators and end the thread. Does nothing if it has ended, and in
+        a forked process, which has no such thread."""
+        if not self._thread.is_alive():
             return
         self.submit(_end_the_others()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)

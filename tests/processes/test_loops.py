@@ -30,6 +30,17 @@ next(found)
 raise RuntimeError("interrupted")
 """
 
+FORKED = """
+import os, sys
+from tasks.processes.loops import LoopThread
+
+thread = LoopThread("test")
+child = os.fork()
+if child == 0:
+    sys.exit(3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
 
 def test_the_end_of_a_thread_cancels_its_tasks_and_closes_its_generators() -> None:
     ended: list[str] = []
@@ -62,3 +73,10 @@ def test_a_program_with_an_open_generator_ends() -> None:
         [sys.executable, "-c", UNCAUGHT], check=False, capture_output=True, text=True, timeout=60
     )
     assert (found.stdout, found.stderr.splitlines()[-1]) == ("closed\n", "RuntimeError: interrupted")
+
+
+def test_a_forked_process_ends() -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", FORKED], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert (found.stdout, found.returncode) == ("3\n", 0)
