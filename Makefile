@@ -18,6 +18,9 @@ export $(AS_WRITTEN)
 
 BIN := .venv/bin
 READY := .venv/.ready
+# Modules that runs do not import. To compile them would double the time of setting up; Python does it when one is imported.
+NOT_COMPILED := /(tests?|testing)/|/transformers/models/|/vllm/(model_executor/)?models/|/ray/(data|llm|rllib|serve|train|tune)/|$\
+/openai/resources/|/sympy/physics/|/(anthropic|apprise|fontTools|matplotlib|numba|peft|pip|polars|pygments|sentry_sdk|trl|wandb)/
 DEVICE := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 SHELL := /bin/bash
 # uv does not read PIP_FIND_LINKS. Without a folder of wheels, a CPU machine installs torch from PyTorch's CPU index.
@@ -113,7 +116,9 @@ $(READY): pyproject.toml constraints.txt overrides.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	@echo "sure-math: installing packages"
-	@$(BIN)/uv pip install --python $(BIN)/python --quiet --compile-bytecode $(TORCH) \
+	@$(BIN)/uv pip install --python $(BIN)/python --quiet $(TORCH) \
 	  -c constraints.txt --override overrides.txt -e '.[$(DEVICE),dev]'
+	@$(BIN)/python -m compileall -qq -j 0 -x '$(NOT_COMPILED)' .venv/lib \
+	  || true  # some packages have templates of Python files
 	@touch $@
 	@echo "sure-math: .venv is ready"

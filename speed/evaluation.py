@@ -27,7 +27,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,8 @@ BOUND = 0.03  # the share of CPU seconds that an evaluation may add
 class Meter:
     """The CPU seconds of a process and its descendants. Short-lived ones lose at most what they take between two polls."""
 
-    seen: dict[tuple[int, float], float]
+    seen: dict[tuple[int, float], float] = field(default_factory=dict)
+    names: dict[tuple[int, float], str] = field(default_factory=dict)
 
     def poll(self, process: psutil.Process) -> None:
         """Read the counters of all processes that are alive."""
@@ -58,17 +59,29 @@ class Meter:
             family += process.children(recursive=True)
         for one in family:
             with contextlib.suppress(psutil.Error):
-                times = one.cpu_times()
-                self.seen[one.pid, one.create_time()] = times.user + times.system
+                times, key = one.cpu_times(), (one.pid, one.create_time())
+                self.seen[key] = times.user + times.system
+                self.names[key] = shown(one.cmdline())
 
     @property
     def total(self) -> float:
         return sum(self.seen.values())
 
+    def lines(self) -> list[str]:
+        """Return the processes that took half a second or more, the largest first."""
+        ordered = sorted(self.seen.items(), key=lambda item: -item[1])
+        return [f"  {seconds:8.1f} CPU s  {self.names[key]}" for key, seconds in ordered if seconds >= 0.5]
 
-def measured(command: Sequence[str], log: Path) -> tuple[float, float]:
-    """Run a command to its end; return its CPU seconds and its seconds."""
-    meter, began = Meter({}), time.monotonic()
+
+def shown(command: Sequence[str]) -> str:
+    """Return what a process runs, in at most 60 characters: its module or script, else its title."""
+    words = [word for word in " ".join(command).split() if not word.startswith("-") or word == "-m"]
+    return " ".join(Path(word).name for word in words)[:60]
+
+
+def measured(command: Sequence[str], log: Path) -> tuple[Meter, float]:
+    """Run a command to its end; return the CPU seconds of its processes, and its seconds."""
+    meter, began = Meter(), time.monotonic()
     with log.open("wb") as file:
         process = subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=file, stderr=subprocess.STDOUT)
         watched = psutil.Process(process.pid)
@@ -77,7 +90,7 @@ def measured(command: Sequence[str], log: Path) -> tuple[float, float]:
             time.sleep(POLL_S)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed: see {log}")
-    return meter.total, time.monotonic() - began
+    return meter, time.monotonic() - began
 
 
 def settings(folder: Path, problems: int, samples: int) -> EvaluateSettings:
@@ -140,9 +153,9 @@ def compare_cpu(folder: Path, problems: int, samples: int, order: Sequence[str])
         command = [sys.executable, __file__, "bare", str(place), *common]
         if side == "evaluation":
             command = evaluation_command(place, settings(place, problems, samples))
-        cpu, seconds = measured(command, folder / f"{side}-{number}.log")
-        found.setdefault(side, []).append(cpu)
-        print(f"{side:10s} {cpu:8.1f} CPU s {seconds:8.1f} s", flush=True)
+        meter, seconds = measured(command, folder / f"{side}-{number}.log")
+        found.setdefault(side, []).append(meter.total)
+        print(f"{side:10s} {meter.total:8.1f} CPU s {seconds:8.1f} s", *meter.lines(), sep="\n", flush=True)
     if len(found) == 2:
         own, plain = (sum(found[side]) / len(found[side]) for side in ("evaluation", "bare"))
         texts = json.loads(next(folder.glob("bare-*/texts.json")).read_text(encoding="utf-8"))

@@ -5,10 +5,9 @@
 
 Takes the RUN.json of a distillation and shortens the run to 60 steps of 4 prompts x 2 rollouts with a checkpoint every 7 steps.
 One run is not interrupted. Each trial kills the same run at a random moment of a random step (during generation, an update or a
-checkpoint), restarts it, and compares the SHA-256 of the final weights. With `--kills` a trial kills its run several times, each
-time within `--spread` seconds after the first step of that start, and then lets it finish. Use a fixed set of cores, since sums
-depend on the number of threads. Exits with code 1 if weights differ. Finished runs in `--work` are reused, so trials can be run
-one by one (`--trials 2`).
+checkpoint), restarts it, and compares the SHA-256 of the final weights. With `--kills` a trial kills its run at so many random
+steps, and then lets it finish. Use a fixed set of cores, since sums depend on the number of threads. Exits with code 1 if weights
+differ. Finished runs in `--work` are reused, so trials can be run one by one (`--trials 2`).
 """
 
 from __future__ import annotations
@@ -16,10 +15,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import random
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -83,24 +80,17 @@ def steps_done(run: Path) -> int:
 
 
 def kill_after(run: Path, step: int, delay: float) -> int:
-    """Start the run, kill it `delay` seconds after it has done `step` steps, and return the number of steps done."""
-    process = start(run)
-    while steps_done(run) < step:
-        if process.poll() is not None:
-            raise RuntimeError(f"{run} exited with {process.returncode} before step {step}")
-        time.sleep(POLL_S)
-    time.sleep(delay)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    return steps_done(run)
+    """Start the run, kill it `delay` seconds after it has done `step` steps, and return the number of steps done.
 
-
-def kill_again(run: Path, delay: float) -> int:
-    """Start the run, kill it `delay` seconds after the first step of this start, and return the number of steps done."""
+    The metrics of an earlier start hold steps after its last checkpoint, so they count only after the first step of this start.
+    Raises RuntimeError if the run ends before.
+    """
     log = run.parent / "train.log"
     before = log.stat().st_size if log.exists() else 0
     process = start(run)
-    while process.poll() is None and not re.search(rb"step \d+ of", log.read_bytes()[before:]):
+    while not re.search(rb"step \d+ of", log.read_bytes()[before:]) or steps_done(run) < step:
+        if process.poll() is not None:
+            raise RuntimeError(f"{run} exited with {process.returncode} before step {step}")
         time.sleep(POLL_S)
     time.sleep(delay)
     process.kill()
@@ -114,16 +104,13 @@ def weights(run: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def trial(number: int, run: Path, steps: int, kills: int, spread: float) -> str:
+def trial(number: int, run: Path, steps: int, kills: int) -> str:
     """Kill and resume one run. Return a row of the table without the last column."""
     draw, note = random.Random(number), run.parent / "killed-after"
+    kills_at = [(step, draw.random()) for step in sorted(draw.sample(range(1, steps - 2), kills))]
     done = note.read_text(encoding="ascii").split() if note.exists() else []
-    while len(done) < kills:
-        if kills == 1:
-            found = kill_after(run, draw.randint(3, steps - 3), draw.random())
-        else:
-            found = kill_again(run, draw.uniform(0, spread))
-        done.append(str(found))
+    for step, delay in kills_at[len(done) :]:
+        done.append(str(kill_after(run, step, delay)))
         note.write_text(" ".join(done), encoding="ascii")
     killed = ", ".join(done)
     seconds = finish(run)
@@ -144,7 +131,6 @@ def main() -> None:
         "--trials", type=int, nargs="*", default=[1, 2, 3], help="numbers of the trials; each seeds its kill"
     )
     parser.add_argument("--kills", type=int, default=1, help="kills of each trial")
-    parser.add_argument("--spread", type=float, default=15.0, help="seconds after a start's first step")
     options = parser.parse_args()
     work = options.work.resolve()
     whole = write_run(options.run, work / "undisturbed", options.steps)
@@ -154,7 +140,7 @@ def main() -> None:
     same = True
     for number in options.trials:
         run = write_run(options.run, work / f"killed-{number}", options.steps)
-        row = trial(number, run, options.steps, options.kills, options.spread)
+        row = trial(number, run, options.steps, options.kills)
         equal = weights(run) == expected
         same = same and equal
         print(f"{row} | {'yes' if equal else 'NO'} |", flush=True)
