@@ -112,7 +112,7 @@ class SharedClients:
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Mapping[str, openai.AsyncOpenAI]]:
         """Yield the clients by address. Raises the errors of `open_client`."""
-        if not self._blocks:
+        if not self._clients:
             self._clients = {base_url: open_client(self._role, base_url) for base_url in self._base_urls}
         clients = self._clients
         self._blocks += 1
@@ -120,8 +120,12 @@ class SharedClients:
             yield clients
         finally:
             self._blocks -= 1
-            if not self._blocks:
-                await asyncio.gather(*(client.close() for client in clients.values()))
+            try:
+                await asyncio.sleep(0)  # a batch that waited for the last request of this one takes over
+            finally:
+                if not self._blocks and self._clients is clients:
+                    self._clients = {}
+                    await asyncio.gather(*(client.close() for client in clients.values()))
 
 
 def _http_client(base_url: str) -> httpx2.AsyncClient:

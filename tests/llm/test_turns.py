@@ -6,11 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+import openai
 import pytest
 
 from tasks.config import ModelRole, Sampling
 from tasks.errors import UserError
+from tasks.llm import endpoint
 from tasks.llm.chat import ChatModel, ChatOutcome, ChatRequest, Completion
+from tasks.llm.endpoint import open_client
 from tasks.llm.turns import Turns
 from tests.scripted_server import ScriptedServer, running
 
@@ -52,13 +55,20 @@ def test_the_answers_of_every_batch_are_in_the_order_of_its_requests() -> None:
         assert model.usage.completions == 55
 
 
-def test_batches_that_overlap_share_their_connections() -> None:
-    with running(delay_s=0.02) as server, Turns(lambda: model) as turns:
+def test_batches_that_overlap_share_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = list[str]()
+
+    def counting(role: ModelRole, base_url: str) -> openai.AsyncOpenAI:
+        opened.append(base_url)
+        return open_client(role, base_url)
+
+    monkeypatch.setattr(endpoint, "open_client", counting)
+    with running(delay_s=0.1) as server, Turns(lambda: model) as turns:
         model = model_at(server)
         answers = [turns.ask(requests(*(f"{batch}-{number}" for number in range(20)))) for batch in range(5)]
         assert sum(len(texts(one.wait(lambda _done: None))) for one in answers) == 100
     assert server.most_at_once == 4
-    assert server.connections <= 8  # 20 without sharing; a slot may be free before its connection is
+    assert opened == [server.base_url]  # and with it the connections; 5 without sharing
 
 
 def test_the_next_batch_starts_only_when_the_last_request_has_been_sent() -> None:
