@@ -61,7 +61,7 @@ class Meter:
             with contextlib.suppress(psutil.Error):
                 times, key = one.cpu_times(), (one.pid, one.create_time())
                 self.seen[key] = times.user + times.system
-                self.names[key] = shown(one.cmdline())
+                self.names[key] = shown(one.cmdline()) or self.names.get(key, "")  # none once it has ended
 
     @property
     def total(self) -> float:
@@ -70,11 +70,11 @@ class Meter:
     def lines(self) -> list[str]:
         """Return the processes that took half a second or more, the largest first."""
         ordered = sorted(self.seen.items(), key=lambda item: -item[1])
-        return [f"  {seconds:8.1f} CPU s  {self.names[key]}" for key, seconds in ordered if seconds >= 0.5]
+        return [f"  {seconds:8.1f} CPU s  {self.names.get(key, '')}" for key, seconds in ordered if seconds >= 0.5]
 
 
 def shown(command: Sequence[str]) -> str:
-    """Return what a process runs, in at most 60 characters: its module or script, else its title."""
+    """Return the command line of a process without options and folders, in at most 60 characters."""
     words = [word for word in " ".join(command).split() if not word.startswith("-") or word == "-m"]
     return " ".join(Path(word).name for word in words)[:60]
 

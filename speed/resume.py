@@ -132,6 +132,8 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=1, help="kills of each trial")
     options = parser.parse_args()
+    if not 0 < options.kills < options.steps - 2:
+        parser.error(f"--kills is at least 1 and at most {options.steps - 3}, for {options.steps} steps")
     work = options.work.resolve()
     whole = write_run(options.run, work / "undisturbed", options.steps)
     seconds, expected = finish(whole), weights(whole)
