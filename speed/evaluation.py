@@ -70,7 +70,9 @@ class Meter:
     def lines(self) -> list[str]:
         """Return the processes that took half a second or more, the largest first."""
         ordered = sorted(self.seen.items(), key=lambda item: -item[1])
-        return [f"  {seconds:8.1f} CPU s  {self.names.get(key, '')}" for key, seconds in ordered if seconds >= 0.5]
+        return [
+            f"  {seconds:8.1f} CPU s  {self.names.get(key, '')}" for key, seconds in ordered if seconds >= 0.5
+        ]
 
 
 def shown(command: Sequence[str]) -> str:
