@@ -16,7 +16,7 @@ from typing import Final
 from tasks.answers import grade
 from tasks.errors import UserError
 from tasks.processes.machine import available_cores
-from tasks.processes.mapper import WorkerDied, WorkerProcess
+from tasks.processes.worker_process import WorkerDied, WorkerProcess
 
 MAX_WORKERS: Final = 4
 _AT_ONCE: Final = (

@@ -18,9 +18,10 @@ from tasks.identity import canonical_json
 from tasks.llm.callbacks import OnProgress, OnWait
 from tasks.llm.chat import ChatModel, ChatOutcome, ChatRequest, Failure, Usage
 from tasks.llm.completions import plausible
-from tasks.llm.engines import Engines, OnResult, Result, SampleFailure, SampleOutput, SamplePrompt
+from tasks.llm.engines import Engines, OnResult
 from tasks.llm.invariance import BatchInvariance
 from tasks.llm.ledger import Ledger
+from tasks.llm.offline_engine import Result, SampleFailure, SampleOutput, SamplePrompt
 from tasks.llm.servers import check_endpoint
 from tasks.llm.vllm_options import LogprobsMode
 from tasks.rows import Reason, Response
@@ -39,7 +40,7 @@ class TeacherSampler:
     same rows through `ChatModel`, which stores its answers in `ledger`; it supports raw log-probabilities only.
 
     Entering raises `UserError` if the model is missing, the endpoint does not answer, or an engine does not start within
-    `serve.health_timeout_s`. The engines (and Ray, if started here) end with the block, whatever ends it.
+    `serve.health_timeout_s`. The engines end with the block, whatever ends it.
     """
 
     def __init__(

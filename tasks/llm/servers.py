@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import re
 import socket
 import subprocess
 import sys
@@ -17,7 +16,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import shorten
 
 import httpx
 
@@ -27,6 +25,7 @@ from tasks.keys import environment_without_keys
 from tasks.llm.callbacks import WAIT_NOTICE_S, OnWait
 from tasks.llm.chat_templates import role_template
 from tasks.llm.endpoint import BadStatus, ConnectionFailed, open_client
+from tasks.llm.engine_log import last_complaint, last_step
 from tasks.llm.invariance import BatchInvariance, check_invariance, server_probes
 from tasks.llm.model_folder import model_folder
 from tasks.llm.offers import MODELS_TIMEOUT_S, Offer, Silent, difference, request_offer
@@ -34,19 +33,6 @@ from tasks.llm.vllm_options import MIN_BATCHED_TOKENS, engine_environment
 from tasks.processes.machine import device_is_cpu, engine_device
 
 STOP_S = 12.0
-LOG_PREFIX = re.compile(r"^(\([^)]*\)\s*)?((INFO|WARNING|ERROR|DEBUG)\s+[\d-]+ [\d:.]+ )?(\[[^\]]+\]\s*)?")
-COMPLAINT = re.compile(r"\b(\w+Error|\w*Exception|error):\s*\S")
-STEP = re.compile(
-    r"(Downloading|Compiling|Capturing|torch\.compile|Starting to load|Model loading|Loading (model|weights|safetensors))\b",
-    re.IGNORECASE,
-)
-"""What vLLM logs of the steps of its start; all other lines are of no interest while one waits."""
-LINE_CHARS, COMPLAINT_CHARS = 100, 400
-SECONDARY_ERRORS = (
-    "Engine core initialization failed",
-    "See root cause above",
-    "WorkerProc initialization failed",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,38 +170,6 @@ def server_command(
     flags += ["--enforce-eager", "--no-enable-chunked-prefill"] if on_cpu else []
     pairs = [text for name, value in options.items() for text in (name, str(value))]
     return [sys.executable, "-P", "-m", "tasks.llm.vllm_server", *pairs, *flags]
-
-
-def last_complaint(log: Path) -> str:
-    """Return the line of `log` that best explains a failure: the last error that does not refer to another one, else the last
-    line."""
-    lines = _lines(log)
-    errors = [
-        line
-        for line in lines
-        if COMPLAINT.search(line) and not any(phrase in line for phrase in SECONDARY_ERRORS)
-    ]
-    return shorten((errors or lines or ["the log is empty"])[-1], COMPLAINT_CHARS, placeholder=" ...")
-
-
-def last_step(log: Path) -> str:
-    """Return the last line of `log` about a step of the engine's start, shortened at a word; empty if there is none."""
-    steps = [line for line in _lines(log) if STEP.match(line)]
-    return shorten(steps[-1], LINE_CHARS, placeholder=" ...") if steps else ""
-
-
-def _lines(log: Path) -> list[str]:
-    """Return the last lines of `log` without their prefixes; a progress bar counts with its last state."""
-    lines = [LOG_PREFIX.sub("", line.rpartition("\r")[2]).strip() for line in _tail(log).split("\n")]
-    return [line for line in lines if line]
-
-
-def _tail(log: Path, size: int = 100_000) -> str:
-    if not log.exists():
-        return ""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - size))
-        return file.read().decode("utf-8", "replace")
 
 
 def free_port(serve: Serve) -> int:

@@ -6,30 +6,25 @@ the calling process. Only a few items are submitted ahead of the one whose resul
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pickle
 import socket
-import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import IO, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from tasks.errors import UserError
-from tasks.keys import environment_without_keys
 from tasks.processes.machine import available_cores
 from tasks.processes.ray_session import RAY_ENVIRONMENT
+from tasks.processes.worker_process import WorkerProcess
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Mapper = Callable[[Callable[[Item], Result], Iterable[Item]], Iterator[Result]]
 
 _AHEAD: Final = 2  # items per worker
-_LENGTH_BYTES: Final = 8
 _CONNECT_S: Final = 10.0
 
 
@@ -95,79 +90,6 @@ def _processes(workers: int) -> Iterator[Mapper[Any, Any]]:
         worker.stop()
 
 
-class WorkerDied(UserError):
-    """A worker process ended while it ran a function."""
-
-
-class WorkerProcess:
-    """A process that calls functions one at a time. It ends when its standard input closes, so it never outlives its
-    parent."""
-
-    def __init__(self) -> None:
-        paths = os.pathsep.join(path for path in sys.path if path)
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tasks.processes.mapper"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env=environment_without_keys() | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-
-    def call(self, function: Callable[[Any], Any], item: Any) -> Any:
-        """Return `function(item)`, computed in the worker. Raises its exception, or `WorkerDied`."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        try:
-            _send(self.process.stdin, (function, item))
-            good, value = _receive(self.process.stdout)
-        except (OSError, EOFError) as error:
-            raise WorkerDied(
-                f"a worker process died while it ran {function.__name__} (exit status {self.process.wait()}), possibly out"
-                " of memory: lower run.cpu_workers and start again"
-            ) from error
-        if not good:
-            raise value
-        return value
-
-    def stop(self) -> None:
-        """Terminate the process and reap it."""
-        self.process.kill()
-        self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
-            assert stream is not None
-            with contextlib.suppress(OSError):  # data that a dead worker did not read
-                stream.close()
-
-
-def _send(stream: IO[bytes], value: Any) -> None:
-    data = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
-    stream.write(len(data).to_bytes(_LENGTH_BYTES, "big"))
-    stream.write(data)
-    stream.flush()
-
-
-def _receive(stream: IO[bytes]) -> Any:
-    """Return the next value. Raises `EOFError` if the other process has closed the stream."""
-    length = int.from_bytes(stream.read(_LENGTH_BYTES), "big")
-    data = stream.read(length)
-    if not length or len(data) < length:
-        raise EOFError
-    return pickle.loads(data)
-
-
-def _serve() -> None:
-    """Run the worker: read calls from standard input, write results to the original standard output."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and stops its workers
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # keep printed text out of the results
-    with contextlib.suppress(EOFError, BrokenPipeError):
-        while True:
-            function, item = _receive(sys.stdin.buffer)
-            try:
-                reply = True, function(item)
-            except Exception as error:
-                reply = False, error
-            _send(replies, reply)
-
-
 # --- Ray ---------------------------------------------------------------------------------------------------------
 
 
@@ -205,7 +127,3 @@ def _must_answer(address: str) -> None:
     host, separator, port = address.removeprefix("ray://").rpartition(":")
     if separator:
         socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
-
-
-if __name__ == "__main__":
-    _serve()

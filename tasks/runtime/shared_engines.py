@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -27,11 +28,11 @@ def sharing_engines(run: Run, log: Callable[[str], None]) -> Iterator[Run]:
 def engines_in_order(run: Run) -> tuple[Engine, ...]:
     """Return the engines of a build in the order of their first use.
 
-    With a Ray cluster for the stages without a model, the teacher's engines, which run in a Ray of their own, cannot start
-    before these stages have ended: this process can be connected to one Ray only.
+    If both the stages without a model and the teacher's engines run on a Ray cluster, the engines cannot start before these
+    stages have ended: this process has one connection to Ray, which ends with the stages.
     """
     sampler = teacher(run)
-    if run.config.ray.address is not None:
+    if run.config.ray.address is not None and os.environ.get("RAY_ADDRESS"):
         sampler = dataclasses.replace(sampler, memory=None)
     judge = () if run.config.cluster.judge == "never" else (server(run, "equivalence_judge"),)
     return (server(run, "evolver"), server(run, "quality_judge"), sampler, *judge)

@@ -20,8 +20,8 @@ import pytest
 from tasks.answers.token_spans import TokenSpans
 from tasks.config import ModelRole, Sampling, Serve
 from tasks.errors import UserError
-from tasks.llm.engines import SampleOutput
 from tasks.llm.ledger import Ledger
+from tasks.llm.offline_engine import SampleOutput
 from tasks.llm.sampler import SampleFailure, SamplePrompt, TeacherSampler
 from tasks.processes.ray_session import last_error_line
 from tasks.rows import Reason, Response
@@ -135,7 +135,7 @@ def test_a_missing_model_is_named_before_an_engine_starts(tmp_path: Path) -> Non
 
 
 def test_the_cause_of_an_engines_death_is_found_in_rays_report() -> None:
-    report = "ray::_EngineActor.__init__() ValueError: x\n  File 'a'\nValueError: no room for the cache\n"
+    report = "ray::OfflineEngine.__init__() ValueError: x\n  File 'a'\nValueError: no room for the cache\n"
     assert last_error_line(report) == "ValueError: no room for the cache"
     killed = "2 worker(s) were killed due to the node running low on memory. Memory was 22.8GB\nRefer to the documentation"
     assert last_error_line(killed).startswith("the machine ran out of memory")
@@ -196,7 +196,7 @@ def test_a_prompt_that_does_not_fit_is_a_failure_between_good_rows(engine: Teach
 
 
 OWNER = """
-import dataclasses, json, sys, time
+import dataclasses, json, sys
 from pathlib import Path
 from tasks.config import ModelRole, Sampling, Serve
 from tasks.llm.sampler import SamplePrompt, TeacherSampler
@@ -209,7 +209,8 @@ with TeacherSampler(role, root=Path(sys.argv[1]), identity="u") as sampler:
     rows = sampler.sample(prompts, 256, Sampling(temperature=0.7, top_p=1.0, max_tokens=1), "f")
     rows += sampler.sample(prompts, 2, Sampling(temperature=0.5, top_p=0.5, max_tokens=20), "f")
     print(json.dumps([dataclasses.asdict(row) for row in rows]), flush=True)
-    time.sleep(300)
+    while True:  # it is killed while its engine works
+        sampler.sample(prompts, 256, Sampling(temperature=0.7, top_p=1.0, max_tokens=100), "f")
 """
 
 
@@ -227,7 +228,7 @@ def test_log_probabilities_are_the_models_own_and_a_killed_owner_leaves_nothing(
             assert owner.stdout is not None
             rows = json.loads(owner.stdout.readline())
             family = psutil.Process(owner.pid).children(recursive=True)
-            assert len(family) >= 3
+            assert family
         finally:
             owner.kill()
         assert gone_within(family, 10.0) == []

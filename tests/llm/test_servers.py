@@ -20,8 +20,9 @@ from tasks.config import ModelRole, Sampling, Serve
 from tasks.errors import UserError
 from tasks.llm import servers
 from tasks.llm.chat import ChatModel, ChatRequest, Completion
+from tasks.llm.engine_log import last_complaint, last_step
 from tasks.llm.model_folder import model_folder
-from tasks.llm.servers import last_complaint, last_step, server_command, serving
+from tasks.llm.servers import server_command, serving
 from tasks.llm.tokenizer import load_tokenizer
 from tasks.llm.vllm_options import engine_environment
 from tasks.processes.machine import available_cores

@@ -318,12 +318,14 @@ def test_the_papers_large_model_is_loaded_once_and_shares_no_gpu(
 
 
 def test_engines_that_a_build_does_not_need_or_cannot_have_early_are_not_started_ahead(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "equivalence_judge" not in order_of("pocket", {"cluster.judge": "never"}, tmp_path)
-    assert (
-        order_of("pocket", {"ray.address": "auto"}, tmp_path)["teacher"].memory is None
-    )  # one Ray per process
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    own = order_of("pocket", {"ray.address": "auto"}, tmp_path)["teacher"]
+    assert own.memory is not None  # its engines run on this machine
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    assert order_of("pocket", {"ray.address": "auto"}, tmp_path)["teacher"].memory is None  # one connection
 
 
 def test_the_stages_of_a_build_get_a_run_with_the_pool(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tasks.answers import equivalence, mathverify
 from tasks.answers.token_spans import TokenSpans
 from tasks.config import ClusterSettings, ModelRole, Serve
-from tasks.llm.engines import SampleFailure, SampleOutput, SamplePrompt
+from tasks.llm.offline_engine import SampleFailure, SampleOutput, SamplePrompt
 from tasks.llm.sampler import Sampled, TeacherSampler
 from tasks.rows import JudgedPair, Problem, Reason, Reject, Response, Role, Tier, Uncertainty
 from tasks.runtime.clustering import annotate, decide_pairs, undecided

@@ -15,7 +15,7 @@ import pytest
 import training.rewards
 from tasks.answers import grade
 from tasks.errors import UserError
-from tasks.processes.mapper import WorkerDied
+from tasks.processes.worker_process import WorkerDied
 from training.rewards import Grader
 
 GOLD = ["4", "\\frac{1}{2}", "50\\%", "x+1", "2\\sqrt{2}", "(1,2)", "1, 2", "\\{1,2\\}", "3.142", "12 cm"]
@@ -51,7 +51,7 @@ def test_grades_in_any_order_are_those_of_grade_also_after_a_worker_was_killed(e
     with Grader(2) as grader:
         assert results(grader, PAIRS) == expected
         workers = [one for one in children() if one not in before and one.ppid() == os.getpid()]
-        workers = [one for one in workers if "tasks.processes.mapper" in one.cmdline()]
+        workers = [one for one in workers if "tasks.processes.worker_process" in one.cmdline()]
         assert len(workers) == 2
         loaded = {mapped.path for one in workers for mapped in one.memory_maps()}
         assert {path for path in loaded if "/torch/" in path or "/_raylet" in path} == set()

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from tasks.config import PROJECT_ROOT
 from tasks.llm.completions import storable
-from tasks.llm.engines import Engines, Result, SampleFailure, SamplePrompt
+from tasks.llm.engines import Engines
+from tasks.llm.offline_engine import Result, SampleFailure, SamplePrompt
 from tasks.rows import Reason
 from training.evaluation.jobs import EvaluationSampling
 from training.evaluation.models import Model

@@ -16,7 +16,7 @@ from tasks.answers.extraction import extract_answer
 from tasks.answers.grading import grade, math_verify_grade
 from tasks.benchmarks.base import AnswerType
 from tasks.errors import UserError
-from tasks.processes.mapper import WorkerDied, WorkerProcess
+from tasks.processes.worker_process import WorkerDied, WorkerProcess
 from tasks.uncertainty.clusters import cluster_answers
 
 VERSION: Final = 1

@@ -16,8 +16,8 @@ from tasks.config import PROJECT_ROOT, Sampling
 from tasks.errors import UserError
 from tasks.evaluate_settings import EvaluateSettings
 from tasks.identity import fingerprint, request_seed
-from tasks.llm.engines import SamplePrompt
 from tasks.llm.ledger import request_key
+from tasks.llm.offline_engine import SamplePrompt
 from tasks.text import control_token
 from training.evaluation import grading
 

@@ -13,8 +13,8 @@ from tasks.config import PROJECT_ROOT, ModelRole, Serve
 from tasks.errors import UserError
 from tasks.evaluate_settings import EvaluateSettings
 from tasks.llm.chat_templates import role_identity, role_template
-from tasks.llm.engines import SamplePrompt
 from tasks.llm.model_folder import named_folder
+from tasks.llm.offline_engine import SamplePrompt
 from tasks.llm.prompt_tokens import PromptEncoder
 from tasks.llm.tokenizer_identity import template_identity
 from tasks.processes.machine import device_is_cpu

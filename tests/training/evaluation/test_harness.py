@@ -13,7 +13,7 @@ import pytest
 from tasks.answers.token_spans import TokenSpans
 from tasks.errors import UserError
 from tasks.evaluate_settings import EvaluateSettings
-from tasks.llm.engines import SampleFailure, SampleOutput, SamplePrompt
+from tasks.llm.offline_engine import SampleFailure, SampleOutput, SamplePrompt
 from tasks.storage.tables import read_rows
 from tests.scripted_server import ScriptedServer, running
 from training.compare import main as compare_main

@@ -16,7 +16,7 @@ from tasks.answers.token_spans import TokenSpans
 from tasks.config import PROJECT_ROOT
 from tasks.evaluate_settings import EvaluateSettings
 from tasks.identity import request_seed
-from tasks.llm.engines import SampleOutput
+from tasks.llm.offline_engine import SampleOutput
 from tasks.storage.tables import read_rows
 from tests.training.evaluation.test_harness import Inline
 from training.config import EvaluationSettings
