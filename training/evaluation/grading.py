@@ -6,7 +6,9 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
@@ -26,7 +28,7 @@ INVALID: Final = -1
 BACKLOG: Final = 16
 """Batches that a grading process may have to do before another one is started."""
 _ATTEMPTS: Final = 3
-_INTEGER: Final = re.compile(r"-?\d{1,15}")
+_RATIONAL: Final = re.compile(r"-?(\d{1,15}|\d{1,6}/\d{1,6})")
 Response = tuple[str, str | None, AnswerType]
 """A response, its gold answer, and the type of answer."""
 Answers = tuple[Sequence[str | None], AnswerType]
@@ -63,9 +65,10 @@ def grade_response(job: Response) -> Grade:
 
 @lru_cache(maxsize=1 << 16)
 def _second_grade(answer: str, gold: str) -> bool:
-    """Return Math-Verify's grade. Integers are compared here, since it would do no more."""
-    if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold):
-        return int(answer) == int(gold)
+    """Return Math-Verify's grade. Integers and fractions are compared here, since it would do no more."""
+    if _RATIONAL.fullmatch(answer) and _RATIONAL.fullmatch(gold):
+        with suppress(ZeroDivisionError):
+            return Fraction(answer) == Fraction(gold)
     return math_verify_grade(f"\\boxed{{{answer}}}", gold)
 
 

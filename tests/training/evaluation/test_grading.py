@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 import pytest
 
 from tasks.answers.choice import extract_choice, lettered
+from tasks.answers.mathverify import verify
 from tasks.benchmarks.base import AnswerType
 from tasks.errors import UserError
 from training.evaluation import grading
-from training.evaluation.grading import Grade, GradingPool, cluster_labels, grade_response
+from training.evaluation.grading import Grade, GradingPool, _second_grade, cluster_labels, grade_response
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,30 @@ def test_options_have_letters() -> None:
 )
 def test_grades(text: str, gold: str | None, kind: AnswerType, grade: Grade) -> None:
     assert grade_response((text, gold, kind)) == grade
+
+
+def test_fractions_have_the_grade_that_math_verify_gives_them() -> None:
+    rng = random.Random(0)
+
+    def number(most: int) -> str:
+        sign = "-" if rng.random() < 0.2 else ""
+        return f"{sign}{rng.randint(0, most)}" + (f"/{rng.randint(1, most)}" if rng.random() < 0.8 else "")
+
+    pairs = [(number(most), number(most)) for most in (4, 12, 999_999) for _ in range(40)]
+    pairs += [(f"{n}/{n + 1}", f"{n + 1}/{n + 2}") for n in range(999_990, 999_997)]  # they differ by 1e-12
+    pairs += [(f"{12 * n}/{12 * d}", f"{n}/{d}") for n, d in ((1, 7), (5, 3), (83, 999), (0, 5))]
+    pairs += [
+        ("-0", "0"),
+        ("007", "7"),
+        ("-0/5", "0"),
+        ("4/2", "2"),
+        ("1/0", "2"),
+        ("0/0", "1"),
+        ("0/0", "2/0"),
+    ]
+    grades = [_second_grade.__wrapped__(*pair) for pair in pairs]
+    assert grades == [verify(*pair, 10.0) is True for pair in pairs]
+    assert sum(grades) == 11
 
 
 def test_answers_are_clustered_by_meaning_and_no_answer_is_invalid() -> None:
