@@ -29,6 +29,7 @@ BACKLOG: Final = 16
 """Batches that a grading process may have to do before another one is started."""
 _ATTEMPTS: Final = 3
 _RATIONAL: Final = re.compile(r"-?(\d{1,15}|\d{1,6}/\d{1,6})")
+_OPEN_PAIR: Final = re.compile(r"\((-?\d{1,6}|-\\infty), ?(-?\d{1,6}|\\infty)\)")
 Response = tuple[str, str | None, AnswerType]
 """A response, its gold answer, and the type of answer."""
 Answers = tuple[Sequence[str | None], AnswerType]
@@ -65,11 +66,25 @@ def grade_response(job: Response) -> Grade:
 
 @lru_cache(maxsize=1 << 16)
 def _second_grade(answer: str, gold: str) -> bool:
-    """Return Math-Verify's grade. Integers and fractions are compared here, since it would do no more."""
-    if _RATIONAL.fullmatch(answer) and _RATIONAL.fullmatch(gold):
-        with suppress(ZeroDivisionError):
-            return Fraction(answer) == Fraction(gold)
+    """Return Math-Verify's grade. Plain numbers and pairs of them are compared here, since it would do no more."""
+    for value in (_fraction, _pair):
+        first, second = value(answer), value(gold)
+        if first is not None and second is not None:
+            return first == second
     return math_verify_grade(f"\\boxed{{{answer}}}", gold)
+
+
+def _fraction(answer: str) -> Fraction | None:
+    """Return the value of an integer or a fraction of integers."""
+    with suppress(ZeroDivisionError):
+        return Fraction(answer) if _RATIONAL.fullmatch(answer) else None
+    return None
+
+
+def _pair(answer: str) -> tuple[float, ...] | None:
+    r"""Return the numbers of a point or an open interval, "(2, 5)" or "(-\infty, 5)", which Math-Verify reads as tuples."""
+    found = _OPEN_PAIR.fullmatch(answer)
+    return None if found is None else tuple(float(end.replace("\\infty", "inf")) for end in found.groups())
 
 
 def cluster_labels(job: Answers) -> list[int]:

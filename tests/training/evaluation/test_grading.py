@@ -82,6 +82,19 @@ def test_fractions_have_the_grade_that_math_verify_gives_them() -> None:
     assert sum(grades) == 11
 
 
+def test_pairs_of_integers_have_the_grade_that_math_verify_gives_them() -> None:
+    rng = random.Random(0)
+
+    def pair() -> str:
+        low, high = rng.choice(["-\\infty", "-1", "0", "1", "2"]), rng.choice(["\\infty", "1", "2"])
+        return f"({low}, {high})" if rng.random() < 0.8 else f"({low},{high})"
+
+    pairs = [(pair(), pair()) for _ in range(60)]
+    grades = [_second_grade.__wrapped__(*one) for one in pairs]
+    assert grades == [verify(*one, 10.0) is True for one in pairs]
+    assert sum(grades) == 3
+
+
 def test_answers_are_clustered_by_meaning_and_no_answer_is_invalid() -> None:
     assert cluster_labels((["1/2", None, "0.5", "3", None], "math")) == [0, -1, 0, 2, -1]
     assert cluster_labels((["A", "B", "A"], "choice")) == [0, 1, 0]
