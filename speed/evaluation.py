@@ -1,11 +1,12 @@
 """CPU seconds of an evaluation compared with a bare engine, and an evaluation that is killed.
 
-    PYTHONPATH=. python speed/evaluation.py cpu FOLDER [--problems 500] [--samples 16] [--order bare evaluation]
+    PYTHONPATH=. python speed/evaluation.py cpu FOLDER [--problems 500] [--samples 16] [--order bare evaluation | --together]
     PYTHONPATH=. python speed/evaluation.py kills FOLDER [--problems 200] [--samples 8] [--kills 3]
 
 - `cpu` evaluates the pocket teacher on the benchmark `pocket` under avg16, and gives the same prompts, seeds and settings to a
-  bare `LLM.generate`. Both are processes of their own from start to end: imports, engine, generation and, of the evaluation, Ray,
-  the ledger, graders, scores and the page. Their texts must be equal.
+  bare `LLM.generate`. Both are processes of their own from start to end: imports, engine, generation and, of the evaluation,
+  the ledger, graders, scores and the page. Their texts must be equal. With `--together` both run at once, with one thread each,
+  so that a change of the machine's speed concerns both.
 - `kills` sends SIGKILL to an evaluation with real engines, each time when its ledger has reached a random number of samples, and
   lets it finish. The result must have the bytes of one that was not killed, and no sample that was in the ledger may be generated
   again.
@@ -22,10 +23,12 @@ import os
 import random
 import signal
 import sqlite3
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,22 +147,29 @@ def bare(folder: Path, problems: int, samples: int) -> None:
     (folder / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
 
 
-def compare_cpu(folder: Path, problems: int, samples: int, order: Sequence[str]) -> None:
-    """Print CPU seconds and seconds of each side, and the share that the evaluation adds."""
+def one_side(folder: Path, problems: int, samples: int, number: int, side: str) -> float:
+    """Run a side to its end, print its seconds and return its CPU seconds."""
+    place = folder / f"{side}-{number}"
+    place.mkdir()
+    common = ["--problems", str(problems), "--samples", str(samples)]
+    command = [sys.executable, __file__, "bare", str(place), *common]
+    if side == "evaluation":
+        command = evaluation_command(place, settings(place, problems, samples))
+    meter, seconds = measured(command, folder / f"{side}-{number}.log")
+    print(f"{side:10s} {meter.total:8.1f} CPU s {seconds:8.1f} s", *meter.lines(), sep="\n", flush=True)
+    return meter.total
+
+
+def compare_cpu(folder: Path, problems: int, samples: int, order: Sequence[str], threads: int) -> None:
+    """Print CPU seconds and seconds of each side, and the share that the evaluation adds. So many sides run at a time."""
     folder.mkdir(parents=True, exist_ok=True)
-    found: dict[str, list[float]] = {}
-    for number, side in enumerate(order):
-        place = folder / f"{side}-{number}"
-        place.mkdir()
-        common = ["--problems", str(problems), "--samples", str(samples)]
-        command = [sys.executable, __file__, "bare", str(place), *common]
-        if side == "evaluation":
-            command = evaluation_command(place, settings(place, problems, samples))
-        meter, seconds = measured(command, folder / f"{side}-{number}.log")
-        found.setdefault(side, []).append(meter.total)
-        print(f"{side:10s} {meter.total:8.1f} CPU s {seconds:8.1f} s", *meter.lines(), sep="\n", flush=True)
-    if len(found) == 2:
-        own, plain = (sum(found[side]) / len(found[side]) for side in ("evaluation", "bare"))
+    with ThreadPoolExecutor(threads) as pool:
+        totals = list(pool.map(lambda one: one_side(folder, problems, samples, *one), list(enumerate(order))))
+    if len(set(order)) == 2:
+        own, plain = (
+            statistics.mean(total for total, side in zip(totals, order, strict=True) if side == name)
+            for name in ("evaluation", "bare")
+        )
         texts = json.loads(next(folder.glob("bare-*/texts.json")).read_text(encoding="utf-8"))
         rows = read_rows(
             result_of(next(folder.glob("evaluation-*/"))) / "samples.parquet", SampleRow
@@ -225,12 +235,17 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--order", nargs="+", choices=("bare", "evaluation"), default=["bare", "evaluation"])
+    parser.add_argument("--together", action="store_true")
     given = parser.parse_args()
     folder = given.folder.resolve()
     if given.part == "bare":
         bare(folder, given.problems, given.samples)
     elif given.part == "cpu":
-        compare_cpu(folder, given.problems, given.samples, given.order)
+        if given.together:
+            os.environ["OMP_NUM_THREADS"] = "1"
+        compare_cpu(
+            folder, given.problems, given.samples, given.order, len(given.order) if given.together else 1
+        )
     else:
         kill_and_finish(folder, given.problems, given.samples, given.kills)
 

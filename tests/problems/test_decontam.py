@@ -445,11 +445,13 @@ def drawn_texts(rng: random.Random) -> tuple[list[str], list[str]]:
 @given(
     seed=st.integers(0, 2**32),
     gram_words=st.integers(2, 6),
-    gram_share=st.sampled_from([0.0, 0.1, 0.5]),
+    gram_share=st.sampled_from(
+        [0.0, 0.1003, 0.4987]
+    ),  # no sums of bits, which depend on their order in the last digits
     threshold=st.sampled_from([0.3, 0.5, 0.7, 1.0]),
     ngram=st.integers(1, 4),
     template_threshold=st.sampled_from([0.4, 0.6, 1.0]),
-    bits=st.tuples(*[st.sampled_from([1.0, 5.0, 12.0, 30.0])] * 4),
+    bits=st.tuples(*[st.sampled_from([1.003, 5.003, 11.997, 30.003])] * 4),
 )
 def test_findings_agree_with_brute_force_over_the_definitions(
     seed: int, gram_words: int, gram_share: float, threshold: float, ngram: int, template_threshold: float,
