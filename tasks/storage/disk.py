@@ -17,6 +17,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -173,12 +174,16 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 def refuse_obstacle(path: Path) -> None:
     """Raise `UserError` if a folder cannot be replaced as a whole, since it is a symbolic link or a file."""
-    if path.is_symlink():
+    try:
+        mode = path.lstat().st_mode  # once, since other writers move it
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if stat.S_ISLNK(mode):
         raise UserError(
             f"{path} is a symbolic link, but this folder is replaced as a whole: remove the link, or let the folder above it be"
             " the link."
         )
-    if path.exists() and not path.is_dir():
+    if not stat.S_ISDIR(mode):
         raise UserError(f"{path} is not a folder, but a folder is to be written there: remove it.")
 
 
@@ -298,10 +303,11 @@ def _put_in_place(temporary: Path, path: Path, replace: bool) -> None:
 @contextmanager
 def _set_aside(path: Path, replace: bool) -> Iterator[None]:
     """Lock an old folder and move it aside; afterwards delete it, or restore it if nothing has replaced it."""
-    if not (replace and path.exists()):
+    handle = _opened(path) if replace else None
+    if handle is None:
         yield
         return
-    handle, aside = os.open(path, os.O_RDONLY), _sibling(path, "old")
+    aside = _sibling(path, "old")
     try:
         _lock(handle, wait=True)
         with suppress(FileNotFoundError):  # another writer moved it
@@ -309,12 +315,31 @@ def _set_aside(path: Path, replace: bool) -> Iterator[None]:
         try:
             yield
         finally:
-            if path.exists():
+            if path.exists() or not _restored(aside, path):
                 shutil.rmtree(aside, ignore_errors=True)
-            elif aside.exists():
-                os.rename(aside, path)
     finally:
         os.close(handle)
+
+
+def _opened(path: Path) -> int | None:
+    """Return a handle of a folder, or None if there is none."""
+    try:
+        return os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+
+
+def _restored(aside: Path, path: Path) -> bool:
+    """Move an old folder back, if it was moved. False if another writer has put its own in place meanwhile."""
+    try:
+        os.rename(aside, path)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno not in _OCCUPIED:
+            raise
+        return False
+    return True
 
 
 def _size(folder: Path) -> int:

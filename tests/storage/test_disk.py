@@ -8,8 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -81,15 +81,12 @@ def test_of_two_writers_at_once_the_first_to_finish_wins(tmp_path: Path) -> None
 
 def test_many_threads_may_replace_a_folder_at_once(tmp_path: Path) -> None:
     def replace(number: int) -> None:
-        for _ in range(10):
+        for _ in range(50):
             with whole_folder(tmp_path / "a", replace=True) as folder:
                 (folder / "x").write_text(str(number))
 
-    threads = [threading.Thread(target=replace, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(replace, range(4)))  # raises the error of a thread
     assert names(tmp_path) == ["a"] and (tmp_path / "a" / "x").read_text() in "0123"
 
 
