@@ -5,7 +5,6 @@ Ray's helper processes poll, which takes CPU time from an engine on a few cores.
 
 from __future__ import annotations
 
-import os
 import signal
 import tempfile
 import threading
@@ -17,6 +16,7 @@ from typing import Any, Final, Protocol, cast
 from tasks.errors import UserError
 from tasks.llm.engine_log import is_secondary, last_error, last_line
 from tasks.llm.offline_engine import OfflineEngine
+from tasks.processes.machine import visible_gpus
 from tasks.processes.ray_session import RaySession, last_error_line
 from tasks.processes.worker_process import WorkerDied, WorkerProcess
 
@@ -58,17 +58,14 @@ def on_this_machine(engines: int, gpus: int) -> Iterator[list[EngineHost]]:
 
 
 def gpus_of(number: int, gpus: int) -> dict[str, str]:
-    """Return the environment that shows engine `number` its `gpus` GPUs of those that this process sees."""
+    """Return the environment that shows engine `number` its `gpus` GPUs of those that this process may use."""
     if not gpus:
         return {}
     places = range(number * gpus, (number + 1) * gpus)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, places))}
-    names = visible.split(",")
+    names = visible_gpus() or tuple(map(str, range(places.stop)))  # GPUs of other makers are not listed
     if places.stop > len(names):
         raise UserError(
-            f"engine {number + 1} needs {gpus} GPUs of its own, and CUDA_VISIBLE_DEVICES={visible} has {len(names)}: lower"
+            f"engine {number + 1} needs GPUs of its own ({gpus}), and there are {len(names)} ({', '.join(names)}): lower"
             " `serve.engines`"
         )
     return {"CUDA_VISIBLE_DEVICES": ",".join(names[place] for place in places)}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+DEVICES = Path("/dev")
 _ISA = ("amx_fp16", "amx_bf16", "avx512_fp16", "avx512_bf16", "avx512f", "avx2", "asimd", "sve")
 
 
@@ -27,6 +28,15 @@ def available_cores() -> int:
     """Return the number of physical cores that this process may use, at least 1."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """Return the NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(name.strip() for name in visible.split(",") if name.strip())
+    names = (path.name.removeprefix("nvidia") for path in DEVICES.glob("nvidia*"))
+    return tuple(sorted((name for name in names if name.isdecimal()), key=int))
 
 
 def engine_device() -> str:

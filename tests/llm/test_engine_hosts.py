@@ -18,19 +18,30 @@ from tasks.errors import UserError
 from tasks.llm.engine_hosts import EngineFailed, gpus_of, on_this_machine
 from tasks.llm.engines import Engines
 from tasks.llm.offline_engine import Result, SampleFailure, SamplePrompt
+from tasks.processes import machine
 from tasks.processes.ray_session import RaySession
 from tests.tiny_model import write_tiny_model
 
 SAMPLING = Sampling(temperature=0.7, top_p=0.95, max_tokens=24)
 
 
-def test_engines_of_a_machine_have_different_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_of_a_machine_have_different_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [gpus_of(number, 2)["CUDA_VISIBLE_DEVICES"] for number in range(2)] == ["0,1", "2,3"]
+    monkeypatch.setattr(machine, "DEVICES", tmp_path)
     assert gpus_of(1, 0) == {}
+    assert gpus_of(1, 2) == {"CUDA_VISIBLE_DEVICES": "2,3"}  # none is listed: of another maker
+    for name in ("nvidia0", "nvidia1", "nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert [gpus_of(number, 2)["CUDA_VISIBLE_DEVICES"] for number in range(2)] == ["0,1", "2,10"]
+    with pytest.raises(
+        UserError, match=r"engine 3 needs GPUs of its own \(2\), and there are 4 \(0, 1, 2, 10\): low"
+    ):
+        gpus_of(2, 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-7,6")
     assert gpus_of(1, 1) == {"CUDA_VISIBLE_DEVICES": "GPU-7"}
-    with pytest.raises(UserError, match=r"engine 2 needs 2 GPUs of its own, and .*=4,GPU-7,6 has 3: lower"):
+    with pytest.raises(
+        UserError, match=r"engine 2 needs .* there are 3 \(4, GPU-7, 6\): lower `serve.engines`$"
+    ):
         gpus_of(1, 2)
 
 
@@ -83,8 +94,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("hosts") / "tiny")
 
 
-def opened(folder: Path) -> Engines:
-    serve = Serve(kv_cache_gib=1, max_num_seqs=32, health_timeout_s=400.0, engines=2)
+def opened(folder: Path, engines: int) -> Engines:
+    serve = Serve(kv_cache_gib=1, max_num_seqs=32, health_timeout_s=400.0, engines=engines)
     role = ModelRole(model=str(folder), dtype="float32", max_model_len=128, serve=serve)
     return Engines(role, serve, folder, "raw", None)
 
@@ -113,7 +124,7 @@ def engine_processes() -> list[psutil.Process]:
 
 
 def killed_while_drawing(engines: Engines) -> str:
-    """Kill one of two engines while both work; return the sentence."""
+    """Kill an engine while it works; return the sentence."""
 
     def kill() -> None:
         time.sleep(1.0)
@@ -132,7 +143,7 @@ def test_engines_here_and_on_ray_give_equal_samples_and_their_death_is_a_sentenc
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    here = opened(tiny)
+    here = opened(tiny, 2)
     samples = drawn(here, 11)
     assert sorted(samples) == list(range(11)) and len(engine_processes()) == 2
     assert not any(isinstance(found, SampleFailure) for found in samples.values())
@@ -143,11 +154,11 @@ def test_engines_here_and_on_ray_give_equal_samples_and_their_death_is_a_sentenc
     )
     here.close()
     assert engine_processes() == []
-    with RaySession(2):
+    with RaySession(1):
         monkeypatch.setenv("RAY_ADDRESS", "auto")  # this process is connected already
-        there = opened(tiny)
+        there = opened(tiny, 1)
         assert drawn(there, 11) == samples and there.template == here.template
-        assert len(engine_processes()) == 2
+        assert len(engine_processes()) == 1
         assert killed_while_drawing(there).startswith(f"the engine of {tiny} failed: ")
         there.close()
 
@@ -164,5 +175,5 @@ def test_a_model_that_vllm_does_not_know_is_a_sentence(
         UserError,
         match=r"^the engine of .* failed: \w+Error: .*Unheard.*; check `serve` and the model folder$",
     ):
-        opened(folder)
+        opened(folder, 1)
     assert engine_processes() == []

@@ -17,13 +17,12 @@ from tasks.llm.model_folder import named_folder
 from tasks.llm.offline_engine import SamplePrompt
 from tasks.llm.prompt_tokens import PromptEncoder
 from tasks.llm.tokenizer_identity import template_identity
-from tasks.processes.machine import device_is_cpu
+from tasks.processes.machine import device_is_cpu, visible_gpus
 from tasks.storage.hub import hub_token
 from training.config import PromptSettings
 from training.data.model_files import ModelFiles, open_model
 from training.evaluation.adapters import is_adapter, merged_folder, named_base
 
-DEVICES = Path("/dev")
 SETTING = "evaluate"
 STEP = 512
 """Engines are made for a multiple of so many tokens."""
@@ -193,7 +192,4 @@ def gpus() -> int:
         if not ray.is_initialized():
             ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
         return int(ray.cluster_resources().get("GPU", 0))
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([one for one in visible.split(",") if one.strip()])
-    return len([path for path in DEVICES.glob("nvidia*") if path.name.removeprefix("nvidia").isdecimal()])
+    return len(visible_gpus())
