@@ -5,6 +5,7 @@ Ray's helper processes poll, which takes CPU time from an engine on a few cores.
 
 from __future__ import annotations
 
+import os
 import signal
 import tempfile
 import threading
@@ -14,13 +15,12 @@ from textwrap import shorten
 from typing import Any, Final, Protocol, cast
 
 from tasks.errors import UserError
-from tasks.llm.engine_log import is_secondary, last_error, last_line
+from tasks.llm.engine_log import COMPLAINT_CHARS, is_secondary, last_error, last_line
 from tasks.llm.offline_engine import OfflineEngine
 from tasks.processes.machine import visible_gpus
 from tasks.processes.ray_session import RaySession, last_error_line
 from tasks.processes.worker_process import WorkerDied, WorkerProcess
 
-_LOG_CHARS: Final = 400
 END_S: Final = 10.0
 """Timeout in seconds for the end of a call whose engine was killed."""
 
@@ -62,11 +62,13 @@ def gpus_of(number: int, gpus: int) -> dict[str, str]:
     if not gpus:
         return {}
     places = range(number * gpus, (number + 1) * gpus)
-    names = visible_gpus() or tuple(map(str, range(places.stop)))  # GPUs of other makers are not listed
+    names = visible_gpus()
+    if not names and "CUDA_VISIBLE_DEVICES" not in os.environ:  # GPUs of other makers are not listed
+        names = tuple(map(str, range(places.stop)))
     if places.stop > len(names):
         raise UserError(
-            f"engine {number + 1} needs GPUs of its own ({gpus}), and there are {len(names)} ({', '.join(names)}): lower"
-            " `serve.engines`"
+            f"engine {number + 1} needs GPUs of its own ({gpus}), and there are {len(names)} ({', '.join(names) or 'none'}):"
+            " lower `serve.engines`, or set CUDA_VISIBLE_DEVICES to more GPUs"
         )
     return {"CUDA_VISIBLE_DEVICES": ",".join(names[place] for place in places)}
 
@@ -99,7 +101,7 @@ class _Process:
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
             cause = last_error(self._printed()) if is_secondary(text) else ""
-            raise EngineFailed(cause or shorten(text, _LOG_CHARS, placeholder=" ...")) from error
+            raise EngineFailed(cause or shorten(text, COMPLAINT_CHARS, placeholder=" ...")) from error
 
     def _printed(self) -> str:
         self._log.seek(0)

@@ -40,16 +40,19 @@ def test_engines_of_a_machine_have_different_gpus(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-7,6")
     assert gpus_of(1, 1) == {"CUDA_VISIBLE_DEVICES": "GPU-7"}
     with pytest.raises(
-        UserError, match=r"engine 2 needs .* there are 3 \(4, GPU-7, 6\): lower `serve.engines`$"
+        UserError, match=r"engine 2 needs .* there are 3 \(4, GPU-7, 6\): lower `serve.engines`, or set"
     ):
         gpus_of(1, 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # hidden by the user
+    with pytest.raises(UserError, match=r"there are 0 \(none\)"):
+        gpus_of(0, 1)
 
 
 # --- causes of a failure, without an engine ----------------------------------------------------------------------
 
 
 def fails(number: int) -> None:
-    raise ValueError(f"no room for the cache: {number}")
+    raise ValueError(f"too little memory for the cache: {number}")
 
 
 def fails_elsewhere(_: object) -> None:
@@ -74,7 +77,7 @@ def is_killed(_: object) -> None:
 @pytest.mark.parametrize(
     ("function", "error", "cause"),
     [
-        (fails, EngineFailed, "^ValueError: no room for the cache: 3$"),
+        (fails, EngineFailed, "^ValueError: too little memory for the cache: 3$"),
         (fails_elsewhere, EngineFailed, "^OSError: the weights are cut off$"),
         (refuses, UserError, "^the tokenizer is unusable: take another one$"),
         (ends, EngineFailed, "^its process ended with status 3, reading$"),

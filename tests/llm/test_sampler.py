@@ -135,8 +135,8 @@ def test_a_missing_model_is_named_before_an_engine_starts(tmp_path: Path) -> Non
 
 
 def test_the_cause_of_an_engines_death_is_found_in_rays_report() -> None:
-    report = "ray::OfflineEngine.__init__() ValueError: x\n  File 'a'\nValueError: no room for the cache\n"
-    assert last_error_line(report) == "ValueError: no room for the cache"
+    report = "ray::OfflineEngine.__init__() ValueError: x\n  File 'a'\nValueError: too little memory for the cache\n"
+    assert last_error_line(report) == "ValueError: too little memory for the cache"
     killed = "2 worker(s) were killed due to the node running low on memory. Memory was 22.8GB\nRefer to the documentation"
     assert last_error_line(killed).startswith("the machine ran out of memory")
 

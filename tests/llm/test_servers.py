@@ -384,10 +384,10 @@ def test_the_log_line_that_matters_is_found(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text(
         "(EngineCore pid=7) ERROR 11-21 09:00:00 [core.py:12] Traceback (most recent call last):\n"
-        "(EngineCore pid=7) ERROR 11-21 09:00:00 [core.py:12] ValueError: no room for the cache\n"
+        "(EngineCore pid=7) ERROR 11-21 09:00:00 [core.py:12] ValueError: too little memory for the cache\n"
         "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above.\n"
     )
-    assert last_complaint(log) == "ValueError: no room for the cache"
+    assert last_complaint(log) == "ValueError: too little memory for the cache"
 
 
 def test_the_command_and_environment_hold_what_a_cpu_needs(monkeypatch: pytest.MonkeyPatch) -> None:
