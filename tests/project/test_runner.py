@@ -371,11 +371,11 @@ def test_abandoned_runs_get_a_final_state_on_a_real_server(
     our_server: tuple[Path, dict[str, Any], str],
 ) -> None:
     """A run left Running is Crashed and one that never started is Cancelled; a run with a process, one that waits for `make ui`
-    and one for tomorrow are unchanged."""
+    (which the server marks as late) and one for tomorrow are unchanged."""
     _, found, printed = our_server
     assert found["states"] == {
-        "running": "Crashed", "due": "Cancelled", "waits": "Scheduled", "tomorrow": "Scheduled", "done": "Completed",
-        "alive": "Running", "mine": "Cancelled", "unborn": "Cancelled",
+        "running": "CRASHED", "due": "CANCELLED", "waits": "SCHEDULED", "tomorrow": "SCHEDULED", "done": "COMPLETED",
+        "alive": "RUNNING", "mine": "CANCELLED", "unborn": "CANCELLED",
     }  # fmt: skip
     assert "was left unfinished by an earlier command and is now marked as Crashed" in printed
     assert "was never started by an earlier command and is now marked as Cancelled" in printed
@@ -504,7 +504,7 @@ def states_after_healing(api):
             raise KeyboardInterrupt if name == "mine" else ValueError
     other.kill()
     with local.client_of(api) as client:
-        return {name: client.read_flow_run(id).state.name for name, id in ids.items()}
+        return {name: client.read_flow_run(id).state.type.value for name, id in ids.items()}
 
 with local.prefect_api() as api:
     found = {"refused": refused(api, httpx.BasicAuth(*local.auth_string().split(":")))}
