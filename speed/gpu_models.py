@@ -14,6 +14,7 @@ from gpu_head import draw_loss_inputs
 from gpu_meter import MIB, Meter, Report, Row, Table
 from torch import Tensor
 
+from training.data.attention import AttentionChoice, choose_attention, implementation
 from training.data.batches import (
     Batch,
     TokenSequence,
@@ -27,7 +28,6 @@ from training.losses.base import LossInputs
 from training.losses.head import chunked_head
 from training.losses.token_losses import TopKCrossEntropy
 from training.scorers.scoring import position_scores
-from training.student.attention import AttentionChoice, choose_attention, implementation
 from training.student.network import Head, Network
 
 JOINED, PACKED, SINGLE = "one row, varlen", "packed", "one to a row"

@@ -146,7 +146,10 @@ def test_a_run_writes_a_student_metrics_curves_and_the_gain(undisturbed: tuple[P
     assert result["facts"]["reference"]["dtype"] == "bfloat16"
     assert "0.1 x ReferenceKL" in (folder / "student/README.md").read_text()
     assert (folder / "curves.png").stat().st_size > 10_000 and "pass@1" in printed
-    assert "attention of the student: sdpa (no GPU: dense mask for packed rows)" in printed
+    assert (
+        "attention of the student: per_sequence (no GPU: sequence by sequence, no padding, no mask)"
+        in printed
+    )
     assert json.loads((folder.parent / "latest.json").read_text()) == {"run": folder.name}
     assert result["fingerprint"].startswith(folder.name)
 

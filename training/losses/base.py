@@ -79,8 +79,10 @@ class LossInputs:
         return replace(self, **{name: function(value) for name, value in values.items() if value is not None})
 
 
-ROWS_AT_A_TIME = {"cpu": 16, "cuda": 128}
-"""Number of rows [rows, V] of logits to process at once: temporaries stay in the CPU cache, and GPUs need few kernel launches."""
+def rows_at_a_time(logits: Tensor) -> int:
+    """Return the number of rows of logits [T, V] to process at once: temporaries stay in the CPU cache, and GPUs need few kernel
+    launches."""
+    return 128 if logits.device.type == "cuda" else max(16, 2**18 // logits.shape[-1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +124,7 @@ def in_blocks(
     coefficients: Tensor,
 ) -> LossOutputs:
     """Apply a `gradient_` whose temporaries are [rows, V] to a few rows at a time."""
-    parts, step = [], ROWS_AT_A_TIME[logits.device.type]
+    parts, step = [], rows_at_a_time(logits)
     for start in range(0, max(len(logits), 1), step):
         block = slice(start, start + step)
         parts.append(gradient_(logits[block], inputs.rows(block), coefficients[block]))

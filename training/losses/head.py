@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from training.losses.base import ROWS_AT_A_TIME, AnalyticTokenLoss, LossInputs, LossOutputs, TokenLoss
+from training.losses.base import AnalyticTokenLoss, LossInputs, LossOutputs, TokenLoss, rows_at_a_time
 from training.losses.token_losses import TopKCrossEntropy
 
 CHUNK_SIZE = 512  # positions: 297 MiB of fp32 logits at V = 151,936
@@ -173,7 +173,7 @@ def _analytic_(
     """Call `gradient_`; if logits must be cast to a wider dtype, a few rows at a time, so that no wide copy of a chunk exists."""
     if logits.dtype == coefficients.dtype:
         return token_loss.gradient_(logits, inputs, coefficients)
-    parts, step = [], ROWS_AT_A_TIME[logits.device.type]
+    parts, step = [], rows_at_a_time(logits)
     for start in range(0, max(len(logits), 1), step):
         block = slice(start, start + step)
         widened = logits[block].to(coefficients.dtype)

@@ -14,17 +14,18 @@ import numpy as np
 from tasks.errors import UserError
 from tasks.processes.imports import fast_imports
 from tasks.processes.memory import bound_caches, keep_free_memory
+from training.data.attention import ON_CPU, AttentionChoice, implementation, separation
 from training.data.batches import (
     TokenSequence,
     batches_by_budget,
     check_sequences,
-    make_batch,
     response_ids,
     split_by_sequence,
 )
 from training.scorers.scores import ScoreRequest, Scores, TopK
 
 Answer = TypeVar("Answer")
+PADDED = AttentionChoice(kind="sdpa", reason="one sequence per row, which needs no mask")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +61,13 @@ class InProcessTeacher:
             torch.set_num_threads(settings.threads)
         self.settings = settings
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._attention = ON_CPU if self._device.type == "cpu" else PADDED
         if self._device.type == "cpu":
             keep_free_memory()
         network: Any = AutoModelForCausalLM.from_pretrained(
             settings.model,
             dtype=getattr(torch, settings.dtype),
-            attn_implementation="sdpa",
+            attn_implementation=implementation(self._attention),
             trust_remote_code=False,
         )
         self._network = network.to(self._device).eval().requires_grad_(False)
@@ -138,8 +140,10 @@ class InProcessTeacher:
                 [len(one.tokens) for one in sequences], self.settings.token_budget
             ):
                 members = [sequences[index] for index in chosen]
-                batch = make_batch(members, self._device, pack=False)
-                states = self._network.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state
+                batch = self._attention.rows(members, self._device, pack=False)
+                states = self._network.base_model(
+                    input_ids=batch.ids, use_cache=False, **separation(batch)
+                ).last_hidden_state
                 hidden = states.flatten(0, 1)[batch.predicting]
                 found.update(zip(chosen, read(hidden, members), strict=True))
         return [found[index] for index in range(len(sequences))]

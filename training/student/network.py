@@ -13,7 +13,8 @@ import torch
 from tasks.errors import UserError
 from tasks.processes.imports import fast_imports
 from training.data.architectures import ARCHITECTURES
-from training.data.batches import Batch, TokenSequence, join_sequences, make_batch
+from training.data.attention import AttentionChoice, choose_attention, implementation, separation
+from training.data.batches import Batch, TokenSequence
 from training.student.adapters import (
     AdapterSettings,
     Gather,
@@ -22,7 +23,6 @@ from training.student.adapters import (
     add_lora,
     merged,
 )
-from training.student.attention import AttentionChoice, choose_attention, implementation
 
 HeadWork = Callable[[torch.Tensor, torch.Tensor], Any]
 """A function of hidden states [T, H] and head weights [V, H] that returns a tensor or a tuple of tensors."""
@@ -41,8 +41,8 @@ class Head(torch.nn.Module):
 
 
 class Network(torch.nn.Module):
-    """The base model, followed by the head at the positions that predict response tokens. Its attention is either
-    `varlen_attention`, for batches with `bounds`, or sdpa, for all others."""
+    """The base model, followed by the head at the positions that predict response tokens. Its attention is either one that joins
+    sequences, for batches with `bounds`, or sdpa, for all others."""
 
     def __init__(self, model: Any, attention: AttentionChoice) -> None:
         super().__init__()
@@ -58,19 +58,15 @@ class Network(torch.nn.Module):
         budget: int | None = None,
     ) -> Batch:
         """Return the sequences in the rows that this network's attention needs; see `make_batch` for `pack` and `budget`."""
-        if self.attention.kind == "varlen":
-            return join_sequences(sequences, device)
-        return make_batch(sequences, device, pack=pack, budget=budget)
+        return self.attention.rows(sequences, device, pack=pack, budget=budget)
 
     def forward(self, batch: Batch, work: HeadWork) -> Any:
         """Return what `work` computes at the predicting positions of the batch."""
-        separated = batch.mask is not None or batch.bounds is not None
         states = self.model.base_model(
             input_ids=batch.ids,
             attention_mask=_masks(batch, self.model.config),
-            position_ids=batch.positions if separated else None,
             use_cache=False,
-            **_bounds(batch),
+            **separation(batch),
         ).last_hidden_state
         return self.model.lm_head(states.flatten(0, 1)[batch.predicting], work)
 
@@ -83,13 +79,6 @@ def _masks(batch: Batch, config: Any) -> Any:
         return batch.mask
     windowed = batch.window_mask(config.sliding_window)
     return windowed if applies == "every" else {"full_attention": batch.mask, "sliding_attention": windowed}
-
-
-def _bounds(batch: Batch) -> dict[str, Any]:
-    """Return the arguments of `varlen_attention` besides queries, keys and values, under transformers' names."""
-    if batch.bounds is None:
-        return {}
-    return {"cu_seq_lens_q": batch.bounds.starts, "max_length_q": batch.bounds.longest}
 
 
 def load_network(

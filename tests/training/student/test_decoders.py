@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tiny_decoders import DECODERS, write_tiny_decoder
+from tests.training.data.test_attention import plain_varlen
 from tests.training.small_run import edit
 from tests.training.student.running import sequences
-from tests.training.student.test_attention import plain_varlen
+from training.data.attention import ON_CPU, AttentionChoice, implementation
 from training.data.batches import join_sequences, make_batch
 from training.student.adapters import AdapterSettings
-from training.student.attention import AttentionChoice, implementation
 from training.student.network import Network, load_network, named_weights, read_head
 
 CPU = torch.device("cpu")
@@ -57,8 +57,9 @@ def test_a_window_that_an_architecture_ignores_is_ignored(tmp_path: Path) -> Non
     folder, chosen = write_tiny_decoder(tmp_path / "llama", "llama"), sequences(5)
     expected = plain_logits(folder, chosen)
     edit(folder / "config.json", lambda data: data.update(sliding_window=4))
-    packed = make_batch(chosen, CPU, pack=True, budget=400)
-    found = loaded(folder)(packed, lambda hidden, weight: hidden @ weight.T).detach()
+    network = loaded(folder)
+    packed = network.rows(chosen, CPU, pack=True, budget=400)
+    found = network(packed, lambda hidden, weight: hidden @ weight.T).detach()
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
@@ -69,12 +70,14 @@ def test_packed_rows_give_the_logits_of_transformers(folder: Path, monkeypatch: 
     expected, network = plain_logits(folder, chosen), loaded(folder)
     packed = make_batch(chosen, CPU, pack=True, budget=400)
     assert packed.mask is not None, "several sequences stand in one row"
+    network.model.set_attn_implementation("sdpa")
     for batch in (make_batch(chosen, CPU, pack=False), packed):
         found = network(batch, lambda hidden, weight: hidden @ weight.T).detach()
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
-    network.model.set_attn_implementation(implementation(AttentionChoice(kind="varlen", reason="test")))
-    joined = network(join_sequences(chosen, CPU), lambda hidden, weight: hidden @ weight.T).detach()
-    torch.testing.assert_close(joined, expected, rtol=1e-3, atol=1e-3)
+    for attention in (AttentionChoice(kind="varlen", reason="test"), ON_CPU):
+        network.model.set_attn_implementation(implementation(attention))
+        joined = network(join_sequences(chosen, CPU), lambda hidden, weight: hidden @ weight.T).detach()
+        torch.testing.assert_close(joined, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_weights_are_sent_under_the_names_of_the_checkpoint(folder: Path) -> None:

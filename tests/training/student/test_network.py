@@ -16,7 +16,7 @@ import torch
 from tasks.errors import UserError
 from tests.tiny_model import write_tiny_model
 from tests.training.student.running import naive_gradient, sequences, update
-from training.data.batches import TokenSequence, make_batch
+from training.data.batches import TokenSequence
 from training.losses.token_losses import TopKCrossEntropy
 from training.student.adapters import AdapterSettings, adapted_layers, adapter_weights, lost_by_merging
 from training.student.exported_files import write_adapter, write_checkpoint
@@ -57,17 +57,19 @@ def test_the_head_function_gets_the_hidden_states_that_predict_the_response(fold
         TokenSequence(tokens=np.array([5, 6, 7, 8, 9], dtype=np.int32), prompt_length=2),
         TokenSequence(tokens=np.array([15, 16], dtype=np.int32), prompt_length=1),
     ]
-    found = network(folder)(make_batch(sequences, CPU, pack=True), lambda hidden, weight: hidden @ weight.T)
+    model = network(folder)
+    found = model(model.rows(sequences, CPU, pack=True), lambda hidden, weight: hidden @ weight.T)
     plain = reference(folder)
     expected = torch.cat([logits(plain, [5, 6, 7, 8, 9])[1:4], logits(plain, [15, 16])[:1]])
     torch.testing.assert_close(found.detach(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_gradient_checkpointing_does_not_change_gradients(folder: Path) -> None:
-    batch = make_batch([TokenSequence(tokens=np.arange(20, dtype=np.int32), prompt_length=4)], CPU, pack=True)
+    sequence = TokenSequence(tokens=np.arange(20, dtype=np.int32), prompt_length=4)
     gradients = []
     for checkpointing in (False, True):
         model = network(folder, checkpointing=checkpointing)
+        batch = model.rows([sequence], CPU, pack=True)
         model(batch, lambda hidden, weight: (hidden @ weight.T).logsumexp(-1).sum()).backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
@@ -129,7 +131,7 @@ def test_an_adapter_is_merged_into_its_weight(folder: Path, tmp_path: Path) -> N
     tokens = list(range(30, 45))
     sequence = TokenSequence(tokens=np.array(tokens, dtype=np.int32), prompt_length=1)
     with torch.no_grad():
-        adapted = model(make_batch([sequence], CPU, pack=False), lambda hidden, weight: hidden @ weight.T)
+        adapted = model(model.rows([sequence], CPU, pack=False), lambda hidden, weight: hidden @ weight.T)
     torch.testing.assert_close(adapted, logits(reference(tmp_path), tokens)[:-1], rtol=1e-3, atol=1e-3)
     assert weight_metadata(model.model) == [(name, tuple(tensor.shape)) for name, tensor in named.items()]
 
@@ -185,7 +187,8 @@ def test_dropout_of_the_student_is_off_unless_asked_for(folder: Path, tmp_path: 
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.5}))
     model = load_network(copy, dtype=torch.float32, checkpointing=False, lora=None, seed=3, dropout=dropout)
-    batch = make_batch([TokenSequence(tokens=np.arange(20, dtype=np.int32), prompt_length=4)], CPU, pack=True)
+    sequence = TokenSequence(tokens=np.arange(20, dtype=np.int32), prompt_length=4)
+    batch = model.rows([sequence], CPU, pack=True)
     found, again, plain = (
         one(batch, lambda hidden, weight: hidden @ weight.T) for one in (model, model, network(folder))
     )
@@ -214,7 +217,7 @@ def test_packed_rows_and_the_chunked_head_give_the_gradient_of_plain_autograd(
     model = network(folder, checkpointing=True)
     for batch in update(chosen, parts):
         work = loss_work(batch, TopKCrossEntropy(), CPU, vocabulary=512, chunk=16)
-        loss, noted = model(make_batch(batch.sequences, CPU, pack=True), work)
+        loss, noted = model(model.rows(batch.sequences, CPU, pack=True), work)
         loss.backward()
         assert all(len(values) == len(batch.coefficients) for values in noted.values())
     expected = naive_gradient(folder, chosen)

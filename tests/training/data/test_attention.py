@@ -1,5 +1,5 @@
-"""Attention of variable length against sdpa with a dense mask. `varlen_attn` itself needs a GPU; here a plain softmax attention
-over each sequence alone takes its place, written from its documentation."""
+"""The two kinds of attention without padding against sdpa with a dense mask. `varlen_attn` itself needs a GPU; here a plain
+softmax attention over each sequence alone takes its place, written from its documentation."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ import pytest
 import torch
 
 from tests.tiny_model import write_tiny_model
-from training.data.batches import TokenSequence, join_sequences, make_batch
-from training.student.attention import (
+from training.data.attention import (
+    ON_CPU,
+    PER_SEQUENCE,
     VARLEN,
     AttentionChoice,
     choose_attention,
     implementation,
+    per_sequence_attention,
     varlen_attention,
 )
+from training.data.batches import TokenSequence, join_sequences, make_batch
 from training.student.network import AdapterSettings, Head, Network, load_network
 
 CPU = torch.device("cpu")
@@ -90,7 +93,9 @@ def test_joined_rows_give_the_states_and_gradients_of_packed_rows_with_a_mask(
     on_cpu: None, window: int | None
 ) -> None:
     sequences, results = drawn(), []
-    for attention, layout in ((SDPA, {"pack": False}), (SDPA, {"pack": True}), (JOINED, {"pack": True})):
+    for attention, layout in (
+        (SDPA, {"pack": False}), (SDPA, {"pack": True}), (JOINED, {"pack": True}), (ON_CPU, {"pack": True}),
+    ):  # fmt: skip
         network = tiny(window, attention)
         found = states(network, sequences, **layout)
         (found * torch.arange(found.numel()).view_as(found).cos()).sum().backward()
@@ -126,6 +131,39 @@ def test_no_mask_reaches_the_layers(on_cpu: None) -> None:
         )
     states(network, drawn(), pack=True)
     assert seen == [None, None]
+
+
+def test_a_sequence_has_the_same_bits_alone_and_among_others() -> None:
+    """Also its gradients: the attention of a sequence does not depend on the batch."""
+    torch.manual_seed(0)
+    states = [torch.randn(1, heads, 12, 8, requires_grad=True) for heads in (4, 2, 2)]
+    slopes = torch.randn(1, 12, 4, 8)
+
+    def attended(first: int, *ends: int) -> list[torch.Tensor]:
+        chosen = [tensor[:, :, first : ends[-1]].detach().requires_grad_() for tensor in states]
+        query, key, value = chosen
+        starts = torch.tensor([0, *(end - first for end in ends)], dtype=torch.int32)
+        output, _ = per_sequence_attention(None, query, key, value, None, scaling=0.4, cu_seq_lens_q=starts)
+        output.backward(slopes[:, first : ends[-1]])
+        gradients = [tensor.grad.transpose(1, 2) for tensor in chosen if tensor.grad is not None]
+        return [output.detach(), *gradients]
+
+    together, first, second = attended(0, 7, 12), attended(0, 7), attended(7, 12)
+    assert len(together) == 4
+    for whole, one, other in zip(together, first, second, strict=True):
+        assert torch.equal(whole, torch.cat([one, other], dim=1))
+
+
+def test_attention_of_one_sequence_has_the_models_dropout() -> None:
+    states = torch.ones(1, 2, 64, 8)
+    starts = torch.tensor([0, 64], dtype=torch.int32)
+    kept, dropped = (
+        per_sequence_attention(
+            None, states, states, states, None, scaling=1.0, cu_seq_lens_q=starts, dropout=rate
+        )[0]
+        for rate in (0.0, 0.5)
+    )
+    assert torch.allclose(kept, torch.ones_like(kept)) and not torch.allclose(dropped, kept, atol=0.1)
 
 
 def test_queries_keys_and_windows_are_passed_as_varlen_attn_documents_them(
@@ -174,7 +212,8 @@ def test_the_arguments_exist_in_the_installed_torch() -> None:
     [
         ({}, "varlen", "bfloat16 on a GPU: no padding, no mask"),
         ({"capability": (9, 0)}, "varlen", "bfloat16 on a GPU"),
-        ({"capability": None}, "sdpa", "no GPU: dense mask"),
+        ({"capability": None}, "per_sequence", "no GPU: sequence by sequence"),
+        ({"capability": None, "dtype": "float32", "dropout": 0.1}, "per_sequence", "no GPU"),
         ({"capability": (7, 5)}, "sdpa", "the GPU's compute capability is 7.5, below 8.0"),
         ({"dtype": "float32"}, "sdpa", "FlashAttention does not support float32"),
         ({"head_dim": 512}, "sdpa", "FlashAttention does not support heads of 512"),
@@ -202,9 +241,10 @@ def test_a_loaded_student_uses_variable_length_attention_only_where_it_runs(fold
     configured: Callable[[Network], str] = lambda network: network.model.config._attn_implementation  # noqa: E731
     on_gpu = loaded(folder, capability=(9, 0))
     assert (on_gpu.attention.kind, configured(on_gpu)) == ("varlen", VARLEN)
-    for network in (loaded(folder), loaded(folder, capability=(9, 0), dtype=torch.float32)):
-        assert (network.attention.kind, configured(network)) == ("sdpa", "sdpa")
-    assert "float32" in loaded(folder, capability=(9, 0), dtype=torch.float32).attention.reason
+    on_cpu, narrow = loaded(folder), loaded(folder, capability=(9, 0), dtype=torch.float32)
+    assert (on_cpu.attention.kind, configured(on_cpu)) == ("per_sequence", PER_SEQUENCE)
+    assert (narrow.attention.kind, configured(narrow)) == ("sdpa", "sdpa")
+    assert "float32" in narrow.attention.reason
 
 
 @pytest.mark.parametrize("lora", [None, AdapterSettings(rank=4, alpha=8.0, targets=("q_proj",))])
