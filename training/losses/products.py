@@ -11,9 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 _ATEN = torch.ops.aten
+_ATTENTION = _ATEN._scaled_dot_product_flash_attention_for_cpu.default
+_ATTENTION_BACKWARD = _ATEN._scaled_dot_product_flash_attention_for_cpu_backward.default
 _PRODUCTS = {
     _ATEN.mm.default, _ATEN.addmm.default, _ATEN.addmm_.default, _ATEN.bmm.default, _ATEN.baddbmm.default,
-    _ATEN.mm.out, _ATEN.addmm.out, _ATEN.bmm.out, _ATEN._scaled_dot_product_flash_attention_for_cpu.default,
+    _ATEN.mm.out, _ATEN.addmm.out, _ATEN.bmm.out, _ATTENTION, _ATTENTION_BACKWARD,
     # in inference mode these arrive whole:
     _ATEN.linear.default, _ATEN.matmul.default, _ATEN.einsum.default, _ATEN.scaled_dot_product_attention.default,
 }  # fmt: skip
@@ -48,17 +50,17 @@ class Float32Products(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        given, named = list(args), dict(kwargs or {})
-        if func not in _PRODUCTS or not any(map(_is_narrow, tree_leaves((given, named)))):
-            return func(*given, **named)
-        given, named = tree_map(_widened, (given, named))
-        into = (kwargs or {}).get("out", args[0] if func is _ATEN.addmm_.default else None)
-        found = func(*given, **named)
+        named = kwargs or {}
+        if func not in _PRODUCTS or not any(map(_is_narrow, tree_leaves((args, named)))):
+            return func(*args, **named)
+        wide_args, wide_named = tree_map(_widened, (args, named))
+        into = named.get("out", args[0] if func is _ATEN.addmm_.default else None)
+        found = func(*wide_args, **wide_named)
         if into is not None:
             return into.copy_(found)
-        if isinstance(found, tuple):  # attention, and the logarithms of its sums, which are float32
+        if func is _ATTENTION:  # and the logarithms of its sums, which are float32
             return (found[0].bfloat16(), *found[1:])
-        return found.bfloat16()
+        return tree_map(_narrowed, found)
 
 
 def _is_narrow(value: Any) -> bool:
@@ -67,3 +69,7 @@ def _is_narrow(value: Any) -> bool:
 
 def _widened(value: Any) -> Any:
     return value.float() if _is_narrow(value) else value
+
+
+def _narrowed(value: Any) -> Any:
+    return value.bfloat16() if isinstance(value, torch.Tensor) else value

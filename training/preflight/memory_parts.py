@@ -157,7 +157,7 @@ def _teacher_head(plan: RunPlan, dims: ModelDimensions, *teachers: ModelDimensio
 
 def _student_working(run: RunConfig, dims: ModelDimensions, number: int) -> int:
     """Return the bytes of a forward and backward pass of one micro-batch: activations, one layer's gradients, gathered
-    parameters, the chunked head, and what attention keeps of pairs of tokens."""
+    parameters, the chunked head and the attention mask."""
     trainer, tokens = run.trainer, run.trainer.micro_batch_tokens
     layer = layer_activations(dims, number)
     inputs = dims.layers * dims.hidden * number
@@ -169,25 +169,17 @@ def _student_working(run: RunConfig, dims: ModelDimensions, number: int) -> int:
         gathered = number * min(count_parameters(dims), max(LIVE_PARAMETERS, needed))
     head = 3 * trainer.head_chunk * dims.vocab * 4
     head += 0 if trainer.lora is not None else dims.embedding * 4  # its gradient in float32
-    return tokens * (kept + backward) + gathered + head + _pair_bytes(run, dims)
+    return tokens * (kept + backward) + gathered + head + _mask_bytes(run, dims)
 
 
-def _pair_bytes(run: RunConfig, dims: ModelDimensions) -> int:
-    """Return the bytes that attention keeps for pairs of tokens; GPUs are taken to be new enough for `varlen`, which keeps none.
-
-    `sdpa`: the dense mask of packed rows, at most a single row of all tokens of a micro-batch: booleans, and the copy that torch
-    adds to the scores. `per_sequence`, without flash attention: the probabilities of every sequence, at most as long as the
-    context, in each layer whose activations are kept, and one layer's scores in float32.
+def _mask_bytes(run: RunConfig, dims: ModelDimensions) -> int:
+    """Return the bytes of the dense attention mask of packed rows, at most a single row of all tokens of a micro-batch: booleans,
+    and the copy that torch adds to the scores. Attention that joins sequences has none; GPUs are taken to be new enough for that.
     """
     capability = None if on_cpu(run) else MIN_CAPABILITY
     attention = choose_attention(capability=capability, dtype=run.trainer.dtype, head_dim=dims.head_dim)
-    tokens, number = run.trainer.micro_batch_tokens, number_bytes(run)
-    if attention.kind == "varlen":
-        return 0
-    if attention.kind == "sdpa":
-        return tokens**2 * (1 + number)
-    layers = 1 if run.trainer.gradient_checkpointing else dims.layers
-    return tokens * run.context_tokens * dims.heads * (layers * number + 4)
+    pairs = run.trainer.micro_batch_tokens**2
+    return 0 if attention.joins else pairs * (1 + number_bytes(run))
 
 
 def _sent(run: RunConfig, dims: ModelDimensions) -> int:
