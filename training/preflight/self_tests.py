@@ -47,7 +47,7 @@ def self_test(workers: Workers, prepared: Prepared, version: int) -> None:
     requests = [RolloutRequest(prompt=p, seed=d.seeds[0]) for p, d in zip(prompts, groups, strict=True)]
     generations = workers.engines.generate(requests, sampling(prepared))
     sequences = [sequence(prompt, one) for prompt, one in zip(prompts, generations, strict=True)]
-    own = np.concatenate(workers.students.logprobs(sequences))
+    own = np.concatenate([workers.students.logprobs([one])[0] for one in sequences])  # each alone
     mean, most = logprob_mismatch(np.concatenate([one.logprobs for one in generations]), own)
     check_mismatch(mean, version=version)
     if not run.student.dropout and (run.trainer.lora is None or not run.trainer.lora.dropout):
@@ -101,12 +101,12 @@ def check_prompts(
 
 
 def check_packed(mismatch: float) -> None:
-    """Raise `UserError` unless packed rows in an update have the log-probabilities of single rows, up to rounding."""
+    """Raise `UserError` unless the rows of an update have the log-probabilities of each sequence alone, up to rounding."""
     if not mismatch <= MAX_MISMATCH:
         raise UserError(
             f"the student's log-probabilities in the packed rows of an update differ by {mismatch:.3f} nats per token on average"
-            " from those of single rows, because its attention ignores the mask or a layer has dropout: try trainer.dtype float32"
-            " and another torch build"
+            " from those of each sequence alone, because its attention mixes sequences or a layer has dropout: try trainer.dtype"
+            " float32 and another torch build"
         )
 
 

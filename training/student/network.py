@@ -4,7 +4,7 @@ logits. LoRA adapters are merged into the base weights whenever weights are sent
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tasks.errors import UserError
 from tasks.processes.imports import fast_imports
 from training.data.architectures import ARCHITECTURES
 from training.data.attention import AttentionChoice, choose_attention, implementation, separation
-from training.data.batches import Batch, TokenSequence
+from training.data.batches import Batch
 from training.student.adapters import (
     AdapterSettings,
     Gather,
@@ -48,17 +48,6 @@ class Network(torch.nn.Module):
         super().__init__()
         self.model = model
         self.attention = attention
-
-    def rows(
-        self,
-        sequences: Sequence[TokenSequence],
-        device: torch.device,
-        *,
-        pack: bool,
-        budget: int | None = None,
-    ) -> Batch:
-        """Return the sequences in the rows that this network's attention needs; see `make_batch` for `pack` and `budget`."""
-        return self.attention.rows(sequences, device, pack=pack, budget=budget)
 
     def forward(self, batch: Batch, work: HeadWork) -> Any:
         """Return what `work` computes at the predicting positions of the batch."""

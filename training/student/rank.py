@@ -155,7 +155,9 @@ class Student:
             vocabulary=self._vocabulary,
             chunk=self.settings.head_chunk,
         )
-        batch = self._network.rows(sequences, self._device, pack=True, budget=self.settings.token_budget)
+        batch = self._network.attention.rows(
+            sequences, self._device, pack=True, budget=self.settings.token_budget
+        )
         loss, noted = self._backend(batch, work)
         self._backend.backward(loss * self._ranks, scale_wrt_gas=False)  # DeepSpeed divides by the ranks
         return float(loss), {name: values.cpu().numpy() for name, values in noted.items()}
@@ -226,7 +228,7 @@ class Student:
                 batch = [sequences[index] for index in chosen]
                 wanted = response_ids(batch) if ids is None else np.concatenate([ids[n] for n in chosen])
                 values = self._backend(
-                    self._network.rows(batch, self._device, pack=training, budget=budget),
+                    self._network.attention.rows(batch, self._device, pack=training, budget=budget),
                     work(torch.from_numpy(wanted.astype(np.int64)).to(self._device)),
                 )
                 for index, one in zip(chosen, split_by_sequence(values.cpu().numpy(), batch), strict=True):
@@ -250,7 +252,7 @@ class Student:
 
         self._backend.eval()
         with torch.no_grad():
-            values = self._backend(self._network.rows([sequence], self._device, pack=False), work)
+            values = self._backend(self._network.attention.rows([sequence], self._device, pack=False), work)
         self._backend.train()
         self._end_turn()
         return float(values.abs().max())

@@ -85,7 +85,7 @@ def tiny(window: int | None, attention: AttentionChoice) -> Network:
 
 
 def states(network: Network, sequences: list[TokenSequence], **layout: Any) -> torch.Tensor:
-    return network(network.rows(sequences, CPU, **layout), lambda hidden, weight: hidden)
+    return network(network.attention.rows(sequences, CPU, **layout), lambda hidden, weight: hidden)
 
 
 @pytest.mark.parametrize("window", [None, 1, 4])
@@ -113,7 +113,7 @@ def test_a_sliding_window_changes_the_states(on_cpu: None) -> None:
 
 
 def test_joined_rows_have_no_padding_and_no_mask() -> None:
-    batch = tiny(None, JOINED).rows(drawn(lengths=(4, 2, 3)), CPU, pack=True, budget=100)
+    batch = tiny(None, JOINED).attention.rows(drawn(lengths=(4, 2, 3)), CPU, pack=True, budget=100)
     assert batch.ids.shape == (1, 9) and batch.mask is None and batch.bounds is not None
     assert batch.positions.tolist() == [[0, 1, 2, 3, 0, 1, 0, 1, 2]]
     assert batch.bounds.starts.tolist() == [0, 4, 6, 9] and batch.bounds.longest == 4

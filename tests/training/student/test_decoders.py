@@ -58,7 +58,7 @@ def test_a_window_that_an_architecture_ignores_is_ignored(tmp_path: Path) -> Non
     expected = plain_logits(folder, chosen)
     edit(folder / "config.json", lambda data: data.update(sliding_window=4))
     network = loaded(folder)
-    packed = network.rows(chosen, CPU, pack=True, budget=400)
+    packed = network.attention.rows(chosen, CPU, pack=True, budget=400)
     found = network(packed, lambda hidden, weight: hidden @ weight.T).detach()
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 

@@ -58,7 +58,7 @@ def test_the_head_function_gets_the_hidden_states_that_predict_the_response(fold
         TokenSequence(tokens=np.array([15, 16], dtype=np.int32), prompt_length=1),
     ]
     model = network(folder)
-    found = model(model.rows(sequences, CPU, pack=True), lambda hidden, weight: hidden @ weight.T)
+    found = model(model.attention.rows(sequences, CPU, pack=True), lambda hidden, weight: hidden @ weight.T)
     plain = reference(folder)
     expected = torch.cat([logits(plain, [5, 6, 7, 8, 9])[1:4], logits(plain, [15, 16])[:1]])
     torch.testing.assert_close(found.detach(), expected, rtol=1e-4, atol=1e-4)
@@ -69,7 +69,7 @@ def test_gradient_checkpointing_does_not_change_gradients(folder: Path) -> None:
     gradients = []
     for checkpointing in (False, True):
         model = network(folder, checkpointing=checkpointing)
-        batch = model.rows([sequence], CPU, pack=True)
+        batch = model.attention.rows([sequence], CPU, pack=True)
         model(batch, lambda hidden, weight: (hidden @ weight.T).logsumexp(-1).sum()).backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
@@ -131,7 +131,9 @@ def test_an_adapter_is_merged_into_its_weight(folder: Path, tmp_path: Path) -> N
     tokens = list(range(30, 45))
     sequence = TokenSequence(tokens=np.array(tokens, dtype=np.int32), prompt_length=1)
     with torch.no_grad():
-        adapted = model(model.rows([sequence], CPU, pack=False), lambda hidden, weight: hidden @ weight.T)
+        adapted = model(
+            model.attention.rows([sequence], CPU, pack=False), lambda hidden, weight: hidden @ weight.T
+        )
     torch.testing.assert_close(adapted, logits(reference(tmp_path), tokens)[:-1], rtol=1e-3, atol=1e-3)
     assert weight_metadata(model.model) == [(name, tuple(tensor.shape)) for name, tensor in named.items()]
 
@@ -188,7 +190,7 @@ def test_dropout_of_the_student_is_off_unless_asked_for(folder: Path, tmp_path: 
     (copy / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.5}))
     model = load_network(copy, dtype=torch.float32, checkpointing=False, lora=None, seed=3, dropout=dropout)
     sequence = TokenSequence(tokens=np.arange(20, dtype=np.int32), prompt_length=4)
-    batch = model.rows([sequence], CPU, pack=True)
+    batch = model.attention.rows([sequence], CPU, pack=True)
     found, again, plain = (
         one(batch, lambda hidden, weight: hidden @ weight.T) for one in (model, model, network(folder))
     )
@@ -217,7 +219,7 @@ def test_packed_rows_and_the_chunked_head_give_the_gradient_of_plain_autograd(
     model = network(folder, checkpointing=True)
     for batch in update(chosen, parts):
         work = loss_work(batch, TopKCrossEntropy(), CPU, vocabulary=512, chunk=16)
-        loss, noted = model(model.rows(batch.sequences, CPU, pack=True), work)
+        loss, noted = model(model.attention.rows(batch.sequences, CPU, pack=True), work)
         loss.backward()
         assert all(len(values) == len(batch.coefficients) for values in noted.values())
     expected = naive_gradient(folder, chosen)
