@@ -24,11 +24,13 @@ from training.worker_set import Workers
 
 @dataclass
 class Healthy:
-    """Engines, students and frozen models that agree; `prompts` are those of the engine's tokenizer, `packed` what packing adds
-    to the student's log-probabilities, `reference` those of the reference and the start."""
+    """Engines, students and frozen models that agree; `prompts` are those of the engine's tokenizer, `mixed` what the other
+    sequences of a batch and `updating` what the mode of an update adds to the student's log-probabilities, `reference` those of
+    the reference and the start."""
 
     prompts: list[tuple[int, ...]]
-    packed: float = 0.0
+    mixed: float = 0.0
+    updating: float = 0.0
     reference: float = -1.0
     scored: list[tuple[str, str, list[int]]] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -43,8 +45,9 @@ class Healthy:
         return [made for _ in requests]
 
     def logprobs(self, sequences: Sequence[TokenSequence], *, training: bool = False) -> list[np.ndarray]:
-        self.asked.append({"training": training})
-        return [np.full(len(one.response), -1.0 - training * self.packed, np.float32) for one in sequences]
+        self.asked.append({"sequences": len(sequences), "training": training})
+        value = -1.0 - (len(sequences) > 1) * self.mixed - training * self.updating
+        return [np.full(len(one.response), value, np.float32) for one in sequences]
 
     def self_divergence(self, _sequence: TokenSequence) -> float:
         return 0.0
@@ -77,19 +80,22 @@ def prepared(dataset: Path, **changes: Any) -> Prepared:
     return prepare(small_run(dataset, batches={"size": 2, "total_prompts": 4}, **changes))
 
 
-def healthy(run: Prepared, *, packed: float = 0.0) -> Healthy:
+def healthy(run: Prepared, *, mixed: float = 0.0, updating: float = 0.0) -> Healthy:
     rows = [run.rows[group.row] for group in run.schedule.step(0)]
-    return Healthy(prompts=[row.prompt_ids for row in rows], packed=packed)
+    return Healthy(prompts=[row.prompt_ids for row in rows], mixed=mixed, updating=updating)
 
 
-def test_the_engine_tokenizes_real_prompts_and_packed_rows_are_compared(dataset: Path) -> None:
+def test_the_engine_tokenizes_real_prompts_and_the_rows_of_an_update_are_compared_with_single_sequences(
+    dataset: Path,
+) -> None:
     run = prepared(dataset, prompt={"date": "2026-02-03"})
     workers = healthy(run)
     self_test(workers.workers(), run, 0)
     prompts, *rest = workers.asked
     assert prompts.pop("problems") == [run.rows[group.row].text for group in run.schedule.step(0)]
     assert prompts == {"thinking": False, "day": run.run.prompt.date, "chat_template": None}
-    assert rest == [{"training": False}, {"training": True}]
+    alone, together = {"sequences": 1, "training": False}, {"sequences": 2, "training": True}
+    assert rest == [alone, alone, together]
 
 
 def test_other_prompts_of_the_engine_are_refused_before_anything_is_sampled(dataset: Path) -> None:
@@ -103,14 +109,17 @@ def test_other_prompts_of_the_engine_are_refused_before_anything_is_sampled(data
     assert len(workers.asked) == 1
 
 
-def test_packing_may_change_only_a_student_with_dropout(dataset: Path) -> None:
+@pytest.mark.parametrize("defect", ["mixed", "updating"])
+def test_an_update_may_change_the_log_probabilities_only_of_a_student_with_dropout(
+    dataset: Path, defect: str
+) -> None:
     run = prepared(dataset)
     with pytest.raises(UserError, match=r"packed rows of an update differ by 0\.300 nats"):
-        self_test(healthy(run, packed=0.3).workers(), run, 0)
+        self_test(healthy(run, **{defect: 0.3}).workers(), run, 0)
     run = prepared(dataset, student={"model": "pocket/student", "dropout": True})
-    workers = healthy(run, packed=0.3)
+    workers = healthy(run, **{defect: 0.3})
     self_test(workers.workers(), run, 0)
-    assert {"training": True} not in workers.asked
+    assert not any(one.get("training") for one in workers.asked)
 
 
 def test_the_reference_must_equal_the_student_before_the_first_update_only(dataset: Path) -> None:
