@@ -3,7 +3,7 @@
 # PYTEST (arguments of pytest), PYTHON (3.11 or 3.12); for annotate and reannotate FILE, OUT, COLUMNS ("text=question
 # answer=Short Answer"), TIER, LICENCE, ANSWERS (auto or verbatim); for evaluate MODEL, BENCHMARKS and PROTOCOLS (names with commas);
 # for compare A and B; for plan EXPERIMENT (names with commas, or an edition: paper, pocket); for experiment NAME, ONLY (labels of
-# rows with commas), SEEDS, MAX_HOURS, RESULTS (a folder); for release WHAT (dataset or model), VERSION, REPO, UPLOAD=1, PUBLIC=1,
+# rows with semicolons), SEEDS, MAX_HOURS, RESULTS (a folder); for release WHAT (dataset or model), VERSION, REPO, UPLOAD=1, PUBLIC=1,
 # SOURCE, PREVIOUS, DATASETS, EVALUATIONS, ROLL_BACK_TO, SECRET_BLOCK.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PROFILE ?= pocket

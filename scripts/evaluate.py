@@ -41,9 +41,9 @@ def evaluate() -> int:
     return 0
 
 
-def listed(text: str) -> list[str]:
-    """Return the names of a list that is written with commas."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+def listed(text: str, separator: str = ",") -> list[str]:
+    """Return the names of a list that is written with a separator between them."""
+    return [name.strip() for name in text.split(separator) if name.strip()]
 
 
 def compare() -> int:

@@ -1,6 +1,6 @@
 """`make experiment`.
 
-    NAME=pocket/learning ONLY="OPD,UOPD" SEEDS=0,1 MAX_HOURS=2 RESULTS=results/cells scripts/experiment.py
+    NAME=pocket/learning ONLY="OPD;UOPD" SEEDS=0,1 MAX_HOURS=2 RESULTS=results/cells scripts/experiment.py
 
 It runs the flow sure-math-experiment in this process, with the same Prefect server as `make build`. All settings come from the
 environment, so that no shell reads them.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from annotate import served
@@ -19,16 +20,16 @@ from evaluate import listed
 from tasks.errors import UserError
 
 
-def given() -> dict[str, Any]:
-    """Return the parameters of the flow that the environment gives. Raises `UserError` for a value that is no number."""
+def parameters(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the parameters of the flow that are given. Raises `UserError` for a value that is no number."""
     found: dict[str, Any] = {
-        "experiment": os.environ.get("NAME", ""),
-        "results": os.environ.get("RESULTS", ""),
+        "experiment": environment.get("NAME", ""),
+        "results": environment.get("RESULTS", ""),
+        "only": listed(environment.get("ONLY", ""), ";"),
     }
-    found["only"] = listed(os.environ.get("ONLY", ""))
-    hours = os.environ.get("MAX_HOURS", "")
+    hours = environment.get("MAX_HOURS", "")
     try:
-        found["seeds"] = [int(seed) for seed in listed(os.environ.get("SEEDS", ""))]
+        found["seeds"] = [int(seed) for seed in listed(environment.get("SEEDS", ""))]
         found["max_hours"] = float(hours) if hours else None
     except ValueError as error:
         raise UserError(
@@ -40,11 +41,11 @@ def given() -> dict[str, Any]:
 def main() -> int:
     """Return 0 if all cells have results, 1 with a message after a `UserError`, 130 after Ctrl-C."""
     try:
-        parameters = given()
+        given = parameters(os.environ)
         with served("flows.experiment"):
             from flows.experiment import experiment
 
-            log_line(f"results in {experiment(**parameters)}")
+            log_line(f"results in {experiment(**given)}")
     except UserError as error:
         log_error(error)
         return 1

@@ -24,9 +24,18 @@ _USER = re.compile(r"://[^/\s@'\"]+@")
 _VARIABLES = {
     "problems": "FILE", "out": "OUT", "tier": "TIER", "answers": "ANSWERS", "model": "MODEL", "what": "WHAT", "repo": "REPO",
     "version": "VERSION", "licence": "LICENCE", "source": "SOURCE", "previous": "PREVIOUS", "roll_back_to": "ROLL_BACK_TO",
-    "secret_block": "SECRET_BLOCK", "profile": "PROFILE",
+    "secret_block": "SECRET_BLOCK", "profile": "PROFILE", "experiment": "NAME", "max_hours": "MAX_HOURS", "results": "RESULTS",
 }  # fmt: skip
 """Parameter of a flow -> variable of `make`; `_special` has those that are written in another way."""
+_LISTS = {
+    "benchmarks": ",",
+    "protocols": ",",
+    "seeds": ",",
+    "only": ";",
+    "datasets": " ",
+    "evaluations": " ",
+}
+"""Parameter of a flow -> separator of its values in the variable of this name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,9 +148,9 @@ def _special(target: str, parameters: Mapping[str, Any]) -> Iterator[tuple[str, 
         yield "OVERRIDES", json.dumps(overrides, ensure_ascii=False)
     if columns := parameters.get("columns"):
         yield "COLUMNS", " ".join(f'{field}="{column}"' for field, column in columns.items())
-    for name, separator in (("benchmarks", ","), ("protocols", ","), ("datasets", " ")):
+    for name, separator in _LISTS.items():
         if values := parameters.get(name):
-            yield name.upper(), separator.join(values)
+            yield name.upper(), separator.join(map(str, values))
     if target == "release":
         if parameters.get("dry_run") is False:
             yield "UPLOAD", "1"

@@ -99,9 +99,10 @@ def test_the_command_of_make_gives_the_same_parameters(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.syspath_prepend(SCRIPTS)
-    for name in ("annotate", "release"):
+    names = ("annotate", "release", "experiment")
+    for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
-    annotate, release = importlib.import_module("annotate"), importlib.import_module("release")
+    annotate, release, experiment = map(importlib.import_module, names)
     file, out = tmp_path / "it's mine.csv", tmp_path / "out"
     given = {
         "problems": str(file), "out": str(out), "profile": "pocket", "overrides": {"sample.num_samples": 4},
@@ -115,10 +116,16 @@ def test_the_command_of_make_gives_the_same_parameters(
     sent = {
         "what": "model", "profile": "pocket", "overrides": {}, "version": "1.2.0", "dry_run": False, "private": False,
         "datasets": ["a/b", "c/d"], "repo": "a/c", "licence": "mit", "roll_back_to": None, "secret_block": "hub",
-        "source": str(tmp_path), "previous": None, "evaluations": None,
+        "source": str(tmp_path), "previous": None, "evaluations": [str(tmp_path / "a"), str(tmp_path / "b")],
     }  # fmt: skip
     target, variables = environment_of(make_command("release", sent))
     assert target == "release" and release.parameters(variables) == sent
+    measured = {
+        "experiment": "pocket/learning", "only": ["OPD", "UOPD, answer share"], "seeds": [0, 2], "max_hours": 1.5,
+        "results": "my cells",
+    }  # fmt: skip
+    target, variables = environment_of(make_command("experiment", measured))
+    assert target == "experiment" and experiment.parameters(variables) == measured
     assert make_command("build", {"profile": "pocket", "dry_run": True}) == "make plan PROFILE=pocket"
     evaluated = {"profile": "pocket", "model": "m", "benchmarks": ["gsm8k", "aime2025"], "protocols": None}
     assert (

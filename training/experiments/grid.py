@@ -66,6 +66,10 @@ class Experiment(Settings):
         labels = [row.label for row in self.rows]
         if twice := next((one for one in labels if labels.count(one) > 1), None):
             raise ValueError(f"two rows have the label {twice!r}: give each its own")
+        if divided := next((one for one in labels if ";" in one), None):
+            raise ValueError(
+                f"the label {divided!r} has a semicolon, which separates the labels in ONLY: write a comma"
+            )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds has a number twice: remove one of the two")
         named = [*([] if self.compare_to is None else [self.compare_to]), *self.published]

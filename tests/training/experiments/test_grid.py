@@ -121,6 +121,7 @@ def test_dotted_settings_become_a_tree() -> None:
             ("row 1, 'A'", "change", "unknown key"),
         ),
         ({"rows": [ROWS[1], ROWS[1]]}, ("'OPD'", "two rows")),
+        ({"rows": [{"label": "A; b", "algorithm": "opd"}]}, ("'A; b'", "semicolon")),
         ({"compare_to": "UOPD"}, ("'UOPD'", "no row")),
         ({"views": ["pie"]}, ("views",)),
     ],
