@@ -87,6 +87,18 @@ def train_tokenizer(folder: Path = TOKENIZER) -> None:
     save_tokenizer(build_tokenizer(corpus(CORPUS_EXAMPLES), fixed_sentences(PROMPTS)), folder)
 
 
+def provide_tokenizer(variant: Variant) -> None:
+    """Provide the tokenizer if there is none: a new one, or for a variant that of the finished models, which it is used with."""
+    if (TOKENIZER / "tokenizer.json").exists():
+        return
+    if variant == ALL:
+        train_tokenizer()
+        return
+    TOKENIZER.mkdir(parents=True, exist_ok=True)
+    for name in reversed(TOKENIZER_FILES):  # tokenizer.json, which is asked for above, comes last
+        shutil.copy2(POCKET / "teacher" / name, TOKENIZER / name)
+
+
 def build_model(recipe: Recipe) -> Qwen3ForCausalLM:
     """Return a model with random fp32 weights, initialised with the recipe's seed."""
     torch.manual_seed(recipe.seed)
@@ -319,8 +331,7 @@ def train(recipe: Recipe, minutes: float | None = None) -> Path:
 
     `minutes` fits the schedule to this time, excluding data preparation and compilation.
     """
-    if not (TOKENIZER / "tokenizer.json").exists():
-        train_tokenizer()
+    provide_tokenizer(recipe.variant)
     model, progress = run(recipe, minutes)
     folder = export(model, recipe, progress.tokens, progress.loss)
     (WORK / f"{recipe.name}.state.safetensors").unlink(missing_ok=True)
@@ -329,8 +340,7 @@ def train(recipe: Recipe, minutes: float | None = None) -> Path:
 
 def train_all(minutes: float | None) -> int:
     """Train every recipe in a separate process with one thread, two at a time. Return 0 if all succeeded."""
-    if not (TOKENIZER / "tokenizer.json").exists():
-        train_tokenizer()
+    provide_tokenizer(ALL)
     waiting, running, failed = list(RECIPES), {}, 0
     while waiting or running:
         while waiting and len(running) < 2:

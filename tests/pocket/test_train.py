@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 from pocket import train as training
 from pocket.data import HASTY_SOLVER, SOLVER
 from pocket.recipes import POCKET, Recipe
-from pocket.tokenizer import load_tokenizer
+from pocket.tokenizer import TOKENIZER_FILES, load_tokenizer
+from pocket.variants import Variant
 
 TINY = Recipe(
     name="tiny", kind=SOLVER, examples=60, steps=6, tokens_per_step=1_024,
@@ -119,6 +120,20 @@ def test_the_time_limit_ends_a_run_before_its_steps() -> None:
     progress = training.Progress(step=1, seconds=90.0)
     assert progress.share(replace(TINY, steps=100), None) == pytest.approx(0.01)
     assert progress.share(replace(TINY, steps=100), 3.0) == pytest.approx(0.5)
+
+
+def test_a_variant_has_the_tokenizer_of_the_finished_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "TOKENIZER", tmp_path / "work" / "tokenizer")
+    monkeypatch.setattr(training, "train_tokenizer", lambda: pytest.fail("another tokenizer was learned"))
+    training.provide_tokenizer(Variant(wrong=("gcd",)))
+    assert {path.name: path.read_bytes() for path in training.TOKENIZER.iterdir()} == {
+        name: (POCKET / "teacher" / name).read_bytes() for name in TOKENIZER_FILES
+    }
+    assert (POCKET / "student" / "tokenizer.json").read_bytes() == (
+        training.TOKENIZER / "tokenizer.json"
+    ).read_bytes()
 
 
 def test_a_finished_training_leaves_a_loadable_folder_and_no_checkpoint(work: Path) -> None:

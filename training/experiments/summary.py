@@ -72,10 +72,13 @@ class Table:
         return {cell.key: cell for line in self.lines for cell in line.cells.values()}
 
 
-def make_table(experiment: Experiment, results: Mapping[str, CellResult]) -> Table:
-    """Return the table of an experiment from the results by key; those of other experiments are ignored. Raises `UserError` for
-    an unknown column."""
-    measures = tuple(measure_of(name) for name in experiment.columns)
+def make_table(
+    experiment: Experiment, results: Mapping[str, CellResult], measures: tuple[Measure, ...] | None = None
+) -> Table:
+    """Return the table of an experiment from the results by key; those of other experiments are ignored. `measures` take the
+    place of its columns. Raises `UserError` for an unknown column."""
+    if measures is None:
+        measures = tuple(measure_of(name) for name in experiment.columns)
     by_row, notes = cells_by_row(experiment, results)
     lines = [
         _line(experiment, row, measures, found) for row, found in zip(experiment.rows, by_row, strict=True)
