@@ -282,5 +282,5 @@ def test_the_time_does_not_explode_with_the_length_of_a_text(piece: str) -> None
     for rule in RULES.values():
         rule(text, SETTINGS)
     assert (
-        process_time() - start < 3.0
+        process_time() - start < 20
     )  # 0.2 s on a quiet machine; a pattern with three nested runs takes minutes

@@ -108,10 +108,12 @@ def test_a_formula_that_is_too_long_too_deep_or_malformed_stays_source(source: s
     "piece", ["$", "\\[", "\\(", "\\boxed{", "\\boxed{{}", "$\\", "$a", "x_1 $", "$" + "x" * 600 + "$ "]
 )
 def test_the_work_for_a_text_is_bounded(piece: str) -> None:
-    text = (piece * 20_000)[:20_000]
+    text = (piece * 200_000)[:200_000]
     start = time.process_time()
     Typesetter().text(text)
-    assert time.process_time() - start < 1.0
+    assert (
+        time.process_time() - start < 20
+    )  # 0.3 s on a quiet machine; to scan the rest again at each sign takes minutes
 
 
 def test_each_formula_is_converted_once_and_the_budget_ends_the_work() -> None:

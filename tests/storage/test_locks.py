@@ -45,7 +45,9 @@ def test_the_second_process_is_refused_at_once_and_admitted_after_the_first_was_
         started = time.monotonic()
         with pytest.raises(UserError) as refusal, alone(lock, "an annotation"):
             pytest.fail("two at once")
-        assert time.monotonic() - started < 1.0
+        assert (
+            time.monotonic() - started < 10
+        )  # whoever waited for the lock would wait until the first is killed below
         assert "a re-annotation is already running" in str(refusal.value)
         assert f"process {first.pid}, since 2" in str(refusal.value) and "wait for it" in str(refusal.value)
         os.kill(first.pid, signal.SIGKILL)
