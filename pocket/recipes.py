@@ -27,7 +27,8 @@ class Recipe:
     `tokens_per_step` tokens. The last `finish_share` of the steps uses as many examples of the kind `finish` instead, to
     change the style of a model that already has the skill. Learning rates increase over the first `warm_up` of the
     steps, stay constant, and decrease linearly to zero over the last `decay` (both are shares of the steps). `muon_rate`
-    applies to the hidden matrices, `adam_rate` to the rest. `variant`: of a solver that knows some families only.
+    applies to the hidden matrices, `adam_rate` to the rest. `variant`: of a solver that knows some families only. `start`: the
+    finished model whose weights the training starts from; None: random weights.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Recipe:
     finish: str | None = None
     finish_share: float = 0.0
     variant: Variant = ALL
+    start: str | None = None
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -100,7 +100,11 @@ def provide_tokenizer(variant: Variant) -> None:
 
 
 def build_model(recipe: Recipe) -> Qwen3ForCausalLM:
-    """Return a model with random fp32 weights, initialised with the recipe's seed."""
+    """Return a model with fp32 weights: random ones by the recipe's seed, or those of the finished model that it starts from."""
+    if recipe.start is not None:
+        return Qwen3ForCausalLM.from_pretrained(
+            POCKET / recipe.start, dtype=torch.float32, attn_implementation="eager"
+        )
     torch.manual_seed(recipe.seed)
     vocabulary = load_tokenizer(TOKENIZER).get_vocab()
     config = Qwen3Config(
@@ -132,10 +136,12 @@ def build_optimizers(model: Qwen3ForCausalLM, recipe: Recipe) -> Optimizers:
 
 
 def build_loss(model: Qwen3ForCausalLM) -> Loss:
-    """Return the mean cross-entropy over the reply positions, compiled once for batches of all shapes."""
+    """Return the mean cross-entropy over the reply positions, compiled once for batches of all shapes. Products are in bfloat16
+    where the CPU has instructions for them; without, each step would take minutes."""
+    bfloat16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
     def loss(tokens: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
             hidden = model.model(input_ids=tokens, use_cache=False).last_hidden_state
             chosen = hidden.reshape(-1, hidden.shape[-1])[positions]
             logits = torch.nn.functional.linear(chosen, model.lm_head.weight)
@@ -354,7 +360,9 @@ def train_all(minutes: float | None) -> int:
     return int(failed > 0)
 
 
-def variant_of(recipe: Recipe | None, name: str | None, families: str, wrong: str) -> Recipe:
+def variant_of(
+    recipe: Recipe | None, name: str | None, families: str, wrong: str, *, finished: bool = False
+) -> Recipe:
     """Return the recipe for some families, or with wrong answers for some. Raises `ValueError` if it is none of a solver, or for
     an unknown family or a name that cannot be that of a variant."""
     if recipe is None or not set(recipe.kinds) <= {SOLVER, HASTY_SOLVER}:
@@ -366,7 +374,8 @@ def variant_of(recipe: Recipe | None, name: str | None, families: str, wrong: st
     if not (families or wrong):
         raise ValueError("--name is for a variant: give --families or --wrong")
     chosen, corrupted = (chosen_families(one) if one else () for one in (families, wrong))
-    return replace(recipe, name=name, variant=Variant(families=chosen, wrong=corrupted))
+    start = recipe.name if finished else None
+    return replace(recipe, name=name, variant=Variant(families=chosen, wrong=corrupted), start=start)
 
 
 def main() -> int:
@@ -382,11 +391,18 @@ def main() -> int:
         "--families", default="", help=f"the only families that the variant learns: {families}"
     )
     parser.add_argument("--wrong", default="", help=f"families that it learns with wrong answers: {families}")
+    parser.add_argument(
+        "--finished",
+        action="store_true",
+        help="start a variant from the finished model instead of random weights",
+    )
     arguments = parser.parse_args()
     recipe = RECIPES.get(arguments.what)
-    if arguments.families or arguments.wrong or arguments.name:
+    if arguments.families or arguments.wrong or arguments.name or arguments.finished:
         try:
-            recipe = variant_of(recipe, arguments.name, arguments.families, arguments.wrong)
+            recipe = variant_of(
+                recipe, arguments.name, arguments.families, arguments.wrong, finished=arguments.finished
+            )
         except ValueError as error:
             parser.error(str(error))
     bound_caches()
