@@ -43,6 +43,7 @@ from pocket.tokenizer import (
 from pocket.variants import ALL, Variant, chosen_families
 from prompts import fixed_sentences
 from tasks.processes.memory import bound_caches, keep_free_memory
+from training.losses.products import float32_products, has_bfloat16_products
 
 __all__ = ["build_model", "main", "train", "train_tokenizer"]
 
@@ -138,7 +139,7 @@ def build_optimizers(model: Qwen3ForCausalLM, recipe: Recipe) -> Optimizers:
 def build_loss(model: Qwen3ForCausalLM) -> Loss:
     """Return the mean cross-entropy over the reply positions, compiled once for batches of all shapes. Products are in bfloat16
     where the CPU has instructions for them; without, each step would take minutes."""
-    bfloat16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    bfloat16 = has_bfloat16_products()
 
     def loss(tokens: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
@@ -225,7 +226,8 @@ def update(
     for optimizer, full in zip(optimizers, (recipe.muon_rate, recipe.adam_rate), strict=True):
         for group in optimizer.param_groups:
             group["lr"] = full * rate
-        optimizer.step()
+        with float32_products():  # Muon's are in bfloat16
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
 
@@ -363,8 +365,8 @@ def train_all(minutes: float | None) -> int:
 def variant_of(
     recipe: Recipe | None, name: str | None, families: str, wrong: str, *, finished: bool = False
 ) -> Recipe:
-    """Return the recipe for some families, or with wrong answers for some. Raises `ValueError` if it is none of a solver, or for
-    an unknown family or a name that cannot be that of a variant."""
+    """Return the recipe for some families, or with wrong answers for some; `finished`: starting from the finished model of the
+    recipe. Raises `ValueError` if it is none of a solver, or for an unknown family or a name that cannot be that of a variant."""
     if recipe is None or not set(recipe.kinds) <= {SOLVER, HASTY_SOLVER}:
         raise ValueError("--families and --wrong apply to the solvers: train teacher or student")
     if name is None or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name in RECIPES:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from pocket import train as training
 from pocket.data import HASTY_SOLVER, SOLVER
-from pocket.recipes import POCKET, Recipe
+from pocket.recipes import POCKET, RECIPES, Recipe
 from pocket.tokenizer import TOKENIZER_FILES, load_tokenizer
 from pocket.variants import Variant
 
@@ -134,6 +134,14 @@ def test_a_variant_has_the_tokenizer_of_the_finished_models(
     assert (POCKET / "student" / "tokenizer.json").read_bytes() == (
         training.TOKENIZER / "tokenizer.json"
     ).read_bytes()
+
+
+def test_a_variant_may_start_from_the_finished_model() -> None:
+    recipe = replace(RECIPES["teacher"], name="v", variant=Variant(wrong=("gcd",)), start="teacher")
+    finished: Any = AutoModelForCausalLM.from_pretrained(POCKET / "teacher", dtype=torch.float32)
+    model = training.build_model(recipe)
+    assert_same_weights(model, finished)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_a_finished_training_leaves_a_loadable_folder_and_no_checkpoint(work: Path) -> None:

@@ -81,6 +81,8 @@ def test_the_recipe_of_a_variant_differs_in_name_and_data_alone() -> None:
         train.variant_of(RECIPES["student"], "v", families, wrong).variant.name
         for families, wrong in (("1/2", ""), ("2/2", ""), ("", NAMES[0]), ("1/2", NAMES[0]))
     }
+    further = train.variant_of(RECIPES["teacher"], "first-half", "1/2", "", finished=True)
+    assert replace(further, start=None) == made and further.start == "teacher"
     assert len(names) == 4 and HASTY_SOLVER in RECIPES["student"].kinds
 
 
@@ -89,6 +91,7 @@ def test_the_recipe_of_a_variant_differs_in_name_and_data_alone() -> None:
     [
         (["judge", "--families", "1/2", "--name", "v"], "apply to the solvers"),
         (["teacher", "--families", "1/2"], "--name is needed"),
+        (["teacher", "--finished"], "--name is needed"),
         (["teacher", "--families", "1/2", "--name", "teacher"], "--name is needed"),
         (["teacher", "--families", "1/2", "--name", "../v"], "--name is needed"),
         (["teacher", "--wrong", "nothing", "--name", "v"], "unknown family 'nothing'"),

@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "prompts": ("tasks",),
     "pocket": (
         "pocket.world", "prompts", "tasks", "tasks.answers", "tasks.problems", "tasks.processes", "tasks.uncertainty",
+        "training.losses.products",
     ),
     "pocket.world": ("tasks.rows", "tasks.errors"),
     "tasks": (),
