@@ -104,7 +104,7 @@ def build_model(recipe: Recipe) -> Qwen3ForCausalLM:
     """Return a model with fp32 weights: random ones by the recipe's seed, or those of the finished model that it starts from."""
     if recipe.start is not None:
         return Qwen3ForCausalLM.from_pretrained(
-            POCKET / recipe.start, dtype=torch.float32, attn_implementation="eager"
+            POCKET / recipe.start, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
         )
     torch.manual_seed(recipe.seed)
     vocabulary = load_tokenizer(TOKENIZER).get_vocab()
