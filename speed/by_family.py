@@ -18,13 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocket.variants import chosen_families, families_of
-from tasks.config import load_config
 from tasks.errors import UserError
 from tasks.runtime.training_run import held_out
-from tasks.seeds.registry import resolve
 from training.evaluation.statistics import Values
 from training.experiments.columns import Measure, measure_of
-from training.experiments.grid import Experiment, experiment_path, load_experiment
+from training.experiments.grid import Experiment, experiment_path, load_experiment, row_cells
 from training.experiments.rendering import markdown_table
 from training.experiments.stored import CellResult, Point, read_cells
 from training.experiments.summary import Table, make_table
@@ -74,8 +72,7 @@ def main() -> int:
     try:
         families = chosen_families(arguments.families)
         experiment = load_experiment(experiment_path(arguments.experiment))
-        settings = resolve(load_config(experiment.profile)).distill
-        assert settings is not None, "an experiment has a profile that trains"
+        settings = row_cells(experiment, experiment.rows[0])[0].settings()
         problems = [one.problem for one in held_out(settings, Path("dataset"))]
         table = by_family(experiment, read_cells(arguments.cells), problems, families)
         print(markdown_table(table, arguments.cells.as_posix()))
