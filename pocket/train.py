@@ -363,10 +363,17 @@ def train_all(minutes: float | None) -> int:
 
 
 def variant_of(
-    recipe: Recipe | None, name: str | None, families: str, wrong: str, *, finished: bool = False
+    recipe: Recipe | None,
+    name: str | None,
+    families: str,
+    wrong: str,
+    *,
+    finished: bool = False,
+    steps: int | None = None,
 ) -> Recipe:
     """Return the recipe for some families, or with wrong answers for some; `finished`: starting from the finished model of the
-    recipe. Raises `ValueError` if it is none of a solver, or for an unknown family or a name that cannot be that of a variant."""
+    recipe; `steps`: of the schedule, None for the recipe's. Raises `ValueError` if the recipe is none of a solver, for an unknown
+    family, for a name that cannot be that of a variant, and without a step."""
     if recipe is None or not set(recipe.kinds) <= {SOLVER, HASTY_SOLVER}:
         raise ValueError("--families and --wrong apply to the solvers: train teacher or student")
     if name is None or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name in RECIPES:
@@ -375,16 +382,21 @@ def variant_of(
         )
     if not (families or wrong):
         raise ValueError("--name is for a variant: give --families or --wrong")
+    if steps is not None and steps < 1:
+        raise ValueError(f"--steps is {steps}: give at least 1")
     chosen, corrupted = (chosen_families(one) if one else () for one in (families, wrong))
     start = recipe.name if finished else None
-    return replace(recipe, name=name, variant=Variant(families=chosen, wrong=corrupted), start=start)
+    variant = Variant(families=chosen, wrong=corrupted)
+    return replace(recipe, name=name, variant=variant, start=start, steps=steps or recipe.steps)
 
 
 def main() -> int:
     """Train the tokenizer or the named models; return 0 if all succeeded."""
     parser = argparse.ArgumentParser(prog="python -m pocket.train", description=__doc__)
     parser.add_argument("what", choices=("tokenizer", *RECIPES, "all"))
-    parser.add_argument("--minutes", type=float, help="fit the schedule of each model to this many minutes")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, help="fit the schedule of each model to this many minutes")
+    length.add_argument("--steps", type=int, help="fit the schedule of a variant to this many steps")
     parser.add_argument(
         "--name", help="of a variant of teacher or student, which is written to pocket/.work/NAME"
     )
@@ -400,10 +412,16 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     recipe = RECIPES.get(arguments.what)
-    if arguments.families or arguments.wrong or arguments.name or arguments.finished:
+    of_variant = (arguments.families, arguments.wrong, arguments.name, arguments.steps is not None)
+    if any(of_variant) or arguments.finished:
         try:
             recipe = variant_of(
-                recipe, arguments.name, arguments.families, arguments.wrong, finished=arguments.finished
+                recipe,
+                arguments.name,
+                arguments.families,
+                arguments.wrong,
+                finished=arguments.finished,
+                steps=arguments.steps,
             )
         except ValueError as error:
             parser.error(str(error))

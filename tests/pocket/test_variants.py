@@ -83,6 +83,8 @@ def test_the_recipe_of_a_variant_differs_in_name_and_data_alone() -> None:
     }
     further = train.variant_of(RECIPES["teacher"], "first-half", "1/2", "", finished=True)
     assert replace(further, start=None) == made and further.start == "teacher"
+    shorter = train.variant_of(RECIPES["teacher"], "first-half", "1/2", "", steps=300)
+    assert replace(shorter, steps=made.steps) == made and shorter.steps == 300
     assert len(names) == 4 and HASTY_SOLVER in RECIPES["student"].kinds
 
 
@@ -94,6 +96,9 @@ def test_the_recipe_of_a_variant_differs_in_name_and_data_alone() -> None:
         (["teacher", "--finished"], "--name is needed"),
         (["teacher", "--families", "1/2", "--name", "teacher"], "--name is needed"),
         (["teacher", "--families", "1/2", "--name", "../v"], "--name is needed"),
+        (["teacher", "--steps", "300"], "--name is needed"),
+        (["teacher", "--families", "1/2", "--name", "v", "--steps", "0"], "--steps is 0"),
+        (["teacher", "--families", "1/2", "--name", "v", "--steps", "9", "--minutes", "1"], "not allowed with"),
         (["teacher", "--wrong", "nothing", "--name", "v"], "unknown family 'nothing'"),
         (["all", "--wrong", "1/2", "--name", "v"], "apply to the solvers"),
     ],
