@@ -390,8 +390,7 @@ def variant_of(
     return replace(recipe, name=name, variant=variant, start=start, steps=steps or recipe.steps)
 
 
-def main() -> int:
-    """Train the tokenizer or the named models; return 0 if all succeeded."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pocket.train", description=__doc__)
     parser.add_argument("what", choices=("tokenizer", *RECIPES, "all"))
     length = parser.add_mutually_exclusive_group()
@@ -410,6 +409,12 @@ def main() -> int:
         action="store_true",
         help="start a variant from the finished model instead of random weights",
     )
+    return parser
+
+
+def main() -> int:
+    """Train the tokenizer or the named models; return 0 if all succeeded."""
+    parser = _parser()
     arguments = parser.parse_args()
     recipe = RECIPES.get(arguments.what)
     of_variant = (arguments.families, arguments.wrong, arguments.name, arguments.steps is not None)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pocket.variants import chosen_families, families_of
 from tasks.errors import UserError
 from tasks.runtime.training_run import held_out
+from tasks.text import counted
 from training.evaluation.statistics import Values
 from training.experiments.columns import Measure, measure_of
 from training.experiments.grid import Experiment, experiment_path, load_experiment, row_cells
@@ -52,7 +53,14 @@ def _among(measure: Measure, chosen: NDArray[np.bool_], group: str) -> Measure:
     def problems(cell: CellResult, point: Point) -> Values | None:
         assert measure.problems is not None, "an accuracy"
         values = measure.problems(cell, point)
-        return None if values is None else values[chosen]
+        if values is None:
+            return None
+        if len(values) != len(chosen):
+            raise UserError(
+                f"cell {cell.key} has {counted(len(values), 'held-out problem')} and the profile has {len(chosen)}: measure"
+                " the cell again, or correct held_out"
+            )
+        return values[chosen]
 
     def value(cell: CellResult) -> float | None:
         values = problems(cell, cell.curve[-1])

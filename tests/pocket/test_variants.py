@@ -98,7 +98,10 @@ def test_the_recipe_of_a_variant_differs_in_name_and_data_alone() -> None:
         (["teacher", "--families", "1/2", "--name", "../v"], "--name is needed"),
         (["teacher", "--steps", "300"], "--name is needed"),
         (["teacher", "--families", "1/2", "--name", "v", "--steps", "0"], "--steps is 0"),
-        (["teacher", "--families", "1/2", "--name", "v", "--steps", "9", "--minutes", "1"], "not allowed with"),
+        (
+            ["teacher", "--families", "1/2", "--name", "v", "--steps", "9", "--minutes", "1"],
+            "not allowed with",
+        ),
         (["teacher", "--wrong", "nothing", "--name", "v"], "unknown family 'nothing'"),
         (["all", "--wrong", "1/2", "--name", "v"], "apply to the solvers"),
     ],

@@ -9,6 +9,7 @@ import pytest
 from pocket.variants import families_of
 from speed.by_family import by_family
 from tasks.config import load_config
+from tasks.errors import UserError
 from tasks.runtime.training_run import held_out
 from tasks.seeds.registry import resolve
 from tests.training.experiments.hand_made import experiment, results
@@ -17,10 +18,22 @@ from training.experiments.rendering import markdown_table
 GRADES = {"OPD": [("001100", "012200")], "UOPD": [("001100", "034410")]}
 
 
-def test_problems_with_a_part_of_the_families_are_separated_from_the_others(tmp_path: Path) -> None:
+def held_out_problems() -> list[str]:
     settings = resolve(load_config("pocket")).distill
     assert settings is not None
-    problems = [one.problem for one in held_out(settings, Path("dataset"))][:6]
+    return [one.problem for one in held_out(settings, Path("dataset"))]
+
+
+def test_cells_of_other_held_out_problems_are_refused(tmp_path: Path) -> None:
+    made = experiment(tmp_path, common={"evaluation.samples": 4}, seeds=[0])
+    with pytest.raises(
+        UserError, match="has 6 held-out problems and the profile has 1: measure the cell again"
+    ):
+        by_family(made, results(made, GRADES), held_out_problems()[:1], ["none"])
+
+
+def test_problems_with_a_part_of_the_families_are_separated_from_the_others(tmp_path: Path) -> None:
+    problems = held_out_problems()[:6]
     parts = [families_of(text) for text in problems]
     chosen = sorted(parts[1] | parts[2])  # every problem with one of their parts belongs to the group
     inside = [bool(one & set(chosen)) for one in parts]

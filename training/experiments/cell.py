@@ -65,11 +65,13 @@ class Cell:
         names: dict[str, Any] = {
             "profile": self.profile,
             "held_out": plain(settings.held_out),
-            "source": None if source is None or source.path is None else str(source.path),
+            "source": None if source is None else _plain_path(source.path),
             **{name: self.changes.get(name) for name in ("dataset.folder", "evaluation.problems")},
         }
         if self.baseline is None:
             names |= {"student": run.student.model, "teacher": teacher}
+            if run.teachers:
+                names["teachers"] = [[one.model, _plain_path(one.annotation)] for one in run.teachers]
             return {"versions": VERSIONS, "settings": plan_of(run).identity(), "names": names}
         names["model"] = run.student.model if self.baseline == "student" else teacher
         return {"versions": VERSIONS, "settings": _of_evaluation(run), "names": names}
@@ -118,6 +120,11 @@ def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
             tree = {name: tree}
         found = merged(found, tree)
     return found
+
+
+def _plain_path(path: Path | None) -> str | None:
+    """Return a path as plain JSON data."""
+    return None if path is None else str(path)
 
 
 def _of_evaluation(run: RunConfig) -> dict[str, Any]:

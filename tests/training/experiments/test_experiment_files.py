@@ -25,7 +25,7 @@ FURTHER_MODELS = {
     "uopd-main-8b-30b": "uopd-main",
 }
 """Tables of the paper edition for models that the pocket world does not have, and the table that they repeat."""
-POCKET_ONLY = {"learning", "wrong-half"}
+POCKET_ONLY = {"learning", "routing", "wrong-half"}
 
 
 def edition(name: str) -> dict[str, Experiment]:

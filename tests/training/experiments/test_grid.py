@@ -76,6 +76,19 @@ def test_a_setting_that_changes_the_result_changes_the_key(other: Cell) -> None:
     assert other.key != BASE.key and len(BASE.key) == 16 and int(BASE.key, 16) >= 0
 
 
+def test_the_models_and_annotations_of_several_teachers_are_part_of_the_key() -> None:
+    def routed(model: str, annotation: str) -> Cell:
+        teachers = [
+            {"name": "a", "model": "pocket/teacher"},
+            {"name": "b", "model": model, "annotation": annotation},
+        ]
+        changes = {"teacher": None, "teachers": teachers, "routing": "lowest_entropy"}
+        return replace(BASE, changes=changes)
+
+    cells = [routed("m", "output/m"), routed("other", "output/m"), routed("m", "output/other")]
+    assert len({cell.key for cell in cells}) == 3 and routed("m", "output/m").key == cells[0].key
+
+
 def test_a_new_version_of_an_algorithm_changes_its_keys_only(monkeypatch: pytest.MonkeyPatch) -> None:
     before = {name: Cell(profile="pocket", algorithm=name).key for name in ("opd", "grpo")}
     monkeypatch.setattr(opd, "ALGORITHM", replace(opd.ALGORITHM, version=2))
