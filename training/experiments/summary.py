@@ -139,8 +139,11 @@ def _line(
 
 
 def setting_text(changes: Mapping[str, Any]) -> str:
-    """Return settings as text: 'algorithm.top_k = 128, rollouts.temperature = 0.7'."""
-    return ", ".join(f"{key} = {json.dumps(value)}" for key, value in changes.items())
+    """Return settings as text: 'algorithm.top_k = 128, rollouts.temperature = 0.7'. Teachers are shown by their names."""
+    shown = {
+        key: [one["name"] for one in value] if key == "teachers" else value for key, value in changes.items()
+    }
+    return ", ".join(f"{key} = {json.dumps(value)}" for key, value in shown.items())
 
 
 def _mean(measure: Measure, cells: Mapping[int, CellResult], wanted: int) -> Number:

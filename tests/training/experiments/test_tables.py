@@ -16,7 +16,7 @@ from training.experiments.columns import measure_of
 from training.experiments.grid import Experiment, row_cells
 from training.experiments.rendering import csv_table, latex_table, markdown_table, metrics_csv, metrics_table
 from training.experiments.stored import CellResult
-from training.experiments.summary import Line, Table, make_table
+from training.experiments.summary import Line, Table, make_table, setting_text
 
 GRADES = {
     "Student (base)": [("001100",)],
@@ -171,6 +171,15 @@ def test_the_sources_of_labels_and_the_datasets_are_shown(
     assert "| method | setting | labels |" in text and "80 gold, 400 teacher\\_majority" in text
     assert "dataset gsm8k (d2): OPD" in table.notes
     assert "dataset default/train (d1): OPD, UOPD, k | 128" in table.notes
+
+
+def test_several_teachers_are_shown_by_their_names() -> None:
+    teachers = [
+        {"name": "a", "model": "models/a"},
+        {"name": "b", "model": "models/b", "annotation": "output/b"},
+    ]
+    changes = {"algorithm.top_k": 64, "teachers": teachers, "routing": "weighted"}
+    assert setting_text(changes) == 'algorithm.top_k = 64, teachers = ["a", "b"], routing = "weighted"'
 
 
 def test_texts_are_escaped(tmp_path: Path) -> None:
