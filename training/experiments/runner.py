@@ -49,7 +49,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """The checked cells of an experiment: the results that exist, the cells that have none, and the problems of others."""
+    """The checked cells of an experiment: the results that exist, the cells that have none, and the problems of others, each problem
+    once with the first cell that has it and their number."""
 
     stored: tuple[Outcome, ...]
     jobs: tuple[Job, ...]
@@ -58,7 +59,7 @@ class Found:
 
 def check_cells(cells: Sequence[tuple[str, Cell]], *, results: Path, work: Path) -> Found:
     """Check every cell (label, cell) without starting a worker."""
-    known, problems = read_cells(results), list[str]()
+    known, problems = read_cells(results), dict[str, list[str]]()
     stored, jobs = list[Outcome](), list[Job]()
     for label, cell in cells:
         said: list[str] = []
@@ -73,8 +74,15 @@ def check_cells(cells: Sequence[tuple[str, Cell]], *, results: Path, work: Path)
                 f"{results / f'{cell.key}.json'} was measured with another dataset, other models or other held-out problems:"
                 " delete it, or give another folder of results"
             )
-        problems += [f"row {label!r}, seed {cell.seed}: {one}" for one in said]
-    return Found(stored=tuple(stored), jobs=tuple(jobs), problems=tuple(dict.fromkeys(problems)))
+        for one in said:
+            problems.setdefault(one, []).append(f"row {label!r}, seed {cell.seed}")
+    found = tuple(f"{_places(places)}: {one}" for one, places in problems.items())
+    return Found(stored=tuple(stored), jobs=tuple(jobs), problems=found)
+
+
+def _places(places: Sequence[str]) -> str:
+    """Return the first of the cells that have the same problem, and how many others there are."""
+    return places[0] if len(places) == 1 else f"{places[0]}, and {counted(len(places) - 1, 'other cell')}"
 
 
 def run_cells(

@@ -30,7 +30,7 @@ TEXT = sum(
 )
 PROMPT = TEXT + 7 + 100  # the prompt's own text, the start of the reply, a problem of 400 characters
 RATES = TrainingRates(generation=1000, scoring=2000, training=500)
-ROLLOUTS = 40 * 16 * 4  # of the profile: 640 prompts in batches of 16, four rollouts each
+ROLLOUTS = 30 * 16 * 4  # of the profile: 480 prompts in batches of 16, four rollouts each
 EVALUATED = 200 * 4  # held-out problems, samples
 
 
@@ -60,8 +60,8 @@ def test_every_forward_pass_counts(algorithm: str, passes: int) -> None:
 
 
 def test_evaluations_between_steps_count() -> None:
-    assert work(evaluation__every_steps=10).requests == ROLLOUTS + 5 * EVALUATED  # at 0, 10, 20, 30, 40
-    assert work(evaluation__every_steps=40).requests == ROLLOUTS + 2 * EVALUATED
+    assert work(evaluation__every_steps=10).requests == ROLLOUTS + 4 * EVALUATED  # at 0, 10, 20, 30
+    assert work(evaluation__every_steps=30).requests == ROLLOUTS + 2 * EVALUATED
 
 
 def test_a_budget_of_tokens_ends_the_run_after_the_batch_that_reaches_it() -> None:

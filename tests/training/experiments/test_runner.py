@@ -207,11 +207,12 @@ def test_a_result_of_another_dataset_is_refused(monkeypatch: pytest.MonkeyPatch,
     )
 
 
-def test_all_problems_of_all_cells_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_every_problem_of_all_cells_is_found_and_said_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     wrong = Cell(profile="pocket", algorithm="sft")
     found = checks(
         monkeypatch, tmp_path, ("wrong", wrong), ("A", job("A").cell), ("wrong", replace(wrong, seed=1))
     )
-    assert found.problems == tuple(
-        f"row 'wrong', seed {seed}: {said}" for seed in (0, 1) for said in ("one problem", "another")
+    assert found.problems == (
+        "row 'wrong', seed 0, and 1 other cell: one problem",
+        "row 'wrong', seed 0, and 1 other cell: another",
     )
