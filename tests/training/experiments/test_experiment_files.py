@@ -71,6 +71,10 @@ def test_the_pocket_edition_shares_its_cells() -> None:
     shared = {name: len(cells["learning"] & one) for name, one in cells.items()}
     assert shared["uopd-main"] == 6  # all but the row with gold labels only
     assert (shared["eopd-main"], shared["core-main"], shared["pw-opsd-main"]) == (7, 4, 3)
+    ablations = ("weighting", "controls", "samples", "top-k", "group-size")
+    assert [shared[f"uopd-{name}"] for name in ablations] == [2, 2, 1, 1, 1]
+    assert (shared["pw-opsd-schedules"], shared["pw-opsd-2x2"]) == (1, 1)
+    assert len(cells["pw-opsd-schedules"] & cells["pw-opsd-main"]) == 2
     assert cells["uopd-cost"] | cells["uopd-convergence"] <= cells["uopd-main"]
     assert cells["eopd-entropy"] | cells["eopd-pass-k"] <= cells["eopd-main"]
     assert cells["core-cost"] | cells["core-correct-share"] <= cells["core-main"]
