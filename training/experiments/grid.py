@@ -20,6 +20,9 @@ __all__ = ["EXPERIMENTS", "Experiment", "Row", "cells_of", "experiment_path", "l
 EXPERIMENTS = "configs/experiments"
 SCHEMA = "training/experiments/grid.py"
 
+TABLE = ("rows", "columns", "compare_to", "views")
+"""Fields that an experiment without rows has of its base."""
+
 View = Literal["table", "metrics", "curves", "entropy_curves", "pass_curves", "rows"]
 """A kind of output: the table, the metrics of the last steps, and the figures of `training.experiments.figures`."""
 
@@ -42,7 +45,9 @@ class Row(Settings):
 class Experiment(Settings):
     """A table or figure: its rows, and how its cells are run and shown.
 
-    `source`: the table or figure of a paper that it follows. `common`: dotted settings of every row, under the row's own.
+    `source`: the table or figure of a paper that it follows. `base`: another experiment, which gives the profile and the seeds
+    unless they are given here, the settings under `common`, and, to an experiment without rows, its table: rows, columns,
+    compare_to and views. `common`: dotted settings of every row, under the row's own.
     `columns`: measured values. `compare_to`: the label of the row that the others are compared with. `views`: kinds of output.
     `published`: values of the paper by label and column. `remarks`: paragraphs of Markdown for the page of results, such as the
     reason why a method gains nothing. `max_hours`: the budget of one start of the whole grid.
@@ -50,6 +55,7 @@ class Experiment(Settings):
 
     title: str
     source: str = ""
+    base: str | None = None
     profile: str = "pocket"
     common: dict[str, Any] = Field(default_factory=dict)
     seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2), min_length=1)
@@ -91,13 +97,15 @@ def load_experiment(path: Path) -> Experiment:
     try:
         data = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist: {_choice(path)}") from error
+        raise UserError(f"{path} does not exist: {_choice()}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}): give a YAML file with an experiment") from error
     except BadYaml as error:
         raise UserError(f"{path} is not valid YAML, correct it: {error}") from error
     if not isinstance(data, dict):
         raise UserError(f"{path} is not a mapping: write title, profile, seeds and rows")
+    if isinstance(data.get("base"), str):
+        data = _over_base(path, data)
     try:
         return Experiment.model_validate(data)
     except ValidationError as error:
@@ -124,6 +132,22 @@ def row_cells(experiment: Experiment, row: Row) -> list[Cell]:
     ]
 
 
+def _over_base(path: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of an experiment with those that its base gives. Raises `UserError` for a wrong base."""
+    of = experiment_path(data["base"])
+    if not of.is_file():
+        raise UserError(f"{path}: base is {data['base']!r}, but {of} does not exist: {_choice()}")
+    base = load_experiment(of)
+    if base.base is not None:
+        raise UserError(
+            f"{path}: base is {data['base']!r}, which has a base itself: name that one, {base.base!r}"
+        )
+    names = ("profile", "seeds", *(() if "rows" in data else TABLE))
+    found = {**base.model_dump(include={*names}), **data}
+    common = found.setdefault("common", {})
+    return {**found, "common": {**base.common, **common}} if isinstance(common, dict) else found
+
+
 def _place(path: Path, data: dict[str, Any], error: ValidationError) -> str:
     """Return the file, and the label of the row that an error is about."""
     at = error.errors()[0]["loc"]
@@ -135,7 +159,7 @@ def _place(path: Path, data: dict[str, Any], error: ValidationError) -> str:
     return str(path)
 
 
-def _choice(path: Path) -> str:
+def _choice() -> str:
     there = sorted(
         one.relative_to(project_path(EXPERIMENTS)).with_suffix("").as_posix()
         for one in project_path(EXPERIMENTS).rglob("*.yaml")

@@ -49,8 +49,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """The checked cells of an experiment: the results that exist, the cells that have none, and the problems of others, each problem
-    once with the first cell that has it and their number."""
+    """The checked cells of an experiment: the results that exist, the cells that have none, and the problems of others. A
+    problem is there once, with the first cell that has it and the number of the others."""
 
     stored: tuple[Outcome, ...]
     jobs: tuple[Job, ...]

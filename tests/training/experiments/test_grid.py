@@ -148,6 +148,53 @@ def test_a_mistake_in_the_file_is_one_sentence(
     assert all(word in str(caught.value) for word in ("trial.yaml", *words)), str(caught.value)
 
 
+def test_a_base_gives_what_an_experiment_does_not_say(tmp_path: Path) -> None:
+    base = load_experiment(experiment_path("pocket/learning"))
+    own = {
+        "title": "t",
+        "base": "pocket/learning",
+        "common": {"budget.max_tokens": 7, "evaluation.every_steps": None},
+    }
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own | {"rows": ROWS}))
+    found = load_experiment(tmp_path / "own.yaml")
+    assert found.common == {**base.common, "budget.max_tokens": 7, "evaluation.every_steps": None}
+    assert (found.profile, found.seeds) == (base.profile, base.seeds)
+    assert [row.label for row in found.rows] == ["Student", "OPD", "GRPO"]
+    assert (found.compare_to, found.columns, found.views, found.remarks) == (
+        None,
+        ("pass_at_1",),
+        ("table",),
+        (),
+    )
+
+
+def test_an_experiment_without_rows_has_the_table_of_its_base(tmp_path: Path) -> None:
+    base = load_experiment(experiment_path("paper/uopd-main"))
+    (tmp_path / "own.yaml").write_text("{title: t, base: paper/uopd-main, profile: paper-4b, seeds: [5]}")
+    found = load_experiment(tmp_path / "own.yaml")
+    assert (found.profile, found.seeds, found.title) == ("paper-4b", (5,), "t")
+    for name in ("rows", "columns", "compare_to", "views", "common"):
+        assert getattr(found, name) == getattr(base, name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"base": "pocket/none"}, ("'pocket/none'", "does not exist", "pocket/learning")),
+        ({"base": "paper/uopd-main-4b"}, ("has a base itself", "'paper/uopd-main'")),
+        ({"base": 3}, ("base",)),
+        ({"base": "pocket/learning", "common": [1]}, ("common",)),
+    ],
+)
+def test_a_wrong_base_is_one_sentence(
+    tmp_path: Path, changes: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    with pytest.raises(UserError) as caught:
+        load_experiment(written(tmp_path, **changes))
+    assert "\n" not in str(caught.value)
+    assert all(word in str(caught.value) for word in ("trial.yaml", *words)), str(caught.value)
+
+
 def test_a_file_that_is_missing_or_no_mapping_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"does not exist: choose one of .*pocket/learning"):
         load_experiment(experiment_path("pocket/none"))

@@ -60,7 +60,7 @@ def test_every_cell_keeps_its_own_held_out_problems(tmp_path: Path, monkeypatch:
     assert [name in Path(str(path)).read_text() for name, path in zip(("first", "second"), files, strict=True)] == [
         True, True,
     ]  # fmt: skip
-    assert jobs[0].fingerprint != jobs[1].fingerprint and jobs[0].steps == 40
+    assert jobs[0].fingerprint != jobs[1].fingerprint and jobs[0].steps == 30
 
 
 def test_the_evaluation_of_the_start_is_shared_by_cells_that_compare_it_with_the_same_teacher(

@@ -207,7 +207,9 @@ def test_a_result_of_another_dataset_is_refused(monkeypatch: pytest.MonkeyPatch,
     )
 
 
-def test_every_problem_of_all_cells_is_found_and_said_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_every_problem_of_all_cells_is_found_and_said_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     wrong = Cell(profile="pocket", algorithm="sft")
     found = checks(
         monkeypatch, tmp_path, ("wrong", wrong), ("A", job("A").cell), ("wrong", replace(wrong, seed=1))
