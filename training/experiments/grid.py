@@ -94,6 +94,17 @@ def experiment_path(name: str) -> Path:
 
 def load_experiment(path: Path) -> Experiment:
     """Read an experiment file. Raises `UserError` that names the file, and the row or the key."""
+    data = _read(path)
+    if isinstance(data.get("base"), str):
+        data = _over_base(path, data)
+    try:
+        return Experiment.model_validate(data)
+    except ValidationError as error:
+        raise UserError(explain(error, _place(path, data, error), SCHEMA)) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the mapping in an experiment file. Raises `UserError` if it has none."""
     try:
         data = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -104,12 +115,7 @@ def load_experiment(path: Path) -> Experiment:
         raise UserError(f"{path} is not valid YAML, correct it: {error}") from error
     if not isinstance(data, dict):
         raise UserError(f"{path} is not a mapping: write title, profile, seeds and rows")
-    if isinstance(data.get("base"), str):
-        data = _over_base(path, data)
-    try:
-        return Experiment.model_validate(data)
-    except ValidationError as error:
-        raise UserError(explain(error, _place(path, data, error), SCHEMA)) from error
+    return data
 
 
 def cells_of(experiment: Experiment) -> list[Cell]:
@@ -137,11 +143,11 @@ def _over_base(path: Path, data: dict[str, Any]) -> dict[str, Any]:
     of = experiment_path(data["base"])
     if not of.is_file():
         raise UserError(f"{path}: base is {data['base']!r}, but {of} does not exist: {_choice()}")
-    base = load_experiment(of)
-    if base.base is not None:
+    if (further := _read(of).get("base")) is not None:
         raise UserError(
-            f"{path}: base is {data['base']!r}, which has a base itself: name that one, {base.base!r}"
+            f"{path}: base is {data['base']!r}, which has a base itself, {further!r}: name an experiment without one"
         )
+    base = load_experiment(of)
     names = ("profile", "seeds", *(() if "rows" in data else TABLE))
     found = {**base.model_dump(include={*names}), **data}
     common = found.setdefault("common", {})
